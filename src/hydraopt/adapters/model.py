@@ -1,0 +1,256 @@
+"""What the rest of hydraopt sees of an adapter: its low-rank modules, and everything else it holds.
+
+Shapes: ``m`` outputs, ``n`` inputs, ``r`` rank; a module changes the base by ``dW = scale * B @ A``
+with ``B`` (m, r) and ``A`` (r, n), whatever the orientation in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.adapters.tensorfile import RawTensor
+from hydraopt.errors import NumericalError, UsageError, explain
+
+__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule"]
+
+Kind = Literal["linear", "embedding", "conv"]
+Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]
+
+Layout = Literal["plain", "transposed", "rows", "experts"]
+"""How a module's factors lie in the two stored tensors.
+
+plain        A (r, n), B (m, r); a convolution adds kernel axes, A (r, in, kh, kw), B (m, r, 1, 1).
+transposed   MLX: A (n, r), B (r, m).
+rows         block diagonal, group g of ``groups``: rows g of A (groups*r, n) and rows g of
+             B (groups*m, r, 1): fused projections (loralib MergedLinear) and grouped convolutions.
+experts      PEFT ``target_parameters``: rows g of A (groups*r, n), and the columns g, g+groups, ...
+             of B (m, r*groups).
+"""
+
+ExtraKind = Literal["dora_magnitude", "lora_bias", "bias", "token_rows", "saved"]
+"""What a tensor outside the low-rank modules is.
+
+dora_magnitude   the column norms of DoRA, belonging to the module of the same path.
+lora_bias        bias of lora_B; the model adds ``scale * bias``, so whoever folds the scale into B
+                 must multiply it in here too.
+bias             a bias of the base model that was trained along (``bias="all"``, ``"lora_only"``).
+token_rows       trained rows of an embedding (``trainable_token_indices``).
+saved            anything else, kept whole: ``modules_to_save``, heads, embeddings, unknown tensors.
+"""
+
+# Settings of adapter_config.json that change what the adapter computes and that neither the
+# tensors nor the resolved scales already tell. Versions, paths and training settings are left out
+# on purpose: two downloads of one adapter must be recognised as one.
+_FUNCTIONAL_SETTINGS = (
+    "alora_invocation_tokens",
+    "enable_lora",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "layer_replication",
+    "modules_to_save",
+    "target_parameters",
+    "task_type",
+    "trainable_token_indices",
+    "use_dora",
+)
+
+
+@dataclass(frozen=True)
+class LowRankModule:
+    """One low-rank change of one base module: ``dW = scale * B @ A``, of shape (m, n).
+
+    path: module path in the base model, wrapper prefixes stripped ("model.layers.0.mlp.up_proj").
+        Modules that share one stored pair carry the group in the path: "...query_key_value::2" is
+        the third part of a fused projection, "...experts::5" the sixth expert.
+    kind: "linear"; "embedding" (dW is (dim, vocab)); "conv" (dW is (out, in*kh*kw)).
+    m, n, r: outputs, inputs, rank; r may exceed min(m, n).
+    scale: already resolved (alpha/r, alpha/sqrt(r), patterns, per-module alphas, MLX scale).
+        It is not inside ``a`` and ``b``; it is inside what :meth:`factors` returns.
+    a, b: the tensors as stored, shared between the groups of one pair.
+    layout, group, groups: where this module's factors lie in ``a`` and ``b``; see :data:`Layout`.
+    """
+
+    path: str
+    kind: Kind
+    m: int
+    n: int
+    r: int
+    scale: float
+    a: RawTensor
+    b: RawTensor
+    layout: Layout = "plain"
+    group: int = 0
+    groups: int = 1
+
+    @property
+    def a_shape(self) -> tuple[int, ...]:
+        """Shape of A as stored."""
+        return self.a.shape
+
+    @property
+    def b_shape(self) -> tuple[int, ...]:
+        """Shape of B as stored."""
+        return self.b.shape
+
+    @property
+    def numbers(self) -> int:
+        """Numbers this module stores: r * (m + n)."""
+        return self.r * (self.m + self.n)
+
+    def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(B, A) with ``dW = B @ A``: B (m, r) float32 with the scale inside, A (r, n) float32.
+
+        Both are fresh, contiguous, writable arrays; the file is read on every call, so hold on to
+        the result rather than calling twice. Values are the stored ones converted to float32
+        (exact for bf16 and fp16), B then multiplied by the scale in float64 and rounded once.
+
+        Raises NumericalError, naming file and module, if a value is NaN or infinite or the scaled
+        B leaves float32; AdapterFormatError if the file changed since it was opened.
+        """
+        b, a = self._split(self.b.numpy(), self.a.numpy())
+        # An overflow becomes infinity, which the check below reports by name.
+        with np.errstate(over="ignore"):
+            scaled = (b.astype(np.float64) * self.scale).astype(np.float32)
+        for side, tensor, values in (("A", self.a, a), ("B", self.b, scaled)):
+            bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+            if bad:
+                raise NumericalError(
+                    explain(
+                        f"{side} holds NaN or infinity, or overflows float32 once scaled",
+                        file=tensor.source,
+                        module=self.path,
+                        got=f"{bad} bad of {values.size} numbers in {tensor.name!r}",
+                        expected="finite numbers",
+                        do="This adapter's training diverged or its file is damaged; leave it out",
+                    )
+                )
+        return np.ascontiguousarray(scaled), np.ascontiguousarray(a, dtype=np.float32)
+
+    def _split(self, b: NDArray[Any], a: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """This module's own (m, r) and (r, n) out of the stored arrays."""
+        m, n, r, g = self.m, self.n, self.r, self.group
+        if self.layout == "transposed":
+            return b.T, a.T
+        if self.layout == "rows":
+            return b.reshape(-1, r)[g * m : (g + 1) * m], a.reshape(-1, n)[g * r : (g + 1) * r]
+        if self.layout == "experts":
+            return b[:, g :: self.groups], a[g * r : (g + 1) * r]
+        return b.reshape(m, r), a.reshape(r, n)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter, read lazily: opening it touches headers, tensors are read when asked for.
+
+    name: task name, unique among adapters read together.
+    source: the weight file.  format: who wrote it; see the reader.
+    base_model: as written in the config or given by the caller; None if unknown.
+    config: ``adapter_config.json`` as parsed. Formats without one get a PEFT-like config (r,
+        lora_alpha, target_modules, patterns) with the original settings under "hydraopt".
+    modules: low-rank modules by path, sorted.
+    extras: every other tensor under its own key, in file order. The modules' ``a`` and ``b``, the
+        ``.alpha`` scalars that went into the scales, and the extras are together the whole file.
+    tensors: the whole file, original keys, file order.
+    extra_kinds: what each extra is; same keys as ``extras``.
+    notes: what a user should know (a choice the reader made, a setting it does not understand).
+    peft_keys: (module path, side) to key; use :meth:`peft_key`.
+    """
+
+    name: str
+    source: Path
+    format: Format
+    base_model: str | None
+    config: Mapping[str, Any]
+    modules: Mapping[str, LowRankModule]
+    extras: Mapping[str, RawTensor]
+    tensors: Mapping[str, RawTensor]
+    extra_kinds: Mapping[str, ExtraKind] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    peft_keys: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
+
+    @property
+    def numbers(self) -> int:
+        """All numbers in the file, so ``2 * numbers`` is its size in fp16."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
+    @property
+    def revision(self) -> str | None:
+        """Revision of the base model, if the config states one."""
+        value = self.config.get("revision")
+        return value if isinstance(value, str) and value else None
+
+    def peft_key(self, module_path: str, side: Literal["A", "B"]) -> str:
+        """The key under which PEFT loads A or B of a module.
+
+        For files that PEFT wrote this is the original key, less an adapter name that very old
+        versions left inside; other formats get "base_model.model.{path}.lora_A.weight". Groups of
+        one stored pair ("...::0", "...::2") share their key.
+
+        Raises UsageError for an unknown path or side.
+        """
+        try:
+            return self.peft_keys[module_path, side]
+        except KeyError:
+            raise UsageError(
+                explain(
+                    "no such module or side",
+                    adapter=self.name,
+                    got=f"({module_path!r}, {side!r})",
+                    expected='a path of adapter.modules and "A" or "B"',
+                )
+            ) from None
+
+    def check_finite(self) -> None:
+        """Read every tensor once; raise NumericalError at the first NaN or infinity.
+
+        Modules are judged as :meth:`LowRankModule.factors` judges them, extras as stored. Memory:
+        one module at a time.
+        """
+        for module in self.modules.values():
+            module.factors()
+        for key, tensor in self.extras.items():
+            if tensor.is_float and not np.isfinite(tensor.numpy()).all():
+                raise NumericalError(
+                    explain(
+                        "a tensor holds NaN or infinity",
+                        adapter=self.name,
+                        file=self.source,
+                        module=key,
+                        do="This adapter's training diverged or its file is damaged; leave it out",
+                    )
+                )
+
+    def content_hash(self) -> str:
+        """sha256 (hex) of what the adapter computes: equal for equal content, whatever the names.
+
+        Covers every tensor (key, dtype, shape, bytes), each module's path, kind, shape and resolved
+        scale, and the settings that change the function. Task name, file name, key order, name of
+        the base model, PEFT version and training settings do not count.
+        """
+        digest = hashlib.sha256()
+        about = {
+            "modules": [
+                [path, x.kind, x.m, x.n, x.r, float(x.scale).hex(), x.layout, x.group, x.groups]
+                for path, x in sorted(self.modules.items())
+            ],
+            "settings": {
+                key: sorted(value, key=str) if key == "modules_to_save" else value
+                for key in _FUNCTIONAL_SETTINGS
+                if (value := self.config.get(key))
+            },
+        }
+        digest.update(json.dumps(about, sort_keys=True, ensure_ascii=True).encode())
+        for key in sorted(self.tensors):
+            tensor = self.tensors[key]
+            digest.update(json.dumps([key, tensor.dtype, list(tensor.shape)]).encode())
+            digest.update(tensor.raw())
+        return digest.hexdigest()

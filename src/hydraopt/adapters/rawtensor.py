@@ -1,0 +1,168 @@
+"""A tensor in a file, and the tensors of one file; what the openers of each container share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.errors import AdapterFormatError, explain
+
+__all__ = [
+    "DAMAGED",
+    "DTYPE_BYTES",
+    "NUMPY_CODES",
+    "FileSpan",
+    "HeldBytes",
+    "RawTensor",
+    "TensorFile",
+    "refuse",
+]
+
+DTYPE_BYTES: Final[Mapping[str, int]] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+"""Element size of each dtype by its safetensors name; sub-byte and complex types are refused."""
+
+NUMPY_CODES: Final[Mapping[str, str]] = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
+    "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """A tensor in a file: name, dtype and shape are known, the numbers are read when asked for.
+
+    dtype: safetensors name ("F32", "BF16", "I64", ...).  shape: as stored.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: Path
+    read: Callable[[], bytes] = field(repr=False, compare=False)
+
+    @classmethod
+    def from_numpy(cls, name: str, array: NDArray[Any], source: str | Path = "memory") -> RawTensor:
+        """A tensor held in memory; the dtype is the array's own (bool, integers, f2, f4, f8)."""
+        codes = {np.dtype(code): key for key, code in NUMPY_CODES.items() if key != "BF16"}
+        little = array.dtype.newbyteorder("<")
+        if little not in codes:
+            refuse(f"tensor {name!r} has no safetensors dtype", Path(source), got=array.dtype)
+        data = np.ascontiguousarray(array, dtype=little).tobytes()
+        return cls(name, codes[little], array.shape, Path(source), HeldBytes(data))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of :meth:`raw` in bytes."""
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the numbers are floating point."""
+        return "F" in self.dtype
+
+    def raw(self) -> bytes:
+        """The exact bytes, row-major and little-endian; read anew on each call."""
+        data = self.read()
+        if len(data) != self.nbytes:
+            refuse(
+                f"tensor {self.name!r} can no longer be read whole",
+                self.source,
+                got=f"{len(data)} bytes",
+                expected=f"{self.nbytes} bytes",
+                do="The file changed while it was in use; run again",
+            )
+        return data
+
+    def numpy(self) -> NDArray[Any]:
+        """The numbers as a fresh array: float32 for every float dtype, others as stored.
+
+        Exact for BF16, F16 and F32; F64 is rounded to nearest (overflow gives infinity).
+        Raises AdapterFormatError for 8-bit floats, which numpy cannot hold; use :meth:`raw`.
+        """
+        if self.dtype not in NUMPY_CODES:
+            refuse(
+                f"tensor {self.name!r} holds 8-bit floats",
+                self.source,
+                got=self.dtype,
+                expected="F64, F32, F16 or BF16",
+                do="Save the adapter again in bf16",
+            )
+        stored = np.frombuffer(self.raw(), dtype=NUMPY_CODES[self.dtype]).reshape(self.shape)
+        if self.dtype == "BF16":
+            # bf16 is the upper half of a float32.
+            return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        with np.errstate(over="ignore"):
+            return stored.astype(np.float32 if self.is_float else stored.dtype.newbyteorder("="))
+
+
+class TensorFile(Mapping[str, RawTensor]):
+    """The tensors of one file by name, in file order, with the file's own metadata."""
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, RawTensor],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> RawTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@dataclass(frozen=True)
+class HeldBytes:
+    """Bytes that are already in memory."""
+
+    data: bytes
+
+    def __call__(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """Bytes of a file, read when called.
+
+    The file is opened anew each time: thousands of adapters stay open at once without using up
+    file descriptors, and tensors can be sent to other processes.
+    """
+
+    path: Path
+    start: int
+    size: int
+
+    def __call__(self) -> bytes:
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self.start)
+                return stream.read(self.size)
+        except OSError as error:
+            refuse("file cannot be read", self.path, got=error, do="Check that it still exists")
+
+
+DAMAGED: Final = "The file is damaged; download or save the adapter again"
+
+
+def refuse(
+    what: str, file: Path, *, got: object = None, expected: object = None, do: str | None = None
+) -> NoReturn:
+    raise AdapterFormatError(explain(what, file=file, got=got, expected=expected, do=do))

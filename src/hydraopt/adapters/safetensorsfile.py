@@ -1,0 +1,137 @@
+"""Reading safetensors with a validated header and without the tensors' framework."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from hydraopt.adapters.rawtensor import (
+    DAMAGED,
+    DTYPE_BYTES,
+    FileSpan,
+    RawTensor,
+    TensorFile,
+    refuse,
+)
+
+__all__ = ["open_safetensors"]
+
+_MAX_HEADER: Final = 100_000_000  # the limit of the safetensors specification
+
+
+def open_safetensors(path: Path, size: int) -> TensorFile:
+    header, data_start = _read_header(path, size)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        refuse("safetensors metadata is not a map from text to text", path)
+    spans: list[tuple[int, int, str]] = []
+    tensors: dict[str, RawTensor] = {}
+    for name, entry in header.items():
+        dtype, shape, begin, end = _check_entry(path, name, entry)
+        spans.append((begin, end, name))
+        tensors[name] = RawTensor(
+            name, dtype, shape, path, FileSpan(path, data_start + begin, end - begin)
+        )
+    # The format forbids holes and overlaps, so the sorted spans must tile the data exactly. Empty
+    # tensors share their position with the next one and sort first.
+    position = 0
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            refuse(
+                f"bytes of tensor {name!r} overlap others or leave a hole",
+                path,
+                got=f"start {begin}",
+                expected=f"start {position}",
+                do=DAMAGED,
+            )
+        position = end
+    if data_start + position != size:
+        refuse(
+            "file is truncated, or has bytes that belong to no tensor",
+            path,
+            got=f"{size} bytes",
+            expected=f"{data_start + position} bytes",
+            do=DAMAGED,
+        )
+    return TensorFile(path, tensors, metadata)
+
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The parsed header and the position where the tensor data starts."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+            refuse(
+                "not a safetensors file, or cut off inside its header",
+                path,
+                got=f"a header of {length} bytes in a file of {size}",
+                expected=f"at most {min(max(size - 8, 0), _MAX_HEADER)} bytes",
+                do=DAMAGED,
+            )
+        text = stream.read(length)
+    try:
+        header = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    # RecursionError: a header may be nothing but ten thousand opening brackets.
+    except (ValueError, RecursionError) as error:
+        refuse("safetensors header is not valid JSON", path, got=error, do=DAMAGED)
+    if not isinstance(header, dict):
+        refuse("safetensors header is not a JSON object", path, got=type(header).__name__)
+    return header, 8 + length
+
+
+def _check_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """(dtype, shape, begin, end) of one header entry, consistent with each other."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        refuse(
+            f"header entry of tensor {name!r} is malformed",
+            path,
+            got=repr(entry)[:80],
+            expected="dtype, shape and data_offsets",
+            do=DAMAGED,
+        )
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        refuse(
+            f"dtype of tensor {name!r} is not supported",
+            path,
+            got=repr(dtype)[:40],
+            expected=", ".join(DTYPE_BYTES),
+        )
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        refuse(
+            f"shape or data_offsets of tensor {name!r} are not lists of non-negative integers",
+            path,
+            got=repr((shape, offsets))[:80],
+            do=DAMAGED,
+        )
+    begin, end = offsets
+    expected = math.prod(shape) * DTYPE_BYTES[dtype]
+    if end - begin != expected:
+        refuse(
+            f"size of tensor {name!r} does not follow from its shape {shape} and dtype {dtype}",
+            path,
+            got=f"{end - begin} bytes",
+            expected=f"{expected} bytes",
+            do=DAMAGED,
+        )
+    return dtype, tuple(shape), begin, end
+
+
+def _naturals(value: Any) -> bool:
+    """Whether value is a list of integers >= 0; bool is an int in Python but not in JSON."""
+    return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return result
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")

@@ -1,0 +1,102 @@
+"""The error tree of hydraopt: one class for each kind of trouble a caller can act on.
+
+Every class also derives from the builtin that a caller who does not know hydraopt would catch.
+Messages are built by :func:`explain`, so that each says what went wrong, where, what was found,
+what was expected, and what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AdapterFormatError",
+    "AlignmentError",
+    "BaseMismatchError",
+    "BudgetError",
+    "BundleFormatError",
+    "ChecksumError",
+    "ExportError",
+    "HydraoptError",
+    "NumericalError",
+    "TaskNotFoundError",
+    "UnsupportedVersionError",
+    "UsageError",
+    "explain",
+]
+
+
+class HydraoptError(Exception):
+    """Root of every error that hydraopt raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError shows repr(message), which turns a sentence into a quoted, escaped one.
+        return Exception.__str__(self)
+
+
+class AdapterFormatError(HydraoptError, ValueError):
+    """An adapter's files cannot be read, or say something that hydraopt does not understand."""
+
+
+class AlignmentError(HydraoptError, ValueError):
+    """Adapters that were given together do not fit together."""
+
+
+class BaseMismatchError(AlignmentError):
+    """Adapters name different base models."""
+
+
+class NumericalError(HydraoptError, ArithmeticError):
+    """A tensor holds NaN or infinity, or a computation left the range of its numbers."""
+
+
+class BudgetError(HydraoptError, ValueError):
+    """The size or quality asked for cannot be met."""
+
+
+class BundleFormatError(HydraoptError, ValueError):
+    """A bundle file is damaged or is not a bundle."""
+
+
+class ChecksumError(BundleFormatError):
+    """Bytes of a bundle differ from what was written."""
+
+
+class UnsupportedVersionError(BundleFormatError):
+    """A bundle was written in a format version that this library cannot read."""
+
+
+class ExportError(HydraoptError, ValueError):
+    """A task cannot be written in the format asked for."""
+
+
+class TaskNotFoundError(HydraoptError, KeyError):
+    """No task of that name."""
+
+
+class UsageError(HydraoptError, ValueError):
+    """An argument or a combination of arguments makes no sense."""
+
+
+def explain(
+    what: str,
+    *,
+    adapter: object = None,
+    file: object = None,
+    module: object = None,
+    got: object = None,
+    expected: object = None,
+    do: str | None = None,
+) -> str:
+    """One message in the house form; parts that are None are left out.
+
+    >>> print(explain("rank differs", adapter="fr", module="h.0.q", got=8, expected=4, do="Fix r."))
+    rank differs [adapter fr, module h.0.q]; got 8, expected 4. Fix r.
+    """
+    named = (("adapter", adapter), ("file", file), ("module", module))
+    where = ", ".join(f"{label} {value}" for label, value in named if value is not None)
+    facts = ", ".join(
+        f"{label} {value}"
+        for label, value in (("got", got), ("expected", expected))
+        if value is not None
+    )
+    message = what + (f" [{where}]" if where else "") + (f"; {facts}" if facts else "")
+    return f"{message}. {do}" if do else f"{message}."
