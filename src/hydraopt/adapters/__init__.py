@@ -1,1 +1,16 @@
 """Adapters in: files that PEFT, kohya, diffusers, loralib or MLX wrote, as one kind of object."""
+
+from hydraopt.adapters.bases import check_same_base
+from hydraopt.adapters.model import Adapter, LowRankModule
+from hydraopt.adapters.reader import read_adapter, read_adapters
+from hydraopt.adapters.tensorfile import RawTensor, open_tensors
+
+__all__ = [
+    "Adapter",
+    "LowRankModule",
+    "RawTensor",
+    "check_same_base",
+    "open_tensors",
+    "read_adapter",
+    "read_adapters",
+]

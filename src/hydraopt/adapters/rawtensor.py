@@ -163,6 +163,14 @@ DAMAGED: Final = "The file is damaged; download or save the adapter again"
 
 
 def refuse(
-    what: str, file: Path, *, got: object = None, expected: object = None, do: str | None = None
+    what: str,
+    file: Path,
+    *,
+    module: object = None,
+    got: object = None,
+    expected: object = None,
+    do: str | None = None,
 ) -> NoReturn:
-    raise AdapterFormatError(explain(what, file=file, got=got, expected=expected, do=do))
+    """Raise AdapterFormatError with a message in the house form."""
+    message = explain(what, file=file, module=module, got=got, expected=expected, do=do)
+    raise AdapterFormatError(message)

@@ -23,7 +23,8 @@ _MAX_HEADER: Final = 100_000_000  # the limit of the safetensors specification
 
 def open_safetensors(path: Path, size: int) -> TensorFile:
     header, data_start = _read_header(path, size)
-    metadata = header.pop("__metadata__", {})
+    # MLX writes "__metadata__": null.
+    metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
         refuse("safetensors metadata is not a map from text to text", path)
     spans: list[tuple[int, int, str]] = []

@@ -1,0 +1,295 @@
+"""Reading the other LoRA formats: kohya, diffusers (with cloneofsimo's), loralib, MLX.
+
+None of them has PEFT's config, so each reader makes one that says the same: r, lora_alpha,
+patterns where modules differ, target_modules as whole paths, and the original settings under the
+key "hydraopt", from which the original format can be written again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.keys import spell
+from hydraopt.adapters.model import Format, Kind, Layout, LowRankModule
+from hydraopt.adapters.peft import Parts
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
+from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
+
+__all__ = ["read_image_lora", "read_loralib", "read_mlx"]
+
+Pair = tuple[RawTensor, RawTensor]
+
+_EMBEDDING_NAMES: Final = {"embed_tokens", "wte", "word_embeddings", "tok_embeddings"}
+
+# PATH and side of one half of a pair, as kohya and the generations of diffusers spell it.
+_HALF: Final = re.compile(
+    r"(?P<path>.+?)"
+    r"(?:\.lora_(?P<kohya>down|up)\.weight"
+    r"|(?P<mark>\.lora|_lora|\.lora_linear_layer)\.(?P<old>down|up)\.weight"
+    r"|\.lora_(?P<new>[AB])(?:\.[^.]+)?\.weight"
+    r"|:(?P<numbered>down|up))"
+)
+_OTHER_METHODS: Final = re.compile(r"\.(hada_w|lokr_w|lora_mid|oft_|boft_|glora|a1\.weight)")
+
+
+def read_image_lora(file: TensorFile, form: Format, alpha: float | None) -> Parts:
+    """Modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r.
+
+    The scale comes from the module's ``.alpha``, else from the settings that newer diffusers puts
+    in the metadata, else from ``alpha``, else it is 1, which is what both tools then do.
+    """
+    parts = Parts(form, {}, base_model=file.metadata.get("ss_sd_model_name") or None)
+    halves: dict[str, dict[str, RawTensor]] = {}
+    alphas: dict[str, RawTensor] = {}
+    for name, tensor in file.items():
+        if _OTHER_METHODS.search(name):
+            refuse(
+                f"tensor {name!r} is of LoHa, LoKr, Tucker or another method that is not B @ A",
+                file.path,
+                do="Extract a plain LoRA from it first, or leave it out",
+            )
+        match = _HALF.fullmatch(name)
+        if match is None:
+            if name.endswith(".alpha") and math.prod(tensor.shape) == 1:
+                alphas[name] = tensor
+            continue
+        side = match["kohya"] or match["old"] or match["new"] or match["numbered"]
+        path = match["path"] + (match["mark"] or "" if match["mark"] == "_lora" else "")
+        side = "A" if side in ("down", "A") else "B"
+        if side in halves.setdefault(path, {}):
+            refuse(f"two tensors claim to be {side} of one module", file.path, module=path)
+        halves[path][side] = tensor
+    settings = _diffusers_settings(file)
+    used: set[str] = set()
+    for stem, sides in halves.items():
+        a, b = _both(stem, sides, file.path)
+        path = _diffusers_path(stem) if form == "diffusers" else stem
+        key = next((k for k in (f"{stem}.alpha", f"{stem}.lora.alpha") if k in alphas), None)
+        rule = settings.get(path.partition(".")[0])
+        if key is not None:
+            used.add(key)
+            value = float(alphas[key].numpy().reshape(-1)[0])
+            scale = ratio(value, b.shape[1] if len(b.shape) > 1 else 1, module=path, file=file.path)
+        elif rule is not None:
+            scale = rule.scale(path.partition(".")[2])
+        else:
+            scale = ratio(alpha, a.shape[0] if a.shape else 1, module=path, file=file.path)
+        parts.modules.append(_plain(path, a, b, scale, file.path))
+        used |= {a.name, b.name}
+    if not alphas and not settings and alpha is None:
+        parts.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
+    if any(":" in stem for stem in halves):
+        parts.notes.append(
+            "modules are numbered, not named; they align with files of one model only"
+        )
+    return _finish(parts, file, used, {"metadata": dict(file.metadata)})
+
+
+def read_loralib(file: TensorFile, alpha: float | None) -> Parts:
+    """Modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``); alpha is not in the file.
+
+    Without ``alpha`` the scale is 1, and a note says so. A fused projection, whose A has g times
+    the rows that B has columns, gives g modules "PATH::0" ...: which parts of the projection they
+    are is not in the file either.
+    """
+    parts = Parts("loralib", {})
+    pairs = _suffix_pairs(file, "lora_A", "lora_B")
+    for path, (a, b) in pairs.items():
+        _need_matrices(path, a, b, file.path)
+        rank, groups = b.shape[1], a.shape[0] // b.shape[1]
+        if groups < 1 or a.shape[0] != groups * rank or b.shape[0] % groups:
+            _refuse_pair(path, a, b, file.path)
+        scale = ratio(alpha, rank, module=path, file=file.path)
+        for g in range(groups):
+            name, layout = (path, "plain") if groups == 1 else (f"{path}::{g}", "rows")
+            m, n = b.shape[0] // groups, a.shape[1]
+            parts.modules.append(
+                LowRankModule(
+                    name, _kind(path), m, n, rank, scale, a, b, _layout(layout), g, groups
+                )
+            )
+        if groups > 1:
+            parts.notes.append(f"{path}: a fused projection; which {groups} parts is not stated")
+    if alpha is None:
+        parts.notes.append("loralib files do not hold lora_alpha: scale 1 was assumed, give alpha")
+    return _finish(parts, file, {x.name for pair in pairs.values() for x in pair}, {})
+
+
+def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parts:
+    """Modules of an mlx-lm adapter: ``dW = scale * (lora_a @ lora_b)^T``.
+
+    Raises AdapterFormatError for expert layers (3-D lora_a), which mlx-lm stacks in one tensor.
+    """
+    scale, rank = mlx_scale(config, config_file)
+    model = config.get("model")
+    parts = Parts("mlx", {}, base_model=model if isinstance(model, str) and model else None)
+    pairs = _suffix_pairs(file, "lora_a", "lora_b")
+    for path, (a, b) in pairs.items():
+        _need_matrices(path, a, b, file.path)
+        if a.shape[1] != b.shape[0] or (rank is not None and a.shape[1] != rank):
+            refuse(
+                "ranks of lora_a, lora_b and the config differ",
+                file.path,
+                module=path,
+                got=f"lora_a {a.shape}, lora_b {b.shape}, rank {rank}",
+                expected="lora_a (n, rank), lora_b (rank, m)",
+                do="File and config belong to different adapters",
+            )
+        m, n, r = b.shape[1], a.shape[0], a.shape[1]
+        module = LowRankModule(path, _kind(path), m, n, r, scale, a, b, "transposed")
+        parts.modules.append(module)
+    if "alpha" in (config.get("lora_parameters") or {}):
+        parts.notes.append("lora_parameters.alpha has no effect, as in mlx-lm since June 2024")
+    used = {x.name for pair in pairs.values() for x in pair}
+    result = _finish(parts, file, used, {"config": dict(config)})
+    magnitudes = [name for name in result.extras if name.removesuffix(".m") in pairs]
+    if magnitudes:
+        result.extras.update(dict.fromkeys(magnitudes, "dora_magnitude"))
+        result.config = {**result.config, "use_dora": True}
+        result.notes.append(
+            "DoRA: magnitudes are carried as they are, the low-rank part is a module"
+        )
+    return result
+
+
+# --- shared -----------------------------------------------------------------------------------
+
+
+def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, Pair]:
+    halves: dict[str, dict[str, RawTensor]] = {}
+    for name, tensor in file.items():
+        path, _, last = name.rpartition(".")
+        if path and last in (a_name, b_name):
+            halves.setdefault(path, {})["A" if last == a_name else "B"] = tensor
+    return {path: _both(path, sides, file.path) for path, sides in halves.items()}
+
+
+def _both(path: str, sides: Mapping[str, RawTensor], file: Path) -> Pair:
+    if len(sides) < 2:
+        have = next(iter(sides))
+        refuse(
+            f"module has no {'B' if have == 'A' else 'A'} to its {have}",
+            file,
+            module=path,
+            got=sides[have].name,
+            do="The file is incomplete; save the adapter again",
+        )
+    return sides["A"], sides["B"]
+
+
+def _plain(path: str, a: RawTensor, b: RawTensor, scale: float, file: Path) -> LowRankModule:
+    conv = len(a.shape) > 2 and set(b.shape[2:]) == {1}
+    if len(a.shape) != len(b.shape) or len(a.shape) < 2 or 0 in a.shape + b.shape:
+        _refuse_pair(path, a, b, file)
+    if a.shape[0] != b.shape[1] or (len(a.shape) > 2 and not conv):
+        _refuse_pair(path, a, b, file)
+    n = math.prod(a.shape[1:])
+    kind: Kind = "conv" if conv else "linear"
+    return LowRankModule(path, kind, b.shape[0], n, a.shape[0], scale, a, b)
+
+
+def _kind(path: str) -> Kind:
+    return "embedding" if path.rpartition(".")[2] in _EMBEDDING_NAMES else "linear"
+
+
+def _layout(name: str) -> Layout:
+    return "rows" if name == "rows" else "plain"
+
+
+def _need_matrices(path: str, a: RawTensor, b: RawTensor, file: Path) -> None:
+    if len(a.shape) != 2 or len(b.shape) != 2 or 0 in a.shape + b.shape:
+        _refuse_pair(path, a, b, file)
+
+
+def _refuse_pair(path: str, a: RawTensor, b: RawTensor, file: Path) -> None:
+    refuse(
+        "the shapes of A and B do not fit together",
+        file,
+        module=path,
+        got=f"{a.name!r} {a.shape}, {b.name!r} {b.shape}",
+        expected="two non-empty matrices (or a convolution's) that share the rank",
+        do="The file is damaged, or of a kind of layer that is not supported; leave it out",
+    )
+
+
+def _diffusers_path(stem: str) -> str:
+    """Module path as diffusers spells it today, also from its older attention processors."""
+    path = stem.replace(".processor.", ".")
+    if path.endswith("_lora"):
+        head, _, last = path.removesuffix("_lora").rpartition(".")
+        text = "text_encoder" in head
+        names = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+        last = names.get(last, last) if text else "to_out.0" if last == "to_out" else last
+        path = f"{head}.{last}"
+    # Files of attention processors were saved from the U-Net itself, so they lack its name.
+    if path.startswith(("down_blocks.", "mid_block.", "up_blocks.")):
+        path = f"unet.{path}"
+    return path
+
+
+def _diffusers_settings(file: TensorFile) -> dict[str, ScaleRule]:
+    """LoRA settings of each component ("unet", ...) from the metadata of newer diffusers files."""
+    text = file.metadata.get("lora_adapter_metadata")
+    if text is None:
+        return {}
+    try:
+        flat = json.loads(text)
+        components: dict[str, dict[str, Any]] = {}
+        for key, value in flat.items():
+            component, _, setting = key.partition(".")
+            components.setdefault(component, {})[setting] = value
+    except (ValueError, AttributeError, RecursionError) as error:
+        refuse("metadata lora_adapter_metadata cannot be read", file.path, got=error)
+    return {name: ScaleRule.from_config(x, file.path) for name, x in components.items()}
+
+
+def _finish(parts: Parts, file: TensorFile, used: Iterable[str], origin: dict[str, Any]) -> Parts:
+    """Add the extras, PEFT's names for the modules, and the config that PEFT would have written."""
+    taken = set(used)
+    for name in file:
+        if name not in taken:
+            last = name.rpartition(".")[2]
+            magnitude = last in ("dora_scale", "lora_magnitude_vector")
+            bias = name.endswith(".lora_B.bias")
+            parts.extras[name] = "dora_magnitude" if magnitude else "lora_bias" if bias else "saved"
+    for module in parts.modules:
+        inner = module.path.partition("::")[0]
+        for side in ("A", "B"):
+            spelled = spell(inner, "A" if side == "A" else "B", module.kind == "embedding")
+            parts.keys[module.path, side] = spelled
+    parts.config = _peft_like(parts.modules, {"format": parts.format, **origin})
+    return parts
+
+
+def _peft_like(modules: Iterable[LowRankModule], origin: Mapping[str, Any]) -> dict[str, Any]:
+    modules = list(modules)
+    ranks = {x.path.partition("::")[0]: x.r for x in modules}
+    alphas = {x.path.partition("::")[0]: x.scale * x.r for x in modules}
+    r, rank_pattern = _common(ranks, lambda x: x)
+    alpha, alpha_pattern = _common(alphas, float)
+    return {
+        "peft_type": "LORA",
+        "r": r,
+        "lora_alpha": alpha,
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": alpha_pattern,
+        "target_modules": sorted(ranks),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "hydraopt": dict(origin),
+    }
+
+
+def _common(values: Mapping[str, Any], cast: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
+    """The most frequent value, and the modules (as exact patterns) that have another."""
+    if not values:
+        return 0, {}
+    usual = Counter(values.values()).most_common(1)[0][0]
+    others = {re.escape(path): cast(x) for path, x in values.items() if x != usual}
+    return cast(usual), {f"^{path}": x for path, x in sorted(others.items())}

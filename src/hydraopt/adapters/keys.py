@@ -1,0 +1,94 @@
+"""The grammar of PEFT's tensor names, and its inverse.
+
+    base_model.model. PATH . ROLE [. ADAPTER] [.weight]
+
+ROLE is lora_A, lora_B, lora_embedding_A, lora_embedding_B or lora_magnitude_vector; ADAPTER
+("default") was left inside by training loops that saved the state dict themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from hydraopt.adapters.model import ExtraKind
+
+__all__ = ["PREFIX", "PeftKey", "extra_kind", "parse", "spell"]
+
+PREFIX: Final = "base_model.model."
+
+Side = Literal["A", "B"]
+
+# Wrappers of torch.compile, FSDP and DDP that end up in saved names.
+_WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
+_MATRIX: Final = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
+_EMBEDDING: Final = re.compile(r"(.+)\.lora_embedding_([AB])(?:\.([^.]+))?")
+_UNKNOWN: Final = re.compile(r"\.(?:lora_(?!magnitude_vector)\w+|vera_\w+|ranknum)\b")
+
+
+@dataclass(frozen=True)
+class PeftKey:
+    """A tensor name of one half of a low-rank pair, taken apart.
+
+    inner: the path as the name has it, which may pass through "base_layer" of nested wrappers.
+    side, embedding: which tensor it is.  adapter: adapter name inside, or None.
+    prefixed: whether the name started with "base_model.model.".
+    """
+
+    inner: str
+    side: Side
+    embedding: bool
+    adapter: str | None
+    prefixed: bool
+
+    @property
+    def path(self) -> str:
+        """Module path in the base model.
+
+        A wrapper inside a wrapper shows as "base_layer" in the middle (out_proj of a multi-head
+        attention) and is dropped; at the end it tells apart two pairs on one module and stays.
+        """
+        return self.inner.replace(".base_layer.", ".")
+
+    @property
+    def settings_path(self) -> str:
+        """The path that PEFT matches rank and alpha patterns with: the outermost wrapper's."""
+        return self.inner.split(".base_layer")[0]
+
+
+def parse(key: str) -> PeftKey | None:
+    """Take a tensor name apart; None if it is not half of a low-rank pair."""
+    plain = _WRAPPERS.sub("", key)
+    prefixed = plain.startswith(PREFIX)
+    plain = plain.removeprefix(PREFIX)
+    for pattern, embedding in ((_MATRIX, False), (_EMBEDDING, True)):
+        match = pattern.fullmatch(plain)
+        if match:
+            side: Side = "A" if match[2] == "A" else "B"
+            return PeftKey(match[1], side, embedding, match[3], prefixed)
+    return None
+
+
+def spell(inner: str, side: Side, embedding: bool = False) -> str:
+    """The name PEFT gives (and loads) half of a pair; inverse of :func:`parse`."""
+    return f"{PREFIX}{inner}." + (f"lora_embedding_{side}" if embedding else f"lora_{side}.weight")
+
+
+def extra_kind(key: str, bias: str, saved_modules: Collection[str]) -> ExtraKind | None:
+    """What a tensor outside the pairs is; None if it takes part in a variant not understood here.
+
+    bias: the setting "bias".  saved_modules: the setting "modules_to_save".
+    """
+    parts = key.split(".")
+    if "lora_magnitude_vector" in parts:
+        return "dora_magnitude"
+    if re.search(r"\.lora_B(?:\.[^.]+)?\.bias$", key):
+        return "lora_bias"
+    if "trainable_tokens_delta" in parts:
+        return "token_rows"
+    if _UNKNOWN.search(key):
+        return None
+    inside_saved = "modules_to_save" in parts or any(part in saved_modules for part in parts)
+    return "bias" if bias != "none" and parts[-1] == "bias" and not inside_saved else "saved"

@@ -1,0 +1,268 @@
+"""Reading what PEFT wrote: adapter_config.json and adapter_model.safetensors or .bin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.keys import PeftKey, extra_kind, parse, spell
+from hydraopt.adapters.model import ExtraKind, Format, Layout, LowRankModule
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
+from hydraopt.adapters.scale import ScaleRule
+
+__all__ = ["Parts", "pair_up", "read_peft"]
+
+
+@dataclass
+class Parts:
+    """What a format's reader hands over; the reader module makes an Adapter of it."""
+
+    format: Format
+    config: Mapping[str, Any]
+    base_model: str | None = None
+    modules: list[LowRankModule] = field(default_factory=list)
+    extras: dict[str, ExtraKind] = field(default_factory=dict)
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+# Variants whose change of the weights is not scale * B @ A of the two stored matrices.
+_REFUSED: Final[Mapping[str, str]] = {
+    "kasa_config": "KaSA puts a diagonal between B and A and truncates the base weights",
+    "use_bdlora": "BD-LoRA stores block-diagonal factors",
+    "use_qalora": "QALoRA pools the inputs before A",
+    "monteclora_config": "MonteCLoRA samples around the factors",
+    "arrow_config": "an Arrow router chooses among other adapters",
+}
+
+# Initialisations that also change the base weights when PEFT attaches the adapter.
+_CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
+
+_KNOWN: Final = frozenset(
+    {
+        "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping",
+        "base_model_name_or_path", "bias", "corda_config", "enable_lora",
+        "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
+        "inference_mode", "init_lora_weights", "kasa_config", "layer_replication",
+        "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
+        "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "merge_weights",
+        "modules_to_save", "monteclora_config", "peft_type", "peft_version",
+        "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
+        "target_modules", "target_parameters", "task_type", "trainable_token_indices",
+        "use_bdlora", "use_dora", "use_qalora", "use_rslora", "velora_config",
+    }
+)  # fmt: skip
+
+
+def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parts:
+    """Modules, extras and notes of a PEFT LoRA.
+
+    Raises AdapterFormatError for other PEFT methods, variants that are not B @ A, and anything
+    where file and config disagree.
+    """
+    parts = Parts("peft", config)
+    _check_method(config, config_file)
+    rule = ScaleRule.from_config(config, config_file)
+    base = config.get("base_model_name_or_path")
+    parts.base_model = base if isinstance(base, str) and base else None
+    pairs = pair_up(file)
+    for key, pair in pairs.items():
+        for module in _modules_of(key, *pair, rule, config, file.path):
+            parts.modules.append(module)
+            for side in ("A", "B"):
+                parts.keys[module.path, side] = spell(key.inner, side, key.embedding)
+    used = {tensor.name for pair in pairs.values() for tensor in pair}
+    saved = config.get("modules_to_save") or ()
+    for name in file:
+        if name not in used:
+            kind = extra_kind(name, config.get("bias") or "none", saved)
+            if kind is None:
+                refuse(
+                    f"tensor {name!r} belongs to a LoRA variant that is not understood",
+                    file.path,
+                    do="Merge this adapter and extract a plain LoRA, or leave it out",
+                )
+            parts.extras[name] = kind
+    parts.notes += _notes(parts, config, pairs)
+    return parts
+
+
+def pair_up(file: TensorFile) -> dict[PeftKey, tuple[RawTensor, RawTensor]]:
+    """The (A, B) pairs of a file with PEFT's tensor names, by the parsed name of A.
+
+    Raises AdapterFormatError for half a pair or two adapters in one file.
+    """
+    halves: dict[tuple[str, bool], dict[str, tuple[PeftKey, RawTensor]]] = {}
+    for name, tensor in file.items():
+        key = parse(name)
+        if key is None:
+            continue
+        sides = halves.setdefault((key.inner, key.embedding), {})
+        if key.side in sides:
+            refuse(
+                f"two tensors claim to be {key.side} of one module",
+                file.path,
+                module=key.path,
+                got=f"{sides[key.side][1].name!r} and {name!r}",
+                do="The file holds several adapters; save each on its own",
+            )
+        sides[key.side] = (key, tensor)
+    pairs: dict[PeftKey, tuple[RawTensor, RawTensor]] = {}
+    for (inner, _), sides in halves.items():
+        if len(sides) < 2:
+            (key, tensor), missing = next(iter(sides.values())), "B" if "A" in sides else "A"
+            refuse(
+                f"module has no {missing} to its {key.side}",
+                file.path,
+                module=inner,
+                got=tensor.name,
+                expected=f"also its lora_{missing}",
+                do="The file is incomplete; save the adapter again",
+            )
+        pairs[sides["A"][0]] = (sides["A"][1], sides["B"][1])
+    return pairs
+
+
+def _modules_of(
+    key: PeftKey,
+    a: RawTensor,
+    b: RawTensor,
+    rule: ScaleRule,
+    config: Mapping[str, Any],
+    file: Path,
+) -> list[LowRankModule]:
+    """The modules stored in one pair: one, or one for each group of a fused or grouped layer."""
+    path, rank = key.path, rule.rank(key.settings_path)
+    rows, inner = a.shape[0] if a.shape else 0, b.shape[1] if len(b.shape) > 1 else 0
+    fused = len(a.shape) == 2 and len(b.shape) == 3 and b.shape[2] == 1
+    conv = len(a.shape) > 2 and len(a.shape) == len(b.shape) and set(b.shape[2:]) == {1}
+    matrices = len(a.shape) == len(b.shape) == 2
+    if 0 in a.shape + b.shape or not (fused or conv or matrices):
+        _refuse_shapes("the shapes of A and B are not those of a LoRA", path, a, b, file)
+
+    layout: Layout = "plain"
+    groups, stored_rank = 1, rows
+    if fused:
+        layout, groups, stored_rank = "rows", rows // inner, inner
+    elif conv and rows != inner:
+        layout, groups = "rows", rows // inner
+    elif matrices and rows != rank and rows % rank == 0 and _is_expert_pair(key, config):
+        layout, groups, stored_rank = "experts", rows // rank, rank
+    if rows != inner * (groups if layout == "rows" else 1) or (
+        layout == "rows" and b.shape[0] % groups
+    ):
+        _refuse_shapes("the inner dimensions of A and B differ", path, a, b, file)
+    if stored_rank != rank:
+        refuse(
+            "rank of the stored tensors is not the rank in adapter_config.json",
+            file,
+            module=path,
+            got=f"A {a.shape}, B {b.shape}",
+            expected=f"rank {rank} (r, rank_pattern)",
+            do="File and config belong to different adapters, or r or rank_pattern was edited",
+        )
+    n = 1
+    for size in a.shape[1:]:
+        n *= size
+    m = b.shape[0] // groups if layout == "rows" else b.shape[0]
+    positions = _enabled(config, groups, path, file) if fused else list(range(groups))
+    return [
+        LowRankModule(
+            path=path if groups == 1 and not fused else f"{path}::{position}",
+            kind="embedding" if key.embedding else "conv" if conv else "linear",
+            m=m,
+            n=n,
+            r=rows // groups,
+            scale=rule.scale(key.settings_path),
+            a=a,
+            b=b,
+            layout=layout,
+            group=group,
+            groups=groups,
+        )
+        for group, position in enumerate(positions)
+    ]
+
+
+def _is_expert_pair(key: PeftKey, config: Mapping[str, Any]) -> bool:
+    """Whether the pair may wrap a parameter that stacks experts (``target_parameters``)."""
+    targets = config.get("target_parameters") or ()
+    owners = (str(target).rpartition(".")[0] for target in targets)
+    return any(f".{key.settings_path}".endswith(f".{owner}") for owner in owners)
+
+
+def _enabled(config: Mapping[str, Any], groups: int, path: str, file: Path) -> list[int]:
+    """Which parts of a fused projection the groups are, by ``enable_lora``."""
+    enable = config.get("enable_lora")
+    if not isinstance(enable, list) or sum(map(bool, enable)) != groups:
+        refuse(
+            "the parts of a fused projection cannot be told apart",
+            file,
+            module=path,
+            got=f"{groups} groups, enable_lora {enable}",
+            expected="a list enable_lora that is true for each group",
+            do="Add enable_lora to adapter_config.json, such as [true, false, true] for q and v",
+        )
+    return [position for position, on in enumerate(enable) if on]
+
+
+def _check_method(config: Mapping[str, Any], file: Path) -> None:
+    method = config.get("peft_type", "LORA")
+    if method != "LORA":
+        refuse(
+            "not a LoRA adapter",
+            file,
+            got=f"peft_type {method!r}",
+            expected="LORA",
+            do="Only low-rank adapters can be merged; peft.convert_to_lora turns some other kinds "
+            "into LoRA. Leave this one out or convert it first",
+        )
+    for setting, reason in _REFUSED.items():
+        if config.get(setting):
+            refuse(f"{reason}, so {setting} is not supported", file, do="Leave this adapter out")
+    patterns = config.get("rank_pattern") or config.get("alpha_pattern")
+    if config.get("target_parameters") and patterns:
+        refuse(
+            "target_parameters together with rank_pattern or alpha_pattern is not supported",
+            file,
+            do="Tensor names do not tell which parameter a pattern means; use one rank and alpha",
+        )
+
+
+def _notes(parts: Parts, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]) -> list[str]:
+    notes = []
+    if "peft_type" not in config:
+        notes.append("adapter_config.json states no peft_type; read as LORA")
+    if any(not key.prefixed for key in pairs):
+        notes.append('tensor names lack PEFT\'s prefix "base_model.model."')
+    named = sorted({key.adapter for key in pairs if key.adapter})
+    if named:
+        notes.append(f"tensor names carry the adapter name {', '.join(named)}")
+    if "dora_magnitude" in parts.extras.values():
+        notes.append("DoRA: the magnitudes are carried as they are, the low-rank part is a module")
+    initialisation = str(config.get("init_lora_weights"))
+    if _CHANGES_BASE.search(initialisation):
+        notes.append(
+            f"init_lora_weights={initialisation}: only right on a base that was changed as PEFT "
+            "changes it when it attaches this adapter"
+        )
+    if config.get("alora_invocation_tokens"):
+        notes.append("aLoRA: acts only after its invocation tokens, which stay in the config")
+    unknown = sorted(key for key, value in config.items() if value and key not in _KNOWN)
+    if unknown:
+        notes.append(f"settings that are not understood are carried along: {', '.join(unknown)}")
+    return notes
+
+
+def _refuse_shapes(what: str, path: str, a: RawTensor, b: RawTensor, file: Path) -> None:
+    refuse(
+        what,
+        file,
+        module=path,
+        got=f"A {a.shape}, B {b.shape}",
+        expected="A (r, n) and B (m, r), or the convolution's A (r, in, kh, kw) and B (m, r, 1, 1)",
+        do="The file is damaged or was edited; save the adapter again",
+    )

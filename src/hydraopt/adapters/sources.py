@@ -1,0 +1,186 @@
+"""Where an adapter's files are: from what a user typed to one weight file, one config, one name."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.rawtensor import refuse
+from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["Request", "Source", "check_name", "expand", "load_config", "locate", "name_apart"]
+
+# In order of preference: safetensors cannot run code and needs no torch.
+_USUAL: Final = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "adapters.safetensors",
+    "adapters.npz",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+)
+_CONFIG: Final = "adapter_config.json"
+_MAX_CONFIG: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one adapter.  names: candidate task names, the last path parts first."""
+
+    weights: Path
+    config: Path
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One adapter that a user asked for, with the name given to it, if any."""
+
+    path: Path
+    name: str | None
+
+
+def locate(path: str | os.PathLike[str]) -> Source:
+    """The weight file and config that a folder or a file name stand for.
+
+    A folder's usual file names are tried in order, safetensors first; a folder with exactly one
+    weight file of another name means that one.
+
+    Raises AdapterFormatError if there is nothing to read or more than one candidate.
+    """
+    where = Path(path)
+    if where.name == _CONFIG:
+        where = where.parent
+    notes: list[str] = []
+    if where.is_dir():
+        folder, weights = where, _weights_in(where, notes)
+    elif where.exists():
+        folder, weights = where.parent, where
+    else:
+        refuse("no such file or folder", where, do="Check the path")
+    parts = [part for part in folder.resolve().parts if part != folder.anchor]
+    if weights.name not in _USUAL and where != folder:
+        parts.append(weights.stem)
+    return Source(weights, folder / _CONFIG, tuple(reversed(parts)) or ("adapter",), tuple(notes))
+
+
+def _weights_in(folder: Path, notes: list[str]) -> Path:
+    files = sorted(x for x in folder.iterdir() if x.suffix in WEIGHT_SUFFIXES and x.is_file())
+    usual = [folder / name for name in _USUAL if folder / name in files]
+    if usual:
+        if len(usual) > 1:
+            rest = ", ".join(x.name for x in usual[1:])
+            notes.append(f"{usual[0].name} was read, {rest} beside it was not")
+        return usual[0]
+    if len(files) == 1:
+        notes.append(f"the folder's only weight file, {files[0].name!r}, was read")
+        return files[0]
+    if files:
+        listed = ", ".join(x.name for x in files[:8])
+        refuse("folder holds several weight files", folder, got=listed, do="Name the file to read")
+    inside = sorted(x.name for x in folder.iterdir() if (x / _CONFIG).is_file())
+    refuse(
+        "folder holds no adapter",
+        folder,
+        got=f"adapters in subfolders: {', '.join(inside[:8])}" if inside else None,
+        expected="adapter_model.safetensors and adapter_config.json",
+        do=f"Give {folder}/* to read its subfolders" if inside else "Check the path",
+    )
+
+
+def load_config(path: Path) -> dict[str, Any] | None:
+    """adapter_config.json as a dict; None if there is none.
+
+    Raises AdapterFormatError if it cannot be read as a JSON object.
+    """
+    try:
+        if path.stat().st_size > _MAX_CONFIG:
+            refuse("config is too large to be one", path, got=f"{path.stat().st_size} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        refuse("config cannot be read", path, got=error, do="Download or save the adapter again")
+    if not isinstance(config, dict):
+        refuse("config is not a JSON object", path, got=type(config).__name__)
+    return config
+
+
+def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Request]:
+    """Requests for paths, glob patterns, and NAME=PATH strings, in the order given.
+
+    A pattern stands for the matches that can be an adapter: folders with a weight file or a
+    config, and weight files. Two spellings of one path count once, except under different names.
+
+    Raises UsageError for a pattern that matches nothing, or an unusable name.
+    """
+    if isinstance(items, str | os.PathLike):
+        items = [items]
+    requests: dict[tuple[Path, str | None], Request] = {}
+    for item in items:
+        name: str | None = None
+        text = os.fspath(item)
+        if isinstance(item, str) and "=" in text and not Path(text).exists():
+            head, _, tail = text.partition("=")
+            if "/" not in head and os.sep not in head:
+                name, text = check_name(head), tail
+        if not text:
+            raise UsageError(explain("an empty path", got=repr(item), do="Give NAME=PATH or PATH"))
+        paths = [Path(text)]
+        if not paths[0].exists() and glob.has_magic(text):
+            paths = [
+                path for path in map(Path, sorted(glob.glob(text, recursive=True))) if _may_be(path)
+            ]
+            if not paths:
+                raise UsageError(explain("pattern matches no adapter", got=text, do="Check it"))
+            if name is not None and len(paths) > 1:
+                raise UsageError(
+                    explain("one name for several adapters", got=item, expected="NAME=PATH of one")
+                )
+        for path in paths:
+            requests.setdefault((path.resolve(), name), Request(path, name))
+    return list(requests.values())
+
+
+def _may_be(path: Path) -> bool:
+    if path.is_dir():
+        return any(x.suffix in WEIGHT_SUFFIXES or x.name == _CONFIG for x in path.iterdir())
+    return path.suffix in WEIGHT_SUFFIXES
+
+
+def check_name(name: str) -> str:
+    """The name itself if it can name a task and, later, a folder; else UsageError."""
+    bad = not name or name in (".", "..") or name != name.strip() or len(name) > 200
+    if bad or any(x in "/\\:\0" or not x.isprintable() for x in name):
+        raise UsageError(
+            explain(
+                "not usable as a task name",
+                got=repr(name[:60]),
+                expected="1 to 200 printable characters without slash, backslash or colon",
+            )
+        )
+    return name
+
+
+def name_apart(candidates: list[tuple[str, ...]]) -> list[str]:
+    """A name for each, the shortest that is unique: "fr", or "run1-fr" and "run2-fr".
+
+    candidates: path parts, last first. Two adapters with all parts equal keep equal names.
+    """
+    depth = [1] * len(candidates)
+    while True:
+        names = ["-".join(reversed(c[:d])) for c, d in zip(candidates, depth, strict=True)]
+        grown = [
+            d + 1 if names.count(name) > 1 and d < len(c) else d
+            for c, d, name in zip(candidates, depth, names, strict=True)
+        ]
+        if grown == depth:
+            return names
+        depth = grown
