@@ -53,8 +53,6 @@ saved            anything else, kept whole: ``modules_to_save``, heads, embeddin
 _FUNCTIONAL_SETTINGS = (
     "alora_invocation_tokens",
     "enable_lora",
-    "fan_in_fan_out",
-    "init_lora_weights",
     "layer_replication",
     "modules_to_save",
     "target_parameters",
@@ -147,7 +145,7 @@ class LowRankModule:
         return b.reshape(m, r), a.reshape(r, n)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """One adapter, read lazily: opening it touches headers, tensors are read when asked for.
 
@@ -247,6 +245,10 @@ class Adapter:
                 for key in _FUNCTIONAL_SETTINGS
                 if (value := self.config.get(key))
             },
+            # As a name it may mean a changed base (PiSSA); true and false only say how B began.
+            "start": start
+            if isinstance(start := self.config.get("init_lora_weights"), str)
+            else "",
         }
         digest.update(json.dumps(about, sort_keys=True, ensure_ascii=True).encode())
         for key in sorted(self.tensors):

@@ -76,6 +76,7 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) ->
                 parts.keys[module.path, side] = spell(key.inner, side, key.embedding)
     used = {tensor.name for pair in pairs.values() for tensor in pair}
     saved = config.get("modules_to_save") or ()
+    saved = [saved] if isinstance(saved, str) else saved
     for name in file:
         if name not in used:
             kind = extra_kind(name, config.get("bias") or "none", saved)

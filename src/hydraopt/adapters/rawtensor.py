@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "RawTensor",
     "TensorFile",
     "refuse",
+    "stamp_of",
 ]
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {
@@ -143,20 +145,29 @@ class FileSpan:
     """Bytes of a file, read when called.
 
     The file is opened anew each time: thousands of adapters stay open at once without using up
-    file descriptors, and tensors can be sent to other processes.
+    file descriptors, and tensors can be sent to other processes. The stamp (size, time of change)
+    guards against a training run that overwrites its checkpoint meanwhile.
     """
 
     path: Path
     start: int
     size: int
+    stamp: tuple[int, int]
 
     def __call__(self) -> bytes:
         try:
             with self.path.open("rb") as stream:
+                if stamp_of(os.fstat(stream.fileno())) != self.stamp:
+                    refuse("file changed while it was in use", self.path, do="Run again")
                 stream.seek(self.start)
                 return stream.read(self.size)
         except OSError as error:
             refuse("file cannot be read", self.path, got=error, do="Check that it still exists")
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int]:
+    """What tells a file from another under the same name: size and time of change."""
+    return status.st_size, status.st_mtime_ns
 
 
 DAMAGED: Final = "The file is damaged; download or save the adapter again"

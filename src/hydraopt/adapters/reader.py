@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from hydraopt.adapters.bases import check_same_base
@@ -101,12 +100,12 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
         format=parts.format,
         base_model=base_model or parts.base_model,
         config=parts.config,
-        modules=MappingProxyType(modules),
-        extras=MappingProxyType({key: file[key] for key in parts.extras}),
+        modules=modules,
+        extras={key: file[key] for key in parts.extras},
         tensors=file,
-        extra_kinds=MappingProxyType(parts.extras),
+        extra_kinds={key: parts.extras[key] for key in file if key in parts.extras},
         notes=(*source.notes, *parts.notes),
-        peft_keys=MappingProxyType(parts.keys),
+        peft_keys=parts.keys,
     )
 
 
@@ -154,7 +153,8 @@ def _sniff(file: TensorFile, config: Mapping[str, Any] | None) -> Format:
         if name.endswith((":down", ":up")):
             return "diffusers"
         if parse(name) is not None:
-            image = name.startswith(("unet.", "text_encoder", "transformer."))
+            # "transformer." alone is also how GPT-2 starts.
+            image = name.startswith(("unet.", "text_encoder")) or "transformer_blocks." in name
             kohya = name.startswith(("lora_unet_", "lora_te"))
             if has_peft_config or not (image or kohya):
                 return "peft"

@@ -14,6 +14,7 @@ from hydraopt.adapters.rawtensor import (
     RawTensor,
     TensorFile,
     refuse,
+    stamp_of,
 )
 
 __all__ = ["open_safetensors"]
@@ -28,12 +29,13 @@ def open_safetensors(path: Path, size: int) -> TensorFile:
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
         refuse("safetensors metadata is not a map from text to text", path)
     spans: list[tuple[int, int, str]] = []
+    stamp = stamp_of(path.stat())
     tensors: dict[str, RawTensor] = {}
     for name, entry in header.items():
         dtype, shape, begin, end = _check_entry(path, name, entry)
         spans.append((begin, end, name))
         tensors[name] = RawTensor(
-            name, dtype, shape, path, FileSpan(path, data_start + begin, end - begin)
+            name, dtype, shape, path, FileSpan(path, data_start + begin, end - begin, stamp)
         )
     # The format forbids holes and overlaps, so the sorted spans must tile the data exactly. Empty
     # tensors share their position with the next one and sort first.

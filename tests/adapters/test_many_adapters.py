@@ -1,0 +1,138 @@
+"""Several adapters: names, patterns, one base, one shape for each module."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from adapter_files import lora, peft_config
+
+from hydraopt.adapters import check_same_base, read_adapter, read_adapters
+from hydraopt.adapters.bases import base_key
+from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError
+
+
+def names(adapters):
+    return [adapter.name for adapter in adapters]
+
+
+def base(name, **settings):
+    return peft_config(base_model_name_or_path=name, **settings)
+
+
+def test_patterns_paths_and_given_names(save, tmp_path):
+    for folder in ("zoo/fr", "zoo/de", "zoo/en"):
+        save(folder, lora(), peft_config())
+    (tmp_path / "zoo" / "README.md").write_text("not an adapter")
+    (tmp_path / "zoo" / "plots").mkdir()
+    zoo = f"{tmp_path}/zoo"
+    assert names(read_adapters(f"{zoo}/*")) == ["de", "en", "fr"]
+    assert names(read_adapters([f"{zoo}/[df]*", f"dutch={zoo}/en"])) == ["de", "dutch", "fr"]
+    assert names(read_adapters(tmp_path / "zoo" / "fr")) == ["fr"]
+    assert names(read_adapters([f"{zoo}/fr", f"{zoo}/*", f"{zoo}/fr/"])) == ["de", "en", "fr"]
+    assert names(read_adapters([f"a={zoo}/fr", f"b={zoo}/fr"])) == ["a", "b"]
+
+
+def test_a_path_with_an_equals_sign_is_a_path(save):
+    folder = save("lr=1", lora(), peft_config())
+    assert names(read_adapters(str(folder))) == ["lr=1"]
+
+
+def test_equal_folder_names_are_told_apart_by_their_parents(save, tmp_path):
+    for folder in ("a/checkpoint", "b/checkpoint", "a/last/best", "b/last/best", "c"):
+        save(folder, lora(), peft_config())
+    paths = [
+        tmp_path / x for x in ("a/checkpoint", "b/checkpoint", "a/last/best", "b/last/best", "c")
+    ]
+    expected = ["a-checkpoint", "a-last-best", "b-checkpoint", "b-last-best", "c"]
+    assert names(read_adapters(paths)) == expected
+    assert names(read_adapters(reversed(paths))) == expected
+
+
+@pytest.mark.parametrize(
+    ("items", "match"),
+    [
+        ([], "no adapters were given"),
+        (["{}/nothing*"], "matches no adapter"),
+        (["x={}/*"], "one name for several"),
+        (["x={}/fr", "x={}/de"], "task names occur twice; got x"),
+        (["fr={}/de", "{}/fr"], "task names occur twice; got fr"),
+        (["={}/fr"], "task name"),
+        (["x="], "empty path"),
+    ],
+)
+def test_requests_that_make_no_sense(save, tmp_path, items, match):
+    for folder in ("fr", "de"):
+        save(folder, lora(), peft_config())
+    with pytest.raises(UsageError, match=match):
+        read_adapters([item.replace("{}", str(tmp_path)) for item in items])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("google/gemma-3-270m", "/models/Gemma-3-270m/"),
+        ("gemma-3-270m", "C:\\models\\gemma-3-270m\\"),
+        ("google/gemma-3-270m", "/c/hub/models--google--gemma-3-270m/snapshots/0a1b2c"),
+    ],
+)
+def test_one_base_under_two_names(save, first, second):
+    folders = [save("fr", lora(), base(first)), save("de", lora(), base(second))]
+    adapters = read_adapters(folders)
+    assert base_key(first) == base_key(second)
+    assert check_same_base(adapters, False) == second  # "de" sorts first
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (base("org/a"), base("org/b")),
+        (base("org/a"), base(None)),
+        (base("org/a", revision="1"), base("org/a", revision="2")),
+    ],
+)
+def test_two_bases(save, first, second):
+    folders = [save("fr", lora(), first), save("de", lora(), second)]
+    with pytest.raises(BaseMismatchError, match=r"org/a.*: fr.*--same-base"):
+        read_adapters(folders)
+    assert names(read_adapters(folders, same_base=True)) == ["de", "fr"]
+
+
+def test_a_revision_that_is_not_stated_agrees(save):
+    folders = [save("fr", lora(), base("a", revision="1")), save("de", lora(), base("a"))]
+    assert len(read_adapters(folders)) == 2
+
+
+def test_no_base_stated_anywhere(save):
+    folders = [save("fr", lora(), base(None)), save("de", lora(), base(None))]
+    assert check_same_base(read_adapters(folders), False) is None
+    assert check_same_base(read_adapters(folders, base_model="org/a"), False) == "org/a"
+
+
+def test_shapes_must_agree_but_ranks_and_modules_may_differ(save):
+    fr = save("fr", lora(), peft_config())
+    de = save("de", lora(rank=3, paths=("h.0.q", "h.1.q")), peft_config(r=3))
+    assert [len(adapter.modules) for adapter in read_adapters([fr, de])] == [2, 1]
+    en = save("en", lora(m=6), peft_config())
+    with pytest.raises(AlignmentError, match=r"'de' and 'en'|'en' and 'fr'") as caught:
+        read_adapters([fr, de, en], same_base=True)
+    assert "h.0.q" in str(caught.value)
+    assert "(6, 7)" in str(caught.value)
+
+
+def test_one_adapter_alone(save):
+    (adapter,) = read_adapters(save("fr", lora(), peft_config()))
+    again = read_adapter(adapter.source)
+    assert again.content_hash() == adapter.content_hash()
+
+
+def test_many_adapters_hold_no_files_open(save):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    folder = save("fr", lora(), peft_config())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        adapters = read_adapters([f"t{i}={folder}" for i in range(200)])
+        factors = [adapter.modules["h.0.q"].factors() for adapter in adapters]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(np.array_equal(b, factors[0][0]) for b, _ in factors)

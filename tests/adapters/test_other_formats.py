@@ -1,0 +1,173 @@
+"""kohya, diffusers, cloneofsimo, loralib and MLX: orientation, scale, and PEFT-like configs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from hydraopt.adapters import read_adapter
+from hydraopt.adapters.scale import ScaleRule
+from hydraopt.errors import AdapterFormatError
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def same(module, truth):
+    np.testing.assert_allclose(np.matmul(*module.factors()), truth, rtol=1e-5, atol=1e-5)
+
+
+def config_restates_the_scales(adapter):
+    """The PEFT-like config gives every module its rank and scale by PEFT's own rules."""
+    rule = ScaleRule.from_config(adapter.config, adapter.source)
+    for path, module in adapter.modules.items():
+        stored = path.partition("::")[0]
+        assert rule.rank(stored) == module.r
+        assert rule.scale(stored) == pytest.approx(module.scale)
+        assert stored in adapter.config["target_modules"]
+
+
+def test_kohya(save):
+    tensors = {
+        "lora_unet_a_to_q.lora_down.weight": normal(4, 6),
+        "lora_unet_a_to_q.lora_up.weight": normal(5, 4),
+        "lora_unet_a_to_q.alpha": np.array(2.0, np.float32),
+        "lora_te_b_conv.lora_down.weight": normal(2, 3, 3, 3),
+        "lora_te_b_conv.lora_up.weight": normal(7, 2, 1, 1),
+        "lora_te_b_conv.dora_scale": normal(7, 1),
+        "lora_unet_c.lora_down.weight": normal(1, 6),
+        "lora_unet_c.lora_up.weight": normal(5, 1),
+        "lora_unet_c.alpha": np.array([0.5], np.float16),
+        "lora_unet_gone.alpha": np.array(1.0, np.float32),
+    }
+    metadata = {"ss_sd_model_name": "base.safetensors", "ss_tag": "x"}
+    folder = save("k", tensors, file="style.safetensors", metadata=metadata)
+    adapter = read_adapter(folder / "style.safetensors")
+    assert (adapter.format, adapter.name, adapter.base_model) == (
+        "kohya",
+        "style",
+        "base.safetensors",
+    )
+    linear, conv = adapter.modules["lora_unet_a_to_q"], adapter.modules["lora_te_b_conv"]
+    assert (linear.scale, conv.scale, adapter.modules["lora_unet_c"].scale) == (0.5, 1.0, 0.5)
+    down, up = (tensors[f"lora_unet_a_to_q.lora_{side}.weight"] for side in ("down", "up"))
+    same(linear, 0.5 * up @ down)
+    assert (conv.kind, conv.m, conv.n, conv.r) == ("conv", 7, 27, 2)
+    same(conv, tensors["lora_te_b_conv.lora_up.weight"][:, :, 0, 0] @ conv.a.numpy().reshape(2, 27))
+    assert adapter.extra_kinds == {
+        "lora_te_b_conv.dora_scale": "dora_magnitude",
+        "lora_unet_gone.alpha": "saved",
+    }
+    assert adapter.config["hydraopt"] == {"format": "kohya", "metadata": metadata}
+    config_restates_the_scales(adapter)
+
+
+@pytest.mark.parametrize(
+    ("stem", "path"),
+    [
+        ("down_blocks.0.attn1.processor.to_k_lora.{}.weight", "unet.down_blocks.0.attn1.to_k"),
+        ("unet.up.attn1.processor.to_out_lora.{}.weight", "unet.up.attn1.to_out.0"),
+        ("unet.up.attn1.to_q.lora.{}.weight", "unet.up.attn1.to_q"),
+        ("text_encoder.l.0.self_attn.to_out_lora.{}.weight", "text_encoder.l.0.self_attn.out_proj"),
+        ("text_encoder.q_proj.lora_linear_layer.{}.weight", "text_encoder.q_proj"),
+        ("unet.up.attn1.to_q.lora_{}.weight", "unet.up.attn1.to_q"),
+        ("transformer.transformer_blocks.0.q.lora_{}.weight", "transformer.transformer_blocks.0.q"),
+        ("unet:3:{}", "unet:3"),
+    ],
+)
+@pytest.mark.parametrize("alpha", [None, 8.0])
+def test_diffusers_spellings(save, stem, path, alpha):
+    sides = ("A", "B") if "lora_{}" in stem else ("down", "up")
+    a, b = normal(4, 6), normal(5, 4)
+    tensors = {stem.format(sides[0]): a, stem.format(sides[1]): b, "<s1>": normal(6)}
+    adapter = read_adapter(save("d", tensors), alpha=alpha)
+    assert adapter.format == "diffusers"
+    assert list(adapter.modules) == [path]
+    same(adapter.modules[path], b @ a * (2 if alpha else 1))
+    assert list(adapter.extras) == ["<s1>"]
+    assert adapter.peft_key(path, "B") == f"base_model.model.{path}.lora_B.weight"
+    config_restates_the_scales(adapter)
+
+
+def test_diffusers_alphas_in_tensors_and_in_metadata(save):
+    tensors = {"unet.q.lora_A.weight": normal(4, 6), "unet.q.lora_B.weight": normal(5, 4)}
+    alpha = {"unet.q.alpha": np.array(2, np.int64)}
+    adapter = read_adapter(save("tensor", {**tensors, **alpha}))
+    assert adapter.modules["unet.q"].scale == 0.5
+    assert not adapter.extras
+    settings = {"unet.r": 4, "unet.lora_alpha": 16, "unet.use_rslora": True}
+    metadata = {"lora_adapter_metadata": json.dumps(settings)}
+    adapter = read_adapter(save("meta", tensors, metadata=metadata))
+    assert adapter.modules["unet.q"].scale == 8.0
+    with pytest.raises(AdapterFormatError, match="lora_adapter_metadata cannot be read"):
+        read_adapter(save("bad", tensors, metadata={"lora_adapter_metadata": "["}))
+
+
+def test_loralib_takes_alpha_from_the_caller(save):
+    tensors = {
+        "h.q.lora_A": normal(4, 6),
+        "h.q.lora_B": normal(5, 4),
+        "h.qkv.lora_A": normal(4, 6),
+        "h.qkv.lora_B": normal(10, 2),
+        "head.weight": normal(3, 6),
+    }
+    folder = save("l", tensors)
+    adapter = read_adapter(folder)
+    assert adapter.format == "loralib"
+    assert list(adapter.modules) == ["h.q", "h.qkv::0", "h.qkv::1"]
+    assert any("scale 1 was assumed" in note for note in adapter.notes)
+    assert any("which 2 parts is not stated" in note for note in adapter.notes)
+    same(adapter.modules["h.q"], tensors["h.q.lora_B"] @ tensors["h.q.lora_A"])
+    assert list(adapter.extras) == ["head.weight"]
+    config_restates_the_scales(adapter)
+    scaled = read_adapter(folder, alpha=8)
+    assert not any("assumed" in note for note in scaled.notes)
+    assert [module.scale for module in scaled.modules.values()] == [2.0, 4.0, 4.0]
+    a, b = tensors["h.qkv.lora_A"], tensors["h.qkv.lora_B"]
+    same(scaled.modules["h.qkv::1"], 4 * b[5:] @ a[2:])
+    config_restates_the_scales(scaled)
+
+
+def mlx_config(**parameters):
+    return {"model": "org/base", "lora_parameters": {"rank": 4, "scale": 10.0, **parameters}}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_mlx_is_the_transpose(save, suffix):
+    tensors = {"m.q.lora_a": normal(6, 4), "m.q.lora_b": normal(4, 5)}
+    tensors |= {"m.embed_tokens.lora_a": normal(9, 4), "m.embed_tokens.lora_b": normal(4, 6)}
+    folder = save("x", tensors, mlx_config(alpha=16), file="adapters.safetensors")
+    if suffix == "npz":
+        (folder / "adapters.safetensors").unlink()
+        np.savez(folder / "adapters.npz", **tensors)
+    adapter = read_adapter(folder)
+    assert (adapter.format, adapter.name, adapter.base_model) == ("mlx", "x", "org/base")
+    module = adapter.modules["m.q"]
+    assert (module.m, module.n, module.r, module.layout) == (5, 6, 4, "transposed")
+    b, a = module.factors()
+    assert b.flags.c_contiguous
+    assert a.flags.c_contiguous
+    x = normal(3, 6)
+    y = 10 * (x @ tensors["m.q.lora_a"]) @ tensors["m.q.lora_b"]  # as mlx-lm computes it
+    np.testing.assert_allclose(x @ (b @ a).T, y, rtol=1e-4, atol=1e-4)
+    assert adapter.modules["m.embed_tokens"].kind == "embedding"
+    assert any("alpha has no effect" in note for note in adapter.notes)
+    assert adapter.config["hydraopt"]["config"] == mlx_config(alpha=16)
+    config_restates_the_scales(adapter)
+
+
+def test_mlx_dora_and_what_is_refused(save):
+    tensors = {"m.q.lora_a": normal(6, 4), "m.q.lora_b": normal(4, 5), "m.q.m": normal(5)}
+    adapter = read_adapter(save("x", tensors, mlx_config()))
+    assert adapter.extra_kinds == {"m.q.m": "dora_magnitude"}
+    assert adapter.config["use_dora"] is True
+    with pytest.raises(AdapterFormatError, match="ranks of lora_a, lora_b and the config differ"):
+        read_adapter(save("x", tensors, mlx_config(rank=3)))
+    experts = {"m.q.lora_a": normal(3, 6, 4), "m.q.lora_b": normal(3, 4, 5)}
+    with pytest.raises(AdapterFormatError, match=r"do not fit together.*not supported"):
+        read_adapter(save("x", experts, mlx_config()))

@@ -1,0 +1,223 @@
+"""One adapter: what is refused and why, and what an Adapter says of itself."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from adapter_files import lora, peft_config
+
+from hydraopt.adapters import read_adapter
+from hydraopt.errors import AdapterFormatError, NumericalError, UsageError
+
+A, B = "base_model.model.h.0.q.lora_A.weight", "base_model.model.h.0.q.lora_B.weight"
+MATRIX = np.ones((2, 2), np.float32)
+
+
+def read(save, tensors, config=None, **kwargs):
+    return read_adapter(save("fr", tensors, config), **kwargs)
+
+
+def test_a_plain_adapter(save):
+    tensors = {**lora(), "base_model.model.head.weight": MATRIX}
+    adapter = read(save, tensors, peft_config(revision="abc"))
+    module = adapter.modules["h.0.q"]
+    assert (module.path, module.kind, module.m, module.n, module.r) == ("h.0.q", "linear", 5, 7, 2)
+    assert (module.scale, module.a_shape, module.b_shape) == (3.0, (2, 7), (5, 2))
+    assert (adapter.name, adapter.format, adapter.base_model) == ("fr", "peft", "org/tiny")
+    assert adapter.revision == "abc"
+    assert adapter.numbers == 2 * (5 + 7) + 4
+    assert module.numbers == 2 * (5 + 7)
+    assert list(adapter.extras) == ["base_model.model.head.weight"]
+    assert list(adapter.tensors) == [A, B, "base_model.model.head.weight"]
+    assert (adapter.peft_key("h.0.q", "A"), adapter.peft_key("h.0.q", "B")) == (A, B)
+    b, a = module.factors()
+    np.testing.assert_array_equal(b, 3 * tensors[B])
+    np.testing.assert_array_equal(a, tensors[A])
+    with pytest.raises(UsageError, match=r"no such module or side.*h\.0\.k"):
+        adapter.peft_key("h.0.k", "A")
+
+
+def test_all_zero_and_overcomplete_adapters_are_fine(save):
+    zero = {key: 0 * value for key, value in lora(rank=9, m=3, n=4).items()}
+    adapter = read(save, zero, peft_config(r=9))
+    b, a = adapter.modules["h.0.q"].factors()
+    assert (b.shape, a.shape) == ((3, 9), (9, 4))
+    assert not b.any()
+
+
+def without(key):
+    return {name: value for name, value in lora().items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "match"),
+    [
+        ({}, peft_config(), "file holds no tensors"),
+        (lora(), None, "there is no adapter_config.json"),
+        ({"transformer.h.0.q.lora_A.weight": MATRIX}, None, "there is no adapter_config.json"),
+        (without(A), peft_config(), r"no A to its B \[.*module h\.0\.q\].*save the adapter again"),
+        (without(B), peft_config(), "no B to its A"),
+        ({**lora(), B: np.ones((5, 3), np.float32)}, peft_config(), "inner dimensions"),
+        ({**lora(), B: np.ones((5,), np.float32)}, peft_config(), "shapes of A and B are not"),
+        ({**lora(), B: np.ones((0, 2), np.float32)}, peft_config(), "shapes of A and B are not"),
+        (
+            {**lora(), A.replace(".weight", ".other.weight"): MATRIX},
+            peft_config(),
+            "two tensors claim to be A.*holds several adapters",
+        ),
+        (lora(), peft_config(r=4), r"rank of the stored tensors.*expected rank 4"),
+        (lora(), peft_config(rank_pattern={"q": 1}), "expected rank 1"),
+        (lora(), peft_config(r="2"), "setting r is missing or wrong"),
+        (lora(), peft_config(r=0), "setting r is missing or wrong"),
+        (lora(), peft_config(lora_alpha=None), "setting lora_alpha is missing or wrong"),
+        (lora(), peft_config(lora_alpha=float("inf")), "setting lora_alpha is missing or wrong"),
+        (lora(), peft_config(rank_pattern=[1]), "setting rank_pattern is missing or wrong"),
+        (lora(), peft_config(alpha_pattern={"q": "x"}), "setting alpha_pattern"),
+        (lora(), peft_config(alpha_pattern={"(": 1}), "broken pattern"),
+        (lora(), peft_config(peft_type="IA3"), "not a LoRA adapter.*'IA3'"),
+        ({"prompt": MATRIX}, peft_config(peft_type="PROMPT_TUNING"), "not a LoRA.*convert"),
+        (lora(), peft_config(kasa_config={"beta": 1}), "KaSA.*kasa_config is not supported"),
+        (lora(), peft_config(use_qalora=True), "QALoRA"),
+        ({**lora(), "m.lora_diag": MATRIX}, peft_config(), "variant that is not understood"),
+        ({"h.weight": MATRIX}, peft_config(), "no LoRA matrices.*'h.weight'.*save_pretrained"),
+        ({"h.0.q.hada_w1_a": MATRIX}, None, "LoHa, LoKr"),
+        ({"u.lora_mid.weight": MATRIX, "u.lora_up.weight": MATRIX}, None, "LoHa, LoKr, Tucker"),
+        ({"u.lora_up.weight": MATRIX}, None, "no A to its B"),
+        ({"u.lora_A": MATRIX}, None, "no B to its A"),
+        ({"u.lora_a": MATRIX, "u.lora_b": MATRIX}, {"model": "x"}, "states no scale"),
+    ],
+)
+def test_refusals_say_what_and_where(save, tensors, config, match):
+    with pytest.raises(AdapterFormatError, match=match) as caught:
+        read(save, tensors, config)
+    assert "fr" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\ud800", "[" * 100_000])
+def test_unreadable_config(save, text):
+    folder = save("fr", lora())
+    (folder / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(AdapterFormatError, match=r"config (cannot be read|is not a JSON object)"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_name_file_and_module(save, bad):
+    tensors = lora()
+    tensors[A][1, 3] = bad
+    adapter = read(save, tensors, peft_config())
+    for read_it in (adapter.modules["h.0.q"].factors, adapter.check_finite):
+        with pytest.raises(
+            NumericalError, match=r"A holds NaN.*adapter_model.*module h\.0\.q.*1 bad"
+        ):
+            read_it()
+
+
+def test_overflow_by_the_scale_is_an_error_not_infinity(save):
+    tensors = {key: np.full_like(value, 1e30) for key, value in lora().items()}
+    adapter = read(save, tensors, peft_config(lora_alpha=1e30))
+    with pytest.raises(NumericalError, match="overflows float32 once scaled"):
+        adapter.modules["h.0.q"].factors()
+
+
+def test_nan_in_an_extra_is_found(save):
+    head = {"base_model.model.head.weight": np.full((2, 2), np.nan, np.float32)}
+    adapter = read(save, {**lora(), **head}, peft_config())
+    adapter.modules["h.0.q"].factors()
+    with pytest.raises(NumericalError, match=r"module base_model\.model\.head\.weight"):
+        adapter.check_finite()
+
+
+def test_fused_projection_is_one_module_for_each_enabled_part(save):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4, 7)), rng.standard_normal((10, 2, 1))
+    tensors = {A: a.astype(np.float32), B: b.astype(np.float32)}
+    adapter = read(save, tensors, peft_config(enable_lora=[True, False, True]))
+    assert list(adapter.modules) == ["h.0.q::0", "h.0.q::2"]
+    for group, module in enumerate(adapter.modules.values()):
+        assert (module.m, module.n, module.r, module.scale) == (5, 7, 2, 3.0)
+        assert (module.layout, module.group, module.groups) == ("rows", group, 2)
+        truth = 3 * b[5 * group : 5 * group + 5, :, 0] @ a[2 * group : 2 * group + 2]
+        np.testing.assert_allclose(np.matmul(*module.factors()), truth, rtol=1e-5, atol=1e-5)
+        assert adapter.peft_key(module.path, "B") == B
+    with pytest.raises(AdapterFormatError, match=r"cannot be told apart.*enable_lora"):
+        read(save, tensors, peft_config())
+
+
+def test_which_file_of_a_folder_is_read(save):
+    folder = save("fr", lora(), peft_config())
+    (folder / "adapter_model.bin").write_bytes(b"never opened")
+    adapter = read_adapter(folder)
+    assert adapter.source.name == "adapter_model.safetensors"
+    assert any("adapter_model.bin beside it was not" in note for note in adapter.notes)
+    assert read_adapter(folder / "adapter_config.json").source == adapter.source
+    assert read_adapter(folder / "adapter_model.safetensors").name == "fr"
+    odd = save("odd", lora(), peft_config(), file="step 9.safetensors")
+    assert (read_adapter(odd).name, read_adapter(odd / "step 9.safetensors").name) == (
+        "odd",
+        "step 9",
+    )
+    save("odd", lora(), file="step 8.safetensors")
+    with pytest.raises(AdapterFormatError, match=r"several weight files.*step 8"):
+        read_adapter(odd)
+    with pytest.raises(AdapterFormatError, match=r"no adapter.*subfolders: fr, odd.*/\*"):
+        read_adapter(folder.parent)
+    with pytest.raises(AdapterFormatError, match="no such file"):
+        read_adapter(folder / "nothing")
+
+
+def test_names_and_bases_given_by_the_caller(save):
+    adapter = read(save, lora(), peft_config(), name="dutch", base_model="mine")
+    assert (adapter.name, adapter.base_model) == ("dutch", "mine")
+    for name in ("", "..", "a/b", "a\\b", " a", "a\n", "x" * 201):
+        with pytest.raises(UsageError, match="task name"):
+            read(save, lora(), peft_config(), name=name)
+
+
+def test_settings_that_are_not_understood_are_noted(save):
+    adapter = read(save, lora(), peft_config(new_trick=3, off=False, init_lora_weights="pissa"))
+    assert any("new_trick" in note and "off" not in note for note in adapter.notes)
+    assert any("changed as PEFT" in note for note in adapter.notes)
+    assert adapter.config["new_trick"] == 3
+
+
+def test_content_hash_is_of_content_alone(save):
+    first = read_adapter(save("fr", lora(), peft_config(modules_to_save=["a", "b"])))
+    reversed_ = dict(reversed(lora().items()))
+    other = peft_config(
+        modules_to_save=["b", "a"], base_model_name_or_path="x", lora_alpha=12, r=4, new=1
+    )
+    other |= {"rank_pattern": {"q": 2}, "alpha_pattern": {"h.0.q": 6}}
+    second = read_adapter(save("de", reversed_, other, file="x.safetensors"))
+    expected = first.content_hash()
+    assert second.content_hash() == expected
+    assert len(expected) == 64
+
+    changed = lora()
+    changed[A][0, 0] += 1
+    variants = [
+        (changed, peft_config(modules_to_save=["a", "b"])),
+        (lora(), peft_config(modules_to_save=["a", "b"], lora_alpha=7)),
+        (lora(), peft_config(modules_to_save=["a", "b"], use_rslora=True)),
+        (lora(), peft_config(modules_to_save=["a"])),
+        ({**lora(), "h": MATRIX}, peft_config(modules_to_save=["a", "b"])),
+        ({k: v.astype(np.float16) for k, v in lora().items()}, peft_config(modules_to_save=["a"])),
+    ]
+    hashes = {read(save, *variant).content_hash() for variant in variants}
+    assert len(hashes) == len(variants)
+    assert expected not in hashes
+
+
+def test_adapters_can_be_sent_to_another_process(save):
+    adapter = read(save, lora(), peft_config())
+    copy = pickle.loads(pickle.dumps(adapter))
+    assert copy.content_hash() == adapter.content_hash()
+    assert copy.peft_key("h.0.q", "A") == A
+
+
+def test_adapter_config_survives_verbatim(save):
+    config = peft_config(target_modules=["q"], odd={"a": [1, None]})
+    assert read(save, lora(), config).config == json.loads(json.dumps(config))
