@@ -1,0 +1,1 @@
+"""Base models, tasks, training and scoring of the adapters hydraopt is developed and judged on."""
