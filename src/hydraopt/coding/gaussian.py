@@ -1,0 +1,36 @@
+"""What the quantiser costs on a Gaussian source: the encoder's and the planner's rate tables.
+
+Nothing here is needed to decode. ``level_bits`` steers the trellis search; ``RATE`` and ``NOISE``
+let the planner judge a form without coding it. The two tables are measured, by
+``benchmarks/coding/gaussian_table.py``, on 2^17 Gaussian numbers per class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+__all__ = ["level_bits"]
+
+_LEVELS = 64
+
+
+def level_bits(spread: float) -> NDArray[np.float64]:
+    """Ideal cost in bits, sign included, of |level| = 0..64 in both quantisers: (2, 65).
+
+    spread: standard deviation of a centred Gaussian, in steps. From 16 on the density is flat over
+    a step, so that probability no longer tells neighbouring levels apart: all zeros.
+    """
+    if spread >= _LEVELS / 4:
+        return np.zeros((2, _LEVELS + 1))
+    bits = np.empty((2, _LEVELS + 1))
+    for q in range(2):
+        points = 2.0 * np.arange(_LEVELS + 1) - q
+        points[0] = 0.0
+        edges = (points[1:] + points[:-1]) / 2
+        inner = ndtr(edges / spread)
+        # P(0), then one side of each further level; the floor keeps far levels finite.
+        mass = np.diff(np.concatenate([[1 - inner[0]], inner, [1.0]]))
+        bits[q] = -np.log2(np.maximum(mass, 2.0**-40))
+    return bits

@@ -1,0 +1,182 @@
+"""Streams: blocks of columns and side integers, in and out of bytes.
+
+A block is a matrix (N, k) whose columns are quantised one after another, each with its spread
+class; what the earlier columns of a row held tells the coder how lively the row is. ``x`` is in
+steps throughout: what the integers mean in the units of a weight is the bundle's business (see
+hydraopt.parts).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hydraopt.coding import rangecoder as rc
+from hydraopt.coding.gaussian import level_bits
+from hydraopt.coding.trellis import STATES, quantise, reconstruct
+from hydraopt.errors import BundleFormatError
+
+__all__ = [
+    "LAMBDA",
+    "MAX_SPREAD",
+    "Block",
+    "StreamReader",
+    "StreamWriter",
+    "quantise_block",
+    "spread_class",
+]
+
+LAMBDA = 0.28
+"""Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
+rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
+
+MAX_SPREAD = 92
+"""Largest spread class: 2^19 steps, a relative error near 1e-6."""
+
+
+def spread_class(spread: float) -> int:
+    """round(4 log2(spread)) + 16, kept inside [0, MAX_SPREAD]; ``spread`` is the RMS in steps."""
+    if spread <= 0:
+        return 0
+    return min(max(round(4 * math.log2(spread)) + 16, 0), MAX_SPREAD)
+
+
+@functools.cache
+def _bits(spread: int) -> NDArray[np.float64]:
+    return level_bits(2.0 ** ((spread - 16) / 4))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _quantise_column(
+    x: NDArray[np.float64],
+    lam: float,
+    bits: NDArray[np.float64],
+    back: NDArray[np.int32],
+    levels: NDArray[np.int32],
+    integers: NDArray[np.int32],
+) -> None:
+    quantise(x, lam, bits, levels, back)
+    reconstruct(levels, integers)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A quantised matrix (N, k): what is written, and what a reader will see.
+
+    levels, integers: (k, N) int32, a row for each column of the matrix. spreads: k classes.
+    """
+
+    levels: NDArray[np.int32]
+    integers: NDArray[np.int32]
+    spreads: tuple[int, ...]
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """(N, k): the reconstruction, in steps."""
+        return self.integers.T.astype(np.float64)
+
+
+def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
+    """Quantise ``x`` (N, k), in steps, column by column; spreads follow from the columns' RMS."""
+    count, columns = x.shape
+    by_column = np.ascontiguousarray(x.T, dtype=np.float64)
+    rms = np.sqrt(np.einsum("jn,jn->j", by_column, by_column) / max(count, 1))
+    spreads = tuple(spread_class(float(value)) for value in rms)
+    levels = np.empty((columns, count), np.int32)
+    integers = np.empty((columns, count), np.int32)
+    back = np.empty((count, STATES), np.int32)
+    for j, spread in enumerate(spreads):
+        _quantise_column(by_column[j], lam, _bits(spread), back, levels[j], integers[j])
+    return Block(levels, integers, spreads)
+
+
+class StreamWriter:
+    """Writes one stream. Not thread-safe; separate streams may be written side by side."""
+
+    def __init__(self) -> None:
+        self._state = rc.new_encoder()
+        self._model = rc.new_model()
+        self._out = np.zeros(1 << 12, np.uint8)
+
+    def _reserve(self, extra: int) -> None:
+        # The pending bytes of a carry chain are written later, so they need room as well.
+        need = int(self._state[4] + self._state[3]) + extra
+        if need > self._out.size:
+            grown = np.zeros(max(need, 2 * self._out.size), np.uint8)
+            grown[: self._out.size] = self._out
+            self._out = grown
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, to within the few that the coder still holds."""
+        return int(self._state[4] + self._state[3])
+
+    def integer(self, kind: int, value: int) -> None:
+        """Append a side integer of one of the kinds [0, 8); |value| < 2^30."""
+        if abs(value) >= 1 << 30:
+            raise ValueError(f"side integer out of range: {value}")
+        self._reserve(64)
+        rc.encode_integer(self._state, self._out, self._model, kind, value)
+
+    def block(self, block: Block, kind: int) -> None:
+        """Append the spread classes, as differences of side integers of ``kind``, and the columns."""
+        before = 0
+        for spread in block.spreads:
+            self.integer(kind, spread - before)
+            before = spread
+        rows = np.zeros(block.levels.shape[1], np.int64)
+        for levels, spread in zip(block.levels, block.spreads, strict=True):
+            self._reserve(16 * levels.size + 64)
+            rc.encode_column(self._state, self._out, self._model, levels, spread, rows)
+
+    def finish(self) -> bytes:
+        """Close the stream and return its bytes."""
+        self._reserve(64)
+        end = rc.finish(self._state, self._out)
+        return self._out[:end].tobytes()
+
+
+class StreamReader:
+    """Reads one stream, in the order in which it was written."""
+
+    def __init__(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
+        self._data = np.frombuffer(data, np.uint8)
+        self._state = rc.new_decoder(self._data)
+        self._model = rc.new_model()
+
+    def integer(self, kind: int, low: int, high: int, what: str) -> int:
+        """The next side integer; raises BundleFormatError unless it is in [low, high]."""
+        value = int(rc.decode_integer(self._state, self._data, self._model, kind))
+        if not low <= value <= high:
+            raise BundleFormatError(
+                f"damaged stream: {what} is {value}, expected {low} to {high}; "
+                "fetch the bundle again or restore it from a copy"
+            )
+        return value
+
+    def block(self, count: int, columns: int, kind: int) -> NDArray[np.int32]:
+        """The next block, integers (count, columns); mirrors :meth:`StreamWriter.block`.
+
+        Raises BundleFormatError if the stream has been read past its end, before it allocates.
+        """
+        if int(self._state[4]) > self._data.size + 64:
+            raise BundleFormatError(
+                f"damaged stream: read past its end with {count * columns} numbers still to come; "
+                "fetch the bundle again or restore it from a copy"
+            )
+        spreads = []
+        before = 0
+        for _ in range(columns):
+            low, high = -before, MAX_SPREAD - before
+            before += self.integer(kind, low, high, "a spread class less the one before")
+            spreads.append(before)
+        rows = np.zeros(count, np.int64)
+        integers = np.empty((columns, count), np.int32)
+        for j, spread in enumerate(spreads):
+            rc.decode_column(self._state, self._data, self._model, integers[j], spread, rows)
+        return integers.T

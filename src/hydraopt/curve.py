@@ -1,0 +1,95 @@
+"""Bits against noise for a rank-one part, from the quantiser's measured behaviour on a Gaussian.
+
+RATE and NOISE hold, for each spread class, the bits a number that the coder spends and the noise it
+leaves once the bias is undone: 1/rho^2 - 1, with rho the correlation between a number and its
+reconstruction. Measured by benchmarks/coding/gaussian_table.py; used by the planner only, never by
+a decoder.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.types import Array
+
+__all__ = ["FIRST_CLASS", "Curve", "noise_of", "part_curve", "rate_of"]
+
+FIRST_CLASS = 13
+"""Below this class nearly every number rounds to zero: such a part is not worth its place."""
+
+# fmt: off
+_RATE = np.array([
+    0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.0046, 0.0406,
+    0.4993, 0.908, 1.1554, 1.3735, 1.5853, 1.7979, 2.0143, 2.2355, 2.4559, 2.6864, 2.9185, 3.1501,
+    3.3867, 3.6251, 3.8649, 4.1074, 4.3893, 4.6276, 4.8662, 5.1105, 5.3654, 5.6056, 5.848, 6.0916])
+_NOISE = np.array([
+    1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 2474.0, 29.24, 1.52, 0.5493, 0.3366,
+    0.2277, 0.1582, 0.112, 0.0796, 0.05665, 0.04055, 0.02895, 0.02073, 0.01489, 0.01065, 0.007603,
+    0.005424, 0.003861, 0.002749, 0.001952, 0.001392, 0.0009868, 0.0006979, 0.0004961, 0.0003529,
+    0.0002503])
+# fmt: on
+_LAST = 92
+
+
+@functools.cache
+def _tables() -> tuple[Array, Array]:
+    # At high rate each class (a quarter octave of spread) adds a quarter bit and divides the noise
+    # by 2^(1/2): the measured tables go on with these slopes.
+    more = np.arange(1, _LAST + 2 - _RATE.size)
+    return (
+        np.concatenate([_RATE, _RATE[-1] + more / 4]),
+        np.concatenate([_NOISE, _NOISE[-1] * 2.0 ** (-more / 2)]),
+    )
+
+
+def rate_of(classes: NDArray[np.int64]) -> Array:
+    """Bits a number at the given spread classes (clipped to the table)."""
+    return _tables()[0][np.clip(classes, 0, _LAST)]
+
+
+def noise_of(classes: NDArray[np.int64]) -> Array:
+    """Relative squared noise, bias undone, at the given spread classes (clipped to the table)."""
+    return _tables()[1][np.clip(classes, 0, _LAST)]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Best (bits, noise) pairs for a part whose sides hold ``a`` and ``b`` numbers.
+
+    bits: rising; noise: falling, relative to the part's squared singular value, the left side's
+    divided by ``output``. left, right: the spread classes that reach them.
+    """
+
+    bits: Array
+    noise: Array
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+
+
+@functools.lru_cache(maxsize=4096)
+def part_curve(a: int, b: int, output: float) -> Curve:
+    """The lower convex hull over all pairs of spread classes (left, right)."""
+    classes = np.arange(FIRST_CLASS, _LAST + 1)
+    left, right = (grid.ravel() for grid in np.meshgrid(classes, classes, indexing="ij"))
+    bits = a * rate_of(left) + b * rate_of(right)
+    noise = noise_of(left) / output + noise_of(right)
+    order = np.lexsort((noise, bits))
+    hull: list[int] = []
+    for i in order:
+        if hull and noise[i] >= noise[hull[-1]]:
+            continue
+        while len(hull) > 1:
+            p, q = hull[-2], hull[-1]
+            cross = (bits[q] - bits[p]) * (noise[i] - noise[p]) - (noise[q] - noise[p]) * (
+                bits[i] - bits[p]
+            )
+            if cross > 0:
+                break
+            hull.pop()
+        hull.append(int(i))
+    chosen = np.array(hull)
+    return Curve(bits[chosen], noise[chosen], left[chosen], right[chosen])

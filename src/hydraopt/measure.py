@@ -1,0 +1,104 @@
+"""What an error costs: the one place where harm is defined.
+
+Equal Frobenius error is not equal harm. Noise that is independent of the adapter hardly moves the
+test loss; losing a share of what the adapter does moves it an order of magnitude more; and noise on
+the output side (U s) hurts about a quarter as much as noise on the input side (docs/log.md). A
+measure says how the planner weighs these, and in which metric the encoder fits what it can still
+choose once one side is rounded. Everything else in hydraopt is the same for all measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydraopt.errors import UsageError, explain
+from hydraopt.types import Array, Thin
+
+__all__ = ["MEASURES", "Measure", "Metric", "measure_named"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Weights of the kinds of error, all relative to noise on the input side.
+
+    name: what the bundle's recipe records.
+    lost: a unit of squared error that is lost effect (a part left out) counts this much.
+    unbiased: how strictly ``<dW~, dW>`` is held to ``<dW, dW>`` when the coefficients and the left
+        side are fitted to the rounded right side: the metric is ``I + (unbiased - 1) P`` with P the
+        projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
+    output: noise on the output side counts 1/output.
+    displacement: weight of the input directions in which a task left the start that all tasks
+        share: the trace that is added to the metric, in units of n.
+    """
+
+    name: str
+    lost: float
+    unbiased: float
+    output: float
+    displacement: float = 0.0
+
+
+MEASURES: dict[str, Measure] = {
+    "frobenius": Measure("frobenius", lost=1, unbiased=1, output=1),
+    "bias-aware": Measure("bias-aware", lost=3, unbiased=300, output=4),
+    "displacement": Measure("displacement", lost=3, unbiased=30, output=4, displacement=0.1),
+}
+"""By name. "bias-aware" is the default: it recovers most (docs/decisions.md)."""
+
+
+def measure_named(name: str) -> Measure:
+    """The measure of that name; raises UsageError."""
+    try:
+        return MEASURES[name]
+    except KeyError:
+        raise UsageError(
+            explain("unknown measure", got=repr(name), expected=", ".join(MEASURES))
+        ) from None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``I + W diag(d) W^T`` on vectors of length N: W (N, c), d (c,) with d > -1."""
+
+    W: Array
+    d: Array
+
+    def __matmul__(self, x: Array) -> Array:
+        """The metric applied to the columns of ``x`` (N, k)."""
+        return x + (self.W * self.d) @ (self.W.T @ x)
+
+    @classmethod
+    def own_space(cls, vectors: Array, weight: float) -> Metric:
+        """``I + (weight - 1) V V^T`` for orthonormal ``vectors`` V (N, r)."""
+        return cls(vectors, np.full(vectors.shape[1], weight - 1.0))
+
+    def plus(self, vectors: Array, weights: Array) -> Metric:
+        """The metric with ``vectors diag(weights) vectors^T`` added."""
+        return Metric(
+            np.concatenate([self.W, vectors], axis=1), np.concatenate([self.d, weights])
+        )
+
+
+def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:
+    """For each task, where its row space left the one that the tasks share: (vectors, weights).
+
+    thins: T thin SVDs of one module, V (n, r_t). The shared space is spanned by the ``rank`` top
+    eigenvectors of ``sum_t V_t V_t^T``; what a task has outside it is ``(I - P) V_t = E diag(e) W^T``.
+    Returns E (n, c) and e^2 / sum e^2 (c,) for each task; nothing where a task has nothing outside,
+    or where there is no other task to compare with. Depends on the products dW_t alone.
+    """
+    if len(thins) < 2:
+        return [(np.zeros((t.V.shape[0], 0)), np.zeros(0)) for t in thins]
+    stacked = np.concatenate([t.V for t in thins], axis=1)
+    _, vectors = np.linalg.eigh(stacked.T @ stacked)
+    shared, _ = np.linalg.qr(stacked @ vectors[:, ::-1][:, :rank])
+    found = []
+    for t in thins:
+        outside = t.V - shared @ (shared.T @ t.V)
+        e, s, _ = np.linalg.svd(outside, full_matrices=False)
+        energy = s**2
+        keep = energy > 1e-12
+        found.append((e[:, keep], energy[keep] / max(energy[keep].sum(), 1e-300)))
+    return found

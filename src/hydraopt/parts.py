@@ -1,0 +1,259 @@
+"""One module's record in a stream: shared bases, and a task's parts over them. Encode and decode.
+
+A task's dW in a module is a sum of k rank-one parts, ``dW ~ sum_j 2^(e_j / 32) l_j r_j^T``. Each side
+of a part, left (m) and right (n), is written in one of three ways:
+
+    explicit    its own integers;
+    shared      coordinates y over the module's shared basis V (n, q):   r = V y;
+    predicted   the same plus its own integers for what V misses:        r = V y + integers.
+
+The forms of the literature are pairs of these: private = explicit, explicit; shared input =
+explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t); shared
+output = shared, explicit; two-sided = shared, shared; predicted = any pair with a predicted side.
+Everything decoded is an integer or a power of two on a grid, so decoding is exact everywhere.
+docs/format.md is the normative text of the records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.types import Array, Basis, Factors, exponent, power
+
+__all__ = [
+    "FORMS",
+    "BasisRecord",
+    "Mode",
+    "PartsRecord",
+    "Way",
+    "quantise_basis",
+    "quantise_side",
+    "read_basis",
+    "read_parts",
+    "write_basis",
+    "write_parts",
+]
+
+MAX_PARTS = 1 << 20
+_EXPONENT_RANGE = 32 * 200
+
+
+class Kind(IntEnum):
+    """Kinds of side integers, which learn apart; part of the format."""
+
+    COUNT = 0
+    MODE = 1
+    COORDINATE_SPREAD = 2
+    RIGHT_SPREAD = 3
+    LEFT_SPREAD = 4
+    EXPONENT = 5
+    BASIS_SPREAD = 6
+
+
+class Way(IntEnum):
+    """How one side of a task's parts is written."""
+
+    EXPLICIT = 0
+    SHARED = 1
+    PREDICTED = 2
+
+
+@dataclass(frozen=True)
+class Mode:
+    """The ways of both sides; ``code`` is what the stream holds."""
+
+    left: Way
+    right: Way
+
+    @property
+    def code(self) -> int:
+        return 3 * self.left + self.right
+
+    @property
+    def form(self) -> str:
+        """The form's name in the literature and in reports."""
+        return _FORM_OF[self]
+
+
+def _form(mode: Mode) -> str:
+    if Way.PREDICTED in (mode.left, mode.right):
+        return "predicted"
+    return {
+        (Way.EXPLICIT, Way.EXPLICIT): "private",
+        (Way.EXPLICIT, Way.SHARED): "shared-input",
+        (Way.SHARED, Way.EXPLICIT): "shared-output",
+        (Way.SHARED, Way.SHARED): "two-sided",
+    }[mode.left, mode.right]
+
+
+_MODES = tuple(Mode(left, right) for left, right in product(Way, Way))
+_FORM_OF = {mode: _form(mode) for mode in _MODES}
+FORMS: dict[str, tuple[Mode, ...]] = {
+    name: tuple(mode for mode in _MODES if _FORM_OF[mode] == name)
+    for name in ("private", "shared-input", "shared-output", "two-sided", "predicted")
+}
+"""Every form by name, with the modes that belong to it."""
+
+PRIVATE = Mode(Way.EXPLICIT, Way.EXPLICIT)
+
+
+@dataclass(frozen=True)
+class BasisRecord:
+    """A quantised basis: integers (N, q), and exponents (q,) that bring them to unit length."""
+
+    block: Block
+    exponents: NDArray[np.int64]
+
+    @property
+    def basis(self) -> Basis:
+        return Basis(self.block.values * power(self.exponents))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One quantised side of k parts; ``values`` (N, k) is what a reader will see, in steps."""
+
+    way: Way
+    coordinates: Block | None
+    own: Block | None
+    values: Array
+
+
+@dataclass(frozen=True)
+class PartsRecord:
+    """A task's parts in one module, quantised: ``dW ~ (left * 2^(exponents / 32)) right^T``."""
+
+    left: Side
+    right: Side
+    exponents: NDArray[np.int64]
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(self.left.way, self.right.way)
+
+    @property
+    def count(self) -> int:
+        return int(self.exponents.size)
+
+    @property
+    def factors(self) -> Factors:
+        """B (m, k) with the coefficients inside, A (k, n): what a reader will rebuild."""
+        return Factors(self.left.values * power(self.exponents), self.right.values.T)
+
+
+def quantise_basis(x: Array) -> BasisRecord:
+    """Quantise a basis ``x`` (N, q), in steps; columns that round to zero are kept as zeros."""
+    block = quantise_block(x)
+    lengths = np.linalg.norm(block.values, axis=0)
+    inverse = [exponent(1 / float(value)) if value else 0 for value in lengths]
+    return BasisRecord(block, np.array(inverse, np.int64))
+
+
+def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
+    """Quantise one side ``x`` (N, k) of k parts, in steps, over ``basis`` (N, q) unless explicit."""
+    if way is Way.EXPLICIT:
+        own = quantise_block(x)
+        return Side(way, None, own, own.values)
+    if basis is None:
+        raise ValueError(f"a side that is {way.name.lower()} needs a basis")
+    fit = np.linalg.lstsq(basis.vectors, x, rcond=None)[0]
+    coordinates = quantise_block(fit)
+    values = basis.vectors @ coordinates.values
+    if way is Way.SHARED:
+        return Side(way, coordinates, None, values)
+    own = quantise_block(x - values)
+    return Side(way, coordinates, own, values + own.values)
+
+
+def _write_exponents(writer: StreamWriter, exponents: NDArray[np.int64]) -> None:
+    before = 0
+    for value in exponents.tolist():
+        writer.integer(Kind.EXPONENT, value - before)
+        before = value
+
+
+def _read_exponents(reader: StreamReader, count: int) -> NDArray[np.int64]:
+    values = []
+    before = 0
+    for _ in range(count):
+        low, high = -_EXPONENT_RANGE - before, _EXPONENT_RANGE - before
+        before += reader.integer(Kind.EXPONENT, low, high, "an exponent less the one before")
+        values.append(before)
+    return np.array(values, np.int64)
+
+
+def write_basis(writer: StreamWriter, record: BasisRecord | None) -> None:
+    """Append a basis to the shared stream; None is written as zero vectors."""
+    if record is None:
+        writer.integer(Kind.COUNT, 0)
+        return
+    writer.integer(Kind.COUNT, len(record.block.spreads))
+    writer.block(record.block, Kind.BASIS_SPREAD)
+    _write_exponents(writer, record.exponents)
+
+
+def read_basis(reader: StreamReader, length: int, most: int) -> Basis | None:
+    """The next basis of vectors (length,); at most ``most`` of them, else BundleFormatError."""
+    count = reader.integer(Kind.COUNT, 0, most, "the number of basis vectors")
+    if count == 0:
+        return None
+    integers = reader.block(length, count, Kind.BASIS_SPREAD)
+    return Basis(integers * power(_read_exponents(reader, count)))
+
+
+def _write_side(writer: StreamWriter, side: Side, kind: Kind) -> None:
+    if side.coordinates is not None:
+        writer.block(side.coordinates, Kind.COORDINATE_SPREAD)
+    if side.own is not None:
+        writer.block(side.own, kind)
+
+
+def _read_side(
+    reader: StreamReader, way: Way, basis: Basis | None, length: int, count: int, kind: Kind
+) -> Array:
+    values: Array | None = None
+    if way is not Way.EXPLICIT:
+        if basis is None:
+            reader.damaged(f"a {way.name.lower()} side in a module without such a basis")
+        assert basis is not None
+        coordinates = reader.block(basis.q, count, Kind.COORDINATE_SPREAD)
+        values = basis.vectors @ coordinates.astype(np.float64)
+    if way is not Way.SHARED:
+        own = reader.block(length, count, kind).astype(np.float64)
+        values = own if values is None else values + own
+    assert values is not None
+    return values
+
+
+def write_parts(writer: StreamWriter, record: PartsRecord | None, has_bases: bool) -> None:
+    """Append a task's record of one module; None, or no parts, is written as a count of zero."""
+    if record is None or record.count == 0:
+        writer.integer(Kind.COUNT, 0)
+        return
+    writer.integer(Kind.COUNT, record.count)
+    if has_bases:
+        writer.integer(Kind.MODE, record.mode.code)
+    _write_side(writer, record.right, Kind.RIGHT_SPREAD)
+    _write_side(writer, record.left, Kind.LEFT_SPREAD)
+    _write_exponents(writer, record.exponents)
+
+
+def read_parts(
+    reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
+) -> tuple[Factors, Mode]:
+    """The next record of a task: its factors, B (m, k) and A (k, n), and how they were written."""
+    count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
+    mode = PRIVATE
+    if count and (left is not None or right is not None):
+        mode = _MODES[reader.integer(Kind.MODE, 0, len(_MODES) - 1, "the mode of a record")]
+    if count == 0:
+        return Factors(np.zeros((m, 0)), np.zeros((0, n))), PRIVATE
+    rights = _read_side(reader, mode.right, right, n, count, Kind.RIGHT_SPREAD)
+    lefts = _read_side(reader, mode.left, left, m, count, Kind.LEFT_SPREAD)
+    return Factors(lefts * power(_read_exponents(reader, count)), rights.T), mode

@@ -1,0 +1,94 @@
+"""What crosses the borders between stages.
+
+Letters: T tasks; a module has m outputs and n inputs; ``dW = B A`` with B (m, r), A (r, n) and the
+adapter's scale inside B. A *part* is one rank-one term of a task's dW in a module; k counts parts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EXPONENT_GRID", "Array", "Basis", "Factors", "Thin", "power", "thin"]
+
+Array = NDArray[np.float64]
+
+EXPONENT_GRID = 32
+"""Coefficients are 2^(e / EXPONENT_GRID) with integer e; part of the format."""
+
+_MANTISSAS = np.array([round(2 ** (30 + i / EXPONENT_GRID)) for i in range(EXPONENT_GRID)], np.int64)
+
+
+def power(exponents: NDArray[np.int64]) -> Array:
+    """2^(e / 32) through a table of 31-bit integers: the same bits on every machine."""
+    whole, fraction = np.divmod(np.asarray(exponents, np.int64), EXPONENT_GRID)
+    return np.ldexp(_MANTISSAS[fraction].astype(np.float64), (whole - 30).astype(np.int32))
+
+
+def exponent(value: float) -> int:
+    """The e with 2^(e / 32) nearest to ``value`` > 0, on the logarithmic scale."""
+    return round(EXPONENT_GRID * math.log2(value))
+
+
+@dataclass(frozen=True)
+class Factors:
+    """``dW = B A``: B (m, r), A (r, n), float64, scale inside B."""
+
+    B: Array
+    A: Array
+
+    def squared_norm(self) -> float:
+        """Squared Frobenius norm, without forming (m, n)."""
+        return float(np.sum((self.B.T @ self.B) * (self.A @ self.A.T)))
+
+    def inner(self, other: Factors) -> float:
+        """Frobenius inner product with another low-rank matrix of the same (m, n)."""
+        return float(np.sum((self.B.T @ other.B) * (self.A @ other.A.T)))
+
+
+@dataclass(frozen=True)
+class Thin:
+    """Thin SVD of a low-rank matrix: ``dW = U diag(s) V^T``, U (m, k), s (k,) falling, V (n, k)."""
+
+    U: Array
+    s: Array
+    V: Array
+
+    @property
+    def energy(self) -> float:
+        """Squared Frobenius norm."""
+        return float(self.s @ self.s)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A decoded shared basis: vectors (N, q), near unit length and near orthogonal."""
+
+    vectors: Array
+
+    @property
+    def q(self) -> int:
+        return self.vectors.shape[1]
+
+
+def thin(B: Array, A: Array) -> Thin:
+    """Thin SVD of ``B A`` through the small core; rank cut at eps * max(m, n) * s_0, signs fixed.
+
+    B (m, r), A (r, n). The largest entry of each column of V is positive, so that equal products
+    give equal factors. O((m + n) r^2 + r^3); never forms (m, n). Exact zeros give k = 0.
+    """
+    qb, rb = np.linalg.qr(B)
+    qa, ra = np.linalg.qr(A.T)
+    u, s, vt = np.linalg.svd(rb @ ra.T)
+    rank = s.size
+    cutoff = np.finfo(np.float64).eps * max(B.shape[0], A.shape[1]) * (s[0] if rank else 0.0)
+    keep = int(np.count_nonzero(s > cutoff))
+    U, V = qb @ u[:, :keep], qa @ vt[:keep].T
+    if keep:
+        peak = np.abs(V).argmax(axis=0)
+        sign = np.sign(V[peak, np.arange(keep)])
+        U, V = U * sign, V * sign
+    return Thin(U, s[:keep], V)
