@@ -39,7 +39,7 @@ def prompt_text(instruction: str, text: str) -> str:
 def encode(
     tokenizer: Any, rows: Sequence[Row], instruction: str, max_tokens: int | None = None
 ) -> list[Encoded]:
-    """The rows as token ids; rows whose prompt or target is longer than `max_tokens` are left out.
+    """The rows as token ids; rows of more than `max_tokens`, prompt and target, are left out.
 
     Prompt and target are tokenised apart: at inference the model sees the prompt's tokens alone, so
     a token that spans the border would never occur there.
@@ -50,7 +50,7 @@ def encode(
         prompt = tokenizer(prompt_text(instruction, row["input"]), add_special_tokens=False)
         target = tokenizer(" " + row["output"], add_special_tokens=False)
         item = Encoded((bos, *prompt["input_ids"]), (*target["input_ids"], eos))
-        if max_tokens is None or max(len(item.prompt), len(item.target)) <= max_tokens:
+        if max_tokens is None or len(item) <= max_tokens:
             encoded.append(item)
     return encoded
 

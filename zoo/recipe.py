@@ -45,7 +45,7 @@ class Plan:
     patience: int = 4  # validations without a new best before training stops
     solved_nll: float = 0.001  # a validation loss below this leaves nothing to learn
     test_rows: int = 200
-    max_tokens: int | None = None  # longer prompts or targets are left out
+    max_tokens: int | None = None  # longer rows, prompt and target, are left out
     save_dtype: str = "float16"
 
     @property

@@ -47,7 +47,7 @@ def score(
 ) -> Score:
     """Teacher-forced score of the model as it is (attached adapters included) on `rows`.
 
-    max_tokens: rows whose prompt or target is longer are left out, see `batching.encode`.
+    max_tokens: rows that are longer, prompt and target together, are left out.
     """
     return score_encoded(model, encode(tokenizer, rows, instruction, max_tokens))
 
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, help="folder of task folders; default: generate them")
     parser.add_argument("--rows", type=int, default=200, help="test rows per task (default 200)")
     parser.add_argument(
-        "--max-tokens", type=int, help="leave out rows with a longer prompt or target"
+        "--max-tokens", type=int, help="leave out rows longer than this, prompt and target"
     )
     parser.add_argument("adapters", nargs="+", type=Path, metavar="ADAPTER_DIR")
     args = parser.parse_args()
