@@ -1,1 +1,63 @@
-"""hydraopt."""
+"""hydraopt: many LoRA adapters of one base model in one small bundle, and every adapter back.
+
+    >>> import hydraopt
+    >>> result = hydraopt.merge("adapters/*", "phone.hydra.safetensors", size="5%")  # doctest: +SKIP
+    >>> bundle = hydraopt.open_bundle("phone.hydra.safetensors")                     # doctest: +SKIP
+    >>> bundle["numbers-de"].save_pretrained("numbers-de/")                          # doctest: +SKIP
+
+The names below load on first use, so that ``import hydraopt`` and the command line start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydraopt.adapters import Adapter, read_adapter, read_adapters
+    from hydraopt.bundle.reader import Bundle, TaskAdapter, open_bundle
+    from hydraopt.bundle.verify import verify_bundle
+    from hydraopt.errors import HydraoptError
+    from hydraopt.merge import MergeResult, merge
+    from hydraopt.shrink import shrink
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adapter": "hydraopt.adapters",
+    "Bundle": "hydraopt.bundle.reader",
+    "HydraoptError": "hydraopt.errors",
+    "MergeResult": "hydraopt.merge",
+    "TaskAdapter": "hydraopt.bundle.reader",
+    "merge": "hydraopt.merge",
+    "open_bundle": "hydraopt.bundle.reader",
+    "read_adapter": "hydraopt.adapters",
+    "read_adapters": "hydraopt.adapters",
+    "shrink": "hydraopt.shrink",
+    "verify_bundle": "hydraopt.bundle.verify",
+}
+
+__all__ = [
+    "Adapter",
+    "Bundle",
+    "HydraoptError",
+    "MergeResult",
+    "TaskAdapter",
+    "__version__",
+    "merge",
+    "open_bundle",
+    "read_adapter",
+    "read_adapters",
+    "shrink",
+    "verify_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'hydraopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

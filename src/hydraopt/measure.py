@@ -25,6 +25,8 @@ class Measure:
 
     name: what the bundle's recipe records.
     lost: a unit of squared error that is lost effect (a part left out) counts this much.
+    projected: the same for what a basis shared by all tasks cannot express. It is small in norm and
+        is what the task learned away from the others, along the inputs that it really has.
     unbiased: how strictly ``<dW~, dW>`` is held to ``<dW, dW>`` when the coefficients and the left
         side are fitted to the rounded right side: the metric is ``I + (unbiased - 1) P`` with P the
         projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
@@ -35,15 +37,18 @@ class Measure:
 
     name: str
     lost: float
+    projected: float
     unbiased: float
     output: float
     displacement: float = 0.0
 
 
 MEASURES: dict[str, Measure] = {
-    "frobenius": Measure("frobenius", lost=1, unbiased=1, output=1),
-    "bias-aware": Measure("bias-aware", lost=3, unbiased=300, output=4),
-    "displacement": Measure("displacement", lost=3, unbiased=30, output=4, displacement=0.1),
+    "frobenius": Measure("frobenius", lost=1, projected=1, unbiased=1, output=1),
+    "bias-aware": Measure("bias-aware", lost=3, projected=30, unbiased=300, output=4),
+    "displacement": Measure(
+        "displacement", lost=3, projected=30, unbiased=30, output=4, displacement=0.1
+    ),
 }
 """By name. "bias-aware" is the default: it recovers most (docs/decisions.md)."""
 
@@ -76,9 +81,7 @@ class Metric:
 
     def plus(self, vectors: Array, weights: Array) -> Metric:
         """The metric with ``vectors diag(weights) vectors^T`` added."""
-        return Metric(
-            np.concatenate([self.W, vectors], axis=1), np.concatenate([self.d, weights])
-        )
+        return Metric(np.concatenate([self.W, vectors], axis=1), np.concatenate([self.d, weights]))
 
 
 def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:

@@ -30,6 +30,7 @@ __all__ = [
     "FORMS",
     "BasisRecord",
     "Mode",
+    "Side",
     "PartsRecord",
     "Way",
     "quantise_basis",
@@ -123,6 +124,15 @@ class Side:
     coordinates: Block | None
     own: Block | None
     values: Array
+
+    def keep(self, columns: NDArray[np.bool_]) -> Side:
+        """Only the marked columns."""
+        if columns.all():
+            return self
+        coordinates = self.coordinates and self.coordinates.keep(columns)
+        return Side(
+            self.way, coordinates, self.own and self.own.keep(columns), self.values[:, columns]
+        )
 
 
 @dataclass(frozen=True)

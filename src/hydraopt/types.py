@@ -19,7 +19,9 @@ Array = NDArray[np.float64]
 EXPONENT_GRID = 32
 """Coefficients are 2^(e / EXPONENT_GRID) with integer e; part of the format."""
 
-_MANTISSAS = np.array([round(2 ** (30 + i / EXPONENT_GRID)) for i in range(EXPONENT_GRID)], np.int64)
+_MANTISSAS = np.array(
+    [round(2 ** (30 + i / EXPONENT_GRID)) for i in range(EXPONENT_GRID)], np.int64
+)
 
 
 def power(exponents: NDArray[np.int64]) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numba import njit
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from hydraopt.coding import rangecoder as rc
 from hydraopt.coding.gaussian import level_bits
 from hydraopt.coding.trellis import STATES, quantise, reconstruct
-from hydraopt.errors import BundleFormatError
+from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
     "LAMBDA",
@@ -79,6 +80,11 @@ class Block:
     def values(self) -> NDArray[np.float64]:
         """(N, k): the reconstruction, in steps."""
         return self.integers.T.astype(np.float64)
+
+    def keep(self, columns: NDArray[np.bool_]) -> Block:
+        """Only the marked columns."""
+        spreads = tuple(s for s, kept in zip(self.spreads, columns, strict=True) if kept)
+        return Block(self.levels[columns], self.integers[columns], spreads)
 
 
 def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
@@ -141,6 +147,10 @@ class StreamWriter:
         return self._out[:end].tobytes()
 
 
+_MOST_NUMBERS = 1 << 25
+"""Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
+
+
 class StreamReader:
     """Reads one stream, in the order in which it was written."""
 
@@ -153,10 +163,7 @@ class StreamReader:
         """The next side integer; raises BundleFormatError unless it is in [low, high]."""
         value = int(rc.decode_integer(self._state, self._data, self._model, kind))
         if not low <= value <= high:
-            raise BundleFormatError(
-                f"damaged stream: {what} is {value}, expected {low} to {high}; "
-                "fetch the bundle again or restore it from a copy"
-            )
+            self.damaged(f"{what} is {value}, expected {low} to {high}")
         return value
 
     def block(self, count: int, columns: int, kind: int) -> NDArray[np.int32]:
@@ -165,10 +172,9 @@ class StreamReader:
         Raises BundleFormatError if the stream has been read past its end, before it allocates.
         """
         if int(self._state[4]) > self._data.size + 64:
-            raise BundleFormatError(
-                f"damaged stream: read past its end with {count * columns} numbers still to come; "
-                "fetch the bundle again or restore it from a copy"
-            )
+            self.damaged(f"its end was passed with {count * columns} numbers still to come")
+        if count * columns > _MOST_NUMBERS:
+            self.damaged(f"a block claims {count} x {columns} numbers")
         spreads = []
         before = 0
         for _ in range(columns):
@@ -180,3 +186,14 @@ class StreamReader:
         for j, spread in enumerate(spreads):
             rc.decode_column(self._state, self._data, self._model, integers[j], spread, rows)
         return integers.T
+
+    @property
+    def position(self) -> int:
+        """Bytes taken from the stream so far."""
+        return min(int(self._state[4]), self._data.size)
+
+    def damaged(self, what: str) -> NoReturn:
+        """Raise BundleFormatError about this stream."""
+        raise BundleFormatError(
+            explain("damaged stream", got=what, do="Fetch the bundle again or restore a copy")
+        )

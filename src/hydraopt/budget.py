@@ -1,0 +1,163 @@
+"""Budgets: what the user asks for, and the search for the price of a bit that meets it.
+
+Size and error both follow the price monotonically and nearly as a power law, so a secant step in
+logarithms lands within a percent in two or three passes. What counts is what a pass really made:
+bytes of the file, errors after rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.passes import Draft, Passes
+from hydraopt.types import Array
+
+__all__ = ["Budget", "parse_size", "search"]
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_MOST_PASSES = 12
+_SLACK = 4096
+"""A file may be this much smaller than the budget, or one percent, whichever is more."""
+
+
+def parse_size(text: str | int, fp16_bytes: int) -> int:
+    """Bytes of "5%" (of the inputs' fp16 bytes), "3MB" (10^6), "3MiB" (2^20) or a plain number.
+
+    Raises UsageError for anything else, and for a size that is not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*", str(text).lower())
+    if match and (match[2] == "%" or match[2] in _UNITS):
+        number = float(match[1])
+        size = number / 100 * fp16_bytes if match[2] == "%" else number * _UNITS[match[2]]
+        if 0 < size < math.inf:
+            return int(size)
+    raise UsageError(
+        explain("cannot read the size", got=repr(text), expected="5%, 800KB, 3MB, 2MiB or bytes")
+    )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One limit: kind "size" in bytes of the whole file; "error", the mean over tasks of the
+    relative Frobenius error; "max-error", that of the worst task."""
+
+    kind: Literal["size", "error", "max-error"]
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.kind != "size" and not 0 < self.value < 1:
+            raise UsageError(
+                explain(f"--{self.kind} is a fraction", got=self.value, expected="between 0 and 1")
+            )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The draft that met the budget, and how many passes it took."""
+
+    draft: Draft
+    passes: int
+
+
+def search(
+    passes: Passes,
+    budget: Budget,
+    weights: Array,
+    file_size: Callable[[Draft], int],
+    mean_error: Callable[[Draft], tuple[float, float]],
+    first_price: float,
+    fair: bool = False,
+) -> Found:
+    """The largest draft within the budget.
+
+    file_size: bytes of the whole file that a draft makes. mean_error: (mean, worst) over tasks.
+    fair: between passes, weights move towards the worst task until all errors are alike.
+    Raises BudgetError if no price meets it.
+    """
+
+    def value_of(draft: Draft) -> float:
+        if budget.kind == "size":
+            return float(file_size(draft))
+        return mean_error(draft)[0 if budget.kind == "error" else 1]
+
+    # In logarithms: bytes fall about as price^-0.6 and errors rise about as price^0.3.
+    slope = -0.6 if budget.kind == "size" else 0.3
+    price, best = first_price, None
+    low = high = None  # (log price, log value), nearest on either side of the budget
+    wanted = _aim(budget)
+    for count in range(1, _MOST_PASSES + 1):
+        draft = passes.run(price, weights, f"pass {count}")
+        value = value_of(draft)
+        settled = not fair or _spread(draft) < 1.05 or count > _MOST_PASSES - 4
+        if value <= budget.value and settled:
+            if best is None or abs(value - budget.value) < abs(value_of(best) - budget.value):
+                best = draft
+            if _close(budget, value):
+                return Found(draft, count)
+        if fair and not settled:
+            weights = weights * (draft.relative_errors() / draft.relative_errors().mean())
+            low = high = None
+        point = (math.log(price), math.log(max(value, 1e-12)))
+        if (point[1] > math.log(wanted)) == (slope < 0):
+            low = point
+        else:
+            high = point
+        price = math.exp(_next(point, low, high, math.log(wanted), slope))
+    if best is not None:
+        return Found(best, _MOST_PASSES)
+    raise BudgetError(
+        explain(
+            f"the budget cannot be met: {budget.kind} of {budget.value:g}",
+            got=f"{value:g} at the nearest",
+            expected=f"at most {budget.value:g}",
+            do="Ask for more bytes, for a larger error, or for --lossless",
+        )
+    )
+
+
+def _aim(budget: Budget) -> float:
+    """Where to aim: the middle of what counts as met."""
+    if budget.kind != "size":
+        return budget.value * 0.985
+    return budget.value - max(0.005 * budget.value, min(_SLACK / 2, budget.value / 20))
+
+
+def _close(budget: Budget, value: float) -> bool:
+    if budget.kind != "size":
+        return value >= 0.97 * budget.value
+    return budget.value - value <= max(0.01 * budget.value, _SLACK)
+
+
+def _next(
+    point: tuple[float, float],
+    low: tuple[float, float] | None,
+    high: tuple[float, float] | None,
+    wanted: float,
+    slope: float,
+) -> float:
+    """The next log price: a secant inside the bracket, a step along the known slope outside."""
+    if low and high and low[0] < high[0] and low[1] != high[1]:
+        share = (wanted - low[1]) / (high[1] - low[1])
+        return low[0] + min(max(share, 0.05), 0.95) * (high[0] - low[0])
+    return point[0] + float(np.clip((wanted - point[1]) / slope, -6, 6))
+
+
+def _spread(draft: Draft) -> float:
+    errors = draft.relative_errors()
+    return float(errors.max() / max(errors.mean(), 1e-12))

@@ -1,0 +1,24 @@
+"""The bundle file: many adapters of one base model in one safetensors file."""
+
+from hydraopt.bundle.carried import Carried, pack_carried
+from hydraopt.bundle.describe import task_entry
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.spec import CarriedBlob, CarriedItem, Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.writer import bundle_size, write_bundle
+
+__all__ = [
+    "Bundle",
+    "Carried",
+    "CarriedBlob",
+    "CarriedItem",
+    "Manifest",
+    "ModuleEntry",
+    "TaskAdapter",
+    "TaskEntry",
+    "bundle_size",
+    "open_bundle",
+    "pack_carried",
+    "task_entry",
+    "write_bundle",
+]

@@ -1,0 +1,115 @@
+"""Lossless coding of the tensors that are not low-rank products.
+
+Tensors that the same set of tasks holds go into one blob. The bytes of its distinct tensors,
+grouped by element size, are split into byte planes (all first bytes, then all second bytes, ...),
+because the exponents of neighbouring floats are alike and their mantissas are not, and the planes
+are compressed with zstd.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.container import compress, decompress
+from hydraopt.bundle.spec import MAX_RAW, CarriedBlob, CarriedItem
+
+__all__ = ["Carried", "pack_carried", "unpack_blob"]
+
+_WIDTHS = (8, 4, 2, 1)
+
+
+@dataclass
+class Carried:
+    """blobs and their bytes, in step; tasks: the blobs of each task, by name."""
+
+    blobs: list[CarriedBlob] = field(default_factory=list)
+    data: list[bytes] = field(default_factory=list)
+    tasks: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
+    """Blobs for the carried tensors of each task, by task name and key.
+
+    The result depends on what tasks hold, not on the order in which they name it. Tensors are read
+    twice, one at a time; memory is one blob.
+    """
+    holders: dict[tuple[str, str, tuple[int, ...], bytes], list[tuple[str, RawTensor]]] = {}
+    for task in sorted(tensors):
+        for key, tensor in tensors[task].items():
+            digest = hashlib.sha256(tensor.raw()).digest()
+            holders.setdefault((key, tensor.dtype, tensor.shape, digest), []).append((task, tensor))
+    groups: dict[tuple[str, ...], list[tuple[CarriedItem, bytes, RawTensor]]] = {}
+    for (key, dtype, shape, digest), held in sorted(holders.items(), key=lambda x: x[0]):
+        tasks = tuple(task for task, _ in held)
+        item = CarriedItem(key, dtype, shape)
+        groups.setdefault(tasks, []).append((item, digest, held[0][1]))
+    result = Carried(tasks=dict.fromkeys(tensors, ()))
+    for tasks, members in sorted(groups.items(), key=lambda x: x[0]):
+        items: list[CarriedItem] = []
+        first: dict[tuple[bytes, int], int] = {}
+        own: list[tuple[int, bytes]] = []
+        for item, digest, tensor in members:
+            of = first.setdefault((digest, item.itemsize), len(items))
+            if of == len(items):
+                items.append(item)
+                own.append((item.itemsize, tensor.raw()))
+            else:
+                items.append(CarriedItem(item.key, item.dtype, item.shape, of))
+        for task in tasks:
+            result.tasks[task] += (len(result.blobs),)
+        result.blobs.append(CarriedBlob(tuple(items)))
+        result.data.append(compress(_split(own)))
+    return result
+
+
+def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
+    """Byte planes of (element size, bytes), wide elements first, in their order within a size."""
+    tensors = list(tensors)
+    planes = b""
+    for width in _WIDTHS:
+        joined = b"".join(data for size, data in tensors if size == width)
+        planes += np.frombuffer(joined, np.uint8).reshape(-1, width).T.tobytes()
+    return planes
+
+
+def unpack_blob(blob: CarriedBlob, data: bytes, source: Path) -> dict[str, RawTensor]:
+    """The tensors of a blob by key; raises BundleFormatError before it allocates too much."""
+    planes = memoryview(decompress(data, blob.raw_size, MAX_RAW, "a blob of carried tensors"))
+    joined: dict[int, bytes] = {}
+    position = 0
+    for width in _WIDTHS:
+        own = (x for x in blob.items if x.of is None and x.itemsize == width)
+        size = sum(item.nbytes for item in own)
+        part = np.frombuffer(planes[position : position + size], np.uint8)
+        joined[width] = part.reshape(width, -1).T.tobytes()
+        position += size
+    places: list[int] = []
+    used = dict.fromkeys(_WIDTHS, 0)
+    tensors = {}
+    for item in blob.items:
+        if item.of is None:
+            places.append(used[item.itemsize])
+            used[item.itemsize] += item.nbytes
+        else:
+            places.append(places[item.of])
+        read = _Slice(joined[item.itemsize], places[-1], item.nbytes)
+        tensors[item.key] = RawTensor(item.key, item.dtype, item.shape, source, read)
+    return tensors
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Some bytes of a decoded blob; sharing the blob, copies cost nothing until they are read."""
+
+    data: bytes = field(repr=False)
+    start: int
+    size: int
+
+    def __call__(self) -> bytes:
+        return self.data[self.start : self.start + self.size]

@@ -1,0 +1,206 @@
+"""Small, strict, canonical JSON: tables as columns, errors as bytes, configs as differences.
+
+The manifest is JSON so that a stranger can read it, and short because every bundle carries it.
+Whatever does not have exactly the expected form raises BundleFormatError.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, NoReturn
+
+from hydraopt.errors import BundleFormatError, explain
+
+__all__ = [
+    "bad",
+    "check",
+    "code_of",
+    "config_difference",
+    "config_from_difference",
+    "dumps",
+    "error_of",
+    "loads",
+    "pack_columns",
+    "pack_errors",
+    "pack_ranges",
+    "unpack_columns",
+    "unpack_errors",
+    "unpack_ranges",
+]
+
+_EXACT: Final = 255
+_STEPS: Final = 16
+
+
+def bad(what: str, got: object = None, expected: object = None) -> NoReturn:
+    """Raise BundleFormatError about the manifest; long values are cut."""
+    shown = None if got is None else repr(got)[:80]
+    raise BundleFormatError(explain(f"manifest: {what}", got=shown, expected=expected))
+
+
+def check(fine: object, what: str, got: object = None, expected: object = None) -> None:
+    """Raise BundleFormatError unless ``fine``."""
+    if not fine:
+        bad(what, got, expected)
+
+
+def dumps(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, UTF-8 as it is.
+
+    Raises BundleFormatError for NaN, infinity, and what JSON cannot hold.
+    """
+    try:
+        return json.dumps(
+            value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        bad(f"a value cannot be written as JSON: {error}")
+
+
+def loads(data: bytes) -> Any:
+    """The value of a JSON text; repeated keys, NaN and infinity are refused."""
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant
+        )
+    # RecursionError: a text may be nothing but ten thousand opening brackets.
+    except (ValueError, RecursionError) as error:
+        bad(f"not valid JSON: {error}")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return result
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def pack_columns(
+    rows: Sequence[Mapping[str, Any]], lead: str, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Rows of equal keys as columns: ``lead`` is a list; another column is left out where all
+    values are its default, ``{"=": value}`` where all are equal, and a list otherwise."""
+    columns: dict[str, Any] = {lead: [row[lead] for row in rows]}
+    for name, default in defaults.items():
+        values = [row[name] for row in rows]
+        first = dumps(values[0]) if values else dumps(default)
+        if any(dumps(value) != first for value in values):
+            columns[name] = values
+        elif first != dumps(default):
+            columns[name] = {"=": values[0]}
+    return columns
+
+
+def unpack_columns(
+    columns: Any, lead: str, defaults: Mapping[str, Any], what: str, most: int
+) -> list[dict[str, Any]]:
+    """Inverse of :func:`pack_columns`; at most ``most`` rows, and no column but the known ones."""
+    check(isinstance(columns, dict), f"{what} are not a table", columns, "an object of columns")
+    unknown = sorted(set(columns) - {lead, *defaults})
+    check(not unknown, f"{what} have unknown columns", unknown, sorted({lead, *defaults}))
+    leading = columns.get(lead)
+    check(isinstance(leading, list), f"{what} lack the column {lead!r}", leading, "a list")
+    check(len(leading) <= most, f"too many {what}", len(leading), f"at most {most}")
+    rows: list[dict[str, Any]] = [{lead: value} for value in leading]
+    for name, default in defaults.items():
+        column = columns.get(name, {"=": default})
+        if isinstance(column, dict):
+            check(column.keys() == {"="}, f"column {name!r} of {what}", column, '{"=": value}')
+            column = [column["="]] * len(rows)
+        right = isinstance(column, list) and len(column) == len(rows)
+        check(right, f"column {name!r} of {what} does not fit", column, f"{len(rows)} values")
+        for row, value in zip(rows, column, strict=True):
+            row[name] = value
+    return rows
+
+
+def pack_ranges(indices: Sequence[int], count: int) -> str | list[int]:
+    """Rising indices below ``count``: "all", or [start, stop, start, stop, ...]."""
+    if len(indices) == count:
+        return "all"
+    flat: list[int] = []
+    for index in indices:
+        if flat and flat[-1] == index:
+            flat[-1] += 1
+        else:
+            flat += [index, index + 1]
+    return flat
+
+
+def unpack_ranges(value: Any, count: int) -> tuple[int, ...]:
+    """Inverse of :func:`pack_ranges`; ranges must rise and be apart, so each set has one form."""
+    if value == "all":
+        return tuple(range(count))
+    check(isinstance(value, list) and len(value) % 2 == 0, "ranges", value, '"all" or pairs')
+    check(all(type(x) is int for x in value), "ranges", value, "whole numbers")
+    rising = all(a < b for a, b in pairwise(value))
+    check(rising, "ranges do not rise", value, "start < stop < next start")
+    check(not value or (value[0] >= 0 and value[-1] <= count), "ranges", value, f"0 to {count}")
+    return tuple(i for a, b in zip(value[::2], value[1::2], strict=True) for i in range(a, b))
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def code_of(error: float) -> int:
+    """Grid code of a relative error: round(-16 log2 error) in [0, 254]; 255 is exactly zero.
+
+    A step is 4.4 %; errors of 1 and more become 1, those below 2^(-254/16) = 1.7e-5 become that.
+    """
+    if error == 0:
+        return _EXACT
+    return min(max(round(-_STEPS * math.log2(error)), 0), _EXACT - 1)
+
+
+def error_of(code: int) -> float:
+    """The relative error that a code stands for."""
+    return 0.0 if code == _EXACT else 2.0 ** (-code / _STEPS)
+
+
+def pack_errors(errors: Iterable[float]) -> str:
+    """Errors as base64 of one code byte each."""
+    return base64.b64encode(bytes(map(code_of, errors))).decode().rstrip("=")
+
+
+def unpack_errors(text: Any) -> tuple[float, ...]:
+    """Inverse of :func:`pack_errors`."""
+    check(isinstance(text, str), "errors", text, "base64 text")
+    try:
+        codes = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        bad(f"errors are not base64: {error}", text)
+    return tuple(map(error_of, codes))
+
+
+# --- configs ----------------------------------------------------------------------------------
+
+
+def config_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """``other`` as settings that differ from those of ``first``, and settings that it lacks."""
+    changed = {k: v for k, v in other.items() if k not in first or dumps(v) != dumps(first[k])}
+    missing = sorted(set(first) - set(other))
+    return {**({"set": changed} if changed else {}), **({"drop": missing} if missing else {})}
+
+
+def config_from_difference(first: Mapping[str, Any], difference: Any) -> dict[str, Any]:
+    """Inverse of :func:`config_difference`."""
+    form = '{"set": {...}, "drop": [...]}'
+    check(isinstance(difference, dict), "config", difference, form)
+    check(difference.keys() <= {"set", "drop"}, "config", difference, form)
+    changed, missing = difference.get("set", {}), difference.get("drop", [])
+    right = isinstance(changed, dict) and isinstance(missing, list)
+    check(right and all(isinstance(x, str) for x in missing), "config", difference, form)
+    check(set(missing) <= set(first), "config drops settings that are not there", missing)
+    return {**{k: v for k, v in first.items() if k not in missing}, **changed}

@@ -1,0 +1,58 @@
+"""An Adapter out of tensors in memory: how a lossless task gets its modules back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
+from hydraopt.adapters.model import Adapter
+from hydraopt.adapters.peft import Parts, read_peft
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile
+from hydraopt.adapters.scale import ScaleRule
+from hydraopt.bundle.spec import TaskEntry
+
+__all__ = ["adapter_of"]
+
+
+def adapter_of(
+    entry: TaskEntry, config: Mapping[str, Any], tensors: Mapping[str, RawTensor], source: Path
+) -> Adapter:
+    """The adapter of a lossless task, parsed by its format's own reader.
+
+    Raises AdapterFormatError where that reader does.
+    """
+    file = TensorFile(source, tensors, entry.metadata)
+    parts = _parse(entry, config, file)
+    modules = parts.modules
+    if entry.format != "peft" and modules:
+        # An alpha that the caller gave once is in no file, but in the config made from it.
+        rule = ScaleRule.from_config(config, source)
+        modules = [replace(x, scale=rule.scale(x.path.partition("::")[0])) for x in modules]
+    return Adapter(
+        name=entry.name,
+        source=source,
+        format=entry.format,
+        base_model=entry.base_model,
+        config=config,
+        modules={x.path: x for x in sorted(modules, key=lambda x: x.path)},
+        extras={key: file[key] for key in parts.extras},
+        tensors=file,
+        extra_kinds={key: parts.extras[key] for key in file if key in parts.extras},
+        notes=entry.notes,
+        peft_keys=parts.keys,
+    )
+
+
+def _parse(entry: TaskEntry, config: Mapping[str, Any], file: TensorFile) -> Parts:
+    if entry.format == "peft":
+        return read_peft(file, config, file.path)
+    origin = config.get("hydraopt") or {}
+    if entry.format == "mlx":
+        return read_mlx(file, origin.get("config") or {}, file.path)
+    if entry.format == "loralib":
+        return read_loralib(file, None)
+    known = TensorFile(file.path, file, {**origin.get("metadata", {}), **entry.metadata})
+    return read_image_lora(known, entry.format, None)

@@ -1,0 +1,226 @@
+"""Opening a bundle: everything is checked before it is believed, and read when it is needed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile
+from hydraopt.adapters.safetensorsfile import open_safetensors
+from hydraopt.bundle import jsonform as form
+from hydraopt.bundle.carried import unpack_blob
+from hydraopt.bundle.container import FORMAT, VERSION, decompress, tensor_names
+from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.writer import checksum, metadata_of
+from hydraopt.coding.stream import StreamReader
+from hydraopt.errors import (
+    AdapterFormatError,
+    BundleFormatError,
+    ChecksumError,
+    TaskNotFoundError,
+    UnsupportedVersionError,
+    explain,
+)
+from hydraopt.parts import read_basis
+from hydraopt.types import Basis
+
+__all__ = ["Bundle", "open_bundle"]
+
+_MOST_MANIFEST = 1 << 30
+_MOST_VECTORS = 1 << 16
+_AGAIN = "Fetch the bundle again or restore a copy"
+
+Bases = tuple[Basis | None, Basis | None]
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle; only its header and its manifest are read.
+
+    Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for a
+    damaged manifest, UnsupportedVersionError for a bundle of a newer format.
+    """
+    return Bundle(Path(path))
+
+
+class Bundle(Mapping[str, TaskAdapter]):
+    """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
+
+    path: the file.  manifest: what it holds.  metadata: the header's, for people.
+    bytes_read: bytes read from the file so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            size = path.stat().st_size
+            self._file: TensorFile = open_safetensors(path, size)
+        except OSError as error:
+            _refuse("bundle cannot be read", path, error)
+        except AdapterFormatError as error:
+            raise BundleFormatError(f"not a bundle, or damaged: {error}") from error
+        self.metadata = self._file.metadata
+        self.bytes_read = size - sum(tensor.nbytes for tensor in self._file.values())
+        self._check_version()
+        self._checksums = self._read_checksums()
+        packed = self.read("manifest")
+        text = decompress(packed, None, _MOST_MANIFEST, "the manifest")
+        self.manifest = Manifest.from_json(form.loads(text))
+        self.manifest.check_canonical()
+        self._check_container()
+        self._tasks = {entry.name: entry for entry in self.manifest.tasks}
+
+    @property
+    def base_model(self) -> str | None:
+        """What all tasks belong to."""
+        return self.manifest.base_model
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """How the bundle was made."""
+        return self.manifest.recipe
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+    @property
+    def tensor_bytes(self) -> dict[str, int]:
+        """Bytes of each tensor of the file, in file order: what the parts of a bundle cost."""
+        return {name: tensor.nbytes for name, tensor in self._file.items()}
+
+    def __getitem__(self, name: str) -> TaskAdapter:
+        """The task of that name, a fresh object: what it decodes is freed with it.
+
+        Raises TaskNotFoundError, naming similar ones.
+        """
+        if name not in self._tasks:
+            near = difflib.get_close_matches(str(name), self._tasks, 5, 0.5) or list(self)[:8]
+            raise TaskNotFoundError(
+                explain("no such task", file=self.path, got=repr(name), expected=", ".join(near))
+            )
+        return TaskAdapter(self, self._tasks[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tasks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __repr__(self) -> str:
+        return (
+            f"Bundle({str(self.path)!r}, {len(self)} tasks, {len(self.manifest.modules)} modules)"
+        )
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one tensor of the file, held against its checksum.
+
+        Raises ChecksumError; BundleFormatError if the file changed since it was opened.
+        """
+        try:
+            data = self._file[name].raw()
+        except AdapterFormatError as error:
+            raise BundleFormatError(str(error)) from error
+        self.bytes_read += len(data)
+        found, expected = checksum(data), self._checksums[name]
+        if found != expected:
+            raise ChecksumError(
+                explain(
+                    f"bytes of {name!r} are not those that were written",
+                    file=self.path,
+                    got=f"checksum {found}",
+                    expected=expected,
+                    do=_AGAIN,
+                )
+            )
+        return data
+
+    def read_blob(self, index: int) -> dict[str, RawTensor]:
+        """The carried tensors of one blob, by key."""
+        return unpack_blob(self.manifest.blobs[index], self.read(f"carried/{index}"), self.path)
+
+    def bases(self, module: int) -> Bases:
+        """The shared bases, left (m, q) and right (n, q), of the module of that index."""
+        return self._bases[module] if self._bases else (None, None)
+
+    @cached_property
+    def _bases(self) -> list[Bases]:
+        if not self._file["shared"].nbytes:
+            return []
+        data = self.read("shared")
+        reader = StreamReader(data)
+        bases: list[Bases] = []
+        for module in self.manifest.modules:
+            left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
+            bases.append((left, read_basis(reader, module.n, min(module.n, _MOST_VECTORS))))
+        if reader.position != len(data):
+            reader.damaged(f"{len(data)} bytes, of which the bases take {reader.position}")
+        return bases
+
+    def _check_version(self) -> None:
+        if self.metadata.get("format") != FORMAT:
+            _refuse(
+                "a safetensors file, but not a bundle",
+                self.path,
+                self.metadata.get("format"),
+                FORMAT,
+            )
+        text = self.metadata.get("format_version", "")
+        if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
+            _refuse("format version makes no sense", self.path, repr(text)[:40], VERSION)
+        if int(text) > VERSION:
+            raise UnsupportedVersionError(
+                explain(
+                    "bundle was written in a newer format",
+                    file=self.path,
+                    got=f"format version {text}",
+                    expected=f"at most {VERSION}",
+                    do="Install a newer hydraopt: pip install --upgrade hydraopt",
+                )
+            )
+
+    def _read_checksums(self) -> dict[str, str]:
+        found = form.loads(self.metadata.get("checksums", "null").encode("utf-8", "replace"))
+        names = list(self._file)
+        right = isinstance(found, list) and all(isinstance(x, str) for x in found)
+        if not right or len(found) != len(names) or "manifest" not in self._file:
+            _refuse(
+                "checksums do not fit the tensors", self.path, repr(found)[:80], f"{len(names)}"
+            )
+        return dict(zip(names, found, strict=True))
+
+    def _check_container(self) -> None:
+        """The file holds the tensors that the manifest needs, in order, and no others."""
+        needed = tensor_names(self.manifest.streams, len(self.manifest.blobs))
+        if list(self._file) != needed:
+            odd = sorted(set(needed) ^ set(self._file))[:8]
+            _refuse(
+                "tensors are not those of the manifest", self.path, odd, f"{len(needed)} tensors"
+            )
+        for name, tensor in self._file.items():
+            if tensor.dtype != "U8" or len(tensor.shape) != 1:
+                _refuse(f"tensor {name!r} is not a row of bytes", self.path, tensor.dtype, "U8")
+        for key, value in metadata_of(self.manifest).items():
+            if self.metadata.get(key) != value:
+                _refuse(
+                    f"metadata {key!r} contradicts the manifest",
+                    self.path,
+                    repr(self.metadata.get(key))[:80],
+                    value[:80],
+                )
+        unknown = sorted(set(self.metadata) - {*metadata_of(self.manifest), "library", "checksums"})
+        if unknown:
+            _refuse("metadata has unknown keys", self.path, ", ".join(unknown)[:80])
+
+
+def _refuse(what: str, file: Path, got: object = None, expected: object = None) -> NoReturn:
+    message = explain(what, file=file, got=got, expected=expected, do=_AGAIN)
+    raise BundleFormatError(message)

@@ -1,0 +1,410 @@
+"""The manifest: what a bundle holds, as frozen dataclasses that validate themselves.
+
+docs/format.md is the normative text. Everything a reader later multiplies, indexes or allocates by
+is checked here; Python integers do not overflow, so the checks are exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Final, Literal, get_args
+
+from hydraopt.adapters.keys import spell
+from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
+from hydraopt.adapters.rawtensor import DTYPE_BYTES
+from hydraopt.adapters.sources import check_name
+from hydraopt.bundle import jsonform as form
+from hydraopt.bundle.jsonform import bad, check
+from hydraopt.errors import UsageError
+
+__all__ = ["CarriedBlob", "CarriedItem", "Manifest", "ModuleEntry", "TaskEntry", "default_key"]
+
+MAX_SIDE: Final = 1 << 24
+MAX_MODULES: Final = 10**6
+MAX_TASKS: Final = 10**6
+MAX_ITEMS: Final = 10**6
+MAX_GROUPS: Final = 1 << 20
+MAX_RAW: Final = 1 << 40
+MAX_TEXT: Final = 4096
+
+Side = Literal["A", "B"]
+
+
+@dataclass(frozen=True)
+class ModuleEntry:
+    """A module of the base model that some task changes by a low-rank dW (m, n).
+
+    path, kind, m, n, layout, group, groups: as in :class:`hydraopt.adapters.LowRankModule`.
+    a_tail: kernel axes of a convolution's A, (kh, kw), whose product divides n; else ().
+    """
+
+    path: str
+    kind: Kind
+    m: int
+    n: int
+    layout: Layout = "plain"
+    group: int = 0
+    groups: int = 1
+    a_tail: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _text(self.path, "path of a module")
+        _one_of(self.kind, get_args(Kind), f"kind of {self.path!r}")
+        _one_of(self.layout, get_args(Layout), f"layout of {self.path!r}")
+        for name, value in (("m", self.m), ("n", self.n)):
+            _natural(value, f"{name} of {self.path!r}", 1, MAX_SIDE)
+        _natural(self.groups, f"groups of {self.path!r}", 1, MAX_GROUPS)
+        _natural(self.group, f"group of {self.path!r}", 0, self.groups - 1)
+        for size in self.a_tail:
+            _natural(size, f"kernel of {self.path!r}", 1, MAX_SIDE)
+        fits = len(self.a_tail) <= 8 and self.n % math.prod(self.a_tail) == 0
+        check(fits, f"kernel of {self.path!r}", self.a_tail, f"axes that divide {self.n}")
+
+    @classmethod
+    def of(cls, module: LowRankModule) -> ModuleEntry:
+        """The entry of a module of an adapter."""
+        tail = module.a.shape[2:] if module.kind == "conv" else ()
+        x = module
+        return cls(x.path, x.kind, x.m, x.n, x.layout, x.group, x.groups, tail)
+
+    @property
+    def stem(self) -> str:
+        """The path without its group, "...::2": where the stored pair belongs."""
+        return self.path.partition("::")[0]
+
+
+@dataclass(frozen=True)
+class CarriedItem:
+    """A tensor that is kept bit by bit.
+
+    of: index of an earlier item of the same blob that has the same bytes and element size, if any;
+        then this item adds no bytes of its own.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    of: int | None = None
+
+    def __post_init__(self) -> None:
+        _text(self.key, "key of a carried tensor", empty=True)
+        _one_of(self.dtype, DTYPE_BYTES, f"dtype of {self.key!r}")
+        check(len(self.shape) <= 64, f"shape of {self.key!r}", self.shape, "at most 64 axes")
+        for size in self.shape:
+            _natural(size, f"shape of {self.key!r}", 0, MAX_RAW)
+        check(self.nbytes <= MAX_RAW, f"size of {self.key!r}", self.nbytes, f"at most {MAX_RAW}")
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.itemsize
+
+
+@dataclass(frozen=True)
+class CarriedBlob:
+    """Tensors that the same set of tasks holds, coded together."""
+
+    items: tuple[CarriedItem, ...]
+
+    def __post_init__(self) -> None:
+        check(0 < len(self.items) <= MAX_ITEMS, "items of a blob", len(self.items), "at least 1")
+        for i, item in enumerate(self.items):
+            if item.of is not None:
+                _natural(item.of, f"first copy of {item.key!r}", 0, i - 1)
+                first = self.items[item.of]
+                same = first.of is None and first.nbytes == item.nbytes
+                check(same and first.itemsize == item.itemsize, f"copy {item.key!r} does not fit")
+        check(self.raw_size <= MAX_RAW, "size of a blob", self.raw_size, f"at most {MAX_RAW}")
+
+    @cached_property
+    def raw_size(self) -> int:
+        """Bytes of the decoded blob."""
+        return sum(item.nbytes for item in self.items if item.of is None)
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task (adapter).
+
+    content: index of its coded stream; None where nothing is coded (a lossless task, no modules).
+    config: index into ``Manifest.configs``, the adapter's config as it was.
+    format, base_model: as the reader of the original found them.  numbers: in the original file.
+    dtype: dominant float dtype of the original low-rank tensors.
+    lossless: all original tensors are carried, nothing is coded.
+    modules: rising indices of the modules that the task has.
+    errors: relative Frobenius error of each of them; snapped to the grid of 16 steps an octave.
+    error: relative error over all modules, sqrt(sum |dW - dW~|^2 / sum |dW|^2); four digits kept.
+    carried: rising indices of the blobs that hold its other tensors.
+    keys: (module path, side) to the original PEFT key, where it is not :func:`default_key`.
+    bias_scales: carried key to the original scale, for ``lora_bias`` tensors, which an export that
+        folds the scale into B has to multiply.
+    extra_kinds: carried key to what it is; see hydraopt.adapters.model.ExtraKind.
+    notes: what the user should know.  metadata: of the original safetensors file, if to be kept.
+    """
+
+    name: str
+    config: int
+    content: int | None = None
+    format: Format = "peft"
+    base_model: str | None = None
+    numbers: int = 0
+    dtype: str = "F32"
+    lossless: bool = False
+    modules: tuple[int, ...] = ()
+    errors: tuple[float, ...] = ()
+    error: float = 0.0
+    carried: tuple[int, ...] = ()
+    keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    bias_scales: Mapping[str, float] = field(default_factory=dict)
+    extra_kinds: Mapping[str, ExtraKind] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"task {self.name!r}"
+        try:
+            check_name(self.name if isinstance(self.name, str) else "")
+        except UsageError as error:
+            bad(f"task name: {error}", self.name)
+        _natural(self.config, f"config of {where}", 0, MAX_TASKS - 1)
+        _natural(self.numbers, f"numbers of {where}", 0, 1 << 50)
+        _one_of(self.format, get_args(Format), f"format of {where}")
+        _one_of(self.dtype, [x for x in DTYPE_BYTES if "F" in x], f"dtype of {where}")
+        check(type(self.lossless) is bool, f"lossless of {where}", self.lossless, "true or false")
+        if self.base_model is not None:
+            _text(self.base_model, f"base model of {where}")
+        if self.content is not None:
+            _natural(self.content, f"content of {where}", 0, MAX_TASKS - 1)
+        coded = bool(self.modules) and not self.lossless
+        check(coded == (self.content is not None), f"content of {where}", self.content)
+        _rising(self.modules, f"modules of {where}")
+        _rising(self.carried, f"carried blobs of {where}")
+        for value in (*self.errors, self.error):
+            fine = type(value) in (float, int) and 0 <= value < math.inf
+            check(fine, f"error of {where}", value, "a number >= 0")
+        check(len(self.errors) == len(self.modules), f"errors of {where}", len(self.errors))
+        # Snapped here, so that a manifest equals itself once written and read.
+        snapped = tuple(form.error_of(form.code_of(x)) for x in self.errors)
+        object.__setattr__(self, "errors", snapped)
+        object.__setattr__(self, "error", float(f"{self.error:.4g}"))
+        _map(self.bias_scales, f"bias scales of {where}", (int, float))
+        _map(self.extra_kinds, f"kinds of extras of {where}", str)
+        for kind in self.extra_kinds.values():
+            _one_of(kind, get_args(ExtraKind), f"kind of an extra of {where}")
+        check(all(map(math.isfinite, self.bias_scales.values())), f"bias scales of {where}")
+        check(all(isinstance(x, str) for x in self.notes), f"notes of {where}", self.notes, "texts")
+        _map(self.metadata, f"metadata of {where}", str)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but the coded bytes.
+
+    recipe: how the bundle was made; any JSON object.  base_model: what all tasks belong to.
+    """
+
+    modules: tuple[ModuleEntry, ...]
+    tasks: tuple[TaskEntry, ...]
+    blobs: tuple[CarriedBlob, ...] = ()
+    configs: tuple[Mapping[str, Any], ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    base_model: str | None = None
+
+    def __post_init__(self) -> None:
+        check(len(self.modules) <= MAX_MODULES, "too many modules", len(self.modules), MAX_MODULES)
+        check(len(self.tasks) <= MAX_TASKS, "too many tasks", len(self.tasks), MAX_TASKS)
+        _unique([x.path for x in self.modules], "module paths")
+        _unique([x.name for x in self.tasks], "task names")
+        for config in (*self.configs, self.recipe):
+            check(isinstance(config, Mapping), "a config or the recipe", config, "an object")
+        if self.base_model is not None:
+            _text(self.base_model, "base model")
+        users: dict[int, TaskEntry] = {}
+        for task in self.tasks:
+            self._check_task(task)
+            if task.content is not None:
+                first = users.setdefault(task.content, task)
+                same = first.modules == task.modules
+                check(same, f"{task.name!r} and {first.name!r} share a stream, not their modules")
+        _complete(users, len(users), "streams")
+
+    def _check_task(self, task: TaskEntry) -> None:
+        where = f"task {task.name!r}"
+        for what, indices, count in (
+            ("module", task.modules[-1:], len(self.modules)),
+            ("blob", task.carried[-1:], len(self.blobs)),
+            ("config", (task.config,), len(self.configs)),
+        ):
+            fine = all(index < count for index in indices)
+            check(fine, f"{where} names a {what} that is not there", indices, f"below {count}")
+        carried = [item.key for i in task.carried for item in self.blobs[i].items]
+        _unique(carried, f"carried keys of {where}")
+        if task.keys:
+            paths = {self.modules[i].path for i in task.modules}
+            fine = all(path in paths and side in ("A", "B") for path, side in task.keys)
+            check(fine, f"keys of {where} name a module it does not have")
+            for key in task.keys.values():
+                _text(key, f"key of {where}")
+        for what, keys in (("bias scales", task.bias_scales), ("kinds", task.extra_kinds)):
+            check(
+                not keys or set(keys) <= set(carried), f"{what} of {where} name no carried tensor"
+            )
+
+    @property
+    def streams(self) -> int:
+        """Number of coded task streams."""
+        return len({x.content for x in self.tasks if x.content is not None})
+
+    def check_canonical(self) -> None:
+        """Raise BundleFormatError unless tasks are sorted and everything is numbered by first use.
+
+        Then equal content has one manifest, and nothing in the file is without an owner.
+        """
+        names = [task.name for task in self.tasks]
+        check(names == sorted(names), "tasks are not sorted by name")
+        texts = [form.dumps(config) for config in self.configs]
+        _unique(texts, "configs")
+        for what, used, count in (
+            ("configs", [x.config for x in self.tasks], len(self.configs)),
+            ("streams", [x.content for x in self.tasks if x.content is not None], self.streams),
+            ("blobs", [i for x in self.tasks for i in x.carried], len(self.blobs)),
+        ):
+            order = list(dict.fromkeys(used))
+            check(order == list(range(count)), f"{what} are not numbered by first use", order)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; :meth:`from_json` is the inverse."""
+        index = {module.path: i for i, module in enumerate(self.modules)}
+        tasks = []
+        for task in self.tasks:
+            row = {x.name: getattr(task, x.name) for x in fields(task)}
+            row["modules"] = form.pack_ranges(task.modules, len(self.modules))
+            row["errors"] = form.pack_errors(task.errors)
+            keys = sorted(task.keys.items())
+            row["keys"] = [[index[path], side, key] for (path, side), key in keys]
+            tasks.append(row)
+        first = self.configs[0] if self.configs else {}
+        later = [form.config_difference(first, config) for config in self.configs[1:]]
+        blobs = [_rows(blob.items, "key", _ITEM_DEFAULTS) for blob in self.blobs]
+        whole = {
+            "modules": _rows(self.modules, "path", _MODULE_DEFAULTS),
+            "tasks": form.pack_columns(tasks, "name", _TASK_DEFAULTS),
+            "blobs": blobs,
+            "configs": [first, *later] if self.configs else [],
+            "recipe": self.recipe,
+            "base_model": self.base_model,
+        }
+        return {key: value for key, value in whole.items() if value not in ([], {}, None)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Manifest:
+        """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included."""
+        names = [x.name for x in fields(cls)]
+        check(isinstance(value, dict), "not an object", value)
+        unknown = sorted(set(value) - set(names))
+        check(not unknown, "unknown keys", unknown, f"only {', '.join(names)}")
+        table = value.get("modules")
+        rows = form.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
+        modules = tuple(ModuleEntry(**{**x, "a_tail": _tuple(x["a_tail"])}) for x in rows)
+        blobs = []
+        for blob in _tuple(value.get("blobs", [])):
+            rows = form.unpack_columns(blob, "key", _ITEM_DEFAULTS, "carried items", MAX_ITEMS)
+            items = (CarriedItem(**{**x, "shape": _tuple(x["shape"])}) for x in rows)
+            blobs.append(CarriedBlob(tuple(items)))
+        configs: list[Mapping[str, Any]] = []
+        for config in _tuple(value.get("configs", [])):
+            configs.append(form.config_from_difference(configs[0], config) if configs else config)
+            check(isinstance(configs[0], dict), "config", config, "an object")
+        rows = form.unpack_columns(value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS)
+        tasks = tuple(TaskEntry(**_task_row(row, modules)) for row in rows)
+        base, recipe = value.get("base_model"), value.get("recipe", {})
+        return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base)
+
+
+def default_key(module: ModuleEntry, side: Side) -> str:
+    """The PEFT key of A or B of a module, unless the task's ``keys`` say otherwise."""
+    return spell(module.stem, side, module.kind == "embedding")
+
+
+# What a column of the manifest holds when it is left out.
+_MODULE_DEFAULTS: Final[Mapping[str, Any]] = {
+    "kind": "linear", "m": None, "n": None, "layout": "plain", "group": 0, "groups": 1,
+    "a_tail": [],
+}  # fmt: skip
+_ITEM_DEFAULTS: Final[Mapping[str, Any]] = {"dtype": "F32", "shape": [], "of": None}
+_TASK_DEFAULTS: Final[Mapping[str, Any]] = {
+    "config": 0, "content": None, "format": "peft", "base_model": None, "numbers": 0,
+    "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
+    "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
+}  # fmt: skip
+
+
+def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [{x.name: getattr(item, x.name) for x in fields(item)} for item in items]
+    return form.pack_columns(rows, lead, defaults)
+
+
+def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str, Any]:
+    keys = {}
+    for entry in _tuple(row["keys"]):
+        right = isinstance(entry, list) and [type(x) for x in entry] == [int, str, str]
+        check(right and 0 <= entry[0] < len(modules), "key", entry, "[module, side, key]")
+        keys[modules[entry[0]].path, entry[1]] = entry[2]
+    return {
+        **row,
+        "modules": form.unpack_ranges(row["modules"], len(modules)),
+        "errors": form.unpack_errors(row["errors"]),
+        "carried": _tuple(row["carried"]),
+        "notes": _tuple(row["notes"]),
+        "keys": keys,
+    }
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    check(isinstance(value, list), "a value is not a list", value)
+    return tuple(value)
+
+
+def _text(value: Any, what: str, empty: bool = False) -> None:
+    fine = isinstance(value, str) and (empty or value) and len(value) <= MAX_TEXT
+    check(fine, what, value, f"text of at most {MAX_TEXT} characters")
+    # Control characters hide in terminals; a lone surrogate cannot be written as UTF-8.
+    check(value.isprintable() or empty, what, value, "printable text")
+
+
+def _natural(value: Any, what: str, low: int, high: int) -> None:
+    # bool is an int in Python but not in JSON.
+    check(type(value) is int and low <= value <= high, what, value, f"{low} to {high}")
+
+
+def _one_of(value: Any, known: Any, what: str) -> None:
+    check(isinstance(value, str) and value in known, what, value, ", ".join(known))
+
+
+def _rising(values: tuple[Any, ...], what: str) -> None:
+    check(all(type(x) is int and x >= 0 for x in values), what, values, "whole numbers")
+    rising = all(a < b for a, b in pairwise(values))
+    check(rising, f"{what} do not rise", values)
+
+
+def _map(value: Any, what: str, kinds: type | tuple[type, ...]) -> None:
+    right = isinstance(value, Mapping) and all(isinstance(x, str) for x in value)
+    check(right and all(isinstance(x, kinds) for x in value.values()), what, value)
+
+
+def _unique(values: list[str], what: str) -> None:
+    seen: set[str] = set()
+    for value in values:
+        check(value not in seen, f"{what} occur twice", value)
+        seen.add(value)
+
+
+def _complete(used: Mapping[int, object], count: int, what: str) -> None:
+    check(all(i in used for i in range(count)), f"{what} are not numbered from 0", sorted(used))

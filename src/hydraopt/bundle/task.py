@@ -1,0 +1,201 @@
+"""One task of a bundle, decoded when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hydraopt.adapters.model import Adapter, ExtraKind
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.lossless import adapter_of
+from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.coding.stream import StreamReader
+from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
+from hydraopt.parts import Mode, read_parts
+from hydraopt.types import Factors
+
+if TYPE_CHECKING:
+    from hydraopt.bundle.reader import Bundle
+
+__all__ = ["TaskAdapter"]
+
+# An honest coder spends more than 1/100 bit on a number. A stream that claims to hold more than
+# this many to a byte is meant to fill the memory.
+_NUMBERS_PER_BYTE = 1024
+_FREE_NUMBERS = 1 << 22
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A task's stream, read to its end."""
+
+    factors: dict[str, Factors]
+    modes: dict[str, Mode]
+    bytes: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskAdapter:
+    """A task as the bundle holds it. Nothing is read before it is asked for, and then it is kept.
+
+    entry: what the manifest says.  bundle: where it is from.
+    """
+
+    bundle: Bundle = field(repr=False)
+    entry: TaskEntry
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The original adapter_config.json, or what the reader made of a format without one."""
+        return self.bundle.manifest.configs[self.entry.config]
+
+    @property
+    def base_model(self) -> str | None:
+        return self.entry.base_model or self.bundle.manifest.base_model
+
+    @property
+    def error(self) -> float:
+        """Relative Frobenius error over all modules, as measured when the bundle was made."""
+        return self.entry.error
+
+    @property
+    def module_errors(self) -> dict[str, float]:
+        """Relative Frobenius error of each module, on a grid of 4.4 %."""
+        paths = (self.bundle.manifest.modules[i].path for i in self.entry.modules)
+        return dict(zip(paths, self.entry.errors, strict=True))
+
+    @cached_property
+    def modules(self) -> dict[str, ModuleEntry]:
+        """The task's modules by path, in manifest order."""
+        entries = [self.bundle.manifest.modules[i] for i in self.entry.modules]
+        if self.entry.lossless and not entries:
+            entries = [ModuleEntry.of(x) for x in self._original.modules.values()]
+        return {x.path: x for x in entries}
+
+    def key(self, path: str, side: Literal["A", "B"]) -> str:
+        """The PEFT key of A or B of a module."""
+        if self.entry.lossless:
+            return self._original.peft_key(path, side)
+        return self.entry.keys.get((path, side)) or default_key(self.modules[path], side)
+
+    def factors(self) -> dict[str, Factors]:
+        """B (m, k) and A (k, n), float64, scale inside B, for each module; k may be 0.
+
+        The arrays are shared between calls: copy them before changing them. Raises ChecksumError
+        or BundleFormatError for a damaged bundle.
+        """
+        if not self.entry.lossless:
+            return self._decoded.factors
+        try:
+            pairs = {path: x.factors() for path, x in self._original.modules.items()}
+        except AdapterFormatError as error:
+            raise BundleFormatError(str(error)) from error
+        return {
+            path: Factors(b.astype(np.float64), a.astype(np.float64))
+            for path, (b, a) in pairs.items()
+        }
+
+    def forms(self) -> dict[str, str]:
+        """The form in which each module is coded; "lossless" for a lossless task."""
+        if self.entry.lossless:
+            return dict.fromkeys(self.modules, "lossless")
+        return {path: mode.form for path, mode in self._decoded.modes.items()}
+
+    def coded_bytes(self) -> dict[str, int]:
+        """Bytes of the task's stream that each module takes, to within a few; nothing if lossless.
+
+        Tasks of equal content share a stream, and each reports it.
+        """
+        return {} if self.entry.lossless else dict(self._decoded.bytes)
+
+    @cached_property
+    def carried(self) -> Mapping[str, RawTensor]:
+        """Every tensor that is kept bit by bit, by key."""
+        result: dict[str, RawTensor] = {}
+        for blob in self.entry.carried:
+            result.update(self.bundle.read_blob(blob))
+        return result
+
+    @property
+    def extras(self) -> Mapping[str, RawTensor]:
+        """The tensors that are not low-rank factors, exactly as they were."""
+        return self._original.extras if self.entry.lossless else self.carried
+
+    @property
+    def extra_kinds(self) -> Mapping[str, ExtraKind]:
+        """What each extra is; see hydraopt.adapters.model.ExtraKind."""
+        return self._original.extra_kinds if self.entry.lossless else self.entry.extra_kinds
+
+    @property
+    def tensors(self) -> Mapping[str, RawTensor]:
+        """All original tensors of a lossless task; of any other task, its carried ones."""
+        return self.carried
+
+    @property
+    def original(self) -> Adapter | None:
+        """The adapter itself, if the task is lossless."""
+        return self._original if self.entry.lossless else None
+
+    def state_dict(self, dtype: Any = None) -> dict[str, Any]:
+        """Torch tensors by PEFT key, scale inside B, extras included.
+
+        dtype: of the factors; a torch dtype or "float16", "bfloat16", "float32"; None is that of
+        the original. Use it with a config of :meth:`save_pretrained`, whose scale is 1.
+        """
+        from hydraopt.export.peft import torch_state_dict
+
+        return torch_state_dict(self, dtype)
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], dtype: str | None = None, uniform_rank: bool = False
+    ) -> None:
+        """Write a PEFT adapter folder; see :func:`hydraopt.export.export_peft`."""
+        from hydraopt.export.peft import export_peft
+
+        export_peft(self, folder, dtype=dtype or "same", uniform_rank=uniform_rank)
+
+    @cached_property
+    def _original(self) -> Adapter:
+        try:
+            return adapter_of(self.entry, self.config, self.carried, self.bundle.path)
+        except AdapterFormatError as error:
+            raise BundleFormatError(str(error)) from error
+
+    @cached_property
+    def _decoded(self) -> _Decoded:
+        result = _Decoded({}, {}, {})
+        if self.entry.content is None:
+            return result
+        data = self.bundle.read(f"task/{self.entry.content}")
+        reader, start = StreamReader(data), 0
+        left = _FREE_NUMBERS + _NUMBERS_PER_BYTE * len(data)
+        for i in self.entry.modules:
+            module = self.bundle.manifest.modules[i]
+            bases = self.bundle.bases(i)
+            factors, mode = read_parts(reader, module.m, module.n, *bases)
+            left -= factors.B.size + factors.A.size
+            if left < 0:
+                reader.damaged(f"more numbers than {len(data)} bytes can hold")
+            result.factors[module.path], result.modes[module.path] = factors, mode
+            result.bytes[module.path] = reader.position - start
+            start = reader.position
+        if start != len(data):
+            raise BundleFormatError(
+                explain(
+                    "a task's stream is longer than its modules",
+                    adapter=self.name,
+                    got=f"{len(data)} bytes",
+                    expected=f"{start} bytes",
+                    do="Fetch the bundle again or restore a copy",
+                )
+            )
+        return result

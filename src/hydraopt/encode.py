@@ -1,0 +1,167 @@
+"""The encoder: a plan of a module turned into rounded numbers, each step fitted to the one before.
+
+Order, and why: the shared bases are rounded first, since every task builds on them; then a task's
+right side (the inputs, where errors hurt most); then its left side, fitted to the rounded right one;
+then the coefficients, fitted to both. What is fitted last mends what was rounded before it. All
+fits are in the measure's metric, so that no part of the adapter's own effect is traded for noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydraopt.core import ModuleCore
+from hydraopt.measure import Measure, Metric, displacement
+from hydraopt.parts import BasisRecord, PartsRecord, Side, Way, quantise_basis, quantise_side
+from hydraopt.plan import BasisPlan, Classes, ModulePlan, TaskPlan
+from hydraopt.types import Array, Basis, Thin, exponent, power
+
+__all__ = ["EncodedModule", "encode_module"]
+
+
+@dataclass(frozen=True)
+class EncodedModule:
+    """One module, ready to be written.
+
+    records: for each task of the module, in the core's order, its parts or None if nothing pays.
+    energies, errors: squared Frobenius norms of dW_t and of dW_t - dW~_t, measured after rounding.
+    """
+
+    index: int
+    contents: tuple[int, ...]
+    left: BasisRecord | None
+    right: BasisRecord | None
+    records: tuple[PartsRecord | None, ...]
+    energies: tuple[float, ...]
+    errors: tuple[float, ...]
+
+
+def _steps(classes: Classes, numbers: int) -> Array:
+    """Lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
+    return np.sqrt(numbers) * 2.0 ** ((classes - 16) / 4)
+
+
+def _encode_basis(core: ModuleCore, plan: BasisPlan | None, side: str) -> BasisRecord | None:
+    if plan is None:
+        return None
+    directions = core.directions(plan.space, side, plan.q)
+    return quantise_basis(directions * _steps(plan.classes, directions.shape[0]))
+
+
+def _restrict(thin: Thin, left: Basis | None, right: Basis | None) -> Thin:
+    """The product projected on the given bases, as a thin SVD of the projection."""
+    if left is None and right is None:
+        return thin
+    ql = thin.U if left is None else np.linalg.qr(left.vectors)[0]
+    qr = thin.V if right is None else np.linalg.qr(right.vectors)[0]
+    u, s, vt = np.linalg.svd(((ql.T @ thin.U) * thin.s) @ (thin.V.T @ qr), full_matrices=False)
+    return Thin(ql @ u, s, qr @ vt.T)
+
+
+def _scaled(x: Array, classes: Classes, way: Way, basis: Basis | None) -> Array:
+    """Columns of ``x`` brought to the length that puts the written numbers at their spread."""
+    numbers = basis.q if way is Way.SHARED and basis is not None else x.shape[0]
+    lengths = np.linalg.norm(x, axis=0)
+    return x * (_steps(classes, numbers) / np.where(lengths > 0, lengths, 1.0))
+
+
+def _solve(gram: Array, rhs: Array) -> Array:
+    """Solution of a symmetric positive system; least norm where it is singular."""
+    return np.linalg.lstsq(gram, rhs, rcond=1e-12)[0]
+
+
+def _encode_task(
+    thin: Thin,
+    plan: TaskPlan,
+    left: Basis | None,
+    right: Basis | None,
+    into: Metric,
+    out: Metric,
+) -> PartsRecord | None:
+    """Round one task's parts; ``into`` is the metric on inputs (n), ``out`` that on outputs (m)."""
+    mode = plan.mode
+    target = _restrict(
+        thin,
+        left if mode.left is Way.SHARED else None,
+        right if mode.right is Way.SHARED else None,
+    )
+    k = min(plan.left.size, target.s.size)
+    if k == 0:
+        return None
+    rights = quantise_side(
+        _scaled(target.V[:, :k], plan.right[:k], mode.right, right), mode.right, right
+    )
+    rights = rights.keep(np.any(rights.values != 0, axis=0))
+    k = rights.values.shape[1]
+    if k == 0:
+        return None
+    weighted = into @ rights.values
+    ideal = thin.U @ (thin.s[:, None] * (thin.V.T @ weighted))
+    ideal = _solve(rights.values.T @ weighted, ideal.T).T
+    lefts = quantise_side(_scaled_to(ideal, plan.left[:k], mode.left, left), mode.left, left)
+    coefficients = _fit(thin, lefts, rights, into, out, ideal)
+    return PartsRecord(lefts, rights, np.array([exponent(c) for c in coefficients], np.int64))
+
+
+def _scaled_to(ideal: Array, classes: Classes, way: Way, basis: Basis | None) -> Array:
+    """The ideal left side over coefficients on the grid, which therefore cost no accuracy."""
+    x = _scaled(ideal, classes, way, basis)
+    lengths = np.linalg.norm(x, axis=0)
+    ratio = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
+    grid = power(np.array([exponent(r) if r > 0 else 0 for r in ratio], np.int64))
+    return ideal / grid
+
+
+def _fit(
+    thin: Thin, lefts: Side, rights: Side, into: Metric, out: Metric, ideal: Array
+) -> list[float]:
+    """Coefficients c_j > 0 with the least error of ``sum_j c_j l_j r_j^T`` in the metric."""
+    l, r = out @ lefts.values, into @ rights.values
+    gram = (lefts.values.T @ l) * (rights.values.T @ r)
+    rhs = np.einsum("jr,rj->j", (l.T @ thin.U) * thin.s, thin.V.T @ r)
+    fitted = _solve(gram, rhs)
+    lengths = np.linalg.norm(lefts.values, axis=0)
+    before = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
+    # A coefficient that the fit turns negative or away by far belongs to a part that is all noise.
+    sound = (fitted > before / 8) & (fitted < before * 8)
+    return [float(c) for c in np.where(sound, fitted, np.maximum(before, 1e-30))]
+
+
+def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> EncodedModule:
+    """Encode all tasks of a module under its plan; deterministic."""
+    left = _encode_basis(core, plan.left, "left")
+    right = _encode_basis(core, plan.right, "right")
+    left_basis, right_basis = left and left.basis, right and right.basis
+    thins = [core.thin(i) for i in range(len(core.s))]
+    moved = None
+    if measure.displacement:
+        moved = displacement(thins, max((t.s.size for t in thins), default=0))
+    records: list[PartsRecord | None] = []
+    errors = []
+    for i, (thin, task) in enumerate(zip(thins, plan.tasks, strict=True)):
+        into = Metric.own_space(thin.V, measure.unbiased)
+        if moved is not None:
+            vectors, shares = moved[i]
+            into = into.plus(vectors, shares * measure.displacement * core.n)
+        out = Metric.own_space(thin.U, measure.unbiased)
+        record = _encode_task(thin, task, left_basis, right_basis, into, out)
+        records.append(record)
+        errors.append(thin.energy if record is None else _squared_error(thin, record))
+    return EncodedModule(
+        core.index,
+        core.contents,
+        left,
+        right,
+        tuple(records),
+        tuple(t.energy for t in thins),
+        tuple(errors),
+    )
+
+
+def _squared_error(thin: Thin, record: PartsRecord) -> float:
+    """|dW - dW~|^2 from the small cores, in float64; good to 1e-12 of |dW|^2."""
+    got = record.factors
+    cross = np.sum(((thin.U.T @ got.B) * thin.s[:, None]) * (got.A @ thin.V).T)
+    return max(thin.energy - 2 * float(cross) + got.squared_norm(), 0.0)

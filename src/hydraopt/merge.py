@@ -1,0 +1,278 @@
+"""Merge: many adapters in, one bundle out. The table of contents of the library.
+
+    read -> align -> (plan -> encode -> write streams) until the budget is met -> write the bundle
+
+``merge`` starts from adapters, ``shrink`` from a bundle; both hand a MergeSet to ``_solve``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.align import MergeSet, align
+from hydraopt.budget import Budget, Found, parse_size, search
+from hydraopt.bundle.carried import Carried, pack_carried
+from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.writer import bundle_size, write_bundle
+from hydraopt.core import CoreStore
+from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.measure import Measure, measure_named
+from hydraopt.parts import FORMS
+from hydraopt.passes import Draft, Passes, Progress
+from hydraopt.plan import modes_of
+from hydraopt.types import Array
+
+__all__ = ["DEFAULT_MEASURE", "DEFAULT_SIZE", "MergeResult", "merge", "solve"]
+
+DEFAULT_SIZE = "5%"
+DEFAULT_MEASURE = "bias-aware"
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge made.
+
+    path, size: the bundle and its bytes, everything counted. fp16_bytes: two bytes for each number
+    in the inputs. errors: relative Frobenius error of each task. forms: records by form. price: harm
+    a bit was allowed to cost. passes: coding passes it took. notes: what a user should know.
+    """
+
+    path: Path
+    size: int
+    fp16_bytes: int
+    errors: Mapping[str, float]
+    forms: Mapping[str, int]
+    measure: str
+    price: float
+    passes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def fraction(self) -> float:
+        """Size as a fraction of the inputs in fp16."""
+        return self.size / self.fp16_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = dataclasses.asdict(self)
+        return {**values, "path": str(self.path), "fraction": self.fraction}
+
+
+def merge(
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    output: StrPath,
+    *,
+    size: str | int | None = None,
+    error: float | None = None,
+    max_error: float | None = None,
+    lossless: bool = False,
+    importance: Mapping[str, float] | None = None,
+    fair: bool = False,
+    measure: str | Measure = DEFAULT_MEASURE,
+    forms: Sequence[str] | None = None,
+    same_base: bool = False,
+    alpha: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> MergeResult:
+    """Merge adapters of one base model into one bundle file at ``output``.
+
+    adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
+    inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
+    tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 5 %.
+    importance: weight of a task's error, default 1 each, relative to its own norm. fair: weights are
+    moved until all tasks have the same error. measure: see hydraopt.measure. forms: those permitted,
+    default all (names of hydraopt.parts.FORMS). same_base: take base models written differently as
+    one. alpha: for files that do not state theirs. threads: default all cores; does not change the
+    result. progress: called with (stage, done, total).
+
+    The same content gives the same bytes, whatever the order of the adapters. Raises a
+    HydraoptError for anything wrong with the input, before ``output`` is touched.
+    """
+    started = time.monotonic()
+    limits = {"size": size, "error": error, "max-error": max_error, "lossless": lossless or None}
+    given = [name for name, value in limits.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(explain("more than one limit", got=", ".join(given), expected="one"))
+    chosen = measure_named(measure) if isinstance(measure, str) else measure
+    loaded, base = _load(adapters, same_base, alpha)
+    pieces = align(loaded, base, lossless=lossless)
+    kind = "size" if not given or given[0] == "lossless" else given[0]
+    value = limits[kind]
+    if kind == "size":
+        value = parse_size(DEFAULT_SIZE if value is None else value, pieces.fp16_bytes)
+    budget = Budget(kind, float(value or 0))  # type: ignore[arg-type]
+    carried = _pack(pieces)
+    found = None
+    if pieces.contents:
+        weights = _weights(pieces, importance or {})
+        found = solve(pieces, carried, budget, weights, chosen, forms, fair, threads, progress)
+    recipe = {"measure": chosen.name, "fair": fair, "forms": list(forms or FORMS)}
+    recipe |= {"limit": kind if not lossless else "lossless", "value": value}
+    manifest, shared, streams = _assemble(pieces, carried, found and found.draft, recipe)
+    total = bundle_size(manifest, shared, streams, carried.data)
+    if kind == "size" and not lossless and total > budget.value:
+        raise _too_small(budget, total, carried)
+    written = write_bundle(output, manifest, shared, streams, carried.data)
+    draft = found.draft if found else None
+    return MergeResult(
+        Path(output),
+        written,
+        pieces.fp16_bytes,
+        {task.name: task.error for task in manifest.tasks},
+        draft.forms if draft else {},
+        chosen.name,
+        draft.price if draft else 0.0,
+        found.passes if found else 0,
+        time.monotonic() - started,
+        pieces.notes,
+    )
+
+
+def _load(
+    adapters: StrPath | Iterable[StrPath | Adapter], same_base: bool, alpha: float | None
+) -> tuple[list[Adapter], str | None]:
+    from hydraopt.adapters import check_same_base
+
+    if isinstance(adapters, str | os.PathLike):
+        adapters = [adapters]
+    items = list(adapters)
+    ready = [item for item in items if isinstance(item, Adapter)]
+    paths = [item for item in items if not isinstance(item, Adapter)]
+    if paths:
+        ready += read_adapters(paths, same_base=same_base, alpha=alpha)
+    ready.sort(key=lambda adapter: adapter.name)
+    names = [adapter.name for adapter in ready]
+    if len(set(names)) != len(names):
+        raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
+    return ready, check_same_base(ready, same_base)
+
+
+def _pack(pieces: MergeSet) -> Carried:
+    names = [task.name for task in pieces.tasks]
+    return pack_carried(dict(zip(names, pieces.carried, strict=True)))
+
+
+def _weights(pieces: MergeSet, importance: Mapping[str, float]) -> Array:
+    """Importance of each content: the sum over the tasks that share it."""
+    unknown = sorted(set(importance) - {task.name for task in pieces.tasks})
+    if unknown:
+        raise UsageError(
+            explain(
+                "importance is given for a task that is not there",
+                got=", ".join(unknown),
+                expected=", ".join(task.name for task in pieces.tasks),
+            )
+        )
+    weights = np.zeros(pieces.contents)
+    for task in pieces.tasks:
+        value = importance.get(task.name, 1.0)
+        if not (value > 0 and math.isfinite(value)):
+            raise UsageError(explain("an importance must be positive", got=f"{task.name}={value}"))
+        if task.content is not None:
+            weights[task.content] += value
+    return weights
+
+
+def solve(
+    pieces: MergeSet,
+    carried: Carried,
+    budget: Budget,
+    importance: Array,
+    measure: Measure,
+    forms: Sequence[str] | None,
+    fair: bool,
+    threads: int | None,
+    progress: Progress | None,
+) -> Found:
+    """Passes at falling or rising prices until the budget is met; the draft that met it."""
+    unknown = sorted(set(forms or ()) - set(FORMS))
+    if unknown:
+        raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
+    modes = modes_of(forms or FORMS)
+    store = CoreStore(pieces.sources)
+    passes = Passes(store, pieces.contents, measure, modes, threads, progress)
+    norms = passes.energies().sum(axis=1)
+    weights = importance / np.where(norms > 0, norms, 1.0)
+
+    def size_of(draft: Draft) -> int:
+        manifest, shared, streams = _assemble(pieces, carried, draft, {"value": budget.value})
+        return bundle_size(manifest, shared, streams, carried.data) + 160
+
+    def error_of(draft: Draft) -> tuple[float, float]:
+        errors = draft.relative_errors()
+        per_task = [errors[task.content] for task in pieces.tasks if task.content is not None]
+        return float(np.mean(per_task)), float(np.max(per_task))
+
+    if budget.kind == "size":
+        fixed = sum(map(len, carried.data))
+        if budget.value <= fixed:
+            raise _too_small(budget, fixed, carried)
+        first = _first_price(passes, weights, 8 * (budget.value - fixed))
+    else:
+        first = 1e-5 * budget.value**3 / pieces.contents
+    return search(passes, budget, weights, size_of, error_of, first, fair)
+
+
+def _first_price(passes: Passes, weights: Array, bits: float) -> float:
+    """Where the private form alone, which is quickly estimated, would take these bits."""
+    low, high = math.log(1e-16), math.log(1e-2)
+    private = modes_of(["private"])
+    for _ in range(18):
+        middle = (low + high) / 2
+        if passes.estimate(math.exp(middle), weights, private) > bits:
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
+def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:
+    kept = sum(map(len, carried.data))
+    return BudgetError(
+        explain(
+            "the size cannot be kept",
+            got=f"{least:,} bytes at least, {kept:,} of them carried bit by bit "
+            "(heads, biases, embeddings and the like)",
+            expected=f"at most {int(budget.value):,} bytes",
+            do="Ask for more, or merge fewer adapters",
+        )
+    )
+
+
+def _assemble(
+    pieces: MergeSet, carried: Carried, draft: Draft | None, recipe: Mapping[str, Any]
+) -> tuple[Manifest, bytes, Sequence[bytes]]:
+    """The manifest with what was measured filled in, and the coded streams."""
+    tasks: list[TaskEntry] = []
+    for task in pieces.tasks:
+        changes: dict[str, Any] = {"carried": carried.tasks.get(task.name, ())}
+        if draft is not None and task.content is not None:
+            mine = list(task.modules)
+            energies = draft.energies[task.content, mine]
+            ratio = draft.errors[task.content, mine] / np.where(energies > 0, energies, 1.0)
+            changes["errors"] = tuple(float(x) for x in np.sqrt(ratio))
+            changes["error"] = float(draft.relative_errors()[task.content])
+        tasks.append(dataclasses.replace(task, **changes))
+    manifest = Manifest(
+        pieces.modules,
+        tuple(tasks),
+        tuple(carried.blobs),
+        tuple(pieces.configs),
+        dict(recipe),
+        pieces.base_model,
+    )
+    return manifest, draft.shared if draft else b"", draft.streams if draft else ()
