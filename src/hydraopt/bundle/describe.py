@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hydraopt.adapters.model import Adapter
-from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.spec import ModuleEntry, Side, TaskEntry, default_key
 
 __all__ = ["task_entry"]
 
@@ -36,13 +36,13 @@ def task_entry(
     errors = errors or {}
     keys = carried_keys or frozenset(adapter.tensors if lossless else adapter.extras)
     present = [(i, x) for i, x in enumerate(modules) if x.path in adapter.modules]
-    sides = [(x, side) for _, x in present for side in ("A", "B")]
-    spelled = {(x.path, side): adapter.peft_keys.get((x.path, side)) for x, side in sides}
-    exceptions = {
-        (x.path, side): key
-        for x, side in sides
-        if (key := spelled[x.path, side]) is not None and key != default_key(x, side)
-    }
+    exceptions: dict[tuple[str, str], str] = {}
+    sides: tuple[Side, ...] = ("A", "B")
+    for _, module in present:
+        for side in sides:
+            key = adapter.peft_keys.get((module.path, side))
+            if key is not None and key != default_key(module, side):
+                exceptions[module.path, side] = key
     return TaskEntry(
         name=adapter.name,
         config=config,

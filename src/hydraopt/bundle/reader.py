@@ -15,7 +15,7 @@ from hydraopt.bundle import jsonform as form
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import FORMAT, VERSION, decompress, tensor_names
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.task import Allowance, TaskAdapter
 from hydraopt.bundle.writer import checksum, metadata_of
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import (
@@ -157,10 +157,13 @@ class Bundle(Mapping[str, TaskAdapter]):
             return []
         data = self.read("shared")
         reader = StreamReader(data)
+        allowance = Allowance(reader, len(data))
         bases: list[Bases] = []
         for module in self.manifest.modules:
             left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
-            bases.append((left, read_basis(reader, module.n, min(module.n, _MOST_VECTORS))))
+            right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
+            allowance.spend(sum(x.vectors.size for x in (left, right) if x is not None))
+            bases.append((left, right))
         if reader.position != len(data):
             reader.damaged(f"{len(data)} bytes, of which the bases take {reader.position}")
         return bases

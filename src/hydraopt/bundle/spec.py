@@ -187,7 +187,7 @@ class TaskEntry:
         _rising(self.modules, f"modules of {where}")
         _rising(self.carried, f"carried blobs of {where}")
         for value in (*self.errors, self.error):
-            fine = type(value) in (float, int) and 0 <= value < math.inf
+            fine = isinstance(value, float | int) and 0 <= value < math.inf
             check(fine, f"error of {where}", value, "a number >= 0")
         check(len(self.errors) == len(self.modules), f"errors of {where}", len(self.errors))
         # Snapped here, so that a manifest equals itself once written and read.

@@ -22,12 +22,26 @@ from hydraopt.types import Factors
 if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle
 
-__all__ = ["TaskAdapter"]
+__all__ = ["Allowance", "TaskAdapter"]
 
 # An honest coder spends more than 1/100 bit on a number. A stream that claims to hold more than
 # this many to a byte is meant to fill the memory.
 _NUMBERS_PER_BYTE = 1024
 _FREE_NUMBERS = 1 << 22
+
+
+class Allowance:
+    """How many numbers a stream may still hold."""
+
+    def __init__(self, reader: StreamReader, size: int) -> None:
+        self._reader = reader
+        self._left = _FREE_NUMBERS + _NUMBERS_PER_BYTE * size
+
+    def spend(self, numbers: int) -> None:
+        """Raises BundleFormatError when the stream holds more than its bytes can."""
+        self._left -= numbers
+        if self._left < 0:
+            self._reader.damaged("more numbers than its bytes can hold")
 
 
 @dataclass(frozen=True)
@@ -177,14 +191,12 @@ class TaskAdapter:
             return result
         data = self.bundle.read(f"task/{self.entry.content}")
         reader, start = StreamReader(data), 0
-        left = _FREE_NUMBERS + _NUMBERS_PER_BYTE * len(data)
+        allowance = Allowance(reader, len(data))
         for i in self.entry.modules:
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
             factors, mode = read_parts(reader, module.m, module.n, *bases)
-            left -= factors.B.size + factors.A.size
-            if left < 0:
-                reader.damaged(f"more numbers than {len(data)} bytes can hold")
+            allowance.spend(factors.B.size + factors.A.size)
             result.factors[module.path], result.modes[module.path] = factors, mode
             result.bytes[module.path] = reader.position - start
             start = reader.position

@@ -1,0 +1,1 @@
+"""A bundle's tasks in the formats of other tools."""
