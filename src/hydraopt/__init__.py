@@ -1,9 +1,9 @@
 """hydraopt: many LoRA adapters of one base model in one small bundle, and every adapter back.
 
     >>> import hydraopt
-    >>> result = hydraopt.merge("adapters/*", "phone.hydra.safetensors", size="5%")  # doctest: +SKIP
-    >>> bundle = hydraopt.open_bundle("phone.hydra.safetensors")                     # doctest: +SKIP
-    >>> bundle["numbers-de"].save_pretrained("numbers-de/")                          # doctest: +SKIP
+    >>> result = hydraopt.merge("adapters/*", "phone.hydra.safetensors")  # doctest: +SKIP
+    >>> bundle = hydraopt.open_bundle("phone.hydra.safetensors")  # doctest: +SKIP
+    >>> bundle["numbers-de"].save_pretrained("numbers-de/")  # doctest: +SKIP
 
 The names below load on first use, so that ``import hydraopt`` and the command line start at once.
 """
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, read_adapter, read_adapters
-    from hydraopt.bundle.reader import Bundle, TaskAdapter, open_bundle
+    from hydraopt.bundle.reader import Bundle, open_bundle
+    from hydraopt.bundle.task import TaskAdapter
     from hydraopt.bundle.verify import verify_bundle
     from hydraopt.errors import HydraoptError
     from hydraopt.merge import MergeResult, merge
@@ -28,7 +29,7 @@ _HOMES = {
     "Bundle": "hydraopt.bundle.reader",
     "HydraoptError": "hydraopt.errors",
     "MergeResult": "hydraopt.merge",
-    "TaskAdapter": "hydraopt.bundle.reader",
+    "TaskAdapter": "hydraopt.bundle.task",
     "merge": "hydraopt.merge",
     "open_bundle": "hydraopt.bundle.reader",
     "read_adapter": "hydraopt.adapters",

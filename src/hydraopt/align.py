@@ -11,7 +11,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from hydraopt.adapters import Adapter, LowRankModule, RawTensor
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
@@ -20,6 +22,8 @@ from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.types import Array
 
 __all__ = ["MergeSet", "align"]
+
+SIDES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class _ModuleSource:
     def __call__(self) -> Iterator[tuple[int, Array, Array]]:
         for content, adapter in self.contents:
             b, a = adapter.modules[self.path].factors()
-            yield content, b, a
+            yield content, b.astype(np.float64), a.astype(np.float64)
 
 
 def _dtype(adapter: Adapter) -> str:
@@ -120,11 +124,11 @@ def _task(
     entries: Sequence[ModuleEntry],
     lossless: bool,
 ) -> TaskEntry:
-    keys = {}
+    keys: dict[tuple[str, str], str] = {}
     for path in adapter.modules:
-        for side in ("A", "B"):
-            key = adapter.peft_key(path, side)  # type: ignore[arg-type]
-            if key != default_key(entries[index[path]], side):  # type: ignore[arg-type]
+        for side in SIDES:
+            key = adapter.peft_key(path, side)
+            if key != default_key(entries[index[path]], side):
                 keys[path, side] = key
     extras = adapter.tensors if lossless else adapter.extras
     scales = _bias_scales(adapter) if not lossless else {}

@@ -6,6 +6,7 @@ does not depend on how a dW was factored (DESIGN: "everything happens in the sma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,7 @@ def _shared_space(gram: Array, scales: Sequence[Array]) -> SharedSpace:
     mix = d[:, None] * w[:, keep] / values
     edges = np.cumsum([0, *(s.size for s in scales)])
     coordinates = gram @ mix
-    parts = [coordinates[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [coordinates[a:b] for a, b in itertools.pairwise(edges)]
     return SharedSpace(values, parts, mix)
 
 
@@ -66,11 +67,11 @@ class ModuleCore:
 
     @property
     def m(self) -> int:
-        return self.U.shape[0]
+        return int(self.U.shape[0])
 
     @property
     def n(self) -> int:
-        return self.V.shape[0]
+        return int(self.V.shape[0])
 
     @cached_property
     def _edges(self) -> NDArray[np.int64]:
@@ -100,7 +101,7 @@ class ModuleCore:
     def nbytes(self) -> int:
         """Bytes held, for the store's limit; the Gram matrices included."""
         r = self.U.shape[1]
-        return self.U.nbytes + self.V.nbytes + 16 * r * r
+        return int(self.U.nbytes + self.V.nbytes + 16 * r * r)
 
 
 Source = Callable[[], Iterator[tuple[int, Array, Array]]]

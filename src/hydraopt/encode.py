@@ -1,9 +1,10 @@
 """The encoder: a plan of a module turned into rounded numbers, each step fitted to the one before.
 
 Order, and why: the shared bases are rounded first, since every task builds on them; then a task's
-right side (the inputs, where errors hurt most); then its left side, fitted to the rounded right one;
-then the coefficients, fitted to both. What is fitted last mends what was rounded before it. All
-fits are in the measure's metric, so that no part of the adapter's own effect is traded for noise.
+right side (the inputs, where errors hurt most); then its left side, fitted to the rounded right
+one; then the coefficients, fitted to both. What is fitted last mends what was rounded before it.
+All fits are in the measure's metric, so that no part of the adapter's own effect is traded for
+noise.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class EncodedModule:
 
 def _steps(classes: Classes, numbers: int) -> Array:
     """Lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
-    return np.sqrt(numbers) * 2.0 ** ((classes - 16) / 4)
+    lengths: Array = np.sqrt(numbers) * 2.0 ** ((classes - 16) / 4)
+    return lengths
 
 
 def _encode_basis(core: ModuleCore, plan: BasisPlan | None, side: str) -> BasisRecord | None:
@@ -54,8 +56,8 @@ def _restrict(thin: Thin, left: Basis | None, right: Basis | None) -> Thin:
     """The product projected on the given bases, as a thin SVD of the projection."""
     if left is None and right is None:
         return thin
-    ql = thin.U if left is None else np.linalg.qr(left.vectors)[0]
-    qr = thin.V if right is None else np.linalg.qr(right.vectors)[0]
+    ql: Array = thin.U if left is None else np.linalg.qr(left.vectors)[0]
+    qr: Array = thin.V if right is None else np.linalg.qr(right.vectors)[0]
     u, s, vt = np.linalg.svd(((ql.T @ thin.U) * thin.s) @ (thin.V.T @ qr), full_matrices=False)
     return Thin(ql @ u, s, qr @ vt.T)
 
@@ -69,7 +71,8 @@ def _scaled(x: Array, classes: Classes, way: Way, basis: Basis | None) -> Array:
 
 def _solve(gram: Array, rhs: Array) -> Array:
     """Solution of a symmetric positive system; least norm where it is singular."""
-    return np.linalg.lstsq(gram, rhs, rcond=1e-12)[0]
+    solution: Array = np.linalg.lstsq(gram, rhs, rcond=1e-12)[0]
+    return solution
 
 
 def _encode_task(
@@ -98,7 +101,7 @@ def _encode_task(
     if k == 0:
         return None
     weighted = into @ rights.values
-    ideal = thin.U @ (thin.s[:, None] * (thin.V.T @ weighted))
+    ideal: Array = thin.U @ (thin.s[:, None] * (thin.V.T @ weighted))
     ideal = _solve(rights.values.T @ weighted, ideal.T).T
     lefts = quantise_side(_scaled_to(ideal, plan.left[:k], mode.left, left), mode.left, left)
     coefficients = _fit(thin, lefts, rights, into, out, ideal)
@@ -118,9 +121,9 @@ def _fit(
     thin: Thin, lefts: Side, rights: Side, into: Metric, out: Metric, ideal: Array
 ) -> list[float]:
     """Coefficients c_j > 0 with the least error of ``sum_j c_j l_j r_j^T`` in the metric."""
-    l, r = out @ lefts.values, into @ rights.values
-    gram = (lefts.values.T @ l) * (rights.values.T @ r)
-    rhs = np.einsum("jr,rj->j", (l.T @ thin.U) * thin.s, thin.V.T @ r)
+    outer, inner = out @ lefts.values, into @ rights.values
+    gram = (lefts.values.T @ outer) * (rights.values.T @ inner)
+    rhs = np.einsum("jr,rj->j", (outer.T @ thin.U) * thin.s, thin.V.T @ inner)
     fitted = _solve(gram, rhs)
     lengths = np.linalg.norm(lefts.values, axis=0)
     before = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
@@ -133,7 +136,8 @@ def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> Encod
     """Encode all tasks of a module under its plan; deterministic."""
     left = _encode_basis(core, plan.left, "left")
     right = _encode_basis(core, plan.right, "right")
-    left_basis, right_basis = left and left.basis, right and right.basis
+    left_basis = left.basis if left else None
+    right_basis = right.basis if right else None
     thins = [core.thin(i) for i in range(len(core.s))]
     moved = None
     if measure.displacement:

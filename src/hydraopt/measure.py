@@ -88,9 +88,9 @@ def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:
     """For each task, where its row space left the one that the tasks share: (vectors, weights).
 
     thins: T thin SVDs of one module, V (n, r_t). The shared space is spanned by the ``rank`` top
-    eigenvectors of ``sum_t V_t V_t^T``; what a task has outside it is ``(I - P) V_t = E diag(e) W^T``.
-    Returns E (n, c) and e^2 / sum e^2 (c,) for each task; nothing where a task has nothing outside,
-    or where there is no other task to compare with. Depends on the products dW_t alone.
+    eigenvectors of ``sum_t V_t V_t^T``; what a task has outside it is ``(I - P) V_t = E diag(e)
+    W^T``. Returns E (n, c) and e^2 / sum e^2 (c,) for each task; nothing where a task has nothing
+    outside, or where there is no other task to compare with. Depends on the products dW_t alone.
     """
     if len(thins) < 2:
         return [(np.zeros((t.V.shape[0], 0)), np.zeros(0)) for t in thins]

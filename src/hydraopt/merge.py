@@ -32,7 +32,16 @@ from hydraopt.passes import Draft, Passes, Progress
 from hydraopt.plan import modes_of
 from hydraopt.types import Array
 
-__all__ = ["DEFAULT_MEASURE", "DEFAULT_SIZE", "MergeResult", "merge", "solve"]
+__all__ = [
+    "DEFAULT_MEASURE",
+    "DEFAULT_SIZE",
+    "MergeResult",
+    "assemble",
+    "finish",
+    "merge",
+    "pack",
+    "solve",
+]
 
 DEFAULT_SIZE = "5%"
 DEFAULT_MEASURE = "bias-aware"
@@ -45,8 +54,8 @@ class MergeResult:
     """What a merge made.
 
     path, size: the bundle and its bytes, everything counted. fp16_bytes: two bytes for each number
-    in the inputs. errors: relative Frobenius error of each task. forms: records by form. price: harm
-    a bit was allowed to cost. passes: coding passes it took. notes: what a user should know.
+    in the inputs. errors: relative Frobenius error of each task. forms: records by form. price:
+    harm a bit was allowed to cost. passes: coding passes it took. notes: what a user should know.
     """
 
     path: Path
@@ -92,12 +101,12 @@ def merge(
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
-    tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 5 %.
-    importance: weight of a task's error, default 1 each, relative to its own norm. fair: weights are
-    moved until all tasks have the same error. measure: see hydraopt.measure. forms: those permitted,
-    default all (names of hydraopt.parts.FORMS). same_base: take base models written differently as
-    one. alpha: for files that do not state theirs. threads: default all cores; does not change the
-    result. progress: called with (stage, done, total).
+    tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 5
+    %. importance: weight of a task's error, default 1 each, relative to its own norm. fair: weights
+    are moved until all tasks have the same error. measure: see hydraopt.measure. forms: those
+    permitted, default all (names of hydraopt.parts.FORMS). same_base: take base models written
+    differently as one. alpha: for files that do not state theirs. threads: default all cores; does
+    not change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes, whatever the order of the adapters. Raises a
     HydraoptError for anything wrong with the input, before ``output`` is touched.
@@ -113,18 +122,35 @@ def merge(
     kind = "size" if not given or given[0] == "lossless" else given[0]
     value = limits[kind]
     if kind == "size":
-        value = parse_size(DEFAULT_SIZE if value is None else value, pieces.fp16_bytes)
+        value = parse_size(DEFAULT_SIZE if size is None else size, pieces.fp16_bytes)
     budget = Budget(kind, float(value or 0))  # type: ignore[arg-type]
-    carried = _pack(pieces)
+    carried = pack(pieces)
     found = None
     if pieces.contents:
         weights = _weights(pieces, importance or {})
         found = solve(pieces, carried, budget, weights, chosen, forms, fair, threads, progress)
     recipe = {"measure": chosen.name, "fair": fair, "forms": list(forms or FORMS)}
     recipe |= {"limit": kind if not lossless else "lossless", "value": value}
-    manifest, shared, streams = _assemble(pieces, carried, found and found.draft, recipe)
+    manifest, shared, streams = assemble(pieces, carried, found.draft if found else None, recipe)
+    limit = None if lossless else budget
+    return finish(output, manifest, shared, streams, carried, limit, pieces, chosen, found, started)
+
+
+def finish(
+    output: StrPath,
+    manifest: Manifest,
+    shared: bytes,
+    streams: Sequence[bytes],
+    carried: Carried,
+    budget: Budget | None,
+    pieces: MergeSet,
+    measure: Measure,
+    found: Found | None,
+    started: float,
+) -> MergeResult:
+    """Write the bundle, unless it would be larger than the budget, and say what was made."""
     total = bundle_size(manifest, shared, streams, carried.data)
-    if kind == "size" and not lossless and total > budget.value:
+    if budget is not None and budget.kind == "size" and total > budget.value:
         raise _too_small(budget, total, carried)
     written = write_bundle(output, manifest, shared, streams, carried.data)
     draft = found.draft if found else None
@@ -134,7 +160,7 @@ def merge(
         pieces.fp16_bytes,
         {task.name: task.error for task in manifest.tasks},
         draft.forms if draft else {},
-        chosen.name,
+        measure.name,
         draft.price if draft else 0.0,
         found.passes if found else 0,
         time.monotonic() - started,
@@ -161,7 +187,8 @@ def _load(
     return ready, check_same_base(ready, same_base)
 
 
-def _pack(pieces: MergeSet) -> Carried:
+def pack(pieces: MergeSet) -> Carried:
+    """The tensors to carry, coded without loss."""
     names = [task.name for task in pieces.tasks]
     return pack_carried(dict(zip(names, pieces.carried, strict=True)))
 
@@ -209,7 +236,7 @@ def solve(
     weights = importance / np.where(norms > 0, norms, 1.0)
 
     def size_of(draft: Draft) -> int:
-        manifest, shared, streams = _assemble(pieces, carried, draft, {"value": budget.value})
+        manifest, shared, streams = assemble(pieces, carried, draft, {"value": budget.value})
         return bundle_size(manifest, shared, streams, carried.data) + 160
 
     def error_of(draft: Draft) -> tuple[float, float]:
@@ -253,7 +280,7 @@ def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:
     )
 
 
-def _assemble(
+def assemble(
     pieces: MergeSet, carried: Carried, draft: Draft | None, recipe: Mapping[str, Any]
 ) -> tuple[Manifest, bytes, Sequence[bytes]]:
     """The manifest with what was measured filled in, and the coded streams."""

@@ -1,7 +1,7 @@
 """One module's record in a stream: shared bases, and a task's parts over them. Encode and decode.
 
-A task's dW in a module is a sum of k rank-one parts, ``dW ~ sum_j 2^(e_j / 32) l_j r_j^T``. Each side
-of a part, left (m) and right (n), is written in one of three ways:
+A task's dW in a module is a sum of k rank-one parts, ``dW ~ sum_j 2^(e_j / 32) l_j r_j^T``. Each
+side of a part, left (m) and right (n), is written in one of three ways:
 
     explicit    its own integers;
     shared      coordinates y over the module's shared basis V (n, q):   r = V y;
@@ -30,8 +30,8 @@ __all__ = [
     "FORMS",
     "BasisRecord",
     "Mode",
-    "Side",
     "PartsRecord",
+    "Side",
     "Way",
     "quantise_basis",
     "quantise_side",
@@ -166,13 +166,13 @@ def quantise_basis(x: Array) -> BasisRecord:
 
 
 def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
-    """Quantise one side ``x`` (N, k) of k parts, in steps, over ``basis`` (N, q) unless explicit."""
+    """Quantise one side ``x`` (N, k) of k parts, in steps; ``basis`` (N, q) unless explicit."""
     if way is Way.EXPLICIT:
         own = quantise_block(x)
         return Side(way, None, own, own.values)
     if basis is None:
         raise ValueError(f"a side that is {way.name.lower()} needs a basis")
-    fit = np.linalg.lstsq(basis.vectors, x, rcond=None)[0]
+    fit: Array = np.linalg.lstsq(basis.vectors, x, rcond=None)[0]
     coordinates = quantise_block(fit)
     values = basis.vectors @ coordinates.values
     if way is Way.SHARED:

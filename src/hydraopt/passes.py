@@ -1,8 +1,8 @@
 """One pass: every module planned, encoded and written at one price of a bit.
 
 Modules are independent until they meet in the streams, so they are planned and encoded in threads
-and written in order; a few modules are in memory at a time. The result does not depend on the number
-of threads: each module is computed by one thread, with the BLAS library held to one.
+and written in order; a few modules are in memory at a time. The result does not depend on the
+number of threads: each module is computed by one thread, with the BLAS library held to one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from hydraopt.coding.stream import StreamWriter
 from hydraopt.core import CoreStore
 from hydraopt.encode import EncodedModule, encode_module
 from hydraopt.measure import Measure
 from hydraopt.parts import Mode, write_basis, write_parts
-from hydraopt.coding.stream import StreamWriter
 from hydraopt.plan import plan_module
 from hydraopt.types import Array
 
@@ -57,7 +57,8 @@ class Draft:
     def relative_errors(self) -> Array:
         """Relative Frobenius error of each content, (contents,)."""
         total = self.energies.sum(axis=1)
-        return np.sqrt(self.errors.sum(axis=1) / np.where(total > 0, total, 1.0))
+        errors: Array = np.sqrt(self.errors.sum(axis=1) / np.where(total > 0, total, 1.0))
+        return errors
 
 
 class Passes:

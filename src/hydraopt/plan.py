@@ -1,10 +1,10 @@
 """The planner: for one module and one price of a bit, which form, which parts, how fine.
 
-For every task and every permitted pair of ways (hydraopt.parts) the harm D that would remain and the
-bits R it would take are estimated from singular values alone; the module takes the bases, and each
-task the mode, with the least ``D + price * R``. The price is the one knob theta of the whole bundle:
-equal slope everywhere is the optimum (reverse water-filling). D is in units of the task's weighted
-squared Frobenius norm, with the measure's weights inside.
+For every task and every permitted pair of ways (hydraopt.parts) the harm D that would remain and
+the bits R it would take are estimated from singular values alone; the module takes the bases, and
+each task the mode, with the least ``D + price * R``. The price is the one knob theta of the whole
+bundle: equal slope everywhere is the optimum (reverse water-filling). D is in units of the task's
+weighted squared Frobenius norm, with the measure's weights inside.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class _SideView:
     def numbers(self) -> int:
         if self.way is Way.SHARED:
             assert self.coordinates is not None
-            return self.coordinates.shape[1]
+            return int(self.coordinates.shape[1])
         return self.length
 
 

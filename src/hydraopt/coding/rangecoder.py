@@ -1,10 +1,10 @@
 """An adaptive binary range coder over integers only: the same bytes and bits on every machine.
 
-One stream is one byte string. A stream codes columns of trellis levels (see trellis.py) and, between
-them, small side integers. Every binary decision has its own probability, learned while coding; the
-learning rate is 1/(count + 1.6), so a fresh context learns at once and an old one is steady. No
-table is sent. The arithmetic is that of the LZMA coder (carry by a cached byte) with 16-bit
-probabilities; docs/format.md is the normative text and holds a decoder in C.
+One stream is one byte string. A stream codes columns of trellis levels (see trellis.py) and,
+between them, small side integers. Every binary decision has its own probability, learned while
+coding; the learning rate is 1/(count + 1.6), so a fresh context learns at once and an old one is
+steady. No table is sent. The arithmetic is that of the LZMA coder (carry by a cached byte) with
+16-bit probabilities; docs/format.md is the normative text and holds a decoder in C.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def new_encoder() -> NDArray[np.int64]:
     return np.array([0, _MASK, 0, 1, 0], np.int64)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _shift_low(state: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     low = state[_LOW]
     if low < 0xFF000000 or low > _MASK:
@@ -87,7 +87,7 @@ def _shift_low(state: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     state[_LOW] = (low & 0x00FFFFFF) << 8
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _encode_bit(
     state: NDArray[np.int64], out: NDArray[np.uint8], model: NDArray[np.int32], ctx: int, bit: int
 ) -> None:
@@ -108,7 +108,7 @@ def _encode_bit(
         _shift_low(state, out)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _encode_raw(state: NDArray[np.int64], out: NDArray[np.uint8], value: int, width: int) -> None:
     for i in range(width - 1, -1, -1):
         state[_RANGE] >>= 1
@@ -119,7 +119,7 @@ def _encode_raw(state: NDArray[np.int64], out: NDArray[np.uint8], value: int, wi
             _shift_low(state, out)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _encode_magnitude(
     state: NDArray[np.int64],
     out: NDArray[np.uint8],
@@ -141,7 +141,7 @@ def _encode_magnitude(
     _encode_raw(state, out, rest, width)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def encode_integer(
     state: NDArray[np.int64],
     out: NDArray[np.uint8],
@@ -156,7 +156,7 @@ def encode_integer(
         _encode_bit(state, out, model, base + BINS, 1 if value < 0 else 0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def activity(row: int, total: int, count: int) -> int:
     """0, 1 or 2: is the row quiet, usual or lively in the columns decoded so far?
 
@@ -167,7 +167,7 @@ def activity(row: int, total: int, count: int) -> int:
     return 1 if 10 * row * count < 13 * total else 2
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def encode_column(
     state: NDArray[np.int64],
     out: NDArray[np.uint8],
@@ -199,9 +199,9 @@ def encode_column(
         s = NEXT_STATE[s, k & 1]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def finish(state: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
-    """Flush; returns the length, trailing zero bytes dropped (a decoder reads zeros past the end)."""
+    """Flush; returns the length, trailing zero bytes dropped: a decoder reads zeros there."""
     for _ in range(5):
         _shift_low(state, out)
     end = state[_POS]
@@ -210,7 +210,7 @@ def finish(state: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
     return int(end)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def new_decoder(data: NDArray[np.uint8]) -> NDArray[np.int64]:
     """State at the start of a stream; bytes past its end read as zero."""
     state = np.zeros(5, np.int64)
@@ -221,7 +221,12 @@ def new_decoder(data: NDArray[np.uint8]) -> NDArray[np.int64]:
     return state
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
+def _byte(data: NDArray[np.uint8], pos: int) -> int:
+    return np.int64(data[pos]) if pos < data.shape[0] else 0  # type: ignore[return-value]
+
+
+@njit(cache=True, nogil=True, inline="always")
 def _decode_bit(
     low: int, span: int, pos: int, data: NDArray[np.uint8], model: NDArray[np.int32], ctx: int
 ) -> tuple[int, int, int, int]:
@@ -241,13 +246,13 @@ def _decode_bit(
     if count < _LIMIT:
         model[ctx, 1] = count + 1
     while span < _TOP:
-        low = (low << 8) | (np.int64(data[pos]) if pos < data.shape[0] else 0)
+        low = (low << 8) | _byte(data, pos)
         pos += 1
         span <<= 8
     return bit, low, span, pos
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
 def _decode_raw(
     low: int, span: int, pos: int, data: NDArray[np.uint8], width: int
 ) -> tuple[int, int, int, int]:
@@ -259,13 +264,13 @@ def _decode_raw(
             low -= span
             value |= 1
         while span < _TOP:
-            low = (low << 8) | (np.int64(data[pos]) if pos < data.shape[0] else 0)
+            low = (low << 8) | _byte(data, pos)
             pos += 1
             span <<= 8
     return value, low, span, pos
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _decode_magnitude_rest(
     low: int, span: int, pos: int, data: NDArray[np.uint8], model: NDArray[np.int32], base: int
 ) -> tuple[int, int, int, int]:
@@ -285,7 +290,7 @@ def _decode_magnitude_rest(
     return (1 << width) + rest - 1 + (BINS - 1), low, span, pos
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def decode_integer(
     state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32], kind: int
 ) -> int:
@@ -302,7 +307,7 @@ def decode_integer(
     return value
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def decode_column(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],

@@ -52,7 +52,7 @@ def _bits(spread: int) -> NDArray[np.float64]:
     return level_bits(2.0 ** ((spread - 16) / 4))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _quantise_column(
     x: NDArray[np.float64],
     lam: float,
@@ -130,7 +130,7 @@ class StreamWriter:
         rc.encode_integer(self._state, self._out, self._model, kind, value)
 
     def block(self, block: Block, kind: int) -> None:
-        """Append the spread classes, as differences of side integers of ``kind``, and the columns."""
+        """Append the spread classes, as differences coded under ``kind``, and the columns."""
         before = 0
         for spread in block.spreads:
             self.integer(kind, spread - before)

@@ -11,7 +11,8 @@ Source: Marcellin and Fischer 1990, trellis coded quantization; the form with tw
 parity-driven states is the "dependent quantization" of H.266/VVC (ITU-T H.266, 8.7.3), here with
 eight states. Differs: no sign-data hiding, the state runs on over a whole column.
 
-Units: ``x`` is in steps. A level k reconstructs to the integer ``2k`` (Q0) or ``2k - sign(k)`` (Q1).
+Units: ``x`` is in steps. A level k reconstructs to the integer ``2k`` (Q0) or ``2k - sign(k)``
+(Q1).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ QUANTISER: NDArray[np.int64] = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int64
 _FAR = 1e300
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def quantise(
     x: NDArray[np.float64],
     lam: float,
@@ -105,7 +106,7 @@ def quantise(
         state = back[i, state] & 7
 
 
-@njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, boundscheck=False)
 def reconstruct(levels: NDArray[np.int32], out: NDArray[np.int32]) -> None:
     """The integers (in steps) that a column of levels stands for; levels (N,), out (N,)."""
     state = 0

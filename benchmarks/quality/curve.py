@@ -1,0 +1,165 @@
+"""Bytes against relative error and recovery, for each form alone and for the choice per module.
+
+    python benchmarks/quality/curve.py --base gemma-3-270m --tasks TASKS --out RESULT.json ADAPTERS...
+
+Each row of the result is one bundle, really written and read back: its bytes (everything in the
+file), the relative error and the recovery of every task, (base - bundle) / (base - adapter) of the
+teacher-forced test loss per target token. Rows are added as they are made; a second call goes on
+where the first stopped. ``--rivals`` scores what benchmarks/quality/rivals.py makes instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import provenance  # noqa: E402
+from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
+from hydraopt.bundle.reader import open_bundle  # noqa: E402
+from hydraopt.merge import merge  # noqa: E402
+from zoo.score import Scorer, adapter_task, recovery  # noqa: E402
+from zoo.tasks import Row, first_rows, load_task  # noqa: E402
+
+FORMS = ("all", "private", "shared-input", "shared-output", "two-sided", "predicted")
+Factors = Mapping[str, tuple[Any, Any]]
+
+
+class Judge:
+    """Scores factors on the test rows of every task; remembers base and original adapters."""
+
+    def __init__(self, base: str, tasks: Path | None, adapters: Sequence[Adapter], rows: int):
+        self.scorer = Scorer(base)
+        self.rows: dict[str, tuple[Sequence[Row], str]] = {}
+        self.base: dict[str, float] = {}
+        self.adapter: dict[str, float] = {}
+        for adapter in adapters:
+            name, language = adapter_task(adapter.source.parent)
+            task = load_task(name, language, tasks)
+            chosen = first_rows(task.test, rows)
+            self.rows[adapter.name] = (chosen, task.instruction)
+            self.base[adapter.name] = self.scorer.score_base(chosen, task.instruction, 80)["nll"]
+            factors = {path: module.factors() for path, module in adapter.modules.items()}
+            self.adapter[adapter.name] = self.loss(adapter.name, factors)
+            print(f"{adapter.name}: base {self.base[adapter.name]:.4f}", end=", ", flush=True)
+            print(f"adapter {self.adapter[adapter.name]:.4f}", flush=True)
+
+    def loss(self, task: str, factors: Factors) -> float:
+        rows, instruction = self.rows[task]
+        import torch
+
+        tensors = {
+            path: (
+                torch.from_numpy(np.asarray(b, np.float32).copy()),
+                torch.from_numpy(np.asarray(a, np.float32).copy()),
+            )
+            for path, (b, a) in factors.items()
+        }
+        return float(self.scorer.score_factors(tensors, rows, instruction, 80)["nll"])
+
+    def recovery(self, task: str, factors: Factors) -> float:
+        return recovery(self.base[task], self.adapter[task], self.loss(task, factors))
+
+
+def hydraopt_rows(
+    adapters: Sequence[Adapter],
+    forms: Sequence[str],
+    sizes: Sequence[str],
+    done: set[tuple[str, str]],
+    measure: str,
+) -> Iterator[tuple[dict[str, Any], dict[str, Factors]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            for form in forms:
+                if (form, size) in done:
+                    continue
+                path = Path(folder) / "x.hydra.safetensors"
+                chosen = None if form == "all" else [form]
+                result = merge(list(adapters), path, size=size, forms=chosen, measure=measure)
+                bundle = open_bundle(path)
+                factors = {
+                    name: {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
+                    for name in bundle
+                }
+                row = {"method": form, "setting": size, "bytes": result.size}
+                row |= {"errors": dict(result.errors), "forms": dict(result.forms)}
+                row |= {"merge_seconds": round(result.seconds, 2), "measure": measure}
+                yield row, factors
+
+
+def rival_rows(
+    adapters: Sequence[Adapter], done: set[tuple[str, str]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Factors]]]:
+    from benchmarks.quality.rivals import iter_rivals
+
+    for name, setting, size, factors in iter_rivals(adapters):
+        if (name, str(setting)) not in done and factors:
+            yield {"method": name, "setting": str(setting), "bytes": size}, factors
+
+
+def summary(values: Mapping[str, float]) -> dict[str, float]:
+    """Mean (each task counted as 100 % at most) and worst, in percent."""
+    capped = [100 * min(value, 1.0) for value in values.values()]
+    return {
+        "mean_recovery": round(float(np.mean(capped)), 3),
+        "worst_recovery": round(min(capped), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("adapters", nargs="+")
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--sizes", default="2.5%,5%,10%")
+    parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--measure", default="bias-aware")
+    parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    adapters = read_adapters(args.adapters)
+    result = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
+    done = {(row["method"], row["setting"]) for row in result["rows"]}
+    judge = Judge(args.base, args.tasks, adapters, args.rows)
+    fp16 = 2 * sum(adapter.numbers for adapter in adapters)
+    what = f"bytes, error and recovery on {args.base}, {args.rows} test rows a task"
+    result |= provenance(what, seed=0) | {"fp16_bytes": fp16}
+    result |= {"base_loss": judge.base, "adapter_loss": judge.adapter}
+    if args.rivals:
+        made = rival_rows(adapters, done)
+    else:
+        made = hydraopt_rows(
+            adapters, args.forms.split(","), args.sizes.split(","), done, args.measure
+        )
+    for row, factors in made:
+        started = time.monotonic()
+        recovered = {task: judge.recovery(task, factors[task]) for task in judge.rows}
+        row["size_pct"] = round(100 * row["bytes"] / fp16, 3)
+        row["recovery"] = {task: round(value, 5) for task, value in recovered.items()}
+        row |= summary(recovered)
+        result["rows"].append(row)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(
+            f"{row['method']:14} {row['setting']:>8} {row['size_pct']:7.3f} % "
+            f"mean {row['mean_recovery']:.2f} worst {row['worst_recovery']:.2f} "
+            f"({time.monotonic() - started:.0f} s)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""``hydraopt shrink``."""
+
+from __future__ import annotations
+
+import click
+
+from hydraopt.cli.common import (
+    check_target,
+    json_option,
+    progress_bar,
+    quiet_option,
+    threads_option,
+)
+from hydraopt.cli.merge import show_result
+
+__all__ = ["shrink"]
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
+@click.option("--size", help="Limit of the whole file: 2% (of the original fp16 bytes), 3MB, bytes.")
+@click.option("--error", type=float, help="Limit of the mean relative error that is added.")
+@click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle, or is BUNDLE.")
+@threads_option
+@json_option
+@quiet_option
+def shrink(
+    bundle: str,
+    output: str,
+    size: str | None,
+    error: float | None,
+    force: bool,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Make a smaller bundle from BUNDLE, without the original adapters.
+
+    Give one limit, --size or --error. The errors in the new bundle are estimates against the
+    originals: what BUNDLE had left and what shrinking adds.
+
+    \b
+    Example:
+      hydraopt shrink phone.hydra.safetensors --size 2.5% -o watch.hydra.safetensors
+    """
+    check_target(output, force, [bundle])
+    import hydraopt
+    from hydraopt.inspect.bundle import task_rows
+
+    with progress_bar(quiet or as_json) as progress:
+        result = hydraopt.shrink(
+            bundle, output, size=size, error=error, threads=threads, progress=progress
+        )
+    show_result("hydraopt.shrink/1", result, task_rows(hydraopt.open_bundle(output)), as_json)

@@ -1,0 +1,134 @@
+"""From a task's factors to the pairs of tensors that PEFT stores: ranks, groups, kernels, balance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hydraopt.adapters.keys import parse
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import ExportError, explain
+from hydraopt.types import Array, Factors
+
+__all__ = ["Pair", "balanced", "pairs_of"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One stored pair, A and B, which holds one module or all groups of one.
+
+    keys: of A and B.  path: what PEFT matches rank patterns and targets with.
+    members: (position, module, factors), by position.  parts: of a fused projection, else None.
+    """
+
+    keys: tuple[str, str]
+    path: str
+    members: tuple[tuple[int, ModuleEntry, Factors], ...]
+    parts: int | None = None
+
+    @property
+    def module(self) -> ModuleEntry:
+        """The first member: in kind, layout and shape all are alike."""
+        return self.members[0][1]
+
+    @property
+    def multiple(self) -> int:
+        """What the rank must be a multiple of: PEFT divides it among a convolution's groups."""
+        grouped = self.module.layout == "rows" and self.module.kind == "conv"
+        return self.module.groups if grouped else 1
+
+    @property
+    def rank(self) -> int:
+        """The least rank that PEFT can be told for this pair; at least 1."""
+        ranks = [factors.A.shape[0] for _, _, factors in self.members]
+        if self.parts is not None:
+            return max(sum(ranks), 1)
+        return max(*ranks, 1) * self.multiple
+
+    def tensors(self, rank: int, scale: float) -> tuple[Array, Array]:
+        """(A, B), float64, as PEFT stores them for that rank and that scale; padded with zeros.
+
+        ``scale * B A`` is the task's dW. A fused projection becomes one block-structured LoRA.
+        """
+        module, first = self.module, self.members[0][2]
+        m, n = first.B.shape[0], first.A.shape[1]
+        if self.parts is not None:
+            a, b, row = np.zeros((rank, n)), np.zeros((self.parts * m, rank)), 0
+            for position, _, factors in self.members:
+                k = factors.A.shape[0]
+                own = balanced(factors, scale)
+                a[row : row + k] = own.A
+                b[position * m : (position + 1) * m, row : row + k] = own.B
+                row += k
+            return a, b
+        groups = module.groups if module.layout in ("rows", "experts") else 1
+        each = rank if module.layout == "experts" else rank // groups
+        a, b = np.zeros((groups, each, n)), np.zeros((groups, m, each))
+        for position, _, factors in self.members:
+            own, k = balanced(factors, scale), factors.A.shape[0]
+            a[position, :k], b[position, :, :k] = own.A, own.B
+        a = a.reshape(groups * each, n)
+        if module.layout == "experts":
+            # The rank varies slowest in the columns of B: group g has columns g, g + groups, ...
+            return a, b.transpose(1, 2, 0).reshape(m, each * groups)
+        b = b.reshape(groups * m, each)
+        if module.kind == "conv":
+            inputs = n // math.prod(module.a_tail)
+            a = a.reshape(-1, inputs, *module.a_tail)
+            b = b.reshape(*b.shape, *(1 for _ in module.a_tail))
+        return a, b
+
+
+def balanced(factors: Factors, scale: float = 1.0) -> Factors:
+    """The same product over ``scale``, with the norms of B's columns and A's rows alike.
+
+    Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps both
+    sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8.
+    """
+    b, a = factors.B / scale, factors.A
+    nb, na = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
+    ratio = np.divide(nb, na, out=np.ones_like(nb), where=(na > 0) & (nb > 0))
+    shift = np.rint(0.5 * np.log2(ratio)).astype(np.int32)
+    return Factors(np.ldexp(b, -shift), np.ldexp(a, shift[:, None]))
+
+
+def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
+    """The pairs of a task, in order of their keys; raises ExportError for what PEFT cannot hold."""
+    grouped: dict[str, list[tuple[int, ModuleEntry, Factors]]] = {}
+    for path, module in task.modules.items():
+        position = module.group
+        if module.layout == "rows" and module.kind != "conv":
+            position = int(path.rpartition("::")[2])
+        grouped.setdefault(task.key(path, "A"), []).append((position, module, factors[path]))
+    pairs = []
+    for key, members in sorted(grouped.items()):
+        members.sort(key=lambda x: x[0])
+        module = members[0][1]
+        parsed = parse(key)
+        path = parsed.settings_path if parsed else module.stem
+        fused = module.layout == "rows" and module.kind != "conv"
+        parts = _parts(task, module, members[-1][0]) if fused else None
+        pairs.append(Pair((key, task.key(module.path, "B")), path, tuple(members), parts))
+    return pairs
+
+
+def _parts(task: TaskAdapter, module: ModuleEntry, last: int) -> int:
+    """How many parts the fused projection has, the untouched ones included."""
+    enabled: Any = task.config.get("enable_lora")
+    if isinstance(enabled, list) and len(enabled) > last:
+        return len(enabled)
+    raise ExportError(
+        explain(
+            "PEFT has to know which parts of a fused projection an adapter changes",
+            adapter=task.name,
+            module=module.stem,
+            got=f"{module.groups} groups, enable_lora {enabled}",
+            expected="enable_lora in the adapter's config, such as [true, false, true]",
+            do="The file did not say; add enable_lora to its config and merge again",
+        )
+    )

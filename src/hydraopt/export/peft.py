@@ -1,0 +1,271 @@
+"""A task as a PEFT adapter: adapter_config.json and adapter_model.safetensors.
+
+The scale is folded into B and the config says alpha = rank for every module, so that no reader can
+get rsLoRA or patterns wrong. The exception are adapters whose initialisation changes the base model
+(PiSSA and its kin): how, depends on rank and scale, so these keep those of their config.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.adapters.reader import read_adapter
+from hydraopt.adapters.scale import ScaleRule
+from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import AdapterFormatError, ExportError, UsageError, explain
+from hydraopt.export.extras import exported_extras
+from hydraopt.export.layout import Pair, pairs_of
+from hydraopt.export.tensors import dtype_named, file_chunks, rounded
+
+__all__ = ["export_peft", "peft_adapter", "torch_state_dict"]
+
+CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+
+_CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
+
+# Left behind by PEFT versions that stored fused projections in groups, or ours.
+_DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
+
+
+def export_peft(
+    task: TaskAdapter,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "same",
+    uniform_rank: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` as a PEFT adapter folder, which ``PeftModel.from_pretrained`` loads.
+
+    dtype: of the low-rank factors: "same" as the original's, "float16", "bfloat16", "float32".
+        Everything else keeps its own type and bytes.
+    uniform_rank: one rank for all modules, padded with zeros, as vLLM wants it.
+    overwrite: also write into a folder that has files but no adapter in it.
+
+    A lossless task that was a PEFT adapter comes back as it was, tensor for tensor and config, with
+    dtype "same" and without ``uniform_rank``. A new folder appears at once and whole; in an
+    existing one the two files are replaced, each atomically, and other files are left alone.
+
+    Raises ExportError if PEFT cannot hold something or a number does not fit the dtype; the folder
+    is then as it was. UsageError for a folder in the way.
+    """
+    target = Path(folder)
+    _check_target(target, overwrite)
+    metadata = None
+    if task.original is not None and task.entry.format == "peft" and not uniform_rank:
+        original = dtype_named(dtype, task.entry.dtype) == task.entry.dtype
+    else:
+        original = False
+    if original:
+        config, tensors, metadata = task.config, task.tensors, task.entry.metadata
+    else:
+        config, tensors = peft_adapter(task, dtype, uniform_rank)
+    _write(target, config, tensors, metadata)
+
+
+def peft_adapter(
+    task: TaskAdapter, dtype: object = "same", uniform_rank: bool = False
+) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+    """Config and tensors of the task as PEFT takes them; see :func:`export_peft`."""
+    kind = dtype_named(dtype, task.entry.dtype)
+    factors = task.factors()
+    pairs = pairs_of(task, factors)
+    kept = _kept_rule(task)
+    if kept is not None and uniform_rank:
+        raise _cannot(task, "PiSSA and its kin change the base by rank, so one rank does not fit")
+    ranks = _ranks(task, pairs, uniform_rank, kept)
+    tensors: dict[str, RawTensor] = {}
+    for pair in pairs:
+        scale = kept.scale(pair.path) if kept is not None else 1.0
+        for key, values in zip(pair.keys, pair.tensors(ranks[pair.path], scale), strict=True):
+            tensors[key] = rounded(key, values, kind, task.name)
+    extras = exported_extras(task, unfolded=kept is not None)
+    twice = sorted(set(extras) & set(tensors))
+    if twice:
+        raise _cannot(task, f"two tensors would have the name {twice[0]!r}")
+    return _config(task, pairs, ranks, kept is not None), {**tensors, **extras}
+
+
+def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
+    """The tensors of :func:`peft_adapter` as torch tensors."""
+    import torch
+
+    codes = {
+        "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
+        "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
+        "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2, "U16": torch.uint16, "U32": torch.uint32,
+        "U64": torch.uint64,
+    }  # fmt: skip
+    state = {}
+    for key, tensor in peft_adapter(task, dtype)[1].items():
+        flat = (
+            torch.frombuffer(bytearray(tensor.raw()), dtype=torch.uint8)
+            if tensor.nbytes
+            else (torch.empty(0, dtype=torch.uint8))
+        )
+        state[key] = flat.view(codes[tensor.dtype]).reshape(tensor.shape)
+    return state
+
+
+# --- ranks and config -------------------------------------------------------------------------
+
+
+def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
+    """The config's own ranks and scales, where the base model depends on them."""
+    if not _CHANGES_BASE.search(str(task.config.get("init_lora_weights"))):
+        return None
+    return ScaleRule.from_config(task.config, task.bundle.path)
+
+
+def _ranks(
+    task: TaskAdapter, pairs: Sequence[Pair], uniform: bool, kept: ScaleRule | None
+) -> dict[str, int]:
+    """The rank of each settings path; pairs on one wrapped layer share it."""
+    ranks: dict[str, int] = {}
+    for pair in pairs:
+        ranks[pair.path] = max(ranks.get(pair.path, 1), pair.rank)
+    for pair in pairs:
+        # Two pairs of one path may want different multiples; both divide their product.
+        ranks[pair.path] = -(-ranks[pair.path] // pair.multiple) * pair.multiple
+    if kept is not None:
+        for path, rank in ranks.items():
+            if rank > kept.rank(path):
+                raise _cannot(
+                    task,
+                    f"{path} has {rank} parts, and its initialisation ties the base to rank "
+                    f"{kept.rank(path)}",
+                )
+            ranks[path] = kept.rank(path)
+    elif ranks and (uniform or task.config.get("target_parameters")):
+        # PEFT cannot vary the rank between parameters that it wraps directly.
+        multiple = math.lcm(*(pair.multiple for pair in pairs))
+        most = -(-max(ranks.values()) // multiple) * multiple
+        ranks = dict.fromkeys(ranks, most)
+    return ranks
+
+
+def _config(
+    task: TaskAdapter, pairs: Sequence[Pair], ranks: Mapping[str, int], kept: bool
+) -> dict[str, Any]:
+    config = {key: value for key, value in task.config.items() if key not in _DROPPED}
+    config["peft_type"] = "LORA"
+    if not config.get("base_model_name_or_path") and task.base_model:
+        config["base_model_name_or_path"] = task.base_model
+    kinds = set(task.extra_kinds.values())
+    if "dora_magnitude" in kinds:
+        config["use_dora"] = True
+    if "lora_bias" in kinds:
+        config["lora_bias"] = True
+    if not config.get("target_parameters") and not _targets(config, ranks):
+        config["target_modules"] = sorted(ranks)
+        for setting in ("layers_to_transform", "layers_pattern", "exclude_modules"):
+            config.pop(setting, None)
+    if kept:
+        return config
+    r = max(ranks.values(), default=1)
+    others = {path: rank for path, rank in sorted(ranks.items()) if rank != r}
+    pattern = {_only(path, ranks): rank for path, rank in others.items()}
+    config.update(r=r, lora_alpha=r, use_rslora=False)
+    config.update(rank_pattern=pattern, alpha_pattern=dict(pattern))
+    return config
+
+
+def _targets(config: Mapping[str, Any], paths: Mapping[str, int]) -> bool:
+    """Whether PEFT finds every module by the config's own ``target_modules``."""
+    targets = config.get("target_modules")
+    if isinstance(targets, str):
+        if targets == "all-linear":
+            return True
+        with contextlib.suppress(re.error):
+            return all(re.fullmatch(targets, path) for path in paths)
+        return False
+    names = [x for x in targets or () if isinstance(x, str)]
+    return all(any(f".{path}".endswith(f".{name}") for name in names) for path in paths)
+
+
+def _only(path: str, paths: Mapping[str, int]) -> str:
+    """A pattern that PEFT matches with ``path`` and with no other of ``paths``.
+
+    PEFT tries ``(.*\\.)?(PATTERN)$``. The path itself is what people expect to read, and what
+    versions before 0.14 need, which put a dot before it; it is anchored only where another
+    module's path ends with it.
+    """
+    own = re.compile(rf"(.*\.)?({path})$") if _compiles(path) else None
+    if own is not None and [x for x in paths if own.match(x)] == [path]:
+        return path
+    return "^" + re.escape(path)
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(f"({pattern})")
+    except re.error:
+        return False
+    return True
+
+
+def _cannot(task: TaskAdapter, what: str) -> ExportError:
+    return ExportError(explain(f"cannot be written as a PEFT adapter: {what}", adapter=task.name))
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise UsageError(explain("a file is in the way of the folder", file=target))
+    foreign = target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()
+    if foreign and not overwrite:
+        raise UsageError(
+            explain(
+                "folder has files, and no adapter, in it",
+                file=target,
+                do="Give another folder, or overwrite=True to add the adapter to it",
+            )
+        )
+
+
+def _write(
+    target: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, RawTensor],
+    metadata: Mapping[str, str] | None,
+) -> None:
+    target = Path(os.path.abspath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        write_atomically(temporary / WEIGHTS, file_chunks(tensors, metadata))
+        # As PEFT writes it, down to the missing newline.
+        text = json.dumps(config, indent=2, sort_keys=True)
+        write_atomically(temporary / CONFIG, [text.encode()])
+        _read_back(temporary)
+        if target.is_dir() and any(target.iterdir()):
+            for name in (WEIGHTS, CONFIG):
+                os.replace(temporary / name, target / name)
+        else:
+            os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_back(folder: Path) -> None:
+    """Headers, config, shapes and ranks of what was written agree, as our own reader sees it."""
+    try:
+        read_adapter(folder)
+    except AdapterFormatError as error:
+        raise ExportError(f"what was to be exported is not a whole adapter: {error}") from error

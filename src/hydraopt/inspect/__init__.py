@@ -1,0 +1,7 @@
+"""Looking: what adapters have in common, what a bundle's parts cost. Plain dicts, ready for JSON."""
+
+from hydraopt.inspect.adapters import inspect_adapters
+from hydraopt.inspect.bundle import inspect_bundle, task_rows
+from hydraopt.inspect.kind import is_bundle
+
+__all__ = ["inspect_adapters", "inspect_bundle", "is_bundle", "task_rows"]

@@ -1,0 +1,362 @@
+"""What the adapters of one base model have in common, and what a bundle of them would cost.
+
+Two walks over the modules: the first reads the factors and compares them, the second plans them at
+a row of prices. Nothing is rounded, coded or written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from hydraopt.adapters import check_same_base, read_adapters
+from hydraopt.align import MergeSet, align
+from hydraopt.bundle.writer import bundle_size
+from hydraopt.core import CoreStore
+from hydraopt.inspect.estimate import guess_module
+from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
+from hydraopt.measure import measure_named
+from hydraopt.merge import DEFAULT_MEASURE, assemble, pack
+from hydraopt.parts import FORMS
+from hydraopt.plan import modes_of
+from hydraopt.types import Array
+
+__all__ = ["ERRORS", "SCHEMA", "inspect_adapters", "module_type"]
+
+SCHEMA = "hydraopt.inspect.adapters/1"
+
+ERRORS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Relative errors for which a size is guessed."""
+
+_STEP = 3.0
+_MOST_POINTS = 16
+_BEST_ERROR, _WORST_ERROR = 0.045, 0.55
+_REFERENCE = 0.05
+"""Savings by module are given at the price that takes this share of the fp16 bytes."""
+
+Progress = Callable[[str, int, int], None]
+StrPath = str | os.PathLike[str]
+
+
+def module_type(path: str) -> str:
+    """The path with numbers as stars: modules of one kind in all layers have one type.
+
+    >>> module_type("model.layers.12.self_attn.q_proj")
+    'model.layers.*.self_attn.q_proj'
+    """
+    return re.sub(r"(?<![^.:_])\d+(?![^.:_])", "*", path)
+
+
+def inspect_adapters(
+    adapters: StrPath | Iterable[StrPath],
+    *,
+    same_base: bool = False,
+    alpha: float | None = None,
+    measure: str = DEFAULT_MEASURE,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Likeness, energy against rank, and a guess of size against error; ready for JSON.
+
+    adapters, same_base, alpha: as for :func:`hydraopt.merge`. measure: whose plans are estimated.
+    Raises a HydraoptError for what cannot be merged. docs/concepts.md explains each number.
+    """
+    loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
+    pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
+    report = progress or (lambda stage, done, total: None)
+    watched = [Watched(source) for source in pieces.sources]
+    store = CoreStore(watched)
+    with threadpool_limits(1, user_api="blas"):
+        modules, matrices, energies = _compare(pieces, watched, store, report)
+        curves = _Curves.of(pieces, store, energies.sum(axis=1), measure, report)
+    for row, saving in zip(modules, curves.savings(), strict=True):
+        row["sharing"] = saving
+    return {
+        "schema": SCHEMA,
+        "base_model": pieces.base_model,
+        "fp16_bytes": pieces.fp16_bytes,
+        "measure": measure,
+        "tasks": _tasks(pieces, loaded, energies),
+        "likeness": _matrices(pieces, matrices),
+        "energy": _energy_curve(modules),
+        "modules": modules,
+        "curve": curves.points,
+        "guesses": curves.guesses(),
+        "reference": curves.points[curves.reference] if curves.points else None,
+        "notes": list(pieces.notes),
+    }
+
+
+@dataclass
+class _Matrices:
+    """Sums over modules, (contents, contents): cosines of factors with their counts, and <.,.>."""
+
+    a: Array
+    b: Array
+    a_count: Array
+    b_count: Array
+    inner: Array
+
+
+def _compare(
+    pieces: MergeSet, watched: Sequence[Watched], store: CoreStore, report: Progress
+) -> tuple[list[dict[str, Any]], _Matrices, Array]:
+    """Rows of modules, likeness of the whole adapters, and |dW|^2 (contents, modules)."""
+    size = (pieces.contents, pieces.contents)
+    total = _Matrices(*(np.zeros(size) for _ in range(5)))
+    energies = np.zeros((pieces.contents, len(store)))
+    names = _names(pieces)
+    rows: list[dict[str, Any]] = []
+    for index, module in enumerate(pieces.modules):
+        core = store.core(index)
+        found, given = likeness(core), watched[index]
+        here = np.ix_(core.contents, core.contents)
+        for sums, counts, cosines in (
+            (total.a, total.a_count, given.a),
+            (total.b, total.b_count, given.b),
+        ):
+            sums[here] += np.nan_to_num(cosines)
+            counts[here] += np.isfinite(cosines)
+        total.inner[here] += found.inner
+        energies[core.contents, index] = [float(s @ s) for s in core.s]
+        spectra = [s**2 for s in core.s]
+        rows.append(
+            {
+                "path": module.path,
+                "type": module_type(module.path),
+                "kind": module.kind,
+                "m": module.m,
+                "n": module.n,
+                "tasks": [name for c in core.contents for name in names[c]],
+                "a_cosine": mean_of_pairs(given.a),
+                "b_cosine": mean_of_pairs(given.b),
+                "product_cosine": mean_of_pairs(found.products),
+                "input_overlap": mean_of_pairs(found.inputs),
+                "input_chance": found.chance[0],
+                "output_overlap": mean_of_pairs(found.outputs),
+                "output_chance": found.chance[1],
+                "norm": float(np.sqrt(energies[:, index].sum())),
+                "ranks": [int(s.size) for s in core.s],
+                "rank90": [_rank_for(0.90, x) for x in spectra],
+                "rank99": [_rank_for(0.99, x) for x in spectra],
+                "spectrum": _mean_cumulated(spectra),
+            }
+        )
+        report("comparing", index + 1, len(store))
+    return rows, total, energies
+
+
+def _rank_for(share: float, energy: Array) -> int:
+    """Smallest k whose k largest parts hold ``share`` of the energy; 0 for nothing."""
+    if energy.size == 0:
+        return 0
+    return int(np.searchsorted(np.cumsum(energy), share * energy.sum() * (1 - 1e-12))) + 1
+
+
+def _mean_cumulated(spectra: Sequence[Array]) -> list[float]:
+    """Share of the energy in the k largest parts, k = 1..max r, mean over tasks that have any."""
+    real = [x for x in spectra if x.size]
+    length = max((x.size for x in real), default=0)
+    total = np.zeros(length)
+    for x in real:
+        share = np.cumsum(x) / x.sum()
+        total += np.concatenate([share, np.ones(length - x.size)])
+    return [float(x) for x in total / max(len(real), 1)]
+
+
+def _energy_curve(modules: Sequence[dict[str, Any]]) -> list[float]:
+    """Share of the energy in the k largest parts of each module, mean over modules."""
+    spectra = [row["spectrum"] for row in modules if row["spectrum"]]
+    length = max(map(len, spectra), default=0)
+    full = [x + [1.0] * (length - len(x)) for x in spectra]
+    return [float(x) for x in np.mean(full, axis=0)] if full else []
+
+
+def _names(pieces: MergeSet) -> list[list[str]]:
+    """Task names of each content."""
+    names: list[list[str]] = [[] for _ in range(pieces.contents)]
+    for task in pieces.tasks:
+        if task.content is not None:
+            names[task.content].append(task.name)
+    return names
+
+
+def _tasks(pieces: MergeSet, loaded: Sequence[Any], energies: Array) -> list[dict[str, Any]]:
+    formats = {adapter.name: adapter for adapter in loaded}
+    names = _names(pieces)
+    return [
+        {
+            "name": task.name,
+            "format": task.format,
+            "fp16_bytes": 2 * task.numbers,
+            "dtype": task.dtype,
+            "modules": len(task.modules),
+            "ranks": sorted({x.r for x in formats[task.name].modules.values()}),
+            "norm": 0.0 if task.content is None else float(np.sqrt(energies[task.content].sum())),
+            "same_as": []
+            if task.content is None
+            else [name for name in names[task.content] if name != task.name],
+            "carried_tensors": len(carried),
+        }
+        for task, carried in zip(pieces.tasks, pieces.carried, strict=True)
+    ]
+
+
+def _matrices(pieces: MergeSet, total: _Matrices) -> dict[str, Any]:
+    """Cosines between whole adapters; null where they are not defined."""
+    coded = [task for task in pieces.tasks if task.content is not None]
+    order = np.array([task.content for task in coded], np.int64)
+    norms = np.sqrt(np.diag(total.inner).clip(0))
+    scale = np.outer(norms, norms)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {
+            "a": total.a / total.a_count,
+            "b": total.b / total.b_count,
+            "products": total.inner / scale,
+        }
+    matrices: dict[str, Any] = {"tasks": [task.name for task in coded]}
+    for name, matrix in found.items():
+        picked = matrix[np.ix_(order, order)]
+        matrices[name] = [
+            [float(x) if np.isfinite(x) else None for x in row] for row in picked.tolist()
+        ]
+    return matrices
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Points of size against error at falling prices, and each module's share in them.
+
+    costs, bits: for each point, (modules, 2): all forms, and private alone.
+    """
+
+    points: list[dict[str, Any]]
+    costs: list[Array]
+    bits: list[Array]
+    fp16_bytes: int
+
+    @classmethod
+    def of(
+        cls, pieces: MergeSet, store: CoreStore, norms: Array, measure: str, report: Progress
+    ) -> _Curves:
+        """Plan all modules at prices that span errors from small to useless."""
+        walk = _Walk(pieces, store, norms, measure, report)
+        if not pieces.contents or not norms.any():
+            return cls([], [], [], pieces.fp16_bytes)
+        start = 1e-5 * 0.2**3 / pieces.contents
+        done = [walk.at(start)]
+        while done[0][0]["error"] > _BEST_ERROR and len(done) < _MOST_POINTS:
+            done.insert(0, walk.at(done[0][0]["price"] / _STEP))
+        while done[-1][0]["error"] < _WORST_ERROR and len(done) < _MOST_POINTS:
+            done.append(walk.at(done[-1][0]["price"] * _STEP))
+        points, costs, bits = (list(x) for x in zip(*done, strict=True))
+        return cls(points, costs, bits, pieces.fp16_bytes)
+
+    @property
+    def reference(self) -> int:
+        """The point whose size is nearest to the reference share."""
+        sizes = np.array([point["fraction"] for point in self.points])
+        return int(np.abs(np.log(sizes / _REFERENCE)).argmin())
+
+    def savings(self) -> list[dict[str, float] | None]:
+        """For each module, what permitting shared forms saves at the reference price.
+
+        saved_bytes is at equal harm, to first order: bytes saved and harm saved, the latter
+        divided by the price.
+        """
+        if not self.points:
+            return []
+        i = self.reference
+        price = self.points[i]["price"]
+        return [
+            {
+                "bytes": bits[0] / 8,
+                "private_bytes": bits[1] / 8,
+                "saved_bytes": (cost[1] - cost[0]) / price / 8,
+                "saved": (cost[1] - cost[0]) / price / bits[1] if bits[1] else 0.0,
+            }
+            for cost, bits in zip(self.costs[i].tolist(), self.bits[i].tolist(), strict=True)
+        ]
+
+    def guesses(self) -> list[dict[str, Any]]:
+        """Sizes for round errors, all forms and private alone; null outside the points."""
+        return [
+            {
+                "error": error,
+                "bytes": (size := self._size_at(error, "error", "bytes")),
+                "fraction": size / self.fp16_bytes if size else None,
+                "private_bytes": (alone := self._size_at(error, "private_error", "private_bytes")),
+                "private_fraction": alone / self.fp16_bytes if alone else None,
+            }
+            for error in ERRORS
+        ]
+
+    def _size_at(self, error: float, errors: str, sizes: str) -> int | None:
+        x = np.log([max(point[errors], 1e-9) for point in self.points])
+        y = np.log([point[sizes] for point in self.points])
+        if not x.size or not x[0] <= np.log(error) <= x[-1]:
+            return None
+        return round(float(np.exp(np.interp(np.log(error), x, y))))
+
+
+class _Walk:
+    """Plans every module at a price."""
+
+    def __init__(
+        self, pieces: MergeSet, store: CoreStore, norms: Array, measure: str, report: Progress
+    ) -> None:
+        self._pieces, self._store, self._report = pieces, store, report
+        self._measure = measure_named(measure)
+        self._norms = np.where(norms > 0, norms, 1.0)
+        importance = np.zeros(pieces.contents)
+        for task in pieces.tasks:
+            if task.content is not None:
+                importance[task.content] += 1
+        self._importance = importance
+        self._weights = importance / self._norms
+        carried = pack(pieces)
+        manifest, shared, streams = assemble(pieces, carried, None, {})
+        empty = [b""] * pieces.contents
+        self._fixed = bundle_size(manifest, shared, streams or empty, carried.data)
+
+    def at(self, price: float) -> tuple[dict[str, Any], Array, Array]:
+        """(point, costs, bits) at ``price``."""
+        count = len(self._store)
+        costs, bits = np.zeros((count, 2)), np.zeros((count, 2))
+        errors = np.zeros((2, self._pieces.contents))
+        forms = Counter[str]()
+        for index in range(count):
+            core = self._store.core(index)
+            weights = [float(self._weights[c]) for c in core.contents]
+            for which, permitted in enumerate((tuple(FORMS), ("private",))):
+                guess = guess_module(
+                    core, weights, price, self._measure, modes_of(permitted)
+                )
+                costs[index, which], bits[index, which] = guess.cost, guess.bits
+                errors[which, list(core.contents)] += guess.errors
+                if which == 0:
+                    forms.update(
+                        task.mode.form if task.left.size else "nothing" for task in guess.plan.tasks
+                    )
+            self._report(f"guessing at price {price:.1e}", index + 1, count)
+        relative = np.sqrt(errors / self._norms)
+        mean = relative @ self._importance / self._importance.sum()
+        sizes = [self._fixed + round(float(x) / 8) for x in bits.sum(axis=0)]
+        point = {
+            "price": price,
+            "bytes": sizes[0],
+            "fraction": sizes[0] / self._pieces.fp16_bytes,
+            "error": float(mean[0]),
+            "worst_error": float(relative[0].max()),
+            "forms": dict(sorted(forms.items())),
+            "private_bytes": sizes[1],
+            "private_fraction": sizes[1] / self._pieces.fp16_bytes,
+            "private_error": float(mean[1]),
+        }
+        return point, costs, bits

@@ -1,0 +1,157 @@
+"""What the parts of a bundle cost, and the errors that its manifest states."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.coding.stream import StreamReader
+from hydraopt.parts import read_basis
+from hydraopt.types import Basis
+
+__all__ = ["SCHEMA", "inspect_bundle", "task_rows"]
+
+SCHEMA = "hydraopt.inspect.bundle/1"
+
+Progress = Callable[[str, int, int], None]
+
+
+def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
+    """One row for each task, from the manifest alone; nothing is decoded.
+
+    own_bytes: its coded stream. carried_bytes: tensors kept bit by bit. shared_with: tasks of equal
+    content, which use the same stream. fp16_bytes: two bytes for each number of the original.
+    """
+    sizes = bundle.tensor_bytes
+    owners: dict[int, list[str]] = {}
+    for task in bundle.manifest.tasks:
+        if task.content is not None:
+            owners.setdefault(task.content, []).append(task.name)
+    return [
+        {
+            "name": task.name,
+            "error": task.error,
+            "own_bytes": 0 if task.content is None else sizes[f"task/{task.content}"],
+            "carried_bytes": sum(sizes[f"carried/{i}"] for i in task.carried),
+            "fp16_bytes": 2 * task.numbers,
+            "modules": len(task.modules),
+            "lossless": task.lossless,
+            "format": task.format,
+            "shared_with": []
+            if task.content is None
+            else [name for name in owners[task.content] if name != task.name],
+            "notes": list(task.notes),
+        }
+        for task in bundle.manifest.tasks
+    ]
+
+
+def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """For each module, vectors and bytes of its bases, by side."""
+    modules = bundle.manifest.modules
+    if not bundle.tensor_bytes["shared"] or not modules:
+        return [({"left": 0, "right": 0}, {"left": 0, "right": 0}) for _ in modules]
+    bundle.bases(0)  # the checks against hostile streams are in there
+    reader = StreamReader(bundle.read("shared"))
+    costs = []
+    for module in modules:
+        vectors, sizes = {}, {}
+        for side, length in (("left", module.m), ("right", module.n)):
+            start = reader.position
+            basis: Basis | None = read_basis(reader, length, length)
+            vectors[side] = basis.q if basis else 0
+            sizes[side] = reader.position - start
+        costs.append((vectors, sizes))
+    return costs
+
+
+def inspect_bundle(
+    path: str | os.PathLike[str], progress: Progress | None = None
+) -> dict[str, Any]:
+    """Bytes, forms and stated errors of every task and module of a bundle, ready for JSON.
+
+    tasks: :func:`task_rows` plus ``forms`` (records by form), ``worst_module``, and ``details``:
+    bytes, error and form of each module. modules: the same seen from the modules, with the vectors
+    and bytes of their shared bases. parts: where the bytes of the file are; they add up to size.
+    Every task is decoded once. Raises BundleFormatError for a damaged bundle.
+    """
+    bundle = open_bundle(path)
+    manifest, sizes = bundle.manifest, bundle.tensor_bytes
+    tasks = task_rows(bundle)
+    details: dict[str, list[tuple[str, dict[str, Any]]]] = {x.path: [] for x in manifest.modules}
+    for done, row in enumerate(tasks, 1):
+        task = bundle[row["name"]]
+        forms, coded, errors = task.forms(), task.coded_bytes(), task.module_errors
+        row["details"] = [
+            {
+                "path": module,
+                "bytes": coded.get(module, 0),
+                "error": errors.get(module, 0.0),
+                "form": form,
+            }
+            for module, form in forms.items()
+        ]
+        for detail in row["details"]:
+            details.setdefault(detail["path"], []).append((row["name"], detail))
+        row["forms"] = dict(sorted(Counter(forms.values()).items()))
+        worst = max(row["details"], key=lambda x: x["error"], default=None)
+        row["worst_module"] = worst["path"] if worst else None
+        if progress:
+            progress("decoding", done, len(tasks))
+    modules = []
+    for module, (vectors, basis_bytes) in zip(manifest.modules, _basis_costs(bundle), strict=True):
+        here = details[module.path]
+        task_bytes = _distinct_bytes(here, {row["name"]: row["shared_with"] for row in tasks})
+        worst_task = max(here, key=lambda x: x[1]["error"], default=None)
+        modules.append(
+            {
+                "path": module.path,
+                "kind": module.kind,
+                "m": module.m,
+                "n": module.n,
+                "tasks": len(here),
+                "basis_vectors": vectors,
+                "basis_bytes": basis_bytes,
+                "task_bytes": task_bytes,
+                "bytes": task_bytes + sum(basis_bytes.values()),
+                "mean_error": sum(x["error"] for _, x in here) / len(here) if here else 0.0,
+                "worst_error": worst_task[1]["error"] if worst_task else 0.0,
+                "worst_task": worst_task[0] if worst_task else None,
+                "forms": dict(sorted(Counter(x["form"] for _, x in here).items())),
+            }
+        )
+    fp16_bytes = sum(row["fp16_bytes"] for row in tasks)
+    return {
+        "schema": SCHEMA,
+        "path": str(path),
+        "size": bundle.size,
+        "fp16_bytes": fp16_bytes,
+        "fraction": bundle.size / fp16_bytes if fp16_bytes else 0.0,
+        "base_model": bundle.base_model,
+        "recipe": dict(bundle.recipe),
+        "metadata": {k: v for k, v in bundle.metadata.items() if k != "checksums"},
+        "parts": {
+            "header": bundle.size - sum(sizes.values()),
+            "manifest": sizes["manifest"],
+            "shared": sizes["shared"],
+            "tasks": sum(v for k, v in sizes.items() if k.startswith("task/")),
+            "carried": sum(v for k, v in sizes.items() if k.startswith("carried/")),
+        },
+        "tasks": tasks,
+        "modules": modules,
+    }
+
+
+def _distinct_bytes(
+    here: list[tuple[str, dict[str, Any]]], shared_with: dict[str, list[str]]
+) -> int:
+    """Bytes of a module over its tasks, a stream that several tasks use counted once."""
+    total, seen = 0, set[str]()
+    for name, detail in here:
+        if name not in seen:
+            total += detail["bytes"]
+            seen.update([name, *shared_with[name]])
+    return total

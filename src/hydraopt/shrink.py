@@ -1,0 +1,153 @@
+"""Shrink: a smaller bundle from a bundle, without the originals.
+
+The decoded factors take the place of the adapters; what was carried bit by bit is carried on. The
+errors in the new manifest are against the originals as far as they can be known: what the first
+merge left and what the second adds are independent noise, so their squares add (an estimate, and
+the recipe says so).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hydraopt.align import MergeSet
+from hydraopt.budget import Budget, parse_size
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.measure import Measure, measure_named
+from hydraopt.merge import (
+    DEFAULT_MEASURE,
+    MergeResult,
+    assemble,
+    finish,
+    pack,
+    solve,
+)
+from hydraopt.passes import Progress
+from hydraopt.types import Array
+
+__all__ = ["shrink"]
+
+
+@dataclass(frozen=True)
+class _BundleSource:
+    """Factors of one module out of a bundle's decoded tasks."""
+
+    path: str
+    tasks: tuple[tuple[int, str], ...]
+    bundle: Bundle
+
+    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+        for content, name in self.tasks:
+            factors = self.bundle[name].factors()[self.path]
+            yield content, factors.B, factors.A
+
+
+def _merge_set(bundle: Bundle) -> MergeSet:
+    manifest = bundle.manifest
+    if any(task.lossless for task in manifest.tasks):
+        raise UsageError(
+            explain(
+                "a lossless bundle holds the adapters themselves",
+                file=bundle.path,
+                do="Export its tasks and merge them to the size you want",
+            )
+        )
+    firsts: dict[int, str] = {}
+    for task in manifest.tasks:
+        if task.content is not None:
+            firsts.setdefault(task.content, task.name)
+    owners = {name: set(bundle[name].modules) for name in firsts.values()}
+    sources = tuple(
+        _BundleSource(
+            module.path,
+            tuple((c, name) for c, name in sorted(firsts.items()) if module.path in owners[name]),
+            bundle,
+        )
+        for module in manifest.modules
+    )
+    return MergeSet(
+        manifest.modules,
+        sources,
+        tuple(dataclasses.replace(task, carried=()) for task in manifest.tasks),
+        tuple(manifest.configs),
+        tuple(bundle[task.name].extras for task in manifest.tasks),
+        manifest.base_model,
+        sum(task.numbers for task in manifest.tasks),
+    )
+
+
+def shrink(
+    bundle: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    size: str | int | None = None,
+    error: float | None = None,
+    measure: str | Measure = DEFAULT_MEASURE,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> MergeResult:
+    """Write a smaller bundle with the tasks of ``bundle`` to ``output``; the originals are not
+    needed.
+
+    size: as in :func:`hydraopt.merge` (percent of the original adapters' fp16 bytes). error: mean
+    relative error that shrinking may add, relative to what the bundle holds. One of the two.
+    Raises BudgetError if the bundle is no larger than that already, and a HydraoptError for
+    anything wrong, before ``output`` is touched.
+    """
+    started = time.monotonic()
+    if (size is None) == (error is None):
+        raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
+    chosen = measure_named(measure) if isinstance(measure, str) else measure
+    source = open_bundle(bundle)
+    pieces = _merge_set(source)
+    if size is not None:
+        budget = Budget("size", float(parse_size(size, pieces.fp16_bytes)))
+        present = Path(bundle).stat().st_size
+        if budget.value >= present:
+            raise BudgetError(
+                explain(
+                    "the bundle is not larger than that",
+                    file=bundle,
+                    got=f"{present:,} bytes",
+                    expected=f"more than {int(budget.value):,} bytes",
+                    do="Copy it as it is, or merge the original adapters for a better one",
+                )
+            )
+    else:
+        budget = Budget("error", float(error or 0))
+    carried = pack(pieces)
+    found = None
+    if pieces.contents:
+        importance = np.zeros(pieces.contents)
+        for task in pieces.tasks:
+            if task.content is not None:
+                importance[task.content] += 1.0
+        found = solve(pieces, carried, budget, importance, chosen, None, False, threads, progress)
+    before = {task.name: task for task in source.manifest.tasks}
+    recipe = {**source.manifest.recipe, "measure": chosen.name, "limit": budget.kind}
+    recipe |= {"value": budget.value, "shrunk": True, "errors": "estimated"}
+    manifest, shared, streams = assemble(pieces, carried, found.draft if found else None, recipe)
+    tasks = []
+    for task in manifest.tasks:
+        old = before[task.name]
+        pairs = zip(task.errors, old.errors, strict=True)
+        tasks.append(
+            dataclasses.replace(
+                task,
+                error=math.hypot(task.error, old.error),
+                errors=tuple(math.hypot(a, b) for a, b in pairs),
+            )
+        )
+    manifest = dataclasses.replace(manifest, tasks=tuple(tasks))
+    return finish(
+        output, manifest, shared, streams, carried, budget, pieces, chosen, found, started
+    )

@@ -1,0 +1,39 @@
+"""The decoder in C that docs/format.md points to reads what we write."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydraopt.coding.stream import StreamWriter, quantise_block
+
+SOURCE = Path(__file__).resolve().parents[2] / "docs" / "decoder.c"
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler on this machine")
+    binary = tmp_path_factory.mktemp("decoder") / "decoder"
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-o", binary, SOURCE], check=True)
+    return binary
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.8, 3.0, 40.0, 5000.0])
+def test_c_decoder_reads_the_same_integers(decoder: Path, tmp_path: Path, spread: float) -> None:
+    rng = np.random.default_rng(int(spread * 10))
+    # Rows of different liveliness exercise all three activity contexts.
+    x = rng.standard_normal((200, 5)) * spread * np.exp(rng.standard_normal((200, 1)) / 2)
+    block = quantise_block(x)
+    writer = StreamWriter()
+    writer.block(block, 3)
+    stream = tmp_path / "stream"
+    stream.write_bytes(writer.finish())
+    done = subprocess.run([decoder, stream, "3", "200", "5"], check=True, capture_output=True)
+    got = np.array([line.split() for line in done.stdout.decode().splitlines()], np.int64)
+    assert np.array_equal(got, block.values.astype(np.int64))
