@@ -5,6 +5,7 @@ from hydraopt.bundle.describe import task_entry
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import CarriedBlob, CarriedItem, Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.verify import VerifyReport, relative_error, verify_bundle
 from hydraopt.bundle.writer import bundle_size, write_bundle
 
 __all__ = [
@@ -16,9 +17,12 @@ __all__ = [
     "ModuleEntry",
     "TaskAdapter",
     "TaskEntry",
+    "VerifyReport",
     "bundle_size",
     "open_bundle",
     "pack_carried",
+    "relative_error",
     "task_entry",
+    "verify_bundle",
     "write_bundle",
 ]

@@ -1,4 +1,4 @@
-"""From a task's factors to the pairs of tensors that PEFT stores: ranks, groups, kernels, balance."""
+"""From a task's factors to the pairs of tensors that PEFT stores: ranks, groups, kernels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Pair:
     @property
     def rank(self) -> int:
         """The least rank that PEFT can be told for this pair; at least 1."""
-        ranks = [factors.A.shape[0] for _, _, factors in self.members]
+        ranks = [int(factors.A.shape[0]) for _, _, factors in self.members]
         if self.parts is not None:
             return max(sum(ranks), 1)
         return max(*ranks, 1) * self.multiple
@@ -87,8 +87,8 @@ class Pair:
 def balanced(factors: Factors, scale: float = 1.0) -> Factors:
     """The same product over ``scale``, with the norms of B's columns and A's rows alike.
 
-    Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps both
-    sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8.
+    Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps
+    both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8.
     """
     b, a = factors.B / scale, factors.A
     nb, na = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)

@@ -48,7 +48,9 @@ def rounded(key: str, values: Array, dtype: str, task: str) -> RawTensor:
         if dtype == "BF16":
             # The upper half of a float32; adding half a unit, and the last bit for ties, rounds.
             bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-            bits = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> 16
+            bits = (
+                bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+            ) >> np.uint32(16)
             data, back = bits.astype("<u2"), (bits << np.uint32(16)).view(np.float32)
         else:
             code = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]

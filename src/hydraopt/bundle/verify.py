@@ -1,0 +1,202 @@
+"""Reading a bundle from end to end, and measuring it against the adapters it was made of."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.adapters.model import Adapter
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.jsonform import code_of
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import HydraoptError
+from hydraopt.types import Array, Factors
+
+__all__ = ["TaskReport", "VerifyReport", "relative_error", "verify_bundle"]
+
+# The task's error is stored with four digits; measuring again may differ in the order of sums.
+_ERROR_TOLERANCE: Final = 2e-3
+# The grid's finest step above zero, which stands for everything below it.
+_FINEST: Final = 2.0 ** (-254 / 16)
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """error: measured against the original, or what the manifest says if there was none.
+
+    worst: the module of the largest error, and that error.  exact: tensors compared bit by bit.
+    """
+
+    name: str
+    error: float
+    measured: bool
+    worst: tuple[str, float] | None = None
+    exact: int = 0
+
+
+@dataclass
+class VerifyReport:
+    """What verification found; a sound bundle has no problems.
+
+    bytes: size of the file.  problems: one sentence each.
+    """
+
+    path: str
+    bytes: int = 0
+    tasks: list[TaskReport] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def verify_bundle(
+    path: str | os.PathLike[str], adapters: Sequence[Adapter] | None = None
+) -> VerifyReport:
+    """Read every byte of a bundle, and compare it with the original adapters, if given.
+
+    Checks all checksums, and that every stream decodes to its end. Against originals, matched by
+    task name: each module's and task's relative Frobenius error is measured again, directly, and
+    must be what the manifest says, within its grid; carried and lossless tensors must have the same
+    bytes. Originals without a task, and tasks without an original, are problems.
+
+    Never raises for a damaged bundle: the report says what is wrong. Memory: one task at a time.
+    """
+    report = VerifyReport(os.fspath(path))
+    try:
+        bundle = open_bundle(path)
+    except HydraoptError as error:
+        report.problems.append(str(error))
+        return report
+    report.bytes = bundle.size
+    for name in bundle.tensor_bytes:
+        try:
+            bundle.read(name)
+        except HydraoptError as error:
+            report.problems.append(str(error))
+    if report.problems:
+        # What follows would only repeat it, task by task.
+        return report
+    originals = None if adapters is None else {x.name: x for x in adapters}
+    if originals is not None:
+        for name in sorted(set(originals) ^ set(bundle)):
+            where = "the bundle" if name in originals else "the originals"
+            report.problems.append(f"task {name!r} is missing in {where}")
+    for name in bundle:
+        original = originals.get(name) if originals is not None else None
+        try:
+            report.tasks.append(_verify_task(bundle, name, original, report.problems))
+        except HydraoptError as error:
+            report.problems.append(f"task {name!r}: {error}")
+    return report
+
+
+def _verify_task(
+    bundle: Bundle, name: str, original: Adapter | None, problems: list[str]
+) -> TaskReport:
+    task = bundle[name]
+    factors = task.factors()
+    for tensor in task.carried.values():
+        tensor.raw()
+    if original is None:
+        worst = max(task.module_errors.items(), key=lambda x: x[1], default=None)
+        return TaskReport(name, task.error, False, worst)
+    if task.entry.lossless:
+        exact = _compare_bytes(name, task.tensors, original.tensors, problems)
+        return TaskReport(name, 0.0, True, None, exact)
+    exact = _compare_bytes(name, task.extras, original.extras, problems)
+    errors, error = _measure(task, factors, original, problems)
+    worst = max(errors.items(), key=lambda x: x[1], default=None)
+    return TaskReport(name, error, True, worst, exact)
+
+
+def _measure(
+    task: TaskAdapter, factors: Mapping[str, Factors], original: Adapter, problems: list[str]
+) -> tuple[dict[str, float], float]:
+    for path in sorted(set(original.modules) ^ set(factors)):
+        where = "the bundle" if path in original.modules else "the original"
+        problems.append(f"task {task.name!r}: module {path} is missing in {where}")
+    stated = task.module_errors
+    errors: dict[str, float] = {}
+    wrong, whole = 0.0, 0.0
+    for path, found in factors.items():
+        module = original.modules.get(path)
+        if module is None:
+            continue
+        b, a = module.factors()
+        true = Factors(b.astype(np.float64), a.astype(np.float64))
+        if (true.B.shape[0], true.A.shape[1]) != (found.B.shape[0], found.A.shape[1]):
+            problems.append(f"task {task.name!r}: module {path} has another shape")
+            continue
+        off, size = _distance(true, found), _norm(true.B, true.A)
+        errors[path] = _ratio(off, size)
+        wrong, whole = wrong + off**2, whole + size**2
+        # One code beside is still right: the error may lie on the border of two.
+        if abs(code_of(max(errors[path], _FINEST)) - code_of(max(stated[path], _FINEST))) > 1:
+            problems.append(
+                f"task {task.name!r}: module {path} has error {errors[path]:.4g}, "
+                f"the manifest says {stated[path]:.4g}"
+            )
+    error = _ratio(math.sqrt(wrong), math.sqrt(whole))
+    if abs(error - task.error) > _ERROR_TOLERANCE * max(error, task.error, _FINEST):
+        problems.append(
+            f"task {task.name!r} has error {error:.4g}, the manifest says {task.error:.4g}"
+        )
+    return errors, error
+
+
+def relative_error(true: Factors, found: Factors) -> float:
+    """``|dW - dW~| / |dW|`` in the Frobenius norm, measured, never as a difference of norms.
+
+    O((m + n) (r + k)^2); (m, n) is never formed. 0 where both are zero, 1 where only dW is.
+    """
+    return _ratio(_distance(true, found), _norm(true.B, true.A))
+
+
+def _distance(true: Factors, found: Factors) -> float:
+    return _norm(np.hstack([true.B, -found.B]), np.vstack([true.A, found.A]))
+
+
+def _norm(b: Array, a: Array) -> float:
+    """Frobenius norm of ``b @ a`` through the R factors of both sides: no cancellation."""
+    if b.shape[1] == 0:
+        return 0.0
+    left, right = np.linalg.qr(b, mode="r"), np.linalg.qr(a.T, mode="r")
+    return float(np.linalg.norm(left @ right.T))
+
+
+def _ratio(off: float, size: float) -> float:
+    if size == 0:
+        return 0.0 if off == 0 else 1.0
+    return off / size
+
+
+def _compare_bytes(
+    name: str,
+    found: Mapping[str, RawTensor],
+    true: Mapping[str, RawTensor],
+    problems: list[str],
+) -> int:
+    """The number of tensors that are the same, bit by bit; the others become problems."""
+    for key in sorted(set(found) ^ set(true)):
+        where = "the bundle" if key in true else "the original"
+        problems.append(f"task {name!r}: tensor {key!r} is missing in {where}")
+    exact = 0
+    for key in sorted(set(found) & set(true)):
+        a, b = found[key], true[key]
+        if (a.dtype, a.shape) == (b.dtype, b.shape) and a.raw() == b.raw():
+            exact += 1
+        else:
+            problems.append(f"task {name!r}: tensor {key!r} is not what it was")
+    return exact
