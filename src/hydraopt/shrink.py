@@ -21,6 +21,7 @@ import numpy as np
 from hydraopt.align import MergeSet
 from hydraopt.budget import Budget, parse_size
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.measure import Measure, measure_named
 from hydraopt.merge import (
@@ -42,12 +43,11 @@ class _BundleSource:
     """Factors of one module out of a bundle's decoded tasks."""
 
     path: str
-    tasks: tuple[tuple[int, str], ...]
-    bundle: Bundle
+    tasks: tuple[tuple[int, TaskAdapter], ...]
 
     def __call__(self) -> Iterator[tuple[int, Array, Array]]:
-        for content, name in self.tasks:
-            factors = self.bundle[name].factors()[self.path]
+        for content, task in self.tasks:
+            factors = task.factors()[self.path]
             yield content, factors.B, factors.A
 
 
@@ -61,16 +61,15 @@ def _merge_set(bundle: Bundle) -> MergeSet:
                 do="Export its tasks and merge them to the size you want",
             )
         )
-    firsts: dict[int, str] = {}
-    for task in manifest.tasks:
-        if task.content is not None:
-            firsts.setdefault(task.content, task.name)
-    owners = {name: set(bundle[name].modules) for name in firsts.values()}
+    # A task keeps what it has decoded: its stream is read once, however many passes there are.
+    firsts: dict[int, TaskAdapter] = {}
+    for entry in manifest.tasks:
+        if entry.content is not None and entry.content not in firsts:
+            firsts[entry.content] = bundle[entry.name]
     sources = tuple(
         _BundleSource(
             module.path,
-            tuple((c, name) for c, name in sorted(firsts.items()) if module.path in owners[name]),
-            bundle,
+            tuple((c, task) for c, task in sorted(firsts.items()) if module.path in task.modules),
         )
         for module in manifest.modules
     )

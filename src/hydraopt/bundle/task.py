@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Allowance", "TaskAdapter"]
 
-# An honest coder spends more than 1/100 bit on a number. A stream that claims to hold more than
-# this many to a byte is meant to fill the memory.
-_NUMBERS_PER_BYTE = 1024
+# The least probable bit that a context can hold is 1/1024, so a number costs 1/710 bit at least. A
+# stream that claims to hold more than this many to a byte is meant to fill the memory.
+_NUMBERS_PER_BYTE = 8192
 _FREE_NUMBERS = 1 << 22
 
 

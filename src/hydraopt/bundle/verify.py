@@ -172,7 +172,7 @@ def _norm(b: Array, a: Array) -> float:
     """Frobenius norm of ``b @ a`` through the R factors of both sides: no cancellation."""
     if b.shape[1] == 0:
         return 0.0
-    left, right = np.linalg.qr(b, mode="r"), np.linalg.qr(a.T, mode="r")
+    left, right = np.linalg.qr(b)[1], np.linalg.qr(a.T)[1]
     return float(np.linalg.norm(left @ right.T))
 
 

@@ -19,7 +19,9 @@ __all__ = ["shrink"]
 @click.command()
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
-@click.option("--size", help="Limit of the whole file: 2% (of the original fp16 bytes), 3MB, bytes.")
+@click.option(
+    "--size", help="Limit of the whole file: 2% (of the original fp16 bytes), 3MB, bytes."
+)
 @click.option("--error", type=float, help="Limit of the mean relative error that is added.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle, or is BUNDLE.")
 @threads_option

@@ -7,7 +7,6 @@ a row of prices. Nothing is rounded, coded or written.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ from hydraopt.bundle.writer import bundle_size
 from hydraopt.core import CoreStore
 from hydraopt.inspect.estimate import guess_module
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
+from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.measure import measure_named
 from hydraopt.merge import DEFAULT_MEASURE, assemble, pack
 from hydraopt.parts import FORMS
 from hydraopt.plan import modes_of
 from hydraopt.types import Array
 
-__all__ = ["ERRORS", "SCHEMA", "inspect_adapters", "module_type"]
+__all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]
 
 SCHEMA = "hydraopt.inspect.adapters/1"
 
@@ -43,15 +43,6 @@ _REFERENCE = 0.05
 
 Progress = Callable[[str, int, int], None]
 StrPath = str | os.PathLike[str]
-
-
-def module_type(path: str) -> str:
-    """The path with numbers as stars: modules of one kind in all layers have one type.
-
-    >>> module_type("model.layers.12.self_attn.q_proj")
-    'model.layers.*.self_attn.q_proj'
-    """
-    return re.sub(r"(?<![^.:_])\d+(?![^.:_])", "*", path)
 
 
 def inspect_adapters(
@@ -75,7 +66,8 @@ def inspect_adapters(
     with threadpool_limits(1, user_api="blas"):
         modules, matrices, energies = _compare(pieces, watched, store, report)
         curves = _Curves.of(pieces, store, energies.sum(axis=1), measure, report)
-    for row, saving in zip(modules, curves.savings(), strict=True):
+    savings = curves.savings() or [None] * len(modules)
+    for row, saving in zip(modules, savings, strict=True):
         row["sharing"] = saving
     return {
         "schema": SCHEMA,
@@ -85,6 +77,8 @@ def inspect_adapters(
         "tasks": _tasks(pieces, loaded, energies),
         "likeness": _matrices(pieces, matrices),
         "energy": _energy_curve(modules),
+        "types": by_type(modules),
+        "extremes": extremes(modules),
         "modules": modules,
         "curve": curves.points,
         "guesses": curves.guesses(),
@@ -335,9 +329,7 @@ class _Walk:
             core = self._store.core(index)
             weights = [float(self._weights[c]) for c in core.contents]
             for which, permitted in enumerate((tuple(FORMS), ("private",))):
-                guess = guess_module(
-                    core, weights, price, self._measure, modes_of(permitted)
-                )
+                guess = guess_module(core, weights, price, self._measure, modes_of(permitted))
                 costs[index, which], bits[index, which] = guess.cost, guess.bits
                 errors[which, list(core.contents)] += guess.errors
                 if which == 0:

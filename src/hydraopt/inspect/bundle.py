@@ -9,6 +9,7 @@ from typing import Any
 
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.stream import StreamReader
+from hydraopt.inspect.summary import module_type
 from hydraopt.parts import read_basis
 from hydraopt.types import Basis
 
@@ -109,6 +110,7 @@ def inspect_bundle(
         modules.append(
             {
                 "path": module.path,
+                "type": module_type(module.path),
                 "kind": module.kind,
                 "m": module.m,
                 "n": module.n,
@@ -141,8 +143,32 @@ def inspect_bundle(
             "carried": sum(v for k, v in sizes.items() if k.startswith("carried/")),
         },
         "tasks": tasks,
+        "types": _by_type(modules),
         "modules": modules,
     }
+
+
+def _by_type(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Modules of one type and shape together: bytes added up, errors averaged."""
+    groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for row in modules:
+        groups.setdefault((row["type"], row["m"], row["n"]), []).append(row)
+    return [
+        {
+            "type": kind,
+            "m": m,
+            "n": n,
+            "modules": len(rows),
+            "bytes": sum(x["bytes"] for x in rows),
+            "basis_bytes": {
+                side: sum(x["basis_bytes"][side] for x in rows) for side in ("left", "right")
+            },
+            "mean_error": sum(x["mean_error"] for x in rows) / len(rows),
+            "worst_error": max(x["worst_error"] for x in rows),
+            "forms": dict(sorted(sum((Counter(x["forms"]) for x in rows), Counter()).items())),
+        }
+        for (kind, m, n), rows in groups.items()
+    ]
 
 
 def _distinct_bytes(

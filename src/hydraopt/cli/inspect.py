@@ -1,0 +1,209 @@
+"""``hydraopt inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from hydraopt.cli.common import (
+    emit_json,
+    json_option,
+    percent,
+    progress_bar,
+    quiet_option,
+    say,
+    show_table,
+    size_text,
+)
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS...|BUNDLE")
+@click.option("--modules", "every", is_flag=True, help="A row for every module, not every type.")
+@click.option("--plot", metavar="FILE.png", help="Draw a picture (needs matplotlib).")
+@click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
+@click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
+@json_option
+@quiet_option
+def inspect(
+    paths: tuple[str, ...],
+    every: bool,
+    plot: str | None,
+    same_base: bool,
+    alpha: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Show what adapters have in common, or what a bundle's parts cost.
+
+    Of ADAPTERS: how alike the factors and the products are over tasks, how many parts hold the
+    energy, what sharing would save, and a first guess of size against error (estimated, nothing is
+    coded). Of a BUNDLE: bytes, error and forms of every task and module.
+
+    \b
+    Example:
+      hydraopt inspect adapters/* --plot likeness.png
+      hydraopt inspect phone.hydra.safetensors --modules
+    """
+    if plot is not None:
+        from hydraopt.report.figures import check_plot
+
+        check_plot(plot)
+    from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
+
+    bundles = [path for path in paths if is_bundle(path)]
+    if bundles and len(paths) > 1:
+        raise UsageError(
+            explain(
+                "one bundle at a time, and no adapters with it",
+                got=", ".join(paths[:8]),
+                do="Split",
+            )
+        )
+    with progress_bar(quiet or as_json) as progress:
+        if bundles:
+            report = inspect_bundle(bundles[0], progress)
+        else:
+            report = inspect_adapters(paths, same_base=same_base, alpha=alpha, progress=progress)
+    if plot is not None:
+        from hydraopt.report.figures import draw
+
+        draw(report, plot)
+    if as_json:
+        emit_json(report)
+    elif bundles:
+        _show_bundle(report, every)
+    else:
+        _show_adapters(report, every)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values)) or "-"
+
+
+def _show_adapters(report: dict[str, Any], every: bool) -> None:
+    show_table(
+        f"{len(report['tasks'])} adapters of {report['base_model'] or 'a base that none names'}",
+        ["task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as"],
+        [
+            [
+                x["name"],
+                x["format"],
+                _list(x["ranks"]),
+                x["modules"],
+                x["carried_tensors"],
+                f"{x['fp16_bytes']:,}",
+                f"{x['norm']:.3g}",
+                ", ".join(x["same_as"]) or "-",
+            ]
+            for x in report["tasks"]
+        ],
+    )
+    rows = report["modules"] if every else report["types"]
+    show_table(
+        "How alike the tasks are (means over pairs; in brackets: random spaces), and energy",
+        ["module" if every else "module type", "m x n", "cos A", "cos B", "cos dW", "row spaces"]
+        + ["column spaces", "r", "parts for 90 %", "99 %", "sharing saves"],
+        [_module_row(row, every) for row in rows],
+    )
+    if not every:
+        show_table(
+            "Modules that stand out",
+            ["what", "module", "value"],
+            [[x["what"], x["path"], f"{x['value']:.2f}"] for x in report["extremes"]],
+        )
+    show_table(
+        "First guess of size against error (estimated; nothing was coded)",
+        ["relative error", "size", "of fp16", "private form alone", "of fp16"],
+        [
+            [
+                f"{x['error']:.2f}",
+                size_text(x["bytes"]) if x["bytes"] else "-",
+                percent(x["fraction"]) if x["fraction"] else "-",
+                size_text(x["private_bytes"]) if x["private_bytes"] else "-",
+                percent(x["private_fraction"]) if x["private_fraction"] else "-",
+            ]
+            for x in report["guesses"]
+        ],
+    )
+    for note in report["notes"]:
+        say(f"note: {note}")
+
+
+def _module_row(row: dict[str, Any], every: bool) -> list[object]:
+    """A module, or a type of modules, as a row: means over tasks where there is one for each."""
+
+    def mean(key: str) -> str:
+        value = row[key]
+        return f"{sum(value) / len(value) if isinstance(value, list) else value:.1f}"
+
+    def space(key: str) -> str:
+        overlap, chance = row[f"{key}_overlap"], row[f"{key}_chance"]
+        return "-" if overlap is None else f"{overlap:.2f} ({chance:.2f})"
+
+    return [
+        row["path"] if every else f"{row['type']} ({row['modules']})",
+        f"{row['m']} x {row['n']}",
+        _number(row["a_cosine"]),
+        _number(row["b_cosine"]),
+        _number(row["product_cosine"]),
+        space("input"),
+        space("output"),
+        mean("ranks" if every else "rank"),
+        mean("rank90"),
+        mean("rank99"),
+        "-" if row["sharing"] is None else f"{100 * row['sharing']['saved']:.1f} %",
+    ]
+
+
+def _show_bundle(report: dict[str, Any], every: bool) -> None:
+    def forms(row: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in row["forms"].items()) or "-"
+
+    recipe = ", ".join(f"{key} {value}" for key, value in report["recipe"].items())
+    show_table(
+        f"{report['path']}: {report['size']:,} bytes, {percent(report['fraction'])} of fp16",
+        ["task", "error", "own bytes", "carried bytes", "of fp16", "worst module", "forms"],
+        [
+            [
+                x["name"],
+                f"{x['error']:.4f}",
+                f"{x['own_bytes']:,}",
+                f"{x['carried_bytes']:,}",
+                percent((x["own_bytes"] + x["carried_bytes"]) / max(x["fp16_bytes"], 1)),
+                x["worst_module"] or "-",
+                forms(x),
+            ]
+            for x in report["tasks"]
+        ],
+    )
+    show_table(
+        "Modules" if every else "Module types",
+        ["module" if every else "type", "m x n", "bytes", "of them bases", "mean error"]
+        + ["worst error", "forms"],
+        [
+            [
+                x["path"] if every else f"{x['type']} ({x['modules']})",
+                f"{x['m']} x {x['n']}",
+                f"{x['bytes']:,}",
+                f"{sum(x['basis_bytes'].values()):,}",
+                f"{x['mean_error']:.4f}",
+                f"{x['worst_error']:.4f}",
+                forms(x),
+            ]
+            for x in report["modules" if every else "types"]
+        ],
+    )
+    parts = ", ".join(f"{name} {count:,}" for name, count in report["parts"].items())
+    say(f"bytes   {parts}")
+    say(f"base    {report['base_model'] or '(not named)'}")
+    say(f"recipe  {recipe or '-'}")

@@ -1,0 +1,1 @@
+"""Pictures; they read nothing but the dicts of hydraopt.inspect."""
