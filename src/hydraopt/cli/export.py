@@ -47,10 +47,10 @@ def export(
     """
     if everything == bool(tasks):
         raise click.UsageError("name the tasks to export, or pass --all")
-    import hydraopt
+    from hydraopt.bundle.reader import open_bundle
     from hydraopt.export import export_peft
 
-    opened = hydraopt.open_bundle(bundle)
+    opened = open_bundle(bundle)
     names = list(opened) if everything else list(dict.fromkeys(tasks))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything

@@ -105,11 +105,12 @@ def merge(
     importance = dict(weights)
     if len(importance) != len(weights):
         raise click.BadParameter("a task is named twice", param_hint="--weight")
-    import hydraopt
+    from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
+    from hydraopt.merge import merge as merge_adapters
 
     with progress_bar(quiet or as_json) as progress:
-        result = hydraopt.merge(
+        result = merge_adapters(
             adapters,
             output,
             size=size,
@@ -125,7 +126,7 @@ def merge(
             threads=threads,
             progress=progress,
         )
-    show_result("hydraopt.merge/1", result, task_rows(hydraopt.open_bundle(output)), as_json)
+    show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json)
 
 
 def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:

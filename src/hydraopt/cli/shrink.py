@@ -19,9 +19,7 @@ __all__ = ["shrink"]
 @click.command()
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
-@click.option(
-    "--size", help="Limit of the whole file: 2% (of the original fp16 bytes), 3MB, bytes."
-)
+@click.option("--size", help="Limit of the file: 2% (of the original fp16 bytes), 3MB, bytes.")
 @click.option("--error", type=float, help="Limit of the mean relative error that is added.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle, or is BUNDLE.")
 @threads_option
@@ -47,11 +45,12 @@ def shrink(
       hydraopt shrink phone.hydra.safetensors --size 2.5% -o watch.hydra.safetensors
     """
     check_target(output, force, [bundle])
-    import hydraopt
+    from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
+    from hydraopt.shrink import shrink as shrink_bundle
 
     with progress_bar(quiet or as_json) as progress:
-        result = hydraopt.shrink(
+        result = shrink_bundle(
             bundle, output, size=size, error=error, threads=threads, progress=progress
         )
-    show_result("hydraopt.shrink/1", result, task_rows(hydraopt.open_bundle(output)), as_json)
+    show_result("hydraopt.shrink/1", result, task_rows(open_bundle(output)), as_json)

@@ -1,4 +1,4 @@
-"""Looking: what adapters have in common, what a bundle's parts cost. Plain dicts, ready for JSON."""
+"""Looking: what adapters have in common, and what a bundle's parts cost, as JSON-ready dicts."""
 
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.inspect.bundle import inspect_bundle, task_rows

@@ -24,7 +24,7 @@ __all__ = ["Guess", "guess_module", "squared_errors"]
 
 @dataclass(frozen=True)
 class Guess:
-    """One module at one price. bits, cost: of the plan, cost in harm. errors: |dW - dW~|^2, (T',)."""
+    """One module at one price: bits and cost (in harm) of its plan; errors, |dW - dW~|^2, (T',)."""
 
     plan: ModulePlan
     bits: float
@@ -95,4 +95,5 @@ def _noise(
     missed = np.clip(1 - explained.sum(axis=1), 0, 1) + explained @ basis_noise
     shift = np.round(2 * np.log2(np.maximum(missed, 1e-9))).astype(np.int64)
     own = np.minimum(classes + shift, classes)
-    return np.where(own >= FIRST_CLASS, noise_of(own), 1.0) * missed
+    noise: Array = np.where(own >= FIRST_CLASS, noise_of(own), 1.0) * missed
+    return noise

@@ -78,5 +78,6 @@ def extremes(modules: Sequence[Row]) -> list[Row]:
     add("most parts for 99 % of the energy", ranks, True)
     add("fewest parts for 99 % of the energy", ranks, False)
     saved = [(x["sharing"]["saved"], x["path"]) for x in modules if x["sharing"]]
+    saved = [x for x in saved if x[0] > 0]
     add("largest share saved by sharing", saved, True)
     return found

@@ -1,0 +1,287 @@
+"""Pictures of what ``hydraopt inspect`` found. Reads the dict (or JSON) and nothing else.
+
+matplotlib is an optional dependency and loads in here only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["check_plot", "draw"]
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+_MOST_LABELS = 40
+_COLOURS = ("#1f5fa8", "#d9762b", "#3c9a5f", "#8a5bb0", "#7a7a7a", "#b5403a")
+
+Report = Mapping[str, Any]
+
+
+def check_plot(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError unless a picture could be written to ``path``; call it before the work."""
+    if Path(path).suffix.lower() not in _SUFFIXES:
+        raise UsageError(
+            explain("unknown kind of picture", file=path, expected=" or ".join(_SUFFIXES))
+        )
+    if find_spec("matplotlib") is None:
+        raise UsageError(
+            explain("pictures need matplotlib", do="Run: pip install 'hydraopt[plot]'")
+        )
+
+
+def draw(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write the picture of an inspect report; the suffix of ``path`` says the format.
+
+    Raises UsageError for a report of an unknown schema, an unknown suffix, or without matplotlib.
+    """
+    check_plot(path)
+    drawers = {
+        "hydraopt.inspect.adapters/1": _draw_adapters,
+        "hydraopt.inspect.bundle/1": _draw_bundle,
+    }
+    schema = report.get("schema")
+    if schema not in drawers:
+        raise UsageError(
+            explain("nothing to draw", got=f"schema {schema!r}", expected=", ".join(drawers))
+        )
+    figure = drawers[schema](report)
+    figure.savefig(path, dpi=130)
+
+
+def _figure(rows: int, columns: int, height: float, title: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4 * columns, height), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.title.set_fontsize(11)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _plain(text: str, most: int = 40) -> str:
+    """A name as a label: matplotlib takes "$" for mathematics; long ones lose their middle."""
+    if len(text) > most:
+        text = f"{text[: most // 2 - 1]}..{text[-most // 2 + 1 :]}"
+    return text.replace("$", r"\$")
+
+
+def _short(kind: str) -> str:
+    """The last two parts of a module type."""
+    return _plain(".".join([part for part in kind.split(".") if part != "*"][-2:]), 32)
+
+
+def _nothing(axis: Any, text: str) -> None:
+    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color="0.4")
+    axis.set_axis_off()
+
+
+def _draw_adapters(report: Report) -> Any:
+    count = len(report["tasks"])
+    base = report["base_model"] or "a base that none names"
+    figure, axes = _figure(2, 3, 9.0, f"{count} adapters of {_plain(base)}")
+    names = report["likeness"]["tasks"]
+    _heat(axes[0, 0], report["likeness"]["a"], names, "Cosine of the A's as given")
+    _heat(axes[0, 1], report["likeness"]["products"], names, "Cosine of the products dW")
+    _energy(axes[0, 2], report)
+    _profile(axes[1, 0], report["modules"])
+    _savings(axes[1, 1], report)
+    _sizes(axes[1, 2], report)
+    return figure
+
+
+def _heat(axis: Any, matrix: Sequence[Sequence[float | None]], names: Any, title: str) -> None:
+    axis.set_title(title)
+    if len(names) < 2:
+        _nothing(axis, "one adapter: nothing to compare")
+        return
+    values = [[float("nan") if x is None else x for x in row] for row in matrix]
+    image = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    axis.figure.colorbar(image, ax=axis, shrink=0.8)
+    if len(names) <= _MOST_LABELS:
+        labels = [_plain(name, 24) for name in names]
+        size = 9 if len(names) <= 16 else 6
+        axis.set_xticks(range(len(names)), labels, rotation=60, ha="right", fontsize=size)
+        axis.set_yticks(range(len(names)), labels, fontsize=size)
+    if len(names) <= 12:
+        for i, row in enumerate(values):
+            for j, x in enumerate(row):
+                colour = "white" if abs(x) > 0.6 else "black"
+                axis.text(j, i, f"{x:.2f}", ha="center", va="center", fontsize=7, color=colour)
+
+
+def _energy(axis: Any, report: Report) -> None:
+    axis.set_title("Energy in the k largest parts of a module")
+    by_type: dict[str, list[list[float]]] = {}
+    for row in report["modules"]:
+        if row["spectrum"]:
+            by_type.setdefault(row["type"], []).append(row["spectrum"])
+    for i, (kind, curves) in enumerate(list(by_type.items())[:8]):
+        length = max(map(len, curves))
+        full = [[*curve, *[1.0] * (length - len(curve))] for curve in curves]
+        mean = [sum(column) / len(full) for column in zip(*full, strict=True)]
+        colour = _COLOURS[i % len(_COLOURS)]
+        axis.plot(range(1, length + 1), mean, ".-", color=colour, label=_short(kind))
+    for share in (0.9, 0.99):
+        axis.axhline(share, color="0.7", linewidth=0.8, linestyle=":")
+        axis.annotate(f"{share:.0%}", (1, share), xycoords=("axes fraction", "data"), fontsize=8)
+    axis.set_xlabel("k")
+    axis.set_ylabel("share of |dW|², mean over tasks and layers")
+    axis.set_ylim(0, 1.03)
+    if by_type:
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _profile(axis: Any, modules: Sequence[Report]) -> None:
+    axis.set_title("Likeness by module, in order of the file")
+    kinds = (("a_cosine", "A"), ("b_cosine", "B"), ("product_cosine", "dW"))
+    for i, (key, label) in enumerate(kinds):
+        points = [(x, row[key]) for x, row in enumerate(modules) if row[key] is not None]
+        if points:
+            axis.plot(
+                *zip(*points, strict=True), ".", color=_COLOURS[i], label=f"cosine of the {label}"
+            )
+    axis.axhline(0, color="0.7", linewidth=0.8)
+    axis.set_xlabel("module")
+    axis.set_ylabel("mean over pairs of tasks")
+    axis.set_ylim(min(-0.1, axis.get_ylim()[0]), 1.03)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(frameon=False, fontsize=8)
+
+
+def _savings(axis: Any, report: Report) -> None:
+    point = report["reference"]
+    if point is None:
+        _nothing(axis, "nothing to code")
+        return
+    axis.set_title(f"Bytes by type of module at {100 * point['fraction']:.1f} % of fp16")
+    rows = [row for row in report["types"] if row["sharing"]]
+    rows = sorted(rows, key=lambda row: row["sharing"]["private_bytes"])[-12:]
+    places = range(len(rows))
+    alone = [row["sharing"]["private_bytes"] / 1000 for row in rows]
+    saved = [row["sharing"]["saved_bytes"] / 1000 for row in rows]
+    rest = [a - s for a, s in zip(alone, saved, strict=True)]
+    axis.barh(places, rest, color=_COLOURS[0], label="with shared forms, at equal harm")
+    axis.barh(places, saved, left=rest, color=_COLOURS[1], label="saved by sharing")
+    for place, row in zip(places, rows, strict=True):
+        text = f" {100 * row['sharing']['saved']:.1f} %"
+        axis.text(alone[place], place, text, va="center", fontsize=8)
+    axis.set_yticks(
+        places, [f"{_short(row['type'])} ({row['modules']})" for row in rows], fontsize=8
+    )
+    axis.set_xlim(0, 1.15 * max(alone, default=1.0))
+    axis.set_xlabel("estimated kB; the whole bar is the private form alone")
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+
+
+def _sizes(axis: Any, report: Report) -> None:
+    axis.set_title("First guess of size against error (nothing coded)")
+    points = report["curve"]
+    if not points:
+        _nothing(axis, "nothing to code")
+        return
+    for keys, style, label in (
+        (("private_fraction", "private_error"), "s--", "private form alone"),
+        (("fraction", "error"), "o-", "all forms"),
+    ):
+        x, y = ([100 * p[keys[0]] for p in points], [p[keys[1]] for p in points])
+        colour = _COLOURS[0] if style == "o-" else _COLOURS[1]
+        axis.plot(x, y, style, color=colour, label=label, markersize=4)
+    axis.set_xscale("log")
+    axis.set_xlabel("size of the bundle, % of the fp16 bytes")
+    axis.set_ylabel("relative Frobenius error, mean over tasks")
+    axis.set_ylim(0, None)
+    low, high = axis.get_xlim()
+    ticks = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= x <= high]
+    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axis.minorticks_off()
+    axis.grid(color="0.9")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _draw_bundle(report: Report) -> Any:
+    tasks = report["tasks"]
+    height = 4.5 + 0.18 * min(len(tasks), 60)
+    title = f"{Path(report['path']).name}: {report['size']:,} bytes"
+    figure, axes = _figure(
+        1, 3, height, f"{_plain(title, 80)}, {100 * report['fraction']:.2f} % of fp16"
+    )
+    _task_bytes(axes[0, 0], report)
+    _error_map(axes[0, 1], report)
+    _type_bytes(axes[0, 2], report)
+    return figure
+
+
+def _task_bytes(axis: Any, report: Report) -> None:
+    tasks = sorted(report["tasks"], key=lambda x: x["own_bytes"] + x["carried_bytes"])[-60:]
+    axis.set_title("Bytes of each task, and its error")
+    places = range(len(tasks))
+    own = [x["own_bytes"] / 1000 for x in tasks]
+    carried = [x["carried_bytes"] / 1000 for x in tasks]
+    axis.barh(places, own, color=_COLOURS[0], label="own stream")
+    if any(carried):
+        axis.barh(places, carried, left=own, color=_COLOURS[1], label="carried bit by bit")
+    for place, task in zip(places, tasks, strict=True):
+        total = own[place] + carried[place]
+        axis.text(total, place, f" {task['error']:.3f}", va="center", fontsize=8)
+    axis.set_yticks(places, [_plain(x["name"], 28) for x in tasks], fontsize=8)
+    most = max((a + b for a, b in zip(own, carried, strict=True)), default=1.0)
+    axis.set_xlim(0, 1.18 * most or 1.0)
+    axis.set_xlabel("kB; the number is the relative error")
+    if any(carried):
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _error_map(axis: Any, report: Report) -> None:
+    axis.set_title("Relative error of each task in each module")
+    tasks = report["tasks"][:200]
+    place = {row["path"]: i for i, row in enumerate(report["modules"])}
+    if not place or not tasks:
+        _nothing(axis, "nothing is coded")
+        return
+    values = [[float("nan")] * len(place) for _ in tasks]
+    for i, task in enumerate(tasks):
+        for detail in task["details"]:
+            if detail["path"] in place:
+                values[i][place[detail["path"]]] = detail["error"]
+    image = axis.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest", vmin=0)
+    axis.figure.colorbar(image, ax=axis, shrink=0.8)
+    if len(tasks) <= _MOST_LABELS:
+        axis.set_yticks(range(len(tasks)), [_plain(x["name"], 28) for x in tasks], fontsize=8)
+    axis.set_xlabel("module, in order of the file")
+
+
+def _type_bytes(axis: Any, report: Report) -> None:
+    axis.set_title("Where the bytes of the file are")
+    rows = [
+        (_short(x["type"]), x["bytes"], sum(x["basis_bytes"].values())) for x in report["types"]
+    ]
+    rows = sorted(rows, key=lambda x: x[1])[-12:]
+    parts = report["parts"]
+    rows += [(f"({name})", parts[name], 0) for name in ("carried", "manifest", "header")]
+    places = range(len(rows))
+    axis.barh(
+        places, [(total - b) / 1000 for _, total, b in rows], color=_COLOURS[0], label="tasks"
+    )
+    if any(b for *_, b in rows):
+        axis.barh(
+            places,
+            [b / 1000 for *_, b in rows],
+            left=[(total - b) / 1000 for _, total, b in rows],
+            color=_COLOURS[1],
+            label="shared bases",
+        )
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    for place, (_, total, _) in zip(places, rows, strict=True):
+        axis.text(
+            total / 1000, place, f" {100 * total / report['size']:.1f} %", va="center", fontsize=8
+        )
+    axis.set_yticks(places, [name for name, *_ in rows], fontsize=8)
+    axis.set_xlim(0, 1.2 * max((total for _, total, _ in rows), default=1) / 1000 or 1.0)
+    axis.set_xlabel("kB")
