@@ -1,0 +1,72 @@
+"""What all tests share: a writer of synthetic PEFT folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+# The first example of a test may compile; examples are derandomised, so that a failure repeats.
+settings.register_profile(
+    "hydraopt",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("hydraopt")
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+MakeAdapter = Callable[..., Path]
+
+
+def write_adapter(
+    folder: Path,
+    modules: Mapping[str, Pair],
+    *,
+    alpha: float | None = None,
+    base: str = "org/tiny",
+    dtype: Any = np.float32,
+    extras: Mapping[str, NDArray[Any]] | None = None,
+    **config: Any,
+) -> Path:
+    """A PEFT folder with these modules, (B, A) by path, stored without a scale.
+
+    alpha: lora_alpha; default the rank, so that the scale is 1. Ranks may differ over modules.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, NDArray[Any]] = {}
+    ranks = {}
+    for path, (b, a) in modules.items():
+        ranks[path] = a.shape[0]
+        tensors[f"base_model.model.{path}.lora_A.weight"] = np.ascontiguousarray(a, dtype)
+        tensors[f"base_model.model.{path}.lora_B.weight"] = np.ascontiguousarray(b, dtype)
+    tensors |= {key: np.ascontiguousarray(value) for key, value in (extras or {}).items()}
+    rank = next(iter(ranks.values()), 1)
+    settings = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank if alpha is None else alpha,
+        "base_model_name_or_path": base,
+        "target_modules": sorted({path.rpartition(".")[2] for path in modules}),
+    }
+    other = {path: r for path, r in ranks.items() if r != rank}
+    if other:
+        settings["rank_pattern"] = other
+        if alpha is None:
+            settings["alpha_pattern"] = other
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, **config}))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_adapter() -> MakeAdapter:
+    """Write a PEFT folder: make_adapter(folder, {"h.0.q": (B, A)}, alpha=..., dtype=...)."""
+    return write_adapter
