@@ -48,12 +48,12 @@ def _tables() -> tuple[Array, Array]:
 
 def rate_of(classes: NDArray[np.int64]) -> Array:
     """Bits a number at the given spread classes (clipped to the table)."""
-    return _tables()[0][np.clip(classes, 0, _LAST)]
+    return _tables()[0].take(classes, mode="clip")
 
 
 def noise_of(classes: NDArray[np.int64]) -> Array:
     """Relative squared noise, bias undone, at the given spread classes (clipped to the table)."""
-    return _tables()[1][np.clip(classes, 0, _LAST)]
+    return _tables()[1].take(classes, mode="clip")
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,41 @@ class Curve:
     right: NDArray[np.int64]
 
 
-@functools.lru_cache(maxsize=4096)
-def part_curve(a: int, b: int, output: float) -> Curve:
-    """The lower convex hull over all pairs of spread classes (left, right)."""
+@functools.cache
+def _side_hull() -> tuple[NDArray[np.int64], Array, Array]:
+    """Classes on the lower convex hull of (rate, noise), with their rates and noises."""
     classes = np.arange(FIRST_CLASS, _LAST + 1)
-    left, right = (grid.ravel() for grid in np.meshgrid(classes, classes, indexing="ij"))
-    bits = a * rate_of(left) + b * rate_of(right)
-    noise = noise_of(left) / output + noise_of(right)
-    order = np.lexsort((noise, bits))
+    rate, noise = rate_of(classes), noise_of(classes)
     hull: list[int] = []
-    for i in order:
-        if hull and noise[i] >= noise[hull[-1]]:
-            continue
+    for i in range(classes.size):
         while len(hull) > 1:
             p, q = hull[-2], hull[-1]
-            cross = (bits[q] - bits[p]) * (noise[i] - noise[p]) - (noise[q] - noise[p]) * (
-                bits[i] - bits[p]
-            )
-            if cross > 0:
+            before = (noise[q] - noise[p]) * (rate[i] - rate[p])
+            if before < (noise[i] - noise[p]) * (rate[q] - rate[p]):
                 break
             hull.pop()
-        hull.append(int(i))
-    chosen = np.array(hull)
-    return Curve(bits[chosen], noise[chosen], left[chosen], right[chosen])
+        hull.append(i)
+    return classes[hull], rate[hull], noise[hull]
+
+
+@functools.lru_cache(maxsize=4096)
+def part_curve(a: int, b: int, output: float) -> Curve:
+    """The best pairs of spread classes, from both at the coarsest on.
+
+    Both sides' curves are convex, so the best pairs refine, one class at a time, the side that
+    takes most noise away for a bit.
+    """
+    classes, rate, noise = _side_hull()
+    slopes = np.concatenate(
+        [np.diff(noise) / output / (a * np.diff(rate)), np.diff(noise) / (b * np.diff(rate))]
+    )
+    moves = np.argsort(slopes, kind="stable")
+    steps = classes.size - 1
+    left = np.concatenate([[0], np.cumsum(moves < steps)])
+    right = np.concatenate([[0], np.cumsum(moves >= steps)])
+    return Curve(
+        a * rate[left] + b * rate[right],
+        noise[left] / output + noise[right],
+        classes[left],
+        classes[right],
+    )

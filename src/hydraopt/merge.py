@@ -256,15 +256,14 @@ def solve(
 
 def _first_price(passes: Passes, weights: Array, bits: float) -> float:
     """Where the private form alone, which is quickly estimated, would take these bits."""
-    low, high = math.log(1e-16), math.log(1e-2)
-    private = modes_of(["private"])
-    for _ in range(18):
-        middle = (low + high) / 2
-        if passes.estimate(math.exp(middle), weights, private) > bits:
-            low = middle
-        else:
-            high = middle
-    return math.exp((low + high) / 2)
+    price, private = 1e-6 / weights.size, modes_of(["private"])
+    for _ in range(6):
+        # Bits fall about as price^-0.6; where nothing pays any more, go back by a large step.
+        guess = max(passes.estimate(price, weights, private), bits / 64)
+        price *= (guess / bits) ** (1 / 0.6)
+        if abs(guess / bits - 1) < 0.1:
+            break
+    return price
 
 
 def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:

@@ -175,6 +175,14 @@ def _estimate(
     )
 
 
+def _missed(s: Array, view: _SideView) -> float:
+    """Energy of a task that a shared side cannot express."""
+    if view.way is not Way.SHARED:
+        return 0.0
+    explained = (_need(view.coordinates) ** 2).sum(axis=1)
+    return float(s**2 @ np.clip(1 - explained, 0, 1))
+
+
 def _need(value: Array | None) -> Array:
     assert value is not None
     return value
@@ -216,29 +224,39 @@ def plan_module(
         lengths = (core.m, core.n)
         bases = [_basis(spaces[i], lengths[i], price, measure) for i in range(2)]
     options: list[ModulePlan] = []
-    memo: dict[tuple[int, Mode], TaskPlan] = {}
-
-    def task_plan(i: int, mode: Mode) -> TaskPlan:
-        if (i, mode) not in memo:
+    singular = [s * np.sqrt(w) for s, w in zip(core.s, weights, strict=True)]
+    plans: list[dict[Mode, TaskPlan]] = []
+    for i, s in enumerate(singular):
+        found: dict[Mode, TaskPlan] = {}
+        best = np.inf
+        # Cheap modes first: what they cost often rules a shared side out before it is worked out.
+        for mode in sorted(
+            modes, key=lambda mode: (Way.SHARED in (mode.left, mode.right), mode.code)
+        ):
+            if (mode.left is not Way.EXPLICIT and not bases[0]) or (
+                mode.right is not Way.EXPLICIT and not bases[1]
+            ):
+                continue
             left = _view(mode.left, core.m, bases[0], i)
             right = _view(mode.right, core.n, bases[1], i)
-            s = core.s[i] * np.sqrt(weights[i])
-            memo[i, mode] = _estimate(s, left, right, price, measure)
-        return memo[i, mode]
+            if measure.projected * max(_missed(s, left), _missed(s, right)) >= best:
+                continue
+            found[mode] = _estimate(s, left, right, price, measure)
+            best = min(best, found[mode].harm + price * found[mode].bits)
+        plans.append(found)
 
     for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
-        able = [
-            mode
-            for mode in modes
-            if (mode.left is Way.EXPLICIT or left) and (mode.right is Way.EXPLICIT or right)
-        ]
-        if not able or (spaces and (left or right) and not any(mode.code for mode in able)):
-            continue
         chosen = []
-        for i in range(len(core.s)):
-            plans = [task_plan(i, mode) for mode in able]
-            chosen.append(min(plans, key=lambda plan: plan.harm + price * plan.bits))
-        options.append(ModulePlan(left, right, tuple(chosen), price))
+        for found in plans:
+            able = [
+                plan
+                for mode, plan in found.items()
+                if (mode.left is Way.EXPLICIT or left) and (mode.right is Way.EXPLICIT or right)
+            ]
+            if able:
+                chosen.append(min(able, key=lambda plan: plan.harm + price * plan.bits))
+        if len(chosen) == len(plans):
+            options.append(ModulePlan(left, right, tuple(chosen), price))
     if not options:
         # No basis pays at this price, and no other form is permitted: nothing is stored.
         nothing = np.zeros(0, np.int64)

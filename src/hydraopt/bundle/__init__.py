@@ -1,7 +1,6 @@
 """The bundle file: many adapters of one base model in one safetensors file."""
 
 from hydraopt.bundle.carried import Carried, pack_carried
-from hydraopt.bundle.describe import task_entry
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import CarriedBlob, CarriedItem, Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -22,7 +21,6 @@ __all__ = [
     "open_bundle",
     "pack_carried",
     "relative_error",
-    "task_entry",
     "verify_bundle",
     "write_bundle",
 ]

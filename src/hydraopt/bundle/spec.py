@@ -66,10 +66,11 @@ class ModuleEntry:
 
     @classmethod
     def of(cls, module: LowRankModule) -> ModuleEntry:
-        """The entry of a module of an adapter."""
-        tail = module.a.shape[2:] if module.kind == "conv" else ()
+        """The entry of an adapter's module; MLX's transposed storage counts as plain."""
         x = module
-        return cls(x.path, x.kind, x.m, x.n, x.layout, x.group, x.groups, tail)
+        tail = x.a.shape[2:] if x.kind == "conv" else ()
+        layout: Layout = "plain" if x.layout == "transposed" else x.layout
+        return cls(x.path, x.kind, x.m, x.n, layout, x.group, x.groups, tail)
 
     @property
     def stem(self) -> str:

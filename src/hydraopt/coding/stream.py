@@ -127,7 +127,8 @@ class StreamWriter:
         if abs(value) >= 1 << 30:
             raise ValueError(f"side integer out of range: {value}")
         self._reserve(64)
-        rc.encode_integer(self._state, self._out, self._model, kind, value)
+        # int(): numba looks an IntEnum up anew at every call, which costs more than the coding.
+        rc.encode_integer(self._state, self._out, self._model, int(kind), value)
 
     def block(self, block: Block, kind: int) -> None:
         """Append the spread classes, as differences coded under ``kind``, and the columns."""
@@ -161,7 +162,7 @@ class StreamReader:
 
     def integer(self, kind: int, low: int, high: int, what: str) -> int:
         """The next side integer; raises BundleFormatError unless it is in [low, high]."""
-        value = int(rc.decode_integer(self._state, self._data, self._model, kind))
+        value = int(rc.decode_integer(self._state, self._data, self._model, int(kind)))
         if not low <= value <= high:
             self.damaged(f"{what} is {value}, expected {low} to {high}")
         return value
