@@ -1,0 +1,90 @@
+"""What every benchmark shares: the provenance of a result, and where it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RESULTS", "ROOT", "provenance", "write_result"]
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+_PACKAGES = (
+    "hydraopt",
+    "numpy",
+    "scipy",
+    "numba",
+    "torch",
+    "peft",
+    "safetensors",
+    "constriction",
+    "zstandard",
+)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [x.split(":", 1)[1] for x in info.read_text().splitlines() if "model name" in x]
+        model = names[0].strip() if names else model
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(pages / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+
+
+def _shown(argument: str) -> str:
+    """An argument without the folders that mean nothing elsewhere: at most its last two names."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    if path.is_relative_to(ROOT):
+        return str(path.relative_to(ROOT))
+    return "/".join(path.parts[-2:])
+
+
+def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
+    """The head of a result: what was measured, by which command, with what, on what."""
+    command = " ".join(["python", *map(_shown, [str(Path(sys.argv[0]).resolve()), *sys.argv[1:]])])
+    return {
+        "what": what,
+        "command": command,
+        "seed": seed,
+        "versions": _versions(),
+        "hardware": _hardware(),
+    }
+
+
+def write_result(
+    name: str,
+    head: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path = RESULTS,
+) -> Path:
+    """Write ``folder/NAME.json``: the head of :func:`provenance`, taken at the start, and rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({**head, "rows": list(rows)}, indent=1) + "\n")
+    return path
