@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from hydraopt.bundle import CarriedBlob, Manifest, ModuleEntry, TaskEntry
+from hydraopt.adapters import Adapter
+from hydraopt.bundle import (
+    CarriedBlob,
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    pack_carried,
+    relative_error,
+)
+from hydraopt.bundle.spec import default_key
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.parts import (
     PartsRecord,
@@ -18,7 +27,7 @@ from hydraopt.parts import (
     write_basis,
     write_parts,
 )
-from hydraopt.types import Array, Basis, Factors, exponent
+from hydraopt.types import Array, Basis, Factors, exponent, thin
 
 STEP = 64.0
 
@@ -29,6 +38,8 @@ class Coded:
 
     stream: bytes
     factors: dict[str, Factors] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    error: float = 0.0
 
 
 @dataclass
@@ -47,15 +58,19 @@ class Parts:
 
 
 def record(
-    b: Array, a: Array, ways: tuple[Way, Way] = (Way.EXPLICIT, Way.EXPLICIT), bases: Any = None
+    b: Array,
+    a: Array,
+    ways: tuple[Way, Way] = (Way.EXPLICIT, Way.EXPLICIT),
+    bases: Any = None,
+    step: float = STEP,
 ) -> PartsRecord:
-    """``b`` (m, k) @ ``a`` (k, n) with each side scaled to STEP steps and rounded."""
+    """``b`` (m, k) @ ``a`` (k, n) with each side scaled to ``step`` steps and rounded."""
     left_basis, right_basis = bases or (None, None)
     left, right = b / np.linalg.norm(b, axis=0), a.T / np.linalg.norm(a, axis=1)
-    strength = np.linalg.norm(b, axis=0) * np.linalg.norm(a, axis=1) / STEP**2
+    strength = np.linalg.norm(b, axis=0) * np.linalg.norm(a, axis=1) / step**2
     return PartsRecord(
-        quantise_side(left * STEP, ways[0], left_basis),
-        quantise_side(right * STEP, ways[1], right_basis),
+        quantise_side(left * step, ways[0], left_basis),
+        quantise_side(right * step, ways[1], right_basis),
         np.array([exponent(float(x)) for x in strength], np.int64),
     )
 
@@ -95,10 +110,7 @@ def encode_task(
             continue
         b = rng.standard_normal((module.m, k)) * scale
         a = rng.standard_normal((k, module.n))
-        if bases is None:
-            parts = record(b, a)
-        else:
-            parts = record(b, a, ways[i % 3], bases[i])
+        parts = record(b, a) if bases is None else record(b, a, ways[i % 3], bases[i])
         write_parts(writer, parts, bases is not None)
         coded.factors[module.path] = parts.factors
     coded.stream = writer.finish()
@@ -146,3 +158,79 @@ def tiny(
         list(data),
         {name: coded[name].factors for name in names},
     )
+
+
+def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: float = 4096) -> Parts:
+    """A small merge: every adapter in the private form, its exact SVD rounded to ``step`` steps."""
+    entries = {x.path: ModuleEntry.of(x) for a in adapters for x in a.modules.values()}
+    modules = tuple(entries[path] for path in sorted(entries))
+    held = {a.name: a.tensors if lossless else a.extras for a in adapters}
+    carried = pack_carried(held)
+    tasks, streams, expected = [], [], {}
+    for adapter in adapters:
+        coded = _encode_adapter(adapter, modules, step)
+        present = tuple(i for i, x in enumerate(modules) if x.path in adapter.modules)
+        expected[adapter.name] = coded.factors
+        tasks.append(
+            TaskEntry(
+                adapter.name,
+                len(tasks),
+                None if lossless else len(streams),
+                adapter.format,
+                adapter.base_model,
+                adapter.numbers,
+                next(iter(adapter.modules.values())).a.dtype,
+                lossless,
+                present,
+                tuple(0.0 if lossless else coded.errors[modules[i].path] for i in present),
+                0.0 if lossless else coded.error,
+                carried.tasks[adapter.name],
+                _odd_keys(adapter, entries),
+                _bias_scales(adapter),
+                {
+                    key: kind
+                    for key, kind in adapter.extra_kinds.items()
+                    if key in held[adapter.name]
+                },
+                adapter.notes,
+            )
+        )
+        if not lossless:
+            streams.append(coded.stream)
+    configs = tuple(dict(a.config) for a in adapters)
+    manifest = Manifest(modules, tuple(tasks), tuple(carried.blobs), configs)
+    return Parts(manifest, b"", streams, carried.data, expected)
+
+
+def _encode_adapter(adapter: Adapter, modules: Sequence[ModuleEntry], step: float) -> Coded:
+    writer, coded = StreamWriter(), Coded(b"")
+    wrong, whole = 0.0, 0.0
+    for module in modules:
+        if module.path not in adapter.modules:
+            continue
+        b, a = (x.astype(np.float64) for x in adapter.modules[module.path].factors())
+        svd = thin(b, a)
+        found = Factors(np.zeros((module.m, 0)), np.zeros((0, module.n)))
+        parts = record(svd.U * svd.s, svd.V.T, step=step) if svd.s.size else None
+        write_parts(writer, parts, False)
+        coded.factors[module.path] = found = parts.factors if parts else found
+        error = relative_error(Factors(b, a), found)
+        coded.errors[module.path] = error
+        wrong, whole = wrong + error**2 * svd.energy, whole + svd.energy
+    coded.error = float(np.sqrt(wrong / whole)) if whole else 0.0
+    coded.stream = writer.finish()
+    return coded
+
+
+def _odd_keys(adapter: Adapter, entries: Mapping[str, ModuleEntry]) -> dict[tuple[str, str], str]:
+    return {
+        (path, side): key
+        for (path, side), key in adapter.peft_keys.items()
+        if key != default_key(entries[path], "A" if side == "A" else "B")
+    }
+
+
+def _bias_scales(adapter: Adapter) -> dict[str, float]:
+    scales = {x.b.name: x.scale for x in adapter.modules.values()}
+    biases = [key for key, kind in adapter.extra_kinds.items() if kind == "lora_bias"]
+    return {key: scales[key.removesuffix("bias") + "weight"] for key in biases}

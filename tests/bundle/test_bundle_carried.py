@@ -1,0 +1,100 @@
+"""Carried tensors come back bit by bit, shared where tasks hold the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydraopt.adapters import RawTensor
+from hydraopt.adapters.rawtensor import DTYPE_BYTES, HeldBytes
+from hydraopt.bundle import pack_carried
+from hydraopt.bundle.carried import unpack_blob
+from hydraopt.bundle.container import compress, decompress
+from hydraopt.errors import BundleFormatError
+
+
+def raw(key: str, dtype: str, shape: tuple[int, ...], data: bytes) -> RawTensor:
+    return RawTensor(key, dtype, shape, Path("memory"), HeldBytes(data))
+
+
+def normal(key: str, seed: int, count: int = 50) -> RawTensor:
+    values = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
+    return RawTensor.from_numpy(key, values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_bits_come_back(data: st.DataObject) -> None:
+    tasks: dict[str, dict[str, RawTensor]] = {}
+    for name in data.draw(st.lists(st.sampled_from("abc"), unique=True)):
+        tasks[name] = {}
+        for key in data.draw(st.lists(st.sampled_from("wxyz"), unique=True)):
+            dtype = data.draw(st.sampled_from(sorted(DTYPE_BYTES)))
+            shape = tuple(data.draw(st.lists(st.integers(0, 3), max_size=3)))
+            size = int(np.prod(shape)) * DTYPE_BYTES[dtype]
+            content = data.draw(st.binary(min_size=size, max_size=size))
+            tasks[name][key] = raw(key, dtype, shape, content)
+    packed = pack_carried(tasks)
+    blobs = [
+        unpack_blob(blob, content, Path("b"))
+        for blob, content in zip(packed.blobs, packed.data, strict=True)
+    ]
+    for name, tensors in tasks.items():
+        found = {key: x for i in packed.tasks[name] for key, x in blobs[i].items()}
+        assert found.keys() == tensors.keys()
+        for key, tensor in tensors.items():
+            assert (found[key].dtype, found[key].shape) == (tensor.dtype, tensor.shape)
+            assert found[key].raw() == tensor.raw()
+
+
+def test_blobs_follow_who_holds_what() -> None:
+    one, two, three = normal("a", 1), normal("b", 2), normal("c", 3)
+    packed = pack_carried(
+        {"x": {"a": one, "b": two}, "y": {"b": two, "a": one}, "z": {"a": one, "c": three}}
+    )
+    held = {i: [item.key for item in blob.items] for i, blob in enumerate(packed.blobs)}
+    assert sorted(held.values()) == [["a"], ["b"], ["c"]]
+    assert {name: [held[i] for i in blobs] for name, blobs in packed.tasks.items()} == {
+        "x": [["b"], ["a"]],
+        "y": [["b"], ["a"]],
+        "z": [["a"], ["c"]],
+    }
+
+
+def test_equal_bytes_are_stored_once() -> None:
+    data = normal("a", 1, 1000).raw()
+    single = pack_carried({"x": {"a": raw("a", "F32", (1000,), data)}})
+    tensors = {f"k{i}": raw(f"k{i}", "F32", (10, 100), data) for i in range(20)}
+    packed = pack_carried({"x": tensors})
+    assert packed.blobs[0].raw_size == 4000
+    assert packed.data == single.data
+    found = unpack_blob(packed.blobs[0], packed.data[0], Path("b"))
+    assert all(x.raw() == data for x in found.values())
+
+
+def test_planes_are_smaller_than_plain_zstd() -> None:
+    tensor = normal("a", 1, 20_000)
+    packed = pack_carried({"x": {"a": tensor}})
+    assert len(packed.data[0]) < 0.95 * len(compress(tensor.raw()))
+
+
+def test_order_of_keys_and_tasks_does_not_matter() -> None:
+    tensors = {f"k{i}": normal(f"k{i}", i) for i in range(4)}
+    backwards = dict(reversed(tensors.items()))
+    first = pack_carried({"x": tensors, "y": tensors})
+    second = pack_carried({"y": backwards, "x": backwards})
+    assert (first.blobs, first.data, first.tasks) == (second.blobs, second.data, second.tasks)
+
+
+def test_bombs_are_neither_written_nor_read() -> None:
+    zeros = bytes(600 << 20)
+    with pytest.raises(BundleFormatError, match="too regular"):
+        compress(zeros)
+    with pytest.raises(BundleFormatError, match="cannot be unpacked"):
+        decompress(compress(bytes(1000)), 999, 1 << 20, "it")
+    with pytest.raises(BundleFormatError, match="cannot be unpacked"):
+        decompress(compress(bytes(1000)), None, 999, "it")

@@ -1,0 +1,221 @@
+"""Bundles written and read: the same content out, the same bytes for the same content."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from hydraopt.bundle import (
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    bundle_size,
+    open_bundle,
+    write_bundle,
+)
+from hydraopt.bundle.jsonform import code_of, error_of, pack_ranges, unpack_ranges
+from hydraopt.errors import BundleFormatError, TaskNotFoundError
+from tests.bundle.bundles import Parts, tiny
+
+
+def same(parts: Parts, path: Path) -> None:
+    bundle = open_bundle(path)
+    assert list(bundle) == sorted(parts.expected)
+    for name, expected in parts.expected.items():
+        found = bundle[name].factors()
+        assert list(found) == list(expected)
+        for module, factors in expected.items():
+            np.testing.assert_array_equal(found[module].B, factors.B)
+            np.testing.assert_array_equal(found[module].A, factors.A)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_round_trip(tmp_path: Path, shared: bool) -> None:
+    parts = tiny(shared=shared)
+    path = tmp_path / "b.hydra.safetensors"
+    size = write_bundle(path, *parts.args)
+    assert size == path.stat().st_size == bundle_size(*parts.args)
+    same(parts, path)
+    bundle = open_bundle(path)
+    assert bundle.manifest == parts.manifest
+    task = bundle["en"]
+    forms = {"shared-input", "two-sided", "predicted"} if shared else {"private"}
+    assert set(task.forms().values()) == forms
+    assert sum(task.coded_bytes().values()) == len(parts.streams[1])
+    assert task.base_model == "org/tiny"
+    assert task.error == 0.2
+    assert list(task.module_errors) == [x.path for x in parts.manifest.modules]
+    assert task.config["lora_alpha"] == 8
+    assert task.original is None
+
+
+def test_safetensors_reads_it(tmp_path: Path) -> None:
+    parts = tiny()
+    write_bundle(tmp_path / "b", *parts.args)
+    with safe_open(tmp_path / "b", "np") as file:
+        assert file.metadata()["tasks"] == '["de","en","fr"]'
+        assert set(file.keys()) == {"manifest", "shared", "task/0", "task/1", "task/2"}
+        assert file.get_tensor("shared").tobytes() == parts.shared
+
+
+def test_order_does_not_matter(tmp_path: Path) -> None:
+    parts = tiny(("de", "en", "fr", "pl"))
+    write_bundle(tmp_path / "a", *parts.args)
+    order = [2, 0, 3, 1]
+    other = {"r": 1}
+    # The same tasks in another order, with configs and streams numbered another way.
+    tasks = tuple(
+        replace(parts.manifest.tasks[i], content=at, config=1) for at, i in enumerate(order)
+    )
+    configs = (other, parts.manifest.configs[0])
+    manifest = replace(parts.manifest, tasks=tasks, configs=configs)
+    streams = [parts.streams[i] for i in order]
+    write_bundle(tmp_path / "b", manifest, parts.shared, streams, [])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_equal_streams_and_configs_are_stored_once(tmp_path: Path) -> None:
+    parts = tiny(("de", "en"))
+    config = parts.manifest.configs[0]
+    tasks = tuple(replace(x, config=i) for i, x in enumerate(parts.manifest.tasks))
+    manifest = replace(parts.manifest, tasks=tasks, configs=(config, dict(config)))
+    write_bundle(tmp_path / "b", manifest, parts.shared, [parts.streams[0]] * 2, [])
+    bundle = open_bundle(tmp_path / "b")
+    assert len(bundle.manifest.configs) == 1
+    assert list(bundle.tensor_bytes) == ["manifest", "shared", "task/0"]
+    for x, y in zip(bundle["de"].factors().values(), bundle["en"].factors().values(), strict=True):
+        np.testing.assert_array_equal(x.B, y.B)
+
+
+def test_one_task_reads_its_own_bytes_only(tmp_path: Path) -> None:
+    parts = tiny()
+    size = write_bundle(tmp_path / "b", *parts.args)
+    bundle = open_bundle(tmp_path / "b")
+    sizes = bundle.tensor_bytes
+    opened = size - sum(sizes.values()) + sizes["manifest"]
+    assert bundle.bytes_read == opened
+    task = bundle["fr"]
+    assert bundle.bytes_read == opened
+    task.factors()
+    assert bundle.bytes_read == opened + sizes["shared"] + sizes["task/2"]
+    task.factors()
+    bundle["de"].factors()
+    assert bundle.bytes_read == opened + sizes["shared"] + sizes["task/2"] + sizes["task/0"]
+
+
+def test_a_damaged_task_does_not_hurt_the_others(tmp_path: Path) -> None:
+    parts = tiny()
+    path = tmp_path / "b"
+    write_bundle(path, *parts.args)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 255
+    path.write_bytes(data)
+    bundle = open_bundle(path)
+    bundle["de"].factors()
+    with pytest.raises(BundleFormatError, match="task/2"):
+        bundle["fr"].factors()
+
+
+def test_unknown_task_names_near_ones(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", *tiny(("dates-de", "dates-fr")).args)
+    bundle = open_bundle(tmp_path / "b")
+    with pytest.raises(TaskNotFoundError, match="dates-de"):
+        bundle["dates_de"]
+    assert "dates-de" in bundle
+    assert bundle.get("nothing") is None
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(BundleFormatError, match="cannot be read"):
+        open_bundle(tmp_path / "nowhere")
+
+
+def test_eight_tasks_of_sixty_modules_fit_in_a_few_kilobytes() -> None:
+    modules = tuple(
+        ModuleEntry(f"model.layers.{i}.self_attn.{x}_proj", "linear", 576, 576)
+        for i in range(15)
+        for x in "kqvo"
+    )
+    rng = np.random.default_rng(0)
+    tasks = tuple(
+        TaskEntry(
+            f"task-{i}",
+            i,
+            i,
+            modules=tuple(range(60)),
+            errors=tuple(0.2 * np.exp(0.3 * rng.standard_normal(60))),
+            error=0.2,
+        )
+        for i in range(8)
+    )
+    settings = {f"setting_{i}": None for i in range(40)}
+    configs = tuple({**settings, "r": 16, "lora_alpha": 32, "lora_dropout": i} for i in range(8))
+    manifest = Manifest(modules, tasks, configs=configs, base_model="org/SmolLM2")
+    streams = [bytes([i]) for i in range(8)]
+    assert bundle_size(manifest, b"", streams, []) - 8 < 2500
+
+
+def test_manifest_equals_itself_through_json() -> None:
+    modules = (
+        ModuleEntry("a", "linear", 4, 5),
+        ModuleEntry("b::1", "linear", 4, 5, "rows", 1, 2),
+        ModuleEntry("c", "conv", 4, 27, a_tail=(3, 3)),
+    )
+    task = TaskEntry(
+        "ä b",
+        0,
+        0,
+        "mlx",
+        "org/x",
+        9,
+        "BF16",
+        modules=(0, 2),
+        errors=(0.0, 0.3),
+        error=0.123456,
+        keys={("a", "A"): "other.lora_A.weight"},
+        notes=("as it was",),
+        metadata={"k": "v"},
+    )
+    other = TaskEntry("other", 1, None)
+    configs = ({"r": 4, "x": None, "alpha": 1.0}, {"r": 8, "x": None, "new": [1]})
+    manifest = Manifest(modules, (task, other), configs=configs, recipe={"size": 5})
+    value = json.loads(json.dumps(manifest.to_json()))
+    assert Manifest.from_json(value) == manifest
+    assert manifest.tasks[0].error == 0.1235
+    assert manifest.tasks[0].errors[0] == 0
+
+
+def test_error_grid() -> None:
+    for code in range(256):
+        assert code_of(error_of(code)) == code
+    assert error_of(code_of(0.2)) == pytest.approx(0.2, rel=0.022)
+    # A tiny error is not said to be none.
+    assert error_of(code_of(1e-12)) > 0
+
+
+def test_ranges() -> None:
+    for indices in ((), (0, 1, 2), (1,), (0, 2), (0, 1, 3, 4)):
+        assert unpack_ranges(pack_ranges(indices, 5), 5) == indices
+    assert pack_ranges((0, 1), 2) == "all"
+
+
+def test_what_does_not_fit_together_is_not_written(tmp_path: Path) -> None:
+    parts = tiny()
+    with pytest.raises(BundleFormatError, match="streams"):
+        write_bundle(tmp_path / "b", parts.manifest, parts.shared, parts.streams[:1], [])
+    with pytest.raises(BundleFormatError, match="task name"):
+        replace(parts.manifest.tasks[0], name="../x")
+    with pytest.raises(BundleFormatError, match="JSON"):
+        write_bundle(
+            tmp_path / "b",
+            replace(parts.manifest, recipe={"x": float("nan")}),
+            parts.shared,
+            parts.streams,
+            [],
+        )
+    assert list(tmp_path.iterdir()) == []
