@@ -115,7 +115,6 @@ def train_adapter(
     model: Any, tokenizer: Any, recipe: Recipe, plan: Plan, task: Task, folder: Path
 ) -> None:
     """Train one adapter and write its PEFT folder with `score.json`."""
-    started = time.monotonic()
     base = find_base(recipe.base)
     train = encode(tokenizer, first_rows(task.train, plan.rows), task.instruction, plan.max_tokens)
     validation = encode(
@@ -156,7 +155,6 @@ def train_adapter(
         "validation_nll": round(result.validation_nll, 4),
         "before": rounded(before),
         "after": rounded(after),
-        "seconds": round(time.monotonic() - started),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
