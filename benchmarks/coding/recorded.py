@@ -1,0 +1,132 @@
+"""The blocks of a merge, as they go into the streams, each column with what was rounded to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt import merge as merging
+from hydraopt.adapters import Adapter
+from hydraopt.align import align
+from hydraopt.budget import Budget, parse_size
+from hydraopt.coding.stream import Block, StreamWriter, quantise_block
+from hydraopt.core import CoreStore
+from hydraopt.measure import measure_named
+from hydraopt.parts import FORMS
+from hydraopt.passes import Passes
+from hydraopt.plan import modes_of
+
+__all__ = ["Column", "Recorded", "Stream", "record"]
+
+Integers = NDArray[np.int32]
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One coded column: levels and integers (N,), the spread class, and ``x`` (N,) in steps."""
+
+    levels: Integers
+    integers: Integers
+    spread: int
+    x: Reals
+
+
+@dataclass
+class Stream:
+    """What was written into one stream: blocks in order, side integers (kind, value) counted."""
+
+    blocks: list[Block] = field(default_factory=list)
+    sides: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A merge at its final price: the streams that hold anything, and every column of them."""
+
+    streams: list[Stream]
+    columns: list[list[list[Column]]]  # by stream, block, column
+    coded_bytes: int
+    forms: dict[str, int]
+
+    def all_columns(self) -> Iterator[Column]:
+        for stream in self.columns:
+            for block in stream:
+                yield from block
+
+    @property
+    def numbers(self) -> int:
+        return sum(block.levels.size for stream in self.streams for block in stream.blocks)
+
+
+class _Recorder:
+    """Stands in for the stream writer and the quantiser, and remembers what passes through."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.sources: dict[tuple[int, bytes], Reals] = {}
+
+    def writer(self) -> StreamWriter:
+        made = Stream()
+        self.streams.append(made)
+
+        class Writer(StreamWriter):
+            def integer(self, kind: int, value: int) -> None:
+                made.sides += 1
+                super().integer(kind, value)
+
+            def block(self, block: Block, kind: int) -> None:
+                made.blocks.append(block)
+                super().block(block, kind)
+
+            def finish(self) -> bytes:
+                made.data = super().finish()
+                return made.data
+
+        return Writer()
+
+    def quantise(self, x: Reals, *rest: float) -> Block:
+        block = quantise_block(x, *rest)
+        for j, spread in enumerate(block.spreads):
+            self.sources[spread, block.levels[j].tobytes()] = x[:, j].copy()
+        return block
+
+    def columns(self, block: Block) -> list[Column]:
+        return [
+            Column(levels, integers, spread, self.sources[spread, levels.tobytes()])
+            for levels, integers, spread in zip(
+                block.levels, block.integers, block.spreads, strict=True
+            )
+        ]
+
+
+def record(adapters: Sequence[Adapter], size: str) -> Recorded:
+    """Merge to ``size`` in memory and keep the last pass's blocks; no file is written."""
+    pieces = align(list(adapters), None, lossless=False)
+    measure = measure_named(merging.DEFAULT_MEASURE)
+    budget = Budget("size", float(parse_size(size, pieces.fp16_bytes)))
+    importance = np.zeros(pieces.contents)
+    for task in pieces.tasks:
+        if task.content is not None:
+            importance[task.content] += 1
+    carried = merging.pack(pieces)
+    found = merging.solve(
+        pieces, carried, budget, importance, measure, None, False, None, None
+    ).draft
+    recorder = _Recorder()
+    with (
+        patch("hydraopt.passes.StreamWriter", recorder.writer),
+        patch("hydraopt.parts.quantise_block", recorder.quantise),
+    ):
+        passes = Passes(CoreStore(pieces.sources), pieces.contents, measure, modes_of(FORMS))
+        again = passes.run(found.price, found.weights)
+    if again.streams != found.streams or again.shared != found.shared:
+        raise RuntimeError("a pass at the same price made other bytes: the hook no longer fits")
+    streams = [stream for stream in recorder.streams if stream.blocks]
+    columns = [[recorder.columns(block) for block in stream.blocks] for stream in streams]
+    return Recorded(streams, columns, found.coded_bytes, found.forms)
