@@ -100,6 +100,7 @@ def search(
     slope = -0.6 if budget.kind == "size" else 0.3
     price, best = first_price, None
     low = high = None  # (log price, log value), nearest on either side of the budget
+    point: tuple[float, float] | None = None
     wanted = _aim(budget)
     for count in range(1, _MOST_PASSES + 1):
         draft = passes.run(price, weights, f"pass {count}")
@@ -113,7 +114,11 @@ def search(
         if fair and not settled:
             weights = weights * (draft.relative_errors() / draft.relative_errors().mean())
             low = high = None
-        point = (math.log(price), math.log(max(value, 1e-12)))
+        before, point = point, (math.log(price), math.log(max(value, 1e-12)))
+        if before and before[0] != point[0] and not (fair and not settled):
+            # At high rate the law is another one: go by the slope just seen.
+            seen = (point[1] - before[1]) / (point[0] - before[0])
+            slope = float(np.clip(seen, -3, -0.03) if slope < 0 else np.clip(seen, 0.03, 3))
         if (point[1] > math.log(wanted)) == (slope < 0):
             low = point
         else:

@@ -33,16 +33,16 @@ class SharedSpace:
     mix: Array
 
 
-def _shared_space(gram: Array, scales: Sequence[Array]) -> SharedSpace:
-    """From the Gram matrix of the tasks' stacked singular vectors and their weighted values."""
+def _shared_space(gram: Array, scales: Sequence[Array], most: int) -> SharedSpace:
+    """From the Gram matrix of the tasks' stacked singular vectors and their weighted values; at
+    most ``most`` directions, the length of these vectors."""
     d = np.concatenate(scales)
     if d.size == 0:
         nothing = np.zeros((0, 0))
         return SharedSpace(np.zeros(0), [nothing for _ in scales], nothing)
     energy, w = np.linalg.eigh(gram * np.outer(d, d))
-    # A Gram matrix in float64 resolves singular values down to 1e-8 of the largest: far below any
-    # step that a basis is rounded with.
-    keep = np.flatnonzero(energy > 1e-15 * max(energy[-1], 1e-300))[::-1]
+    # The vectors are kept in float32, so directions below 1e-7 of the largest are its rounding.
+    keep = np.flatnonzero(energy > 1e-13 * max(energy[-1], 1e-300))[::-1][:most]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
     edges = np.cumsum([0, *(s.size for s in scales)])
@@ -84,13 +84,15 @@ class ModuleCore:
 
     @cached_property
     def _grams(self) -> tuple[Array, Array]:
-        return (self.U.T @ self.U).astype(np.float64), (self.V.T @ self.V).astype(np.float64)
+        # In float64: float32 would add directions of its own, 3e-4 of the largest.
+        U, V = self.U.astype(np.float64), self.V.astype(np.float64)
+        return U.T @ U, V.T @ V
 
     def spaces(self, weights: Sequence[float]) -> tuple[SharedSpace, SharedSpace]:
         """(left, right) shared spaces for task weights w_t, one for each task of this module."""
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
         left, right = self._grams
-        return _shared_space(left, scales), _shared_space(right, scales)
+        return _shared_space(left, scales, self.m), _shared_space(right, scales, self.n)
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
         """The first q directions of a space, (N, q), float64."""

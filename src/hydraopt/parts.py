@@ -172,7 +172,7 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
         return Side(way, None, own, own.values)
     if basis is None:
         raise ValueError(f"a side that is {way.name.lower()} needs a basis")
-    fit: Array = np.linalg.lstsq(basis.vectors, x, rcond=None)[0]
+    fit = np.asarray(np.linalg.lstsq(basis.vectors, x, rcond=None)[0], np.float64)
     coordinates = quantise_block(fit)
     values = basis.vectors @ coordinates.values
     if way is Way.SHARED:

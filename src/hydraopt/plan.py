@@ -194,15 +194,18 @@ def _predicted(
     """What prediction changes in bits and noise, (parts, classes), against an explicit side."""
     coordinates = vectors.T @ _need(view.coordinates)
     q = coordinates.shape[1]
-    explained = (coordinates**2).sum(axis=1)
-    missed = np.clip(1 - explained, 0, 1) + coordinates**2 @ _need(view.basis_noise)
-    shift = np.round(2 * np.log2(np.maximum(missed, 1e-9))).astype(np.int64)
-    own = np.minimum(classes[None, :] + shift[:, None], classes[None, :])
     wide = classes + round(2 * np.log2(view.length / q))
+    lost = np.clip(1 - (coordinates**2).sum(axis=1), 0, 1)[:, None]
+    # The own numbers mend what the rounding of basis and coordinates leaves, too.
+    rounding = (coordinates**2 @ _need(view.basis_noise))[:, None] + noise_of(wide)
+    missed = lost + rounding
+    shift = np.round(2 * np.log2(np.maximum(missed, 1e-9))).astype(np.int64)
+    own = np.minimum(classes + shift, classes)
     bits = view.length * (rate_of(own) - rate_of(classes)) + q * rate_of(wide)
-    coded = own >= FIRST_CLASS
     # Too small for its own numbers: then what the basis misses is lost effect, not noise.
-    remaining = np.where(coded, noise_of(own), measure.projected) * missed[:, None]
+    remaining = np.where(
+        own >= FIRST_CLASS, noise_of(own) * missed, measure.projected * lost + rounding
+    )
     return bits, remaining - noise_of(classes)
 
 
@@ -237,11 +240,13 @@ def plan_module(
                 mode.right is not Way.EXPLICIT and not bases[1]
             ):
                 continue
-            left = _view(mode.left, core.m, bases[0], i)
-            right = _view(mode.right, core.n, bases[1], i)
-            if measure.projected * max(_missed(s, left), _missed(s, right)) >= best:
+            sides = (
+                _view(mode.left, core.m, bases[0], i),
+                _view(mode.right, core.n, bases[1], i),
+            )
+            if measure.projected * max(_missed(s, side) for side in sides) >= best:
                 continue
-            found[mode] = _estimate(s, left, right, price, measure)
+            found[mode] = _estimate(s, *sides, price, measure)
             best = min(best, found[mode].harm + price * found[mode].bits)
         plans.append(found)
 

@@ -73,7 +73,7 @@ class Basis:
 
     @property
     def q(self) -> int:
-        return self.vectors.shape[1]
+        return int(self.vectors.shape[1])
 
 
 def thin(B: Array, A: Array) -> Thin:

@@ -133,7 +133,8 @@ def _energy(axis: Any, report: Report) -> None:
         axis.annotate(f"{share:.0%}", (1, share), xycoords=("axes fraction", "data"), fontsize=8)
     axis.set_xlabel("k")
     axis.set_ylabel("share of |dW|², mean over tasks and layers")
-    axis.set_ylim(0, 1.03)
+    lowest = min((axis.lines[i].get_ydata()[0] for i in range(len(by_type))[:8]), default=0.0)
+    axis.set_ylim(max(0.0, lowest - 0.1), 1.02)
     if by_type:
         axis.legend(frameon=False, fontsize=8, loc="lower right")
 
@@ -144,9 +145,7 @@ def _profile(axis: Any, modules: Sequence[Report]) -> None:
     for i, (key, label) in enumerate(kinds):
         points = [(x, row[key]) for x, row in enumerate(modules) if row[key] is not None]
         if points:
-            axis.plot(
-                *zip(*points, strict=True), ".", color=_COLOURS[i], label=f"cosine of the {label}"
-            )
+            axis.plot(*zip(*points, strict=True), ".", color=_COLOURS[i], label=f"cos {label}")
     axis.axhline(0, color="0.7", linewidth=0.8)
     axis.set_xlabel("module")
     axis.set_ylabel("mean over pairs of tasks")
@@ -264,7 +263,9 @@ def _type_bytes(axis: Any, report: Report) -> None:
     ]
     rows = sorted(rows, key=lambda x: x[1])[-12:]
     parts = report["parts"]
-    rows += [(f"({name})", parts[name], 0) for name in ("carried", "manifest", "header")]
+    rows += [
+        (f"({name})", parts[name], 0) for name in ("carried", "manifest", "header") if parts[name]
+    ]
     places = range(len(rows))
     axis.barh(
         places, [(total - b) / 1000 for _, total, b in rows], color=_COLOURS[0], label="tasks"
