@@ -56,7 +56,9 @@ def bytes_of(module: EncodedModule, tasks: int) -> tuple[bytes, list[bytes]]:
     return shared.finish(), streams
 
 
-def read_back(shared: bytes, streams: Sequence[bytes], m: int, n: int) -> list[tuple[Factors, Mode]]:
+def read_back(
+    shared: bytes, streams: Sequence[bytes], m: int, n: int
+) -> list[tuple[Factors, Mode]]:
     reader = StreamReader(shared)
     left, right = read_basis(reader, m, m), read_basis(reader, n, n)
     assert reader.position == len(shared)
@@ -95,7 +97,7 @@ def test_a_reader_sees_what_the_encoder_saw(form: str, measure: Measure, price: 
         assert np.array_equal(factors.A, record.factors.A)
 
 
-@pytest.mark.parametrize("price", [1e-3, 1e-6])
+@pytest.mark.parametrize("price", [1e-3, 1e-6, 1e-12])
 def test_the_recorded_error_is_the_real_one(form: str, measure: Measure, price: float) -> None:
     pairs = related(1)
     module = encoded(pairs, price, [form], measure)
@@ -167,7 +169,9 @@ def test_any_other_scale_goes_through_nearly(form: str, measure: Measure, scale:
         assert np.sqrt(b) / scale == pytest.approx(np.sqrt(a), rel=0.05)
 
 
-@pytest.mark.parametrize(("m", "n", "r"), [(1, 30, 1), (30, 1, 1), (3, 4, 9), (1, 1, 1), (20, 5, 5)])
+@pytest.mark.parametrize(
+    ("m", "n", "r"), [(1, 30, 1), (30, 1, 1), (3, 4, 9), (1, 1, 1), (20, 5, 5)]
+)
 def test_small_and_odd_shapes(form: str, measure: Measure, m: int, n: int, r: int) -> None:
     rng = np.random.default_rng(7)
     pairs = [(rng.standard_normal((m, r)), rng.standard_normal((r, n))) for _ in range(3)]
