@@ -27,7 +27,7 @@ from hydraopt.parts import (
     write_basis,
     write_parts,
 )
-from hydraopt.types import Array, Basis, Factors, exponent, thin
+from hydraopt.types import Array, Basis, Factors, exponent, power, thin
 
 STEP = 64.0
 
@@ -66,12 +66,15 @@ def record(
 ) -> PartsRecord:
     """``b`` (m, k) @ ``a`` (k, n) with each side scaled to ``step`` steps and rounded."""
     left_basis, right_basis = bases or (None, None)
-    left, right = b / np.linalg.norm(b, axis=0), a.T / np.linalg.norm(a, axis=1)
-    strength = np.linalg.norm(b, axis=0) * np.linalg.norm(a, axis=1) / step**2
+    sizes = np.linalg.norm(a, axis=1)
+    strength = np.linalg.norm(b, axis=0) * sizes / step**2
+    exponents = np.array([exponent(float(x)) for x in strength], np.int64)
+    # The left side makes up for the coarse grid of the exponents.
+    left = b * sizes / step / power(exponents)
     return PartsRecord(
-        quantise_side(left * step, ways[0], left_basis),
-        quantise_side(right * step, ways[1], right_basis),
-        np.array([exponent(float(x)) for x in strength], np.int64),
+        quantise_side(left, ways[0], left_basis),
+        quantise_side(a.T / sizes * step, ways[1], right_basis),
+        exponents,
     )
 
 

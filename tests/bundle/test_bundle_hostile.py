@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import resource
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import open_bundle, pack_carried, verify_bundle
+from hydraopt.bundle import Manifest, open_bundle, pack_carried, verify_bundle
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.hostile.generate import Case, generate, pack
@@ -80,3 +83,37 @@ def test_a_file_that_changes_while_it_is_open(tmp_path: Path) -> None:
     path.write_bytes(pack(tiny(("de",))))
     with pytest.raises(BundleFormatError, match="changed"):
         bundle["de"].factors()
+
+
+JUNK = [None, True, -1, 0, 1 << 70, 0.5, "", "x", "\x00", [], [[]], {}, {"=": 1}, {"=": []}, ["x"]]
+
+
+def test_no_manifest_raises_anything_else() -> None:
+    """Any node of the manifest exchanged for junk: BundleFormatError, or a manifest that is one."""
+    sound = parts_with_blob().manifest.to_json()
+    sound["tasks"]["keys"] = [[[0, "A", "k"]], []]
+    sound["tasks"]["bias_scales"] = [{"head.bias": 2.0}, {}]
+    sound["tasks"]["extra_kinds"] = {"=": {"head.bias": "lora_bias"}}
+    sound["configs"].append({"set": {"r": 2}, "drop": ["r"]})
+    accepted = 0
+    for place in places(sound):
+        for junk in JUNK:
+            value = copy.deepcopy(sound)
+            inner: Any = value
+            for step in place[:-1]:
+                inner = inner[step]
+            inner[place[-1]] = junk
+            try:
+                Manifest.from_json(value).check_canonical()
+            except BundleFormatError:
+                continue
+            accepted += 1
+    assert accepted < 0.3 * len(JUNK) * len(list(places(sound)))
+
+
+def places(value: Any) -> Iterator[tuple[Any, ...]]:
+    """Paths to all nodes of a JSON value."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (key,)
+            yield from ((key, *rest) for rest in places(value[key]))
