@@ -1,0 +1,177 @@
+"""How fast a merge is: against the least it could do, against others, and how fast it reads back.
+
+    python benchmarks/speed/merge.py ADAPTERS... [--size 5%] [--repeats 3] [--skip peers,synthetic]
+
+Everything in one run, each part in a process of its own, medians over the repeats. Wall seconds
+suffer from whatever else the machine does; CPU seconds (all threads) are given beside them. The
+baseline reads the files, does one thin QR per module and side of the factors stacked over tasks,
+and writes a file of the bundle's size. Compiled code is in its cache, except in "cold".
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import provenance, write_result  # noqa: E402
+from benchmarks.peers import LORASHARE, peer_python, run_lines  # noqa: E402
+from benchmarks.speed.synthetic import write_synthetic  # noqa: E402
+from hydraopt.adapters import read_adapters  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+MIB = 1 << 20
+SYNTHETIC = ((2048, 4), (4096, 2))
+LORASHARE_K = 32  # its default
+
+Row = dict[str, Any]
+Rows = list[Row]
+
+
+def child(script: str, *arguments: object, python: Path | None = None, **env: str) -> Rows:
+    command = [python or sys.executable, HERE / script, *map(str, arguments)]
+    return list(run_lines(command, env=env))
+
+
+def medians(lines: Sequence[Row]) -> dict[str, Row]:
+    """Median wall and CPU seconds by run."""
+    runs: dict[str, Rows] = defaultdict(list)
+    for line in lines:
+        if "wall" in line:
+            runs[line["run"]].append(line)
+    return {
+        name: {
+            "wall": round(median(x["wall"] for x in found), 4),
+            "cpu": round(median(x["cpu"] for x in found), 4),
+            "runs": len(found),
+        }
+        for name, found in runs.items()
+    }
+
+
+def ratio(a: Row, b: Row) -> dict[str, float]:
+    return {f"{clock}_ratio": round(a[clock] / b[clock], 2) for clock in ("wall", "cpu")}
+
+
+def show(row: Row) -> Row:
+    print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    return row
+
+
+def merge_rows(data: str, folders: Sequence[Path], size: str, repeats: int, work: Path) -> Rows:
+    """Merge against the baseline; the bundle stays in ``work``."""
+    lines = child("child_merge.py", repeats, size, work, *folders)
+    if "failed" in lines[-1]:
+        return [show({"data": data, "what": "merge", "failed": lines[-1]["failed"]})]
+    times = medians(lines)
+    about = lines[-1]
+    rows = []
+    for name, seconds in times.items():
+        row = {"data": data, "what": name, **seconds}
+        if name in ("merge", "first merge"):
+            row |= {"passes": about["passes"], "bundle_bytes": about["bundle"]}
+            for dtype in ("float64", "float32"):
+                found = ratio(seconds, times[f"baseline {dtype}"])
+                row |= {f"{key}_{dtype}": value for key, value in found.items()}
+        rows.append(show(row))
+    return rows
+
+
+def peer_rows(data: str, folders: Sequence[Path], repeats: int, merge: Row, work: Path) -> Rows:
+    """lorashare and PEFT on the same adapters, and how many times longer than ``merge``."""
+    rows = []
+    found: dict[str, Rows] = {}
+    try:
+        python = peer_python(LORASHARE)
+        found["lorashare"] = child(
+            "child_lorashare.py", repeats, LORASHARE_K, work, *folders, python=python
+        )
+    except RuntimeError as error:
+        found["lorashare"] = [{"failed": str(error)}]
+    found["peft svd"] = child("child_peft.py", repeats, *folders)
+    for name, lines in found.items():
+        row: Row = {"data": data, "what": name}
+        if not lines or "failed" in lines[-1]:
+            row["failed"] = lines[-1]["failed"] if lines else "nothing was printed"
+        else:
+            row |= medians(lines)[name]
+            row |= ratio(row, merge)
+        rows.append(show(row))
+    return rows
+
+
+def cold_row(folders: Sequence[Path], size: str, work: Path) -> Row:
+    """The first merge after installation: everything is compiled."""
+    lines = child("child_merge.py", 0, size, work, *folders, NUMBA_CACHE_DIR=str(work / "numba"))
+    return show(
+        {"data": "adapters", "what": "cold: compiles everything", **medians(lines).popitem()[1]}
+    )
+
+
+def memory_row(folders: Sequence[Path], size: str, work: Path) -> Row:
+    about = child("child_merge.py", 0, size, work, *folders)[-1]
+    row = {"data": "adapters", "what": "memory"}
+    row |= {f"{key}_mib": round(about[key] / MIB, 1) for key in ("peak", "imported", "inputs")}
+    row["peak_less_inputs_mib"] = round((about["peak"] - about["inputs"]) / MIB, 1)
+    row["peak_less_imported_mib"] = round((about["peak"] - about["imported"]) / MIB, 1)
+    return show(row)
+
+
+def read_rows(bundle: Path, repeats: int) -> Rows:
+    lines = child("child_read.py", repeats, bundle)
+    rows = []
+    for name, seconds in medians(lines).items():
+        mine = [line for line in lines if line.get("run") == name]
+        row = {"data": "adapters", "what": f"read back: {name}", **seconds}
+        for clock in ("wall", "cpu"):
+            speeds = [line["numbers"] / line[clock] / 1e6 for line in mine]
+            row[f"{clock}_mnps"] = round(median(speeds), 2)
+            row[f"{clock}_mnps_best"] = round(max(speeds), 2)
+        decoded = [line["decoded"] / line["cpu"] / 1e6 for line in mine]
+        row["cpu_mnps_coded_numbers"] = round(median(decoded), 2)
+        rows.append(show(row))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("adapters", nargs="+")
+    parser.add_argument("--size", default="5%")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--skip", default="")
+    parser.add_argument("--name", default="speed")
+    args = parser.parse_args()
+    skip = args.skip.split(",")
+    head = provenance("seconds, numbers a second and memory of merge and of reading back", seed=1)
+    head["versions"] |= dict([LORASHARE.split("==")])
+    folders = [adapter.source.parent for adapter in read_adapters(args.adapters)]
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        rows = merge_rows("adapters", folders, args.size, args.repeats, work)
+        rows += read_rows(work / "merged.hydra.safetensors", args.repeats)
+        rows += [memory_row(folders, args.size, work), cold_row(folders, args.size, work)]
+        if "peers" not in skip:
+            merged = next(row for row in rows if row["what"] == "merge")
+            rows += peer_rows("adapters", folders, args.repeats, merged, work)
+        for width, modules in SYNTHETIC if "synthetic" not in skip else ():
+            made = write_synthetic(work, width, modules, tasks=4, rank=16, seed=width)
+            data = f"synthetic, width {width}, {modules} modules"
+            ours = merge_rows(data, made, args.size, args.repeats, work)
+            rows += ours
+            merged = next(row for row in ours if row["what"] == "merge")
+            rows += peer_rows(data, made, 1, merged, work)
+    print(write_result(args.name, head, rows))
+
+
+if __name__ == "__main__":
+    main()
