@@ -1,6 +1,6 @@
 """Bytes against relative error and recovery, for each form alone and for the choice per module.
 
-    python benchmarks/quality/curve.py --base gemma-3-270m --tasks TASKS --out RESULT.json ADAPTERS...
+    python benchmarks/quality/curve.py --base BASE --tasks TASKS --out RESULT.json ADAPTERS...
 
 Each row of the result is one bundle, really written and read back: its bytes (everything in the
 file), the relative error and the recovery of every task, (base - bundle) / (base - adapter) of the
