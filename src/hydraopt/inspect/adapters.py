@@ -6,6 +6,7 @@ a row of prices. Nothing is rounded, coded or written.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -249,6 +250,12 @@ class _Curves:
             done.insert(0, walk.at(done[0][0]["price"] / _STEP))
         while done[-1][0]["error"] < _WORST_ERROR and len(done) < _MOST_POINTS:
             done.append(walk.at(done[-1][0]["price"] * _STEP))
+        sizes = [math.log(point["fraction"]) for point, *_ in done]
+        prices = [math.log(point["price"]) for point, *_ in done]
+        if sizes[-1] < math.log(_REFERENCE) < sizes[0]:
+            price = np.interp(math.log(_REFERENCE), sizes[::-1], prices[::-1])
+            done.append(walk.at(math.exp(price)))
+            done.sort(key=lambda x: float(x[0]["price"]))
         points, costs, bits = (list(x) for x in zip(*done, strict=True))
         return cls(points, costs, bits, pieces.fp16_bytes)
 

@@ -1,0 +1,143 @@
+"""``inspect``, ``verify`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hydraopt.adapters import read_adapter
+from tests.cli.conftest import TASKS, Run
+
+
+def test_inspect_adapters(run: Run, adapters: Path) -> None:
+    result = run("inspect", f"{adapters}/*")
+    assert result.exit_code == 0, result.output
+    for text in (*TASKS, "model.layers.*.self_attn.q_proj (3)", "cos A", "First guess"):
+        assert text in result.stdout
+    assert "layers.2.self_attn.q_proj" in run("inspect", f"{adapters}/*", "--modules").stdout
+
+
+def test_inspect_adapters_json(run: Run, adapters: Path) -> None:
+    report = json.loads(run("inspect", f"{adapters}/*", "--json").stdout)
+    assert report["schema"] == "hydraopt.inspect.adapters/1"
+    assert len(report["modules"]) == 6
+    assert len(report["types"]) == 2
+
+
+def test_inspect_bundle(run: Run, bundle: Path) -> None:
+    result = run("inspect", bundle)
+    assert result.exit_code == 0, result.output
+    for text in (*TASKS, "model.layers.*.self_attn.q_proj (3)", f"{bundle.stat().st_size:,}"):
+        assert text in result.stdout
+    assert "layers.2.self_attn.q_proj" in run("inspect", bundle, "--modules").stdout
+    report = json.loads(run("inspect", bundle, "--json").stdout)
+    assert report["schema"] == "hydraopt.inspect.bundle/1"
+    assert report["size"] == bundle.stat().st_size
+
+
+def test_inspect_decides_by_content(run: Run, bundle: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "adapter_model.safetensors"
+    renamed.write_bytes(bundle.read_bytes())
+    report = json.loads(run("inspect", renamed, "--json").stdout)
+    assert report["schema"] == "hydraopt.inspect.bundle/1"
+
+
+def test_inspect_plots(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
+    for path, name in ((bundle, "b.png"), (f"{adapters}/*", "a.svg")):
+        result = run("inspect", path, "--plot", tmp_path / name, "--json")
+        assert result.exit_code == 0, result.output
+        json.loads(result.stdout)
+        assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.hydra.safetensors"
+    damaged.write_bytes(bundle.read_bytes()[:50])
+    for arguments, message in (
+        ((bundle, adapters / "de"), "one bundle at a time"),
+        ((damaged,), "damaged"),
+        ((tmp_path / "no",), "no such file"),
+        ((adapters / "de", "--plot", tmp_path / "x.txt"), "unknown kind of picture"),
+    ):
+        result = run("inspect", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+
+
+def test_inspect_without_matplotlib(
+    run: Run, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydraopt.report.figures.find_spec", lambda name: None)
+    result = run("inspect", adapters / "de", "--plot", tmp_path / "x.png")
+    assert result.exit_code == 2
+    assert "pip install 'hydraopt[plot]'" in result.stderr
+
+
+def test_verify(run: Run, bundle: Path, adapters: Path) -> None:
+    result = run("verify", bundle)
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "all is well")
+    report = json.loads(run("verify", bundle, f"{adapters}/*", "--json").stdout)
+    assert report["schema"] == "hydraopt.verify/1"
+    assert report["ok"]
+    assert all(task["measured"] for task in report["tasks"])
+
+
+def test_verify_finds_what_is_wrong(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.hydra.safetensors"
+    data = bytearray(bundle.read_bytes())
+    data[-20] ^= 1
+    damaged.write_bytes(data)
+    result = run("verify", damaged)
+    assert result.exit_code == 1
+    assert "problem:" in result.stdout
+    result = run("verify", bundle, adapters / "de", "--json")
+    assert result.exit_code == 1
+    assert len(json.loads(result.stdout)["problems"]) == 2
+    assert "2 problems" in run("verify", bundle, adapters / "de").stdout
+    assert run("verify", bundle, tmp_path / "nowhere").exit_code == 2
+
+
+def test_export_one_task_is_the_folder(run: Run, bundle: Path, tmp_path: Path) -> None:
+    result = run("export", bundle, "de", "-o", tmp_path / "mine", "--dtype", "float16")
+    assert (result.exit_code, result.stdout) == (0, f"de -> {tmp_path / 'mine'}\n")
+    adapter = read_adapter(tmp_path / "mine")
+    assert len(adapter.modules) == 6
+    assert {module.a.dtype for module in adapter.modules.values()} == {"F16"}
+    assert list(adapter.extras) == ["base_model.model.score.weight"]
+
+
+@pytest.mark.parametrize("chosen", [["fr", "de", "fr"], ["--all"]])
+def test_export_of_several_makes_folders(
+    run: Run, bundle: Path, tmp_path: Path, chosen: list[str]
+) -> None:
+    result = run("export", bundle, *chosen, "-o", tmp_path / "out", "--uniform-rank", "--json")
+    report = json.loads(result.stdout)
+    assert report["schema"] == "hydraopt.export/1"
+    names = list(TASKS) if chosen == ["--all"] else ["fr", "de"]
+    assert [row["task"] for row in report["written"]] == names
+    for row in report["written"]:
+        adapter = read_adapter(row["folder"])
+        assert len({module.r for module in adapter.modules.values()}) == 1
+
+
+def test_export_refuses(run: Run, bundle: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    out = tmp_path / "out"
+    for arguments, message in (
+        ((bundle, "-o", out), "name the tasks"),
+        ((bundle, "de", "--all", "-o", out), "name the tasks"),
+        ((bundle, "de", "xx", "-o", out), "no such task"),
+        ((bundle, "de", "-o", out, "--dtype", "int3"), "int3"),
+        ((bundle, "de", "-o", taken), "taken"),
+        ((tmp_path / "no", "de", "-o", out), "no"),
+    ):
+        result = run("export", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+    assert not out.exists()
+    assert run("export", bundle, "de", "-o", taken, "--overwrite").exit_code == 0
+    assert (taken / "notes.txt").read_text() == "mine"

@@ -1,0 +1,198 @@
+"""``merge`` and ``shrink``: what they make, print and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.cli.main import cli
+from hydraopt.measure import MEASURES
+from hydraopt.merge import DEFAULT_MEASURE, DEFAULT_SIZE
+from hydraopt.parts import FORMS
+from tests.cli.conftest import TASKS, Run
+
+RESULT_KEYS = {
+    "schema",
+    "path",
+    "size",
+    "fp16_bytes",
+    "fraction",
+    "errors",
+    "forms",
+    "measure",
+    "price",
+    "passes",
+    "seconds",
+    "notes",
+    "tasks",
+}
+ROW_KEYS = {
+    "name",
+    "error",
+    "own_bytes",
+    "carried_bytes",
+    "fp16_bytes",
+    "modules",
+    "lossless",
+    "format",
+    "shared_with",
+    "notes",
+}
+
+
+def test_merge_makes_a_bundle_and_says_so(run: Run, adapters: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.hydra.safetensors"
+    result = run("merge", f"{adapters}/*", "--size", "30%", "-o", output, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    bundle = open_bundle(output)
+    assert list(bundle) == list(TASKS)
+    size = output.stat().st_size
+    assert f"{size:,} bytes" in result.stdout
+    for name in TASKS:
+        assert f"{bundle[name].error:.4f}" in result.stdout
+    assert result.stderr == ""
+
+
+def test_merge_json(run: Run, adapters: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.hydra.safetensors"
+    arguments = ("--size", "30%", "-o", output, "--json", "--threads", 1)
+    result = run("merge", adapters / "de", adapters / "fr", *arguments)
+    report = json.loads(result.stdout)
+    assert set(report) == RESULT_KEYS
+    assert report["schema"] == "hydraopt.merge/1"
+    assert report["size"] == output.stat().st_size <= 0.3 * report["fp16_bytes"]
+    assert [row["name"] for row in report["tasks"]] == ["de", "fr"]
+    assert all(set(row) == ROW_KEYS for row in report["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "keeps"),
+    [
+        (["--error", "0.2"], lambda errors: sum(errors) / len(errors) <= 0.2),
+        (["--max-error", "0.2"], lambda errors: max(errors) <= 0.2),
+        (["--lossless"], lambda errors: max(errors) == 0),
+    ],
+)
+def test_limits(run: Run, adapters: Path, tmp_path: Path, limit: list[str], keeps: object) -> None:
+    output = tmp_path / "out.hydra.safetensors"
+    result = run("merge", f"{adapters}/*", *limit, "-o", output, "--json", "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert callable(keeps)
+    assert keeps(list(json.loads(result.stdout)["errors"].values()))
+
+
+def test_options_reach_the_library(run: Run, adapters: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.hydra.safetensors"
+    chosen = ("--form", "private", "--form", "two-sided", "--measure", "frobenius", "--fair")
+    names = (f"one={adapters / 'de'}", adapters / "fr")
+    base = ("merge", *names, "--size", "30%", "-o", output, "--json", "--threads", 1)
+    plain = json.loads(run(*base).stdout)
+    result = run(*base, "--weight", "one=50")
+    weighted = json.loads(result.stdout)
+    assert weighted["errors"]["one"] < plain["errors"]["one"]
+    assert json.loads(run(*base, *chosen).stdout)["measure"] == "frobenius"
+    recipe = open_bundle(output).recipe
+    assert (recipe["fair"], recipe["forms"]) == (True, ["private", "two-sided"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "5%", "--error", "0.2"], "more than one limit"),
+        (["--size", "5 apples"], "cannot read the size"),
+        (["--size", "300"], "the size cannot be kept"),
+        (["--error", "2"], "--error is a fraction"),
+        (["--measure", "feeling"], "unknown measure"),
+        (["--form", "round"], "unknown form"),
+        (["--weight", "xx=2"], "importance is given for a task that is not there"),
+        (["--weight", "de=-1"], "an importance must be positive"),
+        (["--weight", "de"], "has no '='"),
+        (["--weight", "=2"], "has no '='"),
+        (["--weight", "de=much"], "'much' in 'de=much' is not a number"),
+        (["--weight", "de=1", "--weight", "de=2"], "a task is named twice"),
+        (["--threads", "0"], "0 is not in the range"),
+    ],
+)
+def test_refusals(
+    run: Run, adapters: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    output = tmp_path / "out.hydra.safetensors"
+    result = run("merge", f"{adapters}/*", *arguments, "-o", output)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("verb", ["merge", "shrink"])
+def test_a_missing_input_is_refused(run: Run, tmp_path: Path, verb: str) -> None:
+    result = run(verb, tmp_path / "nowhere", "--size", "5%", "-o", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
+
+
+def test_a_bundle_is_replaced_and_anything_else_is_not(
+    run: Run, adapters: Path, bundle: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.safetensors"
+    arguments = ("merge", f"{adapters}/*", "--size", "40%", "-o", output, "--threads", 1)
+    output.write_bytes(bundle.read_bytes())
+    assert run(*arguments).exit_code == 0
+    assert output.read_bytes() != bundle.read_bytes()
+    adapter = (adapters / "de" / "adapter_model.safetensors").read_bytes()
+    output.write_bytes(adapter)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "not a bundle" in result.stderr
+    assert output.read_bytes() == adapter
+    assert run(*arguments, "--force").exit_code == 0
+    assert len(open_bundle(output)) == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("", "is a folder"), ("no/where/out", "no such folder")]
+)
+def test_an_impossible_target(
+    run: Run, adapters: Path, tmp_path: Path, target: str, message: str
+) -> None:
+    result = run("merge", f"{adapters}/*", "-o", tmp_path / target)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_shrink(run: Run, bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "small.hydra.safetensors"
+    arguments = ("--size", "25%", "-o", output, "--threads", 1)
+    result = run("shrink", bundle, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert set(report) == RESULT_KEYS
+    assert report["schema"] == "hydraopt.shrink/1"
+    assert report["size"] == output.stat().st_size <= 0.25 * report["fp16_bytes"]
+    table = run("shrink", bundle, *arguments)
+    assert "errors" in table.stdout
+
+
+def test_shrink_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
+    output = tmp_path / "small.hydra.safetensors"
+    for arguments, message in (
+        ((bundle, "-o", output), "shrink needs one limit"),
+        ((bundle, "-o", output, "--size", "90%"), "the bundle is not larger than that"),
+        ((bundle, "-o", bundle, "--size", "20%"), "would replace the input"),
+        ((adapters / "de", "-o", output, "--size", "20%"), "bundle"),
+    ):
+        result = run("shrink", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+    assert not output.exists()
+
+
+def test_help_lists_what_the_library_has() -> None:
+    described = " ".join(str(option.help) for option in cli.commands["merge"].params[1:])  # type: ignore[attr-defined]
+    for name in (*FORMS, *MEASURES):
+        assert name in described
+    measure = next(x for x in cli.commands["merge"].params if x.name == "measure")
+    assert measure.default == DEFAULT_MEASURE
+    assert f"the default is --size {DEFAULT_SIZE}" in str(cli.commands["merge"].help)

@@ -1,0 +1,145 @@
+"""The shell itself: help, start-up, exit codes, and that the documents know every verb."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import hydraopt
+from hydraopt.cli import common
+from hydraopt.cli.main import cli
+from hydraopt.errors import AdapterFormatError
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = ("export", "inspect", "merge", "shrink", "verify")
+HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
+
+
+def test_the_verbs_are_these_with_a_file_each() -> None:
+    assert tuple(sorted(cli.commands)) == VERBS
+    files = {path.stem for path in Path(common.__file__).parent.glob("*.py")}
+    assert files == {*VERBS, "__init__", "common", "main"}
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_has_an_example_that_parses(verb: str) -> None:
+    result = CliRunner().invoke(cli, [verb, "--help"] if verb else ["--help"])
+    assert result.exit_code == 0
+    _, heading, example = result.output.partition("Example:")
+    assert heading
+    lines = re.findall(r"^\s+hydraopt (\S+) (.+)$", example, re.MULTILINE)
+    assert lines
+    for name, rest in lines:
+        # Parsing only: an option that does not exist, or a missing argument, raises.
+        cli.commands[name].make_context(name, rest.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_and_command_explains_itself(verb: str) -> None:
+    command = cli.commands[verb]
+    assert command.get_short_help_str()
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+    assert any("--json" in option.opts for option in command.params)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["--version"]])
+def test_start_up_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom hydraopt.cli.main import cli\n"
+        f"try:\n    cli({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"loaded = sorted(set({HEAVY!r}) & set(sys.modules))\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(cli, ["--version"])
+    assert result.output == f"hydraopt, version {hydraopt.__version__}\n"
+
+
+def _failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> click.testing.Result:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.commands["verify"], "callback", fail)
+    return CliRunner().invoke(cli, ["verify", "x"])
+
+
+def test_an_error_of_the_users_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _failing(AdapterFormatError("rank differs [adapter fr]."), monkeypatch)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Error: rank differs [adapter fr].\n"
+
+
+def test_an_error_of_the_system_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _failing(PermissionError(13, "Permission denied", "/x/y"), monkeypatch)
+    assert (result.exit_code, result.stderr) == (2, "Error: Permission denied [/x/y]\n")
+
+
+def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _failing(KeyboardInterrupt(), monkeypatch)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "Interrupted" in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(_failing(ZeroDivisionError(), monkeypatch).exception, ZeroDivisionError)
+
+
+def test_the_installed_command_refuses_cleanly(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from hydraopt.cli.main import main; main()", "inspect", "nowhere"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: no such file or folder")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_documents_mention_every_command(verb: str) -> None:
+    assert f"hydraopt {verb}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`{verb}`" in (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+
+
+def test_commands_in_the_documents_parse() -> None:
+    """A line that starts with ``hydraopt`` or ``$ hydraopt`` in a code block is a command."""
+    found = 0
+    for document in ("README.md", "CONTRIBUTING.md", "docs/concepts.md", "CHANGELOG.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for line in re.findall(r"^(?:\$ )?hydraopt (.+)$", text, re.MULTILINE):
+            verb, *rest = line.split("#")[0].split()
+            cli.commands[verb].make_context(verb, rest)
+            found += 1
+    assert found > 5
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (46_800, "46.8 kB"), (3.1e6, "3.10 MB")],
+)
+def test_sizes_for_people(count: float, text: str) -> None:
+    assert common.size_text(count) == text
+
+
+def test_tables_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    common.show_table("[b]title", ["name"], [["[red]task[/]"]])
+    printed = capsys.readouterr().out
+    assert "[red]task[/]" in printed
+    assert "[b]title" in printed
+
+
+def test_json_has_no_nan() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        common.emit_json({"x": float("nan")})

@@ -1,0 +1,244 @@
+"""The reports of inspect: their shape, what adds up, how good the guess is, and the pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
+from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
+from hydraopt.merge import merge
+from hydraopt.report.figures import check_plot, draw
+from tests.conftest import MakeAdapter
+
+PATHS = [f"h.{i // 2}.{'qv'[i % 2]}" for i in range(6)]
+Pairs = dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+
+
+def _modules(seed: int, start: float, rank: int = 4, paths: list[str] = PATHS) -> Pairs:
+    """Factors whose A's begin alike: start is the share of the common part."""
+    common = np.random.default_rng(0).standard_normal((len(paths), rank, 60))
+    rng = np.random.default_rng(seed)
+    return {
+        path: (
+            rng.standard_normal((70, rank)) * 2.0 ** -np.arange(rank),
+            start * common[i] + (1 - start) * rng.standard_normal((rank, 60)),
+        )
+        for i, path in enumerate(paths)
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_adapter: MakeAdapter) -> Path:
+    """Six adapters; "copy" equals "t1", "zero" does nothing, "less" lacks two modules."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for i in (1, 2, 3):
+        make_adapter(folder / f"t{i}", _modules(i, 0.8))
+    make_adapter(folder / "copy", _modules(1, 0.8))
+    make_adapter(folder / "less", _modules(5, 0.8, rank=2, paths=PATHS[:4]))
+    nothing = {path: (0 * b, a) for path, (b, a) in _modules(6, 0.8).items()}
+    make_adapter(folder / "zero", nothing)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, Any]:
+    return inspect_adapters(folder / "*")
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "six.hydra.safetensors"
+    merge(folder / "*", path, size="30%", threads=1)
+    return path
+
+
+def test_adapters_report_is_json(report: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert set(report) == {
+        "schema",
+        "base_model",
+        "fp16_bytes",
+        "measure",
+        "tasks",
+        "likeness",
+        "energy",
+        "types",
+        "extremes",
+        "modules",
+        "curve",
+        "guesses",
+        "reference",
+        "notes",
+    }
+
+
+def test_tasks_of_adapters(report: dict[str, Any]) -> None:
+    tasks = {row["name"]: row for row in report["tasks"]}
+    assert tasks["copy"]["same_as"] == ["t1"]
+    assert tasks["less"]["ranks"] == [2]
+    assert tasks["less"]["modules"] == 4
+    assert tasks["zero"]["norm"] == 0
+    assert sum(row["fp16_bytes"] for row in tasks.values()) == report["fp16_bytes"]
+
+
+def test_likeness_of_whole_adapters(report: dict[str, Any]) -> None:
+    names = report["likeness"]["tasks"]
+    products, a = report["likeness"]["products"], report["likeness"]["a"]
+    at = {name: i for i, name in enumerate(names)}
+    assert products[at["t1"]][at["copy"]] == pytest.approx(1)
+    assert products[at["t1"]][at["zero"]] is None
+    assert a[at["t1"]][at["less"]] is None  # ranks differ
+    assert a[at["t1"]][at["t2"]] > 0.85
+    assert abs(products[at["t1"]][at["t2"]]) < 0.3
+
+
+def test_modules_of_adapters(report: dict[str, Any]) -> None:
+    rows = {row["path"]: row for row in report["modules"]}
+    assert list(rows) == sorted(PATHS)
+    assert "less" not in rows["h.2.v"]["tasks"]
+    first = rows["h.0.q"]
+    assert first["input_overlap"] > 0.5 > first["output_overlap"]
+    assert sorted(first["ranks"]) == [0, 2, 4, 4, 4]  # contents: the copy counts once
+    assert first["rank90"] <= first["rank99"]
+    assert first["spectrum"] == sorted(first["spectrum"])
+    assert first["spectrum"][-1] == pytest.approx(1)
+
+
+def test_curve_falls_and_sharing_never_costs(report: dict[str, Any]) -> None:
+    curve = report["curve"]
+    for key, sign in (("price", 1), ("bytes", -1), ("error", 1)):
+        assert all(sign * (y[key] - x[key]) > 0 for x, y in pairwise(curve))
+    assert curve[0]["error"] < 0.05
+    assert curve[-1]["error"] > 0.5
+    for row in report["modules"]:
+        assert row["sharing"]["saved_bytes"] >= -1e-6 * row["sharing"]["private_bytes"]
+    for guess in report["guesses"]:
+        assert guess["bytes"] <= 1.02 * guess["private_bytes"]
+
+
+@pytest.mark.parametrize("error", [0.1, 0.3])
+def test_the_guess_is_near_what_a_merge_makes(
+    report: dict[str, Any], folder: Path, tmp_path: Path, error: float
+) -> None:
+    made = merge(folder / "*", tmp_path / "x", error=error, threads=1)
+    points = report["curve"]
+    sizes = [math.log(point["bytes"]) for point in points]
+    reached = math.log(np.mean(list(made.errors.values())))
+    guess = math.exp(np.interp(reached, [math.log(point["error"]) for point in points], sizes))
+    assert guess == pytest.approx(made.size, rel=0.15)
+
+
+def test_one_adapter_and_an_adapter_of_zeros(folder: Path) -> None:
+    report = inspect_adapters(folder / "t1")
+    assert report["modules"][0]["a_cosine"] is None
+    assert len(report["curve"]) > 3
+    report = inspect_adapters([folder / "zero"])
+    assert report["curve"] == []
+    assert report["reference"] is None
+    assert all(guess["bytes"] is None for guess in report["guesses"])
+
+
+def test_progress_reaches_the_end(folder: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    inspect_adapters([folder / "t1"], progress=lambda *x: seen.append(x))
+    stages = list(dict.fromkeys(stage for stage, _, _ in seen))
+    assert stages[0] == "comparing"
+    for stage in stages:
+        assert [x for x in seen if x[0] == stage][-1][1:] == (6, 6)
+
+
+def test_bundle_report_adds_up(bundle: Path) -> None:
+    report = inspect_bundle(bundle)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert sum(report["parts"].values()) == report["size"] == bundle.stat().st_size
+    tasks = {row["name"]: row for row in report["tasks"]}
+    assert tasks["copy"]["shared_with"] == ["t1"]
+    own = sum(row["own_bytes"] for row in tasks.values()) - tasks["copy"]["own_bytes"]
+    assert own == report["parts"]["tasks"]
+    # A stream also holds what its coder needs to end.
+    by_module = sum(row["task_bytes"] for row in report["modules"])
+    assert own - 16 * len(tasks) <= by_module <= own
+    bases = sum(sum(row["basis_bytes"].values()) for row in report["modules"])
+    assert report["parts"]["shared"] - 16 <= bases <= report["parts"]["shared"]
+    assert sum(row["bytes"] for row in report["types"]) == by_module + bases
+    opened = open_bundle(bundle)
+    for name, row in tasks.items():
+        assert row["error"] == opened[name].error
+        assert {x["path"]: x["error"] for x in row["details"]} == opened[name].module_errors
+
+
+def test_bundle_report_with_bases(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shared.hydra.safetensors"
+    merge(folder / "t*", path, size="40%", forms=["shared-input"], threads=1)
+    report = inspect_bundle(path)
+    assert any(row["basis_vectors"]["right"] for row in report["modules"])
+    assert all(row["basis_vectors"]["left"] == 0 for row in report["modules"])
+    bases = sum(sum(row["basis_bytes"].values()) for row in report["modules"])
+    assert report["parts"]["shared"] - 16 <= bases <= report["parts"]["shared"]
+    assert report["tasks"][0]["forms"] == {"shared-input": 6}
+
+
+def test_bundle_report_of_a_lossless_bundle(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "exact.hydra.safetensors"
+    merge(folder / "t*", path, lossless=True)
+    report = inspect_bundle(path)
+    assert {row["error"] for row in report["tasks"]} == {0}
+    assert all(row["own_bytes"] == 0 < row["carried_bytes"] for row in report["tasks"])
+    draw(report, tmp_path / "x.png")
+
+
+def test_is_bundle(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    assert is_bundle(bundle)
+    assert not is_bundle(folder / "t1")
+    assert not is_bundle(folder / "t1" / "adapter_model.safetensors")
+    assert not is_bundle(tmp_path / "nowhere")
+    for suffix, expected in ((".hydra.safetensors", True), (".safetensors", False)):
+        for data in (b"", b"\xff" * 40, bundle.read_bytes()[:20]):
+            file = tmp_path / f"x{suffix}"
+            file.write_bytes(data)
+            assert is_bundle(file) is expected
+    # A whole file that is no bundle is none, whatever its name.
+    other = tmp_path / "other.hydra.safetensors"
+    other.write_bytes((folder / "t1" / "adapter_model.safetensors").read_bytes())
+    assert not is_bundle(other)
+
+
+def test_wrong_things_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleFormatError):
+        inspect_bundle(folder / "t1" / "adapter_model.safetensors")
+    with pytest.raises(AdapterFormatError, match="no such file"):
+        inspect_adapters(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="unknown measure"):
+        inspect_adapters(folder / "t1", measure="feeling")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_pictures(report: dict[str, Any], bundle: Path, tmp_path: Path, suffix: str) -> None:
+    for name, content in (("a", report), ("b", inspect_bundle(bundle))):
+        draw(content, tmp_path / f"{name}{suffix}")
+        assert (tmp_path / f"{name}{suffix}").stat().st_size > 5000
+
+
+def test_pictures_of_little(folder: Path, tmp_path: Path) -> None:
+    for name in ("t1", "zero"):
+        draw(inspect_adapters(folder / name), tmp_path / "x.png")
+
+
+def test_pictures_of_odd_names(report: dict[str, Any], tmp_path: Path) -> None:
+    text = json.dumps(report).replace('"t1"', '"$x_{"').replace("h.0.q", "[$b]" + "y" * 300)
+    draw(json.loads(text), tmp_path / "x.png")
+
+
+def test_pictures_refuse(report: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown kind of picture"):
+        check_plot(tmp_path / "x.gif")
+    with pytest.raises(UsageError, match="nothing to draw"):
+        draw({"schema": "other/1"}, tmp_path / "x.png")
