@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from hydraopt.adapters import RawTensor
 from hydraopt.bundle import (
     Manifest,
     ModuleEntry,
     TaskEntry,
     bundle_size,
     open_bundle,
+    pack_carried,
     write_bundle,
 )
 from hydraopt.bundle.jsonform import code_of, error_of, pack_ranges, unpack_ranges
@@ -77,6 +79,32 @@ def test_order_does_not_matter(tmp_path: Path) -> None:
     streams = [parts.streams[i] for i in order]
     write_bundle(tmp_path / "b", manifest, parts.shared, streams, [])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_numbers_of_blobs_do_not_matter(tmp_path: Path) -> None:
+    def raw(key: str) -> RawTensor:
+        return RawTensor.from_numpy(key, np.frombuffer(key.encode() * 4, np.uint8).copy())
+
+    one, two = {"a": raw("a"), "b": raw("b")}, {"a": raw("a")}
+    carried = pack_carried({"de": one, "en": one, "fr": two})
+    assert carried.tasks["de"] == (0, 1)
+    parts = tiny(blobs=carried.blobs, data=carried.data)
+
+    def written(name: str, order: tuple[int, int]) -> bytes:
+        new = {old: at for at, old in enumerate(order)}
+        tasks = tuple(
+            replace(x, carried=tuple(sorted(new[i] for i in carried.tasks[x.name])))
+            for x in parts.manifest.tasks
+        )
+        blobs = tuple(carried.blobs[i] for i in order)
+        manifest = replace(parts.manifest, tasks=tasks, blobs=blobs)
+        data = [carried.data[i] for i in order]
+        write_bundle(tmp_path / name, manifest, parts.shared, parts.streams, data)
+        return (tmp_path / name).read_bytes()
+
+    assert written("x", (0, 1)) == written("y", (1, 0))
+    assert list(open_bundle(tmp_path / "y")["fr"].extras) == ["a"]
+    assert sorted(open_bundle(tmp_path / "y")["en"].extras) == ["a", "b"]
 
 
 def test_equal_streams_and_configs_are_stored_once(tmp_path: Path) -> None:

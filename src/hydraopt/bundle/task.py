@@ -191,7 +191,8 @@ class TaskAdapter:
             return result
         data = self.bundle.read(f"task/{self.entry.content}")
         reader, start = StreamReader(data), 0
-        allowance = Allowance(reader, len(data))
+        shared = self.bundle.tensor_bytes["shared"]
+        allowance = Allowance(reader, len(data) + shared)
         for i in self.entry.modules:
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
