@@ -34,6 +34,8 @@ _UNITS = {
 _MOST_PASSES = 12
 _SLACK = 4096
 """A file may be this much smaller than the budget, or one percent, whichever is more."""
+_MARGIN = 256
+"""What the size of a draft, which leaves room for the recipe, may be above that of the file."""
 
 
 def parse_size(text: str | int, fp16_bytes: int) -> int:
@@ -146,7 +148,7 @@ def _aim(budget: Budget) -> float:
 def _close(budget: Budget, value: float) -> bool:
     if budget.kind != "size":
         return value >= 0.97 * budget.value
-    return budget.value - value <= max(0.01 * budget.value, _SLACK)
+    return budget.value - value <= max(0.01 * budget.value, _SLACK) - _MARGIN
 
 
 def _next(

@@ -1,4 +1,4 @@
-"""Random low-rank factors with known structure, and the shortest way through planner and encoder."""
+"""Random low-rank factors with known structure, and the short way through planner and encoder."""
 
 from __future__ import annotations
 

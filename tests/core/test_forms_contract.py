@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -127,8 +128,8 @@ def test_error_falls_and_bytes_rise_with_the_price(form: str) -> None:
         shared, streams = bytes_of(module, len(pairs))
         errors.append(float(np.sqrt(sum(module.errors) / sum(module.energies))))
         sizes.append(len(shared) + sum(map(len, streams)))
-    assert all(a >= 0.98 * b for a, b in zip(errors, errors[1:], strict=False)), errors
-    assert all(a <= 1.02 * b for a, b in zip(sizes, sizes[1:], strict=False)), sizes
+    assert all(a >= 0.98 * b for a, b in pairwise(errors)), errors
+    assert all(a <= 1.02 * b for a, b in pairwise(sizes)), sizes
     assert errors[-1] < 0.01 < errors[0]
 
 

@@ -49,7 +49,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
     for value in x.tolist():
         q = int(QUANTISER[state])
         low = int((abs(value) + q) / 2)
-        k = min((0, low, low + 1), key=lambda level, a=abs(value), q=q: abs(a - point(q, level)))
+        k = min((abs(abs(value) - point(q, level)), level) for level in (0, low, low + 1))[1]
         levels.append(k if value >= 0 else -k)
         state = int(NEXT_STATE[state, k & 1])
     return np.array(levels, np.int32)

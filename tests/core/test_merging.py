@@ -1,0 +1,459 @@
+"""Merge from end to end on small synthetic adapters: what the result may and may not depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from core_factors import Pair, dense, low_rank, orthonormal, relative_error
+from safetensors.numpy import load_file
+
+from hydraopt import open_bundle, read_adapters, verify_bundle
+from hydraopt.budget import Budget, parse_size
+from hydraopt.errors import BudgetError, NumericalError, UsageError
+from hydraopt.measure import MEASURES
+from hydraopt.merge import merge
+from hydraopt.parts import FORMS
+from hydraopt.types import Factors
+
+PATHS = ("h.0.q", "h.0.v", "h.1.q", "h.1.v")
+Modules = dict[str, Pair]
+
+
+def modules_of(seed: int, *, m: int = 48, n: int = 64, r: int = 4) -> Modules:
+    """Four modules whose inputs are partly common to all seeds."""
+    width = max(6, r)
+    common = {path: orthonormal(np.random.default_rng(i), n, width) for i, path in enumerate(PATHS)}
+    rng = np.random.default_rng(100 + seed)
+    modules = {}
+    for path in PATHS:
+        b, a = low_rank(rng, m, n, r, right=common[path])
+        modules[path] = ((0.1 * b).astype(np.float32), (a + 0.02).astype(np.float32))
+    return modules
+
+
+@pytest.fixture
+def three(make_adapter: Callable[..., Path], tmp_path: Path) -> list[Path]:
+    return [make_adapter(tmp_path / name, modules_of(i)) for i, name in enumerate(("a", "b", "c"))]
+
+
+def decoded(path: Path) -> dict[str, dict[str, Factors]]:
+    bundle = open_bundle(path)
+    return {name: task.factors() for name, task in bundle.items()}
+
+
+def originals(folders: list[Path]) -> dict[str, dict[str, Factors]]:
+    return {
+        adapter.name: {
+            path: Factors(*(x.astype(np.float64) for x in module.factors()))
+            for path, module in adapter.modules.items()
+        }
+        for adapter in read_adapters(folders)
+    }
+
+
+def measured(got: Mapping[str, Factors], wanted: Mapping[str, Factors]) -> float:
+    """Relative error over all modules, from dense matrices."""
+    difference = total = 0.0
+    for path, factors in wanted.items():
+        full = dense(factors)
+        difference += float(np.sum((dense(got[path]) - full) ** 2))
+        total += float(np.sum(full**2))
+    return math.sqrt(difference / total)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_errors_in_the_bundle_are_the_measured_ones(three, tmp_path, form) -> None:
+    result = merge(three, tmp_path / "out", size="20%", forms=[form] if form else None, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(three)
+    for name, error in result.errors.items():
+        assert error == pytest.approx(measured(got[name], wanted[name]), rel=1e-3)
+    report = verify_bundle(tmp_path / "out", read_adapters(three))
+    assert report.ok, report.problems
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("limit", [0.5, 0.1, 1e-3])
+def test_an_error_limit_is_kept_and_used(three, tmp_path, measure, limit) -> None:
+    merge(three, tmp_path / "out", error=limit, measure=measure, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(three)
+    mean = np.mean([measured(got[name], wanted[name]) for name in wanted])
+    assert 0.9 * limit <= mean <= limit * (1 + 1e-6)
+
+
+def test_the_worst_error_is_limited(three, tmp_path, make_adapter) -> None:
+    uneven = [*three[:2], make_adapter(tmp_path / "full", modules_of(9, r=16))]
+    merge(uneven, tmp_path / "out", max_error=0.2, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(uneven)
+    worst = max(measured(got[name], wanted[name]) for name in wanted)
+    assert 0.18 <= worst <= 0.2 * (1 + 1e-6)
+
+
+def test_fair_brings_the_tasks_together(three, tmp_path, make_adapter) -> None:
+    # A task of four times the rank is harder to keep.
+    uneven = [*three[:2], make_adapter(tmp_path / "full", modules_of(9, r=16))]
+
+    def errors(fair: bool) -> list[float]:
+        return list(
+            merge(uneven, tmp_path / "out", size="15%", fair=fair, threads=1).errors.values()
+        )
+
+    plain, fair = errors(False), errors(True)
+    assert max(fair) / min(fair) < 0.8 * max(plain) / min(plain)
+    assert max(fair) < max(plain)
+
+
+def test_importance_lowers_an_error(three, tmp_path) -> None:
+    even = merge(three, tmp_path / "out", size="25%", threads=1).errors
+    more = merge(three, tmp_path / "out", size="25%", importance={"b": 20.0}, threads=1).errors
+    assert more["b"] < 0.8 * even["b"]
+    assert more["a"] > even["a"]
+
+
+def test_more_bytes_less_error(three, tmp_path) -> None:
+    sizes = ["22%", "25%", "35%", "50%"]
+    errors = [merge(three, tmp_path / "out", size=size, threads=1).errors for size in sizes]
+    for name in errors[0]:
+        assert sorted((e[name] for e in errors), reverse=True) == [e[name] for e in errors]
+
+
+# --- size ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("size", ["8%", "20%", 6000, "0.012MB", "100%"])
+def test_a_size_is_never_exceeded_and_used(three, tmp_path, size, measure) -> None:
+    result = merge(three, tmp_path / "out", size=size, measure=measure, threads=1)
+    limit = parse_size(size, result.fp16_bytes)
+    real = (tmp_path / "out").stat().st_size
+    assert result.size == real <= limit
+    assert real >= limit - max(0.01 * limit, 4096)
+    assert result.fraction == real / result.fp16_bytes
+
+
+def test_a_larger_size_is_used_to_one_percent(make_adapter, tmp_path) -> None:
+    # So large that one percent, not 4 KiB, is what counts.
+    folders = [make_adapter(tmp_path / str(i), modules_of(i, m=700, n=900, r=16)) for i in range(4)]
+    result = merge(folders, tmp_path / "out", size="60%", threads=1)
+    limit = 0.6 * result.fp16_bytes
+    assert 0.01 * limit > 4096
+    assert 0.99 * limit <= (tmp_path / "out").stat().st_size <= limit
+
+
+def test_fp16_bytes_count_every_number(three, tmp_path, make_adapter) -> None:
+    head = {"base_model.model.head.weight": np.ones((5, 7), np.float32)}
+    one = make_adapter(tmp_path / "head", modules_of(0), extras=head)
+    result = merge([one], tmp_path / "out", size="50%", threads=1)
+    assert result.fp16_bytes == 2 * (4 * 4 * (48 + 64) + 35)
+
+
+def test_less_than_what_is_carried_is_refused_and_nothing_is_written(
+    make_adapter, tmp_path
+) -> None:
+    head = np.random.default_rng(0).standard_normal((200, 50)).astype(np.float32)
+    one = make_adapter(
+        tmp_path / "head", modules_of(0), extras={"base_model.model.head.weight": head}
+    )
+    target = tmp_path / "out"
+    with pytest.raises(BudgetError, match=r"the size cannot be kept.*carried bit by bit"):
+        merge([one], target, size=20_000, threads=1)
+    assert not target.exists()
+    target.write_bytes(b"old")
+    with pytest.raises(BudgetError):
+        merge([one], target, size=200, threads=1)
+    assert target.read_bytes() == b"old"
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["head", "out"]
+
+
+def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
+    with pytest.raises(BudgetError):
+        merge(three, tmp_path / "out", size=400, threads=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_limits_are_refused(three, tmp_path) -> None:
+    with pytest.raises(UsageError, match="more than one limit; got size, error, expected one"):
+        merge(three, tmp_path / "out", size="5%", error=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [("5%", 50), ("0.5 %", 5), ("3MB", 3_000_000), ("2MiB", 2_097_152), ("800kb", 800_000)],
+)
+def test_sizes(text: str, bytes_: int) -> None:
+    assert parse_size(text, 1000) == bytes_
+    assert parse_size(4711, 1000) == 4711
+
+
+@pytest.mark.parametrize("text", ["", "5", "-5%", "0", "5 pounds", "1e999", "%", "nan%", "MB"])
+def test_sizes_that_make_no_sense(text: str) -> None:
+    if text == "5":
+        assert parse_size(text, 1000) == 5
+        return
+    with pytest.raises(UsageError, match="cannot read the size"):
+        parse_size(text, 1000)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, math.nan])
+def test_errors_are_fractions(value: float) -> None:
+    with pytest.raises(UsageError, match="--error is a fraction"):
+        Budget("error", value)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_an_importance_is_positive(three, tmp_path, value) -> None:
+    with pytest.raises(UsageError, match="importance must be positive"):
+        merge(three, tmp_path / "out", importance={"a": value})
+
+
+def test_an_importance_for_nobody(three, tmp_path) -> None:
+    with pytest.raises(UsageError, match="not there; got z, expected a, b, c"):
+        merge(three, tmp_path / "out", importance={"z": 2.0})
+
+
+def test_an_unknown_form_is_refused(three, tmp_path) -> None:
+    with pytest.raises(UsageError, match="unknown form; got privat"):
+        merge(three, tmp_path / "out", forms=["privat"])
+
+
+# --- symmetries ----------------------------------------------------------------------------------
+
+
+def test_neither_order_nor_threads_change_a_byte(three, tmp_path) -> None:
+    results = []
+    for i, (order, threads) in enumerate(
+        [(three, 1), (three[::-1], 2), (three[1:] + three[:1], 1)]
+    ):
+        merge(order, tmp_path / f"out{i}", size="15%", threads=threads)
+        results.append((tmp_path / f"out{i}").read_bytes())
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_the_gauge_changes_nothing_that_counts(make_adapter, tmp_path, form) -> None:
+    rng = np.random.default_rng(8)
+    plain, turned = [], []
+    for i in range(3):
+        modules = modules_of(i)
+        other = {}
+        for path, (b, a) in modules.items():
+            R = rng.standard_normal((4, 4)) + 2 * np.eye(4)
+            other[path] = (b @ R, np.linalg.solve(R, a))
+        plain.append(make_adapter(tmp_path / "plain" / str(i), modules))
+        turned.append(make_adapter(tmp_path / "turned" / str(i), other))
+    forms = [form] if form else None
+    one = merge(plain, tmp_path / "one", error=0.1, forms=forms, threads=1)
+    two = merge(turned, tmp_path / "two", error=0.1, forms=forms, threads=1)
+    assert one.size == pytest.approx(two.size, rel=0.01)
+    a, b = decoded(tmp_path / "one"), decoded(tmp_path / "two")
+    for name in a:
+        assert measured(b[name], a[name]) < 0.2 * 0.1
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_a_power_of_two_goes_through_exactly(make_adapter, tmp_path, form) -> None:
+    plain = [make_adapter(tmp_path / "plain" / str(i), modules_of(i), alpha=4) for i in range(3)]
+    large = [make_adapter(tmp_path / "large" / str(i), modules_of(i), alpha=32) for i in range(3)]
+    forms = [form] if form else None
+    merge(plain, tmp_path / "one", error=0.2, forms=forms, threads=1)
+    merge(large, tmp_path / "two", error=0.2, forms=forms, threads=1)
+    a, b = decoded(tmp_path / "one"), decoded(tmp_path / "two")
+    for name in a:
+        for path in PATHS:
+            assert np.array_equal(
+                8 * (a[name][path].B @ a[name][path].A), b[name][path].B @ b[name][path].A
+            )
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_scales_far_from_one(make_adapter, tmp_path, scale) -> None:
+    folders = [make_adapter(tmp_path / str(i), modules_of(i), alpha=4 * scale) for i in range(2)]
+    result = merge(folders, tmp_path / "out", error=0.1, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    for name, error in result.errors.items():
+        assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
+
+
+def test_the_sizes_of_tasks_do_not_matter(make_adapter, tmp_path) -> None:
+    # A task counts by its relative error, however large its weights are.
+    small = [make_adapter(tmp_path / "s" / str(i), modules_of(i)) for i in range(2)]
+    mixed = [small[0], make_adapter(tmp_path / "m" / "1", modules_of(1), alpha=4 * 1024)]
+    one = merge(small, tmp_path / "out", size="15%", threads=1).errors
+    two = merge(mixed, tmp_path / "out", size="15%", threads=1).errors
+    assert two == pytest.approx(one, rel=0.02)
+
+
+# --- named cases ---------------------------------------------------------------------------------
+
+
+def test_one_adapter_at_a_small_error_comes_back(three, tmp_path) -> None:
+    result = merge(three[:1], tmp_path / "out", error=1e-3, threads=1)
+    assert list(result.errors) == ["a"]
+    got, wanted = decoded(tmp_path / "out")["a"], originals(three[:1])["a"]
+    assert measured(got, wanted) <= 1e-3
+
+
+def test_lossless_is_bit_for_bit(make_adapter, tmp_path) -> None:
+    head = {
+        "base_model.model.head.weight": np.random.default_rng(0)
+        .standard_normal((3, 9))
+        .astype(np.float16)
+    }
+    folders = [
+        make_adapter(tmp_path / "a", modules_of(0), alpha=7, extras=head, use_rslora=True),
+        make_adapter(tmp_path / "b", modules_of(1), dtype=np.float16),
+    ]
+    result = merge(folders, tmp_path / "out", lossless=True)
+    assert result.errors == {"a": 0.0, "b": 0.0}
+    bundle = open_bundle(tmp_path / "out")
+    for folder in folders:
+        tensors = load_file(folder / "adapter_model.safetensors")
+        task = bundle[folder.name]
+        assert set(task.tensors) == set(tensors)
+        for key, value in tensors.items():
+            assert task.tensors[key].raw() == value.tobytes()
+        task.save_pretrained(tmp_path / "back" / folder.name)
+        again = load_file(tmp_path / "back" / folder.name / "adapter_model.safetensors")
+        assert {key: x.tobytes() for key, x in again.items()} == {
+            key: x.tobytes() for key, x in tensors.items()
+        }
+
+
+def test_identical_adapters_are_stored_once(make_adapter, tmp_path) -> None:
+    def size(count: int) -> int:
+        for i in range(count):
+            make_adapter(tmp_path / str(count) / f"t{i}", modules_of(0))
+        return merge(str(tmp_path / str(count) / "*"), tmp_path / "out", error=0.05, threads=1).size
+
+    one, four = size(1), size(4)
+    assert four < one + 300
+    bundle = open_bundle(tmp_path / "out")
+    assert len([name for name in bundle.tensor_bytes if name.startswith("task/")]) == 1
+    factors = [task.factors() for task in bundle.values()]
+    for path in PATHS:
+        assert all(np.array_equal(factors[0][path].B, x[path].B) for x in factors[1:])
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_an_all_zero_adapter(make_adapter, three, tmp_path, form) -> None:
+    zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
+    folders = [*three, make_adapter(tmp_path / "zero", zero)]
+    forms = [form] if form else None
+    result = merge(folders, tmp_path / "out", error=0.2, forms=forms, threads=1)
+    assert result.errors["zero"] == 0
+    for factors in decoded(tmp_path / "out")["zero"].values():
+        assert not dense(factors).any()
+
+
+@pytest.mark.parametrize("limit", [{"size": "50%"}, {"error": 0.1}, {"max_error": 0.1}, {}])
+def test_nothing_but_zeros(make_adapter, tmp_path, limit) -> None:
+    zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
+    folder = make_adapter(tmp_path / "zero", zero)
+    if not limit:
+        limit = {"lossless": True}
+    result = merge([folder], tmp_path / "out", threads=1, **limit)
+    assert result.errors == {"zero": 0.0}
+    for factors in decoded(tmp_path / "out")["zero"].values():
+        assert not dense(factors).any()
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize(
+    "shape", [{"r": 1}, {"m": 5, "n": 64, "r": 12}, {"m": 64, "n": 6, "r": 12}], ids=str
+)
+def test_ranks_of_one_and_beyond_the_shape(make_adapter, tmp_path, shape, form) -> None:
+    rng = np.random.default_rng(3)
+    size = {"m": 48, "n": 64, **shape}
+    folders = []
+    for i in range(3):
+        pairs: Modules = {
+            path: (
+                rng.standard_normal((size["m"], size["r"])),
+                rng.standard_normal((size["r"], size["n"])),
+            )
+            for path in PATHS
+        }
+        folders.append(make_adapter(tmp_path / str(i), pairs))
+    forms = [form] if form else None
+    result = merge(folders, tmp_path / "out", error=0.05, forms=forms, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    for name, error in result.errors.items():
+        assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
+        for factors in got[name].values():
+            assert factors.A.shape[0] <= 2 * min(size["m"], size["n"]) + 1
+
+
+def test_a_module_that_one_adapter_has(make_adapter, three, tmp_path) -> None:
+    rng = np.random.default_rng(6)
+    more = {
+        **modules_of(6),
+        "h.9.extra": (rng.standard_normal((10, 2)), rng.standard_normal((2, 12))),
+    }
+    folders = [*three, make_adapter(tmp_path / "more", more, base="org/tiny")]
+    merge(folders, tmp_path / "out", error=0.1, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    assert set(got["more"]) == {*PATHS, "h.9.extra"}
+    assert set(got["a"]) == set(PATHS)
+    assert relative_error(got["more"]["h.9.extra"], wanted["more"]["h.9.extra"]) < 0.3
+
+
+def test_mixed_ranks(make_adapter, tmp_path) -> None:
+    mixed = modules_of(0, r=2) | {"h.1.q": modules_of(1, r=6)["h.1.q"]}
+    folders = [
+        make_adapter(tmp_path / "a", mixed),
+        make_adapter(tmp_path / "b", modules_of(2, r=8)),
+    ]
+    result = merge(folders, tmp_path / "out", error=0.1, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    for name, error in result.errors.items():
+        assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_broken_adapter_is_refused_and_nothing_is_written(
+    make_adapter, three, tmp_path, bad, side
+) -> None:
+    modules: dict[str, Any] = modules_of(5)
+    modules["h.1.v"][side][1, 2] = bad
+    broken = make_adapter(tmp_path / "broken", modules)
+    with pytest.raises(NumericalError, match=r"module h\.1\.v.*1 bad of") as caught:
+        merge([*three, broken], tmp_path / "out", size="20%", threads=1)
+    assert "broken" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_no_adapters(tmp_path) -> None:
+    with pytest.raises(UsageError):
+        merge([], tmp_path / "out")
+
+
+def test_two_adapters_of_one_name(three, tmp_path) -> None:
+    adapters = read_adapters(three)
+    with pytest.raises(UsageError, match="two adapters have one name"):
+        merge([*adapters, adapters[0]], tmp_path / "out")
+
+
+def test_one_task_reads_only_its_own_bytes(three, tmp_path) -> None:
+    merge(three, tmp_path / "out", size="30%", threads=1)
+    bundle = open_bundle(tmp_path / "out")
+    before = bundle.bytes_read
+    bundle["b"].factors()
+    sizes = bundle.tensor_bytes
+    content = bundle["b"].entry.content
+    assert bundle.bytes_read - before == sizes["shared"] + sizes[f"task/{content}"]
+
+
+def test_progress_is_told(three, tmp_path) -> None:
+    told = []
+    merge(three, tmp_path / "out", size="30%", threads=2, progress=lambda *x: told.append(x))
+    assert all(0 < done <= total == len(PATHS) for _, done, total in told)
+    assert {stage for stage, _, _ in told} >= {"reading", "pass 1"}
