@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
@@ -251,3 +252,16 @@ def test_equal_content_equal_bytes(tmp_path: Path) -> None:
     export_peft(task, tmp_path / "b")
     for name in os.listdir(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_files_are_those_of_the_safetensors_package() -> None:
+    """In every dtype that numpy has; the package sorts by dtype, then by name."""
+    codes = ("?", "u1", "i1", "i2", "u2", "f2", "i4", "u4", "f4", "f8", "i8", "u8")
+    arrays = {
+        f"{name}{code}": np.arange(6).reshape(2, 3).astype(code)
+        for code in codes
+        for name in ("b", "a", "ü")
+    }
+    tensors = {key: RawTensor.from_numpy(key, x) for key, x in arrays.items()}
+    ours = b"".join(file_chunks(tensors))
+    assert ours == safetensors.numpy.save(arrays, {"format": "pt"})

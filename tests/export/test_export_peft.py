@@ -231,6 +231,18 @@ def test_modules_without_parts_load(tmp_path: Path) -> None:
     )
 
 
+def test_experts_have_one_rank(tmp_path: Path) -> None:
+    """PEFT cannot vary the rank where it wraps parameters, so a module without parts is padded."""
+    model = trained(CASES["experts"])
+    with torch.no_grad():
+        model.base_model.model.h[0].q.lora_B["default"].weight.zero_()
+    export_peft(bundled(tmp_path, model), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["rank_pattern"] == {}
+    found = outputs(loaded(tmp_path / "out"))
+    torch.testing.assert_close(found, outputs(model), rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "same"])
 def test_dtypes(tmp_path: Path, dtype: str) -> None:
     model = trained(CASES["saved"])

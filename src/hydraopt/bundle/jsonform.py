@@ -14,11 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 
-from hydraopt.errors import BundleFormatError, explain
+from hydraopt.bundle.checks import bad, check
 
 __all__ = [
-    "bad",
-    "check",
     "code_of",
     "config_difference",
     "config_from_difference",
@@ -35,18 +33,6 @@ __all__ = [
 
 _EXACT: Final = 255
 _STEPS: Final = 16
-
-
-def bad(what: str, got: object = None, expected: object = None) -> NoReturn:
-    """Raise BundleFormatError about the manifest; long values are cut."""
-    shown = None if got is None else repr(got)[:80]
-    raise BundleFormatError(explain(f"manifest: {what}", got=shown, expected=expected))
-
-
-def check(fine: object, what: str, got: object = None, expected: object = None) -> None:
-    """Raise BundleFormatError unless ``fine``."""
-    if not fine:
-        bad(what, got, expected)
 
 
 def dumps(value: Any) -> str:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Final, Literal, get_args
 
 from hydraopt.adapters.keys import spell
@@ -18,7 +17,17 @@ from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModu
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import jsonform as form
-from hydraopt.bundle.jsonform import bad, check
+from hydraopt.bundle.checks import (
+    as_tuple,
+    bad,
+    check,
+    natural,
+    one_of,
+    rising,
+    text,
+    text_map,
+    unique,
+)
 from hydraopt.errors import UsageError
 
 __all__ = ["CarriedBlob", "CarriedItem", "Manifest", "ModuleEntry", "TaskEntry", "default_key"]
@@ -29,7 +38,6 @@ MAX_TASKS: Final = 10**6
 MAX_ITEMS: Final = 10**6
 MAX_GROUPS: Final = 1 << 20
 MAX_RAW: Final = 1 << 40
-MAX_TEXT: Final = 4096
 
 Side = Literal["A", "B"]
 
@@ -52,15 +60,18 @@ class ModuleEntry:
     a_tail: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _text(self.path, "path of a module")
-        _one_of(self.kind, get_args(Kind), f"kind of {self.path!r}")
-        _one_of(self.layout, get_args(Layout), f"layout of {self.path!r}")
+        text(self.path, "path of a module")
+        one_of(self.kind, get_args(Kind), f"kind of {self.path!r}")
+        one_of(self.layout, get_args(Layout), f"layout of {self.path!r}")
         for name, value in (("m", self.m), ("n", self.n)):
-            _natural(value, f"{name} of {self.path!r}", 1, MAX_SIDE)
-        _natural(self.groups, f"groups of {self.path!r}", 1, MAX_GROUPS)
-        _natural(self.group, f"group of {self.path!r}", 0, self.groups - 1)
+            natural(value, f"{name} of {self.path!r}", 1, MAX_SIDE)
+        natural(self.groups, f"groups of {self.path!r}", 1, MAX_GROUPS)
+        natural(self.group, f"group of {self.path!r}", 0, self.groups - 1)
         for size in self.a_tail:
-            _natural(size, f"kernel of {self.path!r}", 1, MAX_SIDE)
+            natural(size, f"kernel of {self.path!r}", 1, MAX_SIDE)
+        # Without its kernel a convolution could not be exported again.
+        conv = self.kind == "conv"
+        check(conv == bool(self.a_tail), f"kernel of {self.path!r}", self.a_tail, "if it is a conv")
         fits = len(self.a_tail) <= 8 and self.n % math.prod(self.a_tail) == 0
         check(fits, f"kernel of {self.path!r}", self.a_tail, f"axes that divide {self.n}")
 
@@ -92,11 +103,11 @@ class CarriedItem:
     of: int | None = None
 
     def __post_init__(self) -> None:
-        _text(self.key, "key of a carried tensor", empty=True)
-        _one_of(self.dtype, DTYPE_BYTES, f"dtype of {self.key!r}")
+        text(self.key, "key of a carried tensor", empty=True)
+        one_of(self.dtype, DTYPE_BYTES, f"dtype of {self.key!r}")
         check(len(self.shape) <= 64, f"shape of {self.key!r}", self.shape, "at most 64 axes")
         for size in self.shape:
-            _natural(size, f"shape of {self.key!r}", 0, MAX_RAW)
+            natural(size, f"shape of {self.key!r}", 0, MAX_RAW)
         check(self.nbytes <= MAX_RAW, f"size of {self.key!r}", self.nbytes, f"at most {MAX_RAW}")
 
     @property
@@ -118,7 +129,7 @@ class CarriedBlob:
         check(0 < len(self.items) <= MAX_ITEMS, "items of a blob", len(self.items), "at least 1")
         for i, item in enumerate(self.items):
             if item.of is not None:
-                _natural(item.of, f"first copy of {item.key!r}", 0, i - 1)
+                natural(item.of, f"first copy of {item.key!r}", 0, i - 1)
                 first = self.items[item.of]
                 same = first.of is None and first.nbytes == item.nbytes
                 check(same and first.itemsize == item.itemsize, f"copy {item.key!r} does not fit")
@@ -174,19 +185,19 @@ class TaskEntry:
             check_name(self.name if isinstance(self.name, str) else "")
         except UsageError as error:
             bad(f"task name: {error}", self.name)
-        _natural(self.config, f"config of {where}", 0, MAX_TASKS - 1)
-        _natural(self.numbers, f"numbers of {where}", 0, 1 << 50)
-        _one_of(self.format, get_args(Format), f"format of {where}")
-        _one_of(self.dtype, [x for x in DTYPE_BYTES if "F" in x], f"dtype of {where}")
+        natural(self.config, f"config of {where}", 0, MAX_TASKS - 1)
+        natural(self.numbers, f"numbers of {where}", 0, 1 << 50)
+        one_of(self.format, get_args(Format), f"format of {where}")
+        one_of(self.dtype, [x for x in DTYPE_BYTES if "F" in x], f"dtype of {where}")
         check(type(self.lossless) is bool, f"lossless of {where}", self.lossless, "true or false")
         if self.base_model is not None:
-            _text(self.base_model, f"base model of {where}")
+            text(self.base_model, f"base model of {where}")
         if self.content is not None:
-            _natural(self.content, f"content of {where}", 0, MAX_TASKS - 1)
+            natural(self.content, f"content of {where}", 0, MAX_TASKS - 1)
         coded = bool(self.modules) and not self.lossless
         check(coded == (self.content is not None), f"content of {where}", self.content)
-        _rising(self.modules, f"modules of {where}")
-        _rising(self.carried, f"carried blobs of {where}")
+        rising(self.modules, f"modules of {where}")
+        rising(self.carried, f"carried blobs of {where}")
         for value in (*self.errors, self.error):
             fine = isinstance(value, float | int) and 0 <= value < math.inf
             check(fine, f"error of {where}", value, "a number >= 0")
@@ -195,13 +206,13 @@ class TaskEntry:
         snapped = tuple(form.error_of(form.code_of(x)) for x in self.errors)
         object.__setattr__(self, "errors", snapped)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
-        _map(self.bias_scales, f"bias scales of {where}", (int, float))
-        _map(self.extra_kinds, f"kinds of extras of {where}", str)
+        text_map(self.bias_scales, f"bias scales of {where}", (int, float))
+        text_map(self.extra_kinds, f"kinds of extras of {where}", str)
         for kind in self.extra_kinds.values():
-            _one_of(kind, get_args(ExtraKind), f"kind of an extra of {where}")
+            one_of(kind, get_args(ExtraKind), f"kind of an extra of {where}")
         check(all(map(math.isfinite, self.bias_scales.values())), f"bias scales of {where}")
         check(all(isinstance(x, str) for x in self.notes), f"notes of {where}", self.notes, "texts")
-        _map(self.metadata, f"metadata of {where}", str)
+        text_map(self.metadata, f"metadata of {where}", str)
 
 
 @dataclass(frozen=True)
@@ -221,12 +232,12 @@ class Manifest:
     def __post_init__(self) -> None:
         check(len(self.modules) <= MAX_MODULES, "too many modules", len(self.modules), MAX_MODULES)
         check(len(self.tasks) <= MAX_TASKS, "too many tasks", len(self.tasks), MAX_TASKS)
-        _unique([x.path for x in self.modules], "module paths")
-        _unique([x.name for x in self.tasks], "task names")
+        unique([x.path for x in self.modules], "module paths")
+        unique([x.name for x in self.tasks], "task names")
         for config in (*self.configs, self.recipe):
             check(isinstance(config, Mapping), "a config or the recipe", config, "an object")
         if self.base_model is not None:
-            _text(self.base_model, "base model")
+            text(self.base_model, "base model")
         users: dict[int, TaskEntry] = {}
         for task in self.tasks:
             self._check_task(task)
@@ -234,7 +245,9 @@ class Manifest:
                 first = users.setdefault(task.content, task)
                 same = first.modules == task.modules
                 check(same, f"{task.name!r} and {first.name!r} share a stream, not their modules")
-        _complete(users, len(users), "streams")
+        contents = sorted(users)
+        numbered = contents == list(range(len(contents)))
+        check(numbered, "streams are not numbered from 0", contents)
 
     def _check_task(self, task: TaskEntry) -> None:
         where = f"task {task.name!r}"
@@ -246,13 +259,13 @@ class Manifest:
             fine = all(index < count for index in indices)
             check(fine, f"{where} names a {what} that is not there", indices, f"below {count}")
         carried = [item.key for i in task.carried for item in self.blobs[i].items]
-        _unique(carried, f"carried keys of {where}")
+        unique(carried, f"carried keys of {where}")
         if task.keys:
             paths = {self.modules[i].path for i in task.modules}
             fine = all(path in paths and side in ("A", "B") for path, side in task.keys)
             check(fine, f"keys of {where} name a module it does not have")
             for key in task.keys.values():
-                _text(key, f"key of {where}")
+                text(key, f"key of {where}")
         for what, keys in (("bias scales", task.bias_scales), ("kinds", task.extra_kinds)):
             check(
                 not keys or set(keys) <= set(carried), f"{what} of {where} name no carried tensor"
@@ -271,7 +284,7 @@ class Manifest:
         names = [task.name for task in self.tasks]
         check(names == sorted(names), "tasks are not sorted by name")
         texts = [form.dumps(config) for config in self.configs]
-        _unique(texts, "configs")
+        unique(texts, "configs")
         for what, used, count in (
             ("configs", [x.config for x in self.tasks], len(self.configs)),
             ("streams", [x.content for x in self.tasks if x.content is not None], self.streams),
@@ -313,14 +326,14 @@ class Manifest:
         check(not unknown, "unknown keys", unknown, f"only {', '.join(names)}")
         table = value.get("modules")
         rows = form.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
-        modules = tuple(ModuleEntry(**{**x, "a_tail": _tuple(x["a_tail"])}) for x in rows)
+        modules = tuple(ModuleEntry(**{**x, "a_tail": as_tuple(x["a_tail"])}) for x in rows)
         blobs = []
-        for blob in _tuple(value.get("blobs", [])):
+        for blob in as_tuple(value.get("blobs", [])):
             rows = form.unpack_columns(blob, "key", _ITEM_DEFAULTS, "carried items", MAX_ITEMS)
-            items = (CarriedItem(**{**x, "shape": _tuple(x["shape"])}) for x in rows)
+            items = (CarriedItem(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
             blobs.append(CarriedBlob(tuple(items)))
         configs: list[Mapping[str, Any]] = []
-        for config in _tuple(value.get("configs", [])):
+        for config in as_tuple(value.get("configs", [])):
             configs.append(form.config_from_difference(configs[0], config) if configs else config)
             check(isinstance(configs[0], dict), "config", config, "an object")
         rows = form.unpack_columns(value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS)
@@ -354,7 +367,7 @@ def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dic
 
 def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str, Any]:
     keys = {}
-    for entry in _tuple(row["keys"]):
+    for entry in as_tuple(row["keys"]):
         right = isinstance(entry, list) and [type(x) for x in entry] == [int, str, str]
         check(right and 0 <= entry[0] < len(modules), "key", entry, "[module, side, key]")
         keys[modules[entry[0]].path, entry[1]] = entry[2]
@@ -362,50 +375,7 @@ def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str
         **row,
         "modules": form.unpack_ranges(row["modules"], len(modules)),
         "errors": form.unpack_errors(row["errors"]),
-        "carried": _tuple(row["carried"]),
-        "notes": _tuple(row["notes"]),
+        "carried": as_tuple(row["carried"]),
+        "notes": as_tuple(row["notes"]),
         "keys": keys,
     }
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    check(isinstance(value, list), "a value is not a list", value)
-    return tuple(value)
-
-
-def _text(value: Any, what: str, empty: bool = False) -> None:
-    fine = isinstance(value, str) and (empty or value) and len(value) <= MAX_TEXT
-    check(fine, what, value, f"text of at most {MAX_TEXT} characters")
-    # Control characters hide in terminals; a lone surrogate cannot be written as UTF-8.
-    check(value.isprintable() or empty, what, value, "printable text")
-
-
-def _natural(value: Any, what: str, low: int, high: int) -> None:
-    # bool is an int in Python but not in JSON.
-    check(type(value) is int and low <= value <= high, what, value, f"{low} to {high}")
-
-
-def _one_of(value: Any, known: Any, what: str) -> None:
-    check(isinstance(value, str) and value in known, what, value, ", ".join(known))
-
-
-def _rising(values: tuple[Any, ...], what: str) -> None:
-    check(all(type(x) is int and x >= 0 for x in values), what, values, "whole numbers")
-    rising = all(a < b for a, b in pairwise(values))
-    check(rising, f"{what} do not rise", values)
-
-
-def _map(value: Any, what: str, kinds: type | tuple[type, ...]) -> None:
-    right = isinstance(value, Mapping) and all(isinstance(x, str) for x in value)
-    check(right and all(isinstance(x, kinds) for x in value.values()), what, value)
-
-
-def _unique(values: list[str], what: str) -> None:
-    seen: set[str] = set()
-    for value in values:
-        check(value not in seen, f"{what} occur twice", value)
-        seen.add(value)
-
-
-def _complete(used: Mapping[int, object], count: int, what: str) -> None:
-    check(all(i in used for i in range(count)), f"{what} are not numbered from 0", sorted(used))
