@@ -1,0 +1,223 @@
+"""The layers of the source, held by its import statements."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "hydraopt"
+
+# A module may import its own layer and those before it. The longest prefix that fits counts.
+LAYERS: list[set[str]] = [
+    {"errors", "types"},
+    {"coding"},
+    {"adapters"},
+    {"parts", "core", "measure", "curve"},
+    {"plan", "encode"},
+    {"bundle"},
+    {"passes"},
+    {"budget"},
+    {"align"},
+    {"export"},
+    {"merge"},
+    {"shrink"},
+    {"inspect"},
+    {"report"},
+    {"cli"},
+]
+# Names that type checkers and lazy loading need, and the one cycle there is: a task knows how to
+# save itself.
+LAZY = {("bundle.task", "export.peft"), ("merge", "adapters"), ("shrink", "bundle.reader")}
+# Third parties, and the layers that may import them at all. click is the command line's own
+# language; everything else here is heavy, so it loads inside the function that needs it.
+HEAVY = {
+    "torch": {"export", "adapters"},
+    "transformers": set(),
+    "peft": set(),
+    "matplotlib": {"report"},
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+PUBLIC = {
+    "Adapter",
+    "Bundle",
+    "HydraoptError",
+    "MergeResult",
+    "TaskAdapter",
+    "__version__",
+    "merge",
+    "open_bundle",
+    "read_adapter",
+    "read_adapters",
+    "shrink",
+    "verify_bundle",
+}
+
+
+def name_of(path: Path) -> str:
+    """ "bundle.reader" for the file of that module; "" for the package itself."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """(imported module, at the top level?) of a file; imports for type checkers left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+
+    def walk(node: ast.AST, top: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: relative import"
+                module = child.module or ""
+                for alias in child.names:
+                    full = f"{module}.{alias.name}".removeprefix("hydraopt.")
+                    yield (f"hydraopt.{full}" if full in MODULES else module), top
+            inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk(child, top and not inner)
+
+    yield from walk(tree, True)
+
+
+def layer_of(module: str) -> int:
+    name = module
+    while name:
+        for number, layer in enumerate(LAYERS):
+            if name in layer:
+                return number
+        name = name.rpartition(".")[0]
+    pytest.fail(f"{module} belongs to no layer; say where in {Path(__file__).name}")
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {""}))
+def test_imports_follow_the_layers(module: str) -> None:
+    for imported, top in imports_of(MODULES[module]):
+        if imported == "hydraopt" or not imported.startswith("hydraopt."):
+            continue
+        other = imported.removeprefix("hydraopt.")
+        if not top and (module, other) in LAZY:
+            continue
+        assert layer_of(other) <= layer_of(module), f"{module} imports {other}, a later layer"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_heavy_libraries_load_where_they_are_needed(module: str) -> None:
+    for imported, top in imports_of(MODULES[module]):
+        library = imported.partition(".")[0]
+        assert library not in {"tests", "zoo", "benchmarks", "examples", "pytest"}
+        if library not in HEAVY:
+            continue
+        homes = {module, *(module[:i] for i, c in enumerate(module) if c == ".")}
+        assert homes & HEAVY[library], f"{module} imports {library}"
+        assert not top or library == "click", f"{module} imports {library} when it is imported"
+
+
+def test_no_file_is_long() -> None:
+    long = {name_of(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_no_machine_is_named() -> None:
+    # Absolute paths of the author's machine in code, data or docs (STYLE, A8).
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert "/home/" not in text
+        assert "/work/" not in text
+
+
+ALONE = """
+import importlib, os, sys, warnings
+warnings.simplefilter("error")
+import numpy, numba, scipy.special, torch  # not ours, and slow to load sixty times
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            print(f"{name}: {error!r}")
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(f"{name} does not import alone")
+"""
+
+
+def test_each_module_imports_alone() -> None:
+    # Each in a fork of a process that has imported nothing of ours: order hides import cycles.
+    names = [f"hydraopt.{module}" if module else "hydraopt" for module in sorted(MODULES)]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *names], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+LIGHT = """
+import sys
+import hydraopt
+assert set(dir(hydraopt)) == set(hydraopt.__all__)
+hydraopt.HydraoptError
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(sorted(loaded & {"numpy", "torch", "numba", "scipy", "safetensors", "transformers", "peft"}))
+import hydraopt.cli.main
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(sorted(loaded & {"numpy", "torch", "numba", "scipy", "rich", "transformers", "matplotlib"}))
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_and_the_command_line_loads_nothing_heavy() -> None:
+    assert run(LIGHT).split("\n")[:2] == ["[]", "[]"]
+
+
+def test_merging_does_not_load_torch() -> None:
+    script = "import sys, hydraopt.merge, hydraopt.shrink, hydraopt.bundle.verify\n"
+    assert run(script + "print('torch' in sys.modules, 'peft' in sys.modules)") == "False False\n"
+
+
+def test_public_names_are_frozen() -> None:
+    import hydraopt
+
+    assert set(hydraopt.__all__) == PUBLIC
+    assert hydraopt.__all__ == sorted(hydraopt.__all__, key=str)
+    for name in PUBLIC:
+        assert getattr(hydraopt, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hydraopt.nothing
+
+
+TWICE = """
+import hydraopt
+assert callable(hydraopt.merge) and callable(hydraopt.shrink)
+import hydraopt.merge, hydraopt.shrink
+for name in hydraopt.__all__:
+    value = getattr(hydraopt, name)
+    assert type(value).__name__ != "module", name
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="hydraopt.merge is the module from its second use on")
+def test_a_public_name_stays_what_it_is() -> None:
+    # Importing the submodule hydraopt.merge must not put itself over the function.
+    run(TWICE)
