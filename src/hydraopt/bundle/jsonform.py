@@ -14,23 +14,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 
-from hydraopt.bundle.checks import bad, check
+from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
+    "as_tuple",
+    "bad",
+    "check",
     "code_of",
     "config_difference",
     "config_from_difference",
     "dumps",
     "error_of",
     "loads",
+    "natural",
+    "one_of",
     "pack_columns",
     "pack_errors",
     "pack_ranges",
+    "rising",
+    "text",
+    "text_map",
+    "unique",
     "unpack_columns",
     "unpack_errors",
     "unpack_ranges",
 ]
 
+MAX_TEXT: Final = 4096
 _EXACT: Final = 255
 _STEPS: Final = 16
 
@@ -131,8 +141,8 @@ def unpack_ranges(value: Any, count: int) -> tuple[int, ...]:
         return tuple(range(count))
     check(isinstance(value, list) and len(value) % 2 == 0, "ranges", value, '"all" or pairs')
     check(all(type(x) is int for x in value), "ranges", value, "whole numbers")
-    rising = all(a < b for a, b in pairwise(value))
-    check(rising, "ranges do not rise", value, "start < stop < next start")
+    apart = all(a < b for a, b in pairwise(value))
+    check(apart, "ranges do not rise", value, "start < stop < next start")
     check(not value or (value[0] >= 0 and value[-1] <= count), "ranges", value, f"0 to {count}")
     return tuple(i for a, b in zip(value[::2], value[1::2], strict=True) for i in range(a, b))
 
@@ -190,3 +200,64 @@ def config_from_difference(first: Mapping[str, Any], difference: Any) -> dict[st
     check(right and all(isinstance(x, str) for x in missing), "config", difference, form)
     check(set(missing) <= set(first), "config drops settings that are not there", missing)
     return {**{k: v for k, v in first.items() if k not in missing}, **changed}
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def bad(what: str, got: object = None, expected: object = None) -> NoReturn:
+    """Raise BundleFormatError about the manifest; long values are cut."""
+    shown = None if got is None else repr(got)[:80]
+    raise BundleFormatError(explain(f"manifest: {what}", got=shown, expected=expected))
+
+
+def check(fine: object, what: str, got: object = None, expected: object = None) -> None:
+    """Raise BundleFormatError unless ``fine``."""
+    if not fine:
+        bad(what, got, expected)
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """A JSON list as a tuple."""
+    check(isinstance(value, list), "a value is not a list", value)
+    return tuple(value)
+
+
+def text(value: Any, what: str, empty: bool = False) -> None:
+    """A text of reasonable length; printable and not empty, unless ``empty``."""
+    fine = isinstance(value, str) and (empty or value) and len(value) <= MAX_TEXT
+    check(fine, what, value, f"text of at most {MAX_TEXT} characters")
+    # Control characters hide in terminals; a lone surrogate cannot be written as UTF-8.
+    check(value.isprintable() or empty, what, value, "printable text")
+
+
+def natural(value: Any, what: str, low: int, high: int) -> None:
+    """A whole number in [low, high]."""
+    # bool is an int in Python but not in JSON.
+    check(type(value) is int and low <= value <= high, what, value, f"{low} to {high}")
+
+
+def one_of(value: Any, known: Any, what: str) -> None:
+    """One of the known texts."""
+    check(isinstance(value, str) and value in known, what, value, ", ".join(known))
+
+
+def rising(values: tuple[Any, ...], what: str) -> None:
+    """Whole numbers >= 0, each greater than the one before."""
+    check(all(type(x) is int and x >= 0 for x in values), what, values, "whole numbers")
+    up = all(a < b for a, b in pairwise(values))
+    check(up, f"{what} do not rise", values)
+
+
+def text_map(value: Any, what: str, kinds: type | tuple[type, ...]) -> None:
+    """A map from text to values of the given types."""
+    right = isinstance(value, Mapping) and all(isinstance(x, str) for x in value)
+    check(right and all(isinstance(x, kinds) for x in value.values()), what, value)
+
+
+def unique(values: list[str], what: str) -> None:
+    """No text twice."""
+    seen: set[str] = set()
+    for value in values:
+        check(value not in seen, f"{what} occur twice", value)
+        seen.add(value)

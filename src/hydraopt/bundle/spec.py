@@ -17,7 +17,7 @@ from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModu
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import jsonform as form
-from hydraopt.bundle.checks import (
+from hydraopt.bundle.jsonform import (
     as_tuple,
     bad,
     check,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hydraopt.bundle import jsonform as form
-from hydraopt.bundle.checks import check
 from hydraopt.bundle.container import (
     FORMAT,
     VERSION,
@@ -20,6 +19,7 @@ from hydraopt.bundle.container import (
     tensor_names,
     write_atomically,
 )
+from hydraopt.bundle.jsonform import check
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
 
 __all__ = ["Canonical", "bundle_size", "canonical", "checksum", "write_bundle"]
