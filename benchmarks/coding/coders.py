@@ -111,7 +111,7 @@ def scalar_rows(made: Recorded) -> list[dict[str, Any]]:
     trellis = ideal.adaptive_bits(made.columns)
     wanted = scalar.squared_error(made.columns)
     rows = []
-    for lam in (0.0, 0.05, 0.08, 0.12, 0.16, 0.2):
+    for lam in (0.0, 0.1, 0.2, 0.25, 0.3, 0.4):
         got = scalar.at_equal_error(made.columns, wanted, lam)
         row = {"table": "scalar", "lambda": lam, "step": round(got.step, 4)}
         row |= {"bytes": round(got.bits / 8), "trellis_bytes": round(trellis / 8)}

@@ -38,16 +38,27 @@ Factors = Mapping[str, tuple[Any, Any]]
 class Judge:
     """Scores factors on the test rows of every task; remembers base and original adapters."""
 
-    def __init__(self, base: str, tasks: Path | None, adapters: Sequence[Adapter], rows: int):
+    def __init__(
+        self,
+        base: str,
+        tasks: Path | None,
+        adapters: Sequence[Adapter],
+        rows: int,
+        known: Mapping[str, Any],
+    ) -> None:
         self.scorer = Scorer(base)
         self.rows: dict[str, tuple[Sequence[Row], str]] = {}
-        self.base: dict[str, float] = {}
-        self.adapter: dict[str, float] = {}
+        # The losses of base and originals do not change from call to call.
+        same = known.get("rows_per_task") == rows
+        self.base: dict[str, float] = dict(known["base_loss"]) if same else {}
+        self.adapter: dict[str, float] = dict(known["adapter_loss"]) if same else {}
         for adapter in adapters:
             name, language = adapter_task(adapter.source.parent)
             task = load_task(name, language, tasks)
             chosen = first_rows(task.test, rows)
             self.rows[adapter.name] = (chosen, task.instruction)
+            if adapter.name in self.adapter:
+                continue
             self.base[adapter.name] = self.scorer.score_base(chosen, task.instruction, 80)["nll"]
             factors = {path: module.factors() for path, module in adapter.modules.items()}
             self.adapter[adapter.name] = self.loss(adapter.name, factors)
@@ -133,11 +144,11 @@ def main() -> None:
     adapters = read_adapters(args.adapters)
     result = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
     done = {(row["method"], row["setting"]) for row in result["rows"]}
-    judge = Judge(args.base, args.tasks, adapters, args.rows)
+    judge = Judge(args.base, args.tasks, adapters, args.rows, result)
     fp16 = 2 * sum(adapter.numbers for adapter in adapters)
     what = f"bytes, error and recovery on {args.base}, {args.rows} test rows a task"
     result |= provenance(what, seed=0) | {"fp16_bytes": fp16}
-    result |= {"base_loss": judge.base, "adapter_loss": judge.adapter}
+    result |= {"rows_per_task": args.rows, "base_loss": judge.base, "adapter_loss": judge.adapter}
     if args.rivals:
         made = rival_rows(adapters, done)
     else:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hydraopt.adapters import Adapter, LowRankModule, RawTensor
+from hydraopt.adapters import Adapter, RawTensor
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.core import Source
 from hydraopt.errors import AlignmentError, UsageError, explain
@@ -56,26 +56,12 @@ class MergeSet:
         return 2 * self.numbers
 
 
-def _entry(module: LowRankModule) -> ModuleEntry:
-    tail = tuple(module.a_shape[2:]) if module.kind == "conv" and module.layout == "plain" else ()
-    return ModuleEntry(
-        module.path,
-        module.kind,
-        module.m,
-        module.n,
-        module.layout if module.layout != "transposed" else "plain",
-        module.group,
-        module.groups,
-        tail,
-    )
-
-
 def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
     """Module entries by path, sorted; every adapter must mean the same thing by a path."""
     found: dict[str, tuple[ModuleEntry, str]] = {}
     for adapter in contents:
         for path, module in adapter.modules.items():
-            entry = _entry(module)
+            entry = ModuleEntry.of(module)
             first, owner = found.setdefault(path, (entry, adapter.name))
             if first != entry:
                 raise AlignmentError(
@@ -150,6 +136,7 @@ def _task(
         scales,
         {key: kind for key, kind in kinds.items() if kind != "saved"},
         adapter.notes,
+        dict(getattr(adapter.tensors, "metadata", {})) if lossless else {},
     )
 
 

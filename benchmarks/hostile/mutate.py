@@ -1,0 +1,207 @@
+"""Damage to safetensors files, adapter configs and bundles; every change follows from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import zstandard
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+HUGE = [-1, 0, 1, 255, 2**16, 2**31, 2**32 - 1, 2**40, 2**53, 2**63, 2**64, 10**30, 1.5, None, "x"]
+
+
+def split(data: bytes) -> tuple[Any, bytes]:
+    """Header and body of a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def join(header: Any, body: bytes) -> bytes:
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def flip_bits(data: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 8, 64])):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def flip_early(data: bytes, rng: random.Random) -> bytes:
+    """A flip in the header, where a flip anywhere seldom lands."""
+    changed = bytearray(data)
+    length = int.from_bytes(data[:8], "little")
+    changed[rng.randrange(min(8 + length, len(data)))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def truncate(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.choice([rng.randrange(len(data)), rng.randrange(min(len(data), 64))])]
+
+
+def extend(data: bytes, rng: random.Random) -> bytes:
+    return data + rng.randbytes(rng.choice([1, 7, 8, 1000]))
+
+
+def swap_ranges(data: bytes, rng: random.Random) -> bytes:
+    size = rng.randrange(1, max(2, min(200, len(data) // 2)))
+    a, b = sorted(rng.randrange(len(data) - size + 1) for _ in range(2))
+    if b < a + size:
+        return data[:a] + data[a : a + size][::-1] + data[a + size :]
+    return (
+        data[:a] + data[b : b + size] + data[a + size : b] + data[a : a + size] + data[b + size :]
+    )
+
+
+def blank(data: bytes, rng: random.Random) -> bytes:
+    a = rng.randrange(len(data))
+    b = min(len(data), a + rng.choice([1, 16, 512]))
+    return data[:a] + bytes([rng.choice([0, 255])]) * (b - a) + data[b:]
+
+
+def lie_about_length(data: bytes, rng: random.Random) -> bytes:
+    length = rng.choice([0, 1, 2**20, 2**31, 2**40, 2**63, 2**64 - 1, len(data), len(data) - 8])
+    return length.to_bytes(8, "little") + data[8:]
+
+
+def lie_in_header(data: bytes, rng: random.Random) -> bytes:
+    """Another number, type or name somewhere in the header."""
+    header, body = split(data)
+    return join(damage_json(header, rng), body)
+
+
+def damage_json(value: Any, rng: random.Random) -> Any:
+    """The value with one thing in it changed, at a random depth."""
+    if isinstance(value, dict) and value and rng.random() < 0.93:
+        key = rng.choice(list(value))
+        if rng.random() < 0.06:
+            return {k: v for k, v in value.items() if k != key}
+        if rng.random() < 0.05:
+            return value | {rng.choice(["x", "__metadata__", "", "dtype"]): value[key]}
+        return value | {key: damage_json(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.93:
+        i = rng.randrange(len(value))
+        chance = rng.random()
+        if chance < 0.06:
+            return value[:i] + value[i + 1 :]
+        if chance < 0.1:
+            return [*value, value[i]]
+        return [*value[:i], damage_json(value[i], rng), *value[i + 1 :]]
+    if isinstance(value, str) and rng.random() < 0.5:
+        inner = value[: rng.randrange(len(value) + 1)]
+        return rng.choice([inner, value + value, value + "\x00", "\ud800", "F64", "../x", "9" * 20])
+    if isinstance(value, int) and rng.random() < 0.4:
+        return value + rng.choice([-1, 1, 8])
+    return rng.choice([*HUGE, [], {}, [1] * 100, True, 1e308, "a" * 5000])
+
+
+def seal(header: Any, parts: list[bytes]) -> bytes:
+    """A bundle of these tensors whose offsets and checksums are right."""
+    position = 0
+    names = [name for name in header if name != "__metadata__"]
+    for name, part in zip(names, parts, strict=True):
+        header[name] = {
+            "dtype": "U8",
+            "shape": [len(part)],
+            "data_offsets": [position, position + len(part)],
+        }
+        position += len(part)
+    checksums = [hashlib.sha256(part).hexdigest()[:16] for part in parts]
+    header["__metadata__"]["checksums"] = json.dumps(checksums, separators=(",", ":"))
+    return join(header, b"".join(parts))
+
+
+def parts_of(data: bytes) -> tuple[Any, list[bytes]]:
+    header, body = split(data)
+    offsets = [x["data_offsets"] for name, x in header.items() if name != "__metadata__"]
+    return header, [body[a:b] for a, b in offsets]
+
+
+def forge_manifest(data: bytes, rng: random.Random) -> bytes:
+    """A manifest that says something else, with a checksum that agrees."""
+    header, parts = parts_of(data)
+    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        manifest = damage_json(manifest, rng)
+    text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "replace"
+    )
+    parts[0] = zstandard.ZstdCompressor(level=1).compress(text)
+    return seal(header, parts)
+
+
+def forge_shape(data: bytes, rng: random.Random) -> bytes:
+    """Modules of another size than the streams were written for."""
+    header, parts = parts_of(data)
+    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
+    for side in ("m", "n"):
+        manifest["modules"][side] = {"=": rng.choice([1, 2, 31, 33, 4096, 2**20, 2**24])}
+    parts[0] = zstandard.ZstdCompressor(level=1).compress(json.dumps(manifest).encode())
+    return seal(header, parts)
+
+
+def forge_stream(data: bytes, rng: random.Random) -> bytes:
+    """A coded stream or blob that is damaged, with a checksum that agrees."""
+    header, parts = parts_of(data)
+    choices = [i for i, part in enumerate(parts) if part and i > 0]
+    i = rng.choice(choices)
+    kinds: list[Mutation] = [flip_bits, truncate, extend, swap_ranges, blank]
+    damaged = rng.choice(kinds)(parts[i], rng)
+    if rng.random() < 0.1:
+        damaged = rng.randbytes(len(damaged))
+    parts[i] = damaged
+    return seal(header, parts)
+
+
+def swap_streams(data: bytes, rng: random.Random) -> bytes:
+    """Whole tensors exchanged, with checksums that agree."""
+    header, parts = parts_of(data)
+    i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
+    parts[i], parts[j] = parts[j], parts[i]
+    return seal(header, parts)
+
+
+def bomb(data: bytes, rng: random.Random) -> bytes:
+    """A zstd frame that unpacks to far more than it should, or lies about how much."""
+    header, parts = parts_of(data)
+    if rng.random() < 0.5:
+        packed = zstandard.ZstdCompressor(level=1).compress(bytes(rng.choice([10**6, 10**8])))
+    else:
+        frame = bytearray(zstandard.ZstdCompressor().compress(rng.randbytes(300)))
+        frame[5] = rng.randrange(256)
+        packed = bytes(frame)
+    carried = [i for i, name in enumerate(x for x in header if x != "__metadata__") if "c" in name]
+    parts[rng.choice([0, *carried])] = packed
+    return seal(header, parts)
+
+
+ANY: dict[str, Mutation] = {
+    f.__name__: f
+    for f in (
+        flip_bits,
+        flip_early,
+        truncate,
+        extend,
+        swap_ranges,
+        blank,
+        lie_about_length,
+        lie_in_header,
+    )
+}
+BUNDLE: dict[str, Mutation] = ANY | {
+    f.__name__: f for f in (forge_manifest, forge_shape, forge_stream, swap_streams, bomb)
+}
+
+
+def damage_config(data: bytes, rng: random.Random) -> bytes:
+    """Another adapter_config.json: other values, or other bytes."""
+    if rng.random() < 0.3:
+        return rng.choice([flip_bits, truncate, swap_ranges])(data, rng)
+    config = damage_json(json.loads(data), rng)
+    return json.dumps(config).encode()
