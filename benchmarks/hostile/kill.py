@@ -4,9 +4,10 @@
 
 Each round forks a process that merges the same adapters into the same target, and kills it: in half
 of the rounds at a moment drawn from the whole merge, in the other half from the writing of the
-file, which is over in a few milliseconds. Rounds go on until --count merges were killed. In every second round an older bundle is at the target.
-Afterwards the target must be what it was before, or exactly the bytes that an undisturbed merge
-writes. A temporary file beside it may stay. Exit code 1 if anything else is found.
+file, which is over in a few milliseconds. Rounds go on until --count merges were killed. In every
+second round an older bundle is at the target. Afterwards the target must be what it was before, or
+exactly the bytes that an undisturbed merge writes. A temporary file beside it may stay. Exit code 1
+if anything else is found.
 """
 
 from __future__ import annotations
