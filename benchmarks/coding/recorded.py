@@ -9,13 +9,13 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt import merge as merging
 from hydraopt.adapters import Adapter
 from hydraopt.align import align
 from hydraopt.budget import Budget, parse_size
 from hydraopt.coding.stream import Block, StreamWriter, quantise_block
 from hydraopt.core import CoreStore
 from hydraopt.measure import measure_named
+from hydraopt.merge import DEFAULT_MEASURE, pack, solve
 from hydraopt.parts import FORMS
 from hydraopt.passes import Passes
 from hydraopt.plan import modes_of
@@ -108,16 +108,14 @@ class _Recorder:
 def record(adapters: Sequence[Adapter], size: str) -> Recorded:
     """Merge to ``size`` in memory and keep the last pass's blocks; no file is written."""
     pieces = align(list(adapters), None, lossless=False)
-    measure = measure_named(merging.DEFAULT_MEASURE)
+    measure = measure_named(DEFAULT_MEASURE)
     budget = Budget("size", float(parse_size(size, pieces.fp16_bytes)))
     importance = np.zeros(pieces.contents)
     for task in pieces.tasks:
         if task.content is not None:
             importance[task.content] += 1
-    carried = merging.pack(pieces)
-    found = merging.solve(
-        pieces, carried, budget, importance, measure, None, False, None, None
-    ).draft
+    carried = pack(pieces)
+    found = solve(pieces, carried, budget, importance, measure, None, False, None, None).draft
     recorder = _Recorder()
     with (
         patch("hydraopt.passes.StreamWriter", recorder.writer),
