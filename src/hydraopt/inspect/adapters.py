@@ -279,8 +279,8 @@ class _Curves:
             {
                 "bytes": bits[0] / 8,
                 "private_bytes": bits[1] / 8,
-                "saved_bytes": (cost[0] - cost[1]) / price / 8,
-                "saved": (cost[0] - cost[1]) / price / bits[1] if bits[1] else 0.0,
+                "saved_bytes": (cost[1] - cost[0]) / price / 8,
+                "saved": (cost[1] - cost[0]) / price / bits[1] if bits[1] else 0.0,
             }
             for cost, bits in zip(self.costs[i].tolist(), self.bits[i].tolist(), strict=True)
         ]
