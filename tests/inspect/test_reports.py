@@ -147,6 +147,22 @@ def test_the_guess_is_near_what_a_merge_makes(make_adapter: MakeAdapter, tmp_pat
         assert guess == pytest.approx(made.size, rel=0.1)
 
 
+def test_sharing_saves_where_tasks_have_one_input_side(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """One A for all, larger than the B's: storing it once saves most of the bytes."""
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((4, 400))
+    for i in range(6):
+        make_adapter(tmp_path / f"t{i}", {"h.0.q": (rng.standard_normal((60, 4)), a)})
+    report = inspect_adapters(tmp_path / "*")
+    (module,) = report["modules"]
+    assert module["input_overlap"] == pytest.approx(1, abs=1e-4)
+    assert module["sharing"]["saved"] > 0.1
+    (guess,) = [x for x in report["guesses"] if x["error"] == 0.1]
+    assert guess["bytes"] < 0.6 * guess["private_bytes"]
+
+
 def test_one_adapter_and_an_adapter_of_zeros(folder: Path) -> None:
     report = inspect_adapters(folder / "t1")
     assert report["modules"][0]["a_cosine"] is None
