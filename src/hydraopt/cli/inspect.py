@@ -36,7 +36,7 @@ _LIKENESS = (
 _LEGEND = """\
 cos: mean cosine over pairs of tasks of A, B (as given) and dW = B A. rows, columns: overlap of the
 row and column spaces of dW, 0 to 1 (in brackets: of random ones). k: parts of r that hold 90 and
-99 % of |dW|^2. saved: estimated bytes that shared forms save at equal harm, near 5 % of fp16.
+99 % of |dW|^2. saved: estimated bytes that shared forms save at equal harm, {}.
 """
 _COSTS = ("m x n", "bytes", "of them bases", "mean error", "worst error", "forms")
 
@@ -109,9 +109,13 @@ def _list(values: Sequence[int]) -> str:
     return ", ".join(map(str, values)) or "-"
 
 
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+
+
 def _show_adapters(report: dict[str, Any], every: bool) -> None:
     show_table(
-        f"{len(report['tasks'])} adapters of {report['base_model'] or 'a base that none names'}",
+        f"{_count(report['tasks'], 'adapter')} of {report['base_model'] or 'an unnamed base'}",
         ["task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as"],
         [
             [
@@ -133,7 +137,8 @@ def _show_adapters(report: dict[str, Any], every: bool) -> None:
         ["module" if every else "module type", *_LIKENESS],
         [_module_row(row, every) for row in rows],
     )
-    say(_LEGEND)
+    reference = report["reference"]
+    say(_LEGEND.format(f"near {percent(reference['fraction'])} of fp16" if reference else "if any"))
     if not every:
         show_table(
             "Modules that stand out",
