@@ -15,7 +15,7 @@ from hydraopt.budget import Budget, parse_size
 from hydraopt.coding.stream import Block, StreamWriter, quantise_block
 from hydraopt.core import CoreStore
 from hydraopt.measure import measure_named
-from hydraopt.merge import DEFAULT_MEASURE, pack, solve
+from hydraopt.merging import DEFAULT_MEASURE, pack, solve
 from hydraopt.parts import FORMS
 from hydraopt.passes import Passes
 from hydraopt.plan import modes_of

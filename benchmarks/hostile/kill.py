@@ -35,7 +35,7 @@ def merge_to(target: Path, adapters: list[Path], when_writing: int | None = None
     Returns the seconds that writing took.
     """
     from hydraopt.bundle import writer
-    from hydraopt.merge import merge
+    from hydraopt.merging import merge
 
     plain = writer.write_atomically
     seconds = 0.0

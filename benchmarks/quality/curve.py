@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.common import provenance  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.merge import merge  # noqa: E402
+from hydraopt.merging import merge  # noqa: E402
 from zoo.score import Scorer, adapter_task, recovery  # noqa: E402
 from zoo.tasks import Row, first_rows, load_task  # noqa: E402
 

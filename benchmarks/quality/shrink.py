@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.common import provenance, write_result  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.merge import merge  # noqa: E402
-from hydraopt.shrink import shrink  # noqa: E402
+from hydraopt.merging import merge  # noqa: E402
+from hydraopt.shrinking import shrink  # noqa: E402
 from hydraopt.types import Factors  # noqa: E402
 
 

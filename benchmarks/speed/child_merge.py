@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hydraopt.merge import merge  # noqa: E402
+from hydraopt.merging import merge  # noqa: E402
 
 
 def resident() -> int:

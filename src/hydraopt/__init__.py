@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
     from hydraopt.bundle.verify import verify_bundle
     from hydraopt.errors import HydraoptError
-    from hydraopt.merge import MergeResult, merge
-    from hydraopt.shrink import shrink
+    from hydraopt.merging import MergeResult, merge
+    from hydraopt.shrinking import shrink
 
 __version__ = "0.1.0"
 
@@ -28,13 +28,13 @@ _HOMES = {
     "Adapter": "hydraopt.adapters",
     "Bundle": "hydraopt.bundle.reader",
     "HydraoptError": "hydraopt.errors",
-    "MergeResult": "hydraopt.merge",
+    "MergeResult": "hydraopt.merging",
     "TaskAdapter": "hydraopt.bundle.task",
-    "merge": "hydraopt.merge",
+    "merge": "hydraopt.merging",
     "open_bundle": "hydraopt.bundle.reader",
     "read_adapter": "hydraopt.adapters",
     "read_adapters": "hydraopt.adapters",
-    "shrink": "hydraopt.shrink",
+    "shrink": "hydraopt.shrinking",
     "verify_bundle": "hydraopt.bundle.verify",
 }
 

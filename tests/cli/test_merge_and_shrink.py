@@ -10,7 +10,7 @@ import pytest
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.measure import MEASURES
-from hydraopt.merge import DEFAULT_MEASURE, DEFAULT_SIZE
+from hydraopt.merging import DEFAULT_MEASURE, DEFAULT_SIZE
 from hydraopt.parts import FORMS
 from tests.cli.conftest import TASKS, Run
 

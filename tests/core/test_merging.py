@@ -16,7 +16,7 @@ from hydraopt import open_bundle, read_adapters, verify_bundle
 from hydraopt.budget import Budget, parse_size
 from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.measure import MEASURES
-from hydraopt.merge import merge
+from hydraopt.merging import merge
 from hydraopt.parts import FORMS
 from hydraopt.types import Factors
 

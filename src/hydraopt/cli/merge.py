@@ -107,7 +107,7 @@ def merge(
         raise click.BadParameter("a task is named twice", param_hint="--weight")
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
-    from hydraopt.merge import merge as merge_adapters
+    from hydraopt.merging import merge as merge_adapters
 
     with progress_bar(quiet or as_json) as progress:
         result = merge_adapters(

@@ -24,7 +24,7 @@ from hydraopt.inspect.estimate import guess_module
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.measure import measure_named
-from hydraopt.merge import DEFAULT_MEASURE, assemble, pack
+from hydraopt.merging import DEFAULT_MEASURE, assemble, pack
 from hydraopt.parts import FORMS
 from hydraopt.plan import modes_of
 from hydraopt.types import Array

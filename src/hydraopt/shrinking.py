@@ -24,7 +24,7 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.measure import Measure, measure_named
-from hydraopt.merge import (
+from hydraopt.merging import (
     DEFAULT_MEASURE,
     MergeResult,
     assemble,
