@@ -23,6 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.hostile.fuzz import environment, write_result
@@ -97,10 +99,14 @@ def kill(count: int, seed: int) -> dict[str, Any]:
     left_over = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        adapters = [
-            write_peft(folder / f"a{i}", tensors(i, m=96, n=128, r=8, layers=6), 8)
-            for i in range(4)
-        ]
+        # A tensor of 4 MB, so that the writing takes long enough to be hit in its middle.
+        head = np.random.default_rng(0).standard_normal((1024, 2048)).astype(np.float16)
+        adapters = []
+        for i in range(4):
+            data = tensors(i, m=96, n=128, r=8, layers=6)
+            if i == 3:
+                data["base_model.model.lm_head.weight"] = head
+            adapters.append(write_peft(folder / f"a{i}", data, 8))
         target = folder / "out" / "all.hydra.safetensors"
         target.parent.mkdir()
         merge_to(target, adapters[:2])

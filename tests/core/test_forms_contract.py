@@ -262,5 +262,7 @@ def test_the_core_is_in_order() -> None:
     left, right = core.spaces([1.0] * 4)
     assert (np.diff(left.values) <= 0).all()
     assert (np.diff(right.values) <= 0).all()
+    # Eight directions in common and two of each task; rounding must not add any.
+    assert left.values.size == right.values.size == 8 + 2 * 4
     directions = core.directions(right, "right", 5)
     assert np.allclose(directions.T @ directions, np.eye(5), atol=1e-5)

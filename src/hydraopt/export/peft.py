@@ -185,13 +185,15 @@ def _config(
 def _targets(config: Mapping[str, Any], paths: Mapping[str, int]) -> bool:
     """Whether PEFT finds every module by the config's own ``target_modules``."""
     targets = config.get("target_modules")
+    if not isinstance(targets, str | list | tuple):
+        return False
     if isinstance(targets, str):
         if targets == "all-linear":
             return True
         with contextlib.suppress(re.error):
             return all(re.fullmatch(targets, path) for path in paths)
         return False
-    names = [x for x in targets or () if isinstance(x, str)]
+    names = [x for x in targets if isinstance(x, str)]
     return all(any(f".{path}".endswith(f".{name}") for name in names) for path in paths)
 
 
