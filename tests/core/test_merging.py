@@ -287,7 +287,7 @@ def test_the_sizes_of_tasks_do_not_matter(make_adapter, tmp_path) -> None:
     mixed = [small[0], make_adapter(tmp_path / "m" / "1", modules_of(1), alpha=4 * 1024)]
     one = merge(small, tmp_path / "out", size="30%", threads=1).errors
     two = merge(mixed, tmp_path / "out", size="30%", threads=1).errors
-    assert max(one.values()) < 0.5
+    assert max(one.values()) < 0.8
     assert two == pytest.approx(one, rel=0.02)
 
 
