@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
-from hydraopt.types import Array, Basis, Factors, exponent, power
+from hydraopt.errors import NumericalError, explain
+from hydraopt.types import EXPONENT_GRID, Array, Basis, Factors, exponent, power
 
 __all__ = [
     "FORMS",
@@ -41,8 +42,8 @@ __all__ = [
     "write_parts",
 ]
 
-MAX_PARTS = 1 << 20
-_EXPONENT_RANGE = 32 * 200
+_EXPONENT_OCTAVES = 200
+_EXPONENT_RANGE = EXPONENT_GRID * _EXPONENT_OCTAVES
 
 
 class Kind(IntEnum):
@@ -75,6 +76,12 @@ class Mode:
     @property
     def code(self) -> int:
         return 3 * self.left + self.right
+
+    def needs_no_more_than(self, left: object, right: object) -> bool:
+        """Whether the mode can be used with these bases; None stands for no such basis."""
+        return (self.left is Way.EXPLICIT or left is not None) and (
+            self.right is Way.EXPLICIT or right is not None
+        )
 
     @property
     def form(self) -> str:
@@ -184,6 +191,15 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
 def _write_exponents(writer: StreamWriter, exponents: NDArray[np.int64]) -> None:
     before = 0
     for value in exponents.tolist():
+        if abs(value) > _EXPONENT_RANGE:
+            raise NumericalError(
+                explain(
+                    "an adapter's weights are too large or too small to be coded",
+                    got=f"a coefficient of 2^{value / EXPONENT_GRID:.0f}",
+                    expected=f"between 2^-{_EXPONENT_OCTAVES} and 2^{_EXPONENT_OCTAVES}",
+                    do="Leave the adapter out, or use --lossless",
+                )
+            )
         writer.integer(Kind.EXPONENT, value - before)
         before = value
 

@@ -24,7 +24,8 @@ from hydraopt.coding.stream import (
     spread_class,
 )
 from hydraopt.coding.trellis import reconstruct
-from hydraopt.errors import BundleFormatError
+from hydraopt.errors import BundleFormatError, NumericalError
+from hydraopt.parts import BasisRecord, write_basis
 
 KIND = 3
 SIGNED = st.integers(-(2**30) + 1, 2**30 - 1)
@@ -281,3 +282,16 @@ def test_an_integer_outside_its_range_says_what_it_is() -> None:
     writer.integer(0, 41)
     with pytest.raises(BundleFormatError, match="the number of parts is 41, expected 0 to 40"):
         StreamReader(writer.finish()).integer(0, 0, 40, "the number of parts")
+
+
+def test_the_writer_refuses_what_no_reader_takes() -> None:
+    wide = np.broadcast_to(np.zeros(1, np.int32), (2, 1 << 25))
+    with pytest.raises(NumericalError, match=r"too large to be coded.*--lossless"):
+        StreamWriter().block(Block(wide, wide, (0, 0)), 3)
+
+
+@pytest.mark.parametrize("exponent", [6401, -6401])
+def test_a_coefficient_that_no_reader_takes_is_refused(exponent: int) -> None:
+    record = BasisRecord(quantise_block(np.ones((4, 1))), np.array([exponent], np.int64))
+    with pytest.raises(NumericalError, match=r"too large or too small.*2\^-200"):
+        write_basis(StreamWriter(), record)

@@ -115,8 +115,8 @@ class LowRankModule:
         B leaves float32; AdapterFormatError if the file changed since it was opened.
         """
         b, a = self._split(self.b.numpy(), self.a.numpy())
-        # An overflow becomes infinity, which the check below reports by name.
-        with np.errstate(over="ignore"):
+        # An overflow becomes infinity, and NaN stays, which the check below reports by name.
+        with np.errstate(over="ignore", invalid="ignore"):
             scaled = (b.astype(np.float64) * self.scale).astype(np.float32)
         for side, tensor, values in (("A", self.a, a), ("B", self.b, scaled)):
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))

@@ -75,11 +75,8 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             )
         text = stream.read(length)
     try:
-        header = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    # RecursionError: a header may be nothing but ten thousand opening brackets.
-    except (ValueError, RecursionError) as error:
+        header = strict_json(text)
+    except ValueError as error:
         refuse("safetensors header is not valid JSON", path, got=error, do=DAMAGED)
     if not isinstance(header, dict):
         refuse("safetensors header is not a JSON object", path, got=type(header).__name__)
@@ -127,6 +124,17 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
 def _naturals(value: Any) -> bool:
     """Whether value is a list of integers >= 0; bool is an int in Python but not in JSON."""
     return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
+
+
+def strict_json(text: bytes) -> Any:
+    """The value of a JSON text in UTF-8; ValueError for repeated keys, NaN and infinity too."""
+    try:
+        return json.loads(
+            text.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except RecursionError as error:
+        # A text may be nothing but ten thousand opening brackets.
+        raise ValueError("nested too deeply") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 
+from hydraopt.adapters.safetensorsfile import strict_json
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
@@ -61,23 +62,9 @@ def dumps(value: Any) -> str:
 def loads(data: bytes) -> Any:
     """The value of a JSON text; repeated keys, NaN and infinity are refused."""
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant
-        )
-    # RecursionError: a text may be nothing but ten thousand opening brackets.
-    except (ValueError, RecursionError) as error:
+        return strict_json(data)
+    except ValueError as error:
         bad(f"not valid JSON: {error}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return result
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
 
 
 # --- tables -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hydraopt.coding import rangecoder as rc
 from hydraopt.coding.gaussian import level_bits
 from hydraopt.coding.trellis import STATES, quantise, reconstruct
-from hydraopt.errors import BundleFormatError, explain
+from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [
     "LAMBDA",
@@ -101,6 +101,10 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     return Block(levels, integers, spreads)
 
 
+_MOST_NUMBERS = 1 << 25
+"""Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
+
+
 class StreamWriter:
     """Writes one stream. Not thread-safe; separate streams may be written side by side."""
 
@@ -131,7 +135,19 @@ class StreamWriter:
         rc.encode_integer(self._state, self._out, self._model, int(kind), value)
 
     def block(self, block: Block, kind: int) -> None:
-        """Append the spread classes, as differences coded under ``kind``, and the columns."""
+        """Append the spread classes, as differences coded under ``kind``, and the columns.
+
+        Raises NumericalError for more numbers than a reader takes.
+        """
+        if block.levels.size > _MOST_NUMBERS:
+            raise NumericalError(
+                explain(
+                    "a module is too large to be coded",
+                    got=f"{block.levels.shape[1]} x {block.levels.shape[0]} numbers in a block",
+                    expected=f"at most {_MOST_NUMBERS}",
+                    do="Ask for a smaller size, or use --lossless",
+                )
+            )
         before = 0
         for spread in block.spreads:
             self.integer(kind, spread - before)
@@ -146,10 +162,6 @@ class StreamWriter:
         self._reserve(64)
         end = rc.finish(self._state, self._out)
         return self._out[:end].tobytes()
-
-
-_MOST_NUMBERS = 1 << 25
-"""Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
 
 
 class StreamReader:
