@@ -19,7 +19,7 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.passes import Draft, Passes
 from hydraopt.types import Array
 
-__all__ = ["Budget", "parse_size", "search"]
+__all__ = ["Budget", "Found", "parse_size", "search"]
 
 _UNITS = {
     "": 1,
@@ -32,10 +32,6 @@ _UNITS = {
     "gib": 2**30,
 }
 _MOST_PASSES = 12
-_SLACK = 4096
-"""A file may be this much smaller than the budget, or one percent, whichever is more."""
-_MARGIN = 256
-"""What the size of a draft, which leaves room for the recipe, may be above that of the file."""
 
 
 def parse_size(text: str | int, fp16_bytes: int) -> int:
@@ -140,15 +136,11 @@ def search(
 
 def _aim(budget: Budget) -> float:
     """Where to aim: the middle of what counts as met."""
-    if budget.kind != "size":
-        return budget.value * 0.985
-    return budget.value - max(0.005 * budget.value, min(_SLACK / 2, budget.value / 20))
+    return budget.value * (0.995 if budget.kind == "size" else 0.985)
 
 
 def _close(budget: Budget, value: float) -> bool:
-    if budget.kind != "size":
-        return value >= 0.97 * budget.value
-    return budget.value - value <= max(0.01 * budget.value, _SLACK) - _MARGIN
+    return value >= budget.value * (0.99 if budget.kind == "size" else 0.97)
 
 
 def _next(

@@ -2,7 +2,7 @@
 
     read -> align -> (plan -> encode -> write streams) until the budget is met -> write the bundle
 
-``merge`` starts from adapters, ``shrink`` from a bundle; both hand a MergeSet to ``_solve``.
+``merge`` starts from adapters, ``shrink`` from a bundle; both hand a MergeSet to ``solve``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.adapters import Adapter, check_same_base, read_adapters
 from hydraopt.align import MergeSet, align
 from hydraopt.budget import Budget, Found, parse_size, search
 from hydraopt.bundle.carried import Carried, pack_carried
@@ -36,11 +36,13 @@ __all__ = [
     "DEFAULT_MEASURE",
     "DEFAULT_SIZE",
     "MergeResult",
+    "Options",
     "assemble",
     "finish",
     "merge",
     "pack",
     "solve",
+    "weights_of",
 ]
 
 DEFAULT_SIZE = "5%"
@@ -124,39 +126,38 @@ def merge(
     if kind == "size":
         value = parse_size(DEFAULT_SIZE if size is None else size, pieces.fp16_bytes)
     budget = Budget(kind, float(value or 0))  # type: ignore[arg-type]
+    recipe: dict[str, Any] = {"measure": chosen.name, "fair": fair, "forms": list(forms or FORMS)}
+    recipe |= {"limit": kind if not lossless else "lossless", "value": value}
     carried = pack(pieces)
     found = None
     if pieces.contents:
-        weights = _weights(pieces, importance or {})
-        found = solve(pieces, carried, budget, weights, chosen, forms, fair, threads, progress)
-    recipe = {"measure": chosen.name, "fair": fair, "forms": list(forms or FORMS)}
-    recipe |= {"limit": kind if not lossless else "lossless", "value": value}
-    manifest, shared, streams = assemble(pieces, carried, found.draft if found else None, recipe)
+        weights = weights_of(pieces, importance or {})
+        options = Options(chosen, forms, fair, threads, progress)
+        found = solve(pieces, carried, budget, weights, options, recipe)
+    manifest = assemble(pieces, carried, found.draft if found else None, recipe)
     limit = None if lossless else budget
-    return finish(output, manifest, shared, streams, carried, limit, pieces, chosen, found, started)
+    return finish(output, pieces, carried, manifest, found, limit, chosen, started)
 
 
 def finish(
     output: StrPath,
-    manifest: Manifest,
-    shared: bytes,
-    streams: Sequence[bytes],
-    carried: Carried,
-    budget: Budget | None,
     pieces: MergeSet,
-    measure: Measure,
+    carried: Carried,
+    manifest: Manifest,
     found: Found | None,
+    budget: Budget | None,
+    measure: Measure,
     started: float,
 ) -> MergeResult:
     """Write the bundle, unless it would be larger than the budget, and say what was made."""
-    total = bundle_size(manifest, shared, streams, carried.data)
+    draft = found.draft if found else None
+    payload = (draft.shared, draft.streams) if draft else (b"", ())
+    total = bundle_size(manifest, *payload, carried.data)
     if budget is not None and budget.kind == "size" and total > budget.value:
         raise _too_small(budget, total, carried)
-    written = write_bundle(output, manifest, shared, streams, carried.data)
-    draft = found.draft if found else None
     return MergeResult(
         Path(output),
-        written,
+        write_bundle(output, manifest, *payload, carried.data),
         pieces.fp16_bytes,
         {task.name: task.error for task in manifest.tasks},
         draft.forms if draft else {},
@@ -171,8 +172,6 @@ def finish(
 def _load(
     adapters: StrPath | Iterable[StrPath | Adapter], same_base: bool, alpha: float | None
 ) -> tuple[list[Adapter], str | None]:
-    from hydraopt.adapters import check_same_base
-
     if isinstance(adapters, str | os.PathLike):
         adapters = [adapters]
     items = list(adapters)
@@ -193,7 +192,7 @@ def pack(pieces: MergeSet) -> Carried:
     return pack_carried(dict(zip(names, pieces.carried, strict=True)))
 
 
-def _weights(pieces: MergeSet, importance: Mapping[str, float]) -> Array:
+def weights_of(pieces: MergeSet, importance: Mapping[str, float]) -> Array:
     """Importance of each content: the sum over the tasks that share it."""
     unknown = sorted(set(importance) - {task.name for task in pieces.tasks})
     if unknown:
@@ -214,30 +213,43 @@ def _weights(pieces: MergeSet, importance: Mapping[str, float]) -> Array:
     return weights
 
 
+@dataclass(frozen=True)
+class Options:
+    """How to search for a draft: see :func:`merge` for what each one means."""
+
+    measure: Measure
+    forms: Sequence[str] | None = None
+    fair: bool = False
+    threads: int | None = None
+    progress: Progress | None = None
+
+
 def solve(
     pieces: MergeSet,
     carried: Carried,
     budget: Budget,
     importance: Array,
-    measure: Measure,
-    forms: Sequence[str] | None,
-    fair: bool,
-    threads: int | None,
-    progress: Progress | None,
+    options: Options,
+    recipe: Mapping[str, Any],
 ) -> Found:
     """Passes at falling or rising prices until the budget is met; the draft that met it."""
-    unknown = sorted(set(forms or ()) - set(FORMS))
+    unknown = sorted(set(options.forms or ()) - set(FORMS))
     if unknown:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
-    modes = modes_of(forms or FORMS)
-    store = CoreStore(pieces.sources)
-    passes = Passes(store, pieces.contents, measure, modes, threads, progress)
+    passes = Passes(
+        CoreStore(pieces.sources),
+        pieces.contents,
+        options.measure,
+        modes_of(options.forms or FORMS),
+        options.threads,
+        options.progress,
+    )
     norms = passes.energies().sum(axis=1)
     weights = importance / np.where(norms > 0, norms, 1.0)
 
     def size_of(draft: Draft) -> int:
-        manifest, shared, streams = assemble(pieces, carried, draft, {"value": budget.value})
-        return bundle_size(manifest, shared, streams, carried.data) + 160
+        manifest = assemble(pieces, carried, draft, recipe)
+        return bundle_size(manifest, draft.shared, draft.streams, carried.data)
 
     def error_of(draft: Draft) -> tuple[float, float]:
         errors = draft.relative_errors()
@@ -251,7 +263,7 @@ def solve(
         first = _first_price(passes, weights, 8 * (budget.value - fixed))
     else:
         first = 1e-5 * budget.value**3 / pieces.contents
-    return search(passes, budget, weights, size_of, error_of, first, fair)
+    return search(passes, budget, weights, size_of, error_of, first, options.fair)
 
 
 def _first_price(passes: Passes, weights: Array, bits: float) -> float:
@@ -281,8 +293,8 @@ def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:
 
 def assemble(
     pieces: MergeSet, carried: Carried, draft: Draft | None, recipe: Mapping[str, Any]
-) -> tuple[Manifest, bytes, Sequence[bytes]]:
-    """The manifest with what was measured filled in, and the coded streams."""
+) -> Manifest:
+    """The manifest with what was measured filled in."""
     tasks: list[TaskEntry] = []
     for task in pieces.tasks:
         changes: dict[str, Any] = {"carried": carried.tasks.get(task.name, ())}
@@ -293,7 +305,7 @@ def assemble(
             changes["errors"] = tuple(float(x) for x in np.sqrt(ratio))
             changes["error"] = float(draft.relative_errors()[task.content])
         tasks.append(dataclasses.replace(task, **changes))
-    manifest = Manifest(
+    return Manifest(
         pieces.modules,
         tuple(tasks),
         tuple(carried.blobs),
@@ -301,4 +313,3 @@ def assemble(
         dict(recipe),
         pieces.base_model,
     )
-    return manifest, draft.shared if draft else b"", draft.streams if draft else ()

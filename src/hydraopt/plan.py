@@ -129,15 +129,13 @@ def _estimate(
     s: Array, left: _SideView, right: _SideView, price: float, measure: Measure
 ) -> TaskPlan:
     """Plan one task in one mode; ``s`` are its weighted singular values."""
-    # Core of the product restricted to what the shared sides can express.
-    core = np.diag(s)
-    if left.way is Way.SHARED:
-        assert left.coordinates is not None
-        core = left.coordinates.T @ core
-    if right.way is Way.SHARED:
-        assert right.coordinates is not None
-        core = core @ right.coordinates
-    if left.way is Way.SHARED or right.way is Way.SHARED:
+    if Way.SHARED in (left.way, right.way):
+        # Core of the product restricted to what the shared sides can express.
+        core = np.diag(s)
+        if left.way is Way.SHARED:
+            core = _need(left.coordinates).T @ core
+        if right.way is Way.SHARED:
+            core = core @ _need(right.coordinates)
         a, values, bt = np.linalg.svd(core, full_matrices=False)
         b = bt.T
     else:
@@ -227,19 +225,17 @@ def plan_module(
         lengths = (core.m, core.n)
         bases = [_basis(spaces[i], lengths[i], price, measure) for i in range(2)]
     options: list[ModulePlan] = []
+    # Modes without a shared side first: they often rule such a side out before it is worked out.
+    possible = sorted(
+        (mode for mode in modes if mode.needs_no_more_than(bases[0], bases[1])),
+        key=lambda mode: (Way.SHARED in (mode.left, mode.right), mode.code),
+    )
     singular = [s * np.sqrt(w) for s, w in zip(core.s, weights, strict=True)]
     plans: list[dict[Mode, TaskPlan]] = []
     for i, s in enumerate(singular):
         found: dict[Mode, TaskPlan] = {}
         best = np.inf
-        # Cheap modes first: what they cost often rules a shared side out before it is worked out.
-        for mode in sorted(
-            modes, key=lambda mode: (Way.SHARED in (mode.left, mode.right), mode.code)
-        ):
-            if (mode.left is not Way.EXPLICIT and not bases[0]) or (
-                mode.right is not Way.EXPLICIT and not bases[1]
-            ):
-                continue
+        for mode in possible:
             sides = (
                 _view(mode.left, core.m, bases[0], i),
                 _view(mode.right, core.n, bases[1], i),
@@ -253,11 +249,7 @@ def plan_module(
     for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
         chosen = []
         for found in plans:
-            able = [
-                plan
-                for mode, plan in found.items()
-                if (mode.left is Way.EXPLICIT or left) and (mode.right is Way.EXPLICIT or right)
-            ]
+            able = [plan for mode, plan in found.items() if mode.needs_no_more_than(left, right)]
             if able:
                 chosen.append(min(able, key=lambda plan: plan.harm + price * plan.bits))
         if len(chosen) == len(plans):

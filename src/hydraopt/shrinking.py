@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hydraopt.align import MergeSet
 from hydraopt.budget import Budget, parse_size
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -27,10 +25,12 @@ from hydraopt.measure import Measure, measure_named
 from hydraopt.merging import (
     DEFAULT_MEASURE,
     MergeResult,
+    Options,
     assemble,
     finish,
     pack,
     solve,
+    weights_of,
 )
 from hydraopt.passes import Progress
 from hydraopt.types import Array
@@ -123,18 +123,15 @@ def shrink(
             )
     else:
         budget = Budget("error", float(error or 0))
+    recipe = {**source.manifest.recipe, "measure": chosen.name, "limit": budget.kind}
+    recipe |= {"value": budget.value, "shrunk": True, "errors": "estimated"}
     carried = pack(pieces)
     found = None
     if pieces.contents:
-        importance = np.zeros(pieces.contents)
-        for task in pieces.tasks:
-            if task.content is not None:
-                importance[task.content] += 1.0
-        found = solve(pieces, carried, budget, importance, chosen, None, False, threads, progress)
+        options = Options(chosen, threads=threads, progress=progress)
+        found = solve(pieces, carried, budget, weights_of(pieces, {}), options, recipe)
     before = {task.name: task for task in source.manifest.tasks}
-    recipe = {**source.manifest.recipe, "measure": chosen.name, "limit": budget.kind}
-    recipe |= {"value": budget.value, "shrunk": True, "errors": "estimated"}
-    manifest, shared, streams = assemble(pieces, carried, found.draft if found else None, recipe)
+    manifest = assemble(pieces, carried, found.draft if found else None, recipe)
     tasks = []
     for task in manifest.tasks:
         old = before[task.name]
@@ -147,6 +144,4 @@ def shrink(
             )
         )
     manifest = dataclasses.replace(manifest, tasks=tuple(tasks))
-    return finish(
-        output, manifest, shared, streams, carried, budget, pieces, chosen, found, started
-    )
+    return finish(output, pieces, carried, manifest, found, budget, chosen, started)

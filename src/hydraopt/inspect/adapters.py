@@ -24,7 +24,7 @@ from hydraopt.inspect.estimate import guess_module
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE, assemble, pack
+from hydraopt.merging import DEFAULT_MEASURE, assemble, pack, weights_of
 from hydraopt.parts import FORMS
 from hydraopt.plan import modes_of
 from hydraopt.types import Array
@@ -315,16 +315,11 @@ class _Walk:
         self._pieces, self._store, self._report = pieces, store, report
         self._measure = measure_named(measure)
         self._norms = np.where(norms > 0, norms, 1.0)
-        importance = np.zeros(pieces.contents)
-        for task in pieces.tasks:
-            if task.content is not None:
-                importance[task.content] += 1
-        self._importance = importance
-        self._weights = importance / self._norms
+        self._importance = weights_of(pieces, {})
+        self._weights = self._importance / self._norms
         carried = pack(pieces)
-        manifest, shared, streams = assemble(pieces, carried, None, {})
-        empty = [b""] * pieces.contents
-        self._fixed = bundle_size(manifest, shared, streams or empty, carried.data)
+        manifest = assemble(pieces, carried, None, {})
+        self._fixed = bundle_size(manifest, b"", [b""] * pieces.contents, carried.data)
 
     def at(self, price: float) -> tuple[dict[str, Any], Array, Array]:
         """(point, costs, bits) at ``price``."""
