@@ -118,6 +118,15 @@ def merge(
     given = [name for name, value in limits.items() if value is not None]
     if len(given) > 1:
         raise UsageError(explain("more than one limit", got=", ".join(given), expected="one"))
+    idle = [x for x, on in (("importance", importance), ("fair", fair), ("forms", forms)) if on]
+    if lossless and idle:
+        raise UsageError(
+            explain(
+                "lossless leaves nothing to weigh or to choose",
+                got=", ".join(idle),
+                do="Leave these out, or give a size or an error instead",
+            )
+        )
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded, base = _load(adapters, same_base, alpha)
     pieces = align(loaded, base, lossless=lossless)

@@ -128,6 +128,15 @@ def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "option", [{"fair": True}, {"importance": {"a": 2}}, {"forms": ["private"]}]
+)
+def test_lossless_takes_no_choices(three, tmp_path, option) -> None:
+    with pytest.raises(UsageError, match=f"nothing to weigh.*{next(iter(option))}"):
+        merge(three, tmp_path / "out", lossless=True, **option)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_limits_are_refused(three, tmp_path) -> None:
     with pytest.raises(UsageError, match="more than one limit; got size, error, expected one"):
         merge(three, tmp_path / "out", size="5%", error=0.1)
