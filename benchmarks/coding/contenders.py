@@ -20,7 +20,9 @@ import zstandard
 from numpy.typing import NDArray
 
 from benchmarks.coding.recorded import Integers, Stream
-from hydraopt.coding import rangecoder as rc
+from hydraopt.coding.model import new_model
+from hydraopt.coding.rangedecoder import decode_columns, new_decoder
+from hydraopt.coding.rangeencoder import encode_columns, finish, new_encoder
 
 __all__ = ["Outcome", "ans", "ours", "planes", "queue"]
 
@@ -48,22 +50,20 @@ def ours(streams: Sequence[Stream], repeats: int = 5) -> Outcome:
     """hydraopt's adaptive binary range coder, fed with the columns alone."""
 
     def encode(stream: Stream) -> NDArray[np.uint8]:
-        state, model = rc.new_encoder(), rc.new_model()
+        state, model = new_encoder(), new_model()
         out = np.zeros(16 * sum(b.levels.size for b in stream.blocks) + 4096, np.uint8)
         for block in stream.blocks:
             rows = np.zeros(block.levels.shape[1], np.int64)
-            for levels, spread in zip(block.levels, block.spreads, strict=True):
-                rc.encode_column(state, out, model, levels, spread, rows)
-        return out[: rc.finish(state, out)].copy()
+            encode_columns(state, out, model, block.levels, np.array(block.spreads), rows)
+        return out[: finish(state, out)].copy()
 
     def decode(stream: Stream, data: NDArray[np.uint8]) -> list[Integers]:
-        state, model = rc.new_decoder(data), rc.new_model()
+        state, model = new_decoder(data), new_model()
         found = []
         for block in stream.blocks:
             rows = np.zeros(block.levels.shape[1], np.int64)
             integers = np.empty(block.levels.shape, np.int32)
-            for j, spread in enumerate(block.spreads):
-                rc.decode_column(state, data, model, integers[j], spread, rows)
+            decode_columns(state, data, model, integers, np.array(block.spreads), rows)
             found.append(integers)
         return found
 

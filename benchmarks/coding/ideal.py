@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from benchmarks.coding.recorded import Column, Integers, Reals
-from hydraopt.coding import rangecoder as rc
+from hydraopt.coding import model as coder
 from hydraopt.coding.gaussian import level_bits
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 
@@ -31,7 +31,7 @@ def _contexts(
     s = 0
     for i in range(levels.shape[0]):
         q[i] = QUANTISER[s]
-        act[i] = rc.activity(rows[i], total, levels.shape[0])
+        act[i] = coder.activity(rows[i], total, levels.shape[0])
         a = abs(levels[i])
         if a:
             rows[i] += 2 * a - q[i]
@@ -90,7 +90,7 @@ def shannon_bits(column: Column) -> float:
 @njit(cache=True)
 def _decision(model: NDArray[np.int32], ctx: int, bit: int) -> float:
     p = model[ctx, 0]
-    rate = rc.RATE[model[ctx, 1]]
+    rate = coder.RATE[model[ctx, 1]]
     if bit:
         cost = -np.log2(p / 65536)
         model[ctx, 0] = min(p + (((65536 - p) * rate) >> 16), 65536 - 64)
@@ -105,7 +105,7 @@ def _decision(model: NDArray[np.int32], ctx: int, bit: int) -> float:
 def _adaptive(
     levels: Integers, spread: int, rows: NDArray[np.int64], model: NDArray[np.int32], trellis: bool
 ) -> float:
-    shift = 0 if spread < rc.CLASSES else (spread - rc.SHIFT_FROM) >> 2
+    shift = 0 if spread < coder.CLASSES else (spread - coder.SHIFT_FROM) >> 2
     cls = spread - 4 * shift
     total = rows.sum()
     bits = 0.0
@@ -113,21 +113,21 @@ def _adaptive(
     for i in range(levels.shape[0]):
         a = abs(levels[i])
         q = QUANTISER[s] if trellis else 0
-        act = rc.activity(rows[i], total, levels.shape[0])
-        base = ((q * rc.CLASSES + cls) * rc.ACTIVITIES + act) * rc.BINS
+        act = coder.activity(rows[i], total, levels.shape[0])
+        base = ((q * coder.CLASSES + cls) * coder.ACTIVITIES + act) * coder.BINS
         value = a >> shift
         bits += shift + (1 if a else 0)
-        for j in range(rc.BINS - 1):
+        for j in range(coder.BINS - 1):
             bits += _decision(model, base + j, 1 if value > j else 0)
             if value <= j:
                 break
-        if value >= rc.BINS - 1:
-            rest = value - (rc.BINS - 1) + 1
+        if value >= coder.BINS - 1:
+            rest = value - (coder.BINS - 1) + 1
             width = 0
             while (rest >> (width + 1)) > 0:
                 width += 1
-                bits += _decision(model, base + rc.BINS - 1, 1)
-            bits += _decision(model, base + rc.BINS - 1, 0) + width
+                bits += _decision(model, base + coder.BINS - 1, 1)
+            bits += _decision(model, base + coder.BINS - 1, 0) + width
         if a:
             rows[i] += 2 * a - q
         s = NEXT_STATE[s, a & 1]
@@ -141,7 +141,7 @@ def adaptive_bits(streams: Sequence[Sequence[Sequence[Column]]], trellis: bool =
     """
     bits = 0.0
     for stream in streams:
-        model = rc.new_model()
+        model = coder.new_model()
         for block in stream:
             rows = np.zeros(block[0].levels.size, np.int64)
             for column in block:

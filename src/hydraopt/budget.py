@@ -1,8 +1,8 @@
 """Budgets: what the user asks for, and the search for the price of a bit that meets it.
 
-Size and error both follow the price monotonically and nearly as a power law, so a secant step in
-logarithms lands within a percent in two or three passes. What counts is what a pass really made:
-bytes of the file, errors after rounding.
+Size and error both follow the price monotonically and nearly as a power law. For a size the planner
+says where to look, and one or two passes do; for an error a secant in logarithms takes a few more.
+What counts is what a pass really made: bytes of the file, errors after rounding.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ _UNITS = {
     "gib": 2**30,
 }
 _MOST_PASSES = 12
+_GUIDED = 3
+"""Passes after which the search goes by what passes made alone."""
+_SIZE_SLOPE = -0.6
+"""Bits fall about as price^-0.6."""
+_NEAR = 0.03
+"""Logarithms of prices that are so near each other that the slope tells the bits between them."""
+_LEAST = -80.0
+"""The logarithm of a price at which everything pays."""
+_CODED = 0.96
+"""What coding takes of the planner's estimate, about: parts are livelier than Gaussian ones."""
 
 
 def parse_size(text: str | int, fp16_bytes: int) -> int:
@@ -73,19 +83,73 @@ class Found:
     passes: int
 
 
+class Guide:
+    """What the planner expects of a price, to find a price with; nothing is rounded or coded.
+
+    estimate: bits at a price. They fall smoothly and nearly as a power of it, so between two prices
+    that are near each other no third one has to be tried. What coding really takes is a nearly
+    constant multiple of the estimate, which the passes tell.
+    """
+
+    def __init__(self, estimate: Callable[[float], float], start: float) -> None:
+        self._estimate = estimate
+        self._points: list[tuple[float, float]] = []  # (log price, log bits)
+        self._at = math.log(start)
+
+    def price(self, bits: float) -> float:
+        """Where the estimate is ``bits``."""
+        for _ in range(_MOST_PASSES):
+            self._at, far = self._crossing(math.log(bits))
+            if not far:
+                break
+            here = self._estimate(math.exp(self._at))
+            while here <= 0 and self._at > _LEAST:
+                self._at -= 4  # Nothing pays any more: go back by a large step.
+                here = self._estimate(math.exp(self._at))
+            if here <= 0:
+                break
+            self._points.append((self._at, math.log(here)))
+        return math.exp(self._at)
+
+    def bits(self, price: float) -> float:
+        """The estimate near a price that :meth:`price` gave."""
+        if not self._points:
+            return 0.0
+        (x, y), slope = self._nearest(math.log(price))
+        return math.exp(y + slope * (math.log(price) - x))
+
+    def _nearest(self, x: float) -> tuple[tuple[float, float], float]:
+        """The nearest point that is known, and the slope there."""
+        points = sorted(self._points, key=lambda point: abs(point[0] - x))
+        slope = _SIZE_SLOPE
+        if len(points) > 1 and points[1][0] != points[0][0]:
+            slope = (points[1][1] - points[0][1]) / (points[1][0] - points[0][0])
+        return points[0], float(np.clip(slope, -3, -0.1))
+
+    def _crossing(self, wanted: float) -> tuple[float, bool]:
+        """The log price where the known points say ``wanted``, and whether it is too far off."""
+        if not self._points:
+            return self._at, True
+        x = min(self._points, key=lambda point: abs(point[1] - wanted))[0]
+        (x, y), slope = self._nearest(x)
+        step = float(np.clip((wanted - y) / slope, -6, 6))
+        return x + step, abs(step) > (_NEAR if len(self._points) > 1 else 0)
+
+
 def search(
     passes: Passes,
     budget: Budget,
     weights: Array,
     file_size: Callable[[Draft], int],
     mean_error: Callable[[Draft], tuple[float, float]],
-    first_price: float,
+    fixed: int = 0,
     fair: bool = False,
 ) -> Found:
     """The largest draft within the budget.
 
     file_size: bytes of the whole file that a draft makes. mean_error: (mean, worst) over tasks.
-    fair: between passes, weights move towards the worst task until all errors are alike.
+    fixed: bytes of a file in which nothing is coded. fair: between passes, weights move towards
+    the worst task until all errors are alike.
     Raises BudgetError if no price meets it.
     """
 
@@ -94,12 +158,15 @@ def search(
             return float(file_size(draft))
         return mean_error(draft)[0 if budget.kind == "error" else 1]
 
-    # In logarithms: bytes fall about as price^-0.6 and errors rise about as price^0.3.
-    slope = -0.6 if budget.kind == "size" else 0.3
-    price, best = first_price, None
+    guide, slope = None, 0.3  # errors rise about as price^0.3
+    price = 1e-5 * budget.value**3 / weights.size
+    wanted = _aim(budget)
+    if budget.kind == "size":
+        guide = Guide(lambda p: passes.estimate(p, weights), 1e-6 / weights.size)
+        price, slope = guide.price(8 * max(wanted - fixed, 1.0) / _CODED), _SIZE_SLOPE
+    best = None
     low = high = None  # (log price, log value), nearest on either side of the budget
     point: tuple[float, float] | None = None
-    wanted = _aim(budget)
     for count in range(1, _MOST_PASSES + 1):
         draft = passes.run(price, weights, f"pass {count}")
         value = value_of(draft)
@@ -111,7 +178,7 @@ def search(
                 return Found(draft, count)
         if fair and not settled:
             weights = weights * (draft.relative_errors() / draft.relative_errors().mean())
-            low = high = None
+            low = high = guide = None
         before, point = point, (math.log(price), math.log(max(value, 1e-12)))
         if before and before[0] != point[0] and not (fair and not settled):
             # At high rate the law is another one: go by the slope just seen.
@@ -121,7 +188,12 @@ def search(
             low = point
         else:
             high = point
-        price = math.exp(_next(point, low, high, math.log(wanted), slope))
+        if guide and count <= _GUIDED and draft.coded_bytes and guide.bits(price):
+            around = value - draft.coded_bytes
+            change = max(wanted - around, 1.0) / draft.coded_bytes
+            price = guide.price(change * guide.bits(price))
+        else:
+            price = math.exp(_next(point, low, high, math.log(wanted), slope))
     if best is not None:
         return Found(best, _MOST_PASSES)
     raise BudgetError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -64,6 +64,9 @@ class ModuleCore:
     U: NDArray[np.float32]
     V: NDArray[np.float32]
     s: tuple[Array, ...]
+    _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def m(self) -> int:
@@ -90,9 +93,16 @@ class ModuleCore:
 
     def spaces(self, weights: Sequence[float]) -> tuple[SharedSpace, SharedSpace]:
         """(left, right) shared spaces for task weights w_t, one for each task of this module."""
+        # Most passes differ in the price alone, so the last weights' spaces are kept.
+        key = tuple(weights)
+        if key in self._spaces:
+            return self._spaces[key]
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
         left, right = self._grams
-        return _shared_space(left, scales, self.m), _shared_space(right, scales, self.n)
+        found = _shared_space(left, scales, self.m), _shared_space(right, scales, self.n)
+        self._spaces.clear()
+        self._spaces[key] = found
+        return found
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
         """The first q directions of a space, (N, q), float64."""
@@ -101,9 +111,9 @@ class ModuleCore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, for the store's limit; the Gram matrices included."""
+        """Bytes held, for the store's limit; Gram matrices and shared spaces included."""
         r = self.U.shape[1]
-        return int(self.U.nbytes + self.V.nbytes + 16 * r * r)
+        return int(self.U.nbytes + self.V.nbytes + 48 * r * r)
 
 
 Source = Callable[[], Iterator[tuple[int, Array, Array]]]

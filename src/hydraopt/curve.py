@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hydraopt.types import Array
 
-__all__ = ["FIRST_CLASS", "Curve", "noise_of", "part_curve", "rate_of"]
+__all__ = ["FIRST_CLASS", "LAST_CLASS", "Curve", "noise_of", "part_curve", "rate_of"]
 
 FIRST_CLASS = 13
 """Below this class nearly every number rounds to zero: such a part is not worth its place."""
@@ -32,14 +32,14 @@ _NOISE = np.array([
     0.005424, 0.003861, 0.002749, 0.001952, 0.001392, 0.0009868, 0.0006979, 0.0004961, 0.0003529,
     0.0002503])
 # fmt: on
-_LAST = 92
+LAST_CLASS = 92
 
 
 @functools.cache
 def _tables() -> tuple[Array, Array]:
     # At high rate each class (a quarter octave of spread) adds a quarter bit and divides the noise
     # by 2^(1/2): the measured tables go on with these slopes.
-    more = np.arange(1, _LAST + 2 - _RATE.size)
+    more = np.arange(1, LAST_CLASS + 2 - _RATE.size)
     return (
         np.concatenate([_RATE, _RATE[-1] + more / 4]),
         np.concatenate([_NOISE, _NOISE[-1] * 2.0 ** (-more / 2)]),
@@ -73,7 +73,7 @@ class Curve:
 @functools.cache
 def _side_hull() -> tuple[NDArray[np.int64], Array, Array]:
     """Classes on the lower convex hull of (rate, noise), with their rates and noises."""
-    classes = np.arange(FIRST_CLASS, _LAST + 1)
+    classes = np.arange(FIRST_CLASS, LAST_CLASS + 1)
     rate, noise = rate_of(classes), noise_of(classes)
     hull: list[int] = []
     for i in range(classes.size):

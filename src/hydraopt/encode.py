@@ -17,7 +17,7 @@ from hydraopt.core import ModuleCore
 from hydraopt.measure import Measure, Metric, displacement
 from hydraopt.parts import BasisRecord, PartsRecord, Side, Way, quantise_basis, quantise_side
 from hydraopt.plan import BasisPlan, Classes, ModulePlan, TaskPlan
-from hydraopt.types import Array, Basis, Factors, Thin, exponent, power
+from hydraopt.types import Array, Basis, Factors, Thin, exponent, power, symmetric_inverse
 
 __all__ = ["EncodedModule", "encode_module"]
 
@@ -69,11 +69,6 @@ def _scaled(x: Array, classes: Classes, way: Way, basis: Basis | None) -> Array:
     return x * (_steps(classes, numbers) / np.where(lengths > 0, lengths, 1.0))
 
 
-def _solve(gram: Array, rhs: Array) -> Array:
-    """Solution of a symmetric positive system; least norm where it is singular."""
-    return np.asarray(np.linalg.lstsq(gram, rhs, rcond=1e-12)[0], np.float64)
-
-
 def _encode_task(
     thin: Thin,
     plan: TaskPlan,
@@ -101,7 +96,7 @@ def _encode_task(
         return None
     weighted = into @ rights.values
     ideal: Array = thin.U @ (thin.s[:, None] * (thin.V.T @ weighted))
-    ideal = _solve(rights.values.T @ weighted, ideal.T).T
+    ideal = ideal @ symmetric_inverse(rights.values.T @ weighted)
     lefts = quantise_side(_scaled_to(ideal, plan.left[:k], mode.left, left), mode.left, left)
     coefficients = _fit(thin, lefts, rights, into, out, ideal)
     return PartsRecord(lefts, rights, np.array([exponent(c) for c in coefficients], np.int64))
@@ -123,7 +118,7 @@ def _fit(
     outer, inner = out @ lefts.values, into @ rights.values
     gram = (lefts.values.T @ outer) * (rights.values.T @ inner)
     rhs = np.einsum("jr,rj->j", (outer.T @ thin.U) * thin.s, thin.V.T @ inner)
-    fitted = _solve(gram, rhs)
+    fitted = symmetric_inverse(gram) @ rhs
     lengths = np.linalg.norm(lefts.values, axis=0)
     before = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
     # A coefficient that the fit turns negative or away by far belongs to a part that is all noise.

@@ -265,26 +265,10 @@ def solve(
         per_task = [errors[task.content] for task in pieces.tasks if task.content is not None]
         return float(np.mean(per_task)), float(np.max(per_task))
 
-    if budget.kind == "size":
-        fixed = sum(map(len, carried.data))
-        if budget.value <= fixed:
-            raise _too_small(budget, fixed, carried)
-        first = _first_price(passes, weights, 8 * (budget.value - fixed))
-    else:
-        first = 1e-5 * budget.value**3 / pieces.contents
-    return search(passes, budget, weights, size_of, error_of, first, options.fair)
-
-
-def _first_price(passes: Passes, weights: Array, bits: float) -> float:
-    """Where the private form alone, which is quickly estimated, would take these bits."""
-    price, private = 1e-6 / weights.size, modes_of(["private"])
-    for _ in range(6):
-        # Bits fall about as price^-0.6; where nothing pays any more, go back by a large step.
-        guess = max(passes.estimate(price, weights, private), bits / 64)
-        price *= (guess / bits) ** (1 / 0.6)
-        if abs(guess / bits - 1) < 0.1:
-            break
-    return price
+    fixed = size_of(Draft.empty(weights, len(pieces.sources)))
+    if budget.kind == "size" and budget.value <= fixed:
+        raise _too_small(budget, fixed, carried)
+    return search(passes, budget, weights, size_of, error_of, fixed, options.fair)
 
 
 def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:

@@ -179,8 +179,7 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
         return Side(way, None, own, own.values)
     if basis is None:
         raise ValueError(f"a side that is {way.name.lower()} needs a basis")
-    fit = np.asarray(np.linalg.lstsq(basis.vectors, x, rcond=None)[0], np.float64)
-    coordinates = quantise_block(fit)
+    coordinates = quantise_block(basis.coordinates(x))
     values = basis.vectors @ coordinates.values
     if way is Way.SHARED:
         return Side(way, coordinates, None, values)
@@ -189,29 +188,21 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
 
 
 def _write_exponents(writer: StreamWriter, exponents: NDArray[np.int64]) -> None:
-    before = 0
-    for value in exponents.tolist():
-        if abs(value) > _EXPONENT_RANGE:
-            raise NumericalError(
-                explain(
-                    "an adapter's weights are too large or too small to be coded",
-                    got=f"a coefficient of 2^{value / EXPONENT_GRID:.0f}",
-                    expected=f"between 2^-{_EXPONENT_OCTAVES} and 2^{_EXPONENT_OCTAVES}",
-                    do="Leave the adapter out, or use --lossless",
-                )
+    worst = int(np.abs(exponents).max(initial=0))
+    if worst > _EXPONENT_RANGE:
+        raise NumericalError(
+            explain(
+                "an adapter's weights are too large or too small to be coded",
+                got=f"a coefficient of 2^+-{worst / EXPONENT_GRID:.0f}",
+                expected=f"between 2^-{_EXPONENT_OCTAVES} and 2^{_EXPONENT_OCTAVES}",
+                do="Leave the adapter out, or use --lossless",
             )
-        writer.integer(Kind.EXPONENT, value - before)
-        before = value
+        )
+    writer.run(Kind.EXPONENT, exponents)
 
 
 def _read_exponents(reader: StreamReader, count: int) -> NDArray[np.int64]:
-    values = []
-    before = 0
-    for _ in range(count):
-        low, high = -_EXPONENT_RANGE - before, _EXPONENT_RANGE - before
-        before += reader.integer(Kind.EXPONENT, low, high, "an exponent less the one before")
-        values.append(before)
-    return np.array(values, np.int64)
+    return reader.run(Kind.EXPONENT, count, -_EXPONENT_RANGE, _EXPONENT_RANGE, "an exponent")
 
 
 def write_basis(writer: StreamWriter, record: BasisRecord | None) -> None:

@@ -7,6 +7,7 @@ number of threads: each module is computed by one thread, with the BLAS library 
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,12 @@ class Draft:
     forms: dict[str, int]
     price: float
     weights: Array
+
+    @classmethod
+    def empty(cls, weights: Array, modules: int) -> Draft:
+        """What is made where nothing pays; every error is 1."""
+        ones = np.ones((weights.size, modules))
+        return cls(b"", (b"",) * weights.size, ones, ones, {}, math.inf, weights)
 
     @property
     def coded_bytes(self) -> int:
@@ -93,13 +100,13 @@ class Passes:
             self._progress("reading", done, len(self._store))
         return energies
 
-    def estimate(self, price: float, weights: Array, modes: Sequence[Mode]) -> float:
+    def estimate(self, price: float, weights: Array) -> float:
         """Bits that the planner expects at a price; no number is rounded."""
 
         def one(index: int) -> float:
             core = self._store.core(index)
             shares = [float(weights[c]) for c in core.contents]
-            return plan_module(core, shares, price, self._measure, modes).bits
+            return plan_module(core, shares, price, self._measure, self._modes).bits
 
         return sum(self._map(one))
 

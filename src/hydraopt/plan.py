@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore, SharedSpace
-from hydraopt.curve import FIRST_CLASS, noise_of, part_curve, rate_of
+from hydraopt.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.measure import Measure
 from hydraopt.parts import FORMS, Mode, Way
 from hydraopt.types import Array
@@ -26,6 +26,7 @@ __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 _PART_BITS = 10.0
 """Side information of a part: an exponent and two spread classes."""
 _RECORD_BITS = 6.0
+_CLASSES = np.arange(FIRST_CLASS, LAST_CLASS + 1)
 
 Classes = NDArray[np.int64]
 
@@ -103,108 +104,112 @@ def _harm(noise: Array, measure: Measure) -> Array:
 
 
 @dataclass(frozen=True)
-class _SideView:
-    """One side of a task as the estimate needs it: how far the basis explains its vectors."""
+class _Table:
+    """What one side of every part would cost, written in one way.
 
-    way: Way
-    length: int
-    coordinates: Array | None
-    basis_noise: Array | None
+    numbers: how many a part holds. bits, noise (P, C) or (1, C): for each part and spread class.
+    energy (P,) or (1,): the share of a part's energy that this way can express.
+    """
 
-    @property
-    def numbers(self) -> int:
-        if self.way is Way.SHARED:
-            assert self.coordinates is not None
-            return int(self.coordinates.shape[1])
-        return self.length
+    numbers: int
+    bits: Array
+    noise: Array
+    energy: Array
 
 
-def _view(way: Way, length: int, plan: BasisPlan | None, i: int) -> _SideView:
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of all tasks of a module, P in all, at first each one's own.
+
+    s (P,): weighted singular values, falling within a task. task (P,): which task, of ``tasks``.
+    """
+
+    s: Array
+    task: NDArray[np.int64]
+    tasks: int
+
+    def sums(self, values: Array) -> Array:
+        """Sum over the parts of each task, (tasks,)."""
+        return np.bincount(self.task, values, self.tasks).astype(np.float64)
+
+
+def _table(way: Way, length: int, plan: BasisPlan | None, own: Array, measure: Measure) -> _Table:
+    """Costs of one side; ``own`` (P, q): the parts' vectors in the directions of the basis.
+
+    A part of a shared side is taken to keep its own direction, as far as the basis can express it:
+    exact where the basis can, which is where such a side pays.
+    """
+    rate, noise = rate_of(_CLASSES), noise_of(_CLASSES)
     if way is Way.EXPLICIT or plan is None:
-        return _SideView(Way.EXPLICIT, length, None, None)
-    return _SideView(way, length, plan.space.coordinates[i][:, : plan.q], noise_of(plan.classes))
-
-
-def _estimate(
-    s: Array, left: _SideView, right: _SideView, price: float, measure: Measure
-) -> TaskPlan:
-    """Plan one task in one mode; ``s`` are its weighted singular values."""
-    if Way.SHARED in (left.way, right.way):
-        # Core of the product restricted to what the shared sides can express.
-        core = np.diag(s)
-        if left.way is Way.SHARED:
-            core = _need(left.coordinates).T @ core
-        if right.way is Way.SHARED:
-            core = core @ _need(right.coordinates)
-        a, values, bt = np.linalg.svd(core, full_matrices=False)
-        b = bt.T
-    else:
-        a = b = np.eye(s.size)
-        values = s
-    energy = values**2
-    curve = part_curve(left.numbers, right.numbers, measure.output)
-    bits = np.broadcast_to(curve.bits, (values.size, curve.bits.size))
-    noise = np.broadcast_to(curve.noise, bits.shape)
-    for view, vectors, classes, weight in (
-        (left, a, curve.left, 1 / measure.output),
-        (right, b, curve.right, 1.0),
-    ):
-        if view.way is Way.SHARED:
-            noise = noise + weight * (vectors.T**2 @ _need(view.basis_noise))[:, None]
-        elif view.way is Way.PREDICTED:
-            more_bits, more_noise = _predicted(view, vectors, classes, measure)
-            bits, noise = bits + more_bits, noise + weight * more_noise
-    cost = energy[:, None] * _harm(noise, measure) + price * (bits + _PART_BITS)
-    best = cost.argmin(axis=1)
-    rows = np.arange(values.size)
-    keep = cost[rows, best] < measure.lost * energy
-    # Parts come in falling order; keep a prefix so that "the first k" says it all.
-    k = int(keep.size if keep.all() else keep.argmin())
-    rows, best = rows[:k], best[:k]
-    kept_harm = float((energy[:k] * _harm(noise[rows, best], measure)).sum())
-    cut = float(energy[k:].sum())
-    projected = max(float(s @ s) - float(energy.sum()), 0.0)
-    return TaskPlan(
-        Mode(left.way, right.way),
-        curve.left[best],
-        curve.right[best],
-        kept_harm + measure.lost * cut + measure.projected * projected,
-        float((bits[rows, best] + _PART_BITS).sum()) + _RECORD_BITS,
-    )
-
-
-def _missed(s: Array, view: _SideView) -> float:
-    """Energy of a task that a shared side cannot express."""
-    if view.way is not Way.SHARED:
-        return 0.0
-    explained = (_need(view.coordinates) ** 2).sum(axis=1)
-    return float(s**2 @ np.clip(1 - explained, 0, 1))
-
-
-def _need(value: Array | None) -> Array:
-    assert value is not None
-    return value
-
-
-def _predicted(
-    view: _SideView, vectors: Array, classes: Classes, measure: Measure
-) -> tuple[Array, Array]:
-    """What prediction changes in bits and noise, (parts, classes), against an explicit side."""
-    coordinates = vectors.T @ _need(view.coordinates)
-    q = coordinates.shape[1]
-    wide = classes + round(2 * np.log2(view.length / q))
-    lost = np.clip(1 - (coordinates**2).sum(axis=1), 0, 1)[:, None]
+        return _Table(length, length * rate[None], noise[None], np.ones(1))
+    squared = own**2
+    q = plan.q
+    explained = np.clip(squared.sum(axis=1), 1e-12, 1.0)
+    rounding = squared @ noise_of(plan.classes)
+    if way is Way.SHARED:
+        both = noise + (rounding / explained)[:, None]
+        return _Table(q, q * rate[None], both, explained)
+    wide = _CLASSES + round(2 * np.log2(length / q))
+    lost = 1 - explained[:, None]
     # The own numbers mend what the rounding of basis and coordinates leaves, too.
-    rounding = (coordinates**2 @ _need(view.basis_noise))[:, None] + noise_of(wide)
-    missed = lost + rounding
+    missed = lost + rounding[:, None] + noise_of(wide)
     shift = np.round(2 * np.log2(np.maximum(missed, 1e-9))).astype(np.int64)
-    own = np.minimum(classes + shift, classes)
-    bits = view.length * (rate_of(own) - rate_of(classes)) + q * rate_of(wide)
+    finer = np.minimum(_CLASSES + shift, _CLASSES)
+    bits = length * rate_of(finer) + q * rate_of(wide)
     # Too small for its own numbers: then what the basis misses is lost effect, not noise.
     remaining = np.where(
-        own >= FIRST_CLASS, noise_of(own) * missed, measure.projected * lost + rounding
+        finer >= FIRST_CLASS,
+        noise_of(finer) * missed,
+        measure.projected * lost + missed - lost,
     )
-    return bits, remaining - noise_of(classes)
+    return _Table(length, bits, remaining, np.ones(1))
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """All parts in one mode at the best classes. left, right (P,): spread classes, in the order in
+    which a task's parts are written; count, harm, bits (tasks,)."""
+
+    left: Classes
+    right: Classes
+    count: NDArray[np.int64]
+    harm: Array
+    bits: Array
+
+
+def _priced(parts: _Parts, left: _Table, right: _Table, price: float, measure: Measure) -> _Priced:
+    """The best pair of classes for every part, and which parts pay."""
+    pairs = part_curve(left.numbers, right.numbers, measure.output)
+    own = parts.s**2
+    energy = own * left.energy * right.energy
+    i, j = pairs.left - FIRST_CLASS, pairs.right - FIRST_CLASS
+    noise = left.noise[:, i] / measure.output + right.noise[:, j]
+    bits = left.bits[:, i] + right.bits[:, j] + _PART_BITS
+    cost = energy[:, None] * _harm(noise, measure) + price * bits
+    best = cost.argmin(axis=1)
+    each = np.arange(best.size)
+    least = cost[each, best]
+    spent = np.broadcast_to(bits, cost.shape)[each, best]
+    # Parts are written in falling order; a prefix of them is kept, so that "the first k" says all.
+    order = np.lexsort((-energy, parts.task))
+    unpaid = (least >= measure.lost * energy)[order]
+    before = np.cumsum(unpaid)
+    first = np.searchsorted(parts.task, np.arange(parts.tasks))
+    starts = np.concatenate([[0], before])[first]
+    kept = before == starts[parts.task]
+    kept_of = order[kept]
+    harm = measure.projected * (own - energy) + measure.lost * energy
+    harm[kept_of] -= measure.lost * energy[kept_of] - (least - price * spent)[kept_of]
+    stored = np.zeros(best.size)
+    stored[kept_of] = spent[kept_of]
+    count = np.bincount(parts.task[kept], minlength=parts.tasks)
+    return _Priced(
+        pairs.left[best[order]],
+        pairs.right[best[order]],
+        count,
+        parts.sums(harm),
+        parts.sums(stored) + _RECORD_BITS,
+    )
 
 
 def plan_module(
@@ -219,47 +224,54 @@ def plan_module(
     weights: w_t of the module's tasks, so that ``w_t |dW_t|^2`` counts. price: harm a bit may cost.
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
     """
-    spaces = core.spaces(weights) if any(mode.code for mode in modes) else None
-    bases: list[BasisPlan | None] = [None, None]
-    if spaces:
-        lengths = (core.m, core.n)
-        bases = [_basis(spaces[i], lengths[i], price, measure) for i in range(2)]
-    options: list[ModulePlan] = []
-    # Modes without a shared side first: they often rule such a side out before it is worked out.
-    possible = sorted(
-        (mode for mode in modes if mode.needs_no_more_than(bases[0], bases[1])),
-        key=lambda mode: (Way.SHARED in (mode.left, mode.right), mode.code),
-    )
     singular = [s * np.sqrt(w) for s, w in zip(core.s, weights, strict=True)]
-    plans: list[dict[Mode, TaskPlan]] = []
-    for i, s in enumerate(singular):
-        found: dict[Mode, TaskPlan] = {}
-        best = np.inf
-        for mode in possible:
-            sides = (
-                _view(mode.left, core.m, bases[0], i),
-                _view(mode.right, core.n, bases[1], i),
-            )
-            if measure.projected * max(_missed(s, side) for side in sides) >= best:
-                continue
-            found[mode] = _estimate(s, *sides, price, measure)
-            best = min(best, found[mode].harm + price * found[mode].bits)
-        plans.append(found)
-
-    for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
-        chosen = []
-        for found in plans:
-            able = [plan for mode, plan in found.items() if mode.needs_no_more_than(left, right)]
-            if able:
-                chosen.append(min(able, key=lambda plan: plan.harm + price * plan.bits))
-        if len(chosen) == len(plans):
-            options.append(ModulePlan(left, right, tuple(chosen), price))
-    if not options:
+    sizes = [s.size for s in singular]
+    parts = _Parts(np.concatenate(singular), np.repeat(np.arange(len(sizes)), sizes), len(sizes))
+    lengths = (core.m, core.n)
+    bases: list[BasisPlan | None] = [None, None]
+    own = [np.zeros((0, 0))] * 2
+    if any(mode.code for mode in modes):
+        for side, space in enumerate(core.spaces(weights)):
+            plan = bases[side] = _basis(space, lengths[side], price, measure)
+            if plan:
+                own[side] = np.concatenate(space.coordinates)[:, : plan.q]
+    possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
+    if not possible:
         # No basis pays at this price, and no other form is permitted: nothing is stored.
-        nothing = np.zeros(0, np.int64)
-        empty = tuple(
-            TaskPlan(modes[0], nothing, nothing, measure.lost * w * float(s @ s), 0.0)
-            for s, w in zip(core.s, weights, strict=True)
+        return _nothing(parts, modes[0], price, measure)
+    tables = {
+        (side, way): _table(way, lengths[side], bases[side], own[side], measure)
+        for side, ways in enumerate(
+            ({mode.left for mode in possible}, {mode.right for mode in possible})
         )
-        return ModulePlan(None, None, empty, price)
-    return min(options, key=lambda plan: plan.cost)
+        for way in ways
+    }
+    priced = [
+        _priced(parts, tables[0, mode.left], tables[1, mode.right], price, measure)
+        for mode in possible
+    ]
+    costs = np.array([found.harm + price * found.bits for found in priced])
+    options = []
+    for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
+        able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
+        if able:
+            shared = sum(basis.bits for basis in (left, right) if basis)
+            best = costs[able].argmin(axis=0)
+            total = price * shared + float(costs[able].min(axis=0).sum())
+            options.append((total, left, right, [able[i] for i in best]))
+    _, left, right, chosen = min(options, key=lambda option: option[0])
+    edges = np.cumsum([0, *sizes])
+    tasks = []
+    for i, mode in enumerate(chosen):
+        found, a = priced[mode], int(edges[i])
+        b = a + int(found.count[i])
+        classes = found.left[a:b], found.right[a:b]
+        tasks.append(TaskPlan(possible[mode], *classes, float(found.harm[i]), float(found.bits[i])))
+    return ModulePlan(left, right, tuple(tasks), price)
+
+
+def _nothing(parts: _Parts, mode: Mode, price: float, measure: Measure) -> ModulePlan:
+    none = np.zeros(0, np.int64)
+    harm = measure.lost * parts.sums(parts.s**2)
+    tasks = tuple(TaskPlan(mode, none, none, float(h), 0.0) for h in harm)
+    return ModulePlan(None, None, tasks, price)

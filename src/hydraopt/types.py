@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EXPONENT_GRID", "Array", "Basis", "Factors", "Thin", "power", "thin"]
+__all__ = [
+    "EXPONENT_GRID",
+    "Array",
+    "Basis",
+    "Factors",
+    "Thin",
+    "power",
+    "symmetric_inverse",
+    "thin",
+]
 
 Array = NDArray[np.float64]
 
@@ -65,6 +75,11 @@ class Thin:
         return float(self.s @ self.s)
 
 
+def symmetric_inverse(gram: Array) -> Array:
+    """Inverse of a symmetric positive matrix, (k, k); the pseudo-inverse where it is singular."""
+    return np.asarray(np.linalg.pinv(gram, rcond=1e-12, hermitian=True), np.float64)
+
+
 @dataclass(frozen=True)
 class Basis:
     """A decoded shared basis: vectors (N, q), near unit length and near orthogonal."""
@@ -74,6 +89,15 @@ class Basis:
     @property
     def q(self) -> int:
         return int(self.vectors.shape[1])
+
+    @cached_property
+    def _inverse(self) -> Array:
+        return symmetric_inverse(self.vectors.T @ self.vectors)
+
+    def coordinates(self, x: Array) -> Array:
+        """Least-squares coordinates (q, k) of the columns of ``x`` (N, k)."""
+        found: Array = self._inverse @ (self.vectors.T @ x)
+        return found
 
 
 def thin(B: Array, A: Array) -> Thin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from merge_cases import PATHS, decoded, measured, modules_of, originals
 from safetensors.numpy import load_file
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
-from hydraopt.budget import Budget, parse_size
+from hydraopt.budget import Budget, Guide, parse_size
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.measure import MEASURES
 from hydraopt.merging import merge
@@ -303,3 +304,32 @@ def test_progress_is_told(three, tmp_path) -> None:
     merge(three, tmp_path / "out", size="30%", threads=2, progress=lambda *x: told.append(x))
     assert all(0 < done <= total == len(PATHS) for _, done, total in told)
     assert {stage for stage, _, _ in told} >= {"reading", "pass 1"}
+
+
+def test_a_guide_finds_the_price_with_few_estimates() -> None:
+    asked: list[float] = []
+
+    def estimate(price: float) -> float:
+        asked.append(price)
+        return 5000 / (1 + 3e5 * price**0.8) + 100 * price**-0.1  # no power law
+
+    guide = Guide(estimate, 1e-3)
+    for bits in (3000.0, 3100.0, 900.0):
+        price = guide.price(bits)
+        assert estimate(price) == pytest.approx(bits, rel=2e-3)
+        assert guide.bits(price) == pytest.approx(bits, rel=1e-9)
+    assert len(asked) <= 3 + 15
+
+
+def test_a_guide_comes_back_from_where_nothing_pays() -> None:
+    guide = Guide(lambda price: 1e-3 / price if price < 1e-6 else 0.0, 1.0)
+    assert guide.price(1e5) == pytest.approx(1e-8, rel=1e-2)
+
+
+@pytest.mark.parametrize("size", ["2%", "10%"])
+def test_a_size_takes_two_passes(tmp_path, size) -> None:
+    examples = Path(__file__).resolve().parents[2] / "examples" / "adapters"
+    result = merge(
+        [examples / name for name in ("dates-de", "numbers-fr")], tmp_path / "out", size=size
+    )
+    assert result.passes <= 2

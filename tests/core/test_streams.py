@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydraopt.coding import rangecoder as rc
+from hydraopt.coding import model
 from hydraopt.coding.stream import (
     MAX_SPREAD,
     Block,
@@ -168,8 +168,8 @@ def test_golden_bytes() -> None:
 SCRIPT = """
 import json, numpy, numba
 assert numba.config.DISABLE_JIT
-from hydraopt.coding import rangecoder as rc
-assert type(rc.decode_column).__name__ == "function"
+from hydraopt.coding.rangedecoder import decode_columns
+assert type(decode_columns).__name__ == "function"
 import test_streams as t
 from hydraopt.coding.stream import quantise_block
 data, block = t.golden_stream()
@@ -201,8 +201,8 @@ def test_pure_python_agrees_with_compiled_code() -> None:
 
 
 def test_the_rate_table_is_the_formats() -> None:
-    assert rc.RATE.tolist() == [655360 // (10 * n + 16) for n in range(256)]
-    assert rc.MODEL_SIZE == 2 * 29 * 3 * 16 + 8 * 2 * 16
+    assert model.RATE.tolist() == [655360 // (10 * n + 16) for n in range(256)]
+    assert model.MODEL_SIZE == 2 * 29 * 3 * 16 + 8 * 2 * 16
 
 
 # --- damage -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hydraopt.coding.gaussian import level_bits
 from hydraopt.coding.stream import LAMBDA, quantise_block
-from hydraopt.coding.trellis import NEXT_STATE, QUANTISER, STATES, quantise, reconstruct
+from hydraopt.coding.trellis import NEXT_STATE, QUANTISER, quantise, reconstruct
 
 COLUMN = st.lists(st.floats(-400, 400, allow_nan=False), min_size=1, max_size=30)
 SPREADS = [0.3, 1.0, 2.5, 9.0, 60.0]
@@ -19,7 +19,7 @@ SPREADS = [0.3, 1.0, 2.5, 9.0, 60.0]
 
 def levels_of(x: np.ndarray, lam: float, bits: np.ndarray) -> np.ndarray:
     levels = np.empty(x.size, np.int32)
-    quantise(x, lam, bits, levels, np.empty((x.size, STATES), np.int32))
+    quantise(x, lam, bits, levels, np.empty((x.size, 4), np.int32), np.empty(x.size, np.uint8))
     return levels
 
 

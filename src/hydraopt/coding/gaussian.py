@@ -1,9 +1,4 @@
-"""What the quantiser costs on a Gaussian source: the encoder's and the planner's rate tables.
-
-Nothing here is needed to decode. ``level_bits`` steers the trellis search; ``RATE`` and ``NOISE``
-let the planner judge a form without coding it. The two tables are measured, by
-``benchmarks/coding/gaussian_table.py``, on 2^17 Gaussian numbers per class.
-"""
+"""What each level costs on a Gaussian source; it steers the trellis search and no decoder."""
 
 from __future__ import annotations
 

@@ -17,9 +17,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hydraopt.coding import rangecoder as rc
 from hydraopt.coding.gaussian import level_bits
-from hydraopt.coding.trellis import STATES, quantise, reconstruct
+from hydraopt.coding.model import new_model
+from hydraopt.coding.rangedecoder import decode_columns, decode_integer, decode_run, new_decoder
+from hydraopt.coding.rangeencoder import (
+    encode_columns,
+    encode_integer,
+    encode_run,
+    finish,
+    new_encoder,
+)
+from hydraopt.coding.trellis import quantise, reconstruct
 from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [
@@ -48,21 +56,25 @@ def spread_class(spread: float) -> int:
 
 
 @functools.cache
-def _bits(spread: int) -> NDArray[np.float64]:
-    return level_bits(2.0 ** ((spread - 16) / 4))
+def _bits() -> NDArray[np.float64]:
+    """(classes, 2, levels): the costs of levels for each spread class."""
+    return np.stack([level_bits(2.0 ** ((c - 16) / 4)) for c in range(MAX_SPREAD + 1)])
 
 
 @njit(cache=True, nogil=True)
-def _quantise_column(
+def _quantise_columns(
     x: NDArray[np.float64],
+    spreads: NDArray[np.int64],
     lam: float,
     bits: NDArray[np.float64],
-    back: NDArray[np.int32],
     levels: NDArray[np.int32],
     integers: NDArray[np.int32],
 ) -> None:
-    quantise(x, lam, bits, levels, back)
-    reconstruct(levels, integers)
+    found = np.empty((x.shape[1], 4), np.int32)
+    paths = np.empty(x.shape[1], np.uint8)
+    for j in range(x.shape[0]):
+        quantise(x[j], lam, bits[spreads[j]], levels[j], found, paths)
+        reconstruct(levels[j], integers[j])
 
 
 @dataclass(frozen=True)
@@ -95,12 +107,12 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     spreads = tuple(spread_class(float(value)) for value in rms)
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
-    back = np.empty((count, STATES), np.int32)
-    for j, spread in enumerate(spreads):
-        _quantise_column(by_column[j], lam, _bits(spread), back, levels[j], integers[j])
+    _quantise_columns(by_column, np.array(spreads, np.int64), lam, _bits(), levels, integers)
     return Block(levels, integers, spreads)
 
 
+_RESERVED = 1 << 16
+"""Numbers that are coded at once, as far as a column allows; a number takes 16 bytes at most."""
 _MOST_NUMBERS = 1 << 25
 """Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
 
@@ -109,8 +121,8 @@ class StreamWriter:
     """Writes one stream. Not thread-safe; separate streams may be written side by side."""
 
     def __init__(self) -> None:
-        self._state = rc.new_encoder()
-        self._model = rc.new_model()
+        self._state = new_encoder()
+        self._model = new_model()
         self._out = np.zeros(1 << 12, np.uint8)
 
     def _reserve(self, extra: int) -> None:
@@ -132,7 +144,14 @@ class StreamWriter:
             raise ValueError(f"side integer out of range: {value}")
         self._reserve(64)
         # int(): numba looks an IntEnum up anew at every call, which costs more than the coding.
-        rc.encode_integer(self._state, self._out, self._model, int(kind), value)
+        encode_integer(self._state, self._out, self._model, int(kind), value)
+
+    def run(self, kind: int, values: NDArray[np.int64]) -> None:
+        """Append integers of one kind, each as its difference to the one before."""
+        if values.size and int(np.abs(values).max()) >= 1 << 29:
+            raise ValueError(f"side integer out of range: {values}")
+        self._reserve(64 * values.size + 64)
+        encode_run(self._state, self._out, self._model, int(kind), values)
 
     def block(self, block: Block, kind: int) -> None:
         """Append the spread classes, as differences coded under ``kind``, and the columns.
@@ -148,19 +167,19 @@ class StreamWriter:
                     do="Ask for a smaller size, or use --lossless",
                 )
             )
-        before = 0
-        for spread in block.spreads:
-            self.integer(kind, spread - before)
-            before = spread
+        spreads = np.array(block.spreads, np.int64)
+        self.run(kind, spreads)
         rows = np.zeros(block.levels.shape[1], np.int64)
-        for levels, spread in zip(block.levels, block.spreads, strict=True):
+        some = max(_RESERVED // max(rows.size, 1), 1)
+        for j in range(0, spreads.size, some):
+            levels = block.levels[j : j + some]
             self._reserve(16 * levels.size + 64)
-            rc.encode_column(self._state, self._out, self._model, levels, spread, rows)
+            encode_columns(self._state, self._out, self._model, levels, spreads[j : j + some], rows)
 
     def finish(self) -> bytes:
         """Close the stream and return its bytes."""
         self._reserve(64)
-        end = rc.finish(self._state, self._out)
+        end = finish(self._state, self._out)
         return self._out[:end].tobytes()
 
 
@@ -169,41 +188,43 @@ class StreamReader:
 
     def __init__(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
         self._data = np.frombuffer(data, np.uint8)
-        self._state = rc.new_decoder(self._data)
-        self._model = rc.new_model()
+        self._state = new_decoder(self._data)
+        self._model = new_model()
 
     def integer(self, kind: int, low: int, high: int, what: str) -> int:
         """The next side integer; raises BundleFormatError unless it is in [low, high]."""
-        value = int(rc.decode_integer(self._state, self._data, self._model, int(kind)))
+        value = int(decode_integer(self._state, self._data, self._model, int(kind)))
         if not low <= value <= high:
             self.damaged(f"{what} is {value}, expected {low} to {high}")
         return value
+
+    def run(self, kind: int, count: int, low: int, high: int, what: str) -> NDArray[np.int64]:
+        """The next ``count`` integers of a :meth:`StreamWriter.run`; as :meth:`integer` else."""
+        values = np.empty(count, np.int64)
+        decode_run(self._state, self._data, self._model, int(kind), values)
+        if count and not low <= values.min() <= values.max() <= high:
+            self.damaged(f"{what} is {values.min()} or {values.max()}, expected {low} to {high}")
+        return values
 
     def block(self, count: int, columns: int, kind: int) -> NDArray[np.int32]:
         """The next block, integers (count, columns); mirrors :meth:`StreamWriter.block`.
 
         Raises BundleFormatError if the stream has been read past its end, before it allocates.
         """
-        if int(self._state[4]) > self._data.size + 64:
+        if int(self._state[2]) > self._data.size + 64:
             self.damaged(f"its end was passed with {count * columns} numbers still to come")
         if count * columns > _MOST_NUMBERS:
             self.damaged(f"a block claims {count} x {columns} numbers")
-        spreads = []
-        before = 0
-        for _ in range(columns):
-            low, high = -before, MAX_SPREAD - before
-            before += self.integer(kind, low, high, "a spread class less the one before")
-            spreads.append(before)
+        spreads = self.run(kind, columns, 0, MAX_SPREAD, "a spread class")
         rows = np.zeros(count, np.int64)
         integers = np.empty((columns, count), np.int32)
-        for j, spread in enumerate(spreads):
-            rc.decode_column(self._state, self._data, self._model, integers[j], spread, rows)
+        decode_columns(self._state, self._data, self._model, integers, spreads, rows)
         return integers.T
 
     @property
     def position(self) -> int:
         """Bytes taken from the stream so far."""
-        return min(int(self._state[4]), self._data.size)
+        return min(int(self._state[2]), self._data.size)
 
     def damaged(self, what: str) -> NoReturn:
         """Raise BundleFormatError about this stream."""

@@ -1,0 +1,192 @@
+"""The decoder: mirrors rangeencoder.py on purpose, step by step.
+
+Integers only, and a page of C in docs/decoder.c. It never reads past the data (zeros follow), so a
+damaged stream gives wrong numbers but no crash; what may be allocated is checked in stream.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hydraopt.coding.model import (
+    ACTIVITIES,
+    BINS,
+    CLASSES,
+    CONTEXTS,
+    FLOOR,
+    LIMIT,
+    MASK,
+    RATE,
+    SHIFT_FROM,
+    TOP,
+    activity,
+)
+from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
+
+__all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder"]
+
+# State, one int64 vector: the code word less the encoder's low, range, position.
+_LOW, _RANGE, _POS = 0, 1, 2
+
+
+@njit(cache=True, nogil=True)
+def new_decoder(data: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """State at the start of a stream; bytes past its end read as zero."""
+    state = np.zeros(3, np.int64)
+    state[_RANGE] = MASK
+    for i in range(5):
+        state[_LOW] = ((state[_LOW] << 8) | (data[i] if i < data.shape[0] else 0)) & MASK
+    state[_POS] = 5
+    return state
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _byte(data: NDArray[np.uint8], pos: int) -> int:
+    return np.int64(data[pos]) if pos < data.shape[0] else 0  # type: ignore[return-value]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _decode_bit(
+    low: int, span: int, pos: int, data: NDArray[np.uint8], model: NDArray[np.int32], ctx: int
+) -> tuple[int, int, int, int]:
+    p = model[ctx, 0]
+    count = model[ctx, 1]
+    bound = (span >> 16) * p
+    if low < bound:
+        span = bound
+        model[ctx, 0] = min(p + (((65536 - p) * RATE[count]) >> 16), 65536 - FLOOR)
+        bit = 1
+    else:
+        low -= bound
+        span -= bound
+        model[ctx, 0] = max(p - ((p * RATE[count]) >> 16), FLOOR)
+        bit = 0
+    if count < LIMIT:
+        model[ctx, 1] = count + 1
+    while span < TOP:
+        low = (low << 8) | _byte(data, pos)
+        pos += 1
+        span <<= 8
+    return bit, low, span, pos
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _decode_raw(
+    low: int, span: int, pos: int, data: NDArray[np.uint8], width: int
+) -> tuple[int, int, int, int]:
+    value = 0
+    for _ in range(width):
+        span >>= 1
+        value <<= 1
+        if low >= span:
+            low -= span
+            value |= 1
+        while span < TOP:
+            low = (low << 8) | _byte(data, pos)
+            pos += 1
+            span <<= 8
+    return value, low, span, pos
+
+
+@njit(cache=True, nogil=True)
+def _decode_magnitude_rest(
+    low: int, span: int, pos: int, data: NDArray[np.uint8], model: NDArray[np.int32], base: int
+) -> tuple[int, int, int, int]:
+    """A magnitude that is known not to be zero."""
+    for j in range(1, BINS - 1):
+        bit, low, span, pos = _decode_bit(low, span, pos, data, model, base + j)
+        if bit == 0:
+            return j, low, span, pos
+    width = 0
+    # A width that no encoder writes ends the loop: a damaged stream must not run on.
+    while width < 30:
+        bit, low, span, pos = _decode_bit(low, span, pos, data, model, base + BINS - 1)
+        if bit == 0:
+            break
+        width += 1
+    rest, low, span, pos = _decode_raw(low, span, pos, data, width)
+    return (1 << width) + rest - 1 + (BINS - 1), low, span, pos
+
+
+@njit(cache=True, nogil=True)
+def decode_integer(
+    state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32], kind: int
+) -> int:
+    """The next side integer; mirrors :func:`encode_integer`."""
+    base = CONTEXTS + kind * 2 * BINS
+    low, span, pos = state[_LOW], state[_RANGE], state[_POS]
+    value, low, span, pos = _decode_bit(low, span, pos, data, model, base)
+    if value != 0:
+        value, low, span, pos = _decode_magnitude_rest(low, span, pos, data, model, base)
+        bit, low, span, pos = _decode_bit(low, span, pos, data, model, base + BINS)
+        if bit:
+            value = -value
+    state[_LOW], state[_RANGE], state[_POS] = low, span, pos
+    return value
+
+
+@njit(cache=True, nogil=True)
+def decode_run(
+    state: NDArray[np.int64],
+    data: NDArray[np.uint8],
+    model: NDArray[np.int32],
+    kind: int,
+    values: NDArray[np.int64],
+) -> None:
+    """The next integers of one kind; mirrors :func:`encode_run`."""
+    before = 0
+    for i in range(values.size):
+        before += decode_integer(state, data, model, kind)
+        values[i] = before
+
+
+@njit(cache=True, nogil=True)
+def _decode_column(
+    state: NDArray[np.int64],
+    data: NDArray[np.uint8],
+    model: NDArray[np.int32],
+    integers: NDArray[np.int32],
+    spread: int,
+    rows: NDArray[np.int64],
+) -> None:
+    shift = 0 if spread < CLASSES else (spread - SHIFT_FROM) >> 2
+    cls = spread - 4 * shift
+    count = integers.shape[0]
+    total = rows.sum()
+    low, span, pos = state[_LOW], state[_RANGE], state[_POS]
+    s = 0
+    for i in range(count):
+        q = QUANTISER[s]
+        base = ((q * CLASSES + cls) * ACTIVITIES + activity(rows[i], total, count)) * BINS
+        # Most numbers are zero: that one decision is taken here, the rest in a call.
+        a, low, span, pos = _decode_bit(low, span, pos, data, model, base)
+        if a != 0:
+            a, low, span, pos = _decode_magnitude_rest(low, span, pos, data, model, base)
+        if shift:
+            rest, low, span, pos = _decode_raw(low, span, pos, data, shift)
+            a = (a << shift) | rest
+        if a != 0:
+            magnitude = 2 * a - q
+            rows[i] += magnitude
+            sign, low, span, pos = _decode_raw(low, span, pos, data, 1)
+            integers[i] = -magnitude if sign else magnitude
+        else:
+            integers[i] = 0
+        s = NEXT_STATE[s, a & 1]
+    state[_LOW], state[_RANGE], state[_POS] = low, span, pos
+
+
+@njit(cache=True, nogil=True)
+def decode_columns(
+    state: NDArray[np.int64],
+    data: NDArray[np.uint8],
+    model: NDArray[np.int32],
+    integers: NDArray[np.int32],
+    spreads: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> None:
+    """The next columns, already reconstructed: ``integers`` (k, N), in steps; updates ``rows``."""
+    for j in range(integers.shape[0]):
+        _decode_column(state, data, model, integers[j], spreads[j], rows)
