@@ -72,7 +72,7 @@ class Metric:
 
     def __matmul__(self, x: Array) -> Array:
         """The metric applied to the columns of ``x`` (N, k)."""
-        return x + (self.W * self.d) @ (self.W.T @ x)
+        return x + self.W @ (self.d[:, None] * (self.W.T @ x))
 
     @classmethod
     def own_space(cls, vectors: Array, weight: float) -> Metric:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore, SharedSpace
@@ -107,8 +108,8 @@ def _harm(noise: Array, measure: Measure) -> Array:
 class _Table:
     """What one side of every part would cost, written in one way.
 
-    numbers: how many a part holds. bits, noise (P, C) or (1, C): for each part and spread class.
-    energy (P,) or (1,): the share of a part's energy that this way can express.
+    numbers: how many a part holds. bits, noise: both (P, C), or both (1, C) for all parts alike,
+    with C spread classes. energy (P,) or (1,): what this way can express of a part's energy.
     """
 
     numbers: int
@@ -148,7 +149,7 @@ def _table(way: Way, length: int, plan: BasisPlan | None, own: Array, measure: M
     rounding = squared @ noise_of(plan.classes)
     if way is Way.SHARED:
         both = noise + (rounding / explained)[:, None]
-        return _Table(q, q * rate[None], both, explained)
+        return _Table(q, np.tile(q * rate, (rounding.size, 1)), both, explained)
     wide = _CLASSES + round(2 * np.log2(length / q))
     lost = 1 - explained[:, None]
     # The own numbers mend what the rounding of basis and coordinates leaves, too.
@@ -177,38 +178,68 @@ class _Priced:
     bits: Array
 
 
+@njit(cache=True, nogil=True)
+def _cheapest(
+    energy: Array,
+    left: tuple[Array, Array],
+    right: tuple[Array, Array],
+    pairs: tuple[Classes, Classes],
+    lost: float,
+    price: float,
+    best: Classes,
+    harms: Array,
+    spent: Array,
+) -> None:
+    """For each part the pair of classes with the least harm + price * bits; see :func:`_priced`."""
+    for part in range(energy.size):
+        # A table of one row is that of every part.
+        a, b = part % left[0].shape[0], part % right[0].shape[0]
+        least = np.inf
+        for pair in range(pairs[0].size):
+            i, j = pairs[0][pair], pairs[1][pair]
+            noise = left[1][a, i] + right[1][b, j]
+            bits = left[0][a, i] + right[0][b, j] + _PART_BITS
+            harm = energy[part] * lost * noise / (lost + noise)
+            if harm + price * bits < least:
+                least = harm + price * bits
+                best[part], harms[part], spent[part] = pair, harm, bits
+
+
 def _priced(parts: _Parts, left: _Table, right: _Table, price: float, measure: Measure) -> _Priced:
     """The best pair of classes for every part, and which parts pay."""
     pairs = part_curve(left.numbers, right.numbers, measure.output)
     own = parts.s**2
     energy = own * left.energy * right.energy
-    i, j = pairs.left - FIRST_CLASS, pairs.right - FIRST_CLASS
-    noise = left.noise[:, i] / measure.output + right.noise[:, j]
-    bits = left.bits[:, i] + right.bits[:, j] + _PART_BITS
-    cost = energy[:, None] * _harm(noise, measure) + price * bits
-    best = cost.argmin(axis=1)
-    each = np.arange(best.size)
-    least = cost[each, best]
-    spent = np.broadcast_to(bits, cost.shape)[each, best]
+    best = np.zeros(own.size, np.int64)
+    harms, spent = np.zeros(own.size), np.zeros(own.size)
+    _cheapest(
+        energy,
+        (left.bits, left.noise / measure.output),
+        (right.bits, right.noise),
+        (pairs.left - FIRST_CLASS, pairs.right - FIRST_CLASS),
+        measure.lost,
+        price,
+        best,
+        harms,
+        spent,
+    )
     # Parts are written in falling order; a prefix of them is kept, so that "the first k" says all.
     order = np.lexsort((-energy, parts.task))
-    unpaid = (least >= measure.lost * energy)[order]
-    before = np.cumsum(unpaid)
-    first = np.searchsorted(parts.task, np.arange(parts.tasks))
-    starts = np.concatenate([[0], before])[first]
-    kept = before == starts[parts.task]
-    kept_of = order[kept]
-    harm = measure.projected * (own - energy) + measure.lost * energy
-    harm[kept_of] -= measure.lost * energy[kept_of] - (least - price * spent)[kept_of]
-    stored = np.zeros(best.size)
-    stored[kept_of] = spent[kept_of]
-    count = np.bincount(parts.task[kept], minlength=parts.tasks)
+    unpaid = np.cumsum((harms + price * spent >= measure.lost * energy)[order])
+    starts = np.searchsorted(parts.task, np.arange(parts.tasks))
+    kept = unpaid == np.concatenate([[0], unpaid])[starts][parts.task]
+    stored = order[kept]
+    cut = measure.lost * energy
+    cut[stored] = harms[stored]
+    unstored = np.ones(own.size, bool)
+    unstored[stored] = False
+    spent[unstored] = 0
     return _Priced(
         pairs.left[best[order]],
         pairs.right[best[order]],
-        count,
-        parts.sums(harm),
-        parts.sums(stored) + _RECORD_BITS,
+        np.bincount(parts.task[kept], minlength=parts.tasks),
+        parts.sums(measure.projected * (own - energy) + cut),
+        parts.sums(spent) + _RECORD_BITS,
     )
 
 

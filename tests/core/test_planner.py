@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 
+from hydraopt import plan as planner
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.errors import UsageError
 from hydraopt.measure import MEASURES, Metric, displacement, measure_named
-from hydraopt.parts import FORMS, write_basis, write_parts
+from hydraopt.parts import FORMS, Mode, Way, write_basis, write_parts
 from hydraopt.plan import modes_of, plan_module
 
 M, N, R, T = 96, 160, 8, 5
@@ -135,6 +136,41 @@ def test_importance_moves_bits() -> None:
     )
     assert uneven[0].bits > 1.1 * even[0].bits
     assert uneven[1].bits == even[1].bits
+
+
+@pytest.mark.parametrize("left", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
+@pytest.mark.parametrize("right", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
+def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
+    # Against every pair of classes on the curve, part by part, from the same tables.
+    measure, price = MEASURES["bias-aware"], 1e-5
+    core = core_of(nearly_one())
+    plan = plan_module(core, [1.0] * T, price, measure, [Mode(left, right)])
+    energies = np.concatenate([s**2 for s in core.s])
+    parts = planner._Parts(np.sqrt(energies), np.repeat(np.arange(T), [s.size for s in core.s]), T)
+    tables = []
+    for side, (basis, way) in enumerate(((plan.left, left), (plan.right, right))):
+        length = (core.m, core.n)[side]
+        both = [np.concatenate(space.coordinates) for space in core.spaces([1.0] * T)]
+        own = both[side][:, : basis.q] if basis else np.zeros((0, 0))
+        tables.append(planner._table(way, length, basis, own, measure))
+    curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)
+    harm = np.zeros(T)
+    for i, task in enumerate(parts.task):
+        rows = [[x[min(i, len(x) - 1)] for x in (t.bits, t.noise)] for t in tables]
+        share = np.prod([t.energy[min(i, t.energy.size - 1)] for t in tables])
+        options = []
+        for a, b in zip(curve.left - FIRST_CLASS, curve.right - FIRST_CLASS, strict=True):
+            noise = rows[0][1][a] / measure.output + rows[1][1][b]
+            cost = energies[i] * share * measure.lost * noise / (measure.lost + noise)
+            options.append((cost + price * (rows[0][0][a] + rows[1][0][b] + 10), cost))
+        best, cost = min(options)
+        kept = (
+            cost
+            if best < measure.lost * energies[i] * share
+            else measure.lost * energies[i] * share
+        )
+        harm[task] += kept + measure.projected * energies[i] * (1 - share)
+    assert np.allclose([task.harm for task in plan.tasks], harm, rtol=1e-9)
 
 
 def test_a_price_too_high_stores_nothing() -> None:
