@@ -54,7 +54,7 @@ def ours(streams: Sequence[Stream], repeats: int = 5) -> Outcome:
         out = np.zeros(16 * sum(b.levels.size for b in stream.blocks) + 4096, np.uint8)
         for block in stream.blocks:
             rows = np.zeros(block.levels.shape[1], np.int64)
-            encode_columns(state, out, model, block.levels, np.array(block.spreads), rows)
+            encode_columns(state, out, model, block.levels, block.spreads, rows)
         return out[: finish(state, out)].copy()
 
     def decode(stream: Stream, data: NDArray[np.uint8]) -> list[Integers]:
@@ -63,7 +63,7 @@ def ours(streams: Sequence[Stream], repeats: int = 5) -> Outcome:
         for block in stream.blocks:
             rows = np.zeros(block.levels.shape[1], np.int64)
             integers = np.empty(block.levels.shape, np.int32)
-            decode_columns(state, data, model, integers, np.array(block.spreads), rows)
+            decode_columns(state, data, model, integers, block.spreads, rows)
             found.append(integers)
         return found
 

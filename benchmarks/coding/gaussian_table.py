@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import provenance, write_result  # noqa: E402
-from hydraopt.coding.stream import StreamWriter, quantise_block, spread_class  # noqa: E402
+from hydraopt.coding.stream import StreamWriter, quantise_block, spread_classes  # noqa: E402
 from hydraopt.curve import noise_of, rate_of  # noqa: E402
 
 NUMBERS = 1 << 17
@@ -32,7 +32,7 @@ def measure(spread: int, rng: np.random.Generator) -> tuple[float, float]:
     """(bits a number, noise) of one column whose RMS is the middle of the class."""
     x = rng.standard_normal(NUMBERS)
     x *= 2.0 ** ((spread - 16) / 4) / np.sqrt(np.mean(x**2))
-    assert spread_class(float(np.sqrt(np.mean(x**2)))) == spread
+    assert spread_classes(np.sqrt(np.mean(x**2, axis=None, keepdims=True)))[0] == spread
     block = quantise_block(x[:, None])
     writer = StreamWriter()
     writer.block(block, 3)

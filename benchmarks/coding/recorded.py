@@ -92,7 +92,7 @@ class _Recorder:
 
     def quantise(self, x: Reals, *rest: float) -> Block:
         block = quantise_block(x, *rest)
-        for j, spread in enumerate(block.spreads):
+        for j, spread in enumerate(block.spreads.tolist()):
             self.sources[spread, block.levels[j].tobytes()] = x[:, j].copy()
         return block
 
@@ -100,7 +100,7 @@ class _Recorder:
         return [
             Column(levels, integers, spread, self.sources[spread, levels.tobytes()])
             for levels, integers, spread in zip(
-                block.levels, block.integers, block.spreads, strict=True
+                block.levels, block.integers, block.spreads.tolist(), strict=True
             )
         ]
 

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from benchmarks.coding.ideal import adaptive_bits, noise
 from benchmarks.coding.recorded import Column, Integers, Reals
-from hydraopt.coding.stream import spread_class
+from hydraopt.coding.stream import spread_classes
 
 __all__ = ["Scalar", "at_equal_error", "squared_error"]
 
@@ -49,7 +49,7 @@ def _quantise(column: Column, step: float, lam: float) -> Column:
     levels = np.empty(x.size, np.int32)
     _round(x, lam, _gaussian(max(spread, 1e-3)), levels)
     # Contexts by class as for the trellis, whose levels are half their integers.
-    return Column(levels, levels, spread_class(2 * spread), column.x)
+    return Column(levels, levels, int(spread_classes(np.array([2 * spread]))[0]), column.x)
 
 
 def squared_error(streams: Streams) -> float:

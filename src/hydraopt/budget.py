@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from hydraopt.errors import BudgetError, UsageError, explain
-from hydraopt.passes import Draft, Passes
+from hydraopt.passes import Course, Draft, Passes
 from hydraopt.types import Array
 
 __all__ = ["Budget", "Found", "parse_size", "search"]
@@ -36,6 +36,8 @@ _GUIDED = 3
 """Passes after which the search goes by what passes made alone."""
 _SIZE_SLOPE = -0.6
 """Bits fall about as price^-0.6."""
+_STEERED = (0.997, 0.995)
+"""The shares of a size that the first passes are steered to."""
 _NEAR = 0.03
 """Logarithms of prices that are so near each other that the slope tells the bits between them."""
 _LEAST = -80.0
@@ -91,10 +93,11 @@ class Guide:
     constant multiple of the estimate, which the passes tell.
     """
 
-    def __init__(self, estimate: Callable[[float], float], start: float) -> None:
+    def __init__(self, estimate: Callable[[float], Array], start: float) -> None:
         self._estimate = estimate
         self._points: list[tuple[float, float]] = []  # (log price, log bits)
         self._at = math.log(start)
+        self._last = np.zeros(0)
 
     def price(self, bits: float) -> float:
         """Where the estimate is ``bits``."""
@@ -102,14 +105,18 @@ class Guide:
             self._at, far = self._crossing(math.log(bits))
             if not far:
                 break
-            here = self._estimate(math.exp(self._at))
+            here = self._try()
             while here <= 0 and self._at > _LEAST:
                 self._at -= 4  # Nothing pays any more: go back by a large step.
-                here = self._estimate(math.exp(self._at))
+                here = self._try()
             if here <= 0:
                 break
             self._points.append((self._at, math.log(here)))
         return math.exp(self._at)
+
+    def _try(self) -> float:
+        self._last = self._estimate(math.exp(self._at))
+        return float(self._last.sum())
 
     def bits(self, price: float) -> float:
         """The estimate near a price that :meth:`price` gave."""
@@ -117,6 +124,14 @@ class Guide:
             return 0.0
         (x, y), slope = self._nearest(math.log(price))
         return math.exp(y + slope * (math.log(price) - x))
+
+    def course(self, price: float, wanted: float) -> Course | None:
+        """How to steer a pass that starts at a price that :meth:`price` just gave."""
+        expected = self.bits(price)
+        if not expected:
+            return None
+        bits = self._last * (expected / self._last.sum())
+        return Course(bits, self._nearest(math.log(price))[1], wanted)
 
     def _nearest(self, x: float) -> tuple[tuple[float, float], float]:
         """The nearest point that is known, and the slope there."""
@@ -142,14 +157,15 @@ def search(
     weights: Array,
     file_size: Callable[[Draft], int],
     mean_error: Callable[[Draft], tuple[float, float]],
+    numbers: int,
     fixed: int = 0,
     fair: bool = False,
 ) -> Found:
     """The largest draft within the budget.
 
     file_size: bytes of the whole file that a draft makes. mean_error: (mean, worst) over tasks.
-    fixed: bytes of a file in which nothing is coded. fair: between passes, weights move towards
-    the worst task until all errors are alike.
+    numbers: how many the inputs hold. fixed: bytes of a file in which nothing is coded. fair:
+    between passes, weights move towards the worst task until all errors are alike.
     Raises BudgetError if no price meets it.
     """
 
@@ -162,13 +178,20 @@ def search(
     price = 1e-5 * budget.value**3 / weights.size
     wanted = _aim(budget)
     if budget.kind == "size":
-        guide = Guide(lambda p: passes.estimate(p, weights), 1e-6 / weights.size)
-        price, slope = guide.price(8 * max(wanted - fixed, 1.0) / _CODED), _SIZE_SLOPE
+        bits = 8 * max(wanted - fixed, 1.0) / _CODED
+        # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
+        start = weights.size * 2 * math.log(2) / numbers * 2 ** (-3 * bits / numbers)
+        guide = Guide(lambda p: passes.estimate(p, weights), max(start, 1e-30))
+        price, slope = guide.price(bits), _SIZE_SLOPE
     best = None
     low = high = None  # (log price, log value), nearest on either side of the budget
     point: tuple[float, float] | None = None
     for count in range(1, _MOST_PASSES + 1):
-        draft = passes.run(price, weights, f"pass {count}")
+        course = None
+        if guide and count <= len(_STEERED):
+            course = guide.course(price, 8 * (_STEERED[count - 1] * budget.value - fixed))
+        draft = passes.run(price, weights, f"pass {count}", course)
+        price = draft.price
         value = value_of(draft)
         settled = not fair or _spread(draft) < 1.05 or count > _MOST_PASSES - 4
         if value <= budget.value and settled:

@@ -17,7 +17,7 @@ from hydraopt.core import ModuleCore
 from hydraopt.measure import Measure, Metric, displacement
 from hydraopt.parts import BasisRecord, PartsRecord, Side, Way, quantise_basis, quantise_side
 from hydraopt.plan import BasisPlan, Classes, ModulePlan, TaskPlan
-from hydraopt.types import Array, Basis, Factors, Thin, exponent, power, symmetric_inverse
+from hydraopt.types import Array, Basis, Factors, Thin, exponents, power, symmetric_inverse
 
 __all__ = ["EncodedModule", "encode_module"]
 
@@ -99,7 +99,7 @@ def _encode_task(
     ideal = ideal @ symmetric_inverse(rights.values.T @ weighted)
     lefts = quantise_side(_scaled_to(ideal, plan.left[:k], mode.left, left), mode.left, left)
     coefficients = _fit(thin, lefts, rights, into, out, ideal)
-    return PartsRecord(lefts, rights, np.array([exponent(c) for c in coefficients], np.int64))
+    return PartsRecord(lefts, rights, exponents(coefficients))
 
 
 def _scaled_to(ideal: Array, classes: Classes, way: Way, basis: Basis | None) -> Array:
@@ -107,13 +107,10 @@ def _scaled_to(ideal: Array, classes: Classes, way: Way, basis: Basis | None) ->
     x = _scaled(ideal, classes, way, basis)
     lengths = np.linalg.norm(x, axis=0)
     ratio = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
-    grid = power(np.array([exponent(r) if r > 0 else 0 for r in ratio], np.int64))
-    return ideal / grid
+    return ideal / power(exponents(ratio))
 
 
-def _fit(
-    thin: Thin, lefts: Side, rights: Side, into: Metric, out: Metric, ideal: Array
-) -> list[float]:
+def _fit(thin: Thin, lefts: Side, rights: Side, into: Metric, out: Metric, ideal: Array) -> Array:
     """Coefficients c_j > 0 with the least error of ``sum_j c_j l_j r_j^T`` in the metric."""
     outer, inner = out @ lefts.values, into @ rights.values
     gram = (lefts.values.T @ outer) * (rights.values.T @ inner)
@@ -123,7 +120,8 @@ def _fit(
     before = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
     # A coefficient that the fit turns negative or away by far belongs to a part that is all noise.
     sound = (fitted > before / 8) & (fitted < before * 8)
-    return [float(c) for c in np.where(sound, fitted, np.maximum(before, 1e-30))]
+    coefficients: Array = np.where(sound, fitted, np.maximum(before, 1e-30))
+    return coefficients
 
 
 def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> EncodedModule:

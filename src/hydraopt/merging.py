@@ -268,7 +268,8 @@ def solve(
     fixed = size_of(Draft.empty(weights, len(pieces.sources)))
     if budget.kind == "size" and budget.value <= fixed:
         raise _too_small(budget, fixed, carried)
-    return search(passes, budget, weights, size_of, error_of, fixed, options.fair)
+    numbers = max(pieces.fp16_bytes // 2, 1)
+    return search(passes, budget, weights, size_of, error_of, numbers, fixed, options.fair)
 
 
 def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:

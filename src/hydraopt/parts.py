@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
 from hydraopt.errors import NumericalError, explain
-from hydraopt.types import EXPONENT_GRID, Array, Basis, Factors, exponent, power
+from hydraopt.types import EXPONENT_GRID, Array, Basis, Factors, exponents, power
 
 __all__ = [
     "FORMS",
@@ -168,8 +168,7 @@ def quantise_basis(x: Array) -> BasisRecord:
     """Quantise a basis ``x`` (N, q), in steps; columns that round to zero are kept as zeros."""
     block = quantise_block(x)
     lengths = np.linalg.norm(block.values, axis=0)
-    inverse = [exponent(1 / float(value)) if value else 0 for value in lengths]
-    return BasisRecord(block, np.array(inverse, np.int64))
+    return BasisRecord(block, -exponents(lengths))
 
 
 def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:

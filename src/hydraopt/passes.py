@@ -7,6 +7,7 @@ number of threads: each module is computed by one thread, with the BLAS library 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections import Counter, deque
@@ -26,9 +27,14 @@ from hydraopt.parts import Mode, write_basis, write_parts
 from hydraopt.plan import plan_module
 from hydraopt.types import Array
 
-__all__ = ["Draft", "Passes", "Progress"]
+__all__ = ["Course", "Draft", "Passes", "Progress"]
 
 T = TypeVar("T")
+
+_LEG = 4
+"""A pass that has a course mends its price after each 1/_LEG of the modules that are left."""
+_FAR = 0.5
+"""The most that the logarithm of a price is mended."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, units done, units in all."""
@@ -40,7 +46,7 @@ class Draft:
 
     shared, streams: coded bytes. errors, energies: (contents, modules), squared norms of dW - dW~
     and of dW, zero where a content lacks the module. forms: how many records have each form.
-    price, weights: what it was made at.
+    price, weights: what it was made at; the average price, if that was mended on the way.
     """
 
     shared: bytes
@@ -53,9 +59,10 @@ class Draft:
 
     @classmethod
     def empty(cls, weights: Array, modules: int) -> Draft:
-        """What is made where nothing pays; every error is 1."""
+        """Nothing is coded; errors that take as many bytes in a manifest as measured ones do."""
         ones = np.ones((weights.size, modules))
-        return cls(b"", (b"",) * weights.size, ones, ones, {}, math.inf, weights)
+        errors = np.random.default_rng(0).random(ones.shape)
+        return cls(b"", (b"",) * weights.size, errors, ones, {}, math.inf, weights)
 
     @property
     def coded_bytes(self) -> int:
@@ -66,6 +73,46 @@ class Draft:
         total = self.energies.sum(axis=1)
         errors: Array = np.sqrt(self.errors.sum(axis=1) / np.where(total > 0, total, 1.0))
         return errors
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where a pass should end, and how to steer there.
+
+    bits: what the planner expects of each module, (modules,), at the price that the pass starts
+    with. slope: of log bits over log price. wanted: bits that the pass should take in all.
+    """
+
+    bits: Array
+    slope: float
+    wanted: float
+
+    def average(self, price: float, planned: float) -> float:
+        """The one price at which the planner would have expected ``planned`` bits."""
+        expected = float(self.bits.sum())
+        if not (planned > 0 and expected > 0):
+            return price
+        return price * math.exp(math.log(planned / expected) / self.slope)
+
+    def mended(self, price: float, done: int, planned: float, taken: float) -> float:
+        """The price for the modules from ``done`` on, when those before took ``taken`` bits.
+
+        planned: what the planner expected of these, at the prices that they really had.
+        """
+        rest = float(self.bits[done:].sum())
+        if not (planned > 0 and rest > 0):
+            return price
+        room = max(self.wanted - taken, 1.0) / (taken / planned * rest)
+        return price * math.exp(float(np.clip(math.log(room) / self.slope, -_FAR, _FAR)))
+
+
+def _legs(modules: int) -> Iterator[range]:
+    """Long legs first, single modules last: what these miss by is what the pass will miss by."""
+    start = 0
+    while start < modules:
+        stop = start + max((modules - start) // _LEG, 1)
+        yield range(start, stop)
+        start = stop
 
 
 class Passes:
@@ -96,28 +143,33 @@ class Passes:
             for content, s in zip(core.contents, core.s, strict=True):
                 energies[content, index] = s @ s
 
-        for done, _ in enumerate(self._map(one), 1):
+        for done, _ in enumerate(self._map(one, range(len(self._store))), 1):
             self._progress("reading", done, len(self._store))
         return energies
 
-    def estimate(self, price: float, weights: Array) -> float:
-        """Bits that the planner expects at a price; no number is rounded."""
+    def estimate(self, price: float, weights: Array) -> Array:
+        """Bits that the planner expects of each module at a price; no number is rounded."""
 
         def one(index: int) -> float:
             core = self._store.core(index)
             shares = [float(weights[c]) for c in core.contents]
             return plan_module(core, shares, price, self._measure, self._modes).bits
 
-        return sum(self._map(one))
+        return np.array(list(self._map(one, range(len(self._store)))))
 
-    def run(self, price: float, weights: Array, stage: str = "coding") -> Draft:
-        """Plan, encode and write everything at ``price``, with a weight for each content."""
+    def run(
+        self, price: float, weights: Array, stage: str = "coding", course: Course | None = None
+    ) -> Draft:
+        """Plan, encode and write everything at ``price``, with a weight for each content.
 
-        def one(index: int) -> EncodedModule:
+        With a course the price is mended after every few modules, by what they took.
+        """
+
+        def one(price: float, index: int) -> tuple[EncodedModule, float]:
             core = self._store.core(index)
             shares = [float(weights[c]) for c in core.contents]
             plan = plan_module(core, shares, price, self._measure, self._modes)
-            return encode_module(core, plan, self._measure)
+            return encode_module(core, plan, self._measure), plan.bits
 
         shared = StreamWriter()
         streams = [StreamWriter() for _ in range(self._contents)]
@@ -125,37 +177,43 @@ class Passes:
         energies = np.zeros_like(errors)
         forms = Counter[str]()
         bases = False
-        for done, module in enumerate(self._map(one), 1):
-            bases |= module.left is not None or module.right is not None
-            write_basis(shared, module.left)
-            write_basis(shared, module.right)
-            here = module.left is not None or module.right is not None
-            for i, content in enumerate(module.contents):
-                record = module.records[i]
-                write_parts(streams[content], record, here)
-                forms[record.mode.form if record else "nothing"] += 1
-                errors[content, module.index] = module.errors[i]
-                energies[content, module.index] = module.energies[i]
-            self._progress(stage, done, len(self._store))
+        mended, planned = price, 0.0
+        for leg in _legs(len(self._store)) if course else [range(len(self._store))]:
+            for module, bits in self._map(functools.partial(one, mended), leg):
+                planned += bits
+                write_basis(shared, module.left)
+                write_basis(shared, module.right)
+                here = module.left is not None or module.right is not None
+                bases |= here
+                for i, content in enumerate(module.contents):
+                    record = module.records[i]
+                    write_parts(streams[content], record, here)
+                    forms[record.mode.form if record else "nothing"] += 1
+                    errors[content, module.index] = module.errors[i]
+                    energies[content, module.index] = module.energies[i]
+                self._progress(stage, module.index + 1, len(self._store))
+            if course:
+                taken = 8 * (shared.size + sum(stream.size for stream in streams))
+                mended = course.mended(price, leg.stop, planned, taken)
         return Draft(
             shared.finish() if bases else b"",
             tuple(stream.finish() for stream in streams),
             errors,
             energies,
             dict(sorted(forms.items())),
-            price,
+            course.average(price, planned) if course else price,
             weights,
         )
 
-    def _map(self, one: Callable[[int], T]) -> Iterator[T]:
+    def _map(self, one: Callable[[int], T], indices: range) -> Iterator[T]:
         """Results in order, computed ahead by at most a few modules."""
         with threadpool_limits(1, user_api="blas"):
             if self._threads == 1:
-                yield from map(one, range(len(self._store)))
+                yield from map(one, indices)
                 return
             with ThreadPoolExecutor(self._threads) as pool:
                 waiting: deque[Future[T]] = deque()
-                for index in range(len(self._store)):
+                for index in indices:
                     waiting.append(pool.submit(one, index))
                     if len(waiting) > 2 * self._threads:
                         yield waiting.popleft().result()

@@ -186,11 +186,10 @@ def _cheapest(
     pairs: tuple[Classes, Classes],
     lost: float,
     price: float,
-    best: Classes,
-    harms: Array,
-    spent: Array,
-) -> None:
-    """For each part the pair of classes with the least harm + price * bits; see :func:`_priced`."""
+) -> tuple[Classes, Array, Array]:
+    """For each part the pair of classes with the least harm + price * bits, its harm and bits."""
+    best = np.zeros(energy.size, np.int64)
+    harms, spent = np.zeros(energy.size), np.zeros(energy.size)
     for part in range(energy.size):
         # A table of one row is that of every part.
         a, b = part % left[0].shape[0], part % right[0].shape[0]
@@ -203,6 +202,35 @@ def _cheapest(
             if harm + price * bits < least:
                 least = harm + price * bits
                 best[part], harms[part], spent[part] = pair, harm, bits
+    return best, harms, spent
+
+
+@njit(cache=True, nogil=True)
+def _kept(
+    order: Classes,
+    task: Classes,
+    uncut: Array,
+    harms: Array,
+    spent: Array,
+    price: float,
+    count: Classes,
+    harm: Array,
+    bits: Array,
+) -> None:
+    """Add up what each task keeps: its parts in ``order``, up to the first that does not pay.
+
+    A prefix, so that "the first k" says it all. uncut (P,): the harm of leaving a part out.
+    """
+    ended = np.zeros(count.size, np.bool_)
+    for part in order:
+        t = task[part]
+        ended[t] |= harms[part] + price * spent[part] >= uncut[part]
+        if ended[t]:
+            harm[t] += uncut[part]
+        else:
+            harm[t] += harms[part]
+            bits[t] += spent[part]
+            count[t] += 1
 
 
 def _priced(parts: _Parts, left: _Table, right: _Table, price: float, measure: Measure) -> _Priced:
@@ -210,37 +238,21 @@ def _priced(parts: _Parts, left: _Table, right: _Table, price: float, measure: M
     pairs = part_curve(left.numbers, right.numbers, measure.output)
     own = parts.s**2
     energy = own * left.energy * right.energy
-    best = np.zeros(own.size, np.int64)
-    harms, spent = np.zeros(own.size), np.zeros(own.size)
-    _cheapest(
+    best, harms, spent = _cheapest(
         energy,
         (left.bits, left.noise / measure.output),
         (right.bits, right.noise),
         (pairs.left - FIRST_CLASS, pairs.right - FIRST_CLASS),
         measure.lost,
         price,
-        best,
-        harms,
-        spent,
     )
-    # Parts are written in falling order; a prefix of them is kept, so that "the first k" says all.
     order = np.lexsort((-energy, parts.task))
-    unpaid = np.cumsum((harms + price * spent >= measure.lost * energy)[order])
-    starts = np.searchsorted(parts.task, np.arange(parts.tasks))
-    kept = unpaid == np.concatenate([[0], unpaid])[starts][parts.task]
-    stored = order[kept]
-    cut = measure.lost * energy
-    cut[stored] = harms[stored]
-    unstored = np.ones(own.size, bool)
-    unstored[stored] = False
-    spent[unstored] = 0
-    return _Priced(
-        pairs.left[best[order]],
-        pairs.right[best[order]],
-        np.bincount(parts.task[kept], minlength=parts.tasks),
-        parts.sums(measure.projected * (own - energy) + cut),
-        parts.sums(spent) + _RECORD_BITS,
-    )
+    count = np.zeros(parts.tasks, np.int64)
+    harm = parts.sums(measure.projected * (own - energy))
+    bits = np.full(parts.tasks, _RECORD_BITS)
+    _kept(order, parts.task, measure.lost * energy, harms, spent, price, count, harm, bits)
+    chosen = best[order]
+    return _Priced(pairs.left[chosen], pairs.right[chosen], count, harm, bits)
 
 
 def plan_module(

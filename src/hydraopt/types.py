@@ -6,7 +6,6 @@ adapter's scale inside B. A *part* is one rank-one term of a task's dW in a modu
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +18,7 @@ __all__ = [
     "Basis",
     "Factors",
     "Thin",
+    "exponents",
     "power",
     "symmetric_inverse",
     "thin",
@@ -40,9 +40,10 @@ def power(exponents: NDArray[np.int64]) -> Array:
     return np.ldexp(_MANTISSAS[fraction].astype(np.float64), (whole - 30).astype(np.int32))
 
 
-def exponent(value: float) -> int:
-    """The e with 2^(e / 32) nearest to ``value`` > 0, on the logarithmic scale."""
-    return round(EXPONENT_GRID * math.log2(value))
+def exponents(values: Array) -> NDArray[np.int64]:
+    """The e with 2^(e / 32) nearest to each value > 0, on the logarithmic scale; 0 for zeros."""
+    positive = np.where(values > 0, values, 1.0)
+    return np.round(EXPONENT_GRID * np.log2(positive)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,11 @@ class Thin:
 
 def symmetric_inverse(gram: Array) -> Array:
     """Inverse of a symmetric positive matrix, (k, k); the pseudo-inverse where it is singular."""
-    return np.asarray(np.linalg.pinv(gram, rcond=1e-12, hermitian=True), np.float64)
+    values, vectors = np.linalg.eigh(gram)
+    sound = values > 1e-12 * max(values[-1], 0.0) if values.size else np.zeros(0, bool)
+    kept = vectors[:, sound]
+    inverse: Array = (kept / values[sound]) @ kept.T
+    return inverse
 
 
 @dataclass(frozen=True)

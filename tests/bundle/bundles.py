@@ -27,7 +27,7 @@ from hydraopt.parts import (
     write_basis,
     write_parts,
 )
-from hydraopt.types import Array, Basis, Factors, exponent, power, thin
+from hydraopt.types import Array, Basis, Factors, exponents, power, thin
 
 STEP = 64.0
 
@@ -68,13 +68,13 @@ def record(
     left_basis, right_basis = bases or (None, None)
     sizes = np.linalg.norm(a, axis=1)
     strength = np.linalg.norm(b, axis=0) * sizes / step**2
-    exponents = np.array([exponent(float(x)) for x in strength], np.int64)
+    grid = exponents(strength)
     # The left side makes up for the coarse grid of the exponents.
-    left = b * sizes / step / power(exponents)
+    left = b * sizes / step / power(grid)
     return PartsRecord(
         quantise_side(left, ways[0], left_basis),
         quantise_side(a.T / sizes * step, ways[1], right_basis),
-        exponents,
+        grid,
     )
 
 

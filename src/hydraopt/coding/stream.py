@@ -9,7 +9,6 @@ hydraopt.parts).
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -37,7 +36,7 @@ __all__ = [
     "StreamReader",
     "StreamWriter",
     "quantise_block",
-    "spread_class",
+    "spread_classes",
 ]
 
 LAMBDA = 0.28
@@ -48,11 +47,10 @@ MAX_SPREAD = 92
 """Largest spread class: 2^19 steps, a relative error near 1e-6."""
 
 
-def spread_class(spread: float) -> int:
-    """round(4 log2(spread)) + 16, kept inside [0, MAX_SPREAD]; ``spread`` is the RMS in steps."""
-    if spread <= 0:
-        return 0
-    return min(max(round(4 * math.log2(spread)) + 16, 0), MAX_SPREAD)
+def spread_classes(spreads: NDArray[np.float64]) -> NDArray[np.int64]:
+    """round(4 log2(spread)) + 16, kept inside [0, MAX_SPREAD]; spreads are RMS values in steps."""
+    found = np.round(4 * np.log2(np.maximum(spreads, 1e-9))).astype(np.int64) + 16
+    return np.clip(found, 0, MAX_SPREAD)
 
 
 @functools.cache
@@ -81,12 +79,12 @@ def _quantise_columns(
 class Block:
     """A quantised matrix (N, k): what is written, and what a reader will see.
 
-    levels, integers: (k, N) int32, a row for each column of the matrix. spreads: k classes.
+    levels, integers: (k, N) int32, a row for each column of the matrix. spreads: (k,) classes.
     """
 
     levels: NDArray[np.int32]
     integers: NDArray[np.int32]
-    spreads: tuple[int, ...]
+    spreads: NDArray[np.int64]
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -95,8 +93,7 @@ class Block:
 
     def keep(self, columns: NDArray[np.bool_]) -> Block:
         """Only the marked columns."""
-        spreads = tuple(s for s, kept in zip(self.spreads, columns, strict=True) if kept)
-        return Block(self.levels[columns], self.integers[columns], spreads)
+        return Block(self.levels[columns], self.integers[columns], self.spreads[columns])
 
 
 def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
@@ -104,10 +101,10 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     count, columns = x.shape
     by_column = np.ascontiguousarray(x.T, dtype=np.float64)
     rms = np.sqrt(np.einsum("jn,jn->j", by_column, by_column) / max(count, 1))
-    spreads = tuple(spread_class(float(value)) for value in rms)
+    spreads = spread_classes(rms)
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
-    _quantise_columns(by_column, np.array(spreads, np.int64), lam, _bits(), levels, integers)
+    _quantise_columns(by_column, spreads, lam, _bits(), levels, integers)
     return Block(levels, integers, spreads)
 
 
@@ -167,14 +164,15 @@ class StreamWriter:
                     do="Ask for a smaller size, or use --lossless",
                 )
             )
-        spreads = np.array(block.spreads, np.int64)
-        self.run(kind, spreads)
+        self.run(kind, block.spreads)
         rows = np.zeros(block.levels.shape[1], np.int64)
         some = max(_RESERVED // max(rows.size, 1), 1)
-        for j in range(0, spreads.size, some):
+        for j in range(0, block.spreads.size, some):
             levels = block.levels[j : j + some]
             self._reserve(16 * levels.size + 64)
-            encode_columns(self._state, self._out, self._model, levels, spreads[j : j + some], rows)
+            encode_columns(
+                self._state, self._out, self._model, levels, block.spreads[j : j + some], rows
+            )
 
     def finish(self) -> bytes:
         """Close the stream and return its bytes."""
