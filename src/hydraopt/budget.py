@@ -40,6 +40,7 @@ _STEERED = (0.997, 0.995)
 """The shares of a size that the first passes are steered to."""
 _NEAR = 0.03
 """Logarithms of prices that are so near each other that the slope tells the bits between them."""
+_MOST_ESTIMATES = 8
 _LEAST = -80.0
 """The logarithm of a price at which everything pays."""
 _CODED = 0.96
@@ -101,9 +102,10 @@ class Guide:
 
     def price(self, bits: float) -> float:
         """Where the estimate is ``bits``."""
-        for _ in range(_MOST_PASSES):
-            self._at, far = self._crossing(math.log(bits))
-            if not far:
+        wanted = math.log(bits)
+        for _ in range(_MOST_ESTIMATES):
+            self._at, known = self._crossing(wanted)
+            if known:
                 break
             here = self._try()
             while here <= 0 and self._at > _LEAST:
@@ -111,19 +113,16 @@ class Guide:
                 here = self._try()
             if here <= 0:
                 break
-            self._points.append((self._at, math.log(here)))
+            self._points = sorted([*self._points, (self._at, math.log(here))])
         return math.exp(self._at)
 
-    def _try(self) -> float:
-        self._last = self._estimate(math.exp(self._at))
-        return float(self._last.sum())
-
     def bits(self, price: float) -> float:
-        """The estimate near a price that :meth:`price` gave."""
+        """The estimate near a price that :meth:`price` gave; 0 if nothing is known."""
         if not self._points:
             return 0.0
-        (x, y), slope = self._nearest(math.log(price))
-        return math.exp(y + slope * (math.log(price) - x))
+        x = math.log(price)
+        (x0, y0), slope = self._nearest(x)
+        return math.exp(y0 + slope * (x - x0))
 
     def course(self, price: float, wanted: float) -> Course | None:
         """How to steer a pass that starts at a price that :meth:`price` just gave."""
@@ -133,22 +132,35 @@ class Guide:
         bits = self._last * (expected / self._last.sum())
         return Course(bits, self._nearest(math.log(price))[1], wanted)
 
+    def _try(self) -> float:
+        self._last = self._estimate(math.exp(self._at))
+        return float(self._last.sum())
+
     def _nearest(self, x: float) -> tuple[tuple[float, float], float]:
-        """The nearest point that is known, and the slope there."""
-        points = sorted(self._points, key=lambda point: abs(point[0] - x))
-        slope = _SIZE_SLOPE
-        if len(points) > 1 and points[1][0] != points[0][0]:
-            slope = (points[1][1] - points[0][1]) / (points[1][0] - points[0][0])
-        return points[0], float(np.clip(slope, -3, -0.1))
+        """The nearest point that is known, and the slope from there towards ``x``."""
+        near = min(self._points, key=lambda point: abs(point[0] - x))
+        others = [p for p in self._points if (p[0] - near[0]) * (x - near[0]) > 0]
+        others = others or [p for p in self._points if p[0] != near[0]]
+        if not others:
+            return near, _SIZE_SLOPE
+        other = min(others, key=lambda point: abs(point[0] - near[0]))
+        slope = (other[1] - near[1]) / (other[0] - near[0])
+        return near, float(np.clip(slope, -5, -0.1))
 
     def _crossing(self, wanted: float) -> tuple[float, bool]:
-        """The log price where the known points say ``wanted``, and whether it is too far off."""
+        """The log price where the known points say ``wanted``, and whether one of them is near."""
         if not self._points:
-            return self._at, True
-        x = min(self._points, key=lambda point: abs(point[1] - wanted))[0]
-        (x, y), slope = self._nearest(x)
-        step = float(np.clip((wanted - y) / slope, -6, 6))
-        return x + step, abs(step) > (_NEAR if len(self._points) > 1 else 0)
+            return self._at, False
+        more = max((p for p in self._points if p[1] >= wanted), default=None)
+        less = min((p for p in self._points if p[1] < wanted), default=None)
+        if more and less and more[0] < less[0]:
+            share = (more[1] - wanted) / (more[1] - less[1])
+            x = more[0] + share * (less[0] - more[0])
+            return x, min(x - more[0], less[0] - x) < _NEAR
+        near = more or less
+        assert near is not None
+        step = float(np.clip((wanted - near[1]) / self._nearest(near[0])[1], -6, 6))
+        return near[0] + step, abs(step) < _NEAR and len(self._points) > 1
 
 
 def search(
