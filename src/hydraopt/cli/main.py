@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from hydraopt import __version__
+from hydraopt.cli.eval import eval_
 from hydraopt.cli.export import export
 from hydraopt.cli.inspect import inspect
 from hydraopt.cli.merge import merge
@@ -62,7 +63,7 @@ def cli() -> None:
     """
 
 
-for verb in (merge, inspect, verify, export, shrink):
+for verb in (merge, inspect, verify, export, shrink, eval_):
     cli.add_command(verb)
 
 

@@ -1,0 +1,92 @@
+"""From rows to padded batches: the one layout of prompts, for training, scoring and generation.
+
+Token layout of one row (T marks the positions whose logits are computed, each predicts the next):
+
+    BOS instruction \\n input \\n =>  " output" ... EOS
+                                 T   T          (nothing is predicted from EOS)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Encoded", "batches_by_tokens", "collate", "encode_row", "prompt_text"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one row; the target ends with EOS."""
+
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Number of tokens, prompt and target."""
+        return len(self.prompt) + len(self.target)
+
+
+def prompt_text(instruction: str, text: str) -> str:
+    """The prompt of one input, without BOS."""
+    return f"{instruction}\n{text}\n=>"
+
+
+def encode_row(tokenizer: Any, instruction: str, text: str, output: str) -> Encoded:
+    """One row as token ids.
+
+    Prompt and target are tokenised apart: at inference the model sees the prompt's tokens alone, so
+    a token that spans the border would never occur there. A tokenizer without BOS (Qwen's) starts
+    with the prompt.
+    """
+    prompt = tokenizer(prompt_text(instruction, text), add_special_tokens=False)["input_ids"]
+    target = tokenizer(" " + output, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    start = () if bos is None else (bos,)
+    return Encoded((*start, *prompt), (*target, tokenizer.eos_token_id))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to one length.
+
+    ids: (rows, length).  where: (N,) index of each target's predicting position in ids.flatten().
+    labels: (N,) the target tokens.  row: (N,) the row in the batch that each of them belongs to.
+    """
+
+    ids: Tensor
+    where: Tensor
+    labels: Tensor
+    row: Tensor
+
+
+def collate(items: Sequence[Encoded]) -> Batch:
+    """One batch of the items; padding is id 0, which no target position ever sees."""
+    length = max(len(item) for item in items) - 1  # nothing is predicted from the last token
+    ids = torch.zeros(len(items), length, dtype=torch.long)
+    where: list[int] = []
+    labels: list[int] = []
+    row: list[int] = []
+    for index, item in enumerate(items):
+        tokens = (item.prompt + item.target)[:-1]
+        ids[index, : len(tokens)] = torch.tensor(tokens)
+        first = index * length + len(item.prompt) - 1
+        where += range(first, first + len(item.target))
+        labels += item.target
+        row += [index] * len(item.target)
+    return Batch(ids, torch.tensor(where), torch.tensor(labels), torch.tensor(row))
+
+
+def batches_by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices sorted by length, in batches of at most ``tokens`` padded tokens."""
+    chunk: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if chunk and (len(chunk) + 1) * lengths[index] > tokens:
+            yield chunk
+            chunk = []
+        chunk.append(index)
+    if chunk:
+        yield chunk

@@ -1,0 +1,145 @@
+"""A base model with one task's factors on it: hidden states, logits and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hydraopt.errors import AlignmentError, UsageError, explain
+from hydraopt.evaluate.encoding import Batch, Encoded, batches_by_tokens
+
+__all__ = ["Pair", "attached", "generate", "hidden_states", "load_model", "logits_of"]
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+"""B (m, r) with the scale inside, A (r, n)."""
+
+
+def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
+    """(model, tokenizer) of a transformers folder or hub name, frozen, in eval mode.
+
+    Raises UsageError if transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it would write over our own
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            explain(
+                f"cannot load the base model {base}",
+                got=str(error).splitlines()[0],
+                do="Give a folder that transformers can load, or a name that it can fetch",
+            )
+        ) from error
+    model.requires_grad_(False)
+    model.train(False)
+    return model, tokenizer
+
+
+@contextmanager
+def attached(model: nn.Module, factors: Mapping[str, Pair]) -> Iterator[None]:
+    """Inside the block each named module adds ``B (A x)`` to its output, as PEFT does.
+
+    Raises AlignmentError if a module is missing or has another shape.
+    """
+    modules = dict(model.named_modules())
+    handles = []
+    try:
+        for path, (b, a) in factors.items():
+            module = modules.get(path)
+            shape = (b.shape[0], a.shape[1])
+            if not isinstance(module, nn.Linear):
+                raise AlignmentError(
+                    explain(f"the base model has no linear module {path}", expected=f"{shape}")
+                )
+            if (module.out_features, module.in_features) != shape:
+                raise AlignmentError(
+                    explain(
+                        f"module {path} of the base model has another shape",
+                        got=(module.out_features, module.in_features),
+                        expected=shape,
+                        do="Give the base model that the adapters were trained on",
+                    )
+                )
+            pair = [torch.from_numpy(np.array(x, np.float32)).to(module.weight) for x in (b, a)]
+            handles.append(module.register_forward_hook(_adder(*pair)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _adder(b: Tensor, a: Tensor) -> Any:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + F.linear(F.linear(args[0], a), b)
+
+    return hook
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """What the output layer sees at the target positions, (N, width).
+
+    No attention mask is passed: with causal attention, padding on the right cannot reach a real
+    token.
+    """
+    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    found: Tensor = hidden.flatten(0, 1)[batch.where]
+    return found
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Float32 logits (N, vocabulary) of hidden states (N, width).
+
+    Only target positions go through the output layer; for small models with a large vocabulary it
+    costs as much as all the rest.
+    """
+    logits: Tensor = model.lm_head(hidden).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.inference_mode()
+def generate(
+    model: Any, tokenizer: Any, items: Sequence[Encoded], most: int, batch_tokens: int
+) -> Iterator[tuple[int, str]]:
+    """Greedy answers, as (index of the item, text), in batches of prompts of similar length.
+
+    most: tokens of an answer at most. Prompts are padded on the left, so that answers start alike.
+    """
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    lengths = [len(item.prompt) + most for item in items]
+    for chunk in batches_by_tokens(lengths, batch_tokens):
+        longest = max(len(items[i].prompt) for i in chunk)
+        ids = torch.full((len(chunk), longest), pad)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chunk):
+            prompt = items[i].prompt
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=most,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        for row, i in enumerate(chunk):
+            answer = out[row, longest:].tolist()
+            if tokenizer.eos_token_id in answer:
+                answer = answer[: answer.index(tokenizer.eos_token_id)]
+            yield i, tokenizer.decode(answer, skip_special_tokens=True).strip()

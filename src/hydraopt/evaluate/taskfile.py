@@ -1,0 +1,131 @@
+"""Task folders: ``TASK/META.json`` and ``TASK/LANGUAGE/SPLIT.jsonl``, rows of text in, text out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["Row", "TaskFile", "read_task_file", "task_of"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. references: all answers that are right, ``output`` first."""
+
+    input: str
+    output: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """The rows of one split of one task in one language.
+
+    metric: as META.json words it. sha256: of the JSONL file.
+    """
+
+    name: str
+    language: str
+    instruction: str
+    metric: str
+    rows: tuple[Row, ...]
+    sha256: str
+
+
+def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -> TaskFile:
+    """Read ``tasks/name/language/split.jsonl``; raises UsageError that names file and line."""
+    folder = tasks / name
+    meta = _meta(folder)
+    path = folder / language / f"{split}.jsonl"
+    if not path.is_file():
+        there = sorted(p.parent.name for p in folder.glob(f"*/{split}.jsonl"))
+        raise UsageError(
+            explain(
+                f"task {name} has no {split} rows in {language!r}",
+                got=f"no file {path.name} there",
+                expected=", ".join(there) or "a folder for each language",
+            )
+        )
+    data = path.read_bytes()
+    rows = tuple(
+        _row(line, f"{path.name} of {name}/{language}, line {number}")
+        for number, line in enumerate(data.decode("utf-8").splitlines(), 1)
+    )
+    if not rows:
+        raise UsageError(explain(f"{name}/{language} has no {split} rows", got="an empty file"))
+    return TaskFile(
+        name,
+        language,
+        str(meta["instruction"]),
+        str(meta["metric"]),
+        rows,
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _meta(folder: Path) -> Mapping[str, object]:
+    path = folder / "META.json"
+    if not path.is_file():
+        raise UsageError(
+            explain(
+                f"{folder.name} is no task",
+                got="no META.json in its folder",
+                expected='META.json with "instruction" and "metric"',
+            )
+        )
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(explain(f"META.json of {folder.name}", got=str(error))) from error
+    missing = [key for key in ("instruction", "metric") if not isinstance(meta.get(key), str)]
+    if missing:
+        raise UsageError(
+            explain(f"META.json of {folder.name}", got=f"no {' and no '.join(missing)}")
+        )
+    return dict(meta)
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UsageError(explain(where, got=str(error), expected="a JSON object")) from error
+    source, output = (
+        (value.get("input"), value.get("output")) if isinstance(value, dict) else (None, None)
+    )
+    if not (isinstance(source, str) and isinstance(output, str)):
+        raise UsageError(explain(where, got=line[:60], expected='strings "input" and "output"'))
+    more = [x for x in value.get("references") or [] if isinstance(x, str) and x != output]
+    return Row(source, output, (output, *more))
+
+
+def task_of(adapter: str, folder: Path | None, tasks: Path) -> tuple[str, str]:
+    """(task, language) of an adapter: from its score.json ("task/language"), else from its name.
+
+    A name is TASK-LANGUAGE with a task that ``tasks`` has. Raises UsageError if neither tells.
+    """
+    file = folder / "score.json" if folder else None
+    if file and file.is_file():
+        try:
+            said = json.loads(file.read_text(encoding="utf-8")).get("task")
+        except (ValueError, AttributeError):
+            said = None
+        if isinstance(said, str) and said.count("/") == 1:
+            name, language = said.split("/")
+            return name, language
+    name, dash, language = adapter.rpartition("-")
+    if dash and (tasks / name / language).is_dir():
+        return name, language
+    raise UsageError(
+        explain(
+            f"cannot tell the task of adapter {adapter}",
+            got="no score.json that names it, and no such task folder",
+            expected='a name TASK-LANGUAGE, or score.json with "task": "TASK/LANGUAGE"',
+            do="Say it: --task ADAPTER=TASK/LANGUAGE",
+        )
+    )

@@ -1,0 +1,121 @@
+"""Metrics: known values, what counts as equal, and which one META.json means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hydraopt.errors import UsageError
+from hydraopt.evaluate.metrics import METRICS, metrics_of
+from hydraopt.evaluate.stats import paired_difference
+from hydraopt.evaluate.taskfile import Row
+
+
+def score(name: str, pairs: list[tuple[str, str]], language: str = "en") -> float:
+    """Score of (answer, expected) pairs."""
+    metric = METRICS[name]
+    rows = [metric.of_row(got, Row("", want, (want,)), language) for got, want in pairs]
+    return metric.total(np.array(rows, float))
+
+
+def test_every_metric_gives_a_perfect_answer_everything() -> None:
+    text = "SearchWork(type: game; name: x) a b c d #### 12"
+    for name in METRICS:
+        assert score(name, [(text, text)] * 3) == pytest.approx(100), name
+
+
+def test_every_metric_gives_an_empty_answer_nothing() -> None:
+    for name in METRICS:
+        assert score(name, [("", "a: b; c: d e f g #### 3")] * 3) == pytest.approx(0), name
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "wanted"),
+    [
+        ("exact match", [("a ", "a"), ("b", "a")], 50),
+        ("accuracy", [("a", "a"), ("b", "a"), ("a", "a"), ("", "a")], 50),
+        ("token accuracy", [("N V", "N V D"), ("N", "V")], 50),
+        ("exact match of the number after ####", [("so\n#### 1,200", "#### 1200")], 100),
+        ("exact match of the number after ####", [("1200", "#### 1200")], 0),
+        ("intent accuracy", [("Play(a: b)", "Play(a: c)"), ("Stop()", "Play()")], 50),
+        # 2 right of 3 answered and 3 expected.
+        ("slot F1", [("a: 1; b: 2; c: 9", "a: 1; b: 2; c: 3")], 200 / 3),
+        # Right, answered, expected words: 1 of 2 and 1 of 1.
+        ("token-F1", [("the cat", "Cat.")], 200 / 3),
+        # Classes a: P 1/2 R 1, b: P - R 0; the class that nobody expects is none.
+        ("macro-F1", [("a", "a"), ("a", "b"), ("z", "b")], 100 * (2 / 3) / 2),
+        ("ROUGE-L", [("a c", "a b c")], 80),
+    ],
+)
+def test_known_values(name, pairs, wanted) -> None:
+    assert score(name, pairs) == pytest.approx(wanted)
+
+
+def test_characters_where_words_have_no_spaces() -> None:
+    assert score("token-F1", [("東京都", "東京")], "ja") == pytest.approx(80)
+    assert 0 < score("GLEU", [("東京都だ", "東京都です")], "ja") < 100
+    assert 0 < score("BLEU", [("我今天去学校上课", "我今天去学校上学")], "zh") < 100
+
+
+def test_bleu_is_the_corpus_score_of_its_library() -> None:
+    from sacrebleu import corpus_bleu
+
+    pairs = [("the cat sat on the mat", "the cat is on the mat"), ("it rains today", "it rains")]
+    wanted = corpus_bleu([g for g, _ in pairs], [[w for _, w in pairs]]).score
+    assert score("BLEU", pairs) == pytest.approx(wanted)
+
+
+def test_more_references_can_only_help() -> None:
+    row = Row("", "a b c d", ("a b c d", "w x y z"))
+    for name in ("chrF", "BLEU", "GLEU", "ROUGE-L", "token-F1"):
+        metric = METRICS[name]
+        assert metric.total(np.array([metric.of_row("w x y z", row, "en")])) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ("accuracy (chance 20 %)", ["accuracy"]),
+        ("token accuracy (position-wise)", ["token accuracy"]),
+        ("exact match of the number after ####", ["exact match of the number after ####"]),
+        ("GLEU / chrF / exact match; report also the copy", ["GLEU", "chrF", "exact match"]),
+        ("accuracy / macro-F1", ["accuracy", "macro-F1"]),
+        ('exact match; intent accuracy = text before "("', ["exact match", "intent accuracy"]),
+        ("BLEU / chrF / ROUGE-L, several references", ["BLEU", "chrF", "ROUGE-L"]),
+    ],
+)
+def test_what_meta_means(said, names) -> None:
+    assert [metric.name for metric in metrics_of(said)] == names
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(UsageError, match="no metric that is known; got 'vibes'"):
+        metrics_of("vibes")
+
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def test_equal_answers_differ_by_nothing() -> None:
+    numbers = np.random.default_rng(0).random((50, 1))
+    found = paired_difference(numbers, numbers, METRICS["chrF"].total)
+    assert (found.difference, found.low, found.high) == (0, 0, 0)
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for seed in range(200):
+        old = rng.random((80, 1))
+        new = old + 0.05 * rng.standard_normal((80, 1)) - 0.01
+        found = paired_difference(old, new, METRICS["chrF"].total, draws=200, seed=seed)
+        covered += found.low <= -1 <= found.high
+    assert 0.87 < covered / 200 <= 1
+
+
+def test_pairing_makes_it_narrow() -> None:
+    rng = np.random.default_rng(2)
+    old = rng.random((100, 1))
+    near = paired_difference(old, old + 0.01 * rng.random((100, 1)), METRICS["chrF"].total)
+    far = paired_difference(old, rng.permutation(old), METRICS["chrF"].total)
+    assert (near.high - near.low) < 0.1 * (far.high - far.low)

@@ -1,0 +1,286 @@
+"""Scores of sets of factors on one small model: shortcuts that are exact, and agreement."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+from torch.nn import functional as F
+
+from hydraopt.cli.main import cli
+from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.evaluate.encoding import batches_by_tokens, encode_row
+from hydraopt.evaluate.metrics import METRICS
+from hydraopt.evaluate.model import attached, generate
+from hydraopt.evaluate.run import encode_task, run_task
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+
+PATH = "model.layers.0.self_attn.q_proj"
+
+
+def factors(scale: float, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    b, a = rng.standard_normal((32, 4)), rng.standard_normal((4, 32))
+    return {PATH: ((scale * b).astype(np.float32), a.astype(np.float32))}
+
+
+@pytest.fixture
+def rows(trained, tasks):
+    return encode_task(read_task_file(tasks, "spell", "en"), trained[1])
+
+
+def test_teacher_forcing_tells_what_greedy_decoding_writes(trained, rows) -> None:
+    model, tokenizer = trained
+    for scale in (0.0, 0.05, 0.1):
+        scores = run_task(model, tokenizer, rows, {"x": factors(scale)})["x"]
+        assert scores.answers is not None
+        written = [a == r.output for a, r in zip(scores.answers, rows.rows, strict=True)]
+        assert written == scores.exact.astype(bool).tolist()
+        if scale == 0:
+            assert 0 < sum(written) < len(written)  # else this test shows nothing
+
+
+def test_loss_is_that_of_one_row_at_a_time(trained, rows) -> None:
+    model, tokenizer = trained
+    scores = run_task(model, tokenizer, rows, {"x": factors(0.1)}, write=False)["x"]
+    with attached(model, factors(0.1)):
+        for i, item in enumerate(rows.items):
+            logits = model(torch.tensor([item.prompt + item.target])).logits[0]
+            start = len(item.prompt) - 1
+            alone = F.cross_entropy(
+                logits[start : start + len(item.target)],
+                torch.tensor(item.target),
+                reduction="sum",
+            )
+            assert scores.loss[i] == pytest.approx(float(alone), rel=1e-4, abs=1e-5)
+            assert scores.tokens[i] == len(item.target)
+
+
+def test_agreement_with_the_reference(trained, rows) -> None:
+    sets = {"base": {}, "same": factors(0.1), "original": factors(0.1), "far": factors(0.5, 1)}
+    found = run_task(*trained, rows, sets, reference="original", write=False)
+    assert list(found) == list(sets)
+    assert found["same"].agreement_percent == found["original"].agreement_percent == 100
+    assert found["same"].divergence_per_token == pytest.approx(0, abs=1e-9)
+    assert found["far"].divergence_per_token > 0.01
+    assert found["far"].agreement_percent < 100
+    change = found["same"].against(found["original"], METRICS["exact match"])
+    assert (change.difference, change.low, change.high) == (0, 0, 0)
+
+
+def test_divergence_is_the_definition(trained, rows) -> None:
+    model, tokenizer = trained
+    sets = {"original": factors(0.1), "other": factors(0.3, 1)}
+    found = run_task(model, tokenizer, rows, sets, reference="original", write=False)["other"]
+    for i, item in enumerate(rows.items):
+        both = []
+        for pairs in sets.values():
+            with attached(model, pairs):
+                logits = model(torch.tensor([item.prompt + item.target])).logits[0]
+            start = len(item.prompt) - 1
+            both.append(logits[start : start + len(item.target)].log_softmax(-1))
+        wanted = F.kl_div(both[1], both[0], log_target=True, reduction="sum")
+        assert found.divergence[i] == pytest.approx(float(wanted), rel=1e-3, abs=1e-6)
+
+
+def test_an_adapted_output_layer_counts(trained, rows) -> None:
+    model, tokenizer = trained
+    rng = np.random.default_rng(0)
+    wide = (
+        rng.standard_normal((model.config.vocab_size, 2)).astype(np.float32),
+        factors(1)[PATH][1][:2],
+    )
+    sets = {"base": {}, "head": {"lm_head": wide}}
+    found = run_task(model, tokenizer, rows, sets, reference="head", write=False)
+    assert found["head"].divergence_per_token == 0
+    assert found["base"].divergence_per_token > 0.01
+    with attached(model, sets["head"]):
+        item = rows.items[0]
+        logits = model(torch.tensor([item.prompt + item.target])).logits[0]
+    start = len(item.prompt) - 1
+    alone = F.cross_entropy(logits[start:-1], torch.tensor(item.target), reduction="sum")
+    assert found["head"].loss[0] == pytest.approx(float(alone), rel=1e-4)
+
+
+def test_the_batch_does_not_change_an_answer(trained, rows) -> None:
+    model, tokenizer = trained
+    alone = [next(generate(model, tokenizer, [item], 12, 10))[1] for item in rows.items]
+    together = dict(generate(model, tokenizer, rows.items, 12, 4096))
+    assert [together[i] for i in range(len(alone))] == alone
+
+
+def test_hooks_are_taken_off_again(trained) -> None:
+    model, _ = trained
+    ids = torch.tensor([[1, 5, 6]])
+    before = model(ids).logits
+    with attached(model, factors(1.0)):
+        assert not torch.equal(model(ids).logits, before)
+    assert torch.equal(model(ids).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "what"),
+    [
+        ({"model.layers.7.q": factors(1)[PATH]}, "no linear module model.layers.7.q"),
+        ({PATH: (np.zeros((9, 4)), np.zeros((4, 32)))}, "another shape; got .32, 32., exp"),
+    ],
+)
+def test_factors_of_another_base_are_refused(trained, pairs, what) -> None:
+    model, _ = trained
+    with pytest.raises(AlignmentError, match=what), attached(model, pairs):
+        pass
+    assert not model.model.layers[0].self_attn.q_proj._forward_hooks
+
+
+def test_batches_hold_every_row_once() -> None:
+    lengths = [7, 3, 9, 1, 4, 4, 12]
+    chunks = list(batches_by_tokens(lengths, 12))
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(len(lengths)))
+    assert all(len(c) * max(lengths[i] for i in c) <= 12 for c in chunks)
+
+
+def test_a_tokenizer_without_bos_starts_with_the_prompt(trained) -> None:
+    tokenizer = trained[1]
+    with_bos = encode_row(tokenizer, "a", "b", "c")
+    token, tokenizer.bos_token = tokenizer.bos_token, None
+    try:
+        assert encode_row(tokenizer, "a", "b", "c").prompt == with_bos.prompt[1:]
+    finally:
+        tokenizer.bos_token = token
+
+
+# --- task files -----------------------------------------------------------------------------------
+
+
+def test_long_rows_are_left_out_and_counted(trained, tasks) -> None:
+    task = read_task_file(tasks, "spell", "en")
+    some = encode_task(task, trained[1], most_rows=5, most_tokens=17)
+    assert len(some.rows) + some.left_out == 5
+    assert some.left_out > 0
+    with pytest.raises(UsageError, match="no row of spell/en is short enough"):
+        encode_task(task, trained[1], most_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("{", "line 11; got Expecting"),
+        ('{"input": "a"}', "line 11; got"),
+        ('["input", "output"]', 'expected strings "input" and "output"'),
+    ],
+)
+def test_a_broken_row_is_named(tasks, line, what) -> None:
+    with (tasks / "spell" / "en" / "test.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UsageError, match=what):
+        read_task_file(tasks, "spell", "en")
+
+
+def test_missing_tasks_are_named(tasks) -> None:
+    with pytest.raises(UsageError, match="sing is no task"):
+        read_task_file(tasks, "sing", "en")
+    with pytest.raises(UsageError, match=r"no test rows in 'de'.*expected en"):
+        read_task_file(tasks, "spell", "de")
+    assert task_of("spell-en", None, tasks) == ("spell", "en")
+    with pytest.raises(UsageError, match="cannot tell the task of adapter x"):
+        task_of("x", None, tasks)
+
+
+# --- the verb -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    folder = tmp_path / "spell-en"
+    folder.mkdir()
+    b, a = factors(0.1)[PATH]
+    key = f"base_model.model.{PATH}.lora"
+    save_file(
+        {f"{key}_A.weight": a, f"{key}_B.weight": b}, str(folder / "adapter_model.safetensors")
+    )
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "tiny", "bias": "none"})
+    )
+    return folder
+
+
+@pytest.fixture
+def base(trained, tmp_path):
+    model, tokenizer = trained
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli, [str(x) for x in arguments])
+
+
+def test_adapters_and_bundle_side_by_side(adapter, base, tasks, tmp_path) -> None:
+    bundle = tmp_path / "x.hydra.safetensors"
+    assert run("merge", adapter, "--error", "0.02", "-o", bundle, "-q").exit_code == 0
+    said = run(
+        "eval", adapter, bundle, "--base", base, "--tasks", tasks, "-o", tmp_path / "r.json", "-q"
+    )
+    assert said.exit_code == 0, said.output
+    assert "spell-en  x.hydra.safetensors" in said.output
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["schema"] == "hydraopt.eval/1"
+    (task,) = result["tasks"]
+    assert (task["task"], task["language"], task["rows"]) == ("spell", "en", 10)
+    results = task["results"]
+    assert set(results) == {"base", "original", "x.hydra.safetensors"}
+    assert results["x.hydra.safetensors"]["agreement"] > 90
+    assert results["x.hydra.safetensors"]["kl"] < results["base"]["kl"]
+    assert set(results["original"]["scores"]) == {"exact match", "chrF"}
+    change = results["x.hydra.safetensors"]["difference"]["chrF"]
+    assert change["low"] <= change["difference"] <= change["high"]
+    again = run("eval", adapter, bundle, "--base", base, "--tasks", tasks, "--json", "-q")
+    same = json.loads(again.output)
+    assert same | {"seconds": 0} == result | {"seconds": 0}
+
+
+def test_without_generation_only_what_forcing_tells(adapter, base, tasks) -> None:
+    said = run("eval", adapter, "--base", base, "--tasks", tasks, "--no-generate", "--json")
+    (task,) = json.loads(said.output)["tasks"]
+    assert set(task["results"]["original"]["scores"]) == {"exact match"}
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (["--task", "spell-en"], "cannot read --task"),
+        (["--task", "x=spell/en"], "an adapter that is not there; got x"),
+        (["--task", "spell-en=spell"], "cannot read the task"),
+        (["--task", "spell-en=sing/en"], "sing is no task"),
+        (["--split", "train"], "no train rows"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_model_loads(adapter, tasks, more, what) -> None:
+    said = run("eval", adapter, "--base", "nowhere", "--tasks", tasks, *more)
+    assert said.exit_code == 2
+    assert what in said.output
+
+
+def test_a_base_that_is_none_is_refused(adapter, tasks, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    said = run("eval", adapter, "--base", tmp_path / "empty", "--tasks", tasks)
+    assert said.exit_code == 2
+    assert "cannot load the base model" in said.output
+
+
+def test_more_than_factors_is_refused(adapter, base, tasks) -> None:
+    from safetensors.numpy import load_file
+
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(str(path))
+    tensors["base_model.model.lm_head.weight"] = np.zeros((259, 32), np.float32)
+    save_file(tensors, str(path))
+    said = run("eval", adapter, "--base", base, "--tasks", tasks)
+    assert said.exit_code == 2
+    assert "more than low-rank factors" in said.output
