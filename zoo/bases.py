@@ -4,10 +4,13 @@ Each package holds a GGUF file, whole or in parts. The files are found through t
 and never imported: some of these packages are data under an unrelated name. The GGUF is joined,
 checked by its SHA-256, de-quantised once and kept as safetensors under `$HYDRAOPT_CACHE/bases`
 (default `~/.cache/hydraopt/bases`), one folder per base and dtype.
+
+    python zoo/bases.py smollm2-135m-instruct     # prints the folder, for hydraopt eval --base
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import hashlib
 import os
@@ -104,13 +107,20 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, PreTr
     parameter count is not the expected one.
     """
     base = find_base(name)
-    folder = cache_root() / "bases" / f"{name}-{str(dtype).removeprefix('torch.')}"
-    if not folder.exists():
-        _convert(base, dtype, folder)
+    folder = base_folder(name, dtype)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     _check_count(base, model)
     model.requires_grad_(False)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def base_folder(name: str, dtype: torch.dtype = torch.float32) -> Path:
+    """The folder that transformers loads, made on the first call; arguments and errors as above."""
+    base = find_base(name)
+    folder = cache_root() / "bases" / f"{name}-{str(dtype).removeprefix('torch.')}"
+    if not folder.exists():
+        _convert(base, dtype, folder)
+    return folder
 
 
 def gguf_parts(base: Base) -> list[Path]:
@@ -187,3 +197,20 @@ def _check_count(base: Base, model: Any) -> None:
     count = sum(p.numel() for p in model.parameters())
     if count != base.parameters:
         raise BaseError(f"{base.name} has {count:,} parameters, expected {base.parameters:,}")
+
+
+def main() -> None:
+    """Command line: the folder of a base, converted if need be."""
+    parser = argparse.ArgumentParser(
+        description="Print the folder of a base model, made if need be."
+    )
+    parser.add_argument("base", choices=sorted(BASES))
+    args = parser.parse_args()
+    try:
+        print(base_folder(args.base))
+    except BaseError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

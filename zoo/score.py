@@ -21,8 +21,9 @@ if __package__ in (None, ""):  # run as a script: make the package importable fr
 import torch
 from torch.nn import functional as F
 
+from hydraopt.evaluate.encoding import batches_by_tokens
 from zoo.bases import load_base
-from zoo.batching import Encoded, batches_by_tokens, collate, encode, target_logits
+from zoo.batching import Encoded, collate, encode, target_logits
 from zoo.lora import Factors, attached, read_peft
 from zoo.tasks import Row, first_rows, load_task
 
@@ -58,7 +59,7 @@ def score_encoded(model: Any, items: Sequence[Encoded]) -> Score:
     if not items:
         raise ValueError("no rows to score: none given, or all longer than max_tokens")
     loss, right, exact, tokens = 0.0, 0, 0, 0
-    for chunk in batches_by_tokens(items, BATCH_TOKENS):
+    for chunk in batches_by_tokens([len(item) for item in items], BATCH_TOKENS):
         batch = collate([items[i] for i in chunk])
         logits = target_logits(model, batch)
         hit = logits.argmax(-1) == batch.labels
