@@ -45,9 +45,9 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "frobenius": Measure("frobenius", lost=1, projected=1, unbiased=1, output=1),
-    "bias-aware": Measure("bias-aware", lost=3, projected=30, unbiased=300, output=4),
+    "bias-aware": Measure("bias-aware", lost=3, projected=10, unbiased=300, output=4),
     "displacement": Measure(
-        "displacement", lost=3, projected=30, unbiased=30, output=4, displacement=0.1
+        "displacement", lost=3, projected=10, unbiased=30, output=4, displacement=0.1
     ),
 }
 """By name. "bias-aware" is the default: it recovers most (docs/decisions.md)."""

@@ -108,14 +108,15 @@ def _harm(noise: Array, measure: Measure) -> Array:
 class _Table:
     """What one side of every part would cost, written in one way.
 
-    numbers: how many a part holds. bits, noise: both (P, C), or both (1, C) for all parts alike,
-    with C spread classes. energy (P,) or (1,): what this way can express of a part's energy.
+    numbers: how many a part holds. bits, noise, lost: (P, C), or (1, C) for all parts alike, with C
+    spread classes: bits; noise, relative to the part's energy; and what of the part's energy is
+    lost effect that no coefficient brings back.
     """
 
     numbers: int
     bits: Array
     noise: Array
-    energy: Array
+    lost: Array
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class _Parts:
         return np.bincount(self.task, values, self.tasks).astype(np.float64)
 
 
-def _table(way: Way, length: int, plan: BasisPlan | None, own: Array, measure: Measure) -> _Table:
+def _table(way: Way, length: int, plan: BasisPlan | None, own: Array) -> _Table:
     """Costs of one side; ``own`` (P, q): the parts' vectors in the directions of the basis.
 
     A part of a shared side is taken to keep its own direction, as far as the basis can express it:
@@ -142,28 +143,26 @@ def _table(way: Way, length: int, plan: BasisPlan | None, own: Array, measure: M
     """
     rate, noise = rate_of(_CLASSES), noise_of(_CLASSES)
     if way is Way.EXPLICIT or plan is None:
-        return _Table(length, length * rate[None], noise[None], np.ones(1))
+        return _Table(length, length * rate[None], noise[None], np.zeros((1, rate.size)))
     squared = own**2
     q = plan.q
-    explained = np.clip(squared.sum(axis=1), 1e-12, 1.0)
-    rounding = squared @ noise_of(plan.classes)
+    lost = np.clip(1 - squared.sum(axis=1), 0, 1)[:, None]
+    rounding = (squared @ noise_of(plan.classes))[:, None]
     if way is Way.SHARED:
-        both = noise + (rounding / explained)[:, None]
-        return _Table(q, np.tile(q * rate, (rounding.size, 1)), both, explained)
+        found = np.broadcast_arrays(q * rate[None], noise + rounding, lost)
+        return _Table(q, *map(np.ascontiguousarray, found))
     wide = _CLASSES + round(2 * np.log2(length / q))
-    lost = 1 - explained[:, None]
     # The own numbers mend what the rounding of basis and coordinates leaves, too.
-    missed = lost + rounding[:, None] + noise_of(wide)
-    shift = np.round(2 * np.log2(np.maximum(missed, 1e-9))).astype(np.int64)
+    within = rounding + noise_of(wide)
+    shift = np.round(2 * np.log2(np.maximum(lost + within, 1e-9))).astype(np.int64)
     finer = np.minimum(_CLASSES + shift, _CLASSES)
     bits = length * rate_of(finer) + q * rate_of(wide)
-    # Too small for its own numbers: then what the basis misses is lost effect, not noise.
-    remaining = np.where(
-        finer >= FIRST_CLASS,
-        noise_of(finer) * missed,
-        measure.projected * lost + missed - lost,
-    )
-    return _Table(length, bits, remaining, np.ones(1))
+    # One coefficient scales prediction and own numbers alike, so it cannot undo the shrinking of
+    # the own ones alone: of what the basis misses a share is lost effect, and the rest is noise.
+    # Where own numbers are too small to be written, all of it is lost.
+    share = np.where(finer >= FIRST_CLASS, noise_of(finer) / (1 + noise_of(finer)), 1.0)
+    remaining = share * within + lost * share * (1 - share)
+    return _Table(length, bits, remaining, lost * share**2)
 
 
 @dataclass(frozen=True)
@@ -181,10 +180,12 @@ class _Priced:
 @njit(cache=True, nogil=True)
 def _cheapest(
     energy: Array,
-    left: tuple[Array, Array],
-    right: tuple[Array, Array],
+    left: tuple[Array, Array, Array],
+    right: tuple[Array, Array, Array],
     pairs: tuple[Classes, Classes],
     lost: float,
+    projected: float,
+    output: float,
     price: float,
 ) -> tuple[Classes, Array, Array]:
     """For each part the pair of classes with the least harm + price * bits, its harm and bits."""
@@ -196,9 +197,10 @@ def _cheapest(
         least = np.inf
         for pair in range(pairs[0].size):
             i, j = pairs[0][pair], pairs[1][pair]
-            noise = left[1][a, i] + right[1][b, j]
             bits = left[0][a, i] + right[0][b, j] + _PART_BITS
-            harm = energy[part] * lost * noise / (lost + noise)
+            noise = left[1][a, i] / output + right[1][b, j]
+            kept = (1 - left[2][a, i]) * (1 - right[2][b, j])
+            harm = energy[part] * (kept * lost * noise / (lost + noise) + projected * (1 - kept))
             if harm + price * bits < least:
                 least = harm + price * bits
                 best[part], harms[part], spent[part] = pair, harm, bits
@@ -236,20 +238,22 @@ def _kept(
 def _priced(parts: _Parts, left: _Table, right: _Table, price: float, measure: Measure) -> _Priced:
     """The best pair of classes for every part, and which parts pay."""
     pairs = part_curve(left.numbers, right.numbers, measure.output)
-    own = parts.s**2
-    energy = own * left.energy * right.energy
+    energy = parts.s**2
     best, harms, spent = _cheapest(
         energy,
-        (left.bits, left.noise / measure.output),
-        (right.bits, right.noise),
+        (left.bits, left.noise, left.lost),
+        (right.bits, right.noise, right.lost),
         (pairs.left - FIRST_CLASS, pairs.right - FIRST_CLASS),
         measure.lost,
+        measure.projected,
+        measure.output,
         price,
     )
-    order = np.lexsort((-energy, parts.task))
+    # Parts are written in the order of what they explain, which is falling where nothing is shared.
+    shared = energy * (1 - left.lost[:, 0]) * (1 - right.lost[:, 0])
+    order = np.lexsort((-shared, parts.task))
     count = np.zeros(parts.tasks, np.int64)
-    harm = parts.sums(measure.projected * (own - energy))
-    bits = np.full(parts.tasks, _RECORD_BITS)
+    harm, bits = np.zeros(parts.tasks), np.full(parts.tasks, _RECORD_BITS)
     _kept(order, parts.task, measure.lost * energy, harms, spent, price, count, harm, bits)
     chosen = best[order]
     return _Priced(pairs.left[chosen], pairs.right[chosen], count, harm, bits)
@@ -283,7 +287,7 @@ def plan_module(
         # No basis pays at this price, and no other form is permitted: nothing is stored.
         return _nothing(parts, modes[0], price, measure)
     tables = {
-        (side, way): _table(way, lengths[side], bases[side], own[side], measure)
+        (side, way): _table(way, lengths[side], bases[side], own[side])
         for side, ways in enumerate(
             ({mode.left for mode in possible}, {mode.right for mode in possible})
         )

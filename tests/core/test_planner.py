@@ -152,24 +152,24 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
         length = (core.m, core.n)[side]
         both = [np.concatenate(space.coordinates) for space in core.spaces([1.0] * T)]
         own = both[side][:, : basis.q] if basis else np.zeros((0, 0))
-        tables.append(planner._table(way, length, basis, own, measure))
+        tables.append(planner._table(way, length, basis, own))
     curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)
     harm = np.zeros(T)
     for i, task in enumerate(parts.task):
-        rows = [[x[min(i, len(x) - 1)] for x in (t.bits, t.noise)] for t in tables]
-        share = np.prod([t.energy[min(i, t.energy.size - 1)] for t in tables])
+        rows = [
+            [x[min(i, len(x) - 1)] for x in (table.bits, table.noise, table.lost)]
+            for table in tables
+        ]
         options = []
         for a, b in zip(curve.left - FIRST_CLASS, curve.right - FIRST_CLASS, strict=True):
             noise = rows[0][1][a] / measure.output + rows[1][1][b]
-            cost = energies[i] * share * measure.lost * noise / (measure.lost + noise)
+            kept = (1 - rows[0][2][a]) * (1 - rows[1][2][b])
+            cost = kept * measure.lost * noise / (measure.lost + noise)
+            cost = energies[i] * (cost + measure.projected * (1 - kept))
             options.append((cost + price * (rows[0][0][a] + rows[1][0][b] + 10), cost))
         best, cost = min(options)
-        kept = (
-            cost
-            if best < measure.lost * energies[i] * share
-            else measure.lost * energies[i] * share
-        )
-        harm[task] += kept + measure.projected * energies[i] * (1 - share)
+        cut = measure.lost * energies[i]
+        harm[task] += cost if best < cut else cut
     assert np.allclose([task.harm for task in plan.tasks], harm, rtol=1e-9)
 
 

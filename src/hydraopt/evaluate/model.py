@@ -30,7 +30,7 @@ def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # it would write over our own
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours stands there
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(base)
