@@ -118,7 +118,8 @@ def _show(result: Mapping[str, Any]) -> None:
             change = found.get("difference", {}).get(metric)
             rows.append(
                 [
-                    f"{task['adapter']}  {name}",
+                    task["adapter"],
+                    name.removesuffix(".hydra.safetensors"),
                     metric,
                     _number(found["scores"].get(metric), "{:.2f}"),
                     ""
@@ -132,7 +133,17 @@ def _show(result: Mapping[str, Any]) -> None:
             )
     show_table(
         "scores in percent; differences to the original with 95 % intervals",
-        ["adapter", "metric", "score", "difference", "loss", "recovered", "KL", "same token"],
+        [
+            "adapter",
+            "from",
+            "metric",
+            "score",
+            "difference",
+            "loss",
+            "recovered",
+            "KL",
+            "same token",
+        ],
         rows,
     )
     left_out = sum(task["left_out"] for task in result["tasks"])
