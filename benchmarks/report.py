@@ -155,7 +155,8 @@ is on small models."""
 
 
 def wrapped(text: str) -> str:
-    lines = textwrap.wrap(" ".join(text.split()), 120, break_long_words=False)
+    whole = " ".join(text.split())
+    lines = textwrap.wrap(whole, 120, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines) + "\n"
 
 
