@@ -7,9 +7,10 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from hydraopt.evaluate.provenance import versions
 
 __all__ = ["RESULTS", "ROOT", "provenance", "write_result"]
 
@@ -27,16 +28,6 @@ _PACKAGES = (
     "constriction",
     "zstandard",
 )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _hardware() -> dict[str, Any]:
@@ -72,7 +63,7 @@ def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
         "what": what,
         "command": command,
         "seed": seed,
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "hardware": _hardware(),
     }
 

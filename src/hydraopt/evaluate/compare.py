@@ -8,14 +8,14 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.bundle.reader import open_bundle
+from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.model import Pair, load_model
+from hydraopt.evaluate.provenance import versions
 from hydraopt.evaluate.run import Progress, Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.inspect.kind import is_bundle
@@ -33,31 +33,36 @@ class Sources:
     """What is compared: adapters as they are, and bundles, by the name of their file."""
 
     adapters: Mapping[str, Adapter]
-    bundles: Mapping[str, Path]
+    bundles: Mapping[str, Bundle]
     folders: Mapping[str, Path | None] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Every adapter's name, of the originals and of the bundles."""
         found = dict.fromkeys(self.adapters)
-        for path in self.bundles.values():
-            found |= dict.fromkeys(open_bundle(path))
+        for bundle in self.bundles.values():
+            found |= dict.fromkeys(bundle)
         return list(found)
+
+    def check(self) -> None:
+        """Raise UsageError for a task that is more than low-rank factors; nothing is decoded."""
+        extras: list[tuple[str, list[str]]] = [
+            (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()
+        ]
+        for bundle in self.bundles.values():
+            extras += [(name, sorted(bundle[name].entry.extra_kinds)) for name in bundle]
+        for name, keys in extras:
+            if keys:
+                raise _more_than_factors(name, keys)
 
     def sets(self, name: str) -> dict[str, dict[str, Pair]]:
         """The factors called ``name``: the base's (none), the original's, each bundle's."""
         found: dict[str, dict[str, Pair]] = {BASE: {}}
         if name in self.adapters:
-            adapter = self.adapters[name]
-            if adapter.extras:
-                raise _more_than_factors(name, sorted(adapter.extras))
-            found[ORIGINAL] = {path: x.factors() for path, x in adapter.modules.items()}
-        for label, path in self.bundles.items():
-            bundle = open_bundle(path)
+            modules = self.adapters[name].modules
+            found[ORIGINAL] = {path: x.factors() for path, x in modules.items()}
+        for label, bundle in self.bundles.items():
             if name in bundle:
-                task = bundle[name]
-                if task.entry.extra_kinds:
-                    raise _more_than_factors(name, sorted(task.entry.extra_kinds))
-                found[label] = {p: (f.B, f.A) for p, f in task.factors().items()}
+                found[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
         return found
 
 
@@ -77,7 +82,7 @@ def read_sources(paths: Sequence[str], same_base: bool = False) -> Sources:
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
     adapters = read_adapters(others, same_base=same_base) if others else []
-    labels = {Path(path).name: Path(path) for path in bundles}
+    labels = {Path(path).name: open_bundle(path) for path in bundles}
     if len(labels) != len(bundles):
         raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
     for adapter in adapters:
@@ -110,6 +115,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Everything that was measured, ready for JSON (schema hydraopt.eval/1, docs/evaluation.md)."""
     started = time.monotonic()
+    sources.check()
     names = sources.names()
     unknown = sorted(set(request.task_of) - set(names))
     if unknown:
@@ -141,8 +147,8 @@ def evaluate(
         "schema": SCHEMA,
         "base": {"name": Path(request.base).name, "sha256": _weights_hash(Path(request.base))},
         "bundles": {
-            label: {"bytes": path.stat().st_size, "sha256": _file_hash(path)}
-            for label, path in sources.bundles.items()
+            label: {"bytes": bundle.path.stat().st_size, "sha256": _file_hash(bundle.path)}
+            for label, bundle in sources.bundles.items()
         },
         "adapters": {name: adapter.content_hash() for name, adapter in sources.adapters.items()},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in sources.adapters.values()),
@@ -150,7 +156,7 @@ def evaluate(
         "limits": {"rows": request.rows, "tokens": request.tokens},
         "tasks": tasks,
         "seed": request.seed,
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "hardware": {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0))},
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -205,13 +211,3 @@ def _weights_hash(base: Path) -> str | None:
     files = sorted(base.glob("*.safetensors")) if base.is_dir() else []
     together = hashlib.sha256("".join(map(_file_hash, files)).encode())
     return together.hexdigest() if files else None
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -1,0 +1,20 @@
+"""Which versions made a result; light, so that benchmarks can use it too."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["versions"]
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of Python and of the packages, by name; "not installed" where one is missing."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
