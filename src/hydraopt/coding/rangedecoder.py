@@ -25,7 +25,7 @@ from hydraopt.coding.model import (
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 
-__all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder"]
+__all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "taken"]
 
 # State, one int64 vector: the code word less the encoder's low, range, position.
 _LOW, _RANGE, _POS = 0, 1, 2
@@ -40,6 +40,11 @@ def new_decoder(data: NDArray[np.uint8]) -> NDArray[np.int64]:
         state[_LOW] = ((state[_LOW] << 8) | (data[i] if i < data.shape[0] else 0)) & MASK
     state[_POS] = 5
     return state
+
+
+def taken(state: NDArray[np.int64]) -> int:
+    """Bytes asked for so far; more than there are where the stream has been read past its end."""
+    return int(state[_POS])
 
 
 @njit(cache=True, nogil=True, inline="always")

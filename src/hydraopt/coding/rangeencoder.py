@@ -27,7 +27,7 @@ from hydraopt.coding.model import (
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 
-__all__ = ["encode_columns", "encode_integer", "encode_run", "finish", "new_encoder"]
+__all__ = ["encode_columns", "encode_integer", "encode_run", "finish", "new_encoder", "written"]
 
 # State, one int64 vector: low, range, cached byte, pending bytes, position.
 _LOW, _RANGE, _CACHE, _PENDING, _POS = 0, 1, 2, 3, 4
@@ -36,6 +36,11 @@ _LOW, _RANGE, _CACHE, _PENDING, _POS = 0, 1, 2, 3, 4
 def new_encoder() -> NDArray[np.int64]:
     """State of an empty stream."""
     return np.array([0, MASK, 0, 1, 0], np.int64)
+
+
+def written(state: NDArray[np.int64]) -> int:
+    """Bytes so far, those that a carry may still change included."""
+    return int(state[_POS] + state[_PENDING])
 
 
 @njit(cache=True, nogil=True)

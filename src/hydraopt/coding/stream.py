@@ -18,13 +18,20 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.gaussian import level_bits
 from hydraopt.coding.model import new_model
-from hydraopt.coding.rangedecoder import decode_columns, decode_integer, decode_run, new_decoder
+from hydraopt.coding.rangedecoder import (
+    decode_columns,
+    decode_integer,
+    decode_run,
+    new_decoder,
+    taken,
+)
 from hydraopt.coding.rangeencoder import (
     encode_columns,
     encode_integer,
     encode_run,
     finish,
     new_encoder,
+    written,
 )
 from hydraopt.coding.trellis import quantise, reconstruct
 from hydraopt.errors import BundleFormatError, NumericalError, explain
@@ -124,7 +131,7 @@ class StreamWriter:
 
     def _reserve(self, extra: int) -> None:
         # The pending bytes of a carry chain are written later, so they need room as well.
-        need = int(self._state[4] + self._state[3]) + extra
+        need = written(self._state) + extra
         if need > self._out.size:
             grown = np.zeros(max(need, 2 * self._out.size), np.uint8)
             grown[: self._out.size] = self._out
@@ -133,7 +140,7 @@ class StreamWriter:
     @property
     def size(self) -> int:
         """Bytes so far, to within the few that the coder still holds."""
-        return int(self._state[4] + self._state[3])
+        return written(self._state)
 
     def integer(self, kind: int, value: int) -> None:
         """Append a side integer of one of the kinds [0, 8); |value| < 2^30."""
@@ -209,7 +216,7 @@ class StreamReader:
 
         Raises BundleFormatError if the stream has been read past its end, before it allocates.
         """
-        if int(self._state[2]) > self._data.size + 64:
+        if taken(self._state) > self._data.size + 64:
             self.damaged(f"its end was passed with {count * columns} numbers still to come")
         if count * columns > _MOST_NUMBERS:
             self.damaged(f"a block claims {count} x {columns} numbers")
@@ -222,7 +229,7 @@ class StreamReader:
     @property
     def position(self) -> int:
         """Bytes taken from the stream so far."""
-        return min(int(self._state[2]), self._data.size)
+        return min(taken(self._state), self._data.size)
 
     def damaged(self, what: str) -> NoReturn:
         """Raise BundleFormatError about this stream."""
