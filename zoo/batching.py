@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hydraopt.evaluate.encoding import Batch, Encoded, collate, encode_row, prompt_text
 from hydraopt.evaluate.model import hidden_states, logits_of
@@ -17,6 +19,7 @@ __all__ = [
     "Encoded",
     "collate",
     "encode",
+    "mean_loss",
     "prompt_text",
     "target_logits",
     "training_batches",
@@ -34,6 +37,40 @@ def encode(
 def target_logits(model: Any, batch: Batch) -> Tensor:
     """Float32 logits (N, vocabulary) at the target positions of the batch."""
     return logits_of(model, hidden_states(model, batch))
+
+
+def mean_loss(model: Any, batch: Batch) -> Tensor:
+    """Mean cross-entropy per target token, in nats, with a gradient for the hidden states alone."""
+    hidden = hidden_states(model, batch)
+    if getattr(model.config, "final_logit_softcapping", None) is not None:
+        return F.cross_entropy(logits_of(model, hidden), batch.labels)
+    loss: Tensor = _OutputLoss.apply(hidden, model.lm_head.weight, batch.labels)
+    return loss
+
+
+class _OutputLoss(torch.autograd.Function):
+    """Cross-entropy behind a frozen output layer; its gradient is made in the forward pass.
+
+    With 262,144 tokens in the vocabulary, keeping float32 logits for a backward pass and reading
+    them several times costs as much as the rest of a small model.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        """hidden: (N, width), weight: (vocabulary, width), labels: (N,); a float32 scalar."""
+        logits = F.linear(hidden, weight)
+        right = logits.gather(1, labels[:, None])[:, 0].float()
+        loss = (logits.float().logsumexp(1) - right).mean()
+        slope = torch.softmax(logits, dim=1)
+        slope[torch.arange(len(labels)), labels] -= 1
+        ctx.save_for_backward(slope @ weight / len(labels))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """The stored gradient, scaled."""
+        (slope,) = ctx.saved_tensors
+        return slope * grads[0].to(slope.dtype), None, None
 
 
 def training_batches(items: Sequence[Encoded], size: int, rng: Random) -> Iterator[list[Encoded]]:

@@ -1,6 +1,6 @@
 """Recipes: which adapters to train and how, as JSON.
 
-    {"base": "smollm2-135m-instruct", "output": "examples/adapters",
+    {"base": "smollm2-135m-instruct", "output": "examples/adapters", "dtype": "float32",
      "defaults": {"rank": 8, "lr": 0.002},
      "adapters": [{"name": "dates-{language}", "task": "date_format", "languages": ["en", "de"]}]}
 
@@ -44,7 +44,7 @@ class Plan:
     validation_rows: int = 64
     patience: int = 4  # validations without a new best before training stops
     solved_nll: float = 0.001  # a validation loss below this leaves nothing to learn
-    test_rows: int = 200
+    test_rows: int = 200  # 0 leaves the test split to `hydraopt eval`
     max_tokens: int | None = None  # longer rows, prompt and target, are left out
     save_dtype: str = "float16"
 
@@ -60,6 +60,7 @@ class Recipe:
 
     base: str
     output: str  # folder of the adapters, relative to where training is started
+    dtype: str  # of the frozen base while training; the factors are float32
     plans: tuple[Plan, ...]
 
 
@@ -73,7 +74,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def parse_recipe(data: dict[str, Any]) -> Recipe:
     """The recipe of parsed JSON: one plan per entry of "adapters" and language."""
-    _known_keys("recipe", data, {"base", "output", "defaults", "adapters", "comment"})
+    _known_keys("recipe", data, {"base", "output", "dtype", "defaults", "adapters", "comment"})
     for key in ("base", "output", "adapters"):
         if key not in data:
             raise RecipeError(f"the recipe has no {key!r}")
@@ -98,7 +99,10 @@ def parse_recipe(data: dict[str, Any]) -> Recipe:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(f"names given twice: {twice}; put {{language}} into the name")
-    return Recipe(data["base"], data["output"], tuple(plans))
+    dtype = data.get("dtype", "float32")
+    if dtype not in ("float32", "bfloat16"):
+        raise RecipeError(f"dtype must be float32 or bfloat16, not {dtype!r}")
+    return Recipe(data["base"], data["output"], dtype, tuple(plans))
 
 
 def _known_keys(where: str, data: dict[str, Any], known: set[str]) -> None:

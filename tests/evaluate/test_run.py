@@ -16,7 +16,7 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.encoding import batches_by_tokens, encode_row
 from hydraopt.evaluate.metrics import METRICS
-from hydraopt.evaluate.model import attached, generate
+from hydraopt.evaluate.model import attached, generate, place
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
@@ -45,10 +45,31 @@ def test_teacher_forcing_tells_what_greedy_decoding_writes(trained, rows) -> Non
             assert 0 < sum(written) < len(written)  # else this test shows nothing
 
 
+def test_an_answer_is_what_the_set_would_write_without_the_reference(trained, rows) -> None:
+    model, tokenizer = trained
+    sets = {str(x): factors(x) for x in (0.05, 0.08, 0.12, 0.2)} | {"original": factors(0.1)}
+    alone = {
+        name: run_task(model, tokenizer, rows, {name: pairs})[name].answers
+        for name, pairs in sets.items()
+    }
+    together = run_task(model, tokenizer, rows, sets, reference="original")
+    assert {name: scores.answers for name, scores in together.items()} == alone
+    same = [a == b for n in sets for a, b in zip(alone[n], alone["original"], strict=True)]
+    assert 20 < sum(same) < len(same)  # else this test shows nothing
+
+
+def test_answers_for_some_sets_only(trained, rows) -> None:
+    sets = {"base": {}, "original": factors(0.1)}
+    found = run_task(*trained, rows, sets, reference="original", write=["original"])
+    assert found["base"].answers is None
+    assert set(found["base"].numbers) == {"exact match"}
+    assert set(found["original"].numbers) == {"exact match", "chrF"}
+
+
 def test_loss_is_that_of_one_row_at_a_time(trained, rows) -> None:
     model, tokenizer = trained
     scores = run_task(model, tokenizer, rows, {"x": factors(0.1)}, write=False)["x"]
-    with attached(model, factors(0.1)):
+    with attached(model, place(model, factors(0.1))):
         for i, item in enumerate(rows.items):
             logits = model(torch.tensor([item.prompt + item.target])).logits[0]
             start = len(item.prompt) - 1
@@ -80,7 +101,7 @@ def test_divergence_is_the_definition(trained, rows) -> None:
     for i, item in enumerate(rows.items):
         both = []
         for pairs in sets.values():
-            with attached(model, pairs):
+            with attached(model, place(model, pairs)):
                 logits = model(torch.tensor([item.prompt + item.target])).logits[0]
             start = len(item.prompt) - 1
             both.append(logits[start : start + len(item.target)].log_softmax(-1))
@@ -99,7 +120,7 @@ def test_an_adapted_output_layer_counts(trained, rows) -> None:
     found = run_task(model, tokenizer, rows, sets, reference="head", write=False)
     assert found["head"].divergence_per_token == 0
     assert found["base"].divergence_per_token > 0.01
-    with attached(model, sets["head"]):
+    with attached(model, place(model, sets["head"])):
         item = rows.items[0]
         logits = model(torch.tensor([item.prompt + item.target])).logits[0]
     start = len(item.prompt) - 1
@@ -109,7 +130,7 @@ def test_an_adapted_output_layer_counts(trained, rows) -> None:
 
 def test_the_batch_does_not_change_an_answer(trained, rows) -> None:
     model, tokenizer = trained
-    alone = [next(generate(model, tokenizer, [item], 12, 10))[1] for item in rows.items]
+    alone = [next(iter(generate(model, tokenizer, [item], 12, 10)))[1] for item in rows.items]
     together = dict(generate(model, tokenizer, rows.items, 12, 4096))
     assert [together[i] for i in range(len(alone))] == alone
 
@@ -118,7 +139,7 @@ def test_hooks_are_taken_off_again(trained) -> None:
     model, _ = trained
     ids = torch.tensor([[1, 5, 6]])
     before = model(ids).logits
-    with attached(model, factors(1.0)):
+    with attached(model, place(model, factors(1.0))):
         assert not torch.equal(model(ids).logits, before)
     assert torch.equal(model(ids).logits, before)
 
@@ -132,9 +153,8 @@ def test_hooks_are_taken_off_again(trained) -> None:
 )
 def test_factors_of_another_base_are_refused(trained, pairs, what) -> None:
     model, _ = trained
-    with pytest.raises(AlignmentError, match=what), attached(model, pairs):
-        pass
-    assert not model.model.layers[0].self_attn.q_proj._forward_hooks
+    with pytest.raises(AlignmentError, match=what):
+        place(model, pairs)
 
 
 def test_batches_hold_every_row_once() -> None:

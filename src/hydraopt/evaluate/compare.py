@@ -6,7 +6,8 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.model import Pair, load_model
 from hydraopt.evaluate.provenance import versions
 from hydraopt.evaluate.run import Progress, Scores, TaskRows, encode_task, run_task
-from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.inspect.kind import is_bundle
 
 __all__ = ["SCHEMA", "Request", "Sources", "evaluate", "read_sources"]
@@ -30,11 +31,15 @@ _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "scikit-
 
 @dataclass(frozen=True)
 class Sources:
-    """What is compared: adapters as they are, and bundles, by the name of their file."""
+    """What is compared: adapters as they are, and bundles, by the name of their file.
+
+    others: what other methods made of the adapters, by label and adapter.
+    """
 
     adapters: Mapping[str, Adapter]
     bundles: Mapping[str, Bundle]
     folders: Mapping[str, Path | None] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, Mapping[str, Pair]]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Every adapter's name, of the originals and of the bundles."""
@@ -63,6 +68,9 @@ class Sources:
         for label, bundle in self.bundles.items():
             if name in bundle:
                 found[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
+        for label, made in self.others.items():
+            if name in made:
+                found[label] = dict(made[name])
         return found
 
 
@@ -98,7 +106,9 @@ def read_sources(paths: Sequence[str], same_base: bool = False) -> Sources:
 class Request:
     """How to evaluate. tasks: the folder of task folders. task_of: adapter name to "TASK/LANGUAGE",
     where its name or score.json does not tell. rows, tokens: limits, None for all. write: generate
-    answers for metrics that need them. seed: of the bootstrap."""
+    answers for metrics that need them; write_base: those of the base too. products: "float32", or
+    "bfloat16": matrix products of numbers rounded to bfloat16, all else in float32, which is faster
+    where the processor has such products. seed: of the bootstrap."""
 
     base: str
     tasks: Path
@@ -107,15 +117,52 @@ class Request:
     rows: int | None = None
     tokens: int | None = None
     write: bool = True
+    write_base: bool = True
+    products: str = "float32"
     seed: int = 0
 
 
 def evaluate(
-    sources: Sources, request: Request, progress: Progress | None = None
+    sources: Sources,
+    request: Request,
+    progress: Progress | None = None,
+    known: Sequence[Mapping[str, Any]] = (),
+    keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Everything that was measured, ready for JSON (schema hydraopt.eval/1, docs/evaluation.md)."""
+    """Everything that was measured, ready for JSON (schema hydraopt.eval/1, docs/evaluation.md).
+
+    known: entries of ``tasks`` that an earlier call with the same request made; they are not
+    measured again. keep: called with the result so far after every task, to save it.
+    """
     started = time.monotonic()
     sources.check()
+    wanted = _task_files(sources, request)
+    tasks = {str(task["adapter"]): dict(task) for task in known if task["adapter"] in wanted}
+    head = _head(sources, request)
+
+    def result() -> dict[str, Any]:
+        ordered = [tasks[name] for name in wanted if name in tasks]
+        return {**head, "tasks": ordered, "seconds": round(time.monotonic() - started, 1)}
+
+    missing = [name for name in wanted if name not in tasks]
+    if missing:
+        model, tokenizer = load_model(request.base)
+        with _products(request.products):
+            for name in missing:
+                rows = encode_task(wanted[name], tokenizer, request.rows, request.tokens)
+                sets = sources.sets(name)
+                reference = ORIGINAL if ORIGINAL in sets else None
+                written = [label for label in sets if label != BASE or request.write_base]
+                write = written if request.write else False
+                scores = run_task(model, tokenizer, rows, sets, reference, write, progress)
+                tasks[name] = {"adapter": name, **_task_result(rows, scores, request.seed)}
+                if keep:
+                    keep(result())
+    return result()
+
+
+def _task_files(sources: Sources, request: Request) -> dict[str, TaskFile]:
+    """The rows of every adapter, by its name."""
     names = sources.names()
     unknown = sorted(set(request.task_of) - set(names))
     if unknown:
@@ -135,14 +182,23 @@ def evaluate(
             said.split("/") if said else task_of(name, sources.folders.get(name), request.tasks)
         )
         wanted[name] = read_task_file(request.tasks, task, language, request.split)
-    model, tokenizer = load_model(request.base)
-    tasks = []
-    for name, file in wanted.items():
-        rows = encode_task(file, tokenizer, request.rows, request.tokens)
-        sets = sources.sets(name)
-        reference = ORIGINAL if ORIGINAL in sets else None
-        scores = run_task(model, tokenizer, rows, sets, reference, request.write, progress)
-        tasks.append({"adapter": name, **_task_result(rows, scores, request.seed)})
+    return wanted
+
+
+@contextmanager
+def _products(kind: str) -> Iterator[None]:
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if kind == "bfloat16" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _head(sources: Sources, request: Request) -> dict[str, Any]:
+    """What the result says besides the tasks."""
     return {
         "schema": SCHEMA,
         "base": {"name": Path(request.base).name, "sha256": _weights_hash(Path(request.base))},
@@ -154,11 +210,10 @@ def evaluate(
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in sources.adapters.values()),
         "split": request.split,
         "limits": {"rows": request.rows, "tokens": request.tokens},
-        "tasks": tasks,
+        "products": request.products,
         "seed": request.seed,
         "versions": versions(_PACKAGES),
         "hardware": {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0))},
-        "seconds": round(time.monotonic() - started, 1),
     }
 
 

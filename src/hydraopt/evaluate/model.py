@@ -16,7 +16,16 @@ from torch.nn import functional as F
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.evaluate.encoding import Batch, Encoded, batches_by_tokens
 
-__all__ = ["Pair", "attached", "generate", "hidden_states", "load_model", "logits_of"]
+__all__ = [
+    "Pair",
+    "Placed",
+    "attached",
+    "generate",
+    "hidden_states",
+    "load_model",
+    "logits_of",
+    "place",
+]
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 """B (m, r) with the scale inside, A (r, n)."""
@@ -47,33 +56,45 @@ def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
     return model, tokenizer
 
 
-@contextmanager
-def attached(model: nn.Module, factors: Mapping[str, Pair]) -> Iterator[None]:
-    """Inside the block each named module adds ``B (A x)`` to its output, as PEFT does.
+Placed = Mapping[str, tuple[Tensor, Tensor]]
+"""B and A by module path, as tensors of the model's dtype on its device."""
+
+
+def place(model: nn.Module, factors: Mapping[str, Pair]) -> Placed:
+    """The factors as tensors, checked against the model.
 
     Raises AlignmentError if a module is missing or has another shape.
     """
     modules = dict(model.named_modules())
+    placed = {}
+    for path, (b, a) in factors.items():
+        module = modules.get(path)
+        shape = (b.shape[0], a.shape[1])
+        if not isinstance(module, nn.Linear):
+            raise AlignmentError(
+                explain(f"the base model has no linear module {path}", expected=f"{shape}")
+            )
+        if (module.out_features, module.in_features) != shape:
+            raise AlignmentError(
+                explain(
+                    f"module {path} of the base model has another shape",
+                    got=(module.out_features, module.in_features),
+                    expected=shape,
+                    do="Give the base model that the adapters were trained on",
+                )
+            )
+        first, second = (torch.from_numpy(np.array(x, np.float32)) for x in (b, a))
+        placed[path] = (first.to(module.weight), second.to(module.weight))
+    return placed
+
+
+@contextmanager
+def attached(model: nn.Module, placed: Placed) -> Iterator[None]:
+    """Inside the block each named module adds ``B (A x)`` to its output, as PEFT does."""
     handles = []
     try:
-        for path, (b, a) in factors.items():
-            module = modules.get(path)
-            shape = (b.shape[0], a.shape[1])
-            if not isinstance(module, nn.Linear):
-                raise AlignmentError(
-                    explain(f"the base model has no linear module {path}", expected=f"{shape}")
-                )
-            if (module.out_features, module.in_features) != shape:
-                raise AlignmentError(
-                    explain(
-                        f"module {path} of the base model has another shape",
-                        got=(module.out_features, module.in_features),
-                        expected=shape,
-                        do="Give the base model that the adapters were trained on",
-                    )
-                )
-            pair = [torch.from_numpy(np.array(x, np.float32)).to(module.weight) for x in (b, a)]
-            handles.append(module.register_forward_hook(_adder(*pair)))
+        for path, pair in placed.items():
+            handles.append(model.get_submodule(path).register_forward_hook(_adder(*pair)))
         yield
     finally:
         for handle in handles:
@@ -112,12 +133,14 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
 @torch.inference_mode()
 def generate(
     model: Any, tokenizer: Any, items: Sequence[Encoded], most: int, batch_tokens: int
-) -> Iterator[tuple[int, str]]:
-    """Greedy answers, as (index of the item, text), in batches of prompts of similar length.
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Greedy answers, as (index of the item, tokens), in batches of prompts of similar length.
 
-    most: tokens of an answer at most. Prompts are padded on the left, so that answers start alike.
+    most: tokens of an answer at most, EOS included, with which an answer ends unless it was cut.
+    Prompts are padded on the left, so that answers start alike.
     """
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    eos = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
     lengths = [len(item.prompt) + most for item in items]
     for chunk in batches_by_tokens(lengths, batch_tokens):
         longest = max(len(items[i].prompt) for i in chunk)
@@ -136,10 +159,8 @@ def generate(
             top_p=None,
             top_k=None,
             pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=eos,
         )
         for row, i in enumerate(chunk):
             answer = out[row, longest:].tolist()
-            if tokenizer.eos_token_id in answer:
-                answer = answer[: answer.index(tokenizer.eos_token_id)]
-            yield i, tokenizer.decode(answer, skip_special_tokens=True).strip()
+            yield i, tuple(answer[: answer.index(eos) + 1] if eos in answer else answer)

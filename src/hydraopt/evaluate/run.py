@@ -2,13 +2,17 @@
 
 Every set sees the same batches. Teacher forcing gives the loss, and how far the next-token
 distributions are from those of the reference (the original adapter); generation gives the answers
-that the metrics score. Exact match needs no generation: greedy decoding writes a row exactly when
-every target token, EOS included, is the argmax given the true tokens before it.
+that the metrics score. Two shortcuts save most of the generation, and both are exact:
+
+- exact match: greedy decoding writes a row exactly when every target token, EOS included, is the
+  argmax given the true tokens before it;
+- any other answer: greedy decoding writes what the reference wrote exactly when every token of that
+  is the argmax given those before it. From the first token that is not, a set writes on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +20,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.encoding import Encoded, batches_by_tokens, collate, encode_row
+from hydraopt.evaluate.encoding import Batch, Encoded, batches_by_tokens, collate, encode_row
 from hydraopt.evaluate.metrics import Metric, metrics_of
-from hydraopt.evaluate.model import Pair, attached, generate, hidden_states, logits_of
+from hydraopt.evaluate.model import (
+    Pair,
+    Placed,
+    attached,
+    generate,
+    hidden_states,
+    logits_of,
+    place,
+)
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import Row, TaskFile
 
@@ -127,95 +138,197 @@ def run_task(
     rows: TaskRows,
     sets: Mapping[str, Factors],
     reference: str | None = None,
-    write: bool = True,
+    write: bool | Collection[str] = True,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
-    reference: the set that the others are compared with; it runs first. write: generate answers
-    where a metric needs them; without, only metrics that teacher forcing tells are there.
+    reference: the set that the others are compared with. write: whether, or for which sets, answers
+    are generated where a metric needs them; without, only metrics that teacher forcing tells are
+    there.
     """
-    names = sorted(sets, key=lambda name: name != reference)
-    seen: list[Tensor] | None = None
+    placed = {
+        name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
+    }
+    forced = _forced(model, rows, placed, reference, progress)
+    wanted = set(sets if write is True else write or ())
+    if all(metric.exact for metric in rows.metrics):
+        wanted = set()
+    writer = _Writer(model, tokenizer, rows.items)
     found: dict[str, Scores] = {}
-    for done, name in enumerate(names):
-        if progress:
-            progress(f"{rows.task.name}/{rows.task.language} {name}", done, len(names))
-        factors = sets[name]
-        body = {path: pair for path, pair in factors.items() if path != _HEAD}
-        with attached(model, body):
-            forced, hidden = _forced(model, rows.items, factors, seen, sets.get(reference or ""))
-            answers = None
-            if write and not all(metric.exact for metric in rows.metrics):
-                with attached(model, _head_of(factors)):
-                    answers = _answers(model, tokenizer, rows.items)
-        if name == reference:
-            seen = hidden
+    for name, sums in forced.items():
+        answers = None
+        if name in wanted:
+            if progress:
+                progress(f"{_title(rows)} {name} answers", len(found), len(placed))
+            exact = sums["exact"].astype(bool)
+            answers = writer.answers(placed[name], exact, remember=name == reference)
         numbers = {}
         for metric in rows.metrics:
             if metric.exact:
-                numbers[metric.name] = forced["exact"][:, None]
+                numbers[metric.name] = sums["exact"][:, None]
             elif answers is not None:
-                language = rows.task.language
                 pairs = zip(answers, rows.rows, strict=True)
-                numbers[metric.name] = np.array([metric.of_row(a, r, language) for a, r in pairs])
-        found[name] = Scores(**forced, numbers=numbers, answers=answers)
+                numbers[metric.name] = np.array(
+                    [metric.of_row(a, r, rows.task.language) for a, r in pairs]
+                )
+        found[name] = Scores(**sums, numbers=numbers, answers=answers)
     return {name: found[name] for name in sets}
 
 
-def _head_of(factors: Factors | None) -> Factors:
-    return {_HEAD: factors[_HEAD]} if factors and _HEAD in factors else {}
+def _title(rows: TaskRows) -> str:
+    return f"{rows.task.name}/{rows.task.language}"
+
+
+def _split(placed: Placed) -> tuple[Placed, Placed]:
+    """(factors of the body, factors of the output layer)."""
+    body = {path: pair for path, pair in placed.items() if path != _HEAD}
+    return body, {path: pair for path, pair in placed.items() if path == _HEAD}
+
+
+@torch.inference_mode()
+def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
+    """Logits at the target positions, (N, vocabulary)."""
+    body, head = _split(placed)
+    with attached(model, body):
+        hidden = hidden_states(model, batch)
+    with attached(model, head):
+        return logits_of(model, hidden)
 
 
 @torch.inference_mode()
 def _forced(
     model: Any,
-    items: Sequence[Encoded],
-    factors: Factors,
-    seen: list[Tensor] | None,
-    reference: Factors | None,
-) -> tuple[dict[str, Numbers], list[Tensor]]:
-    """Teacher-forced sums by row, and the hidden states of each batch.
+    rows: TaskRows,
+    sets: Mapping[str, Placed],
+    reference: str | None,
+    progress: Progress | None,
+) -> dict[str, dict[str, Numbers]]:
+    """Teacher-forced sums by row, of every set; the reference, if any, is the first one.
 
-    Hidden states stand for the reference's logits: a vocabulary's worth of them for all rows would
-    not fit in memory.
+    Batch by batch: a vocabulary's worth of the reference's logits for all rows would not fit in
+    memory, and is not computed twice.
     """
-    sums = {
-        key: np.zeros(len(items)) for key in ("loss", "tokens", "exact", "divergence", "agreement")
-    }
-    kept = []
-    for number, chunk in enumerate(batches_by_tokens([len(x) for x in items], BATCH_TOKENS)):
-        batch = collate([items[i] for i in chunk])
-        hidden = hidden_states(model, batch)
-        kept.append(hidden)
-        with attached(model, _head_of(factors)):
-            logits = F.log_softmax(logits_of(model, hidden), dim=-1)
-        best = logits.argmax(-1)
-        columns = {
-            "loss": -logits.gather(1, batch.labels[:, None])[:, 0],
-            "tokens": torch.ones_like(best, dtype=torch.float32),
-            "wrong": (best != batch.labels).float(),
-        }
-        if seen is None:
-            columns |= {"divergence": torch.zeros(best.numel()), "agreement": columns["tokens"]}
-        else:
-            with attached(model, _head_of(reference)):
-                wanted = F.log_softmax(logits_of(model, seen[number]), dim=-1)
-            columns["agreement"] = (wanted.argmax(-1) == best).float()
-            columns["divergence"] = (wanted.exp() * (wanted - logits)).sum(-1).clamp_min(0)
+    keys = ("loss", "tokens", "exact", "divergence", "agreement")
+    sums = {name: {key: np.zeros(len(rows.items)) for key in keys} for name in sets}
+    chunks = list(batches_by_tokens([len(x) for x in rows.items], BATCH_TOKENS))
+    for number, chunk in enumerate(chunks):
+        if progress:
+            progress(f"{_title(rows)}", number, len(chunks))
+        batch = collate([rows.items[i] for i in chunk])
         where = np.array(chunk)
-        for key, column in columns.items():
-            by_row = np.bincount(batch.row.numpy(), column.double().numpy(), len(chunk))
-            if key == "wrong":
-                sums["exact"][where] = by_row == 0
-            else:
-                sums[key][where] = by_row
-    return sums, kept
+        seen: _Seen | None = None
+        for name, placed in sets.items():
+            logits = _logits(model, placed, batch)
+            total = logits.logsumexp(-1)
+            best = logits.argmax(-1)
+            right = logits.gather(1, batch.labels[:, None])[:, 0]
+            columns = {
+                "loss": total - right,
+                "tokens": torch.ones_like(total),
+                "wrong": (best != batch.labels).float(),
+                "agreement": torch.ones_like(total),
+                "divergence": torch.zeros_like(total),
+            }
+            if seen is not None:
+                columns["agreement"] = (seen.best == best).float()
+                columns["divergence"] = seen.divergence(logits, total)
+            elif name == reference:
+                seen = _Seen.of(logits, total, best)
+            for key, column in columns.items():
+                by_row = np.bincount(batch.row.numpy(), column.double().numpy(), len(chunk))
+                if key == "wrong":
+                    sums[name]["exact"][where] = by_row == 0
+                else:
+                    sums[name][key][where] = by_row
+    return sums
 
 
-def _answers(model: Any, tokenizer: Any, items: Sequence[Encoded]) -> tuple[str, ...]:
-    most = max(len(item.target) for item in items) * 3 // 2 + 8
-    answers = [""] * len(items)
-    for index, text in generate(model, tokenizer, items, most, 4 * BATCH_TOKENS):
-        answers[index] = text
-    return tuple(answers)
+@dataclass(frozen=True)
+class _Seen:
+    """The reference's next-token distributions at the target positions of a batch.
+
+    chance: (N, vocabulary) probabilities. entropy, best: (N,).
+    """
+
+    chance: Tensor
+    entropy: Tensor
+    best: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, total: Tensor, best: Tensor) -> _Seen:
+        chance = torch.exp(logits - total[:, None])
+        return cls(chance, total - _dot(chance, logits), best)
+
+    def divergence(self, logits: Tensor, total: Tensor) -> Tensor:
+        """KL(reference || this) in nats, (N,): cross-entropy less entropy."""
+        return (total - _dot(self.chance, logits) - self.entropy).clamp_min(0)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Row by row, (N,)."""
+    return torch.bmm(left[:, None, :], right[:, :, None])[:, 0, 0]
+
+
+class _Writer:
+    """Writes answers, starting from what the reference wrote where a set writes the same."""
+
+    def __init__(self, model: Any, tokenizer: Any, items: Sequence[Encoded]) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._items = items
+        self._most = max(len(item.target) for item in items) * 3 // 2 + 8
+        self._known: list[tuple[int, ...]] = []
+
+    def answers(self, placed: Placed, exact: NDArray[np.bool_], remember: bool) -> tuple[str, ...]:
+        """What greedy decoding writes for every row.
+
+        exact: rows whose target it writes, as teacher forcing has told. remember: the answers are
+        those of the reference, which later calls start from.
+        """
+        tokens = [item.target if e else () for item, e in zip(self._items, exact, strict=True)]
+        open_ = [i for i, told in enumerate(exact) if not told]
+        if self._known and open_:
+            items = [Encoded(self._items[i].prompt, self._known[i]) for i in open_]
+            shared = _agreed(self._model, placed, items)
+            for i, prefix in zip(open_, shared, strict=True):
+                tokens[i] = prefix
+            open_ = [i for i in open_ if not self._ended(tokens[i])]
+        if open_:
+            begun = [Encoded(self._items[i].prompt + tokens[i], ()) for i in open_]
+            with attached(self._model, placed):
+                for k, more in generate(
+                    self._model, self._tokenizer, begun, self._most, 4 * BATCH_TOKENS
+                ):
+                    tokens[open_[k]] = (tokens[open_[k]] + more)[: self._most]
+        if remember:
+            self._known = list(tokens)
+        return tuple(self._text(answer) for answer in tokens)
+
+    def _ended(self, answer: tuple[int, ...]) -> bool:
+        last = answer[-1] if answer else None
+        return last == self._tokenizer.eos_token_id or len(answer) >= self._most
+
+    def _text(self, answer: tuple[int, ...]) -> str:
+        text: str = self._tokenizer.decode(answer, skip_special_tokens=True)
+        return text.strip()
+
+
+@torch.inference_mode()
+def _agreed(model: Any, placed: Placed, items: Sequence[Encoded]) -> list[tuple[int, ...]]:
+    """For every item the tokens of its target up to the first that greedy decoding would not write.
+
+    That one is replaced by what it would write instead.
+    """
+    found: list[tuple[int, ...]] = [()] * len(items)
+    for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
+        batch = collate([items[i] for i in chunk])
+        best = _logits(model, placed, batch).argmax(-1)
+        for row, i in enumerate(chunk):
+            mine = best[batch.row == row].tolist()
+            wanted = items[i].target
+            same = next(
+                (k for k, (a, b) in enumerate(zip(mine, wanted, strict=True)) if a != b), None
+            )
+            found[i] = wanted if same is None else (*wanted[:same], mine[same])
+    return found

@@ -15,11 +15,16 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of scores, new less old, with its 95 % percentile interval."""
+    """A difference of scores, new less old, with its 95 % percentile interval.
+
+    deviation: the bootstrap's standard deviation, from which the interval of a mean over tasks
+    follows.
+    """
 
     difference: float
     low: float
     high: float
+    deviation: float
 
 
 def paired_difference(
@@ -41,4 +46,5 @@ def paired_difference(
         pick = rng.integers(0, rows, rows)
         found[i] = total(new[pick]) - total(old[pick])
     low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(total(new) - total(old), float(low), float(high))
+    spread = float(found.std(ddof=1))
+    return Interval(total(new) - total(old), float(low), float(high), spread)
