@@ -130,9 +130,16 @@ def test_an_adapted_output_layer_counts(trained, rows) -> None:
 
 def test_the_batch_does_not_change_an_answer(trained, rows) -> None:
     model, tokenizer = trained
-    alone = [next(iter(generate(model, tokenizer, [item], 12, 10)))[1] for item in rows.items]
-    together = dict(generate(model, tokenizer, rows.items, 12, 4096))
-    assert [together[i] for i in range(len(alone))] == alone
+    both = [place(model, factors(0.1)), place(model, {})]
+    mine = [both[i % 2] for i in range(len(rows.items))]
+
+    def answers(batch_tokens: int, items, factors_of) -> list[tuple[int, ...]]:
+        found = dict(generate(model, tokenizer, items, factors_of, 12, batch_tokens))
+        return [found[i] for i in range(len(items))]
+
+    alone = [answers(10, [item], [f])[0] for item, f in zip(rows.items, mine, strict=True)]
+    assert answers(4096, rows.items, mine) == alone
+    assert answers(4096, rows.items, [both[0]] * len(mine)) != alone
 
 
 def test_hooks_are_taken_off_again(trained) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "Pair",
     "Placed",
     "attached",
+    "attached_in_blocks",
     "generate",
     "hidden_states",
     "load_model",
@@ -91,19 +93,43 @@ def place(model: nn.Module, factors: Mapping[str, Pair]) -> Placed:
 @contextmanager
 def attached(model: nn.Module, placed: Placed) -> Iterator[None]:
     """Inside the block each named module adds ``B (A x)`` to its output, as PEFT does."""
+    with attached_in_blocks(model, [(placed, None)]):
+        yield
+
+
+@contextmanager
+def attached_in_blocks(
+    model: nn.Module, blocks: Sequence[tuple[Placed, int | None]]
+) -> Iterator[None]:
+    """The same with other factors for each block of consecutive rows of the batch.
+
+    blocks: (factors, rows); None for all rows that are left.
+    """
+    by_path: dict[str, list[tuple[slice, Tensor, Tensor]]] = {}
+    start = 0
+    for placed, rows in blocks:
+        stop = None if rows is None else start + rows
+        for path, (b, a) in placed.items():
+            by_path.setdefault(path, []).append((slice(start, stop), b, a))
+        start = stop or start
     handles = []
     try:
-        for path, pair in placed.items():
-            handles.append(model.get_submodule(path).register_forward_hook(_adder(*pair)))
+        for path, parts in by_path.items():
+            handles.append(model.get_submodule(path).register_forward_hook(_adder(parts)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _adder(b: Tensor, a: Tensor) -> Any:
+def _adder(parts: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + F.linear(F.linear(args[0], a), b)
+        if len(parts) == 1 and parts[0][0] == slice(0, None):
+            return output + F.linear(F.linear(args[0], parts[0][2]), parts[0][1])
+        output = output.clone()
+        for rows, b, a in parts:
+            output[rows] += F.linear(F.linear(args[0][rows], a), b)
+        return output
 
     return hook
 
@@ -130,19 +156,46 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
+@contextmanager
+def _contiguous_head(model: Any) -> Iterator[None]:
+    """Give the output layer its input in one piece.
+
+    transformers hands it a slice of the prompt's hidden states; for a slice, torch's CPU product
+    may copy the weight once for every row of the batch: gigabytes.
+    """
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].contiguous(), *args[1:])
+
+    handle = model.lm_head.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @torch.inference_mode()
 def generate(
-    model: Any, tokenizer: Any, items: Sequence[Encoded], most: int, batch_tokens: int
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[Encoded],
+    factors: Sequence[Placed],
+    most: int,
+    batch_tokens: int,
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Greedy answers, as (index of the item, tokens), in batches of prompts of similar length.
 
-    most: tokens of an answer at most, EOS included, with which an answer ends unless it was cut.
-    Prompts are padded on the left, so that answers start alike.
+    factors: of each item; a batch may hold several. most: tokens of an answer at most, EOS
+    included, with which an answer ends unless it was cut. Prompts are padded on the left, so that
+    answers start alike.
     """
     eos = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
     lengths = [len(item.prompt) + most for item in items]
-    for chunk in batches_by_tokens(lengths, batch_tokens):
+    for mixed in batches_by_tokens(lengths, batch_tokens):
+        chunk = sorted(mixed, key=lambda i: id(factors[i]))
+        runs = itertools.groupby((factors[i] for i in chunk), key=id)
+        blocks = [(run[0], len(run)) for run in (list(run) for _, run in runs)]
         longest = max(len(items[i].prompt) for i in chunk)
         ids = torch.full((len(chunk), longest), pad)
         mask = torch.zeros_like(ids)
@@ -150,17 +203,18 @@ def generate(
             prompt = items[i].prompt
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=most,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=pad,
-            eos_token_id=eos,
-        )
+        with attached_in_blocks(model, blocks), _contiguous_head(model):
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=most,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad,
+                eos_token_id=eos,
+            )
         for row, i in enumerate(chunk):
             answer = out[row, longest:].tolist()
             yield i, tuple(answer[: answer.index(eos) + 1] if eos in answer else answer)

@@ -40,6 +40,8 @@ __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 
 BATCH_TOKENS = 1024
 """Padded tokens of a batch: large enough that matrix products run at full speed on a CPU."""
+WRITE_TOKENS = 16 * BATCH_TOKENS
+"""The same for writing, where every step computes one token of each row."""
 _HEAD = "lm_head"
 
 Numbers = NDArray[np.float64]
@@ -154,25 +156,22 @@ def run_task(
     wanted = set(sets if write is True else write or ())
     if all(metric.exact for metric in rows.metrics):
         wanted = set()
-    writer = _Writer(model, tokenizer, rows.items)
+    if wanted and progress:
+        progress(f"{_title(rows)} answers", 0, 1)
+    exact = {name: forced[name]["exact"].astype(bool) for name in placed if name in wanted}
+    answers = _answers(model, tokenizer, rows.items, placed, exact, reference)
     found: dict[str, Scores] = {}
     for name, sums in forced.items():
-        answers = None
-        if name in wanted:
-            if progress:
-                progress(f"{_title(rows)} {name} answers", len(found), len(placed))
-            exact = sums["exact"].astype(bool)
-            answers = writer.answers(placed[name], exact, remember=name == reference)
         numbers = {}
         for metric in rows.metrics:
             if metric.exact:
                 numbers[metric.name] = sums["exact"][:, None]
-            elif answers is not None:
-                pairs = zip(answers, rows.rows, strict=True)
+            elif name in answers:
+                pairs = zip(answers[name], rows.rows, strict=True)
                 numbers[metric.name] = np.array(
                     [metric.of_row(a, r, rows.task.language) for a, r in pairs]
                 )
-        found[name] = Scores(**sums, numbers=numbers, answers=answers)
+        found[name] = Scores(**sums, numbers=numbers, answers=answers.get(name))
     return {name: found[name] for name in sets}
 
 
@@ -266,52 +265,56 @@ class _Seen:
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Row by row, (N,)."""
-    return torch.bmm(left[:, None, :], right[:, :, None])[:, 0, 0]
+    """Row by row, (N,); no matrix product, whose numbers may be rounded to bfloat16."""
+    found: Tensor = torch.linalg.vecdot(left, right)
+    return found
 
 
-class _Writer:
-    """Writes answers, starting from what the reference wrote where a set writes the same."""
+def _answers(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[Encoded],
+    sets: Mapping[str, Placed],
+    exact: Mapping[str, NDArray[np.bool_]],
+    reference: str | None,
+) -> dict[str, tuple[str, ...]]:
+    """What greedy decoding writes for every row, for the sets that ``exact`` names.
 
-    def __init__(self, model: Any, tokenizer: Any, items: Sequence[Encoded]) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._items = items
-        self._most = max(len(item.target) for item in items) * 3 // 2 + 8
-        self._known: list[tuple[int, ...]] = []
+    exact: rows whose target a set writes, as teacher forcing has told. The reference writes first;
+    then all other sets together, rows of several in one batch, each from where it leaves it.
+    """
+    eos = tokenizer.eos_token_id
+    most = max(len(item.target) for item in items) * 3 // 2 + 8
+    tokens: dict[str, list[tuple[int, ...]]] = {}
 
-    def answers(self, placed: Placed, exact: NDArray[np.bool_], remember: bool) -> tuple[str, ...]:
-        """What greedy decoding writes for every row.
+    def write(names: Sequence[str]) -> None:
+        places = [
+            (name, i)
+            for name in names
+            for i, answer in enumerate(tokens[name])
+            if len(answer) < most and (not answer or answer[-1] != eos)
+        ]
+        begun = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in places]
+        factors = [sets[name] for name, _ in places]
+        for k, more in generate(model, tokenizer, begun, factors, most, WRITE_TOKENS):
+            name, i = places[k]
+            tokens[name][i] = (tokens[name][i] + more)[:most]
 
-        exact: rows whose target it writes, as teacher forcing has told. remember: the answers are
-        those of the reference, which later calls start from.
-        """
-        tokens = [item.target if e else () for item, e in zip(self._items, exact, strict=True)]
-        open_ = [i for i, told in enumerate(exact) if not told]
-        if self._known and open_:
-            items = [Encoded(self._items[i].prompt, self._known[i]) for i in open_]
-            shared = _agreed(self._model, placed, items)
-            for i, prefix in zip(open_, shared, strict=True):
-                tokens[i] = prefix
-            open_ = [i for i in open_ if not self._ended(tokens[i])]
-        if open_:
-            begun = [Encoded(self._items[i].prompt + tokens[i], ()) for i in open_]
-            with attached(self._model, placed):
-                for k, more in generate(
-                    self._model, self._tokenizer, begun, self._most, 4 * BATCH_TOKENS
-                ):
-                    tokens[open_[k]] = (tokens[open_[k]] + more)[: self._most]
-        if remember:
-            self._known = list(tokens)
-        return tuple(self._text(answer) for answer in tokens)
-
-    def _ended(self, answer: tuple[int, ...]) -> bool:
-        last = answer[-1] if answer else None
-        return last == self._tokenizer.eos_token_id or len(answer) >= self._most
-
-    def _text(self, answer: tuple[int, ...]) -> str:
-        text: str = self._tokenizer.decode(answer, skip_special_tokens=True)
-        return text.strip()
+    for name, told in exact.items():
+        tokens[name] = [x.target if e else () for x, e in zip(items, told, strict=True)]
+    if reference in tokens:
+        write([reference])
+        known = tokens[reference]
+        for name in tokens:
+            left = [] if name == reference else [i for i, e in enumerate(exact[name]) if not e]
+            followed = [Encoded(items[i].prompt, known[i]) for i in left]
+            for i, prefix in zip(left, _agreed(model, sets[name], followed), strict=True):
+                tokens[name][i] = prefix
+    write([name for name in tokens if name != reference])
+    return {
+        name: tuple(tokenizer.decode(x, skip_special_tokens=True).strip() for x in mine)
+        for name, mine in tokens.items()
+    }
 
 
 @torch.inference_mode()

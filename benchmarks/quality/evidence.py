@@ -1,0 +1,135 @@
+"""Scores of a set's bundles, task by task, against its original adapters.
+
+    python benchmarks/quality/evidence.py SET --tasks TASKS [--plan sizes] [--rows 128]
+
+SET is one of benchmarks/quality/sets.py; its adapters are those that its recipe in zoo/recipes
+trains. Every method of the plan is merged to a file first (kept under build/), then the base, the
+originals and all bundles answer the test rows of each task. The result is saved after every task
+and a second call goes on where the first stopped: benchmarks/quality/results/SET.PLAN.json, in the
+schema of hydraopt eval with ``methods`` added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import provenance  # noqa: E402
+from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
+from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
+from hydraopt.bundle.reader import open_bundle  # noqa: E402
+from hydraopt.evaluate.compare import Request, Sources, evaluate  # noqa: E402
+from hydraopt.merging import merge  # noqa: E402
+
+__all__ = ["merged", "original_adapters", "request_for"]
+
+
+def original_adapters(set_name: str) -> list[Adapter]:
+    """Those of the set that are trained; SystemExit names the command when some are missing."""
+    from zoo.recipe import read_recipe
+
+    recipe = read_recipe(recipe_of(set_name))
+    folders = [ROOT / recipe.output / plan.name for plan in recipe.plans]
+    missing = [folder.name for folder in folders if not folder.is_dir()]
+    if missing:
+        raise SystemExit(
+            f"{len(missing)} adapters of {set_name} are missing ({missing[0]} ...); train them:\n"
+            f"  python zoo/train.py --recipe zoo/recipes/{set_name}.json --tasks TASKS"
+        )
+    return read_adapters([str(folder) for folder in folders])
+
+
+def merged(set_name: str, adapters: Sequence[Adapter], method: Method) -> tuple[Path, Any]:
+    """The bundle of a method, and what its merge said; merged now unless build/ has it."""
+    path = ROOT / "build" / "evidence" / set_name / method.label
+    note = path.with_suffix(".json")
+    if not note.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = merge(adapters, path, size=method.size, **method.options)
+        said = {
+            "method": method.name,
+            "setting": method.size,
+            "options": dict(method.options),
+            "bytes": made.size,
+            "size_pct": round(100 * made.fraction, 4),
+            "errors": {name: round(error, 6) for name, error in made.errors.items()},
+            "forms": dict(made.forms),
+            "merge_seconds": round(made.seconds, 2),
+        }
+        note.write_text(json.dumps(said))
+        print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
+    return path, json.loads(note.read_text())
+
+
+def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> Request:
+    """How a set is scored: rows as long as those that were trained on, answers of the bundles."""
+    from zoo.bases import base_folder
+    from zoo.recipe import read_recipe
+
+    recipe = read_recipe(recipe_of(set_name))
+    longest = max((plan.max_tokens or 0 for plan in recipe.plans), default=0)
+    return Request(
+        str(base_folder(recipe.base)),
+        tasks,
+        rows=rows,
+        tokens=longest or None,
+        write_base=False,
+        products=products,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
+    parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
+    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
+    args = parser.parse_args()
+    adapters = original_adapters(args.set)
+    made = [merged(args.set, adapters, method) for method in PLANS[args.plan]]
+    sources = Sources(
+        {adapter.name: adapter for adapter in adapters},
+        {path.name: open_bundle(path) for path, _ in made},
+        {adapter.name: adapter.source.parent for adapter in adapters},
+    )
+    request = request_for(args.set, args.tasks, args.rows, args.products)
+    out = RESULTS / f"{args.set}.{args.plan}.json"
+    before = json.loads(out.read_text()) if out.is_file() else {}
+    origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)
+    extra = {
+        "set": args.set,
+        "plan": args.plan,
+        "methods": {path.name: said for path, said in made},
+        "command": origin["command"],
+        "hardware": origin["hardware"],
+    }
+
+    def keep(result: dict[str, Any]) -> None:
+        seconds = round(result["seconds"] + before.get("seconds", 0), 1)
+        text = json.dumps({**result, **extra, "seconds": seconds}, indent=1, ensure_ascii=False)
+        scratch = out.with_suffix(".new")
+        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.replace(out)
+        last = result["tasks"][-1]
+        print(f"{len(result['tasks'])}/{len(adapters)} {last['adapter']}, {seconds:.0f} s")
+
+    known = before.get("tasks", ())
+    if before and (before["limits"]["rows"], before["products"]) != (args.rows, args.products):
+        raise SystemExit(f"{out.name} was made with other rows or products; remove it first")
+    if before and before["methods"].keys() != extra["methods"].keys():
+        raise SystemExit(f"{out.name} holds other methods; remove it first")
+    evaluate(sources, request, None, known, keep)
+
+
+if __name__ == "__main__":
+    main()

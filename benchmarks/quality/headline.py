@@ -1,0 +1,117 @@
+"""The numbers that stand for the whole evidence, from the result files alone.
+
+    python benchmarks/quality/headline.py --json
+
+``{"sets": {NAME: {"n": tasks, "rows": [...]}}}``, a row for each method and size: drops are in
+percent of the original adapter's score on the task's own metric (negative is a gain).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
+
+__all__ = ["drops", "headline", "result_files", "row_of"]
+
+Result = Mapping[str, Any]
+
+
+def result_files(folder: Path = RESULTS) -> Iterator[tuple[str, Result]]:
+    """(file name, result) of every scored set, in order of name."""
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result.get("set") in SETS and "methods" in result:
+            yield path.name, result
+
+
+def drops(result: Result, label: str) -> dict[str, tuple[float, float]]:
+    """By adapter: (drop, its standard deviation) in percent of the original's score."""
+    found = {}
+    for task in result["tasks"]:
+        original = task["results"]["original"]["scores"].get(task["metric"])
+        change = task["results"][label].get("difference", {}).get(task["metric"])
+        if original and change:
+            found[task["adapter"]] = (
+                -100 * change["difference"] / original,
+                100 * change["deviation"] / original,
+            )
+    return found
+
+
+def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
+    """One row of the headline: a method at a size."""
+    method = result["methods"][label]
+    lost = drops(result, label)
+    worst = max(lost, key=lambda adapter: lost[adapter][0])
+    mean = sum(drop for drop, _ in lost.values()) / len(lost)
+    # Test rows of different tasks are drawn apart, so the variances add up.
+    half = 1.96 * math.sqrt(sum(spread**2 for _, spread in lost.values())) / len(lost)
+    scores = [task["results"][label] for task in result["tasks"]]
+    recovered = [100 * min(score["recovery"], 1.0) for score in scores if "recovery" in score]
+    errors = [method["errors"][task["adapter"]] for task in result["tasks"]]
+    return {
+        "method": method["method"],
+        "size_pct": round(method["size_pct"], 3),
+        "bytes": method["bytes"],
+        "mean_drop_pct": round(mean, 4),
+        "mean_drop_interval": [round(mean - half, 4), round(mean + half, 4)],
+        "worst_drop_pct": round(lost[worst][0], 4),
+        "worst_task": worst,
+        "top1_agreement_pct": round(sum(s["agreement"] for s in scores) / len(scores), 4),
+        "kl": round(sum(s["kl"] for s in scores) / len(scores), 6),
+        "mean_recovery_pct": round(sum(recovered) / len(recovered), 4),
+        "worst_recovery_pct": round(min(recovered), 4),
+        "relative_error": round(sum(errors) / len(errors), 5),
+        "tasks": len(lost),
+        "results": [f"benchmarks/quality/results/{name}"],
+    }
+
+
+def headline(folder: Path = RESULTS) -> dict[str, Any]:
+    """What --json prints."""
+    sets: dict[str, Any] = {}
+    for name, result in result_files(folder):
+        if not result["tasks"]:
+            continue
+        entry = sets.setdefault(result["set"], {"n": 0, "rows": []})
+        entry["n"] = max(entry["n"], len(result["tasks"]))
+        entry["rows"] += [row_of(name, result, label) for label in result["methods"]]
+    for entry in sets.values():
+        entry["rows"].sort(key=lambda row: (row["method"], -row["bytes"]))
+    return {"sets": sets}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    args = parser.parse_args()
+    found = headline()
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, entry in found["sets"].items():
+        print(f"{name}: {entry['n']} tasks")
+        for row in entry["rows"]:
+            low, high = row["mean_drop_interval"]
+            print(
+                f"  {row['method']:16} {row['size_pct']:7.2f} %  mean drop "
+                f"{row['mean_drop_pct']:6.2f} [{low:6.2f}, {high:6.2f}]  worst "
+                f"{row['worst_drop_pct']:6.2f} ({row['worst_task']})  same token "
+                f"{row['top1_agreement_pct']:.2f} %"
+            )
+
+
+if __name__ == "__main__":
+    main()
