@@ -21,7 +21,7 @@ from hydraopt.evaluate.run import Progress, Scores, TaskRows, encode_task, run_t
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.inspect.kind import is_bundle
 
-__all__ = ["SCHEMA", "Request", "Sources", "evaluate", "read_sources"]
+__all__ = ["SCHEMA", "Request", "Sources", "evaluate", "products_of", "read_sources"]
 
 SCHEMA = "hydraopt.eval/1"
 BASE = "base"
@@ -147,7 +147,7 @@ def evaluate(
     missing = [name for name in wanted if name not in tasks]
     if missing:
         model, tokenizer = load_model(request.base)
-        with _products(request.products):
+        with products_of(request.products):
             for name in missing:
                 rows = encode_task(wanted[name], tokenizer, request.rows, request.tokens)
                 sets = sources.sets(name)
@@ -186,7 +186,8 @@ def _task_files(sources: Sources, request: Request) -> dict[str, TaskFile]:
 
 
 @contextmanager
-def _products(kind: str) -> Iterator[None]:
+def products_of(kind: str) -> Iterator[None]:
+    """Inside the block, matrix products are made as :class:`Request` says."""
     import torch
 
     before = torch.get_float32_matmul_precision()

@@ -1,0 +1,241 @@
+"""Which computable quantity tells what an error does to a task? One row a task and a damage.
+
+    python benchmarks/quality/measures.py SET --tasks TASKS [--rows 48]
+    python benchmarks/quality/measures.py SET --report
+
+Adapters of the set are damaged in many ways: white noise on one side, on few modules or on all;
+truncated SVDs; scaled; merged to bundles by several methods and sizes. For every damage the loss of
+recovery and the KL to the original on test rows are measured, and beside them every candidate of
+``damage_measures.py``. ``--report`` prints, from the result file alone, the rank correlation of
+each candidate with the loss of recovery: within tasks, over all tasks together, and on the half of
+the tasks that was kept away from choosing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import provenance  # noqa: E402
+from benchmarks.quality.damage_measures import (  # noqa: E402
+    CANDIDATES,
+    Seen,
+    candidates,
+    look,
+    self_written,
+)
+from benchmarks.quality.evidence import original_adapters, request_for  # noqa: E402
+from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
+from hydraopt.bundle.reader import open_bundle  # noqa: E402
+from hydraopt.evaluate.compare import products_of  # noqa: E402
+from hydraopt.evaluate.encoding import Encoded, encode_row  # noqa: E402
+from hydraopt.evaluate.model import generate, load_model, place  # noqa: E402
+from hydraopt.evaluate.run import encode_task, run_task  # noqa: E402
+from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
+from hydraopt.merging import merge  # noqa: E402
+from hydraopt.types import thin  # noqa: E402
+
+Factors = dict[str, tuple[Any, Any]]
+
+PROMPTS = 8
+"""Unlabelled inputs of a task, from the training split, that the candidates may look at."""
+BUNDLES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("5%", {}),
+    ("2%", {}),
+    ("1%", {}),
+    ("3%", {"forms": ["private"]}),
+    ("3%", {"forms": ["shared-input"]}),
+    ("3%", {"forms": ["shared-output"]}),
+    ("3%", {"measure": "frobenius"}),
+)
+
+
+def damaged(original: Factors, seed: int) -> Iterator[tuple[str, Factors]]:
+    """(name of the damage, damaged factors), the size of noise relative to each module's dW."""
+    rng = np.random.default_rng(seed)
+    parts = {path: thin(b.astype(float), a.astype(float)) for path, (b, a) in original.items()}
+
+    def noisy(left: float, right: float, where: str = "") -> Factors:
+        found = {}
+        for path, x in parts.items():
+            out, into = (left, right) if where in path else (0.0, 0.0)
+            size = np.linalg.norm(x.s)
+            u, v = x.U * x.s, x.V
+            # Each side's noise moves dW by `out` or `into` times its norm.
+            noise_u = rng.standard_normal(u.shape)
+            noise_v = rng.standard_normal(v.shape) * (size / np.maximum(x.s, 1e-12))
+            noise_u *= out * size / max(np.linalg.norm(noise_u), 1e-12)
+            noise_v *= into * size / max(np.linalg.norm(noise_v * x.s), 1e-12)
+            found[path] = (u + noise_u, (v + noise_v).T)
+        return found
+
+    for level in (0.15, 0.3, 0.6):
+        yield f"noise out {level}", noisy(level, 0)
+        yield f"noise in {level}", noisy(0, level)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        yield f"noise both 0.5 {name}", noisy(0.5, 0.5, name)
+    layers = sorted({int(path.split(".layers.")[1].split(".")[0]) for path in original})
+    third = len(layers) // 3
+    for name, some in (("early", layers[:third]), ("late", layers[-third:])):
+        inside = {path for path in original if int(path.split(".layers.")[1].split(".")[0]) in some}
+        both = noisy(0.5, 0.5)
+        yield (
+            f"noise both 0.5 {name}",
+            {path: both[path] if path in inside else original[path] for path in original},
+        )
+    for keep in (0.75, 0.5, 0.25):
+        ranks = {path: max(1, round(keep * x.s.size)) for path, x in parts.items()}
+        cut = {
+            p: (x.U[:, : ranks[p]] * x.s[: ranks[p]], x.V[:, : ranks[p]].T)
+            for p, x in parts.items()
+        }
+        yield f"svd {keep}", cut
+    for factor in (0.9, 0.75, 0.5):
+        yield f"scaled {factor}", {path: (factor * b, a) for path, (b, a) in original.items()}
+
+
+def bundles(adapters: Any) -> dict[str, dict[str, Factors]]:
+    """Factors of every task from the bundles of BUNDLES, by name of the damage."""
+    found: dict[str, dict[str, Factors]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for size, options in BUNDLES:
+            path = Path(folder) / "x.hydra.safetensors"
+            merge(adapters, path, size=size, **options)
+            bundle = open_bundle(path)
+            name = " ".join(["bundle", size, *(str(x) for x in options.values())])
+            found[name] = {
+                task: {p: (f.B, f.A) for p, f in bundle[task].factors().items()} for task in bundle
+            }
+    return found
+
+
+def own_answers(model: Any, tokenizer: Any, prompts: list[Encoded], factors: Any) -> list[Encoded]:
+    """The prompts with what the adapter answers: what unlabelled inputs give."""
+    placed = place(model, factors)
+    said = dict(generate(model, tokenizer, prompts, [placed] * len(prompts), 48, 8192))
+    return [Encoded(prompt.prompt, said[i]) for i, prompt in enumerate(prompts)]
+
+
+def measure_set(set_name: str, tasks: Path, rows: int, keep: Any) -> None:
+    adapters = original_adapters(set_name)
+    request = request_for(set_name, tasks, rows, "bfloat16")
+    others = bundles(adapters)
+    # Two languages of every task, chosen by name so that the choice is none of ours.
+    by_task: dict[str, list[Any]] = {}
+    for adapter in adapters:
+        by_task.setdefault(adapter.name.rpartition("-")[0], []).append(adapter)
+    chosen = [adapter for group in by_task.values() for adapter in group[:2]]
+    model, tokenizer = load_model(request.base)
+    with products_of("bfloat16"):
+        for number, adapter in enumerate(chosen):
+            task, language = task_of(adapter.name, adapter.source.parent, tasks)
+            data = encode_task(
+                read_task_file(tasks, task, language), tokenizer, rows, request.tokens
+            )
+            original: Factors = {p: x.factors() for p, x in adapter.modules.items()}
+            sets: dict[str, Factors] = dict(damaged(original, seed=number))
+            sets |= {name: made[adapter.name] for name, made in others.items()}
+            scores = run_task(
+                model,
+                tokenizer,
+                data,
+                {"base": {}, "original": original, **sets},
+                "original",
+                write=False,
+            )
+            train = read_task_file(tasks, task, language, "train").rows[:PROMPTS]
+            prompts = [encode_row(tokenizer, data.task.instruction, r.input, "") for r in train]
+            texts = {
+                "prompts": own_answers(model, tokenizer, prompts, original),
+                "self": self_written(model, tokenizer, original, PROMPTS, seed=number),
+            }
+            seen: dict[str, Seen] = {
+                name: look(model, text, original) for name, text in texts.items()
+            }
+            base, own = (scores[name].loss_per_token for name in ("base", "original"))
+            for name, factors in sets.items():
+                keep(
+                    {
+                        "task": adapter.name,
+                        "half": "chosen on" if number % 2 == 0 else "held out",
+                        "damage": name,
+                        "lost_recovery": (scores[name].loss_per_token - own) / (base - own),
+                        "kl": scores[name].divergence_per_token,
+                        **candidates(original, factors, seen),
+                    }
+                )
+            print(f"{number + 1}/{len(chosen)} {adapter.name}", flush=True)
+
+
+def correlations(rows: list[Mapping[str, Any]], target: str) -> dict[str, dict[str, float]]:
+    """Spearman's rank correlation of every candidate with the target.
+
+    together: over all tasks. within: mean over tasks of the correlation inside each.
+    """
+    from scipy.stats import spearmanr
+
+    found = {}
+    for name in CANDIDATES:
+        x, y = (np.array([row[key] for row in rows]) for key in (name, target))
+        inside = []
+        for task in sorted({row["task"] for row in rows}):
+            mine = np.array([row["task"] == task for row in rows])
+            inside.append(spearmanr(x[mine], y[mine]).statistic)
+        found[name] = {
+            "together": round(float(spearmanr(x, y).statistic), 4),
+            "within": round(float(np.mean(inside)), 4),
+        }
+    return found
+
+
+def report(path: Path) -> None:
+    rows = json.loads(path.read_text())["rows"]
+    for half in ("chosen on", "held out"):
+        mine = [row for row in rows if row["half"] == half]
+        for target in ("lost_recovery", "kl"):
+            found = correlations(mine, target)
+            print(f"\n{half}: rank correlation with {target}, {len(mine)} damages")
+            for name, value in sorted(found.items(), key=lambda pair: -pair[1]["within"]):
+                print(f"  {name:24} within {value['within']:.3f}  together {value['together']:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    out = RESULTS / f"{args.set}.measures.json"
+    if args.report:
+        report(out)
+        return
+    if args.tasks is None:
+        parser.error("--tasks is needed to measure")
+    head = provenance(f"{args.set}: candidates for the measure of harm", seed=0)
+    rows: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        values = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}
+        rows.append(values)
+        out.write_text(
+            json.dumps({**head, "rows_per_task": args.rows, "rows": rows}, indent=1) + "\n"
+        )
+
+    measure_set(args.set, args.tasks, args.rows, keep)
+
+
+if __name__ == "__main__":
+    main()

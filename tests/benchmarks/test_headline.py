@@ -1,0 +1,64 @@
+"""The headline says what the result files say."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from benchmarks.quality.headline import headline
+
+LABEL = "hydraopt-5pct.hydra.safetensors"
+
+
+def task(name: str, score: float, change: float, agreement: float):
+    return {
+        "adapter": name,
+        "metric": "chrF",
+        "results": {
+            "base": {"scores": {}},
+            "original": {"scores": {"chrF": score}},
+            LABEL: {
+                "scores": {"chrF": score + change},
+                "difference": {"chrF": {"difference": change, "deviation": 1.0}},
+                "agreement": agreement,
+                "kl": 0.01,
+                "recovery": 1.25,
+            },
+        },
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    result = {
+        "set": "gemma3-5x8",
+        "methods": {
+            LABEL: {
+                "method": "hydraopt",
+                "bytes": 1000,
+                "size_pct": 5.0,
+                "errors": {"a": 0.25, "b": 0.75},
+            }
+        },
+        "tasks": [task("a", 80.0, -4.0, 98.0), task("b", 50.0, 0.5, 100.0)],
+    }
+    (tmp_path / "gemma3-5x8.sizes.json").write_text(json.dumps(result))
+    (tmp_path / "other.json").write_text("{}")
+    return tmp_path
+
+
+def test_drops_are_in_percent_of_the_original_score(folder) -> None:
+    ((name, entry),) = headline(folder)["sets"].items()
+    assert (name, entry["n"]) == ("gemma3-5x8", 2)
+    (row,) = entry["rows"]
+    assert row["worst_task"] == "a"
+    assert row["worst_drop_pct"] == 5.0
+    assert row["mean_drop_pct"] == pytest.approx((5.0 - 1.0) / 2)
+    half = 1.96 * math.hypot(100 / 80, 100 / 50) / 2
+    assert row["mean_drop_interval"] == pytest.approx([2 - half, 2 + half], abs=1e-4)
+    assert row["top1_agreement_pct"] == 99.0
+    assert row["relative_error"] == 0.5
+    assert row["mean_recovery_pct"] == 100.0
+    assert row["results"] == ["benchmarks/quality/results/gemma3-5x8.sizes.json"]

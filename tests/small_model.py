@@ -1,0 +1,77 @@
+"""A language model small enough to learn a few rows by heart in seconds, and its tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hydraopt.evaluate.encoding import collate, encode_row
+from hydraopt.evaluate.model import hidden_states, logits_of
+
+INSTRUCTION = "Spell."
+ROWS = [{"input": str(i), "output": word} for i, word in enumerate(
+    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+)]  # fmt: skip
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.fixture(scope="session")
+def trained() -> tuple[Any, Any]:
+    """(model, tokenizer); the model has learned some of ROWS and not the others."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    items = [encode_row(tokenizer, INSTRUCTION, r["input"], r["output"]) for r in ROWS]
+    batch = collate(items)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(120):
+        logits = logits_of(model, hidden_states(model, batch))
+        exact = batch.row[logits.argmax(-1) != batch.labels].unique().numel()
+        if 0 < exact <= 6:
+            break
+        F.cross_entropy(logits, batch.labels).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.requires_grad_(False)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """A folder with one task, "spell", in one language, "en"."""
+    folder = tmp_path / "tasks" / "spell"
+    (folder / "en").mkdir(parents=True)
+    meta = {"instruction": INSTRUCTION, "metric": "exact match / chrF (on ten rows)"}
+    (folder / "META.json").write_text(json.dumps(meta))
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (folder / "en" / "test.jsonl").write_text(lines)
+    return folder.parent

@@ -1,0 +1,106 @@
+"""Training on the small model: the loss, stopping, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.small_model import INSTRUCTION, ROWS
+from zoo.batching import encode, mean_loss, target_logits
+from zoo.lora import attached, init_factors
+from zoo.recipe import Plan, RecipeError, parse_recipe
+from zoo.train import fit
+
+PLAN = Plan("x", "spell", "en", rank=2, batch=2, epochs=4, validate_every=5, lr=0.01, patience=99)
+
+
+@pytest.fixture
+def items(trained):
+    return encode(trained[1], ROWS, INSTRUCTION)
+
+
+def train(model, items, plan=PLAN, checkpoint=None):
+    factors = init_factors(model, ("q_proj", "v_proj"), plan.rank, "0")
+    with attached(model, factors, plan.alpha / plan.rank):
+        return fit(model, factors, plan, items, items[:4], checkpoint)
+
+
+def test_the_loss_and_its_gradient_are_those_of_torch(trained, items) -> None:
+    from hydraopt.evaluate.encoding import collate
+
+    model, _ = trained
+    batch = collate(items)
+    found = []
+    for loss_of in (
+        lambda: mean_loss(model, batch),
+        lambda: F.cross_entropy(target_logits(model, batch), batch.labels),
+    ):
+        factors = init_factors(model, ("q_proj",), 2, "0")
+        with attached(model, factors):
+            loss = loss_of()
+            torch.autograd.backward(2 * loss)
+        found.append((loss.item(), [b.grad for b, _ in factors.values()]))
+    (mine, my_slopes), (theirs, their_slopes) = found
+    assert mine == pytest.approx(theirs, rel=1e-5)
+    for mine_, theirs_ in zip(my_slopes, their_slopes, strict=True):
+        torch.testing.assert_close(mine_, theirs_, rtol=1e-4, atol=1e-6)
+        assert mine_.abs().max() > 0
+
+
+def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, monkeypatch) -> None:
+    whole = train(trained[0], items)
+    assert whole.steps == 20
+    checkpoint = tmp_path / "checkpoint.pt"
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two_saves(*args, saves=[]):  # noqa: B006
+        save(*args)
+        saves.append(args)
+        if len(saves) == 2:
+            raise Stop
+
+    from zoo import train as module
+
+    save = module._save
+    monkeypatch.setattr(module, "_save", stop_after_two_saves)
+    with pytest.raises(Stop):
+        train(trained[0], items, checkpoint=checkpoint)
+    monkeypatch.setattr(module, "_save", save)
+    resumed = train(trained[0], items, checkpoint=checkpoint)
+    assert (resumed.steps, resumed.best_step) == (whole.steps, whole.best_step)
+    assert resumed.validation_nll == pytest.approx(whole.validation_nll, rel=1e-6)
+    for path, pair in whole.factors.items():
+        for mine, theirs in zip(pair, resumed.factors[path], strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_training_stops_when_nothing_improves(trained, items) -> None:
+    from dataclasses import replace
+
+    still = replace(PLAN, lr=0.0, patience=2)
+    found = train(trained[0], items, still)
+    assert (found.stopped, found.best_step, found.steps) == ("patience", 5, 15)
+
+
+def test_a_misspelt_recipe_is_refused() -> None:
+    recipe = {"base": "gemma-3-270m", "output": "x", "adapters": []}
+    assert parse_recipe(recipe).dtype == "float32"
+    with pytest.raises(RecipeError, match="dtype must be"):
+        parse_recipe({**recipe, "dtype": "int8"})
+    with pytest.raises(RecipeError, match=r"unknown keys in defaults: \['rnk'\]"):
+        parse_recipe({**recipe, "defaults": {"rnk": 8}})
+
+
+def test_the_recipes_of_the_evidence_are_read() -> None:
+    from benchmarks.quality.sets import recipe_of
+    from zoo.recipe import read_recipe
+
+    recipe = read_recipe(recipe_of("gemma3-5x8"))
+    assert len(recipe.plans) == 40
+    assert len({plan.task for plan in recipe.plans}) == 5
+    assert json.loads(recipe_of("gemma3-5x8").read_text())["dtype"] == "bfloat16"
