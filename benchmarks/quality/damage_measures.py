@@ -119,7 +119,8 @@ def self_written(
 
 
 def candidates(original: Factors, other: Factors, seen: Mapping[str, Seen]) -> dict[str, float]:
-    """Every candidate of CANDIDATES for ``other`` in place of ``original``; larger is worse."""
+    """The candidates for ``other`` in place of ``original``, larger is worse; those that need text
+    are there for the texts in ``seen``."""
     sums = dict.fromkeys(
         ("wrong", "all", "relative", "inner", "diagonal", "within", "into", "out", "beyond"), 0.0
     )
@@ -139,7 +140,7 @@ def candidates(original: Factors, other: Factors, seen: Mapping[str, Seen]) -> d
     }
     for name, what in seen.items():
         found |= {f"{key} ({name})": value for key, value in _seeing(original, other, what).items()}
-    return {key: float(found[key]) for key in CANDIDATES}
+    return {key: float(found[key]) for key in CANDIDATES if key in found}
 
 
 def _blocks(b: Array, a: Array, other_b: Any, other_a: Any) -> dict[str, float]:

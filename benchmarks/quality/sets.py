@@ -35,11 +35,11 @@ def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
 PLANS: dict[str, list[Method]] = {
-    "sizes": _sizes("hydraopt", "52% 35% 20% 10% 7% 5% 3% 2% 1%"),
+    "sizes": _sizes("hydraopt", "52% 20% 10% 5% 3% 2% 1%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
-    "forms": [m for form in _FORMS for m in _sizes(f"only-{form}", "5% 2%", forms=[form])],
-    "measures": [
-        m for name in ("frobenius", "displacement") for m in _sizes(name, "5% 2%", measure=name)
+    "choices": [
+        *(m for form in _FORMS for m in _sizes(f"only-{form}", "5% 2%", forms=[form])),
+        *(m for x in ("frobenius", "displacement") for m in _sizes(x, "5% 2%", measure=x)),
     ],
 }
 """What one run of evidence.py scores together."""

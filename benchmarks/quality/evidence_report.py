@@ -1,0 +1,338 @@
+"""The evidence's result files to docs/evidence.md: tables between markers, and pictures.
+
+    python benchmarks/quality/evidence_report.py [--check]
+
+``--check`` changes nothing and fails where the page differs from the result files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.quality.headline import drops, headline, result_files  # noqa: E402
+from benchmarks.quality.sets import RESULTS  # noqa: E402
+from benchmarks.report import table  # noqa: E402
+
+PAGE = ROOT / "docs" / "evidence.md"
+PICTURES = ROOT / "docs" / "pictures"
+PAPER = (52.0, 0.2, 1.8)
+"""What the paper reports: percent of the storage, and the range of its losses in percent."""
+FREE = ("frobenius", "frobenius per module", "lost effect", "noise in", "noise out", "bias-aware")
+
+Result = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def results(plan: str) -> dict[str, Result]:
+    """By set, those of a plan."""
+    return {r["set"]: r for _, r in result_files() if r["plan"] == plan and r["tasks"]}
+
+
+def _row(rows: Sequence[Row], method: str, size: float) -> Row | None:
+    mine = [row for row in rows if row["method"] == method]
+    near = min(mine, key=lambda row: abs(row["size_pct"] - size), default=None)
+    return near if near and abs(near["size_pct"] - size) < 0.1 * size else None
+
+
+def _scores(row: Row) -> list[str]:
+    low, high = row["mean_drop_interval"]
+    return [
+        f"{row['size_pct']:.2f} %",
+        f"{row['relative_error']:.3f}",
+        f"{row['kl']:.4f}",
+        f"{row['top1_agreement_pct']:.2f} %",
+        f"{row['mean_recovery_pct']:.2f} %",
+        f"{row['mean_drop_pct']:.2f} [{low:.2f}, {high:.2f}]",
+        f"{row['worst_drop_pct']:.2f} ({row['worst_task']})",
+    ]
+
+
+HEAD = [
+    "of fp16",
+    "error",
+    "KL",
+    "same token",
+    "recovery",
+    "mean drop, % of the score",
+    "worst task",
+]
+
+
+def curves() -> str:
+    parts = []
+    for name, entry in headline()["sets"].items():
+        rows = [_scores(row) for row in entry["rows"] if row["method"] == "hydraopt"]
+        parts.append(f"{name}, {entry['n']} tasks:\n\n{table(HEAD, rows)}")
+    return "\n".join(parts)
+
+
+def methods() -> str:
+    parts = []
+    for name, entry in headline()["sets"].items():
+        rows = []
+        for size in (5, 2):
+            for method in dict.fromkeys(row["method"] for row in entry["rows"]):
+                row = _row(entry["rows"], method, size)
+                if row:
+                    rows.append([method, *_scores(row)])
+        if len({row[0] for row in rows}) > 1:
+            parts.append(f"{name}:\n\n{table(['method', *HEAD], rows)}")
+    return "\n".join(parts)
+
+
+def chance() -> str:
+    """How many tasks lose more than their interval allows, at every size."""
+    lines = []
+    for name, result in results("sizes").items():
+        for label, method in result["methods"].items():
+            sure = []
+            for task in result["tasks"]:
+                change = task["results"][label]["difference"][task["metric"]]
+                if change["high"] < 0:
+                    sure.append(task["adapter"])
+            size, share = f"{method['size_pct']:.1f} %", f"{len(sure)} of {len(result['tasks'])}"
+            some = ", ".join(sure[:4]) + (" ..." if len(sure) > 4 else "")
+            lines.append([name, size, share, some])
+    return table(["set", "of fp16", "tasks with a sure drop", "which"], lines)
+
+
+def _grouped(result: Result, label: str, key: str) -> dict[str, float]:
+    lost = drops(result, label)
+    groups: dict[str, list[float]] = {}
+    for task in result["tasks"]:
+        if task["adapter"] in lost:
+            groups.setdefault(task[key], []).append(lost[task["adapter"]][0])
+    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
+
+
+def _labels(plan: Result, sizes: Sequence[str]) -> list[str]:
+    return [label for label, m in plan["methods"].items() if m["setting"] in sizes]
+
+
+def fairness() -> str:
+    """Mean drop by task and by language, plain and with --fair; spread between best and worst."""
+    parts = []
+    plain, fair = results("sizes"), results("fair")
+    for name in plain:
+        found = [(plain[name], x) for x in _labels(plain[name], ("5%", "2%"))]
+        found += (
+            [(fair[name], x) for x in _labels(fair[name], ("5%", "2%"))] if name in fair else []
+        )
+        titles = [f"{r['methods'][x]['method']} {r['methods'][x]['setting']}" for r, x in found]
+        for key in ("task", "language"):
+            columns = [_grouped(result, label, key) for result, label in found]
+            rows = [[k, *(f"{column[k]:.2f}" for column in columns)] for k in columns[0]]
+            spread = [f"{max(c.values()) - min(c.values()):.2f}" for c in columns]
+            rows.append(["best to worst", *spread])
+            parts.append(f"{name}, by {key}:\n\n{table([key, *titles], rows)}")
+    return "\n".join(parts)
+
+
+def tasks() -> str:
+    """Every task's scores at a few sizes."""
+    parts = []
+    for name, result in results("sizes").items():
+        labels = _labels(result, ("10%", "5%", "2%"))
+        rows = []
+        for task in result["tasks"]:
+            metric, found = task["metric"], task["results"]
+            row = [task["adapter"], metric, f"{task['rows']}"]
+            base = found["base"]["scores"].get(metric)
+            row.append("-" if base is None else f"{base:.1f}")
+            row.append(f"{found['original']['scores'][metric]:.1f}")
+            for label in labels:
+                change = found[label]["difference"][metric]
+                row.append(
+                    f"{change['difference']:+.1f} [{change['low']:+.1f}, {change['high']:+.1f}]"
+                )
+            rows.append(row)
+        sizes = [result["methods"][label]["setting"] for label in labels]
+        head = ["task", "metric", "rows", "base", "original", *sizes]
+        parts.append(f"{name}:\n\n{table(head, rows)}")
+    return "\n".join(parts)
+
+
+def measures() -> str:
+    from benchmarks.quality.measures import correlations
+
+    lines = []
+    for path in sorted(RESULTS.glob("*.measures.json")):
+        rows = json.loads(path.read_text())["rows"]
+        halves = [
+            correlations([row for row in rows if row["half"] == half], target)
+            for half in ("chosen on", "held out")
+            for target in ("lost_recovery", "kl")
+        ]
+        order = sorted(halves[0], key=lambda name: -halves[0][name]["within"])
+        lines += [
+            [path.name.partition(".")[0], name]
+            + [f"{half[name]['within']:.3f} / {half[name]['together']:.3f}" for half in halves]
+            for name in order
+        ]
+    head = ["set", "candidate", "lost recovery, chosen on", "KL, chosen on"]
+    return table([*head, "lost recovery, held out", "KL, held out"], lines)
+
+
+def growth() -> str:
+    file = RESULTS / "growth.json"
+    if not file.is_file():
+        return ""
+    result = json.loads(file.read_text())
+    groups = list(dict.fromkeys(row["group"] for row in result["table"]))
+    counts = sorted({row["adapters"] for row in result["table"]})
+    parts = []
+    for measure, level in result["levels"].items():
+        rows = []
+        for group in groups:
+            mine = {r["adapters"]: r[measure] for r in result["table"] if r["group"] == group}
+            rows.append([group, *(f"{mine[c]:,}" if mine.get(c) else "-" for c in counts)])
+        title = f"bytes per adapter at a {measure} error of {level:.3f}"
+        parts.append(table([title, *(f"T = {c}" for c in counts)], rows))
+    return "\n".join(parts)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "curves": curves,
+    "chance": chance,
+    "tasks": tasks,
+    "fairness": fairness,
+    "methods": methods,
+    "measures": measures,
+    "growth": growth,
+}
+
+
+def filled(page: str) -> str:
+    """The page with every section made anew."""
+    for name, make in SECTIONS.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if start in page:
+            before, rest = page.split(start, 1)
+            page = before + start + make() + end + rest.split(end, 1)[1]
+    return page
+
+
+def draw_curves() -> None:
+    """Drop of the score against size, mean and worst, with the paper's point."""
+    import matplotlib.pyplot as plt
+
+    sets = headline()["sets"]
+    figure, axes = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4), squeeze=False)
+    for axis, (name, entry) in zip(axes[0], sets.items(), strict=True):
+        rows = [row for row in entry["rows"] if row["method"] == "hydraopt"]
+        size = [row["size_pct"] for row in rows]
+        low, high = (np.array([row["mean_drop_interval"][i] for row in rows]) for i in (0, 1))
+        axis.fill_between(size, low, high, alpha=0.25, color="C0", linewidth=0)
+        axis.plot(
+            size, [row["mean_drop_pct"] for row in rows], "o-", label="mean, 95 %", color="C0"
+        )
+        axis.plot(size, [row["worst_drop_pct"] for row in rows], "s--", label="worst", color="C3")
+        axis.vlines(PAPER[0], PAPER[1], PAPER[2], color="black", linewidth=5, label="paper's range")
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_yscale("symlog", linthresh=1)
+        ticks = [1, 2, 3, 5, 10, 20, 52]
+        axis.set_xticks(ticks, [f"{t} %" for t in ticks])
+        axis.set_xticks([], minor=True)
+        axis.set_yticks(
+            [-1, -0.5, 0, 0.5, 1, 2, 5, 10], ["-1", "-0.5", "0", "0.5", "1", "2", "5", "10"]
+        )
+        axis.set_xlabel("bytes of the bundle, of the adapters in fp16")
+        axis.set_ylabel("drop, % of the original's score")
+        axis.set_title(f"{name} ({entry['n']} tasks)")
+        axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(PICTURES / "evidence.png", dpi=110)
+
+
+def draw_measures() -> None:
+    """Loss of recovery against each data-free candidate, a colour for each task."""
+    import matplotlib.pyplot as plt
+
+    files = sorted(RESULTS.glob("*.measures.json"))
+    if not files:
+        return
+    rows = [row for path in files for row in json.loads(path.read_text())["rows"]]
+    names = [
+        *FREE,
+        "activations (self)",
+        "gradient (self)",
+        "gradient (prompts)",
+        "fisher (prompts)",
+    ]
+    figure, axes = plt.subplots(2, 5, figsize=(17, 6.6), sharey=True)
+    for axis, name in zip(axes.ravel(), names, strict=True):
+        for number, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
+            mine = [row for row in rows if row["task"] == task]
+            y = np.clip([row["lost_recovery"] for row in mine], 1e-4, None)
+            x = np.clip([row[name] for row in mine], 1e-4, None)
+            axis.loglog(x, y, ".", color=f"C{number % 10}", label=task, markersize=5)
+        axis.set_xlabel(name)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("lost share of the gain")
+    axes[0, 0].legend(fontsize=6, frameon=False)
+    figure.tight_layout()
+    figure.savefig(PICTURES / "measures.png", dpi=100)
+
+
+def draw_growth() -> None:
+    """Bytes per adapter against T."""
+    import matplotlib.pyplot as plt
+
+    file = RESULTS / "growth.json"
+    if not file.is_file():
+        return
+    result = json.loads(file.read_text())
+    figure, axes = plt.subplots(1, len(result["levels"]), figsize=(11, 4))
+    for axis, (measure, level) in zip(np.atleast_1d(axes), result["levels"].items(), strict=True):
+        for group in dict.fromkeys(row["group"] for row in result["table"]):
+            mine = [r for r in result["table"] if r["group"] == group and r[measure]]
+            axis.plot(
+                [r["adapters"] for r in mine],
+                [r[measure] / 1000 for r in mine],
+                "o--" if group.startswith("like") else "o-",
+                label=group,
+            )
+        axis.set_xscale("log", base=2)
+        counts = sorted({row["adapters"] for row in result["table"]})
+        axis.set_xticks(counts, [str(c) for c in counts])
+        axis.set_ylim(0, None)
+        axis.set_xlabel("adapters in the bundle")
+        axis.set_ylabel("kB per adapter")
+        axis.set_title(f"at a {measure} error of {level:.2f}")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(PICTURES / "growth.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    new = filled(page)
+    if args.check:
+        if re.sub(r"\s+", " ", new) != re.sub(r"\s+", " ", page):
+            raise SystemExit("docs/evidence.md differs from the result files; run this script")
+        return
+    PAGE.write_text(new, encoding="utf-8")
+    draw_curves()
+    draw_measures()
+    draw_growth()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Bytes per adapter against the number of adapters, at equal quality.
+
+    python benchmarks/quality/growth.py [--out FILE.json]
+
+Groups of the evidence adapters: unlike ones (all tasks and languages mixed), like ones (one task in
+all languages), and the same tasks from one shared or from separate initial A. For every group and
+number T of adapters, some draws of T are merged to several sizes; bytes per adapter at a given
+error are read off between the sizes (log-linear). Errors: the relative Frobenius error, and the
+data-free candidate that followed the loss best (benchmarks/quality/measures.py), each as the mean
+over adapters. The level compared is what a single adapter has at 5 % of its fp16 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import provenance  # noqa: E402
+from benchmarks.quality.damage_measures import candidates  # noqa: E402
+from benchmarks.quality.evidence import original_adapters  # noqa: E402
+from benchmarks.quality.sets import RESULTS  # noqa: E402
+from hydraopt.adapters import Adapter  # noqa: E402
+from hydraopt.bundle.reader import open_bundle  # noqa: E402
+from hydraopt.merging import merge  # noqa: E402
+
+SIZES = ("12%", "8%", "5%", "3%", "2%")
+DRAWS = {1: 6, 2: 4, 4: 2, 5: 3, 8: 1, 10: 2, 20: 1, 40: 1}
+MEASURES = ("frobenius", "bias-aware")
+
+
+def groups() -> dict[str, tuple[list[Adapter], Sequence[int]]]:
+    """Adapters of every group, and the numbers that are merged together."""
+    shared = original_adapters("gemma3-5x8")
+    by_name = {adapter.name: adapter for adapter in shared}
+    separate = original_adapters("gemma3-separate8")
+    tasks = sorted({name.rpartition("-")[0] for name in by_name})
+    found: dict[str, tuple[list[Adapter], Sequence[int]]] = {
+        "unlike": (shared, (1, 2, 5, 10, 20, 40))
+    }
+    for task in tasks:
+        mine = [a for a in shared if a.name.rpartition("-")[0] == task]
+        found[f"like: {task}"] = (mine, (1, 2, 4, 8))
+    same = [by_name[adapter.name] for adapter in separate]
+    found["shared start"] = (same, (1, 2, 4, 8))
+    found["separate starts"] = (separate, (1, 2, 4, 8))
+    return found
+
+
+def errors_of(adapters: Sequence[Adapter], path: Path) -> dict[str, float]:
+    """Mean over adapters of every measure."""
+    bundle = open_bundle(path)
+    found = []
+    for adapter in adapters:
+        original = {p: x.factors() for p, x in adapter.modules.items()}
+        back = {p: (f.B, f.A) for p, f in bundle[adapter.name].factors().items()}
+        found.append(_free(original, back))
+    return {name: float(np.mean([x[name] for x in found])) for name in MEASURES}
+
+
+def _free(original: Mapping[str, Any], back: Mapping[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in candidates(original, back, {}).items() if k in MEASURES}
+
+
+def bytes_at(rows: Sequence[Mapping[str, Any]], measure: str, level: float) -> float | None:
+    """Bytes per adapter at which the measure is ``level``, log-linear between merged sizes."""
+    points = sorted((row[measure], row["bytes_per_adapter"]) for row in rows)
+    x = [math.log(error) for error, _ in points]
+    if not x[0] <= math.log(level) <= x[-1]:
+        return None
+    return math.exp(float(np.interp(math.log(level), x, [math.log(size) for _, size in points])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "growth.json")
+    args = parser.parse_args()
+    head = provenance("bytes per adapter against the number of adapters", seed=0)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (adapters, counts) in groups().items():
+            for count in counts:
+                for draw in range(min(DRAWS[count], math.comb(len(adapters), count))):
+                    chosen = random.Random(f"{name}/{count}/{draw}").sample(adapters, count)
+                    for size in SIZES:
+                        path = Path(folder) / "x.hydra.safetensors"
+                        made = merge(chosen, path, size=size)
+                        rows.append(
+                            {
+                                "group": name,
+                                "adapters": count,
+                                "draw": draw,
+                                "size": size,
+                                "bytes_per_adapter": made.size / count,
+                                "size_pct": round(100 * made.fraction, 4),
+                                "forms": dict(made.forms),
+                                **{k: round(v, 6) for k, v in errors_of(chosen, path).items()},
+                            }
+                        )
+                print(name, count, flush=True)
+    levels = {
+        measure: float(
+            np.mean(
+                [
+                    row[measure]
+                    for row in rows
+                    if (row["group"], row["adapters"], row["size"]) == ("unlike", 1, "5%")
+                ]
+            )
+        )
+        for measure in MEASURES
+    }
+    table = []
+    for name, count in dict.fromkeys((row["group"], row["adapters"]) for row in rows):
+        mine = [row for row in rows if (row["group"], row["adapters"]) == (name, count)]
+        entry: dict[str, Any] = {"group": name, "adapters": count}
+        for measure, level in levels.items():
+            found = [
+                bytes_at([row for row in mine if row["draw"] == draw], measure, level)
+                for draw in sorted({row["draw"] for row in mine})
+            ]
+            inside = [value for value in found if value is not None]
+            entry[measure] = round(float(np.mean(inside))) if inside else None
+        table.append(entry)
+        print(entry, flush=True)
+    result = {**head, "levels": levels, "table": table, "rows": rows}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
