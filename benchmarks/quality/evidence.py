@@ -26,6 +26,7 @@ from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # n
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
 from hydraopt.evaluate.compare import Request, Sources, evaluate  # noqa: E402
+from hydraopt.inspect.adapters import inspect_adapters  # noqa: E402
 from hydraopt.merging import merge  # noqa: E402
 
 __all__ = ["merged", "original_adapters", "request_for"]
@@ -66,6 +67,18 @@ def merged(set_name: str, adapters: Sequence[Adapter], method: Method) -> tuple[
         note.write_text(json.dumps(said))
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
     return path, json.loads(note.read_text())
+
+
+def guessed(set_name: str, adapters: Sequence[Adapter]) -> list[dict[str, float]]:
+    """What ``hydraopt inspect`` says of size and error before anything is merged."""
+    note = ROOT / "build" / "evidence" / set_name / "guess.json"
+    if not note.is_file():
+        points = inspect_adapters([str(adapter.source.parent) for adapter in adapters])["curve"]
+        rows = [{"fraction": x["fraction"], "error": x["error"]} for x in points]
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps([{k: round(v, 6) for k, v in row.items()} for row in rows]))
+    found: list[dict[str, float]] = json.loads(note.read_text())
+    return found
 
 
 def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> Request:
@@ -110,6 +123,7 @@ def main() -> None:
         "set": args.set,
         "plan": args.plan,
         "methods": {path.name: said for path, said in made},
+        "guess": guessed(args.set, adapters),
         "command": origin["command"],
         "hardware": origin["hardware"],
     }

@@ -49,6 +49,7 @@ def _scores(row: Row) -> list[str]:
     low, high = row["mean_drop_interval"]
     return [
         f"{row['size_pct']:.2f} %",
+        "-" if row["guessed_error"] is None else f"{row['guessed_error']:.3f}",
         f"{row['relative_error']:.3f}",
         f"{row['kl']:.4f}",
         f"{row['top1_agreement_pct']:.2f} %",
@@ -60,6 +61,7 @@ def _scores(row: Row) -> list[str]:
 
 HEAD = [
     "of fp16",
+    "guessed error",
     "error",
     "KL",
     "same token",

@@ -9,10 +9,11 @@ percent of the original adapter's score on the task's own metric (negative is a 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,20 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
         "mean_recovery_pct": round(sum(recovered) / len(recovered), 4),
         "worst_recovery_pct": round(min(recovered), 4),
         "relative_error": round(sum(errors) / len(errors), 5),
+        "guessed_error": _guessed(result.get("guess", ()), method["size_pct"]),
         "tasks": len(lost),
         "results": [f"benchmarks/quality/results/{name}"],
     }
+
+
+def _guessed(points: Sequence[Mapping[str, float]], size_pct: float) -> float | None:
+    """The error that inspect guesses for a size, log-linear; None outside its points."""
+    known = sorted((math.log(100 * x["fraction"]), math.log(x["error"])) for x in points)
+    size = math.log(size_pct)
+    for (a, low), (b, high) in itertools.pairwise(known):
+        if a <= size <= b:
+            return round(math.exp(low + (high - low) * (size - a) / max(b - a, 1e-12)), 5)
+    return None
 
 
 def headline(folder: Path = RESULTS) -> dict[str, Any]:

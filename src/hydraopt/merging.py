@@ -37,6 +37,7 @@ __all__ = [
     "DEFAULT_SIZE",
     "MergeResult",
     "Options",
+    "Sensitivity",
     "assemble",
     "finish",
     "merge",
@@ -49,6 +50,9 @@ DEFAULT_SIZE = "5%"
 DEFAULT_MEASURE = "bias-aware"
 
 StrPath = str | os.PathLike[str]
+
+Sensitivity = Mapping[str, Mapping[str, float]]
+"""By task and module path: what a unit of squared error of that module's dW does to the task."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def merge(
     importance: Mapping[str, float] | None = None,
     fair: bool = False,
     measure: str | Measure = DEFAULT_MEASURE,
+    sensitivity: Sensitivity | None = None,
     forms: Sequence[str] | None = None,
     same_base: bool = False,
     alpha: float | None = None,
@@ -105,7 +110,8 @@ def merge(
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
     tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 5
     %. importance: weight of a task's error, default 1 each, relative to its own norm. fair: weights
-    are moved until all tasks have the same error. measure: see hydraopt.measure. forms: those
+    are moved until all tasks have the same error. measure: see hydraopt.measure. sensitivity: which
+    modules of a task matter more; only ratios within a task count. forms: those
     permitted, default all (names of hydraopt.parts.FORMS). same_base: take base models written
     differently as one. alpha: for files that do not state theirs. threads: default all cores; does
     not change the result. progress: called with (stage, done, total).
@@ -118,7 +124,8 @@ def merge(
     given = [name for name, value in limits.items() if value is not None]
     if len(given) > 1:
         raise UsageError(explain("more than one limit", got=", ".join(given), expected="one"))
-    idle = [x for x, on in (("importance", importance), ("fair", fair), ("forms", forms)) if on]
+    choices = {"importance": importance, "fair": fair, "forms": forms, "sensitivity": sensitivity}
+    idle = [name for name, value in choices.items() if value]
     if lossless and idle:
         raise UsageError(
             explain(
@@ -137,11 +144,13 @@ def merge(
     budget = Budget(kind, float(value or 0))  # type: ignore[arg-type]
     recipe: dict[str, Any] = {"measure": chosen.name, "fair": fair, "forms": list(forms or FORMS)}
     recipe |= {"limit": kind if not lossless else "lossless", "value": value}
+    if sensitivity:
+        recipe["sensitivity"] = sorted(sensitivity)
     carried = pack(pieces)
     found = None
     if pieces.contents:
         weights = weights_of(pieces, importance or {})
-        options = Options(chosen, forms, fair, threads, progress)
+        options = Options(chosen, forms, fair, threads, progress, sensitivity)
         found = solve(pieces, carried, budget, weights, options, recipe)
     manifest = assemble(pieces, carried, found.draft if found else None, recipe)
     limit = None if lossless else budget
@@ -231,6 +240,7 @@ class Options:
     fair: bool = False
     threads: int | None = None
     progress: Progress | None = None
+    sensitivity: Sensitivity | None = None
 
 
 def solve(
@@ -253,7 +263,10 @@ def solve(
         options.threads,
         options.progress,
     )
-    norms = passes.energies().sum(axis=1)
+    energies = passes.energies()
+    if options.sensitivity:
+        passes.weigh_modules(_sensitivities(pieces, options.sensitivity, energies))
+    norms = energies.sum(axis=1)
     weights = importance / np.where(norms > 0, norms, 1.0)
 
     def size_of(draft: Draft) -> int:
@@ -270,6 +283,38 @@ def solve(
         raise _too_small(budget, fixed, carried)
     numbers = max(pieces.fp16_bytes // 2, 1)
     return search(passes, budget, weights, size_of, error_of, numbers, fixed, options.fair)
+
+
+def _sensitivities(pieces: MergeSet, given: Sensitivity, energies: Array) -> Array:
+    """(contents, modules), so scaled that a content's total weight stays what it was.
+
+    Ones for a task of which nothing is given. Raises UsageError for unknown tasks, for modules that
+    are left out and for numbers that are not positive.
+    """
+    unknown = sorted(set(given) - {task.name for task in pieces.tasks})
+    if unknown:
+        raise UsageError(explain("sensitivity of a task that is not there", got=", ".join(unknown)))
+    found = np.ones_like(energies)
+    for task in pieces.tasks:
+        mine = given.get(task.name)
+        if mine is None or task.content is None:
+            continue
+        for index in task.modules:
+            path = pieces.modules[index].path
+            value = mine.get(path, 0.0)
+            if not (value > 0 and math.isfinite(value)):
+                raise UsageError(
+                    explain(
+                        f"sensitivity of {task.name} must be a positive number for each module",
+                        module=path,
+                        got=value if path in mine else "nothing",
+                    )
+                )
+            found[task.content, index] = value
+        row, energy = found[task.content], energies[task.content]
+        if energy.any():
+            found[task.content] = row * (energy.sum() / (row @ energy))
+    return found
 
 
 def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:

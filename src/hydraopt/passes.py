@@ -20,7 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.coding.stream import StreamWriter
-from hydraopt.core import CoreStore
+from hydraopt.core import CoreStore, ModuleCore
 from hydraopt.encode import EncodedModule, encode_module
 from hydraopt.measure import Measure
 from hydraopt.parts import Mode, write_basis, write_parts
@@ -133,6 +133,17 @@ class Passes:
         self._modes = modes
         self._threads = threads or len(os.sched_getaffinity(0))
         self._progress = progress or (lambda stage, done, total: None)
+        self._sensitivity: Array | None = None
+
+    def weigh_modules(self, sensitivity: Array) -> None:
+        """Let a module's error count so much, (contents, modules), besides the content's weight."""
+        self._sensitivity = sensitivity
+
+    def _shares(self, core: ModuleCore, weights: Array) -> list[float]:
+        """What squared error counts in a module, for each of its tasks."""
+        if self._sensitivity is None:
+            return [float(weights[c]) for c in core.contents]
+        return [float(weights[c] * self._sensitivity[c, core.index]) for c in core.contents]
 
     def energies(self) -> Array:
         """Squared Frobenius norms, (contents, modules)."""
@@ -152,7 +163,7 @@ class Passes:
 
         def one(index: int) -> float:
             core = self._store.core(index)
-            shares = [float(weights[c]) for c in core.contents]
+            shares = self._shares(core, weights)
             return plan_module(core, shares, price, self._measure, self._modes).bits
 
         return np.array(list(self._map(one, range(len(self._store)))))
@@ -167,7 +178,7 @@ class Passes:
 
         def one(price: float, index: int) -> tuple[EncodedModule, float]:
             core = self._store.core(index)
-            shares = [float(weights[c]) for c in core.contents]
+            shares = self._shares(core, weights)
             plan = plan_module(core, shares, price, self._measure, self._modes)
             return encode_module(core, plan, self._measure), plan.bits
 

@@ -42,6 +42,7 @@ def folder(tmp_path):
                 "errors": {"a": 0.25, "b": 0.75},
             }
         },
+        "guess": [{"fraction": 0.01, "error": 0.8}, {"fraction": 0.25, "error": 0.2}],
         "tasks": [task("a", 80.0, -4.0, 98.0), task("b", 50.0, 0.5, 100.0)],
     }
     (tmp_path / "gemma3-5x8.sizes.json").write_text(json.dumps(result))
@@ -60,5 +61,6 @@ def test_drops_are_in_percent_of_the_original_score(folder) -> None:
     assert row["mean_drop_interval"] == pytest.approx([2 - half, 2 + half], abs=1e-4)
     assert row["top1_agreement_pct"] == 99.0
     assert row["relative_error"] == 0.5
+    assert row["guessed_error"] == pytest.approx(0.4)  # 5 % is half way, in logarithms
     assert row["mean_recovery_pct"] == 100.0
     assert row["results"] == ["benchmarks/quality/results/gemma3-5x8.sizes.json"]

@@ -68,6 +68,38 @@ def test_importance_lowers_an_error(three, tmp_path) -> None:
     assert more["a"] > even["a"]
 
 
+def test_sensitivity_lowers_the_error_of_a_module(three, tmp_path) -> None:
+    def errors(sensitivity) -> dict[str, float]:
+        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity, threads=1)
+        wanted = originals(three)["b"]
+        return {
+            path: measured({path: got}, {path: wanted[path]})
+            for path, got in decoded(tmp_path / "out")["b"].items()
+        }
+
+    even = errors({"b": dict.fromkeys(PATHS, 1.0)})
+    more = errors({"b": {path: 10.0 if path == "h.1.q" else 1.0 for path in PATHS}})
+    assert more["h.1.q"] < 0.8 * even["h.1.q"]
+    assert all(more[path] > even[path] for path in PATHS if path != "h.1.q")
+    # Only ratios count.
+    assert errors({"b": dict.fromkeys(PATHS, 7.0)}) == pytest.approx(even, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "what"),
+    [
+        ({"z": {}}, "sensitivity of a task that is not there; got z"),
+        ({"b": dict.fromkeys(PATHS[1:], 1.0)}, "h.0.q.*got nothing"),
+        ({"b": dict.fromkeys(PATHS, -1.0)}, "must be a positive number.*got -1"),
+        ({"b": dict.fromkeys(PATHS, float("nan"))}, "must be a positive number.*got nan"),
+    ],
+)
+def test_wrong_sensitivity_is_refused(three, tmp_path, sensitivity, what) -> None:
+    with pytest.raises(UsageError, match=what):
+        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity)
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_bytes_less_error(three, tmp_path) -> None:
     sizes = ["22%", "25%", "35%", "50%"]
     errors = [merge(three, tmp_path / "out", size=size, threads=1).errors for size in sizes]
