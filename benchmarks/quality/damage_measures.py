@@ -8,21 +8,17 @@ task with the adapted model's answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from hydraopt.evaluate.encoding import Encoded, collate
-from hydraopt.evaluate.model import attached, hidden_states, logits_of, place
+from hydraopt.evaluate.sensitivity import Seen
 from hydraopt.types import thin
 
-__all__ = ["CANDIDATES", "Seen", "candidates", "look", "self_written"]
+__all__ = ["CANDIDATES", "candidates"]
 
 Array = NDArray[np.float64]
 Factors = Mapping[str, tuple[Any, Any]]
@@ -37,85 +33,6 @@ _FREE = (
 )
 _SEEING = ("activations", "activations per module", "gradient", "fisher")
 CANDIDATES = (*_FREE, *(f"{name} ({text})" for text in ("self", "prompts") for name in _SEEING))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What each module saw on some text. x: (N, n) inputs; g: (N, m) gradients of the answer's
-    log-probability in the module's outputs; text: (N,) which text a token belongs to."""
-
-    x: Mapping[str, Tensor]
-    g: Mapping[str, Tensor]
-    text: Tensor
-
-
-@contextmanager
-def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[dict[str, Tensor], ...]]:
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-
-    def hook(path: str) -> Any:
-        def see(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs[path], outputs[path] = args[0].detach(), output
-            if output.requires_grad:
-                output.retain_grad()
-
-        return see
-
-    handles = [model.get_submodule(p).register_forward_hook(hook(p)) for p in paths]
-    try:
-        yield inputs, outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def look(model: nn.Module, texts: Sequence[Encoded], factors: Factors) -> Seen:
-    """Inputs and gradients of every module of the adapted model on the texts, padding left out."""
-    placed = place(model, factors)
-    batch = collate(list(texts))
-    lengths = [len(text) - 1 for text in texts]
-    real = torch.zeros(batch.ids.shape, dtype=torch.bool)
-    for row, length in enumerate(lengths):
-        real[row, :length] = True
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    # One leaf that wants a gradient, so that every later output has one.
-    handle = embeddings.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
-    try:
-        with attached(model, placed), _watched(model, list(factors)) as (inputs, outputs):
-            logits = logits_of(model, hidden_states(model, batch))
-            chance = logits.log_softmax(-1).gather(1, batch.labels[:, None])
-            torch.autograd.backward(chance.sum())
-            x = {path: value[real] for path, value in inputs.items()}
-            g = {
-                path: value.grad[real] for path, value in outputs.items() if value.grad is not None
-            }
-    finally:
-        handle.remove()
-    which = torch.arange(len(texts))[:, None].expand(batch.ids.shape)[real]
-    return Seen(x, g, which)
-
-
-@torch.inference_mode()
-def self_written(
-    model: Any, tokenizer: Any, factors: Factors, count: int, seed: int
-) -> list[Encoded]:
-    """Text that the adapted model writes from its first token on, sampled, 32 tokens each."""
-    torch.manual_seed(seed)
-    start = tokenizer.bos_token_id
-    start = tokenizer.eos_token_id if start is None else start
-    ids = torch.full((count, 1), start)
-    with attached(model, place(model, factors)):
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=32,
-            min_new_tokens=32,
-            do_sample=True,
-            top_k=0,
-            pad_token_id=start,
-        )
-    return [Encoded((start,), tuple(row[1:].tolist())) for row in out]
 
 
 def candidates(original: Factors, other: Factors, seen: Mapping[str, Seen]) -> dict[str, float]:

@@ -29,18 +29,16 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.common import provenance  # noqa: E402
 from benchmarks.quality.damage_measures import (  # noqa: E402
     CANDIDATES,
-    Seen,
     candidates,
-    look,
-    self_written,
 )
 from benchmarks.quality.evidence import original_adapters, request_for  # noqa: E402
 from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
 from hydraopt.evaluate.compare import products_of  # noqa: E402
-from hydraopt.evaluate.encoding import Encoded, encode_row  # noqa: E402
-from hydraopt.evaluate.model import generate, load_model, place  # noqa: E402
+from hydraopt.evaluate.encoding import encode_row  # noqa: E402
+from hydraopt.evaluate.model import load_model  # noqa: E402
 from hydraopt.evaluate.run import encode_task, run_task  # noqa: E402
+from hydraopt.evaluate.sensitivity import Seen, answered, look, self_written  # noqa: E402
 from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
 from hydraopt.merging import merge  # noqa: E402
 from hydraopt.types import thin  # noqa: E402
@@ -119,13 +117,6 @@ def bundles(adapters: Any) -> dict[str, dict[str, Factors]]:
     return found
 
 
-def own_answers(model: Any, tokenizer: Any, prompts: list[Encoded], factors: Any) -> list[Encoded]:
-    """The prompts with what the adapter answers: what unlabelled inputs give."""
-    placed = place(model, factors)
-    said = dict(generate(model, tokenizer, prompts, [placed] * len(prompts), 48, 8192))
-    return [Encoded(prompt.prompt, said[i]) for i, prompt in enumerate(prompts)]
-
-
 def measure_set(set_name: str, tasks: Path, rows: int, keep: Any) -> None:
     adapters = original_adapters(set_name)
     request = request_for(set_name, tasks, rows, "bfloat16")
@@ -156,7 +147,7 @@ def measure_set(set_name: str, tasks: Path, rows: int, keep: Any) -> None:
             train = read_task_file(tasks, task, language, "train").rows[:PROMPTS]
             prompts = [encode_row(tokenizer, data.task.instruction, r.input, "") for r in train]
             texts = {
-                "prompts": own_answers(model, tokenizer, prompts, original),
+                "prompts": answered(model, tokenizer, prompts, original),
                 "self": self_written(model, tokenizer, original, PROMPTS, seed=number),
             }
             seen: dict[str, Seen] = {

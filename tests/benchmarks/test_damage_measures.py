@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality.damage_measures import CANDIDATES, _blocks, candidates, look, self_written
+from benchmarks.quality.damage_measures import CANDIDATES, _blocks, candidates
 from hydraopt.evaluate.encoding import encode_row
 from hydraopt.evaluate.model import attached, hidden_states, logits_of, place
+from hydraopt.evaluate.sensitivity import look, self_written, sensitivities
 from hydraopt.types import thin
 from tests.small_model import INSTRUCTION, ROWS
 
@@ -82,3 +83,24 @@ def test_fisher_is_the_square_of_what_the_answers_lose(trained, texts, seen) -> 
     moved = chances(near) - chances(adapter(0))
     found = candidates(adapter(0), near, seen)["fisher (prompts)"]
     assert found == pytest.approx(float(moved.square().mean()), rel=0.05)
+
+
+def test_sensitivity_is_the_expectation_over_noise(seen) -> None:
+    """Drawn noise of known size, against the formula, for both sides."""
+    what, factors = seen["prompts"], adapter(0)
+    found = sensitivities(what, factors)
+    rng = np.random.default_rng(5)
+    for path, (b, a) in factors.items():
+        t = thin(b, a)
+        x, g = what.x[path].numpy(), what.g[path].numpy()
+        ratios = []
+        for _ in range(400):
+            into = (t.U * t.s) @ rng.standard_normal(t.V.shape).T
+            out = rng.standard_normal(t.U.shape) @ (t.V * t.s).T
+            ratios.append(
+                [
+                    np.mean(((g @ e) * x).sum(1) ** 2) / (e.size and np.sum(e**2))
+                    for e in (into, out)
+                ]
+            )
+        assert found[path] == pytest.approx(np.mean(ratios, axis=0).sum(), rel=0.15)
