@@ -47,13 +47,18 @@ def original_adapters(set_name: str) -> list[Adapter]:
     return read_adapters([str(folder) for folder in folders])
 
 
-def merged(set_name: str, adapters: Sequence[Adapter], method: Method) -> tuple[Path, Any]:
+def merged(
+    set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path
+) -> tuple[Path, Any]:
     """The bundle of a method, and what its merge said; merged now unless build/ has it."""
     path = ROOT / "build" / "evidence" / set_name / method.label
     note = path.with_suffix(".json")
     if not note.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = merge(adapters, path, size=method.size, **method.options)
+        options = dict(method.options)
+        if "sensitivity" in options:
+            options["sensitivity"] = seen_by(set_name, adapters, options["sensitivity"], tasks)
+        made = merge(adapters, path, size=method.size, **options)
         said = {
             "method": method.name,
             "setting": method.size,
@@ -67,6 +72,37 @@ def merged(set_name: str, adapters: Sequence[Adapter], method: Method) -> tuple[
         note.write_text(json.dumps(said))
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
     return path, json.loads(note.read_text())
+
+
+def seen_by(
+    set_name: str, adapters: Sequence[Adapter], text: str, tasks: Path
+) -> dict[str, dict[str, float]]:
+    """Sensitivities of every adapter, from text it writes on its own ("self") or from its answers
+    to the inputs of eight training rows ("prompts")."""
+    from hydraopt.evaluate.encoding import encode_row
+    from hydraopt.evaluate.model import load_model
+    from hydraopt.evaluate.sensitivity import answered, look, self_written, sensitivities
+    from hydraopt.evaluate.taskfile import read_task_file, task_of
+
+    note = ROOT / "build" / "evidence" / set_name / f"sensitivity-{text}.json"
+    if not note.is_file():
+        model, tokenizer = load_model(request_for(set_name, tasks, None, "float32").base)
+        found = {}
+        for number, adapter in enumerate(adapters):
+            factors = {path: module.factors() for path, module in adapter.modules.items()}
+            if text == "self":
+                texts = self_written(model, tokenizer, factors, 8, seed=number)
+            else:
+                where = task_of(adapter.name, adapter.source.parent, tasks)
+                file = read_task_file(tasks, *where, "train")
+                prompts = [
+                    encode_row(tokenizer, file.instruction, row.input, "") for row in file.rows[:8]
+                ]
+                texts = answered(model, tokenizer, prompts, factors)
+            found[adapter.name] = sensitivities(look(model, texts, factors), factors)
+        note.write_text(json.dumps(found))
+    known: dict[str, dict[str, float]] = json.loads(note.read_text())
+    return known
 
 
 def guessed(set_name: str, adapters: Sequence[Adapter]) -> list[dict[str, float]]:
@@ -109,7 +145,7 @@ def main() -> None:
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     adapters = original_adapters(args.set)
-    made = [merged(args.set, adapters, method) for method in PLANS[args.plan]]
+    made = [merged(args.set, adapters, method, args.tasks) for method in PLANS[args.plan]]
     sources = Sources(
         {adapter.name: adapter for adapter in adapters},
         {path.name: open_bundle(path) for path, _ in made},

@@ -37,6 +37,9 @@ _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes("hydraopt", "52% 20% 10% 5% 3% 2% 1%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
+    "sensitivity": [
+        m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
+    ],
     "choices": [
         *(m for form in _FORMS for m in _sizes(f"only-{form}", "5% 2%", forms=[form])),
         *(m for x in ("frobenius", "displacement") for m in _sizes(x, "5% 2%", measure=x)),
