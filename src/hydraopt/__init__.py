@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from hydraopt.bundle.verify import verify_bundle
     from hydraopt.errors import HydraoptError
     from hydraopt.merging import MergeResult, merge
+    from hydraopt.runtime.attached import Attached, attach
     from hydraopt.shrinking import shrink
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "hydraopt.adapters",
+    "Attached": "hydraopt.runtime.attached",
     "Bundle": "hydraopt.bundle.reader",
     "HydraoptError": "hydraopt.errors",
     "MergeResult": "hydraopt.merging",
     "TaskAdapter": "hydraopt.bundle.task",
+    "attach": "hydraopt.runtime.attached",
     "merge": "hydraopt.merging",
     "open_bundle": "hydraopt.bundle.reader",
     "read_adapter": "hydraopt.adapters",
@@ -40,11 +43,13 @@ _HOMES = {
 
 __all__ = [
     "Adapter",
+    "Attached",
     "Bundle",
     "HydraoptError",
     "MergeResult",
     "TaskAdapter",
     "__version__",
+    "attach",
     "merge",
     "open_bundle",
     "read_adapter",

@@ -24,7 +24,9 @@ LAYERS: list[set[str]] = [
     {"passes"},
     {"budget"},
     {"align"},
+    {"methods"},
     {"export"},
+    {"runtime"},
     {"merging"},
     {"shrinking"},
     {"inspect"},
@@ -38,7 +40,7 @@ LAZY = {("bundle.task", "export.peft"), ("merging", "adapters"), ("shrinking", "
 # Third parties, and the layers that may import them at all. click is the command line's own
 # language; everything else here is heavy, so it loads inside the function that needs it.
 HEAVY = {
-    "torch": {"export", "adapters", "evaluate"},
+    "torch": {"export", "adapters", "evaluate", "methods.gradient", "runtime"},
     "transformers": {"evaluate"},
     "peft": set(),
     "matplotlib": {"report"},
@@ -47,11 +49,13 @@ HEAVY = {
 }
 PUBLIC = {
     "Adapter",
+    "Attached",
     "Bundle",
     "HydraoptError",
     "MergeResult",
     "TaskAdapter",
     "__version__",
+    "attach",
     "merge",
     "open_bundle",
     "read_adapter",
@@ -123,8 +127,8 @@ def test_heavy_libraries_load_where_they_are_needed(module: str) -> None:
             continue
         homes = {module, *(module[:i] for i, c in enumerate(module) if c == ".")}
         assert homes & HEAVY[library], f"{module} imports {library}"
-        # The evaluation is loaded as a whole, by the one verb that needs it.
-        free = library == "click" or module.startswith("evaluate.")
+        # The evaluation and the runtime are loaded as a whole, by the one verb that needs each.
+        free = library == "click" or module.startswith(("evaluate.", "runtime."))
         assert not top or free, f"{module} imports {library} when it is imported"
 
 

@@ -151,22 +151,27 @@ class Bundle(Mapping[str, TaskAdapter]):
         """The shared bases, left (m, q) and right (n, q), of the module of that index."""
         return self._bases[module] if self._bases else (None, None)
 
-    @cached_property
-    def _bases(self) -> list[Bases]:
+    def read_bases(self) -> Iterator[Bases]:
+        """The bases of all modules in their order, decoded anew and not kept by the bundle.
+
+        Nothing if no module has any. For who keeps them in another form than :meth:`bases`.
+        """
         if not self._file["shared"].nbytes:
-            return []
+            return
         data = self.read("shared")
         reader = StreamReader(data)
         allowance = Allowance(reader, len(data))
-        bases: list[Bases] = []
         for module in self.manifest.modules:
             left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
             right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
             allowance.spend(sum(x.vectors.size for x in (left, right) if x is not None))
-            bases.append((left, right))
+            yield left, right
         if reader.position != len(data):
             reader.damaged(f"{len(data)} bytes, of which the bases take {reader.position}")
-        return bases
+
+    @cached_property
+    def _bases(self) -> list[Bases]:
+        return list(self.read_bases())
 
     def _check_version(self) -> None:
         if self.metadata.get("format") != FORMAT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.split import SplitRecord, read_split
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
 from hydraopt.parts import Mode, read_parts
@@ -118,6 +119,23 @@ class TaskAdapter:
             for path, (b, a) in pairs.items()
         }
 
+    def split(self, widths: Sequence[tuple[int, int]]) -> Iterator[tuple[str, SplitRecord]]:
+        """(module path, record) with what is shared and what is the task's own apart.
+
+        widths: (p, q) of the left and right basis of each module of the bundle, 0 where there is
+        none; the bases themselves are not needed. Records are decoded one by one and not kept.
+        Raises ChecksumError or BundleFormatError for a damaged bundle.
+        """
+        if self.entry.lossless:
+            for path, factors in self.factors().items():
+                yield path, SplitRecord.of(factors)
+            return
+        for i, reader, allowance in self._stream():
+            module = self.bundle.manifest.modules[i]
+            record = read_split(reader, module.m, module.n, *widths[i])
+            allowance.spend(record.count * (module.m + module.n))
+            yield module.path, record
+
     def forms(self) -> dict[str, str]:
         """The form in which each module is coded; "lossless" for a lossless task."""
         if self.entry.lossless:
@@ -186,14 +204,8 @@ class TaskAdapter:
 
     @cached_property
     def _decoded(self) -> _Decoded:
-        result = _Decoded({}, {}, {})
-        if self.entry.content is None:
-            return result
-        data = self.bundle.read(f"task/{self.entry.content}")
-        reader, start = StreamReader(data), 0
-        shared = self.bundle.tensor_bytes["shared"]
-        allowance = Allowance(reader, len(data) + shared)
-        for i in self.entry.modules:
+        result, start = _Decoded({}, {}, {}), 0
+        for i, reader, allowance in self._stream():
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
             factors, mode = read_parts(reader, module.m, module.n, *bases)
@@ -201,14 +213,25 @@ class TaskAdapter:
             result.factors[module.path], result.modes[module.path] = factors, mode
             result.bytes[module.path] = reader.position - start
             start = reader.position
-        if start != len(data):
+        return result
+
+    def _stream(self) -> Iterator[tuple[int, StreamReader, Allowance]]:
+        """The index of each module, with the reader at its record, which the caller has to read."""
+        if self.entry.content is None:
+            return
+        data = self.bundle.read(f"task/{self.entry.content}")
+        reader = StreamReader(data)
+        shared = self.bundle.tensor_bytes["shared"]
+        allowance = Allowance(reader, len(data) + shared)
+        for i in self.entry.modules:
+            yield i, reader, allowance
+        if reader.position != len(data):
             raise BundleFormatError(
                 explain(
                     "a task's stream is longer than its modules",
                     adapter=self.name,
                     got=f"{len(data)} bytes",
-                    expected=f"{start} bytes",
+                    expected=f"{reader.position} bytes",
                     do="Fetch the bundle again or restore a copy",
                 )
             )
-        return result

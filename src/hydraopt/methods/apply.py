@@ -1,0 +1,261 @@
+"""A method over whole adapters: adapters in, adapters in memory out, one for each task.
+
+What comes out can be merged or stored like what was read. Tensors that tasks share hold the same
+bytes, so a lossless bundle stores A' once, and each head once for the tasks that use it; a task's
+own scale is in its config (``alpha_pattern``), never in B.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.adapters import Adapter, RawTensor, check_same_base
+from hydraopt.adapters.keys import parse
+from hydraopt.adapters.model import LowRankModule
+from hydraopt.adapters.rawtensor import TensorFile
+from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
+from hydraopt.methods.registry import Method, method_named
+from hydraopt.methods.small import Merged
+from hydraopt.types import Array, Factors
+
+__all__ = ["apply"]
+
+_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+}
+# Initialisations that change the base weights, each adapter's in its own way.
+_CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
+# Left behind by other formats and versions; ranks and scales are written anew.
+_DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
+
+
+def apply(
+    adapters: Sequence[Adapter],
+    method: str,
+    *,
+    dtype: str = "float16",
+    weights: Sequence[float] | Mapping[str, float] | None = None,
+    same_base: bool = False,
+    **options: Any,
+) -> list[Adapter]:
+    """The adapters that ``method`` makes of these, under the same names and in the same order.
+
+    method: a name of :data:`hydraopt.methods.METHODS`; options: those of its function. Each module
+    is merged over the adapters that have it, and an adapter keeps lacking what it lacks. weights:
+    one for each adapter, or by name; default the method's own, and for the hydra methods
+    1 / |dW_t|^2 over the whole adapter, so that relative errors count alike. dtype: of the factors,
+    "float16" or "float32". same_base: take base models written differently as one.
+
+    Memory: the results, and one module of all adapters. Raises UsageError for unknown methods and
+    options, AdapterFormatError for adapters that hold more than plain low-rank products (extras,
+    groups in one pair, changed bases), AlignmentError and BaseMismatchError where adapters do not
+    fit together, NumericalError where a number does not fit the dtype.
+    """
+    row = method_named(method)
+    _check(adapters, row, dtype, options)
+    check_same_base(adapters, same_base)
+    given = _weights(adapters, row, weights)
+    made: list[dict[str, tuple[LowRankModule, float]]] = [{} for _ in adapters]
+    added = 0.0
+    for path in sorted({path for adapter in adapters for path in adapter.modules}):
+        owners = [i for i, adapter in enumerate(adapters) if path in adapter.modules]
+        factors = [_factors(adapters[i].modules[path]) for i in owners]
+        own = dict(options)
+        if given is not None:
+            own["weights"] = [given[i] for i in owners]
+        if "inner_scales" in row.defaults and "inner_scales" not in own:
+            own["inner_scales"] = [adapters[i].modules[path].scale for i in owners]
+        merged = row.run(factors, **own)
+        added = max(added, merged.added)
+        stored = _Stored(_DTYPES[dtype], path)
+        for t, i in enumerate(owners):
+            made[i][path] = stored.module(adapters[i], merged, t)
+    return [
+        _adapter(adapter, modules, f"made by {method}" + (_cost(added) if added > 1e-9 else ""))
+        for adapter, modules in zip(adapters, made, strict=True)
+    ]
+
+
+def _cost(added: float) -> str:
+    return f"; refitting to the rank asked for left a relative error of {added:.3g} at most"
+
+
+def _factors(module: LowRankModule) -> Factors:
+    b, a = module.factors()
+    return Factors(b.astype(np.float64), a.astype(np.float64))
+
+
+def _check(
+    adapters: Sequence[Adapter], row: Method, dtype: str, options: Mapping[str, Any]
+) -> None:
+    if not adapters:
+        raise UsageError(explain("nothing to merge", got="no adapters", do="Give at least one"))
+    names = [adapter.name for adapter in adapters]
+    if len(set(names)) != len(names):
+        raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
+    if dtype not in _DTYPES:
+        raise UsageError(explain("unknown dtype", got=dtype, expected=", ".join(_DTYPES)))
+    unknown = sorted(set(options) - (set(row.defaults) - {"weights"}))
+    if unknown:
+        raise UsageError(
+            explain(
+                f"{row.name} has no such option",
+                got=", ".join(unknown),
+                expected=", ".join(row.defaults) or "none",
+            )
+        )
+    for adapter in adapters:
+        if adapter.extras:
+            raise _refused(
+                adapter, "it holds tensors that are no low-rank products", sorted(adapter.extras)[0]
+            )
+        if _CHANGES_BASE.search(str(adapter.config.get("init_lora_weights"))):
+            raise _refused(adapter, "its initialisation changes the base model", None)
+        if adapter.config.get("target_parameters"):
+            raise _refused(adapter, "it wraps parameters, not modules", None)
+        for path, module in adapter.modules.items():
+            if module.layout in ("rows", "experts"):
+                raise _refused(adapter, "a stored pair holds several modules", path)
+
+
+def _refused(adapter: Adapter, why: str, what: str | None) -> AdapterFormatError:
+    return AdapterFormatError(
+        explain(
+            f"the adapter cannot be put together with others: {why}",
+            adapter=adapter.name,
+            got=what,
+            expected="plain low-rank products",
+            do="hydraopt.merge carries everything; leave this adapter out here",
+        )
+    )
+
+
+def _weights(
+    adapters: Sequence[Adapter],
+    row: Method,
+    weights: Sequence[float] | Mapping[str, float] | None,
+) -> list[float] | None:
+    """One weight for each adapter, or None for the method's own."""
+    if weights is None:
+        if not row.name.startswith("hydra"):
+            return None
+        norms = [
+            sum(_factors(module).squared_norm() for module in adapter.modules.values())
+            for adapter in adapters
+        ]
+        return [1 / norm if norm > 0 else 1.0 for norm in norms]
+    if "weights" not in row.defaults:
+        raise UsageError(explain(f"{row.name} takes no weights", do="Leave them out"))
+    names = [adapter.name for adapter in adapters]
+    if isinstance(weights, Mapping):
+        if set(weights) != set(names):
+            raise UsageError(
+                explain("weights do not name the adapters", got=sorted(weights), expected=names)
+            )
+        return [float(weights[name]) for name in names]
+    if len(weights) != len(names):
+        raise UsageError(
+            explain(
+                "weights do not fit", got=len(weights), expected=f"{len(names)}, one an adapter"
+            )
+        )
+    return [float(weight) for weight in weights]
+
+
+class _Stored:
+    """The tensors of one module: arrays that tasks share are rounded and held once."""
+
+    def __init__(self, dtype: np.dtype[Any], path: str) -> None:
+        self._dtype = dtype
+        self._path = path
+        # The arrays are kept beside their copies, so that no other one can get their id meanwhile.
+        self._held: dict[int, tuple[Array, RawTensor]] = {}
+
+    def _tensor(self, key: str, array: Array, shape: tuple[int, ...]) -> RawTensor:
+        if id(array) not in self._held:
+            with np.errstate(over="ignore"):
+                values = array.astype(self._dtype)
+            if not np.isfinite(values).all():
+                raise NumericalError(
+                    explain(
+                        "a number of the result does not fit the dtype",
+                        module=self._path,
+                        got=f"{float(np.abs(array).max()):.3g}",
+                        do='Choose dtype="float32"',
+                    )
+                )
+            self._held[id(array)] = array, RawTensor.from_numpy(key, values.reshape(shape))
+        held = self._held[id(array)][1]
+        return RawTensor(key, held.dtype, held.shape, held.source, held.read)
+
+    def module(self, adapter: Adapter, merged: Merged, t: int) -> tuple[LowRankModule, float]:
+        """Task t's module, and its alpha."""
+        old = adapter.modules[self._path]
+        factors = merged.factors[t]
+        r = factors.A.shape[0]
+        tail = tuple(old.a_shape[2:]) if old.kind == "conv" else ()
+        a_shape = (r, old.a_shape[1], *tail) if tail else (r, old.n)
+        b_shape = (old.m, r, *(1 for _ in tail))
+        a = self._tensor(adapter.peft_key(self._path, "A"), factors.A, a_shape)
+        b = self._tensor(adapter.peft_key(self._path, "B"), factors.B, b_shape)
+        # Six digits: alphas stand in the config of each task, as text.
+        alpha = float(f"{merged.scales[t] * r:.6g}")
+        module = LowRankModule(self._path, old.kind, old.m, old.n, r, alpha / r, a, b)
+        return module, alpha
+
+
+def _adapter(
+    adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]], note: str
+) -> Adapter:
+    tensors: dict[str, RawTensor] = {}
+    keys = {}
+    for path, (module, _) in modules.items():
+        keys[path, "A"], keys[path, "B"] = module.a.name, module.b.name
+        tensors[module.a.name], tensors[module.b.name] = module.a, module.b
+    return Adapter(
+        name=adapter.name,
+        source=Path("memory"),
+        format="peft",
+        base_model=adapter.base_model,
+        config=_config(adapter, modules),
+        modules={path: module for path, (module, _) in modules.items()},
+        extras={},
+        tensors=TensorFile(Path("memory"), tensors, {"format": "pt"}),
+        notes=(note,),
+        peft_keys=keys,
+    )
+
+
+def _config(adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]]) -> dict[str, Any]:
+    """adapter_config.json by which PEFT gives each module its rank and its alpha."""
+    config = {key: value for key, value in adapter.config.items() if key not in _DROPPED}
+    if not config.get("base_model_name_or_path") and adapter.base_model:
+        config["base_model_name_or_path"] = adapter.base_model
+    wanted: dict[str, tuple[int, float]] = {}
+    for path, (module, alpha) in modules.items():
+        key = parse(module.a.name)
+        place = key.settings_path if key else path
+        if wanted.setdefault(place, (module.r, alpha)) != (module.r, alpha):
+            raise _refused(adapter, "two pairs of one module came out unlike", place)
+    if not config.get("target_modules"):
+        config["target_modules"] = sorted(wanted)
+    r = Counter(rank for rank, _ in wanted.values()).most_common(1)[0][0] if wanted else 1
+    ranks = {place: rank for place, (rank, _) in wanted.items() if rank != r}
+    alphas = {place: alpha for place, (_, alpha) in wanted.items() if alpha != r}
+    config.update(peft_type="LORA", r=r, lora_alpha=r, use_rslora=False)
+    config["rank_pattern"] = {_only(place, wanted): rank for place, rank in ranks.items()}
+    config["alpha_pattern"] = {_only(place, wanted): alpha for place, alpha in alphas.items()}
+    return config
+
+
+def _only(place: str, places: Mapping[str, Any]) -> str:
+    """A pattern that PEFT, which tries ``(.*\\.)?(PATTERN)$``, matches with this place alone."""
+    plain = [x for x in places if x == place or x.endswith(f".{place}")] == [place]
+    return place if plain and re.fullmatch(r"[\w.]+", place) else "^" + re.escape(place)

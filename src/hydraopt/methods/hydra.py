@@ -1,0 +1,323 @@
+"""HydraOpt by exact steps: one A' for all tasks, and fewer heads B' than tasks.
+
+Ceritli et al., "HydraOpt: Navigating the Efficiency-Performance Trade-off of Adapter Merging",
+EMNLP 2025, arXiv 2507.17706. The objective is the paper's idea in the least-squares form
+
+    minimise  sum_t w_t |dW_t - g_t B'_c(t) A'|^2   over A' (R, n), M heads B' (m, R), c and g,
+
+with M between 1 (a single merged adapter) and T (one head for each task). The paper lowers it by
+gradient steps (:mod:`hydraopt.methods.gradient`); here every step is the exact minimum over one
+half of the unknowns, so the objective falls until the tasks no longer change heads. That is a local
+minimum, as with k-means, hence the starts. With M = T it is the global one and takes no iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from hydraopt.errors import UsageError, explain
+from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
+from hydraopt.types import Array, Factors, thin
+
+__all__ = ["HydraFit", "check_counts", "fit_exact", "hydra"]
+
+Labels = NDArray[np.int64]
+
+_STILL = 1e-8  # of sum w |dW|^2: a smaller gain of new scales ends a descent
+_MOST = 1000
+
+
+@dataclass(frozen=True)
+class HydraFit:
+    """``dW_t ~ scales[t] * heads[assignment[t]] @ A``.
+
+    A: (R, n), orthonormal rows. heads: M of (m, R), numbered by the first task that uses each.
+    assignment: (T,). scales: (T,), of weighted mean square 1 over the tasks of a head, so a task
+    alone with its head has 1. history: the objective after each step over sum_t w_t |dW_t|^2; the
+    last one is that of this fit.
+    """
+
+    A: Array
+    heads: tuple[Array, ...]
+    assignment: Labels
+    scales: Array
+    history: tuple[float, ...]
+
+    @property
+    def objective(self) -> float:
+        """Weighted squared error of this fit, relative to that of leaving all tasks out."""
+        return self.history[-1]
+
+    def merged(self) -> Merged:
+        """Factors of each task: all of them hold one A, and tasks of one head one object.
+
+        A power of two goes from the heads to A, which is exact and keeps both in the range of fp16.
+        """
+        size = [float(np.linalg.norm(head)) for head in self.heads]
+        typical = max(size) / np.sqrt(max(self.A.shape[0], 1)) if size else 0.0
+        shift = int(np.rint(0.5 * np.log2(typical))) if typical > 0 else 0
+        a = np.ldexp(self.A, shift)
+        own = [Factors(np.ldexp(head, -shift), a) for head in self.heads]
+        return Merged(tuple(own[c] for c in self.assignment), tuple(map(float, self.scales)))
+
+
+def fit_exact(
+    factors: Sequence[Factors],
+    heads: int,
+    rank: int,
+    weights: Sequence[float] | None = None,
+    starts: int = 4,
+    seed: int = 0,
+    scales: bool = True,
+) -> HydraFit:
+    """The best of several descents by exact steps.
+
+    heads: M, 1 to T. rank: R; a core narrower than R gives fewer rows, without loss. weights: w_t,
+    positive, default 1. scales: whether each task has its own g_t, which costs one number; without
+    them all are 1. starts: descents, the first from the tasks that are farthest apart, the others
+    from tasks drawn by the seed as k-means++ draws them (Arthur and Vassilvitskii, SODA 2007).
+
+    The same input gives the same fit; the order of the tasks does not matter, to rounding. A step
+    costs O((sum r)^2 q + q^3) with q <= min(n, sum r). Raises UsageError for counts out of range.
+    """
+    check_shapes(factors)
+    check_counts(heads, rank, len(factors))
+    w = weights_for(weights, len(factors), 1.0, positive=True)
+    order = _order(factors, w)
+    problem, left, right = _problem([factors[t] for t in order], w[order], rank, scales)
+    if heads == len(factors):
+        best = problem.closed()
+    else:
+        generator = np.random.default_rng(seed)
+        runs = [problem.descend(heads, generator if i else None) for i in range(max(starts, 1))]
+        best = min(runs, key=lambda run: run.history[-1])
+    labels, g = np.empty_like(best.labels), np.empty_like(best.g)
+    labels[order], g[order] = best.labels, best.g
+    names = list(dict.fromkeys(labels.tolist()))
+    return HydraFit(
+        (right @ best.V).T,
+        tuple(left @ best.heads[c] for c in names),
+        np.array([names.index(c) for c in labels], np.int64),
+        g,
+        tuple(best.history),
+    )
+
+
+def hydra(
+    factors: Sequence[Factors],
+    heads: int | None = None,
+    rank: int | None = None,
+    weights: Sequence[float] | None = None,
+    starts: int = 4,
+    seed: int = 0,
+    scales: bool = True,
+) -> Merged:
+    """:func:`fit_exact` as a method: M at most T (default T), R by default the largest rank."""
+    heads = len(factors) if heads is None else min(heads, len(factors))
+    rank = rank_for(rank, factors)
+    return fit_exact(factors, heads, rank, weights, starts, seed, scales).merged()
+
+
+def check_counts(heads: int, rank: int, tasks: int) -> None:
+    """Raise UsageError unless 1 <= heads <= tasks and rank >= 1."""
+    if not 1 <= heads <= tasks:
+        raise UsageError(
+            explain(
+                "number of heads is out of range", got=heads, expected=f"1 to {tasks}, the tasks"
+            )
+        )
+    rank_for(rank, ())
+
+
+def _order(factors: Sequence[Factors], w: Array) -> list[int]:
+    """The tasks by what they are, so that starts do not depend on how they are listed."""
+    keys = []
+    for f, weight in zip(factors, w, strict=True):
+        towards = sum(u * f.inner(other) for other, u in zip(factors, w, strict=True))
+        keys.append((f"{weight * f.squared_norm():.6e}", f"{towards:.6e}"))
+    return sorted(range(len(keys)), key=lambda t: keys[t])
+
+
+def _problem(
+    factors: Sequence[Factors], w: Array, rank: int, scales: bool
+) -> tuple[_Problem, Array, Array]:
+    """The problem in the small core, and the bases that lead back: left (m, p), right (n, q)."""
+    parts = [thin(f.B, f.A) for f in factors]
+    left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
+    right, _ = np.linalg.qr(np.concatenate([f.A for f in factors], axis=0).T)
+    r = max(max(part.s.size for part in parts), 1)
+    B = np.zeros((len(parts), left.shape[1], r))
+    A = np.zeros((len(parts), r, right.shape[1]))
+    for t, part in enumerate(parts):
+        B[t, :, : part.s.size] = left.T @ (part.U * part.s)
+        A[t, : part.s.size] = part.V.T @ right
+    return _Problem(B, A, w, min(rank, right.shape[1]), scales), left, right
+
+
+@dataclass
+class _Run:
+    V: Array
+    heads: Array
+    labels: Labels
+    g: Array
+    history: list[float]
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """dW_t = B_t A_t over the cores' bases: B (T, p, r), A (T, r, q), padded with zeros to one r.
+
+    Rows of A_t and columns of B_t are orthogonal, those of A_t of length 1 or 0.
+    w (T,): weights. rank: R <= q. scales: whether tasks have their own g_t.
+    """
+
+    B: Array
+    A: Array
+    w: Array
+    rank: int
+    scales: bool
+
+    @cached_property
+    def overlap(self) -> Array:
+        """B_t^T B_u for all pairs of tasks, (T, r, T, r)."""
+        tasks, p, r = self.B.shape
+        columns = self.B.transpose(0, 2, 1).reshape(tasks * r, p)
+        found: Array = (columns @ columns.T).reshape(tasks, r, tasks, r)
+        return found
+
+    @cached_property
+    def total(self) -> float:
+        return float(self.w @ np.sum(self.B**2, axis=(1, 2)))
+
+    def closed(self) -> _Run:
+        """M = T: A' spans the top eigenvectors of sum w dW^T dW, and each head is dW A'^T."""
+        tasks = len(self.w)
+        labels, g = np.arange(tasks), np.ones(tasks)
+        V, heads = self._fit(tasks, labels, g)
+        return _Run(V, heads, labels, g, [self._objective(V, heads, labels, g)])
+
+    def descend(self, heads: int, generator: np.random.Generator | None) -> _Run:
+        """Alternate the two exact steps from a start; ends with the first kind."""
+        labels, g = self._start(heads, generator)
+        history: list[float] = []
+        while True:
+            V, H = self._fit(heads, labels, g)
+            history.append(self._objective(V, H, labels, g))
+            new_labels, new_g = self._assign(V, H)
+            gained = history[-1] - self._objective(V, H, new_labels, new_g)
+            still = np.array_equal(labels, new_labels) and gained <= _STILL
+            if still or len(history) >= _MOST:
+                labels, g, H = self._normalised(labels, g, H)
+                return _Run(V, H, labels, g, history)
+            labels, g = self._fill(V, H, new_labels, new_g)
+            history.append(history[-1] - gained)
+
+    def _fit(self, heads: int, labels: Labels, g: Array) -> tuple[Array, Array]:
+        """Exact V (q, R) and heads (M, p, R) for given tasks of each head and given scales.
+
+        With s_c = sum w g^2 and M_c = sum w g C_t / s_c over the tasks of head c the objective is a
+        constant plus sum_c s_c |M_c - H_c V^T|^2, least at the top eigenvectors V of
+        sum_c s_c M_c^T M_c and H_c = M_c V.
+        """
+        tasks, r, q = self.A.shape
+        mine = labels[None, :] == np.arange(heads)[:, None]
+        s = mine @ (self.w * g**2)
+        # (M, T): M_c = sum_t mix_ct C_t.
+        mix = np.divide(
+            mine * (self.w * g), s[:, None], out=np.zeros(mine.shape), where=s[:, None] > 0
+        )
+        pairs = self.overlap * ((s[:, None] * mix).T @ mix)[:, None, :, None]
+        rows = self.A.reshape(tasks * r, q)
+        gram = rows.T @ (pairs.reshape(tasks * r, -1) @ rows)
+        _, vectors = scipy.linalg.eigh(gram, subset_by_index=[q - self.rank, q - 1])
+        V: Array = np.ascontiguousarray(vectors[:, ::-1])
+        return V, np.tensordot(mix, self.B @ (self.A @ V), 1)
+
+    def _gains(self, V: Array, H: Array) -> tuple[Array, Array, Array]:
+        """(gain, g) of each task with each head, (T, M), and |C_t V|^2, the most it could be."""
+        tasks, heads = len(self.w), len(H)
+        inside = self.B @ (self.A @ V)
+        inner = inside.reshape(tasks, -1) @ H.reshape(heads, -1).T
+        norms = np.sum(H**2, axis=(1, 2))[None, :]
+        if self.scales:
+            g = np.divide(inner, norms, out=np.ones_like(inner), where=norms > 0)
+            gain = g * inner * (norms > 0)
+        else:
+            g, gain = np.ones_like(inner), 2 * inner - norms
+        return gain, g, np.sum(inside**2, axis=(1, 2))
+
+    def _assign(self, V: Array, H: Array) -> tuple[Labels, Array]:
+        """Exact labels and scales for given V and heads: the head that takes most error away."""
+        gain, g, _ = self._gains(V, H)
+        labels = gain.argmax(axis=1)
+        return labels, g[np.arange(len(labels)), labels]
+
+    def _fill(self, V: Array, H: Array, labels: Labels, g: Array) -> tuple[Labels, Array]:
+        """Give each head without tasks to the task that is served worst and does not stand alone.
+
+        Its own head serves it as well as V permits, so the objective does not rise.
+        """
+        gain, _, most = self._gains(V, H)
+        lost = self.w * (most - gain[np.arange(len(labels)), labels])
+        labels, g = labels.copy(), g.copy()
+        for c in range(len(H)):
+            counts = np.bincount(labels, minlength=len(H))
+            if counts[c] == 0:
+                worst = int(np.where(counts[labels] > 1, lost, -np.inf).argmax())
+                labels[worst], g[worst], lost[worst] = c, 1.0, -np.inf
+        return labels, g
+
+    def _objective(self, V: Array, H: Array, labels: Labels, g: Array) -> float:
+        """From the residuals themselves: a difference of norms is blind to small errors."""
+        along = self.A @ V
+        outside = self.A - along @ V.T
+        lost = np.sum(np.sum(self.B**2, axis=1) * np.sum(outside**2, axis=2), axis=1)
+        lost = lost + np.sum((self.B @ along - g[:, None, None] * H[labels]) ** 2, axis=(1, 2))
+        return float(self.w @ lost) / self.total if self.total > 0 else 0.0
+
+    def _normalised(self, labels: Labels, g: Array, H: Array) -> tuple[Labels, Array, Array]:
+        """The same products with scales of weighted mean square 1 over the tasks of each head."""
+        if not self.scales:
+            return labels, g, H
+        g, H = g.copy(), H.copy()
+        for c in range(len(H)):
+            own = np.flatnonzero(labels == c)
+            size = float(np.sqrt(self.w[own] @ g[own] ** 2 / self.w[own].sum()))
+            if size > 0:
+                size *= -1.0 if self.w[own] @ g[own] < 0 else 1.0
+                g[own] /= size
+                H[c] *= size
+        return labels, g, H
+
+    def _start(self, heads: int, generator: np.random.Generator | None) -> tuple[Labels, Array]:
+        """Tasks to build the first heads from, as far apart as chance or, without it, reach."""
+        tasks, r, q = self.A.shape
+        rows = self.A.reshape(tasks * r, q)
+        gram = (self.overlap * (rows @ rows.T).reshape(self.overlap.shape)).sum(axis=(1, 3))
+        norms = np.diag(gram)
+        if self.scales:
+            g = np.divide(gram, norms, out=np.ones_like(gram), where=norms > 0)
+            gain = g * gram * (norms > 0)
+        else:
+            g, gain = np.ones_like(gram), 2 * gram - norms
+        chosen: list[int] = []
+        lost = self.w * norms if generator is not None else self.w @ gain
+        for _ in range(heads):
+            odds = np.maximum(lost, 0.0)
+            odds[chosen] = 0.0
+            if generator is not None and odds.sum() > 0:
+                pick = int(generator.choice(len(odds), p=odds / odds.sum()))
+            else:
+                odds[chosen] = -1.0
+                pick = int(odds.argmax())
+            chosen.append(pick)
+            lost = self.w * (norms - gain[:, chosen].max(axis=1))
+        labels = gain[:, chosen].argmax(axis=1)
+        labels[chosen] = np.arange(heads)
+        return labels, g[np.arange(len(labels)), np.array(chosen)[labels]]

@@ -1,0 +1,237 @@
+"""Merging methods whose result is of low rank as it stands: all in the small core, without dW.
+
+Each returns one adapter for all tasks. rank: where the result shall be cut, None for not at all; a
+sum of T adapters has up to ``sum r`` parts. ``Merged.added`` is what the cut cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hydraopt.errors import UsageError, explain
+from hydraopt.methods.entries import elected, trimmed
+from hydraopt.methods.small import (
+    Merged,
+    SmallCore,
+    check_share,
+    one_for_all,
+    rank_for,
+    small_core,
+    weights_for,
+)
+from hydraopt.types import Array, Factors, thin
+
+__all__ = [
+    "average",
+    "core_arithmetic",
+    "core_ties",
+    "iso_c",
+    "knots_ties",
+    "slerp",
+    "task_arithmetic",
+    "tsv_m",
+]
+
+
+def _lifted(core: SmallCore, merged: Array, rank: int | None) -> Merged:
+    factors, added = core.lift(merged, rank)
+    return one_for_all(factors, len(core.cores), added)
+
+
+def average(
+    factors: Sequence[Factors], weights: Sequence[float] | None = None, rank: int | None = None
+) -> Merged:
+    """sum_t w_t dW_t, default 1/T each: the dW's are averaged, not A and B apart.
+
+    Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482.
+    """
+    core = small_core(factors)
+    w = weights_for(weights, len(factors), 1 / len(factors))
+    return _lifted(core, np.tensordot(w, core.cores, 1), rank)
+
+
+def task_arithmetic(
+    factors: Sequence[Factors],
+    weights: Sequence[float] | None = None,
+    lam: float = 0.4,
+    rank: int | None = None,
+) -> Merged:
+    """lam * sum_t w_t dW_t with weights 1 by default.
+
+    Ilharco et al., ICLR 2023, arXiv 2212.04089. The paper picks lam on validation data; 0.4 is what
+    arXiv 2306.01708 uses where there is none.
+    """
+    core = small_core(factors)
+    w = weights_for(weights, len(factors), 1.0)
+    return _lifted(core, lam * np.tensordot(w, core.cores, 1), rank)
+
+
+def slerp(factors: Sequence[Factors], t: float = 0.5, rank: int | None = None) -> Merged:
+    """Spherical interpolation of two dW's as vectors, t = 0 the first; a lone adapter stays.
+
+    Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. The angle is that between
+    the vectors, their lengths are kept; within 1.8 degrees of parallel it is linear, both as in
+    mergekit. Raises UsageError for more than two tasks.
+    """
+    if len(factors) > 2:
+        raise UsageError(
+            explain("slerp is defined for two adapters", got=len(factors), expected="1 or 2")
+        )
+    core = small_core(factors)
+    if len(factors) == 1:
+        return _lifted(core, core.cores[0], rank)
+    first, second = core.cores
+    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+    cosine = float(np.sum(first * second)) / lengths if lengths > 0 else 1.0
+    if abs(cosine) > 0.9995:
+        return _lifted(core, (1 - t) * first + t * second, rank)
+    angle = math.acos(cosine)
+    mixed = math.sin((1 - t) * angle) * first + math.sin(t * angle) * second
+    return _lifted(core, mixed / math.sin(angle), rank)
+
+
+def knots_ties(
+    factors: Sequence[Factors],
+    weights: Sequence[float] | None = None,
+    density: float = 0.2,
+    lam: float = 1.0,
+    rank: int | None = None,
+) -> Merged:
+    """KnOTS with TIES: one SVD of all dW's side by side aligns them, TIES merges what is left.
+
+    Stoica et al., ICLR 2025, arXiv 2410.19735: ``[dW_1 ... dW_T] = U S [V_1 ... V_T]``, TIES on the
+    entries of S V_t (k, n), k <= sum r, and U times the result. The SVD is that of the cores side
+    by side; the S V_t are formed, T k n numbers. Trimming is per module; lam, in the paper from
+    validation data, is 1.
+    """
+    check_share("density", density)
+    core = small_core(factors)
+    w = weights_for(weights, len(factors), 1.0)
+    u, s, vt = np.linalg.svd(np.concatenate(core.cores, axis=1), full_matrices=False)
+    eps = np.finfo(np.float64).eps * max(core.left.shape[0], core.right.shape[0])
+    k = max(int(np.count_nonzero(s > eps * s[0])), 1)
+    u, s, vt = u[:, :k], s[:k], vt[:k]
+    aligned = [(s[:, None] * part) @ core.right.T for part in np.split(vt, len(factors), axis=1)]
+    merged = lam * elected([trimmed(part, density) for part in aligned], w)
+    # Rows of the merged part are coordinates over U; a second small core gives balanced factors.
+    again = small_core([Factors(core.left @ u, merged)])
+    found, added = again.lift(again.cores[0], rank)
+    return one_for_all(found, len(factors), added)
+
+
+def core_arithmetic(
+    factors: Sequence[Factors],
+    weights: Sequence[float] | None = None,
+    lam: float = 0.4,
+    rank: int | None = None,
+) -> Merged:
+    """Core Space with task arithmetic, which is linear: the same as task arithmetic on the dW's.
+
+    Panariello et al., NeurIPS 2025, arXiv 2509.17786.
+    """
+    core = _reference(factors)
+    w = weights_for(weights, len(factors), 1.0)
+    return _lifted(core, lam * np.tensordot(w, core.cores, 1), rank)
+
+
+def core_ties(
+    factors: Sequence[Factors],
+    weights: Sequence[float] | None = None,
+    density: float = 0.2,
+    lam: float = 1.0,
+    rank: int | None = None,
+) -> Merged:
+    """Core Space with TIES on the entries of the cores.
+
+    Panariello et al., NeurIPS 2025, arXiv 2509.17786: M_t = U_B^T dW_t V_A over the singular
+    vectors of the stacked B's and the stacked A's. These change with the factoring of a dW, unless
+    it changes by a rotation, and the entries that TIES compares with them.
+    """
+    check_share("density", density)
+    core = _reference(factors)
+    w = weights_for(weights, len(factors), 1.0)
+    return _lifted(core, lam * elected([trimmed(c, density) for c in core.cores], w), rank)
+
+
+def _reference(factors: Sequence[Factors]) -> SmallCore:
+    """The core in Core Space's own bases: singular vectors, the strongest first, without nulls."""
+    core = small_core(factors)
+    sides = []
+    for basis, stacked in (
+        (core.left, np.concatenate([f.B for f in factors], axis=1)),
+        (core.right, np.concatenate([f.A for f in factors], axis=0).T),
+    ):
+        u, s, _ = np.linalg.svd(basis.T @ stacked, full_matrices=False)
+        sides.append(u[:, s > np.finfo(np.float64).eps * max(stacked.shape) * s[0]])
+    left, right = sides
+    if left.size == 0 or right.size == 0:
+        return core
+    cores = np.stack([left.T @ c @ right for c in core.cores])
+    return SmallCore(core.left @ left, core.right @ right, cores)
+
+
+def tsv_m(
+    factors: Sequence[Factors],
+    weights: Sequence[float] | None = None,
+    lam: float = 1.0,
+    rank: int | None = None,
+) -> Merged:
+    """TSV-Merge: the tasks' strongest singular vectors side by side, made orthogonal, and summed.
+
+    Gargiulo et al., CVPR 2025, arXiv 2412.00081: of each dW min(m, n) / T parts, which for LoRA are
+    mostly all; U = [U_1 ... U_T] and V are replaced by the nearest matrices with orthonormal
+    columns (Procrustes, U (U^T U)^-1/2, by the pseudo-inverse where tasks' vectors coincide) and
+    ``lam * U diag(s) V^T`` is the result. weights multiply s, default 1.
+    """
+    core = small_core(factors)
+    w = weights_for(weights, len(factors), 1.0)
+    share = max(min(core.left.shape[0], core.right.shape[0]) // len(factors), 1)
+    us, ss, vs = [], [], []
+    for c, weight in zip(core.cores, w, strict=True):
+        t = thin(c, np.eye(c.shape[1]))
+        us.append(t.U[:, :share])
+        ss.append(weight * t.s[:share])
+        vs.append(t.V[:, :share])
+    s = np.concatenate(ss)
+    if s.size == 0:
+        return _lifted(core, np.zeros_like(core.cores[0]), rank)
+    u, v = _polar(np.concatenate(us, axis=1)), _polar(np.concatenate(vs, axis=1))
+    return _lifted(core, lam * (u * s) @ v.T, rank)
+
+
+def _polar(columns: Array) -> Array:
+    """The nearest matrix with orthonormal columns, within the space that the columns span."""
+    u, s, vt = np.linalg.svd(columns, full_matrices=False)
+    sound = s > 1e-9 * s[0]
+    polar: Array = u[:, sound] @ vt[sound]
+    return polar
+
+
+def iso_c(
+    factors: Sequence[Factors],
+    weights: Sequence[float] | None = None,
+    lam: float = 1.0,
+    rank: int | None = None,
+) -> Merged:
+    """Iso-C: the sum of the dW's with all its singular values replaced by their mean, times lam.
+
+    Marczak et al., ICML 2025, arXiv 2502.04959. The mean runs over the values that are not zero;
+    over all min(m, n) of them, as for full fine-tuning, the sum of LoRAs would get arbitrary
+    directions. weights: default 1. A lone adapter does not stay what it was.
+    """
+    core = small_core(factors)
+    w = weights_for(weights, len(factors), 1.0)
+    total = np.tensordot(w, core.cores, 1)
+    u, s, vt = np.linalg.svd(total, full_matrices=False)
+    size = max(core.left.shape[0], core.right.shape[0])
+    sound = s > np.finfo(np.float64).eps * size * max(s[0], np.finfo(np.float64).tiny)
+    level = float(s[sound].mean()) if sound.any() else 0.0
+    # Equal values have no order of their own; a cut keeps the parts that were the strongest.
+    keep = np.flatnonzero(sound)[: s.size if rank is None else rank_for(rank, factors)]
+    flat = lam * level * (u[:, keep] @ vt[keep])
+    count = int(sound.sum())
+    added = math.sqrt(1 - keep.size / count) if count else 0.0
+    return one_for_all(core.lift(flat)[0], len(factors), added)

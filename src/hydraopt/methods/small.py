@@ -1,0 +1,145 @@
+"""What all methods share: the small core of one module, and what a method hands back.
+
+Letters as in :mod:`hydraopt.types`: T tasks, a module with m outputs and n inputs, ranks r_t. Here
+p <= min(m, sum r) and q <= min(n, sum r) are the widths of the small core.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydraopt.errors import AlignmentError, UsageError, explain
+from hydraopt.types import Array, Factors
+
+__all__ = [
+    "Merged",
+    "SmallCore",
+    "check_shapes",
+    "check_share",
+    "one_for_all",
+    "rank_for",
+    "small_core",
+    "weights_for",
+]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a method makes of one module: for task t, ``dW_t ~ scales[t] * factors[t].B @ .A``.
+
+    factors: one for each task; the same object where one adapter serves several tasks, and factors
+    that share an A hold the same array. scales: what stays of each task beside it. added: relative
+    Frobenius error that the last step added, the refit of the method's own result to the rank
+    asked for; 0 where that result has this rank anyway.
+    """
+
+    factors: tuple[Factors, ...]
+    scales: tuple[float, ...]
+    added: float = 0.0
+
+    def task(self, t: int) -> Factors:
+        """The factors of task t with its scale inside B, as every other :class:`Factors` has it."""
+        return Factors(self.factors[t].B * self.scales[t], self.factors[t].A)
+
+
+def one_for_all(factors: Factors, tasks: int, added: float = 0.0) -> Merged:
+    """One adapter that serves all tasks."""
+    return Merged((factors,) * tasks, (1.0,) * tasks, added)
+
+
+@dataclass(frozen=True)
+class SmallCore:
+    """``dW_t = left C_t right^T``, exactly: left (m, p), right (n, q) with orthonormal columns.
+
+    cores: (T, p, q). Inner products, norms and singular values of the dW's are those of the C_t.
+    """
+
+    left: Array
+    right: Array
+    cores: Array
+
+    def lift(self, core: Array, rank: int | None = None) -> tuple[Factors, float]:
+        """Factors of ``left core right^T``, and the relative error of cutting it to ``rank``.
+
+        rank: parts at most; None keeps all that are not zero. B (m, k) and A (k, n) carry the roots
+        of the singular values alike, k >= 1. Raises UsageError for a rank below 1.
+        """
+        limit = core.size if rank is None else rank_for(rank, ())
+        u, s, vt = np.linalg.svd(core, full_matrices=False)
+        size = max(self.left.shape[0], self.right.shape[0])
+        sound = int(np.count_nonzero(s > np.finfo(np.float64).eps * size * s[0]))
+        keep = max(min(sound, limit), 1)
+        total = float(np.linalg.norm(s))
+        added = float(np.linalg.norm(s[keep:sound])) / total if total > 0 else 0.0
+        root = np.sqrt(s[:keep])
+        b, a = self.left @ (u[:, :keep] * root), (root[:, None] * vt[:keep]) @ self.right.T
+        return Factors(b, a), added
+
+
+def small_core(factors: Sequence[Factors]) -> SmallCore:
+    """The core of one module through a QR of the stacked factors; nothing of size m x n is formed.
+
+    O((m + n) (sum r)^2). Any other factoring of the same dW's gives the same lifted results, to
+    rounding. Raises UsageError for no factors, AlignmentError for dW's of different shapes.
+    """
+    check_shapes(factors)
+    left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
+    right, _ = np.linalg.qr(np.concatenate([f.A for f in factors], axis=0).T)
+    cores = np.stack([(left.T @ f.B) @ (f.A @ right) for f in factors])
+    return SmallCore(left, right, cores)
+
+
+def check_shapes(factors: Sequence[Factors]) -> tuple[int, int]:
+    """(m, n) of all the dW's; errors as in :func:`small_core`."""
+    if not factors:
+        raise UsageError(explain("nothing to merge", got="no factors", do="Give at least one"))
+    shapes = [(f.B.shape[0], f.A.shape[1]) for f in factors]
+    if len(set(shapes)) > 1:
+        raise AlignmentError(
+            explain(
+                "the tasks' changes of a module differ in shape",
+                got=", ".join(f"{m} x {n}" for m, n in dict.fromkeys(shapes)),
+                expected="one m x n",
+            )
+        )
+    return shapes[0]
+
+
+def weights_for(
+    weights: Sequence[float] | None, tasks: int, default: float, *, positive: bool = False
+) -> Array:
+    """The tasks' weights (T,), ``default`` each if None; raises UsageError for unusable ones."""
+    if weights is None:
+        return np.full(tasks, default)
+    values = np.asarray(weights, np.float64)
+    fits = values.shape == (tasks,) and bool(np.isfinite(values).all())
+    if not fits or (positive and not (values > 0).all()):
+        raise UsageError(
+            explain(
+                "the weights do not fit the tasks",
+                got=list(weights),
+                expected=f"{tasks} finite {'positive ' if positive else ''}numbers",
+            )
+        )
+    return values
+
+
+def rank_for(rank: int | None, factors: Sequence[Factors]) -> int:
+    """``rank``, or the largest of the tasks if None; raises UsageError for less than 1."""
+    if rank is None:
+        return max((f.A.shape[0] for f in factors), default=1)
+    if rank < 1:
+        raise UsageError(explain("rank is out of range", got=rank, expected="at least 1"))
+    return rank
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise UsageError unless ``0 < value <= 1``."""
+    if not (math.isfinite(value) and 0 < value <= 1):
+        raise UsageError(
+            explain(f"{name} is out of range", got=value, expected="above 0, at most 1")
+        )

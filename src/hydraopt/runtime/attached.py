@@ -1,0 +1,294 @@
+"""``attach``: a bundle's tasks on a model, one for all rows of a batch or each row its own."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from hydraopt.errors import TaskNotFoundError, UsageError, explain
+from hydraopt.runtime.heads import Head, HeadCache, head_bytes
+from hydraopt.runtime.rows import Adder, Alone, Mixed
+from hydraopt.runtime.sources import Bundles, Source, named_bundles
+
+__all__ = ["DEFAULT_CACHE_BYTES", "Attached", "Memory", "Stats", "attach"]
+
+DEFAULT_CACHE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of tensors.
+
+    shared: the bundles' bases.  cached: heads that were used lately, of at most ``limit``.
+    active: what the selected tasks take besides: heads that the cache has dropped or never took,
+    and the stacks of a mixed batch.
+    """
+
+    shared: int
+    cached: int
+    active: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What switching has cost.
+
+    decodes: heads decoded so far.  hits: heads that were still there.  switch_seconds: of the last
+    change of tasks, decoding included.  bytes_read: from the bundles' files, opening included.
+    """
+
+    decodes: int
+    hits: int
+    switch_seconds: float
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Tasks that were selected: by row or one for all, and what each module adds for them."""
+
+    names: tuple[str | None, ...]
+    adders: Mapping[str, Adder]
+    heads: Mapping[Hashable, Head]
+
+
+_NONE = _Chosen((None,), {}, {})
+
+
+def attach(
+    model: nn.Module, bundles: Bundles, *, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> Attached:
+    """Put the tasks of one bundle or several on ``model``; until one is selected nothing changes.
+
+    bundles: a path or an opened bundle, a list of them, or a mapping that names them. The shared
+    bases are decoded now, onto the device and in the type of each module; a task's own part is
+    decoded when it is first selected. cache_bytes: what these parts may take while not in use.
+
+    The model's weights are not touched: hooks on its linear modules add to their outputs. Modules
+    are found by the bundle's paths, under a prefix if all of them are there.
+
+    Raises AlignmentError if the model lacks a module or it has another shape, BundleFormatError
+    for a damaged bundle, UsageError for two bundles of one name.
+    """
+    if cache_bytes < 0:
+        raise UsageError(explain("cache_bytes makes no sense", got=cache_bytes, expected=">= 0"))
+    opened = named_bundles(bundles)
+    # Tensors of inference mode could not be used where gradients flow to the inputs later.
+    with torch.inference_mode(False), torch.no_grad():
+        sources = [Source(model, bundle, label) for label, bundle in opened.items()]
+    return Attached(model, sources, cache_bytes)
+
+
+class Attached:
+    """Tasks on a model, made by :func:`attach`. Not for several threads at once.
+
+    tasks: names to select by: the task's own, or "bundle:task" where several bundles have it.
+    ``with attach(...) as attached`` detaches at the end.
+    """
+
+    def __init__(self, model: nn.Module, sources: Sequence[Source], cache_bytes: int) -> None:
+        self._model, self._sources = model, tuple(sources)
+        self._cache = HeadCache(cache_bytes)
+        self._chosen, self._enabled, self._detached = _NONE, True, False
+        self._decodes = self._hits = 0
+        self._seconds = 0.0
+        self._handles: dict[str, Any] = {}
+        counts = Counter(name for source in sources for name in source.bundle)
+        self._names: dict[str, tuple[Source, str]] = {}
+        for source in sources:
+            for name in source.bundle:
+                self._names[f"{source.label}:{name}"] = (source, name)
+                if counts[name] == 1:
+                    self._names[name] = (source, name)
+        self.tasks = tuple(
+            name if counts[name] == 1 else f"{source.label}:{name}"
+            for source in sources
+            for name in source.bundle
+        )
+        for source in sources:
+            for site in source.sites.values():
+                self._hook(site.place.name)
+
+    # --- selecting ----------------------------------------------------------------------------
+
+    @property
+    def active(self) -> tuple[str | None, ...]:
+        """The selected tasks: one for all rows, or those of :meth:`set_tasks`; None is the base."""
+        return self._chosen.names
+
+    def set_task(self, name: str | None) -> None:
+        """Select one task for all rows; None for the base model.
+
+        Raises TaskNotFoundError; UsageError for a task with extra tensors, or after
+        :meth:`detach`. What was selected before then stays.
+        """
+        with self._switching() as heads:
+            head = {} if name is None else self._head(name, heads)
+            adders = {module: Alone(part) for module, part in head.items()}
+            self._choose((name,), adders, heads)
+
+    def set_tasks(self, names: Sequence[str | None]) -> None:
+        """Select a task for each row of the batches to come; None for the base model.
+
+        A batch must have as many rows, or a multiple: then each name counts for as many rows in
+        a row, as ``generate`` repeats prompts for beams and ``num_return_sequences``. A module
+        raises UsageError for a batch of another size. Errors as in :meth:`set_task`.
+        """
+        if isinstance(names, str) or not names:
+            raise UsageError(
+                explain("no list of tasks", got=repr(names), expected="a task or None for each row")
+            )
+        with self._switching() as heads:
+            named = dict.fromkeys(x for x in names if x is not None)
+            found = {name: self._head(name, heads) for name in named}
+            adders: dict[str, Adder] = {}
+            for module in dict.fromkeys(x for head in found.values() for x in head):
+                parts = [None if x is None else found[x].get(module) for x in names]
+                adders[module] = Mixed(parts, module)
+            self._choose(tuple(names), adders, heads)
+
+    @contextmanager
+    def task(self, name: str | Sequence[str | None] | None) -> Iterator[Attached]:
+        """Inside the block, one task, or a list of tasks as in :meth:`set_tasks`."""
+        before = self._chosen
+        if name is None or isinstance(name, str):
+            self.set_task(name)
+        else:
+            self.set_tasks(name)
+        try:
+            yield self
+        finally:
+            if not self._detached:
+                self._chosen = before
+
+    def disable(self) -> None:
+        """The base model, until :meth:`enable`; what is selected stays selected."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Undo :meth:`disable`."""
+        self._enabled = True
+
+    def detach(self) -> None:
+        """Take all hooks off the model and free everything; the object is of no more use."""
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
+        self._cache.clear()
+        self._sources, self._names = (), {}
+        self._chosen, self._detached = _NONE, True
+
+    def trainable(self, name: str) -> NoReturn:
+        """Training is not done here. Raises UsageError that says what to do instead."""
+        self._find(name)
+        raise UsageError(
+            explain(
+                "the tasks of an attached bundle cannot be trained",
+                got=f"task {name!r}",
+                do="Export it with save_pretrained, train it with PEFT, and merge again",
+            )
+        )
+
+    def __enter__(self) -> Attached:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "detached" if self._detached else f"active {list(self.active)}"
+        return f"Attached({len(self.tasks)} tasks, {state})"
+
+    # --- what it costs ------------------------------------------------------------------------
+
+    def memory(self) -> Memory:
+        """Bytes of tensors that are held now."""
+        heads = self._chosen.heads
+        loose = sum(head_bytes(head) for key, head in heads.items() if key not in self._cache)
+        stacks = sum(adder.nbytes for adder in self._chosen.adders.values())
+        shared = sum(source.nbytes for source in self._sources)
+        return Memory(shared, self._cache.nbytes, loose + stacks, self._cache.limit)
+
+    @property
+    def stats(self) -> Stats:
+        """Counts since :func:`attach`."""
+        read = sum(source.bundle.bytes_read for source in self._sources)
+        return Stats(self._decodes, self._hits, self._seconds, read)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _find(self, name: str) -> tuple[Source, str]:
+        self._check_attached()
+        if name in self._names:
+            return self._names[name]
+        several = [x for x in self.tasks if x.endswith(f":{name}")]
+        near = several or difflib.get_close_matches(str(name), self.tasks, 5, 0.5) or self.tasks[:8]
+        what = "several bundles have this task" if several else "no such task"
+        raise TaskNotFoundError(explain(what, got=repr(name), expected=", ".join(near)))
+
+    def _check_attached(self) -> None:
+        if self._detached:
+            raise UsageError(explain("the bundle was detached", do="Attach it again"))
+
+    def _head(self, name: str, heads: dict[Hashable, Head]) -> Head:
+        """The task's head, decoded if it is nowhere; put into ``heads`` under its key."""
+        source, own_name = self._find(name)
+        task = source.bundle[own_name]
+        source.check(task)
+        key = source.key(task)
+        # What is selected now may have left the cache, or never have been in it.
+        places = (self._cache.get(key), heads.get(key), self._chosen.heads.get(key))
+        head = next((x for x in places if x is not None), None)
+        if head is not None:
+            self._hits += 1
+        else:
+            head = source.head(task)
+            self._decodes += 1
+            self._cache.put(key, head)
+        heads[key] = head
+        return head
+
+    @contextmanager
+    def _switching(self) -> Iterator[dict[Hashable, Head]]:
+        """A place to gather the heads of a new choice; inference mode is off, as in attach."""
+        self._check_attached()
+        started = time.perf_counter()
+        with torch.inference_mode(False), torch.no_grad():
+            yield {}
+        self._seconds = time.perf_counter() - started
+
+    def _choose(
+        self,
+        names: tuple[str | None, ...],
+        adders: Mapping[str, Adder],
+        heads: Mapping[Hashable, Head],
+    ) -> None:
+        for module in adders:
+            self._hook(module)
+        self._chosen = _Chosen(names, adders, heads)
+
+    def _hook(self, name: str) -> None:
+        """See that the module of that name asks for what is selected."""
+        if name in self._handles:
+            return
+
+        def hook(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor | None:
+            adder = self._chosen.adders.get(name) if self._enabled else None
+            if adder is None:
+                return None
+            x = args[0] if args else next(iter(kwargs.values()))
+            return adder(x, output)
+
+        module = self._model.get_submodule(name)
+        self._handles[name] = module.register_forward_hook(hook, with_kwargs=True)

@@ -1,0 +1,186 @@
+"""Where a bundle's modules are in a model: names, shapes, and how a module computes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.errors import AlignmentError, explain
+
+__all__ = ["Place", "Places", "Renaming", "shape_of"]
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """The model's name of a module: ``prefix`` + the bundle's path less its first ``cut`` parts."""
+
+    cut: int = 0
+    prefix: str = ""
+
+    def __call__(self, path: str) -> str:
+        return ".".join([*filter(None, [self.prefix]), *path.split(".")[self.cut :]])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module of the model, and where and in what type the factors for it are held.
+
+    name: in the model.  module: with m outputs and n inputs.
+    """
+
+    name: str
+    module: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+
+
+def shape_of(module: nn.Module) -> tuple[int, int] | None:
+    """(m, n), outputs and inputs, of what computes like a linear layer; None for anything else.
+
+    nn.Linear and whatever names its sizes the same way (bitsandbytes' layers, PEFT's wrappers), and
+    transformers' Conv1D, whose weight is (n, m).
+    """
+    m, n = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    if isinstance(m, int) and isinstance(n, int):
+        return m, n
+    m, weight = getattr(module, "nf", None), getattr(module, "weight", None)
+    if isinstance(m, int) and isinstance(weight, torch.Tensor) and weight.dim() == 2:
+        n = int(weight.shape[0])
+        return (m, n) if weight.shape[1] == m else None
+    return None
+
+
+class Places:
+    """The modules of one bundle in one model, found by one renaming of all paths.
+
+    Raises AlignmentError, naming the first module that is missing or has another shape.
+    """
+
+    def __init__(self, model: nn.Module, entries: Iterable[ModuleEntry], file: Path) -> None:
+        self._modules = dict(model.named_modules())
+        self._file = file
+        self._fallback = next(_float_types(model.parameters()), torch.float32)
+        needed = {entry.path: (entry.m, entry.n) for entry in entries}
+        self.renaming = self._renaming(needed)
+
+    def find(self, entry: ModuleEntry) -> Place:
+        """The place of a module. Raises AlignmentError."""
+        name = self.renaming(entry.path)
+        problem = self._problem(name, (entry.m, entry.n))
+        if problem is not None:
+            raise self._missing(entry.path, name, (entry.m, entry.n), problem)
+        module = self._modules[name]
+        tensors = [*module.parameters(), *module.buffers()]
+        device = next((x.device for x in tensors), torch.device("cpu"))
+        if device.type == "meta":
+            raise AlignmentError(
+                explain(
+                    "a module's weights are not in memory",
+                    file=self._file,
+                    module=name,
+                    got="a meta tensor, as offloading leaves it",
+                    do="Load the model without offloading this module",
+                )
+            )
+        return Place(name, module, device, self._dtype(module))
+
+    def _dtype(self, module: nn.Module) -> torch.dtype:
+        """The float type a module computes in; of quantised ones, the one they convert to."""
+        named = getattr(module, "compute_dtype", None)
+        weight = getattr(module, "weight", None)
+        own = list(_float_types([weight] if isinstance(weight, torch.Tensor) else []))
+        return own[0] if own else named if isinstance(named, torch.dtype) else self._fallback
+
+    def _problem(self, name: str, shape: tuple[int, int]) -> str | None:
+        module = self._modules.get(name)
+        if module is None:
+            return "no such module"
+        found = shape_of(module)
+        if found is None:
+            return f"a {type(module).__name__}, which is not linear"
+        return None if found == shape else f"shape {found}"
+
+    def _renaming(self, needed: Mapping[str, tuple[int, int]]) -> Renaming:
+        if not needed:
+            return Renaming()
+        first = next(iter(needed))
+        # What is cut off has to be the same in all paths.
+        same = [x for x in range(_most_cut(first) + 1) if len({_head(p, x) for p in needed}) == 1]
+        for cut in same:
+            fits = [x for x in self._candidates(first, cut) if self._fits(x, needed)]
+            if Renaming() in fits:
+                return Renaming()
+            if len(fits) > 1:
+                names = ", ".join(x(first) for x in fits[:_SHOWN])
+                raise AlignmentError(
+                    explain(
+                        "the bundle's modules are in the model more than once",
+                        file=self._file,
+                        module=first,
+                        got=names,
+                        do="Attach to the submodule that the adapters were trained on",
+                    )
+                )
+            if fits:
+                return fits[0]
+        path = next(p for p, shape in needed.items() if self._problem(p, shape) is not None)
+        problem = self._problem(path, needed[path])
+        assert problem is not None
+        raise self._missing(path, path, needed[path], problem)
+
+    def _candidates(self, path: str, cut: int) -> list[Renaming]:
+        rest = ".".join(path.split(".")[cut:])
+        names = [x for x in self._modules if f".{x}".endswith(f".{rest}")]
+        return [Renaming(cut, x[: -len(rest)].rstrip(".")) for x in names]
+
+    def _fits(self, renaming: Renaming, needed: Mapping[str, tuple[int, int]]) -> bool:
+        return all(self._problem(renaming(path), shape) is None for path, shape in needed.items())
+
+    def _missing(
+        self, path: str, name: str, shape: tuple[int, int], problem: str
+    ) -> AlignmentError:
+        linear = [x for x, module in self._modules.items() if x and shape_of(module) is not None]
+        last = path.rpartition(".")[2]
+        near = [x for x in linear if x.rpartition(".")[2] == last and x != name]
+        near = near or difflib.get_close_matches(path, linear, _SHOWN, 0.3) or linear
+        others = f"; the model has {', '.join(near[:_SHOWN])}" if near else ""
+        return AlignmentError(
+            explain(
+                "the model lacks a module of the bundle",
+                file=self._file,
+                module=path,
+                got=problem + others,
+                expected=f"a linear module of shape {shape}",
+                do="Give the base model that the adapters were trained on",
+            )
+        )
+
+
+def _most_cut(path: str) -> int:
+    """How many first parts of a path may be others in the model: a wrapper, never a layer's number.
+
+    Two parts are always kept, and a number keeps the name before it.
+    """
+    parts = path.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+    return max(min([len(parts) - 2, *(i - 1 for i in numbers[:1])]), 0)
+
+
+def _head(path: str, cut: int) -> tuple[str, ...]:
+    parts = path.split(".")
+    return tuple(parts[:cut]) if len(parts) > cut else ()
+
+
+def _float_types(tensors: Iterable[torch.Tensor]) -> Iterator[torch.dtype]:
+    """Of tensors that are computed with as they are: 8-bit floats are storage."""
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.element_size() > 1:
+            yield tensor.dtype

@@ -1,0 +1,160 @@
+"""One bundle on a model: its shared core as tensors, and heads decoded from it when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import UsageError, explain
+from hydraopt.export.peft import _CHANGES_BASE
+from hydraopt.runtime.heads import Head, Part, Site, part_of, site_of
+from hydraopt.runtime.places import Places
+
+__all__ = ["Bundles", "Source", "named_bundles"]
+
+BundleLike = Bundle | str | os.PathLike[str]
+Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
+"""A bundle, several, or several under names of the caller's own."""
+
+_SUFFIXES = (".safetensors", ".hydra")
+
+
+class Source:
+    """A bundle and where its modules are in the model.
+
+    label: names it among several.  sites: by module path of the bundle.
+    """
+
+    def __init__(self, model: nn.Module, bundle: Bundle, label: str) -> None:
+        self.bundle, self.label = bundle, label
+        self._sound: set[str] = set()
+        manifest = bundle.manifest
+        known = [x for x in manifest.modules if _odd(x) is None]
+        self._places = Places(model, known or self._lossless_modules(), bundle.path)
+        self.sites: dict[str, Site] = {}
+        self._widths = [(0, 0)] * len(manifest.modules)
+        bases = iter(bundle.read_bases())
+        for i, entry in enumerate(manifest.modules):
+            left, right = next(bases, (None, None))
+            self._widths[i] = (left.q if left else 0, right.q if right else 0)
+            if _odd(entry) is None:
+                vectors = (x.vectors if x else None for x in (left, right))
+                self.sites[entry.path] = site_of(self._places.find(entry), *vectors)
+        next(bases, None)  # the reader checks the stream's end after its last module
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the shared core."""
+        return sum(site.nbytes for site in self.sites.values())
+
+    def key(self, task: TaskAdapter) -> Hashable:
+        """What a head is kept under: tasks of equal content have one."""
+        content = task.entry.content
+        return (self.label, task.name if content is None else content)
+
+    def check(self, task: TaskAdapter) -> None:
+        """Raises UsageError for a task that is more than low-rank changes of linear modules."""
+        if task.name in self._sound:
+            return
+        reasons = list(_reasons(task))
+        if reasons:
+            raise UsageError(
+                explain(
+                    f"task {task.name!r} cannot be attached: it has {', '.join(reasons)}",
+                    file=self.bundle.path,
+                    expected="low-rank changes of linear modules, and nothing else",
+                    do="Export it and load it with PEFT",
+                )
+            )
+        self._sound.add(task.name)
+
+    def head(self, task: TaskAdapter) -> Head:
+        """The task's head, decoded. Raises BundleFormatError for a damaged bundle."""
+        head: dict[str, Part] = {}
+        for path, record in task.split(self._widths):
+            if record.count:
+                site = self._site(task, path)
+                head[site.place.name] = part_of(site, record)
+        return head
+
+    def _site(self, task: TaskAdapter, path: str) -> Site:
+        """The site of a module; what a lossless task has beyond the manifest shares nothing."""
+        if path not in self.sites:
+            self.sites[path] = site_of(self._places.find(task.modules[path]), None, None)
+        return self.sites[path]
+
+    def _lossless_modules(self) -> list[ModuleEntry]:
+        for task in self.bundle.values():
+            if task.entry.lossless and not list(_reasons(task)):
+                return list(task.modules.values())
+        return []
+
+
+def named_bundles(bundles: Bundles) -> dict[str, Bundle]:
+    """Bundles by label: the caller's names, else the file's name up to its suffixes.
+
+    Raises UsageError for none, and for two of one name.
+    """
+    named: list[tuple[str, BundleLike]]
+    if isinstance(bundles, Mapping) and not isinstance(bundles, Bundle):
+        named = list(bundles.items())
+    else:
+        alone = isinstance(bundles, Bundle | str | os.PathLike)
+        each: Any = [bundles] if alone else bundles
+        named = [(_label(x), x) for x in each]
+    labels = [label for label, _ in named]
+    twice = sorted({x for x in labels if labels.count(x) > 1})
+    if not named or twice:
+        raise UsageError(
+            explain(
+                "two bundles have one name" if twice else "no bundle is given",
+                got=", ".join(twice) or None,
+                do='Name them: {"one": "a/x.hydra.safetensors", "two": ...}' if twice else None,
+            )
+        )
+    return {label: x if isinstance(x, Bundle) else open_bundle(x) for label, x in named}
+
+
+def _label(bundle: BundleLike) -> str:
+    name = (bundle.path if isinstance(bundle, Bundle) else Path(bundle)).name
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _odd(entry: ModuleEntry) -> str | None:
+    """What a module is, where it is no whole linear one."""
+    if entry.kind != "linear":
+        return f"{entry.kind} factors"
+    if entry.layout in ("rows", "experts") or entry.groups > 1:
+        return f"factors of {entry.layout} in groups"
+    return None
+
+
+def _reasons(task: TaskAdapter) -> Iterator[str]:
+    """Kinds of what a task has besides low-rank changes of linear modules."""
+    yield from (f"extra tensors of kind {kind}" for kind in sorted(set(_extra_kinds(task))))
+    yield from sorted({odd for x in task.modules.values() if (odd := _odd(x)) is not None})
+    for setting in ("alora_invocation_tokens", "layer_replication"):
+        if task.config.get(setting):
+            yield f"the setting {setting}"
+    how = str(task.config.get("init_lora_weights"))
+    if _CHANGES_BASE.search(how):
+        yield f"an initialisation that changes the base, {how}"
+
+
+def _extra_kinds(task: TaskAdapter) -> Iterator[str]:
+    """The kind of every extra; the manifest names all but saved tensors."""
+    if task.entry.lossless:
+        yield from task.extra_kinds.values()
+        return
+    for blob in task.entry.carried:
+        for item in task.bundle.manifest.blobs[blob].items:
+            yield task.entry.extra_kinds.get(item.key, "saved")

@@ -1,0 +1,242 @@
+"""HydraOpt's objective: exact steps against dense truths, and gradient steps beside them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from method_cases import apart, clustered, dense, made, refactored, unrelated
+
+from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.methods.gradient import fit_gradient
+from hydraopt.methods.hydra import HydraFit, fit_exact, hydra
+from hydraopt.types import Array, Factors
+
+
+def objective(fit: HydraFit, factors: Sequence[Factors], w: Sequence[float] | None = None) -> float:
+    """From dense matrices."""
+    w = w or [1.0] * len(factors)
+    left = total = 0.0
+    for t, f in enumerate(factors):
+        own = fit.scales[t] * fit.heads[fit.assignment[t]] @ fit.A
+        left += w[t] * float(np.sum((dense(f) - own) ** 2))
+        total += w[t] * float(np.sum(dense(f) ** 2))
+    return left / total
+
+
+def with_best_heads(factors: Sequence[Factors], a: Array) -> float:
+    """Objective of rows ``a`` (R, n) with one free head for each task."""
+    q = np.linalg.qr(a.T)[0]
+    left = sum(float(np.sum((dense(f) - dense(f) @ q @ q.T) ** 2)) for f in factors)
+    return left / sum(f.squared_norm() for f in factors)
+
+
+@given(st.integers(0, 50), st.integers(1, 6), st.integers(1, 9), st.booleans())
+def test_the_objective_never_rises_and_is_true(seed: int, m: int, rank: int, scales: bool) -> None:
+    factors = clustered(seed, own=1.0)
+    w = np.random.default_rng(seed).uniform(0.2, 3.0, len(factors)).tolist()
+    fit = fit_exact(factors, m, rank, w, starts=2, seed=seed, scales=scales)
+    assert np.all(np.diff(fit.history) <= 1e-12)
+    assert fit.objective == pytest.approx(objective(fit, factors, w), abs=1e-12)
+    assert np.allclose(fit.A @ fit.A.T, np.eye(len(fit.A)), atol=1e-10)
+    assert sorted(set(fit.assignment.tolist())) == list(range(m))
+    assert fit.assignment[0] == 0
+    assert scales or np.array_equal(fit.scales, np.ones(len(factors)))
+
+
+def test_a_head_for_each_task_is_the_closed_form() -> None:
+    factors = clustered(3, own=1.0)
+    w = np.array([1.0, 2.0, 0.5, 1.0, 3.0, 1.0])
+    fit = fit_exact(factors, len(factors), 5, w.tolist())
+    gram = sum(x * dense(f).T @ dense(f) for x, f in zip(w, factors, strict=True))
+    values, vectors = np.linalg.eigh(gram)
+    assert len(fit.history) == 1
+    assert fit.objective == pytest.approx(1 - values[-5:].sum() / values.sum(), abs=1e-12)
+    space = vectors[:, -5:]
+    assert apart(fit.A.T @ fit.A, space @ space.T) < 1e-10
+    for t, f in enumerate(factors):
+        assert apart(fit.heads[t] @ fit.A, dense(f) @ space @ space.T) < 1e-10
+    assert np.array_equal(fit.scales, np.ones(6))
+
+
+def test_no_other_shared_input_is_better() -> None:
+    factors = clustered(4, own=1.0)
+    best = fit_exact(factors, len(factors), 4).objective
+    rng = np.random.default_rng(0)
+    near = fit_exact(factors, len(factors), 4).A
+    for size in (0.01, 0.1, 1.0):
+        for _ in range(20):
+            other = near + size * rng.standard_normal(near.shape)
+            assert best < with_best_heads(factors, other)
+    assert best < with_best_heads(factors, rng.standard_normal(near.shape))
+
+
+def test_one_head_without_scales_is_the_truncated_mean() -> None:
+    factors = unrelated(5, 4)
+    w = np.array([1.0, 2.0, 3.0, 4.0])
+    fit = fit_exact(factors, 1, 2, w.tolist(), scales=False)
+    mean = np.tensordot(w / w.sum(), np.stack([dense(f) for f in factors]), 1)
+    u, s, vt = np.linalg.svd(mean)
+    assert apart(fit.heads[0] @ fit.A, (u[:, :2] * s[:2]) @ vt[:2]) < 1e-10
+
+
+def test_scales_are_the_best_for_their_heads() -> None:
+    factors = clustered(6, own=0.8)
+    w = [1.0, 2.0, 1.0, 1.0, 0.5, 1.0]
+    fit = fit_exact(factors, 2, 4, w)
+    for t, f in enumerate(factors):
+        head = fit.heads[fit.assignment[t]] @ fit.A
+        best = float(np.sum(dense(f) * head) / np.sum(head**2))
+        assert fit.scales[t] == pytest.approx(best, abs=1e-4)
+    for c in range(2):
+        own = fit.assignment == c
+        share = np.array(w)[own]
+        assert float(share @ fit.scales[own] ** 2 / share.sum()) == pytest.approx(1.0)
+    plain = fit_exact(factors, 2, 4, w, scales=False)
+    assert fit.objective < plain.objective
+
+
+def test_most_of_a_heads_tasks_have_positive_scales() -> None:
+    for seed in range(8):
+        fit = fit_exact(clustered(seed, own=0.3), 3, 4)
+        for c in range(3):
+            assert fit.scales[fit.assignment == c].sum() > 0
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_starts_find_the_best_of_all_choices_of_few_tasks(heads: int) -> None:
+    # Without scales a choice of heads leaves an eigenvalue problem, so all choices can be tried.
+    factors = clustered(7, (0, 1, 0, 1, 2), own=1.2)
+    deltas = [dense(f) for f in factors]
+    total = sum(float(np.sum(d**2)) for d in deltas)
+    least = 1.0
+    for labels in itertools.product(range(heads), repeat=len(deltas)):
+        gram = np.zeros((24, 24))
+        for c in range(heads):
+            own = [d for d, label in zip(deltas, labels, strict=True) if label == c]
+            if own:
+                mean = sum(own) / len(own)
+                gram += len(own) * mean.T @ mean
+        least = min(least, 1 - float(np.linalg.eigvalsh(gram)[-4:].sum()) / total)
+    assert fit_exact(factors, heads, 4, starts=8, scales=False).objective == pytest.approx(least)
+
+
+def test_multiples_of_few_matrices_are_found_whatever_their_factors() -> None:
+    labels = (0, 1, 0, 2, 1, 0, 2)
+    factors = clustered(8, labels, own=0.0)
+    fit = fit_exact(factors, 3, 9)
+    assert fit.assignment.tolist() == list(labels)
+    assert fit.objective < 1e-18
+    assert fit_exact(factors, 3, 9, scales=False).objective > 0.05
+
+
+def test_more_heads_more_rank_and_more_starts_do_no_harm() -> None:
+    factors = clustered(9, (0, 1, 2, 3, 0, 1, 2, 3), own=1.0)
+    every = fit_exact(factors, 8, 4).objective
+    few = [fit_exact(factors, m, 4, starts=6).objective for m in (1, 2, 4)]
+    assert every <= min(few) + 1e-12
+    assert few == sorted(few, reverse=True)
+    wide = [fit_exact(factors, 8, r).objective for r in (1, 2, 4, 8, 12)]
+    assert wide == sorted(wide, reverse=True)
+    starts = [fit_exact(factors, 3, 4, starts=k).objective for k in (1, 4, 16)]
+    assert starts == sorted(starts, reverse=True)
+
+
+def test_order_of_tasks_and_factoring_do_not_matter() -> None:
+    factors = clustered(10, own=0.5)
+    w = [1.0, 2.0, 1.5, 0.7, 1.2, 3.0]
+    fit = fit_exact(factors, 3, 4, w).merged()
+    order = [4, 2, 0, 5, 3, 1]
+    other = fit_exact([factors[i] for i in order], 3, 4, [w[i] for i in order]).merged()
+    rng = np.random.default_rng(1)
+    again = fit_exact([refactored(f, rng) for f in factors], 3, 4, w).merged()
+    for place, t in enumerate(order):
+        assert apart(made(other, place), made(fit, t)) < 1e-6
+        assert apart(made(again, t), made(fit, t)) < 1e-6
+
+
+def test_a_heavy_task_is_served_better() -> None:
+    factors = clustered(11, own=1.0)
+
+    def error(w: float) -> float:
+        fit = hydra(factors, heads=2, rank=3, weights=[w, 1, 1, 1, 1, 1])
+        return apart(made(fit), dense(factors[0]))
+
+    assert error(100.0) < 0.8 * error(1.0)
+
+
+def test_tasks_share_one_input_and_tasks_of_a_head_one_object() -> None:
+    factors = clustered(12, own=0.3)
+    fit = fit_exact(factors, 3, 4)
+    merged = fit.merged()
+    assert len({id(f.A) for f in merged.factors}) == 1
+    assert len({id(f) for f in merged.factors}) == 3
+    for t in range(len(factors)):
+        own = fit.scales[t] * fit.heads[fit.assignment[t]] @ fit.A
+        assert np.array_equal(made(merged, t) == 0, own == 0)
+        assert apart(made(merged, t), own) < 1e-14
+
+
+def test_named_cases() -> None:
+    zero = Factors(np.zeros((5, 2)), np.ones((2, 4)))
+    fit = fit_exact([zero, zero, zero], 2, 3)
+    assert fit.objective == 0
+    assert np.isfinite(fit.A).all()
+    assert np.isfinite(fit.scales).all()
+    some = unrelated(0, 1, 5, 4, 2)[0]
+    mixed = fit_exact([zero, some, zero], 2, 2)
+    assert mixed.objective < 1e-25
+    assert np.array_equal(made(mixed.merged(), 0), np.zeros((5, 4)))
+    # A rank above the core's width, a lone task, the same task several times.
+    wide = fit_exact([some], 1, 50)
+    assert wide.A.shape == (2, 4)
+    assert wide.objective < 1e-25
+    same = fit_exact([some] * 4, 3, 2)
+    assert same.objective < 1e-25
+    assert set(same.assignment.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("fit", [fit_exact, fit_gradient])
+def test_counts_out_of_range_are_refused(fit: object) -> None:
+    factors = unrelated(0)
+    with pytest.raises(UsageError, match=r"number of heads.*got 4, expected 1 to 3"):
+        fit(factors, 4, 2)  # type: ignore[operator]
+    with pytest.raises(UsageError, match="rank is out of range"):
+        fit(factors, 2, 0)  # type: ignore[operator]
+    with pytest.raises(UsageError, match="3 finite positive numbers"):
+        fit(factors, 2, 2, [1.0, 0.0, 1.0])  # type: ignore[operator]
+    with pytest.raises(UsageError, match="nothing to merge"):
+        fit([], 1, 2)  # type: ignore[operator]
+    with pytest.raises(AlignmentError, match="12 x 10, 5 x 10"):
+        fit([factors[0], Factors(factors[0].B[:5], factors[0].A)], 1, 2)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6])
+def test_gradient_steps_come_near_and_exact_ones_are_quicker(heads: int) -> None:
+    factors = clustered(13, own=0.5)
+    fit_gradient(factors, heads, 4, steps=2)  # loads torch
+    started = time.perf_counter()
+    slow = fit_gradient(factors, heads, 4, steps=400)
+    middle = time.perf_counter()
+    quick = fit_exact(factors, heads, 4, scales=False)
+    done = time.perf_counter()
+    assert slow.objective == pytest.approx(objective(slow, factors), abs=1e-12)
+    assert np.allclose(slow.A @ slow.A.T, np.eye(4), atol=1e-10)
+    assert quick.objective <= slow.objective + 1e-9
+    assert slow.objective < 0.4 * slow.history[0] + 0.6 * quick.objective
+    assert done - middle < (middle - started) / 5
+    once, again = (fit_gradient(factors, heads, 4, steps=20) for _ in range(2))
+    assert once.history == again.history
+
+
+def test_gradient_steps_with_one_head_reach_the_exact_minimum() -> None:
+    factors = clustered(14, (0, 1, 2), own=0.5)
+    exact = fit_exact(factors, 1, 3, scales=False).objective
+    assert fit_gradient(factors, 1, 3, steps=1500).objective == pytest.approx(exact, rel=1e-3)
+    zero = Factors(np.zeros((5, 2)), np.ones((2, 4)))
+    assert fit_gradient([zero, zero], 2, 2).objective == 0

@@ -1,0 +1,103 @@
+"""Finding a bundle's modules in a model, and refusing models that do not have them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hydraopt import attach
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.runtime.places import Places, Renaming
+from tests.runtime.conftest import IDS, close, expected, logits
+
+
+class Wrapper(nn.Module):
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+def test_a_wrapped_model_and_its_inner_one(model, bundle_of) -> None:
+    path = bundle_of("all")
+    right = expected(model, path, "de")
+    with attach(Wrapper(inner=Wrapper(language_model=model)), path) as attached:
+        attached.set_task("de")
+        assert close(logits(model), right)
+    with attach(model.model, path) as attached:  # "layers.0..." for "model.layers.0..."
+        attached.set_task("de")
+        assert close(logits(model), right)
+    with attach(Wrapper(trunk=model.model), path) as attached:
+        attached.set_task("de")
+        assert close(logits(model), right)
+
+
+def test_two_models_in_one_are_refused_unless_one_fits_as_it_is(model, bundle_of) -> None:
+    path = bundle_of("all")
+    twin = copy.deepcopy(model)
+    with pytest.raises(AlignmentError, match=r"more than once.*got a\.model.*, b\.model"):
+        attach(Wrapper(a=model, b=twin), path)
+    with attach(Wrapper(model=model.model, other=twin), path) as attached:
+        assert set(attached._handles) == {x for x in attached._handles if x.startswith("model.")}
+
+
+def test_a_missing_module_is_named_with_what_was_found(model, bundle_of) -> None:
+    names = r"model\.layers\.0\.mlp\.down_proj"
+    lacking = Wrapper(model=Wrapper(layers=nn.ModuleList([model.model.layers[1].self_attn])))
+    with pytest.raises(AlignmentError) as caught:
+        attach(lacking, bundle_of("all"))
+    caught.match(rf"module {names}\]; got no such module; the model has model\.layers\.0\.._proj")
+    caught.match(r"expected a linear module of shape \(32, 64\).*Give the base model")
+    assert lacking._forward_hooks == {}
+    with pytest.raises(AlignmentError, match="no such module, expected"):
+        attach(nn.Sequential(nn.ReLU()), bundle_of("all"))
+
+
+def test_another_shape_or_kind_is_refused(model, bundle_of) -> None:
+    layer = model.model.layers[1].mlp
+    down = layer.down_proj
+    for other, got in (
+        (nn.Linear(64, 33), r"got shape \(33, 64\); the model has model.layers.0.mlp.down_proj"),
+        (nn.ReLU(), "got a ReLU, which is not linear"),
+        (nn.Linear(64, 32, device="meta"), "got a meta tensor"),
+    ):
+        layer.down_proj = other
+        try:
+            with pytest.raises(AlignmentError, match=got):
+                attach(model, bundle_of("all"))
+        finally:
+            layer.down_proj = down
+
+
+def entry(path: str) -> ModuleEntry:
+    return ModuleEntry(path, "linear", 4, 4)
+
+
+def test_a_layer_is_never_taken_for_another(tmp_path) -> None:
+    # Only one "q" there is, but in layer 5; "layers.0.q" must not be found in it.
+    net = Wrapper(layers=nn.ModuleDict({"5": nn.ModuleDict({"q": nn.Linear(4, 4)})}))
+    with pytest.raises(AlignmentError, match="no such module"):
+        Places(net, [entry("model.layers.0.q")], tmp_path)
+    assert Places(net, [entry("model.layers.5.q")], tmp_path).renaming == Renaming(1, "")
+    # What is cut off must be the same of all.
+    with pytest.raises(AlignmentError, match="no such module"):
+        Places(net, [entry("model.layers.5.q"), entry("other.layers.5.q")], tmp_path)
+    with pytest.raises(AlignmentError, match="no such module"):
+        Places(net, [entry("model.layers.5.q"), entry("lm_head")], tmp_path)
+
+
+def test_a_model_that_moved_is_refused(model, bundle_of) -> None:
+    with attach(model, bundle_of("all")) as attached:
+        attached.set_task("de")
+        module = model.get_submodule("model.layers.0.self_attn.q_proj")
+        x = torch.empty(1, 2, 32, device="meta")
+        hook = next(iter(module._forward_hooks.values()))
+        with pytest.raises(
+            UsageError, match=r"moved.*q_proj.*got meta, expected cpu.*attach again"
+        ):
+            hook(module, (x,), {}, x)
+    assert IDS.device.type == "cpu"
