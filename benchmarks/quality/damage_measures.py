@@ -30,6 +30,8 @@ _FREE = (
     "noise in",
     "noise out",
     "bias-aware",
+    "absolute frobenius",
+    "absolute bias-aware",
 )
 _SEEING = ("activations", "activations per module", "gradient", "fisher")
 CANDIDATES = (*_FREE, *(f"{name} ({text})" for text in ("self", "prompts") for name in _SEEING))
@@ -54,6 +56,8 @@ def candidates(original: Factors, other: Factors, seen: Mapping[str, Seen]) -> d
         "noise in": np.sqrt(sums["into"] / total),
         "noise out": np.sqrt(sums["out"] / total),
         "bias-aware": (3 * sums["diagonal"] + noise) / total,
+        "absolute frobenius": np.sqrt(sums["wrong"]),
+        "absolute bias-aware": 3 * sums["diagonal"] + noise,
     }
     for name, what in seen.items():
         found |= {f"{key} ({name})": value for key, value in _seeing(original, other, what).items()}

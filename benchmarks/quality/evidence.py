@@ -25,7 +25,7 @@ from benchmarks.common import provenance  # noqa: E402
 from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.evaluate.compare import Request, Sources, evaluate  # noqa: E402
+from hydraopt.evaluate.compare import Request, Sources, bundles_of, evaluate  # noqa: E402
 from hydraopt.inspect.adapters import inspect_adapters  # noqa: E402
 from hydraopt.merging import merge  # noqa: E402
 
@@ -178,6 +178,8 @@ def main() -> None:
         raise SystemExit(f"{out.name} was made with other rows or products; remove it first")
     if before and before["methods"].keys() != extra["methods"].keys():
         raise SystemExit(f"{out.name} holds other methods; remove it first")
+    if before and before["bundles"] != bundles_of(sources):
+        raise SystemExit(f"{out.name} was made from other bundles than today's; remove it first")
     evaluate(sources, request, None, known, keep)
 
 

@@ -1,15 +1,14 @@
-"""The evidence's result files to docs/evidence.md: tables between markers, and pictures.
+"""The evidence's result files to docs/evidence.md and README: tables between markers, and pictures.
 
     python benchmarks/quality/evidence_report.py [--check]
 
-``--check`` changes nothing and fails where the page differs from the result files.
+``--check`` changes nothing and fails where a page differs from the result files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +23,12 @@ from benchmarks.quality.headline import drops, headline, result_files  # noqa: E
 from benchmarks.quality.sets import RESULTS  # noqa: E402
 from benchmarks.report import table  # noqa: E402
 
-PAGE = ROOT / "docs" / "evidence.md"
+PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
 PICTURES = ROOT / "docs" / "pictures"
 PAPER = (52.0, 0.2, 1.8)
 """What the paper reports: percent of the storage, and the range of its losses in percent."""
 FREE = ("frobenius", "frobenius per module", "lost effect", "noise in", "noise out", "bias-aware")
+_MISSING = "Not measured yet."
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -90,7 +90,7 @@ def methods() -> str:
                     rows.append([method, *_scores(row)])
         if len({row[0] for row in rows}) > 1:
             parts.append(f"{name}:\n\n{table(['method', *HEAD], rows)}")
-    return "\n".join(parts)
+    return "\n".join(parts) or f"{_MISSING}\n"
 
 
 def chance() -> str:
@@ -182,14 +182,17 @@ def measures() -> str:
             + [f"{half[name]['within']:.3f} / {half[name]['together']:.3f}" for half in halves]
             for name in order
         ]
+    if not lines:
+        return f"{_MISSING}\n"
     head = ["set", "candidate", "lost recovery, chosen on", "KL, chosen on"]
-    return table([*head, "lost recovery, held out", "KL, held out"], lines)
+    found = table([*head, "lost recovery, held out", "KL, held out"], lines)
+    return f"{found}\n![Lost recovery against the candidates](pictures/measures.png)\n"
 
 
 def growth() -> str:
     file = RESULTS / "growth.json"
     if not file.is_file():
-        return ""
+        return f"{_MISSING}\n"
     result = json.loads(file.read_text())
     groups = list(dict.fromkeys(row["group"] for row in result["table"]))
     counts = sorted({row["adapters"] for row in result["table"]})
@@ -201,7 +204,29 @@ def growth() -> str:
             rows.append([group, *(f"{mine[c]:,}" if mine.get(c) else "-" for c in counts)])
         title = f"bytes per adapter at a {measure} error of {level:.3f}"
         parts.append(table([title, *(f"T = {c}" for c in counts)], rows))
-    return "\n".join(parts)
+    return "\n".join([*parts, "![Bytes per adapter](pictures/growth.png)\n"])
+
+
+def summary() -> str:
+    """README's table: every set at a few sizes."""
+    lines = []
+    for name, entry in headline()["sets"].items():
+        for row in entry["rows"]:
+            if row["method"] == "hydraopt":
+                low, high = row["mean_drop_interval"]
+                lines.append(
+                    [
+                        f"`{name}`, {entry['n']}",
+                        f"{row['bytes']:,}",
+                        f"{row['size_pct']:.1f} %",
+                        f"{row['mean_drop_pct']:+.2f} % [{low:+.2f}, {high:+.2f}]",
+                        f"{row['worst_drop_pct']:+.1f} % ({row['worst_task']})",
+                        f"{row['top1_agreement_pct']:.2f} %",
+                        f"{row['mean_recovery_pct']:.2f} %",
+                    ]
+                )
+    head = ["set, tasks", "bytes", "of fp16", "mean drop of the score", "worst task"]
+    return table([*head, "same next token", "recovery"], lines)
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
@@ -212,6 +237,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "measures": measures,
     "growth": growth,
+    "evidence": summary,
 }
 
 
@@ -324,13 +350,15 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    new = filled(page)
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        new = filled(page)
+        if not args.check:
+            path.write_text(new, encoding="utf-8")
+        elif new != page:
+            raise SystemExit(f"{path.name} differs from the result files; run this script")
     if args.check:
-        if re.sub(r"\s+", " ", new) != re.sub(r"\s+", " ", page):
-            raise SystemExit("docs/evidence.md differs from the result files; run this script")
         return
-    PAGE.write_text(new, encoding="utf-8")
     draw_curves()
     draw_measures()
     draw_growth()

@@ -33,6 +33,9 @@ class Measure:
     output: noise on the output side counts 1/output.
     displacement: weight of the input directions in which a task left the start that all tasks
         share: the trace that is added to the metric, in units of n.
+    relative: how far a task's error counts relative to the size of its dW: w_t = importance_t /
+        |dW_t|^(2 relative). 1 makes relative errors count alike, 0 the errors themselves: what a
+        base model's outputs are moved by is the error, whatever the size of what it is an error of.
     """
 
     name: str
@@ -41,11 +44,13 @@ class Measure:
     unbiased: float
     output: float
     displacement: float = 0.0
+    relative: float = 1.0
 
 
 MEASURES: dict[str, Measure] = {
     "frobenius": Measure("frobenius", lost=1, projected=1, unbiased=1, output=1),
     "bias-aware": Measure("bias-aware", lost=3, projected=10, unbiased=300, output=4),
+    "absolute": Measure("absolute", lost=3, projected=10, unbiased=300, output=4, relative=0),
     "displacement": Measure(
         "displacement", lost=3, projected=10, unbiased=30, output=4, displacement=0.1
     ),

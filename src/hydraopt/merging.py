@@ -267,7 +267,10 @@ def solve(
     if options.sensitivity:
         passes.weigh_modules(_sensitivities(pieces, options.sensitivity, energies))
     norms = energies.sum(axis=1)
-    weights = importance / np.where(norms > 0, norms, 1.0)
+    weights = importance / np.where(norms > 0, norms, 1.0) ** options.measure.relative
+    if options.measure.relative != 1:
+        # In all as if relative errors counted, so that a price means the same in every measure.
+        weights *= float(importance @ (norms > 0)) / max(float(weights @ norms), 1e-300)
 
     def size_of(draft: Draft) -> int:
         manifest = assemble(pieces, carried, draft, recipe)

@@ -1,10 +1,11 @@
-"""The README's results are what the result files say."""
+"""The results in README and docs/evidence.md are what the result files say."""
 
 from __future__ import annotations
 
 import pytest
 
 from benchmarks import report
+from benchmarks.quality import evidence_report
 
 
 def test_the_results_are_those_of_the_files() -> None:
@@ -12,6 +13,12 @@ def test_the_results_are_those_of_the_files() -> None:
     shown = text.split(report.START)[1].split(report.END)[0]
     assert shown == report.block(), "run python benchmarks/report.py"
     assert report.PICTURE.is_file()
+
+
+@pytest.mark.parametrize("path", evidence_report.PAGES, ids=lambda path: path.name)
+def test_the_evidence_is_that_of_the_files(path) -> None:
+    page = path.read_text(encoding="utf-8")
+    assert evidence_report.filled(page) == page, "run python benchmarks/quality/evidence_report.py"
 
 
 def test_sizes_at_equal_recovery_lie_between_measured_ones() -> None:

@@ -21,7 +21,7 @@ from hydraopt.evaluate.run import Progress, Scores, TaskRows, encode_task, run_t
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.inspect.kind import is_bundle
 
-__all__ = ["SCHEMA", "Request", "Sources", "evaluate", "products_of", "read_sources"]
+__all__ = ["SCHEMA", "Request", "Sources", "bundles_of", "evaluate", "products_of", "read_sources"]
 
 SCHEMA = "hydraopt.eval/1"
 BASE = "base"
@@ -198,15 +198,20 @@ def products_of(kind: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def bundles_of(sources: Sources) -> dict[str, dict[str, Any]]:
+    """Bytes and sha256 of every bundle, as the result says them."""
+    return {
+        label: {"bytes": bundle.path.stat().st_size, "sha256": _file_hash(bundle.path)}
+        for label, bundle in sources.bundles.items()
+    }
+
+
 def _head(sources: Sources, request: Request) -> dict[str, Any]:
     """What the result says besides the tasks."""
     return {
         "schema": SCHEMA,
         "base": {"name": Path(request.base).name, "sha256": _weights_hash(Path(request.base))},
-        "bundles": {
-            label: {"bytes": bundle.path.stat().st_size, "sha256": _file_hash(bundle.path)}
-            for label, bundle in sources.bundles.items()
-        },
+        "bundles": bundles_of(sources),
         "adapters": {name: adapter.content_hash() for name, adapter in sources.adapters.items()},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in sources.adapters.values()),
         "split": request.split,
