@@ -68,6 +68,22 @@ def test_importance_lowers_an_error(three, tmp_path) -> None:
     assert more["a"] > even["a"]
 
 
+def test_absolute_errors_count_more_where_the_adapter_is_large(make_adapter, tmp_path) -> None:
+    small, other = modules_of(1), modules_of(2)
+    large = {path: (8 * b, a) for path, (b, a) in other.items()}
+    folders = [make_adapter(tmp_path / "small", small), make_adapter(tmp_path / "large", large)]
+
+    def errors(measure: str) -> dict[str, float]:
+        merge(folders, tmp_path / "out", size="25%", measure=measure, threads=1)
+        got, wanted = decoded(tmp_path / "out"), originals(folders)
+        return {name: measured(got[name], wanted[name]) for name in wanted}
+
+    relative, absolute = errors("bias-aware"), errors("absolute")
+    assert relative["large"] == pytest.approx(relative["small"], rel=0.3)
+    assert absolute["large"] < 0.5 * relative["large"]
+    assert absolute["small"] > relative["small"]
+
+
 def test_sensitivity_lowers_the_error_of_a_module(three, tmp_path) -> None:
     def errors(sensitivity) -> dict[str, float]:
         merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity, threads=1)

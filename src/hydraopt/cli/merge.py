@@ -57,7 +57,7 @@ class Importance(click.ParamType[tuple[str, float]]):
     "--measure",
     default="bias-aware",
     show_default=True,
-    help="What an error costs: frobenius, bias-aware or displacement.",
+    help="What an error costs: frobenius, bias-aware, absolute or displacement.",
 )
 @click.option(
     "--form",
