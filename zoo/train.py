@@ -73,7 +73,7 @@ def fit(
 
     Stops after `plan.patience` validations without a new best, when the validation loss is below
     `plan.solved_nll`, or after `plan.epochs`. checkpoint: written after each validation; a run that
-    finds one goes on from there.
+    finds one of the same plan goes on from there.
     """
     parameters = [tensor for pair in factors.values() for tensor in pair]
     optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=0.0)
@@ -81,8 +81,14 @@ def fit(
     rng = Random(f"{plan.seed}/order")
     at, best_state = _Progress(), _snapshot(factors)
     if checkpoint and checkpoint.exists():
-        at, best_state = _resume(checkpoint, factors, optimiser)
-        print(f"  going on at step {at.step}", flush=True)
+        state = torch.load(checkpoint, weights_only=True)
+        if state["plan"] == repr(plan):
+            _fill(factors, state["factors"])
+            optimiser.load_state_dict(state["optimiser"])
+            at, best_state = _Progress(**state["progress"]), state["best"]
+            print(f"  going on at step {at.step}", flush=True)
+        else:
+            print("  the checkpoint is of another plan: starting anew", flush=True)
     started = time.monotonic() - at.seconds
     number = 0
     for _epoch in range(plan.epochs):
@@ -116,14 +122,20 @@ def fit(
                 stopped = "solved" if at.best <= plan.solved_nll else "patience"
                 return Fit(best_state, at.step, at.best_step, at.best, stopped)
             if checkpoint:
-                _save(checkpoint, factors, optimiser, at, best_state)
+                _save(checkpoint, plan, factors, optimiser, at, best_state)
     return Fit(best_state, at.step, at.best_step, at.best, "epochs")
 
 
 def _save(
-    file: Path, factors: Factors, optimiser: Any, at: _Progress, best: dict[str, Any]
+    file: Path,
+    plan: Plan,
+    factors: Factors,
+    optimiser: Any,
+    at: _Progress,
+    best: dict[str, Any],
 ) -> None:
     state = {
+        "plan": repr(plan),
         "factors": _snapshot(factors),
         "optimiser": optimiser.state_dict(),
         "progress": vars(at),
@@ -132,15 +144,6 @@ def _save(
     scratch = file.with_suffix(".new")
     torch.save(state, scratch)
     scratch.replace(file)
-
-
-def _resume(
-    file: Path, factors: Factors, optimiser: Any
-) -> tuple[_Progress, dict[str, tuple[Tensor, Tensor]]]:
-    state = torch.load(file, weights_only=True)
-    _fill(factors, state["factors"])
-    optimiser.load_state_dict(state["optimiser"])
-    return _Progress(**state["progress"]), state["best"]
 
 
 def _fill(factors: Factors, values: Factors) -> None:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from hydraopt.evaluate.sensitivity import Seen
 from hydraopt.types import thin
 
-__all__ = ["CANDIDATES", "candidates"]
+__all__ = ["CANDIDATES", "FREE", "candidates"]
 
 Array = NDArray[np.float64]
 Factors = Mapping[str, tuple[Any, Any]]
 
-_FREE = (
+FREE = (
     "frobenius",
     "frobenius per module",
     "lost effect",
@@ -34,7 +34,7 @@ _FREE = (
     "absolute bias-aware",
 )
 _SEEING = ("activations", "activations per module", "gradient", "fisher")
-CANDIDATES = (*_FREE, *(f"{name} ({text})" for text in ("self", "prompts") for name in _SEEING))
+CANDIDATES = (*FREE, *(f"{name} ({text})" for text in ("self", "prompts") for name in _SEEING))
 
 
 def candidates(original: Factors, other: Factors, seen: Mapping[str, Seen]) -> dict[str, float]:

@@ -27,7 +27,6 @@ PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
 PICTURES = ROOT / "docs" / "pictures"
 PAPER = (52.0, 0.2, 1.8)
 """What the paper reports: percent of the storage, and the range of its losses in percent."""
-FREE = ("frobenius", "frobenius per module", "lost effect", "noise in", "noise out", "bias-aware")
 _MISSING = "Not measured yet."
 
 Result = Mapping[str, Any]
@@ -283,22 +282,17 @@ def draw_curves() -> None:
 
 
 def draw_measures() -> None:
-    """Loss of recovery against each data-free candidate, a colour for each task."""
+    """Loss of recovery against the candidates, a colour for each task."""
     import matplotlib.pyplot as plt
+
+    from benchmarks.quality.damage_measures import CANDIDATES
 
     files = sorted(RESULTS.glob("*.measures.json"))
     if not files:
         return
     rows = [row for path in files for row in json.loads(path.read_text())["rows"]]
-    names = [
-        *FREE,
-        "activations (self)",
-        "gradient (self)",
-        "gradient (prompts)",
-        "fisher (prompts)",
-    ]
-    figure, axes = plt.subplots(2, 5, figsize=(17, 6.6), sharey=True)
-    for axis, name in zip(axes.ravel(), names, strict=True):
+    figure, axes = plt.subplots(4, 4, figsize=(14, 12), sharey=True)
+    for axis, name in zip(axes.ravel(), CANDIDATES, strict=True):
         for number, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
             mine = [row for row in rows if row["task"] == task]
             y = np.clip([row["lost_recovery"] for row in mine], 1e-4, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,10 @@ def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, mon
         train(trained[0], items, checkpoint=checkpoint)
     monkeypatch.setattr(module, "_save", save)
     resumed = train(trained[0], items, checkpoint=checkpoint)
+    # Of another plan nothing is taken over: it ends where it would have without a checkpoint.
+    other = replace(PLAN, lr=0.02)
+    anew = train(trained[0], items, other, checkpoint)
+    assert anew.validation_nll == train(trained[0], items, other).validation_nll
     assert (resumed.steps, resumed.best_step) == (whole.steps, whole.best_step)
     assert resumed.validation_nll == pytest.approx(whole.validation_nll, rel=1e-6)
     for path, pair in whole.factors.items():
@@ -80,8 +85,6 @@ def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, mon
 
 
 def test_training_stops_when_nothing_improves(trained, items) -> None:
-    from dataclasses import replace
-
     still = replace(PLAN, lr=0.0, patience=2)
     found = train(trained[0], items, still)
     assert (found.stopped, found.best_step, found.steps) == ("patience", 5, 15)

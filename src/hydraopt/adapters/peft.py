@@ -39,7 +39,7 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 
 # Initialisations that also change the base weights when PEFT attaches the adapter.
-_CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
+CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
 
 _KNOWN: Final = frozenset(
     {
@@ -245,7 +245,7 @@ def _notes(parts: Parts, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]
     if "dora_magnitude" in parts.extras.values():
         notes.append("DoRA: the magnitudes are carried as they are, the low-rank part is a module")
     initialisation = str(config.get("init_lora_weights"))
-    if _CHANGES_BASE.search(initialisation):
+    if CHANGES_BASE.search(initialisation):
         notes.append(
             f"init_lora_weights={initialisation}: only right on a base that was changed as PEFT "
             "changes it when it attaches this adapter"

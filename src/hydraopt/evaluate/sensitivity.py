@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hydraopt.evaluate.encoding import Encoded, collate
 from hydraopt.evaluate.model import Pair, attached, generate, hidden_states, logits_of, place
+from hydraopt.evaluate.run import WRITE_TOKENS
 from hydraopt.types import thin
 
 __all__ = ["Seen", "answered", "look", "self_written", "sensitivities"]
@@ -111,7 +112,7 @@ def answered(
 ) -> list[Encoded]:
     """The prompts with what the adapted model answers, greedily: unlabelled inputs are enough."""
     placed = place(model, factors)
-    said = dict(generate(model, tokenizer, prompts, [placed] * len(prompts), most, 16384))
+    said = dict(generate(model, tokenizer, prompts, [placed] * len(prompts), most, WRITE_TOKENS))
     return [Encoded(prompt.prompt, said[i]) for i, prompt in enumerate(prompts)]
 
 

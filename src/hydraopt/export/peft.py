@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.reader import read_adapter
 from hydraopt.adapters.scale import ScaleRule
@@ -31,8 +32,6 @@ __all__ = ["export_peft", "peft_adapter", "torch_state_dict"]
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
-
-_CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
 
 # Left behind by PEFT versions that stored fused projections in groups, or ours.
 _DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
@@ -124,7 +123,7 @@ def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
 
 def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
     """The config's own ranks and scales, where the base model depends on them."""
-    if not _CHANGES_BASE.search(str(task.config.get("init_lora_weights"))):
+    if not CHANGES_BASE.search(str(task.config.get("init_lora_weights"))):
         return None
     return ScaleRule.from_config(task.config, task.bundle.path)
 

@@ -18,6 +18,7 @@ import numpy as np
 from hydraopt.adapters import Adapter, RawTensor, check_same_base
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import LowRankModule
+from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
 from hydraopt.methods.registry import Method, method_named
@@ -30,8 +31,6 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "float16": np.dtype("<f2"),
     "float32": np.dtype("<f4"),
 }
-# Initialisations that change the base weights, each adapter's in its own way.
-_CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
 # Left behind by other formats and versions; ranks and scales are written anew.
 _DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
 
@@ -116,7 +115,7 @@ def _check(
             raise _refused(
                 adapter, "it holds tensors that are no low-rank products", sorted(adapter.extras)[0]
             )
-        if _CHANGES_BASE.search(str(adapter.config.get("init_lora_weights"))):
+        if CHANGES_BASE.search(str(adapter.config.get("init_lora_weights"))):
             raise _refused(adapter, "its initialisation changes the base model", None)
         if adapter.config.get("target_parameters"):
             raise _refused(adapter, "it wraps parameters, not modules", None)

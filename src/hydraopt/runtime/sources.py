@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
-from hydraopt.export.peft import _CHANGES_BASE
 from hydraopt.runtime.heads import Head, Part, Site, part_of, site_of
 from hydraopt.runtime.places import Places
 
@@ -146,7 +146,7 @@ def _reasons(task: TaskAdapter) -> Iterator[str]:
         if task.config.get(setting):
             yield f"the setting {setting}"
     how = str(task.config.get("init_lora_weights"))
-    if _CHANGES_BASE.search(how):
+    if CHANGES_BASE.search(how):
         yield f"an initialisation that changes the base, {how}"
 
 
