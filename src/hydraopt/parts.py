@@ -33,11 +33,14 @@ __all__ = [
     "Mode",
     "PartsRecord",
     "Side",
+    "SplitRecord",
+    "SplitSide",
     "Way",
     "quantise_basis",
     "quantise_side",
     "read_basis",
     "read_parts",
+    "read_split",
     "write_basis",
     "write_parts",
 ]
@@ -230,23 +233,6 @@ def _write_side(writer: StreamWriter, side: Side, kind: Kind) -> None:
         writer.block(side.own, kind)
 
 
-def _read_side(
-    reader: StreamReader, way: Way, basis: Basis | None, length: int, count: int, kind: Kind
-) -> Array:
-    values: Array | None = None
-    if way is not Way.EXPLICIT:
-        if basis is None:
-            reader.damaged(f"a {way.name.lower()} side in a module without such a basis")
-        assert basis is not None
-        coordinates = reader.block(basis.q, count, Kind.COORDINATE_SPREAD)
-        values = basis.vectors @ coordinates.astype(np.float64)
-    if way is not Way.SHARED:
-        own = reader.block(length, count, kind).astype(np.float64)
-        values = own if values is None else values + own
-    assert values is not None
-    return values
-
-
 def write_parts(writer: StreamWriter, record: PartsRecord | None, has_bases: bool) -> None:
     """Append a task's record of one module; None, or no parts, is written as a count of zero."""
     if record is None or record.count == 0:
@@ -260,16 +246,93 @@ def write_parts(writer: StreamWriter, record: PartsRecord | None, has_bases: boo
     _write_exponents(writer, record.exponents)
 
 
+@dataclass(frozen=True)
+class SplitSide:
+    """One side of k parts: coordinates (q, k) over a basis and own integers (N, k), or None."""
+
+    coordinates: Array | None
+    own: Array | None
+
+    def values(self, basis: Basis | None) -> Array:
+        """(N, k): the side multiplied out."""
+        if self.coordinates is None or basis is None:
+            assert self.own is not None
+            return self.own
+        shared: Array = basis.vectors @ self.coordinates
+        return shared if self.own is None else shared + self.own
+
+    @property
+    def sizes(self) -> Array:
+        """(k,): the columns' lengths, as if basis and own integers were orthonormal."""
+        blocks = [x for x in (self.coordinates, self.own) if x is not None]
+        squares = [np.einsum("nk,nk->k", x, x) for x in blocks]
+        return np.asarray(np.sqrt(np.sum(squares, axis=0)), np.float64)
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """What a task stores in a module, with what is shared and what is its own apart.
+
+    ``dW = left diag(coefficients) right^T`` with ``left = W z + b`` and ``right = V y + a``: bases
+    W (m, p) and V (n, q), coordinates z (p, k) and y (q, k), own integers b (m, k) and a (n, k),
+    each where ``mode`` has it. So dW x needs ``V^T x``, which all tasks have in common, and then
+    only what is the task's own. coefficients (k,).
+    """
+
+    left: SplitSide
+    right: SplitSide
+    coefficients: Array
+    mode: Mode
+
+    @classmethod
+    def of(cls, factors: Factors) -> SplitRecord:
+        """The record of factors that share nothing."""
+        ones = np.ones(factors.A.shape[0])
+        return cls(SplitSide(None, factors.B), SplitSide(None, factors.A.T), ones, PRIVATE)
+
+    @property
+    def count(self) -> int:
+        """k, the number of parts."""
+        return int(self.coefficients.size)
+
+    def factors(self, left: Basis | None, right: Basis | None) -> Factors:
+        """B (m, k) and A (k, n): the record multiplied out over the bases."""
+        return Factors(self.left.values(left) * self.coefficients, self.right.values(right).T)
+
+
+def read_split(reader: StreamReader, m: int, n: int, p: int, q: int) -> SplitRecord:
+    """The next record of a task in a module (m, n) with bases of p left and q right vectors.
+
+    Raises BundleFormatError for damage.
+    """
+    count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
+    if count == 0:
+        return SplitRecord.of(Factors(np.zeros((m, 0)), np.zeros((0, n))))
+    mode = PRIVATE
+    if p or q:
+        mode = _MODES[reader.integer(Kind.MODE, 0, len(_MODES) - 1, "the mode of a record")]
+    right = _read_side(reader, mode.right, q, n, count, Kind.RIGHT_SPREAD)
+    left = _read_side(reader, mode.left, p, m, count, Kind.LEFT_SPREAD)
+    return SplitRecord(left, right, power(_read_exponents(reader, count)), mode)
+
+
+def _read_side(
+    reader: StreamReader, way: Way, width: int, length: int, count: int, kind: Kind
+) -> SplitSide:
+    coordinates = own = None
+    if way is not Way.EXPLICIT:
+        if width == 0:
+            reader.damaged(f"a {way.name.lower()} side in a module without such a basis")
+        coordinates = reader.block(width, count, Kind.COORDINATE_SPREAD).astype(np.float64)
+    if way is not Way.SHARED:
+        own = reader.block(length, count, kind).astype(np.float64)
+    return SplitSide(coordinates, own)
+
+
 def read_parts(
     reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
 ) -> tuple[Factors, Mode]:
     """The next record of a task: its factors, B (m, k) and A (k, n), and how they were written."""
-    count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
-    mode = PRIVATE
-    if count and (left is not None or right is not None):
-        mode = _MODES[reader.integer(Kind.MODE, 0, len(_MODES) - 1, "the mode of a record")]
-    if count == 0:
-        return Factors(np.zeros((m, 0)), np.zeros((0, n))), PRIVATE
-    rights = _read_side(reader, mode.right, right, n, count, Kind.RIGHT_SPREAD)
-    lefts = _read_side(reader, mode.left, left, m, count, Kind.LEFT_SPREAD)
-    return Factors(lefts * power(_read_exponents(reader, count)), rights.T), mode
+    p, q = (0 if basis is None else basis.q for basis in (left, right))
+    record = read_split(reader, m, n, p, q)
+    return record.factors(left, right), record.mode

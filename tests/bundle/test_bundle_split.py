@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.bundle.split import read_split
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.errors import BundleFormatError
-from hydraopt.parts import FORMS, Mode, quantise_basis, read_parts, write_parts
+from hydraopt.parts import FORMS, Mode, quantise_basis, read_parts, read_split, write_parts
 from tests.bundle.bundles import record
 from tests.conftest import write_adapter
 

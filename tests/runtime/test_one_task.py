@@ -13,8 +13,8 @@ from torch import nn
 
 import hydraopt
 from hydraopt import HydraoptError, attach, merge, open_bundle
-from hydraopt.bundle.split import SplitRecord, SplitSide
 from hydraopt.errors import TaskNotFoundError, UsageError
+from hydraopt.parts import Mode, SplitRecord, SplitSide, Way
 from hydraopt.runtime.heads import part_of, site_of
 from hydraopt.runtime.places import Place
 from tests.conftest import write_adapter
@@ -337,7 +337,8 @@ def test_large_steps_do_not_leave_fp16() -> None:
     rng = np.random.default_rng(0)
     big = 1e6 * rng.standard_normal((8, 2))
     small = np.array([2.0**-44, 2.0**-40])
-    record = SplitRecord(SplitSide(None, big), SplitSide(big[:5], big), small)
+    mode = Mode(Way.EXPLICIT, Way.PREDICTED)
+    record = SplitRecord(SplitSide(None, big), SplitSide(big[:5], big), small, mode)
     place = Place("h", nn.Linear(8, 8), torch.device("cpu"), torch.float16)
     basis = np.linalg.qr(rng.standard_normal((8, 5)))[0]
     part = part_of(site_of(place, None, basis), record)

@@ -14,10 +14,9 @@ from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.bundle.split import SplitRecord, read_split
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
-from hydraopt.parts import Mode, read_parts
+from hydraopt.parts import Mode, SplitRecord, read_parts, read_split
 from hydraopt.types import Factors
 
 if TYPE_CHECKING:

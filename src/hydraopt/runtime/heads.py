@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hydraopt.bundle.split import SplitRecord
+from hydraopt.parts import SplitRecord
 from hydraopt.runtime.places import Place
 from hydraopt.types import Array
 
