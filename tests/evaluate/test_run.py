@@ -312,3 +312,9 @@ def test_more_than_factors_is_refused(adapter, base, tasks) -> None:
     said = run("eval", adapter, "--base", base, "--tasks", tasks)
     assert said.exit_code == 2
     assert "more than low-rank factors" in said.output
+    bundle = adapter.parent / "x.hydra.safetensors"
+    for more in (["--size", "95%"], ["--lossless"]):
+        assert run("merge", adapter, *more, "-o", bundle, "-q").exit_code == 0
+        said = run("eval", bundle, "--base", base, "--tasks", tasks)
+        assert said.exit_code == 2
+        assert "more than low-rank factors" in said.output

@@ -163,8 +163,14 @@ class TaskAdapter:
 
     @property
     def extra_kinds(self) -> Mapping[str, ExtraKind]:
-        """What each extra is; see hydraopt.adapters.model.ExtraKind."""
-        return self._original.extra_kinds if self.entry.lossless else self.entry.extra_kinds
+        """What each extra is; see hydraopt.adapters.model.ExtraKind. No tensor is read, unless the
+        task is lossless."""
+        if self.entry.lossless:
+            return self._original.extra_kinds
+        blobs = self.bundle.manifest.blobs
+        keys = (item.key for blob in self.entry.carried for item in blobs[blob].items)
+        # The manifest names all kinds but the usual one.
+        return {key: self.entry.extra_kinds.get(key, "saved") for key in keys}
 
     @property
     def tensors(self) -> Mapping[str, RawTensor]:

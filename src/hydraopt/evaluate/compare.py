@@ -49,12 +49,12 @@ class Sources:
         return list(found)
 
     def check(self) -> None:
-        """Raise UsageError for a task that is more than low-rank factors; nothing is decoded."""
+        """Raise UsageError for a task that is more than low-rank factors."""
         extras: list[tuple[str, list[str]]] = [
             (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()
         ]
         for bundle in self.bundles.values():
-            extras += [(name, sorted(bundle[name].entry.extra_kinds)) for name in bundle]
+            extras += [(name, sorted(bundle[name].extra_kinds)) for name in bundle]
         for name, keys in extras:
             if keys:
                 raise _more_than_factors(name, keys)

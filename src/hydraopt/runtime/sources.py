@@ -140,7 +140,7 @@ def _odd(entry: ModuleEntry) -> str | None:
 
 def _reasons(task: TaskAdapter) -> Iterator[str]:
     """Kinds of what a task has besides low-rank changes of linear modules."""
-    yield from (f"extra tensors of kind {kind}" for kind in sorted(set(_extra_kinds(task))))
+    yield from (f"extra tensors of kind {kind}" for kind in sorted(set(task.extra_kinds.values())))
     yield from sorted({odd for x in task.modules.values() if (odd := _odd(x)) is not None})
     for setting in ("alora_invocation_tokens", "layer_replication"):
         if task.config.get(setting):
@@ -148,13 +148,3 @@ def _reasons(task: TaskAdapter) -> Iterator[str]:
     how = str(task.config.get("init_lora_weights"))
     if CHANGES_BASE.search(how):
         yield f"an initialisation that changes the base, {how}"
-
-
-def _extra_kinds(task: TaskAdapter) -> Iterator[str]:
-    """The kind of every extra; the manifest names all but saved tensors."""
-    if task.entry.lossless:
-        yield from task.extra_kinds.values()
-        return
-    for blob in task.entry.carried:
-        for item in task.bundle.manifest.blobs[blob].items:
-            yield task.entry.extra_kinds.get(item.key, "saved")
