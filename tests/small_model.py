@@ -32,16 +32,27 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def tiny_llama(**settings: int) -> LlamaForCausalLM:
+    """A random Llama of two layers, the same each time, without a download."""
+    torch.manual_seed(0)
+    usual = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    return LlamaForCausalLM(LlamaConfig(**{**usual, **settings})).eval()
+
+
 @pytest.fixture(scope="session")
 def trained() -> tuple[Any, Any]:
     """(model, tokenizer); the model has learned some of ROWS and not the others."""
     tokenizer = make_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    model = tiny_llama(
         vocab_size=len(tokenizer),
-        hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=64,
@@ -49,7 +60,6 @@ def trained() -> tuple[Any, Any]:
         eos_token_id=2,
         pad_token_id=0,
     )
-    model = LlamaForCausalLM(config)
     items = [encode_row(tokenizer, INSTRUCTION, r["input"], r["output"]) for r in ROWS]
     batch = collate(items)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -75,6 +75,8 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
         "relative_error": round(sum(errors) / len(errors), 5),
         "guessed_error": _guessed(result.get("guess", ()), method["size_pct"]),
         "tasks": len(lost),
+        # A drop in percent of nothing is no number: an original that scores 0, or was not written.
+        "left_out": sorted({task["adapter"] for task in result["tasks"]} - set(lost)),
         "results": [f"benchmarks/quality/results/{name}"],
     }
 

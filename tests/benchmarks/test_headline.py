@@ -39,11 +39,15 @@ def folder(tmp_path):
                 "method": "hydraopt",
                 "bytes": 1000,
                 "size_pct": 5.0,
-                "errors": {"a": 0.25, "b": 0.75},
+                "errors": {"a": 0.25, "b": 0.75, "c": 0.5},
             }
         },
         "guess": [{"fraction": 0.01, "error": 0.8}, {"fraction": 0.25, "error": 0.2}],
-        "tasks": [task("a", 80.0, -4.0, 98.0), task("b", 50.0, 0.5, 100.0)],
+        "tasks": [
+            task("a", 80.0, -4.0, 98.0),
+            task("b", 50.0, 0.5, 100.0),
+            task("c", 0.0, 0.0, 99.0),
+        ],
     }
     (tmp_path / "gemma3-5x8.sizes.json").write_text(json.dumps(result))
     (tmp_path / "other.json").write_text("{}")
@@ -52,8 +56,9 @@ def folder(tmp_path):
 
 def test_drops_are_in_percent_of_the_original_score(folder) -> None:
     ((name, entry),) = headline(folder)["sets"].items()
-    assert (name, entry["n"]) == ("gemma3-5x8", 2)
+    assert (name, entry["n"]) == ("gemma3-5x8", 3)
     (row,) = entry["rows"]
+    assert (row["tasks"], row["left_out"]) == (2, ["c"])
     assert row["worst_task"] == "a"
     assert row["worst_drop_pct"] == 5.0
     assert row["mean_drop_pct"] == pytest.approx((5.0 - 1.0) / 2)

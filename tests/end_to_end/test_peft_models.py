@@ -27,24 +27,11 @@ TASKS = ("de", "en", "fr")
 
 @pytest.fixture(scope="module")
 def base() -> Callable[[], Any]:
-    """Makes the same tiny Llama each time, without a download."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    """Makes the same tiny Llama each time."""
     pytest.importorskip("peft")
+    from tests.small_model import tiny_llama
 
-    def build() -> Any:
-        torch.manual_seed(0)
-        config = transformers.LlamaConfig(
-            vocab_size=97,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-        )
-        return transformers.LlamaForCausalLM(config).eval()
-
-    return build
+    return lambda: tiny_llama(hidden_size=64, intermediate_size=96)
 
 
 @pytest.fixture(scope="module")

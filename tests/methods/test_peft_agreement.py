@@ -15,6 +15,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.merging import merge
 from hydraopt.methods import apply
 from hydraopt.methods.blocks import uniform
+from tests.small_model import tiny_llama
 
 pytestmark = [
     # What torch, transformers and PEFT deprecate is not ours to answer for; PEFT also warns of a
@@ -28,23 +29,6 @@ NAMES = ("one", "two")
 WEIGHTS = [0.7, 0.6]
 
 
-def base() -> Any:
-    """The same tiny Llama each time, without a download."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable[[], Any], list[Adapter]]:
     """(a function that loads the model with both adapters, the adapters as we read them)."""
@@ -54,7 +38,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable[[], Any], l
     folder = tmp_path_factory.mktemp("adapters")
     for seed, (name, alpha) in enumerate(zip(NAMES, (8, 20), strict=True)):
         settings = {"r": 4, "lora_alpha": alpha, "target_modules": ["q_proj", "v_proj"]}
-        model = get_peft_model(base(), LoraConfig(task_type="CAUSAL_LM", **settings))
+        model = get_peft_model(tiny_llama(), LoraConfig(task_type="CAUSAL_LM", **settings))
         torch.manual_seed(seed)
         with torch.no_grad():
             for key, parameter in model.named_parameters():
@@ -63,7 +47,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable[[], Any], l
         model.save_pretrained(folder / name)
 
     def load() -> Any:
-        model = PeftModel.from_pretrained(base(), folder / "one", adapter_name="one")
+        model = PeftModel.from_pretrained(tiny_llama(), folder / "one", adapter_name="one")
         model.load_adapter(folder / "two", adapter_name="two")
         return model
 
@@ -157,7 +141,7 @@ def test_peft_loads_what_hydra_made(
     for adapter in made:
         bundle[adapter.name].save_pretrained(tmp_path / adapter.name)
         model = PeftModel.from_pretrained(
-            base(), tmp_path / adapter.name, adapter_name=adapter.name
+            tiny_llama(), tmp_path / adapter.name, adapter_name=adapter.name
         )
         got = deltas(model, adapter.name)
         assert set(got) == set(adapter.modules)
