@@ -12,6 +12,8 @@ schema of hydraopt eval with ``methods`` added.
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -26,10 +28,21 @@ from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # n
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
 from hydraopt.evaluate.compare import Request, Sources, bundles_of, evaluate  # noqa: E402
+from hydraopt.evaluate.encoding import Encoded, encode_row  # noqa: E402
+from hydraopt.evaluate.model import load_model  # noqa: E402
+from hydraopt.evaluate.sensitivity import (  # noqa: E402
+    answered,
+    look,
+    self_written,
+    sensitivities,
+)
+from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
 from hydraopt.inspect.adapters import inspect_adapters  # noqa: E402
 from hydraopt.merging import merge  # noqa: E402
 
-__all__ = ["merged", "original_adapters", "request_for"]
+__all__ = ["merged", "original_adapters", "request_for", "texts_of"]
+
+_TEXTS = 8
 
 
 def original_adapters(set_name: str) -> list[Adapter]:
@@ -50,10 +63,11 @@ def original_adapters(set_name: str) -> list[Adapter]:
 def merged(
     set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path
 ) -> tuple[Path, Any]:
-    """The bundle of a method, and what its merge said; merged now unless build/ has it."""
+    """The bundle of a method, and what its merge said; merged now unless today's code has already
+    put it under build/."""
     path = ROOT / "build" / "evidence" / set_name / method.label
     note = path.with_suffix(".json")
-    if not note.is_file():
+    if not note.is_file() or json.loads(note.read_text()).get("code") != _code():
         path.parent.mkdir(parents=True, exist_ok=True)
         options = dict(method.options)
         if "sensitivity" in options:
@@ -68,37 +82,45 @@ def merged(
             "errors": {name: round(error, 6) for name, error in made.errors.items()},
             "forms": dict(made.forms),
             "merge_seconds": round(made.seconds, 2),
+            "code": _code(),
         }
         note.write_text(json.dumps(said))
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
     return path, json.loads(note.read_text())
 
 
-def seen_by(
-    set_name: str, adapters: Sequence[Adapter], text: str, tasks: Path
-) -> dict[str, dict[str, float]]:
-    """Sensitivities of every adapter, from text it writes on its own ("self") or from its answers
-    to the inputs of eight training rows ("prompts")."""
-    from hydraopt.evaluate.encoding import encode_row
-    from hydraopt.evaluate.model import load_model
-    from hydraopt.evaluate.sensitivity import answered, look, self_written, sensitivities
-    from hydraopt.evaluate.taskfile import read_task_file, task_of
+@functools.cache
+def _code() -> str:
+    """Hash of the package's source: another merge may come of another source."""
+    files = sorted((ROOT / "src" / "hydraopt").rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
-    note = ROOT / "build" / "evidence" / set_name / f"sensitivity-{text}.json"
+
+def texts_of(
+    kind: str, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path, seed: int
+) -> list[Encoded]:
+    """What an adapter's sensitivities are seen on, eight texts: "self", which it writes on its own,
+    or "prompts", its answers to the inputs of training rows."""
+    factors = {path: module.factors() for path, module in adapter.modules.items()}
+    if kind == "self":
+        return self_written(model, tokenizer, factors, _TEXTS, seed)
+    file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), "train")
+    rows = file.rows[:_TEXTS]
+    prompts = [encode_row(tokenizer, file.instruction, row.input, "") for row in rows]
+    return answered(model, tokenizer, prompts, factors)
+
+
+def seen_by(
+    set_name: str, adapters: Sequence[Adapter], kind: str, tasks: Path
+) -> dict[str, dict[str, float]]:
+    """Sensitivities of every adapter, from texts of that kind."""
+    note = ROOT / "build" / "evidence" / set_name / f"sensitivity-{kind}.json"
     if not note.is_file():
         model, tokenizer = load_model(request_for(set_name, tasks, None, "float32").base)
         found = {}
         for number, adapter in enumerate(adapters):
             factors = {path: module.factors() for path, module in adapter.modules.items()}
-            if text == "self":
-                texts = self_written(model, tokenizer, factors, 8, seed=number)
-            else:
-                where = task_of(adapter.name, adapter.source.parent, tasks)
-                file = read_task_file(tasks, *where, "train")
-                prompts = [
-                    encode_row(tokenizer, file.instruction, row.input, "") for row in file.rows[:8]
-                ]
-                texts = answered(model, tokenizer, prompts, factors)
+            texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
             found[adapter.name] = sensitivities(look(model, texts, factors), factors)
         note.write_text(json.dumps(found))
     known: dict[str, dict[str, float]] = json.loads(note.read_text())

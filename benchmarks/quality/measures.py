@@ -31,22 +31,19 @@ from benchmarks.quality.damage_measures import (  # noqa: E402
     CANDIDATES,
     candidates,
 )
-from benchmarks.quality.evidence import original_adapters, request_for  # noqa: E402
+from benchmarks.quality.evidence import original_adapters, request_for, texts_of  # noqa: E402
 from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
 from hydraopt.evaluate.compare import products_of  # noqa: E402
-from hydraopt.evaluate.encoding import encode_row  # noqa: E402
 from hydraopt.evaluate.model import load_model  # noqa: E402
 from hydraopt.evaluate.run import encode_task, run_task  # noqa: E402
-from hydraopt.evaluate.sensitivity import Seen, answered, look, self_written  # noqa: E402
+from hydraopt.evaluate.sensitivity import Seen, look  # noqa: E402
 from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
 from hydraopt.merging import merge  # noqa: E402
 from hydraopt.types import thin  # noqa: E402
 
 Factors = dict[str, tuple[Any, Any]]
 
-PROMPTS = 8
-"""Unlabelled inputs of a task, from the training split, that the candidates may look at."""
 BUNDLES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("5%", {}),
     ("2%", {}),
@@ -144,11 +141,9 @@ def measure_set(set_name: str, tasks: Path, rows: int, keep: Any) -> None:
                 "original",
                 write=False,
             )
-            train = read_task_file(tasks, task, language, "train").rows[:PROMPTS]
-            prompts = [encode_row(tokenizer, data.task.instruction, r.input, "") for r in train]
             texts = {
-                "prompts": answered(model, tokenizer, prompts, original),
-                "self": self_written(model, tokenizer, original, PROMPTS, seed=number),
+                kind: texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
+                for kind in ("prompts", "self")
             }
             seen: dict[str, Seen] = {
                 name: look(model, text, original) for name, text in texts.items()

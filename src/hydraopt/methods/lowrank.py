@@ -48,9 +48,8 @@ def average(
 
     Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482.
     """
-    core = small_core(factors)
-    w = weights_for(weights, len(factors), 1 / len(factors))
-    return _lifted(core, np.tensordot(w, core.cores, 1), rank)
+    w = weights_for(weights, len(factors), 1 / max(len(factors), 1))
+    return task_arithmetic(factors, w.tolist(), 1.0, rank)
 
 
 def task_arithmetic(
@@ -132,9 +131,7 @@ def core_arithmetic(
 
     Panariello et al., NeurIPS 2025, arXiv 2509.17786.
     """
-    core = _reference(factors)
-    w = weights_for(weights, len(factors), 1.0)
-    return _lifted(core, lam * np.tensordot(w, core.cores, 1), rank)
+    return task_arithmetic(factors, weights, lam, rank)
 
 
 def core_ties(
