@@ -15,10 +15,11 @@ from hydraopt.budget import Budget, parse_size
 from hydraopt.coding.stream import Block, StreamWriter, quantise_block
 from hydraopt.core import CoreStore
 from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE, Options, pack, solve, weights_of
+from hydraopt.merging import DEFAULT_MEASURE, Options, pack, solve
 from hydraopt.parts import FORMS
 from hydraopt.passes import Passes
 from hydraopt.plan import modes_of
+from hydraopt.weights import importances
 
 __all__ = ["Column", "Recorded", "Stream", "record"]
 
@@ -115,7 +116,7 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
     pieces = align(list(adapters), None, lossless=False)
     measure = measure_named(DEFAULT_MEASURE)
     budget = Budget("size", float(parse_size(size, pieces.fp16_bytes)))
-    found = solve(pieces, pack(pieces), budget, weights_of(pieces, {}), Options(measure), {}).draft
+    found = solve(pieces, pack(pieces), budget, importances(pieces, {}), Options(measure), {}).draft
     recorder = _Recorder()
     with (
         patch("hydraopt.passes.StreamWriter", recorder.writer),

@@ -1,17 +1,21 @@
 """Scores of a set's bundles, task by task, against its original adapters.
 
     python benchmarks/quality/evidence.py SET --tasks TASKS [--plan sizes] [--rows 128]
+    python benchmarks/quality/evidence.py SET --tasks TASKS --plan weights --split validation
+
 
 SET is one of benchmarks/quality/sets.py; its adapters are those that its recipe in zoo/recipes
 trains. Every method of the plan is merged to a file first (kept under build/), then the base, the
 originals and all bundles answer the test rows of each task. The result is saved after every task
 and a second call goes on where the first stopped: benchmarks/quality/results/SET.PLAN.json, in the
-schema of hydraopt eval with ``methods`` added.
+schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the validation split
+(SET.PLAN.validation.json) without writing answers: losses, KL and exact match tell enough.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import json
@@ -27,7 +31,13 @@ from benchmarks.common import provenance  # noqa: E402
 from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.evaluate.compare import Request, Sources, bundles_of, evaluate  # noqa: E402
+from hydraopt.evaluate.compare import (  # noqa: E402
+    Request,
+    Sources,
+    bundles_of,
+    evaluate,
+    products_of,
+)
 from hydraopt.evaluate.encoding import Encoded, encode_row  # noqa: E402
 from hydraopt.evaluate.model import load_model  # noqa: E402
 from hydraopt.evaluate.sensitivity import (  # noqa: E402
@@ -38,7 +48,8 @@ from hydraopt.evaluate.sensitivity import (  # noqa: E402
 )
 from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
 from hydraopt.inspect.adapters import inspect_adapters  # noqa: E402
-from hydraopt.merging import merge  # noqa: E402
+from hydraopt.measure import measure_named  # noqa: E402
+from hydraopt.merging import DEFAULT_MEASURE, merge  # noqa: E402
 
 __all__ = ["merged", "original_adapters", "request_for", "texts_of"]
 
@@ -69,10 +80,9 @@ def merged(
     note = path.with_suffix(".json")
     if not note.is_file() or json.loads(note.read_text()).get("code") != _code():
         path.parent.mkdir(parents=True, exist_ok=True)
-        options = dict(method.options)
-        if "sensitivity" in options:
-            options["sensitivity"] = seen_by(set_name, adapters, options["sensitivity"], tasks)
-        made = merge(adapters, path, size=method.size, **options)
+        made = merge(
+            adapters, path, size=method.size, **_options(set_name, adapters, method, tasks)
+        )
         said = {
             "method": method.name,
             "setting": method.size,
@@ -87,6 +97,28 @@ def merged(
         note.write_text(json.dumps(said))
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
     return path, json.loads(note.read_text())
+
+
+def _options(
+    set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path
+) -> dict[str, Any]:
+    """Options of hydraopt.merge; those of a plan name what is looked up or made here.
+
+    tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
+    the power of what was seen, the rest of the weight being what the measure expects.
+    """
+    options = dict(method.options)
+    if "tuned" in options:
+        measure = measure_named(options.get("measure", DEFAULT_MEASURE))
+        options["measure"] = dataclasses.replace(measure, **options.pop("tuned"))
+    if "sensitivity" in options:
+        seen = seen_by(set_name, adapters, options["sensitivity"], tasks)
+        power = options.pop("temper", 1.0)
+        options["sensitivity"] = {
+            name: {path: value**power for path, value in mine.items()}
+            for name, mine in seen.items()
+        }
+    return options
 
 
 @functools.cache
@@ -118,10 +150,11 @@ def seen_by(
     if not note.is_file():
         model, tokenizer = load_model(request_for(set_name, tasks, None, "float32").base)
         found = {}
-        for number, adapter in enumerate(adapters):
-            factors = {path: module.factors() for path, module in adapter.modules.items()}
-            texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
-            found[adapter.name] = sensitivities(look(model, texts, factors), factors)
+        with products_of("bfloat16"):
+            for number, adapter in enumerate(adapters):
+                factors = {path: module.factors() for path, module in adapter.modules.items()}
+                texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
+                found[adapter.name] = sensitivities(look(model, texts, factors), factors)
         note.write_text(json.dumps(found))
     known: dict[str, dict[str, float]] = json.loads(note.read_text())
     return known
@@ -164,6 +197,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
     parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--only", nargs="+", metavar="ADAPTER", help="score these alone")
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     adapters = original_adapters(args.set)
@@ -173,8 +208,14 @@ def main() -> None:
         {path.name: open_bundle(path) for path, _ in made},
         {adapter.name: adapter.source.parent for adapter in adapters},
     )
-    request = request_for(args.set, args.tasks, args.rows, args.products)
-    out = RESULTS / f"{args.set}.{args.plan}.json"
+    tuning = args.split == "validation"
+    request = dataclasses.replace(
+        request_for(args.set, args.tasks, args.rows, args.products),
+        split=args.split,
+        write=not tuning,
+        only=args.only or (),
+    )
+    out = RESULTS / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
     before = json.loads(out.read_text()) if out.is_file() else {}
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)
     extra = {
@@ -192,8 +233,8 @@ def main() -> None:
         scratch = out.with_suffix(".new")
         scratch.write_text(text + "\n", encoding="utf-8")
         scratch.replace(out)
-        last = result["tasks"][-1]
-        print(f"{len(result['tasks'])}/{len(adapters)} {last['adapter']}, {seconds:.0f} s")
+        done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
+        print(f"{done}/{len(args.only or adapters)} {last}, {seconds:.0f} s", flush=True)
 
     known = before.get("tasks", ())
     if before and (before["limits"]["rows"], before["products"]) != (args.rows, args.products):

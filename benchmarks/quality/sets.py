@@ -32,6 +32,51 @@ def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
     return [Method(name, size, options) for size in sizes.split()]
 
 
+_CHOSEN: dict[str, Any] = {
+    "lost": 3.0,
+    "projected": 10.0,
+    "unbiased": 300.0,
+    "output": 4.0,
+    "relative": 0.5,
+    "kinds": {"o_proj": 2.0},
+    "grouped": ["k_proj", "v_proj"],
+}
+_ALIKE: dict[str, Any] = {"kinds": {}, "grouped": []}
+_WEIGHTS: dict[str, dict[str, Any]] = {
+    "chosen": {},
+    "norm^-2, alike": {**_ALIKE, "relative": 1.0},
+    "norm^-1, alike": _ALIKE,
+    "norm^0, alike": {**_ALIKE, "relative": 0.0},
+    "norm^0": {"relative": 0.0},
+    "lost 1.5": {"lost": 1.5},
+    "lost 6": {"lost": 6.0},
+    "projected 5": {"projected": 5.0},
+    "projected 20": {"projected": 20.0},
+    "output 2": {"output": 2.0},
+    "output 8": {"output": 8.0},
+    "unbiased 50": {"unbiased": 50.0},
+    "unbiased 2000": {"unbiased": 2000.0},
+    "o alike": {"kinds": {}},
+    "o 4": {"kinds": {"o_proj": 4.0}},
+    "v alike": {"grouped": ["k_proj"]},
+}
+"""Trials around the default measure, one thing changed in each."""
+_NEARBY: dict[str, dict[str, Any]] = {
+    "d": {"output": 2.0, "projected": 5.0},
+    "e": {"output": 2.0, "projected": 5.0, "lost": 2.0},
+    "f": {"output": 2.0, "projected": 5.0, "kinds": {"o_proj": 3.0}},
+    "g": {"output": 1.4, "projected": 4.0, "lost": 2.0, "kinds": {"o_proj": 3.0}},
+    "h": {"output": 1.0, "projected": 3.0, "lost": 1.5},
+    "i": {"output": 2.0, "projected": 5.0, "relative": 0.25},
+}
+_NEAREST: dict[str, dict[str, Any]] = {
+    "j": {"output": 1.4, "projected": 4.0, "lost": 2.0, "kinds": {"o_proj": 3.0}, "relative": 0.25},
+    "k": {"output": 1.4, "projected": 4.0, "lost": 2.0, "kinds": {"o_proj": 4.0}, "relative": 0.25},
+    "l": {"output": 1.4, "projected": 2.0, "lost": 2.0, "kinds": {"o_proj": 3.0}, "relative": 0.25},
+    "m": {"output": 1.4, "projected": 4.0, "lost": 1.4, "kinds": {"o_proj": 3.0}, "relative": 0.25},
+    "n": {"output": 1.4, "projected": 4.0, "lost": 2.0, "kinds": {"o_proj": 3.0}, "relative": 0.0},
+}
+_SEEN = (("self", "self", 1.0), ("self^0.5", "self", 0.5), ("prompts^0.5", "prompts", 0.5))
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
 PLANS: dict[str, list[Method]] = {
@@ -39,6 +84,46 @@ PLANS: dict[str, list[Method]] = {
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
+    ],
+    "weights": [
+        *(
+            m
+            for name, change in _WEIGHTS.items()
+            for m in _sizes(name, "5%", tuned={**_CHOSEN, **change})
+        ),
+        *(
+            m
+            for name, text, power in _SEEN
+            for m in _sizes(name, "5%", sensitivity=text, temper=power, tuned=_CHOSEN)
+        ),
+    ],
+    "nearby": [
+        *(
+            m
+            for name, change in _NEARBY.items()
+            for m in _sizes(name, "5%", tuned={**_CHOSEN, **change})
+        ),
+        *_sizes(
+            "f, self^0.5", "5%", sensitivity="self", temper=0.5, tuned={**_CHOSEN, **_NEARBY["f"]}
+        ),
+    ],
+    "nearest": [
+        *(
+            m
+            for name, change in _NEAREST.items()
+            for m in _sizes(name, "5%", tuned={**_CHOSEN, **change})
+        ),
+        *(
+            m
+            for power in (0.5, 0.75)
+            for m in _sizes(
+                f"j, self^{power}",
+                "5%",
+                sensitivity="self",
+                temper=power,
+                tuned={**_CHOSEN, **_NEAREST["j"]},
+            )
+        ),
     ],
     "choices": [
         *(m for form in _FORMS for m in _sizes(f"only-{form}", "5% 2%", forms=[form])),

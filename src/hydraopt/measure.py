@@ -1,15 +1,18 @@
 """What an error costs: the one place where harm is defined.
 
 Equal Frobenius error is not equal harm. Noise that is independent of the adapter hardly moves the
-test loss; losing a share of what the adapter does moves it an order of magnitude more; and noise on
-the output side (U s) hurts about a quarter as much as noise on the input side (docs/log.md). A
-measure says how the planner weighs these, and in which metric the encoder fits what it can still
-choose once one side is rounded. Everything else in hydraopt is the same for all measures.
+test loss; losing a share of what the adapter does moves it far more; noise on the output side (U s)
+hurts about half as much as noise on the input side; and keys and values, which several query heads
+share, are the most sensitive modules (docs/log.md). A measure says how the planner weighs these,
+and in which metric the encoder fits what it can still choose once one side is rounded. Everything
+else in hydraopt is the same for all measures.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +39,10 @@ class Measure:
     relative: how far a task's error counts relative to the size of its dW: w_t = importance_t /
         |dW_t|^(2 relative). 1 makes relative errors count alike, 0 the errors themselves: what a
         base model's outputs are moved by is the error, whatever the size of what it is an error of.
+    farthest: norms further from the median than by this factor count as if they were at it, so that
+        no adapter is given up for being small.
+    kinds: by the last name of a module's path, how much a squared error counts there; 1 for others.
+    grouped: names of modules whose output several query heads share; theirs counts as many times.
     """
 
     name: str
@@ -45,15 +52,28 @@ class Measure:
     output: float
     displacement: float = 0.0
     relative: float = 1.0
+    farthest: float = math.inf
+    kinds: Mapping[str, float] = field(default_factory=dict)
+    grouped: tuple[str, ...] = ()
 
+
+_AWARE = Measure(
+    "bias-aware",
+    lost=2,
+    projected=5,
+    unbiased=300,
+    output=2,
+    relative=0.5,
+    farthest=2,
+    kinds={"o_proj": 2.0},
+    grouped=("k_proj", "v_proj"),
+)
 
 MEASURES: dict[str, Measure] = {
     "frobenius": Measure("frobenius", lost=1, projected=1, unbiased=1, output=1),
-    "bias-aware": Measure("bias-aware", lost=3, projected=10, unbiased=300, output=4),
-    "absolute": Measure("absolute", lost=3, projected=10, unbiased=300, output=4, relative=0),
-    "displacement": Measure(
-        "displacement", lost=3, projected=10, unbiased=30, output=4, displacement=0.1
-    ),
+    "bias-aware": _AWARE,
+    "absolute": replace(_AWARE, name="absolute", relative=0, farthest=math.inf),
+    "displacement": replace(_AWARE, name="displacement", unbiased=30, displacement=0.1),
 }
 """By name. "bias-aware" is the default: it recovers most (docs/decisions.md)."""
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,28 +30,24 @@ from hydraopt.parts import FORMS
 from hydraopt.passes import Draft, Passes, Progress
 from hydraopt.plan import modes_of
 from hydraopt.types import Array
+from hydraopt.weights import Sensitivity, importances, module_weights, task_weights
 
 __all__ = [
     "DEFAULT_MEASURE",
     "DEFAULT_SIZE",
     "MergeResult",
     "Options",
-    "Sensitivity",
     "assemble",
     "finish",
     "merge",
     "pack",
     "solve",
-    "weights_of",
 ]
 
 DEFAULT_SIZE = "5%"
 DEFAULT_MEASURE = "bias-aware"
 
 StrPath = str | os.PathLike[str]
-
-Sensitivity = Mapping[str, Mapping[str, float]]
-"""By task and module path: what a unit of squared error of that module's dW does to the task."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,7 @@ def merge(
     carried = pack(pieces)
     found = None
     if pieces.contents:
-        weights = weights_of(pieces, importance or {})
+        weights = importances(pieces, importance or {})
         options = Options(chosen, forms, fair, threads, progress, sensitivity)
         found = solve(pieces, carried, budget, weights, options, recipe)
     manifest = assemble(pieces, carried, found.draft if found else None, recipe)
@@ -210,27 +205,6 @@ def pack(pieces: MergeSet) -> Carried:
     return pack_carried(dict(zip(names, pieces.carried, strict=True)))
 
 
-def weights_of(pieces: MergeSet, importance: Mapping[str, float]) -> Array:
-    """Importance of each content: the sum over the tasks that share it."""
-    unknown = sorted(set(importance) - {task.name for task in pieces.tasks})
-    if unknown:
-        raise UsageError(
-            explain(
-                "importance is given for a task that is not there",
-                got=", ".join(unknown),
-                expected=", ".join(task.name for task in pieces.tasks),
-            )
-        )
-    weights = np.zeros(pieces.contents)
-    for task in pieces.tasks:
-        value = importance.get(task.name, 1.0)
-        if not (value > 0 and math.isfinite(value)):
-            raise UsageError(explain("an importance must be positive", got=f"{task.name}={value}"))
-        if task.content is not None:
-            weights[task.content] += value
-    return weights
-
-
 @dataclass(frozen=True)
 class Options:
     """How to search for a draft: see :func:`merge` for what each one means."""
@@ -264,13 +238,10 @@ def solve(
         options.progress,
     )
     energies = passes.energies()
-    if options.sensitivity:
-        passes.weigh_modules(_sensitivities(pieces, options.sensitivity, energies))
-    norms = energies.sum(axis=1)
-    weights = importance / np.where(norms > 0, norms, 1.0) ** options.measure.relative
-    if options.measure.relative != 1:
-        # In all as if relative errors counted, so that a price means the same in every measure.
-        weights *= float(importance @ (norms > 0)) / max(float(weights @ norms), 1e-300)
+    weights = task_weights(energies, importance, options.measure)
+    passes.weigh_modules(
+        module_weights(pieces, energies, options.measure, options.sensitivity or {})
+    )
 
     def size_of(draft: Draft) -> int:
         manifest = assemble(pieces, carried, draft, recipe)
@@ -286,38 +257,6 @@ def solve(
         raise _too_small(budget, fixed, carried)
     numbers = max(pieces.fp16_bytes // 2, 1)
     return search(passes, budget, weights, size_of, error_of, numbers, fixed, options.fair)
-
-
-def _sensitivities(pieces: MergeSet, given: Sensitivity, energies: Array) -> Array:
-    """(contents, modules), so scaled that a content's total weight stays what it was.
-
-    Ones for a task of which nothing is given. Raises UsageError for unknown tasks, for modules that
-    are left out and for numbers that are not positive.
-    """
-    unknown = sorted(set(given) - {task.name for task in pieces.tasks})
-    if unknown:
-        raise UsageError(explain("sensitivity of a task that is not there", got=", ".join(unknown)))
-    found = np.ones_like(energies)
-    for task in pieces.tasks:
-        mine = given.get(task.name)
-        if mine is None or task.content is None:
-            continue
-        for index in task.modules:
-            path = pieces.modules[index].path
-            value = mine.get(path, 0.0)
-            if not (value > 0 and math.isfinite(value)):
-                raise UsageError(
-                    explain(
-                        f"sensitivity of {task.name} must be a positive number for each module",
-                        module=path,
-                        got=value if path in mine else "nothing",
-                    )
-                )
-            found[task.content, index] = value
-        row, energy = found[task.content], energies[task.content]
-        if energy.any():
-            found[task.content] = row * (energy.sum() / (row @ energy))
-    return found
 
 
 def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:

@@ -133,17 +133,17 @@ class Passes:
         self._modes = modes
         self._threads = threads or len(os.sched_getaffinity(0))
         self._progress = progress or (lambda stage, done, total: None)
-        self._sensitivity: Array | None = None
+        self._weighed: Array | None = None
 
-    def weigh_modules(self, sensitivity: Array) -> None:
+    def weigh_modules(self, weights: Array) -> None:
         """Let a module's error count so much, (contents, modules), besides the content's weight."""
-        self._sensitivity = sensitivity
+        self._weighed = weights
 
     def _shares(self, core: ModuleCore, weights: Array) -> list[float]:
         """What squared error counts in a module, for each of its tasks."""
-        if self._sensitivity is None:
+        if self._weighed is None:
             return [float(weights[c]) for c in core.contents]
-        return [float(weights[c] * self._sensitivity[c, core.index]) for c in core.contents]
+        return [float(weights[c] * self._weighed[c, core.index]) for c in core.contents]
 
     def energies(self) -> Array:
         """Squared Frobenius norms, (contents, modules)."""

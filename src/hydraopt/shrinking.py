@@ -30,10 +30,10 @@ from hydraopt.merging import (
     finish,
     pack,
     solve,
-    weights_of,
 )
 from hydraopt.passes import Progress
 from hydraopt.types import Array
+from hydraopt.weights import importances
 
 __all__ = ["shrink"]
 
@@ -129,7 +129,7 @@ def shrink(
     found = None
     if pieces.contents:
         options = Options(chosen, threads=threads, progress=progress)
-        found = solve(pieces, carried, budget, weights_of(pieces, {}), options, recipe)
+        found = solve(pieces, carried, budget, importances(pieces, {}), options, recipe)
     before = {task.name: task for task in source.manifest.tasks}
     manifest = assemble(pieces, carried, found.draft if found else None, recipe)
     tasks = []

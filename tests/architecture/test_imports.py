@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"passes"},
     {"budget"},
     {"align"},
+    {"weights"},
     {"methods"},
     {"export"},
     {"runtime"},

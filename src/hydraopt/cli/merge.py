@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -38,6 +39,20 @@ class Importance(click.ParamType[tuple[str, float]]):
             self.fail(f"{number!r} in {value!r} is not a number, as in numbers-de=2", param, ctx)
 
 
+class Prompts(click.ParamType[tuple[str, str]]):
+    """TASK=FILE; the task's name may not hold "=", the file's may."""
+
+    name = "TASK=FILE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        task, equals, file = str(value).partition("=")
+        if not (equals and task and file):
+            self.fail(f"{value!r} is not TASK=FILE, as in numbers-de=prompts.txt", param, ctx)
+        return task, file
+
+
 @click.command()
 @click.argument("adapters", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
@@ -66,6 +81,18 @@ class Importance(click.ParamType[tuple[str, float]]):
     help="Permit only these: private, shared-input, shared-output, two-sided, predicted. Repeat "
     "for several; default all.",
 )
+@click.option(
+    "--base",
+    help="The base model, a folder that transformers loads: see on text that each adapter writes "
+    "which of its modules matter.",
+)
+@click.option(
+    "--prompts",
+    "prompted",
+    type=Prompts(),
+    multiple=True,
+    help="See it on the answers to these prompts, one a line, no labels; needs --base.",
+)
 @click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
@@ -83,6 +110,8 @@ def merge(
     fair: bool,
     measure: str,
     forms: tuple[str, ...],
+    base: str | None,
+    prompted: tuple[tuple[str, str], ...],
     same_base: bool,
     alpha: float | None,
     force: bool,
@@ -100,18 +129,34 @@ def merge(
     Example:
       hydraopt merge adapters/* --size 5% -o phone.hydra.safetensors
       hydraopt merge de=run1/best fr=run2/best --error 0.2 --weight de=2 -o two.hydra.safetensors
+      hydraopt merge adapters/* --base BASE --prompts dates=dates.txt -o seen.hydra.safetensors
     """
     check_target(output, force)
-    importance = dict(weights)
+    importance, prompts = dict(weights), dict(prompted)
     if len(importance) != len(weights):
         raise click.BadParameter("a task is named twice", param_hint="--weight")
+    if len(prompts) != len(prompted):
+        raise click.BadParameter("a task is named twice", param_hint="--prompts")
+    if prompts and base is None:
+        raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
+    if base is not None and lossless:
+        raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
+    from hydraopt.adapters import read_adapters
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
     from hydraopt.merging import merge as merge_adapters
 
     with progress_bar(quiet or as_json) as progress:
+        sources: Sequence[Any] = adapters
+        sensitivity = None
+        if base is not None:
+            sources = read_adapters(adapters, same_base=same_base, alpha=alpha)
+            from hydraopt.evaluate.prompts import read_prompts, seen_with
+
+            texts = {task: read_prompts(file) for task, file in prompts.items()}
+            sensitivity = seen_with(base, sources, texts, progress)
         result = merge_adapters(
-            adapters,
+            sources,
             output,
             size=size,
             error=error,
@@ -120,6 +165,7 @@ def merge(
             importance=importance,
             fair=fair,
             measure=measure,
+            sensitivity=sensitivity,
             forms=forms or None,
             same_base=same_base,
             alpha=alpha,

@@ -108,7 +108,8 @@ class Request:
     where its name or score.json does not tell. rows, tokens: limits, None for all. write: generate
     answers for metrics that need them; write_base: those of the base too. products: "float32", or
     "bfloat16": matrix products of numbers rounded to bfloat16, all else in float32, which is faster
-    where the processor has such products. seed: of the bootstrap."""
+    where the processor has such products. seed: of the bootstrap. only: adapters to score, all if
+    empty."""
 
     base: str
     tasks: Path
@@ -120,6 +121,7 @@ class Request:
     write_base: bool = True
     products: str = "float32"
     seed: int = 0
+    only: Sequence[str] = ()
 
 
 def evaluate(
@@ -164,17 +166,18 @@ def evaluate(
 def _task_files(sources: Sources, request: Request) -> dict[str, TaskFile]:
     """The rows of every adapter, by its name."""
     names = sources.names()
-    unknown = sorted(set(request.task_of) - set(names))
-    if unknown:
-        raise UsageError(
-            explain(
-                "a task is named for an adapter that is not there",
-                got=", ".join(unknown),
-                expected=", ".join(names),
+    for asked, what in ((request.task_of, "a task is named"), (request.only, "scores are wanted")):
+        unknown = sorted(set(asked) - set(names))
+        if unknown:
+            raise UsageError(
+                explain(
+                    f"{what} for an adapter that is not there",
+                    got=", ".join(unknown),
+                    expected=", ".join(names),
+                )
             )
-        )
     wanted = {}
-    for name in names:
+    for name in [name for name in names if name in request.only or not request.only]:
         said = request.task_of.get(name)
         if said is not None and said.count("/") != 1:
             raise UsageError(explain("cannot read the task", got=said, expected="TASK/LANGUAGE"))

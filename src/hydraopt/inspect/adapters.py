@@ -24,10 +24,11 @@ from hydraopt.inspect.estimate import guess_module
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE, assemble, pack, weights_of
+from hydraopt.merging import DEFAULT_MEASURE, assemble, pack
 from hydraopt.parts import FORMS
 from hydraopt.plan import modes_of
 from hydraopt.types import Array
+from hydraopt.weights import importances, module_weights, task_weights
 
 __all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]
 
@@ -66,7 +67,7 @@ def inspect_adapters(
     store = CoreStore(watched)
     with threadpool_limits(1, user_api="blas"):
         modules, matrices, energies = _compare(pieces, watched, store, report)
-        curves = _Curves.of(pieces, store, energies.sum(axis=1), measure, report)
+        curves = _Curves.of(pieces, store, energies, measure, report)
     savings = curves.savings() or [None] * len(modules)
     for row, saving in zip(modules, savings, strict=True):
         row["sharing"] = saving
@@ -238,11 +239,11 @@ class _Curves:
 
     @classmethod
     def of(
-        cls, pieces: MergeSet, store: CoreStore, norms: Array, measure: str, report: Progress
+        cls, pieces: MergeSet, store: CoreStore, energies: Array, measure: str, report: Progress
     ) -> _Curves:
         """Plan all modules at prices that span errors from small to useless."""
-        walk = _Walk(pieces, store, norms, measure, report)
-        if not pieces.contents or not norms.any():
+        walk = _Walk(pieces, store, energies, measure, report)
+        if not energies.any():
             return cls([], [], [], pieces.fp16_bytes)
         start = 1e-5 * 0.2**3 / pieces.contents
         done = [walk.at(start)]
@@ -310,13 +311,15 @@ class _Walk:
     """Plans every module at a price."""
 
     def __init__(
-        self, pieces: MergeSet, store: CoreStore, norms: Array, measure: str, report: Progress
+        self, pieces: MergeSet, store: CoreStore, energies: Array, measure: str, report: Progress
     ) -> None:
         self._pieces, self._store, self._report = pieces, store, report
         self._measure = measure_named(measure)
+        norms = energies.sum(axis=1)
         self._norms = np.where(norms > 0, norms, 1.0)
-        self._importance = weights_of(pieces, {})
-        self._weights = self._importance / self._norms
+        self._importance = importances(pieces, {})
+        by_task = task_weights(energies, self._importance, self._measure)
+        self._weights = by_task[:, None] * module_weights(pieces, energies, self._measure, {})
         carried = pack(pieces)
         manifest = assemble(pieces, carried, None, {})
         self._fixed = bundle_size(manifest, b"", [b""] * pieces.contents, carried.data)
@@ -329,7 +332,7 @@ class _Walk:
         forms = Counter[str]()
         for index in range(count):
             core = self._store.core(index)
-            weights = [float(self._weights[c]) for c in core.contents]
+            weights = [float(self._weights[c, index]) for c in core.contents]
             for which, permitted in enumerate((tuple(FORMS), ("private",))):
                 guess = guess_module(core, weights, price, self._measure, modes_of(permitted))
                 costs[index, which], bits[index, which] = guess.cost, guess.bits
