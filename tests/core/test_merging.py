@@ -290,16 +290,31 @@ def test_scales_far_from_one(make_adapter, tmp_path, scale) -> None:
         assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
 
 
-def test_the_sizes_of_tasks_do_not_matter(make_adapter, tmp_path) -> None:
-    # A task counts by its relative error, however large its weights are.
-    small = [make_adapter(tmp_path / "s" / str(i), modules_of(i)) for i in range(2)]
-    mixed = [small[0], make_adapter(tmp_path / "m" / "1", modules_of(1), alpha=4 * 1024)]
-    one = merge(small, tmp_path / "out", size="30%", threads=1).errors
-    two = merge(mixed, tmp_path / "out", size="30%", threads=1).errors
+def test_a_scale_that_all_tasks_share_does_not_matter(make_adapter, tmp_path) -> None:
+    def errors(alpha: float) -> dict[str, float]:
+        folder = tmp_path / str(alpha)
+        folders = [make_adapter(folder / str(i), modules_of(i), alpha=alpha) for i in range(2)]
+        return dict(merge(folders, tmp_path / "out", size="30%", threads=1).errors)
+
+    one, two = errors(4), errors(4 * 1024)
     assert max(one.values()) < 0.8
     # Sizes end up to one percent apart, which moves both errors; their ratio is what counts.
     assert two["1"] / two["0"] == pytest.approx(one["1"] / one["0"], rel=0.02)
     assert two == pytest.approx(one, rel=0.06)
+
+
+def test_the_sizes_of_single_tasks_matter_little(make_adapter, tmp_path) -> None:
+    small = [make_adapter(tmp_path / "s" / str(i), modules_of(i)) for i in range(2)]
+    mixed = [small[0], make_adapter(tmp_path / "m" / "1", modules_of(1), alpha=4 * 1024)]
+
+    def ratio(folders: list[Path], measure: str) -> float:
+        found = merge(folders, tmp_path / "out", size="30%", measure=measure, threads=1).errors
+        return found["1"] / found["0"]
+
+    # Relative errors do not depend on it at all; the default lets it count, up to a limit.
+    alike = ratio(small, "frobenius")
+    assert ratio(mixed, "frobenius") == pytest.approx(alike, rel=0.02)
+    assert 0.3 * alike < ratio(mixed, "bias-aware") < 0.8 * alike
 
 
 # --- named cases ---------------------------------------------------------------------------------
