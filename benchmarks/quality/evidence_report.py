@@ -188,6 +188,39 @@ def measures() -> str:
     return f"{found}\n![Lost recovery against the candidates](pictures/measures.png)\n"
 
 
+def weights() -> str:
+    """What the validation split said of the constants of the measure."""
+    order = ("weights", "nearby", "nearest")
+    found = sorted(
+        (order.index(r["plan"]), name, r) for name, r in result_files(split="validation")
+    )
+    parts = []
+    for _, name, result in found:
+        rows = []
+        scores = [task["results"] for task in result["tasks"]]
+        for label, method in result["methods"].items():
+            mine = [score[label] for score in scores]
+            kl = [score["kl"] for score in mine]
+            missed = [score["original"]["exact"] - score[label]["exact"] for score in scores]
+            errors = [method["errors"][task["adapter"]] for task in result["tasks"]]
+            rows.append(
+                [
+                    method["method"],
+                    method["setting"],
+                    f"{np.mean(kl):.4f}",
+                    f"{np.exp(np.mean(np.log(np.maximum(kl, 1e-6)))):.4f}",
+                    f"{100 * (1 - np.mean([score['recovery'] for score in mine])):.2f} %",
+                    f"{np.mean(missed):.2f}",
+                    f"{np.mean(errors):.3f}",
+                ]
+            )
+        head = ["weights", "size", "KL", "its geometric mean", "lost recovery"]
+        shown = table([*head, "exact matches lost, points", "error"], rows)
+        rows_of = result["limits"]["rows"]
+        parts.append(f"`{name}`, {len(result['tasks'])} tasks, {rows_of} rows each:\n\n{shown}")
+    return "\n".join(parts) or f"{_MISSING}\n"
+
+
 def growth() -> str:
     file = RESULTS / "growth.json"
     if not file.is_file():
@@ -235,6 +268,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "fairness": fairness,
     "methods": methods,
     "measures": measures,
+    "weights": weights,
     "growth": growth,
     "evidence": summary,
 }

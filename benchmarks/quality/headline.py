@@ -27,11 +27,11 @@ __all__ = ["drops", "headline", "result_files", "row_of"]
 Result = Mapping[str, Any]
 
 
-def result_files(folder: Path = RESULTS) -> Iterator[tuple[str, Result]]:
-    """(file name, result) of every scored set, in order of name."""
+def result_files(folder: Path = RESULTS, split: str = "test") -> Iterator[tuple[str, Result]]:
+    """(file name, result) of every scored set, in order of name; what was tuned on is apart."""
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result.get("set") in SETS and "methods" in result:
+        if result.get("set") in SETS and "methods" in result and result["split"] == split:
             yield path.name, result
 
 
