@@ -44,7 +44,7 @@ __all__ = [
     "solve",
 ]
 
-DEFAULT_SIZE = "5%"
+DEFAULT_SIZE = "10%"
 DEFAULT_MEASURE = "bias-aware"
 
 StrPath = str | os.PathLike[str]
@@ -103,9 +103,9 @@ def merge(
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
-    tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 5
-    %. importance: weight of a task's error, default 1 each, relative to its own norm. fair: weights
-    are moved until all tasks have the same error. measure: see hydraopt.measure. sensitivity: which
+    tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 10
+    %. importance: weight of a task's error, default 1 each. fair: weights are moved until all tasks
+    have the same relative error. measure: see hydraopt.measure. sensitivity: which
     modules of a task matter more; only ratios within a task count. forms: those
     permitted, default all (names of hydraopt.parts.FORMS). same_base: take base models written
     differently as one. alpha: for files that do not state theirs. threads: default all cores; does

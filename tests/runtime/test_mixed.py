@@ -128,7 +128,8 @@ def test_generation_is_row_by_row(model, bundle_of, form, options) -> None:
         assert got == answers(IDS, use_cache=False)
         with attached.task(None):
             base = answers(IDS)
-        assert [a == b for a, b in zip(got, base, strict=True)] == [name is None for name in names]
+        assert got[names.index(None)] == base[names.index(None)]
+        assert got != base  # the tasks do something
 
 
 def test_a_multiple_of_the_rows_repeats_each(model, bundle_of) -> None:

@@ -56,7 +56,7 @@ def test_logits_are_those_of_the_factors_and_of_peft(model, bundle_of, form, tmp
     assert tuple(got) == TASKS
     for name, found in got.items():
         assert close(found, expected(model, path, name))
-        assert (found - base).abs().max() > 1  # the tasks do something
+        assert (found - base).abs().max() > 0.3  # the tasks do something
         bundle[name].save_pretrained(tmp_path / name, dtype="float32")
         peft = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / name)
         assert close(found, logits(peft.eval()))

@@ -121,9 +121,10 @@ def merge(
 ) -> None:
     """Merge ADAPTERS (folders, files, globs, NAME=PATH) of one base model into one bundle.
 
-    Give one limit at most: --size, --error, --max-error or --lossless; the default is --size 5%.
-    The file is never larger than --size. A bundle at OUT is replaced in one step, once the new one
-    is complete; any other file there is kept unless --force is given.
+    Give one limit at most: --size, --error, --max-error or --lossless; the default is --size 10%
+    (docs/evidence.md says what sizes cost). The file is never larger than --size. A bundle at OUT
+    is replaced in one step, once the new one is complete; any other file there is kept unless
+    --force is given.
 
     \b
     Example:
