@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"export"},
     {"runtime"},
     {"merging"},
+    {"combining"},
     {"shrinking"},
     {"inspect"},
     {"report"},
