@@ -25,7 +25,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
 from hydraopt.types import Array, Factors, thin
 
-__all__ = ["HydraFit", "check_counts", "fit_exact", "hydraopt"]
+__all__ = ["HydraFit", "check_counts", "fit_exact", "hydra"]
 
 Labels = NDArray[np.int64]
 
