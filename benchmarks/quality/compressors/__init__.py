@@ -1,1 +1,1 @@
-"""Every rival as a compressor: what it is in one module a family, which rows are run in ``rows``."""
+"""Every rival as a compressor, a module for each family; ``rows`` says which are run."""

@@ -54,8 +54,7 @@ def joint_full(factors: Sequence[Factors], c: int) -> tuple[Array, Array, Array]
 def _top(columns: Array, c: int) -> Array:
     """The c strongest left singular vectors, or all that there are."""
     q, r = np.linalg.qr(columns) if columns.shape[0] > columns.shape[1] else (None, columns)
-    values, vectors = np.linalg.eigh(r @ r.T)
-    top = vectors[:, ::-1][:, :c]
+    top = np.linalg.eigh(r @ r.T)[1][:, ::-1][:, :c]
     return top if q is None else q @ top
 
 

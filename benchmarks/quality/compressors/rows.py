@@ -24,7 +24,7 @@ def head_counts(tasks: int) -> list[int]:
 
 
 def head_map(tasks: int, rank: int) -> list[Compressor]:
-    """HydraOpt over heads and ranks: a quarter, a half, once, twice and four times the adapters'."""
+    """HydraOpt over heads and ranks, from a quarter to four times the adapters' own."""
     counts = sorted({*head_counts(tasks), max(tasks // 2, 1)})
     ranks = sorted({max(rank // 4, 1), max(rank // 2, 1), rank, 2 * rank, 4 * rank})
     return [heads(count, r) for count in counts for r in ranks]
