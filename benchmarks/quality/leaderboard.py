@@ -93,10 +93,10 @@ def leaderboard(folder: Path = RESULTS) -> str:
     lines = [
         "# Leaderboard",
         "",
-        "Made by `benchmarks/quality/leaderboard.py` from `benchmarks/quality/results`; do not edit.",
-        "Drops are in percent of the original adapter's score on the task's own metric, negative is a",
-        "gain; bytes are those of the files, everything counted; the error is |dW - dW~| / |dW|. A `-`",
-        "has not been measured. What each method is: docs/methods.md.",
+        "Made by `benchmarks/quality/leaderboard.py` from `benchmarks/quality/results`; do not",
+        "edit. Drops are in percent of the original adapter's score on the task's own metric,",
+        "negative is a gain; bytes are those of the files, everything counted; the error is",
+        "|dW - dW~| / |dW|. A `-` has not been measured. What each method is: docs/methods.md.",
         "",
     ]
     sets = rows_by_set(folder)
@@ -156,7 +156,7 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> None:
         )
     axis.set_xscale("log")
     axis.set_xlabel("bytes, % of the adapters in fp16")
-    ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100)]
+    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axis.set_xticks([], minor=True)
     if scored:

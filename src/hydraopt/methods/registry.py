@@ -120,7 +120,7 @@ _ROWS: Final = (
     Method("della", entries.della,
            "DELLA-Merging", "2406.11617", 2024,
            "dropping by magnitude and chance keeps more than either alone", True, False,
-           {"density": 1.0}),
+           {"density": 1.0, "lam": 1.0}),
     Method("breadcrumbs", entries.breadcrumbs,
            "Model Breadcrumbs", "2312.06795", 2024,
            "both tails of the entries are noise or outliers; without them lam need not be tuned",
