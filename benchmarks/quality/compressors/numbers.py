@@ -61,7 +61,8 @@ def _split(flat: Floats, sizes: Sequence[int], group: int = 1) -> list[Floats]:
 
 
 def _groups(vectors: Sequence[Floats], group: int) -> Floats:
-    padded = [np.pad(x, (0, -x.size % group)) for x in vectors]
+    # The last entry again, not zeros, which are no level and would pull at the scale.
+    padded = [np.pad(x, (0, -x.size % group), mode="edge") for x in vectors]
     return np.concatenate([np.zeros(0, np.float32), *padded]).reshape(-1, group)
 
 
