@@ -354,6 +354,7 @@ def main() -> None:
     methods = {label: note for label, note in notes.items() if "failed" not in note}
     origin = provenance(f"{args.set}: {args.plan}", seed=0)
     result: Result = {
+        **before,
         "schema": "hydraopt.eval/1",
         "set": args.set,
         "plan": args.plan,
@@ -364,7 +365,6 @@ def main() -> None:
         "methods": methods,
         "failures": {label: note for label, note in notes.items() if "failed" in note},
         "guess": [],
-        **{key: before[key] for key in ("limits", "products") if key in before},
         "tasks": [stale(t, before["methods"], methods) for t in before.get("tasks", ())],
         "seconds": round(before.get("seconds", 0.0) + time.monotonic() - started, 1),
     }
