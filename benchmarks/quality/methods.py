@@ -384,8 +384,7 @@ def main() -> None:
     def keep(head: Mapping[str, Any], tasks: list[Result]) -> None:
         done = [with_aliases(task, live) for task in tasks]
         seconds = round(result["seconds"] + time.monotonic() - started, 1)
-        _write(out, {**head, **result, **{k: head[k] for k in ("limits", "products")},
-                     "tasks": done, "seconds": seconds})  # fmt: skip
+        _write(out, {**result, **head, "tasks": done, "seconds": seconds})
         print(f"{len(done)}/{len(adapters)} {done[-1]['adapter']}, {seconds:.0f} s", flush=True)
 
     request = request_for(args.set, args.tasks, args.rows, args.products)
