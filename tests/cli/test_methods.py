@@ -42,16 +42,16 @@ def report(run: Run, *arguments: object) -> dict[str, Any]:
 
 def test_every_command_reads_what_hydraopt_made(run: Run, four: Path, tmp_path: Path) -> None:
     output = tmp_path / "heads.hydra.safetensors"
-    options = ("--method", "hydraopt", "--heads", 2, "--rank", 4, "-o", output)
+    options = ("--method", "hydraopt", "--heads", 2, "--rank", 8, "-o", output)
     made = report(run, f"{four}/*", *options)
     assert made["schema"] == "hydraopt.merge.method/1"
-    assert (made["method"], made["options"]) == ("hydraopt", {"heads": 2, "rank": 4})
+    assert (made["method"], made["options"]) == ("hydraopt", {"heads": 2, "rank": 8})
     assert made["size"] == output.stat().st_size
     errors = made["errors"]
     assert all(0 < error < 0.5 for error in errors.values())
     assert made["objective"] == pytest.approx(np.mean([e**2 for e in errors.values()]))
     # One A' and two heads of each module in fp16, and the manifest.
-    stored = len(PATHS) * 2 * (4 * N + 2 * 4 * M)
+    stored = len(PATHS) * 2 * (8 * N + 2 * 8 * M)
     assert 0.9 * stored < made["size"] < stored + 4000
     bundle = open_bundle(output)
     for name, task in bundle.items():

@@ -162,7 +162,7 @@ def test_options_of_single_methods_are_checked() -> None:
         METHODS["slerp"].run(three)
     with pytest.raises(UsageError, match="number of clusters"):
         METHODS["k-merge"].run(three, clusters=-1)
-    with pytest.raises(UsageError, match="unknown method; got tie, expected hydra, "):
+    with pytest.raises(UsageError, match="unknown method; got tie, expected hydraopt, "):
         method_named("tie")
 
 
