@@ -110,8 +110,11 @@ def combine(
     for task in manifest.tasks:
         mine = by_module[task.name]
         own = tuple(mine[manifest.modules[i].path] for i in task.modules)
-        entry = {"error": errors[task.name], "errors": own, "numbers": numbers[task.name]}
-        tasks.append(dataclasses.replace(task, **entry))
+        tasks.append(
+            dataclasses.replace(
+                task, error=errors[task.name], errors=own, numbers=numbers[task.name]
+            )
+        )
     manifest = dataclasses.replace(manifest, tasks=tuple(tasks))
     size = write_bundle(output, manifest, b"", (), carried.data)
     counts = [importance.get(name, 1.0) if row.weighs_errors else 1.0 for name in errors]

@@ -232,7 +232,7 @@ def combined(
     from hydraopt.methods.registry import method_named, solver_of
 
     row = method_named(method) if solver is None else solver_of(method, solver)
-    options = {name: row.read(name, text) for name, text in settings.items()}
+    options: dict[str, Any] = {name: row.read(name, text) for name, text in settings.items()}
     result = combine(
         adapters,
         output,
