@@ -22,8 +22,9 @@ def test_slerp_as_theirs() -> None:
 
     factors = unrelated(0, 2)
     for t in (0.0, 0.3, 1.0):
-        # Over whole tensors: mergekit's function works on vectors of any shape, here one long one.
-        want = theirs(t, dense(factors[0]).ravel(), dense(factors[1]).ravel()).reshape(12, 10)
+        # As of 0.1.5 the first axis counts outputs, each with an angle of its own; ours is one.
+        one, two = (torch.from_numpy(dense(f)).reshape(1, -1) for f in factors)
+        want = theirs(torch.tensor([t]), one, two).reshape(12, 10).numpy()
         assert apart(made(slerp(factors, t)), want) < 1e-6
 
 
