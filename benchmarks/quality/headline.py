@@ -38,7 +38,7 @@ def result_files(folder: Path = RESULTS, split: str = "test") -> Iterator[tuple[
 def drops(result: Result, label: str) -> dict[str, tuple[float, float]]:
     """By adapter: (drop, its standard deviation) in percent of the original's score."""
     found = {}
-    for task in result["tasks"]:
+    for task in _scored(result, label):
         original = task["results"]["original"]["scores"].get(task["metric"])
         change = task["results"][label].get("difference", {}).get(task["metric"])
         if original and change:
@@ -49,6 +49,11 @@ def drops(result: Result, label: str) -> dict[str, tuple[float, float]]:
     return found
 
 
+def _scored(result: Result, label: str) -> list[Result]:
+    """The tasks that have been scored with a method; a run under way has more tasks for some."""
+    return [task for task in result["tasks"] if label in task["results"]]
+
+
 def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
     """One row of the headline: a method at a size."""
     method = result["methods"][label]
@@ -57,11 +62,13 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
     mean = sum(drop for drop, _ in lost.values()) / len(lost)
     # Test rows of different tasks are drawn apart, so the variances add up.
     half = 1.96 * math.sqrt(sum(spread**2 for _, spread in lost.values())) / len(lost)
-    scores = [task["results"][label] for task in result["tasks"]]
+    tasks = _scored(result, label)
+    scores = [task["results"][label] for task in tasks]
     recovered = [100 * min(score["recovery"], 1.0) for score in scores if "recovery" in score]
-    errors = [method["errors"][task["adapter"]] for task in result["tasks"]]
+    errors = [method["errors"][task["adapter"]] for task in tasks]
     return {
         "method": method["method"],
+        "setting": method.get("setting", ""),
         "size_pct": round(method["size_pct"], 3),
         "bytes": method["bytes"],
         "mean_drop_pct": round(mean, 4),
@@ -76,7 +83,7 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
         "guessed_error": _guessed(result.get("guess", ()), method["size_pct"]),
         "tasks": len(lost),
         # A drop in percent of nothing is no number: an original that scores 0, or was not written.
-        "left_out": sorted({task["adapter"] for task in result["tasks"]} - set(lost)),
+        "left_out": sorted({task["adapter"] for task in tasks} - set(lost)),
         "results": [f"benchmarks/quality/results/{name}"],
     }
 
@@ -99,7 +106,9 @@ def headline(folder: Path = RESULTS) -> dict[str, Any]:
             continue
         entry = sets.setdefault(result["set"], {"n": 0, "rows": []})
         entry["n"] = max(entry["n"], len(result["tasks"]))
-        entry["rows"] += [row_of(name, result, label) for label in result["methods"]]
+        # A method without a score is no row; results/SET.PLAN.json has its bytes and errors.
+        named = [label for label in result["methods"] if drops(result, label)]
+        entry["rows"] += [row_of(name, result, label) for label in named]
     for entry in sets.values():
         entry["rows"].sort(key=lambda row: (row["method"], -row["bytes"]))
     return {"sets": sets}

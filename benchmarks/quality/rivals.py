@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +26,19 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import provenance, write_result  # noqa: E402
 from benchmarks.peers import LORASHARE, VLORA, peer_python, run_lines  # noqa: E402
-from benchmarks.quality import plain  # noqa: E402
-from benchmarks.quality.plain import FactorsByModule  # noqa: E402
+from benchmarks.quality.compressors.base import (  # noqa: E402
+    Compressor,
+    Floats,
+    pack,
+    relative_errors,
+    tasks_of,
+)
+from benchmarks.quality.compressors.private import cut_by_energy, rounding, svd  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
-from hydraopt.types import Factors  # noqa: E402
 
-__all__ = ["Rival", "iter_rivals", "relative_errors", "rivals"]
+__all__ = ["Rival", "iter_peers", "iter_rivals", "rivals"]
+
+FactorsByModule = Mapping[str, tuple[Floats, Floats]]
 
 BITS = (8, 4, 3, 2)
 FRACTIONS = (0.5, 0.25, 0.1, 0.05, 0.025)
@@ -56,25 +61,14 @@ class Rival:
 Maker = Callable[[Sequence[Adapter]], Iterator[Rival]]
 
 
-def _grouped(adapters: Sequence[Adapter]) -> Iterator[Rival]:
-    for bits in BITS:
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.monotonic()
-            paths = {a.name: Path(folder) / f"{a.name}.safetensors" for a in adapters}
-            for adapter in adapters:
-                plain.write_rounded(adapter, bits, paths[adapter.name])
-            seconds = time.monotonic() - started
-            factors = {name: plain.read_rounded(path, bits) for name, path in paths.items()}
-            total = sum(path.stat().st_size for path in paths.values())
-        yield Rival("group", f"{bits} bit", total, factors, seconds)
+def _packed(name: str, rows: Sequence[Compressor]) -> Maker:
+    def make(adapters: Sequence[Adapter]) -> Iterator[Rival]:
+        for row in rows:
+            with tempfile.TemporaryDirectory() as folder:
+                found = pack(row, tasks_of(adapters), Path(folder))
+            yield Rival(name, row.setting, found.bytes, found.factors, found.write_seconds)
 
-
-def _truncated(adapters: Sequence[Adapter]) -> Iterator[Rival]:
-    with tempfile.TemporaryDirectory() as folder:
-        for fraction, files in plain.svd_parts(adapters, FRACTIONS, Path(folder)):
-            factors = {path.stem: plain.read_svd(path) for path in files}
-            total = sum(path.stat().st_size for path in files)
-            yield Rival("svd", f"{100 * fraction:g} %", total, factors)
+    return make
 
 
 def _rebuilt(adapters: Sequence[Adapter], folder: Path) -> dict[str, FactorsByModule]:
@@ -82,7 +76,7 @@ def _rebuilt(adapters: Sequence[Adapter], folder: Path) -> dict[str, FactorsByMo
     result: dict[str, FactorsByModule] = {}
     for adapter in adapters:
         tensors = load_file(str(folder / f"{adapter.source.parent.name}.safetensors"))
-        mine: FactorsByModule = {}
+        mine: dict[str, tuple[Floats, Floats]] = {}
         for path, module in adapter.modules.items():
             b = tensors.get(adapter.peft_key(path, "B"))
             a = tensors.get(adapter.peft_key(path, "A"))
@@ -117,8 +111,8 @@ def _peer(name: str, requirement: str, script: str, ks: Sequence[int]) -> Maker:
 
 
 MAKERS: dict[str, Maker] = {
-    "group": _grouped,
-    "svd": _truncated,
+    "group": _packed("group", [rounding(bits) for bits in BITS]),
+    "svd": _packed("svd", [svd(cut_by_energy(x), f"{100 * x:g} %") for x in FRACTIONS]),
     "lorashare": _peer("lorashare", LORASHARE, "peer_lorashare.py", LORASHARE_K),
     "vlora": _peer("vlora", VLORA, "peer_vlora.py", VLORA_K),
 }
@@ -138,28 +132,9 @@ def iter_rivals(
         yield rival.name, rival.setting, rival.bytes, rival.factors
 
 
-def _double(pair: tuple[NDArray[np.float32], NDArray[np.float32]]) -> Factors:
-    return Factors(pair[0].astype(np.float64), pair[1].astype(np.float64))
-
-
-def relative_errors(
-    adapters: Sequence[Adapter], rebuilt: Mapping[str, FactorsByModule]
-) -> dict[str, float]:
-    """Relative Frobenius error of each task's dW over all its modules."""
-    errors = {}
-    for adapter in adapters:
-        wrong = total = 0.0
-        for path, module in adapter.modules.items():
-            true, got = _double(module.factors()), _double(rebuilt[adapter.name][path])
-            # The difference as one product, so that a small error is not lost in a subtraction.
-            difference = Factors(
-                np.concatenate([true.B, -got.B], 1), np.concatenate([true.A, got.A])
-            )
-            qb, qa = np.linalg.qr(difference.B, "r"), np.linalg.qr(difference.A.T, "r")
-            wrong += float(np.sum((qb @ qa.T) ** 2))
-            total += true.squared_norm()
-        errors[adapter.name] = float(np.sqrt(wrong / total)) if total else 0.0
-    return errors
+def iter_peers(adapters: Sequence[Adapter]) -> Iterator[Rival]:
+    """The packages alone, at every k, failures included."""
+    return rivals(adapters, ("lorashare", "vlora"))
 
 
 def _save(rival: Rival, folder: Path) -> None:

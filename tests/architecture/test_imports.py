@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
     {"export"},
     {"runtime"},
     {"merging"},
+    {"combining"},
     {"shrinking"},
     {"inspect"},
     {"report"},

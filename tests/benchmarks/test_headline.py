@@ -69,3 +69,11 @@ def test_drops_are_in_percent_of_the_original_score(folder) -> None:
     assert row["guessed_error"] == pytest.approx(0.4)  # 5 % is half way, in logarithms
     assert row["mean_recovery_pct"] == 100.0
     assert row["results"] == ["benchmarks/quality/results/gemma3-5x8.sizes.json"]
+
+
+def test_a_method_without_scores_is_no_row(folder) -> None:
+    path = folder / "gemma3-5x8.sizes.json"
+    result = json.loads(path.read_text())
+    result["methods"]["other"] = {"method": "other", "bytes": 1, "size_pct": 1.0, "errors": {}}
+    path.write_text(json.dumps(result))
+    assert [row["method"] for row in headline(folder)["sets"]["gemma3-5x8"]["rows"]] == ["hydraopt"]

@@ -60,7 +60,7 @@ def read_back(adapter: Adapter, folder: Path) -> Adapter:
 
 
 def test_hydra_makes_what_the_fit_says(five: list[Adapter]) -> None:
-    made = apply(five, "hydra", heads=2, rank=8, weights=[1.0] * 5, dtype="float32")
+    made = apply(five, "hydraopt", heads=2, rank=8, weights=[1.0] * 5, dtype="float32")
     assert [x.name for x in made] == list(KINDS)
     for path in PATHS:
         factors = [Factors(*map(np.float64, x.modules[path].factors())) for x in five]  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_hydra_makes_what_the_fit_says(five: list[Adapter]) -> None:
 
 
 def test_lossless_stores_one_input_and_each_head_once(five: list[Adapter], tmp_path: Path) -> None:
-    made = apply(five, "hydra", heads=2, rank=4)
+    made = apply(five, "hydraopt", heads=2, rank=4)
     tensors = [tensor for adapter in made for tensor in adapter.tensors.values()]
     carried = pack_carried({adapter.name: adapter.tensors for adapter in made})
     stored = sum(x.nbytes for blob in carried.blobs for x in blob.items if x.of is None)
@@ -110,7 +110,7 @@ def test_one_merged_adapter_is_one_content(five: list[Adapter], tmp_path: Path) 
 
 
 def test_merging_by_size_codes_what_was_made(five: list[Adapter], tmp_path: Path) -> None:
-    made = apply(five, "hydra", heads=2, rank=4)
+    made = apply(five, "hydraopt", heads=2, rank=4)
     result = merge(made, tmp_path / "coded.safetensors", error=0.05)
     assert result.fraction < 1
     for name, task in open_bundle(tmp_path / "coded.safetensors").items():
@@ -123,7 +123,7 @@ def test_merging_by_size_codes_what_was_made(five: list[Adapter], tmp_path: Path
 def test_every_method_comes_back_from_a_peft_folder(
     method: str, five: list[Adapter], tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"steps": 20} if method == "hydra-gradient" else {}
+    options: dict[str, Any] = {"steps": 20} if method == "hydraopt-gradient" else {}
     made = apply(five[:2], method, **options)
     assert [x.name for x in made] == ["a", "b"]
     again = read_back(made[1], tmp_path)
@@ -142,7 +142,7 @@ def test_mixed_ranks_scales_and_modules(make_adapter: Callable[..., Path], tmp_p
         ),
     ]
     adapters = read_adapters(folders)
-    made = apply(adapters, "hydra", rank=32, dtype="float32")
+    made = apply(adapters, "hydraopt", rank=32, dtype="float32")
     for old, new in zip(adapters, made, strict=True):
         assert list(new.modules) == list(old.modules)
         assert new.config["use_rslora"] is False
@@ -171,7 +171,7 @@ def test_weights_go_to_the_adapters_that_have_the_module(
 
 
 def test_scales_go_into_alpha_and_not_into_heads(five: list[Adapter]) -> None:
-    made = apply(five, "hydra", heads=1, rank=4)
+    made = apply(five, "hydraopt", heads=1, rank=4)
     for path in PATHS:
         assert len({x.modules[path].b.raw() for x in made}) == 1
     alphas = [adapter.config["alpha_pattern"]["h.0.q"] for adapter in made]
@@ -179,7 +179,7 @@ def test_scales_go_into_alpha_and_not_into_heads(five: list[Adapter]) -> None:
     for adapter, alpha in zip(made, alphas, strict=True):
         assert adapter.modules["h.0.q"].scale == alpha / 4
         assert adapter.config["lora_alpha"] == adapter.config["r"] == 4
-    plain = apply(five, "hydra", heads=2, rank=4, scales=False)
+    plain = apply(five, "hydraopt", heads=2, rank=4, scales=False)
     assert all(adapter.config["alpha_pattern"] == {} for adapter in plain)
 
 
@@ -191,7 +191,7 @@ def test_a_pattern_means_its_module_alone(
         make_adapter(tmp_path / name, modules(i, i, ("q", "sub.q")))
         for i, name in enumerate(("x", "y"))
     ]
-    made = apply(read_adapters(folders), "hydra", heads=1, rank=4, dtype="float32")
+    made = apply(read_adapters(folders), "hydraopt", heads=1, rank=4, dtype="float32")
     for adapter in made:
         again = read_back(adapter, tmp_path / f"back-{adapter.name}")
         for path in ("q", "sub.q"):
@@ -201,12 +201,12 @@ def test_a_pattern_means_its_module_alone(
 
 def test_default_weights_make_relative_errors_count_alike(five: list[Adapter]) -> None:
     norms = [sum(float(np.sum(delta(x, p) ** 2)) for p in PATHS) for x in five]
-    once = apply(five, "hydra", heads=2, rank=2)
-    same = apply(five, "hydra", heads=2, rank=2, weights=[1 / x for x in norms])
-    plain = apply(five, "hydra", heads=2, rank=2, weights=[1.0] * 5)
+    once = apply(five, "hydraopt", heads=2, rank=2)
+    same = apply(five, "hydraopt", heads=2, rank=2, weights=[1 / x for x in norms])
+    plain = apply(five, "hydraopt", heads=2, rank=2, weights=[1.0] * 5)
     named = apply(
         five,
-        "hydra",
+        "hydraopt",
         heads=2,
         rank=2,
         weights={x.name: 1 / y for x, y in zip(five, norms)},  # noqa: B905

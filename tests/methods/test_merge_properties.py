@@ -18,8 +18,8 @@ ROWS = pytest.mark.parametrize("row", METHODS.values(), ids=list(METHODS))
 
 # What a method needs beside its defaults, so that its own idea shows on three small tasks.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "hydra": {"heads": 2, "rank": 3},
-    "hydra-gradient": {"heads": 2, "rank": 3, "steps": 60},
+    "hydraopt": {"heads": 2, "rank": 3},
+    "hydraopt-gradient": {"heads": 2, "rank": 3, "steps": 60},
     "k-merge": {"clusters": 1},
     "lora-lego": {"rank": 4},
 }
@@ -59,7 +59,7 @@ def test_order_does_not_matter_where_claimed(row: Method) -> None:
 def test_a_lone_adapter_comes_back_where_claimed(row: Method) -> None:
     alone = unrelated(4, 1)[0]
     if row.neutral is None:
-        assert row.name in {"iso-c", "hydra-gradient"}
+        assert row.name in {"iso-c", "hydraopt-gradient"}
         if row.name == "iso-c":
             assert apart(made(row.run([alone])), dense(alone)) > 0.05
         return
@@ -92,7 +92,7 @@ def test_shapes_finiteness_and_sharing(row: Method) -> None:
         assert np.isfinite(f.B).all()
         assert np.isfinite(f.A).all()
     distinct = len({id(f) for f in merged.factors})
-    assert distinct <= (2 if row.name.startswith("hydra") else 1)
+    assert distinct <= (2 if row.name.startswith("hydraopt") else 1)
 
 
 @ROWS
@@ -162,7 +162,7 @@ def test_options_of_single_methods_are_checked() -> None:
         METHODS["slerp"].run(three)
     with pytest.raises(UsageError, match="number of clusters"):
         METHODS["k-merge"].run(three, clusters=-1)
-    with pytest.raises(UsageError, match="unknown method; got tie, expected hydra, "):
+    with pytest.raises(UsageError, match="unknown method; got tie, expected hydraopt, "):
         method_named("tie")
 
 

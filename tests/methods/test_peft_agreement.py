@@ -135,7 +135,7 @@ def test_peft_loads_what_hydra_made(
     from peft import PeftModel
 
     _, adapters = both
-    made = apply(adapters, "hydra", heads=heads, rank=3)
+    made = apply(adapters, "hydraopt", heads=heads, rank=3)
     merge(made, tmp_path / "all.safetensors", lossless=True)
     bundle = open_bundle(tmp_path / "all.safetensors")
     for adapter in made:

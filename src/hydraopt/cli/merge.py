@@ -23,6 +23,22 @@ from hydraopt.cli.common import (
 
 __all__ = ["merge"]
 
+DEFAULT_MEASURE = "bias-aware"
+
+
+class Setting(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE."""
+
+    name = "KEY=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        key, equals, text = str(value).partition("=")
+        if not (key and equals and text):
+            self.fail(f"{value!r} is not KEY=VALUE, as in density=0.3", param, ctx)
+        return key, text
+
 
 class Importance(click.ParamType[tuple[str, float]]):
     """TASK=NUMBER; the task's name may hold "=" itself."""
@@ -65,12 +81,13 @@ class Prompts(click.ParamType[tuple[str, str]]):
     "weights",
     type=Importance(),
     multiple=True,
-    help="How much a task's error counts, default 1; repeat for more tasks.",
+    help="How much a task's error counts, default 1; repeat for more tasks. With --method: the "
+    "method's own weights.",
 )
 @click.option("--fair", is_flag=True, help="Bring all tasks to the same error.")
 @click.option(
     "--measure",
-    default="bias-aware",
+    default=DEFAULT_MEASURE,
     show_default=True,
     help="What an error costs: frobenius, bias-aware, absolute or displacement.",
 )
@@ -93,6 +110,16 @@ class Prompts(click.ParamType[tuple[str, str]]):
     multiple=True,
     help="See it on the answers to these prompts, one a line, no labels; needs --base.",
 )
+@click.option(
+    "--method",
+    help="Run a method of the literature instead of hydraopt's own coder; see hydraopt methods.",
+)
+@click.option("--heads", type=int, help="M of --method hydraopt: 1 (one adapter) to T, default T.")
+@click.option("--rank", type=int, help="Rank of what the method makes.")
+@click.option("--solver", help="Of --method hydraopt: exact (default) or gradient.")
+@click.option(
+    "--option", "settings", type=Setting(), multiple=True, help="An option of the method; repeat."
+)
 @click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
@@ -112,6 +139,11 @@ def merge(
     forms: tuple[str, ...],
     base: str | None,
     prompted: tuple[tuple[str, str], ...],
+    method: str | None,
+    heads: int | None,
+    rank: int | None,
+    solver: str | None,
+    settings: tuple[tuple[str, str], ...],
     same_base: bool,
     alpha: float | None,
     force: bool,
@@ -126,11 +158,16 @@ def merge(
     is replaced in one step, once the new one is complete; any other file there is kept unless
     --force is given.
 
+    With --method the bundle holds what that method makes, in fp16, what tasks share once: one
+    adapter for all, or for hydraopt one A' and the heads of each module.
+
     \b
     Example:
       hydraopt merge adapters/* --size 5% -o phone.hydra.safetensors
       hydraopt merge de=run1/best fr=run2/best --error 0.2 --weight de=2 -o two.hydra.safetensors
       hydraopt merge adapters/* --base BASE --prompts dates=dates.txt -o seen.hydra.safetensors
+      hydraopt merge adapters/* --method hydraopt --heads 4 --rank 16 -o heads.hydra.safetensors
+      hydraopt merge adapters/* --method ties --option density=0.3 -o one.hydra.safetensors
     """
     check_target(output, force)
     importance, prompts = dict(weights), dict(prompted)
@@ -142,6 +179,23 @@ def merge(
         raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
     if base is not None and lossless:
         raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
+    given = dict(settings)
+    for name, number in (("heads", heads), ("rank", rank)):
+        if number is not None:
+            given[name] = str(number)
+    if len(given) != len(settings) + (heads is not None) + (rank is not None):
+        raise click.BadParameter("an option is named twice", param_hint="--option")
+    if method is None and (given or solver):
+        raise click.UsageError("--heads, --rank, --solver and --option need --method")
+    if method is not None:
+        limits = size or error is not None or max_error is not None or lossless or forms
+        if limits or fair or measure != DEFAULT_MEASURE or threads or base is not None:
+            raise click.UsageError(
+                "--method has no size, limit, form, measure, base or threads: what it makes is "
+                "stored"
+            )
+        combined(adapters, output, method, solver, given, importance, same_base, alpha, as_json)
+        return
     from hydraopt.adapters import read_adapters
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
@@ -202,6 +256,57 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
     worst = max((row["error"] for row in tasks), default=0.0)
     say(f"errors  {mean:.4f} mean, {worst:.4f} worst (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")
+    say(
+        f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
+        f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
+    )
+
+
+def combined(
+    adapters: tuple[str, ...],
+    output: str,
+    method: str,
+    solver: str | None,
+    settings: dict[str, str],
+    weights: dict[str, float],
+    same_base: bool,
+    alpha: float | None,
+    as_json: bool,
+) -> None:
+    """``merge --method``: run it and say what it made."""
+    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.combining import combine
+    from hydraopt.inspect.bundle import task_rows
+    from hydraopt.methods.registry import method_named, solver_of
+
+    row = method_named(method) if solver is None else solver_of(method, solver)
+    options: dict[str, Any] = {name: row.read(name, text) for name, text in settings.items()}
+    result = combine(
+        adapters,
+        output,
+        method,
+        solver=solver,
+        weights=weights,
+        same_base=same_base,
+        alpha=alpha,
+        **options,
+    )
+    tasks = task_rows(open_bundle(output))
+    if as_json:
+        emit_json({"schema": "hydraopt.merge.method/1", **result.to_dict(), "tasks": tasks})
+        return
+    show_table(
+        f"{len(tasks)} tasks in {result.path}",
+        ["task", "error", "fp16 bytes"],
+        [[task["name"], f"{task['error']:.4f}", f"{task['fp16_bytes']:,}"] for task in tasks],
+    )
+    for note in result.notes:
+        say(f"note: {note}")
+    errors = list(result.errors.values())
+    said = ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
+    say(f"method  {result.method} ({said}), {row.paper}")
+    say(f"errors  {sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst (relative)")
+    say(f"objective {result.objective:.6g} (weighted squared error over that of nothing)")
     say(
         f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
         f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"

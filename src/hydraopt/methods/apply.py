@@ -25,7 +25,7 @@ from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
 from hydraopt.types import Array, Factors
 
-__all__ = ["apply"]
+__all__ = ["apply", "relative_weights"]
 
 _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "float16": np.dtype("<f2"),
@@ -143,13 +143,9 @@ def _weights(
 ) -> list[float] | None:
     """One weight for each adapter, or None for the method's own."""
     if weights is None:
-        if not row.name.startswith("hydra"):
+        if not row.weighs_errors:
             return None
-        norms = [
-            sum(_factors(module).squared_norm() for module in adapter.modules.values())
-            for adapter in adapters
-        ]
-        return [1 / norm if norm > 0 else 1.0 for norm in norms]
+        return relative_weights(adapters)
     if "weights" not in row.defaults:
         raise UsageError(explain(f"{row.name} takes no weights", do="Leave them out"))
     names = [adapter.name for adapter in adapters]
@@ -166,6 +162,16 @@ def _weights(
             )
         )
     return [float(weight) for weight in weights]
+
+
+def relative_weights(adapters: Sequence[Adapter]) -> list[float]:
+    """1 / |dW_t|^2 over the whole of each adapter, so that relative errors count alike; 1 for one
+    that changes nothing."""
+    norms = [
+        sum(_factors(module).squared_norm() for module in adapter.modules.values())
+        for adapter in adapters
+    ]
+    return [1 / norm if norm > 0 else 1.0 for norm in norms]
 
 
 class _Stored:

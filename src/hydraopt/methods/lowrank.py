@@ -216,8 +216,8 @@ def iso_c(
     """Iso-C: the sum of the dW's with all its singular values replaced by their mean, times lam.
 
     Marczak et al., ICML 2025, arXiv 2502.04959. The mean runs over the values that are not zero;
-    over all min(m, n) of them, as for full fine-tuning, the sum of LoRAs would get arbitrary
-    directions. weights: default 1. A lone adapter does not stay what it was.
+    over all min(m, n) of them, as in the authors' code for full fine-tuning, the sum of LoRAs would
+    get arbitrary directions. weights: default 1. A lone adapter does not stay what it was.
     """
     core = small_core(factors)
     w = weights_for(weights, len(factors), 1.0)

@@ -1,0 +1,66 @@
+"""The registry's methods as compressors: one bundle of hydraopt's own, as merge --method writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.compressors.base import Compressor, Modules, Tasks
+from hydraopt import open_bundle
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.model import LowRankModule
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile
+from hydraopt.combining import combine
+
+__all__ = ["adapter_of", "combined", "heads"]
+
+_FILE = "all.hydra.safetensors"
+
+
+def adapter_of(name: str, modules: Modules) -> Adapter:
+    """An adapter in memory with these factors, of scale 1."""
+    low_rank, keys, tensors = {}, {}, {}
+    for path, (b, a) in modules.items():
+        sides = {}
+        for side, x in (("A", a), ("B", b)):
+            key = f"base_model.model.{path}.lora_{side}.weight"
+            sides[side] = RawTensor.from_numpy(key, x.astype(np.float32))
+            keys[path, side], tensors[key] = key, sides[side]
+        r = a.shape[0]
+        low_rank[path] = LowRankModule(
+            path, "linear", b.shape[0], a.shape[1], r, 1.0, sides["A"], sides["B"]
+        )
+    return Adapter(
+        name=name,
+        source=Path("memory"),
+        format="peft",
+        base_model=None,
+        config={"peft_type": "LORA", "target_modules": sorted(modules)},
+        modules=low_rank,
+        extras={},
+        tensors=TensorFile(Path("memory"), tensors, {"format": "pt"}),
+        peft_keys=keys,
+    )
+
+
+def combined(method: str, setting: str = "", name: str | None = None, **options: Any) -> Compressor:
+    """A method with these options; name: what tables call it, default the method."""
+
+    def write(tasks: Tasks, folder: Path) -> None:
+        adapters = [adapter_of(task, modules) for task, modules in tasks.items()]
+        combine(adapters, folder / _FILE, method, **options)
+
+    def read(folder: Path, task: str) -> Modules:
+        factors = open_bundle(folder / _FILE)[task].factors()
+        return {p: (f.B.astype(np.float32), f.A.astype(np.float32)) for p, f in factors.items()}
+
+    return Compressor(name or method, setting, write, read)
+
+
+def heads(count: int, rank: int, **options: Any) -> Compressor:
+    """HydraOpt with ``count`` heads of ``rank``, by exact steps."""
+    given: Mapping[str, Any] = {"heads": count, "rank": rank, **options}
+    return combined("hydraopt", f"M={count} r={rank}", "HydraOpt", **given)

@@ -1,0 +1,58 @@
+"""Which compressors are run on a set, at which sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.quality.compressors.base import Compressor
+from benchmarks.quality.compressors.combined import combined, heads
+from benchmarks.quality.compressors.files import fp16_files, zip_files, zstd_files
+from benchmarks.quality.compressors.joint import jd_diagonal, jd_full
+from benchmarks.quality.compressors.loraquant import loraquant
+from benchmarks.quality.compressors.private import cut_by_energy, cut_by_rank, rounding, svd
+
+__all__ = ["head_counts", "head_map", "rivals"]
+
+FRACTIONS = (0.5, 0.25, 0.1, 0.05, 0.025)
+RATIOS = (0.9, 0.8, 0.5)
+WIDTHS = (8, 16, 32, 64)
+
+
+def head_counts(tasks: int) -> list[int]:
+    """1, T/8, T/4 and T."""
+    return sorted({1, max(tasks // 8, 1), max(tasks // 4, 1), tasks})
+
+
+def head_map(tasks: int, rank: int) -> list[Compressor]:
+    """HydraOpt over heads and ranks, from a quarter to four times the adapters' own."""
+    counts = sorted({*head_counts(tasks), max(tasks // 2, 1)})
+    ranks = sorted({max(rank // 4, 1), max(rank // 2, 1), rank, 2 * rank, 4 * rank})
+    return [heads(count, r) for count in counts for r in ranks]
+
+
+def rivals(tasks: int, rank: int) -> list[Compressor]:
+    """All rows of the plan "rivals" for so many adapters of about this rank."""
+    halves = sorted({max(rank // 2, 1), max(rank // 4, 1), max(rank // 8, 1)}, reverse=True)
+    one: Sequence[str] = (
+        "average", "task-arithmetic", "ties", "dare-linear", "dare-ties", "magnitude", "della",
+        "breadcrumbs", "knots-ties", "core-ties", "tsv-m", "iso-c", "lora-lego", "peft-linear",
+        "peft-ties", "peft-magnitude", "peft-svd",
+    )  # fmt: skip
+    # These keep every part of a sum unless they are told to cut it.
+    uncut = {"average", "task-arithmetic", "knots-ties", "core-ties", "tsv-m", "iso-c"}
+    return [
+        fp16_files(),
+        zip_files(),
+        zstd_files(),
+        *(rounding(bits) for bits in (8, 4, 3, 2, None)),
+        *(svd(cut_by_rank(k), f"rank {k}") for k in halves),
+        *(svd(cut_by_energy(x), f"{100 * x:g} %") for x in FRACTIONS),
+        *(svd(cut_by_energy(x), f"{100 * x:g} %", 4) for x in FRACTIONS[:4]),
+        *(loraquant(ratio) for ratio in RATIOS),
+        *(jd_full(c) for c in WIDTHS),
+        *(jd_full(c, 4) for c in WIDTHS[1:3] if tasks >= 8),
+        *(jd_diagonal(c) for c in WIDTHS[1:]),
+        *(heads(count, r) for count in head_counts(tasks) for r in (rank, 2 * rank)),
+        *(combined(name, **({"rank": rank} if name in uncut else {})) for name in one),
+        *(combined("k-merge", f"K={k}", clusters=k) for k in head_counts(tasks)[1:-1]),
+    ]

@@ -1,0 +1,199 @@
+"""LEADERBOARD.md and a picture for each set, from the result files alone.
+
+    python benchmarks/quality/leaderboard.py [--results FOLDER] [--out FOLDER]
+
+Writes FOLDER/LEADERBOARD.md (default benchmarks/) and FOLDER/pictures/SET.png: score against bytes,
+all methods; relative error against bytes for a set that has no scores yet. A method is drawn as a
+line over its sizes and named at its end. Without result files the page says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.quality.headline import headline, result_files  # noqa: E402
+from benchmarks.quality.sets import RESULTS  # noqa: E402
+from benchmarks.report import table  # noqa: E402
+
+__all__ = ["leaderboard", "main", "rows_by_set"]
+
+Row = Mapping[str, Any]
+
+_SURE = 0.5
+"""A drop of the mean, in percent of the originals' scores, that counts as none."""
+_LARGEST = 110.0
+_HEAD = ["method", "setting", "bytes", "of fp16", "error", "mean drop", "95 %", "worst task"]
+_COST = ["merge s", "peak MiB"]
+
+
+def rows_by_set(folder: Path = RESULTS) -> dict[str, list[Row]]:
+    """Every method and size of every set: rows of the headline where there are scores, and bytes
+    and errors of those that have none; smallest first."""
+    found: dict[str, list[Row]] = {}
+    scored = {
+        name: {(r["method"], r["setting"], r["bytes"]): r for r in entry["rows"]}
+        for name, entry in headline(folder)["sets"].items()
+    }
+    for _, result in result_files(folder):
+        if result["plan"] == "map":
+            continue
+        rows = found.setdefault(result["set"], [])
+        for method in result["methods"].values():
+            key = method["method"], method["setting"], method["bytes"]
+            errors = list(method["errors"].values())
+            plain = {
+                "method": key[0],
+                "setting": key[1],
+                "bytes": key[2],
+                "size_pct": method["size_pct"],
+                "relative_error": sum(errors) / max(len(errors), 1),
+                "merge_seconds": method.get("merge_seconds"),
+                "peak_mib": method.get("peak_mib"),
+            }
+            rows.append(plain | scored.get(result["set"], {}).get(key, {}))
+    for rows in found.values():
+        rows.sort(key=lambda row: (row["bytes"], row["method"]))
+    return found
+
+
+def _failures(folder: Path) -> Iterator[tuple[str, str, str, str]]:
+    for _, result in result_files(folder):
+        for note in result.get("failures", {}).values():
+            yield result["set"], note["method"], note["setting"], note["failed"]
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [
+        row["method"],
+        row["setting"] or "-",
+        f"{row['bytes']:,}",
+        f"{row['size_pct']:.2f} %",
+        f"{row['relative_error']:.3f}",
+    ]
+    if "mean_drop_pct" in row:
+        low, high = row["mean_drop_interval"]
+        cells += [f"{row['mean_drop_pct']:+.2f}", f"[{low:+.2f}, {high:+.2f}]"]
+        cells += [f"{row['worst_drop_pct']:+.1f} ({row['worst_task']})"]
+    else:
+        cells += ["-", "-", "-"]
+    return [*cells, *("-" if row[key] is None else f"{row[key]:,.1f}" for key in
+            ("merge_seconds", "peak_mib"))]  # fmt: skip
+
+
+def leaderboard(folder: Path = RESULTS) -> str:
+    """The page's text; says so where there is nothing to show."""
+    lines = [
+        "# Leaderboard",
+        "",
+        "Made by `benchmarks/quality/leaderboard.py` from `benchmarks/quality/results`; do not",
+        "edit. Drops are in percent of the original adapter's score on the task's own metric,",
+        "negative is a gain; bytes are those of the files, everything counted; the error is",
+        "|dW - dW~| / |dW|. A `-` has not been measured. What each method is: docs/methods.md.",
+        "",
+    ]
+    sets = rows_by_set(folder)
+    if not any(sets.values()):
+        return "\n".join([*lines, "No result files yet: run `benchmarks/quality/methods.py`.", ""])
+    for name, rows in sets.items():
+        lines += [f"## {name}", "", f"![{name}](pictures/{name}.png)", ""]
+        have = [row for row in rows if "mean_drop_pct" in row]
+        fair = [row for row in have if row["mean_drop_pct"] <= _SURE]
+        if fair:
+            best = min(fair, key=lambda row: row["bytes"])
+            lines += [
+                f"Smallest with a mean drop of at most {_SURE} %: {best['method']} "
+                f"{best['setting']}, {best['bytes']:,} bytes.",
+                "",
+            ]
+        if not have:
+            lines += ["Not scored yet: bytes and errors alone.", ""]
+        lines += [table([*_HEAD, *_COST], [_cells(row) for row in rows]), ""]
+    failed = sorted(set(_failures(folder)))
+    if failed:
+        lines += ["## Failed", "", table(["set", "method", "setting", "what it said"], failed), ""]
+    return "\n".join(lines)
+
+
+def _series(rows: Sequence[Row], key: str) -> dict[str, list[tuple[float, float]]]:
+    """By method, (size, value) in order of size; what is larger than the originals is left out."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if key in row and row["size_pct"] <= _LARGEST:
+            found.setdefault(row["method"], []).append((row["size_pct"], row[key]))
+    return {name: sorted(points) for name, points in sorted(found.items())}
+
+
+def draw(name: str, rows: Sequence[Row], path: Path) -> None:
+    """All methods in one picture, hydraopt's own in front."""
+    import matplotlib.pyplot as plt
+
+    scored = any("mean_drop_pct" in row for row in rows)
+    key = "mean_drop_pct" if scored else "relative_error"
+    series = _series(rows, key)
+    figure, axis = plt.subplots(figsize=(11, 7))
+    colours = plt.get_cmap("tab20").colors
+    markers = "osv^D<>pPXhd"
+    for i, (method, points) in enumerate(series.items()):
+        ours = method == "hydraopt"
+        x, y = zip(*points, strict=True)
+        axis.plot(
+            x,
+            y,
+            marker=markers[i % len(markers)],
+            color="black" if ours else colours[i % len(colours)],
+            linewidth=2.5 if ours else 1.2,
+            markersize=7 if ours else 5,
+            zorder=3 if ours else 2,
+            label=method,
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("bytes, % of the adapters in fp16")
+    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_xticks([], minor=True)
+    if scored:
+        axis.set_yscale("symlog", linthresh=1)
+        marks = [-1, 0, 1, 2, 5, 10, 20, 50, 100]
+        axis.set_yticks(marks, [str(y) for y in marks])
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.set_ylabel("mean drop, % of the original's score (lower is better)")
+    else:
+        axis.set_ylabel("mean relative error (lower is better)")
+        axis.set_ylim(
+            0, min(2.0, 1.05 * max((y for p in series.values() for _, y in p), default=1))
+        )
+    axis.grid(alpha=0.25)
+    axis.set_title(name)
+    # Beside the picture: two dozen names over the lines would hide them.
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = leaderboard(args.results)
+    (args.out / "LEADERBOARD.md").write_text(text, encoding="utf-8")
+    for name, rows in rows_by_set(args.results).items():
+        draw(name, rows, args.out / "pictures" / f"{name}.png")
+    print(json.dumps({name: len(rows) for name, rows in rows_by_set(args.results).items()}))
+
+
+if __name__ == "__main__":
+    main()
