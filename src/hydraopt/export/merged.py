@@ -37,7 +37,9 @@ _FLOATS: Final = ("F16", "BF16", "F32", "F64")
 _ROWS: Final = 4096
 # Models whose layers are transformers' Conv1D, which keeps its weight as (n, m).
 _CONV1D: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+_EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in"})
 _HEADS: Final = frozenset({"lm_head", "embed_out"})
+_SHARED: Final = _EMBEDDINGS | _HEADS
 
 Change = Callable[[RawTensor], bytes]
 
@@ -94,6 +96,8 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
         key = f"{name_in(pair.path)}.weight"
         if key in changes:
             raise refused(task, _ENGINE, "two pairs on one layer", pair.path)
+        if model.tied and pair.path.rpartition(".")[2] in _SHARED:
+            raise refused(task, _ENGINE, "a change of one of two tied embeddings", pair.path)
         magnitude = extras.pop(f"{PREFIX}{pair.path}.lora_magnitude_vector", None)
         tensor = _base_tensor(task, model, key, pair.path)
         changes[key] = _product(task, model, pair, tensor, magnitude)
@@ -103,11 +107,13 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
             raise refused(task, _ENGINE, f"a {kinds[key]} tensor", plain)
         added = kinds[key] == "lora_bias"
         plain = plain.replace(".lora_B.bias", ".bias") if added else plain
+        if model.tied and _SHARED.intersection(plain.split(".")):
+            raise refused(task, _ENGINE, "a change of one of two tied embeddings", plain)
+        if plain in changes:
+            raise refused(task, _ENGINE, "a pair and a saved tensor for one weight", plain)
         tensor = _base_tensor(task, model, plain, plain)
         if tensor.shape != value.shape:
             raise _misfit(task, plain, tensor.shape, value.shape)
-        if plain in changes or (model.tied and "embed" in plain):
-            raise refused(task, _ENGINE, "a saved module that shares its weight", plain)
         changes[plain] = _replacement(task, value, added)
     return changes
 
@@ -125,22 +131,18 @@ def _product(
     if module.layout == "experts" or (module.kind == "conv" and module.groups > 1):
         raise refused(task, _ENGINE, "stacked experts or grouped convolutions", pair.path)
     embedding = module.kind == "embedding"
-    if model.tied and (embedding or last in _HEADS):
-        raise refused(task, _ENGINE, "a change of one of two tied embeddings", pair.path)
-    if magnitude is not None and module.kind != "linear":
-        raise refused(task, _ENGINE, "DoRA on what is not a linear layer", pair.path)
     flipped = model.config.get("model_type") in _CONV1D and last not in _HEADS
     # The rows of the stored weight are outputs, but for embeddings and Conv1D.
     turned = embedding or (flipped and module.kind == "linear")
+    if magnitude is not None and (turned or module.kind != "linear"):
+        raise refused(task, _ENGINE, "DoRA on what is not a linear layer", pair.path)
     a, b = pair.tensors(pair.rank, 1.0)
     b, a = b.reshape(b.shape[0], -1), a.reshape(a.shape[0], -1)
     shape = (b.shape[0], a.shape[1])
-    stored = (tensor.shape[0], int(np.prod(tensor.shape[1:])))
+    stored = (*tensor.shape[:1], int(np.prod(tensor.shape[1:])))
     if stored != (shape[::-1] if turned else shape):
         raise _misfit(task, pair.path, tensor.shape, shape[::-1] if turned else shape)
     left, right = (a.T, b.T) if turned else (b, a)
-    if magnitude is not None and turned:
-        raise refused(task, _ENGINE, "DoRA on Conv1D layers", pair.path)
     norms = None if magnitude is None else magnitude.numpy().astype(np.float64).reshape(-1)
 
     def change(old: RawTensor) -> bytes:

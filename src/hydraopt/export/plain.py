@@ -67,7 +67,7 @@ def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None
             f"{engine} cannot hold {what}",
             adapter=task.name,
             module=module,
-            do="Export it with --format peft, or fold it into the base with --format merged",
+            do="Export it with --format peft, which holds more",
         )
     )
 
