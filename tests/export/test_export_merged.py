@@ -85,9 +85,7 @@ def test_equal_to_merge_and_unload(case: str, tmp_path: Path) -> None:
     changed = 0
     old = weights(tmp_path / "base")
     for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, atol=2e-6, rtol=1e-5, msg=lambda m: f"{name}: {m}"
-        )  # noqa: B023
+        torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-5)
         changed += not torch.equal(old[name], value)
     assert changed >= 1
 

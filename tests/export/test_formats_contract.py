@@ -1,4 +1,4 @@
-"""What every export format has to keep; a new one is a row of FORMATS and a reader in targets.py."""
+"""What every export format has to keep; a new one is a row of FORMATS and a reader in targets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def options(form: str, base: Path) -> dict[str, Any]:
 
 def content(target: Path) -> dict[str, bytes]:
     files = sorted(target.iterdir()) if target.is_dir() else [target]
-    return {x.name.replace(target.name, ""): x.read_bytes() for x in files}
+    return {x.name if target.is_dir() else "": x.read_bytes() for x in files}
 
 
 def test_all_have_a_reader_and_the_command_knows_them() -> None:

@@ -99,14 +99,18 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
         if model.tied and pair.path.rpartition(".")[2] in _SHARED:
             raise refused(task, _ENGINE, "a change of one of two tied embeddings", pair.path)
         magnitude = extras.pop(f"{PREFIX}{pair.path}.lora_magnitude_vector", None)
+        # PEFT saves the embedding below a pair whole; it then stands for the base's.
+        own = extras.pop(f"{PREFIX}{pair.path}.base_layer.weight", None)
         tensor = _base_tensor(task, model, key, pair.path)
-        changes[key] = _product(task, model, pair, tensor, magnitude)
+        if own is not None and own.shape != tensor.shape:
+            raise _misfit(task, pair.path, tensor.shape, own.shape)
+        changes[key] = _product(task, model, pair, tensor, magnitude, own)
     for key, value in extras.items():
         plain = name_in(key.removeprefix(PREFIX))
         if kinds[key] in ("dora_magnitude", "token_rows"):
             raise refused(task, _ENGINE, f"a {kinds[key]} tensor", plain)
         added = kinds[key] == "lora_bias"
-        plain = plain.replace(".lora_B.bias", ".bias") if added else plain
+        plain = plain.replace(".lora_B." if added else ".base_layer.", ".")
         if model.tied and _SHARED.intersection(plain.split(".")):
             raise refused(task, _ENGINE, "a change of one of two tied embeddings", plain)
         if plain in changes:
@@ -124,9 +128,17 @@ def _renamed(extras: Iterable[str], task: TaskAdapter) -> list[tuple[str, str]]:
 
 
 def _product(
-    task: TaskAdapter, model: Checkpoint, pair: Pair, tensor: RawTensor, magnitude: RawTensor | None
+    task: TaskAdapter,
+    model: Checkpoint,
+    pair: Pair,
+    tensor: RawTensor,
+    magnitude: RawTensor | None,
+    own: RawTensor | None,
 ) -> Change:
-    """W + B A, for the kinds of layers whose weight is that of one pair."""
+    """W + B A, for the kinds of layers whose weight is that of one pair.
+
+    magnitude: of DoRA, if any.  own: the task's W, if it is not the base's.
+    """
     module, last = pair.module, pair.path.rpartition(".")[2]
     if module.layout == "experts" or (module.kind == "conv" and module.groups > 1):
         raise refused(task, _ENGINE, "stacked experts or grouped convolutions", pair.path)
@@ -146,7 +158,7 @@ def _product(
     norms = None if magnitude is None else magnitude.numpy().astype(np.float64).reshape(-1)
 
     def change(old: RawTensor) -> bytes:
-        weight = old.numpy().reshape(stored)
+        weight = (own or old).numpy().reshape(stored)
         done = []
         for start in range(0, stored[0], _ROWS):
             rows = slice(start, start + _ROWS)
