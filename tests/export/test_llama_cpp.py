@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from hydraopt.bundle import Bundle
 from hydraopt.evaluate.model import attached, place
 from hydraopt.export import export_gguf
 from tests.export.targets import bundled
@@ -34,7 +36,7 @@ PROMPTS = {
     "number_words-de": "Write the number in words.\n4711\n=>",
     "date_format-en": "Write the date in words.\n2011-09-01\n=>",
 }
-NEW = 12
+NEW = 8
 
 
 def dequantised(source: Path, target: Path) -> Path:
@@ -66,7 +68,9 @@ class Engine:
 
     def __init__(self, engine: Any, model: Path) -> None:
         self._engine = engine
-        self._llama = engine.Llama(str(model), n_ctx=128, n_threads=2, verbose=False)
+        self._llama = engine.Llama(
+            str(model), n_ctx=128, n_threads=1, n_threads_batch=1, verbose=False
+        )
         self._adapters: dict[Path, Any] = {}
 
     def use(self, file: Path | None) -> None:
@@ -106,10 +110,26 @@ class Engine:
         self._llama.close()
 
 
+@dataclass(frozen=True)
+class Case:
+    """A base in both engines, two tasks, and what transformers answers with each and with none.
+
+    answers: by (task whose adapter is on, or None; task whose prompt it is): tokens and the
+        logits of the first.
+    """
+
+    name: str
+    engine: Engine
+    base: Path
+    bundle: Bundle
+    prompts: dict[str, list[int]]
+    answers: dict[tuple[str | None, str], tuple[list[int], Any]]
+
+
 @pytest.fixture(scope="module", params=sorted(SETS))
-def both(
+def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Engine, Any, Any, Path]]:
+) -> Iterator[Case]:
     llama_cpp = pytest.importorskip(
         "llama_cpp", reason="llama-cpp-python is not installed; .ci/llama builds it"
     )
@@ -121,53 +141,54 @@ def both(
         model, tokenizer = load_base(name)
     except BaseError as error:
         pytest.skip(f"the base model's packages are not installed: {error}")
+    where, tasks = SETS[name]
     folder = tmp_path_factory.mktemp("llama")
+    bundle = bundled(folder, *(ROOT / where / task for task in tasks), step=64)
+    prompts = {task: tokenizer(PROMPTS[task])["input_ids"] for task in tasks}
+    answers = {(None, task): answer(model, prompts[task], {}) for task in tasks}
+    for task in tasks:
+        answers[task, task] = answer(model, prompts[task], bundle[task].factors())
+    del model
     packed = folder / "packed.gguf"
     packed.write_bytes(b"".join(part.read_bytes() for part in parts))
     base = dequantised(packed, folder / "base.gguf")
     packed.unlink()
     engine = Engine(llama_cpp, base)
-    yield name, engine, model, tokenizer, base
+    yield Case(name, engine, base, bundle, prompts, answers)
     engine.close()
     base.unlink()
 
 
-def expected(model: Any, prompt: list[int], factors: Any) -> tuple[list[int], Any]:
+def answer(model: Any, prompt: list[int], factors: Any) -> tuple[list[int], Any]:
+    """Greedy tokens of transformers, and the logits of the first."""
     pairs = {path: (x.B, x.A) for path, x in factors.items()}
+    tokens: list[int] = []
     with torch.inference_mode(), attached(model, place(model, pairs)):
-        ids = torch.tensor([prompt])
-        first = model(ids).logits[0, -1].float().numpy()
+        found = model(torch.tensor([prompt]), use_cache=True)
+        first = found.logits[0, -1].float().numpy()
         for _ in range(NEW):
-            best = model(ids).logits[0, -1].argmax().reshape(1, 1)
-            ids = torch.cat([ids, best], 1)
-    return ids[0, len(prompt) :].tolist(), first
+            tokens.append(int(found.logits[0, -1].argmax()))
+            ids = torch.tensor([tokens[-1:]])
+            found = model(ids, past_key_values=found.past_key_values, use_cache=True)
+    return tokens, first
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
-def test_same_greedy_tokens_and_tasks_switch(both: Any, dtype: str, tmp_path: Path) -> None:
-    name, engine, model, tokenizer, base = both
-    folder, tasks = SETS[name]
-    bundle = bundled(tmp_path, *(ROOT / folder / task for task in tasks), step=64)
-    files, wanted = {}, {}
-    for task in tasks:
+def test_same_greedy_tokens_and_tasks_switch(case: Case, dtype: str, tmp_path: Path) -> None:
+    files = {}
+    for task in case.prompts:
         files[task] = tmp_path / f"{task}.gguf"
-        export_gguf(bundle[task], files[task], base=base, dtype=dtype)
-        prompt = tokenizer(PROMPTS[task])["input_ids"]
-        wanted[task] = prompt, expected(model, prompt, bundle[task].factors())
-    plain = {task: expected(model, prompt, {}) for task, (prompt, _) in wanted.items()}
+        export_gguf(case.bundle[task], files[task], base=case.base, dtype=dtype)
+    one, two = case.prompts
     # There and back, with the base between: what one task leaves behind would show in the next.
-    for task in (*tasks, None, *reversed(tasks)):
-        engine.use(files[task] if task else None)
-        for other in [task] if task else tasks:
-            prompt, (tokens, first) = wanted[other]
-            if task is None:
-                engine.use(None)
-                tokens, first = plain[other]
-            found, logits = engine.greedy(prompt)
-            spread = float(np.std(first))
-            error = float(np.abs(logits - first).max()) / spread
-            print(f"{name} {dtype} {task}: largest difference of a logit {error:.2e} deviations")
-            assert error < (0.2 if dtype == "q8_0" else 0.02)
-            assert found == tokens, tokenizer.decode(found)
-    for task in tasks:
-        assert wanted[task][1][0] != plain[task][0], "the adapter changes nothing here"
+    for active, asked in ((one, one), (two, two), (None, one), (None, two), (one, one)):
+        tokens, first = case.answers[active, asked]
+        case.engine.use(files[active] if active else None)
+        found, logits = case.engine.greedy(case.prompts[asked])
+        error = float(np.abs(logits - first).max() / np.std(first))
+        print(f"{case.name} {dtype} {active}: logits within {error:.1e} deviations")
+        assert error < (0.2 if dtype == "q8_0" and active else 0.02)
+        assert found == tokens
+    for task in case.prompts:
+        changed = case.answers[task, task][0] != case.answers[None, task][0]
+        assert changed, "the adapter changes nothing here"

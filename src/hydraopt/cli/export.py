@@ -68,8 +68,7 @@ def export(
       hydraopt export phone.hydra.safetensors numbers-de -o numbers-de
       hydraopt export phone.hydra.safetensors --all -o adapters --dtype float16 --uniform-rank
       hydraopt export phone.hydra.safetensors --all -o adapters --format vllm
-      hydraopt export phone.hydra.safetensors --task numbers-de -o numbers-de.gguf --format gguf
-        --dtype f16 --base model.gguf
+      hydraopt export phone.hydra.safetensors --task dates-de -o de.gguf --format gguf --base b.gguf
       hydraopt export phone.hydra.safetensors numbers-de -o merged --format merged --base BASE
     """
     wanted = tasks + more
