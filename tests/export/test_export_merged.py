@@ -205,6 +205,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
         (lambda x: index(x, {"a": "../model.safetensors"}), "shard"),
         (lambda x: index(x, {"a": "gone.safetensors"}), "cannot be read"),
         (lambda x: index(x, "a"), "weight_map"),
+        (lambda x: index(x, {"a": ["b"]}), "weight_map"),
         (lambda x: (x / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
          "what model"),
     ],

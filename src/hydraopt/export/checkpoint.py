@@ -73,14 +73,15 @@ def _shards(folder: Path) -> list[str]:
     names = set(_weight_map(folder).values())
     for name in names:
         # A name may come from anywhere; it must not lead out of the folder.
-        if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
+        if Path(name).name != name or name in (".", ".."):
             raise _unfit(folder, f"shard {name!r}", "names of files in the folder")
     return sorted(names)
 
 
-def _weight_map(folder: Path) -> dict[str, Any]:
+def _weight_map(folder: Path) -> dict[str, str]:
     found = _json(folder / _INDEX, folder).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    names = found.values() if isinstance(found, dict) else ()
+    if not names or not all(isinstance(name, str) for name in names):
         raise _unfit(folder, f"{_INDEX} without a weight_map", "tensor names to file names")
     return found
 

@@ -13,8 +13,8 @@ from hydraopt.errors import ExportError, UsageError, explain
 
 __all__ = ["GgufBase", "load_gguf", "read_gguf_base"]
 
-# transformers' model_type to llama.cpp's architecture. Each is tested with the engine or, Qwen2,
-# by names and shapes of a real base; others may need what is not known here.
+# transformers' model_type to llama.cpp's architecture. Others may need what is not known here, as
+# Llama needs its rows in another order.
 _ARCHITECTURES: Final[Mapping[str, str]] = {
     "llama": "llama",
     "gemma3_text": "gemma3",

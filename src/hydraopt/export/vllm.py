@@ -70,7 +70,7 @@ def vllm_adapter(
     for pair in pairs:
         for key, values in zip(pair.keys, pair.tensors(rank, 1.0), strict=True):
             tensors[key] = rounded(key, values, kind, task.name)
-    config = {
+    config: dict[str, Any] = {
         "base_model_name_or_path": task.base_model,
         "bias": "none",
         "fan_in_fan_out": bool(task.config.get("fan_in_fan_out", False)),
