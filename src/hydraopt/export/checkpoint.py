@@ -83,7 +83,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     names = found.values() if isinstance(found, dict) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise _unfit(folder, f"{_INDEX} without a weight_map", "tensor names to file names")
-    return found
+    return dict(found)
 
 
 def _check_index(folder: Path, files: Mapping[str, TensorFile]) -> None:
