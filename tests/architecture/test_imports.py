@@ -46,6 +46,8 @@ HEAVY = {
     "transformers": {"evaluate"},
     "peft": set(),
     "matplotlib": {"report"},
+    "gguf": {"export"},
+    "vllm": {"export.vllm_plugin"},
     "click": {"cli"},
     "rich": {"cli"},
 }

@@ -9,6 +9,7 @@ import pytest
 
 from hydraopt.adapters import read_adapter
 from tests.cli.conftest import TASKS, Run
+from tests.export.targets import small_task
 
 
 def test_inspect_adapters(run: Run, adapters: Path) -> None:
@@ -141,3 +142,29 @@ def test_export_refuses(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert not out.exists()
     assert run("export", bundle, "de", "-o", taken, "--overwrite").exit_code == 0
     assert (taken / "notes.txt").read_text() == "mine"
+
+
+def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
+    task = small_task(tmp_path)
+    bundle, out, base = task.bundle.path, tmp_path / "out", tmp_path / "base"
+    base.mkdir()
+    config = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2}
+    (base / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 2}))
+    common = ("--format", "gguf", "--base", base, "--json")
+    written = json.loads(run("export", bundle, "--all", "-o", out, *common).stdout)["written"]
+    assert written == [{"task": "numbers", "file": str(out / "numbers.gguf")}]
+    assert (
+        run("export", bundle, "--task", "numbers", "-o", out / "one.gguf", *common).exit_code == 0
+    )
+    assert (out / "one.gguf").read_bytes() == (out / "numbers.gguf").read_bytes()
+    for arguments, message in (
+        (("numbers", "-o", out / "one.gguf", *common), "there already"),
+        (("numbers", "-o", out / "x", "--format", "gguf"), "needs the base model"),
+        (("numbers", "-o", out / "x", *common, "--dtype", "bfloat16"), "f16, f32, q8_0"),
+        (("numbers", "-o", out / "x", "--format", "vllm", "--uniform-rank"), "no option"),
+        (("numbers", "-o", out / "x", "--format", "onnx"), "onnx"),
+    ):
+        result = run("export", bundle, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+    assert not (out / "x").exists()

@@ -8,58 +8,95 @@ import click
 
 from hydraopt.cli.common import emit_json, json_option, say
 
-__all__ = ["export"]
+__all__ = ["FORMATS", "export"]
+
+# Written out, because the help must not load what writes them; a test holds it to the exporters.
+FORMATS = ("peft", "vllm", "gguf", "merged")
 
 
 @click.command()
 @click.argument("bundle")
 @click.argument("tasks", nargs=-1)
+@click.option("-t", "--task", "more", multiple=True, metavar="TASK", help="The same as TASKS.")
 @click.option("--all", "everything", is_flag=True, help="Every task of the bundle.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Where to write.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="peft",
+    show_default=True,
+    help="peft: adapter folders. vllm: the same as vLLM and LoRAX want them. gguf: LoRA files for "
+    "llama.cpp. merged: the base with the task folded in.",
+)
+@click.option(
+    "--base",
+    metavar="BASE",
+    help="The base model: for merged its transformers folder, for gguf that or its .gguf file.",
+)
 @click.option(
     "--dtype",
     default="same",
     show_default=True,
-    help="Of the factors: float32, float16, bfloat16, or same as the original.",
+    help="Of the factors: float32, float16, bfloat16, or same as the original. For gguf: f32, f16 "
+    "(also same), q8_0. A merged model keeps the base's.",
 )
-@click.option("--uniform-rank", is_flag=True, help="One rank for all modules, as vLLM wants it.")
-@click.option("--overwrite", is_flag=True, help="Replace adapters that are there already.")
+@click.option("--uniform-rank", is_flag=True, help="One rank for all modules of a PEFT folder.")
+@click.option("--overwrite", is_flag=True, help="Write into folders, and over files, that exist.")
 @json_option
 def export(
     bundle: str,
     tasks: tuple[str, ...],
+    more: tuple[str, ...],
     everything: bool,
     output: str,
+    form: str,
+    base: str | None,
     dtype: str,
     uniform_rank: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write TASKS of BUNDLE as PEFT adapter folders.
+    """Write TASKS of BUNDLE for another tool: as adapters, or folded into the base.
 
-    One task: DIR is its folder. Several, or --all: DIR/TASK. Ranks may differ between modules
-    (rank_pattern); the scale is inside B, and lora_alpha equals r.
+    One task: DIR is its folder (gguf: its file). Several, or --all: DIR/TASK (DIR/TASK.gguf). In
+    PEFT folders ranks may differ between modules (rank_pattern); the scale is inside B, and
+    lora_alpha equals r. What a format cannot hold is refused by name. See docs/exports.md.
 
     \b
     Example:
       hydraopt export phone.hydra.safetensors numbers-de -o numbers-de
       hydraopt export phone.hydra.safetensors --all -o adapters --dtype float16 --uniform-rank
+      hydraopt export phone.hydra.safetensors --all -o adapters --format vllm
+      hydraopt export phone.hydra.safetensors --task dates-de -o de.gguf --format gguf --base b.gguf
+      hydraopt export phone.hydra.safetensors numbers-de -o merged --format merged --base BASE
     """
-    if everything == bool(tasks):
+    wanted = tasks + more
+    if everything == bool(wanted):
         raise click.UsageError("name the tasks to export, or pass --all")
     from hydraopt.bundle.reader import open_bundle
-    from hydraopt.export import export_peft
+    from hydraopt.export.formats import FORMATS as ROWS
+    from hydraopt.export.formats import export_task
 
     opened = open_bundle(bundle)
-    names = list(opened) if everything else list(dict.fromkeys(tasks))
+    names = list(opened) if everything else list(dict.fromkeys(wanted))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything
-    written = []
+    row, written = ROWS[form], []
+    kind = "file" if row.suffix else "folder"
     for name, task in zip(names, chosen, strict=True):
-        folder = Path(output) if single else Path(output) / name
-        export_peft(task, folder, dtype=dtype, uniform_rank=uniform_rank, overwrite=overwrite)
-        written.append({"task": name, "folder": str(folder)})
+        target = Path(output) if single else Path(output) / f"{name}{row.suffix}"
+        export_task(
+            task,
+            target,
+            format=form,
+            dtype=dtype,
+            base=base,
+            uniform_rank=uniform_rank,
+            overwrite=overwrite,
+        )
+        written.append({"task": name, kind: str(target)})
         if not as_json:
-            say(f"{name} -> {folder}")
+            say(f"{name} -> {target}")
     if as_json:
         emit_json({"schema": "hydraopt.export/1", "bundle": bundle, "written": written})

@@ -1,5 +1,18 @@
 """A bundle's tasks in the formats of other tools."""
 
+from hydraopt.export.formats import FORMATS, export_task
+from hydraopt.export.gguf import export_gguf
+from hydraopt.export.merged import export_merged
 from hydraopt.export.peft import export_peft, peft_adapter, torch_state_dict
+from hydraopt.export.vllm import export_vllm
 
-__all__ = ["export_peft", "peft_adapter", "torch_state_dict"]
+__all__ = [
+    "FORMATS",
+    "export_gguf",
+    "export_merged",
+    "export_peft",
+    "export_task",
+    "export_vllm",
+    "peft_adapter",
+    "torch_state_dict",
+]

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +22,13 @@ from hydraopt.adapters.reader import read_adapter
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import AdapterFormatError, ExportError, UsageError, explain
+from hydraopt.errors import AdapterFormatError, ExportError, explain
 from hydraopt.export.extras import exported_extras
+from hydraopt.export.folders import check_target, new_folder
 from hydraopt.export.layout import Pair, pairs_of
 from hydraopt.export.tensors import dtype_named, file_chunks, rounded
 
-__all__ = ["export_peft", "peft_adapter", "torch_state_dict"]
+__all__ = ["CONFIG", "WEIGHTS", "export_peft", "peft_adapter", "torch_state_dict", "write_peft"]
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -60,7 +60,7 @@ def export_peft(
     is then as it was. UsageError for a folder in the way.
     """
     target = Path(folder)
-    _check_target(target, overwrite)
+    check_target(target, overwrite, CONFIG)
     metadata = None
     if task.original is not None and task.entry.format == "peft" and not uniform_rank:
         original = dtype_named(dtype, task.entry.dtype) == task.entry.dtype
@@ -70,7 +70,7 @@ def export_peft(
         config, tensors, metadata = task.config, task.tensors, task.entry.metadata
     else:
         config, tensors = peft_adapter(task, dtype, uniform_rank)
-    _write(target, config, tensors, metadata)
+    write_peft(target, config, tensors, metadata)
 
 
 def peft_adapter(
@@ -224,44 +224,22 @@ def _cannot(task: TaskAdapter, what: str) -> ExportError:
 # --- files ------------------------------------------------------------------------------------
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if target.exists() and not target.is_dir():
-        raise UsageError(explain("a file is in the way of the folder", file=target))
-    foreign = target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()
-    if foreign and not overwrite:
-        raise UsageError(
-            explain(
-                "folder has files, and no adapter, in it",
-                file=target,
-                do="Give another folder, or overwrite=True to add the adapter to it",
-            )
-        )
-
-
-def _write(
+def write_peft(
     target: Path,
     config: Mapping[str, Any],
     tensors: Mapping[str, RawTensor],
-    metadata: Mapping[str, str] | None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    target = Path(os.path.abspath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        write_atomically(temporary / WEIGHTS, file_chunks(tensors, metadata))
+    """Write an adapter folder, read back before it appears. Raises ExportError if it is not whole.
+
+    The target has to have passed :func:`hydraopt.export.folders.check_target`.
+    """
+    with new_folder(target) as folder:
+        write_atomically(folder / WEIGHTS, file_chunks(tensors, metadata))
         # As PEFT writes it, down to the missing newline.
         text = json.dumps(config, indent=2, sort_keys=True)
-        write_atomically(temporary / CONFIG, [text.encode()])
-        _read_back(temporary)
-        if target.is_dir() and any(target.iterdir()):
-            for name in (WEIGHTS, CONFIG):
-                os.replace(temporary / name, target / name)
-        else:
-            os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_atomically(folder / CONFIG, [text.encode()])
+        _read_back(folder)
 
 
 def _read_back(folder: Path) -> None:

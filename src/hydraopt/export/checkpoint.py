@@ -1,0 +1,123 @@
+"""A base model's transformers folder: its weight files, read tensor by tensor, and the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile
+from hydraopt.adapters.tensorfile import open_tensors
+from hydraopt.errors import AdapterFormatError, UsageError, explain
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+_SINGLE: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+_WEIGHTS: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """config: config.json.  files: the weight files by name.  tensors: all of them, by name.
+
+    others: what else lies in the folder (configs, tokenizer, the index of the shards), and has to
+        go along with the weights.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    files: Mapping[str, TensorFile]
+    tensors: Mapping[str, RawTensor]
+    others: tuple[Path, ...]
+
+    @property
+    def tied(self) -> bool:
+        """Whether input and output embeddings are one tensor."""
+        text = self.config.get("text_config")
+        inner = text if isinstance(text, Mapping) else {}
+        stated = self.config.get("tie_word_embeddings", inner.get("tie_word_embeddings"))
+        return bool(stated) or not any(x.endswith("lm_head.weight") for x in self.tensors)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Open a transformers folder; of the weights only headers are read.
+
+    Raises UsageError for a folder without config.json and safetensors weights, for quantised
+    weights, and for an index that does not fit its shards.
+    """
+    config = _json(folder / "config.json", folder)
+    if config.get("quantization_config"):
+        raise _unfit(folder, "quantised weights", "weights in 16 or 32 bits")
+    if (folder / "adapter_config.json").exists():
+        raise _unfit(folder, "an adapter beside or in place of the model", "the base model alone")
+    files = {name: _open(folder / name) for name in _shards(folder)}
+    tensors: dict[str, RawTensor] = {}
+    for name, file in files.items():
+        twice = sorted(set(file) & set(tensors))
+        if twice:
+            raise _unfit(folder, f"{twice[0]!r} twice, also in {name}", "each tensor once")
+        tensors.update(file)
+    if (folder / _INDEX).is_file():
+        _check_index(folder, files)
+    return Checkpoint(folder, config, files, tensors, tuple(_others(folder)))
+
+
+def _shards(folder: Path) -> list[str]:
+    if (folder / _SINGLE).is_file():
+        return [_SINGLE]
+    if not (folder / _INDEX).is_file():
+        raise _unfit(folder, "no safetensors weights", f"{_SINGLE} or {_INDEX}")
+    names = set(_weight_map(folder).values())
+    for name in names:
+        # A name may come from anywhere; it must not lead out of the folder.
+        if Path(name).name != name or name in (".", ".."):
+            raise _unfit(folder, f"shard {name!r}", "names of files in the folder")
+    return sorted(names)
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    found = _json(folder / _INDEX, folder).get("weight_map")
+    names = found.values() if isinstance(found, dict) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise _unfit(folder, f"{_INDEX} without a weight_map", "tensor names to file names")
+    return dict(found)
+
+
+def _check_index(folder: Path, files: Mapping[str, TensorFile]) -> None:
+    stated = _weight_map(folder)
+    actual = {tensor: name for name, file in files.items() for tensor in file}
+    if stated != actual:
+        odd = sorted(set(stated.items()) ^ set(actual.items()))[0]
+        raise _unfit(folder, f"{odd[0]!r} in {odd[1]}", f"what {_INDEX} says")
+
+
+def _open(file: Path) -> TensorFile:
+    try:
+        return open_tensors(file)
+    except AdapterFormatError as error:
+        raise UsageError(f"the base model cannot be read: {error}") from error
+
+
+def _others(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix not in _WEIGHTS and not path.name.startswith("."):
+            yield path
+
+
+def _json(file: Path, folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unfit(folder, error, f"a transformers folder with {file.name}") from error
+    if not isinstance(found, dict):
+        raise _unfit(folder, f"{file.name} that is no JSON object", "an object")
+    return found
+
+
+def _unfit(folder: Path, got: object, expected: str) -> UsageError:
+    return UsageError(
+        explain("not a base model to merge into", file=folder, got=got, expected=expected)
+    )

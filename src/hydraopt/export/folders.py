@@ -1,0 +1,66 @@
+"""Where exports go: folders that appear at once and whole, and what may not be written over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["check_file", "check_target", "new_folder"]
+
+
+def check_target(target: Path, overwrite: bool, mark: str | None) -> None:
+    """Raise UsageError if ``target`` cannot become the folder of an export.
+
+    mark: a file by which an earlier export is known, whose files are then replaced without
+        ``overwrite``; None where it takes ``overwrite`` to write into any folder that has files.
+    """
+    if target.exists() and not target.is_dir():
+        raise UsageError(explain("a file is in the way of the folder", file=target))
+    used = target.is_dir() and any(target.iterdir())
+    ours = mark is not None and (target / mark).is_file()
+    if used and not ours and not overwrite:
+        raise UsageError(
+            explain(
+                "folder has files, and no adapter, in it" if mark else "folder has files in it",
+                file=target,
+                do="Give another folder, or overwrite=True to write into it",
+            )
+        )
+
+
+def check_file(target: Path, overwrite: bool) -> None:
+    """Raise UsageError if ``target`` is a folder, or a file and ``overwrite`` is False."""
+    if target.is_dir():
+        raise UsageError(explain("a folder is in the way of the file", file=target))
+    if target.exists() and not overwrite:
+        raise UsageError(
+            explain("file is there already", file=target, do="Give another, or overwrite=True")
+        )
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``target`` when the block ends well, else vanishes.
+
+    A new or empty target appears in one step; in one that has files, each file of the same name is
+    replaced in one step and the others are left alone.
+    """
+    target = Path(os.path.abspath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.is_dir() and any(target.iterdir()):
+            for file in sorted(temporary.iterdir(), reverse=True):  # the config last
+                os.replace(file, target / file.name)
+        else:
+            os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

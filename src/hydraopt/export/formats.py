@@ -1,0 +1,78 @@
+"""The formats a task can be exported in: one row each, and one door to all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import UsageError, explain
+from hydraopt.export.gguf import export_gguf
+from hydraopt.export.merged import export_merged
+from hydraopt.export.peft import export_peft
+from hydraopt.export.vllm import export_vllm
+
+__all__ = ["FORMATS", "ExportFormat", "export_task"]
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """write: (task, target, overwrite=..., and those of ``takes``).  suffix: of a file, else "".
+
+    takes: which of the options dtype, base and uniform_rank it has.  needs_base: not without one.
+    """
+
+    write: Callable[..., None]
+    takes: frozenset[str]
+    suffix: str = ""
+    needs_base: bool = False
+
+
+FORMATS: Final[Mapping[str, ExportFormat]] = {
+    "peft": ExportFormat(export_peft, frozenset({"dtype", "uniform_rank"})),
+    "vllm": ExportFormat(export_vllm, frozenset({"dtype"})),
+    "gguf": ExportFormat(export_gguf, frozenset({"dtype", "base"}), ".gguf", True),
+    "merged": ExportFormat(export_merged, frozenset({"base"}), "", True),
+}
+
+
+def export_task(
+    task: TaskAdapter,
+    target: str | os.PathLike[str],
+    *,
+    format: str = "peft",
+    dtype: str = "same",
+    base: str | os.PathLike[str] | None = None,
+    uniform_rank: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` to ``target``, a folder, or a file for "gguf".
+
+    format: a key of :data:`FORMATS`; its own function says what it holds and what it refuses.
+    Raises UsageError for an option that the format does not have, and what that function raises.
+    """
+    row = find_format(format)
+    options: dict[str, Any] = {"dtype": dtype, "base": base, "uniform_rank": uniform_rank}
+    unset = {"dtype": "same", "base": None, "uniform_rank": False}
+    for name, value in options.items():
+        if name not in row.takes and value != unset[name]:
+            raise UsageError(explain(f"--format {format} has no option {name}", got=repr(value)))
+    if row.needs_base and base is None:
+        raise UsageError(
+            explain(
+                f"--format {format} needs the base model",
+                do="Give its folder with --base; for gguf its .gguf file will do as well",
+            )
+        )
+    chosen = {name: value for name, value in options.items() if name in row.takes}
+    row.write(task, Path(target), overwrite=overwrite, **chosen)
+
+
+def find_format(name: str) -> ExportFormat:
+    """The row of a format; UsageError lists the known ones otherwise."""
+    if name not in FORMATS:
+        raise UsageError(explain("unknown format", got=repr(name), expected=", ".join(FORMATS)))
+    return FORMATS[name]

@@ -1,0 +1,171 @@
+"""A task as a LoRA GGUF file, which llama.cpp loads beside its base model.
+
+What llama.cpp does with one (``src/llama-adapter.cpp``): for each tensor NAME of the base it takes
+NAME.lora_a (r, n) and NAME.lora_b (m, r) and adds ``alpha / r * lora_b lora_a`` with r that pair's
+own rank. There is one alpha for the file, so what a pair of another rank lacks goes into its B.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import ExportError, UsageError, explain
+from hydraopt.export.folders import check_file
+from hydraopt.export.ggufbase import GgufBase, load_gguf, read_gguf_base
+from hydraopt.export.layout import Pair
+from hydraopt.export.plain import plain_pairs, refused
+from hydraopt.export.tensors import rounded
+from hydraopt.types import Array
+
+__all__ = ["DTYPES", "export_gguf"]
+
+DTYPES: Final = {
+    "same": "f16", "f16": "f16", "float16": "f16", "f32": "f32", "float32": "f32", "q8_0": "q8_0",
+}  # fmt: skip
+"""Names that ``dtype`` may have, and what each stands for."""
+
+_ENGINE: Final = "llama.cpp"
+_BLOCK: Final = 32  # numbers of a row that Q8_0 rounds together
+
+
+def export_gguf(
+    task: TaskAdapter,
+    file: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str],
+    dtype: str = "f16",
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` as a LoRA GGUF file.
+
+    base: the base model's .gguf file, or its transformers folder, of which only config.json is
+        read. Of a .gguf file, names and shapes of all tensors are checked as well.
+    dtype: "f16" (also "same"), "f32", or "q8_0": 8 bits with a scale for each 32 numbers of a row,
+        and f16 where rows are not a multiple of 32 long, which is most lora_b.
+    overwrite: replace a file of that name.
+
+    The file appears at once and whole, after it was read back. Raises ExportError, naming adapter
+    and module, for what a LoRA GGUF cannot hold, an architecture that is not supported, or if the
+    gguf package is missing; UsageError for a file in the way or a base that cannot be read.
+    """
+    target = Path(os.path.abspath(file))
+    if dtype not in DTYPES:
+        raise UsageError(explain("unknown dtype", got=repr(dtype), expected="f16, f32, q8_0"))
+    check_file(target, overwrite)
+    gguf = load_gguf()
+    about = read_gguf_base(Path(base))
+    pairs = plain_pairs(task, _ENGINE)
+    if not pairs:
+        raise refused(task, _ENGINE, "an adapter without any module")
+    alpha = max(pair.rank for pair in pairs)
+    tensors: dict[str, Array] = {}
+    for pair, name in zip(pairs, _names(gguf, task, pairs, about), strict=True):
+        a, b = pair.tensors(pair.rank, alpha / pair.rank)
+        last = pair.path.rpartition(".")[2]
+        if about.permuted and last in ("q_proj", "k_proj"):
+            b = _permuted(task, pair, b, about.heads if last == "q_proj" else about.kv_heads)
+        tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a, b
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.tmp-") as scratch:
+        made = Path(scratch) / "lora.gguf"
+        _write(gguf, made, task, about.architecture, float(alpha), DTYPES[dtype], tensors)
+        _read_back(gguf, made, task, tensors)
+        write_atomically(target, [made.read_bytes()])
+
+
+def _names(gguf: Any, task: TaskAdapter, pairs: list[Pair], about: GgufBase) -> list[str]:
+    """llama.cpp's name of each pair's tensor, checked against the base as far as it is known."""
+    architecture = next(
+        arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == about.architecture
+    )
+    known = gguf.get_tensor_name_map(architecture, about.blocks)
+    names = []
+    for pair in pairs:
+        plain = known.get_name(pair.path)
+        if plain is None:
+            what = f"a module that {about.architecture} with {about.blocks} layers lacks"
+            raise refused(task, _ENGINE, what, pair.path)
+        name, expected = f"{plain}.weight", (pair.module.m, pair.module.n)
+        if plain == "output" and about.shapes is None:
+            # With tied embeddings there is no such tensor, and llama.cpp would refuse the file.
+            raise refused(task, f"{_ENGINE} without its .gguf as --base", "lm_head", pair.path)
+        if about.shapes is not None and about.shapes.get(name) != expected:
+            raise ExportError(
+                explain(
+                    "the base model has no such tensor",
+                    adapter=task.name,
+                    module=pair.path,
+                    got=f"{name} {about.shapes.get(name, 'missing')}",
+                    expected=expected,
+                    do="Give the base model that the adapters were trained on",
+                )
+            )
+        names.append(name)
+    return names
+
+
+def _permuted(task: TaskAdapter, pair: Pair, b: Array, heads: int) -> Array:
+    """The rows of B (m, r) in the order in which llama.cpp keeps those of q and k of a Llama.
+
+    transformers rotates the two halves of a head against each other, llama.cpp neighbours: within
+    each head, row i of the first half is followed by row i of the second.
+    """
+    m, r = b.shape
+    if m % (2 * heads):
+        raise ExportError(
+            explain(
+                "rows of a projection do not divide among the heads of the base",
+                adapter=task.name,
+                module=pair.path,
+                got=f"{m} rows, {heads} heads",
+                do="Give the base model that the adapters were trained on",
+            )
+        )
+    return b.reshape(heads, 2, m // heads // 2, r).swapaxes(1, 2).reshape(m, r)
+
+
+def _write(
+    gguf: Any,
+    file: Path,
+    task: TaskAdapter,
+    architecture: str,
+    alpha: float,
+    dtype: str,
+    tensors: dict[str, Array],
+) -> None:
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_string("general.name", task.name)
+    writer.add_float32("adapter.lora.alpha", alpha)
+    if dtype == "q8_0":
+        writer.add_uint32("general.quantization_version", gguf.GGML_QUANT_VERSION)
+    for name, values in tensors.items():
+        if dtype == "q8_0" and values.shape[1] % _BLOCK == 0:
+            eight = gguf.GGMLQuantizationType.Q8_0
+            packed = gguf.quants.quantize(np.ascontiguousarray(values, np.float32), eight)
+            writer.add_tensor(name, packed, raw_dtype=eight)
+            continue
+        code, kind = ("F32", "<f4") if dtype == "f32" else ("F16", "<f2")
+        data = rounded(name, values, code, task.name).raw()
+        writer.add_tensor(name, np.frombuffer(data, kind).reshape(values.shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _read_back(gguf: Any, file: Path, task: TaskAdapter, tensors: dict[str, Array]) -> None:
+    found = {
+        x.name: tuple(int(n) for n in reversed(x.shape)) for x in gguf.GGUFReader(file).tensors
+    }
+    expected = {name: values.shape for name, values in tensors.items()}
+    if found != expected:
+        raise ExportError(explain("the GGUF file cannot be read back whole", adapter=task.name))

@@ -1,0 +1,134 @@
+"""What a LoRA GGUF has to know of its base: architecture, layers, heads, and the shapes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.errors import ExportError, UsageError, explain
+
+__all__ = ["GgufBase", "load_gguf", "read_gguf_base"]
+
+# transformers' model_type to llama.cpp's architecture. Others may need what is not known here, as
+# Llama needs its rows in another order.
+_ARCHITECTURES: Final[Mapping[str, str]] = {
+    "llama": "llama",
+    "gemma3_text": "gemma3",
+    "qwen2": "qwen2",
+}
+
+
+@dataclass(frozen=True)
+class GgufBase:
+    """The base model as llama.cpp sees it.
+
+    architecture: "llama", "gemma3" or "qwen2".  blocks: layers.
+    heads, kv_heads: of attention; needed where the rows of q and k are stored in another order.
+    shapes: (m, n) of the tensors, by name; None if only a config.json was given.
+    """
+
+    architecture: str
+    blocks: int
+    heads: int
+    kv_heads: int
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+
+    @property
+    def permuted(self) -> bool:
+        """Whether llama.cpp keeps the rows of q_proj and k_proj in the order of its own rope."""
+        return self.architecture == "llama"
+
+
+def load_gguf() -> Any:
+    """The gguf package. Raises ExportError, saying how to install it."""
+    try:
+        return importlib.import_module("gguf")
+    except ImportError as error:
+        raise ExportError(
+            explain(
+                "writing GGUF needs the gguf package",
+                got=error,
+                do="Run pip install 'hydraopt[gguf]'",
+            )
+        ) from error
+
+
+def read_gguf_base(base: Path) -> GgufBase:
+    """From a GGUF file of the base model, or from its transformers folder (its config.json).
+
+    Raises UsageError for anything else; ExportError for an architecture that is not supported.
+    """
+    if base.suffix == ".gguf" and base.is_file():
+        return _from_file(base)
+    file = base / "config.json" if base.is_dir() else base
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        heads = config["num_attention_heads"]
+        found = GgufBase(
+            _architecture(config.get("model_type"), _ARCHITECTURES, file),
+            config["num_hidden_layers"],
+            heads,
+            config.get("num_key_value_heads") or heads,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ExportError):
+            raise
+        raise _unreadable(base, error) from error
+    return _checked(found, file)
+
+
+def _from_file(file: Path) -> GgufBase:
+    gguf = load_gguf()
+    try:
+        reader = gguf.GGUFReader(file)
+        fields = reader.fields
+        name = bytes(fields["general.architecture"].parts[-1]).decode()
+        architectures = {x: x for x in _ARCHITECTURES.values()}
+        _architecture(name, architectures, file)
+        heads = int(fields[f"{name}.attention.head_count"].parts[-1][0])
+        kv = fields.get(f"{name}.attention.head_count_kv")
+        blocks = int(fields[f"{name}.block_count"].parts[-1][0])
+        # GGUF counts axes from the innermost.
+        shapes = {x.name: tuple(int(n) for n in reversed(x.shape)) for x in reader.tensors}
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        if isinstance(error, ExportError):
+            raise
+        raise _unreadable(file, error) from error
+    kv_heads = heads if kv is None else int(kv.parts[-1][0])
+    return _checked(GgufBase(name, blocks, heads, kv_heads, shapes), file)
+
+
+def _architecture(name: object, known: Mapping[str, str], file: Path) -> str:
+    if not isinstance(name, str) or name not in known:
+        raise ExportError(
+            explain(
+                "LoRA GGUF files are not written for this architecture",
+                file=file,
+                got=repr(name),
+                expected=", ".join(known),
+                do="Export with --format peft and use llama.cpp's own convert_lora_to_gguf.py",
+            )
+        )
+    return known[name]
+
+
+def _checked(base: GgufBase, file: Path) -> GgufBase:
+    for value in (base.blocks, base.heads, base.kv_heads):
+        if type(value) is not int or value < 1:
+            raise _unreadable(file, f"{base.blocks} layers, {base.heads}/{base.kv_heads} heads")
+    return base
+
+
+def _unreadable(base: Path, error: object) -> UsageError:
+    return UsageError(
+        explain(
+            "cannot read the base model",
+            file=base,
+            got=str(error) or type(error).__name__,
+            expected="a .gguf file of the base, or a transformers folder with config.json",
+        )
+    )

@@ -1,0 +1,243 @@
+"""The base model with one task folded in, as a plain transformers checkpoint.
+
+W' = W + B A for each module, the scale inside B; with DoRA, row i of it times m_i / |row i|. The
+files are those of the base, tensor for tensor, so one tensor is in memory at a time. Computed in
+float64 and rounded once to the base's own type; PEFT's merge_and_unload computes in that type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.adapters.keys import PREFIX
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import AlignmentError, ExportError, explain
+from hydraopt.export.checkpoint import Checkpoint, read_checkpoint
+from hydraopt.export.extras import exported_extras
+from hydraopt.export.folders import check_target, new_folder
+from hydraopt.export.layout import Pair, pairs_of
+from hydraopt.export.plain import refuse_settings, refused
+from hydraopt.export.tensors import file_chunks, rounded
+from hydraopt.types import Array
+
+__all__ = ["export_merged"]
+
+_ENGINE: Final = "a merged checkpoint"
+_FLOATS: Final = ("F16", "BF16", "F32", "F64")
+# Rows of a weight that are in float64 at once: an embedding of 256,000 rows stays small.
+_ROWS: Final = 4096
+# Models whose layers are transformers' Conv1D, which keeps its weight as (n, m).
+_CONV1D: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+_EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in"})
+_HEADS: Final = frozenset({"lm_head", "embed_out"})
+_SHARED: Final = _EMBEDDINGS | _HEADS
+
+Change = Callable[[RawTensor], bytes]
+
+
+def export_merged(
+    task: TaskAdapter,
+    folder: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> None:
+    """Write the base model with ``task`` folded in, as transformers loads it.
+
+    base: the transformers folder of the base, safetensors in one file or in shards. Its other files
+        (configs, tokenizer, the index) are copied; names, shapes, types and shards stay.
+    overwrite: also write into a folder that has files in it.
+
+    Trained biases and saved modules take the place of the base's. Raises ExportError, naming
+    adapter and module, for what has no place in the base: changes of one of two tied embeddings,
+    trained token rows, stacked experts, grouped convolutions, a head that the base lacks;
+    AlignmentError for a base with other modules or shapes; UsageError for a base that cannot be
+    read or a folder in the way. The target is then as it was.
+    """
+    target = Path(folder)
+    check_target(target, overwrite, None)
+    refuse_settings(task, _ENGINE)
+    model = read_checkpoint(Path(base))
+    changes = _changes(task, model)
+    with new_folder(target) as made:
+        for name, file in model.files.items():
+            tensors = {
+                key: _changed(tensor, changes[key]) if key in changes else tensor
+                for key, tensor in file.items()
+            }
+            write_atomically(made / name, file_chunks(tensors, dict(file.metadata)))
+        for other in model.others:
+            shutil.copyfile(other, made / other.name)
+        _read_back(made, model)
+
+
+def _changed(tensor: RawTensor, change: Change) -> RawTensor:
+    """The tensor whose bytes are computed when they are asked for."""
+    return dataclasses.replace(tensor, read=lambda: change(tensor))
+
+
+def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
+    """What happens to each tensor of the base that the task changes, by its name there."""
+    pairs = pairs_of(task, task.factors())
+    extras = dict(exported_extras(task, unfolded=False))
+    kinds = {key: task.extra_kinds.get(old, "saved") for key, old in _renamed(extras, task)}
+    name_in = _renaming(task, model, [pair.path for pair in pairs])
+    changes: dict[str, Change] = {}
+    for pair in pairs:
+        key = f"{name_in(pair.path)}.weight"
+        if key in changes:
+            raise refused(task, _ENGINE, "two pairs on one layer", pair.path)
+        if model.tied and pair.path.rpartition(".")[2] in _SHARED:
+            raise refused(task, _ENGINE, "a change of one of two tied embeddings", pair.path)
+        magnitude = extras.pop(f"{PREFIX}{pair.path}.lora_magnitude_vector", None)
+        # PEFT saves the embedding below a pair whole; it then stands for the base's.
+        own = extras.pop(f"{PREFIX}{pair.path}.base_layer.weight", None)
+        tensor = _base_tensor(task, model, key, pair.path)
+        if own is not None and own.shape != tensor.shape:
+            raise _misfit(task, pair.path, tensor.shape, own.shape)
+        changes[key] = _product(task, model, pair, tensor, magnitude, own)
+    for key, value in extras.items():
+        plain = name_in(key.removeprefix(PREFIX))
+        if kinds[key] in ("dora_magnitude", "token_rows"):
+            raise refused(task, _ENGINE, f"a {kinds[key]} tensor", plain)
+        added = kinds[key] == "lora_bias"
+        plain = plain.replace(".lora_B." if added else ".base_layer.", ".")
+        if model.tied and _SHARED.intersection(plain.split(".")):
+            raise refused(task, _ENGINE, "a change of one of two tied embeddings", plain)
+        if plain in changes:
+            raise refused(task, _ENGINE, "a pair and a saved tensor for one weight", plain)
+        tensor = _base_tensor(task, model, plain, plain)
+        if tensor.shape != value.shape:
+            raise _misfit(task, plain, tensor.shape, value.shape)
+        changes[plain] = _replacement(task, value, added)
+    return changes
+
+
+def _renamed(extras: Iterable[str], task: TaskAdapter) -> list[tuple[str, str]]:
+    """(exported key, key in the bundle): exported_extras keeps the order."""
+    return list(zip(extras, task.extras, strict=True))
+
+
+def _product(
+    task: TaskAdapter,
+    model: Checkpoint,
+    pair: Pair,
+    tensor: RawTensor,
+    magnitude: RawTensor | None,
+    own: RawTensor | None,
+) -> Change:
+    """W + B A, for the kinds of layers whose weight is that of one pair.
+
+    magnitude: of DoRA, if any.  own: the task's W, if it is not the base's.
+    """
+    module, last = pair.module, pair.path.rpartition(".")[2]
+    if module.layout == "experts" or (module.kind == "conv" and module.groups > 1):
+        raise refused(task, _ENGINE, "stacked experts or grouped convolutions", pair.path)
+    embedding = module.kind == "embedding"
+    flipped = model.config.get("model_type") in _CONV1D and last not in _HEADS
+    # The rows of the stored weight are outputs, but for embeddings and Conv1D.
+    turned = embedding or (flipped and module.kind == "linear")
+    if magnitude is not None and (turned or module.kind != "linear"):
+        raise refused(task, _ENGINE, "DoRA on what is not a linear layer", pair.path)
+    a, b = pair.tensors(pair.rank, 1.0)
+    b, a = b.reshape(b.shape[0], -1), a.reshape(a.shape[0], -1)
+    shape = (b.shape[0], a.shape[1])
+    stored = (*tensor.shape[:1], int(np.prod(tensor.shape[1:])))
+    if stored != (shape[::-1] if turned else shape):
+        raise _misfit(task, pair.path, tensor.shape, shape[::-1] if turned else shape)
+    left, right = (a.T, b.T) if turned else (b, a)
+    norms = None if magnitude is None else magnitude.numpy().astype(np.float64).reshape(-1)
+
+    def change(old: RawTensor) -> bytes:
+        weight = (own or old).numpy().reshape(stored)
+        done = []
+        for start in range(0, stored[0], _ROWS):
+            rows = slice(start, start + _ROWS)
+            new = weight[rows].astype(np.float64) + left[rows] @ right
+            if norms is not None:
+                new *= (norms[rows] / np.linalg.norm(new, axis=1))[:, None]
+            done.append(rounded(old.name, new, old.dtype, task.name).raw())
+        return b"".join(done)
+
+    return change
+
+
+def _replacement(task: TaskAdapter, value: RawTensor, added: bool) -> Change:
+    """The task's own tensor in the base's type, or the base's plus it."""
+
+    def change(old: RawTensor) -> bytes:
+        if not added and value.dtype == old.dtype:
+            return value.raw()
+        new: Array = value.numpy().astype(np.float64)
+        if added:
+            new = new + old.numpy()
+        return rounded(old.name, new, old.dtype, task.name).raw()
+
+    return change
+
+
+def _base_tensor(task: TaskAdapter, model: Checkpoint, key: str, path: str) -> RawTensor:
+    tensor = model.tensors.get(key)
+    if tensor is None:
+        raise AlignmentError(
+            explain(
+                "the base model lacks a tensor that the task changes",
+                adapter=task.name,
+                file=model.folder,
+                module=path,
+                expected=key,
+                do="Give the base model that the adapters were trained on",
+            )
+        )
+    if tensor.dtype not in _FLOATS:
+        raise ExportError(
+            explain(
+                "weights of the base cannot be added to",
+                adapter=task.name,
+                module=path,
+                got=tensor.dtype,
+                expected=", ".join(_FLOATS),
+            )
+        )
+    return tensor
+
+
+def _renaming(task: TaskAdapter, model: Checkpoint, paths: list[str]) -> Callable[[str], str]:
+    """Adapters name modules as in the whole model, checkpoints may as in the model without head."""
+    if paths and not all(f"{path}.weight" in model.tensors for path in paths):
+        cut = [path.partition(".")[2] for path in paths]
+        if all(f"{path}.weight" in model.tensors for path in cut):
+            return lambda path: path.partition(".")[2]
+    return lambda path: path
+
+
+def _misfit(task: TaskAdapter, path: str, got: Any, expected: Any) -> AlignmentError:
+    return AlignmentError(
+        explain(
+            "a tensor of the base has another shape",
+            adapter=task.name,
+            module=path,
+            got=tuple(got),
+            expected=tuple(expected),
+            do="Give the base model that the adapters were trained on",
+        )
+    )
+
+
+def _read_back(folder: Path, model: Checkpoint) -> None:
+    """Every tensor of the base is there again, in its type and shape."""
+    made = read_checkpoint(folder)
+    same = {k: (x.dtype, x.shape) for k, x in made.tensors.items()} == {
+        k: (x.dtype, x.shape) for k, x in model.tensors.items()
+    }
+    if not same:
+        raise ExportError(explain("the merged checkpoint is not whole", file=folder))

@@ -1,0 +1,83 @@
+"""Tasks that are low-rank changes of linear layers and nothing else, which is what engines load."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hydraopt.adapters.keys import spell
+from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import ExportError, explain
+from hydraopt.export.layout import Pair
+
+__all__ = ["plain_pairs", "refuse_settings", "refused"]
+
+# What an extra is, in words; see hydraopt.adapters.model.ExtraKind.
+_KINDS: Final = {
+    "dora_magnitude": "a DoRA magnitude",
+    "lora_bias": "a bias of lora_B",
+    "bias": "a trained bias",
+    "token_rows": "trained rows of an embedding",
+    "saved": "a tensor that is saved whole",
+}
+
+
+def plain_pairs(task: TaskAdapter, engine: str) -> list[Pair]:
+    """The task's pairs by module path: A (r, n) and B (m, r) of linear layers, scale inside.
+
+    engine: who is to load them, for messages. Names are those of the paths, whatever the original
+    file called them.
+
+    Raises ExportError, naming adapter and module, for everything else a task may hold: tensors that
+    are not low-rank (biases, saved modules, DoRA, token rows), embeddings, convolutions, fused or
+    stacked layers, two pairs on one layer, and settings that change what the pairs mean.
+    """
+    refuse_settings(task, engine)
+    for key, kind in task.extra_kinds.items():
+        raise refused(task, engine, _KINDS[kind], key)
+    for path, module in task.modules.items():
+        problem = _problem(module)
+        if problem is not None:
+            raise refused(task, engine, problem, path)
+    factors = task.factors()
+    return [
+        Pair((spell(path, "A"), spell(path, "B")), path, ((0, module, factors[path]),))
+        for path, module in sorted(task.modules.items())
+    ]
+
+
+def refuse_settings(task: TaskAdapter, engine: str) -> None:
+    """Raise ExportError for settings by which PEFT computes something else than W + B A."""
+    start = str(task.config.get("init_lora_weights"))
+    if CHANGES_BASE.search(start):
+        raise refused(task, engine, f"init_lora_weights {start!r}, which also changes the base")
+    for setting, what in (
+        ("alora_invocation_tokens", "aLoRA, which acts only after its invocation tokens"),
+        ("layer_replication", "layer_replication, which is another base model"),
+    ):
+        if task.config.get(setting):
+            raise refused(task, engine, what)
+
+
+def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None) -> ExportError:
+    """The error for something an engine has no place for."""
+    return ExportError(
+        explain(
+            f"{engine} cannot hold {what}",
+            adapter=task.name,
+            module=module,
+            do="Export it with --format peft, which holds more",
+        )
+    )
+
+
+def _problem(module: ModuleEntry) -> str | None:
+    """Why a module is not a plain linear layer; None if it is."""
+    if module.kind != "linear":
+        return f"a low-rank change of {'an' if module.kind[0] == 'e' else 'a'} {module.kind}"
+    if module.layout != "plain":
+        return "layers that are fused or stacked in one tensor"
+    if "base_layer" in module.path.split("."):
+        return "two pairs on one layer"
+    return None

@@ -1,0 +1,97 @@
+"""A task as an adapter folder that vLLM and LoRAX load: PEFT's format, with nothing optional.
+
+vLLM's loader (``vllm.lora``: ``PEFTHelper``, ``parse_fine_tuned_lora_name``, ``LoRAConfig``) wants
+one rank, one alpha, names ``base_model.model.PATH.lora_A.weight``, no biases, no saved modules, no
+DoRA, and reserves memory for a ``max_lora_rank`` out of a short list; LoRAX takes the scale from
+the config's r and lora_alpha alone. docs/exports.md lists the rules one by one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.export.folders import check_target
+from hydraopt.export.peft import CONFIG, write_peft
+from hydraopt.export.plain import plain_pairs, refused
+from hydraopt.export.tensors import dtype_named, rounded
+
+__all__ = ["RANKS", "export_vllm", "vllm_adapter"]
+
+RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What all versions of vLLM permit for ``--max-lora-rank`` (newer ones also 1)."""
+
+_ENGINE: Final = "vLLM"
+
+
+def export_vllm(
+    task: TaskAdapter,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "same",
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` as a PEFT adapter folder that vLLM and LoRAX load.
+
+    dtype: as in :func:`hydraopt.export.export_peft`; vLLM converts to that of its model.
+    overwrite: also write into a folder that has files but no adapter in it.
+
+    A new folder appears at once and whole. Raises ExportError, naming adapter and module, for what
+    vLLM cannot hold; UsageError for a folder in the way.
+    """
+    target = Path(folder)
+    check_target(target, overwrite, CONFIG)
+    write_peft(target, *vllm_adapter(task, dtype))
+
+
+def vllm_adapter(
+    task: TaskAdapter, dtype: object = "same"
+) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+    """Config and tensors of the task as vLLM takes them; see :func:`export_vllm`.
+
+    All modules have one rank, the least of :data:`RANKS` that holds them, padded with zeros, which
+    changes no product; lora_alpha equals it, so the scale is 1.
+    """
+    kind = dtype_named(dtype, task.entry.dtype)
+    if kind == "F64":
+        kind = "F32"  # computing in 64 bits is in no engine's types
+    pairs = plain_pairs(task, _ENGINE)
+    if not pairs:
+        raise refused(task, _ENGINE, "an adapter without any module")
+    largest = max(pairs, key=lambda pair: pair.rank)
+    rank = next((r for r in RANKS if r >= largest.rank), None)
+    if rank is None:
+        what = f"rank {largest.rank}, more than {RANKS[-1]}"
+        raise refused(task, _ENGINE, what, largest.path)
+    tensors: dict[str, RawTensor] = {}
+    for pair in pairs:
+        for key, values in zip(pair.keys, pair.tensors(rank, 1.0), strict=True):
+            tensors[key] = rounded(key, values, kind, task.name)
+    config: dict[str, Any] = {
+        "base_model_name_or_path": task.base_model,
+        "bias": "none",
+        "fan_in_fan_out": bool(task.config.get("fan_in_fan_out", False)),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted({pair.path.rpartition(".")[2] for pair in pairs}),
+        "task_type": task.config.get("task_type"),
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    if not _only_targets(config["target_modules"], [pair.path for pair in pairs], task):
+        config["target_modules"] = sorted(pair.path for pair in pairs)
+    return config, tensors
+
+
+def _only_targets(names: list[str], paths: list[str], task: TaskAdapter) -> bool:
+    """Whether last parts of names tell the task's modules from all others of the bundle."""
+    others = (x.path for x in task.bundle.manifest.modules)
+    return {x for x in others if x.rpartition(".")[2] in names} <= set(paths)

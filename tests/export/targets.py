@@ -1,0 +1,118 @@
+"""A small Llama, a bundle of tasks on it, and readers of every export format, for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from hydraopt.adapters import read_adapter
+from hydraopt.bundle import Bundle, TaskAdapter, open_bundle, write_bundle
+from tests.bundle.bundles import bundle_of
+from tests.conftest import write_adapter
+from tests.small_model import tiny_llama
+
+Dense = dict[str, NDArray[Any]]
+
+# (m, n) of the layers of tests.small_model.tiny_llama that the tasks change, and their ranks.
+SHAPES = {"self_attn.q_proj": (32, 32), "self_attn.k_proj": (16, 32), "mlp.down_proj": (32, 48)}
+RANKS = {"self_attn.q_proj": 2, "self_attn.k_proj": 3, "mlp.down_proj": 9}
+HEADS = {"q_proj": 4, "k_proj": 2}
+
+
+def save_base(folder: Path, dtype: Any = None, **shards: Any) -> Path:
+    """The small Llama as a transformers folder."""
+    model = tiny_llama()
+    if dtype is not None:
+        model = model.to(dtype)
+    model.save_pretrained(folder, **shards)
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def pairs(seed: int = 0) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    rng = np.random.default_rng(seed)
+    return {
+        f"model.layers.{i}.{name}": (
+            rng.standard_normal((m, RANKS[name])) / 8,
+            rng.standard_normal((RANKS[name], n)) / 8,
+        )
+        for i in range(2)
+        for name, (m, n) in SHAPES.items()
+    }
+
+
+def bundled(folder: Path, *adapters: Path, **options: Any) -> Bundle:
+    path = folder / "b.hydra.safetensors"
+    read = [read_adapter(x) for x in adapters]
+    write_bundle(path, *bundle_of(read, **{"step": 1 << 18, **options}).args)
+    return open_bundle(path)
+
+
+def small_task(folder: Path, seed: int = 0, **options: Any) -> TaskAdapter:
+    """A task of mixed ranks with a scale other than 1."""
+    made = write_adapter(folder / "numbers", pairs(seed), alpha=5, **options)
+    return bundled(folder, made)["numbers"]
+
+
+def products(task: TaskAdapter) -> Dense:
+    return {path: x.B @ x.A for path, x in task.factors().items()}
+
+
+def of_adapter(target: Path, base: Path) -> Dense:
+    modules = read_adapter(target).modules
+    return {path: np.matmul(*module.factors()) for path, module in modules.items()}
+
+
+def of_gguf(target: Path, base: Path) -> Dense:
+    """What llama.cpp adds to each weight, back under transformers' names and order of rows."""
+    reader = gguf.GGUFReader(target)
+    alpha = float(reader.fields["adapter.lora.alpha"].parts[-1][0])
+    tensors = {x.name: gguf.quants.dequantize(x.data, x.tensor_type) for x in reader.tensors}
+    names = {
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "ffn_down": "mlp.down_proj",
+    }
+    found = {}
+    for name in sorted(x.removesuffix(".lora_a") for x in tensors if x.endswith(".lora_a")):
+        _, block, kind, _ = name.split(".")
+        a, b = tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]
+        dense = alpha / a.shape[0] * b @ a
+        last = names[kind].rpartition(".")[2]
+        if last in HEADS:
+            half = len(dense) // HEADS[last] // 2
+            rows = [
+                head * 2 * half + 2 * i + side
+                for head in range(HEADS[last])
+                for side in range(2)
+                for i in range(half)
+            ]
+            dense = dense[rows]
+        found[f"model.layers.{block}.{names[kind]}"] = dense
+    return found
+
+
+def of_merged(target: Path, base: Path) -> Dense:
+    def weights(folder: Path) -> dict[str, Any]:
+        return {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in load_file(f).items()}
+
+    old, new = weights(base), weights(target)
+    assert {k: (v.dtype, v.shape) for k, v in old.items()} == {
+        k: (v.dtype, v.shape) for k, v in new.items()
+    }
+    differ = {k: (new[k].double() - old[k].double()).numpy() for k in old}
+    return {k.removesuffix(".weight"): v for k, v in differ.items() if v.any()}
+
+
+READERS: Mapping[str, Callable[[Path, Path], Dense]] = {
+    "peft": of_adapter,
+    "vllm": of_adapter,
+    "gguf": of_gguf,
+    "merged": of_merged,
+}

@@ -1,0 +1,242 @@
+"""Merged checkpoints are what PEFT's merge_and_unload makes, in the files of the base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from hydraopt.bundle import TaskAdapter
+from hydraopt.errors import AlignmentError, ExportError, UsageError
+from hydraopt.export import export_merged, export_peft
+from tests.conftest import write_adapter
+from tests.export.targets import bundled, pairs, save_base, small_task
+from tests.small_model import tiny_llama
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in load_file(f).items()}
+
+
+def merged_by_peft(model: Any, adapter: Path) -> dict[str, torch.Tensor]:
+    """State dict after merge_and_unload; tied names are left out as save_pretrained does."""
+    merged = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return dict(merged.state_dict())
+
+
+def trained(model: Any, folder: Path, **settings: Any) -> Path:
+    """An adapter that PEFT made for the model, with random numbers in place of training."""
+    torch.manual_seed(1)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
+    with torch.no_grad():
+        for name, value in wrapped.named_parameters():
+            if value.requires_grad and "magnitude" not in name:
+                value.add_(torch.randn_like(value) / 8)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"target_modules": ["q_proj", "down_proj"], "r": 3, "lora_alpha": 5},
+    "rslora and patterns": {
+        "target_modules": ["q_proj", "up_proj"], "r": 3, "lora_alpha": 5, "use_rslora": True,
+        "rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 7},
+    },
+    "dora": {"target_modules": ["q_proj", "k_proj"], "r": 2, "lora_alpha": 5, "use_dora": True},
+    "head": {"target_modules": ["lm_head", "q_proj"], "r": 2, "lora_alpha": 5},
+    "embedding": {"target_modules": ["embed_tokens"], "r": 2, "lora_alpha": 5},
+    "saved": {"target_modules": ["q_proj"], "r": 2, "modules_to_save": ["lm_head"]},
+    "biases": {"target_modules": ["q_proj"], "r": 2, "lora_alpha": 3, "bias": "all"},
+    "bias of B": {"target_modules": ["q_proj"], "r": 2, "lora_alpha": 3, "lora_bias": True},
+}  # fmt: skip
+
+
+def biased_llama() -> Any:
+    """Embeddings apart, so that each can be changed, and biases in attention."""
+    return tiny_llama(attention_bias=True)
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_equal_to_merge_and_unload(case: str, tmp_path: Path) -> None:
+    model = biased_llama()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.bias.normal_()
+    model.save_pretrained(tmp_path / "base")
+    adapter = trained(model, tmp_path / "numbers", **CASES[case])
+    task = bundled(tmp_path, adapter, lossless=True)["numbers"]
+    export_merged(task, tmp_path / "out", base=tmp_path / "base")
+    fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    expected = merged_by_peft(fresh, adapter)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert set(found) == set(expected)
+    changed = 0
+    old = weights(tmp_path / "base")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-5)
+        changed += not torch.equal(old[name], value)
+    assert changed >= 1
+
+
+def test_gpt2_keeps_its_weights_the_other_way_round(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=31, n_embd=16, n_layer=1, n_head=2, n_positions=8)
+    )
+    model.save_pretrained(tmp_path / "base")
+    adapter = trained(
+        model, tmp_path / "numbers", target_modules=["c_attn", "attn.c_proj"], r=2, lora_alpha=5,
+        fan_in_fan_out=True,
+    )  # fmt: skip
+    task = bundled(tmp_path, adapter, lossless=True)["numbers"]
+    export_merged(task, tmp_path / "out", base=tmp_path / "base")
+    fresh = GPT2LMHeadModel.from_pretrained(tmp_path / "base")
+    expected = merged_by_peft(fresh, adapter)
+    found = GPT2LMHeadModel.from_pretrained(tmp_path / "out").state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-5)
+
+
+def test_shards_types_and_other_files_stay(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", torch.bfloat16, max_shard_size="20KB")
+    (base / "merges.txt").write_text("a b")
+    (base / "leftover.bin").write_bytes(b"not weights of this model")
+    export_merged(small_task(tmp_path), tmp_path / "out", base=base)
+    names = {x.name for x in base.iterdir()} - {"leftover.bin"}
+    assert {x.name for x in (tmp_path / "out").iterdir()} == names
+    assert len([x for x in names if x.endswith(".safetensors")]) > 1
+    for name in ("config.json", "merges.txt", "model.safetensors.index.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert found.dtype == torch.bfloat16
+
+
+def test_bf16_is_the_nearest(tmp_path: Path) -> None:
+    """One rounding of the exact sum; PEFT rounds the change first and then the sum."""
+    base = save_base(tmp_path / "base", torch.bfloat16)
+    task = small_task(tmp_path)
+    export_merged(task, tmp_path / "out", base=base)
+    old, new = weights(base), weights(tmp_path / "out")
+    for path, factors in task.factors().items():
+        exact = old[f"{path}.weight"].double() + torch.from_numpy(factors.B @ factors.A)
+        assert torch.equal(new[f"{path}.weight"], exact.to(torch.bfloat16))
+
+
+def test_large_weights_are_done_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, task = save_base(tmp_path / "base"), small_task(tmp_path)
+    export_merged(task, tmp_path / "whole", base=base)
+    monkeypatch.setattr("hydraopt.export.merged._ROWS", 5)
+    export_merged(task, tmp_path / "blocks", base=base)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "blocks")[name], value, atol=1e-7, rtol=0)
+
+
+def test_checkpoints_of_the_model_without_its_head(tmp_path: Path) -> None:
+    """As GPT-2's, whose tensors lack the "transformer." that adapters' names have."""
+    whole, task = save_base(tmp_path / "base"), small_task(tmp_path)
+    export_merged(task, tmp_path / "whole", base=whole)
+    bare = tmp_path / "bare"
+    tiny_llama().model.save_pretrained(bare)
+    export_merged(task, tmp_path / "out", base=bare)
+    found, expected = weights(tmp_path / "out"), weights(tmp_path / "whole")
+    for name, value in found.items():
+        assert torch.equal(value, expected[f"model.{name}"])
+
+
+def tied(tmp_path: Path) -> Path:
+    model = tiny_llama(tie_word_embeddings=True)
+    model.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.mark.parametrize("case", ["head", "embedding", "saved"])
+def test_one_of_two_tied_embeddings_is_refused(case: str, tmp_path: Path) -> None:
+    base = tied(tmp_path)
+    adapter = trained(biased_llama(), tmp_path / "numbers", **CASES[case])
+    task = bundled(tmp_path, adapter, lossless=True)["numbers"]
+    with pytest.raises(ExportError, match=r"tied embeddings.*numbers, module"):
+        export_merged(task, tmp_path / "out", base=base)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
+    export_merged(small_task(tmp_path), tmp_path / "out", base=tied(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def head_task(tmp_path: Path) -> TaskAdapter:
+    extras = {"base_model.model.score.weight": np.ones((2, 32), np.float32)}
+    return bundled(tmp_path, write_adapter(tmp_path / "numbers", pairs(), extras=extras))["numbers"]
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    with pytest.raises(AlignmentError, match=r"lacks a tensor.*score\.weight"):
+        export_merged(head_task(tmp_path), tmp_path / "out", base=base)
+    other = tmp_path / "other"
+    tiny_llama(intermediate_size=40).save_pretrained(other)
+    with pytest.raises(AlignmentError, match=r"another shape.*down_proj"):
+        export_merged(small_task(tmp_path), tmp_path / "out", base=other)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda x: (x / "config.json").unlink(), r"config\.json"),
+        (lambda x: (x / "config.json").write_text("["), r"config\.json"),
+        (lambda x: (x / "config.json").write_text('{"quantization_config": {"bits": 4}}'), "quant"),
+        (lambda x: (x / "model.safetensors").unlink(), "no safetensors weights"),
+        (lambda x: (x / "model.safetensors").write_bytes(bytes(20)), "cannot be read"),
+        (lambda x: (x / "adapter_config.json").write_text("{}"), "an adapter"),
+        (lambda x: index(x, {"a": "../model.safetensors"}), "shard"),
+        (lambda x: index(x, {"a": "gone.safetensors"}), "cannot be read"),
+        (lambda x: index(x, "a"), "weight_map"),
+        (lambda x: index(x, {"a": ["b"]}), "weight_map"),
+        (lambda x: (x / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
+         "what model"),
+    ],
+)  # fmt: skip
+def test_hostile_bases(damage: Any, match: str, tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    damage(base)
+    with pytest.raises(UsageError, match=match):
+        export_merged(small_task(tmp_path), tmp_path / "out", base=base)
+    assert not (tmp_path / "out").exists()
+
+
+def index(base: Path, weight_map: Any) -> None:
+    (base / "model.safetensors").rename(base / "elsewhere.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.slow
+def test_equal_to_merge_and_unload_on_a_real_base(tmp_path: Path) -> None:
+    from zoo.bases import BaseError, base_folder, load_base
+
+    try:
+        base = base_folder("smollm2-135m-instruct")
+    except BaseError as error:
+        pytest.skip(f"the base model's package is not installed: {error}")
+    adapter = Path(__file__).resolve().parents[2] / "examples" / "adapters" / "dates-de"
+    task = bundled(tmp_path, adapter, step=64)["dates-de"]
+    export_merged(task, tmp_path / "out", base=base)
+    export_peft(task, tmp_path / "peft", dtype="float32")
+    expected = merged_by_peft(load_base("smollm2-135m-instruct")[0], tmp_path / "peft")
+    found = weights(tmp_path / "out")
+    assert isinstance(expected["lm_head.weight"], nn.Parameter | torch.Tensor)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)

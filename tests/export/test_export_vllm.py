@@ -1,0 +1,136 @@
+"""Adapter folders for vLLM and LoRAX, held against the rules of their loaders one by one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from hydraopt.adapters import read_adapter
+from hydraopt.errors import ExportError
+from hydraopt.export import export_vllm
+from hydraopt.export.vllm import RANKS
+from tests.conftest import write_adapter
+from tests.export.targets import SHAPES, bundled, pairs, products, small_task
+
+
+def exported(tmp_path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    task = small_task(tmp_path, **options)
+    export_vllm(task, tmp_path / "out", dtype="float32")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "np") as file:
+        return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def test_required_fields_are_there(tmp_path: Path) -> None:
+    """PEFTHelper.from_dict raises without r, lora_alpha and target_modules."""
+    config, _ = exported(tmp_path)
+    assert type(config["r"]) is int
+    assert config["lora_alpha"] > 0
+    assert config["target_modules"]
+
+
+def test_features_it_rejects_are_off(tmp_path: Path) -> None:
+    """PEFTHelper._validate_features and validate_legal, in their newest and older versions."""
+    config, _ = exported(tmp_path, use_rslora=True)
+    for setting in (
+        "modules_to_save", "use_dora", "lora_bias", "alora_invocation_tokens",
+        "layer_replication", "use_bdlora", "use_qalora", "trainable_token_indices", "use_rslora",
+    ):  # fmt: skip
+        assert not config.get(setting), setting
+    assert config["bias"] == "none"
+    assert config["init_lora_weights"] is True
+
+
+def test_one_rank_and_scale_for_all(tmp_path: Path) -> None:
+    """Versions that ignore rank_pattern and alpha_pattern take r and alpha / r for every module;
+    so does LoRAX."""
+    config, tensors = exported(tmp_path)
+    assert not config.get("rank_pattern")
+    assert not config.get("alpha_pattern")
+    assert config["lora_alpha"] / config["r"] == 1
+    ranks = {x.shape[0] if "lora_A" in key else x.shape[1] for key, x in tensors.items()}
+    assert ranks == {config["r"]}
+
+
+@pytest.mark.parametrize(("rank", "padded"), [(1, 8), (8, 8), (9, 16), (33, 64), (257, 320)])
+def test_rank_is_one_of_those_for_max_lora_rank(rank: int, padded: int, tmp_path: Path) -> None:
+    """LoRAConfig.max_lora_rank is one of a few; a rank above it is rejected."""
+    rng = np.random.default_rng(0)
+    pair = (rng.standard_normal((400, rank)), rng.standard_normal((rank, 400)))
+    made = write_adapter(tmp_path / "a", {"model.layers.0.self_attn.q_proj": pair})
+    export_vllm(bundled(tmp_path, made, step=4096)["a"], tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["r"] == padded
+    assert padded in RANKS
+
+
+def test_rank_above_all_is_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pair = (rng.standard_normal((600, 600)), rng.standard_normal((600, 600)))
+    made = write_adapter(tmp_path / "a", {"model.layers.0.self_attn.q_proj": pair})
+    task = bundled(tmp_path, made, lossless=True)["a"]
+    with pytest.raises(ExportError, match=r"rank 600.*q_proj"):
+        export_vllm(task, tmp_path / "out")
+
+
+def test_names_are_those_it_parses(tmp_path: Path) -> None:
+    """parse_fine_tuned_lora_name: base_model.model.MODULE.lora_A.weight and nothing else."""
+    config, tensors = exported(tmp_path)
+    expected = {
+        f"base_model.model.model.layers.{i}.{name}.lora_{side}.weight"
+        for i in range(2)
+        for name in SHAPES
+        for side in "AB"
+    }
+    assert set(tensors) == expected
+    # from_local_checkpoint compares the last part of each name with the model's own modules.
+    assert config["target_modules"] == ["down_proj", "k_proj", "q_proj"]
+
+
+def test_padding_changes_no_product(tmp_path: Path) -> None:
+    _, tensors = exported(tmp_path)
+    stem = "base_model.model.model.layers.0.self_attn.k_proj.lora_"
+    a, b = tensors[f"{stem}A.weight"], tensors[f"{stem}B.weight"]
+    assert np.array_equal(a[3:], np.zeros_like(a[3:]))
+    assert np.array_equal(b[:, 3:], np.zeros_like(b[:, 3:]))
+    task = small_task(tmp_path / "again")
+    dense = products(task)["model.layers.0.self_attn.k_proj"]
+    np.testing.assert_allclose(b @ a, dense, atol=1e-6)
+
+
+def test_peft_reads_it_too(tmp_path: Path) -> None:
+    exported(tmp_path)
+    adapter = read_adapter(tmp_path / "out")
+    assert {x.scale for x in adapter.modules.values()} == {1.0}
+    assert math.prod(next(iter(adapter.modules.values())).a_shape) > 0
+
+
+def test_targets_are_whole_paths_where_names_do_not_tell(tmp_path: Path) -> None:
+    """PEFT, from which LoRAX takes its config, must not wrap what the task leaves alone."""
+    every = pairs()
+    some = {path: x for path, x in every.items() if "layers.0" in path}
+    made = [write_adapter(tmp_path / name, x) for name, x in (("all", every), ("some", some))]
+    export_vllm(bundled(tmp_path, *made)["some"], tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(some)
+
+
+@pytest.mark.parametrize("path", ["model.embed_tokens", "conv"])
+def test_what_is_not_linear_is_refused(path: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    if path == "conv":
+        b, a = np.ones((4, 2, 1, 1)), np.ones((2, 3, 3, 3))
+        made = write_adapter(folder, {path: (b, a)})
+    else:
+        keys = {f"base_model.model.{path}.lora_embedding_{x}": s for x, s in zip(
+            "AB", (np.ones((2, 7), np.float32), np.ones((5, 2), np.float32)), strict=True
+        )}  # fmt: skip
+        made = write_adapter(folder, {}, extras=keys, r=2, lora_alpha=2)
+    with pytest.raises(ExportError, match=rf"vLLM cannot hold a low-rank change.*{path}"):
+        export_vllm(bundled(tmp_path, made)["a"], tmp_path / "out")

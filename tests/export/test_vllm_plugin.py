@@ -1,0 +1,180 @@
+"""The LoRA resolver at vLLM's plug-in interface; vLLM itself is stood in for by its interface."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import tomllib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydraopt.adapters import read_adapter
+from hydraopt.errors import BundleFormatError
+from hydraopt.export import vllm_plugin
+from tests.conftest import write_adapter
+from tests.export.targets import bundled, pairs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class LoRARequest:
+    """The fields that vLLM has had since its first resolver."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+    def __post_init__(self) -> None:
+        if self.lora_int_id < 1:
+            raise ValueError("id must be > 0")
+        assert self.lora_path
+
+
+class LoRAResolver(ABC):
+    @abstractmethod
+    async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None: ...
+
+
+class Registry:
+    def __init__(self) -> None:
+        self.resolvers: dict[str, LoRAResolver] = {}
+
+    def get_supported_resolvers(self) -> set[str]:
+        return set(self.resolvers)
+
+    def register_resolver(self, name: str, resolver: LoRAResolver) -> None:
+        assert name not in self.resolvers, "vLLM warns of this"
+        self.resolvers[name] = resolver
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """vllm.lora.request and vllm.lora.resolver, as far as a plug-in uses them."""
+    found = Registry()
+    modules = {name: ModuleType(name) for name in ("vllm", "vllm.lora", "vllm.lora.request",
+                                                   "vllm.lora.resolver")}  # fmt: skip
+    modules["vllm.lora.request"].LoRARequest = LoRARequest  # type: ignore[attr-defined]
+    modules["vllm.lora.resolver"].LoRAResolver = LoRAResolver  # type: ignore[attr-defined]
+    modules["vllm.lora.resolver"].LoRAResolverRegistry = found  # type: ignore[attr-defined]
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("HYDRAOPT_BUNDLE", "HYDRAOPT_VLLM_CACHE", "HYDRAOPT_ANY_BASE", "HYDRAOPT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Tasks "de" and "fr", and "head", which vLLM cannot hold, on "org/tiny"."""
+    made = [write_adapter(tmp_path / name, pairs(i)) for i, name in enumerate(("de", "fr"))]
+    extras = {"base_model.model.score.weight": np.ones((2, 32), np.float32)}
+    made.append(write_adapter(tmp_path / "head", pairs(2), extras=extras))
+    return bundled(tmp_path, *made).path
+
+
+def started(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, bundle: Path, **settings: str
+) -> Any:
+    monkeypatch.setenv("HYDRAOPT_BUNDLE", str(bundle))
+    monkeypatch.setenv("HYDRAOPT_VLLM_CACHE", str(bundle.parent / "cache"))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    vllm_plugin.register()
+    vllm_plugin.register()  # vLLM calls it more than once
+    return registry.resolvers[vllm_plugin.NAME]
+
+
+def ask(resolver: Any, name: str, base: str = "/models/tiny") -> LoRARequest | None:
+    found: LoRARequest | None = asyncio.run(resolver.resolve_lora(base, name))
+    return found
+
+
+def test_the_entry_point_is_register() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entries = project["entry-points"]["vllm.general_plugins"]
+    module, _, name = entries["hydraopt_lora_resolver"].partition(":")
+    assert getattr(import_module(module), name) is vllm_plugin.register
+
+
+def test_without_the_setting_nothing_is_registered(registry: Registry) -> None:
+    vllm_plugin.register()
+    assert registry.resolvers == {}
+
+
+def test_a_task_is_served_from_the_bundle(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, bundle: Path
+) -> None:
+    resolver = started(monkeypatch, registry, bundle)
+    assert isinstance(resolver, LoRAResolver)
+    requests = {name: ask(resolver, name) for name in ("de", "fr")}
+    for name, request in requests.items():
+        assert request is not None
+        assert request.lora_name == name
+        assert Path(request.lora_path).is_relative_to(bundle.parent / "cache")
+        adapter = read_adapter(request.lora_path)
+        originals = read_adapter(bundle.parent / name)
+        for path, module in originals.modules.items():
+            found = np.matmul(*adapter.modules[path].factors())
+            np.testing.assert_allclose(found, np.matmul(*module.factors()), atol=1e-4)
+    assert len({x.lora_int_id for x in requests.values() if x}) == 2
+
+
+def test_what_is_exported_is_kept_until_the_bundle_changes(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, bundle: Path
+) -> None:
+    resolver = started(monkeypatch, registry, bundle)
+    first = ask(resolver, "de")
+    assert first is not None
+    weights = Path(first.lora_path) / "adapter_model.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    assert ask(resolver, "de") == first
+    assert weights.stat().st_mtime_ns == stamp
+    bundled(bundle.parent, write_adapter(bundle.parent / "new" / "de", pairs(7)))
+    second = ask(resolver, "de")
+    assert second is not None
+    assert second.lora_path != first.lora_path
+
+
+def test_what_it_does_not_have_is_left_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+    registry: Registry,
+    bundle: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resolver = started(monkeypatch, registry, bundle)
+    with caplog.at_level(logging.WARNING):
+        for name in ("es", "../de", "", "/etc"):
+            assert ask(resolver, name) is None
+        assert not caplog.records
+        assert ask(resolver, "de", base="org/another") is None
+        assert "HYDRAOPT_ANY_BASE" in caplog.text
+        assert ask(resolver, "head") is None
+        assert "score.weight" in caplog.text
+
+
+def test_any_base(monkeypatch: pytest.MonkeyPatch, registry: Registry, bundle: Path) -> None:
+    resolver = started(monkeypatch, registry, bundle, HYDRAOPT_ANY_BASE="1")
+    assert ask(resolver, "de", base="org/another") is not None
+
+
+def test_a_damaged_bundle_is_logged_and_a_wrong_setting_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+    registry: Registry,
+    bundle: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resolver = started(monkeypatch, registry, bundle)
+    bundle.write_bytes(bundle.read_bytes()[:100])
+    assert ask(resolver, "de") is None
+    assert "cannot be served" in caplog.text
+    with pytest.raises(BundleFormatError):
+        vllm_plugin.register()
