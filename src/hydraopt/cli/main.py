@@ -15,6 +15,7 @@ from hydraopt.cli.eval import eval_
 from hydraopt.cli.export import export
 from hydraopt.cli.inspect import inspect
 from hydraopt.cli.merge import merge
+from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
 from hydraopt.cli.verify import verify
 from hydraopt.errors import HydraoptError
@@ -63,7 +64,7 @@ def cli() -> None:
     """
 
 
-for verb in (merge, inspect, verify, export, shrink, eval_):
+for verb in (merge, inspect, verify, export, shrink, eval_, serve):
     cli.add_command(verb)
 
 
