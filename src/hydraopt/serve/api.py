@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
@@ -42,17 +42,14 @@ def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> Fast
         yield
         await asyncio.to_thread(engine.stop, engine.limits.seconds)
 
+    def guard(request: HttpRequest) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if api_key is not None and not hmac.compare_digest(given, f"Bearer {api_key}".encode()):
+            raise ApiError(401, "no such API key", "invalid_api_key")
+
     # Pages about the interface would be there without a key.
     app = FastAPI(title="hydraopt", lifespan=lifespan, openapi_url=None)
-
-    @app.middleware("http")
-    async def guard(request: HttpRequest, call_next: Callable[..., Any]) -> Response:
-        if api_key is not None and request.url.path != "/health":
-            given = request.headers.get("authorization", "").encode()
-            if not hmac.compare_digest(given, f"Bearer {api_key}".encode()):
-                return _refused(ApiError(401, "no such API key", "invalid_api_key"))
-        response: Response = await call_next(request)
-        return response
+    keyed = [Depends(guard)]
 
     @app.exception_handler(ApiError)
     async def refused(_: HttpRequest, error: ApiError) -> Response:
@@ -70,26 +67,26 @@ def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> Fast
         status = "ok" if alive else "the engine is not running"
         return JSONResponse({"status": status}, 200 if alive else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=keyed)
     async def counted() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", dependencies=keyed)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [service.about(name) for name in service.names]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", dependencies=keyed)
     async def model(name: str) -> dict[str, Any]:
         service.task(name)
         return service.about(name)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", dependencies=keyed)
     async def completions(request: HttpRequest) -> Response:
         asked = await _read(request, CompletionRequest, engine.limits.body_bytes)
         prompt = service.completion_prompt(asked)
         return await service.answer(request, asked, prompt, asked.max_tokens or _COMPLETION_TOKENS)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", dependencies=keyed)
     async def chat(request: HttpRequest) -> Response:
         asked = await _read(request, ChatRequest, engine.limits.body_bytes)
         prompt = service.chat_prompt(asked)
@@ -167,36 +164,35 @@ class _Service:
         except ClosedError as error:
             raise self._counted(asked, ApiError(503, str(error), "shutting_down")) from error
         if asked.stream:
-            events = self._events(asked, form, answer, pieces)
+            events = self._events(request, asked, form, answer, pieces)
             return StreamingResponse(events, media_type="text/event-stream")
-        gone = asyncio.create_task(_gone(request))
         text = ""
-        try:
+        with _cancelling(request, answer):
             async for piece in self._pieces(answer, pieces):
-                if gone.done():
-                    answer.cancel()
                 text += piece.text
-        finally:
-            gone.cancel()
-            answer.cancel()
         usage = usage_of(job, piece)
         return JSONResponse(whole(form, text, piece.reason, usage))
 
     async def _events(
-        self, asked: Request, form: Form, answer: Answer, pieces: asyncio.Queue[Piece]
+        self,
+        request: HttpRequest,
+        asked: Request,
+        form: Form,
+        answer: Answer,
+        pieces: asyncio.Queue[Piece],
     ) -> AsyncIterator[str]:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        try:
-            yield event(chunk(form, None, None))
-            async for piece in self._pieces(answer, pieces):
-                yield event(chunk(form, piece.text, piece.reason))
-            if with_usage:
-                yield event({**chunk(form, "", None), "choices": [], "usage": usage_of(answer.job, piece)})
-            yield event("[DONE]")
-        except ApiError as error:
-            yield event(error.body)
-        finally:
-            answer.cancel()
+        with _cancelling(request, answer):
+            try:
+                yield event(chunk(form, None, None))
+                async for piece in self._pieces(answer, pieces):
+                    yield event(chunk(form, piece.text, piece.reason))
+                if with_usage:
+                    usage = usage_of(answer.job, piece)
+                    yield event({**chunk(form, "", None), "choices": [], "usage": usage})
+                yield event("[DONE]")
+            except ApiError as error:
+                yield event(error.body)
 
     async def _pieces(
         self, answer: Answer, pieces: asyncio.Queue[Piece]
@@ -266,10 +262,21 @@ async def _read(request: HttpRequest, form: type[R], most: int) -> R:
         raise ApiError(400, f"{where}: {text}" if where else text, "invalid_value", where) from error
 
 
-async def _gone(request: HttpRequest) -> None:
-    """Returns when the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+@contextmanager
+def _cancelling(request: HttpRequest, answer: Answer) -> Iterator[None]:
+    """Cancel the answer when the client closes the connection, or when the block ends."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        answer.cancel()
+
+    watching = asyncio.create_task(gone())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        answer.cancel()
 
 
 def _refused(error: ApiError) -> Response:

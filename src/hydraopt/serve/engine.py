@@ -187,20 +187,20 @@ class Engine:
         self._drop()
 
     def _next(self) -> list[Answer]:
+        """Those whose turn it is, after those have left whose time is over."""
         chosen: list[Answer] = []
         longest = 0
         with self._changed:
+            reasons = [(x, self._over(x)) for x in self._waiting]
+            self._waiting = deque(x for x, reason in reasons if reason is None)
             while self._waiting and len(self._rows) + len(chosen) < self.limits.rows:
-                answer = self._waiting[0]
-                reason = self._over(answer)
-                longest = max(longest, len(answer.job.prompt))
-                if reason is None and chosen and longest * (len(chosen) + 1) > _PROMPT_TOKENS:
+                longest = max(longest, len(self._waiting[0].job.prompt))
+                if chosen and longest * (len(chosen) + 1) > _PROMPT_TOKENS:
                     break
-                self._waiting.popleft()
-                if reason is None:
-                    chosen.append(answer)
-                else:
-                    answer.deliver(Piece("", 0, reason))
+                chosen.append(self._waiting.popleft())
+        for answer, reason in reasons:
+            if reason is not None:
+                answer.deliver(Piece("", 0, reason))
         return chosen
 
     def _step(self) -> None:
