@@ -41,7 +41,15 @@ LAZY = {("bundle.task", "export.peft"), ("merging", "adapters"), ("shrinking", "
 # Third parties, and the layers that may import them at all. click is the command line's own
 # language; everything else here is heavy, so it loads inside the function that needs it.
 HEAVY = {
-    "torch": {"export", "adapters", "evaluate", "methods.gradient", "runtime", "serve", "cli.serve"},
+    "torch": {
+        "export",
+        "adapters",
+        "evaluate",
+        "methods.gradient",
+        "runtime",
+        "serve",
+        "cli.serve",
+    },
     "transformers": {"evaluate", "serve"},
     "fastapi": {"serve.api"},
     "uvicorn": {"serve.server"},

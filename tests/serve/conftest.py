@@ -81,7 +81,7 @@ def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[.
         with attach(model, bundle_of("all")) as attached:
             engine = Engine(model, tokenizer, attached, limits)
             server = make_server(engine, BASE, "127.0.0.1", 0, api_key)
-            thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+            thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
             thread.start()
             try:
                 until(lambda: server.started or not thread.is_alive())

@@ -55,7 +55,7 @@ def test_every_request_has_its_own_tasks_answer(serve, wild, bundle_of) -> None:
         assert reply.usage.completion_tokens == len(tokens)
         assert reply.usage.prompt_tokens == len(wild[1](x[1])["input_ids"])
         assert reply.model == x[0]
-    assert len(at_once) >= 1
+    assert len(at_once) > 2
     assert len({text for text, _ in right.values()}) > 20  # the tasks do differ
     assert steps < sum(len(tokens) for _, tokens in right.values())  # they were batched
 
@@ -123,9 +123,10 @@ def test_a_seed_repeats_an_answer_in_any_company(serve) -> None:
         assert list(pool.map(drawn, [5, 1, 5, 2, 5, 3])).count(alone) == 3
         assert len({drawn(None) for _ in range(3)}) == 3
         greedy = complete(client, "de", "draw", max_tokens=24).choices[0].text
-        assert complete(client, "de", "draw", max_tokens=24, temperature=1, top_p=0).choices[
-            0
-        ].text == greedy
+        assert (
+            complete(client, "de", "draw", max_tokens=24, temperature=1, top_p=0).choices[0].text
+            == greedy
+        )
 
 
 BAD: list[tuple[dict[str, Any], str, str | None]] = [
@@ -143,7 +144,7 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({"stop": ""}, "at least 1 character", "stop.constrained-str"),
     ({"prompt": ""}, "prompt is empty", "prompt"),
     ({"prompt": []}, "prompt is empty", "prompt"),
-    ({"prompt": ["a", "b"]}, "at most 1 item", None),
+    ({"prompt": ["a", "b"]}, "one prompt at a time", "prompt"),
     ({"prompt": [5, 99999]}, "token ids are from 0", "prompt"),
     ({"prompt": [-1]}, "token ids are from 0", "prompt"),
     ({"colour": "red"}, "Extra inputs are not permitted", "colour"),
@@ -176,7 +177,7 @@ def test_what_is_no_request_is_refused(bad_server) -> None:
     asked = {"model": "de", "prompt": "x"}
     cases: list[tuple[Any, int, str]] = [
         (b"{", 400, "Invalid JSON"),
-        ([1], 400, "valid dictionary"),
+        ([1], 400, "Input should be"),
         ({**asked, "model": "nl"}, 404, "no model 'nl'"),
         ({**asked, "prompt": "y" * (2 << 20)}, 413, "larger than"),
         ({**asked, "prompt": "y" * 3000}, 413, "the prompt has 300"),
@@ -305,6 +306,7 @@ def test_others_need_a_key() -> None:
         check_key("127.0.0.1", "")
 
 
+@pytest.mark.slow
 def test_the_command_serves_and_a_signal_drains_it(wild, bundle_of, tmp_path) -> None:
     model, tokenizer = wild
     model.save_pretrained(tmp_path / "base")

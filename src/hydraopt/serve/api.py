@@ -119,6 +119,8 @@ class _Service:
         if isinstance(prompt, str):
             return self._tokens(prompt, True)
         if isinstance(prompt[0] if prompt else 0, str):
+            if len(prompt) > 1:
+                raise ApiError(400, "one prompt at a time", "invalid_value", "prompt")
             return self._tokens(str(prompt[0]), True)
         size = len(self._engine.tokenizer)
         ids = tuple(int(x) for x in prompt)
@@ -194,9 +196,7 @@ class _Service:
             except ApiError as error:
                 yield event(error.body)
 
-    async def _pieces(
-        self, answer: Answer, pieces: asyncio.Queue[Piece]
-    ) -> AsyncIterator[Piece]:
+    async def _pieces(self, answer: Answer, pieces: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
         """The pieces up to the last. Raises ApiError if it says that the answer failed."""
         model = answer.job.task or self._base
         first = True
@@ -259,7 +259,9 @@ async def _read(request: HttpRequest, form: type[R], most: int) -> R:
         problem = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(x) for x in problem["loc"]) or None
         text = problem["msg"].removeprefix("Value error, ")
-        raise ApiError(400, f"{where}: {text}" if where else text, "invalid_value", where) from error
+        raise ApiError(
+            400, f"{where}: {text}" if where else text, "invalid_value", where
+        ) from error
 
 
 @contextmanager

@@ -253,7 +253,9 @@ class Engine:
     @staticmethod
     def _fail(rows: Sequence[_Row], error: Exception) -> None:
         # Our errors are made to be read; others may say what is nobody's business.
-        text = str(error) if isinstance(error, HydraoptError) else "the answer could not be computed"
+        text = (
+            str(error) if isinstance(error, HydraoptError) else "the answer could not be computed"
+        )
         for row in rows:
             row.answer.deliver(Piece("", row.tokens, "error", text))
 

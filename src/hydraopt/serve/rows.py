@@ -7,6 +7,7 @@ see, and one layout holds for all.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ class Rows:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._layers: list[tuple[Tensor, Tensor]] = []
+        # transformers has given the argument a new name.
+        known = inspect.signature(model.forward).parameters
+        self._argument = "cache" if "cache" in known else "past_key_values"
         self.mask = torch.zeros(0, 0, dtype=torch.long)
 
     def __len__(self) -> int:
@@ -85,9 +89,9 @@ class Rows:
             input_ids=ids,
             attention_mask=self.mask,
             position_ids=at,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._argument: cache},
         ).logits[:, -1]
         self._layers = [_kept(layer, self.mask) for layer in cache.layers]
         return logits

@@ -95,7 +95,7 @@ class Request(_Strict):
 class CompletionRequest(Request):
     """POST /v1/completions. prompt: one text, or one prompt's token ids."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] | list[int]
+    prompt: str | list[str] | list[int]
 
 
 class ChatRequest(Request):
