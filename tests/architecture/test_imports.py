@@ -140,7 +140,7 @@ def test_heavy_libraries_load_where_they_are_needed(module: str) -> None:
             continue
         homes = {module, *(module[:i] for i, c in enumerate(module) if c == ".")}
         assert homes & HEAVY[library], f"{module} imports {library}"
-        # The evaluation, the runtime and the server are loaded as a whole, by the verb that needs each.
+        # The evaluation, the runtime and the server are loaded whole, by the verb that needs each.
         free = library == "click" or module.startswith(("evaluate.", "runtime.", "serve."))
         assert not top or free, f"{module} imports {library} when it is imported"
 

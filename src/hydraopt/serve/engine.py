@@ -78,7 +78,7 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: Job, deliver: Callable[[Piece], None]) -> Answer:
-        """Take a job on; ``deliver`` gets its pieces in the engine's thread, the last with a reason.
+        """Take a job on; ``deliver`` gets its pieces, the last with a reason.
 
         Raises QueueFullError, ClosedError; UsageError if the job exceeds the limits.
         """
