@@ -84,7 +84,7 @@ class _Stack:
             own = F.linear(F.linear(x, _given(site.right)), self.y)
             h = own if h is None else h + own
         assert h is not None
-        each = h.unflatten(-1, (len(self.parts), self.most))
+        each = h.reshape(*h.shape[:-1], len(self.parts), self.most)
         h = each.masked_fill(others[:, None, :, None], 0).flatten(-2)
         change = None if self.b is None else F.linear(h, self.b)
         if self.z is not None:
@@ -99,11 +99,11 @@ class _Stack:
 
         def inputs(stacked: Tensor) -> Tensor:
             """(N, length, K) of (T K, length)."""
-            return stacked.unflatten(0, sizes).index_select(0, which).transpose(1, 2)
+            return stacked.reshape(*sizes, -1).index_select(0, which).transpose(1, 2)
 
         def outputs(stacked: Tensor) -> Tensor:
             """(N, K, length) of (length, T K)."""
-            return stacked.unflatten(1, sizes).index_select(1, which).permute(1, 2, 0)
+            return stacked.reshape(-1, *sizes).index_select(1, which).permute(1, 2, 0)
 
         h = None if self.a is None else torch.bmm(x, inputs(self.a))
         if self.y is not None:
