@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"inspect"},
     {"report"},
     {"evaluate"},
+    {"serve"},
     {"cli"},
 ]
 # Names that type checkers and lazy loading need, and the one cycle there is: a task knows how to
@@ -42,8 +43,20 @@ LAZY = {("bundle.task", "export.peft"), ("merging", "adapters"), ("shrinking", "
 # Third parties, and the layers that may import them at all. click is the command line's own
 # language; everything else here is heavy, so it loads inside the function that needs it.
 HEAVY = {
-    "torch": {"export", "adapters", "evaluate", "methods.gradient", "runtime"},
-    "transformers": {"evaluate"},
+    "torch": {
+        "export",
+        "adapters",
+        "evaluate",
+        "methods.gradient",
+        "runtime",
+        "serve",
+        "cli.serve",
+    },
+    "transformers": {"evaluate", "serve"},
+    "fastapi": {"serve.api"},
+    "uvicorn": {"serve.server"},
+    "pydantic": {"serve.api", "serve.schemas"},
+    "prometheus_client": {"serve.metrics"},
     "peft": set(),
     "matplotlib": {"report"},
     "gguf": {"export"},
@@ -131,8 +144,8 @@ def test_heavy_libraries_load_where_they_are_needed(module: str) -> None:
             continue
         homes = {module, *(module[:i] for i, c in enumerate(module) if c == ".")}
         assert homes & HEAVY[library], f"{module} imports {library}"
-        # The evaluation and the runtime are loaded as a whole, by the one verb that needs each.
-        free = library == "click" or module.startswith(("evaluate.", "runtime."))
+        # The evaluation, the runtime and the server are loaded whole, by the verb that needs each.
+        free = library == "click" or module.startswith(("evaluate.", "runtime.", "serve."))
         assert not top or free, f"{module} imports {library} when it is imported"
 
 

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from hydraopt import attach, merge
 from hydraopt.errors import UsageError
+from hydraopt.runtime import rows
 from tests.runtime.conftest import FORM_NAMES, IDS, adapters, close, expected, logits
 
 ROWS = (
@@ -23,8 +24,10 @@ ROWS = (
 )
 
 
+@pytest.mark.parametrize("waste", [0, 1 << 30])  # gathered for each row, all tasks at once
 @pytest.mark.parametrize("form", [*FORM_NAMES, "all", "lossless"])
-def test_a_mixed_batch_is_row_by_row(model, bundle_of, form) -> None:
+def test_a_mixed_batch_is_row_by_row(model, bundle_of, form, waste, monkeypatch) -> None:
+    monkeypatch.setattr(rows, "_WASTE", waste)
     path = bundle_of(form)
     right = {name: expected(model, path, name) for name in ("de", "en", "es", "fr", None)}
     with attach(model, path) as attached:

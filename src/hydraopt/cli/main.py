@@ -16,6 +16,7 @@ from hydraopt.cli.export import export
 from hydraopt.cli.inspect import inspect
 from hydraopt.cli.merge import merge
 from hydraopt.cli.methods import methods
+from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
 from hydraopt.cli.verify import verify
 from hydraopt.errors import HydraoptError
@@ -64,7 +65,7 @@ def cli() -> None:
     """
 
 
-for verb in (merge, inspect, verify, export, shrink, eval_, methods):
+for verb in (merge, inspect, verify, export, shrink, eval_, methods, serve):
     cli.add_command(verb)
 
 

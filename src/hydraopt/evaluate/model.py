@@ -22,6 +22,7 @@ __all__ = [
     "Placed",
     "attached",
     "attached_in_blocks",
+    "contiguous_head",
     "generate",
     "hidden_states",
     "load_model",
@@ -157,7 +158,7 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
 
 
 @contextmanager
-def _contiguous_head(model: Any) -> Iterator[None]:
+def contiguous_head(model: Any) -> Iterator[None]:
     """Give the output layer its input in one piece.
 
     transformers hands it a slice of the prompt's hidden states; for a slice, torch's CPU product
@@ -167,7 +168,7 @@ def _contiguous_head(model: Any) -> Iterator[None]:
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0].contiguous(), *args[1:])
 
-    handle = model.lm_head.register_forward_pre_hook(hook)
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
     try:
         yield
     finally:
@@ -203,7 +204,7 @@ def generate(
             prompt = items[i].prompt
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
-        with attached_in_blocks(model, blocks), _contiguous_head(model):
+        with attached_in_blocks(model, blocks), contiguous_head(model):
             out = model.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -1,8 +1,7 @@
 """What a module adds to its output: one task for all rows, or each row of a batch its own.
 
-In a mixed batch, rows whose tasks share the module's right basis V go through it together: V^T x is
-computed once, and what is the tasks' own follows as products batched over rows. The other rows are
-grouped by task.
+In a mixed batch, the rows of one bundle go through the module together: V^T x is computed once, and
+the tasks' own factors stand side by side, so that a few products serve all tasks.
 """
 
 from __future__ import annotations
@@ -45,15 +44,21 @@ class Alone:
         return output + change.to(output.dtype)
 
 
+# Up to so many times as many products as needed, one product over all tasks at once takes less time
+# than gathering each row's factors: the steps of generation, with a token or a few to a row.
+_WASTE = 48
+
+
 @dataclass(frozen=True)
 class _Stack:
-    """Parts over one right basis, stacked and padded with zeros to the longest, K.
+    """T parts of one site side by side, each padded with zeros to the longest, K.
 
-    y (T, q, K), a (T, n, K); z (T, K, p), b (T, K, m). What no part has is None.
+    y (T K, q), a (T K, n); z (p, T K), b (m, T K). What no part has is None.
     """
 
     parts: tuple[Part, ...]
-    y: Tensor
+    most: int
+    y: Tensor | None
     a: Tensor | None
     z: Tensor | None
     b: Tensor | None
@@ -62,62 +67,96 @@ class _Stack:
     def nbytes(self) -> int:
         return nbytes_of(self.y, self.a, self.z, self.b)
 
-    def __call__(self, x: Tensor, which: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, which: Tensor, others: Tensor) -> Tensor:
         """dW_t x of each row: x (N, S, n) -> (N, S, m).
 
-        which: (N,), the part of each row; None if row i has part i.
+        which: (N,) the part of each row.  others: (N, T), true for all parts but the row's own.
         """
-
-        def own(stacked: Tensor) -> Tensor:
-            return stacked if which is None else stacked.index_select(0, which)
-
         site = self.parts[0].site
-        assert site.right is not None
-        h = torch.bmm(F.linear(x, site.right), own(self.y))
-        if self.a is not None:
-            h = h + torch.bmm(x, own(self.a))
-        change = None
+        if len(self.parts) * x.shape[1] <= _WASTE:
+            return self._at_once(x, site, others)
+        return self._gathered(x, site, which)
+
+    def _at_once(self, x: Tensor, site: Site, others: Tensor) -> Tensor:
+        """All parts of every row, those of others taken as 0 in the middle."""
+        h = None if self.a is None else F.linear(x, self.a)
+        if self.y is not None:
+            own = F.linear(F.linear(x, _given(site.right)), self.y)
+            h = own if h is None else h + own
+        assert h is not None
+        each = h.reshape(*h.shape[:-1], len(self.parts), self.most)
+        h = each.masked_fill(others[:, None, :, None], 0).flatten(-2)
+        change = None if self.b is None else F.linear(h, self.b)
         if self.z is not None:
-            assert site.left is not None
-            change = F.linear(torch.bmm(h, own(self.z)), site.left)
-        if self.b is not None:
-            apart = torch.bmm(h, own(self.b))
-            change = apart if change is None else change + apart
+            own = F.linear(F.linear(h, self.z), _given(site.left))
+            change = own if change is None else change + own
         assert change is not None
         return change
+
+    def _gathered(self, x: Tensor, site: Site, which: Tensor) -> Tensor:
+        """Each row with its own part alone, copied out of the stack."""
+        sizes = (len(self.parts), self.most)
+
+        def inputs(stacked: Tensor) -> Tensor:
+            """(N, length, K) of (T K, length)."""
+            return stacked.reshape(*sizes, -1).index_select(0, which).transpose(1, 2)
+
+        def outputs(stacked: Tensor) -> Tensor:
+            """(N, K, length) of (length, T K)."""
+            return stacked.reshape(-1, *sizes).index_select(1, which).permute(1, 2, 0)
+
+        h = None if self.a is None else torch.bmm(x, inputs(self.a))
+        if self.y is not None:
+            own = torch.bmm(F.linear(x, _given(site.right)), inputs(self.y))
+            h = own if h is None else h + own
+        assert h is not None
+        change = None if self.b is None else torch.bmm(h, outputs(self.b))
+        if self.z is not None:
+            own = F.linear(torch.bmm(h, outputs(self.z)), _given(site.left))
+            change = own if change is None else change + own
+        assert change is not None
+        return change
+
+
+def _given(basis: Tensor | None) -> Tensor:
+    assert basis is not None, "coordinates without a basis"
+    return basis
 
 
 def _stack(parts: Sequence[Part]) -> _Stack:
     most = max(part.count for part in parts)
 
-    def stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
-        """(T, length, K) of tensors (length, k)."""
+    def stacked(tensors: Sequence[Tensor | None], dim: int) -> Tensor | None:
+        """Tensors with k along ``dim`` one after another, each K long there."""
         some = next((x for x in tensors if x is not None), None)
         if some is None:
             return None
-        whole = some.new_zeros(len(tensors), some.shape[0], most)
-        for i, x in enumerate(tensors):
+        shape = [len(tensors), *some.shape]
+        shape[dim + 1] = most
+        whole = some.new_zeros(shape)
+        for own, x in zip(whole, tensors, strict=True):
             if x is not None:
-                whole[i, :, : x.shape[1]] = x
-        return whole
+                own.narrow(dim, 0, x.shape[dim]).copy_(x)
+        return whole.movedim(0, dim).flatten(dim, dim + 1).contiguous()
 
-    def upright(tensors: Sequence[Tensor | None]) -> Tensor | None:
-        whole = stacked(tensors)
-        return None if whole is None else whole.transpose(1, 2).contiguous()
-
-    y = stacked([None if part.y is None else part.y.T for part in parts])
-    assert y is not None
-    a = stacked([None if part.a is None else part.a.T for part in parts])
-    z, b = upright([part.z for part in parts]), upright([part.b for part in parts])
-    return _Stack(tuple(parts), y, a, z, b)
+    return _Stack(
+        tuple(parts),
+        most,
+        stacked([part.y for part in parts], 0),
+        stacked([part.a for part in parts], 0),
+        stacked([part.z for part in parts], 1),
+        stacked([part.b for part in parts], 1),
+    )
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Which rows of a batch each product takes; rows None: all of them, in order."""
+class _Share:
+    """A stack and the rows of a batch that go through it; rows None: all of them, in order."""
 
-    grouped: tuple[tuple[Part, Tensor | None], ...]
-    batched: tuple[tuple[_Stack, Tensor | None, Tensor | None], ...]
+    stack: _Stack
+    rows: Tensor | None
+    which: Tensor
+    others: Tensor
 
 
 class Mixed:
@@ -129,33 +168,28 @@ class Mixed:
 
     def __init__(self, parts: Sequence[Part | None], name: str) -> None:
         self._parts, self._name = tuple(parts), name
-        distinct = dict.fromkeys(x for x in parts if x is not None)
         by_site: dict[Site, list[Part]] = {}
-        for part in distinct:
-            if part.y is not None:
-                by_site.setdefault(part.site, []).append(part)
-        self._stacks = [_stack(x) for x in by_site.values() if len(x) > 1]
-        stacked = {part for stack in self._stacks for part in stack.parts}
-        self._groups = [part for part in distinct if part not in stacked]
-        self._layouts: dict[int, _Layout] = {}
+        for part in dict.fromkeys(x for x in parts if x is not None):
+            by_site.setdefault(part.site, []).append(part)
+        self._stacks = [_stack(x) for x in by_site.values()]
+        self._layouts: dict[int, tuple[_Share, ...]] = {}
 
     @property
     def nbytes(self) -> int:
         return sum(stack.nbytes for stack in self._stacks)
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
-        layout = self._layout(x)
         rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        whole = output.reshape(x.shape[0], -1, output.shape[-1])
-        change = torch.zeros_like(whole)
-        for part, at in layout.grouped:
-            _add(change, at, part(_typed(_rows(rows, at), part.site)))
-        for stack, at, which in layout.batched:
-            own = _typed(_rows(rows, at), stack.parts[0].site)
-            _add(change, at, stack(own, which))
-        return output + change.reshape(output.shape)
+        change: Tensor | None = None
+        for share in self._layout(x):
+            own = _typed(_rows(rows, share.rows), share.stack.parts[0].site)
+            own = share.stack(own, share.which, share.others).to(output.dtype)
+            if share.rows is not None:
+                own = own.new_zeros(len(rows), *own.shape[1:]).index_add(0, share.rows, own)
+            change = own if change is None else change + own
+        return output if change is None else output + change.reshape(output.shape)
 
-    def _layout(self, x: Tensor) -> _Layout:
+    def _layout(self, x: Tensor) -> tuple[_Share, ...]:
         count, given = x.shape[0], len(self._parts)
         # Experts of a mixture see tokens of all rows in one list, as two dimensions.
         flat = (
@@ -178,39 +212,22 @@ class Mixed:
                 self._layouts[times] = self._laid_out(times, x.device)
         return self._layouts[times]
 
-    def _laid_out(self, times: int, device: torch.device) -> _Layout:
+    def _laid_out(self, times: int, device: torch.device) -> tuple[_Share, ...]:
         each = [part for part in self._parts for _ in range(times)]
-
-        def index(numbers: list[int]) -> Tensor | None:
-            """None where the numbers are all rows in order, which is their own index."""
-            if numbers == list(range(len(each))):
-                return None
-            return torch.tensor(numbers, device=device)
-
-        grouped = [(p, index([i for i, x in enumerate(each) if x is p])) for p in self._groups]
-        batched = []
+        shares = []
         for stack in self._stacks:
             number = {part: i for i, part in enumerate(stack.parts)}
-            rows = [i for i, x in enumerate(each) if x is not None and x in number]
-            which = [number[x] for x in each if x is not None and x in number]
-            # Each part has a row, and they stand in the order of their first rows: where there are
-            # as many parts as rows, row i has part i, and no copy is needed.
-            same = len(which) == len(stack.parts)
-            numbers = None if same else torch.tensor(which, device=device)
-            batched.append((stack, index(rows), numbers))
-        return _Layout(tuple(grouped), tuple(batched))
+            rows = [i for i, x in enumerate(each) if x in number]
+            which = torch.tensor([number[x] for x in each if x in number], device=device)
+            others = which[:, None] != torch.arange(len(number), device=device)
+            whole = len(rows) == len(each)
+            index = None if whole else torch.tensor(rows, device=device)
+            shares.append(_Share(stack, index, which, others))
+        return tuple(shares)
 
 
 def _rows(x: Tensor, at: Tensor | None) -> Tensor:
     return x if at is None else x.index_select(0, at)
-
-
-def _add(change: Tensor, at: Tensor | None, own: Tensor) -> None:
-    own = own.to(change.dtype)
-    if at is None:
-        change += own
-    else:
-        change.index_add_(0, at, own)
 
 
 def _typed(x: Tensor, site: Site) -> Tensor:

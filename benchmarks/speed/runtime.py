@@ -1,0 +1,196 @@
+"""The runtime against PEFT: mixed batches, one task, memory, and switching, as ratios.
+
+    python benchmarks/speed/runtime.py SET [--size 5%] [--repeats 5] [--tokens 32] [--threads 1]
+
+SET: "examples" (SmolLM2-135M, eight rank-8 adapters) or "gemma" (Gemma-3-270M, 40 rank-8 adapters).
+Ours and PEFT's runs alternate in one process, and medians are compared, so that whatever else the
+machine does hits both. A pass is a prompt and then one token at a time, with the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from peft import PeftModel  # noqa: E402
+
+from benchmarks.common import provenance, write_result  # noqa: E402
+from hydraopt import attach, merge, open_bundle  # noqa: E402
+from hydraopt.evaluate.model import load_model  # noqa: E402
+from zoo.bases import base_folder  # noqa: E402
+
+SETS = {
+    "examples": ("smollm2-135m-instruct", ROOT / "examples" / "adapters"),
+    "gemma": ("gemma-3-270m", ROOT / "zoo" / "adapters" / "gemma3-5x8"),
+}
+ROWS, TASKS, PROMPT = 16, 8, 24
+MIB = 1 << 20
+
+Row = dict[str, Any]
+
+
+def timed(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def alternated(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, after one run that does not count."""
+    for run in runs.values():
+        run()
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(repeats):
+        order = list(runs.items())
+        for name, run in order if i % 2 else reversed(order):
+            found[name].append(timed(run))
+    return {name: median(times) for name, times in found.items()}
+
+
+@torch.inference_mode()
+def write(model: Any, ids: torch.Tensor, tokens: int, **more: Any) -> None:
+    """Read the prompts (rows, length), and write so many tokens, whatever they are."""
+    settings = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
+    mask = torch.ones_like(ids)
+    model.generate(input_ids=ids, attention_mask=mask, pad_token_id=0, **settings, **more)
+
+
+def throughput(attached: Any, ours: Any, peft: Any, ids: torch.Tensor, args: Any) -> list[Row]:
+    """Rows over eight tasks at a time, and one task for all rows."""
+    names = list(peft.peft_config)[:TASKS]
+    each = [names[i % len(names)] for i in range(len(ids))]
+    rows = []
+    attached.set_tasks(each)
+    runs = {
+        "ours": lambda: write(ours, ids, args.tokens),
+        "peft": lambda: write(peft, ids, args.tokens, adapter_names=each),
+    }
+    rows.append({"what": "mixed", "rows": len(ids), "tasks": len(names)} | both(runs, args))
+    attached.set_task(names[0])
+    peft.set_adapter(names[0])
+    for count in (1, len(ids)):
+        runs = {
+            "ours": lambda n=count: write(ours, ids[:n], args.tokens),
+            "peft": lambda n=count: write(peft, ids[:n], args.tokens),
+        }
+        rows.append({"what": "one task", "rows": count} | both(runs, args))
+    return rows
+
+
+def both(runs: Mapping[str, Callable[[], Any]], args: Any) -> Row:
+    seconds = alternated(runs, args.repeats)
+    return {
+        "tokens": args.tokens,
+        **{f"{name}_seconds": round(x, 4) for name, x in seconds.items()},
+        "throughput_ratio": round(seconds["peft"] / seconds["ours"], 3),
+    }
+
+
+def memory(attached: Any, peft: Any) -> Row:
+    """Bytes of what each holds beside the base, once every task has been used."""
+    for name in attached.tasks:
+        attached.set_task(name)
+    found = attached.memory()
+    ours = found.shared + found.cached + found.active
+    theirs = sum(x.numel() * x.element_size() for k, x in peft.named_parameters() if "lora_" in k)
+    return {
+        "what": "memory",
+        "tasks": len(attached.tasks),
+        "ours_bytes": ours,
+        "shared_bytes": found.shared,
+        "cache_limit": found.limit,
+        "peft_bytes": theirs,
+        "ratio": round(ours / theirs, 4),
+    }
+
+
+def forget(path: Path) -> None:
+    """Ask the system to drop the file's pages: the next read is from the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def switching(model: Any, path: Path, repeats: int) -> Row:
+    """Cold: nothing of the task decoded, the file not in memory. Warm: used before."""
+    cold, warm, read = [], [], []
+    with attach(model, path) as attached:
+        attached.set_task(attached.tasks[0])  # compiled code is loaded
+        for name in attached.tasks[1:]:
+            forget(path)
+            before = attached.stats.bytes_read
+            attached.set_task(name)
+            cold.append(attached.stats.switch_seconds)
+            read.append(attached.stats.bytes_read - before)
+        for _ in range(repeats):
+            for name in attached.tasks[:2]:
+                attached.set_task(name)
+                warm.append(attached.stats.switch_seconds)
+    return {
+        "what": "switch",
+        "cold_ms": round(1e3 * median(cold), 3),
+        "cold_worst_ms": round(1e3 * max(cold), 3),
+        "warm_ms": round(1e3 * median(warm), 3),
+        "bytes_read": round(median(read)),
+        "warm_bytes_read": 0,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("set", choices=sorted(SETS))
+    parser.add_argument("--size", default="5%")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--most", type=int, default=40, help="adapters at most")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", help="of the result; default runtime-SET")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    head = provenance("the runtime against PEFT on one machine, in one process", seed=0)
+    base, folder = SETS[args.set]
+    adapters = sorted(x.parent for x in folder.glob("*/adapter_config.json"))[: args.most]
+    model, _ = load_model(str(base_folder(base)))
+    ids = torch.randint(5, 5000, (args.rows, PROMPT), generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "merged.hydra.safetensors"
+        merge([str(x) for x in adapters], path, size=args.size)
+        # PEFT gets what the bundle gives, so that both compute the same.
+        bundle = open_bundle(path)
+        wrapped: Any = None
+        for name, task in bundle.items():
+            where = Path(place) / name
+            task.save_pretrained(where)
+            if wrapped is None:
+                wrapped = PeftModel.from_pretrained(copy.deepcopy(model), where, name)
+            else:
+                wrapped.load_adapter(where, name)
+        wrapped.eval()
+        with attach(model, path) as attached:
+            rows = throughput(attached, model, wrapped, ids, args)
+            rows.append(memory(attached, wrapped))
+        rows.append(switching(model, path, args.repeats))
+        rows[-1]["bundle_bytes"] = path.stat().st_size
+    for row in rows:
+        row |= {"set": args.set, "base": base, "size": args.size, "threads": args.threads}
+        print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    print(write_result(args.name or f"runtime-{args.set}", head, rows).name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""``hydraopt serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hydraopt.cli.common import emit_json, json_option, say
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.argument("base")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--api-key",
+    envvar="HYDRAOPT_API_KEY",
+    help="Asked of every client; needed if others can reach HOST. Also HYDRAOPT_API_KEY.",
+)
+@click.option("--name", help="Of the base model in requests; default its folder's.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="In which the base computes.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Of torch: cpu, cuda, mps.")
+@click.option("--rows", default=16, show_default=True, help="Answers written at a time.")
+@click.option("--queue", default=256, show_default=True, help="Requests that may wait.")
+@click.option("--prompt-tokens", default=2048, show_default=True, help="Of a prompt, at most.")
+@click.option("--answer-tokens", default=1024, show_default=True, help="Of an answer, at most.")
+@click.option("--seconds", default=120.0, show_default=True, help="A request may take.")
+@click.option("--cache", "cache_mib", default=256, show_default=True, help="MiB of decoded heads.")
+@click.option("--threads", type=click.IntRange(min=1), help="For the model; default all cores.")
+@json_option
+def serve(
+    base: str,
+    bundles: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key: str | None,
+    name: str | None,
+    dtype: str,
+    device: str,
+    rows: int,
+    queue: int,
+    prompt_tokens: int,
+    answer_tokens: int,
+    seconds: float,
+    cache_mib: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Serve BASE and every task of the BUNDLEs over OpenAI's HTTP interface.
+
+    A request's model is the name of a task, or of the base. Rows of different tasks are answered
+    in one batch. Needs pip install 'hydraopt[serve]'.
+
+    \b
+    Example:
+      hydraopt serve ./base phone.hydra.safetensors --port 8000
+    """
+    try:
+        from hydraopt.serve.jobs import Limits
+        from hydraopt.serve.server import check_key, load_engine, make_server
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            explain(
+                "serve needs more packages",
+                got=f"no module {error.name}",
+                do="pip install 'hydraopt[serve]'",
+            )
+        ) from error
+    import torch
+
+    if min(rows, queue, prompt_tokens, answer_tokens) < 1 or seconds <= 0 or cache_mib < 0:
+        raise UsageError(explain("a limit makes no sense", expected="numbers above 0"))
+    check_key(host, api_key)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    limits = Limits(rows, queue, prompt_tokens, answer_tokens, seconds)
+    engine = load_engine(
+        base, bundles, limits, dtype=dtype, device=device, cache_bytes=cache_mib << 20
+    )
+    base_name = name or Path(base).resolve().name
+    server = make_server(engine, base_name, host, port, api_key)
+    listening = server.config.bind_socket()
+    address = f"http://{host}:{listening.getsockname()[1]}/v1"
+    if as_json:
+        models = [base_name, *engine.tasks]
+        emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
+    else:
+        say(f"{len(engine.tasks)} tasks on {base_name} at {address}")
+    server.run(sockets=[listening])

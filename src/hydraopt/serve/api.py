@@ -1,0 +1,285 @@
+"""OpenAI's HTTP interface over an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, TypeVar
+
+from fastapi import Depends, FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import ValidationError
+
+from hydraopt.serve.engine import Engine
+from hydraopt.serve.jobs import Answer, ClosedError, Job, Piece, QueueFullError
+from hydraopt.serve.metrics import Metrics
+from hydraopt.serve.replies import ApiError, Form, chunk, event, usage_of, whole
+from hydraopt.serve.schemas import ChatRequest, CompletionRequest, Request
+
+__all__ = ["make_app"]
+
+_COMPLETION_TOKENS = 16
+"""OpenAI's default for completions; chats go on to the limit."""
+
+R = TypeVar("R", bound=Request)
+
+
+def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> FastAPI:
+    """The application; it starts the engine, and stops it when it ends itself.
+
+    base_name: what the base model is asked for by. api_key: needed for all but /health if given.
+    """
+    metrics = Metrics(engine.load)
+    service = _Service(engine, base_name, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await asyncio.to_thread(engine.stop, engine.limits.seconds)
+
+    def guard(request: HttpRequest) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if api_key is not None and not hmac.compare_digest(given, f"Bearer {api_key}".encode()):
+            raise ApiError(401, "no such API key", "invalid_api_key")
+
+    # Pages about the interface would be there without a key.
+    app = FastAPI(title="hydraopt", lifespan=lifespan, openapi_url=None)
+    keyed = [Depends(guard)]
+
+    @app.exception_handler(ApiError)
+    async def refused(_: HttpRequest, error: ApiError) -> Response:
+        return _refused(error)
+
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def nowhere(request: HttpRequest, error: Any) -> Response:
+        text = f"no {request.method} {request.url.path} here"
+        return _refused(ApiError(error.status_code, text, "not_found"))
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = engine.alive
+        status = "ok" if alive else "the engine is not running"
+        return JSONResponse({"status": status}, 200 if alive else 503)
+
+    @app.get("/metrics", dependencies=keyed)
+    async def counted() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models", dependencies=keyed)
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.about(name) for name in service.names]}
+
+    @app.get("/v1/models/{name:path}", dependencies=keyed)
+    async def model(name: str) -> dict[str, Any]:
+        service.task(name)
+        return service.about(name)
+
+    @app.post("/v1/completions", dependencies=keyed)
+    async def completions(request: HttpRequest) -> Response:
+        asked = await _read(request, CompletionRequest, engine.limits.body_bytes)
+        prompt = service.completion_prompt(asked)
+        return await service.answer(request, asked, prompt, asked.max_tokens or _COMPLETION_TOKENS)
+
+    @app.post("/v1/chat/completions", dependencies=keyed)
+    async def chat(request: HttpRequest) -> Response:
+        asked = await _read(request, ChatRequest, engine.limits.body_bytes)
+        prompt = service.chat_prompt(asked)
+        most = asked.max_completion_tokens or asked.max_tokens or engine.limits.answer_tokens
+        return await service.answer(request, asked, prompt, most)
+
+    return app
+
+
+class _Service:
+    """Requests to jobs, pieces to replies."""
+
+    def __init__(self, engine: Engine, base_name: str, metrics: Metrics) -> None:
+        self._engine, self._metrics, self._base = engine, metrics, base_name
+        self._since = int(time.time())
+        self.names = (base_name, *engine.tasks)
+
+    def about(self, name: str) -> dict[str, Any]:
+        about = {"id": name, "object": "model", "created": self._since, "owned_by": "hydraopt"}
+        return about if name == self._base else {**about, "parent": self._base}
+
+    def task(self, name: str) -> str | None:
+        """The engine's name of a model; None is the base."""
+        if name not in self.names:
+            raise ApiError(404, f"no model {name!r}; see /v1/models", "model_not_found", "model")
+        return None if name == self._base else name
+
+    def completion_prompt(self, asked: CompletionRequest) -> tuple[int, ...]:
+        prompt = asked.prompt
+        if isinstance(prompt, str):
+            return self._tokens(prompt, True)
+        if isinstance(prompt[0] if prompt else 0, str):
+            if len(prompt) > 1:
+                raise ApiError(400, "one prompt at a time", "invalid_value", "prompt")
+            return self._tokens(str(prompt[0]), True)
+        size = len(self._engine.tokenizer)
+        ids = tuple(int(x) for x in prompt)
+        if any(not 0 <= x < size for x in ids):
+            raise ApiError(400, f"token ids are from 0 to {size - 1}", "invalid_value", "prompt")
+        return ids
+
+    def chat_prompt(self, asked: ChatRequest) -> tuple[int, ...]:
+        tokenizer = self._engine.tokenizer
+        if not tokenizer.chat_template:
+            text = "the base model has no chat template; use /v1/completions"
+            raise ApiError(400, text, "no_chat_template", "messages")
+        messages = [{"role": x.role, "content": x.text} for x in asked.messages]
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # templates refuse by whatever their language raises
+            raise ApiError(
+                400, f"the chat template refuses: {error}", "invalid_value", "messages"
+            ) from error
+        return self._tokens(text, False)
+
+    def _tokens(self, text: str, special: bool) -> tuple[int, ...]:
+        return tuple(self._engine.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    async def answer(
+        self, request: HttpRequest, asked: Request, prompt: tuple[int, ...], most: int
+    ) -> Response:
+        form = Form("chat" if isinstance(asked, ChatRequest) else "completion", asked.model)
+        job = self._job(asked, prompt, most)
+        pieces: asyncio.Queue[Piece] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def deliver(piece: Piece) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever asked
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        try:
+            answer = self._engine.submit(job, deliver)
+        except QueueFullError as error:
+            raise self._counted(asked, ApiError(429, str(error), "queue_full")) from error
+        except ClosedError as error:
+            raise self._counted(asked, ApiError(503, str(error), "shutting_down")) from error
+        if asked.stream:
+            events = self._events(request, asked, form, answer, pieces)
+            return StreamingResponse(events, media_type="text/event-stream")
+        text = ""
+        with _cancelling(request, answer):
+            async for piece in self._pieces(answer, pieces):
+                text += piece.text
+        usage = usage_of(job, piece)
+        return JSONResponse(whole(form, text, piece.reason, usage))
+
+    async def _events(
+        self,
+        request: HttpRequest,
+        asked: Request,
+        form: Form,
+        answer: Answer,
+        pieces: asyncio.Queue[Piece],
+    ) -> AsyncIterator[str]:
+        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        with _cancelling(request, answer):
+            try:
+                yield event(chunk(form, None, None))
+                async for piece in self._pieces(answer, pieces):
+                    yield event(chunk(form, piece.text, piece.reason))
+                if with_usage:
+                    usage = usage_of(answer.job, piece)
+                    yield event({**chunk(form, "", None), "choices": [], "usage": usage})
+                yield event("[DONE]")
+            except ApiError as error:
+                yield event(error.body)
+
+    async def _pieces(self, answer: Answer, pieces: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
+        """The pieces up to the last. Raises ApiError if it says that the answer failed."""
+        model = answer.job.task or self._base
+        first = True
+        while True:
+            piece = await pieces.get()
+            if first and piece.text:
+                first = False
+                self._metrics.first.observe(time.monotonic() - answer.arrived)
+            if piece.reason is not None:
+                self._metrics.requests.labels(model, piece.reason).inc()
+                self._metrics.tokens.labels(model, "prompt").inc(len(answer.job.prompt))
+                self._metrics.tokens.labels(model, "answer").inc(piece.tokens)
+                self._metrics.seconds.observe(time.monotonic() - answer.arrived)
+            if piece.reason == "time":
+                limit = f"the answer took longer than {self._engine.limits.seconds:g} s"
+                raise ApiError(408, limit, "timeout")
+            if piece.reason == "error":
+                raise ApiError(500, piece.error or "failed", "engine_error")
+            if piece.reason == "cancelled":
+                raise ApiError(499, "the client has gone", "cancelled")
+            yield piece
+            if piece.reason is not None:
+                return
+
+    def _job(self, asked: Request, prompt: tuple[int, ...], most: int) -> Job:
+        task = self.task(asked.model)
+        limits = self._engine.limits
+        if not prompt:
+            raise ApiError(400, "the prompt is empty", "invalid_value", "prompt")
+        for what, count, limit in (
+            ("the prompt has", len(prompt), limits.prompt_tokens),
+            ("max_tokens asks for", most, limits.answer_tokens),
+        ):
+            if count > limit:
+                text = f"{what} {count} tokens; at most {limit} are taken"
+                raise self._counted(asked, ApiError(413, text, "context_length_exceeded"))
+        temperature = 1.0 if asked.temperature is None else asked.temperature
+        top_p = 1.0 if asked.top_p is None else asked.top_p
+        return Job(task, prompt, most, temperature, top_p, asked.seed, asked.stops)
+
+    def _counted(self, asked: Request, error: ApiError) -> ApiError:
+        self._metrics.requests.labels(asked.model, error.code).inc()
+        return error
+
+
+async def _read(request: HttpRequest, form: type[R], most: int) -> R:
+    """The body as a request, of at most so many bytes."""
+    # A page in a browser may send other types to a local port without asking.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the body must be application/json", "unsupported_media_type")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
+    try:
+        return form.model_validate_json(bytes(body))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(x) for x in problem["loc"]) or None
+        text = problem["msg"].removeprefix("Value error, ")
+        raise ApiError(
+            400, f"{where}: {text}" if where else text, "invalid_value", where
+        ) from error
+
+
+@contextmanager
+def _cancelling(request: HttpRequest, answer: Answer) -> Iterator[None]:
+    """Cancel the answer when the client closes the connection, or when the block ends."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        answer.cancel()
+
+    watching = asyncio.create_task(gone())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        answer.cancel()
+
+
+def _refused(error: ApiError) -> Response:
+    return JSONResponse(error.body, error.status, error.headers)

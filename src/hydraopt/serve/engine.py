@@ -1,0 +1,268 @@
+"""Answers prompts of many tasks in one batch, in a thread of its own.
+
+Requests join the batch and leave it at the borders of steps. A step is one forward pass over all
+rows, each with its own task.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydraopt.errors import HydraoptError, UsageError, explain
+from hydraopt.evaluate.model import contiguous_head
+from hydraopt.runtime.attached import Attached
+from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
+from hydraopt.serve.rows import Rows
+from hydraopt.serve.sampling import Sampler
+from hydraopt.serve.text import Decoder, StopWatch
+
+__all__ = ["Engine"]
+
+# Prompts are read between two steps; more padded tokens than this at a time would make the answers
+# under way wait noticeably. A longer prompt goes alone.
+_PROMPT_TOKENS = 2048
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Row:
+    """An answer under way."""
+
+    answer: Answer
+    sampler: Sampler
+    decoder: Decoder
+    watch: StopWatch
+    tokens: int = 0
+    last: int = 0
+    reason: Reason | None = None
+
+
+class Engine:
+    """One model, the tasks attached to it, and the requests that wait.
+
+    The model and ``attached`` belong to the engine's thread from :meth:`start` to :meth:`stop`.
+    tasks: what may be asked for, besides None for the base.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, attached: Attached, limits: Limits | None = None
+    ) -> None:
+        self.tokenizer, self.limits = tokenizer, limits or Limits()
+        self._model, self._attached = model, attached
+        self.tasks = attached.tasks
+        self._rows: list[_Row] = []
+        self._batch = Rows(model)
+        self._waiting: deque[Answer] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="hydraopt-engine", daemon=True)
+        self._ends = _end_tokens(model, tokenizer)
+        self._memory = attached.memory()
+        self._decodes = 0
+        self.steps = 0
+
+    # --- from any thread ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def submit(self, job: Job, deliver: Callable[[Piece], None]) -> Answer:
+        """Take a job on; ``deliver`` gets its pieces, the last with a reason.
+
+        Raises QueueFullError, ClosedError; UsageError if the job exceeds the limits.
+        """
+        if not 0 < len(job.prompt) <= self.limits.prompt_tokens:
+            raise UsageError(
+                explain(
+                    "the prompt is empty or too long",
+                    got=f"{len(job.prompt)} tokens",
+                    expected=f"1 to {self.limits.prompt_tokens}",
+                )
+            )
+        if not 0 < job.max_tokens <= self.limits.answer_tokens:
+            raise UsageError(
+                explain(
+                    "max_tokens is out of range",
+                    got=job.max_tokens,
+                    expected=f"1 to {self.limits.answer_tokens}",
+                )
+            )
+        answer = Answer(job, deliver, time.monotonic() + self.limits.seconds)
+        with self._changed:
+            if self._closed or not self.alive:
+                raise ClosedError(explain("the server is shutting down"))
+            if len(self._waiting) >= self.limits.queue:
+                raise QueueFullError(
+                    explain(
+                        "too many requests are waiting",
+                        got=len(self._waiting),
+                        expected=f"fewer than {self.limits.queue}",
+                        do="Try again later",
+                    )
+                )
+            self._waiting.append(answer)
+            self._changed.notify()
+        return answer
+
+    def stop(self, seconds: float | None = None) -> bool:
+        """Take no more, finish what there is, and end the thread. False if time ran out first."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        """Is the thread running?"""
+        return self._thread.is_alive()
+
+    def load(self) -> dict[str, int]:
+        """How much there is to do, and what the bundles take, as of the last step."""
+        memory = self._memory
+        return {
+            "waiting": len(self._waiting),
+            "running": len(self._rows),
+            "shared_bytes": memory.shared,
+            "cached_bytes": memory.cached,
+            "active_bytes": memory.active,
+            "decodes": self._decodes,
+            "steps": self.steps,
+        }
+
+    # --- in the engine's thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        # Nothing here needs a gradient, and the output layer wants its input in one piece.
+        with torch.inference_mode(), contiguous_head(self._model):
+            while self._wait():
+                try:
+                    self._admit()
+                    self._step()
+                except Exception as error:  # one batch's failure must not end the server
+                    log.exception("a step failed")
+                    self._fail(self._rows, error)
+                    self._rows, self._batch = [], Rows(self._model)
+
+    def _wait(self) -> bool:
+        """Wait for something to do; False if nothing will come any more."""
+        with self._changed:
+            while not self._rows and not self._waiting:
+                if self._closed:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _admit(self) -> None:
+        """Read the prompts of as many waiting requests as there is room for."""
+        chosen = self._next()
+        if not chosen:
+            return
+        new = [
+            _Row(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop)) for x in chosen
+        ]
+        batch = Rows(self._model)
+        try:
+            self._select([x.job.task for x in chosen])
+            logits = batch.start([x.job.prompt for x in chosen])
+        except Exception as error:
+            log.exception("reading prompts failed")
+            self._fail(new, error)
+            return
+        self._batch.join(batch)
+        self._rows += new
+        self._take(new, logits)
+        self._drop()
+
+    def _next(self) -> list[Answer]:
+        """Those whose turn it is, after those have left whose time is over."""
+        chosen: list[Answer] = []
+        longest = 0
+        with self._changed:
+            reasons = [(x, self._over(x)) for x in self._waiting]
+            self._waiting = deque(x for x, reason in reasons if reason is None)
+            while self._waiting and len(self._rows) + len(chosen) < self.limits.rows:
+                longest = max(longest, len(self._waiting[0].job.prompt))
+                if chosen and longest * (len(chosen) + 1) > _PROMPT_TOKENS:
+                    break
+                chosen.append(self._waiting.popleft())
+        for answer, reason in reasons:
+            if reason is not None:
+                answer.deliver(Piece("", 0, reason))
+        return chosen
+
+    def _step(self) -> None:
+        """One token for each row."""
+        for row in self._rows:
+            row.reason = row.reason or self._over(row.answer)
+            if row.reason is not None:
+                row.answer.deliver(Piece("", row.tokens, row.reason))
+        self._drop()
+        if self._rows:
+            self._select([row.answer.job.task for row in self._rows])
+            self._take(self._rows, self._batch.step([row.last for row in self._rows]))
+            self._drop()
+        self.steps += 1
+        self._memory, self._decodes = self._attached.memory(), self._attached.stats.decodes
+
+    def _select(self, tasks: list[str | None]) -> None:
+        if self._attached.active != tuple(tasks):
+            self._attached.set_tasks(tasks)
+
+    def _take(self, rows: Sequence[_Row], logits: Tensor) -> None:
+        """Give each row its next token of the logits (N, vocabulary), and its reader the text."""
+        for row, own in zip(rows, logits, strict=True):
+            row.last = row.sampler(own)
+            row.tokens += 1
+            ended = row.last in self._ends
+            text = row.watch.add("" if ended else row.decoder.add(row.last))
+            if not row.watch.stopped and (ended or row.tokens >= row.answer.job.max_tokens):
+                text += row.watch.add(row.decoder.end())
+                text += "" if row.watch.stopped else row.watch.end()
+                row.reason = "stop" if ended else "length"
+            if row.watch.stopped:
+                row.reason = "stop"
+            if text or row.reason is not None:
+                row.answer.deliver(Piece(text, row.tokens, row.reason))
+
+    def _drop(self) -> None:
+        """Take out the rows that have ended."""
+        going = [i for i, row in enumerate(self._rows) if row.reason is None]
+        if len(going) < len(self._rows):
+            self._rows = [self._rows[i] for i in going]
+            self._batch.keep(going)
+
+    @staticmethod
+    def _over(answer: Answer) -> Reason | None:
+        if answer.cancelled:
+            return "cancelled"
+        return "time" if time.monotonic() > answer.deadline else None
+
+    @staticmethod
+    def _fail(rows: Sequence[_Row], error: Exception) -> None:
+        # Our errors are made to be read; others may say what is nobody's business.
+        text = (
+            str(error) if isinstance(error, HydraoptError) else "the answer could not be computed"
+        )
+        for row in rows:
+            row.answer.deliver(Piece("", row.tokens, "error", text))
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: those of the generation settings and of the tokenizer."""
+    settings = getattr(model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    each = named if isinstance(named, list) else [named]
+    return frozenset(x for x in (*each, tokenizer.eos_token_id) if x is not None)

@@ -1,0 +1,87 @@
+"""What the engine is asked, what it answers, and what it refuses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hydraopt.errors import HydraoptError
+
+__all__ = ["Answer", "ClosedError", "Job", "Limits", "Piece", "QueueFullError"]
+
+Reason = Literal["stop", "length", "time", "error", "cancelled"]
+
+
+class QueueFullError(HydraoptError):
+    """As many requests wait as may."""
+
+
+class ClosedError(HydraoptError):
+    """The engine takes no more requests."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on.
+
+    rows: answers written at a time.  queue: requests that wait for that, at most.
+    prompt_tokens, answer_tokens: of one request.  seconds: from its arrival to its end.
+    body_bytes: of its HTTP body.
+    """
+
+    rows: int = 16
+    queue: int = 256
+    prompt_tokens: int = 2048
+    answer_tokens: int = 1024
+    seconds: float = 120.0
+    body_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt to go on from.
+
+    task: None is the base model.  temperature: 0 takes the likeliest token.  top_p: the smallest
+    set of tokens of that probability is drawn from.  stop: texts that end the answer, which they
+    are not part of.
+    """
+
+    task: str | None
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that was added, and at the end why it ended. tokens: of the answer so far."""
+
+    text: str
+    tokens: int
+    reason: Reason | None = None
+    error: str | None = None
+
+
+@dataclass
+class Answer:
+    """A job under way. ``deliver`` is called with each piece, in the engine's thread."""
+
+    job: Job
+    deliver: Callable[[Piece], None]
+    deadline: float
+    arrived: float = field(default_factory=time.monotonic)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Nobody reads it any more; it ends at the next step."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()

@@ -1,0 +1,144 @@
+"""The small model with four tasks behind a real server on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hydraopt import attach
+from hydraopt.serve.engine import Engine
+from hydraopt.serve.jobs import Limits
+from hydraopt.serve.server import make_server
+from tests.runtime.conftest import bundle_of
+from tests.small_model import make_tokenizer, tiny_llama
+
+__all__ = ["bundle_of"]
+
+TASKS = ("de", "en", "es", "fr")
+BASE = "tiny"
+
+
+@pytest.fixture(scope="session")
+def wild() -> tuple[Any, Any]:
+    """(model, tokenizer) of random weights large enough that each task says something else."""
+    tokenizer = make_tokenizer()
+    model = tiny_llama(
+        vocab_size=len(tokenizer),
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.data.normal_(0, 0.3, generator=generator)
+    model.requires_grad_(False)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    return model, tokenizer
+
+
+@dataclass
+class Running:
+    """A server under test."""
+
+    address: str
+    engine: Engine
+    server: Any
+
+    def client(self, **options: Any) -> Any:
+        from openai import OpenAI
+
+        settings = {"api_key": "none", "max_retries": 0, "timeout": 60, **options}
+        return OpenAI(base_url=f"{self.address}/v1", **settings)
+
+
+@pytest.fixture(scope="session")
+def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[..., Any]:
+    """Start a server: serve(limits, api_key=...); a context manager of Running."""
+
+    @contextmanager
+    def running(limits: Limits | None = None, api_key: str | None = None) -> Iterator[Running]:
+        model, tokenizer = wild
+        with attach(model, bundle_of("all")) as attached:
+            engine = Engine(model, tokenizer, attached, limits)
+            server = make_server(engine, BASE, "127.0.0.1", 0, api_key)
+            thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+            thread.start()
+            try:
+                until(lambda: server.started or not thread.is_alive())
+                port = server.servers[0].sockets[0].getsockname()[1]
+                yield Running(f"http://127.0.0.1:{port}", engine, server)
+            finally:
+                server.should_exit = True
+                thread.join(30)
+            assert not thread.is_alive()
+            assert not engine.alive
+
+    return running
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back of a plain request."""
+
+    status: int
+    text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+def plain(address: str, body: Any = None, *, kind: str = "application/json") -> Reply:
+    """GET, or POST of a body (JSON unless it is bytes), whatever the status."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"content-type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return Reply(reply.status, reply.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, error.read().decode())
+
+
+def until(true: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for it. Fails if it does not come."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.005)
+
+
+def offline(
+    wild: tuple[Any, Any], bundle: Path, task: str | None, prompt: str, most: int
+) -> tuple[str, Sequence[int]]:
+    """(text, tokens) that transformers' generate gives with the task alone."""
+    model, tokenizer = wild
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    with attach(model, bundle) as attached, attached.task(task):
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=most,
+            do_sample=False,
+            pad_token_id=0,
+        )[0, ids.shape[1] :].tolist()
+    return tokenizer.decode(out, skip_special_tokens=True), out
