@@ -31,7 +31,8 @@ def result_files(folder: Path = RESULTS, split: str = "test") -> Iterator[tuple[
     """(file name, result) of every scored set, in order of name; what was tuned on is apart."""
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result.get("set") in SETS and "methods" in result and result["split"] == split:
+        ours = result.get("set") in SETS and "methods" in result
+        if ours and result.get("split", "test") == split:
             yield path.name, result
 
 
