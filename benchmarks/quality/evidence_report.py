@@ -307,6 +307,7 @@ def draw_curves() -> None:
         axis.set_xticks(ticks, [f"{t} %" for t in ticks])
         axis.set_xticks([], minor=True)
         axis.set_yticks([-1, 0, 1, 2, 5, 10, 20, 50], ["-1", "0", "1", "2", "5", "10", "20", "50"])
+        axis.set_ylim(top=130)
         axis.set_xlabel("bytes of the bundle, of the adapters in fp16")
         axis.set_ylabel("drop, % of the original's score")
         axis.set_title(f"{name} ({entry['n']} tasks)")

@@ -80,8 +80,8 @@ def _shards(folder: Path) -> list[str]:
 
 def _weight_map(folder: Path) -> dict[str, str]:
     found = _json(folder / _INDEX, folder).get("weight_map")
-    names = found.values() if isinstance(found, dict) else ()
-    if not names or not all(isinstance(name, str) for name in names):
+    named = isinstance(found, dict) and all(isinstance(name, str) for name in found.values())
+    if not found or not named:
         raise _unfit(folder, f"{_INDEX} without a weight_map", "tensor names to file names")
     return dict(found)
 
