@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from hydraopt import open_bundle, read_adapters
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.evaluate.prompts import read_prompts, seen_with
+from hydraopt.evaluate.model import load_model
+from hydraopt.evaluate.prompts import TEXTS, read_prompts, seen_with
+from hydraopt.evaluate.sensitivity import look, self_written, sensitivities
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -49,6 +51,16 @@ def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> 
     assert asked["fr"] != alone["fr"]
     # The same seed, the same texts.
     assert seen_with(str(base), adapters, {}) == alone
+
+
+def test_what_was_seen_counts_by_its_root(base, folders) -> None:
+    (adapter,) = read_adapters(folders[:1])
+    factors = {path: module.factors() for path, module in adapter.modules.items()}
+    model, tokenizer = load_model(base)
+    texts = self_written(model, tokenizer, factors, TEXTS, 0)
+    whole = sensitivities(look(model, texts, factors), factors)
+    found = seen_with(str(base), [adapter], {})["en"]
+    assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
 
 def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
