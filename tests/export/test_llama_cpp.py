@@ -23,7 +23,13 @@ from hydraopt.evaluate.model import attached, place
 from hydraopt.export import export_gguf
 from tests.export.targets import bundled
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # What torch, transformers and the engine deprecate or leave open is not ours to answer for.
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = {
