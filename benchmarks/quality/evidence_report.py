@@ -185,7 +185,7 @@ def measures() -> str:
         return f"{_MISSING}\n"
     head = ["set", "candidate", "lost recovery, chosen on", "KL, chosen on"]
     found = table([*head, "lost recovery, held out", "KL, held out"], lines)
-    return f"{found}\n![Lost recovery against the candidates](pictures/measures.png)\n"
+    return f"{found}\n![KL against the candidates](pictures/measures.png)\n"
 
 
 def weights() -> str:
@@ -317,7 +317,7 @@ def draw_curves() -> None:
 
 
 def draw_measures() -> None:
-    """Loss of recovery against the candidates, a colour for each task."""
+    """KL to the original against the candidates, a colour for each task."""
     import matplotlib.pyplot as plt
 
     from benchmarks.quality.damage_measures import CANDIDATES
@@ -330,13 +330,13 @@ def draw_measures() -> None:
     for axis, name in zip(axes.ravel(), CANDIDATES, strict=True):
         for number, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
             mine = [row for row in rows if row["task"] == task]
-            y = np.clip([row["lost_recovery"] for row in mine], 1e-4, None)
-            x = np.clip([row[name] for row in mine], 1e-4, None)
+            y = np.clip([row["kl"] for row in mine], 1e-7, None)
+            x = np.clip([row[name] for row in mine], 1e-5, None)
             axis.loglog(x, y, ".", color=f"C{number % 10}", label=task, markersize=5)
         axis.set_xlabel(name)
     for axis in axes[:, 0]:
-        axis.set_ylabel("lost share of the gain")
-    axes[0, 0].legend(fontsize=6, frameon=False)
+        axis.set_ylabel("KL to the original")
+    axes[0, 0].legend(fontsize=5, frameon=False, loc="lower right")
     figure.tight_layout()
     figure.savefig(PICTURES / "measures.png", dpi=100)
 
