@@ -46,20 +46,26 @@ def tiny_llama(**settings: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**usual, **settings})).eval()
 
 
-@pytest.fixture(scope="session")
-def trained() -> tuple[Any, Any]:
-    """(model, tokenizer); the model has learned some of ROWS and not the others."""
+def tiny_speaker(positions: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """(model, tokenizer) that fit each other, the model as it is at random."""
     tokenizer = make_tokenizer()
     model = tiny_llama(
         vocab_size=len(tokenizer),
         intermediate_size=64,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
     )
+    return model, tokenizer
+
+
+@pytest.fixture(scope="session")
+def trained() -> tuple[Any, Any]:
+    """(model, tokenizer); the model has learned some of ROWS and not the others."""
+    model, tokenizer = tiny_speaker(64)
     items = [encode_row(tokenizer, INSTRUCTION, r["input"], r["output"]) for r in ROWS]
     batch = collate(items)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -3,7 +3,6 @@
     python benchmarks/quality/evidence.py SET --tasks TASKS [--plan sizes] [--rows 128]
     python benchmarks/quality/evidence.py SET --tasks TASKS --plan weights --split validation
 
-
 SET is one of benchmarks/quality/sets.py; its adapters are those that its recipe in zoo/recipes
 trains. Every method of the plan is merged to a file first (kept under build/), then the base, the
 originals and all bundles answer the test rows of each task. The result is saved after every task
@@ -40,6 +39,7 @@ from hydraopt.evaluate.compare import (  # noqa: E402
 )
 from hydraopt.evaluate.encoding import Encoded, encode_row  # noqa: E402
 from hydraopt.evaluate.model import load_model  # noqa: E402
+from hydraopt.evaluate.prompts import POWER, TEXTS  # noqa: E402
 from hydraopt.evaluate.sensitivity import (  # noqa: E402
     answered,
     look,
@@ -52,8 +52,6 @@ from hydraopt.measure import measure_named  # noqa: E402
 from hydraopt.merging import DEFAULT_MEASURE, merge  # noqa: E402
 
 __all__ = ["merged", "original_adapters", "request_for", "texts_of"]
-
-_TEXTS = 8
 
 
 def original_adapters(set_name: str) -> list[Adapter]:
@@ -105,7 +103,7 @@ def _options(
     """Options of hydraopt.merge; those of a plan name what is looked up or made here.
 
     tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
-    the power of what was seen, the rest of the weight being what the measure expects.
+    the power of what was seen, that of merge --base if it is not given.
     """
     options = dict(method.options)
     if "tuned" in options:
@@ -113,7 +111,7 @@ def _options(
         options["measure"] = dataclasses.replace(measure, **options.pop("tuned"))
     if "sensitivity" in options:
         seen = seen_by(set_name, adapters, options["sensitivity"], tasks)
-        power = options.pop("temper", 1.0)
+        power = options.pop("temper", POWER)
         options["sensitivity"] = {
             name: {path: value**power for path, value in mine.items()}
             for name, mine in seen.items()
@@ -135,9 +133,9 @@ def texts_of(
     or "prompts", its answers to the inputs of training rows."""
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     if kind == "self":
-        return self_written(model, tokenizer, factors, _TEXTS, seed)
+        return self_written(model, tokenizer, factors, TEXTS, seed)
     file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), "train")
-    rows = file.rows[:_TEXTS]
+    rows = file.rows[:TEXTS]
     prompts = [encode_row(tokenizer, file.instruction, row.input, "") for row in rows]
     return answered(model, tokenizer, prompts, factors)
 

@@ -38,6 +38,8 @@ _CHOSEN: dict[str, Any] = {
     "unbiased": 300.0,
     "output": 4.0,
     "relative": 0.5,
+    # Without a limit; it was found to be needed after these trials.
+    "farthest": 1e9,
     "kinds": {"o_proj": 2.0},
     "grouped": ["k_proj", "v_proj"],
 }
@@ -77,6 +79,17 @@ _NEAREST: dict[str, dict[str, Any]] = {
     "n": {"output": 1.4, "projected": 4.0, "lost": 2.0, "kinds": {"o_proj": 3.0}, "relative": 0.0},
 }
 _SEEN = (("self", "self", 1.0), ("self^0.5", "self", 0.5), ("prompts^0.5", "prompts", 0.5))
+
+
+def _trials(changes: Mapping[str, Mapping[str, Any]]) -> list[Method]:
+    return [Method(name, "5%", {"tuned": {**_CHOSEN, **x}}) for name, x in changes.items()]
+
+
+def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Method:
+    tuned = {**_CHOSEN, **change}
+    return Method(name, "5%", {"sensitivity": text, "temper": power, "tuned": tuned})
+
+
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
 PLANS: dict[str, list[Method]] = {
@@ -85,45 +98,11 @@ PLANS: dict[str, list[Method]] = {
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
     ],
-    "weights": [
-        *(
-            m
-            for name, change in _WEIGHTS.items()
-            for m in _sizes(name, "5%", tuned={**_CHOSEN, **change})
-        ),
-        *(
-            m
-            for name, text, power in _SEEN
-            for m in _sizes(name, "5%", sensitivity=text, temper=power, tuned=_CHOSEN)
-        ),
-    ],
-    "nearby": [
-        *(
-            m
-            for name, change in _NEARBY.items()
-            for m in _sizes(name, "5%", tuned={**_CHOSEN, **change})
-        ),
-        *_sizes(
-            "f, self^0.5", "5%", sensitivity="self", temper=0.5, tuned={**_CHOSEN, **_NEARBY["f"]}
-        ),
-    ],
+    "weights": [*_trials(_WEIGHTS), *(_seen(*trial, {}) for trial in _SEEN)],
+    "nearby": [*_trials(_NEARBY), _seen("f, self^0.5", "self", 0.5, _NEARBY["f"])],
     "nearest": [
-        *(
-            m
-            for name, change in _NEAREST.items()
-            for m in _sizes(name, "5%", tuned={**_CHOSEN, **change})
-        ),
-        *(
-            m
-            for power in (0.5, 0.75)
-            for m in _sizes(
-                f"j, self^{power}",
-                "5%",
-                sensitivity="self",
-                temper=power,
-                tuned={**_CHOSEN, **_NEAREST["j"]},
-            )
-        ),
+        *_trials(_NEAREST),
+        *(_seen(f"j, self^{power}", "self", power, _NEAREST["j"]) for power in (0.5, 0.75)),
     ],
     "choices": [
         *(m for form in _FORMS for m in _sizes(f"only-{form}", "5% 2%", forms=[form])),

@@ -25,7 +25,7 @@ from hydraopt.bundle.carried import pack_carried
 from hydraopt.bundle.verify import relative_error
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.errors import UsageError, explain
-from hydraopt.merging import assemble
+from hydraopt.merging import Sized, assemble
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.registry import Method, method_named, solver_of
 from hydraopt.types import Factors
@@ -36,7 +36,7 @@ StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Combined:
+class Combined(Sized):
     """What a method made.
 
     path, size: the bundle and its bytes, everything counted. fp16_bytes: two bytes for each number
@@ -55,16 +55,6 @@ class Combined:
     objective: float
     seconds: float
     notes: tuple[str, ...]
-
-    @property
-    def fraction(self) -> float:
-        """Size as a fraction of the inputs in fp16."""
-        return self.size / self.fp16_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = dataclasses.asdict(self)
-        return {**values, "path": str(self.path), "fraction": self.fraction}
 
 
 def combine(

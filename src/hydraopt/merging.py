@@ -37,6 +37,7 @@ __all__ = [
     "DEFAULT_SIZE",
     "MergeResult",
     "Options",
+    "Sized",
     "assemble",
     "finish",
     "merge",
@@ -50,8 +51,26 @@ DEFAULT_MEASURE = "bias-aware"
 StrPath = str | os.PathLike[str]
 
 
+class Sized:
+    """A written bundle: its path, its bytes, and what its inputs take in fp16."""
+
+    path: Path
+    size: int
+    fp16_bytes: int
+
+    @property
+    def fraction(self) -> float:
+        """Size as a fraction of the inputs in fp16."""
+        return self.size / self.fp16_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]  # dataclasses inherit
+        return {**values, "path": str(self.path), "fraction": self.fraction}
+
+
 @dataclass(frozen=True)
-class MergeResult:
+class MergeResult(Sized):
     """What a merge made.
 
     path, size: the bundle and its bytes, everything counted. fp16_bytes: two bytes for each number
@@ -69,16 +88,6 @@ class MergeResult:
     passes: int
     seconds: float
     notes: tuple[str, ...]
-
-    @property
-    def fraction(self) -> float:
-        """Size as a fraction of the inputs in fp16."""
-        return self.size / self.fp16_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = dataclasses.asdict(self)
-        return {**values, "path": str(self.path), "fraction": self.fraction}
 
 
 def merge(

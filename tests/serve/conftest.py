@@ -22,7 +22,7 @@ from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.server import make_server
 from tests.runtime.conftest import bundle_of
-from tests.small_model import make_tokenizer, tiny_llama
+from tests.small_model import tiny_speaker
 
 __all__ = ["bundle_of"]
 
@@ -33,17 +33,7 @@ BASE = "tiny"
 @pytest.fixture(scope="session")
 def wild() -> tuple[Any, Any]:
     """(model, tokenizer) of random weights large enough that each task says something else."""
-    tokenizer = make_tokenizer()
-    model = tiny_llama(
-        vocab_size=len(tokenizer),
-        intermediate_size=64,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    model, tokenizer = tiny_speaker(512)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() == 2:
