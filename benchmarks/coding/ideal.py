@@ -27,11 +27,11 @@ __all__ = [
 def _contexts(
     levels: Integers, rows: NDArray[np.int64], q: NDArray[np.int8], act: NDArray[np.int8]
 ) -> None:
-    total = rows.sum()
+    usual, lively = coder.bounds(rows.sum(), levels.shape[0])
     s = 0
     for i in range(levels.shape[0]):
         q[i] = QUANTISER[s]
-        act[i] = coder.activity(rows[i], total, levels.shape[0])
+        act[i] = coder.activity(rows[i], usual, lively)
         a = abs(levels[i])
         if a:
             rows[i] += 2 * a - q[i]
@@ -89,16 +89,9 @@ def shannon_bits(column: Column) -> float:
 
 @njit(cache=True)
 def _decision(model: NDArray[np.int32], ctx: int, bit: int) -> float:
-    p = model[ctx, 0]
-    rate = coder.RATE[model[ctx, 1]]
-    if bit:
-        cost = -np.log2(p / 65536)
-        model[ctx, 0] = min(p + (((65536 - p) * rate) >> 16), 65536 - 64)
-    else:
-        cost = -np.log2(1 - p / 65536)
-        model[ctx, 0] = max(p - ((p * rate) >> 16), 64)
-    model[ctx, 1] = min(model[ctx, 1] + 1, 255)
-    return cost
+    p = (model[ctx] >> 8) / 65536
+    model[ctx] = coder.moved(model[ctx], bit)
+    return float(-np.log2(p if bit else 1 - p))
 
 
 @njit(cache=True)
@@ -107,13 +100,13 @@ def _adaptive(
 ) -> float:
     shift = 0 if spread < coder.CLASSES else (spread - coder.SHIFT_FROM) >> 2
     cls = spread - 4 * shift
-    total = rows.sum()
+    usual, lively = coder.bounds(rows.sum(), levels.shape[0])
     bits = 0.0
     s = 0
     for i in range(levels.shape[0]):
         a = abs(levels[i])
         q = QUANTISER[s] if trellis else 0
-        act = coder.activity(rows[i], total, levels.shape[0])
+        act = coder.activity(rows[i], usual, lively)
         base = ((q * coder.CLASSES + cls) * coder.ACTIVITIES + act) * coder.BINS
         value = a >> shift
         bits += shift + (1 if a else 0)

@@ -25,6 +25,8 @@ __all__ = [
     "SIDE_CONTEXTS",
     "TOP",
     "activity",
+    "bounds",
+    "moved",
     "new_model",
 ]
 
@@ -51,18 +53,36 @@ MASK = 0xFFFFFFFF
 
 
 def new_model() -> NDArray[np.int32]:
-    """Fresh contexts, (MODEL_SIZE, 2): probability of a 1 in 1/65536, and the count so far."""
-    model = np.zeros((MODEL_SIZE, 2), np.int32)
-    model[:, 0] = 32768
-    return model
+    """Fresh contexts, (MODEL_SIZE,): 256 times the probability of a 1 in 1/65536, plus the count so
+    far. One word for both, because loads and stores are what a decision waits for."""
+    return np.full(MODEL_SIZE, 32768 << 8, np.int32)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def moved(known: int, bit: int) -> int:
+    """What a context knows after one more decision."""
+    p, count = known >> 8, known & 255
+    # Unsigned, so that no check for a negative index is compiled.
+    rate = int(RATE[np.uint64(count)])
+    if bit:
+        p = min(p + (((65536 - p) * rate) >> 16), 65536 - FLOOR)
+    else:
+        p = max(p - ((p * rate) >> 16), FLOOR)
+    return (p << 8) | min(count + 1, LIMIT)
 
 
 @njit(cache=True, nogil=True)
-def activity(row: int, total: int, count: int) -> int:
-    """0, 1 or 2: is the row quiet, usual or lively in the columns decoded so far?
+def bounds(total: int, count: int) -> tuple[int, int]:
+    """Where rows begin to be usual, and lively: 0.7 and 1.3 times the mean, rounded up.
 
-    row: sum of |integer| over the row; total: over all ``count`` rows.
+    total: sum of |integer| over all ``count`` rows in the columns coded so far.
     """
-    if 10 * row * count < 7 * total:
-        return 0
-    return 1 if 10 * row * count < 13 * total else 2
+    if count == 0:
+        return 0, 0
+    return -(-7 * total // (10 * count)), -(-13 * total // (10 * count))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def activity(row: int, usual: int, lively: int) -> int:
+    """0, 1 or 2: is the row quiet, usual or lively? row: its sum; the others: see bounds."""
+    return int(row >= usual) + int(row >= lively)

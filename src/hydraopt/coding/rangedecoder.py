@@ -15,13 +15,12 @@ from hydraopt.coding.model import (
     BINS,
     CLASSES,
     CONTEXTS,
-    FLOOR,
-    LIMIT,
     MASK,
-    RATE,
     SHIFT_FROM,
     TOP,
     activity,
+    bounds,
+    moved,
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 
@@ -56,20 +55,18 @@ def _byte(data: NDArray[np.uint8], pos: int) -> int:
 def _decode_bit(
     low: int, span: int, pos: int, data: NDArray[np.uint8], model: NDArray[np.int32], ctx: int
 ) -> tuple[int, int, int, int]:
-    p = model[ctx, 0]
-    count = model[ctx, 1]
-    bound = (span >> 16) * p
+    at = np.uint64(ctx)
+    known = int(model[at])
+    bound = (span >> 16) * (known >> 8)
     if low < bound:
         span = bound
-        model[ctx, 0] = min(p + (((65536 - p) * RATE[count]) >> 16), 65536 - FLOOR)
         bit = 1
+        model[at] = moved(known, 1)
     else:
         low -= bound
         span -= bound
-        model[ctx, 0] = max(p - ((p * RATE[count]) >> 16), FLOOR)
         bit = 0
-    if count < LIMIT:
-        model[ctx, 1] = count + 1
+        model[at] = moved(known, 0)
     while span < TOP:
         low = (low << 8) | _byte(data, pos)
         pos += 1
@@ -97,10 +94,16 @@ def _decode_raw(
 
 @njit(cache=True, nogil=True)
 def _decode_magnitude_rest(
-    low: int, span: int, pos: int, data: NDArray[np.uint8], model: NDArray[np.int32], base: int
+    low: int,
+    span: int,
+    pos: int,
+    data: NDArray[np.uint8],
+    model: NDArray[np.int32],
+    base: int,
+    least: int,
 ) -> tuple[int, int, int, int]:
-    """A magnitude that is known not to be zero."""
-    for j in range(1, BINS - 1):
+    """A magnitude that is known to be ``least`` or more."""
+    for j in range(least, BINS - 1):
         bit, low, span, pos = _decode_bit(low, span, pos, data, model, base + j)
         if bit == 0:
             return j, low, span, pos
@@ -124,7 +127,7 @@ def decode_integer(
     low, span, pos = state[_LOW], state[_RANGE], state[_POS]
     value, low, span, pos = _decode_bit(low, span, pos, data, model, base)
     if value != 0:
-        value, low, span, pos = _decode_magnitude_rest(low, span, pos, data, model, base)
+        value, low, span, pos = _decode_magnitude_rest(low, span, pos, data, model, base, 1)
         bit, low, span, pos = _decode_bit(low, span, pos, data, model, base + BINS)
         if bit:
             value = -value
@@ -159,16 +162,18 @@ def _decode_column(
     shift = 0 if spread < CLASSES else (spread - SHIFT_FROM) >> 2
     cls = spread - 4 * shift
     count = integers.shape[0]
-    total = rows.sum()
+    usual, lively = bounds(rows.sum(), count)
     low, span, pos = state[_LOW], state[_RANGE], state[_POS]
-    s = 0
+    s = np.uint64(0)  # Unsigned, so that no check for a negative index is compiled.
     for i in range(count):
         q = QUANTISER[s]
-        base = ((q * CLASSES + cls) * ACTIVITIES + activity(rows[i], total, count)) * BINS
-        # Most numbers are zero: that one decision is taken here, the rest in a call.
+        base = ((q * CLASSES + cls) * ACTIVITIES + activity(rows[i], usual, lively)) * BINS
+        # Most numbers are 0 or 1: these two decisions are taken here, the rest in a call.
         a, low, span, pos = _decode_bit(low, span, pos, data, model, base)
         if a != 0:
-            a, low, span, pos = _decode_magnitude_rest(low, span, pos, data, model, base)
+            more, low, span, pos = _decode_bit(low, span, pos, data, model, base + 1)
+            if more != 0:
+                a, low, span, pos = _decode_magnitude_rest(low, span, pos, data, model, base, 2)
         if shift:
             rest, low, span, pos = _decode_raw(low, span, pos, data, shift)
             a = (a << shift) | rest
@@ -179,7 +184,7 @@ def _decode_column(
             integers[i] = -magnitude if sign else magnitude
         else:
             integers[i] = 0
-        s = NEXT_STATE[s, a & 1]
+        s = np.uint64(NEXT_STATE[s, np.uint64(a & 1)])
     state[_LOW], state[_RANGE], state[_POS] = low, span, pos
 
 

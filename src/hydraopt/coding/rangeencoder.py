@@ -17,13 +17,12 @@ from hydraopt.coding.model import (
     BINS,
     CLASSES,
     CONTEXTS,
-    FLOOR,
-    LIMIT,
     MASK,
-    RATE,
     SHIFT_FROM,
     TOP,
     activity,
+    bounds,
+    moved,
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 
@@ -68,18 +67,16 @@ def _encode_bit(
     ctx: int,
     bit: int,
 ) -> tuple[int, int]:
-    p = model[ctx, 0]
-    count = model[ctx, 1]
-    bound = (span >> 16) * p
+    at = np.uint64(ctx)
+    known = int(model[at])
+    bound = (span >> 16) * (known >> 8)
     if bit:
         span = bound
-        model[ctx, 0] = min(p + (((65536 - p) * RATE[count]) >> 16), 65536 - FLOOR)
+        model[at] = moved(known, 1)
     else:
         low += bound
         span -= bound
-        model[ctx, 0] = max(p - ((p * RATE[count]) >> 16), FLOOR)
-    if count < LIMIT:
-        model[ctx, 1] = count + 1
+        model[at] = moved(known, 0)
     while span < TOP:
         span <<= 8
         low = _shift_low(state, out, low)
@@ -169,14 +166,14 @@ def _encode_column(
     shift = 0 if spread < CLASSES else (spread - SHIFT_FROM) >> 2
     cls = spread - 4 * shift
     count = levels.shape[0]
-    total = rows.sum()
+    usual, lively = bounds(rows.sum(), count)
     low, span = state[_LOW], state[_RANGE]
     s = 0
     for i in range(count):
         k = levels[i]
         a = abs(k)
         q = QUANTISER[s]
-        base = ((q * CLASSES + cls) * ACTIVITIES + activity(rows[i], total, count)) * BINS
+        base = ((q * CLASSES + cls) * ACTIVITIES + activity(rows[i], usual, lively)) * BINS
         high = a >> shift
         # Most numbers are zero: that one decision is taken here, the rest in a call.
         low, span = _encode_bit(low, span, state, out, model, base, 1 if high != 0 else 0)
