@@ -265,8 +265,8 @@ class SplitSide:
     def sizes(self) -> Array:
         """(k,): the columns' lengths, as if basis and own integers were orthonormal."""
         blocks = [x for x in (self.coordinates, self.own) if x is not None]
-        squares = [np.einsum("nk,nk->k", x, x) for x in blocks]
-        return np.asarray(np.sqrt(np.sum(squares, axis=0)), np.float64)
+        squares: Array = sum(np.einsum("nk,nk->k", x, x) for x in blocks)
+        return np.sqrt(squares)
 
 
 @dataclass(frozen=True)

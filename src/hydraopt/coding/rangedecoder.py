@@ -142,12 +142,18 @@ def decode_run(
     model: NDArray[np.int32],
     kind: int,
     values: NDArray[np.int64],
-) -> None:
-    """The next integers of one kind; mirrors :func:`encode_run`."""
+    low: int,
+    high: int,
+) -> bool:
+    """The next integers of one kind, and whether all lie in [low, high]; mirrors
+    :func:`encode_run`."""
     before = 0
+    inside = True
     for i in range(values.size):
         before += decode_integer(state, data, model, kind)
         values[i] = before
+        inside &= low <= before <= high
+    return inside
 
 
 @njit(cache=True, nogil=True)

@@ -206,8 +206,7 @@ class StreamReader:
     def run(self, kind: int, count: int, low: int, high: int, what: str) -> NDArray[np.int64]:
         """The next ``count`` integers of a :meth:`StreamWriter.run`; as :meth:`integer` else."""
         values = np.empty(count, np.int64)
-        decode_run(self._state, self._data, self._model, int(kind), values)
-        if count and not low <= values.min() <= values.max() <= high:
+        if not decode_run(self._state, self._data, self._model, int(kind), values, low, high):
             self.damaged(f"{what} is {values.min()} or {values.max()}, expected {low} to {high}")
         return values
 

@@ -92,11 +92,11 @@ def part_of(site: Site, record: SplitRecord) -> Part:
     integers in steps would leave the range of fp16.
     """
     left, right = record.left, record.right
-    lengths = left.sizes * record.coefficients
-    both = (lengths > 0) & (right.sizes > 0)
-    ratio = np.divide(lengths, right.sizes, out=np.ones_like(lengths), where=both)
-    shift = np.rint(0.5 * np.log2(ratio)).astype(np.int32)
-    down, up = np.ldexp(1.0, shift), record.coefficients * np.ldexp(1.0, -shift)
+    lengths, others = left.sizes * record.coefficients, right.sizes
+    both = (lengths > 0) & (others > 0)
+    ratio = np.divide(lengths, others, out=np.ones_like(lengths), where=both)
+    down = np.ldexp(1.0, np.rint(0.5 * np.log2(ratio)).astype(np.int32))
+    up = record.coefficients / down
 
     def scaled(x: Array | None, by: Array) -> Array | None:
         return None if x is None else x * by
@@ -122,8 +122,9 @@ def _tensor(x: Array | None, place: Place) -> Tensor | None:
     if x is None:
         return None
     # A copy: contiguous, and the decoded float64 array can go.
-    tensor = torch.from_numpy(np.ascontiguousarray(x)).to(place.dtype, copy=True)
-    return tensor.to(place.device)
+    return torch.from_numpy(x).to(
+        place.device, place.dtype, copy=True, memory_format=torch.contiguous_format
+    )
 
 
 def _given(basis: Tensor | None) -> Tensor:
