@@ -25,7 +25,7 @@ __all__ = [
     "start_peak",
 ]
 
-_SELF = Path("/proc/self")
+_PROCESSES = Path("/proc")
 
 
 def forget(path: Path) -> bool:
@@ -47,9 +47,9 @@ def disk_bytes() -> int | None:
     return _field("io", "read_bytes")
 
 
-def resident_bytes() -> int | None:
-    """Memory that this process holds now."""
-    return _kibibytes("VmRSS")
+def resident_bytes(process: int | str = "self") -> int | None:
+    """Memory that this process, or another one by its id, holds now."""
+    return _kibibytes("VmRSS", process)
 
 
 def peak_bytes() -> int | None:
@@ -66,7 +66,7 @@ def start_peak() -> int | None:
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc's
     try:
-        (_SELF / "clear_refs").write_text("5")
+        (_PROCESSES / "self" / "clear_refs").write_text("5")
     except OSError:
         return None
     return resident_bytes()
@@ -89,15 +89,15 @@ def limited(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _kibibytes(name: str) -> int | None:
-    value = _field("status", name)
+def _kibibytes(name: str, process: int | str = "self") -> int | None:
+    value = _field("status", name, process)
     return None if value is None else value << 10
 
 
-def _field(file: str, name: str) -> int | None:
-    """The number of a line "NAME: NUMBER ..." of a file about this process."""
+def _field(file: str, name: str, process: int | str = "self") -> int | None:
+    """The number of a line "NAME: NUMBER ..." of a file about a process."""
     try:
-        lines = (_SELF / file).read_text().splitlines()
+        lines = (_PROCESSES / str(process) / file).read_text().splitlines()
     except OSError:
         return None
     found = (x.partition(":")[2].split()[0] for x in lines if x.startswith(f"{name}:"))
