@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS  # noqa: E402
 
-__all__ = ["TARGETS", "Target", "headline"]
+__all__ = ["TARGETS", "Target", "headline", "lines"]
 
 Row = Mapping[str, Any]
 
@@ -169,7 +169,8 @@ def _row(target: Target, found: list[Row], file: str) -> dict[str, Any]:
     }
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The table."""
     for row in found["rows"]:
         met = {True: "met", False: "NOT met", None: "absent"}[row["met"]]
         value = "-" if row["value"] is None else f"{row['value']:.4g}"
@@ -194,7 +195,7 @@ def main() -> None:
     if parser.parse_args().json:
         print(json.dumps(found, indent=1))
         return
-    for line in _lines(found):
+    for line in lines(found):
         print(line)
 
 

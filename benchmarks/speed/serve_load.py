@@ -7,8 +7,8 @@ Starts ``hydraopt serve`` on the examples (SmolLM2-135M-Instruct, eight rank-8 a
 mixed, and each answer is held against what plain greedy generation writes with that task alone,
 computed before, in float32. What differs is told apart: an answer that is another task's to the
 same prompt ("wrong task"); one that hung, somewhere, by less than TIE between the two likeliest
-tokens, which company in a batch may decide ("tie"); anything else ("unexplained"). Requests that are
-wrong in different ways go along with the load. SIGTERM comes while requests are under way.
+tokens, which company in a batch may decide ("tie"); anything else ("unexplained"). Requests that
+are wrong in different ways go along with the load. SIGTERM comes while requests are under way.
 """
 
 from __future__ import annotations
@@ -308,6 +308,10 @@ def rows_of(load: Load, end: Row, errors: str, args: argparse.Namespace) -> list
     return [{**row, "seconds": args.seconds, "clients": args.clients} for row in rows]
 
 
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -330,12 +334,15 @@ def main() -> None:
             bundle = Path(place) / "examples.hydra.safetensors"
             merge(ROOT / "examples" / "adapters" / "*", bundle, size="5%")
         torch.set_num_threads(args.threads)
+        say("answers of each task alone")
         model, tokenizer = load_model(str(base))
         alone = answered_alone(model, tokenizer, bundle, Path(base).resolve().name, prompts)
         del model
+        say(f"{len(alone)} answers; the server starts")
         with (Path(place) / "stderr").open("w+") as errors:
             process, about = started_server(base, bundle, args.threads, errors)
             try:
+                say(f"{args.clients} clients for {args.seconds:g} s")
                 load = Load(about["address"], prompts, alone, Tally())
                 end = run(process, load, args)
             finally:

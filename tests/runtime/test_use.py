@@ -83,7 +83,7 @@ def test_what_is_held_is_what_is_attached(model, bundle_of, here) -> None:
     assert list(steps_of(alone)) == [x for x in STEPS if x[0] != "attach"]
     assert any("no base model" in note for note in alone["notes"])
     assert not any("no base model" in note for note in report["notes"])
-    half = measure_use(path, "de", dtype=torch.bfloat16, repeats=1)
+    half = measure_use(path, "de", dtype="bfloat16", repeats=1)
     assert half["dtype"] == "bfloat16"
     assert {2 * half["held"][key] == x for key, x in alone["held"].items()} == {True}
 

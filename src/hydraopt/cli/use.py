@@ -75,16 +75,21 @@ def use(
       hydraopt use phone.hydra.safetensors --task numbers-de
       hydraopt use phone.hydra.safetensors --task numbers-de --base ./base --json
     """
-    import torch
-
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.runtime.use import measure_use
 
     open_bundle(bundle)  # a mistyped name is found before the base is loaded
-    settings = {"dtype": getattr(torch, dtype), "repeats": repeats, "threads": threads}
     model = None if base is None else _model(base, dtype)
     with progress_bar(quiet or as_json) as progress:
-        report = measure_use(bundle, task, model=model, progress=progress, **settings)
+        report = measure_use(
+            bundle,
+            task,
+            model=model,
+            dtype=dtype,
+            repeats=repeats,
+            threads=threads,
+            progress=progress,
+        )
     report["base"] = None if base is None else Path(base).name
     if as_json:
         emit_json(report)

@@ -8,9 +8,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -33,6 +34,7 @@ __all__ = ["compare", "write_like"]
 
 Progress = Callable[[str, int, int], None]
 Row = dict[str, Any]
+Made = TypeVar("Made")
 
 
 def compare(
@@ -111,13 +113,13 @@ def _use_bundle(path: Path, names: Sequence[str], dtype: torch.dtype) -> Row:
         switches = []
         for name in names:
             read = attached.stats.bytes_read
-            seconds, fetched = _timed(lambda name=name: attached.set_task(name), path)
+            _, seconds, fetched = _timed(partial(attached.set_task, name), path)
             switches.append((seconds, attached.stats.bytes_read - read, fetched))
         memory = attached.memory()
         peak = peak_bytes()
         warm = []
-        for name in (names[-2] if len(names) > 1 else None, names[-1]) * 5:
-            attached.set_task(name)
+        for kept in (names[-2] if len(names) > 1 else None, names[-1]) * 5:
+            attached.set_task(kept)
             warm.append(attached.stats.switch_seconds)
         held = memory.shared + memory.cached + memory.active
         read = start + sum(read for _, read, _ in switches)
@@ -131,7 +133,8 @@ def _use_files(files: Sequence[Path], dtype: torch.dtype) -> Row:
     before = start_peak()
     kept, switches = [], []
     for file in files:
-        seconds, fetched = _timed(lambda file=file: kept.append(_load(file, dtype)), file)
+        tensors, seconds, fetched = _timed(partial(_load, file, dtype), file)
+        kept.append(tensors)
         switches.append((seconds, file.stat().st_size, fetched))
     peak = peak_bytes()
     held = sum(x.numel() * x.element_size() for tensors in kept for x in tensors.values())
@@ -146,13 +149,13 @@ def _load(file: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         return {key: tensors.get_tensor(key).to(dtype, copy=True) for key in tensors.keys()}  # noqa: SIM118
 
 
-def _timed(run: Callable[[], Any], file: Path) -> tuple[float, int | None]:
-    """Seconds with the file not in memory, and the bytes that the system fetched for it."""
+def _timed(run: Callable[[], Made], file: Path) -> tuple[Made, float, int | None]:
+    """What it makes, its seconds with the file not in memory, and what the system fetched."""
     forget(file)
     on_disk, started = disk_bytes(), time.perf_counter()
-    run()
+    made = run()
     seconds, after = time.perf_counter() - started, disk_bytes()
-    return seconds, None if on_disk is None or after is None else after - on_disk
+    return made, seconds, None if on_disk is None or after is None else after - on_disk
 
 
 def _row(

@@ -38,6 +38,7 @@ Ready = Callable[[ExitStack], tuple[Callable[[], Any], Read]]
 """Prepares a step, and returns what does it and what counts its bytes; the stack undoes it."""
 
 ALL_KEPT = 1 << 62
+"""A cache that drops nothing, so that what is held is all of it."""
 
 
 def measure_use(
@@ -45,7 +46,7 @@ def measure_use(
     task: str | None = None,
     *,
     model: nn.Module | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
     repeats: int = 5,
     threads: int = 1,
     progress: Progress | None = None,
@@ -53,9 +54,9 @@ def measure_use(
     """Open the bundle, decode a task, attach it, switch to another one; and the same of files.
 
     task: default the first that can be attached.  model: the base to attach to; without one,
-    tasks are decoded for modules of the same sizes that compute in ``dtype``, and the step
-    "attach" is left out.  repeats: of a step; seconds are medians, memory is the most of all.
-    threads: of torch and BLAS.
+    tasks are decoded for modules of the same sizes that compute in ``dtype`` (torch's name of it),
+    and the step "attach" is left out.  repeats: of a step; seconds are medians, memory is the most
+    of all.  threads: of torch and BLAS.
 
     Returns, in bytes and seconds: ``steps`` (what, file "cold" or "warm", seconds, bytes_read by
     the reader, disk_bytes that the system fetched, read-ahead included, and peak_bytes, the growth
@@ -70,8 +71,9 @@ def measure_use(
     usable = [name for name in bundle if not any(obstacles(bundle[name]))]
     task = _chosen(bundle, usable, task)
     other = next((name for name in usable if name != task), None)
-    host = frame_of(bundle, dtype) if model is None else model
-    dtype = next((x.dtype for x in host.parameters() if x.is_floating_point()), dtype)
+    kind = getattr(torch, dtype)
+    host = frame_of(bundle, kind) if model is None else model
+    kind = next((x.dtype for x in host.parameters() if x.is_floating_point()), kind)
     counts = sorted({min(x, len(usable)) for x in (*COUNTS, len(usable))})
     with limited(threads):
         first = _first(host, path, task, other)
@@ -88,12 +90,12 @@ def measure_use(
         "tasks": len(bundle),
         "task": task,
         "other": other,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(kind).removeprefix("torch."),
         "threads": threads,
         "repeats": repeats,
         **first,
         "steps": steps,
-        "comparison": compare(path, usable, counts, dtype, threads, progress),
+        "comparison": compare(path, usable, counts, kind, threads, progress),
         "notes": _notes(steps, model, len(bundle) - len(usable)),
     }
 
