@@ -357,4 +357,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Whoever ends this script ends its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()
