@@ -76,7 +76,7 @@ def prompts_of(count: int, tokens: int) -> list[Prompt]:
     turns = itertools.cycle(held_out.values())
     chosen = [(x, x["rows"][i % len(x["rows"])]) for i, x in zip(range(count), turns, strict=False)]
     texts = [prompt_text(x["instruction"], row["input"]) for x, row in chosen]
-    return [Prompt(x, 2 + (7 * i + tokens) % tokens) for i, x in enumerate(texts)]
+    return [Prompt(x, 2 + 7 * i % tokens) for i, x in enumerate(texts)]
 
 
 def answered_alone(

@@ -176,7 +176,12 @@ def test_use(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = small_task(tmp_path).bundle.path
     result = run("use", bundle, "--task", "numbers", "--repeats", 1)
     assert result.exit_code == 0, result.output
-    for text in ("numbers, then no other task; no base", "decode the task", "1 files", "note: no"):
+    for text in (
+        f"{bundle}: numbers, then no other task; no base, float32, 1 thread",
+        "decode the task",
+        "1 files",
+        "note: no",
+    ):
         assert text in result.stdout
     report = json.loads(run("use", bundle, "--repeats", 1, "--json").stdout)
     assert report["schema"] == "hydraopt.use/1"

@@ -115,9 +115,12 @@ def _model(base: str, dtype: str) -> Any:
 def _show(report: dict[str, Any]) -> None:
     on = f"attached to {report['base']}" if report["base"] else "no base"
     count = report["threads"]
-    show_table(
+    say(
         f"{report['path']}: {report['task']}, then {report['other'] or 'no other task'}; {on}, "
-        f"{report['dtype']}, {count} thread{'s' * (count != 1)}",
+        f"{report['dtype']}, {count} thread{'s' * (count != 1)}"
+    )
+    show_table(
+        "What each step takes",
         ["step", "file", "ms", "bytes read", "fetched from disk", "memory at its peak"],
         [
             [
