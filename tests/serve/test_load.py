@@ -99,7 +99,7 @@ def test_a_short_run(bundle_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     serve_load.main()
     rows = {x["what"]: x for x in json.loads(out.read_text())["rows"]}
     answers = rows["answers"]
-    assert answers["requests"] == answers["right"] + answers["tie"] > 20
+    assert answers["requests"] == answers["right"] + answers["tie"] > 0
     assert answers["wrong_task"] == answers["failed"] == answers["unexplained"] == 0
     assert rows["bad requests"]["odd"] == 0
     assert rows["exit"]["unclean"] == 0
