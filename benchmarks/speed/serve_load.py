@@ -243,7 +243,7 @@ def run(process: subprocess.Popen[str], load: Load, args: argparse.Namespace) ->
     # A request that was begun just before is read by now; the clients wait for their answers.
     time.sleep(1)
     under_way = sum(thread.is_alive() for thread in clients)
-    asked, wall = time.perf_counter(), time.perf_counter() - started
+    asked = time.perf_counter()
     os.kill(process.pid, signal.SIGTERM)
     try:
         code: int | None = process.wait(EXIT_SECONDS)
@@ -251,16 +251,16 @@ def run(process: subprocess.Popen[str], load: Load, args: argparse.Namespace) ->
         process.kill()
         process.wait()
         code = None
-    seconds = time.perf_counter() - asked
+    ended = time.perf_counter()
     for thread in clients:
         thread.join(10)
     return {
         "what": "exit",
         "under_way": under_way,
         "exit_code": code,
-        "exit_seconds": round(seconds, 2),
+        "exit_seconds": round(ended - asked, 2),
         "limit_seconds": EXIT_SECONDS,
-        "wall": wall,
+        "wall": ended - started,
     }
 
 
@@ -347,7 +347,7 @@ def main() -> None:
                 end = run(process, load, args)
             finally:
                 process.kill()
-                process.wait()
+                process.communicate()  # closes its output as well
             errors.seek(0)
             rows = rows_of(load, end, errors.read(), args)
     for row in rows:
