@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from peft import PeftModel  # noqa: E402
 from benchmarks.common import provenance, write_result  # noqa: E402
 from hydraopt import attach, merge, open_bundle  # noqa: E402
 from hydraopt.evaluate.model import load_model  # noqa: E402
+from hydraopt.runtime.footprint import forget  # noqa: E402
 from zoo.bases import base_folder  # noqa: E402
 
 SETS = {
@@ -98,13 +98,17 @@ def both(runs: Mapping[str, Callable[[], Any]], args: Any) -> Row:
     }
 
 
-def memory(attached: Any, peft: Any) -> Row:
-    """Bytes of what each holds beside the base, once every task has been used."""
+def memory(attached: Any, peft: Any, originals: Any) -> Row:
+    """Bytes of what each holds beside the base, once every task has been used.
+
+    peft: with the adapters as the bundle gives them back, some parts of which are gone; originals:
+    with those that were merged, which is what loading adapters takes without a bundle.
+    """
     for name in attached.tasks:
         attached.set_task(name)
     found = attached.memory()
     ours = found.shared + found.cached + found.active
-    theirs = sum(x.numel() * x.element_size() for k, x in peft.named_parameters() if "lora_" in k)
+    theirs = adapter_bytes(originals)
     return {
         "what": "memory",
         "tasks": len(attached.tasks),
@@ -113,14 +117,24 @@ def memory(attached: Any, peft: Any) -> Row:
         "cache_limit": found.limit,
         "peft_bytes": theirs,
         "ratio": round(ours / theirs, 4),
+        "peft_exported_bytes": adapter_bytes(peft),
+        "ratio_exported": round(ours / adapter_bytes(peft), 4),
     }
 
 
-def forget(path: Path) -> None:
-    """Ask the system to drop the file's pages: the next read is from the disk."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def adapter_bytes(peft: Any) -> int:
+    return sum(x.numel() * x.element_size() for k, x in peft.named_parameters() if "lora_" in k)
+
+
+def loaded(model: Any, folders: Mapping[str, Path]) -> Any:
+    """A copy of the model with all of these adapters, by name."""
+    wrapped: Any = None
+    for name, folder in folders.items():
+        if wrapped is None:
+            wrapped = PeftModel.from_pretrained(copy.deepcopy(model), folder, name)
+        else:
+            wrapped.load_adapter(folder, name)
+    return wrapped.eval()
 
 
 def switching(model: Any, path: Path, repeats: int) -> Row:
@@ -172,18 +186,13 @@ def main() -> None:
         merge([str(x) for x in adapters], path, size=args.size)
         # PEFT gets what the bundle gives, so that both compute the same.
         bundle = open_bundle(path)
-        wrapped: Any = None
-        for name, task in bundle.items():
-            where = Path(place) / name
-            task.save_pretrained(where)
-            if wrapped is None:
-                wrapped = PeftModel.from_pretrained(copy.deepcopy(model), where, name)
-            else:
-                wrapped.load_adapter(where, name)
-        wrapped.eval()
+        exported = {name: Path(place) / name for name in bundle}
+        for name, where in exported.items():
+            bundle[name].save_pretrained(where)
+        wrapped = loaded(model, exported)
         with attach(model, path) as attached:
             rows = throughput(attached, model, wrapped, ids, args)
-            rows.append(memory(attached, wrapped))
+            rows.append(memory(attached, wrapped, loaded(model, {x.name: x for x in adapters})))
         rows.append(switching(model, path, args.repeats))
         rows[-1]["bundle_bytes"] = path.stat().st_size
     for row in rows:

@@ -17,7 +17,7 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AdapterFormatError
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("eval", "export", "inspect", "merge", "methods", "serve", "shrink", "verify")
+VERBS = ("eval", "export", "inspect", "merge", "methods", "serve", "shrink", "use", "verify")
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
 

@@ -15,6 +15,7 @@ import hydraopt
 from hydraopt import HydraoptError, attach, merge, open_bundle
 from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.parts import Mode, SplitRecord, SplitSide, Way
+from hydraopt.runtime.attached import default_cache_bytes
 from hydraopt.runtime.heads import part_of, site_of
 from hydraopt.runtime.places import Place
 from tests.conftest import write_adapter
@@ -175,7 +176,7 @@ def test_heads_stay_within_the_limit(model, bundle_of) -> None:
             sizes[name] = attached.memory().cached - before
             assert sizes[name] > 0
         assert (attached.stats.decodes, attached.stats.hits) == (4, 0)
-        assert attached.memory().limit == 1 << 28
+        assert attached.memory().limit == 16 << 20  # four small adapters: the least
     right = {name: expected(model, path, name) for name in TASKS}
     limit = max(sizes.values()) + min(sizes.values())  # two fit, or three if they are small
     for cache_bytes, decodes in ((limit, None), (min(sizes.values()) - 1, 12), (0, 12)):
@@ -208,6 +209,46 @@ def test_the_least_recently_used_head_goes_first(model, bundle_of) -> None:
         assert attached.stats.decodes == decodes + 1
     with pytest.raises(UsageError, match="cache_bytes makes no sense; got -1"):
         attach(model, path, cache_bytes=-1)
+
+
+def test_forty_tasks_take_at_most_a_third_of_forty_adapters(model, tmp_path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((4, 32))
+    sources = [
+        write_adapter(tmp_path / f"t{i}", {Q: (0.1 * rng.standard_normal((32, 4)), a)})
+        for i in range(40)
+    ]
+    merge(sources, tmp_path / "b", error=0.2, threads=1)
+    # The least is for sets that a test would take long to make.
+    monkeypatch.setattr("hydraopt.runtime.attached.LEAST_CACHE_BYTES", 0)
+    for dtype in (torch.float32, torch.bfloat16):
+        each = dtype.itemsize * 4 * (32 + 32)
+        with attach(copy.deepcopy(model).to(dtype), tmp_path / "b") as attached:
+            assert attached.memory().limit == 40 * each // 4
+            for name in attached.tasks:
+                attached.set_task(name)
+            memory = attached.memory()
+            assert memory.shared + memory.cached + memory.active <= 40 * each / 3
+            assert attached.stats.decodes == 40
+            attached.set_task(attached.tasks[-2])
+            assert attached.stats.hits == 1
+
+
+def test_the_default_cache_is_a_quarter_of_the_adapters_within_limits() -> None:
+    mib = 1 << 20
+    assert [default_cache_bytes(x * mib) for x in (0, 64, 100, 1024, 9999)] == [
+        16 * mib, 16 * mib, 25 * mib, 256 * mib, 256 * mib
+    ]  # fmt: skip
+
+
+def test_the_default_cache_of_what_is_not_coded(model, tmp_path, monkeypatch) -> None:
+    # A bundle of lossless tasks alone names no modules, so the model says the type.
+    monkeypatch.setattr("hydraopt.runtime.attached.LEAST_CACHE_BYTES", 0)
+    merge(adapters(tmp_path / "a"), tmp_path / "b", lossless=True)
+    numbers = sum(task.numbers for task in open_bundle(tmp_path / "b").manifest.tasks)
+    for dtype in (torch.float32, torch.bfloat16):
+        with attach(copy.deepcopy(model).to(dtype), tmp_path / "b") as attached:
+            assert attached.memory().limit == dtype.itemsize * numbers // 4
 
 
 def test_tasks_of_equal_content_have_one_head(model, tmp_path) -> None:

@@ -18,6 +18,7 @@ from hydraopt.cli.merge import merge
 from hydraopt.cli.methods import methods
 from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
+from hydraopt.cli.use import use
 from hydraopt.cli.verify import verify
 from hydraopt.errors import HydraoptError
 
@@ -65,7 +66,7 @@ def cli() -> None:
     """
 
 
-for verb in (merge, inspect, verify, export, shrink, eval_, methods, serve):
+for verb in (merge, inspect, verify, export, shrink, eval_, methods, serve, use):
     cli.add_command(verb)
 
 

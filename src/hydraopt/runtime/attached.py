@@ -18,9 +18,9 @@ from hydraopt.runtime.heads import Head, HeadCache, head_bytes
 from hydraopt.runtime.rows import Adder, Alone, Mixed
 from hydraopt.runtime.sources import Bundles, Source, named_bundles
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Attached", "Memory", "Stats", "attach"]
+__all__ = ["Attached", "Memory", "Stats", "attach", "default_cache_bytes"]
 
-DEFAULT_CACHE_BYTES = 1 << 28
+LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 16 << 20, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,22 @@ class _Chosen:
 _NONE = _Chosen((None,), {}, {})
 
 
-def attach(
-    model: nn.Module, bundles: Bundles, *, cache_bytes: int = DEFAULT_CACHE_BYTES
-) -> Attached:
+def default_cache_bytes(adapters_bytes: int) -> int:
+    """What heads may take while not in use: a quarter of what the adapters would, 16 to 256 MiB.
+
+    With the shared core, many attached tasks stay below a third of as many adapters. 16 MiB are
+    little beside any base model, so a few small adapters are never decoded twice.
+    """
+    return min(MOST_CACHE_BYTES, max(LEAST_CACHE_BYTES, adapters_bytes // 4))
+
+
+def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None) -> Attached:
     """Put the tasks of one bundle or several on ``model``; until one is selected nothing changes.
 
     bundles: a path or an opened bundle, a list of them, or a mapping that names them. The shared
     bases are decoded now, onto the device and in the type of each module; a task's own part is
-    decoded when it is first selected. cache_bytes: what these parts may take while not in use.
+    decoded when it is first selected. cache_bytes: what these parts may take while not in use;
+    None is :func:`default_cache_bytes` of all adapters.
 
     The model's weights are not touched: hooks on its linear modules add to their outputs. Modules
     are found by the bundle's paths, under a prefix if all of them are there.
@@ -79,12 +87,14 @@ def attach(
     Raises AlignmentError if the model lacks a module or it has another shape, BundleFormatError
     for a damaged bundle, UsageError for two bundles of one name.
     """
-    if cache_bytes < 0:
+    if cache_bytes is not None and cache_bytes < 0:
         raise UsageError(explain("cache_bytes makes no sense", got=cache_bytes, expected=">= 0"))
     opened = named_bundles(bundles)
     # Tensors of inference mode could not be used where gradients flow to the inputs later.
     with torch.inference_mode(False), torch.no_grad():
         sources = [Source(model, bundle, label) for label, bundle in opened.items()]
+    if cache_bytes is None:
+        cache_bytes = default_cache_bytes(sum(x.adapters_bytes for x in sources))
     return Attached(model, sources, cache_bytes)
 
 

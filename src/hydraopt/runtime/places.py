@@ -61,13 +61,14 @@ def shape_of(module: nn.Module) -> tuple[int, int] | None:
 class Places:
     """The modules of one bundle in one model, found by one renaming of all paths.
 
+    fallback: the type of modules that do not say in which they compute.
     Raises AlignmentError, naming the first module that is missing or has another shape.
     """
 
     def __init__(self, model: nn.Module, entries: Iterable[ModuleEntry], file: Path) -> None:
         self._modules = dict(model.named_modules())
         self._file = file
-        self._fallback = next(_float_types(model.parameters()), torch.float32)
+        self.fallback = next(_float_types(model.parameters()), torch.float32)
         needed = {entry.path: (entry.m, entry.n) for entry in entries}
         self.renaming = self._renaming(needed)
 
@@ -97,7 +98,7 @@ class Places:
         named = getattr(module, "compute_dtype", None)
         weight = getattr(module, "weight", None)
         own = list(_float_types([weight] if isinstance(weight, torch.Tensor) else []))
-        return own[0] if own else named if isinstance(named, torch.dtype) else self._fallback
+        return own[0] if own else named if isinstance(named, torch.dtype) else self.fallback
 
     def _problem(self, name: str, shape: tuple[int, int]) -> str | None:
         module = self._modules.get(name)

@@ -17,7 +17,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.runtime.heads import Head, Part, Site, part_of, site_of
 from hydraopt.runtime.places import Places
 
-__all__ = ["Bundles", "Source", "named_bundles"]
+__all__ = ["Bundles", "Source", "named_bundles", "not_linear", "obstacles"]
 
 BundleLike = Bundle | str | os.PathLike[str]
 Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
@@ -36,7 +36,7 @@ class Source:
         self.bundle, self.label = bundle, label
         self._sound: set[str] = set()
         manifest = bundle.manifest
-        known = [x for x in manifest.modules if _odd(x) is None]
+        known = [x for x in manifest.modules if not_linear(x) is None]
         self._places = Places(model, known or self._lossless_modules(), bundle.path)
         self.sites: dict[str, Site] = {}
         self._widths = [(0, 0)] * len(manifest.modules)
@@ -44,7 +44,7 @@ class Source:
         for i, entry in enumerate(manifest.modules):
             left, right = next(bases, (None, None))
             self._widths[i] = (left.q if left else 0, right.q if right else 0)
-            if _odd(entry) is None:
+            if not_linear(entry) is None:
                 vectors = (x.vectors if x else None for x in (left, right))
                 self.sites[entry.path] = site_of(self._places.find(entry), *vectors)
         next(bases, None)  # the reader checks the stream's end after its last module
@@ -53,6 +53,14 @@ class Source:
     def nbytes(self) -> int:
         """Bytes of the shared core."""
         return sum(site.nbytes for site in self.sites.values())
+
+    @property
+    def adapters_bytes(self) -> int:
+        """Bytes of the original adapters, one by one, in the (widest) type that modules compute
+        in: what they would take without the bundle."""
+        types = {site.place.dtype for site in self.sites.values()} or {self._places.fallback}
+        numbers = sum(task.numbers for task in self.bundle.manifest.tasks)
+        return numbers * max(x.itemsize for x in types)
 
     def key(self, task: TaskAdapter) -> Hashable:
         """What a head is kept under: tasks of equal content have one."""
@@ -63,7 +71,7 @@ class Source:
         """Raises UsageError for a task that is more than low-rank changes of linear modules."""
         if task.name in self._sound:
             return
-        reasons = list(_reasons(task))
+        reasons = list(obstacles(task))
         if reasons:
             raise UsageError(
                 explain(
@@ -92,7 +100,7 @@ class Source:
 
     def _lossless_modules(self) -> list[ModuleEntry]:
         for task in self.bundle.values():
-            if task.entry.lossless and not list(_reasons(task)):
+            if task.entry.lossless and not list(obstacles(task)):
                 return list(task.modules.values())
         return []
 
@@ -129,7 +137,7 @@ def _label(bundle: BundleLike) -> str:
     return name
 
 
-def _odd(entry: ModuleEntry) -> str | None:
+def not_linear(entry: ModuleEntry) -> str | None:
     """What a module is, where it is no whole linear one."""
     if entry.kind != "linear":
         return f"{entry.kind} factors"
@@ -138,10 +146,10 @@ def _odd(entry: ModuleEntry) -> str | None:
     return None
 
 
-def _reasons(task: TaskAdapter) -> Iterator[str]:
+def obstacles(task: TaskAdapter) -> Iterator[str]:
     """Kinds of what a task has besides low-rank changes of linear modules."""
     yield from (f"extra tensors of kind {kind}" for kind in sorted(set(task.extra_kinds.values())))
-    yield from sorted({odd for x in task.modules.values() if (odd := _odd(x)) is not None})
+    yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
     for setting in ("alora_invocation_tokens", "layer_replication"):
         if task.config.get(setting):
             yield f"the setting {setting}"

@@ -11,7 +11,7 @@ import uvicorn
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.model import load_model
-from hydraopt.runtime.attached import DEFAULT_CACHE_BYTES, attach
+from hydraopt.runtime.attached import attach
 from hydraopt.serve.api import make_app
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Limits
@@ -52,12 +52,12 @@ def load_engine(
     *,
     dtype: str = "float32",
     device: str = "cpu",
-    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    cache_bytes: int | None = None,
 ) -> Engine:
     """The engine of a base model with all tasks of the bundles, not yet started.
 
-    Each task is selected once, so that what cannot be served is found now. Raises UsageError,
-    AlignmentError or BundleFormatError.
+    cache_bytes: as of :func:`hydraopt.attach`. Each task is selected once, so that what cannot be
+    served is found now. Raises UsageError, AlignmentError or BundleFormatError.
     """
     model, tokenizer = load_model(base, dtype)
     model.to(device)

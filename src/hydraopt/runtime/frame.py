@@ -1,0 +1,40 @@
+"""The modules of a bundle without their weights: what tasks can be attached to without a base."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hydraopt.bundle.reader import Bundle
+from hydraopt.runtime.sources import not_linear
+
+__all__ = ["frame_of"]
+
+
+class _Node(nn.Module):
+    """A module that may be linear: then it states its sizes, and in which type it would compute."""
+
+    out_features: int | None = None
+    in_features: int | None = None
+    compute_dtype: torch.dtype | None = None
+
+
+def frame_of(bundle: Bundle, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A model with the linear modules of all tasks of the bundle, that cannot be run.
+
+    :func:`hydraopt.attach` decodes onto it what it would onto the base model, in ``dtype`` on the
+    CPU. Modules of other kinds are left out.
+    """
+    root = _Node()
+    for entry in (entry for task in bundle.values() for entry in task.modules.values()):
+        if not_linear(entry) is not None:
+            continue
+        node = root
+        for part in entry.path.split("."):
+            child = node._modules.get(part)
+            if not isinstance(child, _Node):
+                child = _Node()
+                node.add_module(part, child)
+            node = child
+        node.out_features, node.in_features, node.compute_dtype = entry.m, entry.n, dtype
+    return root
