@@ -1,5 +1,6 @@
 """Every rival on a set: bytes on disk, relative error, seconds and memory, and then task scores.
 
+    python benchmarks/quality/methods.py SET --tune --tasks TASKS [--rows 32] [--only ADAPTER ...]
     python benchmarks/quality/methods.py SET [--plan rivals|map] [--peers]
     python benchmarks/quality/methods.py SET --score --tasks TASKS [--rows 128]
 
@@ -7,14 +8,22 @@ Without ``--score`` no model is needed: every row of the plan (benchmarks/qualit
 writes all adapters of the set into a folder below build/, in a process of its own, and reads them
 back; ``--peers`` adds lorashare and vlora-dev, each in its own environment, failures recorded.
 ``--score`` then has every task answered with what was read back, as evidence.py does for bundles.
-Both go on where they stopped, and rows that changed are made and scored again. The result is
-benchmarks/quality/results/SET.PLAN.json. ``--adapters N`` takes the first N adapters, ``--only
-TEXT`` the rows whose label holds the text; both are for trying things out, with ``--out``.
+The result is benchmarks/quality/results/SET.PLAN.json.
+
+``--tune`` comes first, or never: it merges by each method at a small grid of options (harness/
+tuning.py) and writes the loss of each on validation rows of a few adapters, those of ``--only`` or
+one in each fifth of the set, to SET.tuned.json. Where that file is, the plan "rivals" takes the
+best options instead of the defaults, and the rows say so.
+
+All go on where they stopped, and rows that changed are made and scored again. ``--adapters N``
+takes the first N adapters, ``--only TEXT`` the rows whose label holds the text; both are for trying
+things out, with ``--out`` (and ``--tuned FILE``, which a set cut short does not look up by itself).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -28,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import provenance, save_json  # noqa: E402
 from benchmarks.quality.compressors import rows as plans  # noqa: E402
-from benchmarks.quality.compressors.base import Compressor  # noqa: E402
+from benchmarks.quality.compressors.base import Compressor, tasks_of  # noqa: E402
 from benchmarks.quality.evidence import original_adapters, request_for  # noqa: E402
 from benchmarks.quality.harness.building import (  # noqa: E402
     Note,
@@ -40,13 +49,28 @@ from benchmarks.quality.harness.building import (  # noqa: E402
 )
 from benchmarks.quality.harness.peers import kept_peers, peer_rows  # noqa: E402
 from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases  # noqa: E402
+from benchmarks.quality.harness.tuning import (  # noqa: E402
+    GRIDS,
+    chosen,
+    trials,
+    tune,
+    tuned_options,
+)
 from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
 from hydraopt.adapters import Adapter  # noqa: E402
+from hydraopt.evaluate.compare import products_of  # noqa: E402
+from hydraopt.evaluate.model import load_model  # noqa: E402
+from hydraopt.evaluate.run import TaskRows, encode_task  # noqa: E402
+from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
 
 __all__ = ["Run", "main", "rows_of"]
 
 _LARGEST = 105.0
 """Percent of the fp16 numbers; the adapters' own files have headers."""
+_TUNED_ON = 5
+"""Adapters whose validation rows decide, unless they are named."""
+_ROWS = {True: 32, False: 128}
+"""Rows of a task, when tuning and when scoring."""
 
 
 @dataclass(frozen=True)
@@ -63,28 +87,49 @@ class Run:
     @classmethod
     def of(cls, args: argparse.Namespace) -> Run:
         adapters = original_adapters(args.set)[: args.adapters]
-        rows = [row for row in rows_of(args.plan, adapters) if args.only in row.label]
         inputs = inputs_of(adapters)
-        place = ROOT / "build" / "methods" / args.set / f"{args.plan}-{inputs}"
-        out = args.out or RESULTS / f"{args.set}.{args.plan}.json"
+        plan = "tuned" if args.tune else args.plan
+        if args.tune:
+            rows = [row for _, _, row in trials(_rank(adapters), args.methods).values()]
+        else:
+            tuned = tuned_options(args.tuned, inputs) if args.tuned else {}
+            made = rows_of(args.plan, adapters, tuned)
+            rows = [row for row in made if any(text in row.label for text in args.only or [""])]
+        place = ROOT / "build" / "methods" / args.set / f"{plan}-{inputs}"
+        out = args.out or RESULTS / f"{args.set}.{plan}.json"
         return cls(args, adapters, rows, inputs, place, out)
 
     @property
     def arguments(self) -> list[str]:
         """Those by which another process sees the same rows."""
         first = ["--adapters", str(self.args.adapters)] if self.args.adapters else []
-        return [self.args.set, "--plan", self.args.plan, *first]
+        if self.args.tune:
+            return [self.args.set, "--tune", *first]
+        tuned = ["--tuned", str(self.args.tuned)] if self.args.tuned else []
+        return [self.args.set, "--plan", self.args.plan, *tuned, *first]
 
     def before(self) -> Mapping[str, Any]:
         """What an earlier call left; empty if there was none."""
         found: Mapping[str, Any] = json.loads(self.out.read_text()) if self.out.is_file() else {}
         return found
 
+    def built(self) -> dict[str, Note]:
+        """The rows' notes by label, each row built in a process of its own."""
+        builder = in_a_process(Path(__file__).resolve(), self.arguments)
+        return dict(made(self.rows, self.place, builder, self.inputs))
 
-def rows_of(plan: str, adapters: Sequence[Adapter]) -> list[Compressor]:
-    """The rows of a plan for these adapters."""
-    rank = max(module.r for adapter in adapters for module in adapter.modules.values())
-    return (plans.head_map if plan == "map" else plans.rivals)(len(adapters), rank)
+
+def rows_of(
+    plan: str, adapters: Sequence[Adapter], tuned: Mapping[str, Mapping[str, float]]
+) -> list[Compressor]:
+    """The rows of a plan for these adapters; ``tuned``: by method, options that "rivals" takes."""
+    if plan == "map":
+        return plans.head_map(len(adapters), _rank(adapters))
+    return plans.rivals(len(adapters), _rank(adapters), tuned)
+
+
+def _rank(adapters: Sequence[Adapter]) -> int:
+    return max(module.r for adapter in adapters for module in adapter.modules.values())
 
 
 def one(run: Run) -> None:
@@ -99,8 +144,7 @@ def build(run: Run) -> tuple[list[Compressor], Result]:
     started = time.monotonic()
     before = run.before()
     rows = list(run.rows)
-    builder = in_a_process(Path(__file__).resolve(), run.arguments)
-    notes: dict[str, Note] = dict(made(rows, run.place, builder, run.inputs))
+    notes = run.built()
     ask = peer_rows(run.adapters, run.place) if run.args.peers else kept_peers(before, run.place)
     for row, note in ask:
         rows.append(row)
@@ -151,6 +195,71 @@ def score(run: Run, rows: Sequence[Compressor], result: Result) -> None:
     scored(run.adapters, others, request, result["tasks"], keep)
 
 
+def tune_all(run: Run) -> None:
+    """Score every trial on validation rows and write what was tried and what was best."""
+    args, started, before = run.args, time.monotonic(), run.before()
+    judges = _judges(run.adapters, args.only)
+    request = dataclasses.replace(
+        request_for(args.set, args.tasks, args.rows, args.products), split="validation"
+    )
+    names = [adapter.name for adapter in run.adapters]
+    notes = run.built()
+    built = {
+        label: (method, options, ReadBack(row, run.place / label, names), notes[label]["sha256"])
+        for label, (method, options, row) in trials(_rank(run.adapters), args.methods).items()
+        if "failed" not in notes[label]
+    }
+    model, tokenizer = load_model(request.base)
+    rows: dict[str, TaskRows] = {}
+    for adapter in judges:
+        task, language = task_of(adapter.name, adapter.source.parent, args.tasks)
+        file = read_task_file(args.tasks, task, language, request.split)
+        rows[adapter.name] = encode_task(file, tokenizer, request.rows, request.tokens)
+    origin = provenance(f"{args.set}: options of the methods, tuned", seed=0)
+    head: Result = {
+        "schema": "hydraopt.tuned/1",
+        "set": args.set,
+        "split": request.split,
+        "inputs": run.inputs,
+        "judges": {
+            name: {"rows": len(x.rows), "sha256": x.task.sha256} for name, x in rows.items()
+        },
+        "products": request.products,
+        **{key: origin[key] for key in ("command", "hardware", "versions")},
+    }
+    changed = [k for k in ("inputs", "judges", "products") if before and before[k] != head[k]]
+    if changed:
+        raise SystemExit(f"{run.out.name} has other {', '.join(changed)}; remove it first")
+
+    def keep(tried: list[dict[str, Any]]) -> None:
+        found = {
+            "tuned": chosen(tried, len(names)),
+            "tried": tried,
+            "failures": {label: note for label, note in notes.items() if "failed" in note},
+            "seconds": round(before.get("seconds", 0.0) + time.monotonic() - started, 1),
+        }
+        save_json(run.out, {**head, **found})
+        print(f"{len(tried)} trials, {found['seconds']:.0f} s", flush=True)
+
+    with products_of(request.products):
+        known = before.get("tried", ())
+        tune(built, tasks_of(judges), rows, (model, tokenizer), len(names), known, keep)
+
+
+def _judges(adapters: Sequence[Adapter], named: Sequence[str]) -> list[Adapter]:
+    """The adapters that are scored when tuning: those named, else some from all over the set."""
+    by_name = {adapter.name: adapter for adapter in adapters}
+    unknown = sorted(set(named) - set(by_name))
+    if unknown:
+        raise SystemExit(
+            f"no such adapters: {', '.join(unknown)}\n  expected: {', '.join(by_name)}"
+        )
+    if named:
+        return [by_name[name] for name in named]
+    last, count = len(adapters) - 1, min(_TUNED_ON, len(adapters))
+    return [adapters[round(i * last / max(count - 1, 1))] for i in range(count)]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -160,17 +269,31 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="lorashare and vlora-dev as well")
     parser.add_argument("--score", action="store_true")
     parser.add_argument("--tasks", type=Path)
-    parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
+    parser.add_argument("--rows", type=int, help="of a task; default 128, with --tune 32")
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--adapters", type=int, help="the first N adapters alone")
-    parser.add_argument("--only", default="", help="rows whose label holds this text")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="rows whose label holds one of these; with --tune, adapters",
+    )
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--methods", nargs="+", choices=GRIDS, default=[*GRIDS], metavar="METHOD")
+    parser.add_argument("--tuned", type=Path, help="default SET.tuned.json beside the results")
     parser.add_argument("--out", type=Path, help="default benchmarks/quality/results/SET.PLAN.json")
     parser.add_argument("--one", nargs=2, metavar=("LABEL", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.score and not args.tasks:
-        parser.error("--score needs --tasks")
-    if (args.adapters or args.only) and not args.out and not args.one:
+    if args.one:
+        return args
+    if (args.score or args.tune) and not args.tasks:
+        parser.error("--score and --tune need --tasks")
+    if (args.adapters or (args.only and not args.tune)) and not args.out:
         parser.error("--adapters and --only need --out: they are no result of the set")
+    if not args.tuned and not args.adapters:
+        args.tuned = RESULTS / f"{args.set}.tuned.json"
+    args.rows = args.rows or _ROWS[args.tune]
     return args
 
 
@@ -178,6 +301,9 @@ def main() -> None:
     run = Run.of(_arguments())
     if run.args.one:
         one(run)
+        return
+    if run.args.tune:
+        tune_all(run)
         return
     rows, result = build(run)
     if run.args.score:
