@@ -12,7 +12,7 @@ from typing import Any
 
 from hydraopt.evaluate.provenance import versions
 
-__all__ = ["RESULTS", "ROOT", "provenance", "write_result"]
+__all__ = ["RESULTS", "ROOT", "provenance", "save_json", "write_result"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,6 +68,14 @@ def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
     }
 
 
+def save_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result in one step: a run that is cut off leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".new")
+    scratch.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
 def write_result(
     name: str,
     head: Mapping[str, Any],
@@ -75,7 +83,6 @@ def write_result(
     folder: Path = RESULTS,
 ) -> Path:
     """Write ``folder/NAME.json``: the head of :func:`provenance`, taken at the start, and rows."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({**head, "rows": list(rows)}, indent=1) + "\n")
+    save_json(path, {**head, "rows": list(rows)})
     return path

@@ -16,10 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LORASHARE", "VLORA", "peer_python", "run_lines"]
+__all__ = ["LORASHARE", "MERGEKIT", "VLORA", "peer_python", "run_lines"]
 
 LORASHARE = "lorashare==0.1.3"
 VLORA = "vlora-dev==1.0.0"
+MERGEKIT = "mergekit==0.1.5"
+_WITH = {MERGEKIT: ("immutables>=0.21",)}
+"""What a package needs besides what is borrowed."""
 
 
 def _cache() -> Path:
@@ -37,9 +40,10 @@ def peer_python(requirement: str) -> Path:
     ready = folder / "ready"
     if ready.is_file():
         return python
+    wanted = [requirement, *_WITH.get(requirement, ())]
     venv.create(folder, with_pip=True, clear=True)
     done = subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", requirement],
+        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", *wanted],
         capture_output=True,
         text=True,
         check=False,
@@ -58,7 +62,7 @@ def run_lines(
 ) -> Iterator[dict[str, Any]]:
     """Run a script that prints one JSON object a line, and yield them as they come.
 
-    A script that fails yields, last, ``{"failed": the end of what it said}``.
+    A script that fails yields, last, ``{"failed": the end of what it said, "code": its exit}``.
     """
     process = subprocess.Popen(
         [str(part) for part in command],
@@ -77,4 +81,5 @@ def run_lines(
         process.kill()
     if process.returncode:
         lines = [line for line in said.strip().splitlines() if line.strip()]
-        yield {"failed": lines[-1][-300:] if lines else f"exit {process.returncode}"}
+        why = lines[-1][-300:] if lines else f"exit {process.returncode}"
+        yield {"failed": why, "code": process.returncode}

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import provenance  # noqa: E402
+from benchmarks.common import provenance, save_json  # noqa: E402
 from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
@@ -227,10 +227,7 @@ def main() -> None:
 
     def keep(result: dict[str, Any]) -> None:
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
-        text = json.dumps({**result, **extra, "seconds": seconds}, indent=1, ensure_ascii=False)
-        scratch = out.with_suffix(".new")
-        scratch.write_text(text + "\n", encoding="utf-8")
-        scratch.replace(out)
+        save_json(out, {**result, **extra, "seconds": seconds})
         done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
         print(f"{done}/{len(args.only or adapters)} {last}, {seconds:.0f} s", flush=True)
 

@@ -30,7 +30,17 @@ Row = Mapping[str, Any]
 _SURE = 0.5
 """A drop of the mean, in percent of the originals' scores, that counts as none."""
 _LARGEST = 110.0
-_HEAD = ["method", "setting", "bytes", "of fp16", "error", "mean drop", "95 %", "worst task"]
+_HEAD = [
+    "method",
+    "setting",
+    "tuned on validation",
+    "bytes",
+    "of fp16",
+    "error",
+    "mean drop",
+    "95 %",
+    "worst task",
+]
 _COST = ["merge s", "peak MiB"]
 
 
@@ -57,6 +67,7 @@ def rows_by_set(folder: Path = RESULTS) -> dict[str, list[Row]]:
                 "relative_error": sum(errors) / max(len(errors), 1),
                 "merge_seconds": method.get("merge_seconds"),
                 "peak_mib": method.get("peak_mib"),
+                "tuned": method.get("tuned"),
             }
             rows.append(plain | scored.get(result["set"], {}).get(key, {}))
     for rows in found.values():
@@ -74,6 +85,7 @@ def _cells(row: Row) -> list[str]:
     cells = [
         row["method"],
         row["setting"] or "-",
+        "yes" if row["tuned"] else "-",
         f"{row['bytes']:,}",
         f"{row['size_pct']:.2f} %",
         f"{row['relative_error']:.3f}",
@@ -97,6 +109,9 @@ def leaderboard(folder: Path = RESULTS) -> str:
         "edit. Drops are in percent of the original adapter's score on the task's own metric,",
         "negative is a gain; bytes are those of the files, everything counted; the error is",
         "|dW - dW~| / |dW|. A `-` has not been measured. What each method is: docs/methods.md.",
+        "Tuned on validation: the options in the setting were chosen for this set on validation",
+        "rows (`methods.py SET --tune`). hydraopt's measure was chosen once, on validation rows of",
+        "gemma3-5x8 (docs/evidence.md), and is the same for every set.",
         "",
     ]
     sets = rows_by_set(folder)

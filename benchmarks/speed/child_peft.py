@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,8 +38,8 @@ def stand_in(folder: str) -> torch.nn.Module:
     return root
 
 
-def main() -> None:
-    repeats, folders = int(sys.argv[1]), sys.argv[2:]
+def loaded(folders: Sequence[str]) -> tuple[PeftModel, list[str]]:
+    """A stand-in model with all adapters on it, and what they are called there."""
     model: PeftModel | None = None
     names = [f"task{i}" for i in range(len(folders))]
     for name, folder in zip(names, folders, strict=True):
@@ -49,6 +50,12 @@ def main() -> None:
         else:
             model.load_adapter(folder, name)
     assert model is not None
+    return model, names
+
+
+def main() -> None:
+    repeats = int(sys.argv[1])
+    model, names = loaded(sys.argv[2:])
     for i in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
         model.base_model.add_weighted_adapter(

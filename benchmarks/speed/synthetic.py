@@ -3,42 +3,76 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-__all__ = ["write_synthetic"]
+__all__ = ["llama_layers", "square_modules", "write_adapters", "write_synthetic"]
+
+Shapes = Mapping[str, tuple[int, int]]
+"""(m, n) by module path."""
+
+_LLAMA_8B = {
+    "self_attn.q_proj": (4096, 4096),
+    "self_attn.k_proj": (1024, 4096),
+    "self_attn.v_proj": (1024, 4096),
+    "self_attn.o_proj": (4096, 4096),
+    "mlp.gate_proj": (14336, 4096),
+    "mlp.up_proj": (14336, 4096),
+    "mlp.down_proj": (4096, 14336),
+}
+
+
+def square_modules(width: int, count: int) -> Shapes:
+    """One module of (width, width) in each of ``count`` layers."""
+    return {f"model.layers.{i}.self_attn.q_proj": (width, width) for i in range(count)}
+
+
+def llama_layers(count: int) -> Shapes:
+    """The linear modules of ``count`` layers of an 8B Llama."""
+    return {
+        f"model.layers.{i}.{name}": shape for i in range(count) for name, shape in _LLAMA_8B.items()
+    }
 
 
 def write_synthetic(
     folder: Path, width: int, modules: int, tasks: int, rank: int, seed: int
 ) -> list[Path]:
-    """Write ``tasks`` PEFT folders of square modules; A = A_0 + noise, singular values falling."""
+    """Adapters of ``modules`` square modules below ``folder``; see :func:`write_adapters`."""
+    place = folder / f"width-{width}"
+    return write_adapters(place, square_modules(width, modules), tasks, rank, seed)
+
+
+def write_adapters(folder: Path, shapes: Shapes, tasks: int, rank: int, seed: int) -> list[Path]:
+    """Write ``tasks`` PEFT folders in fp16, scale 1; A = A_0 + noise, singular values falling.
+
+    The first tasks of many are those that are written when they are fewer.
+    """
     rng = np.random.default_rng(seed)
-    names = [f"model.layers.{i}.self_attn.q_proj" for i in range(modules)]
-    starts = {name: rng.standard_normal((rank, width)) for name in names}
+    starts = {name: rng.standard_normal((rank, n)) for name, (_, n) in shapes.items()}
     falling = np.geomspace(1, 0.05, rank)
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": f"synthetic-{width}",
+        "base_model_name_or_path": f"synthetic-{folder.name}",
         "r": rank,
         "lora_alpha": rank,
-        "target_modules": ["q_proj"],
+        "target_modules": sorted({name.split(".")[-1] for name in shapes}),
         "bias": "none",
         "task_type": None,
     }
     made = []
     for task in range(tasks):
-        place = folder / f"width-{width}" / f"task-{task}"
+        place = folder / f"task-{task}"
         place.mkdir(parents=True, exist_ok=True)
         tensors = {}
-        for name in names:
-            a = starts[name] + rng.standard_normal((rank, width))
-            b = rng.standard_normal((width, rank)) * falling
+        for name, (m, n) in shapes.items():
+            a = starts[name] + rng.standard_normal((rank, n))
+            b = rng.standard_normal((m, rank)) * falling
             key = f"base_model.model.{name}.lora"
-            tensors[f"{key}_A.weight"] = (a / np.sqrt(width)).astype(np.float16)
-            tensors[f"{key}_B.weight"] = (b / np.sqrt(width)).astype(np.float16)
+            tensors[f"{key}_A.weight"] = (a / np.sqrt(n)).astype(np.float16)
+            tensors[f"{key}_B.weight"] = (b / np.sqrt(m)).astype(np.float16)
         save_file(tensors, str(place / "adapter_model.safetensors"))
         (place / "adapter_config.json").write_text(json.dumps(config, indent=1))
         made.append(place)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.quality import leaderboard, methods
+from benchmarks.quality import leaderboard
 from benchmarks.quality.compressors.private import rounding
+from benchmarks.quality.harness import building, scoring
 from hydraopt.adapters import read_adapters
 from hydraopt.evaluate.compare import Request
 
@@ -39,19 +40,19 @@ def test_rows_are_made_once_and_a_failure_is_tried_again(adapters, tmp_path: Pat
         built.append(row.label)
         if row.label == "group_2_bit" and len(built) < 3:
             return {"method": "group", "setting": "2 bit", "failed": "no room"}
-        return methods.measured(row, adapters, folder)
+        return building.measured(row, adapters, folder)
 
-    first = dict(methods.made(rows, tmp_path / "b", build, "inputs"))
+    first = dict(building.made(rows, tmp_path / "b", build, "inputs"))
     assert first["group_2_bit"]["failed"] == "no room"
     note = first["group_4_bit"]
     files = [x for x in (tmp_path / "b" / "group_4_bit").iterdir()]  # noqa: C416
     assert note["bytes"] == sum(x.stat().st_size for x in files)
     assert 0 < note["errors"]["more"] < 0.2
-    second = dict(methods.made(rows, tmp_path / "b", build, "inputs"))
+    second = dict(building.made(rows, tmp_path / "b", build, "inputs"))
     assert built == ["group_4_bit", "group_2_bit", "group_2_bit"]
     assert second["group_4_bit"] == note
     assert "failed" not in second["group_2_bit"]
-    dict(methods.made(rows[:1], tmp_path / "b", build, "other inputs"))
+    dict(building.made(rows[:1], tmp_path / "b", build, "other inputs"))
     assert built[-1] == "group_4_bit"
 
 
@@ -61,9 +62,9 @@ def test_scores_of_new_rows_join_the_old(adapters, tasks, trained, tmp_path, mon
     monkeypatch.setattr(compare, "load_model", lambda base: trained)
     rows = {row.label: row for row in (rounding(8), rounding(2))}
     for row in rows.values():
-        methods.measured(row, adapters, tmp_path / row.label)
+        building.measured(row, adapters, tmp_path / row.label)
     names = [adapter.name for adapter in adapters]
-    back = {k: methods.ReadBack(row, tmp_path / k, names) for k, row in rows.items()}
+    back = {k: building.ReadBack(row, tmp_path / k, names) for k, row in rows.items()}
     request = Request("tiny", tasks, write_base=False)
     seen: list = []
 
@@ -71,11 +72,11 @@ def test_scores_of_new_rows_join_the_old(adapters, tasks, trained, tmp_path, mon
         seen.append((head, json.loads(json.dumps(done))))
 
     first = {"group_8_bit": back["group_8_bit"]}
-    methods.scored(adapters, first, request, [], keep)
+    scoring.scored(adapters, first, request, [], keep)
     assert [len(done) for _, done in seen] == [1, 2]
     before = seen[-1][1]
     seen.clear()
-    methods.scored(adapters, back, request, before, keep)
+    scoring.scored(adapters, back, request, before, keep)
     head, after = seen[-1]
     assert set(head["adapters"]) == set(names)
     for old, new in zip(before, after, strict=True):
@@ -83,7 +84,7 @@ def test_scores_of_new_rows_join_the_old(adapters, tasks, trained, tmp_path, mon
         assert new["results"]["group_8_bit"] == old["results"]["group_8_bit"]
         assert "difference" in new["results"]["group_2_bit"]
     seen.clear()
-    methods.scored(adapters, back, request, after, keep)
+    scoring.scored(adapters, back, request, after, keep)
     assert not seen
 
 
@@ -91,7 +92,7 @@ def test_scores_of_changed_files_are_dropped() -> None:
     task = {"adapter": "a", "results": {"base": 0, "original": 1, "x": 2, "y": 3, "z": 4}}
     before = {"x": {"sha256": "1"}, "y": {"sha256": "1"}, "z": {"sha256": "1"}}
     now = {"x": {"sha256": "1"}, "y": {"sha256": "2"}}
-    assert set(methods.stale(task, before, now)["results"]) == {"base", "original", "x"}
+    assert set(scoring.stale(task, before, now)["results"]) == {"base", "original", "x"}
 
 
 def result(label: str, method: str, drop: float | None, plan: str = "rivals"):

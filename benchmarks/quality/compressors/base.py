@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,14 @@ Tasks = Mapping[str, Modules]
 class Compressor:
     """method, setting: what tables call it. write: all tasks into an empty folder. read: one task
     from the folder. same_as: label of another row whose factors are the same bit by bit, and need
-    no second score."""
+    no second score. tuned: options that were chosen on validation rows."""
 
     method: str
     setting: str
     write: Callable[[Tasks, Path], None]
     read: Callable[[Path, str], Modules]
     same_as: str | None = None
+    tuned: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

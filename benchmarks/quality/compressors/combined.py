@@ -46,18 +46,31 @@ def adapter_of(name: str, modules: Modules) -> Adapter:
     )
 
 
-def combined(method: str, setting: str = "", name: str | None = None, **options: Any) -> Compressor:
-    """A method with these options; name: what tables call it, default the method."""
+def combined(
+    method: str,
+    setting: str = "",
+    name: str | None = None,
+    tuned: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Compressor:
+    """A method with these options; name: what tables call it, default the method.
+
+    tuned: options that were chosen on validation rows; "weight" is that of every task in the sum,
+    the others are the method's.
+    """
+    given = {**options, **(tuned or {})}
+    weight = given.pop("weight", None)
 
     def write(tasks: Tasks, folder: Path) -> None:
         adapters = [adapter_of(task, modules) for task, modules in tasks.items()]
-        combine(adapters, folder / _FILE, method, **options)
+        weights = None if weight is None else dict.fromkeys(tasks, weight)
+        combine(adapters, folder / _FILE, method, weights=weights, **given)
 
     def read(folder: Path, task: str) -> Modules:
         factors = open_bundle(folder / _FILE)[task].factors()
         return {p: (f.B.astype(np.float32), f.A.astype(np.float32)) for p, f in factors.items()}
 
-    return Compressor(name or method, setting, write, read)
+    return Compressor(name or method, setting, write, read, tuned=tuned or {})
 
 
 def heads(count: int, rank: int, **options: Any) -> Compressor:

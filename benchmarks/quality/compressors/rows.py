@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.quality.compressors.base import Compressor
 from benchmarks.quality.compressors.combined import combined, heads
@@ -11,11 +11,18 @@ from benchmarks.quality.compressors.joint import jd_diagonal, jd_full
 from benchmarks.quality.compressors.loraquant import loraquant
 from benchmarks.quality.compressors.private import cut_by_energy, cut_by_rank, rounding, svd
 
-__all__ = ["head_counts", "head_map", "rivals"]
+__all__ = ["head_counts", "head_map", "one_for_all", "rivals"]
 
 FRACTIONS = (0.5, 0.25, 0.1, 0.05, 0.025)
 RATIOS = (0.9, 0.8, 0.5)
 WIDTHS = (8, 16, 32, 64)
+ONE_FOR_ALL: Sequence[str] = (
+    "average", "task-arithmetic", "ties", "dare-linear", "dare-ties", "magnitude", "della",
+    "breadcrumbs", "knots-ties", "core-ties", "tsv-m", "iso-c", "lora-lego", "peft-linear",
+    "peft-ties", "peft-magnitude", "peft-svd",
+)  # fmt: skip
+_UNCUT = {"average", "task-arithmetic", "knots-ties", "core-ties", "tsv-m", "iso-c"}
+"""These keep every part of a sum unless they are told to cut it."""
 
 
 def head_counts(tasks: int) -> list[int]:
@@ -30,16 +37,21 @@ def head_map(tasks: int, rank: int) -> list[Compressor]:
     return [heads(count, r) for count in counts for r in ranks]
 
 
-def rivals(tasks: int, rank: int) -> list[Compressor]:
-    """All rows of the plan "rivals" for so many adapters of about this rank."""
+def one_for_all(method: str, rank: int, tuned: Mapping[str, float] | None = None) -> Compressor:
+    """A method that makes one adapter of all, of about this rank, at its defaults or as tuned."""
+    cut = {"rank": rank} if method in _UNCUT else {}
+    setting = " ".join(f"{name} {value:g}" for name, value in (tuned or {}).items())
+    return combined(method, setting, tuned=tuned, **cut)
+
+
+def rivals(
+    tasks: int, rank: int, tuned: Mapping[str, Mapping[str, float]] | None = None
+) -> list[Compressor]:
+    """All rows of the plan "rivals" for so many adapters of about this rank.
+
+    tuned: by method, options in place of its defaults.
+    """
     halves = sorted({max(rank // 2, 1), max(rank // 4, 1), max(rank // 8, 1)}, reverse=True)
-    one: Sequence[str] = (
-        "average", "task-arithmetic", "ties", "dare-linear", "dare-ties", "magnitude", "della",
-        "breadcrumbs", "knots-ties", "core-ties", "tsv-m", "iso-c", "lora-lego", "peft-linear",
-        "peft-ties", "peft-magnitude", "peft-svd",
-    )  # fmt: skip
-    # These keep every part of a sum unless they are told to cut it.
-    uncut = {"average", "task-arithmetic", "knots-ties", "core-ties", "tsv-m", "iso-c"}
     return [
         fp16_files(),
         zip_files(),
@@ -53,6 +65,6 @@ def rivals(tasks: int, rank: int) -> list[Compressor]:
         *(jd_full(c, 4) for c in WIDTHS[1:3] if tasks >= 8),
         *(jd_diagonal(c) for c in WIDTHS[1:]),
         *(heads(count, r) for count in head_counts(tasks) for r in (rank, 2 * rank)),
-        *(combined(name, **({"rank": rank} if name in uncut else {})) for name in one),
+        *(one_for_all(name, rank, (tuned or {}).get(name)) for name in ONE_FOR_ALL),
         *(combined("k-merge", f"K={k}", clusters=k) for k in head_counts(tasks)[1:-1]),
     ]

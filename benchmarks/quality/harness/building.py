@@ -1,0 +1,169 @@
+"""Rows to files: each built once, in a process of its own, and read back from its folder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import ROOT
+from benchmarks.quality.compressors.base import (
+    Compressor,
+    Modules,
+    pack,
+    relative_errors,
+    tasks_of,
+)
+from hydraopt.adapters import Adapter
+
+__all__ = [
+    "Note",
+    "ReadBack",
+    "code_of",
+    "emptied",
+    "files_hash",
+    "heading",
+    "in_a_process",
+    "inputs_of",
+    "made",
+    "measured",
+]
+
+Note = dict[str, Any]
+"""What is known of a row that was built, or why it ``failed``."""
+
+
+@functools.cache
+def code_of() -> str:
+    """Hash of the source that rows come of: compressors, methods, and what writes bundles."""
+    package = ROOT / "src" / "hydraopt"
+    folders = [ROOT / "benchmarks" / "quality" / "compressors"]
+    folders += [package / "methods", package / "bundle"]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    files += [package / name for name in ("align.py", "combining.py", "types.py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def inputs_of(adapters: Sequence[Adapter]) -> str:
+    """Hash of the adapters that rows are built of."""
+    hashes = "".join(adapter.content_hash() for adapter in adapters)
+    return hashlib.sha256(hashes.encode()).hexdigest()[:16]
+
+
+def heading(row: Compressor) -> Note:
+    """What tables call a row."""
+    tuned = {"tuned": dict(row.tuned)} if row.tuned else {}
+    return {"method": row.method, "setting": row.setting, **tuned}
+
+
+def measured(row: Compressor, adapters: Sequence[Adapter], folder: Path) -> Note:
+    """Write, read back and measure one row in this process; its note."""
+    tasks = tasks_of(adapters)
+    before = _peak()
+    packed = pack(row, tasks, folder)
+    peak = _peak() - before
+    numbers = sum(adapter.numbers for adapter in adapters)
+    errors = relative_errors(tasks, packed.factors)
+    return {
+        **heading(row),
+        "bytes": packed.bytes,
+        "size_pct": round(100 * packed.bytes / (2 * numbers), 4),
+        "errors": {name: round(error, 6) for name, error in errors.items()},
+        "merge_seconds": round(packed.write_seconds, 2),
+        "read_seconds": round(packed.read_seconds, 2),
+        "peak_mib": round(peak, 1),
+        "sha256": files_hash(folder),
+    }
+
+
+def _peak() -> float:
+    """Largest memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def files_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def made(
+    rows: Sequence[Compressor],
+    place: Path,
+    build: Callable[[Compressor, Path], Note],
+    inputs: str,
+) -> Iterator[tuple[str, Note]]:
+    """(label, note) of every row: from ``place`` where today's code made it of these inputs, else
+    built. A row that fails is a note with ``failed`` and is tried again the next time."""
+    for row in rows:
+        folder, file = place / row.label, place / f"{row.label}.json"
+        key = f"{code_of()}-{inputs}"
+        known = json.loads(file.read_text()) if file.is_file() else {}
+        if known.get("key") == key and folder.is_dir():
+            yield row.label, known["note"]
+            continue
+        emptied(folder)
+        note = build(row, folder)
+        if "failed" in note:
+            print(f"{row.label}: failed, {note['failed']}", flush=True)
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"key": key, "note": note}))
+            mean = sum(note["errors"].values()) / len(note["errors"])
+            print(
+                f"{row.label}: {note['size_pct']:.2f} %, error {mean:.4f}, "
+                f"{note['merge_seconds']} s, {note['peak_mib']} MiB",
+                flush=True,
+            )
+        yield row.label, note
+
+
+def emptied(folder: Path) -> None:
+    """Remove a folder, if it is there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def in_a_process(script: Path, arguments: Sequence[str]) -> Callable[[Compressor, Path], Note]:
+    """A builder that runs ``script ... --one LABEL FOLDER``, which prints the note of that row, so
+    that memory and failures are the row's."""
+
+    def build(row: Compressor, folder: Path) -> Note:
+        command = [sys.executable, str(script), *arguments]
+        command += ["--one", row.label, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = [line for line in done.stderr.strip().splitlines() if line.strip()]
+            why = said[-1][-300:] if said else f"exit {done.returncode}"
+            return {**heading(row), "failed": why}
+        note: Note = json.loads(done.stdout.splitlines()[-1])
+        return note
+
+    return build
+
+
+class ReadBack(Mapping[str, Modules]):
+    """What a row left on disk, read a task at a time: all rows at once would fill the memory."""
+
+    def __init__(self, row: Compressor, folder: Path, names: Sequence[str]) -> None:
+        self._row, self._folder, self._names = row, folder, names
+
+    def __getitem__(self, name: str) -> Modules:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._row.read(self._folder, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

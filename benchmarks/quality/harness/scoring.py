@@ -1,0 +1,81 @@
+"""Scores of rows that were built: what is missing is scored, what changed is dropped first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.quality.compressors.base import Compressor, Modules
+from benchmarks.quality.harness.building import Note
+from hydraopt.adapters import Adapter
+
+__all__ = ["Result", "merged_scores", "scored", "stale", "with_aliases"]
+
+Result = dict[str, Any]
+
+
+def stale(
+    task: Mapping[str, Any], before: Mapping[str, Any], methods: Mapping[str, Note]
+) -> Result:
+    """A scored task without the rows whose files are no longer those that were scored."""
+    kept = {
+        label: score
+        for label, score in task["results"].items()
+        if label in ("base", "original")
+        or (label in methods and before.get(label, {}).get("sha256") == methods[label]["sha256"])
+    }
+    return {**task, "results": kept}
+
+
+def merged_scores(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Result:
+    """One task's results of two runs over the same rows."""
+    return {**new, "results": {**(old or {}).get("results", {}), **new["results"]}}
+
+
+def with_aliases(task: Result, rows: Sequence[Compressor]) -> Result:
+    """Rows whose factors are another's get its scores."""
+    results = dict(task["results"])
+    for row in rows:
+        if row.same_as and row.same_as in results:
+            results[row.label] = results[row.same_as]
+    return {**task, "results": results}
+
+
+def scored(
+    adapters: Sequence[Adapter],
+    others: Mapping[str, Mapping[str, Modules]],
+    request: Any,
+    known: Sequence[Result],
+    keep: Callable[[Mapping[str, Any], list[Result]], None],
+) -> None:
+    """Score what is missing: adapters that lack the same rows go through the model together.
+
+    known: tasks scored before, by any rows. keep: called with the head of the evaluation and all
+    tasks so far, in the adapters' order, after every task.
+    """
+    from hydraopt.evaluate.compare import Sources, evaluate
+
+    tasks: dict[str, Result] = {task["adapter"]: task for task in known}
+    groups: dict[tuple[str, ...], list[Adapter]] = {}
+    for adapter in adapters:
+        have = tasks.get(adapter.name, {}).get("results", {})
+        missing = tuple(label for label in others if label not in have)
+        if missing or not have:
+            groups.setdefault(missing, []).append(adapter)
+    for missing, mine in groups.items():
+        sources = Sources(
+            {adapter.name: adapter for adapter in mine},
+            {},
+            {adapter.name: adapter.source.parent for adapter in mine},
+            {label: others[label] for label in missing},
+        )
+
+        def add(result: Mapping[str, Any]) -> None:
+            last = result["tasks"][-1]
+            tasks[last["adapter"]] = merged_scores(tasks.get(last["adapter"]), last)
+            head = {key: value for key, value in result.items() if key not in ("tasks", "seconds")}
+            head["adapters"] = {adapter.name: adapter.content_hash() for adapter in adapters}
+            head["fp16_bytes"] = 2 * sum(adapter.numbers for adapter in adapters)
+            keep(head, [tasks[a.name] for a in adapters if a.name in tasks])
+
+        evaluate(sources, request, None, (), add)

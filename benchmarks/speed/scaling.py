@@ -1,0 +1,225 @@
+"""How merging and reading grow with adapters, rank and width, against others, as ratios.
+
+    python benchmarks/speed/scaling.py [--limit 120] [--repeats 3] [--out FILE]
+    python benchmarks/speed/scaling.py --tasks 4 8 --ranks 16 --widths 512 --layers 0 --out FILE
+    python benchmarks/speed/scaling.py --report [--check]
+
+A cell is one set of synthetic adapters (benchmarks/speed/synthetic.py); all tools are run on it one
+after the other, each in a process of its own, and its ratios are to hydraopt's time in the same
+cell. One of tasks, rank and width changes at a time, around 8 adapters of rank 16 and width 1024;
+then the tasks once more with the modules of an 8B model's layers. A run over the limit, a tool that
+fails, and one that cannot be installed are results. Every cell is saved at once, and a second call
+goes on with what is missing: benchmarks/results/scaling.json. ``--report`` makes the section and
+the picture of docs/speed.md of that file (benchmarks/speed/scaling_report.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import RESULTS, provenance, save_json  # noqa: E402
+from benchmarks.peers import LORASHARE, MERGEKIT, VLORA, peer_python  # noqa: E402
+from benchmarks.speed.merge import MIB, Row, Rows, child, medians  # noqa: E402
+from benchmarks.speed.scaling_report import exponents, report, with_ratios  # noqa: E402
+from benchmarks.speed.synthetic import (  # noqa: E402
+    Shapes,
+    llama_layers,
+    square_modules,
+    write_adapters,
+)
+
+__all__ = ["TOOLS", "Cell", "cells_of", "measured", "summary"]
+
+TOOLS: dict[str, tuple[str | None, bool]] = {
+    "hydraopt": (None, True),
+    "lorashare": (LORASHARE, True),
+    "vlora": (VLORA, True),
+    "vlora fp32": (VLORA, True),
+    "peft svd": (None, False),
+    "mergekit extract": (MERGEKIT, False),
+}
+"""Name: (the package that it needs an environment for, whether tasks can be read back)."""
+
+TASKS, RANKS, WIDTHS = (4, 8, 16, 32, 64), (8, 16, 32, 64), (512, 1024, 2048, 4096)
+_OURS = "hydraopt"
+_CENTRE = {"tasks": 8, "rank": 16, "width": 1024}
+_MODULES = 4
+_8B = 4096
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """shape: "square" or "8b". modules: how many are adapted. width: of the inputs."""
+
+    shape: str
+    width: int
+    modules: int
+    rank: int
+    tasks: int
+
+    @property
+    def shapes(self) -> Shapes:
+        """(m, n) by module path."""
+        if self.shape == "8b":
+            return llama_layers(self.modules // 7)
+        return square_modules(self.width, self.modules)
+
+
+def cells_of(
+    tasks: Sequence[int], ranks: Sequence[int], widths: Sequence[int], layers: int
+) -> list[Cell]:
+    """One number changes at a time, the others as near to the centre as these lists allow."""
+
+    def near(values: Sequence[int], name: str) -> int:
+        return min(values, key=lambda value: abs(value - _CENTRE[name]))
+
+    t, r, w = near(tasks, "tasks"), near(ranks, "rank"), near(widths, "width")
+    found = {Cell("square", w, _MODULES, r, x) for x in tasks}
+    found |= {Cell("square", w, _MODULES, x, t) for x in ranks}
+    found |= {Cell("square", x, _MODULES, r, t) for x in widths}
+    if layers:
+        found |= {Cell("8b", _8B, 7 * layers, r, x) for x in tasks}
+    return sorted(found, reverse=True, key=lambda cell: (cell.shape == "square", cell))
+
+
+def measured(
+    tool: str, folders: Sequence[Path], work: Path, repeats: int, limit: int
+) -> dict[str, Any]:
+    """What one tool took: medians of wall and CPU seconds by run, memory, bytes; or why not."""
+    package, reads = TOOLS[tool]
+    try:
+        python = peer_python(package) if package else None
+    except RuntimeError as error:
+        return {"failed": str(error)}
+    row: dict[str, Any] = {}
+    for mode in ("merge", "read") if reads else ("merge",):
+        lines = child("child_scaling.py", tool, mode, repeats, limit, work, *folders, python=python)
+        row |= summary(lines, limit)
+        if "failed" in row or "over" in row:
+            break
+    return row
+
+
+def summary(lines: Rows, limit: int) -> dict[str, Any]:
+    """One child's lines as part of a row; over: the limit in seconds, where a run did not end."""
+    row: dict[str, Any] = {}
+    for name, seconds in medians(lines).items():
+        key = name.replace(" ", "_")
+        row |= {f"{key}_wall": seconds["wall"], f"{key}_cpu": seconds["cpu"]}
+    about = next((line for line in lines if line.get("run") == "about"), None)
+    if about:
+        row["peak_mib"] = round(about["peak"] / MIB, 1)
+        row["peak_less_imported_mib"] = round((about["peak"] - about["imported"]) / MIB, 1)
+        row["bytes"] = about["bytes"]
+    end = lines[-1] if lines else {"failed": "nothing was printed"}
+    if "failed" not in end:
+        return row
+    started = any(line.get("run") == "ready" for line in lines)
+    if end.get("code") != -signal.SIGALRM:
+        row["failed"] = end["failed"]
+    elif not started:
+        row["failed"] = "it was not ready to start in time"
+    elif "merge_wall" not in row:
+        row["over"] = limit
+    return row
+
+
+def rows_of(cell: Cell, folders: Sequence[Path], args: argparse.Namespace) -> Rows:
+    """A row for each tool; load: of the machine when the cell began, which should be idle."""
+    load = round(os.getloadavg()[0], 2)
+    rows: Rows = []
+    for tool in args.tools:
+        with tempfile.TemporaryDirectory() as work:
+            found = measured(tool, folders, Path(work), args.repeats, args.limit)
+        rows.append({**asdict(cell), "tool": tool, "load_1min": load, **found})
+        said = found.get("failed") or (f"over {found['over']} s" if "over" in found else "")
+        print(f"{cell}: {tool}: {said or found['merge_wall']}", flush=True)
+    return rows
+
+
+def _compile(place: Path) -> None:
+    """One small merge and read that count for nothing: hydraopt's compiled code is in its cache."""
+    with tempfile.TemporaryDirectory() as work:
+        folders = write_adapters(place, square_modules(64, 2), tasks=2, rank=4, seed=1)
+        measured(_OURS, folders, Path(work), repeats=1, limit=600)
+    shutil.rmtree(place)
+
+
+def _head(args: argparse.Namespace) -> Row:
+    head = provenance("seconds and memory against adapters, rank and width", seed=1)
+    head["versions"] |= dict(x.split("==") for x in (LORASHARE, VLORA, MERGEKIT))
+    return {**head, "limit": args.limit, "repeats": args.repeats, "tools": args.tools}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure the cells that the result lacks."""
+    before = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    head = _head(args)
+    changed = [
+        key
+        for key in ("limit", "repeats", "tools", "versions")
+        if before and before[key] != head[key]
+    ]
+    if changed:
+        sys.exit(f"{args.out.name} has other {', '.join(changed)}; remove it first")
+    rows: Rows = before.get("rows", [])
+    fields = Cell.__dataclass_fields__
+    have = {Cell(**{name: row[name] for name in fields}) for row in rows}
+    wanted = cells_of(args.tasks, args.ranks, args.widths, args.layers)
+    missing = [cell for cell in wanted if cell not in have]
+
+    def kind(cell: Cell) -> tuple[str, int, int, int]:
+        return cell.shape, cell.width, cell.modules, cell.rank
+
+    place = ROOT / "build" / "scaling"
+    _compile(place)
+    for _, group in itertools.groupby(missing, key=kind):
+        same = list(group)
+        most = max(cell.tasks for cell in same)
+        try:
+            folders = write_adapters(place, same[0].shapes, most, same[0].rank, seed=1)
+            for cell in same:
+                rows = with_ratios([*rows, *rows_of(cell, folders[: cell.tasks], args)])
+                save_json(args.out, {**head, "rows": rows, "exponents": exponents(rows)})
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    print(f"{len(rows)} rows: {args.out.name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--layers", type=int, default=2, help="of an 8B model; 0 for none")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=[*TOOLS])
+    parser.add_argument("--limit", type=int, default=120, help="seconds of one run")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
+    parser.add_argument("--report", action="store_true", help="write docs/speed.md and its picture")
+    parser.add_argument("--check", action="store_true", help="with --report: only compare")
+    args = parser.parse_args()
+    if args.report:
+        report(args.out, check=args.check)
+    else:
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
