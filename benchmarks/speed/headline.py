@@ -136,6 +136,7 @@ _SERVER = (
 TARGETS: Mapping[str, tuple[Target, ...]] = {
     "runtime-examples.json": _RUNTIME,
     "runtime-gemma.json": _RUNTIME,
+    "runtime-smollm2.json": _RUNTIME,
     "serve-load.json": _SERVER,
 }
 """By result file."""

@@ -2,7 +2,10 @@
 
     python benchmarks/speed/runtime.py SET [--size 5%] [--repeats 5] [--tokens 32] [--threads 1]
 
-SET: "examples" (SmolLM2-135M, eight rank-8 adapters) or "gemma" (Gemma-3-270M, 40 rank-8 adapters).
+SET: "examples" (SmolLM2-135M, eight rank-8 adapters on q and v), "gemma" (Gemma-3-270M, 40 rank-8
+adapters on q, k, v, o) or "smollm2" (SmolLM2-135M, rank 16 on all linear layers: those of the
+recipe smollm2-en10 that are trained; where they are fewer than ten, copies of them fill up, inputs
+and outputs permuted: as dear to code, nothing to share. The result says how many are copies).
 Ours and PEFT's runs alternate in one process, and medians are compared, so that whatever else the
 machine does hits both. A pass is a prompt and then one token at a time, with the cache.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 import sys
 import tempfile
 import time
@@ -22,8 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from peft import PeftModel  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from benchmarks.common import provenance, write_result  # noqa: E402
 from hydraopt import attach, merge, open_bundle  # noqa: E402
@@ -34,8 +40,11 @@ from zoo.bases import base_folder  # noqa: E402
 SETS = {
     "examples": ("smollm2-135m-instruct", ROOT / "examples" / "adapters"),
     "gemma": ("gemma-3-270m", ROOT / "zoo" / "adapters" / "gemma3-5x8"),
+    "smollm2": ("smollm2-135m-instruct", ROOT / "zoo" / "adapters" / "smollm2-en10"),
 }
 ROWS, TASKS, PROMPT = 16, 8, 24
+LEAST = {"smollm2": 10}
+"""Adapters that a set has at least."""
 MIB = 1 << 20
 
 Row = dict[str, Any]
@@ -126,6 +135,34 @@ def adapter_bytes(peft: Any) -> int:
     return sum(x.numel() * x.element_size() for k, x in peft.named_parameters() if "lora_" in k)
 
 
+def permuted(adapter: Path, folder: Path, seed: int) -> Path:
+    """A copy of an adapter with inputs and outputs of every module in another order."""
+    rng = np.random.default_rng(seed)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for key, x in tensors.items():
+        dim = 0 if "lora_B" in key else 1
+        order = torch.from_numpy(rng.permutation(x.shape[dim]))
+        tensors[key] = x.index_select(dim, order).contiguous()
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    shutil.copy(adapter / "adapter_config.json", folder)
+    return folder
+
+
+def adapters_of(name: str, most: int, place: Path) -> tuple[list[Path], int]:
+    """The set's adapters, and how many of them are copies."""
+    _, folder = SETS[name]
+    found = sorted(x.parent for x in folder.glob("*/adapter_config.json"))[:most]
+    if not found:
+        raise SystemExit(f"no adapters in {folder}; train them, see zoo/README.md")
+    trained = len(found)
+    copies = min(LEAST.get(name, 0), most) - trained
+    for seed in range(copies):
+        original = found[seed % trained]
+        found.append(permuted(original, place / "copies" / f"{original.name}-{seed}", seed))
+    return found, max(copies, 0)
+
+
 def loaded(model: Any, folders: Mapping[str, Path]) -> Any:
     """A copy of the model with all of these adapters, by name."""
     wrapped: Any = None
@@ -177,11 +214,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     head = provenance("the runtime against PEFT on one machine, in one process", seed=0)
-    base, folder = SETS[args.set]
-    adapters = sorted(x.parent for x in folder.glob("*/adapter_config.json"))[: args.most]
+    base, _ = SETS[args.set]
     model, _ = load_model(str(base_folder(base)))
     ids = torch.randint(5, 5000, (args.rows, PROMPT), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as place:
+        adapters, copies = adapters_of(args.set, args.most, Path(place))
         path = Path(place) / "merged.hydra.safetensors"
         merge([str(x) for x in adapters], path, size=args.size)
         # PEFT gets what the bundle gives, so that both compute the same.
@@ -197,6 +234,7 @@ def main() -> None:
         rows[-1]["bundle_bytes"] = path.stat().st_size
     for row in rows:
         row |= {"set": args.set, "base": base, "size": args.size, "threads": args.threads}
+        row["copies"] = copies
         print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
     print(write_result(args.name or f"runtime-{args.set}", head, rows).name)
 
