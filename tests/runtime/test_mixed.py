@@ -12,7 +12,6 @@ from torch.overrides import TorchFunctionMode
 
 from hydraopt import attach, merge
 from hydraopt.errors import UsageError
-from hydraopt.runtime import rows
 from tests.runtime.conftest import FORM_NAMES, IDS, adapters, close, expected, logits
 
 ROWS = (
@@ -21,13 +20,13 @@ ROWS = (
     ("fr", "de", "fr", "de"),  # as many parts as rows only if repeated
     (None, None, "en", None),
     ("en", "de", "es", "fr"),
+    ("es", "de", "es", "en"),  # two rows of one task and one of others
+    (None, "fr", "fr", "en"),
 )
 
 
-@pytest.mark.parametrize("waste", [0, 1 << 30])  # gathered for each row, all tasks at once
 @pytest.mark.parametrize("form", [*FORM_NAMES, "all", "lossless"])
-def test_a_mixed_batch_is_row_by_row(model, bundle_of, form, waste, monkeypatch) -> None:
-    monkeypatch.setattr(rows, "_WASTE", waste)
+def test_a_mixed_batch_is_row_by_row(model, bundle_of, form) -> None:
     path = bundle_of(form)
     right = {name: expected(model, path, name) for name in ("de", "en", "es", "fr", None)}
     with attach(model, path) as attached:

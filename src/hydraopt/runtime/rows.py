@@ -1,12 +1,13 @@
 """What a module adds to its output: one task for all rows, or each row of a batch its own.
 
-In a mixed batch, the rows of one bundle go through the module together: V^T x is computed once, and
-the tasks' own factors stand side by side, so that a few products serve all tasks.
+In a mixed batch, tasks that have equally many rows go through the module together: their own
+factors stand side by side, and a few batched products serve all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,20 +45,15 @@ class Alone:
         return output + change.to(output.dtype)
 
 
-# Up to so many times as many products as needed, one product over all tasks at once takes less time
-# than gathering each row's factors: the steps of generation, with a token or a few to a row.
-_WASTE = 48
-
-
 @dataclass(frozen=True)
 class _Stack:
-    """T parts of one site side by side, each padded with zeros to the longest, K.
+    """T parts of one site that have ``rows`` rows each, padded with zeros to the longest, K.
 
-    y (T K, q), a (T K, n); z (p, T K), b (m, T K). What no part has is None.
+    y (T, K, q), a (T, K, n); z (T, K, p), b (T, K, m). What no part of the site has is None.
     """
 
+    rows: int
     parts: tuple[Part, ...]
-    most: int
     y: Tensor | None
     a: Tensor | None
     z: Tensor | None
@@ -67,55 +63,84 @@ class _Stack:
     def nbytes(self) -> int:
         return nbytes_of(self.y, self.a, self.z, self.b)
 
-    def __call__(self, x: Tensor, which: Tensor, others: Tensor) -> Tensor:
-        """dW_t x of each row: x (N, S, n) -> (N, S, m).
+    def __call__(self, x: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What its rows change at the outputs (R, S, m), and at the left basis (R, S, p).
 
-        which: (N,) the part of each row.  others: (N, T), true for all parts but the row's own.
+        x (R, S, n) and its V^T x, seen (R, S, q), in the order of the parts.
         """
-        site = self.parts[0].site
-        if len(self.parts) * x.shape[1] <= _WASTE:
-            return self._at_once(x, site, others)
-        return self._gathered(x, site, which)
 
-    def _at_once(self, x: Tensor, site: Site, others: Tensor) -> Tensor:
-        """All parts of every row, those of others taken as 0 in the middle."""
-        h = None if self.a is None else F.linear(x, self.a)
+        def by_part(rows: Tensor) -> Tensor:
+            return rows.reshape(len(self.parts), -1, rows.shape[-1])
+
+        h = None if self.a is None else torch.bmm(by_part(x), self.a.mT)
         if self.y is not None:
-            own = F.linear(F.linear(x, _given(site.right)), self.y)
+            assert seen is not None
+            own = torch.bmm(by_part(seen), self.y.mT)
             h = own if h is None else h + own
         assert h is not None
-        each = h.reshape(*h.shape[:-1], len(self.parts), self.most)
-        h = each.masked_fill(others[:, None, :, None], 0).flatten(-2)
-        change = None if self.b is None else F.linear(h, self.b)
-        if self.z is not None:
-            own = F.linear(F.linear(h, self.z), _given(site.left))
-            change = own if change is None else change + own
-        assert change is not None
-        return change
+        change = None if self.b is None else torch.bmm(h, self.b).reshape(*x.shape[:-1], -1)
+        inner = None if self.z is None else torch.bmm(h, self.z).reshape(*x.shape[:-1], -1)
+        return change, inner
 
-    def _gathered(self, x: Tensor, site: Site, which: Tensor) -> Tensor:
-        """Each row with its own part alone, copied out of the stack."""
-        sizes = (len(self.parts), self.most)
 
-        def inputs(stacked: Tensor) -> Tensor:
-            """(N, length, K) of (T K, length)."""
-            return stacked.reshape(*sizes, -1).index_select(0, which).transpose(1, 2)
+class _Shared:
+    """All parts of one site in a batch: what is shared is computed once, for all their rows."""
 
-        def outputs(stacked: Tensor) -> Tensor:
-            """(N, K, length) of (length, T K)."""
-            return stacked.reshape(-1, *sizes).index_select(1, which).permute(1, 2, 0)
+    def __init__(self, site: Site, rows: Mapping[Part, int]) -> None:
+        """rows: how many each part has."""
+        self.site = site
+        groups: dict[int, list[Part]] = {}
+        for part, count in rows.items():
+            groups.setdefault(count, []).append(part)
 
-        h = None if self.a is None else torch.bmm(x, inputs(self.a))
-        if self.y is not None:
-            own = torch.bmm(F.linear(x, _given(site.right)), inputs(self.y))
-            h = own if h is None else h + own
-        assert h is not None
-        change = None if self.b is None else torch.bmm(h, outputs(self.b))
-        if self.z is not None:
-            own = F.linear(torch.bmm(h, outputs(self.z)), _given(site.left))
-            change = own if change is None else change + own
-        assert change is not None
-        return change
+        def stacked(of: Callable[[Part], Tensor | None], parts: Sequence[Part]) -> Tensor | None:
+            """(T, K, length) of what parts have, (k, length) each; None if none of the site has."""
+            some = next((x for x in map(of, rows) if x is not None), None)
+            if some is None:
+                return None
+            whole = some.new_zeros(len(parts), max(x.count for x in parts), some.shape[1])
+            for own, x in zip(whole, map(of, parts), strict=True):
+                if x is not None:
+                    own[: len(x)].copy_(x)
+            return whole
+
+        self.stacks = [
+            _Stack(
+                count,
+                tuple(parts),
+                stacked(lambda part: part.y, parts),
+                stacked(lambda part: part.a, parts),
+                stacked(lambda part: None if part.z is None else part.z.T, parts),
+                stacked(lambda part: None if part.b is None else part.b.T, parts),
+            )
+            for count, parts in groups.items()
+        ]
+        self.parts = [part for stack in self.stacks for part in stack.parts]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(stack.nbytes for stack in self.stacks)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """dW_t x of all rows, in the order of ``parts``: x (R, S, n) -> (R, S, m).
+
+        Parts that have equally many rows share one batched product, in which nothing is padded.
+        """
+        shares = [len(stack.parts) * stack.rows for stack in self.stacks]
+        sizes = [len(x) // sum(shares) * share for share in shares]
+        seen: Sequence[Tensor | None] = [None] * len(sizes)
+        if self.stacks[0].y is not None:
+            seen = torch.split(F.linear(x, _given(self.site.right)), sizes)
+        found = [
+            stack(own, other)
+            for stack, own, other in zip(self.stacks, torch.split(x, sizes), seen, strict=True)
+        ]
+        changes = [change for change, _ in found if change is not None]
+        inner = [part for _, part in found if part is not None]
+        if not inner:
+            return _joined(changes)
+        change = F.linear(_joined(inner), _given(self.site.left))
+        return change + _joined(changes) if changes else change
 
 
 def _given(basis: Tensor | None) -> Tensor:
@@ -123,40 +148,21 @@ def _given(basis: Tensor | None) -> Tensor:
     return basis
 
 
-def _stack(parts: Sequence[Part]) -> _Stack:
-    most = max(part.count for part in parts)
-
-    def stacked(tensors: Sequence[Tensor | None], dim: int) -> Tensor | None:
-        """Tensors with k along ``dim`` one after another, each K long there."""
-        some = next((x for x in tensors if x is not None), None)
-        if some is None:
-            return None
-        shape = [len(tensors), *some.shape]
-        shape[dim + 1] = most
-        whole = some.new_zeros(shape)
-        for own, x in zip(whole, tensors, strict=True):
-            if x is not None:
-                own.narrow(dim, 0, x.shape[dim]).copy_(x)
-        return whole.movedim(0, dim).flatten(dim, dim + 1).contiguous()
-
-    return _Stack(
-        tuple(parts),
-        most,
-        stacked([part.y for part in parts], 0),
-        stacked([part.a for part in parts], 0),
-        stacked([part.z for part in parts], 1),
-        stacked([part.b for part in parts], 1),
-    )
+def _joined(rows: Sequence[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows))
 
 
 @dataclass(frozen=True)
-class _Share:
-    """A stack and the rows of a batch that go through it; rows None: all of them, in order."""
+class _Layout:
+    """Where the rows of a batch go. None in place of an order that changes nothing.
 
-    stack: _Stack
-    rows: Tensor | None
-    which: Tensor
-    others: Tensor
+    orders: for each site, its rows in the order of its parts.  places: (N,) where each row is when
+    those of all sites, and then ``idle`` rows of zeros, are one after another.
+    """
+
+    orders: tuple[Tensor | None, ...]
+    places: Tensor | None
+    idle: int
 
 
 class Mixed:
@@ -168,28 +174,30 @@ class Mixed:
 
     def __init__(self, parts: Sequence[Part | None], name: str) -> None:
         self._parts, self._name = tuple(parts), name
-        by_site: dict[Site, list[Part]] = {}
-        for part in dict.fromkeys(x for x in parts if x is not None):
-            by_site.setdefault(part.site, []).append(part)
-        self._stacks = [_stack(x) for x in by_site.values()]
-        self._layouts: dict[int, tuple[_Share, ...]] = {}
+        by_site: dict[Site, dict[Part, int]] = {}
+        for part, rows in Counter(x for x in parts if x is not None).items():
+            by_site.setdefault(part.site, {})[part] = rows
+        self._sites = [_Shared(site, rows) for site, rows in by_site.items()]
+        self._layouts: dict[int, _Layout] = {}
 
     @property
     def nbytes(self) -> int:
-        return sum(stack.nbytes for stack in self._stacks)
+        return sum(shared.nbytes for shared in self._sites)
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
+        layout = self._layout(x)
+        if not self._sites:
+            return output
         rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        change: Tensor | None = None
-        for share in self._layout(x):
-            own = _typed(_rows(rows, share.rows), share.stack.parts[0].site)
-            own = share.stack(own, share.which, share.others).to(output.dtype)
-            if share.rows is not None:
-                own = own.new_zeros(len(rows), *own.shape[1:]).index_add(0, share.rows, own)
-            change = own if change is None else change + own
-        return output if change is None else output + change.reshape(output.shape)
+        changes = [
+            shared(_typed(_rows(rows, order), shared.site)).to(output.dtype)
+            for shared, order in zip(self._sites, layout.orders, strict=True)
+        ]
+        if layout.idle:
+            changes.append(changes[0].new_zeros(layout.idle, *changes[0].shape[1:]))
+        return output + _rows(_joined(changes), layout.places).reshape(output.shape)
 
-    def _layout(self, x: Tensor) -> tuple[_Share, ...]:
+    def _layout(self, x: Tensor) -> _Layout:
         count, given = x.shape[0], len(self._parts)
         # Experts of a mixture see tokens of all rows in one list, as two dimensions.
         flat = (
@@ -212,18 +220,21 @@ class Mixed:
                 self._layouts[times] = self._laid_out(times, x.device)
         return self._layouts[times]
 
-    def _laid_out(self, times: int, device: torch.device) -> tuple[_Share, ...]:
-        each = [part for part in self._parts for _ in range(times)]
-        shares = []
-        for stack in self._stacks:
-            number = {part: i for i, part in enumerate(stack.parts)}
-            rows = [i for i, x in enumerate(each) if x in number]
-            which = torch.tensor([number[x] for x in each if x in number], device=device)
-            others = which[:, None] != torch.arange(len(number), device=device)
-            whole = len(rows) == len(each)
-            index = None if whole else torch.tensor(rows, device=device)
-            shares.append(_Share(stack, index, which, others))
-        return tuple(shares)
+    def _laid_out(self, times: int, device: torch.device) -> _Layout:
+        rows: dict[Part | None, list[int]] = {}
+        each = (part for part in self._parts for _ in range(times))
+        for row, part in enumerate(each):
+            rows.setdefault(part, []).append(row)
+        orders = [[row for part in shared.parts for row in rows[part]] for shared in self._sites]
+        idle = rows.get(None, [])
+        placed = [row for order in (*orders, idle) for row in order]
+        same = list(range(len(placed)))
+
+        def index(values: list[int]) -> Tensor | None:
+            return None if values == same else torch.tensor(values, device=device)
+
+        where = sorted(same, key=placed.__getitem__)
+        return _Layout(tuple(index(order) for order in orders), index(where), len(idle))
 
 
 def _rows(x: Tensor, at: Tensor | None) -> Tensor:
