@@ -31,6 +31,7 @@ __all__ = [
     "FORMS",
     "BasisRecord",
     "Mode",
+    "Numbers",
     "PartsRecord",
     "Side",
     "SplitRecord",
@@ -246,27 +247,24 @@ def write_parts(writer: StreamWriter, record: PartsRecord | None, has_bases: boo
     _write_exponents(writer, record.exponents)
 
 
+Numbers = NDArray[np.int32] | Array
+"""As a stream holds them, or as they were given."""
+
+
 @dataclass(frozen=True)
 class SplitSide:
-    """One side of k parts: coordinates (q, k) over a basis and own integers (N, k), or None."""
+    """One side of k parts: coordinates (q, k) over a basis and own numbers (N, k), or None."""
 
-    coordinates: Array | None
-    own: Array | None
+    coordinates: Numbers | None
+    own: Numbers | None
 
     def values(self, basis: Basis | None) -> Array:
         """(N, k): the side multiplied out."""
         if self.coordinates is None or basis is None:
             assert self.own is not None
-            return self.own
-        shared: Array = basis.vectors @ self.coordinates
+            return self.own.astype(np.float64, copy=False)
+        shared: Array = basis.vectors @ self.coordinates.astype(np.float64, copy=False)
         return shared if self.own is None else shared + self.own
-
-    @property
-    def sizes(self) -> Array:
-        """(k,): the columns' lengths, as if basis and own integers were orthonormal."""
-        blocks = [x for x in (self.coordinates, self.own) if x is not None]
-        squares: Array = sum(np.einsum("nk,nk->k", x, x) for x in blocks)
-        return np.sqrt(squares)
 
 
 @dataclass(frozen=True)
@@ -274,7 +272,7 @@ class SplitRecord:
     """What a task stores in a module, with what is shared and what is its own apart.
 
     ``dW = left diag(coefficients) right^T`` with ``left = W z + b`` and ``right = V y + a``: bases
-    W (m, p) and V (n, q), coordinates z (p, k) and y (q, k), own integers b (m, k) and a (n, k),
+    W (m, p) and V (n, q), coordinates z (p, k) and y (q, k), own numbers b (m, k) and a (n, k),
     each where ``mode`` has it. So dW x needs ``V^T x``, which all tasks have in common, and then
     only what is the task's own. coefficients (k,).
     """
@@ -323,9 +321,9 @@ def _read_side(
     if way is not Way.EXPLICIT:
         if width == 0:
             reader.damaged(f"a {way.name.lower()} side in a module without such a basis")
-        coordinates = reader.block(width, count, Kind.COORDINATE_SPREAD).astype(np.float64)
+        coordinates = reader.block(width, count, Kind.COORDINATE_SPREAD)
     if way is not Way.SHARED:
-        own = reader.block(length, count, kind).astype(np.float64)
+        own = reader.block(length, count, kind)
     return SplitSide(coordinates, own)
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from hydraopt.parts import SplitRecord
+from hydraopt.parts import Numbers, SplitRecord, SplitSide
 from hydraopt.runtime.places import Place
 from hydraopt.types import Array
 
@@ -92,25 +95,79 @@ def part_of(site: Site, record: SplitRecord) -> Part:
     integers in steps would leave the range of fp16.
     """
     left, right = record.left, record.right
-    lengths, others = left.sizes * record.coefficients, right.sizes
-    both = (lengths > 0) & (others > 0)
-    ratio = np.divide(lengths, others, out=np.ones_like(lengths), where=both)
-    down = np.ldexp(1.0, np.rint(0.5 * np.log2(ratio)).astype(np.int32))
+    down = _balance(_energies(left), _energies(right), record.coefficients)
     up = record.coefficients / down
-
-    def scaled(x: Array | None, by: Array) -> Array | None:
-        return None if x is None else x * by
-
-    def turned(x: Array | None) -> Array | None:
-        return None if x is None else x.T
-
     return Part(
         site,
-        _tensor(turned(scaled(right.coordinates, down)), site.place),
-        _tensor(turned(scaled(right.own, down)), site.place),
-        _tensor(scaled(left.coordinates, up), site.place),
-        _tensor(scaled(left.own, up), site.place),
+        _scaled(right.coordinates, down, site.place, turned=False),
+        _scaled(right.own, down, site.place, turned=False),
+        _scaled(left.coordinates, up, site.place, turned=True),
+        _scaled(left.own, up, site.place, turned=True),
     )
+
+
+def _energies(side: SplitSide) -> Array:
+    """(k,): squared lengths of the columns, as if basis and own numbers were orthonormal."""
+    blocks = [_squares(_columns(x)) for x in (side.coordinates, side.own) if x is not None]
+    return blocks[0] if len(blocks) == 1 else blocks[0] + blocks[1]
+
+
+def _scaled(x: Numbers | None, by: Array, place: Place, turned: bool) -> Tensor | None:
+    """Columns of x (N, k) times ``by`` as a tensor (k, N), or turned, (N, k)."""
+    if x is None:
+        return None
+    wide = np.float64 if place.dtype is torch.float64 else np.float32
+    out = np.empty(x.shape if turned else x.shape[::-1], wide)
+    (_multiply_turned if turned else _multiply)(_columns(x), by, out)
+    return torch.from_numpy(out).to(place.device, place.dtype)
+
+
+def _columns(x: Numbers) -> Numbers:
+    """(k, N) in one piece, as a stream is decoded."""
+    return cast(Numbers, np.ascontiguousarray(x.T))
+
+
+# A head has hundreds of modules: each of these is one pass where numpy takes three.
+
+
+@njit(cache=True, nogil=True)
+def _squares(x: Numbers) -> Array:
+    """(k,): sums of squares of the rows of x (k, N)."""
+    found = np.zeros(x.shape[0])
+    for j in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            found[j] += float(x[j, i]) * float(x[j, i])
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _balance(left: Array, right: Array, coefficients: Array) -> Array:
+    """(k,): powers of two by which the right sides are multiplied, so that both are about as long.
+
+    left, right: squared lengths, the left without its coefficients.
+    """
+    down = np.ones(left.size)
+    for j in range(left.size):
+        energy = left[j] * coefficients[j] ** 2
+        if energy > 0 and right[j] > 0:
+            down[j] = 2.0 ** np.rint(0.25 * np.log2(energy / right[j]))
+    return down
+
+
+@njit(cache=True, nogil=True)
+def _multiply(x: Numbers, by: Array, out: NDArray[Any]) -> None:
+    """out (k, N) = diag(by) x."""
+    for j in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            out[j, i] = x[j, i] * by[j]
+
+
+@njit(cache=True, nogil=True)
+def _multiply_turned(x: Numbers, by: Array, out: NDArray[Any]) -> None:
+    """out (N, k) = x^T diag(by)."""
+    for i in range(x.shape[1]):
+        for j in range(x.shape[0]):
+            out[i, j] = x[j, i] * by[j]
 
 
 def nbytes_of(*tensors: Tensor | None) -> int:
