@@ -18,6 +18,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,8 +59,9 @@ def export_kohya(
 ) -> None:
     """Write ``task`` as a kohya file, names as they were read if the adapter came as one.
 
-    dtype: as in :func:`hydraopt.export.export_peft`, but float64 becomes float32. alpha is r,
-        except for a lossless task with dtype "same", which keeps its numbers and its alpha.
+    dtype: as in :func:`hydraopt.export.export_peft`, but float64 becomes float32. With "same" a
+        lossless task keeps its numbers and alphas; where alphas of another format differ, the
+        scale goes into B, and ranks are padded with zeros to the largest.
     overwrite: replace a file of that name.
 
     The file appears at once and whole, after it was read back. Raises ExportError, naming adapter
@@ -70,21 +72,18 @@ def export_kohya(
     """
     target = Path(os.path.abspath(file))
     check_file(target, overwrite)
-    modules = _modules(task, "kohya", dtype)
-    names = {x.path: _kohya_name(task, x.path) for x in modules}
+    modules = _with_alphas(task, _modules(task, "kohya", dtype), dtype)
+    names = {x.path: _kohya_name(task, x.path) for x, _ in modules}
     _need_distinct(task, names)
     tensors: dict[str, RawTensor] = {}
-    alphas: set[float] = set()
-    for x in modules:
-        x, alpha = _with_alpha(x)
-        alphas.add(alpha)
+    for x, alpha in modules:
         name = names[x.path]
         tensors |= _pair(task, x, f"{name}.lora_down.weight", f"{name}.lora_up.weight")
         tensors[f"{name}.alpha"] = rounded(f"{name}.alpha", np.array(alpha), "F32", task.name)
     metadata = {
         **_kept_metadata(task, "kohya"),
-        "ss_network_dim": _common(x.rank for x in modules),
-        "ss_network_alpha": _common(alphas),
+        "ss_network_dim": _common(x.rank for x, _ in modules),
+        "ss_network_alpha": _common(alpha for _, alpha in modules),
     }
     metadata.setdefault("ss_network_module", "networks.lora")
     if task.base_model:
@@ -229,12 +228,28 @@ def _check_names(task: TaskAdapter, made: Path, names: Iterable[str]) -> None:
 # --- numbers and settings ---------------------------------------------------------------------
 
 
-def _with_alpha(x: Stored) -> tuple[Stored, float]:
-    """The module and its alpha, a float32; the scale goes into B where no alpha states it."""
-    alpha = float(np.float32(x.scale * x.rank))
-    if alpha and math.isfinite(alpha) and alpha / x.rank == x.scale:
-        return x, alpha
-    return x.folded(), float(x.rank)
+def _with_alphas(
+    task: TaskAdapter, modules: list[Stored], dtype: str
+) -> list[tuple[Stored, float]]:
+    """The modules and their alphas: one for all, because diffusers reads only one rightly.
+
+    What was in a kohya file keeps its own, if all are float32 numbers other than 0.
+    """
+    alphas = [float(np.float32(x.scale * x.rank)) for x in modules]
+    stated = all(
+        alpha and math.isfinite(alpha) and alpha / x.rank == x.scale
+        for x, alpha in zip(modules, alphas, strict=True)
+    )
+    exact = task.original is not None and dtype == "same"
+    if stated and (len(set(alphas)) == 1 or (exact and task.entry.format == "kohya")):
+        return list(zip(modules, alphas, strict=True))
+    most = max(x.rank for x in modules)
+    if exact:
+        return [(x.folded().padded(most), float(most)) for x in modules]
+    # B is rounded anyway, so it may as well make up for its rank.
+    return [
+        (replace(x, b=x.b * (x.rank / most), scale=most / x.rank), float(most)) for x in modules
+    ]
 
 
 def _pair(task: TaskAdapter, x: Stored, a_key: str, b_key: str) -> dict[str, RawTensor]:
