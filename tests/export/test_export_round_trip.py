@@ -61,10 +61,11 @@ def same(original: Adapter, found: Adapter, form: str) -> None:
         {"lora_alpha": 5},
         {"lora_alpha": 5, "use_rslora": True},
         {"lora_alpha": 4, "rank_pattern": {}},
+        {"lora_alpha": 5, "rank_pattern": {}, "use_rslora": True},
         {"lora_alpha": 0},
         {"lora_alpha": -3, "alpha_pattern": {"self_attn.k_proj": 0.7, "down_proj": 1e-3}},
     ],
-    ids=["alpha", "rslora", "one rank", "zero", "patterns"],
+    ids=["alpha", "rslora", "one rank", "one rank, rslora", "zero", "patterns"],
 )
 def test_a_lossless_task_keeps_every_bit(
     form: str, dtype: str, scales: dict[str, Any], tmp_path: Path
