@@ -108,6 +108,20 @@ def test_diffusers_alphas_in_tensors_and_in_metadata(save):
         read_adapter(save("bad", tensors, metadata={"lora_adapter_metadata": "["}))
 
 
+def test_diffusers_is_known_by_its_metadata(save):
+    """The first tensor may be called as one of a language model."""
+    tensors = {
+        "transformer.x.lora_A.weight": normal(4, 6),
+        "transformer.x.lora_B.weight": normal(5, 4),
+    }
+    settings = {"transformer.r": 4, "transformer.lora_alpha": 8}
+    adapter = read_adapter(
+        save("d", tensors, metadata={"lora_adapter_metadata": json.dumps(settings)})
+    )
+    assert adapter.format == "diffusers"
+    assert adapter.modules["transformer.x"].scale == 2.0
+
+
 def test_loralib_takes_alpha_from_the_caller(save):
     tensors = {
         "h.q.lora_A": normal(4, 6),

@@ -35,10 +35,16 @@ def save_base(folder: Path, dtype: Any = None, **shards: Any) -> Path:
     return folder
 
 
-def pairs(seed: int = 0) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+# Where the layers are for the formats of image models, which know no others.
+IMAGE_LAYERS = ("unet.down_blocks.0.attentions.1", "unet.mid_block.attentions.0")
+IMAGE = ("kohya", "diffusers")
+
+
+def pairs(seed: int = 0, form: str = "peft") -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """(B, A) of the layers that the tasks change, under names that the format can have."""
     rng = np.random.default_rng(seed)
     return {
-        f"model.layers.{i}.{name}": (
+        f"{IMAGE_LAYERS[i] if form in IMAGE else f'model.layers.{i}'}.{name}": (
             rng.standard_normal((m, RANKS[name])) / 8,
             rng.standard_normal((RANKS[name], n)) / 8,
         )
@@ -54,9 +60,9 @@ def bundled(folder: Path, *adapters: Path, **options: Any) -> Bundle:
     return open_bundle(path)
 
 
-def small_task(folder: Path, seed: int = 0, **options: Any) -> TaskAdapter:
-    """A task of mixed ranks with a scale other than 1."""
-    made = write_adapter(folder / "numbers", pairs(seed), alpha=5, **options)
+def small_task(folder: Path, seed: int = 0, form: str = "peft", **options: Any) -> TaskAdapter:
+    """A task of mixed ranks with a scale other than 1, of a model that the format is for."""
+    made = write_adapter(folder / "numbers", pairs(seed, form), alpha=5, **options)
     return bundled(folder, made)["numbers"]
 
 
@@ -67,6 +73,12 @@ def products(task: TaskAdapter) -> Dense:
 def of_adapter(target: Path, base: Path) -> Dense:
     modules = read_adapter(target).modules
     return {path: np.matmul(*module.factors()) for path, module in modules.items()}
+
+
+def of_kohya(target: Path, base: Path) -> Dense:
+    """By dotted names, which the file does not have."""
+    dotted = {"lora_" + path.replace(".", "_"): path for path in pairs(form="kohya")}
+    return {dotted[name]: dense for name, dense in of_adapter(target, base).items()}
 
 
 def of_gguf(target: Path, base: Path) -> Dense:
@@ -114,5 +126,8 @@ READERS: Mapping[str, Callable[[Path, Path], Dense]] = {
     "peft": of_adapter,
     "vllm": of_adapter,
     "gguf": of_gguf,
+    "mlx": of_adapter,
+    "kohya": of_kohya,
+    "diffusers": of_adapter,
     "merged": of_merged,
 }

@@ -40,7 +40,7 @@ def test_all_have_a_reader_and_the_command_knows_them() -> None:
 
 @EVERY
 def test_what_is_read_back_is_the_task(form: str, base: Path, tmp_path: Path) -> None:
-    task = small_task(tmp_path)
+    task = small_task(tmp_path, form=form)
     target = tmp_path / f"out{FORMATS[form].suffix}"
     export_task(task, target, **options(form, base))
     expected, found = products(task), READERS[form](target, base)
@@ -53,7 +53,7 @@ def test_what_is_read_back_is_the_task(form: str, base: Path, tmp_path: Path) ->
 
 @EVERY
 def test_equal_content_equal_bytes(form: str, base: Path, tmp_path: Path) -> None:
-    task = small_task(tmp_path)
+    task = small_task(tmp_path, form=form)
     for name in ("a", "b"):
         export_task(task, tmp_path / name, **options(form, base))
     assert content(tmp_path / "a") == content(tmp_path / "b")
@@ -61,7 +61,7 @@ def test_equal_content_equal_bytes(form: str, base: Path, tmp_path: Path) -> Non
 
 @EVERY
 def test_what_is_in_the_way_stays(form: str, base: Path, tmp_path: Path) -> None:
-    task = small_task(tmp_path)
+    task = small_task(tmp_path, form=form)
     out = tmp_path / "out"
     out.mkdir()
     taken = out / "notes"
@@ -85,7 +85,7 @@ def test_what_has_no_place_is_refused_by_name(form: str, base: Path, tmp_path: P
     key = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
     made = write_adapter(
         tmp_path / "numbers",
-        pairs(),
+        pairs(form=form),
         extras={key: np.ones((2, 32), np.float32)},
         trainable_token_indices={"embed_tokens": [1, 2]},
     )
@@ -109,14 +109,14 @@ def test_what_has_no_place_is_refused_by_name(form: str, base: Path, tmp_path: P
 def test_settings_that_mean_another_sum_are_refused(
     form: str, settings: dict[str, Any], what: str, base: Path, tmp_path: Path
 ) -> None:
-    task = small_task(tmp_path, **settings)
+    task = small_task(tmp_path, form=form, **settings)
     with pytest.raises(ExportError, match=what):
         export_task(task, tmp_path / "out", **options(form, base))
 
 
 @EVERY
 def test_options_it_does_not_have_are_refused(form: str, base: Path, tmp_path: Path) -> None:
-    task, row = small_task(tmp_path), FORMATS[form]
+    task, row = small_task(tmp_path, form=form), FORMATS[form]
     for name, value in (("dtype", "float32"), ("base", base), ("uniform_rank", True)):
         if name not in row.takes:
             with pytest.raises(UsageError, match=f"has no option {name}"):

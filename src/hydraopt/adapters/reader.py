@@ -137,6 +137,8 @@ def _sniff(file: TensorFile, config: Mapping[str, Any] | None) -> Format:
     has_peft_config = config is not None and ("peft_type" in config or "lora_alpha" in config)
     if config is not None and config.get("peft_type", "LORA") != "LORA":
         return "peft"  # its reader says why it is refused
+    if "lora_adapter_metadata" in file.metadata:
+        return "diffusers"
     for name in file:
         if name.endswith((".lora_a", ".lora_b")):
             return "mlx"

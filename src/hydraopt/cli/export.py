@@ -11,7 +11,7 @@ from hydraopt.cli.common import emit_json, json_option, say
 __all__ = ["FORMATS", "export"]
 
 # Written out, because the help must not load what writes them; a test holds it to the exporters.
-FORMATS = ("peft", "vllm", "gguf", "merged")
+FORMATS = ("peft", "vllm", "gguf", "mlx", "kohya", "diffusers", "merged")
 
 
 @click.command()
@@ -27,12 +27,14 @@ FORMATS = ("peft", "vllm", "gguf", "merged")
     default="peft",
     show_default=True,
     help="peft: adapter folders. vllm: the same as vLLM and LoRAX want them. gguf: LoRA files for "
-    "llama.cpp. merged: the base with the task folded in.",
+    "llama.cpp. mlx: folders for mlx-lm. kohya and diffusers: files and folders for image models. "
+    "merged: the base with the task folded in.",
 )
 @click.option(
     "--base",
     metavar="BASE",
-    help="The base model: for merged its transformers folder, for gguf that or its .gguf file.",
+    help="The base model: for merged its transformers folder, for gguf that or its .gguf file, for "
+    "mlx, if you like, its folder.",
 )
 @click.option(
     "--dtype",
@@ -41,7 +43,7 @@ FORMATS = ("peft", "vllm", "gguf", "merged")
     help="Of the factors: float32, float16, bfloat16, or same as the original. For gguf: f32, f16 "
     "(also same), q8_0. A merged model keeps the base's.",
 )
-@click.option("--uniform-rank", is_flag=True, help="One rank for all modules of a PEFT folder.")
+@click.option("--uniform-rank", is_flag=True, help="One rank for all modules (peft, diffusers).")
 @click.option("--overwrite", is_flag=True, help="Write into folders, and over files, that exist.")
 @json_option
 def export(
@@ -59,9 +61,10 @@ def export(
 ) -> None:
     """Write TASKS of BUNDLE for another tool: as adapters, or folded into the base.
 
-    One task: DIR is its folder (gguf: its file). Several, or --all: DIR/TASK (DIR/TASK.gguf). In
-    PEFT folders ranks may differ between modules (rank_pattern); the scale is inside B, and
-    lora_alpha equals r. What a format cannot hold is refused by name. See docs/exports.md.
+    One task: DIR is its folder (gguf, kohya: its file). Several, or --all: DIR/TASK (DIR/TASK.gguf,
+    DIR/TASK.safetensors). In PEFT folders ranks may differ between modules (rank_pattern); the
+    scale is inside B, and lora_alpha equals r. What a format cannot hold is refused by name. See
+    docs/exports.md.
 
     \b
     Example:
@@ -69,6 +72,8 @@ def export(
       hydraopt export phone.hydra.safetensors --all -o adapters --dtype float16 --uniform-rank
       hydraopt export phone.hydra.safetensors --all -o adapters --format vllm
       hydraopt export phone.hydra.safetensors --task dates-de -o de.gguf --format gguf --base b.gguf
+      hydraopt export phone.hydra.safetensors dates-de -o de --format mlx
+      hydraopt export styles.hydra.safetensors --all -o styles --format kohya
       hydraopt export phone.hydra.safetensors numbers-de -o merged --format merged --base BASE
     """
     wanted = tasks + more

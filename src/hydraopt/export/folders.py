@@ -1,4 +1,4 @@
-"""Where exports go: folders that appear at once and whole, and what may not be written over."""
+"""Where exports go: folders that appear at once and whole, what may not be written over."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydraopt.errors import UsageError, explain
+from hydraopt.adapters.model import Adapter
+from hydraopt.adapters.reader import read_adapter
+from hydraopt.errors import AdapterFormatError, ExportError, UsageError, explain
 
-__all__ = ["check_file", "check_target", "new_folder"]
+__all__ = ["check_file", "check_target", "new_folder", "read_back"]
 
 
 def check_target(target: Path, overwrite: bool, mark: str | None) -> None:
@@ -64,3 +66,14 @@ def new_folder(target: Path) -> Iterator[Path]:
             os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_back(path: Path) -> Adapter:
+    """What was written, as our own reader sees it: headers, config, shapes and ranks agree.
+
+    Raises ExportError if it is not a whole adapter.
+    """
+    try:
+        return read_adapter(path)
+    except AdapterFormatError as error:
+        raise ExportError(f"what was to be exported is not a whole adapter: {error}") from error

@@ -11,7 +11,9 @@ from typing import Any, Final
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.export.gguf import export_gguf
+from hydraopt.export.image import export_diffusers, export_kohya
 from hydraopt.export.merged import export_merged
+from hydraopt.export.mlx import export_mlx
 from hydraopt.export.peft import export_peft
 from hydraopt.export.vllm import export_vllm
 
@@ -35,6 +37,9 @@ FORMATS: Final[Mapping[str, ExportFormat]] = {
     "peft": ExportFormat(export_peft, frozenset({"dtype", "uniform_rank"})),
     "vllm": ExportFormat(export_vllm, frozenset({"dtype"})),
     "gguf": ExportFormat(export_gguf, frozenset({"dtype", "base"}), ".gguf", True),
+    "mlx": ExportFormat(export_mlx, frozenset({"dtype", "base"})),
+    "kohya": ExportFormat(export_kohya, frozenset({"dtype"}), ".safetensors"),
+    "diffusers": ExportFormat(export_diffusers, frozenset({"dtype", "uniform_rank"})),
     "merged": ExportFormat(export_merged, frozenset({"base"}), "", True),
 }
 
@@ -49,7 +54,7 @@ def export_task(
     uniform_rank: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write ``task`` to ``target``, a folder, or a file for "gguf".
+    """Write ``task`` to ``target``, a folder, or a file for "gguf" and "kohya".
 
     format: a key of :data:`FORMATS`; its own function says what it holds and what it refuses.
     Raises UsageError for an option that the format does not have, and what that function raises.

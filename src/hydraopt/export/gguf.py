@@ -62,8 +62,6 @@ def export_gguf(
     gguf = load_gguf()
     about = read_gguf_base(Path(base))
     pairs = plain_pairs(task, _ENGINE)
-    if not pairs:
-        raise refused(task, _ENGINE, "an adapter without any module")
     alpha = max(pair.rank for pair in pairs)
     tensors: dict[str, Array] = {}
     for pair, name in zip(pairs, _names(gguf, task, pairs, about), strict=True):

@@ -18,17 +18,19 @@ from typing import Any, Final
 
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.adapters.reader import read_adapter
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import AdapterFormatError, ExportError, explain
+from hydraopt.errors import ExportError, explain
 from hydraopt.export.extras import exported_extras
-from hydraopt.export.folders import check_target, new_folder
+from hydraopt.export.folders import check_target, new_folder, read_back
 from hydraopt.export.layout import Pair, pairs_of
 from hydraopt.export.tensors import dtype_named, file_chunks, rounded
 
-__all__ = ["CONFIG", "WEIGHTS", "export_peft", "peft_adapter", "torch_state_dict", "write_peft"]
+__all__ = [
+    "CONFIG", "WEIGHTS", "export_peft", "pattern_of", "peft_adapter", "torch_state_dict",
+    "write_peft",
+]  # fmt: skip
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -175,7 +177,7 @@ def _config(
         return config
     r = max(ranks.values(), default=1)
     others = {path: rank for path, rank in sorted(ranks.items()) if rank != r}
-    pattern = {_only(path, ranks): rank for path, rank in others.items()}
+    pattern = {pattern_of(path, ranks): rank for path, rank in others.items()}
     config.update(r=r, lora_alpha=r, use_rslora=False)
     config.update(rank_pattern=pattern, alpha_pattern=dict(pattern))
     return config
@@ -196,7 +198,7 @@ def _targets(config: Mapping[str, Any], paths: Mapping[str, int]) -> bool:
     return all(any(f".{path}".endswith(f".{name}") for name in names) for path in paths)
 
 
-def _only(path: str, paths: Mapping[str, int]) -> str:
+def pattern_of(path: str, paths: Mapping[str, int]) -> str:
     """A pattern that PEFT matches with ``path`` and with no other of ``paths``.
 
     PEFT tries ``(.*\\.)?(PATTERN)$``. The path itself is what people expect to read, and what
@@ -239,12 +241,4 @@ def write_peft(
         # As PEFT writes it, down to the missing newline.
         text = json.dumps(config, indent=2, sort_keys=True)
         write_atomically(folder / CONFIG, [text.encode()])
-        _read_back(folder)
-
-
-def _read_back(folder: Path) -> None:
-    """Headers, config, shapes and ranks of what was written agree, as our own reader sees it."""
-    try:
-        read_adapter(folder)
-    except AdapterFormatError as error:
-        raise ExportError(f"what was to be exported is not a whole adapter: {error}") from error
+        read_back(folder)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from hydraopt.adapters.keys import spell
+from hydraopt.adapters.model import ExtraKind, Kind
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.export.layout import Pair
 
-__all__ = ["plain_pairs", "refuse_settings", "refused"]
+__all__ = ["LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
+
+LINEAR: Final[tuple[Kind, ...]] = ("linear",)
 
 # What an extra is, in words; see hydraopt.adapters.model.ExtraKind.
 _KINDS: Final = {
@@ -33,18 +37,35 @@ def plain_pairs(task: TaskAdapter, engine: str) -> list[Pair]:
     are not low-rank (biases, saved modules, DoRA, token rows), embeddings, convolutions, fused or
     stacked layers, two pairs on one layer, and settings that change what the pairs mean.
     """
-    refuse_settings(task, engine)
-    for key, kind in task.extra_kinds.items():
-        raise refused(task, engine, _KINDS[kind], key)
-    for path, module in task.modules.items():
-        problem = _problem(module)
-        if problem is not None:
-            raise refused(task, engine, problem, path)
+    refuse_all_but(task, engine)
     factors = task.factors()
     return [
         Pair((spell(path, "A"), spell(path, "B")), path, ((0, module, factors[path]),))
         for path, module in sorted(task.modules.items())
     ]
+
+
+def refuse_all_but(
+    task: TaskAdapter,
+    engine: str,
+    kinds: Collection[Kind] = LINEAR,
+    extras: Collection[ExtraKind] = (),
+) -> None:
+    """Raise ExportError, naming adapter and module, for what is none of these.
+
+    kinds: of modules that are well, unless fused, stacked or wrapped twice.  extras: of tensors.
+    Settings that change what the pairs mean are refused as well, and an adapter without modules.
+    """
+    refuse_settings(task, engine)
+    for key, kind in task.extra_kinds.items():
+        if kind not in extras:
+            raise refused(task, engine, _KINDS[kind], key)
+    for path, module in task.modules.items():
+        problem = _problem(module, kinds)
+        if problem is not None:
+            raise refused(task, engine, problem, path)
+    if not task.modules:
+        raise refused(task, engine, "an adapter without any module")
 
 
 def refuse_settings(task: TaskAdapter, engine: str) -> None:
@@ -72,9 +93,9 @@ def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None
     )
 
 
-def _problem(module: ModuleEntry) -> str | None:
-    """Why a module is not a plain linear layer; None if it is."""
-    if module.kind != "linear":
+def _problem(module: ModuleEntry, kinds: Collection[Kind]) -> str | None:
+    """Why a module is not a plain layer of one of these kinds; None if it is."""
+    if module.kind not in kinds:
         return f"a low-rank change of {'an' if module.kind[0] == 'e' else 'a'} {module.kind}"
     if module.layout != "plain":
         return "layers that are fused or stacked in one tensor"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydraopt.adapters.rawtensor import DTYPE_BYTES, HeldBytes, RawTensor
 from hydraopt.bundle.container import header_of
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.types import Array
 
-__all__ = ["dtype_named", "file_chunks", "rounded"]
+__all__ = ["dtype_named", "file_chunks", "holds", "rounded"]
 
 _NAMED: Final = {
     "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
@@ -44,17 +45,7 @@ def rounded(key: str, values: Array, dtype: str, task: str) -> RawTensor:
 
     Raises ExportError if a number is too large for the dtype.
     """
-    with np.errstate(over="ignore"):
-        if dtype == "BF16":
-            # The upper half of a float32; adding half a unit, and the last bit for ties, rounds.
-            bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-            bits = (
-                bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-            ) >> np.uint32(16)
-            data, back = bits.astype("<u2"), (bits << np.uint32(16)).view(np.float32)
-        else:
-            code = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]
-            data = back = np.ascontiguousarray(values, code)
+    data, back = _cast(values, dtype)
     if not np.isfinite(back).all():
         raise ExportError(
             explain(
@@ -65,6 +56,26 @@ def rounded(key: str, values: Array, dtype: str, task: str) -> RawTensor:
             )
         )
     return RawTensor(key, dtype, values.shape, Path("memory"), HeldBytes(data.tobytes()))
+
+
+def holds(values: Array, dtype: str) -> bool:
+    """Whether each of the values is a number of that dtype."""
+    return bool(np.array_equal(_cast(values, dtype)[1], values))
+
+
+def _cast(values: Array, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(what is stored, its values), rounded to nearest; too large becomes infinity."""
+    with np.errstate(over="ignore"):
+        if dtype == "BF16":
+            # The upper half of a float32; adding half a unit, and the last bit for ties, rounds.
+            bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+            bits = (
+                bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+            ) >> np.uint32(16)
+            return bits.astype("<u2"), (bits << np.uint32(16)).view(np.float32)
+        code = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]
+        data = np.ascontiguousarray(values, code)
+        return data, data
 
 
 def file_chunks(

@@ -59,8 +59,6 @@ def vllm_adapter(
     if kind == "F64":
         kind = "F32"  # computing in 64 bits is in no engine's types
     pairs = plain_pairs(task, _ENGINE)
-    if not pairs:
-        raise refused(task, _ENGINE, "an adapter without any module")
     largest = max(pairs, key=lambda pair: pair.rank)
     rank = next((r for r in RANKS if r >= largest.rank), None)
     if rank is None:

@@ -1,0 +1,308 @@
+"""A task as a LoRA of an image model: a kohya file, or a diffusers folder.
+
+kohya (sd-scripts, ComfyUI, A1111; diffusers reads it too): ``NAME.lora_down.weight``,
+``NAME.lora_up.weight`` and ``NAME.alpha``, dW = alpha / r * up @ down, NAME the path with a prefix
+for the component and underscores for dots.
+
+diffusers: ``COMPONENT.PATH.lora_A.weight`` and ``lora_B.weight`` in one file, PEFT's
+settings in its metadata. It refuses tensors named alpha, and versions before 0.34 do not
+read the settings, so the scale is inside B and alpha equals the rank.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.adapters.model import ExtraKind
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import ExportError, explain
+from hydraopt.export.folders import check_file, check_target, new_folder, read_back
+from hydraopt.export.peft import pattern_of
+from hydraopt.export.plain import refuse_all_but, refused
+from hydraopt.export.stored import Stored, stored_modules
+from hydraopt.export.tensors import file_chunks, rounded
+
+__all__ = ["export_diffusers", "export_kohya"]
+
+_WEIGHTS: Final = "pytorch_lora_weights.safetensors"
+
+_COMPONENT: Final = re.compile(r"(unet|transformer|text_encoder(?:_\d)?)\.(.+)")
+# By these a PEFT adapter is known as one of an image model. "transformer." alone may be a GPT-2.
+_MODELS: Final = (
+    ("unet", re.compile(r"(?:unet\.)?(?:down_blocks|mid_block|up_blocks)\.")),
+    ("transformer", re.compile(r"(?:transformer\.)?(?:single_)?transformer_blocks\.")),
+    ("text_encoder", re.compile(r"text_encoder(?:_\d)?\.")),
+)
+# SDXL has two text encoders, and more than one transformer block in an attention of its U-Net.
+_SDXL: Final = re.compile(r"text_encoder_2\.|(?:unet\.)?\w+_blocks?\..*\.transformer_blocks\.[1-9]")
+
+
+def export_kohya(
+    task: TaskAdapter,
+    file: str | os.PathLike[str],
+    *,
+    dtype: str = "same",
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` as a kohya file, names as they were read if the adapter came as one.
+
+    dtype: as in :func:`hydraopt.export.export_peft`, but float64 becomes float32. With "same" a
+        lossless task keeps its numbers and alphas; where alphas of another format differ, the
+        scale goes into B, and ranks are padded with zeros to the largest.
+    overwrite: replace a file of that name.
+
+    The file appears at once and whole, after it was read back. Raises ExportError, naming adapter
+    and module, for a language model's adapter, names that become one without their dots, a
+    component that kohya has no prefix for, and what :func:`hydraopt.export.plain.refuse_all_but`
+    refuses (a kohya file's own other tensors are written as they were); UsageError for a file in
+    the way.
+    """
+    target = Path(os.path.abspath(file))
+    check_file(target, overwrite)
+    modules = _with_alphas(task, _modules(task, "kohya", dtype), dtype)
+    names = {x.path: _kohya_name(task, x.path) for x, _ in modules}
+    _need_distinct(task, names)
+    tensors: dict[str, RawTensor] = {}
+    for x, alpha in modules:
+        name = names[x.path]
+        tensors |= _pair(task, x, f"{name}.lora_down.weight", f"{name}.lora_up.weight")
+        tensors[f"{name}.alpha"] = rounded(f"{name}.alpha", np.array(alpha), "F32", task.name)
+    metadata = {
+        **_kept_metadata(task, "kohya"),
+        "ss_network_dim": _common(x.rank for x, _ in modules),
+        "ss_network_alpha": _common(alpha for _, alpha in modules),
+    }
+    metadata.setdefault("ss_network_module", "networks.lora")
+    if task.base_model:
+        metadata.setdefault("ss_sd_model_name", task.base_model)
+    chunks = list(file_chunks(_with_extras(task, tensors), metadata))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.tmp-") as scratch:
+        made = Path(scratch) / "lora.safetensors"
+        write_atomically(made, chunks)
+        _check_names(task, made, names.values())
+        write_atomically(target, chunks)
+
+
+def export_diffusers(
+    task: TaskAdapter,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "same",
+    uniform_rank: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` as a folder for ``load_lora_weights`` of a diffusers pipeline.
+
+    dtype: as in :func:`hydraopt.export.export_peft`, but float64 becomes float32.
+    uniform_rank: one rank in each component, padded with zeros, as versions before 0.34 need it.
+    overwrite: also write into a folder that has files but no such adapter in it.
+
+    A new folder appears at once and whole, after it was read back. Raises ExportError, naming
+    adapter and module, for a language model's adapter, a kohya file's (its names have lost their
+    dots; diffusers reads kohya files), and what :func:`hydraopt.export.plain.refuse_all_but`
+    refuses (a diffusers file's own other tensors are written as they were); UsageError for a folder
+    in the way.
+    """
+    target = Path(folder)
+    check_target(target, overwrite, _WEIGHTS)
+    modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
+    names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
+    _need_distinct(task, names)
+    parts: dict[str, list[Stored]] = {}
+    for x in modules:
+        parts.setdefault(names[x.path].partition(".")[0], []).append(x)
+    tensors: dict[str, RawTensor] = {}
+    settings: dict[str, Any] = {}
+    for component, members in parts.items():
+        if uniform_rank:
+            most = max(x.rank for x in members)
+            members = [x.padded(most) for x in members]
+        for x in members:
+            name = names[x.path]
+            tensors |= _pair(task, x, f"{name}.lora_A.weight", f"{name}.lora_B.weight")
+        ranks = {_inner(names[x.path]): x.rank for x in members}
+        settings |= {f"{component}.{k}": v for k, v in _settings(task, ranks).items()}
+    metadata = {
+        **_kept_metadata(task, "diffusers"),
+        "format": "pt",
+        "lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True),
+    }
+    with new_folder(target) as made:
+        write_atomically(made / _WEIGHTS, file_chunks(_with_extras(task, tensors), metadata))
+        _check_names(task, made, names.values())
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def _modules(task: TaskAdapter, engine: str, dtype: str) -> list[Stored]:
+    extras: tuple[ExtraKind, ...] = ("dora_magnitude", "saved")
+    same = task.entry.format == engine
+    refuse_all_but(task, engine, ("linear", "conv"), extras if same else ())
+    return stored_modules(task, dtype)
+
+
+def _kohya_name(task: TaskAdapter, path: str) -> str:
+    if task.entry.format == "kohya":
+        return path
+    component, _, inner = _diffusers_name(task, path, "kohya").partition(".")
+    if component == "unet":
+        prefix = "lora_unet"
+    elif component == "text_encoder":
+        prefix = "lora_te1" if _is_sdxl(task) else "lora_te"
+    elif component == "text_encoder_2":
+        prefix = "lora_te2"
+    else:
+        # kohya's own names for these are of layers that are fused otherwise.
+        raise refused(task, "kohya", f"layers of the component {component!r}", path)
+    if component != "unet" and inner.startswith("encoder."):
+        # transformers 5 no longer has this level, the names of the format do.
+        inner = f"text_model.{inner}"
+    return f"{prefix}_{inner.replace('.', '_')}"
+
+
+def _diffusers_name(task: TaskAdapter, path: str, engine: str) -> str:
+    """COMPONENT.PATH of a module of an image model."""
+    if task.entry.format == "kohya":
+        what = "names of a kohya file, in which underscores stand for dots"
+        raise refused(task, engine, f"{what} (it reads --format kohya)", path)
+    if task.entry.format == "diffusers":
+        if ":" in path or "." not in path:
+            raise refused(task, engine, "modules that are numbered, not named", path)
+        return path
+    for component, pattern in _MODELS:
+        if any(pattern.match(x) for x in task.modules):
+            return path if _COMPONENT.fullmatch(path) else f"{component}.{path}"
+    what = "modules that are not known as those of an image model"
+    raise refused(task, engine, what, path)
+
+
+def _is_sdxl(task: TaskAdapter) -> bool:
+    paths = (*task.modules, *(x.path for x in task.bundle.manifest.modules))
+    return any(_SDXL.match(path) for path in paths)
+
+
+def _need_distinct(task: TaskAdapter, names: Mapping[str, str]) -> None:
+    counts = Counter(names.values())
+    for path, name in names.items():
+        if counts[name] > 1:
+            raise ExportError(
+                explain(
+                    "two modules would have one name in the file",
+                    adapter=task.name,
+                    module=path,
+                    got=name,
+                    do="Export it with --format peft, which keeps the dots",
+                )
+            )
+
+
+def _check_names(task: TaskAdapter, made: Path, names: Iterable[str]) -> None:
+    """Read back what was written; its modules have the names that they were given."""
+    changed = set(read_back(made).modules) ^ set(names)
+    if changed:
+        raise ExportError(
+            explain(
+                "modules would come back under other names",
+                adapter=task.name,
+                module=min(changed),
+                do="Export it with --format peft, which keeps them",
+            )
+        )
+
+
+# --- numbers and settings ---------------------------------------------------------------------
+
+
+def _with_alphas(
+    task: TaskAdapter, modules: list[Stored], dtype: str
+) -> list[tuple[Stored, float]]:
+    """The modules and their alphas: one for all, because diffusers reads only one rightly.
+
+    What was in a kohya file keeps its own, if all are float32 numbers other than 0.
+    """
+    alphas = [float(np.float32(x.scale * x.rank)) for x in modules]
+    stated = all(
+        alpha and math.isfinite(alpha) and alpha / x.rank == x.scale
+        for x, alpha in zip(modules, alphas, strict=True)
+    )
+    exact = task.original is not None and dtype == "same"
+    if stated and (len(set(alphas)) == 1 or (exact and task.entry.format == "kohya")):
+        return list(zip(modules, alphas, strict=True))
+    most = max(x.rank for x in modules)
+    if exact:
+        return [(x.folded().padded(most), float(most)) for x in modules]
+    # B is rounded anyway, so it may as well make up for its rank.
+    return [
+        (replace(x, b=x.b * (x.rank / most), scale=most / x.rank), float(most)) for x in modules
+    ]
+
+
+def _pair(task: TaskAdapter, x: Stored, a_key: str, b_key: str) -> dict[str, RawTensor]:
+    a, b = x.kernels()
+    return {
+        a_key: rounded(a_key, a, x.dtypes[0], task.name),
+        b_key: rounded(b_key, b, x.dtypes[1], task.name),
+    }
+
+
+def _with_extras(task: TaskAdapter, tensors: dict[str, RawTensor]) -> dict[str, RawTensor]:
+    for key, tensor in task.extras.items():
+        if key in tensors:
+            raise ExportError(
+                explain(f"two tensors would have the name {key!r}", adapter=task.name)
+            )
+        tensors[key] = tensor
+    return tensors
+
+
+def _kept_metadata(task: TaskAdapter, engine: str) -> dict[str, str]:
+    """What an original of the same format said of itself, less hashes of its bytes."""
+    origin = task.config.get("hydraopt") if task.entry.format == engine else None
+    found = origin.get("metadata") if isinstance(origin, dict) else None
+    items = found.items() if isinstance(found, dict) else ()
+    return {str(k): str(v) for k, v in items if not str(k).startswith("sshs_")}
+
+
+def _common(values: Iterable[float]) -> str:
+    """As kohya's own tools state ranks and alphas: one number, or that there are several."""
+    distinct = set(values)
+    return str(distinct.pop()) if len(distinct) == 1 else "Dynamic"
+
+
+def _inner(name: str) -> str:
+    """The path inside a component, as it ends in every version of transformers."""
+    component, _, inner = name.partition(".")
+    return inner.removeprefix("text_model.") if component.startswith("text_") else inner
+
+
+def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """PEFT's settings of one component: alpha is the rank everywhere."""
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    pattern: dict[str, int] = {
+        pattern_of(path, ranks): rank for path, rank in sorted(ranks.items()) if rank != usual
+    }
+    return {
+        "peft_type": "LORA",
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": pattern,
+        "alpha_pattern": dict(pattern),
+        "target_modules": sorted(ranks),
+        "use_dora": "dora_magnitude" in task.extra_kinds.values(),
+        "lora_bias": False,
+    }

@@ -1,0 +1,193 @@
+"""A task as an mlx-lm adapter folder: adapter_config.json and adapters.safetensors.
+
+What mlx-lm does with one (``tuner/utils.py``, ``load_adapters``): every module of the last
+``num_layers`` layers whose name inside its layer is among ``keys``, and every module of the model
+whose whole name is, becomes a LoRA layer of one rank and one scale, B zero; then the tensors are
+loaded by name, lora_a (n, r) and lora_b (r, m). Layers that get none keep B zero and change
+nothing; a tensor that no layer takes is an error, in older versions ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.keys import PREFIX
+from hydraopt.adapters.model import ExtraKind, Kind
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import ExportError, UsageError, explain
+from hydraopt.export.extras import exported_extras
+from hydraopt.export.folders import check_target, new_folder, read_back
+from hydraopt.export.plain import LINEAR, refuse_all_but, refused
+from hydraopt.export.stored import stored_modules
+from hydraopt.export.tensors import file_chunks, rounded
+
+__all__ = ["export_mlx", "mlx_adapter"]
+
+_ENGINE: Final = "mlx-lm"
+_WEIGHTS: Final = "adapters.safetensors"
+_CONFIG: Final = "adapter_config.json"
+_ALL_LAYERS: Final = -1
+
+# STACK . INDEX . KEY of a module inside a layer.
+_IN_LAYER: Final = re.compile(r"(?P<stack>.+?)\.(?P<index>\d+)\.(?P<key>.+)")
+_EXPERT: Final = re.compile(r"(?:^|\.)experts\.\d+\.")
+
+
+def export_mlx(
+    task: TaskAdapter,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "same",
+    base: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` as an adapter folder that mlx-lm loads (``--adapter-path``).
+
+    dtype: as in :func:`hydraopt.export.export_peft`, but float64 becomes float32.
+    base: the base model's folder, of which config.json says how many layers there are. Without it
+        ``num_layers`` is that of an adapter that came from MLX, else -1, which mlx-lm takes for
+        all; mlx-swift needs the number.
+    overwrite: also write into a folder that has files but no MLX adapter in it.
+
+    A new folder appears at once and whole, after it was read back. Raises ExportError, naming
+    adapter and module, for what mlx-lm cannot hold; UsageError for a folder in the way or a base
+    that cannot be read.
+    """
+    target = Path(folder)
+    check_target(target, overwrite, _WEIGHTS)
+    config, tensors = mlx_adapter(task, dtype, base)
+    with new_folder(target) as made:
+        write_atomically(made / _WEIGHTS, file_chunks(tensors))
+        write_atomically(made / _CONFIG, [json.dumps(config, indent=4, sort_keys=True).encode()])
+        read_back(made)
+
+
+def mlx_adapter(
+    task: TaskAdapter, dtype: str = "same", base: str | os.PathLike[str] | None = None
+) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+    """Config and tensors of the task as mlx-lm takes them; see :func:`export_mlx`.
+
+    The scale of the config is that of all modules, if they share one; else 1, and each module's own
+    is inside lora_b. Ranks are padded with zeros to the largest.
+    """
+    if task.entry.format in ("kohya", "diffusers"):
+        raise refused(task, f"{_ENGINE}, which runs language models,", "a LoRA of an image model")
+    # In mlx-lm a change of the embedding also changes a head that is tied to it, in PEFT it does
+    # not, so only what came from MLX means the same there.
+    kinds: tuple[Kind, ...] = ("linear", "embedding") if task.entry.format == "mlx" else LINEAR
+    extras: tuple[ExtraKind, ...] = ("dora_magnitude",)
+    refuse_all_but(task, _ENGINE, kinds, extras)
+    magnitudes = _magnitudes(task)
+    modules = stored_modules(task, dtype)
+    if len({x.scale for x in modules}) > 1:
+        modules = [x.folded() for x in modules]
+    rank = max(x.rank for x in modules)
+    tensors: dict[str, RawTensor] = {}
+    for x in modules:
+        whole = x.padded(rank)
+        for name, values, kind in (
+            ("lora_a", whole.a.T, x.dtypes[0]),
+            ("lora_b", whole.b.T, x.dtypes[1]),
+        ):
+            key = f"{x.path}.{name}"
+            tensors[key] = rounded(key, values, kind, task.name)
+    keys, layers = _keys(task)
+    config: dict[str, Any] = {
+        "fine_tune_type": "dora" if magnitudes else "lora",
+        "num_layers": _num_layers(task, base, layers),
+        "lora_parameters": {
+            "rank": rank,
+            "scale": modules[0].scale,
+            "dropout": 0.0,
+            "keys": keys,
+        },
+    }
+    if task.base_model:
+        config["model"] = task.base_model
+    return config, {**tensors, **magnitudes}
+
+
+def _keys(task: TaskAdapter) -> tuple[list[str], int]:
+    """(names inside a layer, or of the whole path for modules outside; layers that have to be)."""
+    keys: set[str] = set()
+    stacks: dict[str, str] = {}
+    layers = 0
+    for path in task.modules:
+        match = _IN_LAYER.fullmatch(path)
+        keys.add(match["key"] if match else path)
+        if match is None:
+            continue
+        stacks[match["stack"]] = path
+        layers = max(layers, int(match["index"]) + 1)
+        if _EXPERT.search(match["key"]):
+            raise refused(task, _ENGINE, "experts one by one, which it stacks in one tensor", path)
+    if len(stacks) > 1:
+        raise refused(
+            task, _ENGINE, f"layers of two stacks ({', '.join(stacks)})", list(stacks.values())[-1]
+        )
+    return sorted(keys), layers
+
+
+def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: int) -> int:
+    if base is None:
+        origin = task.config.get("hydraopt")
+        settings = origin.get("config") if isinstance(origin, dict) else None
+        found = settings.get("num_layers") if isinstance(settings, dict) else None
+        return found if type(found) is int else _ALL_LAYERS
+    file = Path(base) / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["num_hidden_layers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(file, str(error) or type(error).__name__) from error
+    if type(found) is not int or found < 1:
+        raise _unreadable(file, f"num_hidden_layers {found!r}")
+    if found < least:
+        raise ExportError(
+            explain(
+                "the adapter changes layers that the base model lacks",
+                adapter=task.name,
+                file=file,
+                got=f"{least} layers",
+                expected=f"at most {found}",
+                do="Give the base model that the adapters were trained on",
+            )
+        )
+    return found
+
+
+def _unreadable(file: Path, got: str) -> UsageError:
+    return UsageError(
+        explain(
+            "cannot read the base model",
+            file=file,
+            got=got,
+            expected="a transformers or MLX folder, its config.json with num_hidden_layers",
+        )
+    )
+
+
+def _magnitudes(task: TaskAdapter) -> dict[str, RawTensor]:
+    """DoRA magnitudes, ``PATH.m``, of every module or of none: mlx-lm wraps all in one way."""
+    if task.entry.format == "mlx":
+        found = dict(task.extras)
+    else:
+        named = exported_extras(task, unfolded=False)
+        found = {
+            f"{key.removeprefix(PREFIX).removesuffix('.lora_magnitude_vector')}.m": tensor
+            for key, tensor in named.items()
+        }
+    if not found:
+        return {}
+    for path in sorted({f"{path}.m" for path in task.modules} ^ set(found)):
+        what = "DoRA on some modules and not on others"
+        raise refused(task, _ENGINE, what, path.removesuffix(".m"))
+    for key, tensor in found.items():
+        if tensor.shape != (task.modules[key.removesuffix(".m")].m,):
+            raise refused(task, _ENGINE, f"a magnitude of shape {tensor.shape}", key)
+    return found

@@ -1,0 +1,94 @@
+"""A task's factors as files of other tools hold them, with nothing rounded that need not be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hydraopt.adapters.model import LowRankModule
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.export.layout import balanced
+from hydraopt.export.tensors import dtype_named, holds
+from hydraopt.types import Array
+
+__all__ = ["Stored", "stored_modules"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One module as a file is to hold it: ``dW = scale * b @ a``.
+
+    a: (r, n).  b: (m, r).  Both float64, r at least 1.  dtypes: of a and b in the file.
+    """
+
+    module: ModuleEntry
+    a: Array
+    b: Array
+    scale: float
+    dtypes: tuple[str, str]
+
+    @property
+    def path(self) -> str:
+        return self.module.path
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[0])
+
+    def folded(self) -> Stored:
+        """The same with the scale inside b, which is rounded to float32 as readers round it.
+
+        A product that b's dtype cannot hold exactly is stored as F32, so nothing is lost.
+        """
+        if self.scale == 1:
+            return self
+        with np.errstate(over="ignore"):
+            b = (self.b * self.scale).astype(np.float32).astype(np.float64)
+        dtype = self.dtypes[1] if holds(b, self.dtypes[1]) else "F32"
+        return replace(self, b=b, scale=1.0, dtypes=(self.dtypes[0], dtype))
+
+    def padded(self, rank: int) -> Stored:
+        """The same with zeros up to ``rank``, which change no product."""
+        more = rank - self.rank
+        a, b = np.pad(self.a, ((0, more), (0, 0))), np.pad(self.b, ((0, 0), (0, more)))
+        return replace(self, a=a, b=b)
+
+    def kernels(self) -> tuple[Array, Array]:
+        """(a, b) with the axes of a convolution: (r, in, kh, kw) and (m, r, 1, 1)."""
+        tail = self.module.a_tail
+        a = self.a.reshape(self.rank, self.module.n // math.prod(tail), *tail)
+        return a, self.b.reshape(*self.b.shape, *(1 for _ in tail))
+
+
+def stored_modules(task: TaskAdapter, dtype: str) -> list[Stored]:
+    """The task's modules, by path; layers that are fused or stacked have to be ruled out before.
+
+    dtype: as in :func:`hydraopt.export.export_peft`. With "same", a lossless task has the numbers
+    of the original in the original's types, and its scales; all else has scale 1. F64, in which
+    none of these tools computes, becomes F32, to which our own reader rounds it.
+    """
+    named = _computed(dtype_named(dtype, task.entry.dtype))
+    if task.original is not None and dtype == "same":
+        return [_as_it_was(module) for _, module in sorted(task.original.modules.items())]
+    factors, result = task.factors(), []
+    for path, module in sorted(task.modules.items()):
+        own = balanced(factors[path])
+        # No file holds rank 0: a module that was left without parts gets one of zeros.
+        result.append(
+            Stored(module, own.A, own.B, 1.0, (named, named)).padded(max(own.A.shape[0], 1))
+        )
+    return result
+
+
+def _as_it_was(module: LowRankModule) -> Stored:
+    b, a = replace(module, scale=1.0).factors()
+    dtypes = _computed(module.a.dtype), _computed(module.b.dtype)
+    entry = ModuleEntry.of(module)
+    return Stored(entry, a.astype(np.float64), b.astype(np.float64), module.scale, dtypes)
+
+
+def _computed(dtype: str) -> str:
+    return "F32" if dtype == "F64" else dtype
