@@ -64,13 +64,14 @@ class _Chosen:
 _NONE = _Chosen((None,), {}, {})
 
 
-def default_cache_bytes(adapters_bytes: int) -> int:
-    """What heads may take while not in use: a quarter of what the adapters would, 16 to 256 MiB.
+def default_cache_bytes(adapters_bytes: int, core_bytes: int) -> int:
+    """What heads may take while not in use: with the core, a quarter of what the adapters would.
 
-    With the shared core, many attached tasks stay below a third of as many adapters. 16 MiB are
-    little beside any base model, so a few small adapters are never decoded twice.
+    At least 16 and at most 256 MiB. So many attached tasks stay below a third of as many adapters,
+    with room for those in use; the core counts because it may be a seventh of forty small ones.
+    16 MiB are little beside any base model, so a few small adapters are never decoded twice.
     """
-    return min(MOST_CACHE_BYTES, max(LEAST_CACHE_BYTES, adapters_bytes // 4))
+    return min(MOST_CACHE_BYTES, max(LEAST_CACHE_BYTES, adapters_bytes // 4 - core_bytes))
 
 
 def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None) -> Attached:
@@ -79,7 +80,7 @@ def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None
     bundles: a path or an opened bundle, a list of them, or a mapping that names them. The shared
     bases are decoded now, onto the device and in the type of each module; a task's own part is
     decoded when it is first selected. cache_bytes: what these parts may take while not in use;
-    None is :func:`default_cache_bytes` of all adapters.
+    None is :func:`default_cache_bytes` of all bundles.
 
     The model's weights are not touched: hooks on its linear modules add to their outputs. Modules
     are found by the bundle's paths, under a prefix if all of them are there.
@@ -94,7 +95,8 @@ def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None
     with torch.inference_mode(False), torch.no_grad():
         sources = [Source(model, bundle, label) for label, bundle in opened.items()]
     if cache_bytes is None:
-        cache_bytes = default_cache_bytes(sum(x.adapters_bytes for x in sources))
+        adapters, core = sum(x.adapters_bytes for x in sources), sum(x.nbytes for x in sources)
+        cache_bytes = default_cache_bytes(adapters, core)
     return Attached(model, sources, cache_bytes)
 
 
