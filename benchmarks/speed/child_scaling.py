@@ -4,8 +4,9 @@
 
 "merge": put the adapters together and save that, REPEATS times, then the memory. "read": open what
 was saved, rebuild one task, export it as a PEFT folder; the first time with the files dropped from
-the page cache and nothing loaded ("cold open", "cold task"), then REPEATS times more. A run of more
-than LIMIT seconds ends the process by SIGALRM, in the middle of whatever library it is in.
+the page cache and no compiled code loaded ("cold open", "cold task"), then REPEATS times more. A
+run of more than LIMIT seconds ends the process by SIGALRM, in the middle of whatever library it is
+in.
 A tool's own imports and what it needs before it can start (PEFT: a model with all adapters on it;
 mergekit: two models on disk) are not timed.
 """
@@ -54,14 +55,17 @@ class Tool:
 
 
 def hydraopt() -> type[Tool]:
-    import hydraopt as package
+    # The package loads lazily; others' imports are not timed either.
+    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.export.peft import export_peft  # noqa: F401
+    from hydraopt.merging import merge
 
     class Hydraopt(Tool):
         def merge(self) -> None:
-            package.merge(self.folders, self.saved / "all.hydra.safetensors", size="5%")
+            merge(self.folders, self.saved / "all.hydra.safetensors", size="5%")
 
         def open(self) -> None:
-            self.bundle = package.open_bundle(self.saved / "all.hydra.safetensors")
+            self.bundle = open_bundle(self.saved / "all.hydra.safetensors")
 
         def task(self) -> None:
             self.bundle[self.names[0]].factors()

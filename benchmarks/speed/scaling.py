@@ -99,7 +99,8 @@ def cells_of(
 def measured(
     tool: str, folders: Sequence[Path], work: Path, repeats: int, limit: int
 ) -> dict[str, Any]:
-    """What one tool took: medians of wall and CPU seconds by run, memory, bytes; or why not."""
+    """What one tool took: medians of wall and CPU seconds by run, memory, bytes if it left files;
+    or why not."""
     package, reads = TOOLS[tool]
     try:
         python = peer_python(package) if package else None
@@ -124,7 +125,7 @@ def summary(lines: Rows, limit: int) -> dict[str, Any]:
     if about:
         row["peak_mib"] = round(about["peak"] / MIB, 1)
         row["peak_less_imported_mib"] = round((about["peak"] - about["imported"]) / MIB, 1)
-        row["bytes"] = about["bytes"]
+        row |= {"bytes": about["bytes"]} if about["bytes"] else {}
     end = lines[-1] if lines else {"failed": "nothing was printed"}
     if "failed" not in end:
         return row
