@@ -42,7 +42,7 @@ class Alone:
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
         change = self._part(_typed(x, self._part.site))
-        return output + change.to(output.dtype)
+        return _added(output, change.to(output.dtype))
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Mixed:
         ]
         if layout.idle:
             changes.append(changes[0].new_zeros(layout.idle, *changes[0].shape[1:]))
-        return output + _rows(_joined(changes), layout.places).reshape(output.shape)
+        return _added(output, _rows(_joined(changes), layout.places).reshape(output.shape))
 
     def _layout(self, x: Tensor) -> _Layout:
         count, given = x.shape[0], len(self._parts)
@@ -235,6 +235,13 @@ class Mixed:
 
         where = sorted(same, key=placed.__getitem__)
         return _Layout(tuple(index(order) for order in orders), index(where), len(idle))
+
+
+def _added(output: Tensor, change: Tensor) -> Tensor:
+    """Their sum; in place where no gradient needs the output, which is the module's own."""
+    if torch.is_grad_enabled() and (output.requires_grad or change.requires_grad):
+        return output + change
+    return output.add_(change)
 
 
 def _rows(x: Tensor, at: Tensor | None) -> Tensor:
