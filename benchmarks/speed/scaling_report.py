@@ -180,13 +180,13 @@ def _along(rows: Sequence[Row], shape: str, axis: str) -> list[Row]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Six panels, logarithmic; a run over the limit is a cross at the limit."""
+    """Six panels, logarithmic; a run over the limit is a cross above it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8), layout="constrained")
     for axis, (shape, name, keys, label) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
         line = _along(rows, shape, name)
-        for tool, (colour, style) in _STYLES.items():
+        for place, (tool, (colour, style)) in enumerate(_STYLES.items()):
             mine = sorted((row for row in line if row["tool"] == tool), key=lambda row: row[name])
             ended = [row for row in mine if all(key in row for key in keys)]
             axis.plot(
@@ -197,7 +197,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 label=tool,
             )
             over = [row for row in mine if "over" in row and keys == ("merge_wall",)]
-            axis.plot([r[name] for r in over], [r["over"] for r in over], "x", color=colour, ms=9)
+            # Not all on one spot: several tools may be over the same limit.
+            heights = [row["over"] * 1.08**place for row in over]
+            axis.plot([row[name] for row in over], heights, "x", color=colour, ms=8)
         axis.set_title(_title(line, shape, name), fontsize=10)
         if not any(len(drawn.get_xdata()) for drawn in axis.lines):
             axis.set_axis_off()  # a logarithmic axis of nothing has no ends
@@ -221,8 +223,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def _title(line: Sequence[Row], shape: str, axis: str) -> str:
     if not line:
         return f"{shape}: not measured"
-    what = "of an 8B model's layers" if shape == "8b" else "square"
-    parts = [f"{line[0]['modules']} modules {what}"]
+    count = line[0]["modules"]
+    parts = [f"{count} modules of 8B layers" if shape == "8b" else f"{count} square modules"]
     if axis != "width" and shape != "8b":
         parts.append(f"width {line[0]['width']}")
     parts += [f"rank {line[0]['rank']}"] * (axis != "rank")
