@@ -130,8 +130,8 @@ def test_the_leaderboard_shows_scores_errors_and_failures(tmp_path: Path) -> Non
     (tmp_path / "gemma3-5x8.map.json").write_text(json.dumps(mapped))
     leaderboard.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")])
     page = (tmp_path / "out" / "LEADERBOARD.md").read_text()
-    assert "| alpha | s | 500 | 5.00 % | 0.250 | +0.25 |" in page
-    assert "| beta | s | 500 | 5.00 % | 0.250 | - | - | - |" in page
+    assert "| alpha | s | - | 500 | 5.00 % | 0.250 | +0.25 |" in page
+    assert "| beta | s | - | 500 | 5.00 % | 0.250 | - | - | - |" in page
     assert "Smallest with a mean drop of at most 0.5 %: alpha s, 500 bytes." in page
     assert "| gemma3-5x8 | vlora | k=1 | it said no |" in page
     assert "gamma" not in page
