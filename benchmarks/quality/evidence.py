@@ -227,7 +227,10 @@ def main() -> None:
 
     def keep(result: dict[str, Any]) -> None:
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
-        save_json(out, {**result, **extra, "seconds": seconds})
+        # With --only, what is known of the others stays.
+        tasks = {task["adapter"]: task for task in (*known, *result["tasks"])}
+        whole = [tasks[a.name] for a in adapters if a.name in tasks]
+        save_json(out, {**result, **extra, "tasks": whole, "seconds": seconds})
         done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
         print(f"{done}/{len(args.only or adapters)} {last}, {seconds:.0f} s", flush=True)
 
