@@ -20,6 +20,7 @@ __all__ = ["trained"]
 
 FORM_NAMES = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 TASKS = ("de", "en", "es", "fr")
+Q = "model.layers.0.self_attn.q_proj"
 SHAPES = {"self_attn.q_proj": (32, 32), "self_attn.v_proj": (16, 32), "mlp.down_proj": (32, 64)}
 MODULES = {f"model.layers.{i}.{name}": x for i in range(2) for name, x in SHAPES.items()}
 

@@ -1,4 +1,4 @@
-"""Where exports go: folders that appear at once and whole, what may not be written over."""
+"""Where exports go: folders that appear at once and whole, and what may not be written over."""
 
 from __future__ import annotations
 

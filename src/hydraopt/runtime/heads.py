@@ -22,7 +22,17 @@ from hydraopt.parts import Numbers, SplitRecord, SplitSide
 from hydraopt.runtime.places import Place
 from hydraopt.types import Array
 
-__all__ = ["Head", "HeadCache", "Part", "Site", "head_bytes", "nbytes_of", "part_of", "site_of"]
+__all__ = [
+    "Head",
+    "HeadCache",
+    "Part",
+    "Site",
+    "given",
+    "head_bytes",
+    "nbytes_of",
+    "part_of",
+    "site_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +77,11 @@ class Part:
 
     def __call__(self, x: Tensor) -> Tensor:
         """dW x for x (..., n): (..., m), never forming dW."""
-        h = None if self.y is None else F.linear(F.linear(x, _given(self.site.right)), self.y)
+        h = None if self.y is None else F.linear(F.linear(x, given(self.site.right)), self.y)
         if self.a is not None:
             h = F.linear(x, self.a) if h is None else h + F.linear(x, self.a)
         assert h is not None
-        change = None if self.z is None else F.linear(F.linear(h, self.z), _given(self.site.left))
+        change = None if self.z is None else F.linear(F.linear(h, self.z), given(self.site.left))
         if self.b is not None:
             change = F.linear(h, self.b) if change is None else change + F.linear(h, self.b)
         assert change is not None
@@ -184,7 +194,8 @@ def _tensor(x: Array | None, place: Place) -> Tensor | None:
     )
 
 
-def _given(basis: Tensor | None) -> Tensor:
+def given(basis: Tensor | None) -> Tensor:
+    """The basis that coordinates are over."""
     assert basis is not None, "coordinates without a basis"
     return basis
 

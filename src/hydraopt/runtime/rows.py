@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.runtime.heads import Part, Site, nbytes_of
+from hydraopt.runtime.heads import Part, Site, given, nbytes_of
 
 __all__ = ["Adder", "Alone", "Mixed"]
 
@@ -130,7 +130,7 @@ class _Shared:
         sizes = [len(x) // sum(shares) * share for share in shares]
         seen: Sequence[Tensor | None] = [None] * len(sizes)
         if self.stacks[0].y is not None:
-            seen = torch.split(F.linear(x, _given(self.site.right)), sizes)
+            seen = torch.split(F.linear(x, given(self.site.right)), sizes)
         found = [
             stack(own, other)
             for stack, own, other in zip(self.stacks, torch.split(x, sizes), seen, strict=True)
@@ -139,13 +139,8 @@ class _Shared:
         inner = [part for _, part in found if part is not None]
         if not inner:
             return _joined(changes)
-        change = F.linear(_joined(inner), _given(self.site.left))
+        change = F.linear(_joined(inner), given(self.site.left))
         return change + _joined(changes) if changes else change
-
-
-def _given(basis: Tensor | None) -> Tensor:
-    assert basis is not None, "coordinates without a basis"
-    return basis
 
 
 def _joined(rows: Sequence[Tensor]) -> Tensor:
