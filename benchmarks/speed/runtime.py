@@ -82,9 +82,16 @@ def throughput(attached: Any, ours: Any, peft: Any, ids: torch.Tensor, args: Any
     each = [names[i % len(names)] for i in range(len(ids))]
     rows = []
     attached.set_tasks(each)
+
+    def base() -> None:
+        attached.disable()
+        write(ours, ids, args.tokens)
+        attached.enable()
+
     runs = {
         "ours": lambda: write(ours, ids, args.tokens),
         "peft": lambda: write(peft, ids, args.tokens, adapter_names=each),
+        "base": base,
     }
     rows.append({"what": "mixed", "rows": len(ids), "tasks": len(names)} | both(runs, args))
     attached.set_task(names[0])
@@ -99,12 +106,16 @@ def throughput(attached: Any, ours: Any, peft: Any, ids: torch.Tensor, args: Any
 
 
 def both(runs: Mapping[str, Callable[[], Any]], args: Any) -> Row:
+    """Median seconds, and the ratio; the base alone says what no adapters at all would reach."""
     seconds = alternated(runs, args.repeats)
-    return {
+    row: Row = {
         "tokens": args.tokens,
         **{f"{name}_seconds": round(x, 4) for name, x in seconds.items()},
         "throughput_ratio": round(seconds["peft"] / seconds["ours"], 3),
     }
+    if "base" in seconds:
+        row["ratio_of_the_base"] = round(seconds["peft"] / seconds["base"], 3)
+    return row
 
 
 def memory(attached: Any, peft: Any, originals: Any) -> Row:

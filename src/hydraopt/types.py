@@ -30,14 +30,17 @@ EXPONENT_GRID = 32
 """Coefficients are 2^(e / EXPONENT_GRID) with integer e; part of the format."""
 
 _MANTISSAS = np.array(
-    [round(2 ** (30 + i / EXPONENT_GRID)) for i in range(EXPONENT_GRID)], np.int64
+    [round(2 ** (30 + i / EXPONENT_GRID)) for i in range(EXPONENT_GRID)], np.float64
 )
+_GRID_BITS = EXPONENT_GRID.bit_length() - 1
 
 
 def power(exponents: NDArray[np.int64]) -> Array:
     """2^(e / 32) through a table of 31-bit integers: the same bits on every machine."""
-    whole, fraction = np.divmod(np.asarray(exponents, np.int64), EXPONENT_GRID)
-    return np.ldexp(_MANTISSAS[fraction].astype(np.float64), (whole - 30).astype(np.int32))
+    e = np.asarray(exponents, np.int64)
+    whole = (e >> _GRID_BITS) - 30
+    mantissas: Array = _MANTISSAS[e & (EXPONENT_GRID - 1)]
+    return np.ldexp(mantissas, whole.astype(np.int32))
 
 
 def exponents(values: Array) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from hydraopt import attach, merge, open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.runtime.attached import default_cache_bytes
 from tests.conftest import write_adapter
-from tests.runtime.conftest import TASKS, Q, adapters, close, expected, logits
+from tests.runtime.conftest import FORM_NAMES, IDS, TASKS, Q, adapters, close, expected, logits
 
 pytestmark = [
     # What torch, transformers and PEFT deprecate is not ours to answer for.
@@ -69,6 +69,28 @@ def test_heads_stay_within_the_limit(model, bundle_of) -> None:
             assert attached.stats.hits >= 12
             assert decodes is None or attached.stats.decodes == decodes
             assert attached.stats.switch_seconds > 0
+
+
+@pytest.mark.parametrize("form", FORM_NAMES)
+def test_a_task_that_is_used_takes_what_its_adapter_does(model, bundle_of, form) -> None:
+    """Its bases are multiplied out, once more tokens have come than the task has components."""
+    path = bundle_of(form)
+    bundle = open_bundle(path)
+    short = IDS[:1, :2]  # fewer tokens than components
+    right = {name: [expected(model, path, name, ids) for ids in (short, IDS)] for name in TASKS}
+    with attach(model, path) as attached:
+        for name in TASKS:
+            attached.set_task(name)
+            assert close(logits(model, short), right[name][0])
+            assert attached.memory().active == 0
+            model(IDS)  # gradients may flow: a backward pass must find what the first pass used
+            assert attached.memory().active == 0
+            assert close(logits(model), right[name][1])
+            whole = 4 * sum(x.B.size + x.A.size for x in bundle[name].factors().values())
+            assert attached.memory().active == (0 if form == "private" else whole)
+            assert close(logits(model, short), right[name][0])
+        attached.set_task(TASKS[0])
+        assert attached.memory().active == 0
 
 
 def test_the_least_recently_used_head_goes_first(model, bundle_of) -> None:

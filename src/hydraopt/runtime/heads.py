@@ -87,6 +87,19 @@ class Part:
         assert change is not None
         return change
 
+    def multiplied_out(self) -> Part:
+        """The same change with the bases inside: a (k, n) and b (m, k) alone, as an adapter's."""
+        a, b = self.a, self.b
+        # Kept for later calls, whatever mode this one is in.
+        with torch.inference_mode(False), torch.no_grad():
+            if self.y is not None:
+                over = self.y @ given(self.site.right)
+                a = over if a is None else over.add_(a)
+            if self.z is not None:
+                over = given(self.site.left) @ self.z
+                b = over if b is None else over.add_(b)
+        return Part(self.site, None, a, None, b)
+
 
 Head = Mapping[str, Part]
 """A task's parts by the model's module names; modules that it leaves alone are not in it."""
@@ -140,13 +153,15 @@ def _columns(x: Numbers) -> Numbers:
 # A head has hundreds of modules: each of these is one pass where numpy takes three.
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"reassoc"})  # sums in any order: several at a time
 def _squares(x: Numbers) -> Array:
     """(k,): sums of squares of the rows of x (k, N)."""
     found = np.zeros(x.shape[0])
     for j in range(x.shape[0]):
+        total = 0.0
         for i in range(x.shape[1]):
-            found[j] += float(x[j, i]) * float(x[j, i])
+            total += float(x[j, i]) * float(x[j, i])
+        found[j] = total
     return found
 
 

@@ -33,16 +33,31 @@ class Adder(Protocol):
 
 
 class Alone:
-    """One task for all rows."""
+    """One task for all rows.
 
-    nbytes = 0
+    A basis has more vectors than the task has components, so a token costs less once it is
+    multiplied out, which costs about as much as k tokens through the basis: that is done when so
+    many have come. A task that is left again after fewer never pays for it.
+    """
 
     def __init__(self, part: Part) -> None:
         self._part = part
+        self._over_bases = part.y is not None or part.z is not None
+        self._tokens = 0
+        self.nbytes = 0
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
+        # Checkpointing computes twice what a backward pass needs, and both have to be alike.
+        if self._over_bases and not torch.is_grad_enabled():
+            self._count(x)
         change = self._part(_typed(x, self._part.site))
         return _added(output, change.to(output.dtype))
+
+    def _count(self, x: Tensor) -> None:
+        self._tokens += x.shape[:-1].numel()
+        if self._tokens > self._part.count:
+            self._part, self._over_bases = self._part.multiplied_out(), False
+            self.nbytes = self._part.nbytes
 
 
 @dataclass(frozen=True)
