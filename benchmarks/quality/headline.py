@@ -3,7 +3,8 @@
     python benchmarks/quality/headline.py --json
 
 ``{"sets": {NAME: {"n": tasks, "rows": [...]}}}``, a row for each method and size: drops are in
-percent of the original adapter's score on the task's own metric (negative is a gain).
+percent of the original adapter's score on the task's own metric (negative is a gain). What the plan
+"closer" scored again with more test rows counts in place of the same bundle's first score.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
+from benchmarks.quality.sets import CLOSER, RESULTS, SETS  # noqa: E402
 
 __all__ = ["drops", "headline", "result_files", "row_of"]
 
@@ -28,12 +29,38 @@ Result = Mapping[str, Any]
 
 
 def result_files(folder: Path = RESULTS, split: str = "test") -> Iterator[tuple[str, Result]]:
-    """(file name, result) of every scored set, in order of name; what was tuned on is apart."""
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        ours = result.get("set") in SETS and "methods" in result
-        if ours and result.get("split", "test") == split:
-            yield path.name, result
+    """(file name, result) of every scored set, in order of name; what was tuned on is apart.
+
+    A result has, as "closer", what that plan scored of its bundles: tasks by label and adapter.
+    """
+    read = {
+        p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))
+    }
+    found = {
+        name: result
+        for name, result in read.items()
+        if result.get("set") in SETS
+        and "methods" in result
+        and result.get("split", "test") == split
+    }
+    looks = [(name, x) for name, x in found.items() if x.get("plan") == CLOSER]
+    for name, result in found.items():
+        if result.get("plan") != CLOSER:
+            mine = (look for look in looks if look[1]["set"] == result["set"])
+            yield name, {**result, "closer": _closer(result, mine)}
+
+
+def _closer(
+    result: Result, looks: Iterable[tuple[str, Result]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By label and adapter, the tasks of another file where the same bundle was scored."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, look in looks:
+        for label, bundle in look["bundles"].items():
+            if result.get("bundles", {}).get(label) == bundle:
+                tasks = _scored(look, label)
+                found[label] = {task["adapter"]: {**task, "file": name} for task in tasks}
+    return found
 
 
 def drops(result: Result, label: str) -> dict[str, tuple[float, float]]:
@@ -52,7 +79,9 @@ def drops(result: Result, label: str) -> dict[str, tuple[float, float]]:
 
 def _scored(result: Result, label: str) -> list[Result]:
     """The tasks that have been scored with a method; a run under way has more tasks for some."""
-    return [task for task in result["tasks"] if label in task["results"]]
+    closer = result.get("closer", {}).get(label, {})
+    tasks = [task for task in result["tasks"] if label in task["results"]]
+    return [closer.get(task["adapter"], task) for task in tasks]
 
 
 def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
@@ -67,6 +96,7 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
     scores = [task["results"][label] for task in tasks]
     recovered = [100 * min(score["recovery"], 1.0) for score in scores if "recovery" in score]
     errors = [method["errors"][task["adapter"]] for task in tasks]
+    files = dict.fromkeys([name, *(task["file"] for task in tasks if "file" in task)])
     return {
         "method": method["method"],
         "setting": method.get("setting", ""),
@@ -83,9 +113,10 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
         "relative_error": round(sum(errors) / len(errors), 5),
         "guessed_error": _guessed(result.get("guess", ()), method["size_pct"]),
         "tasks": len(lost),
+        "test_rows": sum(task.get("rows", 0) for task in tasks),
         # A drop in percent of nothing is no number: an original that scores 0, or was not written.
         "left_out": sorted({task["adapter"] for task in tasks} - set(lost)),
-        "results": [f"benchmarks/quality/results/{name}"],
+        "results": [f"benchmarks/quality/results/{file}" for file in files],
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PLANS", "RESULTS", "SETS", "Method", "recipe_of"]
+__all__ = ["CLOSER", "PLANS", "RESULTS", "SETS", "Method", "recipe_of"]
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "quality" / "results"
@@ -92,8 +92,11 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
 
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
+CLOSER = "closer"
+"""The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes("hydraopt", "52% 20% 10% 5% 3% 2% 1%"),
+    CLOSER: _sizes("hydraopt", "10% 5%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)

@@ -77,3 +77,22 @@ def test_a_method_without_scores_is_no_row(folder) -> None:
     result["methods"]["other"] = {"method": "other", "bytes": 1, "size_pct": 1.0, "errors": {}}
     path.write_text(json.dumps(result))
     assert [row["method"] for row in headline(folder)["sets"]["gemma3-5x8"]["rows"]] == ["hydraopt"]
+
+
+def test_what_was_looked_at_closer_counts_instead(folder) -> None:
+    """For the same bundle and the adapters that were scored again, and not for another bundle."""
+    path = folder / "gemma3-5x8.sizes.json"
+    result = json.loads(path.read_text()) | {"bundles": {LABEL: {"bytes": 1000, "sha256": "s"}}}
+    path.write_text(json.dumps(result))
+    closer = result | {"plan": "closer", "tasks": [task("a", 40.0, -0.4, 90.0) | {"rows": 500}]}
+    (folder / "gemma3-5x8.closer.json").write_text(json.dumps(closer))
+    (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
+    assert row["mean_drop_pct"] == pytest.approx((1.0 - 1.0) / 2)
+    assert (row["worst_task"], row["worst_drop_pct"], row["test_rows"]) == ("a", 1.0, 500)
+    files = ["gemma3-5x8.sizes.json", "gemma3-5x8.closer.json"]
+    assert row["results"] == [f"benchmarks/quality/results/{file}" for file in files]
+
+    closer["bundles"] = {LABEL: {"bytes": 1000, "sha256": "another"}}
+    (folder / "gemma3-5x8.closer.json").write_text(json.dumps(closer))
+    (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
+    assert row["worst_drop_pct"] == 5.0
