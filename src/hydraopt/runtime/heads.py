@@ -114,12 +114,14 @@ def site_of(place: Place, left: Array | None, right: Array | None) -> Site:
 def part_of(site: Site, record: SplitRecord) -> Part:
     """A record as tensors, the coefficients inside z and b.
 
-    Parts are scaled by powers of two, which is exact, so that both sides are about equally long:
-    integers in steps would leave the range of fp16.
+    In fp16, whose range integers in steps would leave, parts are scaled by powers of two, which is
+    exact, so that both sides are about equally long.
     """
     left, right = record.left, record.right
-    down = _balance(_energies(left), _energies(right), record.coefficients)
-    up = record.coefficients / down
+    down, up = np.ones(record.count), record.coefficients
+    if site.place.dtype is torch.float16:
+        down = _balance(_energies(left), _energies(right), record.coefficients)
+        up = record.coefficients / down
     return Part(
         site,
         _scaled(right.coordinates, down, site.place, turned=False),
