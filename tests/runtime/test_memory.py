@@ -54,7 +54,7 @@ def test_heads_stay_within_the_limit(model, bundle_of) -> None:
             sizes[name] = attached.memory().cached - before
             assert sizes[name] > 0
         assert (attached.stats.decodes, attached.stats.hits) == (4, 0)
-        assert attached.memory().limit == 16 << 20  # four small adapters: the least
+        assert attached.memory().limit == 4 << 20  # four small adapters: the least
     right = {name: expected(model, path, name) for name in TASKS}
     limit = max(sizes.values()) + min(sizes.values())  # two fit, or three if they are small
     for cache_bytes, decodes in ((limit, None), (min(sizes.values()) - 1, 12), (0, 12)):
@@ -138,13 +138,13 @@ def test_forty_tasks_take_at_most_a_third_of_forty_adapters(model, tmp_path, mon
 
 def test_the_default_cache_is_a_quarter_of_the_adapters_within_limits() -> None:
     mib = 1 << 20
-    assert [default_cache_bytes(x * mib, 0) for x in (0, 64, 100, 1024, 9999)] == [
-        16 * mib, 16 * mib, 25 * mib, 256 * mib, 256 * mib
+    assert [default_cache_bytes(x * mib, 0) for x in (0, 16, 100, 1024, 9999)] == [
+        4 * mib, 4 * mib, 25 * mib, 256 * mib, 256 * mib
     ]  # fmt: skip
     assert [default_cache_bytes(100 * mib, x * mib) for x in (5, 9, 50)] == [
         20 * mib,
         16 * mib,
-        16 * mib,
+        4 * mib,
     ]
 
 

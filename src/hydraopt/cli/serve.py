@@ -40,7 +40,7 @@ __all__ = ["serve"]
     "--cache",
     "cache_mib",
     type=click.IntRange(min=0),
-    help="MiB of decoded heads; default, with the core, a quarter of the adapters, 16 to 256.",
+    help="MiB of decoded heads; default, with the core, a quarter of the adapters, 4 to 256.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="For the model; default all cores.")
 @json_option

@@ -20,7 +20,7 @@ from hydraopt.runtime.sources import Bundles, Source, named_bundles
 
 __all__ = ["Attached", "Memory", "Stats", "attach", "default_cache_bytes"]
 
-LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 16 << 20, 256 << 20
+LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 4 << 20, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ _NONE = _Chosen((None,), {}, {})
 def default_cache_bytes(adapters_bytes: int, core_bytes: int) -> int:
     """What heads may take while not in use: with the core, a quarter of what the adapters would.
 
-    At least 16 and at most 256 MiB. So many attached tasks stay below a third of as many adapters,
+    At least 4 and at most 256 MiB. So many attached tasks stay below a third of as many adapters,
     with room for those in use; the core counts because it may be a seventh of forty small ones.
-    16 MiB are little beside any base model, so a few small adapters are never decoded twice.
+    4 MiB are little beside any base model, and a task that is not kept is back in milliseconds.
     """
     return min(MOST_CACHE_BYTES, max(LEAST_CACHE_BYTES, adapters_bytes // 4 - core_bytes))
 
