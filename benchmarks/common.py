@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -12,7 +14,7 @@ from typing import Any
 
 from hydraopt.evaluate.provenance import versions
 
-__all__ = ["RESULTS", "ROOT", "provenance", "save_json", "write_result"]
+__all__ = ["RESULTS", "ROOT", "package_hash", "provenance", "save_json", "write_result"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -66,6 +68,13 @@ def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
         "versions": versions(_PACKAGES),
         "hardware": _hardware(),
     }
+
+
+@functools.cache
+def package_hash() -> str:
+    """Hash of the package's source: another merge may come of another source."""
+    files = sorted((ROOT / "src" / "hydraopt").rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def save_json(path: Path, result: Mapping[str, Any]) -> None:

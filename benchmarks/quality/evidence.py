@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import provenance, save_json  # noqa: E402
+from benchmarks.common import package_hash, provenance, save_json  # noqa: E402
 from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
@@ -76,7 +74,7 @@ def merged(
     put it under build/."""
     path = ROOT / "build" / "evidence" / set_name / method.label
     note = path.with_suffix(".json")
-    if not note.is_file() or json.loads(note.read_text()).get("code") != _code():
+    if not note.is_file() or json.loads(note.read_text()).get("code") != package_hash():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = merge(
             adapters, path, size=method.size, **_options(set_name, adapters, method, tasks)
@@ -90,7 +88,7 @@ def merged(
             "errors": {name: round(error, 6) for name, error in made.errors.items()},
             "forms": dict(made.forms),
             "merge_seconds": round(made.seconds, 2),
-            "code": _code(),
+            "code": package_hash(),
         }
         note.write_text(json.dumps(said))
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
@@ -117,13 +115,6 @@ def _options(
             for name, mine in seen.items()
         }
     return options
-
-
-@functools.cache
-def _code() -> str:
-    """Hash of the package's source: another merge may come of another source."""
-    files = sorted((ROOT / "src" / "hydraopt").rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def texts_of(

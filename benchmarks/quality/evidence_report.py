@@ -221,11 +221,17 @@ def weights() -> str:
     return "\n".join(parts) or f"{_MISSING}\n"
 
 
-def growth() -> str:
+def grown() -> Any:
+    """The result of growth.py; None where it has not come to its end."""
     file = RESULTS / "growth.json"
-    if not file.is_file():
+    result = json.loads(file.read_text()) if file.is_file() else {}
+    return result if "table" in result else None
+
+
+def growth() -> str:
+    result = grown()
+    if result is None:
         return f"{_MISSING}\n"
-    result = json.loads(file.read_text())
     groups = list(dict.fromkeys(row["group"] for row in result["table"]))
     counts = sorted({row["adapters"] for row in result["table"]})
     parts = []
@@ -345,10 +351,9 @@ def draw_growth() -> None:
     """Bytes per adapter against T."""
     import matplotlib.pyplot as plt
 
-    file = RESULTS / "growth.json"
-    if not file.is_file():
+    result = grown()
+    if result is None:
         return
-    result = json.loads(file.read_text())
     figure, axes = plt.subplots(1, len(result["levels"]), figsize=(11, 4))
     for axis, (measure, level) in zip(np.atleast_1d(axes), result["levels"].items(), strict=True):
         for group in dict.fromkeys(row["group"] for row in result["table"]):

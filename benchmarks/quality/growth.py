@@ -7,7 +7,8 @@ all languages), and the same tasks from one shared or from separate initial A. F
 number T of adapters, some draws of T are merged to several sizes; bytes per adapter at a given
 error are read off between the sizes (log-linear). Errors: the relative Frobenius error, and the
 data-free candidate that followed the loss best (benchmarks/quality/measures.py), each as the mean
-over adapters. The level compared is what a single adapter has at 5 % of its fp16 bytes.
+over adapters. The level compared is what a single adapter has at 5 % of its fp16 bytes. A run that
+was cut off goes on after the last number of adapters that was finished.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import provenance  # noqa: E402
+from benchmarks.common import package_hash, provenance, save_json  # noqa: E402
 from benchmarks.quality.damage_measures import candidates  # noqa: E402
 from benchmarks.quality.evidence import original_adapters  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
@@ -35,6 +36,7 @@ from hydraopt.adapters import Adapter  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
 from hydraopt.merging import merge  # noqa: E402
 
+Row = dict[str, Any]
 SIZES = ("12%", "8%", "5%", "3%", "2%")
 DRAWS = {1: 6, 2: 4, 4: 2, 5: 3, 8: 1, 10: 2, 20: 1, 40: 1}
 MEASURES = ("frobenius", "bias-aware")
@@ -86,51 +88,34 @@ def bytes_at(rows: Sequence[Mapping[str, Any]], measure: str, level: float) -> f
     return math.exp(float(np.interp(math.log(level), x, [math.log(size) for _, size in points])))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS / "growth.json")
-    args = parser.parse_args()
-    head = provenance("bytes per adapter against the number of adapters", seed=0)
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (adapters, counts) in groups().items():
-            for count in counts:
-                for draw in range(min(DRAWS[count], math.comb(len(adapters), count))):
-                    chosen = random.Random(f"{name}/{count}/{draw}").sample(adapters, count)
-                    for size in SIZES:
-                        path = Path(folder) / "x.hydra.safetensors"
-                        made = merge(chosen, path, size=size)
-                        rows.append(
-                            {
-                                "group": name,
-                                "adapters": count,
-                                "draw": draw,
-                                "size": size,
-                                "bytes_per_adapter": made.size / count,
-                                "size_pct": round(100 * made.fraction, 4),
-                                "forms": dict(made.forms),
-                                **{k: round(v, 6) for k, v in errors_of(chosen, path).items()},
-                            }
-                        )
-                print(name, count, flush=True)
-    levels = {
-        measure: float(
-            np.mean(
-                [
-                    row[measure]
-                    for row in rows
-                    if (row["group"], row["adapters"], row["size"]) == ("unlike", 1, "5%")
-                ]
-            )
-        )
-        for measure in MEASURES
-    }
+def merged(
+    group: str, adapters: Sequence[Adapter], count: int, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """A row for every draw of ``count`` adapters and every size."""
+    for draw in range(min(DRAWS[count], math.comb(len(adapters), count))):
+        chosen = random.Random(f"{group}/{count}/{draw}").sample(adapters, count)
+        for size in SIZES:
+            path = folder / "x.hydra.safetensors"
+            made = merge(chosen, path, size=size)
+            yield {
+                "group": group,
+                "adapters": count,
+                "draw": draw,
+                "size": size,
+                "bytes_per_adapter": made.size / count,
+                "size_pct": round(100 * made.fraction, 4),
+                "forms": dict(made.forms),
+                **{k: round(v, 6) for k, v in errors_of(chosen, path).items()},
+            }
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> list[Row]:
+    """Bytes per adapter of every group and number of adapters, the mean over draws that span the
+    level; None where no draw does."""
     table = []
     for name, count in dict.fromkeys((row["group"], row["adapters"]) for row in rows):
         mine = [row for row in rows if (row["group"], row["adapters"]) == (name, count)]
-        entry: dict[str, Any] = {"group": name, "adapters": count}
+        entry: Row = {"group": name, "adapters": count}
         for measure, level in levels.items():
             found = [
                 bytes_at([row for row in mine if row["draw"] == draw], measure, level)
@@ -139,9 +124,34 @@ def main() -> None:
             inside = [value for value in found if value is not None]
             entry[measure] = round(float(np.mean(inside))) if inside else None
         table.append(entry)
-        print(entry, flush=True)
-    result = {**head, "levels": levels, "table": table, "rows": rows}
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "growth.json")
+    args = parser.parse_args()
+    result = provenance("bytes per adapter against the number of adapters", seed=0)
+    result["code"] = package_hash()
+    before = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    # Where a run was cut off, with the same code, it goes on.
+    rows: list[Row] = before["rows"] if before.get("code") == result["code"] else []
+    done = {(row["group"], row["adapters"]) for row in rows}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (adapters, counts) in groups().items():
+            for count in counts:
+                if (name, count) in done:
+                    continue
+                rows.extend(merged(name, adapters, count, Path(folder)))
+                save_json(args.out, result | {"rows": rows})
+                print(name, count, flush=True)
+    single = [r for r in rows if (r["group"], r["adapters"], r["size"]) == ("unlike", 1, "5%")]
+    levels = {measure: float(np.mean([row[measure] for row in single])) for measure in MEASURES}
+    table = table_of(rows, levels)
+    print(*table, sep="\n")
+    save_json(args.out, result | {"levels": levels, "table": table, "rows": rows})
 
 
 if __name__ == "__main__":
