@@ -70,7 +70,10 @@ def rows_by_set(folder: Path = RESULTS) -> dict[str, list[Row]]:
                 "tuned": method.get("tuned"),
             }
             rows.append(plain | scored.get(result["set"], {}).get(key, {}))
-    for rows in found.values():
+    for name, rows in found.items():
+        # A bundle of hydraopt's that two plans hold stands here once.
+        once = {(row["method"], row["setting"], row["bytes"]): row for row in rows}
+        rows = found[name] = list(once.values())
         rows.sort(key=lambda row: (row["bytes"], row["method"]))
     return found
 

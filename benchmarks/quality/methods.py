@@ -2,12 +2,13 @@
 
     python benchmarks/quality/methods.py SET --tune --tasks TASKS [--rows 32] [--only ADAPTER ...]
     python benchmarks/quality/methods.py SET [--plan rivals|map] [--peers]
-    python benchmarks/quality/methods.py SET --score --tasks TASKS [--rows 128]
+    python benchmarks/quality/methods.py SET --score --tasks TASKS [--rows 128] [--ours 10% 5%]
 
 Without ``--score`` no model is needed: every row of the plan (benchmarks/quality/compressors/rows)
 writes all adapters of the set into a folder below build/, in a process of its own, and reads them
 back; ``--peers`` adds lorashare and vlora-dev, each in its own environment, failures recorded.
-``--score`` then has every task answered with what was read back, as evidence.py does for bundles.
+``--ours`` adds hydraopt's own bundles of these sizes, which evidence.py scores too, to compare all
+on the very same rows. ``--score`` then has every task answered with what was read back.
 The result is benchmarks/quality/results/SET.PLAN.json.
 
 ``--tune`` comes first, or never: it merges by each method at a small grid of options (harness/
@@ -47,6 +48,7 @@ from benchmarks.quality.harness.building import (  # noqa: E402
     made,
     measured,
 )
+from benchmarks.quality.harness.ours import ours  # noqa: E402
 from benchmarks.quality.harness.peers import kept_peers, peer_rows  # noqa: E402
 from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases  # noqa: E402
 from benchmarks.quality.harness.tuning import (  # noqa: E402
@@ -95,6 +97,7 @@ class Run:
             tuned = tuned_options(args.tuned, inputs) if args.tuned else {}
             made = rows_of(args.plan, adapters, tuned)
             rows = [row for row in made if any(text in row.label for text in args.only or [""])]
+            rows += [ours(adapters, size) for size in args.ours]
         place = ROOT / "build" / "methods" / args.set / f"{plan}-{inputs}"
         out = args.out or RESULTS / f"{args.set}.{plan}.json"
         return cls(args, adapters, rows, inputs, place, out)
@@ -106,7 +109,8 @@ class Run:
         if self.args.tune:
             return [self.args.set, "--tune", *first]
         tuned = ["--tuned", str(self.args.tuned)] if self.args.tuned else []
-        return [self.args.set, "--plan", self.args.plan, *tuned, *first]
+        sizes = ["--ours", *self.args.ours] if self.args.ours else []
+        return [self.args.set, "--plan", self.args.plan, *tuned, *sizes, *first]
 
     def before(self) -> Mapping[str, Any]:
         """What an earlier call left; empty if there was none."""
@@ -279,6 +283,7 @@ def _arguments() -> argparse.Namespace:
         metavar="TEXT",
         help="rows whose label holds one of these; with --tune, adapters",
     )
+    parser.add_argument("--ours", nargs="+", default=[], metavar="SIZE", help="hydraopt's own rows")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=[*GRIDS], metavar="METHOD")
     parser.add_argument("--tuned", type=Path, help="default SET.tuned.json beside the results")

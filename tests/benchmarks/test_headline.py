@@ -96,3 +96,16 @@ def test_what_was_looked_at_closer_counts_instead(folder) -> None:
     (folder / "gemma3-5x8.closer.json").write_text(json.dumps(closer))
     (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
     assert row["worst_drop_pct"] == 5.0
+
+
+def test_a_bundle_that_two_runs_scored_stands_once(folder) -> None:
+    path = folder / "gemma3-5x8.sizes.json"
+    result = json.loads(path.read_text()) | {"plan": "rivals"}
+    result["tasks"] = [task("a", 40.0, -0.4, 90.0) | {"rows": 500}]
+    result["methods"][LABEL] |= {"setting": ""}
+    (folder / "gemma3-5x8.rivals.json").write_text(json.dumps(result))
+    (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
+    assert (row["tasks"], row["test_rows"]) == (1, 500)  # more rows, fewer tasks
+    result["methods"][LABEL] |= {"bytes": 999}
+    (folder / "gemma3-5x8.rivals.json").write_text(json.dumps(result))
+    assert len(headline(folder)["sets"]["gemma3-5x8"]["rows"]) == 2

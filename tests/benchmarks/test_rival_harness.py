@@ -11,6 +11,8 @@ import pytest
 from benchmarks.quality import leaderboard
 from benchmarks.quality.compressors.private import rounding
 from benchmarks.quality.harness import building, scoring
+from benchmarks.quality.harness.ours import ours
+from hydraopt import merge
 from hydraopt.adapters import read_adapters
 from hydraopt.evaluate.compare import Request
 
@@ -54,6 +56,27 @@ def test_rows_are_made_once_and_a_failure_is_tried_again(adapters, tmp_path: Pat
     assert "failed" not in second["group_2_bit"]
     dict(building.made(rows[:1], tmp_path / "b", build, "other inputs"))
     assert built[-1] == "group_4_bit"
+
+
+def test_our_own_row_is_the_bundle_that_merge_makes(adapters, tmp_path: Path, monkeypatch) -> None:
+    row = ours(adapters, "200%")
+    note = building.measured(row, adapters, tmp_path / row.label)
+    made = merge(adapters, tmp_path / "x.hydra.safetensors", size="200%")
+    assert (note["bytes"], note["setting"]) == (made.size, "200%")
+    assert note["errors"] == pytest.approx(made.errors, abs=1e-4)
+
+    # Made again when anything of the package changes, not only what the rivals come of.
+    built: list[str] = []
+
+    def build(row, _: Path):
+        built.append(row.label)
+        return note
+
+    for code in ("a", "a", "b"):
+        monkeypatch.setattr(building, "package_hash", lambda code=code: code)
+        (tmp_path / "b" / row.label).mkdir(parents=True, exist_ok=True)
+        dict(building.made([row], tmp_path / "b", build, "inputs"))
+    assert built == ["hydraopt_200pct"] * 2
 
 
 def test_scores_of_new_rows_join_the_old(adapters, tasks, trained, tmp_path, monkeypatch) -> None:

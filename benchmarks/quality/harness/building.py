@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT
+from benchmarks.common import ROOT, package_hash
 from benchmarks.quality.compressors.base import (
     Compressor,
     Modules,
@@ -21,6 +21,7 @@ from benchmarks.quality.compressors.base import (
     relative_errors,
     tasks_of,
 )
+from benchmarks.quality.harness.ours import METHOD as OURS
 from hydraopt.adapters import Adapter
 
 __all__ = [
@@ -106,7 +107,8 @@ def made(
     built. A row that fails is a note with ``failed`` and is tried again the next time."""
     for row in rows:
         folder, file = place / row.label, place / f"{row.label}.json"
-        key = f"{code_of()}-{inputs}"
+        code = package_hash() if row.method == OURS else code_of()
+        key = f"{code}-{inputs}"
         known = json.loads(file.read_text()) if file.is_file() else {}
         if known.get("key") == key and folder.is_dir():
             yield row.label, known["note"]
