@@ -71,7 +71,7 @@ def hydraopt() -> type[Tool]:
             self.bundle[self.names[0]].factors()
 
         def export(self) -> None:
-            self.bundle[self.names[0]].save_pretrained(self.exported)
+            self.bundle[self.names[0]].save_pretrained(self.exported, overwrite=True)
 
     return Hydraopt
 

@@ -50,13 +50,13 @@ _CODED = 0.96
 def parse_size(text: str | int, fp16_bytes: int) -> int:
     """Bytes of "5%" (of the inputs' fp16 bytes), "3MB" (10^6), "3MiB" (2^20) or a plain number.
 
-    Raises UsageError for anything else, and for a size that is not positive.
+    Raises UsageError for anything else, and for less than a byte.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*", str(text).lower())
     if match and (match[2] == "%" or match[2] in _UNITS):
         number = float(match[1])
         size = number / 100 * fp16_bytes if match[2] == "%" else number * _UNITS[match[2]]
-        if 0 < size < math.inf:
+        if 1 <= size < math.inf:  # a bare 0.05 is no size
             return int(size)
     raise UsageError(
         explain("cannot read the size", got=repr(text), expected="5%, 800KB, 3MB, 2MiB or bytes")

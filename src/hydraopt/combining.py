@@ -27,6 +27,7 @@ from hydraopt.bundle.writer import write_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging import Sized, assemble
 from hydraopt.methods.apply import apply, relative_weights
+from hydraopt.methods.hydra import check_counts
 from hydraopt.methods.registry import Method, method_named, solver_of
 from hydraopt.types import Factors
 
@@ -87,6 +88,8 @@ def combine(
     paths = [item for item in items if not isinstance(item, Adapter)]
     loaded += read_adapters(paths, same_base=same_base, alpha=alpha) if paths else []
     base = check_same_base(loaded, same_base)
+    if options.get("heads") is not None:
+        check_counts(options["heads"], options.get("rank") or 1, len(loaded))
     importance = dict(weights or {})
     given = _weights(row, loaded, importance)
     made = apply(loaded, row.name, dtype=dtype, weights=given, same_base=same_base, **options)

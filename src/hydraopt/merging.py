@@ -47,6 +47,8 @@ __all__ = [
 
 DEFAULT_SIZE = "10%"
 DEFAULT_MEASURE = "bias-aware"
+_NEARLY_ALL = 0.9
+"""Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
 
 StrPath = str | os.PathLike[str]
 
@@ -177,6 +179,9 @@ def finish(
     total = bundle_size(manifest, *payload, carried.data)
     if budget is not None and budget.kind == "size" and total > budget.value:
         raise _too_small(budget, total, carried)
+    notes = pieces.notes
+    if draft and total > _NEARLY_ALL * pieces.fp16_bytes:
+        notes += (f"{total:,} bytes are hardly less than fp16; lossless mostly takes less still",)
     return MergeResult(
         Path(output),
         write_bundle(output, manifest, *payload, carried.data),
@@ -187,7 +192,7 @@ def finish(
         draft.price if draft else 0.0,
         found.passes if found else 0,
         time.monotonic() - started,
-        pieces.notes,
+        notes,
     )
 
 

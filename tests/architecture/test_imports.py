@@ -36,6 +36,7 @@ LAYERS: list[set[str]] = [
     {"evaluate"},
     {"serve"},
     {"cli"},
+    {"__main__"},
 ]
 # Names that type checkers and lazy loading need, and the one cycle there is: a task knows how to
 # save itself.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hydraopt import open_bundle
 from hydraopt.adapters import read_adapter
 from hydraopt.runtime import separate
 from tests.cli.conftest import TASKS, Run
@@ -145,6 +146,21 @@ def test_export_refuses(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert (taken / "notes.txt").read_text() == "mine"
 
 
+def test_export_of_several_stops_before_the_first_if_one_is_in_the_way(
+    run: Run, bundle: Path, tmp_path: Path
+) -> None:
+    names = list(open_bundle(bundle))
+    out = tmp_path / "out"
+    assert run("export", bundle, names[-1], "-o", out / names[-1]).exit_code == 0
+    before = {x: x.read_bytes() for x in out.rglob("*") if x.is_file()}
+    result = run("export", bundle, "--all", "-o", out)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "folder has files in it" in result.stderr
+    assert {x: x.read_bytes() for x in out.rglob("*") if x.is_file()} == before
+    assert run("export", bundle, "--all", "-o", out, "--overwrite").exit_code == 0
+    assert sorted(x.name for x in out.iterdir()) == sorted(names)
+
+
 def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
     task = small_task(tmp_path)
     bundle, out, base = task.bundle.path, tmp_path / "out", tmp_path / "base"
@@ -190,7 +206,7 @@ def test_use(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, message in (
         ((bundle, "--task", "nl"), "no such task"),
         ((tmp_path / "no",), "cannot be read"),
-        ((bundle, "--base", tmp_path / "no"), "cannot load the base model"),
+        ((bundle, "--base", tmp_path / "no"), "there is no base model"),
     ):
         result = run("use", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")

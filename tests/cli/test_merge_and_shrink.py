@@ -103,6 +103,7 @@ def test_options_reach_the_library(run: Run, adapters: Path, tmp_path: Path) -> 
     [
         (["--size", "5%", "--error", "0.2"], "more than one limit"),
         (["--size", "5 apples"], "cannot read the size"),
+        (["--size", "0.05"], "cannot read the size"),
         (["--size", "300"], "the size cannot be kept"),
         (["--error", "2"], "--error is a fraction"),
         (["--measure", "feeling"], "unknown measure"),

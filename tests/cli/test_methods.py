@@ -122,6 +122,7 @@ def test_weights_mean_what_the_method_means(run: Run, four: Path, tmp_path: Path
         (["--method", "ties", "--solver", "exact"], "no choice of solvers"),
         (["--method", "hydraopt", "--solver", "sgd"], "unknown solver"),
         (["--method", "hydraopt", "--heads", "0"], "number of heads is out of range"),
+        (["--method", "hydraopt", "--heads", "5"], "expected 1 to 4"),
         (["--method", "hydraopt", "--size", "5%"], "no size, limit, form"),
         (["--method", "hydraopt", "--fair"], "no size, limit, form"),
         (["--heads", "2"], "need --method"),

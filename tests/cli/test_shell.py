@@ -50,6 +50,12 @@ def test_every_option_and_command_explains_itself(verb: str) -> None:
     assert any("--json" in option.opts for option in command.params)
 
 
+def test_it_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "hydraopt", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert hydraopt.__version__ in said.stdout
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["--version"]])
 def test_start_up_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (

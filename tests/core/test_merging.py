@@ -61,6 +61,13 @@ def test_fair_brings_the_tasks_together(three, tmp_path, make_adapter) -> None:
     assert max(fair) < max(plain)
 
 
+def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
+    assert merge(three, tmp_path / "out", size="25%", threads=1).notes == ()
+    (note,) = merge(three, tmp_path / "out", size="120%", threads=1).notes
+    assert "lossless" in note
+    assert merge(three, tmp_path / "out", lossless=True).notes == ()
+
+
 def test_importance_lowers_an_error(three, tmp_path) -> None:
     even = merge(three, tmp_path / "out", size="25%", threads=1).errors
     more = merge(three, tmp_path / "out", size="25%", importance={"b": 20.0}, threads=1).errors
@@ -201,7 +208,9 @@ def test_sizes(text: str, bytes_: int) -> None:
     assert parse_size(4711, 1000) == 4711
 
 
-@pytest.mark.parametrize("text", ["", "5", "-5%", "0", "5 pounds", "1e999", "%", "nan%", "MB"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "-5%", "0", "0.05", "5 pounds", "1e999", "%", "nan%", "MB"]
+)
 def test_sizes_that_make_no_sense(text: str) -> None:
     if text == "5":
         assert parse_size(text, 1000) == 5

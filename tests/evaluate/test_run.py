@@ -16,7 +16,7 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.encoding import batches_by_tokens, encode_row
 from hydraopt.evaluate.metrics import METRICS
-from hydraopt.evaluate.model import attached, generate, place
+from hydraopt.evaluate.model import attached, generate, load_model, place
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
@@ -300,6 +300,26 @@ def test_a_base_that_is_none_is_refused(adapter, tasks, tmp_path) -> None:
     said = run("eval", adapter, "--base", tmp_path / "empty", "--tasks", tasks)
     assert said.exit_code == 2
     assert "cannot load the base model" in said.output
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./some/where", "/some/where/else", "a/b/c"])
+def test_a_base_that_is_nowhere_is_not_searched_for_on_the_network(name, monkeypatch) -> None:
+    import transformers
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("transformers was asked")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", never)
+    with pytest.raises(UsageError, match=r"there is no base model .*no folder of that name"):
+        load_model(name)
+    with pytest.raises(AssertionError, match="was asked"):
+        load_model("owner/name")
+
+
+def test_a_file_is_no_base(tmp_path) -> None:
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UsageError, match="got a file"):
+        load_model(tmp_path / "base.gguf")
 
 
 def test_more_than_factors_is_refused(adapter, base, tasks) -> None:

@@ -204,7 +204,7 @@ def test_numbers_too_large_for_fp16_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     export_peft(task, tmp_path / "out", dtype="bfloat16")
     with pytest.raises(UsageError, match="unknown dtype"):
-        export_peft(task, tmp_path / "out", dtype="int4")
+        export_peft(task, tmp_path / "other", dtype="int4")
 
 
 def test_targets_that_do_not_match_are_spelt_out(tmp_path: Path) -> None:
@@ -228,7 +228,10 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
     folder.mkdir()
     export_peft(task, folder)  # an empty one is fine
     (folder / "README.md").write_text("keep me")
-    export_peft(task, folder, dtype="float16")  # an adapter is replaced, the rest is kept
+    with pytest.raises(UsageError, match="has files in it"):
+        export_peft(task, folder, dtype="float16")  # it may be the only copy of what was trained
+    assert read_adapter(folder).modules["h.0.q"].a.dtype == "F32"
+    export_peft(task, folder, dtype="float16", overwrite=True)  # the rest is kept
     assert sorted(os.listdir(folder)) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors"
     ]  # fmt: skip
@@ -236,7 +239,7 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("...")
-    with pytest.raises(UsageError, match="no adapter"):
+    with pytest.raises(UsageError, match="has files in it"):
         export_peft(task, other)
     export_peft(task, other, overwrite=True)
     assert (other / "thesis.txt").exists()

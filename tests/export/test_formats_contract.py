@@ -78,6 +78,10 @@ def test_what_is_in_the_way_stays(form: str, base: Path, tmp_path: Path) -> None
     kept = taken.is_file() or (taken / "thesis.txt").read_text() == "mine"
     assert kept
     assert [x.name for x in out.iterdir()] == ["notes"]  # nothing temporary is left
+    written = content(taken)
+    with pytest.raises(UsageError, match="--overwrite"):  # an adapter is in the way like any file
+        export_task(task, taken, **options(form, base))
+    assert content(taken) == written
 
 
 @pytest.mark.parametrize("form", sorted(set(FORMATS) - {"peft"}))

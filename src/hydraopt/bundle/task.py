@@ -193,12 +193,18 @@ class TaskAdapter:
         return torch_state_dict(self, dtype)
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], dtype: str | None = None, uniform_rank: bool = False
+        self,
+        folder: str | os.PathLike[str],
+        dtype: str | None = None,
+        uniform_rank: bool = False,
+        overwrite: bool = False,
     ) -> None:
         """Write a PEFT adapter folder; see :func:`hydraopt.export.export_peft`."""
         from hydraopt.export.peft import export_peft
 
-        export_peft(self, folder, dtype=dtype or "same", uniform_rank=uniform_rank)
+        export_peft(
+            self, folder, dtype=dtype or "same", uniform_rank=uniform_rank, overwrite=overwrite
+        )
 
     @cached_property
     def _original(self) -> Adapter:

@@ -89,8 +89,10 @@ def export(
     single = len(names) == 1 and not everything
     row, written = ROWS[form], []
     kind = "file" if row.suffix else "folder"
-    for name, task in zip(names, chosen, strict=True):
-        target = Path(output) if single else Path(output) / f"{name}{row.suffix}"
+    places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
+    for target in places:  # all of them, before one is written
+        row.check(target, overwrite)
+    for name, task, target in zip(names, chosen, places, strict=True):
         export_task(
             task,
             target,

@@ -39,6 +39,7 @@ def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
 
     Raises UsageError if transformers cannot load it.
     """
+    _check_place(base)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -50,13 +51,27 @@ def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
         raise UsageError(
             explain(
                 f"cannot load the base model {base}",
-                got=str(error).splitlines()[0],
+                got=str(error).splitlines()[0].rstrip("."),
                 do="Give a folder that transformers can load, or a name that it can fetch",
             )
         ) from error
     model.requires_grad_(False)
     model.train(False)
     return model, tokenizer
+
+
+def _check_place(base: str | Path) -> None:
+    """Refuse at once what is neither a folder nor a hub's OWNER/NAME, which would be searched for
+    on the network, and not found, for a minute."""
+    if Path(base).is_dir() or (str(base).count("/") == 1 and str(base)[0] not in "./~"):
+        return
+    raise UsageError(
+        explain(
+            f"there is no base model {base}",
+            got="a file" if Path(base).exists() else "no folder of that name",
+            expected="a folder that transformers can load, or a hub's OWNER/NAME",
+        )
+    )
 
 
 Placed = Mapping[str, tuple[Tensor, Tensor]]

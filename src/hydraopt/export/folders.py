@@ -14,25 +14,18 @@ from hydraopt.errors import AdapterFormatError, ExportError, UsageError, explain
 
 __all__ = ["check_file", "check_target", "new_folder", "read_back"]
 
+_DO = "Give another name, or ask to overwrite it (--overwrite, overwrite=True)"
 
-def check_target(target: Path, overwrite: bool, mark: str | None) -> None:
-    """Raise UsageError if ``target`` cannot become the folder of an export.
 
-    mark: a file by which an earlier export is known, whose files are then replaced without
-        ``overwrite``; None where it takes ``overwrite`` to write into any folder that has files.
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raise UsageError if ``target`` is a file, or a folder with files and ``overwrite`` is False.
+
+    An adapter that lies there may be the only copy of what was trained.
     """
     if target.exists() and not target.is_dir():
         raise UsageError(explain("a file is in the way of the folder", file=target))
-    used = target.is_dir() and any(target.iterdir())
-    ours = mark is not None and (target / mark).is_file()
-    if used and not ours and not overwrite:
-        raise UsageError(
-            explain(
-                "folder has files, and no adapter, in it" if mark else "folder has files in it",
-                file=target,
-                do="Give another folder, or overwrite=True to write into it",
-            )
-        )
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise UsageError(explain("folder has files in it", file=target, do=_DO))
 
 
 def check_file(target: Path, overwrite: bool) -> None:
@@ -40,9 +33,7 @@ def check_file(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise UsageError(explain("a folder is in the way of the file", file=target))
     if target.exists() and not overwrite:
-        raise UsageError(
-            explain("file is there already", file=target, do="Give another, or overwrite=True")
-        )
+        raise UsageError(explain("file is there already", file=target, do=_DO))
 
 
 @contextmanager

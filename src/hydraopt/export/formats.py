@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
+from hydraopt.export.folders import check_file, check_target
 from hydraopt.export.gguf import export_gguf
 from hydraopt.export.image import export_diffusers, export_kohya
 from hydraopt.export.merged import export_merged
@@ -31,6 +32,10 @@ class ExportFormat:
     takes: frozenset[str]
     suffix: str = ""
     needs_base: bool = False
+
+    def check(self, target: Path, overwrite: bool) -> None:
+        """Raise UsageError if something is in the way, as ``write`` would."""
+        (check_file if self.suffix else check_target)(target, overwrite)
 
 
 FORMATS: Final[Mapping[str, ExportFormat]] = {

@@ -109,7 +109,7 @@ def export_diffusers(
 
     dtype: as in :func:`hydraopt.export.export_peft`, but float64 becomes float32.
     uniform_rank: one rank in each component, padded with zeros, as versions before 0.34 need it.
-    overwrite: also write into a folder that has files but no such adapter in it.
+    overwrite: also write into a folder that has files in it.
 
     A new folder appears at once and whole, after it was read back. Raises ExportError, naming
     adapter and module, for a language model's adapter, a kohya file's (its names have lost their
@@ -118,7 +118,7 @@ def export_diffusers(
     in the way.
     """
     target = Path(folder)
-    check_target(target, overwrite, _WEIGHTS)
+    check_target(target, overwrite)
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)

@@ -64,7 +64,7 @@ def export_merged(
     read or a folder in the way. The target is then as it was.
     """
     target = Path(folder)
-    check_target(target, overwrite, None)
+    check_target(target, overwrite)
     refuse_settings(task, _ENGINE)
     model = read_checkpoint(Path(base))
     changes = _changes(task, model)

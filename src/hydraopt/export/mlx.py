@@ -53,14 +53,14 @@ def export_mlx(
     base: the base model's folder, of which config.json says how many layers there are. Without it
         ``num_layers`` is that of an adapter that came from MLX, else -1, which mlx-lm takes for
         all; mlx-swift needs the number.
-    overwrite: also write into a folder that has files but no MLX adapter in it.
+    overwrite: also write into a folder that has files in it.
 
     A new folder appears at once and whole, after it was read back. Raises ExportError, naming
     adapter and module, for what mlx-lm cannot hold; UsageError for a folder in the way or a base
     that cannot be read.
     """
     target = Path(folder)
-    check_target(target, overwrite, _WEIGHTS)
+    check_target(target, overwrite)
     config, tensors = mlx_adapter(task, dtype, base)
     with new_folder(target) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors))

@@ -52,17 +52,17 @@ def export_peft(
     dtype: of the low-rank factors: "same" as the original's, "float16", "bfloat16", "float32".
         Everything else keeps its own type and bytes.
     uniform_rank: one rank for all modules, padded with zeros, as vLLM wants it.
-    overwrite: also write into a folder that has files but no adapter in it.
+    overwrite: also write into a folder that has files in it.
 
     A lossless task that was a PEFT adapter comes back as it was, tensor for tensor and config, with
-    dtype "same" and without ``uniform_rank``. A new folder appears at once and whole; in an
-    existing one the two files are replaced, each atomically, and other files are left alone.
+    dtype "same" and without ``uniform_rank``. A new folder appears at once and whole; in one that
+    is written over, the two files are replaced, each atomically, and other files are left alone.
 
     Raises ExportError if PEFT cannot hold something or a number does not fit the dtype; the folder
     is then as it was. UsageError for a folder in the way.
     """
     target = Path(folder)
-    check_target(target, overwrite, CONFIG)
+    check_target(target, overwrite)
     metadata = None
     if task.original is not None and task.entry.format == "peft" and not uniform_rank:
         original = dtype_named(dtype, task.entry.dtype) == task.entry.dtype

@@ -15,7 +15,7 @@ from typing import Any, Final
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.export.folders import check_target
-from hydraopt.export.peft import CONFIG, write_peft
+from hydraopt.export.peft import write_peft
 from hydraopt.export.plain import plain_pairs, refused
 from hydraopt.export.tensors import dtype_named, rounded
 
@@ -37,13 +37,13 @@ def export_vllm(
     """Write ``task`` as a PEFT adapter folder that vLLM and LoRAX load.
 
     dtype: as in :func:`hydraopt.export.export_peft`; vLLM converts to that of its model.
-    overwrite: also write into a folder that has files but no adapter in it.
+    overwrite: also write into a folder that has files in it.
 
     A new folder appears at once and whole. Raises ExportError, naming adapter and module, for what
     vLLM cannot hold; UsageError for a folder in the way.
     """
     target = Path(folder)
-    check_target(target, overwrite, CONFIG)
+    check_target(target, overwrite)
     write_peft(target, *vllm_adapter(task, dtype))
 
 

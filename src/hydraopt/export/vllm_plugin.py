@@ -101,7 +101,7 @@ def cached_task(bundle: Bundle, name: str, cache: Path) -> Path:
     folder = cache / hashlib.sha256(about).hexdigest()[:16] / name
     if not _whole(folder):
         try:
-            export_vllm(bundle[name], folder)
+            export_vllm(bundle[name], folder, overwrite=True)
         except OSError:
             # Another process of the server may have finished the same folder first.
             if not _whole(folder):
