@@ -52,7 +52,7 @@ def real_or_made(base: str, folder: Path) -> list[str]:
             layer = model.get_submodule(name)
             a = rng.normal(size=(8, layer.in_features)) / layer.in_features**0.5
             b = rng.normal(size=(layer.out_features, 8)) * 0.05
-            pairs[name] = (a.astype(np.float32), b.astype(np.float32))
+            pairs[name] = (b.astype(np.float32), a.astype(np.float32))
         write_adapter(folder / task, pairs)
     return [str(folder / task) for task in ("one", "two", "three")]
 
@@ -85,9 +85,7 @@ def test_logits_are_those_of_the_exported_adapter_in_peft(base, tmp_path) -> Non
             attached.set_tasks(list(bundle)[:2])
             mixed = logits(model)
         assert torch.equal(logits(model), alone)
-        for row, name in enumerate(list(bundle)[:2]):
-            assert far(mixed[row], ours[name][row]) < {"float32": 1e-5, "bfloat16": 0.02}[dtype]
-        for name, task in bundle.items():
+        for row, (name, task) in enumerate(bundle.items()):
             folder = tmp_path / dtype / name
             task.save_pretrained(folder, dtype="float32")
             # PEFT would hold the factors in float32; the base's type is what both have here.
@@ -98,7 +96,10 @@ def test_logits_are_those_of_the_exported_adapter_in_peft(base, tmp_path) -> Non
             if dtype == "float32":
                 exact[name] = theirs
                 assert far(ours[name], theirs) < 1e-5
+                assert row >= len(mixed) or far(mixed[row], theirs[row]) < 1e-5
                 assert far(alone, theirs) > 0.01, "the task does nothing"
             else:
                 # Both round at every step; twice PEFT's distance to float32 would be a fault.
-                assert far(ours[name], exact[name]) < 2 * far(theirs, exact[name])
+                limit = 2 * far(theirs, exact[name])
+                assert far(ours[name], exact[name]) < limit
+                assert row >= len(mixed) or far(mixed[row], exact[name][row]) < limit
