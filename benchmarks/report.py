@@ -1,9 +1,10 @@
-"""Result files to the tables and pictures of the README: the one way a figure gets there.
+"""Result files to the speed in README and the first comparison in docs/evidence.md.
 
     python benchmarks/report.py [--check]
 
-Reads benchmarks/results, rewrites what stands between the README's ``<!-- results -->`` marks and
-draws docs/pictures/recovery.png. ``--check`` changes nothing and fails where the README differs.
+Reads benchmarks/results, rewrites what stands between the pages' marks and draws
+docs/pictures/recovery.png. ``--check`` changes nothing and fails where a page differs. The scores
+of the evidence sets are benchmarks/quality/evidence_report.py's.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import argparse
 import itertools
 import json
 import math
-import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "evidence.md")
 PICTURE = ROOT / "docs" / "pictures" / "recovery.png"
-START, END = "<!-- results -->\n", "<!-- /results -->"
 
 Row = Mapping[str, Any]
 
@@ -123,7 +123,7 @@ def speed(result: Mapping[str, Any]) -> str:
     wide_peers = {name: of(name, "synthetic, width 4096") for name in peers}
     memory, opened = of("memory"), of("read back: opened")
     return (
-        f"Merging these adapters takes {merged['wall']:.1f} s on two cores: "
+        f"Merging seven rank-16 adapters of Gemma-3-270M takes {merged['wall']:.1f} s on two cores: "
         f"{merged['wall_ratio_float64']:.1f} times as long as reading the files, a QR of each "
         f"module and a write; lorashare takes {peers['lorashare']['wall_ratio']:.1f} times and "
         f"PEFT's svd merge {peers['peft svd']['wall_ratio']:.1f} times our time, at width 4096 "
@@ -147,11 +147,6 @@ above (log-linear):"""
 ALONE = """\
 What each form does alone, mean / worst recovery in percent, on these adapters and on the eight in
 `examples/` (`curve-examples.json`):"""
-WEAK = """\
-What is not good: the relative error of a small bundle looks large, because noise is traded for lost
-effect on purpose; most of the gain is better coding, and what is shared adds little on unlike tasks
-([docs/log.md](docs/log.md)); differences of 0.1 % are within what so few rows resolve; all of this
-is on small models."""
 
 
 def wrapped(text: str) -> str:
@@ -166,15 +161,40 @@ def block() -> str:
         [
             wrapped(INTRO.format(rows=gemma["rows_per_task"])),
             sizes(gemma),
-            "![Recovery against size](docs/pictures/recovery.png)\n",
+            "![Recovery against size](pictures/recovery.png)\n",
             wrapped(OTHERS),
             rivals(gemma["rows"]),
             wrapped(ALONE),
             forms({"Gemma": gemma, "examples": examples}),
-            wrapped(WEAK),
-            wrapped(speed(read("speed"))),
         ]
     )
+
+
+SECTIONS: Mapping[str, Callable[[], str]] = {
+    "results": block,
+    "speed": lambda: wrapped(speed(read("speed"))),
+}
+
+
+def filled(page: str, sections: Mapping[str, Callable[[], str]]) -> str:
+    """The page with what stands between the marks of these sections made anew."""
+    for name, make in sections.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if start in page:
+            before, rest = page.split(start, 1)
+            page = before + start + make() + end + rest.split(end, 1)[1]
+    return page
+
+
+def rewrite(pages: Sequence[Path], sections: Mapping[str, Callable[[], str]], check: bool) -> None:
+    """Fill the sections of every page; with ``check``, SystemExit where one would change."""
+    for path in pages:
+        page = path.read_text(encoding="utf-8")
+        new = filled(page, sections)
+        if not check:
+            path.write_text(new, encoding="utf-8")
+        elif new != page:
+            raise SystemExit(f"{path.name} differs from the result files; run this script")
 
 
 def draw() -> None:
@@ -225,17 +245,9 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    new = f"{before}{START}{block()}{END}{after}"
-    if args.check:
-        if new != text:
-            sys.exit("README.md differs from the result files: run python benchmarks/report.py")
-        return
-    readme.write_text(new, encoding="utf-8")
-    draw()
+    rewrite(PAGES, SECTIONS, args.check)
+    if not args.check:
+        draw()
 
 
 if __name__ == "__main__":

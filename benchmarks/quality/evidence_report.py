@@ -23,7 +23,7 @@ from benchmarks.quality import evidence_pictures  # noqa: E402
 from benchmarks.quality.headline import drops, grown, headline, result_files  # noqa: E402
 from benchmarks.quality.rival_table import rivals  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
-from benchmarks.report import table  # noqa: E402
+from benchmarks.report import rewrite, table  # noqa: E402
 
 PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
 _MISSING = "Not measured yet."
@@ -273,32 +273,15 @@ SECTIONS: dict[str, Callable[[], str]] = {
 }
 
 
-def filled(page: str) -> str:
-    """The page with every section made anew."""
-    for name, make in SECTIONS.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        if start in page:
-            before, rest = page.split(start, 1)
-            page = before + start + make() + end + rest.split(end, 1)[1]
-    return page
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    for path in PAGES:
-        page = path.read_text(encoding="utf-8")
-        new = filled(page)
-        if not args.check:
-            path.write_text(new, encoding="utf-8")
-        elif new != page:
-            raise SystemExit(f"{path.name} differs from the result files; run this script")
-    if args.check:
-        return
-    evidence_pictures.draw_all()
+    rewrite(PAGES, SECTIONS, args.check)
+    if not args.check:
+        evidence_pictures.draw_all()
 
 
 if __name__ == "__main__":

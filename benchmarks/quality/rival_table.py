@@ -57,7 +57,7 @@ def _line(row: Row, ours: Sequence[Row]) -> list[str]:
     return [
         f"**{title}**" if mine else title,
         f"{row['size_pct']:.1f} %",
-        f"{row['kl']:.4f}",
+        f"{row['kl']:.2g}",
         f"{row['mean_recovery_pct']:.2f} %",
         f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]",
         "-" if found is None else f"{found[0]}{found[1]:.1f} %",

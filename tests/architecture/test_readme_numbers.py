@@ -8,17 +8,14 @@ from benchmarks import report
 from benchmarks.quality import evidence_report
 
 
-def test_the_results_are_those_of_the_files() -> None:
-    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
-    shown = text.split(report.START)[1].split(report.END)[0]
-    assert shown == report.block(), "run python benchmarks/report.py"
+@pytest.mark.parametrize("script", [report, evidence_report], ids=["report", "evidence_report"])
+def test_the_pages_say_what_the_files_say(script) -> None:
+    for path in script.PAGES:
+        page = path.read_text(encoding="utf-8")
+        assert report.filled(page, script.SECTIONS) == page, f"run python {script.__file__}"
+    both = "".join(path.read_text(encoding="utf-8") for path in script.PAGES)
+    assert all(f"<!-- {name} -->" in both for name in script.SECTIONS)
     assert report.PICTURE.is_file()
-
-
-@pytest.mark.parametrize("path", evidence_report.PAGES, ids=lambda path: path.name)
-def test_the_evidence_is_that_of_the_files(path) -> None:
-    page = path.read_text(encoding="utf-8")
-    assert evidence_report.filled(page) == page, "run python benchmarks/quality/evidence_report.py"
 
 
 def test_sizes_at_equal_recovery_lie_between_measured_ones() -> None:
