@@ -123,9 +123,9 @@ def speed(result: Mapping[str, Any]) -> str:
     wide_peers = {name: of(name, "synthetic, width 4096") for name in peers}
     memory, opened = of("memory"), of("read back: opened")
     return (
-        f"Merging seven rank-16 adapters of Gemma-3-270M takes {merged['wall']:.1f} s on two cores: "
-        f"{merged['wall_ratio_float64']:.1f} times as long as reading the files, a QR of each "
-        f"module and a write; lorashare takes {peers['lorashare']['wall_ratio']:.1f} times and "
+        f"Merging seven rank-16 adapters of Gemma-3-270M takes {merged['wall']:.1f} s on two "
+        f"cores: {merged['wall_ratio_float64']:.1f} times as long as reading the files, a QR of "
+        f"each module and a write; lorashare takes {peers['lorashare']['wall_ratio']:.1f} times and "
         f"PEFT's svd merge {peers['peft svd']['wall_ratio']:.1f} times our time, at width 4096 "
         f"{wide_peers['lorashare']['wall'] / wide['wall']:.0f} and "
         f"{wide_peers['peft svd']['wall'] / wide['wall']:.0f} times. A task reads back at "

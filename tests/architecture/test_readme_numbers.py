@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import report
 from benchmarks.quality import evidence_report
+from benchmarks.speed import runtime_report
+
+SCRIPTS = (report, evidence_report, runtime_report)
 
 
-@pytest.mark.parametrize("script", [report, evidence_report], ids=["report", "evidence_report"])
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: Path(script.__file__).stem)
 def test_the_pages_say_what_the_files_say(script) -> None:
     for path in script.PAGES:
         page = path.read_text(encoding="utf-8")
