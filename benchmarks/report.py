@@ -125,7 +125,8 @@ def speed(result: Mapping[str, Any]) -> str:
     return (
         f"Merging seven rank-16 adapters of Gemma-3-270M takes {merged['wall']:.1f} s on two "
         f"cores: {merged['wall_ratio_float64']:.1f} times as long as reading the files, a QR of "
-        f"each module and a write; lorashare takes {peers['lorashare']['wall_ratio']:.1f} times and "
+        "each module and a write; "
+        f"lorashare takes {peers['lorashare']['wall_ratio']:.1f} times and "
         f"PEFT's svd merge {peers['peft svd']['wall_ratio']:.1f} times our time, at width 4096 "
         f"{wide_peers['lorashare']['wall'] / wide['wall']:.0f} and "
         f"{wide_peers['peft svd']['wall'] / wide['wall']:.0f} times. A task reads back at "
