@@ -18,6 +18,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import package_hash, provenance, save_json  # noqa: E402
+from benchmarks.quality.harness.building import inputs_of  # noqa: E402
 from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
@@ -71,10 +73,12 @@ def merged(
     set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path
 ) -> tuple[Path, Any]:
     """The bundle of a method, and what its merge said; merged now unless today's code has already
-    put it under build/."""
+    put it under build/ from these adapters with these options."""
     path = ROOT / "build" / "evidence" / set_name / method.label
     note = path.with_suffix(".json")
-    if not note.is_file() or json.loads(note.read_text()).get("code") != package_hash():
+    made_of = {"options": dict(method.options), "code": f"{package_hash()}-{inputs_of(adapters)}"}
+    before = json.loads(note.read_text()) if note.is_file() else {}
+    if {key: before.get(key) for key in made_of} != json.loads(json.dumps(made_of)):
         path.parent.mkdir(parents=True, exist_ok=True)
         made = merge(
             adapters, path, size=method.size, **_options(set_name, adapters, method, tasks)
@@ -82,13 +86,12 @@ def merged(
         said = {
             "method": method.name,
             "setting": method.size,
-            "options": dict(method.options),
+            **made_of,
             "bytes": made.size,
             "size_pct": round(100 * made.fraction, 4),
             "errors": {name: round(error, 6) for name, error in made.errors.items()},
             "forms": dict(made.forms),
             "merge_seconds": round(made.seconds, 2),
-            "code": package_hash(),
         }
         note.write_text(json.dumps(said))
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
@@ -135,7 +138,8 @@ def seen_by(
     set_name: str, adapters: Sequence[Adapter], kind: str, tasks: Path
 ) -> dict[str, dict[str, float]]:
     """Sensitivities of every adapter, from texts of that kind."""
-    note = ROOT / "build" / "evidence" / set_name / f"sensitivity-{kind}.json"
+    name = f"sensitivity-{kind}-{inputs_of(adapters)}.json"
+    note = ROOT / "build" / "evidence" / set_name / name
     if not note.is_file():
         model, tokenizer = load_model(request_for(set_name, tasks, None, "float32").base)
         found = {}
@@ -151,7 +155,8 @@ def seen_by(
 
 def guessed(set_name: str, adapters: Sequence[Adapter]) -> list[dict[str, float]]:
     """What ``hydraopt inspect`` says of size and error before anything is merged."""
-    note = ROOT / "build" / "evidence" / set_name / "guess.json"
+    name = f"guess-{package_hash()}-{inputs_of(adapters)}.json"
+    note = ROOT / "build" / "evidence" / set_name / name
     if not note.is_file():
         points = inspect_adapters([str(adapter.source.parent) for adapter in adapters])["curve"]
         rows = [{"fraction": x["fraction"], "error": x["error"]} for x in points]
@@ -187,7 +192,13 @@ def main() -> None:
     parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
     parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
-    parser.add_argument("--only", nargs="+", metavar="ADAPTER", help="score these alone")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="ADAPTER",
+        help="these alone; * stands for any text",
+    )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     adapters = original_adapters(args.set)
@@ -197,12 +208,16 @@ def main() -> None:
         {path.name: open_bundle(path) for path, _ in made},
         {adapter.name: adapter.source.parent for adapter in adapters},
     )
+    names = [adapter.name for adapter in adapters]
+    only = [x for x in names if any(fnmatchcase(x, pattern) for pattern in args.only)]
+    if args.only and not only:
+        raise SystemExit(f"--only {' '.join(args.only)} names no adapter of {', '.join(names)}")
     tuning = args.split == "validation"
     request = dataclasses.replace(
         request_for(args.set, args.tasks, args.rows, args.products),
         split=args.split,
         write=not tuning,
-        only=args.only or (),
+        only=only,
     )
     out = RESULTS / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
     before = json.loads(out.read_text()) if out.is_file() else {}
@@ -223,13 +238,16 @@ def main() -> None:
         whole = [tasks[a.name] for a in adapters if a.name in tasks]
         save_json(out, {**result, **extra, "tasks": whole, "seconds": seconds})
         done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
-        print(f"{done}/{len(args.only or adapters)} {last}, {seconds:.0f} s", flush=True)
+        print(f"{done}/{len(only or adapters)} {last}, {seconds:.0f} s", flush=True)
 
     known = before.get("tasks", ())
     if before and (before["limits"]["rows"], before["products"]) != (args.rows, args.products):
         raise SystemExit(f"{out.name} was made with other rows or products; remove it first")
     if before and before["methods"].keys() != extra["methods"].keys():
         raise SystemExit(f"{out.name} holds other methods; remove it first")
+    hashes = {adapter.name: adapter.content_hash() for adapter in adapters}
+    if before and before["adapters"] != hashes:
+        raise SystemExit(f"{out.name} is of other adapters than today's; remove it first")
     if before and before["bundles"] != bundles_of(sources):
         raise SystemExit(f"{out.name} was made from other bundles than today's; remove it first")
     evaluate(sources, request, None, known, keep)

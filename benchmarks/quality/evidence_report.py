@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.quality import evidence_pictures  # noqa: E402
-from benchmarks.quality.headline import drops, grown, headline, result_files  # noqa: E402
+from benchmarks.quality.headline import drops, grown, headline, result_files, scored_tasks  # noqa: E402
 from benchmarks.quality.rival_table import rivals  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
 from benchmarks.report import rewrite, table  # noqa: E402
@@ -81,9 +81,10 @@ def methods() -> str:
     parts = []
     for name, entry in headline()["sets"].items():
         rows = []
+        mine = [row for row in entry["rows"] if not any("rivals" in x for x in row["results"])]
         for size in (5, 2):
-            for method in dict.fromkeys(row["method"] for row in entry["rows"]):
-                row = _row(entry["rows"], method, size)
+            for method in dict.fromkeys(row["method"] for row in mine):
+                row = _row(mine, method, size)
                 if row:
                     rows.append([method, *_scores(row)])
         if len({row[0] for row in rows}) > 1:
@@ -97,14 +98,19 @@ def chance() -> str:
     for name, result in results("sizes").items():
         for label, method in result["methods"].items():
             sure = []
-            for task in result["tasks"]:
+            gains = changed = 0
+            tasks = scored_tasks(result, label)
+            for task in tasks:
                 change = task["results"][label]["difference"][task["metric"]]
+                changed += change["deviation"] > 0
+                gains += change["low"] > 0
                 if change["high"] < 0:
                     sure.append(task["adapter"])
-            size, share = f"{method['size_pct']:.1f} %", f"{len(sure)} of {len(result['tasks'])}"
             some = ", ".join(sure[:4]) + (" ..." if len(sure) > 4 else "")
-            lines.append([name, size, share, some])
-    return table(["set", "of fp16", "tasks with a sure drop", "which"], lines)
+            counts = [str(x) for x in (len(tasks), changed, len(sure), gains)]
+            lines.append([name, f"{method['size_pct']:.1f} %", *counts, some])
+    heads = ["set", "of fp16", "tasks", "with any change", "sure drops", "sure gains", "which drop"]
+    return table(heads, lines)
 
 
 def _grouped(result: Result, label: str, key: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ was cut off goes on after the last number of adapters that was finished.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import random
@@ -134,13 +135,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "growth.json")
     args = parser.parse_args()
     result = provenance("bytes per adapter against the number of adapters", seed=0)
-    result["code"] = package_hash()
+    sets = groups()
+    inputs = {name: [a.content_hash() for a in adapters] for name, (adapters, _) in sets.items()}
+    made_of = json.dumps([package_hash(), inputs, SIZES, list(DRAWS.items())])
+    result["code"] = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     before = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    # Where a run was cut off, with the same code, it goes on.
+    # Where a run was cut off, with the same code and adapters, it goes on.
     rows: list[Row] = before["rows"] if before.get("code") == result["code"] else []
     done = {(row["group"], row["adapters"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (adapters, counts) in groups().items():
+        for name, (adapters, counts) in sets.items():
             for count in counts:
                 if (name, count) in done:
                     continue

@@ -16,6 +16,7 @@ from benchmarks.report import table
 __all__ = ["needed", "rivals"]
 
 Row = Mapping[str, Any]
+_LEAST = 1e-6
 HEAD = ["method", "of fp16", "KL", "recovery", "mean drop of the score", "hydraopt needs", "factor"]
 
 
@@ -23,7 +24,9 @@ def needed(ours: Sequence[Row], kl: float) -> tuple[str, float] | None:
     """("", percent of fp16) at which hydraopt's bundles have this KL to the originals, log-linear
     between the sizes that were scored; ("under ", the smallest) if that has less, None if the
     largest has more."""
-    points = sorted((row["size_pct"], row["kl"]) for row in ours)
+    # Results are rounded to six digits, and the last of them is the least that is told apart.
+    kl = max(kl, _LEAST)
+    points = sorted((row["size_pct"], max(row["kl"], _LEAST)) for row in ours)
     if kl >= points[0][1]:
         return "under ", points[0][0]
     for (size, high), (more, low) in itertools.pairwise(points):

@@ -168,7 +168,7 @@ def main() -> None:
             row["failed"] = rival.failed
             print(f"{rival.name:10} {rival.setting:24} failed: {rival.failed}", flush=True)
         else:
-            errors = relative_errors(adapters, rival.factors)
+            errors = relative_errors(tasks_of(adapters), rival.factors)
             mean = float(np.mean(list(errors.values())))
             row |= {"size_pct": round(100 * rival.bytes / fp16, 3), "mean_error": round(mean, 6)}
             row["errors"] = {task: round(value, 6) for task, value in errors.items()}

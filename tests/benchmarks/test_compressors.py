@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.quality.compressors import loraquant as loraquant_module
 from benchmarks.quality.compressors.base import folder_bytes, pack, relative_errors
 from benchmarks.quality.compressors.combined import adapter_of, combined, heads
 from benchmarks.quality.compressors.files import fp16_files, zip_files, zstd_files
-from benchmarks.quality.compressors.joint import jd_diagonal, jd_full, joint_diagonal, joint_full
+from benchmarks.quality.compressors.joint import (
+    clusters,
+    jd_diagonal,
+    jd_full,
+    joint_diagonal,
+    joint_full,
+)
 from benchmarks.quality.compressors.loraquant import loraquant
 from benchmarks.quality.compressors.numbers import NF4, grouped, pack_bits, unpack_bits
 from benchmarks.quality.compressors.private import cut_by_energy, cut_by_rank, rounding, svd
@@ -150,11 +157,36 @@ def test_joint_forms_find_what_is_there() -> None:
 
 
 def test_clusters_serve_kinds_apart(tmp_path: Path) -> None:
-    one, two = tasks(2, seed=1), tasks(2, seed=2)
-    both = {f"{k}-{name}": x for k, s in (("a", one), ("b", two)) for name, x in s.items()}
-    plain = mean_error(jd_full(4), tmp_path / "1", both)
-    assert mean_error(jd_full(4, clusters=2), tmp_path / "2", both) < plain
+    """Two kinds with bases of their own, mixed by name: each cluster ends with one kind."""
+    rng = np.random.default_rng(0)
+    both = {}
+    bases = [(rng.standard_normal((20, 3)), rng.standard_normal((3, 15))) for _ in range(2)]
+    for i in range(12):
+        U, V = bases[i % 2]
+        both[f"t{i}"] = {"q": ((U @ rng.standard_normal((3, 3))).astype("f4"), V.astype("f4"))}
+    assert mean_error(jd_full(3), tmp_path / "1", both) > 0.3
+    assert mean_error(jd_full(3, clusters=2), tmp_path / "2", both) < 1e-3
+    found = clusters(both, 2, 3)
+    assert {found[f"t{i}"] for i in range(0, 12, 2)} != {found[f"t{i}"] for i in range(1, 12, 2)}
+    assert len(set(found.values())) == 2
     assert mean_error(jd_diagonal(8), tmp_path / "3", both) < 1
+
+
+def test_loraquant_refines_its_strong_parts(tmp_path: Path, monkeypatch) -> None:
+    one = tasks(2, seed=1)
+    better = mean_error(loraquant(0.9), tmp_path / "a", one)
+    monkeypatch.setattr(loraquant_module, "_STEPS", 0)
+    assert better < 0.9 * mean_error(loraquant(0.9), tmp_path / "b", one)
+    sizes = [folder_bytes(tmp_path / x) for x in "ab"]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_one_that_takes_tasks_in_turn_gets_them_shuffled(tmp_path: Path) -> None:
+    many = tasks(4, seed=1)
+    plain, mixed = (combined("k-merge", clusters=2, shuffled=x) for x in (False, True))
+    errors = [mean_error(row, tmp_path / str(i), many) for i, row in enumerate((plain, mixed))]
+    assert errors[0] != errors[1]
+    assert mean_error(mixed, tmp_path / "again", many) == errors[1]
 
 
 def test_a_method_sees_the_factors_as_they_are() -> None:

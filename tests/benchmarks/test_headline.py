@@ -80,17 +80,23 @@ def test_a_method_without_scores_is_no_row(folder) -> None:
 
 
 def test_what_was_looked_at_closer_counts_instead(folder) -> None:
-    """For the same bundle and the adapters that were scored again, and not for another bundle."""
+    """If all of the same bundle was scored again, and not for another bundle."""
     path = folder / "gemma3-5x8.sizes.json"
     result = json.loads(path.read_text()) | {"bundles": {LABEL: {"bytes": 1000, "sha256": "s"}}}
     path.write_text(json.dumps(result))
-    closer = result | {"plan": "closer", "tasks": [task("a", 40.0, -0.4, 90.0) | {"rows": 500}]}
+    again = [task("a", 40.0, -0.4, 90.0), task("b", 50.0, 0.5, 100.0), task("c", 0.0, 0.0, 99.0)]
+    closer = result | {"plan": "closer", "tasks": [x | {"rows": 500} for x in again]}
     (folder / "gemma3-5x8.closer.json").write_text(json.dumps(closer))
     (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
     assert row["mean_drop_pct"] == pytest.approx((1.0 - 1.0) / 2)
-    assert (row["worst_task"], row["worst_drop_pct"], row["test_rows"]) == ("a", 1.0, 500)
+    assert (row["worst_task"], row["worst_drop_pct"], row["test_rows"]) == ("a", 1.0, 1500)
     files = ["gemma3-5x8.sizes.json", "gemma3-5x8.closer.json"]
     assert row["results"] == [f"benchmarks/quality/results/{file}" for file in files]
+
+    # Of one task alone, which did badly the first time, it would make the mean look better.
+    some = closer | {"tasks": closer["tasks"][:1]}
+    (folder / "gemma3-5x8.closer.json").write_text(json.dumps(some))
+    assert headline(folder)["sets"]["gemma3-5x8"]["rows"][0]["worst_drop_pct"] == 5.0
 
     closer["bundles"] = {LABEL: {"bytes": 1000, "sha256": "another"}}
     (folder / "gemma3-5x8.closer.json").write_text(json.dumps(closer))

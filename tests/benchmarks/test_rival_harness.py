@@ -111,6 +111,16 @@ def test_scores_of_new_rows_join_the_old(adapters, tasks, trained, tmp_path, mon
     assert not seen
 
 
+def test_scores_of_other_rows_are_not_joined() -> None:
+    old = {"adapter": "a", "sha256": "x", "rows": 24, "metric": "m", "results": {"one": 1}}
+    new = old | {"results": {"two": 2}}
+    assert scoring.merged_scores(old, new)["results"] == {"one": 1, "two": 2}
+    assert scoring.merged_scores(None, new) == new
+    for change in ({"sha256": "y"}, {"rows": 30}):
+        with pytest.raises(SystemExit, match=f"by another {next(iter(change))}"):
+            scoring.merged_scores(old, new | change)
+
+
 def test_scores_of_changed_files_are_dropped() -> None:
     task = {"adapter": "a", "results": {"base": 0, "original": 1, "x": 2, "y": 3, "z": 4}}
     before = {"x": {"sha256": "1"}, "y": {"sha256": "1"}, "z": {"sha256": "1"}}
@@ -154,8 +164,8 @@ def test_the_leaderboard_shows_scores_errors_and_failures(tmp_path: Path) -> Non
     leaderboard.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")])
     page = (tmp_path / "out" / "LEADERBOARD.md").read_text()
     assert "| alpha | s | - | 500 | 5.00 % | 0.250 | +0.25 |" in page
-    assert "| beta | s | - | 500 | 5.00 % | 0.250 | - | - | - |" in page
-    assert "Smallest with a mean drop of at most 0.5 %: alpha s, 500 bytes." in page
+    assert "| beta | s | - | 500 | 5.00 % | 0.250 | - | - | - | - |" in page
+    assert "Smallest whose mean drop is at most 0.5 %, whatever its interval: alpha s, 500 bytes." in page
     assert "| gemma3-5x8 | vlora | k=1 | it said no |" in page
     assert "gamma" not in page
     assert (tmp_path / "out" / "pictures" / "gemma3-5x8.png").stat().st_size > 5000

@@ -19,6 +19,10 @@ def test_sizes_at_equal_kl_lie_between_measured_ones() -> None:
     assert (prefix, size) == ("", pytest.approx(4.0))
     assert needed(OURS, 0.001) == ("", pytest.approx(8.0))
     assert needed(OURS, 0.0009) is None
+    # What is less than results can tell is as good as the least that they tell.
+    none = [*OURS, {"size_pct": 20.0, "kl": 0.0}]
+    assert needed(none, 0.0) == ("", pytest.approx(20.0))
+    assert needed(none, 1e-4)[1] < 20.0
 
 
 def scored(labels: dict[str, float]):

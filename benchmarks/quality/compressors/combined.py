@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,12 @@ def combined(
     setting: str = "",
     name: str | None = None,
     tuned: Mapping[str, float] | None = None,
+    shuffled: bool = False,
     **options: Any,
 ) -> Compressor:
     """A method with these options; name: what tables call it, default the method.
 
+    shuffled: tasks come in a random order, for a method that takes them one by one.
     tuned: options that were chosen on validation rows; "weight" is that of every task in the sum,
     the others are the method's.
     """
@@ -63,6 +66,8 @@ def combined(
 
     def write(tasks: Tasks, folder: Path) -> None:
         adapters = [adapter_of(task, modules) for task, modules in tasks.items()]
+        if shuffled:
+            random.Random(0).shuffle(adapters)
         weights = None if weight is None else dict.fromkeys(tasks, weight)
         combine(adapters, folder / _FILE, method, weights=weights, **given)
 

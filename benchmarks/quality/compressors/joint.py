@@ -5,14 +5,14 @@ Brueel Gabrielsson et al., "Compress then Serve", ICML 2025, arXiv 2407.00066:
 implementation of both, U and V are found in turns: for JD-Full each is the best for the other, for
 JD-Diag U, V and the diagonals are least-squares solutions for the other two. Here JD-Full starts
 from the best basis of each side alone and JD-Diag from JD-Full instead of random numbers. Every
-dW_t has norm 1 while the bases are sought, so that relative errors count alike. Clusters: whole
-adapters by their cosines, farthest first, each cluster with bases of its own; the paper also moves
-adapters between clusters afterwards. Stored in fp16.
+dW_t has norm 1 while the bases are sought, so that relative errors count alike. Clusters: each has
+bases of its own; they start even and at random, and whole adapters move to the cluster whose bases
+fit them best until none does, as in the paper. Stored in fp16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ from benchmarks.quality.compressors.base import (
 )
 from hydraopt.types import Array, Factors
 
-__all__ = ["jd_diagonal", "jd_full", "joint_diagonal", "joint_full"]
+__all__ = ["clusters", "jd_diagonal", "jd_full", "joint_diagonal", "joint_full"]
 
 _TURNS = 10
 _DIAGONAL_TURNS = 30
+_QUICK_TURNS, _STARTS, _MOVES = 2, 3, 8  # where it is only asked whose bases fit
 
 
-def joint_full(factors: Sequence[Factors], c: int) -> tuple[Array, Array, Array]:
+def joint_full(
+    factors: Sequence[Factors], c: int, turns: int = _TURNS
+) -> tuple[Array, Array, Array]:
     """U (m, c), V (n, c) with orthonormal columns and S (T, c, c); c at most the span of the dW's.
 
     Each turn lowers ``sum_t |dW_t - U S_t V^T|^2``. Costs O(turns T (m + n) r c); (m, n) is never
@@ -45,7 +48,7 @@ def joint_full(factors: Sequence[Factors], c: int) -> tuple[Array, Array, Array]
     left = [f.B @ np.linalg.qr(f.A.T)[1].T for f in factors]
     U = _top(np.concatenate(left, axis=1), c)
     V = U
-    for _ in range(_TURNS):
+    for _ in range(turns):
         V = _top(np.concatenate([f.A.T @ (f.B.T @ U) for f in factors], axis=1), c)
         U = _top(np.concatenate([f.B @ (f.A @ V) for f in factors], axis=1), c)
     return U, V, np.stack([(U.T @ f.B) @ (f.A @ V) for f in factors])
@@ -89,31 +92,49 @@ def _diagonals(factors: Sequence[Factors], U: Array, V: Array) -> Array:
     return _solve((U.T @ U) * (V.T @ V), wanted)
 
 
-def _clusters(tasks: Tasks, count: int) -> dict[str, int]:
-    """Which cluster each task is in: seeds as far apart as possible, then the nearest seed."""
+def clusters(tasks: Tasks, count: int, c: int) -> dict[str, int]:
+    """Which cluster each task is in: from even splits at random adapters move, in turns with the
+    bases, to those that hold most of them; the split whose bases hold most in all counts."""
     names = list(tasks)
-    if count == 1:
-        return dict.fromkeys(names, 0)
-    flat = {task: {path: double(x) for path, x in mods.items()} for task, mods in tasks.items()}
-    gram = np.array(
-        [
-            [sum(f.inner(flat[b][p]) for p, f in flat[a].items() if p in flat[b]) for b in names]
-            for a in names
-        ]
-    )
-    size = np.sqrt(np.diag(gram))
-    cosine = gram / np.where(size > 0, size, 1.0) / np.where(size > 0, size, 1.0)[:, None]
-    seeds = [int(cosine.sum(axis=1).argmax())]
-    while len(seeds) < min(count, len(names)):
-        seeds.append(int(cosine[:, seeds].max(axis=1).argmin()))
-    nearest = cosine[:, seeds].argmax(axis=1)
-    nearest[seeds] = np.arange(len(seeds))
-    return dict(zip(names, nearest.tolist(), strict=True))
+    by_module = [
+        {t: double(own[path]) for t, own in enumerate(tasks.values()) if path in own}
+        for path in sorted({path for own in tasks.values() for path in own})
+    ]
+    best, most = np.zeros(len(names), int), -np.inf
+    for start in range(_STARTS if count > 1 else 0):
+        nearest = np.random.default_rng(start).permutation(np.arange(len(names)) % count)
+        for _ in range(_MOVES):
+            held = sum((_held(own, nearest, count, c) for own in by_module), np.zeros(()))
+            kept = float(held[np.arange(len(names)), nearest].sum())
+            if kept > most:
+                best, most = nearest, kept
+            moved = held.argmax(axis=1)
+            if (moved == nearest).all():
+                break
+            nearest = moved
+    return dict(zip(names, best.tolist(), strict=True))
 
 
-def _joint(method: str, c: int, clusters: int, diagonal: bool) -> Compressor:
+def _held(own: Mapping[int, Factors], nearest: NDArray[Any], count: int, c: int) -> Array:
+    """(T, count): the squared norm of each task's dW within the bases of each cluster."""
+    found = np.zeros((len(nearest), count))
+    for k in range(count):
+        members = [_unit(f) for t, f in own.items() if nearest[t] == k]
+        if members:
+            U, V, _ = joint_full(members, c, _QUICK_TURNS)
+            for t, f in own.items():
+                found[t, k] = Factors(U.T @ f.B, f.A @ V).squared_norm()
+    return found
+
+
+def _unit(f: Factors) -> Factors:
+    norm = float(np.sqrt(f.squared_norm()))
+    return Factors(f.B / (norm or 1.0), f.A)
+
+
+def _joint(method: str, c: int, count: int, diagonal: bool) -> Compressor:
     def write(tasks: Tasks, folder: Path) -> None:
-        cluster = _clusters(tasks, clusters)
+        cluster = clusters(tasks, count, c)
         arrays: dict[str, list[NDArray[Any]]] = {f"task/{task}": [] for task in tasks}
         layout: dict[str, Any] = {"cluster": cluster, "modules": {}}
         for path in sorted({path for modules in tasks.values() for path in modules}):
@@ -123,9 +144,7 @@ def _joint(method: str, c: int, clusters: int, diagonal: bool) -> Compressor:
                     continue
                 factors = [double(tasks[task][path]) for task in own]
                 norms = [float(np.sqrt(f.squared_norm())) for f in factors]
-                alike = [
-                    Factors(f.B / (x or 1.0), f.A) for f, x in zip(factors, norms, strict=True)
-                ]
+                alike = [_unit(f) for f in factors]
                 U, V, S = (joint_diagonal if diagonal else joint_full)(alike, c)
                 layout["modules"].setdefault(path, {})[str(k)] = [
                     U.shape[0], V.shape[0], U.shape[1], V.shape[1], own
@@ -158,7 +177,7 @@ def _joint(method: str, c: int, clusters: int, diagonal: bool) -> Compressor:
             found[path] = np.ascontiguousarray(left), np.ascontiguousarray(V.T)
         return found
 
-    setting = f"c={c}" + (f" {clusters} clusters" if clusters > 1 else "")
+    setting = f"c={c}" + (f" {count} clusters" if count > 1 else "")
     return Compressor(method, setting, write, read)
 
 

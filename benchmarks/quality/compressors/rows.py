@@ -38,9 +38,14 @@ def head_map(tasks: int, rank: int) -> list[Compressor]:
 
 
 def one_for_all(method: str, rank: int, tuned: Mapping[str, float] | None = None) -> Compressor:
-    """A method that makes one adapter of all, of about this rank, at its defaults or as tuned."""
+    """A method that makes one adapter of all, of about this rank, at its defaults or as tuned.
+
+    The result of some has the rank of all tasks together, as large as they are; it is cut to its
+    best ``rank`` parts, which costs what these methods were not made for, and the setting says so.
+    """
     cut = {"rank": rank} if method in _UNCUT else {}
-    setting = " ".join(f"{name} {value:g}" for name, value in (tuned or {}).items())
+    given = [f"{name} {value:g}" for name, value in (tuned or {}).items()]
+    setting = " ".join([*(["cut to rank", f"{rank}"] if cut else []), *given])
     return combined(method, setting, tuned=tuned, **cut)
 
 
@@ -66,5 +71,8 @@ def rivals(
         *(jd_diagonal(c) for c in WIDTHS[1:]),
         *(heads(count, r) for count in head_counts(tasks) for r in (rank, 2 * rank)),
         *(one_for_all(name, rank, (tuned or {}).get(name)) for name in ONE_FOR_ALL),
-        *(combined("k-merge", f"K={k}", clusters=k) for k in head_counts(tasks)[1:-1]),
+        *(
+            combined("k-merge", f"K={k}", shuffled=True, clusters=k)
+            for k in head_counts(tasks)[1:-1]
+        ),
     ]

@@ -12,6 +12,8 @@ from hydraopt.adapters import Adapter
 __all__ = ["Result", "merged_scores", "scored", "stale", "with_aliases"]
 
 Result = dict[str, Any]
+_SAME = ("sha256", "rows", "left_out", "metric", "tokens")
+"""What two runs over one task's rows have in common; sha256 is of the task's file."""
 
 
 def stale(
@@ -28,8 +30,15 @@ def stale(
 
 
 def merged_scores(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Result:
-    """One task's results of two runs over the same rows."""
-    return {**new, "results": {**(old or {}).get("results", {}), **new["results"]}}
+    """One task's results of two runs over the same rows; SystemExit if they were not the same."""
+    if old is None:
+        return dict(new)
+    changed = [key for key in _SAME if old.get(key) != new.get(key)]
+    if changed:
+        raise SystemExit(
+            f"{new['adapter']} was scored by another {', '.join(changed)}; remove the result"
+        )
+    return {**new, "results": {**old.get("results", {}), **new["results"]}}
 
 
 def with_aliases(task: Result, rows: Sequence[Compressor]) -> Result:

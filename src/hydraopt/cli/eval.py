@@ -21,8 +21,6 @@ from hydraopt.errors import UsageError, explain
 
 __all__ = ["eval_"]
 
-_CHANGE = "{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
-
 
 @click.command("eval")
 @click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS|BUNDLE...")

@@ -1,0 +1,54 @@
+"""Bundles of the evidence are made again when the code, the adapters or the options change."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import evidence
+from benchmarks.quality.sets import Method
+from hydraopt.adapters import read_adapters
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Sizes that were merged."""
+    sizes: list[str] = []
+
+    def merge(adapters, path: Path, size: str, **_: object) -> SimpleNamespace:
+        sizes.append(size)
+        return SimpleNamespace(size=1, fraction=0.1, errors={}, forms={}, seconds=0.0)
+
+    monkeypatch.setattr(evidence, "merge", merge)
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    return sizes
+
+
+def test_a_bundle_of_other_adapters_or_options_is_not_used_again(
+    made, make_adapter, tmp_path: Path, monkeypatch
+) -> None:
+    def adapters(seed: int):
+        rng = np.random.default_rng(seed)
+        pair = rng.standard_normal((16, 2)), rng.standard_normal((2, 16))
+        folder = make_adapter(tmp_path / str(seed) / "a", {"model.layers.0.self_attn.q_proj": pair})
+        return read_adapters([folder])
+
+    method = Method("hydraopt", "5%")
+
+    def ask(seed: int, of: Method = method) -> None:
+        evidence.merged("gemma3-5x8", adapters(seed), of, tmp_path)
+
+    ask(0)
+    ask(0)
+    assert len(made) == 1
+    ask(1)
+    assert len(made) == 2
+    ask(1, dataclasses.replace(method, options={"fair": True}))
+    assert len(made) == 3
+    monkeypatch.setattr(evidence, "package_hash", lambda: "other code")
+    ask(1)
+    assert len(made) == 4
