@@ -55,6 +55,7 @@ HEAVY = {
     },
     "transformers": {"evaluate", "serve"},
     "fastapi": {"serve.api"},
+    "starlette": {"serve.api"},
     "uvicorn": {"serve.server"},
     "pydantic": {"serve.api", "serve.schemas"},
     "prometheus_client": {"serve.metrics"},

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,14 @@ class Running:
     address: str
     engine: Engine
     server: Any
+    clients: list[Any] = field(default_factory=list)
 
     def client(self, **options: Any) -> Any:
         from openai import OpenAI
 
         settings = {"api_key": "none", "max_retries": 0, "timeout": 60, **options}
-        return OpenAI(base_url=f"{self.address}/v1", **settings)
+        self.clients.append(OpenAI(base_url=f"{self.address}/v1", **settings))
+        return self.clients[-1]
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +78,10 @@ def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[.
             try:
                 until(lambda: server.started or not thread.is_alive())
                 port = server.servers[0].sockets[0].getsockname()[1]
-                yield Running(f"http://127.0.0.1:{port}", engine, server)
+                found = Running(f"http://127.0.0.1:{port}", engine, server)
+                yield found
+                for client in found.clients:
+                    client.close()
             finally:
                 server.should_exit = True
                 thread.join(30)

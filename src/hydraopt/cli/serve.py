@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -16,7 +17,13 @@ __all__ = ["serve"]
 @click.argument("base")
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option(
     "--api-key",
     envvar="HYDRAOPT_API_KEY",
@@ -73,7 +80,7 @@ def serve(
     """
     try:
         from hydraopt.serve.jobs import Limits
-        from hydraopt.serve.server import check_key, load_engine, make_server
+        from hydraopt.serve.server import bind, check_key, load_engine, make_server
     except ModuleNotFoundError as error:
         raise UsageError(
             explain(
@@ -84,21 +91,23 @@ def serve(
         ) from error
     import torch
 
-    if min(rows, queue, prompt_tokens, answer_tokens) < 1 or seconds <= 0:
+    if min(rows, queue, prompt_tokens, answer_tokens) < 1 or not 0 < seconds < math.inf:
         raise UsageError(explain("a limit makes no sense", expected="numbers above 0"))
     check_key(host, api_key)
     if threads is not None:
         torch.set_num_threads(threads)
     limits = Limits(rows, queue, prompt_tokens, answer_tokens, seconds)
     cache = None if cache_mib is None else cache_mib << 20
-    engine = load_engine(base, bundles, limits, dtype=dtype, device=device, cache_bytes=cache)
-    base_name = name or Path(base).resolve().name
-    server = make_server(engine, base_name, host, port, api_key)
-    listening = server.config.bind_socket()
-    address = f"http://{host}:{listening.getsockname()[1]}/v1"
-    if as_json:
-        models = [base_name, *engine.tasks]
-        emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
-    else:
-        say(f"{len(engine.tasks)} tasks on {base_name} at {address}")
-    server.run(sockets=[listening])
+    # Loading takes much longer than to see that the port is in use, so that comes first.
+    with bind(host, port) as listening:
+        engine = load_engine(base, bundles, limits, dtype=dtype, device=device, cache_bytes=cache)
+        base_name = name or Path(base).resolve().name
+        server = make_server(engine, base_name, host, port, api_key)
+        named = f"[{host}]" if ":" in host else host
+        address = f"http://{named}:{listening.getsockname()[1]}/v1"
+        if as_json:
+            models = [base_name, *engine.tasks]
+            emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
+        else:
+            say(f"{len(engine.tasks)} tasks on {base_name} at {address}")
+        server.run(sockets=[listening])

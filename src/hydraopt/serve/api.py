@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -13,6 +14,7 @@ from fastapi import Depends, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Piece, QueueFullError
@@ -83,13 +85,13 @@ def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> Fast
     @app.post("/v1/completions", dependencies=keyed)
     async def completions(request: HttpRequest) -> Response:
         asked = await _read(request, CompletionRequest, engine.limits.body_bytes)
-        prompt = service.completion_prompt(asked)
+        prompt = await asyncio.to_thread(service.completion_prompt, asked)
         return await service.answer(request, asked, prompt, asked.max_tokens or _COMPLETION_TOKENS)
 
     @app.post("/v1/chat/completions", dependencies=keyed)
     async def chat(request: HttpRequest) -> Response:
         asked = await _read(request, ChatRequest, engine.limits.body_bytes)
-        prompt = service.chat_prompt(asked)
+        prompt = await asyncio.to_thread(service.chat_prompt, asked)
         most = asked.max_completion_tokens or asked.max_tokens or engine.limits.answer_tokens
         return await service.answer(request, asked, prompt, most)
 
@@ -102,6 +104,7 @@ class _Service:
     def __init__(self, engine: Engine, base_name: str, metrics: Metrics) -> None:
         self._engine, self._metrics, self._base = engine, metrics, base_name
         self._since = int(time.time())
+        self._tokenising = threading.Lock()
         self.names = (base_name, *engine.tasks)
 
     def about(self, name: str) -> dict[str, Any]:
@@ -145,7 +148,8 @@ class _Service:
         return self._tokens(text, False)
 
     def _tokens(self, text: str, special: bool) -> tuple[int, ...]:
-        return tuple(self._engine.tokenizer(text, add_special_tokens=special)["input_ids"])
+        with self._tokenising:  # beside the loop, which long prompts would hold up
+            return tuple(self._engine.tokenizer(text, add_special_tokens=special)["input_ids"])
 
     async def answer(
         self, request: HttpRequest, asked: Request, prompt: tuple[int, ...], most: int
@@ -155,7 +159,10 @@ class _Service:
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
+        count = _Counter(self._metrics, asked.model, job)
+
         def deliver(piece: Piece) -> None:
+            count(piece)
             with suppress(RuntimeError):  # the loop has ended, and with it whoever asked
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
@@ -198,18 +205,8 @@ class _Service:
 
     async def _pieces(self, answer: Answer, pieces: asyncio.Queue[Piece]) -> AsyncIterator[Piece]:
         """The pieces up to the last. Raises ApiError if it says that the answer failed."""
-        model = answer.job.task or self._base
-        first = True
         while True:
             piece = await pieces.get()
-            if first and piece.text:
-                first = False
-                self._metrics.first.observe(time.monotonic() - answer.arrived)
-            if piece.reason is not None:
-                self._metrics.requests.labels(model, piece.reason).inc()
-                self._metrics.tokens.labels(model, "prompt").inc(len(answer.job.prompt))
-                self._metrics.tokens.labels(model, "answer").inc(piece.tokens)
-                self._metrics.seconds.observe(time.monotonic() - answer.arrived)
             if piece.reason == "time":
                 limit = f"the answer took longer than {self._engine.limits.seconds:g} s"
                 raise ApiError(408, limit, "timeout")
@@ -242,6 +239,25 @@ class _Service:
         return error
 
 
+class _Counter:
+    """Counts one answer's pieces, in the engine's thread: also when nobody reads them any more."""
+
+    def __init__(self, metrics: Metrics, model: str, job: Job) -> None:
+        self._metrics, self._model, self._job = metrics, model, job
+        self._arrived, self._begun = time.monotonic(), False
+
+    def __call__(self, piece: Piece) -> None:
+        metrics, since = self._metrics, time.monotonic() - self._arrived
+        if piece.text and not self._begun:
+            self._begun = True
+            metrics.first.observe(since)
+        if piece.reason is not None:
+            metrics.requests.labels(self._model, piece.reason).inc()
+            metrics.tokens.labels(self._model, "prompt").inc(len(self._job.prompt))
+            metrics.tokens.labels(self._model, "answer").inc(piece.tokens)
+            metrics.seconds.observe(since)
+
+
 async def _read(request: HttpRequest, form: type[R], most: int) -> R:
     """The body as a request, of at most so many bytes."""
     # A page in a browser may send other types to a local port without asking.
@@ -249,10 +265,13 @@ async def _read(request: HttpRequest, form: type[R], most: int) -> R:
     if kind != "application/json":
         raise ApiError(415, "the body must be application/json", "unsupported_media_type")
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
+    except ClientDisconnect as gone:
+        raise ApiError(499, "the client has gone", "cancelled") from gone
     try:
         return form.model_validate_json(bytes(body))
     except ValidationError as error:

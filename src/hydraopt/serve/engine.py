@@ -177,11 +177,11 @@ class Engine:
         try:
             self._select([x.job.task for x in chosen])
             logits = batch.start([x.job.prompt for x in chosen])
+            self._batch.join(batch)
         except Exception as error:
             log.exception("reading prompts failed")
             self._fail(new, error)
             return
-        self._batch.join(batch)
         self._rows += new
         self._take(new, logits)
         self._drop()
@@ -217,6 +217,32 @@ class Engine:
         self.steps += 1
         self._memory, self._decodes = self._attached.memory(), self._attached.stats.decodes
 
+    def try_all(self) -> None:
+        """A prompt and a token for each task; UsageError for one that cannot be answered with.
+
+        Before :meth:`start`.
+        """
+        for task in (None, *self.tasks):
+            try:
+                self._select([task])
+                batch = Rows(self._model)
+                with torch.inference_mode(), contiguous_head(self._model):
+                    batch.start([(0, 0)])
+                    batch.step([0])
+            except HydraoptError as error:
+                raise UsageError(f"task {task!r} cannot be served: {error}") from error
+            except Exception as error:
+                raise UsageError(
+                    explain(
+                        "the base model cannot be served"
+                        if task is None
+                        else f"task {task!r} cannot be served",
+                        got=f"{type(error).__name__}: {error}",
+                        expected="a causal model of transformers with keys and values as its cache",
+                    )
+                ) from error
+        self._attached.set_task(None)
+
     def _select(self, tasks: list[str | None]) -> None:
         if self._attached.active != tuple(tasks):
             self._attached.set_tasks(tasks)
@@ -224,7 +250,13 @@ class Engine:
     def _take(self, rows: Sequence[_Row], logits: Tensor) -> None:
         """Give each row its next token of the logits (N, vocabulary), and its reader the text."""
         for row, own in zip(rows, logits, strict=True):
-            row.last = row.sampler(own)
+            try:
+                row.last = row.sampler(own)
+            except Exception as error:  # of this row alone
+                log.exception("no token could be drawn")
+                row.reason = "error"
+                self._fail([row], error)
+                continue
             row.tokens += 1
             ended = row.last in self._ends
             text = row.watch.add("" if ended else row.decoder.add(row.last))

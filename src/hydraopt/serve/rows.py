@@ -58,14 +58,16 @@ class Rows:
             self.mask, self._layers = other.mask, other._layers
             return
         length = max(self.mask.shape[1], other.mask.shape[1])
-        self.mask = torch.cat([_padded(x.mask, length, 1) for x in (self, other)])
-        self._layers = [
+        mask = torch.cat([_padded(x.mask, length, 1) for x in (self, other)])
+        # Both or neither: rows under way outlive memory that runs out here.
+        layers = [
             (
                 torch.cat([_padded(x, length, 2) for x in (mine[0], its[0])]),
                 torch.cat([_padded(x, length, 2) for x in (mine[1], its[1])]),
             )
             for mine, its in zip(self._layers, other._layers, strict=True)
         ]
+        self.mask, self._layers = mask, layers
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows alone, and no padding that all of them have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hydraopt.errors import NumericalError, explain
 from hydraopt.serve.jobs import Job
 
 __all__ = ["Sampler"]
@@ -22,10 +23,19 @@ class Sampler:
             self._generator.manual_seed(job.seed)
 
     def __call__(self, logits: Tensor) -> int:
-        """A token of the logits (vocabulary,); the first of the largest if the temperature is 0."""
+        """A token of the logits (vocabulary,); the first of the largest if the temperature is 0.
+
+        Raises NumericalError if the model did not give numbers.
+        """
+        largest = logits.max()
+        if not torch.isfinite(largest):
+            raise NumericalError(
+                explain("the model's logits are no numbers", do="Serve in a wider --dtype")
+            )
         if self._job.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.float().cpu() / self._job.temperature
+        # From the largest down, in float64: the smallest temperature leaves that one at 0.
+        scaled = (logits - largest).double().cpu() / self._job.temperature
         if self._job.top_p >= 1:
             chosen = torch.multinomial(scaled.softmax(-1), 1, generator=self._generator)
             return int(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from hydraopt.serve.api import make_app
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Limits
 
-__all__ = ["check_key", "is_loopback", "load_engine", "make_server"]
+__all__ = ["bind", "check_key", "is_loopback", "load_engine", "make_server"]
 
 _IDLE_SECONDS = 5
 
@@ -45,6 +46,20 @@ def check_key(host: str, api_key: str | None) -> None:
         )
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at that address, not yet listening; UsageError if there is none or it is taken."""
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise UsageError(
+            explain("cannot listen there", got=f"{host}, port {port}: {error.strerror}")
+        ) from error
+    return found
+
+
 def load_engine(
     base: str,
     bundles: Sequence[str],
@@ -56,12 +71,17 @@ def load_engine(
 ) -> Engine:
     """The engine of a base model with all tasks of the bundles, not yet started.
 
-    cache_bytes: as of :func:`hydraopt.attach`. Each task is selected once, so that what cannot be
+    cache_bytes: as of :func:`hydraopt.attach`. Each task writes a token, so that what cannot be
     served is found now. Raises UsageError, AlignmentError or BundleFormatError.
     """
     model, tokenizer = load_model(base, dtype)
-    model.to(device)
-    longest = getattr(model.config, "max_position_embeddings", None)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            explain("the device cannot be used", got=f"{device}: {str(error).splitlines()[0]}")
+        ) from error
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     asked = limits.prompt_tokens + limits.answer_tokens
     if isinstance(longest, int) and asked > longest:
         raise UsageError(
@@ -72,10 +92,9 @@ def load_engine(
             )
         )
     attached = attach(model, list(bundles), cache_bytes=cache_bytes)
-    for task in attached.tasks:
-        attached.set_task(task)
-    attached.set_task(None)
-    return Engine(model, tokenizer, attached, limits)
+    engine = Engine(model, tokenizer, attached, limits)
+    engine.try_all()
+    return engine
 
 
 def make_server(

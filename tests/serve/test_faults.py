@@ -1,0 +1,217 @@
+"""What goes wrong for one request, or at the start, stays there and is said."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hydraopt.cli.main import cli
+from hydraopt.errors import NumericalError, UsageError
+from hydraopt.serve.jobs import Job, Limits
+from hydraopt.serve.rows import Rows
+from hydraopt.serve.sampling import Sampler
+from hydraopt.serve.server import bind, load_engine, make_server
+from tests.serve.conftest import BASE, TASKS, plain, until
+from tests.serve.test_server import complete, slowly
+
+MESSAGES: Any = [{"role": "user", "content": "x"}]
+
+
+@pytest.fixture(scope="module")
+def base(wild: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("base")
+    for part in wild:
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-300, 1e-3])
+def test_the_smallest_temperature_is_greedy(temperature: float) -> None:
+    logits = torch.tensor([1.0, 90.0, -90.0, 3.0])
+    for top_p in (1.0, 0.5):
+        job = Job("de", (1,), 1, temperature=temperature, top_p=top_p, seed=0)
+        assert Sampler(job)(logits) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_refused(temperature: float, wrong: float) -> None:
+    logits = torch.tensor([1.0, wrong, 2.0])
+    with pytest.raises(NumericalError, match="no numbers"):
+        Sampler(Job("de", (1,), 1, temperature=temperature))(logits)
+    # Some models rule tokens out.
+    assert Sampler(Job("de", (1,), 1))(torch.tensor([1.0, -torch.inf, 2.0])) == 2
+
+
+def test_a_row_that_fails_takes_no_other_with_it(serve, monkeypatch) -> None:
+    draw = Sampler.__call__
+
+    def some(self: Sampler, logits: torch.Tensor) -> int:
+        if self._job.task == "en":
+            raise RuntimeError("no")
+        return draw(self, logits)
+
+    monkeypatch.setattr(Sampler, "__call__", some)
+    with serve() as running, ThreadPoolExecutor(2) as pool:
+        slowly(running.engine, 0.01)
+        client = running.client()
+        right = complete(client, "de", "go", max_tokens=30).choices[0].text
+        going = pool.submit(complete, client, "de", "go", max_tokens=30)
+        until(lambda: running.engine.load()["running"] == 1)
+        with pytest.raises(openai.InternalServerError, match="could not be computed"):
+            complete(client, "en")
+        assert going.result().choices[0].text == right
+
+
+def test_no_request_is_lost_when_rows_cannot_be_joined(serve, monkeypatch) -> None:
+    with serve() as running, ThreadPoolExecutor(2) as pool:
+        slowly(running.engine, 0.01)
+        client = running.client()
+        right = complete(client, "de", "go", max_tokens=30).choices[0].text
+        going = pool.submit(complete, client, "de", "go", max_tokens=30)
+        until(lambda: running.engine.load()["running"] == 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Rows, "join", lambda *_: 1 / 0)
+            with pytest.raises(openai.InternalServerError, match="could not be computed"):
+                complete(client, "en")
+        assert going.result().choices[0].text == right
+
+
+def test_rows_outlive_a_join_that_fails(wild, monkeypatch) -> None:
+    one, two = Rows(wild[0]), Rows(wild[0])
+    with torch.inference_mode():
+        one.start([(1, 2, 3)])
+        two.start([(4,)])
+        mask, layers = one.mask, list(one._layers)
+        two._layers[-1] = (two._layers[-1][0][..., :1], two._layers[-1][1])
+        with pytest.raises(RuntimeError):
+            one.join(two)
+        assert one.mask is mask
+        assert one._layers == layers
+        one.step([5])
+
+
+def test_a_stream_that_nobody_reads_any_more_is_counted(serve) -> None:
+    with serve() as running:
+        slowly(running.engine, 0.02)
+        body = {"model": "de", "prompt": "go", "max_tokens": 1000, "stream": True}
+        connection = http.client.HTTPConnection(running.address.removeprefix("http://"))
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        reply = connection.getresponse()
+        reply.readline()
+        until(lambda: running.engine.load()["running"] == 1)
+        reply.close()
+        connection.close()
+        line = 'hydraopt_requests_total{end="cancelled",model="de"} 1.0'
+        until(lambda: line in plain(f"{running.address}/metrics").text)
+
+
+def test_a_client_that_goes_in_its_body_is_no_error(serve, caplog) -> None:
+    with serve() as running:
+        host, port = running.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            connection.sendall(f'{head}content-length: 100\r\n\r\n{{"model"'.encode())
+            time.sleep(0.1)
+        assert complete(running.client(), "de").choices
+    assert "Exception in ASGI" not in caplog.text
+
+
+def test_what_comes_while_shutting_down_is_503(serve) -> None:
+    with serve() as running:
+        running.engine._closed = True
+        with pytest.raises(openai.InternalServerError, match="shutting down") as caught:
+            complete(running.client(), "de")
+        assert caught.value.status_code == 503
+
+
+def test_a_base_without_a_chat_template_says_so(serve, wild, monkeypatch) -> None:
+    monkeypatch.setattr(wild[1], "chat_template", None)
+    with serve() as running:
+        client = running.client()
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            client.chat.completions.create(model="de", messages=MESSAGES)
+
+
+def test_a_template_that_refuses_is_400(serve, wild, monkeypatch) -> None:
+    monkeypatch.setattr(wild[1], "chat_template", "{{ raise_exception('roles must alternate') }}")
+    with serve() as running:
+        client = running.client()
+        with pytest.raises(openai.BadRequestError, match="roles must alternate"):
+            client.chat.completions.create(model="de", messages=MESSAGES)
+
+
+def test_an_engine_has_answered_with_every_task_before_it_starts(base, bundle_of, monkeypatch):
+    limits = Limits(prompt_tokens=100, answer_tokens=100)
+    engine = load_engine(base, [str(bundle_of("all"))], limits)
+    assert engine.tasks == TASKS
+    assert engine._attached.active == (None,)
+    step = Rows.step
+
+    def some(self: Rows, tokens: Any) -> Any:
+        if engine_of[0]._attached.active == ("es",):
+            raise IndexError("no such layer")
+        return step(self, tokens)
+
+    engine_of = [engine]
+    monkeypatch.setattr(Rows, "step", some)
+    with pytest.raises(UsageError, match="task 'es' cannot be served; got IndexError: no such"):
+        engine.try_all()
+
+
+def test_what_the_base_cannot_hold_is_refused(base, bundle_of) -> None:
+    with pytest.raises(UsageError, match="beyond the base model's context"):
+        load_engine(base, [str(bundle_of("all"))], Limits())
+    with pytest.raises(UsageError, match="device cannot be used; got nowhere"):
+        load_engine(base, [str(bundle_of("all"))], Limits(), device="nowhere")
+
+
+def test_a_base_may_not_be_called_as_a_task(serve) -> None:
+    with serve() as running, pytest.raises(UsageError, match="has the name of the base model"):
+        make_server(running.engine, TASKS[0], "127.0.0.1", 0)
+    assert BASE not in TASKS
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_in_use_is_said_at_once(host: str, tmp_path: Path) -> None:
+    try:
+        taken = bind(host, 0)
+    except UsageError:
+        pytest.skip(f"this machine has no {host}")
+    with taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match="cannot listen there"):
+            bind(host, port)
+        # Nothing was loaded: there is no such base.
+        command = ["serve", "./none", str(tmp_path / "no"), "--host", host, "--port", str(port)]
+        said = CliRunner().invoke(cli, command)
+    assert said.exit_code == 2
+    assert "cannot listen there" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seconds", "inf", "a limit makes no sense"),
+        ("--seconds", "nan", "a limit makes no sense"),
+        ("--rows", "0", "a limit makes no sense"),
+        ("--port", "99999", "is not in the range"),
+        ("--host", "0.0.0.0", "needs an API key"),
+    ],
+)
+def test_options_that_make_no_sense(option: str, value: str, message: str) -> None:
+    said = CliRunner().invoke(cli, ["serve", "./none", "b", option, value])
+    assert said.exit_code == 2
+    assert message in " ".join(said.stderr.split())
