@@ -54,14 +54,17 @@ from hydraopt.merging import DEFAULT_MEASURE, merge  # noqa: E402
 __all__ = ["merged", "original_adapters", "request_for", "texts_of"]
 
 
-def original_adapters(set_name: str) -> list[Adapter]:
-    """Those of the set that are trained; SystemExit names the command when some are missing."""
+def original_adapters(set_name: str, some: bool = False) -> list[Adapter]:
+    """The set's adapters; SystemExit names the command when one is not trained, unless ``some`` of
+    them will do."""
     from zoo.recipe import read_recipe
 
     recipe = read_recipe(recipe_of(set_name))
     folders = [ROOT / recipe.output / plan.name for plan in recipe.plans]
     missing = [folder.name for folder in folders if not folder.is_dir()]
-    if missing:
+    if some:
+        folders = [folder for folder in folders if folder.is_dir()]
+    if not folders or (missing and not some):
         raise SystemExit(
             f"{len(missing)} adapters of {set_name} are missing ({missing[0]} ...); train them:\n"
             f"  python zoo/train.py --recipe zoo/recipes/{set_name}.json --tasks TASKS"
@@ -199,9 +202,12 @@ def main() -> None:
         metavar="ADAPTER",
         help="these alone; * stands for any text",
     )
+    parser.add_argument(
+        "--trained", action="store_true", help="those that are trained, where some are not yet"
+    )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
-    adapters = original_adapters(args.set)
+    adapters = original_adapters(args.set, args.trained)
     made = [merged(args.set, adapters, method, args.tasks) for method in PLANS[args.plan]]
     sources = Sources(
         {adapter.name: adapter for adapter in adapters},

@@ -243,6 +243,11 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
         export_peft(task, other)
     export_peft(task, other, overwrite=True)
     assert (other / "thesis.txt").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "there", target_is_directory=True)
+    (tmp_path / "there").mkdir()
+    export_peft(task, tmp_path / "link")  # a link to an empty folder fills that folder
+    assert (tmp_path / "link").is_symlink()
+    assert read_adapter(tmp_path / "there").modules
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="in the way"):
         export_peft(task, tmp_path / "file")

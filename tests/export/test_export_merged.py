@@ -11,7 +11,6 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hydraopt.bundle import TaskAdapter
@@ -237,6 +236,55 @@ def test_equal_to_merge_and_unload_on_a_real_base(tmp_path: Path) -> None:
     export_peft(task, tmp_path / "peft", dtype="float32")
     expected = merged_by_peft(load_base("smollm2-135m-instruct")[0], tmp_path / "peft")
     found = weights(tmp_path / "out")
-    assert isinstance(expected["lm_head.weight"], nn.Parameter | torch.Tensor)
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_conv1d_of_an_unknown_model_is_known_by_the_adapter(tmp_path: Path) -> None:
+    """The weight is square, so that its shape would not tell."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=31, n_embd=16, n_layer=1, n_head=2, n_positions=8)
+    )
+    model.save_pretrained(tmp_path / "base")
+    adapter = trained(
+        model, tmp_path / "numbers", target_modules=["attn.c_proj"], r=2, fan_in_fan_out=True
+    )
+    task = bundled(tmp_path, adapter, lossless=True)["numbers"]
+    export_merged(task, tmp_path / "known", base=tmp_path / "base")
+    config = tmp_path / "base" / "config.json"
+    about = json.loads(config.read_text())
+    config.write_text(json.dumps(about | {"model_type": "gpt2-like"}))
+    export_merged(task, tmp_path / "out", base=tmp_path / "base")
+    for name, value in weights(tmp_path / "known").items():
+        assert torch.equal(weights(tmp_path / "out")[name], value)
+
+
+def test_an_earlier_checkpoint_does_not_stay_beside_the_new_one(tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    adapter = trained(model, tmp_path / "numbers", target_modules=["q_proj"], r=2)
+    task = bundled(tmp_path, adapter, lossless=True)["numbers"]
+    out = tmp_path / "out"
+    export_merged(task, out, base=tmp_path / "shards")
+    right = weights(out)
+    for first, second in (("whole", "shards"), ("shards", "whole")):
+        export_merged(task, out, base=tmp_path / first, overwrite=True)
+        (out / "notes.gguf").write_text("mine")
+        export_merged(task, out, base=tmp_path / second, overwrite=True)
+        assert (out / "notes.gguf").read_text() == "mine"
+        loaded = AutoModelForCausalLM.from_pretrained(out).state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in right.items())
+        assert (out / "model.safetensors").exists() == (second == "whole")
+
+
+def test_a_merged_model_does_not_go_below_an_adapter(tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.save_pretrained(tmp_path / "base")
+    adapter = trained(model, tmp_path / "numbers", target_modules=["q_proj"], r=2)
+    task = bundled(tmp_path, adapter, lossless=True)["numbers"]
+    before = {x.name: x.read_bytes() for x in adapter.iterdir()}
+    with pytest.raises(UsageError, match="would be loaded on top"):
+        export_merged(task, adapter, base=tmp_path / "base", overwrite=True)
+    assert {x.name: x.read_bytes() for x in adapter.iterdir()} == before

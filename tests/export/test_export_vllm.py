@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def test_peft_reads_it_too(tmp_path: Path) -> None:
     exported(tmp_path)
     adapter = read_adapter(tmp_path / "out")
     assert {x.scale for x in adapter.modules.values()} == {1.0}
-    assert math.prod(next(iter(adapter.modules.values())).a_shape) > 0
+    assert {x.r for x in adapter.modules.values()} == {16}  # the least that vLLM knows above 9
 
 
 def test_targets_are_whole_paths_where_names_do_not_tell(tmp_path: Path) -> None:

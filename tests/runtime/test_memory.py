@@ -71,6 +71,12 @@ def test_heads_stay_within_the_limit(model, bundle_of) -> None:
             assert attached.stats.switch_seconds > 0
 
 
+def over_bases(attached, name: str, path: str) -> tuple[bool, bool]:
+    """Has the task's left, and its right side in a module coordinates in a basis?"""
+    ((_, head),) = ((k, h) for k, h in attached._chosen.heads.items() if path in h)
+    return head[path].z is not None, head[path].y is not None
+
+
 @pytest.mark.parametrize("form", FORM_NAMES)
 def test_a_task_that_is_used_takes_what_its_adapter_does(model, bundle_of, form) -> None:
     """Its bases are multiplied out, once more tokens have come than the task has components."""
@@ -86,8 +92,14 @@ def test_a_task_that_is_used_takes_what_its_adapter_does(model, bundle_of, form)
             model(IDS)  # gradients may flow: a backward pass must find what the first pass used
             assert attached.memory().active == 0
             assert close(logits(model), right[name][1])
-            whole = 4 * sum(x.B.size + x.A.size for x in bundle[name].factors().values())
-            assert attached.memory().active == (0 if form == "private" else whole)
+            # A side without a basis is the head's own, which is counted there.
+            sides = [
+                (x.B.size if left else 0) + (x.A.size if right else 0)
+                for path, x in bundle[name].factors().items()
+                for left, right in [over_bases(attached, name, path)]
+            ]
+            assert attached.memory().active == 4 * sum(sides)
+            assert (attached.memory().active == 0) == (form == "private")
             assert close(logits(model, short), right[name][0])
         attached.set_task(TASKS[0])
         assert attached.memory().active == 0

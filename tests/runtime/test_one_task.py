@@ -318,3 +318,32 @@ def test_layers_that_are_like_linear_ones(tmp_path) -> None:
         assert attached.memory().cached == 2 * 2 * (6 + 10)
         error = (got - plain - x @ change.T).norm() / (x @ change.T).norm()
         assert 1e-4 < error < 1e-2
+
+
+def test_what_was_multiplied_out_under_autocast_serves_without_it(model, bundle_of) -> None:
+    path = bundle_of("shared-input")
+    right = expected(model, path, "de")
+    with attach(model, path) as attached:
+        attached.set_task("de")
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            model(IDS)
+        assert attached.memory().active > 0  # multiplied out
+        assert close(logits(model), right)
+
+
+def test_the_tasks_of_the_rows_may_come_from_a_generator(model, bundle_of) -> None:
+    with attach(model, bundle_of("all")) as attached:
+        attached.set_tasks(name for name in ("de", "fr"))
+        assert attached.active == ("de", "fr")
+        first = logits(model, IDS[:2])
+        attached.set_tasks(np.array(["de", "fr"]))
+        assert torch.equal(logits(model, IDS[:2]), first)
+        with pytest.raises(UsageError, match="no list of tasks"):
+            attached.set_tasks(name for name in ())
+
+
+def test_what_was_read_is_known_after_detaching(model, bundle_of) -> None:
+    with attach(model, bundle_of("all")) as attached:
+        attached.set_task("de")
+        read = attached.stats.bytes_read
+    assert attached.stats.bytes_read == read > 0

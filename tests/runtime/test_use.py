@@ -116,8 +116,12 @@ def test_each_way_has_a_process_of_its_own(bundle_of) -> None:
     counts: Any = ([1], torch.float32)
     rows = separate.compare(bundle_of("all"), TASKS, *counts)
     assert [x["way"] for x in rows] == ["bundle", "files"]
-    if footprint.resident_bytes() is not None:
-        assert all(x["peak_bytes"] >= 0 for x in rows)
+    apart = [separate._apart(_process, 1) for _ in range(2)]
+    assert len({os.getpid(), *(x["pid"] for x in apart)}) == 3
+
+
+def _process() -> dict[str, Any]:
+    return {"pid": os.getpid()}
 
 
 def test_a_file_like_the_original_has_its_numbers(bundle_of, tmp_path) -> None:

@@ -12,10 +12,16 @@ from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.errors import AdapterFormatError, UsageError, explain
 
-__all__ = ["Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint", "weight_files"]
 
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
+_LOADED: Final = (
+    "model*.safetensors",
+    _INDEX,
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+)
 _WEIGHTS: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
 
 
@@ -99,6 +105,12 @@ def _open(file: Path) -> TensorFile:
         return open_tensors(file)
     except AdapterFormatError as error:
         raise UsageError(f"the base model cannot be read: {error}") from error
+
+
+def weight_files(folder: Path) -> Iterator[Path]:
+    """What transformers may take for the weights of the model in this folder."""
+    for pattern in _LOADED:
+        yield from sorted(folder.glob(pattern))
 
 
 def _others(folder: Path) -> Iterator[Path]:

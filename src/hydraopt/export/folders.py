@@ -41,9 +41,9 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A folder to write into that becomes ``target`` when the block ends well, else vanishes.
 
     A new or empty target appears in one step; in one that has files, each file of the same name is
-    replaced in one step and the others are left alone.
+    replaced in one step and the others are left alone. A link is followed.
     """
-    target = Path(os.path.abspath(target))
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)

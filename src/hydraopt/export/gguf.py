@@ -152,7 +152,7 @@ def _write(
             writer.add_tensor(name, packed, raw_dtype=eight)
             continue
         code, kind = ("F32", "<f4") if dtype == "f32" else ("F16", "<f2")
-        data = rounded(name, values, code, task.name).raw()
+        data = rounded(name, values, code, task.name, "Choose --dtype f32").raw()
         writer.add_tensor(name, np.frombuffer(data, kind).reshape(values.shape))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -20,11 +20,12 @@ from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import AlignmentError, ExportError, explain
-from hydraopt.export.checkpoint import Checkpoint, read_checkpoint
+from hydraopt.errors import AlignmentError, ExportError, UsageError, explain
+from hydraopt.export.checkpoint import Checkpoint, read_checkpoint, weight_files
 from hydraopt.export.extras import exported_extras
 from hydraopt.export.folders import check_target, new_folder
 from hydraopt.export.layout import Pair, pairs_of
+from hydraopt.export.peft import CONFIG as ADAPTER_CONFIG
 from hydraopt.export.plain import refuse_settings, refused
 from hydraopt.export.tensors import file_chunks, rounded
 from hydraopt.types import Array
@@ -41,6 +42,8 @@ _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "word_embeddings", "embed
 _HEADS: Final = frozenset({"lm_head", "embed_out"})
 _SHARED: Final = _EMBEDDINGS | _HEADS
 
+_WIDER: Final = "Give the base in bfloat16 or float32"
+
 Change = Callable[[RawTensor], bytes]
 
 
@@ -55,7 +58,9 @@ def export_merged(
 
     base: the transformers folder of the base, safetensors in one file or in shards. Its other files
         (configs, tokenizer, the index) are copied; names, shapes, types and shards stay.
-    overwrite: also write into a folder that has files in it.
+    overwrite: also write into a folder that has files in it. Weights of an earlier checkpoint there
+        go, as transformers might load them instead; an adapter's config is refused, because
+        transformers would put that adapter on top.
 
     Trained biases and saved modules take the place of the base's. Raises ExportError, naming
     adapter and module, for what has no place in the base: changes of one of two tied embeddings,
@@ -65,6 +70,14 @@ def export_merged(
     """
     target = Path(folder)
     check_target(target, overwrite)
+    if (target / ADAPTER_CONFIG).exists():
+        raise UsageError(
+            explain(
+                "an adapter lies where the merged model is to go, and would be loaded on top of it",
+                file=target / ADAPTER_CONFIG,
+                do="Give another folder",
+            )
+        )
     refuse_settings(task, _ENGINE)
     model = read_checkpoint(Path(base))
     changes = _changes(task, model)
@@ -78,6 +91,11 @@ def export_merged(
         for other in model.others:
             shutil.copyfile(other, made / other.name)
         _read_back(made, model)
+        kept = {x.name for x in made.iterdir()}
+    for stale in weight_files(target):
+        if stale.name not in kept:
+            stale.unlink()
+    _read_back(target, model)
 
 
 def _changed(tensor: RawTensor, change: Change) -> RawTensor:
@@ -143,7 +161,9 @@ def _product(
     if module.layout == "experts" or (module.kind == "conv" and module.groups > 1):
         raise refused(task, _ENGINE, "stacked experts or grouped convolutions", pair.path)
     embedding = module.kind == "embedding"
-    flipped = model.config.get("model_type") in _CONV1D and last not in _HEADS
+    # PEFT sees to it that the adapter says so where a layer is a Conv1D, whatever the model.
+    conv1d = model.config.get("model_type") in _CONV1D or bool(task.config.get("fan_in_fan_out"))
+    flipped = conv1d and last not in _HEADS
     # The rows of the stored weight are outputs, but for embeddings and Conv1D.
     turned = embedding or (flipped and module.kind == "linear")
     if magnitude is not None and (turned or module.kind != "linear"):
@@ -165,7 +185,7 @@ def _product(
             new = weight[rows].astype(np.float64) + left[rows] @ right
             if norms is not None:
                 new *= (norms[rows] / np.linalg.norm(new, axis=1))[:, None]
-            done.append(rounded(old.name, new, old.dtype, task.name).raw())
+            done.append(rounded(old.name, new, old.dtype, task.name, _WIDER).raw())
         return b"".join(done)
 
     return change
@@ -180,7 +200,7 @@ def _replacement(task: TaskAdapter, value: RawTensor, added: bool) -> Change:
         new: Array = value.numpy().astype(np.float64)
         if added:
             new = new + old.numpy()
-        return rounded(old.name, new, old.dtype, task.name).raw()
+        return rounded(old.name, new, old.dtype, task.name, _WIDER).raw()
 
     return change
 

@@ -40,10 +40,16 @@ def dtype_named(name: object, original: str) -> str:
     return _NAMED[text]
 
 
-def rounded(key: str, values: Array, dtype: str, task: str) -> RawTensor:
+def rounded(
+    key: str,
+    values: Array,
+    dtype: str,
+    task: str,
+    do: str = 'Choose dtype="bfloat16" or "float32"',
+) -> RawTensor:
     """The tensor of those values, rounded to nearest, ties to even.
 
-    Raises ExportError if a number is too large for the dtype.
+    Raises ExportError, which says what to ``do``, if a number is too large for the dtype.
     """
     data, back = _cast(values, dtype)
     if not np.isfinite(back).all():
@@ -52,7 +58,7 @@ def rounded(key: str, values: Array, dtype: str, task: str) -> RawTensor:
                 f"numbers of {key!r} do not fit {dtype}",
                 adapter=task,
                 got=f"{float(np.abs(values).max()):.3g}",
-                do='Choose dtype="bfloat16" or "float32"',
+                do=do,
             )
         )
     return RawTensor(key, dtype, values.shape, Path("memory"), HeldBytes(data.tobytes()))

@@ -21,6 +21,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,7 +98,8 @@ def cached_task(bundle: Bundle, name: str, cache: Path) -> Path:
     Raises TaskNotFoundError, ExportError for a task that vLLM cannot hold, OSError.
     """
     # The header holds a checksum of every part, so it stands for the content of the file.
-    about = json.dumps(dict(bundle.metadata), sort_keys=True).encode()
+    # Another version may write it otherwise.
+    about = json.dumps([version("hydraopt"), dict(bundle.metadata)], sort_keys=True).encode()
     folder = cache / hashlib.sha256(about).hexdigest()[:16] / name
     if not _whole(folder):
         try:

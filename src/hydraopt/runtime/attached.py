@@ -111,7 +111,7 @@ class Attached:
         self._model, self._sources = model, tuple(sources)
         self._cache = HeadCache(cache_bytes)
         self._chosen, self._enabled, self._detached = _NONE, True, False
-        self._decodes = self._hits = 0
+        self._decodes = self._hits = self._read_before = 0
         self._seconds = 0.0
         self._handles: dict[str, Any] = {}
         counts = Counter(name for source in sources for name in source.bundle)
@@ -155,9 +155,10 @@ class Attached:
         a row, as ``generate`` repeats prompts for beams and ``num_return_sequences``. A module
         raises UsageError for a batch of another size. Errors as in :meth:`set_task`.
         """
-        if isinstance(names, str) or not names:
+        given, names = names, () if isinstance(names, str) else tuple(names)
+        if not names:
             raise UsageError(
-                explain("no list of tasks", got=repr(names), expected="a task or None for each row")
+                explain("no list of tasks", got=repr(given), expected="a task or None for each row")
             )
         with self._switching() as heads:
             named = dict.fromkeys(x for x in names if x is not None)
@@ -166,7 +167,7 @@ class Attached:
             for module in dict.fromkeys(x for head in found.values() for x in head):
                 parts = [None if x is None else found[x].get(module) for x in names]
                 adders[module] = Mixed(parts, module)
-            self._choose(tuple(names), adders, heads)
+            self._choose(names, adders, heads)
 
     @contextmanager
     def task(self, name: str | Sequence[str | None] | None) -> Iterator[Attached]:
@@ -196,6 +197,7 @@ class Attached:
             handle.remove()
         self._handles.clear()
         self._cache.clear()
+        self._read_before += self._read()
         self._sources, self._names = (), {}
         self._chosen, self._detached = _NONE, True
 
@@ -233,10 +235,12 @@ class Attached:
     @property
     def stats(self) -> Stats:
         """Counts since :func:`attach`."""
-        read = sum(source.bundle.bytes_read for source in self._sources)
-        return Stats(self._decodes, self._hits, self._seconds, read)
+        return Stats(self._decodes, self._hits, self._seconds, self._read_before + self._read())
 
     # --- inside -------------------------------------------------------------------------------
+
+    def _read(self) -> int:
+        return sum(source.bundle.bytes_read for source in self._sources)
 
     def _find(self, name: str) -> tuple[Source, str]:
         self._check_attached()

@@ -91,7 +91,8 @@ class Part:
         """The same change with the bases inside: a (k, n) and b (m, k) alone, as an adapter's."""
         a, b = self.a, self.b
         # Kept for later calls, whatever mode this one is in.
-        with torch.inference_mode(False), torch.no_grad():
+        plain = torch.autocast(self.site.place.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), plain:
             if self.y is not None:
                 over = self.y @ given(self.site.right)
                 a = over if a is None else over.add_(a)

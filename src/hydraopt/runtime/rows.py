@@ -56,8 +56,11 @@ class Alone:
     def _count(self, x: Tensor) -> None:
         self._tokens += x.shape[:-1].numel()
         if self._tokens > self._part.count:
-            self._part, self._over_bases = self._part.multiplied_out(), False
-            self.nbytes = self._part.nbytes
+            before, self._part = self._part, self._part.multiplied_out()
+            self._over_bases = False
+            own = (before.a, before.b)
+            new = (x for x in (self._part.a, self._part.b) if all(x is not y for y in own))
+            self.nbytes = nbytes_of(*new)
 
 
 @dataclass(frozen=True)
