@@ -89,12 +89,18 @@ def test_equal_to_merge_and_unload(case: str, tmp_path: Path) -> None:
     assert changed >= 1
 
 
-def test_gpt2_keeps_its_weights_the_other_way_round(tmp_path: Path) -> None:
+def tiny_gpt2(folder: Path) -> GPT2LMHeadModel:
+    """A model whose layers are Conv1D, saved in ``folder``; attention's c_proj is square."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
         GPT2Config(vocab_size=31, n_embd=16, n_layer=1, n_head=2, n_positions=8)
     )
-    model.save_pretrained(tmp_path / "base")
+    model.save_pretrained(folder)
+    return model
+
+
+def test_gpt2_keeps_its_weights_the_other_way_round(tmp_path: Path) -> None:
+    model = tiny_gpt2(tmp_path / "base")
     adapter = trained(
         model, tmp_path / "numbers", target_modules=["c_attn", "attn.c_proj"], r=2, lora_alpha=5,
         fan_in_fan_out=True,
@@ -242,11 +248,7 @@ def test_equal_to_merge_and_unload_on_a_real_base(tmp_path: Path) -> None:
 
 def test_a_conv1d_of_an_unknown_model_is_known_by_the_adapter(tmp_path: Path) -> None:
     """The weight is square, so that its shape would not tell."""
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=31, n_embd=16, n_layer=1, n_head=2, n_positions=8)
-    )
-    model.save_pretrained(tmp_path / "base")
+    model = tiny_gpt2(tmp_path / "base")
     adapter = trained(
         model, tmp_path / "numbers", target_modules=["attn.c_proj"], r=2, fan_in_fan_out=True
     )
@@ -271,9 +273,12 @@ def test_an_earlier_checkpoint_does_not_stay_beside_the_new_one(tmp_path: Path) 
     right = weights(out)
     for first, second in (("whole", "shards"), ("shards", "whole")):
         export_merged(task, out, base=tmp_path / first, overwrite=True)
-        (out / "notes.gguf").write_text("mine")
+        for mine in ("notes.gguf", "model_before.safetensors"):
+            (out / mine).write_text("mine")
         export_merged(task, out, base=tmp_path / second, overwrite=True)
-        assert (out / "notes.gguf").read_text() == "mine"
+        for mine in ("notes.gguf", "model_before.safetensors"):
+            assert (out / mine).read_text() == "mine"
+            (out / mine).unlink()
         loaded = AutoModelForCausalLM.from_pretrained(out).state_dict()
         assert all(torch.equal(loaded[name], value) for name, value in right.items())
         assert (out / "model.safetensors").exists() == (second == "whole")

@@ -71,9 +71,9 @@ def test_heads_stay_within_the_limit(model, bundle_of) -> None:
             assert attached.stats.switch_seconds > 0
 
 
-def over_bases(attached, name: str, path: str) -> tuple[bool, bool]:
+def over_bases(attached, path: str) -> tuple[bool, bool]:
     """Has the task's left, and its right side in a module coordinates in a basis?"""
-    ((_, head),) = ((k, h) for k, h in attached._chosen.heads.items() if path in h)
+    (head,) = attached._chosen.heads.values()
     return head[path].z is not None, head[path].y is not None
 
 
@@ -96,7 +96,7 @@ def test_a_task_that_is_used_takes_what_its_adapter_does(model, bundle_of, form)
             sides = [
                 (x.B.size if left else 0) + (x.A.size if right else 0)
                 for path, x in bundle[name].factors().items()
-                for left, right in [over_bases(attached, name, path)]
+                for left, right in [over_bases(attached, path)]
             ]
             assert attached.memory().active == 4 * sum(sides)
             assert (attached.memory().active == 0) == (form == "private")

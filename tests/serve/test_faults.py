@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,19 @@ def test_logits_that_are_no_numbers_are_refused(temperature: float, wrong: float
     assert Sampler(Job("de", (1,), 1))(torch.tensor([1.0, -torch.inf, 2.0])) == 2
 
 
+@contextmanager
+def beside_another(serve: Any) -> Iterator[Any]:
+    """A client of a server that answers another request meanwhile, and answers it right."""
+    with serve() as running, ThreadPoolExecutor(1) as pool:
+        slowly(running.engine, 0.01)
+        client = running.client()
+        right = complete(client, "de", "go", max_tokens=30).choices[0].text
+        going = pool.submit(complete, client, "de", "go", max_tokens=30)
+        until(lambda: running.engine.load()["running"] == 1)
+        yield client
+        assert going.result().choices[0].text == right
+
+
 def test_a_row_that_fails_takes_no_other_with_it(serve, monkeypatch) -> None:
     draw = Sampler.__call__
 
@@ -62,32 +78,21 @@ def test_a_row_that_fails_takes_no_other_with_it(serve, monkeypatch) -> None:
         return draw(self, logits)
 
     monkeypatch.setattr(Sampler, "__call__", some)
-    with serve() as running, ThreadPoolExecutor(2) as pool:
-        slowly(running.engine, 0.01)
-        client = running.client()
-        right = complete(client, "de", "go", max_tokens=30).choices[0].text
-        going = pool.submit(complete, client, "de", "go", max_tokens=30)
-        until(lambda: running.engine.load()["running"] == 1)
-        with pytest.raises(openai.InternalServerError, match="could not be computed"):
-            complete(client, "en")
-        assert going.result().choices[0].text == right
+    with (
+        beside_another(serve) as client,
+        pytest.raises(openai.InternalServerError, match="could not be computed"),
+    ):
+        complete(client, "en")
 
 
 def test_no_request_is_lost_when_rows_cannot_be_joined(serve, monkeypatch) -> None:
-    with serve() as running, ThreadPoolExecutor(2) as pool:
-        slowly(running.engine, 0.01)
-        client = running.client()
-        right = complete(client, "de", "go", max_tokens=30).choices[0].text
-        going = pool.submit(complete, client, "de", "go", max_tokens=30)
-        until(lambda: running.engine.load()["running"] == 1)
-        with monkeypatch.context() as patch:
-            patch.setattr(Rows, "join", lambda *_: 1 / 0)
-            with pytest.raises(openai.InternalServerError, match="could not be computed"):
-                complete(client, "en")
-        assert going.result().choices[0].text == right
+    with beside_another(serve) as client, monkeypatch.context() as patch:
+        patch.setattr(Rows, "join", lambda *_: 1 / 0)
+        with pytest.raises(openai.InternalServerError, match="could not be computed"):
+            complete(client, "en")
 
 
-def test_rows_outlive_a_join_that_fails(wild, monkeypatch) -> None:
+def test_rows_outlive_a_join_that_fails(wild) -> None:
     one, two = Rows(wild[0]), Rows(wild[0])
     with torch.inference_mode():
         one.start([(1, 2, 3)])
@@ -117,8 +122,10 @@ def test_a_stream_that_nobody_reads_any_more_is_counted(serve) -> None:
         until(lambda: line in plain(f"{running.address}/metrics").text)
 
 
-def test_a_client_that_goes_in_its_body_is_no_error(serve, caplog) -> None:
+def test_a_client_that_goes_in_its_body_is_no_error(serve, caplog, monkeypatch) -> None:
     with serve() as running:
+        # What the server logs does not reach the root by itself.
+        monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
         host, port = running.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -160,11 +167,10 @@ def test_an_engine_has_answered_with_every_task_before_it_starts(base, bundle_of
     step = Rows.step
 
     def some(self: Rows, tokens: Any) -> Any:
-        if engine_of[0]._attached.active == ("es",):
+        if engine._attached.active == ("es",):
             raise IndexError("no such layer")
         return step(self, tokens)
 
-    engine_of = [engine]
     monkeypatch.setattr(Rows, "step", some)
     with pytest.raises(UsageError, match="task 'es' cannot be served; got IndexError: no such"):
         engine.try_all()

@@ -16,9 +16,9 @@ from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.combining import combine
 
-__all__ = ["adapter_of", "combined", "heads"]
+__all__ = ["BUNDLE", "adapter_of", "combined", "heads", "read_bundle"]
 
-_FILE = "all.hydra.safetensors"
+BUNDLE = "all.hydra.safetensors"
 
 
 def adapter_of(name: str, modules: Modules) -> Adapter:
@@ -69,13 +69,15 @@ def combined(
         if shuffled:
             random.Random(0).shuffle(adapters)
         weights = None if weight is None else dict.fromkeys(tasks, weight)
-        combine(adapters, folder / _FILE, method, weights=weights, **given)
+        combine(adapters, folder / BUNDLE, method, weights=weights, **given)
 
-    def read(folder: Path, task: str) -> Modules:
-        factors = open_bundle(folder / _FILE)[task].factors()
-        return {p: (f.B.astype(np.float32), f.A.astype(np.float32)) for p, f in factors.items()}
+    return Compressor(name or method, setting, write, read_bundle, tuned=tuned or {})
 
-    return Compressor(name or method, setting, write, read, tuned=tuned or {})
+
+def read_bundle(folder: Path, task: str) -> Modules:
+    """One task of the bundle in a row's folder."""
+    factors = open_bundle(folder / BUNDLE)[task].factors()
+    return {p: (f.B.astype(np.float32), f.A.astype(np.float32)) for p, f in factors.items()}
 
 
 def heads(count: int, rank: int, **options: Any) -> Compressor:

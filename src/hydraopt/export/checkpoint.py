@@ -17,9 +17,11 @@ __all__ = ["Checkpoint", "read_checkpoint", "weight_files"]
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _LOADED: Final = (
-    "model*.safetensors",
+    _SINGLE,
+    "model-*-of-*.safetensors",
     _INDEX,
-    "pytorch_model*.bin",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
     "pytorch_model.bin.index.json",
 )
 _WEIGHTS: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})

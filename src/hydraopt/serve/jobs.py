@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -75,7 +74,6 @@ class Answer:
     job: Job
     deliver: Callable[[Piece], None]
     deadline: float
-    arrived: float = field(default_factory=time.monotonic)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
