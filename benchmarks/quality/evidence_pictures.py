@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 
 from benchmarks.common import ROOT
+from benchmarks.quality.head_map import draw_map
 from benchmarks.quality.headline import grown, headline
 from benchmarks.quality.sets import RESULTS
 
@@ -22,6 +24,7 @@ def draw_all() -> None:
     draw_curves()
     draw_measures()
     draw_growth()
+    draw_map(PICTURES / "map.png")
 
 
 def draw_curves() -> None:
@@ -29,8 +32,11 @@ def draw_curves() -> None:
     import matplotlib.pyplot as plt
 
     sets = headline()["sets"]
-    figure, axes = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4), squeeze=False)
-    for axis, (name, entry) in zip(axes[0], sets.items(), strict=True):
+    down, across = math.ceil(len(sets) / 2), min(len(sets), 2)
+    figure, axes = plt.subplots(down, across, figsize=(5.4 * across, 4 * down), squeeze=False)
+    for axis in axes.ravel()[len(sets) :]:
+        axis.set_axis_off()
+    for axis, (name, entry) in zip(axes.ravel(), sets.items(), strict=False):
         rows = [row for row in entry["rows"] if row["method"] == "hydraopt"]
         size = [row["size_pct"] for row in rows]
         low, high = (np.array([row["mean_drop_interval"][i] for row in rows]) for i in (0, 1))
@@ -57,28 +63,28 @@ def draw_curves() -> None:
 
 
 def draw_measures() -> None:
-    """KL to the original against the candidates, a colour for each task."""
+    """KL to the original against the candidates: a picture a set, a colour a task."""
     import matplotlib.pyplot as plt
 
     from benchmarks.quality.damage_measures import CANDIDATES
 
-    files = sorted(RESULTS.glob("*.measures.json"))
-    if not files:
-        return
-    rows = [row for path in files for row in json.loads(path.read_text())["rows"]]
-    figure, axes = plt.subplots(4, 4, figsize=(14, 12), sharey=True)
-    for axis, name in zip(axes.ravel(), CANDIDATES, strict=True):
-        for number, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
-            mine = [row for row in rows if row["task"] == task]
-            y = np.clip([row["kl"] for row in mine], 1e-7, None)
-            x = np.clip([row[name] for row in mine], 1e-5, None)
-            axis.loglog(x, y, ".", color=f"C{number % 10}", label=task, markersize=5)
-        axis.set_xlabel(name)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("KL to the original")
-    axes[0, 0].legend(fontsize=5, frameon=False, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(PICTURES / "measures.png", dpi=100)
+    for path in sorted(RESULTS.glob("*.measures.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        figure, axes = plt.subplots(4, 4, figsize=(14, 12), sharey=True)
+        for axis, name in zip(axes.ravel(), CANDIDATES, strict=True):
+            for number, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
+                mine = [row for row in rows if row["task"] == task]
+                y = np.clip([row["kl"] for row in mine], 1e-7, None)
+                x = np.clip([row[name] for row in mine], 1e-5, None)
+                axis.loglog(x, y, ".", color=f"C{number % 10}", label=task, markersize=5)
+            axis.set_xlabel(name)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("KL to the original")
+        axes[0, 0].legend(fontsize=5, frameon=False, loc="lower right")
+        figure.suptitle(path.name.partition(".")[0])
+        figure.tight_layout()
+        figure.savefig(PICTURES / f"{path.name.removesuffix('.json')}.png", dpi=100)
+        plt.close(figure)
 
 
 def draw_growth() -> None:

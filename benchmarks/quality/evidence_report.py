@@ -1,4 +1,4 @@
-"""The evidence's result files to docs/evidence.md and README: tables between markers, and pictures.
+"""The evidence's result files to docs/evidence.md, docs/methods.md and README: tables, pictures.
 
     python benchmarks/quality/evidence_report.py [--check]
 
@@ -20,12 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.quality import evidence_pictures  # noqa: E402
+from benchmarks.quality.head_map import head_map  # noqa: E402
 from benchmarks.quality.headline import drops, grown, headline, result_files, scored_tasks  # noqa: E402
 from benchmarks.quality.rival_table import rivals  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
 from benchmarks.report import rewrite, table  # noqa: E402
 
-PAGES = (ROOT / "docs" / "evidence.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "evidence.md", ROOT / "docs" / "methods.md", ROOT / "README.md")
 _MISSING = "Not measured yet."
 
 Result = Mapping[str, Any]
@@ -77,11 +78,15 @@ def curves() -> str:
     return "\n".join(parts)
 
 
+def _has_own_table(row: Row) -> bool:
+    return any(Path(x).stem.endswith((".rivals", ".map")) for x in row["results"])
+
+
 def methods() -> str:
     parts = []
     for name, entry in headline()["sets"].items():
         rows = []
-        mine = [row for row in entry["rows"] if not any("rivals" in x for x in row["results"])]
+        mine = [row for row in entry["rows"] if not _has_own_table(row)]
         for size in (5, 2):
             for method in dict.fromkeys(row["method"] for row in mine):
                 row = _row(mine, method, size)
@@ -173,7 +178,8 @@ def measures() -> str:
     from benchmarks.quality.measures import correlations
 
     lines = []
-    for path in sorted(RESULTS.glob("*.measures.json")):
+    files = sorted(RESULTS.glob("*.measures.json"))
+    for path in files:
         rows = json.loads(path.read_text())["rows"]
         halves = [
             correlations([row for row in rows if row["half"] == half], target)
@@ -190,7 +196,11 @@ def measures() -> str:
         return f"{_MISSING}\n"
     head = ["set", "candidate", "lost recovery, chosen on", "KL, chosen on"]
     found = table([*head, "lost recovery, held out", "KL, held out"], lines)
-    return f"{found}\n![KL against the candidates](pictures/measures.png)\n"
+    pictures = [
+        f"![KL against the candidates](pictures/{path.name.removesuffix('.json')}.png)\n"
+        for path in files
+    ]
+    return "\n".join([found, *pictures])
 
 
 def weights() -> str:
@@ -276,6 +286,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "growth": growth,
     "evidence": summary,
     "rivals": rivals,
+    "map": head_map,
 }
 
 
