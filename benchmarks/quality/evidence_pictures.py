@@ -52,8 +52,9 @@ def draw_curves() -> None:
         ticks = [1, 2, 3, 5, 10, 20, 52]
         axis.set_xticks(ticks, [f"{t} %" for t in ticks])
         axis.set_xticks([], minor=True)
-        axis.set_yticks([-1, 0, 1, 2, 5, 10, 20, 50], ["-1", "0", "1", "2", "5", "10", "20", "50"])
-        axis.set_ylim(top=130)
+        marks = [-5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
+        axis.set_yticks(marks, [str(mark) for mark in marks])
+        axis.set_ylim(-6, 130)
         axis.set_xlabel("bytes of the bundle, of the adapters in fp16")
         axis.set_ylabel("drop, % of the original's score")
         axis.set_title(f"{name} ({entry['n']} tasks)")
