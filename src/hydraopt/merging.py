@@ -49,6 +49,8 @@ DEFAULT_SIZE = "10%"
 DEFAULT_MEASURE = "bias-aware"
 _NEARLY_ALL = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_HARMLESS = 0.25
+"""Relative error up to which hardly a task of the evidence sets lost points (docs/evidence.md)."""
 
 StrPath = str | os.PathLike[str]
 
@@ -160,7 +162,21 @@ def merge(
         found = solve(pieces, carried, budget, weights, options, recipe)
     manifest = assemble(pieces, carried, found.draft if found else None, recipe)
     limit = None if lossless else budget
-    return finish(output, pieces, carried, manifest, found, limit, chosen, started)
+    result = finish(output, pieces, carried, manifest, found, limit, chosen, started)
+    return result if given else _with_advice(result)
+
+
+def _with_advice(result: MergeResult) -> MergeResult:
+    """The result of a default merge, with a note if the default is small for these adapters."""
+    worst = max(result.errors, key=lambda task: result.errors[task], default=None)
+    if worst is None or result.errors[worst] <= _HARMLESS:
+        return result
+    advice = (
+        f"{DEFAULT_SIZE} leaves errors up to {result.errors[worst]:.2f} ({worst}): above "
+        f"{_HARMLESS:g} tasks may lose points, long exact answers before; --max-error 0.2, or 0.1 "
+        "for these, takes more bytes and less risk"
+    )
+    return dataclasses.replace(result, notes=(*result.notes, advice))
 
 
 def finish(

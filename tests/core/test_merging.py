@@ -68,6 +68,15 @@ def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
     assert merge(three, tmp_path / "out", lossless=True).notes == ()
 
 
+def test_a_default_merge_says_when_the_default_is_small(three, tmp_path) -> None:
+    made = merge(three, tmp_path / "out", threads=1)
+    worst = max(made.errors, key=lambda task: made.errors[task])
+    assert made.errors[worst] > 0.25, "random adapters cannot be had for a tenth of their bytes"
+    (note,) = made.notes
+    assert worst in note and f"{made.errors[worst]:.2f}" in note and "--max-error" in note
+    assert merge(three, tmp_path / "out", size="10%", threads=1).notes == (), "it was asked for"
+
+
 def test_importance_lowers_an_error(three, tmp_path) -> None:
     even = merge(three, tmp_path / "out", size="25%", threads=1).errors
     more = merge(three, tmp_path / "out", size="25%", importance={"b": 20.0}, threads=1).errors
