@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from benchmarks.common import ROOT
+from benchmarks.quality.axes import size_axis
 from benchmarks.quality.head_map import draw_map
 from benchmarks.quality.headline import grown, headline
 from benchmarks.quality.sets import RESULTS
@@ -47,15 +48,12 @@ def draw_curves() -> None:
         axis.plot(size, [row["worst_drop_pct"] for row in rows], "s--", label="worst", color="C3")
         axis.vlines(PAPER[0], PAPER[1], PAPER[2], color="black", linewidth=5, label="paper's range")
         axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set_xscale("log")
+        size_axis(axis, (1, 2, 3, 5, 10, 20, 52))
         axis.set_yscale("symlog", linthresh=1)
-        ticks = [1, 2, 3, 5, 10, 20, 52]
-        axis.set_xticks(ticks, [f"{t} %" for t in ticks])
-        axis.set_xticks([], minor=True)
         marks = [-5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
         axis.set_yticks(marks, [str(mark) for mark in marks])
         axis.set_ylim(-6, 130)
-        axis.set_xlabel("bytes of the bundle, of the adapters in fp16")
+        axis.set_xlabel("bytes of the bundle, % of the adapters in fp16")
         axis.set_ylabel("drop, % of the original's score")
         axis.set_title(f"{name} ({entry['n']} tasks)")
         axis.legend(frameon=False)
@@ -66,6 +64,7 @@ def draw_curves() -> None:
 def draw_measures() -> None:
     """KL to the original against the candidates: a picture a set, a colour a task."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     from benchmarks.quality.damage_measures import CANDIDATES
 
@@ -79,11 +78,14 @@ def draw_measures() -> None:
                 x = np.clip([row[name] for row in mine], 1e-5, None)
                 axis.loglog(x, y, ".", color=f"C{number % 10}", label=task, markersize=5)
             axis.set_xlabel(name)
+            # Names of minor ticks run into each other where an axis spans less than a decade.
+            axis.xaxis.set_minor_formatter(NullFormatter())
         for axis in axes[:, 0]:
             axis.set_ylabel("KL to the original")
-        axes[0, 0].legend(fontsize=5, frameon=False, loc="lower right")
         figure.suptitle(path.name.partition(".")[0])
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, 0.04, 1, 1))
+        names, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(names, labels, loc="lower center", ncols=5, fontsize=9, frameon=False)
         figure.savefig(PICTURES / f"{path.name.removesuffix('.json')}.png", dpi=100)
         plt.close(figure)
 

@@ -93,9 +93,9 @@ def methods() -> str:
             for method in dict.fromkeys(row["method"] for row in mine):
                 row = _row(mine, method, size)
                 if row:
-                    rows.append([method, *_scores(row)])
+                    rows.append([method, f"{row['test_rows']:,}", *_scores(row)])
         if len({row[0] for row in rows}) > 1:
-            parts.append(f"{name}:\n\n{table(['method', *HEAD], rows)}")
+            parts.append(f"{name}:\n\n{table(['method', 'test rows', *HEAD], rows)}")
     return "\n".join(parts) or f"{_MISSING}\n"
 
 

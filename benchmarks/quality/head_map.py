@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality.axes import size_axis
 from benchmarks.quality.headline import drops, result_files, row_of
 from benchmarks.quality.sets import RESULTS
 from benchmarks.report import table
@@ -88,10 +89,7 @@ def draw_map(path: Path, folder: Path = RESULTS) -> None:
             axis.plot([x for _, x, _ in mine], [y for _, _, y in mine], "o-", label=f"M = {heads}")
             for rank, x, y in mine:
                 axis.annotate(f"{rank}", (x, y), (3, 4), textcoords="offset points", fontsize=7)
-        axis.set_xscale("log")
-        ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
-        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        axis.set_xticks([], minor=True)
+        size_axis(axis)
         axis.set_xlabel("bytes, % of the adapters in fp16; numbers at the points: rank")
         axis.set_ylabel(title)
         axis.set_title(name)

@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.quality.axes import size_axis  # noqa: E402
 from benchmarks.quality.headline import headline, result_files  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
 from benchmarks.report import table  # noqa: E402
@@ -174,11 +175,8 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> None:
             zorder=3 if ours else 2,
             label=method,
         )
-    axis.set_xscale("log")
+    size_axis(axis)
     axis.set_xlabel("bytes, % of the adapters in fp16")
-    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
-    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axis.set_xticks([], minor=True)
     if scored:
         axis.set_yscale("symlog", linthresh=1)
         marks = [-1, 0, 1, 2, 5, 10, 20, 50, 100]
