@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from zoo.bases import BaseError, base_folder, find_base
 ROOT = Path(__file__).resolve().parents[2]
 BASES = ("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct")
 IDS = torch.randint(5, 5000, (2, 24), generator=torch.Generator().manual_seed(0))
+MIXED = torch.randint(5, 5000, (24, 24), generator=torch.Generator().manual_seed(1))
+"""Rows of a mixed batch, of all tasks by turns. In bfloat16 one row is a draw: of 24 on Gemma a row
+was 0.4 to 2.9 times as far from float32 as PEFT's, and all together 1.2 times."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,6 +78,8 @@ def test_logits_are_those_of_the_exported_adapter_in_peft(base, tmp_path) -> Non
     merge(real_or_made(base, tmp_path), path, size="10%")
     bundle = open_bundle(path)
     exact: dict[str, Tensor] = {}
+    exact_mixed: dict[str, Tensor] = {}
+    turns = [name for _, name in zip(MIXED, itertools.cycle(bundle), strict=False)]
     for dtype in ("float32", "bfloat16"):
         model, _ = load_model(base, dtype)
         alone = logits(model)
@@ -82,24 +88,27 @@ def test_logits_are_those_of_the_exported_adapter_in_peft(base, tmp_path) -> Non
             for name in bundle:
                 attached.set_task(name)
                 ours[name] = logits(model)
-            attached.set_tasks(list(bundle)[:2])
-            mixed = logits(model)
+            attached.set_tasks(turns)
+            mixed = logits(model, MIXED)
         assert torch.equal(logits(model), alone)
-        for row, (name, task) in enumerate(bundle.items()):
+        for turn, (name, task) in enumerate(bundle.items()):
             folder = tmp_path / dtype / name
             task.save_pretrained(folder, dtype="float32")
             # PEFT would hold the factors in float32; the base's type is what both have here.
             wrapped = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
             wrapped.to(getattr(torch, dtype))
             theirs = logits(wrapped)
+            theirs_mixed = logits(wrapped, MIXED[turn :: len(bundle)])
             wrapped.unload()
+            ours_mixed = mixed[turn :: len(bundle)]
             if dtype == "float32":
-                exact[name] = theirs
+                exact[name], exact_mixed[name] = theirs, theirs_mixed
                 assert far(ours[name], theirs) < 1e-5
-                assert row >= len(mixed) or far(mixed[row], theirs[row]) < 1e-5
+                for got, right in zip(ours_mixed, theirs_mixed, strict=True):
+                    assert far(got, right) < 1e-5
                 assert far(alone, theirs) > 0.01, "the task does nothing"
             else:
                 # Both round at every step; twice PEFT's distance to float32 would be a fault.
-                limit = 2 * far(theirs, exact[name])
-                assert far(ours[name], exact[name]) < limit
-                assert row >= len(mixed) or far(mixed[row], exact[name][row]) < limit
+                assert far(ours[name], exact[name]) < 2 * far(theirs, exact[name])
+                limit = 2 * far(theirs_mixed, exact_mixed[name])
+                assert far(ours_mixed, exact_mixed[name]) < limit
