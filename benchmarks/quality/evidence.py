@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -37,9 +38,9 @@ from hydraopt.evaluate.compare import (  # noqa: E402
     evaluate,
     products_of,
 )
-from hydraopt.evaluate.encoding import Encoded, encode_row  # noqa: E402
+from hydraopt.evaluate.encoding import Encoded, encode_row, prompt_text  # noqa: E402
 from hydraopt.evaluate.model import load_model  # noqa: E402
-from hydraopt.evaluate.prompts import POWER, TEXTS  # noqa: E402
+from hydraopt.evaluate.prompts import POWER, PROMPTS, TEXTS, Onlooker  # noqa: E402
 from hydraopt.evaluate.sensitivity import (  # noqa: E402
     answered,
     look,
@@ -83,9 +84,10 @@ def merged(
     before = json.loads(note.read_text()) if note.is_file() else {}
     if {key: before.get(key) for key in made_of} != json.loads(json.dumps(made_of)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = merge(
-            adapters, path, size=method.size, **_options(set_name, adapters, method, tasks)
-        )
+        with products_of("bfloat16"):
+            made = merge(
+                adapters, path, size=method.size, **_options(set_name, adapters, method, tasks)
+            )
         said = {
             "method": method.name,
             "setting": method.size,
@@ -107,9 +109,12 @@ def _options(
     """Options of hydraopt.merge; those of a plan name what is looked up or made here.
 
     tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
-    the power of what was seen, that of merge --base if it is not given.
+    the power of what was seen, that of merge --base if it is not given. gains: whether parts are
+    fitted to answers as well, as merge --prompts does.
     """
     options = dict(method.options)
+    if options.pop("gains", False):
+        options["rescaler"] = onlooker_of(set_name, tuple(adapters), tasks).gains
     if "tuned" in options:
         measure = measure_named(options.get("measure", DEFAULT_MEASURE))
         options["measure"] = dataclasses.replace(measure, **options.pop("tuned"))
@@ -121,6 +126,21 @@ def _options(
             for name, mine in seen.items()
         }
     return options
+
+
+@functools.cache
+def onlooker_of(set_name: str, adapters: tuple[Adapter, ...], tasks: Path) -> Onlooker:
+    """What looks at the adapters' answers to the inputs of training rows; kept, with the answers,
+    for all bundles of a run."""
+    prompts = {}
+    for adapter in adapters:
+        task, language = task_of(adapter.name, adapter.source.parent, tasks)
+        file = read_task_file(tasks, task, language, "train")
+        prompts[adapter.name] = [
+            prompt_text(file.instruction, row.input) for row in file.rows[:PROMPTS]
+        ]
+    base = request_for(set_name, tasks, None, "float32").base
+    return Onlooker(base, adapters, prompts)
 
 
 def texts_of(

@@ -167,25 +167,17 @@ def search(
     passes: Passes,
     budget: Budget,
     weights: Array,
-    file_size: Callable[[Draft], int],
-    mean_error: Callable[[Draft], tuple[float, float]],
+    value_of: Callable[[Draft], float],
     numbers: int,
     fixed: int = 0,
     fair: bool = False,
 ) -> Found:
     """The largest draft within the budget.
 
-    file_size: bytes of the whole file that a draft makes. mean_error: (mean, worst) over tasks.
-    numbers: how many the inputs hold. fixed: bytes of a file in which nothing is coded. fair:
-    between passes, weights move towards the worst task until all errors are alike.
-    Raises BudgetError if no price meets it.
+    value_of: what the budget limits, of a draft. numbers: how many the inputs hold. fixed: bytes of
+    a file in which nothing is coded. fair: between passes, weights move towards the worst task
+    until all errors are alike. Raises BudgetError if no price meets it.
     """
-
-    def value_of(draft: Draft) -> float:
-        if budget.kind == "size":
-            return float(file_size(draft))
-        return mean_error(draft)[0 if budget.kind == "error" else 1]
-
     guide, slope = None, 0.3  # errors rise about as price^0.3
     price = 1e-5 * budget.value**3 / weights.size
     wanted = _aim(budget)

@@ -19,7 +19,7 @@ from hydraopt.parts import BasisRecord, PartsRecord, Side, Way, quantise_basis, 
 from hydraopt.plan import BasisPlan, Classes, ModulePlan, TaskPlan
 from hydraopt.types import Array, Basis, Factors, Thin, exponents, power, symmetric_inverse
 
-__all__ = ["EncodedModule", "encode_module"]
+__all__ = ["EncodedModule", "encode_module", "squared_error"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> Encod
         out = Metric.own_space(thin.U, measure.unbiased)
         record = _encode_task(thin, task, left_basis, right_basis, into, out)
         records.append(record)
-        errors.append(thin.energy if record is None else _squared_error(thin, record))
+        errors.append(thin.energy if record is None else squared_error(thin, record))
     return EncodedModule(
         core.index,
         core.contents,
@@ -156,7 +156,7 @@ def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> Encod
     )
 
 
-def _squared_error(thin: Thin, record: PartsRecord) -> float:
+def squared_error(thin: Thin, record: PartsRecord) -> float:
     """|dW - dW~|^2 from the small cores, in float64; good to 1e-14 of |dW|^2."""
     got = record.factors
     cross = np.sum(((thin.U.T @ got.B) * thin.s[:, None]) * (got.A @ thin.V).T)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from hydraopt.measure import Measure, measure_named
 from hydraopt.parts import FORMS
 from hydraopt.passes import Draft, Passes, Progress
 from hydraopt.plan import modes_of
+from hydraopt.rescaling import Rescaler, rescaled
 from hydraopt.types import Array
 from hydraopt.weights import Sensitivity, importances, module_weights, task_weights
 
@@ -106,6 +107,7 @@ def merge(
     fair: bool = False,
     measure: str | Measure = DEFAULT_MEASURE,
     sensitivity: Sensitivity | None = None,
+    rescaler: Rescaler | None = None,
     forms: Sequence[str] | None = None,
     same_base: bool = False,
     alpha: float | None = None,
@@ -119,8 +121,9 @@ def merge(
     tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 10
     %. importance: weight of a task's error, default 1 each. fair: weights are moved until all tasks
     have the same relative error. measure: see hydraopt.measure. sensitivity: which
-    modules of a task matter more; only ratios within a task count. forms: those
-    permitted, default all (names of hydraopt.parts.FORMS). same_base: take base models written
+    modules of a task matter more; only ratios within a task count. rescaler: asked once for each
+    task how much longer its coded parts shall be (hydraopt.rescaling). forms: those permitted,
+    default all (names of hydraopt.parts.FORMS). same_base: take base models written
     differently as one. alpha: for files that do not state theirs. threads: default all cores; does
     not change the result. progress: called with (stage, done, total).
 
@@ -132,7 +135,8 @@ def merge(
     given = [name for name, value in limits.items() if value is not None]
     if len(given) > 1:
         raise UsageError(explain("more than one limit", got=", ".join(given), expected="one"))
-    choices = {"importance": importance, "fair": fair, "forms": forms, "sensitivity": sensitivity}
+    choices: dict[str, Any] = {"importance": importance, "fair": fair, "forms": forms}
+    choices |= {"sensitivity": sensitivity, "rescaler": rescaler}
     idle = [name for name, value in choices.items() if value]
     if lossless and idle:
         raise UsageError(
@@ -154,12 +158,25 @@ def merge(
     recipe |= {"limit": kind if not lossless else "lossless", "value": value}
     if sensitivity:
         recipe["sensitivity"] = sorted(sensitivity)
+    if rescaler:
+        recipe["rescaled"] = True
     carried = pack(pieces)
     found = None
     if pieces.contents:
         weights = importances(pieces, importance or {})
         options = Options(chosen, forms, fair, threads, progress, sensitivity)
         found = solve(pieces, carried, budget, weights, options, recipe)
+        if rescaler:
+            value_of = _value_of(budget, pieces, carried, recipe)
+            draft = rescaled(
+                found.draft,
+                pieces,
+                {adapter.name: adapter for adapter in loaded},
+                rescaler,
+                lambda draft: value_of(draft) <= budget.value,
+                budget.kind == "size",
+            )
+            found = dataclasses.replace(found, draft=draft)
     manifest = assemble(pieces, carried, found.draft if found else None, recipe)
     limit = None if lossless else budget
     result = finish(output, pieces, carried, manifest, found, limit, chosen, started)
@@ -273,20 +290,31 @@ def solve(
         module_weights(pieces, energies, options.measure, options.sensitivity or {})
     )
 
-    def size_of(draft: Draft) -> int:
-        manifest = assemble(pieces, carried, draft, recipe)
-        return bundle_size(manifest, draft.shared, draft.streams, carried.data)
+    value_of = _value_of(budget, pieces, carried, recipe)
+    fixed = 0
+    if budget.kind == "size":
+        fixed = int(value_of(Draft.empty(weights, len(pieces.sources))))
+        if budget.value <= fixed:
+            raise _too_small(budget, fixed, carried)
+    numbers = max(pieces.fp16_bytes // 2, 1)
+    return search(passes, budget, weights, value_of, numbers, fixed, options.fair)
 
-    def error_of(draft: Draft) -> tuple[float, float]:
+
+def _value_of(
+    budget: Budget, pieces: MergeSet, carried: Carried, recipe: Mapping[str, Any]
+) -> Callable[[Draft], float]:
+    """What the budget limits, as a function of a draft: bytes of the whole file, or an error."""
+
+    def size_of(draft: Draft) -> float:
+        manifest = assemble(pieces, carried, draft, recipe)
+        return float(bundle_size(manifest, draft.shared, draft.streams, carried.data))
+
+    def error_of(draft: Draft) -> float:
         errors = draft.relative_errors()
         per_task = [errors[task.content] for task in pieces.tasks if task.content is not None]
-        return float(np.mean(per_task)), float(np.max(per_task))
+        return float(np.mean(per_task) if budget.kind == "error" else np.max(per_task))
 
-    fixed = size_of(Draft.empty(weights, len(pieces.sources)))
-    if budget.kind == "size" and budget.value <= fixed:
-        raise _too_small(budget, fixed, carried)
-    numbers = max(pieces.fp16_bytes // 2, 1)
-    return search(passes, budget, weights, size_of, error_of, numbers, fixed, options.fair)
+    return size_of if budget.kind == "size" else error_of
 
 
 def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:

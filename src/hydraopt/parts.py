@@ -41,6 +41,7 @@ __all__ = [
     "quantise_side",
     "read_basis",
     "read_parts",
+    "read_record",
     "read_split",
     "write_basis",
     "write_parts",
@@ -303,15 +304,20 @@ def read_split(reader: StreamReader, m: int, n: int, p: int, q: int) -> SplitRec
 
     Raises BundleFormatError for damage.
     """
-    count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
+    count, mode = _read_count(reader, m, n, bool(p or q))
     if count == 0:
         return SplitRecord.of(Factors(np.zeros((m, 0)), np.zeros((0, n))))
-    mode = PRIVATE
-    if p or q:
-        mode = _MODES[reader.integer(Kind.MODE, 0, len(_MODES) - 1, "the mode of a record")]
     right = _read_side(reader, mode.right, q, n, count, Kind.RIGHT_SPREAD)
     left = _read_side(reader, mode.left, p, m, count, Kind.LEFT_SPREAD)
     return SplitRecord(left, right, power(_read_exponents(reader, count)), mode)
+
+
+def _read_count(reader: StreamReader, m: int, n: int, has_bases: bool) -> tuple[int, Mode]:
+    """How many parts the next record has, and how their sides are written."""
+    count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
+    if count == 0 or not has_bases:
+        return count, PRIVATE
+    return count, _MODES[reader.integer(Kind.MODE, 0, len(_MODES) - 1, "the mode of a record")]
 
 
 def _read_side(
@@ -334,3 +340,33 @@ def read_parts(
     p, q = (0 if basis is None else basis.q for basis in (left, right))
     record = read_split(reader, m, n, p, q)
     return record.factors(left, right), record.mode
+
+
+def read_record(
+    reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
+) -> PartsRecord | None:
+    """The next record of a task as :func:`write_parts` takes it, over the module's bases.
+
+    For streams of our own making, to write them again with other coefficients.
+    """
+    count, mode = _read_count(reader, m, n, left is not None or right is not None)
+    if count == 0:
+        return None
+    rights = _read_coded(reader, mode.right, right, n, count, Kind.RIGHT_SPREAD)
+    lefts = _read_coded(reader, mode.left, left, m, count, Kind.LEFT_SPREAD)
+    return PartsRecord(lefts, rights, _read_exponents(reader, count))
+
+
+def _read_coded(
+    reader: StreamReader, way: Way, basis: Basis | None, length: int, count: int, kind: Kind
+) -> Side:
+    coordinates = own = None
+    values = np.zeros((length, count))
+    if way is not Way.EXPLICIT:
+        assert basis is not None
+        coordinates = reader.coded(basis.q, count, Kind.COORDINATE_SPREAD)
+        values = basis.vectors @ coordinates.values
+    if way is not Way.SHARED:
+        own = reader.coded(length, count, kind)
+        values = values + own.values
+    return Side(way, coordinates, own, values)

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"passes"},
     {"budget"},
     {"align"},
-    {"weights"},
+    {"weights", "rescaling"},
     {"methods"},
     {"export"},
     {"runtime"},

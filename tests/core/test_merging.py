@@ -196,7 +196,13 @@ def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"fair": True}, {"importance": {"a": 2}}, {"forms": ["private"]}]
+    "option",
+    [
+        {"fair": True},
+        {"importance": {"a": 2}},
+        {"forms": ["private"]},
+        {"rescaler": lambda name, coded: {}},
+    ],
 )
 def test_lossless_takes_no_choices(three, tmp_path, option) -> None:
     with pytest.raises(UsageError, match=f"nothing to weigh.*{next(iter(option))}"):

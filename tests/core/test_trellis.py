@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hydraopt.coding.gaussian import level_bits
 from hydraopt.coding.stream import LAMBDA, quantise_block
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER, quantise, reconstruct
+from hydraopt.coding.trellis import levels_of as levels_behind
 
 COLUMN = st.lists(st.floats(-400, 400, allow_nan=False), min_size=1, max_size=30)
 SPREADS = [0.3, 1.0, 2.5, 9.0, 60.0]
@@ -117,3 +118,12 @@ def test_level_costs_are_those_of_a_distribution(spread: float) -> None:
     mass = 2.0**-bits * np.where(np.arange(bits.shape[1]) > 0, 2, 1)
     assert mass.sum(axis=1) == pytest.approx([1, 1], abs=0.02)
     assert (np.diff(bits[0, :20]) >= 0).all()
+
+
+@given(st.lists(st.integers(-(2**27), 2**27), max_size=40))
+def test_the_levels_behind_integers_come_back(values: list[int]) -> None:
+    levels = np.array(values, np.int32)
+    integers, back = np.empty_like(levels), np.empty_like(levels)
+    reconstruct(levels, integers)
+    levels_behind(integers, back)
+    assert np.array_equal(back, levels)

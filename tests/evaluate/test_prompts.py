@@ -13,9 +13,10 @@ from hydraopt import open_bundle, read_adapters
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.model import load_model
-from hydraopt.evaluate.prompts import TEXTS, read_prompts, seen_with
+from hydraopt.evaluate.prompts import TEXTS, Onlooker, read_prompts
 from hydraopt.evaluate.sensitivity import look, self_written, sensitivities
 
+PROMPTS = [f"Spell.\n{i}\n=>" for i in range(10)]
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
 
@@ -40,8 +41,8 @@ def folders(make_adapter, tmp_path: Path) -> list[Path]:
 
 def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> None:
     adapters = read_adapters(folders)
-    alone = seen_with(str(base), adapters, {})
-    asked = seen_with(str(base), adapters, {"fr": ["Spell.\n3\n=>", "Spell.\n4\n=>"]})
+    alone = Onlooker(str(base), adapters, {}).sensitivities()
+    asked = Onlooker(str(base), adapters, {"fr": PROMPTS}).sensitivities()
     assert {name: sorted(mine) for name, mine in alone.items()} == {
         "en": sorted(PATHS),
         "fr": sorted(PATHS),
@@ -50,7 +51,7 @@ def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> 
     assert asked["en"] == alone["en"]
     assert asked["fr"] != alone["fr"]
     # The same seed, the same texts.
-    assert seen_with(str(base), adapters, {}) == alone
+    assert Onlooker(str(base), adapters, {}).sensitivities() == alone
 
 
 def test_what_was_seen_counts_by_its_root(base, folders) -> None:
@@ -59,19 +60,19 @@ def test_what_was_seen_counts_by_its_root(base, folders) -> None:
     model, tokenizer = load_model(base)
     texts = self_written(model, tokenizer, factors, TEXTS, 0)
     whole = sensitivities(look(model, texts, factors), factors)
-    found = seen_with(str(base), [adapter], {})["en"]
+    found = Onlooker(str(base), [adapter], {}).sensitivities()["en"]
     assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
 
 def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
     with pytest.raises(UsageError, match="prompts of a task that is not there; got de"):
-        seen_with(str(base), read_adapters(folders), {"de": ["x"]})
+        Onlooker(str(base), read_adapters(folders), {"de": ["x"]})
 
 
 def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -> None:
     folder = make_adapter(tmp_path / "x", {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))})
     with pytest.raises(AlignmentError, match=r"no linear module h\.0\.q"):
-        seen_with(str(base), read_adapters([folder]), {})
+        Onlooker(str(base), read_adapters([folder]), {}).sensitivities()
 
 
 def test_prompt_files(tmp_path: Path) -> None:
@@ -106,7 +107,9 @@ def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
     seen = CliRunner().invoke(cli, [*call, "--base", str(base), "--prompts", f"fr={prompts}"])
     assert seen.exit_code == 0, seen.output
     assert json.loads(seen.stdout)["size"] == out.stat().st_size
-    assert open_bundle(out).manifest.recipe["sensitivity"] == ["en", "fr"]
+    recipe = open_bundle(out).recipe
+    assert recipe["sensitivity"] == ["en", "fr"]
+    assert recipe["rescaled"] is True
     for wrong, what in (
         (["--prompts", f"fr={prompts}"], "give the base model as well"),
         (["--base", str(base), "--prompts", "fr"], "not TASK=FILE"),

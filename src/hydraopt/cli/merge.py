@@ -108,7 +108,8 @@ class Prompts(click.ParamType[tuple[str, str]]):
     "prompted",
     type=Prompts(),
     multiple=True,
-    help="See it on the answers to these prompts, one a line, no labels; needs --base.",
+    help="See it on the answers to these prompts, one a line, no labels, and fit the coded parts "
+    "to the answers; needs --base.",
 )
 @click.option(
     "--method",
@@ -203,13 +204,13 @@ def merge(
 
     with progress_bar(quiet or as_json) as progress:
         sources: Sequence[Any] = adapters
-        sensitivity = None
+        onlooker = None
         if base is not None:
             sources = read_adapters(adapters, same_base=same_base, alpha=alpha)
-            from hydraopt.evaluate.prompts import read_prompts, seen_with
+            from hydraopt.evaluate.prompts import Onlooker, read_prompts
 
             texts = {task: read_prompts(file) for task, file in prompts.items()}
-            sensitivity = seen_with(base, sources, texts, progress)
+            onlooker = Onlooker(base, sources, texts, progress)
         result = merge_adapters(
             sources,
             output,
@@ -220,7 +221,8 @@ def merge(
             importance=importance,
             fair=fair,
             measure=measure,
-            sensitivity=sensitivity,
+            sensitivity=onlooker.sensitivities() if onlooker else None,
+            rescaler=onlooker.gains if onlooker and prompts else None,
             forms=forms or None,
             same_base=same_base,
             alpha=alpha,

@@ -33,7 +33,7 @@ from hydraopt.coding.rangeencoder import (
     new_encoder,
     written,
 )
-from hydraopt.coding.trellis import quantise, reconstruct
+from hydraopt.coding.trellis import levels_of, quantise, reconstruct
 from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [
@@ -215,6 +215,20 @@ class StreamReader:
 
         Raises BundleFormatError if the stream has been read past its end, before it allocates.
         """
+        return self._columns(count, columns, kind)[1].T
+
+    def coded(self, count: int, columns: int, kind: int) -> Block:
+        """The next block as a writer takes it; writing it again gives the same bytes."""
+        spreads, integers = self._columns(count, columns, kind)
+        levels = np.empty_like(integers)
+        for row, out in zip(integers, levels, strict=True):
+            levels_of(row, out)
+        return Block(levels, integers, spreads)
+
+    def _columns(
+        self, count: int, columns: int, kind: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Spread classes and integers (columns, count) of the next block."""
         if taken(self._state) > self._data.size + 64:
             self.damaged(f"its end was passed with {count * columns} numbers still to come")
         if count * columns > _MOST_NUMBERS:
@@ -223,7 +237,7 @@ class StreamReader:
         rows = np.zeros(count, np.int64)
         integers = np.empty((columns, count), np.int32)
         decode_columns(self._state, self._data, self._model, integers, spreads, rows)
-        return integers.T
+        return spreads, integers
 
     @property
     def position(self) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["NEXT_STATE", "QUANTISER", "STATES", "quantise", "reconstruct"]
+__all__ = ["NEXT_STATE", "QUANTISER", "STATES", "levels_of", "quantise", "reconstruct"]
 
 STATES = 8
 NEXT_STATE: NDArray[np.int64] = np.array(
@@ -153,4 +153,16 @@ def reconstruct(levels: NDArray[np.int32], out: NDArray[np.int32]) -> None:
         k = levels[i]
         q = QUANTISER[state]
         out[i] = 2 * k - (q if k > 0 else (-q if k < 0 else 0))
+        state = NEXT_STATE[state, k & 1]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def levels_of(integers: NDArray[np.int32], out: NDArray[np.int32]) -> None:
+    """The levels behind a column of integers, both (N,): the inverse of :func:`reconstruct`."""
+    state = 0
+    for i in range(integers.shape[0]):
+        x = integers[i]
+        q = QUANTISER[state]
+        k = (abs(x) + (q if x != 0 else 0)) // 2
+        out[i] = k if x > 0 else -k
         state = NEXT_STATE[state, k & 1]

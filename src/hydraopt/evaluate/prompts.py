@@ -1,7 +1,8 @@
-"""What ``merge --base`` and ``--prompts`` do: see with the base model which modules matter.
+"""What ``merge --base`` and ``--prompts`` do: look with the base model at what adapters say.
 
 Each adapter reads a few texts of its own: those that it writes unasked, or its answers to prompts
-of its task. No label is needed. The result is what :func:`hydraopt.merge` takes as ``sensitivity``.
+of its task; no label is needed. They show which modules matter, and, of prompts, how long the coded
+parts should be for the answers to stay.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hydraopt.adapters import Adapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.encoding import Encoded
-from hydraopt.evaluate.model import load_model
+from hydraopt.evaluate.gains import gains
+from hydraopt.evaluate.model import Pair, load_model
 from hydraopt.evaluate.run import Progress
 from hydraopt.evaluate.sensitivity import answered, look, self_written, sensitivities
+from hydraopt.types import Factors
 
-__all__ = ["POWER", "TEXTS", "read_prompts", "seen_with"]
+__all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker", "read_prompts"]
 
 TEXTS = 8
-"""Texts of an adapter; more change little."""
+"""Texts on which an adapter's modules are seen; more change little."""
+PROMPTS = 32
+"""Prompts of a task that are answered, at most; eight do most of it."""
 POWER = 0.5
 """What was seen counts to this power: it is seen at the adapter itself, and errors are not small
 enough for that to hold all the way (docs/log.md)."""
@@ -61,39 +69,81 @@ def _prompt(line: str, where: str) -> str:
     return text
 
 
-def seen_with(
-    base: str,
-    adapters: Sequence[Adapter],
-    prompts: Mapping[str, Sequence[str]],
-    progress: Progress | None = None,
-    seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Sensitivities of every adapter by module path, tempered (:data:`POWER`).
+class Onlooker:
+    """The base model at hand, and texts of every adapter to look at it with.
 
-    base: a folder or name that transformers loads. prompts: by task; a task without any is seen on
-    what it writes on its own. Raises UsageError for prompts of an unknown task and AlignmentError
-    for modules that the base does not have as linear ones.
+    ``sensitivities`` is what hydraopt.merge takes as ``sensitivity``; ``gains`` is its
+    ``rescaler``, for the tasks that have prompts: on text that an adapter writes unasked, gains do
+    not carry over to what it is asked (docs/log.md).
     """
-    unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
-    if unknown:
-        names = ", ".join(adapter.name for adapter in adapters)
-        raise UsageError(
-            explain("prompts of a task that is not there", got=", ".join(unknown), expected=names)
-        )
-    model, tokenizer = load_model(base)
-    found = {}
-    for number, adapter in enumerate(adapters):
-        factors = {path: module.factors() for path, module in adapter.modules.items()}
-        if adapter.name in prompts:
-            asked = [_encoded(tokenizer, text) for text in prompts[adapter.name][:TEXTS]]
-            texts = answered(model, tokenizer, asked, factors)
-        else:
-            texts = self_written(model, tokenizer, factors, TEXTS, seed + number)
-        seen = sensitivities(look(model, texts, factors), factors)
-        found[adapter.name] = {path: value**POWER for path, value in seen.items()}
-        if progress:
-            progress("seeing what matters", number + 1, len(adapters))
-    return found
+
+    def __init__(
+        self,
+        base: str,
+        adapters: Sequence[Adapter],
+        prompts: Mapping[str, Sequence[str]],
+        progress: Progress | None = None,
+        seed: int = 0,
+    ) -> None:
+        """base: a folder or name that transformers loads. prompts: by task. Raises UsageError for
+        prompts of an unknown task, and for a base that cannot be loaded."""
+        unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
+        if unknown:
+            names = ", ".join(adapter.name for adapter in adapters)
+            raise UsageError(
+                explain(
+                    "prompts of a task that is not there", got=", ".join(unknown), expected=names
+                )
+            )
+        self._model, self._tokenizer = load_model(base)
+        self._adapters = {adapter.name: adapter for adapter in adapters}
+        self._prompts = prompts
+        self._progress = progress or (lambda stage, done, total: None)
+        self._seed = seed
+        self._answered: dict[str, list[Encoded]] = {}
+        self._mended = 0
+
+    def sensitivities(self) -> dict[str, dict[str, float]]:
+        """Of every adapter by module path, tempered (:data:`POWER`); a task without prompts is
+        seen on what it writes on its own.
+
+        Raises AlignmentError for modules that the base does not have as linear ones.
+        """
+        found = {}
+        for number, name in enumerate(self._adapters):
+            factors = self._factors(name)
+            if name in self._prompts:
+                texts = self._answers(name)[:TEXTS]
+            else:
+                texts = self_written(
+                    self._model, self._tokenizer, factors, TEXTS, self._seed + number
+                )
+            seen = sensitivities(look(self._model, texts, factors), factors)
+            found[name] = {path: value**POWER for path, value in seen.items()}
+            self._progress("seeing what matters", number + 1, len(self._adapters))
+        return found
+
+    def gains(self, name: str, coded: Mapping[str, Factors]) -> dict[str, NDArray[np.int64]]:
+        """See :func:`hydraopt.evaluate.gains.gains`; empty for a task without prompts."""
+        if name not in self._prompts:
+            return {}
+        pairs = {path: (factors.B, factors.A) for path, factors in coded.items()}
+        found = gains(self._model, self._answers(name), self._factors(name), pairs)
+        self._mended += 1
+        self._progress("fitting to answers", self._mended, len(self._prompts))
+        return found
+
+    def _factors(self, name: str) -> dict[str, Pair]:
+        modules = self._adapters[name].modules
+        return {path: module.factors() for path, module in modules.items()}
+
+    def _answers(self, name: str) -> list[Encoded]:
+        if name not in self._answered:
+            asked = [_encoded(self._tokenizer, text) for text in self._prompts[name][:PROMPTS]]
+            self._answered[name] = answered(
+                self._model, self._tokenizer, asked, self._factors(name)
+            )
+        return self._answered[name]
 
 
 def _encoded(tokenizer: Any, text: str) -> Encoded:
