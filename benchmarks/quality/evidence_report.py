@@ -22,8 +22,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.quality import evidence_pictures  # noqa: E402
 from benchmarks.quality.head_map import head_map  # noqa: E402
 from benchmarks.quality.headline import drops, grown, headline, result_files, scored_tasks  # noqa: E402
-from benchmarks.quality.rival_table import rivals  # noqa: E402
+from benchmarks.quality.rival_table import rivals, rivals_in_short  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
+from benchmarks.quality.verdict import verdicts  # noqa: E402
 from benchmarks.report import rewrite, table  # noqa: E402
 
 PAGES = (ROOT / "docs" / "evidence.md", ROOT / "docs" / "methods.md", ROOT / "README.md")
@@ -288,6 +289,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "growth": growth,
     "evidence": summary,
     "rivals": rivals,
+    "rivals in short": rivals_in_short,
+    "verdict": verdicts,
     "map": head_map,
 }
 

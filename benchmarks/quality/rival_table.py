@@ -10,13 +10,15 @@ from typing import Any
 
 from benchmarks.quality.harness.ours import METHOD
 from benchmarks.quality.headline import drops, result_files, row_of
-from benchmarks.quality.sets import RESULTS
+from benchmarks.quality.sets import RESULTS, SETS
 from benchmarks.report import table
 
-__all__ = ["needed", "rivals"]
+__all__ = ["needed", "rivals", "rivals_in_short"]
 
 Row = Mapping[str, Any]
 _LEAST = 1e-6
+_NEAR = 0.05
+"""KL up to which a row stands in README: beyond, a tenth of the score is lost."""
 HEAD = ["method", "of fp16", "KL", "recovery", "mean drop of the score", "hydraopt needs", "factor"]
 
 
@@ -36,20 +38,29 @@ def needed(ours: Sequence[Row], kl: float) -> tuple[str, float] | None:
     return None
 
 
-def rivals(folder: Path = RESULTS) -> str:
-    """For every set that was scored, its rows in order of their KL."""
+def rivals(folder: Path = RESULTS, most_kl: float = math.inf, sets: Sequence[str] = ()) -> str:
+    """For every set that was scored, its rows in order of their KL.
+
+    most_kl: rows beyond it are left out. sets: these alone, unless empty.
+    """
     parts = []
     for name, result in result_files(folder):
-        if result["plan"] != "rivals" or not result["tasks"]:
+        if result["plan"] != "rivals" or not result["tasks"] or result["set"] not in (sets or SETS):
             continue
         named = [label for label in result["methods"] if drops(result, label)]
         rows = [row_of(name, result, label) for label in named]
         ours = [row for row in rows if row["method"] == METHOD]
-        lines = [_line(row, ours) for row in sorted(rows, key=lambda row: row["kl"])]
+        near = [row for row in rows if row["kl"] <= most_kl]
+        lines = [_line(row, ours) for row in sorted(near, key=lambda row: row["kl"])]
         count, each = len(result["tasks"]), result["limits"]["rows"]
         about = f"`{result['set']}`, {count} tasks, {each} rows each (`{name}`):"
         parts.append(f"{about}\n\n{table(HEAD, lines)}")
     return "\n".join(parts) or "Not measured yet.\n"
+
+
+def rivals_in_short(folder: Path = RESULTS) -> str:
+    """The first set alone, and of it what still does most of what the originals do."""
+    return rivals(folder, _NEAR, SETS[:1])
 
 
 def _line(row: Row, ours: Sequence[Row]) -> list[str]:

@@ -1,0 +1,115 @@
+"""Is hydraopt ahead of every rival that takes as many bytes? The table that says so, or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.harness.ours import METHOD
+from benchmarks.quality.headline import drops, result_files
+from benchmarks.quality.sets import RESULTS
+from benchmarks.report import table
+
+__all__ = ["Duel", "duels", "verdicts"]
+
+Result = Mapping[str, Any]
+_SURE = 1.96
+_LARGEST = 60.0
+"""Percent of the fp16 bytes up to which rows are compared."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A rival's row and the largest of hydraopt's bundles that is no larger, on the same rows.
+
+    mean, worst: by how many percent of the originals' scores more the rival loses, in the mean and
+    on each one's own worst task. mean_spread, worst_spread: their standard deviations, as if the
+    two had been scored on rows drawn apart, which makes them too wide.
+    """
+
+    rival: str
+    size_pct: float
+    ours: str
+    mean: float
+    mean_spread: float
+    worst: float
+    worst_spread: float
+
+
+def duels(result: Result) -> Iterator[Duel]:
+    """All rows of a result, but for those that are smaller than every bundle of hydraopt's."""
+    methods = result["methods"]
+    scored = {label: lost for label in methods if (lost := drops(result, label))}
+    mine = [label for label in scored if methods[label]["method"] == METHOD]
+    for label, lost in scored.items():
+        note = methods[label]
+        smaller = [x for x in mine if methods[x]["bytes"] <= note["bytes"]]
+        if label in mine or not smaller or note["size_pct"] > _LARGEST:
+            continue
+        ours = max(smaller, key=lambda x: methods[x]["bytes"])
+        mean, spread = _mean(lost)
+        our_mean, our_spread = _mean(scored[ours])
+        worst, worst_spread = max(lost.values())
+        our_worst, our_worst_spread = max(scored[ours].values())
+        yield Duel(
+            f"{note['method']} {note['setting']}".strip(),
+            note["size_pct"],
+            methods[ours]["setting"],
+            mean - our_mean,
+            math.hypot(spread, our_spread),
+            worst - our_worst,
+            math.hypot(worst_spread, our_worst_spread),
+        )
+
+
+def _mean(lost: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """Mean drop and its standard deviation; rows of different tasks are drawn apart."""
+    spread = math.sqrt(sum(x**2 for _, x in lost.values()))
+    return sum(drop for drop, _ in lost.values()) / len(lost), spread / len(lost)
+
+
+def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
+    """How many are ahead for sure, ahead or equal, behind, behind for sure."""
+    sure = sum(x > _SURE * s and x > 0 for x, s in pairs)
+    lost = sum(-x > _SURE * s and x < 0 for x, s in pairs)
+    behind = sum(x < 0 for x, _ in pairs) - lost
+    return [str(n) for n in (sure, len(pairs) - sure - lost - behind, behind, lost)]
+
+
+def verdicts(folder: Path = RESULTS) -> str:
+    """Counts for every set whose rivals were scored, and the rows that are ahead of hydraopt."""
+    lines, exceptions = [], []
+    for _, result in result_files(folder):
+        if result["plan"] != "rivals" or not result["tasks"]:
+            continue
+        found = list(duels(result))
+        for what, pairs in (
+            ("mean", [(x.mean, x.mean_spread) for x in found]),
+            ("worst task", [(x.worst, x.worst_spread) for x in found]),
+        ):
+            lines.append([f"`{result['set']}`", what, str(len(found)), *_counts(pairs)])
+        for duel in found:
+            for what, gap, spread in (
+                ("mean", duel.mean, duel.mean_spread),
+                ("worst task", duel.worst, duel.worst_spread),
+            ):
+                if gap < 0:
+                    half = _SURE * spread
+                    said = f"{-gap:.1f} [{-gap - half:.1f}, {-gap + half:.1f}]"
+                    size = f"{duel.size_pct:.1f} %"
+                    exceptions.append(
+                        [f"`{result['set']}`", duel.rival, size, duel.ours, what, said]
+                    )
+    if not lines:
+        return "Not measured yet.\n"
+    head = ["set", "score", "rivals", "ahead for sure", "ahead or equal", "behind", "for sure"]
+    text = table(head, lines)
+    if exceptions:
+        head = ["set", "rival", "of fp16", "hydraopt at", "score", "ahead by, % of the score"]
+        text += "\nRivals that are ahead of hydraopt, and by how much:\n\n" + table(
+            head, exceptions
+        )
+    return text
