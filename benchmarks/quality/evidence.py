@@ -110,7 +110,7 @@ def _options(
 
     tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
     the power of what was seen, that of merge --base if it is not given. gains: whether parts are
-    fitted to answers as well, as merge --prompts does.
+    fitted to answers as well, as merge --prompts does, but with products of rounded numbers.
     """
     options = dict(method.options)
     if options.pop("gains", False):

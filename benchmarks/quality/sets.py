@@ -109,8 +109,8 @@ PLANS: dict[str, list[Method]] = {
         *(_seen(f"j, self^{power}", "self", power, _NEAREST["j"]) for power in (0.5, 0.75)),
     ],
     "choices": [
-        *(m for form in _FORMS for m in _sizes(f"only-{form}", "5% 2%", forms=[form])),
-        *(m for x in ("frobenius", "displacement") for m in _sizes(x, "5% 2%", measure=x)),
+        *(m for form in _FORMS for m in _sizes(f"only-{form}", "5%", forms=[form])),
+        *(m for x in ("frobenius", "displacement") for m in _sizes(x, "5%", measure=x)),
     ],
 }
 """What one run of evidence.py scores together."""

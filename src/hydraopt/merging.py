@@ -120,10 +120,10 @@ def merge(
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
     tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 10
     %. importance: weight of a task's error, default 1 each. fair: weights are moved until all tasks
-    have the same relative error. measure: see hydraopt.measure. sensitivity: which
-    modules of a task matter more; only ratios within a task count. rescaler: asked once for each
-    task how much longer its coded parts shall be (hydraopt.rescaling). forms: those permitted,
-    default all (names of hydraopt.parts.FORMS). same_base: take base models written
+    have the same relative error. measure: see hydraopt.measure. sensitivity: which modules of a
+    task matter more; only ratios within a task count. rescaler: asked for each task, or once for
+    equal ones, how much longer its coded parts shall be (hydraopt.rescaling). forms: those
+    permitted, default all (names of hydraopt.parts.FORMS). same_base: take base models written
     differently as one. alpha: for files that do not state theirs. threads: default all cores; does
     not change the result. progress: called with (stage, done, total).
 
@@ -158,8 +158,6 @@ def merge(
     recipe |= {"limit": kind if not lossless else "lossless", "value": value}
     if sensitivity:
         recipe["sensitivity"] = sorted(sensitivity)
-    if rescaler:
-        recipe["rescaled"] = True
     carried = pack(pieces)
     found = None
     if pieces.contents:
@@ -167,20 +165,38 @@ def merge(
         options = Options(chosen, forms, fair, threads, progress, sensitivity)
         found = solve(pieces, carried, budget, weights, options, recipe)
         if rescaler:
-            value_of = _value_of(budget, pieces, carried, recipe)
-            draft = rescaled(
-                found.draft,
-                pieces,
-                {adapter.name: adapter for adapter in loaded},
-                rescaler,
-                lambda draft: value_of(draft) <= budget.value,
-                budget.kind == "size",
-            )
-            found = dataclasses.replace(found, draft=draft)
+            found, notes = _rescaled(found, pieces, carried, loaded, rescaler, budget, recipe)
+            pieces = dataclasses.replace(pieces, notes=(*pieces.notes, *notes))
     manifest = assemble(pieces, carried, found.draft if found else None, recipe)
     limit = None if lossless else budget
     result = finish(output, pieces, carried, manifest, found, limit, chosen, started)
     return result if given else _with_advice(result)
+
+
+def _rescaled(
+    found: Found,
+    pieces: MergeSet,
+    carried: Carried,
+    adapters: Sequence[Adapter],
+    rescaler: Rescaler,
+    budget: Budget,
+    recipe: dict[str, Any],
+) -> tuple[Found, tuple[str, ...]]:
+    """With other coefficients, counted in ``recipe``, and a note if the budget stood in the way."""
+
+    def value_of(draft: Draft, tasks: int) -> float:
+        counted = recipe | ({"rescaled": tasks} if tasks else {})
+        return _value_of(budget, pieces, carried, counted)(draft)
+
+    originals = {adapter.name: adapter for adapter in adapters}
+    draft, tasks, back = rescaled(found.draft, pieces, originals, rescaler, budget, value_of)
+    if tasks:
+        recipe["rescaled"] = tasks
+    notes = () if not back else (
+        f"the parts of {back} tasks kept the lengths that the encoder gave them: with others the "
+        f"{budget.kind} would not be kept",
+    )  # fmt: skip
+    return dataclasses.replace(found, draft=draft), notes
 
 
 def _with_advice(result: MergeResult) -> MergeResult:

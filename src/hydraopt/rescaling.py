@@ -1,24 +1,32 @@
 """Rescale: a draft whose parts have other coefficients than the encoder fitted.
 
-A coefficient is a whole number of steps of 1/32 octave, so another choice takes no more room. The
-encoder fits them to the weights; who has the base model at hand knows better (see
+A coefficient is a whole number of steps of 1/32 octave, so another choice takes hardly another
+byte. The encoder fits them to the weights; who has the base model at hand knows better (see
 hydraopt.evaluate.gains). All else in the streams stays as it was coded.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.align import MergeSet
+from hydraopt.budget import Budget
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.encode import squared_error
+from hydraopt.errors import UsageError, explain
 from hydraopt.parts import PartsRecord, read_basis, read_record, write_parts
 from hydraopt.passes import Draft
 from hydraopt.types import Array, Basis, Factors, thin
@@ -26,21 +34,24 @@ from hydraopt.types import Array, Basis, Factors, thin
 __all__ = ["Rescaler", "rescaled"]
 
 Shifts = Mapping[str, NDArray[np.int64]]
-Rescaler = Callable[[str, Mapping[str, Factors]], Shifts]
-"""Called with a task's name and its coded factors by module path, B (m, k) and A (k, n). Gives, by
-module path, by how many steps of 1/32 octave each of the k parts shall grow, (k,); modules that are
-left out stay as they are, and an empty answer leaves the task alone."""
+Rescaler = Callable[[str, Callable[[], Mapping[str, Factors]]], Shifts]
+"""Called with a task's name and with a function that decodes its coded factors by module path,
+B (m, k) and A (k, n). Gives, by module path, by how many steps of 1/32 octave each of the k parts
+shall grow, (k,) integers; modules that are left out stay as they are, and an empty answer leaves
+the task alone."""
 
 
 @dataclass(frozen=True)
 class _Change:
-    """Another stream of a content, (modules,) squared errors with it, and what it costs more."""
+    """Another stream of a content, and (modules,) squared errors with it.
+
+    strain: how much of the blame is its, if a budget is not kept any more.
+    """
 
     content: int
     stream: bytes
     errors: Array
-    more_bytes: int
-    more_error: float
+    strain: float
 
 
 def rescaled(
@@ -48,82 +59,124 @@ def rescaled(
     pieces: MergeSet,
     adapters: Mapping[str, Adapter],
     ask: Rescaler,
-    kept: Callable[[Draft], bool],
-    by_bytes: bool,
-) -> Draft:
-    """The draft with the coefficients that ``ask`` gives, its errors measured anew.
+    budget: Budget,
+    value_of: Callable[[Draft, int], float],
+) -> tuple[Draft, int, int]:
+    """The draft with the coefficients that ``ask`` gives, its errors measured anew; how many tasks
+    have them; and how many had to keep their old ones for the budget to be kept.
 
-    adapters: the originals by task name. kept: whether a draft is within the budget; where the new
-    one is not, the tasks whose bytes (``by_bytes``) or errors grew most keep their old
-    coefficients, one after another, until it is. Tasks of equal content share a stream: the first
-    that ``ask`` has an answer for decides.
+    adapters: the originals by task name. value_of: what the budget limits, of a draft in which so
+    many tasks have new coefficients. Where it is too much, tasks go back: first those whose bytes
+    grew most (a size), whose error grew most (a mean error) or is largest (a largest one). Tasks of
+    equal content share a stream: the first for which ``ask`` has an answer decides.
+    Raises UsageError for an answer that does not fit the parts.
     """
-    bases = _bases(draft.shared, pieces)
+    coded = _Coded(draft, pieces)
     changes: dict[int, _Change] = {}
     for task in pieces.tasks:
         if task.content is not None and task.content not in changes:
-            change = _change(draft, pieces, task, bases, adapters[task.name], ask)
+            change = _change(coded, task, adapters[task.name], ask, budget.kind)
             if change:
                 changes[task.content] = change
-    left = sorted(
-        changes.values(), key=lambda x: x.more_bytes if by_bytes else x.more_error, reverse=True
+    order = sorted(changes.values(), key=lambda change: change.strain, reverse=True)
+
+    owners = Counter(task.content for task in pieces.tasks)
+
+    def attempt(dropped: int) -> tuple[Draft, int]:
+        kept = {change.content: change for change in order[dropped:]}
+        return _with(draft, kept), sum(owners[content] for content in kept)
+
+    # With all dropped the draft is as it came, which keeps the budget.
+    dropped = bisect.bisect_left(
+        range(len(order)), True, key=lambda n: value_of(*attempt(n)) <= budget.value
     )
-    while left:
-        found = _with(draft, left)
-        if kept(found):
-            return found
-        left = left[1:]
-    return draft
+    return *attempt(dropped), sum(owners[change.content] for change in order[:dropped])
 
 
-def _bases(shared: bytes, pieces: MergeSet) -> list[tuple[Basis | None, Basis | None]]:
-    if not shared:
-        return [(None, None)] * len(pieces.modules)
-    reader = StreamReader(shared)
-    return [
-        (read_basis(reader, module.m, module.m), read_basis(reader, module.n, module.n))
-        for module in pieces.modules
-    ]
+@dataclass(frozen=True)
+class _Coded:
+    """A draft's streams, decoded when asked for."""
+
+    draft: Draft
+    pieces: MergeSet
+
+    @functools.cached_property
+    def bases(self) -> list[tuple[Basis | None, Basis | None]]:
+        """The shared bases, left and right, of all modules."""
+        if not self.draft.shared:
+            return [(None, None)] * len(self.pieces.modules)
+        reader = StreamReader(self.draft.shared)
+        return [
+            (read_basis(reader, module.m, module.m), read_basis(reader, module.n, module.n))
+            for module in self.pieces.modules
+        ]
+
+    def records(self, task: TaskEntry) -> dict[int, PartsRecord | None]:
+        """A task's records by module index, in the order in which they are coded."""
+        assert task.content is not None
+        reader = StreamReader(self.draft.streams[task.content])
+        found = {}
+        for index in task.modules:
+            module = self.pieces.modules[index]
+            found[index] = read_record(reader, module.m, module.n, *self.bases[index])
+        return found
 
 
 def _change(
-    draft: Draft,
-    pieces: MergeSet,
-    task: TaskEntry,
-    bases: list[tuple[Basis | None, Basis | None]],
-    adapter: Adapter,
-    ask: Rescaler,
+    coded: _Coded, task: TaskEntry, adapter: Adapter, ask: Rescaler, kind: str
 ) -> _Change | None:
-    content = task.content
+    draft, content = coded.draft, task.content
     assert content is not None
-    before = draft.streams[content]
-    reader = StreamReader(before)
-    records: dict[int, PartsRecord | None] = {}
-    for index in task.modules:
-        module = pieces.modules[index]
-        records[index] = read_record(reader, module.m, module.n, *bases[index])
-    paths = {pieces.modules[i].path: record for i, record in records.items() if record}
-    shifts = ask(task.name, {path: record.factors for path, record in paths.items()})
+    paths = {index: coded.pieces.modules[index].path for index in task.modules}
+    records = functools.cache(lambda: coded.records(task))
+    shifts = ask(
+        task.name, lambda: {paths[i]: x.factors for i, x in records().items() if x is not None}
+    )
     if not any(np.any(shift) for shift in shifts.values()):
         return None
+    counts = {paths[i]: x.count if x else 0 for i, x in records().items()}
+    for path, shift in shifts.items():
+        _check(task.name, path, shift, counts.get(path))
     writer = StreamWriter()
     errors = draft.errors[content].copy()
-    for index, record in records.items():
-        path = pieces.modules[index].path
-        if record and path in shifts:
-            record = dataclasses.replace(record, exponents=record.exponents + shifts[path])
-            b, a = adapter.modules[path].factors()
-            original = thin(b.astype(np.float64), a.astype(np.float64))
-            errors[index] = squared_error(original, record)
-        write_parts(writer, record, bases[index] != (None, None))
+    with threadpool_limits(1, user_api="blas"):
+        for index, record in records().items():
+            path = paths[index]
+            if record is not None and path in shifts:
+                moved = record.exponents + np.asarray(shifts[path], np.int64)
+                record = dataclasses.replace(record, exponents=moved)
+                b, a = adapter.modules[path].factors()
+                original = thin(b.astype(np.float64), a.astype(np.float64))
+                errors[index] = squared_error(original, record)
+            write_parts(writer, record, coded.bases[index] != (None, None))
     stream = writer.finish()
-    more_error = float(errors.sum() - draft.errors[content].sum())
-    energy = float(draft.energies[content].sum())
-    return _Change(content, stream, errors, len(stream) - len(before), more_error / energy)
+    energy = max(float(draft.energies[content].sum()), 1e-300)
+    before, after = (math.sqrt(x.sum() / energy) for x in (draft.errors[content], errors))
+    strain = {
+        "size": float(len(stream) - len(draft.streams[content])),
+        "error": after - before,
+        "max-error": after,
+    }
+    return _Change(content, stream, errors, strain[kind])
 
 
-def _with(draft: Draft, changes: list[_Change]) -> Draft:
+def _check(task: str, path: str, shift: Any, count: int | None) -> None:
+    found = np.asarray(shift)
+    if count is None or found.shape != (count,) or found.dtype.kind not in "iu":
+        parts = "no module of that name" if count is None else f"{count} integers"
+        raise UsageError(
+            explain(
+                "cannot rescale the parts of a module",
+                adapter=task,
+                module=path,
+                got=f"{found.dtype} of shape {found.shape}",
+                expected=parts,
+            )
+        )
+
+
+def _with(draft: Draft, changes: Mapping[int, _Change]) -> Draft:
     streams, errors = list(draft.streams), draft.errors.copy()
-    for change in changes:
-        streams[change.content], errors[change.content] = change.stream, change.errors
+    for content, change in changes.items():
+        streams[content], errors[content] = change.stream, change.errors
     return dataclasses.replace(draft, streams=tuple(streams), errors=errors)

@@ -69,6 +69,21 @@ def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
         Onlooker(str(base), read_adapters(folders), {"de": ["x"]})
 
 
+def test_no_prompts_are_refused(base, folders) -> None:
+    with pytest.raises(UsageError, match=r"no prompts \[adapter fr\]"):
+        Onlooker(str(base), read_adapters(folders), {"fr": []})
+
+
+def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tmp_path) -> None:
+    modules = {PATHS[0]: (np.ones((32, 2)), np.ones((2, 32)))}
+    extras = {"base_model.model.lm_head.weight": np.ones((259, 32), np.float32)}
+    folder = make_adapter(tmp_path / "x", modules, extras=extras)
+    adapters = read_adapters([folder])
+    with pytest.raises(UsageError, match=r"more than low-rank factors \[adapter x\].*lm_head"):
+        Onlooker(str(base), adapters, {"x": PROMPTS})
+    assert Onlooker(str(base), adapters, {}).sensitivities()["x"]
+
+
 def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -> None:
     folder = make_adapter(tmp_path / "x", {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))})
     with pytest.raises(AlignmentError, match=r"no linear module h\.0\.q"):
@@ -101,15 +116,15 @@ def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
     prompts = tmp_path / "p.txt"
-    prompts.write_text("Spell. 3 =>")
+    prompts.write_text("".join(f"Spell. {i} =>\n" for i in range(32)))
     out = tmp_path / "out.hydra.safetensors"
-    call = ["merge", *map(str, folders), "--size", "60%", "-o", str(out), "--json"]
+    call = ["merge", *map(str, folders), "--size", "40%", "-o", str(out), "--json"]
     seen = CliRunner().invoke(cli, [*call, "--base", str(base), "--prompts", f"fr={prompts}"])
     assert seen.exit_code == 0, seen.output
     assert json.loads(seen.stdout)["size"] == out.stat().st_size
     recipe = open_bundle(out).recipe
     assert recipe["sensitivity"] == ["en", "fr"]
-    assert recipe["rescaled"] is True
+    assert recipe["rescaled"] == 1
     for wrong, what in (
         (["--prompts", f"fr={prompts}"], "give the base model as well"),
         (["--base", str(base), "--prompts", "fr"], "not TASK=FILE"),

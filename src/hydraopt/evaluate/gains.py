@@ -30,13 +30,16 @@ __all__ = ["RATE", "STEPS", "gains"]
 STEPS = 8
 """Steps of Adam; more learn the texts by heart."""
 RATE = 0.02
-"""Of the first step, on natural logarithms of gains, falling to zero in a straight line."""
+"""Of the first step, on natural logarithms of gains, falling to zero in a straight line; so no part
+grows or shrinks by more than a tenth, about."""
+_HELD_OUT = 4
+"""One text in so many is not learned from, but judges what was learned."""
 _TEXTS = 8
 """Texts of a step."""
 _TOKENS = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
 _SHARES = (0.5, 1.0)
-"""Of what was learned: the best on all texts is taken, or nothing."""
+"""Of what was learned: the best on the texts held out is taken, or nothing."""
 
 
 def gains(
@@ -47,25 +50,30 @@ def gains(
 ) -> dict[str, NDArray[np.int64]]:
     """By module path, by how many steps of 1/32 octave each part of ``coded`` shall grow, (k,).
 
-    texts: prompts with the original's answers. original, coded: B (m, r) with the scale inside and
-    A (r, n); modules without parts may be there. Empty if nothing tried does better on these texts.
+    texts: prompts with the original's answers; with fewer than four nothing is learned. original,
+    coded: B (m, r) with the scale inside and A (r, n); modules without parts may be there. Empty if
+    nothing tried does better on the texts that are held out.
     Raises AlignmentError for modules that the model does not have as linear ones.
     """
     some = {path: pair for path, pair in coded.items() if pair[1].shape[0]}
-    if not texts or not some:
+    spoken = [text for text in texts if text.target]
+    seen = [text for i, text in enumerate(spoken) if i % _HELD_OUT != _HELD_OUT - 1]
+    judges = spoken[_HELD_OUT - 1 :: _HELD_OUT]
+    if not judges or not some:
         return {}
     reference, placed = place(model, original), place(model, some)
-    batches = [collate(texts[i : i + _TEXTS]) for i in range(0, len(texts), _TEXTS)]
-    aims = [_hidden(model, batch, reference) for batch in batches]
-    learned = _learn(model, placed, batches, aims)
-    best = {path: np.zeros(x.numel(), np.int64) for path, x in learned.items()}
-    least = _divergence(model, placed, batches, aims)
+    batches = [collate(seen[i : i + _TEXTS]) for i in range(0, len(seen), _TEXTS)]
+    learned = _learn(model, placed, batches, [_hidden(model, x, reference) for x in batches])
+    judge = collate(judges)
+    aim = _hidden(model, judge, reference)
+    best: dict[str, NDArray[np.int64]] = {}
+    least = _divergence(model, placed, judge, aim)
     for share in _SHARES:
         tried = {path: _steps(share * x) for path, x in learned.items()}
-        found = _divergence(model, _grown(placed, _lengths(tried)), batches, aims)
+        found = _divergence(model, _grown(placed, _lengths(tried)), judge, aim)
         if found < least:
             best, least = tried, found
-    return best if any(steps.any() for steps in best.values()) else {}
+    return best
 
 
 def _learn(
@@ -112,17 +120,11 @@ def _hidden(model: Any, batch: Batch, placed: Placed) -> Tensor:
 
 
 @torch.no_grad()
-def _divergence(
-    model: Any, placed: Placed, batches: Sequence[Batch], aims: Sequence[Tensor]
-) -> float:
-    """Mean KL over all tokens of all batches."""
-    total, tokens = 0.0, 0
-    for batch, aim in zip(batches, aims, strict=True):
-        hidden = _hidden(model, batch, placed)
-        for piece, want in _pieces(hidden, aim):
-            total += float(_kl(model, piece, want).double().sum())
-        tokens += len(hidden)
-    return total / tokens
+def _divergence(model: Any, placed: Placed, batch: Batch, aim: Tensor) -> float:
+    """Mean KL over all tokens of a batch."""
+    hidden = _hidden(model, batch, placed)
+    pieces = (_kl(model, piece, want).double().sum() for piece, want in _pieces(hidden, aim))
+    return sum(float(piece) for piece in pieces) / len(hidden)
 
 
 def _steps(logs: Tensor) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ parts should be for the answers to stay.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,12 @@ class Onlooker:
         progress: Progress | None = None,
         seed: int = 0,
     ) -> None:
-        """base: a folder or name that transformers loads. prompts: by task. Raises UsageError for
-        prompts of an unknown task, and for a base that cannot be loaded."""
+        """base: a folder or name that transformers loads. prompts: by task, at least one each.
+
+        Raises UsageError for prompts of an unknown task, or of an adapter that is more than
+        low-rank factors (its answers here would not be its own), for no prompts, and for a base
+        that cannot be loaded.
+        """
         unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
         if unknown:
             names = ", ".join(adapter.name for adapter in adapters)
@@ -95,8 +99,10 @@ class Onlooker:
                     "prompts of a task that is not there", got=", ".join(unknown), expected=names
                 )
             )
-        self._model, self._tokenizer = load_model(base)
         self._adapters = {adapter.name: adapter for adapter in adapters}
+        for name, asked in prompts.items():
+            _check(self._adapters[name], asked)
+        self._model, self._tokenizer = load_model(base)
         self._prompts = prompts
         self._progress = progress or (lambda stage, done, total: None)
         self._seed = seed
@@ -123,11 +129,13 @@ class Onlooker:
             self._progress("seeing what matters", number + 1, len(self._adapters))
         return found
 
-    def gains(self, name: str, coded: Mapping[str, Factors]) -> dict[str, NDArray[np.int64]]:
+    def gains(
+        self, name: str, coded: Callable[[], Mapping[str, Factors]]
+    ) -> dict[str, NDArray[np.int64]]:
         """See :func:`hydraopt.evaluate.gains.gains`; empty for a task without prompts."""
         if name not in self._prompts:
             return {}
-        pairs = {path: (factors.B, factors.A) for path, factors in coded.items()}
+        pairs = {path: (factors.B, factors.A) for path, factors in coded().items()}
         found = gains(self._model, self._answers(name), self._factors(name), pairs)
         self._mended += 1
         self._progress("fitting to answers", self._mended, len(self._prompts))
@@ -144,6 +152,22 @@ class Onlooker:
                 self._model, self._tokenizer, asked, self._factors(name)
             )
         return self._answered[name]
+
+
+def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
+    if not prompts:
+        raise UsageError(explain("no prompts", adapter=adapter.name, expected="at least one"))
+    extras = sorted(adapter.extras)
+    if extras:
+        raise UsageError(
+            explain(
+                "prompts of an adapter that is more than low-rank factors",
+                adapter=adapter.name,
+                got=f"{len(extras)} further tensors, {extras[0]} among them",
+                expected="LoRA pairs alone, without which its answers here are not its own",
+                do="Leave its prompts out",
+            )
+        )
 
 
 def _encoded(tokenizer: Any, text: str) -> Encoded:
