@@ -123,6 +123,16 @@ def test_an_error_limit_is_kept_and_only_offenders_go_back(three, tmp_path, limi
     assert open_bundle(out).recipe["rescaled"] == 3 - back
 
 
+def test_for_a_mean_error_goes_back_what_grew_most_not_what_is_largest(three, tmp_path) -> None:
+    plain, out = tmp_path / "plain.hydra.safetensors", tmp_path / "x.hydra.safetensors"
+    limits = {"error": 0.2, "importance": {"a": 0.02}}
+    before = merge(three, plain, **limits).errors
+    assert before["a"] > 1.5 * before["b"]
+    merge(three, out, **limits, rescaler=rough("b", 12))
+    assert "b" not in changed(plain, out)
+    assert "a" in changed(plain, out)
+
+
 def test_if_nothing_is_kept_the_bundle_is_as_without(three, tmp_path) -> None:
     plain, out = tmp_path / "plain.hydra.safetensors", tmp_path / "x.hydra.safetensors"
     merge(three, plain, error=0.2)
