@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.harness.ours import METHOD
-from benchmarks.quality.headline import drops, result_files
+from benchmarks.quality.headline import drops, result_files, scored_tasks
 from benchmarks.quality.sets import RESULTS
 from benchmarks.report import table
 
@@ -27,7 +27,8 @@ class Duel:
 
     mean, worst: by how many percent of the originals' scores more the rival loses, in the mean and
     on each one's own worst task. mean_spread, worst_spread: their standard deviations, as if the
-    two had been scored on rows drawn apart, which makes them too wide.
+    two had been scored on rows drawn apart, which makes them too wide. kl: by how many nats a token
+    the rival is farther from the originals, mean over tasks.
     """
 
     rival: str
@@ -37,6 +38,7 @@ class Duel:
     mean_spread: float
     worst: float
     worst_spread: float
+    kl: float
 
 
 def duels(result: Result) -> Iterator[Duel]:
@@ -62,6 +64,7 @@ def duels(result: Result) -> Iterator[Duel]:
             math.hypot(spread, our_spread),
             worst - our_worst,
             math.hypot(worst_spread, our_worst_spread),
+            _kl(result, label) - _kl(result, ours),
         )
 
 
@@ -69,6 +72,11 @@ def _mean(lost: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
     """Mean drop and its standard deviation; rows of different tasks are drawn apart."""
     spread = math.sqrt(sum(x**2 for _, x in lost.values()))
     return sum(drop for drop, _ in lost.values()) / len(lost), spread / len(lost)
+
+
+def _kl(result: Result, label: str) -> float:
+    found = [task["results"][label]["kl"] for task in scored_tasks(result, label)]
+    return float(sum(found) / len(found))
 
 
 def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
@@ -91,6 +99,9 @@ def verdicts(folder: Path = RESULTS) -> str:
             ("worst task", [(x.worst, x.worst_spread) for x in found]),
         ):
             lines.append([f"`{result['set']}`", what, str(len(found)), *_counts(pairs)])
+        nearer = sum(duel.kl >= 0 for duel in found)
+        counts = [str(len(found)), "-", str(nearer), str(len(found) - nearer), "-"]
+        lines.append([f"`{result['set']}`", "KL", *counts])
         for duel in found:
             for what, gap, spread in (
                 ("mean", duel.mean, duel.mean_spread),

@@ -26,7 +26,11 @@ def result(rows=ROWS):
         scores = {"base": {}, "original": {"scores": {"f1": 50.0}}}
         for label, (_, _, _, lost, deviation) in rows.items():
             change = {"difference": -lost[i], "deviation": deviation}
-            scores[label] = {"scores": {"f1": 50.0 - lost[i]}, "difference": {"f1": change}}
+            scores[label] = {
+                "scores": {"f1": 50.0 - lost[i]},
+                "difference": {"f1": change},
+                "kl": 0.01 * lost[i],
+            }
         tasks.append({"adapter": name, "metric": "f1", "results": scores})
     return {
         "set": "gemma3-5x8",
@@ -60,14 +64,16 @@ def test_the_table_counts_and_names_those_ahead(tmp_path) -> None:
              verdicts(tmp_path).splitlines() if line.startswith("|")]  # fmt: skip
     assert lines[2] == ["`gemma3-5x8`", "mean", "3", "1", "0", "1", "1"]
     assert lines[3] == ["`gemma3-5x8`", "worst task", "3", "1", "0", "1", "1"]
-    named = [(line[1], line[4]) for line in lines[6:]]
+    # KL 0.25 against 0.1; 0.0025 against 0.005; 0.01 against 0.1.
+    assert lines[4] == ["`gemma3-5x8`", "KL", "3", "-", "1", "2", "-"]
+    named = [(line[1], line[4]) for line in lines[7:]]
     assert named == [
         ("ahead", "mean"),
         ("ahead", "worst task"),
         ("ahead for sure", "mean"),
         ("ahead for sure", "worst task"),
     ]
-    assert lines[6][5].startswith("0.5 [")
+    assert lines[7][5].startswith("0.5 [")
 
 
 def test_without_rivals_ahead_there_is_one_table(tmp_path) -> None:
