@@ -2,9 +2,9 @@
 
     python benchmarks/quality/leaderboard.py [--results FOLDER] [--out FOLDER]
 
-Writes FOLDER/LEADERBOARD.md (default benchmarks/) and FOLDER/pictures/SET.png: score against bytes,
-all methods; relative error against bytes for a set that has no scores yet. A method is drawn as a
-line over its sizes and named at its end. Without result files the page says so.
+Writes FOLDER/LEADERBOARD.md (default benchmarks/) and FOLDER/pictures/SET.png: score and KL against
+bytes, all methods; relative error against bytes for a set that has no scores yet. A method's line
+runs through its best row up to each size. Without result files the page says so.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.quality.axes import size_axis  # noqa: E402
+from benchmarks.quality.compressors.rows import ONE_FOR_ALL  # noqa: E402
 from benchmarks.quality.headline import headline, result_files  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
 from benchmarks.report import table  # noqa: E402
 
-__all__ = ["leaderboard", "main", "rows_by_set"]
+__all__ = ["best", "leaderboard", "main", "rows_by_set", "series"]
 
 Row = Mapping[str, Any]
 
 _SURE = 0.5
 """A drop of the mean, in percent of the originals' scores, that counts as none."""
 _LARGEST = 110.0
+_OURS = "hydraopt"
+_MERGED = "one adapter for all"
+_MARKERS = "osv^D<>pPXhd"
 _HEAD = [
     "method",
     "setting",
@@ -143,58 +147,84 @@ def leaderboard(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-def _series(rows: Sequence[Row], key: str) -> dict[str, list[tuple[float, float]]]:
-    """By method, (size, value) in order of size; what is larger than the originals is left out."""
+def series(rows: Sequence[Row], key: str) -> dict[str, list[tuple[float, float]]]:
+    """By method, (size, value) in order of size; what is larger than the originals is left out. All
+    methods that make one adapter of all are one."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if key in row and row["size_pct"] <= _LARGEST:
-            found.setdefault(row["method"], []).append((row["size_pct"], row[key]))
+            name = _MERGED if row["method"] in ONE_FOR_ALL else row["method"]
+            found.setdefault(name, []).append((row["size_pct"], row[key]))
     return {name: sorted(points) for name, points in sorted(found.items())}
 
 
-def draw(name: str, rows: Sequence[Row], path: Path) -> None:
-    """All methods in one picture, hydraopt's own in front."""
-    import matplotlib.pyplot as plt
+def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points in order of size, those that are lower than all smaller ones."""
+    found: list[tuple[float, float]] = []
+    for size, value in points:
+        if not found or value < found[-1][1]:
+            found.append((size, value))
+    return found
 
-    scored = any("mean_drop_pct" in row for row in rows)
-    key = "mean_drop_pct" if scored else "relative_error"
-    series = _series(rows, key)
-    figure, axis = plt.subplots(figsize=(11, 7))
-    colours = plt.get_cmap("tab20").colors
-    markers = "osv^D<>pPXhd"
-    for i, (method, points) in enumerate(series.items()):
-        ours = method == "hydraopt"
-        x, y = zip(*points, strict=True)
+
+def _panel(axis: Any, rows: Sequence[Row], key: str, looks: Mapping[str, tuple[Any, str]]) -> None:
+    """Every row as a point, and through a method's best at each size its line. looks: colour and
+    marker of a method."""
+    for method, points in series(rows, key).items():
+        ours = method == _OURS
+        colour, marker = looks[method]
+        style = {"color": "black" if ours else colour, "zorder": 3 if ours else 2}
+        axis.plot(*zip(*points, strict=True), marker, markersize=4, alpha=0.35, **style)
         axis.plot(
-            x,
-            y,
-            marker=markers[i % len(markers)],
-            color="black" if ours else colours[i % len(colours)],
+            *zip(*best(points), strict=True),
+            marker=marker,
             linewidth=2.5 if ours else 1.2,
+            linestyle="none" if method == _MERGED else "-",
             markersize=7 if ours else 5,
-            zorder=3 if ours else 2,
             label=method,
+            **style,
         )
     size_axis(axis)
     axis.set_xlabel("bytes, % of the adapters in fp16")
-    if scored:
-        axis.set_yscale("symlog", linthresh=1)
-        marks = [-1, 0, 1, 2, 5, 10, 20, 50, 100]
-        axis.set_yticks(marks, [str(y) for y in marks])
-        axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set_ylabel("mean drop, % of the original's score (lower is better)")
-    else:
-        axis.set_ylabel("mean relative error (lower is better)")
-        axis.set_ylim(
-            0, min(2.0, 1.05 * max((y for p in series.values() for _, y in p), default=1))
-        )
     axis.grid(alpha=0.25)
-    axis.set_title(name)
+
+
+def draw(name: str, rows: Sequence[Row], path: Path) -> None:
+    """All methods in one picture, hydraopt's own in front: score and KL, or errors if no more is
+    known."""
+    import matplotlib.pyplot as plt
+
+    tab = plt.get_cmap("tab20").colors
+    looks = {
+        method: (tab[i % len(tab)], _MARKERS[i % len(_MARKERS)])
+        for i, method in enumerate(series(rows, "relative_error"))
+    }
+    scored = any("mean_drop_pct" in row for row in rows)
+    figure, axes = plt.subplots(1, 2 if scored else 1, figsize=(15 if scored else 10, 6.5))
+    if scored:
+        drop, kl = axes
+        _panel(drop, rows, "mean_drop_pct", looks)
+        drop.set_yscale("symlog", linthresh=1)
+        marks = [-1, 0, 1, 2, 5, 10, 20, 50, 100]
+        drop.set_yticks(marks, [str(y) for y in marks])
+        drop.axhline(0, color="grey", linewidth=0.8)
+        drop.set_ylabel("mean drop, % of the original's score (lower is better)")
+        _panel(kl, [row for row in rows if row.get("kl", 0) > 0], "kl", looks)
+        kl.set_yscale("log")
+        kl.set_ylabel("KL to the originals, nats a token (lower is better)")
+        last = drop  # zips have no KL, and a drop of nothing
+    else:
+        last = axes
+        _panel(last, rows, "relative_error", looks)
+        last.set_ylabel("mean relative error (lower is better)")
+        last.set_ylim(0, 2)
     # Beside the picture: two dozen names over the lines would hide them.
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    figure.tight_layout()
+    handles, labels = last.get_legend_handles_labels()
+    figure.suptitle(f"{name}: every row, lines through the best of a method up to each size")
+    figure.legend(handles, labels, loc="center right", frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 0.86 if scored else 0.8, 0.98))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 
 

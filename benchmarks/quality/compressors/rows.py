@@ -11,7 +11,7 @@ from benchmarks.quality.compressors.joint import jd_diagonal, jd_full
 from benchmarks.quality.compressors.loraquant import loraquant
 from benchmarks.quality.compressors.private import cut_by_energy, cut_by_rank, rounding, svd
 
-__all__ = ["head_counts", "head_map", "one_for_all", "rivals"]
+__all__ = ["ONE_FOR_ALL", "head_counts", "head_map", "one_for_all", "rivals"]
 
 FRACTIONS = (0.5, 0.25, 0.1, 0.05, 0.025)
 RATIOS = (0.9, 0.8, 0.5)
