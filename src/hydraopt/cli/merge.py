@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,16 +102,17 @@ class Prompts(click.ParamType[tuple[str, str]]):
 )
 @click.option(
     "--base",
-    help="The base model, a folder that transformers loads: see on text that each adapter writes "
-    "which of its modules matter.",
+    help="The base model, a folder or OWNER/NAME that transformers loads: see on text that each "
+    "adapter writes which of its modules matter.",
 )
 @click.option(
     "--prompts",
     "prompted",
     type=Prompts(),
     multiple=True,
-    help="See it on the answers to these prompts, one a line, no labels, and fit the coded parts "
-    "to the answers; needs --base.",
+    help="See it on the answers to these prompts, no labels, and fit the coded parts to the "
+    "answers; needs --base. One a line, exactly as the model gets them; for prompts of several "
+    "lines a .jsonl file of strings. Eight or more.",
 )
 @click.option(
     "--method",
@@ -202,6 +205,7 @@ def merge(
     from hydraopt.inspect.bundle import task_rows
     from hydraopt.merging import merge as merge_adapters
 
+    started = time.monotonic()
     with progress_bar(quiet or as_json) as progress:
         sources: Sequence[Any] = adapters
         onlooker = None
@@ -229,6 +233,8 @@ def merge(
             threads=threads,
             progress=progress,
         )
+    # What was seen with the base model takes its time as well.
+    result = dataclasses.replace(result, seconds=time.monotonic() - started)
     show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json)
 
 
