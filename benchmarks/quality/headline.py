@@ -24,7 +24,19 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.quality.sets import CLOSER, RESULTS, SETS  # noqa: E402
 
-__all__ = ["drops", "grown", "headline", "result_files", "row_of", "scored_tasks"]
+__all__ = [
+    "SURE",
+    "drops",
+    "grown",
+    "headline",
+    "mean_drop",
+    "result_files",
+    "row_of",
+    "scored_tasks",
+]
+
+SURE = 1.96
+"""Standard deviations on either side that hold 95 %."""
 
 Result = Mapping[str, Any]
 
@@ -79,6 +91,13 @@ def drops(result: Result, label: str) -> dict[str, tuple[float, float]]:
     return found
 
 
+def mean_drop(lost: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """The mean of :func:`drops` and its standard deviation; rows of different tasks are drawn
+    apart, so their variances add up."""
+    spread = math.sqrt(sum(deviation**2 for _, deviation in lost.values()))
+    return sum(drop for drop, _ in lost.values()) / len(lost), spread / len(lost)
+
+
 def scored_tasks(result: Result, label: str) -> list[Result]:
     """The tasks that have been scored with a method; a run under way has more tasks for some."""
     closer = result.get("closer", {}).get(label, {})
@@ -91,9 +110,8 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
     method = result["methods"][label]
     lost = drops(result, label)
     worst = max(lost, key=lambda adapter: lost[adapter][0])
-    mean = sum(drop for drop, _ in lost.values()) / len(lost)
-    # Test rows of different tasks are drawn apart, so the variances add up.
-    half = 1.96 * math.sqrt(sum(spread**2 for _, spread in lost.values())) / len(lost)
+    mean, spread = mean_drop(lost)
+    half = SURE * spread
     tasks = scored_tasks(result, label)
     scores = [task["results"][label] for task in tasks]
     recovered = [100 * min(score["recovery"], 1.0) for score in scores if "recovery" in score]

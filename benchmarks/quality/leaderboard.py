@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.quality.axes import size_axis  # noqa: E402
 from benchmarks.quality.compressors.rows import ONE_FOR_ALL  # noqa: E402
+from benchmarks.quality.harness.ours import METHOD  # noqa: E402
 from benchmarks.quality.headline import headline, result_files  # noqa: E402
 from benchmarks.quality.sets import RESULTS  # noqa: E402
 from benchmarks.report import table  # noqa: E402
@@ -32,7 +33,6 @@ Row = Mapping[str, Any]
 _SURE = 0.5
 """A drop of the mean, in percent of the originals' scores, that counts as none."""
 _LARGEST = 110.0
-_OURS = "hydraopt"
 _MERGED = "one adapter for all"
 _MARKERS = "osv^D<>pPXhd"
 _HEAD = [
@@ -171,7 +171,7 @@ def _panel(axis: Any, rows: Sequence[Row], key: str, looks: Mapping[str, tuple[A
     """Every row as a point, and through a method's best at each size its line. looks: colour and
     marker of a method."""
     for method, points in series(rows, key).items():
-        ours = method == _OURS
+        ours = method == METHOD
         colour, marker = looks[method]
         style = {"color": "black" if ours else colour, "zorder": 3 if ours else 2}
         axis.plot(*zip(*points, strict=True), marker, markersize=4, alpha=0.35, **style)

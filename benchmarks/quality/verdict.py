@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.harness.ours import METHOD
-from benchmarks.quality.headline import drops, result_files, scored_tasks
+from benchmarks.quality.headline import SURE, drops, mean_drop, result_files, scored_tasks
 from benchmarks.quality.sets import RESULTS
 from benchmarks.report import table
 
 __all__ = ["Duel", "duels", "verdicts"]
 
 Result = Mapping[str, Any]
-_SURE = 1.96
 _LARGEST = 60.0
 """Percent of the fp16 bytes up to which rows are compared."""
 
@@ -40,6 +39,14 @@ class Duel:
     worst_spread: float
     kl: float
 
+    @property
+    def gaps(self) -> dict[str, tuple[float, float]]:
+        """By score: what the rival loses more, and its standard deviation."""
+        return {
+            "mean": (self.mean, self.mean_spread),
+            "worst task": (self.worst, self.worst_spread),
+        }
+
 
 def duels(result: Result) -> Iterator[Duel]:
     """All rows of a result, but for those that are smaller than every bundle of hydraopt's."""
@@ -52,8 +59,8 @@ def duels(result: Result) -> Iterator[Duel]:
         if label in mine or not smaller or note["size_pct"] > _LARGEST:
             continue
         ours = max(smaller, key=lambda x: methods[x]["bytes"])
-        mean, spread = _mean(lost)
-        our_mean, our_spread = _mean(scored[ours])
+        mean, spread = mean_drop(lost)
+        our_mean, our_spread = mean_drop(scored[ours])
         worst, worst_spread = max(lost.values())
         our_worst, our_worst_spread = max(scored[ours].values())
         yield Duel(
@@ -68,12 +75,6 @@ def duels(result: Result) -> Iterator[Duel]:
         )
 
 
-def _mean(lost: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
-    """Mean drop and its standard deviation; rows of different tasks are drawn apart."""
-    spread = math.sqrt(sum(x**2 for _, x in lost.values()))
-    return sum(drop for drop, _ in lost.values()) / len(lost), spread / len(lost)
-
-
 def _kl(result: Result, label: str) -> float:
     found = [task["results"][label]["kl"] for task in scored_tasks(result, label)]
     return float(sum(found) / len(found))
@@ -81,8 +82,8 @@ def _kl(result: Result, label: str) -> float:
 
 def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
     """How many are ahead for sure, ahead or equal, behind, behind for sure."""
-    sure = sum(x > _SURE * s and x > 0 for x, s in pairs)
-    lost = sum(-x > _SURE * s and x < 0 for x, s in pairs)
+    sure = sum(x > SURE * s and x > 0 for x, s in pairs)
+    lost = sum(-x > SURE * s and x < 0 for x, s in pairs)
     behind = sum(x < 0 for x, _ in pairs) - lost
     return [str(n) for n in (sure, len(pairs) - sure - lost - behind, behind, lost)]
 
@@ -93,27 +94,20 @@ def verdicts(folder: Path = RESULTS) -> str:
     for _, result in result_files(folder):
         if result["plan"] != "rivals" or not result["tasks"]:
             continue
-        found = list(duels(result))
-        for what, pairs in (
-            ("mean", [(x.mean, x.mean_spread) for x in found]),
-            ("worst task", [(x.worst, x.worst_spread) for x in found]),
-        ):
-            lines.append([f"`{result['set']}`", what, str(len(found)), *_counts(pairs)])
+        found, name = list(duels(result)), f"`{result['set']}`"
+        for what in ("mean", "worst task"):
+            counts = _counts([duel.gaps[what] for duel in found])
+            lines.append([name, what, str(len(found)), *counts])
         nearer = sum(duel.kl >= 0 for duel in found)
-        counts = [str(len(found)), "-", str(nearer), str(len(found) - nearer), "-"]
-        lines.append([f"`{result['set']}`", "KL", *counts])
+        counts = ["-", str(nearer), str(len(found) - nearer), "-"]
+        lines.append([name, "KL", str(len(found)), *counts])
         for duel in found:
-            for what, gap, spread in (
-                ("mean", duel.mean, duel.mean_spread),
-                ("worst task", duel.worst, duel.worst_spread),
-            ):
+            for what, (gap, spread) in duel.gaps.items():
                 if gap < 0:
-                    half = _SURE * spread
+                    half = SURE * spread
                     said = f"{-gap:.1f} [{-gap - half:.1f}, {-gap + half:.1f}]"
                     size = f"{duel.size_pct:.1f} %"
-                    exceptions.append(
-                        [f"`{result['set']}`", duel.rival, size, duel.ours, what, said]
-                    )
+                    exceptions.append([name, duel.rival, size, duel.ours, what, said])
     if not lines:
         return "Not measured yet.\n"
     head = ["set", "score", "rivals", "ahead for sure", "ahead or equal", "behind", "for sure"]

@@ -182,7 +182,8 @@ def _rescaled(
     budget: Budget,
     recipe: dict[str, Any],
 ) -> tuple[Found, tuple[str, ...]]:
-    """With other coefficients, counted in ``recipe``, and a note if the budget stood in the way."""
+    """With other coefficients, counted in ``recipe``, and notes: in how many tasks, and if the
+    budget stood in the way."""
 
     def value_of(draft: Draft, tasks: int) -> float:
         counted = recipe | ({"rescaled": tasks} if tasks else {})
@@ -192,11 +193,13 @@ def _rescaled(
     draft, tasks, back = rescaled(found.draft, pieces, originals, rescaler, budget, value_of)
     if tasks:
         recipe["rescaled"] = tasks
-    notes = () if not back else (
-        f"the parts of {back} tasks kept the lengths that the encoder gave them: with others the "
-        f"{budget.kind} would not be kept",
-    )  # fmt: skip
-    return dataclasses.replace(found, draft=draft), notes
+    notes = [f"coded parts were rescaled in {tasks} of {len(pieces.tasks)} tasks"]
+    if back:
+        notes.append(
+            f"the parts of {back} tasks kept the lengths that the encoder gave them: with others "
+            f"the {budget.kind} would not be kept"
+        )
+    return dataclasses.replace(found, draft=draft), tuple(notes)
 
 
 def _with_advice(result: MergeResult) -> MergeResult:

@@ -25,11 +25,11 @@ from hydraopt.evaluate.encoding import Batch, Encoded, collate
 from hydraopt.evaluate.model import Pair, Placed, attached, hidden_states, logits_of, place
 from hydraopt.types import EXPONENT_GRID
 
-__all__ = ["RATE", "STEPS", "gains"]
+__all__ = ["gains"]
 
-STEPS = 8
+_STEPS = 8
 """Steps of Adam; more learn the texts by heart."""
-RATE = 0.02
+_RATE = 0.02
 """Of the first step, on natural logarithms of gains, falling to zero in a straight line; so no part
 grows or shrinks by more than a tenth, about."""
 _HELD_OUT = 4
@@ -84,9 +84,9 @@ def _learn(
         path: torch.zeros(b.shape[1], device=b.device, requires_grad=True)
         for path, (b, _) in placed.items()
     }
-    optimizer = torch.optim.Adam(logs.values(), lr=RATE)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+    optimizer = torch.optim.Adam(logs.values(), lr=_RATE)
+    for step in range(_STEPS):
+        optimizer.param_groups[0]["lr"] = _RATE * (1 - step / _STEPS)
         optimizer.zero_grad()
         batch, aim = batches[step % len(batches)], aims[step % len(batches)]
         with attached(model, _grown(placed, {path: x.exp() for path, x in logs.items()})):
