@@ -7,8 +7,9 @@ does not depend on how a dW was factored (DESIGN: "everything happens in the sma
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +18,15 @@ from numpy.typing import NDArray
 from hydraopt.types import Array, Thin, thin
 
 __all__ = ["CoreStore", "ModuleCore", "SharedSpace", "Source"]
+
+_MOST_DIRECTIONS = 512
+"""Directions of a shared space, at most. A basis of more has not paid in any set so far."""
+_EXACT = 1024
+"""Up to so many stacked vectors, all directions are computed; beyond, the strongest alone."""
+_SPARE, _ROUNDS = 32, 3
+"""Directions tried beyond those asked for, and power iterations, of the randomised method."""
+
+Stacked = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,48 +43,80 @@ class SharedSpace:
     mix: Array
 
 
-def _shared_space(gram: Array, scales: Sequence[Array], most: int) -> SharedSpace:
-    """From the Gram matrix of the tasks' stacked singular vectors and their weighted values; at
-    most ``most`` directions, the length of these vectors."""
+def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
+    """From the tasks' singular vectors side by side, (N, sum r), and their weighted values."""
     d = np.concatenate(scales)
     if d.size == 0:
         nothing = np.zeros((0, 0))
         return SharedSpace(np.zeros(0), [nothing for _ in scales], nothing)
-    energy, w = np.linalg.eigh(gram * np.outer(d, d))
+    if d.size <= _EXACT:
+        # In float64: float32 would add directions of its own, 3e-4 of the largest.
+        vectors = stacked.astype(np.float64)
+        gram = vectors.T @ vectors
+        energy, w = np.linalg.eigh(gram * np.outer(d, d))
+    else:
+        energy, w = _strongest(stacked, d)
     # The vectors are kept in float32, so directions below 1e-7 of the largest are its rounding.
-    keep = np.flatnonzero(energy > 1e-13 * max(energy[-1], 1e-300))[::-1][:most]
+    keep = np.flatnonzero(energy > 1e-13 * max(energy[-1], 1e-300))[::-1]
+    keep = keep[: min(stacked.shape[0], _MOST_DIRECTIONS)]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
+    if d.size <= _EXACT:
+        coordinates = gram @ mix
+    else:
+        coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
     edges = np.cumsum([0, *(s.size for s in scales)])
-    coordinates = gram @ mix
     parts = [coordinates[a:b] for a, b in itertools.pairwise(edges)]
     return SharedSpace(values, parts, mix)
+
+
+def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
+    """The largest eigenvalues of ``X^T X`` for X = stacked * d, rising, and their vectors (S, q).
+
+    A randomised range finder with power iterations (Halko, Martinsson and Tropp 2011, algorithm
+    4.4), from one start always: O(N S q) where all directions take O(N S^2 + S^3).
+    """
+    n, size = stacked.shape
+    x = stacked * d.astype(np.float32)
+    tried = min(_MOST_DIRECTIONS + _SPARE, n, size)
+    rows = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
+    for _ in range(_ROUNDS):
+        rows = np.linalg.qr(x.T @ np.linalg.qr(x @ rows)[0])[0]
+    image = (x @ rows).astype(np.float64)
+    energy, turn = np.linalg.eigh(image.T @ image)
+    return energy, rows @ turn
 
 
 @dataclass(frozen=True)
 class ModuleCore:
     """One module over the tasks that have it (T' of them, each with r_t parts).
 
-    contents: which contents (distinct adapters) these are. U (m, sum r), V (n, sum r): the thin
-    SVDs' factors side by side, float32. s: the singular values of each, float64.
+    contents: which contents (distinct adapters) these are. s: the singular values of each, float64.
+    U (m, sum r), V (n, sum r): the thin SVDs' other factors side by side, float32; of a core that
+    the store did not keep they are computed when first used.
     """
 
     index: int
     contents: tuple[int, ...]
-    U: NDArray[np.float32]
-    V: NDArray[np.float32]
+    m: int
+    n: int
     s: tuple[Array, ...]
+    _read: Callable[[], tuple[Stacked, Stacked]] = field(repr=False, compare=False)
     _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+        default_factory=dict, repr=False, compare=False
     )
 
-    @property
-    def m(self) -> int:
-        return int(self.U.shape[0])
+    @cached_property
+    def _vectors(self) -> tuple[Stacked, Stacked]:
+        return self._read()
 
     @property
-    def n(self) -> int:
-        return int(self.V.shape[0])
+    def U(self) -> Stacked:
+        return self._vectors[0]
+
+    @property
+    def V(self) -> Stacked:
+        return self._vectors[1]
 
     @cached_property
     def _edges(self) -> NDArray[np.int64]:
@@ -85,12 +127,6 @@ class ModuleCore:
         a, b = self._edges[i], self._edges[i + 1]
         return Thin(self.U[:, a:b].astype(np.float64), self.s[i], self.V[:, a:b].astype(np.float64))
 
-    @cached_property
-    def _grams(self) -> tuple[Array, Array]:
-        # In float64: float32 would add directions of its own, 3e-4 of the largest.
-        U, V = self.U.astype(np.float64), self.V.astype(np.float64)
-        return U.T @ U, V.T @ V
-
     def spaces(self, weights: Sequence[float]) -> tuple[SharedSpace, SharedSpace]:
         """(left, right) shared spaces for task weights w_t, one for each task of this module."""
         # Most passes differ in the price alone, so the last weights' spaces are kept.
@@ -98,8 +134,7 @@ class ModuleCore:
         if key in self._spaces:
             return self._spaces[key]
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
-        left, right = self._grams
-        found = _shared_space(left, scales, self.m), _shared_space(right, scales, self.n)
+        found = _shared_space(self.U, scales), _shared_space(self.V, scales)
         self._spaces.clear()
         self._spaces[key] = found
         return found
@@ -110,43 +145,71 @@ class ModuleCore:
         return stacked.astype(np.float64) @ space.mix[:, :q]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes held, for the store's limit; Gram matrices and shared spaces included."""
-        r = self.U.shape[1]
-        return int(self.U.nbytes + self.V.nbytes + 48 * r * r)
+    def spaces_nbytes(self) -> int:
+        """Bytes of the shared spaces, at most."""
+        size = sum(s.size for s in self.s)
+        return sum(16 * size * min(size, n, _MOST_DIRECTIONS) for n in (self.m, self.n))
+
+    @property
+    def vectors_nbytes(self) -> int:
+        """Bytes of U and V."""
+        return 4 * (self.m + self.n) * sum(s.size for s in self.s)
 
 
 Source = Callable[[], Iterator[tuple[int, Array, Array]]]
 """A module's factors on demand: yields (content, B with scale (m, r), A (r, n))."""
 
 
-class CoreStore:
-    """Cores of all modules, kept up to ``limit`` bytes and computed again beyond that."""
+def _decomposed(source: Source) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
+    """The contents of a module, their singular values, and their vectors (U, V) side by side."""
+    contents, us, vs, ss = [], [], [], []
+    for content, b, a in source():
+        t = thin(b.astype(np.float64), a.astype(np.float64))
+        contents.append(content)
+        us.append(t.U.astype(np.float32))
+        vs.append(t.V.astype(np.float32))
+        ss.append(t.s)
+    return contents, ss, (np.concatenate(us, 1), np.concatenate(vs, 1))
 
-    def __init__(self, sources: Sequence[Source], limit: int = 96 << 20) -> None:
+
+class CoreStore:
+    """Cores of all modules: singular values always, the rest while there is room for it.
+
+    room: bytes for shared spaces. vectors: bytes for the singular vectors that these are made of,
+    which are larger and computed again sooner.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], room: int = 96 << 20, vectors: int = 48 << 20
+    ) -> None:
         self._sources = sources
-        self._kept: dict[int, ModuleCore] = {}
-        self._room = limit
+        self._known: dict[int, tuple[ModuleCore, bool]] = {}
+        self._room = {"spaces": room, "vectors": vectors}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._sources)
 
     def core(self, index: int) -> ModuleCore:
         """The core of module ``index``; safe to call from several threads on different modules."""
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        contents, us, vs, ss = [], [], [], []
-        for content, b, a in self._sources[index]():
-            t = thin(b.astype(np.float64), a.astype(np.float64))
-            contents.append(content)
-            us.append(t.U.astype(np.float32))
-            vs.append(t.V.astype(np.float32))
-            ss.append(t.s)
-        core = ModuleCore(
-            index, tuple(contents), np.concatenate(us, 1), np.concatenate(vs, 1), tuple(ss)
-        )
-        if core.nbytes <= self._room:
-            self._room -= core.nbytes
-            self._kept[index] = core
-        return core
+        if index not in self._known:
+            self._known[index] = self._first(index)
+        core, keeps_spaces = self._known[index]
+        # A copy, so that vectors for which there was no room go with it.
+        return replace(core, _spaces=core._spaces if keeps_spaces else {})
+
+    def _first(self, index: int) -> tuple[ModuleCore, bool]:
+        source = self._sources[index]
+        contents, s, vectors = _decomposed(source)
+        m, n = (x.shape[0] for x in vectors)
+        core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)
+        if not self._takes("vectors", core.vectors_nbytes):
+            core = replace(core, _read=lambda: _decomposed(source)[2])
+        return core, self._takes("spaces", core.spaces_nbytes)
+
+    def _takes(self, what: str, nbytes: int) -> bool:
+        """Whether there is room for so many bytes more, which then are taken."""
+        with self._lock:
+            fits = nbytes <= self._room[what]
+            self._room[what] -= nbytes if fits else 0
+        return fits

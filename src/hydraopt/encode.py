@@ -56,8 +56,8 @@ def _restrict(thin: Thin, left: Basis | None, right: Basis | None) -> Thin:
     """The product projected on the given bases, as a thin SVD of the projection."""
     if left is None and right is None:
         return thin
-    ql: Array = thin.U if left is None else np.linalg.qr(left.vectors)[0]
-    qr: Array = thin.V if right is None else np.linalg.qr(right.vectors)[0]
+    ql: Array = thin.U if left is None else left.orthonormal
+    qr: Array = thin.V if right is None else right.orthonormal
     u, s, vt = np.linalg.svd(((ql.T @ thin.U) * thin.s) @ (thin.V.T @ qr), full_matrices=False)
     return Thin(ql @ u, s, qr @ vt.T)
 

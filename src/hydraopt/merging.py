@@ -50,6 +50,8 @@ DEFAULT_SIZE = "10%"
 DEFAULT_MEASURE = "bias-aware"
 _NEARLY_ALL = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_SPACES, _MOST_SPACES = 96 << 20, 1 << 30
+"""Bytes of shared spaces that are kept between passes: as many as the inputs have, within these."""
 _HARMLESS = 0.25
 """Relative error up to which hardly a task of the evidence sets lost points (docs/evidence.md)."""
 
@@ -296,7 +298,7 @@ def solve(
     if unknown:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
     passes = Passes(
-        CoreStore(pieces.sources),
+        CoreStore(pieces.sources, room=min(max(_SPACES, pieces.fp16_bytes), _MOST_SPACES)),
         pieces.contents,
         options.measure,
         modes_of(options.forms or FORMS),

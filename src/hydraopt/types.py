@@ -99,6 +99,12 @@ class Basis:
         return int(self.vectors.shape[1])
 
     @cached_property
+    def orthonormal(self) -> Array:
+        """An orthonormal basis of the same space, (N, q)."""
+        found: Array = np.linalg.qr(self.vectors)[0]
+        return found
+
+    @cached_property
     def _inverse(self) -> Array:
         return symmetric_inverse(self.vectors.T @ self.vectors)
 
