@@ -22,7 +22,8 @@ __all__ = ["CoreStore", "ModuleCore", "SharedSpace", "Source"]
 _MOST_DIRECTIONS = 512
 """Directions of a shared space, at most. A basis of more has not paid in any set so far."""
 _EXACT = 1024
-"""Up to so many stacked vectors, all directions are computed; beyond, the strongest alone."""
+"""Up to so many stacked vectors, or vectors of this length, all directions are computed; beyond,
+the strongest alone."""
 _SPARE, _ROUNDS = 32, 3
 """Directions tried beyond those asked for, and power iterations, of the randomised method."""
 
@@ -54,6 +55,8 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
         vectors = stacked.astype(np.float64)
         gram = vectors.T @ vectors
         energy, w = np.linalg.eigh(gram * np.outer(d, d))
+    elif stacked.shape[0] <= _EXACT:
+        energy, w = _by_scatter(stacked, d)
     else:
         energy, w = _strongest(stacked, d)
     # The vectors are kept in float32, so directions below 1e-7 of the largest are its rounding.
@@ -70,6 +73,14 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
     return SharedSpace(values, parts, mix)
 
 
+def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
+    """All eigenvalues of ``X^T X`` that are not 0, as :func:`_strongest`, from ``X X^T`` (N, N): for
+    more vectors than they are long."""
+    x = stacked * d
+    energy, u = np.linalg.eigh(x @ x.T)
+    return energy, (x.T @ u) / np.sqrt(np.maximum(energy, 1e-300))
+
+
 def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
     """The largest eigenvalues of ``X^T X`` for X = stacked * d, rising, and their vectors (S, q).
 
@@ -81,7 +92,8 @@ def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
     tried = min(_MOST_DIRECTIONS + _SPARE, n, size)
     rows = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
     for _ in range(_ROUNDS):
-        rows = np.linalg.qr(x.T @ np.linalg.qr(x @ rows)[0])[0]
+        rows = x.T @ np.linalg.qr(x @ rows)[0]
+    rows = np.linalg.qr(rows)[0]
     image = (x @ rows).astype(np.float64)
     energy, turn = np.linalg.eigh(image.T @ image)
     return energy, rows @ turn

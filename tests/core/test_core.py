@@ -83,6 +83,18 @@ def test_directions_that_stand_out_are_exact_to_single_precision(partial: int) -
     assert core.spaces(weights_of(core))[1].values.size <= 20
 
 
+def test_more_vectors_than_they_are_long_are_all_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, (exact, _) = spaces_of(1)
+    monkeypatch.setattr(core_module, "_EXACT", M)
+    found = spaces_of(1)[1][0]
+    assert not np.array_equal(found.values, exact.values), "computed in another way"
+    np.testing.assert_allclose(found.values, exact.values, rtol=1e-5)
+    directions = core.directions(found, "left", M)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(M), atol=1e-5)
+    wanted = core.U.T.astype(np.float64) @ directions
+    np.testing.assert_allclose(np.concatenate(found.coordinates), wanted, atol=1e-5)
+
+
 def test_they_are_the_same_each_time(partial: int) -> None:
     first, second = spaces_of(2)[1], spaces_of(2)[1]
     assert partial == first[0].values.size
