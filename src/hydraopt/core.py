@@ -74,8 +74,10 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
-    """All eigenvalues of ``X^T X`` that are not 0, as :func:`_strongest`, from ``X X^T`` (N, N): for
-    more vectors than they are long."""
+    """All eigenvalues of ``X^T X`` that are not 0, as :func:`_strongest`, from ``X X^T`` (N, N).
+
+    For vectors that are fewer numbers long than there are vectors.
+    """
     x = stacked * d
     energy, u = np.linalg.eigh(x @ x.T)
     return energy, (x.T @ u) / np.sqrt(np.maximum(energy, 1e-300))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import hydraopt.inspect.likeness as likeness_module
 from hydraopt.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
 from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_of_pairs
@@ -30,7 +31,9 @@ def _cosine(x: Array, y: Array) -> float:
     return float(np.sum(x * y) / np.linalg.norm(x) / np.linalg.norm(y))
 
 
-def test_products_are_the_dense_ones() -> None:
+@pytest.mark.parametrize("block", [1, 4, 1024])
+def test_products_are_the_dense_ones(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likeness_module, "_BLOCK", block)
     pairs = _pairs()
     _, found = _look(pairs)
     dense = [b @ a for b, a in pairs]
@@ -40,7 +43,11 @@ def test_products_are_the_dense_ones() -> None:
             assert found.products[i, j] == pytest.approx(_cosine(x, y), abs=1e-6)
 
 
-def test_overlap_of_spaces_is_the_mean_squared_cosine_of_their_angles() -> None:
+@pytest.mark.parametrize("block", [1, 4, 1024])
+def test_overlap_of_spaces_is_the_mean_squared_cosine_of_their_angles(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likeness_module, "_BLOCK", block)
     pairs = _pairs()
     _, found = _look(pairs)
     for i, (bi, ai) in enumerate(pairs):

@@ -9,11 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore, Source
 from hydraopt.types import Array
 
 __all__ = ["Likeness", "Watched", "likeness", "mean_of_pairs"]
+
+_BLOCK = 1024
+"""Singular vectors that are compared with all others at a time."""
 
 
 @dataclass
@@ -74,17 +78,24 @@ class Likeness:
 
 
 def likeness(core: ModuleCore) -> Likeness:
-    """All of it from the small core; nothing of size m x n is formed."""
+    """All of it from the small core, some tasks against all at a time; nothing of size m x n, nor
+    of the square of all ranks' sum, is formed."""
     ranks = np.array([s.size for s in core.s])
-    owner = np.repeat(np.eye(ranks.size), ranks, axis=0)  # (sum r, T')
-    left = (core.U.T @ core.U).astype(np.float64)
-    right = (core.V.T @ core.V).astype(np.float64)
+    edges = np.cumsum([0, *ranks])
     s = np.concatenate(core.s)
     smaller = np.minimum.outer(ranks, ranks)
     larger = np.maximum.outer(ranks, ranks)
+    inputs, outputs, inner = (np.zeros((ranks.size, ranks.size)) for _ in range(3))
+    for first, last in _blocks(ranks):
+        a, b = edges[first], edges[last]
+        left = (core.U[:, a:b].T @ core.U).astype(np.float64)
+        right = (core.V[:, a:b].T @ core.V).astype(np.float64)
+        rows = ranks[first:last]
+        inputs[first:last] = _sums(right**2, rows, ranks)
+        outputs[first:last] = _sums(left**2, rows, ranks)
+        inner[first:last] = _sums(left * right * np.outer(s[a:b], s), rows, ranks)
 
-    def shared(gram: Array) -> Array:
-        overlap = owner.T @ gram**2 @ owner
+    def shared(overlap: Array) -> Array:
         result: Array = np.divide(
             overlap, smaller, out=np.full(overlap.shape, np.nan), where=smaller > 0
         )
@@ -93,12 +104,31 @@ def likeness(core: ModuleCore) -> Likeness:
     def chance(length: int) -> float:
         return mean_of_pairs(np.where(smaller > 0, np.minimum(larger / length, 1), np.nan)) or 0.0
 
-    return Likeness(
-        shared(right),
-        shared(left),
-        owner.T @ (left * right * np.outer(s, s)) @ owner,
-        (chance(core.n), chance(core.m)),
-    )
+    return Likeness(shared(inputs), shared(outputs), inner, (chance(core.n), chance(core.m)))
+
+
+def _blocks(ranks: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Consecutive tasks (first, last + 1) of no more than _BLOCK vectors, or a single one."""
+    first = total = 0
+    for i, rank in enumerate(ranks):
+        if total + rank > _BLOCK and i > first:
+            yield first, i
+            first, total = i, 0
+        total += int(rank)
+    if ranks.size:
+        yield first, ranks.size
+
+
+def _sums(x: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
+    """Sums over the blocks of ``x`` with so many rows and columns, (blocks down, blocks across)."""
+    result = np.zeros((rows.size, columns.size))
+    down, across = np.flatnonzero(rows), np.flatnonzero(columns)
+    if down.size and across.size:
+        # reduceat would take the next block's first number for a block that is empty.
+        wide = np.add.reduceat(x, np.cumsum([0, *columns[across][:-1]]), axis=1)
+        tall = np.add.reduceat(wide, np.cumsum([0, *rows[down][:-1]]), axis=0)
+        result[np.ix_(down, across)] = tall
+    return result
 
 
 def mean_of_pairs(matrix: Array) -> float | None:
