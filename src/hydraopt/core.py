@@ -19,11 +19,10 @@ from hydraopt.types import Array, Thin, thin
 
 __all__ = ["CoreStore", "ModuleCore", "SharedSpace", "Source"]
 
-_MOST_DIRECTIONS = 512
-"""Directions of a shared space, at most. A basis of more has not paid in any set so far."""
 _EXACT = 1024
-"""Up to so many stacked vectors, or vectors of this length, all directions are computed; beyond,
-the strongest alone."""
+"""Up to so many stacked vectors, or vectors of this length, all directions are computed."""
+_MOST_DIRECTIONS = 512
+"""Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
 _SPARE, _ROUNDS = 32, 3
 """Directions tried beyond those asked for, and power iterations, of the randomised method."""
 
@@ -60,8 +59,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
     else:
         energy, w = _strongest(stacked, d)
     # The vectors are kept in float32, so directions below 1e-7 of the largest are its rounding.
-    keep = np.flatnonzero(energy > 1e-13 * max(energy[-1], 1e-300))[::-1]
-    keep = keep[: min(stacked.shape[0], _MOST_DIRECTIONS)]
+    keep = np.flatnonzero(energy > 1e-13 * max(energy[-1], 1e-300))[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
     if d.size <= _EXACT:
@@ -74,10 +72,8 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
-    """All eigenvalues of ``X^T X`` that are not 0, as :func:`_strongest`, from ``X X^T`` (N, N).
-
-    For vectors that are fewer numbers long than there are vectors.
-    """
+    """As :func:`_strongest`, all N eigenvalues of ``X X^T`` (N, N): for more vectors than they have
+    numbers. Those near 0 have no vectors of use."""
     x = stacked * d
     energy, u = np.linalg.eigh(x @ x.T)
     return energy, (x.T @ u) / np.sqrt(np.maximum(energy, 1e-300))
@@ -87,10 +83,12 @@ def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
     """The largest eigenvalues of ``X^T X`` for X = stacked * d, rising, and their vectors (S, q).
 
     A randomised range finder with power iterations (Halko, Martinsson and Tropp 2011, algorithm
-    4.4), from one start always: O(N S q) where all directions take O(N S^2 + S^3).
+    4.4), from one start always: O(N S q) where all directions take O(N S^2 + S^3). In float32, so
+    what is below 1e-5 of the largest value is rounding.
     """
     n, size = stacked.shape
-    x = stacked * d.astype(np.float32)
+    unit = float(d.max()) or 1.0  # Any weight is allowed, and its square need not be a float32.
+    x = stacked * (d / unit).astype(np.float32)
     tried = min(_MOST_DIRECTIONS + _SPARE, n, size)
     rows = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
     for _ in range(_ROUNDS):
@@ -98,7 +96,7 @@ def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
     rows = np.linalg.qr(rows)[0]
     image = (x @ rows).astype(np.float64)
     energy, turn = np.linalg.eigh(image.T @ image)
-    return energy, rows @ turn
+    return energy[-_MOST_DIRECTIONS:] * unit**2, rows @ turn[:, -_MOST_DIRECTIONS:]
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,10 @@ class ModuleCore:
 
     @property
     def spaces_nbytes(self) -> int:
-        """Bytes of the shared spaces, at most."""
+        """Bytes of the shared spaces' matrices, at most."""
         size = sum(s.size for s in self.s)
-        return sum(16 * size * min(size, n, _MOST_DIRECTIONS) for n in (self.m, self.n))
+        most = {n: n if min(n, size) <= _EXACT else _MOST_DIRECTIONS for n in (self.m, self.n)}
+        return sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
 
     @property
     def vectors_nbytes(self) -> int:
@@ -206,20 +205,23 @@ class CoreStore:
 
     def core(self, index: int) -> ModuleCore:
         """The core of module ``index``; safe to call from several threads on different modules."""
+        first = None
         if index not in self._known:
-            self._known[index] = self._first(index)
+            self._known[index], first = self._first(index)
         core, keeps_spaces = self._known[index]
         # A copy, so that vectors for which there was no room go with it.
-        return replace(core, _spaces=core._spaces if keeps_spaces else {})
+        read = (lambda: first) if first else core._read
+        return replace(core, _read=read, _spaces=core._spaces if keeps_spaces else {})
 
-    def _first(self, index: int) -> tuple[ModuleCore, bool]:
+    def _first(self, index: int) -> tuple[tuple[ModuleCore, bool], tuple[Stacked, Stacked]]:
+        """A core to keep, whether its spaces are kept with it, and its vectors."""
         source = self._sources[index]
         contents, s, vectors = _decomposed(source)
         m, n = (x.shape[0] for x in vectors)
         core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)
         if not self._takes("vectors", core.vectors_nbytes):
             core = replace(core, _read=lambda: _decomposed(source)[2])
-        return core, self._takes("spaces", core.spaces_nbytes)
+        return (core, self._takes("spaces", core.spaces_nbytes)), vectors
 
     def _takes(self, what: str, nbytes: int) -> bool:
         """Whether there is room for so many bytes more, which then are taken."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,9 +89,17 @@ def test_directions_that_stand_out_are_exact_to_single_precision(partial: int) -
 def test_more_vectors_than_they_are_long_are_all_used(monkeypatch: pytest.MonkeyPatch) -> None:
     core, (exact, _) = spaces_of(1)
     monkeypatch.setattr(core_module, "_EXACT", M)
+    called: list[tuple[int, ...]] = []
+    by_scatter = core_module._by_scatter
+
+    def noted(stacked: Array, d: Array) -> tuple[Array, Array]:
+        called.append(stacked.shape)
+        return by_scatter(stacked, d)
+
+    monkeypatch.setattr(core_module, "_by_scatter", noted)
     found = spaces_of(1)[1][0]
-    assert not np.array_equal(found.values, exact.values), "computed in another way"
-    np.testing.assert_allclose(found.values, exact.values, rtol=1e-5)
+    assert called == [(M, TASKS * RANK)]
+    np.testing.assert_allclose(found.values, exact.values, rtol=1e-10)
     directions = core.directions(found, "left", M)
     np.testing.assert_allclose(directions.T @ directions, np.eye(M), atol=1e-5)
     wanted = core.U.T.astype(np.float64) @ directions
@@ -136,6 +147,68 @@ def test_what_there_is_no_room_for_goes_and_comes_back_the_same() -> None:
         assert np.array_equal(a.mix, b.mix)
         assert np.array_equal(a.mix, c.mix)
     assert np.array_equal(store.core(0).thin(7).V, ample.core(0).thin(7).V)
+
+
+def test_a_module_is_read_once_for_its_first_core() -> None:
+    source = Reads(alike(9))
+    core = CoreStore([source], 0, 0).core(0)
+    core.spaces(weights_of(core))
+    assert source.count == 1
+
+
+def test_vectors_without_room_go_with_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Array]] = []
+    decomposed = core_module._decomposed
+
+    def noted(source: core_module.Source) -> Any:
+        found = decomposed(source)
+        seen.extend(map(weakref.ref, found[2]))
+        return found
+
+    monkeypatch.setattr(core_module, "_decomposed", noted)
+    store = CoreStore([Reads(alike(9))], PLENTY, 0)
+    for _ in range(2):
+        core = store.core(0)
+        assert core.thin(0).V.shape == (N, RANK)
+        assert any(x() is not None for x in seen)
+        del core
+        gc.collect()
+        assert all(x() is None for x in seen)
+
+
+def test_the_last_spaces_are_kept_and_counted() -> None:
+    core = CoreStore([Reads(alike(9))]).core(0)
+    core.spaces(weights_of(core))
+    spaces = core.spaces([1.0] * TASKS)
+    assert list(core._spaces.values()) == [spaces]
+    held = sum(x.mix.nbytes + sum(c.nbytes for c in x.coordinates) for x in spaces)
+    assert held == core.spaces_nbytes
+    assert core.U.nbytes + core.V.nbytes == core.vectors_nbytes
+
+
+def test_what_is_computed_in_part_is_counted_so(partial: int) -> None:
+    core, spaces = spaces_of(9)
+    assert all(x.values.size == partial for x in spaces)
+    held = sum(x.mix.nbytes + sum(c.nbytes for c in x.coordinates) for x in spaces)
+    assert held == core.spaces_nbytes
+
+
+@pytest.mark.parametrize("factor", [1e-60, 1e60])
+def test_any_weights_will_do(factor: float, partial: int) -> None:
+    core, spaces = spaces_of(10)
+    for side, space in enumerate(core.spaces([w * factor for w in weights_of(core)])):
+        assert space.values.size == partial
+        np.testing.assert_allclose(space.values, spaces[side].values * factor**0.5, rtol=1e-5)
+
+
+def test_noise_of_single_precision_is_no_direction() -> None:
+    rng = np.random.default_rng(11)
+    common = orthonormal(rng, N, 12)
+    pairs = [low_rank(rng, M, N, RANK, right=common) for _ in range(TASKS)]
+    core = CoreStore([Reads(pairs)]).core(0)
+    values = core.spaces(weights_of(core))[1].values
+    assert values[11] > 1e-2 * values[0]
+    assert np.all(values[12:] < 1e-6 * values[0])
 
 
 def test_room_is_given_once() -> None:

@@ -155,3 +155,9 @@ def test_extremes_name_modules() -> None:
     assert found["lowest cosine of the products"] == "h.0.q"
     assert "largest share saved by sharing" not in found
     assert extremes([]) == []
+
+
+def test_blocks_hold_whole_tasks_up_to_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likeness_module, "_BLOCK", 5)
+    ranks = np.array([0, 3, 2, 0, 9, 1, 4, 0])
+    assert list(likeness_module._blocks(ranks)) == [(0, 4), (4, 5), (5, 8)]
