@@ -193,7 +193,7 @@ class CoreStore:
     """
 
     def __init__(
-        self, sources: Sequence[Source], room: int = 96 << 20, vectors: int = 48 << 20
+        self, sources: Sequence[Source], room: int = 256 << 20, vectors: int = 48 << 20
     ) -> None:
         self._sources = sources
         self._known: dict[int, tuple[ModuleCore, bool]] = {}

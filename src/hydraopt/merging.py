@@ -50,7 +50,7 @@ DEFAULT_SIZE = "10%"
 DEFAULT_MEASURE = "bias-aware"
 _NEARLY_ALL = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
-_SPACES, _MOST_SPACES = 96 << 20, 1 << 30
+_SPACES, _MOST_SPACES = 256 << 20, 1 << 30
 """Bytes of shared spaces that are kept between passes: as many as the inputs have, within these."""
 _HARMLESS = 0.25
 """Relative error up to which hardly a task of the evidence sets lost points (docs/evidence.md)."""
