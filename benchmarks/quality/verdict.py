@@ -13,11 +13,13 @@ from benchmarks.quality.headline import SURE, drops, mean_drop, result_files, sc
 from benchmarks.quality.sets import RESULTS
 from benchmarks.report import table
 
-__all__ = ["Duel", "duels", "verdicts"]
+__all__ = ["Duel", "duels", "smallest", "verdicts"]
 
 Result = Mapping[str, Any]
 _LARGEST = 60.0
 """Percent of the fp16 bytes up to which rows are compared."""
+_SMALL_DROP = 0.5
+"""Percent of the originals' scores, of which one says that nothing is lost."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def duels(result: Result) -> Iterator[Duel]:
         worst, worst_spread = max(lost.values())
         our_worst, our_worst_spread = max(scored[ours].values())
         yield Duel(
-            f"{note['method']} {note['setting']}".strip(),
+            _titled(note),
             note["size_pct"],
             methods[ours]["setting"],
             mean - our_mean,
@@ -73,6 +75,26 @@ def duels(result: Result) -> Iterator[Duel]:
             math.hypot(worst_spread, our_worst_spread),
             _kl(result, label) - _kl(result, ours),
         )
+
+
+def _titled(note: Mapping[str, Any]) -> str:
+    return f"{note['method']} {note['setting']}".strip()
+
+
+def smallest(result: Result) -> list[str]:
+    """A line of a table: the smallest bundle of hydraopt's and the smallest rival that lose no more
+    than half a percent in the mean, and the factor between their bytes."""
+    kept: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+    for label, note in result["methods"].items():
+        drop = mean_drop(lost)[0] if (lost := drops(result, label)) else math.inf
+        if drop <= _SMALL_DROP:
+            about = f"{note['size_pct']:.1f} % ({drop:+.1f} %)"
+            mine = note["method"] == METHOD
+            title = "" if mine else _titled(note) + ", "
+            kept[mine].append((note["size_pct"], title + about))
+    (ours, said), (least, rival) = (min(kept[x], default=(math.nan, "none")) for x in (True, False))
+    factor = "-" if math.isnan(least / ours) else f"{least / ours:.1f}"
+    return [f"`{result['set']}`", said, rival, factor]
 
 
 def _kl(result: Result, label: str) -> float:
@@ -90,11 +112,12 @@ def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
 
 def verdicts(folder: Path = RESULTS) -> str:
     """Counts for every set whose rivals were scored, and the rows that are ahead of hydraopt."""
-    lines, exceptions = [], []
+    lines, exceptions, least = [], [], []
     for _, result in result_files(folder):
         if result["plan"] != "rivals" or not result["tasks"]:
             continue
         found, name = list(duels(result)), f"`{result['set']}`"
+        least.append(smallest(result))
         for what in ("mean", "worst task"):
             counts = _counts([duel.gaps[what] for duel in found])
             lines.append([name, what, str(len(found)), *counts])
@@ -117,4 +140,5 @@ def verdicts(folder: Path = RESULTS) -> str:
         text += "\nRivals that are ahead of hydraopt, and by how much:\n\n" + table(
             head, exceptions
         )
-    return text
+    text += "\nSmallest with a mean drop of at most half a percent, on these rows:\n\n"
+    return text + table(["set", "hydraopt (drop)", "rival (drop)", "factor in bytes"], least)

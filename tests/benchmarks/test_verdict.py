@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.quality.verdict import duels, verdicts
+from benchmarks.quality.verdict import duels, smallest, verdicts
 
 ROWS = {
     # label: method, bytes, percent of fp16, drops of two tasks in points of 50, deviation in points
@@ -66,7 +66,7 @@ def test_the_table_counts_and_names_those_ahead(tmp_path) -> None:
     assert lines[3] == ["`gemma3-5x8`", "worst task", "3", "1", "0", "1", "1"]
     # KL 0.25 against 0.1; 0.0025 against 0.005; 0.01 against 0.1.
     assert lines[4] == ["`gemma3-5x8`", "KL", "3", "-", "1", "2", "-"]
-    named = [(line[1], line[4]) for line in lines[7:]]
+    named = [(line[1], line[4]) for line in lines[7:11]]
     assert named == [
         ("ahead", "mean"),
         ("ahead", "worst task"),
@@ -80,3 +80,13 @@ def test_without_rivals_ahead_there_is_one_table(tmp_path) -> None:
     rows = {label: ROWS[label] for label in ("ours 2%", "ours 10%", "far behind")}
     (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result(rows)))
     assert "Rivals that are ahead" not in verdicts(tmp_path)
+
+
+def test_the_smallest_that_lose_nothing_are_compared() -> None:
+    # "ahead" loses 0.5 of 100 in the mean and 10 % of ours 1; "tiny" loses nothing at 1.9 %.
+    rows = {label: row for label, row in ROWS.items() if label != "ours 10%"}
+    assert smallest(result(rows)) == ["`gemma3-5x8`", "none", "tiny, 1.9 % (+0.0 %)", "-"]
+    rows = ROWS | {"ours 4%": ("hydraopt", 40, 4.0, (0.5, 0.0), 0.5)}
+    rows = {label: row for label, row in rows.items() if label != "tiny"}
+    found = smallest(result(rows))
+    assert found[1:] == ["4.0 % (+0.5 %)", "ahead, 11.0 % (+0.5 %)", "2.8"]
