@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.quality.sets import CLOSER, RESULTS, SETS  # noqa: E402
 
 __all__ = [
+    "NO_DROP",
     "SURE",
     "drops",
     "grown",
@@ -35,6 +36,8 @@ __all__ = [
     "scored_tasks",
 ]
 
+NO_DROP = 0.5
+"""A drop of the mean, in percent of the originals' scores, that counts as none."""
 SURE = 1.96
 """Standard deviations on either side that hold 95 %."""
 

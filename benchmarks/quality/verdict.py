@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.harness.ours import METHOD
-from benchmarks.quality.headline import SURE, drops, mean_drop, result_files, scored_tasks
+from benchmarks.quality.headline import NO_DROP, SURE, drops, mean_drop, result_files, scored_tasks
 from benchmarks.quality.sets import RESULTS
 from benchmarks.report import table
 
@@ -18,8 +18,6 @@ __all__ = ["Duel", "duels", "smallest", "verdicts"]
 Result = Mapping[str, Any]
 _LARGEST = 60.0
 """Percent of the fp16 bytes up to which rows are compared."""
-_SMALL_DROP = 0.5
-"""Percent of the originals' scores, of which one says that nothing is lost."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def smallest(result: Result) -> list[str]:
     kept: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
     for label, note in result["methods"].items():
         drop = mean_drop(lost)[0] if (lost := drops(result, label)) else math.inf
-        if drop <= _SMALL_DROP:
+        if drop <= NO_DROP:
             about = f"{note['size_pct']:.1f} % ({drop:+.1f} %)"
             mine = note["method"] == METHOD
             title = "" if mine else _titled(note) + ", "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hydraopt.types import Array, Thin, thin
 
-__all__ = ["CoreStore", "ModuleCore", "SharedSpace", "Source"]
+__all__ = ["ROOM", "CoreStore", "ModuleCore", "SharedSpace", "Source"]
 
 _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
@@ -25,6 +25,9 @@ _MOST_DIRECTIONS = 512
 """Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
 _SPARE, _ROUNDS = 32, 3
 """Directions tried beyond those asked for, and power iterations, of the randomised method."""
+
+ROOM = 256 << 20
+"""Bytes of shared spaces that a store keeps, unless told otherwise."""
 
 Stacked = NDArray[np.float32]
 
@@ -193,7 +196,7 @@ class CoreStore:
     """
 
     def __init__(
-        self, sources: Sequence[Source], room: int = 256 << 20, vectors: int = 48 << 20
+        self, sources: Sequence[Source], room: int = ROOM, vectors: int = 48 << 20
     ) -> None:
         self._sources = sources
         self._known: dict[int, tuple[ModuleCore, bool]] = {}

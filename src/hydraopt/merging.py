@@ -23,7 +23,7 @@ from hydraopt.budget import Budget, Found, parse_size, search
 from hydraopt.bundle.carried import Carried, pack_carried
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import bundle_size, write_bundle
-from hydraopt.core import CoreStore
+from hydraopt.core import ROOM, CoreStore
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.measure import Measure, measure_named
 from hydraopt.parts import FORMS
@@ -50,8 +50,8 @@ DEFAULT_SIZE = "10%"
 DEFAULT_MEASURE = "bias-aware"
 _NEARLY_ALL = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
-_SPACES, _MOST_SPACES = 256 << 20, 1 << 30
-"""Bytes of shared spaces that are kept between passes: as many as the inputs have, within these."""
+_MOST_ROOM = 1 << 30
+"""Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
 _HARMLESS = 0.25
 """Relative error up to which hardly a task of the evidence sets lost points (docs/evidence.md)."""
 
@@ -298,7 +298,7 @@ def solve(
     if unknown:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
     passes = Passes(
-        CoreStore(pieces.sources, room=min(max(_SPACES, pieces.fp16_bytes), _MOST_SPACES)),
+        CoreStore(pieces.sources, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
         pieces.contents,
         options.measure,
         modes_of(options.forms or FORMS),
