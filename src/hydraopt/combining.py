@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,43 +18,33 @@ from typing import Any
 
 import numpy as np
 
-from hydraopt.adapters import Adapter, check_same_base, read_adapters
+from hydraopt.adapters import Adapter
 from hydraopt.align import align
-from hydraopt.bundle.carried import pack_carried
+from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.verify import relative_error
-from hydraopt.bundle.writer import write_bundle
 from hydraopt.errors import UsageError, explain
-from hydraopt.merging import Sized, assemble
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
 from hydraopt.methods.registry import Method, method_named, solver_of
+from hydraopt.outcome import Job, StrPath, Written, load
+from hydraopt.recipe import MethodRecipe
 from hydraopt.types import Factors
 
 __all__ = ["Combined", "combine"]
 
-StrPath = str | os.PathLike[str]
 
-
-@dataclass(frozen=True)
-class Combined(Sized):
+@dataclass(frozen=True, kw_only=True)
+class Combined(Written):
     """What a method made.
 
-    path, size: the bundle and its bytes, everything counted. fp16_bytes: two bytes for each number
-    in the inputs. method, options: what ran. errors: relative Frobenius error of each task, of the
-    numbers as they are stored. objective: sum_t w_t |dW_t - dW~_t|^2 / sum_t w_t |dW_t|^2 with w_t
-    the task's importance (default 1) over |dW_t|^2: what HydraOpt lowers, here also of methods
-    that lower something else. notes: what a user should know.
+    errors: of the numbers as they are stored. method, options: what ran. objective: sum_t w_t |dW_t
+    - dW~_t|^2 / sum_t w_t |dW_t|^2 with w_t the task's importance (default 1) over |dW_t|^2: what
+    HydraOpt lowers, here also of methods that lower something else.
     """
 
-    path: Path
-    size: int
-    fp16_bytes: int
     method: str
     options: Mapping[str, Any]
-    errors: Mapping[str, float]
     objective: float
-    seconds: float
-    notes: tuple[str, ...]
 
 
 def combine(
@@ -81,24 +70,40 @@ def combine(
     """
     started = time.monotonic()
     row = method_named(method) if solver is None else solver_of(method, solver)
-    if isinstance(adapters, str | os.PathLike):
-        adapters = [adapters]
-    items = list(adapters)
-    loaded = [item for item in items if isinstance(item, Adapter)]
-    paths = [item for item in items if not isinstance(item, Adapter)]
-    loaded += read_adapters(paths, same_base=same_base, alpha=alpha) if paths else []
-    base = check_same_base(loaded, same_base)
+    group = load(adapters, same_base, alpha)
+    loaded = group.adapters
     if options.get("heads") is not None:
         check_counts(options["heads"], options.get("rank") or 1, len(loaded))
     importance = dict(weights or {})
     given = _weights(row, loaded, importance)
     made = apply(loaded, row.name, dtype=dtype, weights=given, same_base=same_base, **options)
     errors, by_module = _errors(loaded, made)
-    pieces = align(made, base, lossless=True)
+    pieces = align(made, group.base_model, lossless=True)
     numbers = {adapter.name: adapter.numbers for adapter in loaded}
-    recipe = {"method": row.name, "options": options, "dtype": dtype, "limit": "lossless"}
-    carried = pack_carried({adapter.name: adapter.tensors for adapter in made})
-    manifest = assemble(pieces, carried, None, recipe)
+    job = Job.of(pieces, MethodRecipe(row.name, options, dtype))
+    manifest = _measured(job.manifest(None), errors, by_module, numbers)
+    counts = [importance.get(name, 1.0) if row.weighs_errors else 1.0 for name in errors]
+    squares = np.square(list(errors.values()))
+    return Combined(
+        path=Path(output),
+        size=job.packed(None, manifest).write(output),
+        fp16_bytes=2 * sum(numbers.values()),
+        errors=errors,
+        seconds=time.monotonic() - started,
+        notes=tuple(dict.fromkeys(note for adapter in made for note in adapter.notes)),
+        method=row.name,
+        options=options,
+        objective=float(np.average(squares, weights=counts)),
+    )
+
+
+def _measured(
+    manifest: Manifest,
+    errors: Mapping[str, float],
+    by_module: Mapping[str, Mapping[str, float]],
+    numbers: Mapping[str, int],
+) -> Manifest:
+    """The manifest with errors against the originals, and the numbers that these hold."""
     tasks = []
     for task in manifest.tasks:
         mine = by_module[task.name]
@@ -108,21 +113,7 @@ def combine(
                 task, error=errors[task.name], errors=own, numbers=numbers[task.name]
             )
         )
-    manifest = dataclasses.replace(manifest, tasks=tuple(tasks))
-    size = write_bundle(output, manifest, b"", (), carried.data)
-    counts = [importance.get(name, 1.0) if row.weighs_errors else 1.0 for name in errors]
-    squares = np.square(list(errors.values()))
-    return Combined(
-        Path(output),
-        size,
-        2 * sum(numbers.values()),
-        row.name,
-        options,
-        errors,
-        float(np.average(squares, weights=counts)),
-        time.monotonic() - started,
-        tuple(dict.fromkeys(note for adapter in made for note in adapter.notes)),
-    )
+    return dataclasses.replace(manifest, tasks=tuple(tasks))
 
 
 def _weights(

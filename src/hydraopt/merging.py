@@ -2,99 +2,56 @@
 
     read -> align -> (plan -> encode -> write streams) until the budget is met -> write the bundle
 
-``merge`` starts from adapters, ``shrink`` from a bundle; both hand a MergeSet to ``solve``.
+``merge`` starts from adapters, ``shrink`` from a bundle; both hand a Job to ``solve``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import numpy as np
-
-from hydraopt.adapters import Adapter, check_same_base, read_adapters
-from hydraopt.align import MergeSet, align
-from hydraopt.budget import Budget, Found, parse_size, search
-from hydraopt.bundle.carried import Carried, pack_carried
-from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.bundle.writer import bundle_size, write_bundle
-from hydraopt.core import ROOM, CoreStore
-from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.adapters import Adapter
+from hydraopt.align import align
+from hydraopt.budget import Budget, MeanError, Size, WorstError, parse_size
+from hydraopt.bundle.spec import Manifest
+from hydraopt.errors import UsageError, explain
 from hydraopt.measure import Measure, measure_named
+from hydraopt.outcome import Job, StrPath, Written, load
 from hydraopt.parts import FORMS
-from hydraopt.passes import Draft, Passes, Progress
-from hydraopt.plan import modes_of
+from hydraopt.passes import Draft
+from hydraopt.progress import Progress
+from hydraopt.recipe import MergeRecipe
 from hydraopt.rescaling import Rescaler, rescaled
-from hydraopt.types import Array
-from hydraopt.weights import Sensitivity, importances, module_weights, task_weights
+from hydraopt.search import Solution
+from hydraopt.solving import Options, solve
+from hydraopt.weights import Sensitivity
 
-__all__ = [
-    "DEFAULT_MEASURE",
-    "DEFAULT_SIZE",
-    "MergeResult",
-    "Options",
-    "Sized",
-    "assemble",
-    "finish",
-    "merge",
-    "pack",
-    "solve",
-]
+__all__ = ["DEFAULT_MEASURE", "DEFAULT_SIZE", "MergeResult", "merge", "write"]
 
-DEFAULT_SIZE = "10%"
-DEFAULT_MEASURE = "bias-aware"
-_NEARLY_ALL = 0.9
+DEFAULT_SIZE: Final = "10%"
+DEFAULT_MEASURE: Final = "bias-aware"
+_NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
-_MOST_ROOM = 1 << 30
-"""Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
-_HARMLESS = 0.25
-"""Relative error up to which hardly a task of the evidence sets lost points (docs/evidence.md)."""
-
-StrPath = str | os.PathLike[str]
+_HARMLESS: Final = 0.25
+"""Relative error up to which hardly a task of the evidence sets lost points."""
 
 
-class Sized:
-    """A written bundle: its path, its bytes, and what its inputs take in fp16."""
+@dataclass(frozen=True, kw_only=True)
+class MergeResult(Written):
+    """What a merge or a shrink made.
 
-    path: Path
-    size: int
-    fp16_bytes: int
-
-    @property
-    def fraction(self) -> float:
-        """Size as a fraction of the inputs in fp16."""
-        return self.size / self.fp16_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        values = dataclasses.asdict(self)  # type: ignore[call-overload]  # dataclasses inherit
-        return {**values, "path": str(self.path), "fraction": self.fraction}
-
-
-@dataclass(frozen=True)
-class MergeResult(Sized):
-    """What a merge made.
-
-    path, size: the bundle and its bytes, everything counted. fp16_bytes: two bytes for each number
-    in the inputs. errors: relative Frobenius error of each task. forms: records by form. price:
-    harm a bit was allowed to cost. passes: coding passes it took. notes: what a user should know.
+    forms: records by form. measure: what errors cost. price: harm a bit was allowed to cost.
+    passes: coding passes it took.
     """
 
-    path: Path
-    size: int
-    fp16_bytes: int
-    errors: Mapping[str, float]
     forms: Mapping[str, int]
     measure: str
     price: float
     passes: int
-    seconds: float
-    notes: tuple[str, ...]
 
 
 def merge(
@@ -137,7 +94,7 @@ def merge(
     given = [name for name, value in limits.items() if value is not None]
     if len(given) > 1:
         raise UsageError(explain("more than one limit", got=", ".join(given), expected="one"))
-    choices: dict[str, Any] = {"importance": importance, "fair": fair, "forms": forms}
+    choices: dict[str, object] = {"importance": importance, "fair": fair, "forms": forms}
     choices |= {"sensitivity": sensitivity, "rescaler": rescaler}
     idle = [name for name, value in choices.items() if value]
     if lossless and idle:
@@ -149,59 +106,64 @@ def merge(
             )
         )
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    loaded, base = _load(adapters, same_base, alpha)
-    pieces = align(loaded, base, lossless=lossless)
-    kind = "size" if not given or given[0] == "lossless" else given[0]
-    value = limits[kind]
-    if kind == "size":
-        value = parse_size(DEFAULT_SIZE if size is None else size, pieces.fp16_bytes)
-    budget = Budget(kind, float(value or 0))  # type: ignore[arg-type]
-    recipe: dict[str, Any] = {"measure": chosen.name, "fair": fair, "forms": list(forms or FORMS)}
-    recipe |= {"limit": kind if not lossless else "lossless", "value": value}
-    if sensitivity:
-        recipe["sensitivity"] = sorted(sensitivity)
-    carried = pack(pieces)
-    found = None
+    loaded = load(adapters, same_base, alpha)
+    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless)
+    budget: Budget
+    if error is not None:
+        budget = MeanError(error)
+    elif max_error is not None:
+        budget = WorstError(max_error)
+    else:
+        budget = Size(parse_size(DEFAULT_SIZE if size is None else size, pieces.fp16_bytes))
+    permitted = tuple(forms or FORMS)
+    recipe = MergeRecipe(
+        chosen.name,
+        "lossless" if lossless else budget.name,
+        budget.limit,
+        permitted,
+        fair,
+        tuple(sorted(sensitivity or ())),
+    )
+    job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
-        weights = importances(pieces, importance or {})
-        options = Options(chosen, forms, fair, threads, progress, sensitivity)
-        found = solve(pieces, carried, budget, weights, options, recipe)
+        options = Options(
+            chosen, permitted, fair, threads, progress, importance or {}, sensitivity or {}
+        )
+        solution = solve(job, budget, options)
         if rescaler:
-            found, notes = _rescaled(found, pieces, carried, loaded, rescaler, budget, recipe)
-            pieces = dataclasses.replace(pieces, notes=(*pieces.notes, *notes))
-    manifest = assemble(pieces, carried, found.draft if found else None, recipe)
-    limit = None if lossless else budget
-    result = finish(output, pieces, carried, manifest, found, limit, chosen, started)
+            originals = {adapter.name: adapter for adapter in loaded.adapters}
+            job, solution = _rescaled(job, solution, recipe, originals, rescaler, budget)
+    result = write(output, job, solution, chosen, None if lossless else budget, started)
     return result if given else _with_advice(result)
 
 
 def _rescaled(
-    found: Found,
-    pieces: MergeSet,
-    carried: Carried,
-    adapters: Sequence[Adapter],
+    job: Job,
+    solution: Solution[Draft],
+    recipe: MergeRecipe,
+    originals: Mapping[str, Adapter],
     rescaler: Rescaler,
     budget: Budget,
-    recipe: dict[str, Any],
-) -> tuple[Found, tuple[str, ...]]:
-    """With other coefficients, counted in ``recipe``, and notes: in how many tasks, and if the
+) -> tuple[Job, Solution[Draft]]:
+    """With other coefficients, which the recipe counts, and notes: in how many tasks, and if the
     budget stood in the way."""
 
-    def value_of(draft: Draft, tasks: int) -> float:
-        counted = recipe | ({"rescaled": tasks} if tasks else {})
-        return _value_of(budget, pieces, carried, counted)(draft)
+    def counted(tasks: int) -> Job:
+        return dataclasses.replace(job, recipe=dataclasses.replace(recipe, rescaled=tasks))
 
-    originals = {adapter.name: adapter for adapter in adapters}
-    draft, tasks, back = rescaled(found.draft, pieces, originals, rescaler, budget, value_of)
-    if tasks:
-        recipe["rescaled"] = tasks
+    def value_of(draft: Draft, tasks: int) -> float:
+        return counted(tasks).value(budget, draft)
+
+    pieces = job.pieces
+    draft, tasks, back = rescaled(solution.draft, pieces, originals, rescaler, budget, value_of)
     notes = [f"coded parts were rescaled in {tasks} of {len(pieces.tasks)} tasks"]
     if back:
         notes.append(
             f"the parts of {back} tasks kept the lengths that the encoder gave them: with others "
-            f"the {budget.kind} would not be kept"
+            f"the {budget.name} would not be kept"
         )
-    return dataclasses.replace(found, draft=draft), tuple(notes)
+    told = dataclasses.replace(pieces, notes=(*pieces.notes, *notes))
+    return dataclasses.replace(counted(tasks), pieces=told), Solution(draft, solution.passes)
 
 
 def _with_advice(result: MergeResult) -> MergeResult:
@@ -217,159 +179,39 @@ def _with_advice(result: MergeResult) -> MergeResult:
     return dataclasses.replace(result, notes=(*result.notes, advice))
 
 
-def finish(
+def write(
     output: StrPath,
-    pieces: MergeSet,
-    carried: Carried,
-    manifest: Manifest,
-    found: Found | None,
-    budget: Budget | None,
+    job: Job,
+    solution: Solution[Draft] | None,
     measure: Measure,
+    budget: Budget | None,
     started: float,
+    manifest: Manifest | None = None,
 ) -> MergeResult:
-    """Write the bundle, unless it would be larger than the budget, and say what was made."""
-    draft = found.draft if found else None
-    payload = (draft.shared, draft.streams) if draft else (b"", ())
-    total = bundle_size(manifest, *payload, carried.data)
-    if budget is not None and budget.kind == "size" and total > budget.value:
-        raise _too_small(budget, total, carried)
-    notes = pieces.notes
-    if draft and total > _NEARLY_ALL * pieces.fp16_bytes:
-        notes += (f"{total:,} bytes are hardly less than fp16; lossless mostly takes less still",)
-    return MergeResult(
-        Path(output),
-        write_bundle(output, manifest, *payload, carried.data),
-        pieces.fp16_bytes,
-        {task.name: task.error for task in manifest.tasks},
-        draft.forms if draft else {},
-        measure.name,
-        draft.price if draft else 0.0,
-        found.passes if found else 0,
-        time.monotonic() - started,
-        notes,
-    )
+    """Write the bundle, unless it would be larger than the budget, and say what was made.
 
-
-def _load(
-    adapters: StrPath | Iterable[StrPath | Adapter], same_base: bool, alpha: float | None
-) -> tuple[list[Adapter], str | None]:
-    if isinstance(adapters, str | os.PathLike):
-        adapters = [adapters]
-    items = list(adapters)
-    ready = [item for item in items if isinstance(item, Adapter)]
-    paths = [item for item in items if not isinstance(item, Adapter)]
-    if paths:
-        ready += read_adapters(paths, same_base=same_base, alpha=alpha)
-    ready.sort(key=lambda adapter: adapter.name)
-    names = [adapter.name for adapter in ready]
-    if len(set(names)) != len(names):
-        raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
-    return ready, check_same_base(ready, same_base)
-
-
-def pack(pieces: MergeSet) -> Carried:
-    """The tensors to carry, coded without loss."""
-    names = [task.name for task in pieces.tasks]
-    return pack_carried(dict(zip(names, pieces.carried, strict=True)))
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to search for a draft: see :func:`merge` for what each one means."""
-
-    measure: Measure
-    forms: Sequence[str] | None = None
-    fair: bool = False
-    threads: int | None = None
-    progress: Progress | None = None
-    sensitivity: Sensitivity | None = None
-
-
-def solve(
-    pieces: MergeSet,
-    carried: Carried,
-    budget: Budget,
-    importance: Array,
-    options: Options,
-    recipe: Mapping[str, Any],
-) -> Found:
-    """Passes at falling or rising prices until the budget is met; the draft that met it."""
-    unknown = sorted(set(options.forms or ()) - set(FORMS))
-    if unknown:
-        raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
-    passes = Passes(
-        CoreStore(pieces.sources, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
-        pieces.contents,
-        options.measure,
-        modes_of(options.forms or FORMS),
-        options.threads,
-        options.progress,
-    )
-    energies = passes.energies()
-    weights = task_weights(energies, importance, options.measure)
-    passes.weigh_modules(
-        module_weights(pieces, energies, options.measure, options.sensitivity or {})
-    )
-
-    value_of = _value_of(budget, pieces, carried, recipe)
-    fixed = 0
-    if budget.kind == "size":
-        fixed = int(value_of(Draft.empty(weights, len(pieces.sources))))
-        if budget.value <= fixed:
-            raise _too_small(budget, fixed, carried)
-    numbers = max(pieces.fp16_bytes // 2, 1)
-    return search(passes, budget, weights, value_of, numbers, fixed, options.fair)
-
-
-def _value_of(
-    budget: Budget, pieces: MergeSet, carried: Carried, recipe: Mapping[str, Any]
-) -> Callable[[Draft], float]:
-    """What the budget limits, as a function of a draft: bytes of the whole file, or an error."""
-
-    def size_of(draft: Draft) -> float:
-        manifest = assemble(pieces, carried, draft, recipe)
-        return float(bundle_size(manifest, draft.shared, draft.streams, carried.data))
-
-    def error_of(draft: Draft) -> float:
-        errors = draft.relative_errors()
-        per_task = [errors[task.content] for task in pieces.tasks if task.content is not None]
-        return float(np.mean(per_task) if budget.kind == "error" else np.max(per_task))
-
-    return size_of if budget.kind == "size" else error_of
-
-
-def _too_small(budget: Budget, least: int, carried: Carried) -> BudgetError:
-    kept = sum(map(len, carried.data))
-    return BudgetError(
-        explain(
-            "the size cannot be kept",
-            got=f"{least:,} bytes at least, {kept:,} of them carried bit by bit "
-            "(heads, biases, embeddings and the like)",
-            expected=f"at most {int(budget.value):,} bytes",
-            do="Ask for more, or merge fewer adapters",
+    solution: None where nothing is coded. started: by time.monotonic. manifest: the job's, unless
+    the errors in it are not those of the draft.
+    """
+    draft = solution.draft if solution else None
+    manifest = manifest or job.manifest(draft)
+    packed = job.packed(draft, manifest)
+    if isinstance(budget, Size) and packed.size > budget.limit:
+        raise job.too_small(budget, packed.size)
+    fp16, notes = job.pieces.fp16_bytes, job.pieces.notes
+    if draft and packed.size > _NEARLY_ALL * fp16:
+        notes += (
+            f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still",
         )
-    )
-
-
-def assemble(
-    pieces: MergeSet, carried: Carried, draft: Draft | None, recipe: Mapping[str, Any]
-) -> Manifest:
-    """The manifest with what was measured filled in."""
-    tasks: list[TaskEntry] = []
-    for task in pieces.tasks:
-        changes: dict[str, Any] = {"carried": carried.tasks.get(task.name, ())}
-        if draft is not None and task.content is not None:
-            mine = list(task.modules)
-            energies = draft.energies[task.content, mine]
-            ratio = draft.errors[task.content, mine] / np.where(energies > 0, energies, 1.0)
-            changes["errors"] = tuple(float(x) for x in np.sqrt(ratio))
-            changes["error"] = float(draft.relative_errors()[task.content])
-        tasks.append(dataclasses.replace(task, **changes))
-    return Manifest(
-        pieces.modules,
-        tuple(tasks),
-        tuple(carried.blobs),
-        tuple(pieces.configs),
-        dict(recipe),
-        pieces.base_model,
+    return MergeResult(
+        path=Path(output),
+        size=packed.write(output),
+        fp16_bytes=fp16,
+        errors={task.name: task.error for task in manifest.tasks},
+        seconds=time.monotonic() - started,
+        notes=notes,
+        forms=draft.forms if draft else {},
+        measure=measure.name,
+        price=draft.price if draft else 0.0,
+        passes=solution.passes if solution else 0,
     )

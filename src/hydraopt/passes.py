@@ -24,10 +24,11 @@ from hydraopt.core import CoreStore, ModuleCore
 from hydraopt.encode import EncodedModule, encode_module
 from hydraopt.measure import Measure
 from hydraopt.parts import Mode, write_basis, write_parts
-from hydraopt.plan import plan_module
+from hydraopt.plan import ModulePlan, plan_module
+from hydraopt.progress import Progress, silent
 from hydraopt.types import Array
 
-__all__ = ["Course", "Draft", "Passes", "Progress"]
+__all__ = ["Course", "Draft", "Passes"]
 
 T = TypeVar("T")
 
@@ -36,9 +37,6 @@ _LEG = 4
 _FAR = 0.5
 """The most that the logarithm of a price is mended."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, units done, units in all."""
-
 
 @dataclass(frozen=True)
 class Draft:
@@ -46,7 +44,8 @@ class Draft:
 
     shared, streams: coded bytes. errors, energies: (contents, modules), squared norms of dW - dW~
     and of dW, zero where a content lacks the module. forms: how many records have each form.
-    price, weights: what it was made at; the average price, if that was mended on the way.
+    price, weights: what it was made at; the average price, if that was mended on the way, and what
+    a unit of squared error counted, (contents, modules).
     """
 
     shared: bytes
@@ -58,11 +57,11 @@ class Draft:
     weights: Array
 
     @classmethod
-    def empty(cls, weights: Array, modules: int) -> Draft:
+    def empty(cls, weights: Array) -> Draft:
         """Nothing is coded; errors that take as many bytes in a manifest as measured ones do."""
-        ones = np.ones((weights.size, modules))
-        errors = np.random.default_rng(0).random(ones.shape)
-        return cls(b"", (b"",) * weights.size, errors, ones, {}, math.inf, weights)
+        errors = np.random.default_rng(0).random(weights.shape)
+        streams = (b"",) * len(weights)
+        return cls(b"", streams, errors, np.ones(weights.shape), {}, math.inf, weights)
 
     @property
     def coded_bytes(self) -> int:
@@ -132,18 +131,7 @@ class Passes:
         self._measure = measure
         self._modes = modes
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._progress = progress or (lambda stage, done, total: None)
-        self._weighed: Array | None = None
-
-    def weigh_modules(self, weights: Array) -> None:
-        """Let a module's error count so much, (contents, modules), besides the content's weight."""
-        self._weighed = weights
-
-    def _shares(self, core: ModuleCore, weights: Array) -> list[float]:
-        """What squared error counts in a module, for each of its tasks."""
-        if self._weighed is None:
-            return [float(weights[c]) for c in core.contents]
-        return [float(weights[c] * self._weighed[c, core.index]) for c in core.contents]
+        self._progress = progress or silent
 
     def energies(self) -> Array:
         """Squared Frobenius norms, (contents, modules)."""
@@ -159,27 +147,33 @@ class Passes:
         return energies
 
     def estimate(self, price: float, weights: Array) -> Array:
-        """Bits that the planner expects of each module at a price; no number is rounded."""
+        """Bits that the planner expects of each module at a price; no number is rounded.
+
+        weights: as for :meth:`run`.
+        """
 
         def one(index: int) -> float:
             core = self._store.core(index)
-            shares = self._shares(core, weights)
-            return plan_module(core, shares, price, self._measure, self._modes).bits
+            return self._plan(core, price, weights).bits
 
         return np.array(list(self._map(one, range(len(self._store)))))
+
+    def _plan(self, core: ModuleCore, price: float, weights: Array) -> ModulePlan:
+        own = weights[list(core.contents), core.index].tolist()
+        return plan_module(core, own, price, self._measure, self._modes)
 
     def run(
         self, price: float, weights: Array, stage: str = "coding", course: Course | None = None
     ) -> Draft:
-        """Plan, encode and write everything at ``price``, with a weight for each content.
+        """Plan, encode and write everything at ``price``.
 
-        With a course the price is mended after every few modules, by what they took.
+        weights: what a unit of squared error counts, (contents, modules). With a course the price
+        is mended after every few modules, by what they took.
         """
 
         def one(price: float, index: int) -> tuple[EncodedModule, float]:
             core = self._store.core(index)
-            shares = self._shares(core, weights)
-            plan = plan_module(core, shares, price, self._measure, self._modes)
+            plan = self._plan(core, price, weights)
             return encode_module(core, plan, self._measure), plan.bits
 
         shared = StreamWriter()

@@ -22,9 +22,10 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.align import MergeSet
-from hydraopt.budget import Budget
+from hydraopt.budget import Budget, Change
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.version import VERSION
 from hydraopt.encode import squared_error
 from hydraopt.errors import UsageError, explain
 from hydraopt.parts import PartsRecord, read_basis, read_record, write_parts
@@ -42,7 +43,7 @@ the task alone."""
 
 
 @dataclass(frozen=True)
-class _Change:
+class _Recoded:
     """Another stream of a content, and (modules,) squared errors with it.
 
     strain: how much of the blame is its, if a budget is not kept any more.
@@ -72,25 +73,25 @@ def rescaled(
     Raises UsageError for an answer that does not fit the parts.
     """
     coded = _Coded(draft, pieces)
-    changes: dict[int, _Change] = {}
+    recoded: dict[int, _Recoded] = {}
     for task in pieces.tasks:
-        if task.content is not None and task.content not in changes:
-            change = _change(coded, task, adapters[task.name], ask, budget.kind)
-            if change:
-                changes[task.content] = change
-    order = sorted(changes.values(), key=lambda change: change.strain, reverse=True)
+        if task.content is not None and task.content not in recoded:
+            other = _recoded(coded, task, adapters[task.name], ask, budget)
+            if other:
+                recoded[task.content] = other
+    order = sorted(recoded.values(), key=lambda other: other.strain, reverse=True)
 
     owners = Counter(task.content for task in pieces.tasks)
 
     def attempt(dropped: int) -> tuple[Draft, int]:
-        kept = {change.content: change for change in order[dropped:]}
+        kept = {other.content: other for other in order[dropped:]}
         return _with(draft, kept), sum(owners[content] for content in kept)
 
     # With all dropped the draft is as it came, which keeps the budget.
     dropped = bisect.bisect_left(
-        range(len(order)), True, key=lambda n: value_of(*attempt(n)) <= budget.value
+        range(len(order)), True, key=lambda n: value_of(*attempt(n)) <= budget.limit
     )
-    return *attempt(dropped), sum(owners[change.content] for change in order[:dropped])
+    return *attempt(dropped), sum(owners[other.content] for other in order[:dropped])
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class _Coded:
         """The shared bases, left and right, of all modules."""
         if not self.draft.shared:
             return [(None, None)] * len(self.pieces.modules)
-        reader = StreamReader(self.draft.shared)
+        reader = StreamReader(self.draft.shared, VERSION)
         return [
             (read_basis(reader, module.m, module.m), read_basis(reader, module.n, module.n))
             for module in self.pieces.modules
@@ -114,7 +115,7 @@ class _Coded:
     def records(self, task: TaskEntry) -> dict[int, PartsRecord | None]:
         """A task's records by module index, in the order in which they are coded."""
         assert task.content is not None
-        reader = StreamReader(self.draft.streams[task.content])
+        reader = StreamReader(self.draft.streams[task.content], VERSION)
         found = {}
         for index in task.modules:
             module = self.pieces.modules[index]
@@ -122,9 +123,9 @@ class _Coded:
         return found
 
 
-def _change(
-    coded: _Coded, task: TaskEntry, adapter: Adapter, ask: Rescaler, kind: str
-) -> _Change | None:
+def _recoded(
+    coded: _Coded, task: TaskEntry, adapter: Adapter, ask: Rescaler, budget: Budget
+) -> _Recoded | None:
     draft, content = coded.draft, task.content
     assert content is not None
     paths = {index: coded.pieces.modules[index].path for index in task.modules}
@@ -152,12 +153,8 @@ def _change(
     stream = writer.finish()
     energy = max(float(draft.energies[content].sum()), 1e-300)
     before, after = (math.sqrt(x.sum() / energy) for x in (draft.errors[content], errors))
-    strain = {
-        "size": float(len(stream) - len(draft.streams[content])),
-        "error": after - before,
-        "max-error": after,
-    }
-    return _Change(content, stream, errors, strain[kind])
+    grown = len(stream) - len(draft.streams[content])
+    return _Recoded(content, stream, errors, budget.strain(Change(grown, before, after)))
 
 
 def _check(task: str, path: str, shift: Any, count: int | None) -> None:
@@ -175,8 +172,8 @@ def _check(task: str, path: str, shift: Any, count: int | None) -> None:
         )
 
 
-def _with(draft: Draft, changes: Mapping[int, _Change]) -> Draft:
+def _with(draft: Draft, recoded: Mapping[int, _Recoded]) -> Draft:
     streams, errors = list(draft.streams), draft.errors.copy()
-    for content, change in changes.items():
-        streams[content], errors[content] = change.stream, change.errors
+    for content, other in recoded.items():
+        streams[content], errors[content] = other.stream, other.errors
     return dataclasses.replace(draft, streams=tuple(streams), errors=errors)

@@ -14,26 +14,20 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from hydraopt.align import MergeSet
-from hydraopt.budget import Budget, parse_size
+from hydraopt.budget import MeanError, Size, parse_size
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.measure import Measure, measure_named
-from hydraopt.merging import (
-    DEFAULT_MEASURE,
-    MergeResult,
-    Options,
-    assemble,
-    finish,
-    pack,
-    solve,
-)
-from hydraopt.passes import Progress
+from hydraopt.merging import DEFAULT_MEASURE, MergeResult, write
+from hydraopt.outcome import Job
+from hydraopt.progress import Progress
+from hydraopt.recipe import ShrinkRecipe
+from hydraopt.solving import Options, solve
 from hydraopt.types import Array
-from hydraopt.weights import importances
 
 __all__ = ["shrink"]
 
@@ -108,40 +102,46 @@ def shrink(
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     source = open_bundle(bundle)
     pieces = _merge_set(source)
-    if size is not None:
-        budget = Budget("size", float(parse_size(size, pieces.fp16_bytes)))
-        present = Path(bundle).stat().st_size
-        if budget.value >= present:
-            raise BudgetError(
-                explain(
-                    "the bundle is not larger than that",
-                    file=bundle,
-                    got=f"{present:,} bytes",
-                    expected=f"more than {int(budget.value):,} bytes",
-                    do="Copy it as it is, or merge the original adapters for a better one",
-                )
-            )
+    budget: Size | MeanError
+    if error is not None:
+        budget = MeanError(error)
     else:
-        budget = Budget("error", float(error or 0))
-    recipe = {**source.manifest.recipe, "measure": chosen.name, "limit": budget.kind}
-    recipe |= {"value": budget.value, "shrunk": True, "errors": "estimated"}
-    carried = pack(pieces)
-    found = None
+        budget = Size(parse_size(size or 0, pieces.fp16_bytes))
+        _check_smaller(source, budget)
+    recipe = ShrinkRecipe(source.manifest.recipe, chosen.name, budget.name, float(budget.limit))
+    job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
-        options = Options(chosen, threads=threads, progress=progress)
-        found = solve(pieces, carried, budget, importances(pieces, {}), options, recipe)
-    before = {task.name: task for task in source.manifest.tasks}
-    manifest = assemble(pieces, carried, found.draft if found else None, recipe)
-    tasks = []
-    for task in manifest.tasks:
-        old = before[task.name]
-        pairs = zip(task.errors, old.errors, strict=True)
-        tasks.append(
-            dataclasses.replace(
-                task,
-                error=math.hypot(task.error, old.error),
-                errors=tuple(math.hypot(a, b) for a, b in pairs),
-            )
+        solution = solve(job, budget, Options(chosen, threads=threads, progress=progress))
+    added = job.manifest(solution.draft if solution else None)
+    manifest = _against_originals(added, source.manifest)
+    return write(output, job, solution, chosen, budget, started, manifest)
+
+
+def _check_smaller(bundle: Bundle, budget: Size) -> None:
+    if budget.limit < bundle.size:
+        return
+    raise BudgetError(
+        explain(
+            "the bundle is not larger than that",
+            file=bundle.path,
+            got=f"{bundle.size:,} bytes",
+            expected=f"more than {budget.limit:,} bytes",
+            do="Copy it as it is, or merge the original adapters for a better one",
         )
-    manifest = dataclasses.replace(manifest, tasks=tuple(tasks))
-    return finish(output, pieces, carried, manifest, found, budget, chosen, started)
+    )
+
+
+def _against_originals(added: Manifest, before: Manifest) -> Manifest:
+    """The manifest ``added``, whose errors are against the bundle before, with estimates of the
+    errors against what that was made of."""
+    old = {task.name: task.errors for task in before.tasks}
+    whole = {task.name: task.error for task in before.tasks}
+    tasks = tuple(
+        dataclasses.replace(
+            task,
+            error=math.hypot(task.error, whole[task.name]),
+            errors=tuple(map(math.hypot, task.errors, old[task.name])),
+        )
+        for task in added.tasks
+    )
+    return dataclasses.replace(added, tasks=tasks)

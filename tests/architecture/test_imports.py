@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 
 # A module may import its own layer and those before it. The longest prefix that fits counts.
 LAYERS: list[set[str]] = [
-    {"errors", "types"},
+    {"errors", "progress", "types"},
     {"coding"},
     {"adapters"},
     {"parts", "core", "measure", "curve"},
@@ -23,8 +23,12 @@ LAYERS: list[set[str]] = [
     {"bundle"},
     {"passes"},
     {"budget"},
-    {"align"},
+    {"guide"},
+    {"search"},
+    {"align", "recipe"},
     {"weights", "rescaling"},
+    {"outcome"},
+    {"solving"},
     {"methods"},
     {"export"},
     {"runtime"},

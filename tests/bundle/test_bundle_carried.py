@@ -14,6 +14,7 @@ from hydraopt.adapters.rawtensor import DTYPE_BYTES, HeldBytes
 from hydraopt.bundle import pack_carried
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import compress, decompress
+from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError
 
 
@@ -40,7 +41,7 @@ def test_bits_come_back(data: st.DataObject) -> None:
             tasks[name][key] = raw(key, dtype, shape, content)
     packed = pack_carried(tasks)
     blobs = [
-        unpack_blob(blob, content, Path("b"))
+        unpack_blob(blob, content, Path("b"), VERSION)
         for blob, content in zip(packed.blobs, packed.data, strict=True)
     ]
     for name, tensors in tasks.items():
@@ -72,7 +73,7 @@ def test_equal_bytes_are_stored_once() -> None:
     packed = pack_carried({"x": tensors})
     assert packed.blobs[0].raw_size == 4000
     assert packed.data == single.data
-    found = unpack_blob(packed.blobs[0], packed.data[0], Path("b"))
+    found = unpack_blob(packed.blobs[0], packed.data[0], Path("b"), VERSION)
     assert all(x.raw() == data for x in found.values())
 
 

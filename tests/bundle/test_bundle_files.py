@@ -15,12 +15,13 @@ from hydraopt.bundle import (
     Manifest,
     ModuleEntry,
     TaskEntry,
-    bundle_size,
     open_bundle,
+    pack_bundle,
     pack_carried,
     write_bundle,
 )
 from hydraopt.bundle.jsonform import code_of, error_of, pack_ranges, unpack_ranges
+from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from tests.bundle.bundles import Parts, tiny
 
@@ -41,7 +42,7 @@ def test_round_trip(tmp_path: Path, shared: bool) -> None:
     parts = tiny(shared=shared)
     path = tmp_path / "b.hydra.safetensors"
     size = write_bundle(path, *parts.args)
-    assert size == path.stat().st_size == bundle_size(*parts.args)
+    assert size == path.stat().st_size == pack_bundle(*parts.args).size
     same(parts, path)
     bundle = open_bundle(path)
     assert bundle.manifest == parts.manifest
@@ -185,7 +186,7 @@ def test_eight_tasks_of_sixty_modules_fit_in_a_few_kilobytes() -> None:
     configs = tuple({**settings, "r": 16, "lora_alpha": 32, "lora_dropout": i} for i in range(8))
     manifest = Manifest(modules, tasks, configs=configs, base_model="org/SmolLM2")
     streams = [bytes([i]) for i in range(8)]
-    assert bundle_size(manifest, b"", streams, []) - 8 < 2500
+    assert pack_bundle(manifest, b"", streams, []).size - 8 < 2500
 
 
 def test_manifest_equals_itself_through_json() -> None:
@@ -213,7 +214,7 @@ def test_manifest_equals_itself_through_json() -> None:
     configs = ({"r": 4, "x": None, "alpha": 1.0}, {"r": 8, "x": None, "new": [1]})
     manifest = Manifest(modules, (task, other), configs=configs, recipe={"size": 5})
     value = json.loads(json.dumps(manifest.to_json()))
-    assert Manifest.from_json(value) == manifest
+    assert Manifest.from_json(value, VERSION) == manifest
     assert manifest.tasks[0].error == 0.1235
     assert manifest.tasks[0].errors[0] == 0
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import zstandard
 
-from hydraopt.bundle import open_bundle, write_bundle
+from hydraopt.bundle import Manifest, open_bundle, reader, task, verify_bundle, write_bundle, writer
+from hydraopt.coding.stream import StreamReader
+from hydraopt.coding.version import VERSION
+from hydraopt.errors import UnsupportedVersionError
 from tests.bundle.golden.make import PATH, parts, table
 
 
@@ -55,3 +58,50 @@ def test_written_again(tmp_path: Path) -> None:
         pytest.skip("another zstd may compress to other bytes")
     write_bundle(tmp_path / "b", *parts().args, library="hydraopt 0.1.0")
     assert (tmp_path / "b").read_bytes() == PATH.read_bytes()
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A library that writes the next version of the format."""
+    for module in (reader, writer):
+        monkeypatch.setattr(module, "VERSION", VERSION + 1)
+    return VERSION + 1
+
+
+def test_a_newer_library_reads_it(newer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every decoder is told that the file is of version 1, not of the newest."""
+    told = []
+
+    class Reader(StreamReader):
+        def __init__(self, data: bytes, version: int) -> None:
+            told.append(("stream", version))
+            super().__init__(data, version)
+
+    def from_json(value: object, version: int) -> Manifest:
+        told.append(("manifest", version))
+        return real_manifest(value, version)
+
+    def unpack(blob: object, data: bytes, source: Path, version: int) -> object:
+        told.append(("carried", version))
+        return real_unpack(blob, data, source, version)
+
+    real_manifest, real_unpack = Manifest.from_json, reader.unpack_blob
+    for module in (reader, task):
+        monkeypatch.setattr(module, "StreamReader", Reader)
+    monkeypatch.setattr(reader.Manifest, "from_json", from_json)
+    monkeypatch.setattr(reader, "unpack_blob", unpack)
+    test_it_says_what_it_said()
+    assert {what for what, _ in told} == {"stream", "manifest", "carried"}
+    assert {version for _, version in told} == {1}
+    assert open_bundle(PATH).version == 1
+    assert verify_bundle(PATH).ok
+
+
+def test_what_a_newer_library_writes_is_refused_by_an_older_one(
+    newer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(tmp_path / "b", *parts().args)
+    assert open_bundle(tmp_path / "b").version == newer
+    monkeypatch.setattr(reader, "VERSION", 1)
+    with pytest.raises(UnsupportedVersionError, match="got format version 2, expected at most 1"):
+        open_bundle(tmp_path / "b")

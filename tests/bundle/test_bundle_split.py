@@ -9,6 +9,7 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError
 from hydraopt.parts import FORMS, Mode, quantise_basis, read_parts, read_split, write_parts
 from tests.bundle.bundles import record
@@ -28,7 +29,7 @@ def test_a_split_record_multiplies_out_to_the_same_bits(mode: Mode) -> None:
     for each in (written, None, written):
         write_parts(writer, each, has_bases=True)
     data = writer.finish()
-    one, other = StreamReader(data), StreamReader(data)
+    one, other = StreamReader(data, VERSION), StreamReader(data, VERSION)
     for count in (k, 0, k):
         expected, found = read_parts(one, m, n, left, right)
         split = read_split(other, m, n, p, q)
@@ -53,7 +54,7 @@ def test_a_missing_basis_is_damage() -> None:
     pair = rng.standard_normal((12, 3)), rng.standard_normal((3, 9))
     write_parts(writer, record(*pair, (mode.left, mode.right), (None, basis)), has_bases=True)
     with pytest.raises(BundleFormatError, match="a shared side in a module without such a basis"):
-        read_split(StreamReader(writer.finish()), 12, 9, 4, 0)
+        read_split(StreamReader(writer.finish(), VERSION), 12, 9, 4, 0)
 
 
 @pytest.mark.parametrize("lossless", [False, True])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from hydraopt.budget import Budget, parse_size
+from hydraopt.budget import Change, MeanError, Size, WorstError, parse_size
 from hydraopt.errors import UsageError
 
 
@@ -33,4 +34,16 @@ def test_sizes_that_make_no_sense(text: str) -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, math.nan])
 def test_errors_are_fractions(value: float) -> None:
     with pytest.raises(UsageError, match="--error is a fraction"):
-        Budget("error", value)
+        MeanError(value)
+    with pytest.raises(UsageError, match="--max-error is a fraction"):
+        WorstError(value)
+
+
+def test_what_each_kind_limits_and_whom_it_blames() -> None:
+    errors = np.array([0.1, 0.2, 0.6])
+    assert MeanError(0.5).of(errors) == pytest.approx(0.3)
+    assert WorstError(0.5).of(errors) == 0.6
+    change = Change(bytes=7, error_before=0.25, error_after=0.75)
+    assert Size(1000).strain(change) == 7
+    assert MeanError(0.5).strain(change) == 0.5
+    assert WorstError(0.5).strain(change) == 0.75

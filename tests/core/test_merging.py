@@ -11,8 +11,9 @@ from merge_cases import PATHS, decoded, measured, modules_of, originals
 from safetensors.numpy import load_file
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
-from hydraopt.budget import Guide, parse_size
+from hydraopt.budget import parse_size
 from hydraopt.errors import BudgetError, UsageError
+from hydraopt.guide import Guide
 from hydraopt.measure import MEASURES
 from hydraopt.merging import merge
 from hydraopt.parts import FORMS

@@ -11,6 +11,7 @@ from merge_cases import decoded, measured, modules_of, originals
 
 from hydraopt import merge, open_bundle, read_adapters, rescaling, verify_bundle
 from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.version import VERSION
 from hydraopt.errors import UsageError
 from hydraopt.parts import FORMS, read_record, write_parts
 from hydraopt.types import EXPONENT_GRID, Factors
@@ -41,7 +42,7 @@ def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> N
     modules = bundle.manifest.modules
     for entry in bundle.manifest.tasks:
         data = bundle.read(f"task/{entry.content}")
-        reader, writer = StreamReader(data), StreamWriter()
+        reader, writer = StreamReader(data, VERSION), StreamWriter()
         for i in entry.modules:
             bases = bundle.bases(i)
             record = read_record(reader, modules[i].m, modules[i].n, *bases)

@@ -24,6 +24,7 @@ from hydraopt.coding.stream import (
     spread_classes,
 )
 from hydraopt.coding.trellis import reconstruct
+from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, NumericalError
 from hydraopt.parts import BasisRecord, write_basis
 
@@ -44,7 +45,7 @@ def round_trip(block: Block, kind: int = KIND) -> np.ndarray:
     writer = StreamWriter()
     writer.block(block, kind)
     data = writer.finish()
-    reader = StreamReader(data)
+    reader = StreamReader(data, VERSION)
     got = reader.block(block.levels.shape[1], len(block.spreads), kind)
     assert reader.position == len(data)
     return got
@@ -77,7 +78,7 @@ def test_side_integers_round_trip(values: list[tuple[int, int]]) -> None:
     writer = StreamWriter()
     for kind, value in values:
         writer.integer(kind, value)
-    reader = StreamReader(writer.finish())
+    reader = StreamReader(writer.finish(), VERSION)
     assert [reader.integer(kind, -(2**30), 2**30, "x") for kind, _ in values] == [
         value for _, value in values
     ]
@@ -110,7 +111,7 @@ def test_a_carry_runs_through_a_long_chain() -> None:
     values = [0] * 3000 + [1] * 5 + [0] * 3000 + [2**30 - 1] * 50
     for value in values:
         writer.integer(1, value)
-    reader = StreamReader(writer.finish())
+    reader = StreamReader(writer.finish(), VERSION)
     assert [reader.integer(1, 0, 2**30, "x") for _ in values] == values
 
 
@@ -149,7 +150,7 @@ def golden_stream() -> tuple[bytes, Block]:
 
 
 def read_golden(data: bytes) -> tuple[list[int], list[list[int]]]:
-    reader = StreamReader(data)
+    reader = StreamReader(data, VERSION)
     side = [reader.integer(kind, -(2**31), 2**31, "x") for kind, _ in GOLDEN_SIDE]
     return side, reader.block(8, 4, KIND).tolist()
 
@@ -209,7 +210,7 @@ def test_the_rate_table_is_the_formats() -> None:
 
 
 def read_all(data: bytes) -> None:
-    reader = StreamReader(data)
+    reader = StreamReader(data, VERSION)
     reader.integer(0, 0, 100, "a count")
     reader.block(50, 4, KIND)
     reader.integer(5, -6400, 6400, "an exponent")
@@ -218,7 +219,7 @@ def read_all(data: bytes) -> None:
 
 def drain(data: bytes, count: int, columns: int) -> None:
     """Read blocks and integers until the reader refuses."""
-    reader = StreamReader(data)
+    reader = StreamReader(data, VERSION)
     for _ in range(100_000):
         reader.integer(0, -(2**31), 2**31, "x")
         reader.block(count, columns, KIND)
@@ -258,7 +259,7 @@ def test_ones_without_end_do_not_hang(data: bytes) -> None:
 
 
 def test_a_huge_block_is_refused_before_it_is_allocated() -> None:
-    reader = StreamReader(whole_stream())
+    reader = StreamReader(whole_stream(), VERSION)
     tracemalloc.start()
     try:
         with pytest.raises(BundleFormatError, match="claims"):
@@ -281,7 +282,7 @@ def test_an_integer_outside_its_range_says_what_it_is() -> None:
     writer = StreamWriter()
     writer.integer(0, 41)
     with pytest.raises(BundleFormatError, match="the number of parts is 41, expected 0 to 40"):
-        StreamReader(writer.finish()).integer(0, 0, 40, "the number of parts")
+        StreamReader(writer.finish(), VERSION).integer(0, 0, 40, "the number of parts")
 
 
 def test_the_writer_refuses_what_no_reader_takes() -> None:

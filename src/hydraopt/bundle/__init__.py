@@ -5,7 +5,7 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import CarriedBlob, CarriedItem, Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import VerifyReport, relative_error, verify_bundle
-from hydraopt.bundle.writer import bundle_size, write_bundle
+from hydraopt.bundle.writer import PackedBundle, pack_bundle, write_bundle
 
 __all__ = [
     "Bundle",
@@ -14,11 +14,12 @@ __all__ = [
     "CarriedItem",
     "Manifest",
     "ModuleEntry",
+    "PackedBundle",
     "TaskAdapter",
     "TaskEntry",
     "VerifyReport",
-    "bundle_size",
     "open_bundle",
+    "pack_bundle",
     "pack_carried",
     "relative_error",
     "verify_bundle",

@@ -78,8 +78,11 @@ def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
     return planes
 
 
-def unpack_blob(blob: CarriedBlob, data: bytes, source: Path) -> dict[str, RawTensor]:
-    """The tensors of a blob by key; raises BundleFormatError before it allocates too much."""
+def unpack_blob(blob: CarriedBlob, data: bytes, source: Path, version: int) -> dict[str, RawTensor]:
+    """The tensors of a blob by key; raises BundleFormatError before it allocates too much.
+
+    version: of the format, as the file's header says; all so far pack blobs alike.
+    """
     planes = memoryview(decompress(data, blob.raw_size, MAX_RAW, "a blob of carried tensors"))
     joined: dict[int, bytes] = {}
     position = 0

@@ -15,7 +15,6 @@ from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
     "FORMAT",
-    "VERSION",
     "compress",
     "decompress",
     "header_of",
@@ -24,7 +23,6 @@ __all__ = [
 ]
 
 FORMAT: Final = "hydraopt"
-VERSION: Final = 1
 
 _LEVEL: Final = 19
 # Level 19 takes a minute for each 200 MB; whole saved embeddings hardly gain by it.

@@ -13,11 +13,12 @@ from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import jsonform as form
 from hydraopt.bundle.carried import unpack_blob
-from hydraopt.bundle.container import FORMAT, VERSION, decompress, tensor_names
+from hydraopt.bundle.container import FORMAT, decompress, tensor_names
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import Allowance, TaskAdapter
 from hydraopt.bundle.writer import checksum, metadata_of
 from hydraopt.coding.stream import StreamReader
+from hydraopt.coding.version import VERSION
 from hydraopt.errors import (
     AdapterFormatError,
     BundleFormatError,
@@ -50,7 +51,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 class Bundle(Mapping[str, TaskAdapter]):
     """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
 
-    path: the file.  manifest: what it holds.  metadata: the header's, for people.
+    path: the file.  version: of its format.  manifest: what it holds.  metadata: the header's, for
+    people.
     bytes_read: bytes read from the file so far.
     """
 
@@ -65,11 +67,11 @@ class Bundle(Mapping[str, TaskAdapter]):
             raise BundleFormatError(f"not a bundle, or damaged: {error}") from error
         self.metadata = self._file.metadata
         self.bytes_read = size - sum(tensor.nbytes for tensor in self._file.values())
-        self._check_version()
+        self.version = self._format_version()
         self._checksums = self._read_checksums()
         packed = self.read("manifest")
         text = decompress(packed, None, _MOST_MANIFEST, "the manifest")
-        self.manifest = Manifest.from_json(form.loads(text))
+        self.manifest = Manifest.from_json(form.loads(text), self.version)
         self.manifest.check_canonical()
         self._check_container()
         self._tasks = {entry.name: entry for entry in self.manifest.tasks}
@@ -145,7 +147,8 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     def read_blob(self, index: int) -> dict[str, RawTensor]:
         """The carried tensors of one blob, by key."""
-        return unpack_blob(self.manifest.blobs[index], self.read(f"carried/{index}"), self.path)
+        blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
+        return unpack_blob(blob, data, self.path, self.version)
 
     def bases(self, module: int) -> Bases:
         """The shared bases, left (m, q) and right (n, q), of the module of that index."""
@@ -159,7 +162,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         if not self._file["shared"].nbytes:
             return
         data = self.read("shared")
-        reader = StreamReader(data)
+        reader = StreamReader(data, self.version)
         allowance = Allowance(reader, len(data))
         for module in self.manifest.modules:
             left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
@@ -173,7 +176,8 @@ class Bundle(Mapping[str, TaskAdapter]):
     def _bases(self) -> list[Bases]:
         return list(self.read_bases())
 
-    def _check_version(self) -> None:
+    def _format_version(self) -> int:
+        """The version that the header states; raises unless it can be read."""
         if self.metadata.get("format") != FORMAT:
             _refuse(
                 "a safetensors file, but not a bundle",
@@ -194,6 +198,7 @@ class Bundle(Mapping[str, TaskAdapter]):
                     do="Install a newer hydraopt: pip install --upgrade hydraopt",
                 )
             )
+        return int(text)
 
     def _read_checksums(self) -> dict[str, str]:
         found = form.loads(self.metadata.get("checksums", "null").encode("utf-8", "replace"))
@@ -216,7 +221,8 @@ class Bundle(Mapping[str, TaskAdapter]):
         for name, tensor in self._file.items():
             if tensor.dtype != "U8" or len(tensor.shape) != 1:
                 _refuse(f"tensor {name!r} is not a row of bytes", self.path, tensor.dtype, "U8")
-        for key, value in metadata_of(self.manifest).items():
+        about = metadata_of(self.manifest, self.version)
+        for key, value in about.items():
             if self.metadata.get(key) != value:
                 _refuse(
                     f"metadata {key!r} contradicts the manifest",
@@ -224,7 +230,7 @@ class Bundle(Mapping[str, TaskAdapter]):
                     repr(self.metadata.get(key))[:80],
                     value[:80],
                 )
-        unknown = sorted(set(self.metadata) - {*metadata_of(self.manifest), "library", "checksums"})
+        unknown = sorted(set(self.metadata) - {*about, "library", "checksums"})
         if unknown:
             _refuse("metadata has unknown keys", self.path, ", ".join(unknown)[:80])
 

@@ -318,8 +318,11 @@ class Manifest:
         return {key: value for key, value in whole.items() if value not in ([], {}, None)}
 
     @classmethod
-    def from_json(cls, value: Any) -> Manifest:
-        """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included."""
+    def from_json(cls, value: Any, version: int) -> Manifest:
+        """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included.
+
+        version: of the format, as the file's header says; all so far have one form.
+        """
         names = [x.name for x in fields(cls)]
         check(isinstance(value, dict), "not an object", value)
         unknown = sorted(set(value) - set(names))

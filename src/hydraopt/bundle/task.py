@@ -231,7 +231,7 @@ class TaskAdapter:
         if self.entry.content is None:
             return
         data = self.bundle.read(f"task/{self.entry.content}")
-        reader = StreamReader(data)
+        reader = StreamReader(data, self.bundle.version)
         shared = self.bundle.tensor_bytes["shared"]
         allowance = Allowance(reader, len(data) + shared)
         for i in self.entry.modules:

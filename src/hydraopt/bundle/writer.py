@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 from hydraopt.bundle import jsonform as form
 from hydraopt.bundle.container import (
     FORMAT,
-    VERSION,
     compress,
     header_of,
     tensor_names,
@@ -21,8 +20,17 @@ from hydraopt.bundle.container import (
 )
 from hydraopt.bundle.jsonform import check
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
+from hydraopt.coding.version import VERSION
 
-__all__ = ["Canonical", "bundle_size", "canonical", "checksum", "write_bundle"]
+__all__ = [
+    "Canonical",
+    "PackedBundle",
+    "canonical",
+    "checksum",
+    "metadata_of",
+    "pack_bundle",
+    "write_bundle",
+]
 
 _DIGITS: Final = 16
 
@@ -97,6 +105,54 @@ class _Numbering:
         return number
 
 
+@dataclass(frozen=True)
+class PackedBundle:
+    """A bundle ready to be written.
+
+    metadata: that follows from the manifest. names, payload: the file's tensors, in file order.
+    """
+
+    metadata: Mapping[str, str]
+    names: Sequence[str]
+    payload: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        """Exact bytes of the file, known without hashing or writing anything."""
+        head = self._head(_library(), ["0" * _DIGITS] * len(self.payload))
+        return len(head) + sum(map(len, self.payload))
+
+    def write(self, path: str | os.PathLike[str], library: str | None = None) -> int:
+        """Write the file and return its size; atomic, as :func:`write_bundle`."""
+        head = self._head(library or _library(), [checksum(data) for data in self.payload])
+        return write_atomically(Path(path), [head, *self.payload])
+
+    def _head(self, library: str, digests: Sequence[str]) -> bytes:
+        tensors = [
+            (name, "U8", (len(data),), len(data))
+            for name, data in zip(self.names, self.payload, strict=True)
+        ]
+        more = {"library": library, "checksums": form.dumps(digests)}
+        return header_of(tensors, {**self.metadata, **more})
+
+
+def pack_bundle(
+    manifest: Manifest, shared: bytes, streams: Sequence[bytes], blobs: Sequence[bytes]
+) -> PackedBundle:
+    """Everything of a bundle, in its one order.
+
+    shared: the coded bases, b"" for none.  streams, blobs: what ``TaskEntry.content`` and
+    ``TaskEntry.carried`` index. The order of tasks, streams, blobs and configs does not matter (see
+    :func:`canonical`): equal content gives equal bytes, under one version of zstd. Raises
+    BundleFormatError for a manifest that does not fit its payload.
+    """
+    manifest, streams, blobs = canonical(manifest, streams, blobs)
+    manifest.check_canonical()
+    packed = compress(form.dumps(manifest.to_json()).encode())
+    names = tensor_names(len(streams), len(blobs))
+    return PackedBundle(metadata_of(manifest, VERSION), names, [packed, shared, *streams, *blobs])
+
+
 def write_bundle(
     path: str | os.PathLike[str],
     manifest: Manifest,
@@ -106,25 +162,12 @@ def write_bundle(
     *,
     library: str | None = None,
 ) -> int:
-    """Write a bundle and return its size in bytes.
+    """Write a bundle and return its size in bytes; arguments and errors as of :func:`pack_bundle`.
 
-    shared: the coded bases, b"" for none.  streams, blobs: what ``TaskEntry.content`` and
-    ``TaskEntry.carried`` index.  library: recorded in the metadata; default this library's version.
-
-    The order of tasks, streams, blobs and configs does not matter (see :func:`canonical`): equal
-    content gives equal bytes, under one version of zstd. Atomic: a killed process leaves the old
-    file or the new one. Raises BundleFormatError for a manifest that does not fit its payload,
-    OSError if the file cannot be written.
+    library: recorded in the metadata; default this library's version. Atomic: a killed process
+    leaves the old file or the new one. Raises OSError if the file cannot be written.
     """
-    return write_atomically(Path(path), _chunks(manifest, shared, streams, blobs, library))
-
-
-def bundle_size(
-    manifest: Manifest, shared: bytes, streams: Sequence[bytes], blobs: Sequence[bytes]
-) -> int:
-    """The exact size in bytes that :func:`write_bundle` would write, without writing."""
-    chunks = _chunks(manifest, shared, streams, blobs, None, lambda data: "0" * _DIGITS)
-    return sum(map(len, chunks))
+    return pack_bundle(manifest, shared, streams, blobs).write(path, library)
 
 
 def checksum(data: bytes) -> str:
@@ -132,32 +175,9 @@ def checksum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_DIGITS]
 
 
-def _chunks(
-    manifest: Manifest,
-    shared: bytes,
-    streams: Sequence[bytes],
-    blobs: Sequence[bytes],
-    library: str | None,
-    digest: Callable[[bytes], str] = checksum,
-) -> list[bytes]:
-    """The pieces of the file, in order."""
-    manifest, streams, blobs = canonical(manifest, streams, blobs)
-    manifest.check_canonical()
-    packed = compress(form.dumps(manifest.to_json()).encode())
-    payload = [packed, shared, *streams, *blobs]
-    metadata = metadata_of(manifest)
-    metadata["library"] = library or _library()
-    metadata["checksums"] = form.dumps([digest(data) for data in payload])
-    names = tensor_names(len(streams), len(blobs))
-    tensors = [
-        (name, "U8", (len(data),), len(data)) for name, data in zip(names, payload, strict=True)
-    ]
-    return [header_of(tensors, metadata), *payload]
-
-
-def metadata_of(manifest: Manifest) -> dict[str, str]:
-    """The part of the file's metadata that follows from the manifest."""
-    about = {"format": FORMAT, "format_version": str(VERSION)}
+def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
+    """The part of a file's metadata that follows from its manifest and its format version."""
+    about = {"format": FORMAT, "format_version": str(version)}
     if manifest.base_model is not None:
         about["base_model"] = manifest.base_model
     about["tasks"] = form.dumps([task.name for task in manifest.tasks])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.progress import Progress
 
 __all__ = [
     "check_target",
@@ -30,7 +31,6 @@ __all__ = [
     "threads_option",
 ]
 
-Progress = Callable[[str, int, int], None]
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table."

@@ -189,9 +189,14 @@ class StreamWriter:
 
 
 class StreamReader:
-    """Reads one stream, in the order in which it was written."""
+    """Reads one stream, in the order in which it was written.
 
-    def __init__(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
+    version: of the format that the stream was written in, as the file's header says; what reads
+    records asks for it.
+    """
+
+    def __init__(self, data: bytes | memoryview | NDArray[np.uint8], version: int) -> None:
+        self.version = version
         self._data = np.frombuffer(data, np.uint8)
         self._state = new_decoder(self._data)
         self._model = new_model()

@@ -20,8 +20,8 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.encoding import Encoded
 from hydraopt.evaluate.gains import gains
 from hydraopt.evaluate.model import Pair, load_model
-from hydraopt.evaluate.run import Progress
 from hydraopt.evaluate.sensitivity import answered, look, self_written, sensitivities
+from hydraopt.progress import Progress
 from hydraopt.types import Factors
 
 __all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker", "read_prompts"]

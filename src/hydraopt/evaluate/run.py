@@ -12,7 +12,7 @@ that the metrics score. Two shortcuts save most of the generation, and both are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from hydraopt.evaluate.model import (
 )
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import Row, TaskFile
+from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 
@@ -46,7 +47,6 @@ _HEAD = "lm_head"
 
 Numbers = NDArray[np.float64]
 Factors = Mapping[str, Pair]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,19 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import check_same_base, read_adapters
 from hydraopt.align import MergeSet, align
-from hydraopt.bundle.writer import bundle_size
+from hydraopt.budget import Size
 from hydraopt.core import CoreStore
 from hydraopt.inspect.estimate import guess_module
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE, assemble, pack
+from hydraopt.merging import DEFAULT_MEASURE
+from hydraopt.outcome import Job
 from hydraopt.parts import FORMS
+from hydraopt.passes import Draft
 from hydraopt.plan import modes_of
+from hydraopt.progress import Progress, silent
+from hydraopt.recipe import MergeRecipe
 from hydraopt.types import Array
 from hydraopt.weights import importances, module_weights, task_weights
 
@@ -43,7 +47,6 @@ _BEST_ERROR, _WORST_ERROR = 0.045, 0.55
 _REFERENCE = 0.05
 """Savings by module are given at the price that takes this share of the fp16 bytes."""
 
-Progress = Callable[[str, int, int], None]
 StrPath = str | os.PathLike[str]
 
 
@@ -62,7 +65,7 @@ def inspect_adapters(
     """
     loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
     pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or silent
     watched = [Watched(source) for source in pieces.sources]
     store = CoreStore(watched)
     with threadpool_limits(1, user_api="blas"):
@@ -320,9 +323,8 @@ class _Walk:
         self._importance = importances(pieces, {})
         by_task = task_weights(energies, self._importance, self._measure)
         self._weights = by_task[:, None] * module_weights(pieces, energies, self._measure, {})
-        carried = pack(pieces)
-        manifest = assemble(pieces, carried, None, {})
-        self._fixed = bundle_size(manifest, b"", [b""] * pieces.contents, carried.data)
+        recipe = MergeRecipe(measure, Size.name, 0, tuple(FORMS))
+        self._fixed = Job.of(pieces, recipe).packed(Draft.empty(self._weights)).size
 
     def at(self, price: float) -> tuple[dict[str, Any], Array, Array]:
         """(point, costs, bits) at ``price``."""

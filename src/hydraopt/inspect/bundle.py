@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.stream import StreamReader
 from hydraopt.inspect.summary import module_type
 from hydraopt.parts import read_basis
+from hydraopt.progress import Progress
 from hydraopt.types import Basis
 
 __all__ = ["SCHEMA", "inspect_bundle", "task_rows"]
 
 SCHEMA = "hydraopt.inspect.bundle/1"
-
-Progress = Callable[[str, int, int], None]
 
 
 def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
@@ -56,7 +54,7 @@ def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
     if not bundle.tensor_bytes["shared"] or not modules:
         return [({"left": 0, "right": 0}, {"left": 0, "right": 0}) for _ in modules]
     bundle.bases(0)  # the checks against hostile streams are in there
-    reader = StreamReader(bundle.read("shared"))
+    reader = StreamReader(bundle.read("shared"), bundle.version)
     costs = []
     for module in modules:
         vectors, sizes = {}, {}

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.progress import Progress
 from hydraopt.runtime.attached import attach
 from hydraopt.runtime.footprint import (
     disk_bytes,
@@ -32,7 +33,6 @@ from hydraopt.runtime.frame import frame_of
 
 __all__ = ["compare", "write_like"]
 
-Progress = Callable[[str, int, int], None]
 Row = dict[str, Any]
 Made = TypeVar("Made")
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
+from hydraopt.progress import Progress
 from hydraopt.runtime.attached import Attached, attach
 from hydraopt.runtime.footprint import disk_bytes, forget, growth, limited, peak_bytes, start_peak
 from hydraopt.runtime.frame import frame_of
@@ -31,7 +32,6 @@ SCHEMA = "hydraopt.use/1"
 COUNTS = (1, 10)
 """Numbers of tasks to compare at, besides all."""
 
-Progress = Callable[[str, int, int], None]
 Read = Callable[[], int]
 """Bytes that were read from the file so far."""
 Ready = Callable[[ExitStack], tuple[Callable[[], Any], Read]]

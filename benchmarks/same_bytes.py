@@ -1,0 +1,119 @@
+"""Does this tree write the same bytes as another revision? One line says so.
+
+    python -m benchmarks.same_bytes --against 828489a
+
+Both trees merge the same adapters in this environment, one after the other, on this machine (the
+last bits of a decomposition, and so some bytes, differ between processors): the examples at 10, 5
+and 3 %, by error, by the worst error, fair, lossless, shrunk, with two methods of the literature,
+and the forty adapters of ``zoo/adapters/gemma3-5x8`` at 10 and 5 %. The golden files of the tests
+are compared as they lie in git.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = "tests/bundle/golden"
+
+Hashes = dict[str, str]
+
+CASES: dict[str, list[str]] = {
+    "examples-10": [],
+    "examples-5": ["--size", "5%"],
+    "examples-3": ["--size", "3%"],
+    "examples-error": ["--error", "0.2"],
+    "examples-worst": ["--max-error", "0.3"],
+    "examples-fair": ["--size", "6%", "--fair"],
+    "examples-frobenius": ["--size", "5%", "--measure", "frobenius"],
+    "examples-weighed": ["--size", "4%", "--weight", "dates-de=3"],
+    "examples-lossless": ["--lossless"],
+    "examples-hydraopt": ["--method", "hydraopt", "--heads", "4"],
+    "examples-ties": ["--method", "ties"],
+}
+"""Options of a merge of the eight examples, by the name of the bundle."""
+FORTY = {"forty-10": ["--size", "10%"], "forty-5": ["--size", "5%"]}
+
+
+def bundles(tree: Path, adapters: Path, work: Path, quick: bool) -> Hashes:
+    """Bundles that the code of ``tree`` makes of the adapters of this tree, by name."""
+    environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
+
+    def run(arguments: list[str], output: str) -> str:
+        path = work / f"{output}.hydra.safetensors"
+        command = [sys.executable, "-m", "hydraopt", *arguments, "-o", str(path), "--force"]
+        subprocess.run(command, env=environment, cwd=work, check=True, capture_output=True)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def folders(of: str) -> list[str]:
+        return [str(x) for x in sorted((adapters / of).iterdir()) if x.is_dir()]
+
+    eight = folders("examples/adapters")
+    found = {name: run(["merge", *eight, *more], name) for name, more in CASES.items()}
+    first = work / "examples-10.hydra.safetensors"
+    found["examples-shrunk"] = run(["shrink", str(first), "--size", "3%"], "examples-shrunk")
+    if not quick:
+        forty = folders("zoo/adapters/gemma3-5x8")
+        found |= {name: run(["merge", *forty, *more], name) for name, more in FORTY.items()}
+    return found
+
+
+def golden(revision: str) -> Hashes:
+    """Blobs of the golden files at a revision, by file name."""
+    listed = _git("ls-tree", "-r", revision, "--", GOLDEN).splitlines()
+    rows = (line.split("\t") for line in listed)
+    return {Path(name).name: about.split()[2] for about, name in rows if ".safetensors" in name}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def compare(against: str, quick: bool) -> tuple[Hashes, Hashes]:
+    """Hashes of this tree and of the other revision."""
+    with tempfile.TemporaryDirectory() as folder:
+        other, here, there = (Path(folder) / name for name in ("tree", "here", "there"))
+        _git("worktree", "add", "--detach", str(other), against)
+        try:
+            here.mkdir()
+            there.mkdir()
+            old = bundles(other, ROOT, there, quick) | golden(against)
+            new = bundles(ROOT, ROOT, here, quick) | golden("HEAD")
+        finally:
+            _git("worktree", "remove", "--force", str(other))
+    return new, old
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--against", required=True, help="a revision of this repository")
+    parser.add_argument("--quick", action="store_true", help="without the forty adapters")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    new, old = compare(options.against, options.quick)
+    differ = sorted(name for name in {*new, *old} if new.get(name) != old.get(name))
+    if options.json:
+        print(json.dumps({"against": options.against, "differ": differ, "sha256": new}, indent=1))
+    elif differ:
+        print(
+            f"{len(differ)} of {len(new)} files differ from {options.against}: {', '.join(differ)}"
+        )
+    else:
+        print(
+            f"all {len(new)} bundles and golden files are those of {options.against}, byte for byte"
+        )
+    raise SystemExit(bool(differ))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The recipe: how a bundle was made, as its manifest records it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["MergeRecipe", "MethodRecipe", "Recipe", "ShrinkRecipe"]
+
+
+@dataclass(frozen=True)
+class MergeRecipe:
+    """A merge by hydraopt's own coder.
+
+    limit, value: the budget's name ("size", "error", "max-error", or "lossless") and its limit.
+    sensitivity: the tasks of which it was seen which modules matter. rescaled: tasks whose coded
+    parts have other lengths than the encoder gave them.
+    """
+
+    measure: str
+    limit: str
+    value: float
+    forms: tuple[str, ...]
+    fair: bool = False
+    sensitivity: tuple[str, ...] = ()
+    rescaled: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it; what was not done is left out."""
+        recipe: dict[str, Any] = {
+            "measure": self.measure,
+            "fair": self.fair,
+            "forms": list(self.forms),
+            "limit": self.limit,
+            "value": self.value,
+        }
+        if self.sensitivity:
+            recipe["sensitivity"] = list(self.sensitivity)
+        if self.rescaled:
+            recipe["rescaled"] = self.rescaled
+        return recipe
+
+
+@dataclass(frozen=True)
+class ShrinkRecipe:
+    """A shrink: what it changes of the recipe ``before`` it, which stays as far as it holds on."""
+
+    before: Mapping[str, Any] = field(repr=False)
+    measure: str
+    limit: str
+    value: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        changes = {"measure": self.measure, "limit": self.limit, "value": self.value}
+        return {**self.before, **changes, "shrunk": True, "errors": "estimated"}
+
+
+@dataclass(frozen=True)
+class MethodRecipe:
+    """A method of the literature, with its options; dtype: of the numbers that it made."""
+
+    method: str
+    options: Mapping[str, Any]
+    dtype: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        return {
+            "method": self.method,
+            "options": dict(self.options),
+            "dtype": self.dtype,
+            "limit": "lossless",
+        }
+
+
+Recipe = MergeRecipe | ShrinkRecipe | MethodRecipe
