@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt.coding.spread import MAX_SPREAD
+from hydraopt.measure import left_noise
 from hydraopt.types import Array
 
 __all__ = ["FIRST_CLASS", "LAST_CLASS", "Curve", "noise_of", "part_curve", "rate_of"]
@@ -32,7 +34,7 @@ _NOISE = np.array([
     0.005424, 0.003861, 0.002749, 0.001952, 0.001392, 0.0009868, 0.0006979, 0.0004961, 0.0003529,
     0.0002503])
 # fmt: on
-LAST_CLASS = 92
+LAST_CLASS = MAX_SPREAD
 
 
 @functools.cache
@@ -95,8 +97,9 @@ def part_curve(a: int, b: int, output: float) -> Curve:
     takes most noise away for a bit.
     """
     classes, rate, noise = _side_hull()
+    counted = left_noise(noise, output)
     slopes = np.concatenate(
-        [np.diff(noise) / output / (a * np.diff(rate)), np.diff(noise) / (b * np.diff(rate))]
+        [np.diff(counted) / (a * np.diff(rate)), np.diff(noise) / (b * np.diff(rate))]
     )
     moves = np.argsort(slopes, kind="stable")
     steps = classes.size - 1
@@ -104,7 +107,7 @@ def part_curve(a: int, b: int, output: float) -> Curve:
     right = np.concatenate([[0], np.cumsum(moves >= steps)])
     return Curve(
         a * rate[left] + b * rate[right],
-        noise[left] / output + noise[right],
+        counted[left] + noise[right],
         classes[left],
         classes[right],
     )

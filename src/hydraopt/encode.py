@@ -13,13 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydraopt.coding.spread import spread_of
 from hydraopt.core import ModuleCore
 from hydraopt.measure import Measure, Metric, displacement
 from hydraopt.parts import BasisRecord, PartsRecord, Side, Way, quantise_basis, quantise_side
-from hydraopt.plan import BasisPlan, Classes, ModulePlan, TaskPlan
+from hydraopt.plan import ModulePlan, TaskPlan
+from hydraopt.sides import BasisPlan, Classes
 from hydraopt.types import Array, Basis, Factors, Thin, exponents, power, symmetric_inverse
 
 __all__ = ["EncodedModule", "encode_module", "squared_error"]
+
+_FARTHEST_FIT = 8
+"""A coefficient that the fit moves by more than this factor, or turns negative, belongs to a part
+that is all noise: it keeps the length of what it stands for."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class EncodedModule:
 
 def _steps(classes: Classes, numbers: int) -> Array:
     """Lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
-    lengths: Array = np.sqrt(numbers) * 2.0 ** ((classes - 16) / 4)
+    lengths: Array = np.sqrt(numbers) * spread_of(classes)
     return lengths
 
 
@@ -118,8 +124,7 @@ def _fit(thin: Thin, lefts: Side, rights: Side, into: Metric, out: Metric, ideal
     fitted = symmetric_inverse(gram) @ rhs
     lengths = np.linalg.norm(lefts.values, axis=0)
     before = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
-    # A coefficient that the fit turns negative or away by far belongs to a part that is all noise.
-    sound = (fitted > before / 8) & (fitted < before * 8)
+    sound = (fitted > before / _FARTHEST_FIT) & (fitted < before * _FARTHEST_FIT)
     coefficients: Array = np.where(sound, fitted, np.maximum(before, 1e-30))
     return coefficients
 

@@ -1,5 +1,13 @@
 """What an error costs: the one place where harm is defined.
 
+A part of a task's dW in a module, of squared norm E, is kept in the share ``kept`` and has noise of
+N E. Its harm is
+
+    E (kept min_g [lost (1-g)^2 + N g^2] + projected (1 - kept)),    N = left / output + right,
+
+with g its coefficient, whose best choice trades lost effect against noise; a part that is left out
+has the harm ``lost E``. The constants are a Measure's; the functions below alone compute it.
+
 Equal Frobenius error is not equal harm. Noise that is independent of the adapter hardly moves the
 test loss; losing a share of what the adapter does moves it far more; noise on the output side (U s)
 hurts about half as much as noise on the input side; and keys and values, which several query heads
@@ -13,13 +21,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.types import Array, Thin
 
-__all__ = ["MEASURES", "Measure", "Metric", "measure_named"]
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "Metric",
+    "displacement",
+    "left_noise",
+    "measure_named",
+    "part_harm",
+]
+
+
+def part_harm(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:
+    """The formula above, of floats or arrays. lost, projected: those of a measure."""
+    return energy * (kept * lost * noise / (lost + noise) + projected * (1 - kept))
+
+
+def left_noise(noise: Any, output: float) -> Any:
+    """What noise of the left side counts beside that of the right one."""
+    return noise / output
 
 
 @dataclass(frozen=True)
@@ -55,6 +82,19 @@ class Measure:
     farthest: float = math.inf
     kinds: Mapping[str, float] = field(default_factory=dict)
     grouped: tuple[str, ...] = ()
+
+    def harm(self, energy: Array, noise: Array) -> Array:
+        """Harm of parts that are kept whole, with relative squared noise of both sides together."""
+        harm: Array = part_harm(energy, 1.0, noise, self.lost, self.projected)
+        return harm
+
+    def left_out(self, energy: Array) -> Array:
+        """Harm of leaving out parts of these squared norms."""
+        return self.lost * energy
+
+    def coefficient(self, noise: Array) -> Array:
+        """What the encoder's fit multiplies a part by: ``min_g unbiased (1-g)^2 + noise g^2``."""
+        return self.unbiased / (self.unbiased + noise)
 
 
 _AWARE = Measure(

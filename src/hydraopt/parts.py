@@ -164,6 +164,11 @@ class PartsRecord:
         return int(self.exponents.size)
 
     @property
+    def numbers(self) -> int:
+        """Numbers of the factors, k (m + n)."""
+        return self.left.values.size + self.right.values.size
+
+    @property
     def factors(self) -> Factors:
         """B (m, k) with the coefficients inside, A (k, n): what a reader will rebuild."""
         return Factors(self.left.values * power(self.exponents), self.right.values.T)

@@ -19,9 +19,10 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hydraopt.coding.stream import StreamWriter
+from hydraopt.coding.stream import StreamWriter, most_numbers
 from hydraopt.core import CoreStore, ModuleCore
 from hydraopt.encode import EncodedModule, encode_module
+from hydraopt.errors import NumericalError, explain
 from hydraopt.measure import Measure
 from hydraopt.parts import Mode, write_basis, write_parts
 from hydraopt.plan import ModulePlan, plan_module
@@ -114,6 +115,19 @@ def _legs(modules: int) -> Iterator[range]:
         start = stop
 
 
+def _check_readable(numbers: int, size: int) -> None:
+    """Raises NumericalError for a stream that readers would refuse as meant to fill the memory."""
+    if numbers > most_numbers(size):
+        raise NumericalError(
+            explain(
+                "a stream would stand for more numbers than a reader takes",
+                got=f"{numbers:,} numbers in {size:,} bytes",
+                expected=f"at most {most_numbers(size):,}",
+                do="Ask for a larger size or a smaller error, or use --lossless",
+            )
+        )
+
+
 class Passes:
     """Runs passes over one set of modules; keeps what passes have in common."""
 
@@ -182,27 +196,35 @@ class Passes:
         energies = np.zeros_like(errors)
         forms = Counter[str]()
         bases = False
+        shared_numbers, numbers = 0, np.zeros(self._contents, np.int64)
         mended, planned = price, 0.0
         for leg in _legs(len(self._store)) if course else [range(len(self._store))]:
             for module, bits in self._map(functools.partial(one, mended), leg):
                 planned += bits
                 write_basis(shared, module.left)
                 write_basis(shared, module.right)
-                here = module.left is not None or module.right is not None
+                found = [x for x in (module.left, module.right) if x is not None]
+                here = bool(found)
                 bases |= here
+                shared_numbers += sum(x.block.levels.size for x in found)
                 for i, content in enumerate(module.contents):
                     record = module.records[i]
                     write_parts(streams[content], record, here)
                     forms[record.mode.form if record else "nothing"] += 1
+                    numbers[content] += record.numbers if record else 0
                     errors[content, module.index] = module.errors[i]
                     energies[content, module.index] = module.energies[i]
                 self._progress(stage, module.index + 1, len(self._store))
             if course:
                 taken = 8 * (shared.size + sum(stream.size for stream in streams))
                 mended = course.mended(price, leg.stop, planned, taken)
+        coded, own = shared.finish() if bases else b"", [stream.finish() for stream in streams]
+        _check_readable(shared_numbers, len(coded))
+        for count, stream in zip(numbers.tolist(), own, strict=True):
+            _check_readable(count, len(coded) + len(stream))
         return Draft(
-            shared.finish() if bases else b"",
-            tuple(stream.finish() for stream in streams),
+            coded,
+            tuple(own),
             errors,
             energies,
             dict(sorted(forms.items())),

@@ -17,19 +17,18 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore, SharedSpace
-from hydraopt.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of
-from hydraopt.measure import Measure
-from hydraopt.parts import FORMS, Mode, Way
+from hydraopt.curve import FIRST_CLASS, noise_of, part_curve, rate_of
+from hydraopt.measure import Measure, left_noise, part_harm
+from hydraopt.parts import FORMS, Mode
+from hydraopt.sides import PART_BITS, BasisPlan, Classes, SideTable, side_table
 from hydraopt.types import Array
 
 __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 
-_PART_BITS = 10.0
-"""Side information of a part: an exponent and two spread classes."""
 _RECORD_BITS = 6.0
-_CLASSES = np.arange(FIRST_CLASS, LAST_CLASS + 1)
-
-Classes = NDArray[np.int64]
+_END_OF_BASES = 80
+"""Directions are rounded to less than this class, 2^16 steps: no part that is coded over them needs
+a finer one."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,6 @@ class TaskPlan:
     right: Classes
     harm: float
     bits: float
-
-
-@dataclass(frozen=True)
-class BasisPlan:
-    """The first q directions of a shared space, at these spread classes."""
-
-    space: SharedSpace
-    classes: Classes
-    bits: float
-
-    @property
-    def q(self) -> int:
-        return int(self.classes.size)
 
 
 @dataclass(frozen=True)
@@ -82,41 +68,19 @@ def modes_of(forms: Iterable[str]) -> tuple[Mode, ...]:
 
 def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> BasisPlan | None:
     """Directions that pay for their numbers, as if each were a part with a free other side."""
-    classes = np.arange(FIRST_CLASS, 80)
-    noise, bits = noise_of(classes), length * rate_of(classes) + _PART_BITS
-    harm = _harm(noise, measure)
-    cost = space.values[:, None] ** 2 * harm + price * bits
+    classes = np.arange(FIRST_CLASS, _END_OF_BASES)
+    energy = space.values**2
+    bits = length * rate_of(classes) + PART_BITS
+    harm = measure.harm(energy[:, None], noise_of(classes))
+    cost = harm + price * bits
     best = cost.argmin(axis=1)
-    pays = cost.min(axis=1) < measure.lost * space.values**2
+    pays = cost.min(axis=1) < measure.left_out(energy)
     # Nested: the directions come in falling order, so the first that does not pay ends the basis.
     q = int(pays.size if pays.all() else pays.argmin())
     if q == 0:
         return None
     chosen = classes[best[:q]]
     return BasisPlan(space, chosen, float(bits[best[:q]].sum()) + _RECORD_BITS)
-
-
-def _harm(noise: Array, measure: Measure) -> Array:
-    """Harm of a part of unit energy whose noise is ``noise``, its coefficient well chosen.
-
-    The best coefficient trades lost effect against noise: min over g of lost (1-g)^2 + noise g^2.
-    """
-    return measure.lost * noise / (measure.lost + noise)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What one side of every part would cost, written in one way.
-
-    numbers: how many a part holds. bits, noise, lost: (P, C), or (1, C) for all parts alike, with C
-    spread classes: bits; noise, relative to the part's energy; and what of the part's energy is
-    lost effect that no coefficient brings back.
-    """
-
-    numbers: int
-    bits: Array
-    noise: Array
-    lost: Array
 
 
 @dataclass(frozen=True)
@@ -135,36 +99,6 @@ class _Parts:
         return np.bincount(self.task, values, self.tasks).astype(np.float64)
 
 
-def _table(way: Way, length: int, plan: BasisPlan | None, own: Array) -> _Table:
-    """Costs of one side; ``own`` (P, q): the parts' vectors in the directions of the basis.
-
-    A part of a shared side is taken to keep its own direction, as far as the basis can express it:
-    exact where the basis can, which is where such a side pays.
-    """
-    rate, noise = rate_of(_CLASSES), noise_of(_CLASSES)
-    if way is Way.EXPLICIT or plan is None:
-        return _Table(length, length * rate[None], noise[None], np.zeros((1, rate.size)))
-    squared = own**2
-    q = plan.q
-    lost = np.clip(1 - squared.sum(axis=1), 0, 1)[:, None]
-    rounding = (squared @ noise_of(plan.classes))[:, None]
-    if way is Way.SHARED:
-        found = np.broadcast_arrays(q * rate[None], noise + rounding, lost)
-        return _Table(q, *map(np.ascontiguousarray, found))
-    wide = _CLASSES + round(2 * np.log2(length / q))
-    # The own numbers mend what the rounding of basis and coordinates leaves, too.
-    within = rounding + noise_of(wide)
-    shift = np.round(2 * np.log2(np.maximum(lost + within, 1e-9))).astype(np.int64)
-    finer = np.minimum(_CLASSES + shift, _CLASSES)
-    bits = length * rate_of(finer) + q * rate_of(wide)
-    # One coefficient scales prediction and own numbers alike, so it cannot undo the shrinking of
-    # the own ones alone: of what the basis misses a share is lost effect, and the rest is noise.
-    # Where own numbers are too small to be written, all of it is lost.
-    share = np.where(finer >= FIRST_CLASS, noise_of(finer) / (1 + noise_of(finer)), 1.0)
-    remaining = share * within + lost * share * (1 - share)
-    return _Table(length, bits, remaining, lost * share**2)
-
-
 @dataclass(frozen=True)
 class _Priced:
     """All parts in one mode at the best classes. left, right (P,): spread classes, in the order in
@@ -175,6 +109,11 @@ class _Priced:
     count: NDArray[np.int64]
     harm: Array
     bits: Array
+
+
+# The measure's formulas, compiled into the loop below.
+_part_harm = njit(cache=True, nogil=True, inline="always")(part_harm)
+_left_noise = njit(cache=True, nogil=True, inline="always")(left_noise)
 
 
 @njit(cache=True, nogil=True)
@@ -197,10 +136,10 @@ def _cheapest(
         least = np.inf
         for pair in range(pairs[0].size):
             i, j = pairs[0][pair], pairs[1][pair]
-            bits = left[0][a, i] + right[0][b, j] + _PART_BITS
-            noise = left[1][a, i] / output + right[1][b, j]
+            bits = left[0][a, i] + right[0][b, j] + PART_BITS
+            noise = _left_noise(left[1][a, i], output) + right[1][b, j]
             kept = (1 - left[2][a, i]) * (1 - right[2][b, j])
-            harm = energy[part] * (kept * lost * noise / (lost + noise) + projected * (1 - kept))
+            harm = _part_harm(energy[part], kept, noise, lost, projected)
             if harm + price * bits < least:
                 least = harm + price * bits
                 best[part], harms[part], spent[part] = pair, harm, bits
@@ -235,7 +174,9 @@ def _kept(
             count[t] += 1
 
 
-def _priced(parts: _Parts, left: _Table, right: _Table, price: float, measure: Measure) -> _Priced:
+def _priced(
+    parts: _Parts, left: SideTable, right: SideTable, price: float, measure: Measure
+) -> _Priced:
     """The best pair of classes for every part, and which parts pay."""
     pairs = part_curve(left.numbers, right.numbers, measure.output)
     energy = parts.s**2
@@ -254,7 +195,7 @@ def _priced(parts: _Parts, left: _Table, right: _Table, price: float, measure: M
     order = np.lexsort((-shared, parts.task))
     count = np.zeros(parts.tasks, np.int64)
     harm, bits = np.zeros(parts.tasks), np.full(parts.tasks, _RECORD_BITS)
-    _kept(order, parts.task, measure.lost * energy, harms, spent, price, count, harm, bits)
+    _kept(order, parts.task, measure.left_out(energy), harms, spent, price, count, harm, bits)
     chosen = best[order]
     return _Priced(pairs.left[chosen], pairs.right[chosen], count, harm, bits)
 
@@ -287,7 +228,7 @@ def plan_module(
         # No basis pays at this price, and no other form is permitted: nothing is stored.
         return _nothing(parts, modes[0], price, measure)
     tables = {
-        (side, way): _table(way, lengths[side], bases[side], own[side])
+        (side, way): side_table(way, lengths[side], bases[side], own[side])
         for side, ways in enumerate(
             ({mode.left for mode in possible}, {mode.right for mode in possible})
         )
@@ -319,6 +260,6 @@ def plan_module(
 
 def _nothing(parts: _Parts, mode: Mode, price: float, measure: Measure) -> ModulePlan:
     none = np.zeros(0, np.int64)
-    harm = measure.lost * parts.sums(parts.s**2)
+    harm = measure.left_out(parts.sums(parts.s**2))
     tasks = tuple(TaskPlan(mode, none, none, float(h), 0.0) for h in harm)
     return ModulePlan(None, None, tasks, price)

@@ -2,9 +2,9 @@
 
 An error E of content c in module i costs ``w_c s_ci |E|^2`` (times what the measure says of its
 kind). ``task_weights`` gives w, from what the user wants and the size of a task's dW;
-``module_weights`` gives s, from what was seen of the modules or is known of their kind. A pass takes
-their product, (contents, modules). Only ratios matter to the planner; s leaves a content's total
-weight, over its own dW, as it was.
+``module_weights`` gives s, from what was seen of the modules or is known of their kind. A pass
+takes their product, (contents, modules). Only ratios matter to the planner; s leaves a content's
+total weight, over its own dW, as it was.
 """
 
 from __future__ import annotations

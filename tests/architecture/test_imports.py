@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"coding"},
     {"adapters"},
     {"parts", "core", "measure", "curve"},
+    {"sides"},
     {"plan", "encode"},
     {"bundle"},
     {"passes"},

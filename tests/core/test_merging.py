@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
 from hydraopt.budget import parse_size
-from hydraopt.errors import BudgetError, UsageError
+from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.guide import Guide
 from hydraopt.measure import MEASURES
 from hydraopt.merging import merge
@@ -398,3 +398,12 @@ def test_a_size_takes_two_passes(tmp_path, size) -> None:
         [examples / name for name in ("dates-de", "numbers-fr")], tmp_path / "out", size=size
     )
     assert result.passes <= 2
+
+
+def test_streams_that_no_reader_would_take_are_not_written(three, tmp_path, monkeypatch) -> None:
+    # Not to be had with real weights: a context's rarest bit costs 1/710 bit.
+    monkeypatch.setattr("hydraopt.coding.stream._FREE_NUMBERS", 0)
+    monkeypatch.setattr("hydraopt.coding.stream._NUMBERS_PER_BYTE", 1)
+    with pytest.raises(NumericalError, match=r"more numbers than a reader takes; got .* bytes"):
+        merge(three, tmp_path / "out", size="10%", threads=1)
+    assert not (tmp_path / "out").exists()

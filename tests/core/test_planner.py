@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 
+from hydraopt import encode as encoder
 from hydraopt import plan as planner
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.errors import UsageError
 from hydraopt.measure import MEASURES, Metric, displacement, measure_named
-from hydraopt.parts import FORMS, Mode, Way, write_basis, write_parts
+from hydraopt.parts import FORMS, Mode, Side, Way, write_basis, write_parts
 from hydraopt.plan import modes_of, plan_module
+from hydraopt.sides import side_table
+from hydraopt.types import Thin
 
 M, N, R, T = 96, 160, 8, 5
 
@@ -152,7 +155,7 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
         length = (core.m, core.n)[side]
         both = [np.concatenate(space.coordinates) for space in core.spaces([1.0] * T)]
         own = both[side][:, : basis.q] if basis else np.zeros((0, 0))
-        tables.append(planner._table(way, length, basis, own))
+        tables.append(side_table(way, length, basis, own))
     curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)
     harm = np.zeros(T)
     for i, task in enumerate(parts.task):
@@ -246,3 +249,24 @@ def test_the_unbiased_measure_keeps_the_inner_product() -> None:
         bias[name] = 1 - float(np.mean(got))
     assert bias["frobenius"] > 0.03
     assert abs(bias["bias-aware"]) < bias["frobenius"]
+
+
+# --- what is written whatever the plan says -------------------------------------------------------
+
+
+def sides(left: np.ndarray, right: np.ndarray) -> tuple[Side, Side]:
+    return Side(Way.EXPLICIT, None, None, left), Side(Way.EXPLICIT, None, None, right)
+
+
+@pytest.mark.parametrize(
+    ("factor", "kept"), [(1.0, True), (7.9, True), (1 / 7.9, True), (8.1, False), (-1.0, False)]
+)
+def test_a_coefficient_moves_eightfold_at_most(factor: float, kept: bool) -> None:
+    # The rounded left side is that of the part, times 1 / factor; what it stands for has length 1.
+    rng = np.random.default_rng(0)
+    u, v = orthonormal(rng, 12, 1), orthonormal(rng, 9, 1)
+    thin, plain = Thin(u, np.array([1.0]), v), Metric(np.zeros((12, 0)), np.zeros(0))
+    into = Metric(np.zeros((9, 0)), np.zeros(0))
+    lefts, rights = sides(u / factor, v)
+    (found,) = encoder._fit(thin, lefts, rights, into, plain, u / abs(factor))
+    assert found == pytest.approx(factor if kept else 1.0)

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydraopt.coding import model
+from hydraopt.coding.spread import MAX_SPREAD, spread_classes
 from hydraopt.coding.stream import (
-    MAX_SPREAD,
     Block,
     StreamReader,
     StreamWriter,
+    most_numbers,
     quantise_block,
-    spread_classes,
 )
 from hydraopt.coding.trellis import reconstruct
 from hydraopt.coding.version import VERSION
@@ -296,3 +296,11 @@ def test_a_coefficient_that_no_reader_takes_is_refused(exponent: int) -> None:
     record = BasisRecord(quantise_block(np.ones((4, 1))), np.array([exponent], np.int64))
     with pytest.raises(NumericalError, match=r"too large or too small.*2\^-200"):
         write_basis(StreamWriter(), record)
+
+
+def test_zeros_cost_enough_to_tell_them_from_an_attack() -> None:
+    # The cheapest numbers that there are, long enough for every context to be sure.
+    writer, count = StreamWriter(), 1 << 22
+    writer.block(quantise_block(np.zeros((count, 2))), 0)
+    per_byte = 2 * count / len(writer.finish())
+    assert 2048 < per_byte < most_numbers(1) - most_numbers(0)

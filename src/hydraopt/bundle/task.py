@@ -14,7 +14,7 @@ from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.coding.stream import StreamReader
+from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
 from hydraopt.parts import Mode, SplitRecord, read_parts, read_split
 from hydraopt.types import Factors
@@ -24,18 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Allowance", "TaskAdapter"]
 
-# The least probable bit that a context can hold is 1/1024, so a number costs 1/710 bit at least. A
-# stream that claims to hold more than this many to a byte is meant to fill the memory.
-_NUMBERS_PER_BYTE = 8192
-_FREE_NUMBERS = 1 << 22
-
 
 class Allowance:
     """How many numbers a stream may still hold."""
 
     def __init__(self, reader: StreamReader, size: int) -> None:
         self._reader = reader
-        self._left = _FREE_NUMBERS + _NUMBERS_PER_BYTE * size
+        self._left = most_numbers(size)
 
     def spend(self, numbers: int) -> None:
         """Raises BundleFormatError when the stream holds more than its bytes can."""

@@ -33,37 +33,28 @@ from hydraopt.coding.rangeencoder import (
     new_encoder,
     written,
 )
+from hydraopt.coding.spread import MAX_SPREAD, spread_classes, spread_of
 from hydraopt.coding.trellis import levels_of, quantise, reconstruct
 from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [
     "LAMBDA",
-    "MAX_SPREAD",
     "Block",
     "StreamReader",
     "StreamWriter",
+    "most_numbers",
     "quantise_block",
-    "spread_classes",
 ]
 
 LAMBDA = 0.28
 """Squared steps per bit in the trellis search: 2 ln 2 times its mean squared error, where the
 rate-distortion slope of the quantiser meets that of the budget (docs/decisions.md)."""
 
-MAX_SPREAD = 92
-"""Largest spread class: 2^19 steps, a relative error near 1e-6."""
-
-
-def spread_classes(spreads: NDArray[np.float64]) -> NDArray[np.int64]:
-    """round(4 log2(spread)) + 16, kept inside [0, MAX_SPREAD]; spreads are RMS values in steps."""
-    found = np.round(4 * np.log2(np.maximum(spreads, 1e-9))).astype(np.int64) + 16
-    return np.clip(found, 0, MAX_SPREAD)
-
 
 @functools.cache
 def _bits() -> NDArray[np.float64]:
     """(classes, 2, levels): the costs of levels for each spread class."""
-    return np.stack([level_bits(2.0 ** ((c - 16) / 4)) for c in range(MAX_SPREAD + 1)])
+    return np.stack([level_bits(float(s)) for s in spread_of(np.arange(MAX_SPREAD + 1))])
 
 
 @njit(cache=True, nogil=True)
@@ -119,6 +110,17 @@ _RESERVED = 1 << 16
 """Numbers that are coded at once, as far as a column allows; a number takes 16 bytes at most."""
 _MOST_NUMBERS = 1 << 25
 """Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
+
+
+# The least probable bit that a context can hold is 1/1024, so a number costs 1/710 bit at least. A
+# stream that claims to hold more than this many to a byte is meant to fill the memory.
+_NUMBERS_PER_BYTE = 8192
+_FREE_NUMBERS = 1 << 22
+
+
+def most_numbers(size: int) -> int:
+    """Numbers that streams of ``size`` bytes may stand for, multiplied out; part of the format."""
+    return _FREE_NUMBERS + _NUMBERS_PER_BYTE * size
 
 
 class StreamWriter:

@@ -1,7 +1,7 @@
 """A first guess of size against error: the planner's own estimates, with nothing rounded or coded.
 
 The planner minimises harm; people ask for the relative Frobenius error. This is what the plan that
-minimises harm is expected to leave of it.
+minimises harm is expected to leave of it, by the planner's own tables.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore
-from hydraopt.curve import FIRST_CLASS, noise_of
 from hydraopt.measure import Measure
 from hydraopt.parts import Mode, Way
-from hydraopt.plan import BasisPlan, ModulePlan, plan_module
+from hydraopt.plan import ModulePlan, plan_module
+from hydraopt.sides import BasisPlan, SideTable, side_table
 from hydraopt.types import Array
 
 __all__ = ["Guess", "guess_module", "squared_errors"]
@@ -46,54 +45,26 @@ def guess_module(
 
 def squared_errors(core: ModuleCore, plan: ModulePlan, measure: Measure) -> Array:
     """|dW_t - dW_t~|^2 that ``plan`` is expected to leave, for each task of the module, (T',)."""
-    result = np.zeros(len(plan.tasks))
-    for i, task in enumerate(plan.tasks):
-        s = core.s[i]
-        left = _coordinates(plan.left, i)
-        right = _coordinates(plan.right, i)
-        product = np.diag(s)
-        if task.mode.left is Way.SHARED:
-            product = left.T @ product
-        if task.mode.right is Way.SHARED:
-            product = product @ right
-        if Way.SHARED in (task.mode.left, task.mode.right):
-            a, values, bt = np.linalg.svd(product, full_matrices=False)
-            b = bt.T
-        else:
-            a = b = np.eye(s.size)
-            values = s
-        k = task.left.size
-        energy = values**2
-        noise = _noise(task.mode.left, a[:, :k], task.left, left, plan.left)
-        noise = noise + _noise(task.mode.right, b[:, :k], task.right, right, plan.right)
-        # The encoder's coefficient: lost effect weighs `unbiased` times what noise does.
-        gain = measure.unbiased / (measure.unbiased + noise)
-        kept = energy[:k] * ((1 - gain) ** 2 + noise * gain**2)
-        outside = max(float(s @ s - energy.sum()), 0.0)
-        result[i] = kept.sum() + energy[k:].sum() + outside
-    return result
+    return np.array([_squared_error(core, plan, i, measure) for i in range(len(plan.tasks))])
 
 
-def _coordinates(plan: BasisPlan | None, i: int) -> Array:
-    return plan.space.coordinates[i][:, : plan.q] if plan else np.zeros((0, 0))
+def _squared_error(core: ModuleCore, plan: ModulePlan, i: int, measure: Measure) -> float:
+    task = plan.tasks[i]
+    left = _table(task.mode.left, core.m, plan.left, i)
+    right = _table(task.mode.right, core.n, plan.right, i)
+    energy = core.s[i] ** 2
+    # As the planner writes them: in the order of what the bases explain.
+    explained = energy * (1 - left.lost[:, 0]) * (1 - right.lost[:, 0])
+    order = np.argsort(-explained, kind="stable")
+    written = order[: task.left.size]
+    noise_left, lost_left = left.at(written, task.left)
+    noise_right, lost_right = right.at(written, task.right)
+    noise, kept = noise_left + noise_right, (1 - lost_left) * (1 - lost_right)
+    gain = measure.coefficient(noise)
+    share = kept * ((1 - gain) ** 2 + noise * gain**2) + (1 - kept)
+    return float(energy[written] @ share + energy[order[task.left.size :]].sum())
 
 
-def _noise(
-    way: Way,
-    vectors: Array,
-    classes: NDArray[np.int64],
-    coordinates: Array,
-    basis: BasisPlan | None,
-) -> Array:
-    """Relative squared noise of each part on one side, (k,)."""
-    if way is Way.EXPLICIT or basis is None:
-        return noise_of(classes)
-    basis_noise = noise_of(basis.classes)
-    if way is Way.SHARED:
-        return noise_of(classes) + (vectors**2).T @ basis_noise
-    explained = (vectors.T @ coordinates) ** 2
-    missed = np.clip(1 - explained.sum(axis=1), 0, 1) + explained @ basis_noise
-    shift = np.round(2 * np.log2(np.maximum(missed, 1e-9))).astype(np.int64)
-    own = np.minimum(classes + shift, classes)
-    noise: Array = np.where(own >= FIRST_CLASS, noise_of(own), 1.0) * missed
-    return noise
+def _table(way: Way, length: int, basis: BasisPlan | None, i: int) -> SideTable:
+    own = np.zeros((0, 0)) if basis is None else basis.space.coordinates[i][:, : basis.q]
+    return side_table(way, length, basis, own)
