@@ -90,14 +90,63 @@ def merge(
     HydraoptError for anything wrong with the input, before ``output`` is touched.
     """
     started = time.monotonic()
-    limits = {"size": size, "error": error, "max-error": max_error, "lossless": lossless or None}
-    given = [name for name, value in limits.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError(explain("more than one limit", got=", ".join(given), expected="one"))
-    choices: dict[str, object] = {"importance": importance, "fair": fair, "forms": forms}
-    choices |= {"sensitivity": sensitivity, "rescaler": rescaler}
+    limits = _Limits(size, error, max_error, lossless)
+    if lossless:
+        choices = {"importance": importance, "fair": fair, "forms": forms}
+        _refuse_idle({**choices, "sensitivity": sensitivity, "rescaler": rescaler})
+    chosen = measure_named(measure) if isinstance(measure, str) else measure
+    loaded = load(adapters, same_base, alpha)
+    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless)
+    budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
+    seen = tuple(sorted(sensitivity or ()))
+    limit = "lossless" if lossless else budget.name
+    recipe = MergeRecipe(chosen.name, limit, budget.limit, permitted, fair, seen)
+    job, solution = Job.of(pieces, recipe), None
+    if pieces.contents:
+        weighed = importance or {}, sensitivity or {}
+        options = Options(chosen, permitted, fair, threads, progress, *weighed)
+        solution = solve(job, budget, options)
+        if rescaler:
+            originals = {adapter.name: adapter for adapter in loaded.adapters}
+            job, solution = _rescaled(job, solution, recipe, originals, rescaler, budget)
+    result = write(output, job, solution, chosen, None if lossless else budget, started)
+    return result if limits.given else _with_advice(result)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What the user limits, as :func:`merge` takes it. Raises UsageError for more than one."""
+
+    size: str | int | None
+    error: float | None
+    max_error: float | None
+    lossless: bool
+
+    def __post_init__(self) -> None:
+        if len(self.given) > 1:
+            got = ", ".join(self.given)
+            raise UsageError(explain("more than one limit", got=got, expected="one"))
+
+    @property
+    def given(self) -> list[str]:
+        """The limits that there are, by name."""
+        limits = {"size": self.size, "error": self.error, "max-error": self.max_error}
+        limits["lossless"] = self.lossless or None
+        return [name for name, value in limits.items() if value is not None]
+
+    def budget(self, fp16_bytes: int) -> Budget:
+        """The budget of adapters of these bytes; that of a lossless merge binds nothing."""
+        if self.error is not None:
+            return MeanError(self.error)
+        if self.max_error is not None:
+            return WorstError(self.max_error)
+        return Size(parse_size(DEFAULT_SIZE if self.size is None else self.size, fp16_bytes))
+
+
+def _refuse_idle(choices: Mapping[str, object]) -> None:
+    """Raise UsageError for choices that a lossless merge has no use for."""
     idle = [name for name, value in choices.items() if value]
-    if lossless and idle:
+    if idle:
         raise UsageError(
             explain(
                 "lossless leaves nothing to weigh or to choose",
@@ -105,36 +154,6 @@ def merge(
                 do="Leave these out, or give a size or an error instead",
             )
         )
-    chosen = measure_named(measure) if isinstance(measure, str) else measure
-    loaded = load(adapters, same_base, alpha)
-    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless)
-    budget: Budget
-    if error is not None:
-        budget = MeanError(error)
-    elif max_error is not None:
-        budget = WorstError(max_error)
-    else:
-        budget = Size(parse_size(DEFAULT_SIZE if size is None else size, pieces.fp16_bytes))
-    permitted = tuple(forms or FORMS)
-    recipe = MergeRecipe(
-        chosen.name,
-        "lossless" if lossless else budget.name,
-        budget.limit,
-        permitted,
-        fair,
-        tuple(sorted(sensitivity or ())),
-    )
-    job, solution = Job.of(pieces, recipe), None
-    if pieces.contents:
-        options = Options(
-            chosen, permitted, fair, threads, progress, importance or {}, sensitivity or {}
-        )
-        solution = solve(job, budget, options)
-        if rescaler:
-            originals = {adapter.name: adapter for adapter in loaded.adapters}
-            job, solution = _rescaled(job, solution, recipe, originals, rescaler, budget)
-    result = write(output, job, solution, chosen, None if lossless else budget, started)
-    return result if given else _with_advice(result)
 
 
 def _rescaled(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,8 @@ def eval_(
     Example:
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
     """
-    try:
+    with _needed_packages():
         from hydraopt.evaluate.compare import Request, evaluate, read_sources
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            explain(
-                "eval needs more packages",
-                got=f"no module {error.name}",
-                do="pip install 'hydraopt[eval]'",
-            )
-        ) from error
     chosen = dict(_named(text) for text in named)
     if output and not Path(output).resolve().parent.is_dir():
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
@@ -117,6 +110,21 @@ def eval_(
         emit_json(result)
     else:
         _show(result)
+
+
+@contextmanager
+def _needed_packages() -> Iterator[None]:
+    """Say how to install what is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            explain(
+                "eval needs more packages",
+                got=f"no module {error.name}",
+                do="pip install 'hydraopt[eval]'",
+            )
+        ) from error
 
 
 def _named(text: str) -> tuple[str, str]:

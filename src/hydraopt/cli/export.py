@@ -88,7 +88,6 @@ def export(
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything
     row, written = ROWS[form], []
-    kind = "file" if row.suffix else "folder"
     places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
@@ -102,7 +101,7 @@ def export(
             uniform_rank=uniform_rank,
             overwrite=overwrite,
         )
-        written.append({"task": name, kind: str(target)})
+        written.append({"task": name, "file" if row.suffix else "folder": str(target)})
         if not as_json:
             say(f"{name} -> {target}")
     if as_json:

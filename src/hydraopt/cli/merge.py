@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,10 @@ from hydraopt.cli.common import (
     size_text,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from hydraopt.merging import MergeResult
+    from hydraopt.progress import Progress
 
 __all__ = ["merge"]
 
@@ -69,6 +74,69 @@ class Prompts(click.ParamType[tuple[str, str]]):
         if not (equals and task and file):
             self.fail(f"{value!r} is not TASK=FILE, as in numbers-de=prompts.txt", param, ctx)
         return task, file
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of a merge, held against each other. Raises click's errors."""
+
+    size: str | None
+    error: float | None
+    max_error: float | None
+    lossless: bool
+    weights: tuple[tuple[str, float], ...]
+    fair: bool
+    measure: str
+    forms: tuple[str, ...]
+    base: str | None
+    prompted: tuple[tuple[str, str], ...]
+    method: str | None
+    heads: int | None
+    rank: int | None
+    solver: str | None
+    settings: tuple[tuple[str, str], ...]
+    same_base: bool
+    alpha: float | None
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if len(self.importance) != len(self.weights):
+            raise click.BadParameter("a task is named twice", param_hint="--weight")
+        if len(self.prompts) != len(self.prompted):
+            raise click.BadParameter("a task is named twice", param_hint="--prompts")
+        if self.prompts and self.base is None:
+            raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
+        if self.base is not None and self.lossless:
+            raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
+        numbers = (self.heads is not None) + (self.rank is not None)
+        if len(self.method_options) != len(self.settings) + numbers:
+            raise click.BadParameter("an option is named twice", param_hint="--option")
+        if self.method is None and (self.method_options or self.solver):
+            raise click.UsageError("--heads, --rank, --solver and --option need --method")
+        limits = self.size or self.lossless or self.forms or self.fair or self.threads
+        given = (self.error, self.max_error, self.base) != (None, None, None)
+        if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):
+            raise click.UsageError(
+                "--method has no size, limit, form, measure, base or threads: what it makes is "
+                "stored"
+            )
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """By task; for a method, its weights."""
+        return dict(self.weights)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Files of prompts by task."""
+        return dict(self.prompted)
+
+    @property
+    def method_options(self) -> dict[str, str]:
+        """Options of the method, as text."""
+        numbers = {"heads": self.heads, "rank": self.rank}
+        own = {name: str(value) for name, value in numbers.items() if value is not None}
+        return {**dict(self.settings), **own}
 
 
 @click.command()
@@ -133,27 +201,10 @@ class Prompts(click.ParamType[tuple[str, str]]):
 def merge(
     adapters: tuple[str, ...],
     output: str,
-    size: str | None,
-    error: float | None,
-    max_error: float | None,
-    lossless: bool,
-    weights: tuple[tuple[str, float], ...],
-    fair: bool,
-    measure: str,
-    forms: tuple[str, ...],
-    base: str | None,
-    prompted: tuple[tuple[str, str], ...],
-    method: str | None,
-    heads: int | None,
-    rank: int | None,
-    solver: str | None,
-    settings: tuple[tuple[str, str], ...],
-    same_base: bool,
-    alpha: float | None,
     force: bool,
-    threads: int | None,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Merge ADAPTERS (folders, files, globs, NAME=PATH) of one base model into one bundle.
 
@@ -174,68 +225,54 @@ def merge(
       hydraopt merge adapters/* --method ties --option density=0.3 -o one.hydra.safetensors
     """
     check_target(output, force)
-    importance, prompts = dict(weights), dict(prompted)
-    if len(importance) != len(weights):
-        raise click.BadParameter("a task is named twice", param_hint="--weight")
-    if len(prompts) != len(prompted):
-        raise click.BadParameter("a task is named twice", param_hint="--prompts")
-    if prompts and base is None:
-        raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
-    if base is not None and lossless:
-        raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
-    given = dict(settings)
-    for name, number in (("heads", heads), ("rank", rank)):
-        if number is not None:
-            given[name] = str(number)
-    if len(given) != len(settings) + (heads is not None) + (rank is not None):
-        raise click.BadParameter("an option is named twice", param_hint="--option")
-    if method is None and (given or solver):
-        raise click.UsageError("--heads, --rank, --solver and --option need --method")
-    if method is not None:
-        limits = size or error is not None or max_error is not None or lossless or forms
-        if limits or fair or measure != DEFAULT_MEASURE or threads or base is not None:
-            raise click.UsageError(
-                "--method has no size, limit, form, measure, base or threads: what it makes is "
-                "stored"
-            )
-        combined(adapters, output, method, solver, given, importance, same_base, alpha, as_json)
+    asked = _Asked(**options)
+    if asked.method is not None:
+        _combined(adapters, output, asked.method, asked, as_json)
         return
-    from hydraopt.adapters import read_adapters
-    from hydraopt.bundle.reader import open_bundle
-    from hydraopt.inspect.bundle import task_rows
-    from hydraopt.merging import merge as merge_adapters
-
     started = time.monotonic()
     with progress_bar(quiet or as_json) as progress:
-        sources: Sequence[Any] = adapters
-        onlooker = None
-        if base is not None:
-            sources = read_adapters(adapters, same_base=same_base, alpha=alpha)
-            from hydraopt.evaluate.prompts import Onlooker, read_prompts
+        result = _merged(adapters, output, asked, progress)
+    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.inspect.bundle import task_rows
 
-            texts = {task: read_prompts(file) for task, file in prompts.items()}
-            onlooker = Onlooker(base, sources, texts, progress)
-        result = merge_adapters(
-            sources,
-            output,
-            size=size,
-            error=error,
-            max_error=max_error,
-            lossless=lossless,
-            importance=importance,
-            fair=fair,
-            measure=measure,
-            sensitivity=onlooker.sensitivities() if onlooker else None,
-            rescaler=onlooker.gains if onlooker and prompts else None,
-            forms=forms or None,
-            same_base=same_base,
-            alpha=alpha,
-            threads=threads,
-            progress=progress,
-        )
     # What was seen with the base model takes its time as well.
     result = dataclasses.replace(result, seconds=time.monotonic() - started)
     show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json)
+
+
+def _merged(
+    adapters: tuple[str, ...], output: str, asked: _Asked, progress: Progress | None
+) -> MergeResult:
+    """``merge`` without a method."""
+    from hydraopt.adapters import read_adapters
+    from hydraopt.merging import merge as merge_adapters
+
+    sources: Sequence[Any] = adapters
+    onlooker = None
+    if asked.base is not None:
+        sources = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+        from hydraopt.evaluate.prompts import Onlooker, read_prompts
+
+        texts = {task: read_prompts(file) for task, file in asked.prompts.items()}
+        onlooker = Onlooker(asked.base, sources, texts, progress)
+    return merge_adapters(
+        sources,
+        output,
+        size=asked.size,
+        error=asked.error,
+        max_error=asked.max_error,
+        lossless=asked.lossless,
+        importance=asked.importance,
+        fair=asked.fair,
+        measure=asked.measure,
+        sensitivity=onlooker.sensitivities() if onlooker else None,
+        rescaler=onlooker.gains if onlooker and asked.prompts else None,
+        forms=asked.forms or None,
+        same_base=asked.same_base,
+        alpha=asked.alpha,
+        threads=asked.threads,
+        progress=progress,
+    )
 
 
 def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
@@ -270,16 +307,8 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
     )
 
 
-def combined(
-    adapters: tuple[str, ...],
-    output: str,
-    method: str,
-    solver: str | None,
-    settings: dict[str, str],
-    weights: dict[str, float],
-    same_base: bool,
-    alpha: float | None,
-    as_json: bool,
+def _combined(
+    adapters: tuple[str, ...], output: str, method: str, asked: _Asked, as_json: bool
 ) -> None:
     """``merge --method``: run it and say what it made."""
     from hydraopt.bundle.reader import open_bundle
@@ -287,16 +316,18 @@ def combined(
     from hydraopt.inspect.bundle import task_rows
     from hydraopt.methods.registry import method_named, solver_of
 
-    row = method_named(method) if solver is None else solver_of(method, solver)
-    options: dict[str, Any] = {name: row.read(name, text) for name, text in settings.items()}
+    row = method_named(method) if asked.solver is None else solver_of(method, asked.solver)
+    options: dict[str, Any] = {
+        name: row.read(name, text) for name, text in asked.method_options.items()
+    }
     result = combine(
         adapters,
         output,
         method,
-        solver=solver,
-        weights=weights,
-        same_base=same_base,
-        alpha=alpha,
+        solver=asked.solver,
+        weights=asked.importance,
+        same_base=asked.same_base,
+        alpha=asked.alpha,
         **options,
     )
     tasks = task_rows(open_bundle(output))

@@ -10,7 +10,7 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.stream import StreamReader
 from hydraopt.inspect.summary import module_type
 from hydraopt.parts import read_basis
-from hydraopt.progress import Progress
+from hydraopt.progress import Progress, silent
 from hydraopt.types import Basis
 
 __all__ = ["SCHEMA", "inspect_bundle", "task_rows"]
@@ -78,9 +78,28 @@ def inspect_bundle(
     Every task is decoded once. Raises BundleFormatError for a damaged bundle.
     """
     bundle = open_bundle(path)
-    manifest, sizes = bundle.manifest, bundle.tensor_bytes
+    tasks = _detailed_tasks(bundle, progress or silent)
+    modules = _modules(bundle, tasks)
+    fp16_bytes = sum(row["fp16_bytes"] for row in tasks)
+    return {
+        "schema": SCHEMA,
+        "path": str(path),
+        "size": bundle.size,
+        "fp16_bytes": fp16_bytes,
+        "fraction": bundle.size / fp16_bytes if fp16_bytes else 0.0,
+        "base_model": bundle.base_model,
+        "recipe": dict(bundle.recipe),
+        "metadata": {k: v for k, v in bundle.metadata.items() if k != "checksums"},
+        "parts": _parts(bundle),
+        "tasks": tasks,
+        "types": _by_type(modules),
+        "modules": modules,
+    }
+
+
+def _detailed_tasks(bundle: Bundle, progress: Progress) -> list[dict[str, Any]]:
+    """The tasks with what each of their modules takes; every one is decoded."""
     tasks = task_rows(bundle)
-    details: dict[str, list[tuple[str, dict[str, Any]]]] = {x.path: [] for x in manifest.modules}
     for done, row in enumerate(tasks, 1):
         task = bundle[row["name"]]
         forms, coded, errors = task.forms(), task.coded_bytes(), task.module_errors
@@ -93,17 +112,25 @@ def inspect_bundle(
             }
             for module, form in forms.items()
         ]
-        for detail in row["details"]:
-            details.setdefault(detail["path"], []).append((row["name"], detail))
         row["forms"] = dict(sorted(Counter(forms.values()).items()))
         worst = max(row["details"], key=lambda x: x["error"], default=None)
         row["worst_module"] = worst["path"] if worst else None
-        if progress:
-            progress("decoding", done, len(tasks))
+        progress("decoding", done, len(tasks))
+    return tasks
+
+
+def _modules(bundle: Bundle, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same seen from the modules, with the vectors and bytes of their shared bases."""
+    shared_with = {row["name"]: row["shared_with"] for row in tasks}
+    details: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for row in tasks:
+        for detail in row["details"]:
+            details.setdefault(detail["path"], []).append((row["name"], detail))
     modules = []
-    for module, (vectors, basis_bytes) in zip(manifest.modules, _basis_costs(bundle), strict=True):
-        here = details[module.path]
-        task_bytes = _distinct_bytes(here, {row["name"]: row["shared_with"] for row in tasks})
+    costs = zip(bundle.manifest.modules, _basis_costs(bundle), strict=True)
+    for module, (vectors, basis_bytes) in costs:
+        here = details.get(module.path, [])
+        task_bytes = _distinct_bytes(here, shared_with)
         worst_task = max(here, key=lambda x: x[1]["error"], default=None)
         modules.append(
             {
@@ -123,26 +150,18 @@ def inspect_bundle(
                 "forms": dict(sorted(Counter(x["form"] for _, x in here).items())),
             }
         )
-    fp16_bytes = sum(row["fp16_bytes"] for row in tasks)
+    return modules
+
+
+def _parts(bundle: Bundle) -> dict[str, int]:
+    """Where the bytes of the file are."""
+    sizes = bundle.tensor_bytes
     return {
-        "schema": SCHEMA,
-        "path": str(path),
-        "size": bundle.size,
-        "fp16_bytes": fp16_bytes,
-        "fraction": bundle.size / fp16_bytes if fp16_bytes else 0.0,
-        "base_model": bundle.base_model,
-        "recipe": dict(bundle.recipe),
-        "metadata": {k: v for k, v in bundle.metadata.items() if k != "checksums"},
-        "parts": {
-            "header": bundle.size - sum(sizes.values()),
-            "manifest": sizes["manifest"],
-            "shared": sizes["shared"],
-            "tasks": sum(v for k, v in sizes.items() if k.startswith("task/")),
-            "carried": sum(v for k, v in sizes.items() if k.startswith("carried/")),
-        },
-        "tasks": tasks,
-        "types": _by_type(modules),
-        "modules": modules,
+        "header": bundle.size - sum(sizes.values()),
+        "manifest": sizes["manifest"],
+        "shared": sizes["shared"],
+        "tasks": sum(v for k, v in sizes.items() if k.startswith("task/")),
+        "carried": sum(v for k, v in sizes.items() if k.startswith("carried/")),
     }
 
 

@@ -53,15 +53,7 @@ def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> Fast
     app = FastAPI(title="hydraopt", lifespan=lifespan, openapi_url=None)
     keyed = [Depends(guard)]
 
-    @app.exception_handler(ApiError)
-    async def refused(_: HttpRequest, error: ApiError) -> Response:
-        return _refused(error)
-
-    @app.exception_handler(404)
-    @app.exception_handler(405)
-    async def nowhere(request: HttpRequest, error: Any) -> Response:
-        text = f"no {request.method} {request.url.path} here"
-        return _refused(ApiError(error.status_code, text, "not_found"))
+    _add_refusals(app)
 
     @app.get("/health")
     async def health() -> Response:
@@ -96,6 +88,18 @@ def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> Fast
         return await service.answer(request, asked, prompt, most)
 
     return app
+
+
+def _add_refusals(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(_: HttpRequest, error: ApiError) -> Response:
+        return _refused(error)
+
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def nowhere(request: HttpRequest, error: Any) -> Response:
+        text = f"no {request.method} {request.url.path} here"
+        return _refused(ApiError(error.status_code, text, "not_found"))
 
 
 class _Service:
