@@ -37,8 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import provenance, save_json  # noqa: E402
-from benchmarks.quality.compressors import rows as plans  # noqa: E402
-from benchmarks.quality.compressors.base import Compressor, tasks_of  # noqa: E402
+from benchmarks.rivals import rows as plans  # noqa: E402
+from benchmarks.rivals.base import Compressor, tasks_of  # noqa: E402
 from benchmarks.quality.evidence import original_adapters, request_for  # noqa: E402
 from benchmarks.quality.harness.building import (  # noqa: E402
     Note,
@@ -49,7 +49,7 @@ from benchmarks.quality.harness.building import (  # noqa: E402
     measured,
 )
 from benchmarks.quality.harness.ours import ours  # noqa: E402
-from benchmarks.quality.harness.peers import kept_peers, peer_rows  # noqa: E402
+from benchmarks.rivals.rebuilt import kept_peers, peer_rows  # noqa: E402
 from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases  # noqa: E402
 from benchmarks.quality.harness.tuning import (  # noqa: E402
     GRIDS,

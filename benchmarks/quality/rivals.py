@@ -25,15 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import provenance, write_result  # noqa: E402
-from benchmarks.peers import LORASHARE, VLORA, peer_python, run_lines  # noqa: E402
-from benchmarks.quality.compressors.base import (  # noqa: E402
+from benchmarks.rivals.environments import LORASHARE, VLORA, peer_python, run_lines  # noqa: E402
+from benchmarks.rivals.base import (  # noqa: E402
     Compressor,
     Floats,
     pack,
     relative_errors,
     tasks_of,
 )
-from benchmarks.quality.compressors.private import cut_by_energy, rounding, svd  # noqa: E402
+from benchmarks.rivals.private import cut_by_energy, rounding, svd  # noqa: E402
 from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
 
 __all__ = ["Rival", "iter_peers", "iter_rivals", "rivals"]

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import provenance, write_result  # noqa: E402
-from benchmarks.peers import LORASHARE, peer_python, run_lines  # noqa: E402
+from benchmarks.rivals.environments import LORASHARE, peer_python, run_lines  # noqa: E402
 from benchmarks.speed.synthetic import write_synthetic  # noqa: E402
 from hydraopt.adapters import read_adapters  # noqa: E402
 

@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, provenance, save_json  # noqa: E402
-from benchmarks.peers import LORASHARE, MERGEKIT, VLORA, peer_python  # noqa: E402
+from benchmarks.rivals.environments import LORASHARE, MERGEKIT, VLORA, peer_python  # noqa: E402
 from benchmarks.speed.merge import MIB, Row, Rows, child, medians  # noqa: E402
-from benchmarks.speed.scaling_report import exponents, report, with_ratios  # noqa: E402
+from benchmarks.reports.scaling import exponents, report, with_ratios  # noqa: E402
 from benchmarks.speed.synthetic import (  # noqa: E402
     Shapes,
     llama_layers,

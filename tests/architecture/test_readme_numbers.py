@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
-from benchmarks.quality import evidence_report
-from benchmarks.speed import runtime_report
+from benchmarks.reports import recovery as report
+from benchmarks.reports import evidence as evidence_report
+from benchmarks.reports import runtime as runtime_report
 
 SCRIPTS = (report, evidence_report, runtime_report)
 

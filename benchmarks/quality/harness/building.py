@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, package_hash
-from benchmarks.quality.compressors.base import (
+from benchmarks.rivals.base import (
     Compressor,
     Modules,
     pack,

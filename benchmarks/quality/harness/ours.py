@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.quality.compressors.base import Compressor, Tasks
-from benchmarks.quality.compressors.combined import BUNDLE, read_bundle
+from benchmarks.rivals.base import Compressor, Tasks
+from benchmarks.rivals.bundles import BUNDLE, read_bundle
 from hydraopt import merge
 from hydraopt.adapters import Adapter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.quality.compressors.base import Compressor, Modules
+from benchmarks.rivals.base import Compressor, Modules
 from benchmarks.quality.harness.building import Note
 from hydraopt.adapters import Adapter
 

@@ -1,0 +1,328 @@
+"""The evidence's result files to docs/evidence.md, docs/methods.md and README: tables, pictures.
+
+    python benchmarks/quality/evidence_report.py [--check]
+
+``--check`` changes nothing and fails where a page differs from the result files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reports import pictures as evidence_pictures  # noqa: E402
+from benchmarks.quality.harness.ours import METHOD  # noqa: E402
+from benchmarks.reports.head_map import head_map  # noqa: E402
+from benchmarks.reports.scores import drops, grown, headline, result_files, scored_tasks  # noqa: E402
+from benchmarks.reports.rivals import rivals, rivals_in_short  # noqa: E402
+from benchmarks.quality.sets import RESULTS  # noqa: E402
+from benchmarks.reports.verdict import verdicts  # noqa: E402
+from benchmarks.reports.recovery import rewrite, table  # noqa: E402
+
+PAGES = (ROOT / "docs" / "evidence.md", ROOT / "docs" / "methods.md", ROOT / "README.md")
+_MISSING = "Not measured yet."
+_SUMMARY = ("52%", "10%", "5%", "2%")
+"""Sizes in README; docs/evidence.md has all."""
+
+Result = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def results(plan: str) -> dict[str, Result]:
+    """By set, those of a plan."""
+    return {r["set"]: r for _, r in result_files() if r["plan"] == plan and r["tasks"]}
+
+
+def _row(rows: Sequence[Row], method: str, size: float) -> Row | None:
+    mine = [row for row in rows if row["method"] == method]
+    near = min(mine, key=lambda row: abs(row["size_pct"] - size), default=None)
+    return near if near and abs(near["size_pct"] - size) < 0.1 * size else None
+
+
+def _scores(row: Row) -> list[str]:
+    low, high = row["mean_drop_interval"]
+    return [
+        f"{row['size_pct']:.2f} %",
+        "-" if row["guessed_error"] is None else f"{row['guessed_error']:.3f}",
+        f"{row['relative_error']:.3f}",
+        f"{row['kl']:.4f}",
+        f"{row['top1_agreement_pct']:.2f} %",
+        f"{row['mean_recovery_pct']:.2f} %",
+        f"{row['mean_drop_pct']:.2f} [{low:.2f}, {high:.2f}]",
+        f"{row['worst_drop_pct']:.2f} ({row['worst_task']})",
+    ]
+
+
+HEAD = [
+    "of fp16",
+    "guessed error",
+    "error",
+    "KL",
+    "same token",
+    "recovery",
+    "mean drop, % of the score",
+    "worst task",
+]
+
+
+def _ours(rows: Sequence[Row]) -> list[Row]:
+    """hydraopt's own rows, of each setting that with the most test rows: the rivals' runs score our
+    bundles too, on fewer rows and maybe of adapters that were trained again."""
+    found: dict[tuple[str, float], Row] = {}
+    for row in rows:
+        key = row["setting"], round(row["size_pct"], 1)
+        if row["method"] == METHOD and row["test_rows"] > found.get(key, {}).get("test_rows", 0):
+            found[key] = row
+    return list(found.values())
+
+
+def curves() -> str:
+    parts = []
+    for name, entry in headline()["sets"].items():
+        rows = [_scores(row) for row in _ours(entry["rows"])]
+        parts.append(f"{name}, {entry['n']} tasks:\n\n{table(HEAD, rows)}")
+    return "\n".join(parts)
+
+
+def _has_own_table(row: Row) -> bool:
+    return any(Path(x).stem.endswith((".rivals", ".map")) for x in row["results"])
+
+
+def methods() -> str:
+    parts = []
+    for name, entry in headline()["sets"].items():
+        rows = []
+        mine = [row for row in entry["rows"] if not _has_own_table(row)]
+        for size in (5, 2):
+            for method in dict.fromkeys(row["method"] for row in mine):
+                row = _row(mine, method, size)
+                if row:
+                    rows.append([method, f"{row['test_rows']:,}", *_scores(row)])
+        if len({row[0] for row in rows}) > 1:
+            parts.append(f"{name}:\n\n{table(['method', 'test rows', *HEAD], rows)}")
+    return "\n".join(parts) or f"{_MISSING}\n"
+
+
+def chance() -> str:
+    """How many tasks lose more than their interval allows, at every size."""
+    lines = []
+    for name, result in results("sizes").items():
+        for label, method in result["methods"].items():
+            sure = []
+            gains = changed = 0
+            tasks = scored_tasks(result, label)
+            for task in tasks:
+                change = task["results"][label]["difference"][task["metric"]]
+                changed += change["deviation"] > 0
+                gains += change["low"] > 0
+                if change["high"] < 0:
+                    sure.append(task["adapter"])
+            some = ", ".join(sure[:4]) + (" ..." if len(sure) > 4 else "")
+            counts = [str(x) for x in (len(tasks), changed, len(sure), gains)]
+            lines.append([name, f"{method['size_pct']:.1f} %", *counts, some])
+    heads = ["set", "of fp16", "tasks", "with any change", "sure drops", "sure gains", "which drop"]
+    return table(heads, lines)
+
+
+def _grouped(result: Result, label: str, key: str) -> dict[str, float]:
+    lost = drops(result, label)
+    groups: dict[str, list[float]] = {}
+    for task in result["tasks"]:
+        if task["adapter"] in lost:
+            groups.setdefault(task[key], []).append(lost[task["adapter"]][0])
+    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
+
+
+def _labels(plan: Result, sizes: Sequence[str]) -> list[str]:
+    return [label for label, m in plan["methods"].items() if m["setting"] in sizes]
+
+
+def fairness() -> str:
+    """Mean drop by task and by language, plain and with --fair; spread between best and worst."""
+    parts = []
+    plain, fair = results("sizes"), results("fair")
+    for name in plain:
+        found = [(plain[name], x) for x in _labels(plain[name], ("5%", "2%"))]
+        found += (
+            [(fair[name], x) for x in _labels(fair[name], ("5%", "2%"))] if name in fair else []
+        )
+        titles = [f"{r['methods'][x]['method']} {r['methods'][x]['setting']}" for r, x in found]
+        for key in ("task", "language"):
+            columns = [_grouped(result, label, key) for result, label in found]
+            rows = [[k, *(f"{column[k]:.2f}" for column in columns)] for k in columns[0]]
+            spread = [f"{max(c.values()) - min(c.values()):.2f}" for c in columns]
+            rows.append(["best to worst", *spread])
+            parts.append(f"{name}, by {key}:\n\n{table([key, *titles], rows)}")
+    return "\n".join(parts)
+
+
+def tasks() -> str:
+    """Every task's scores at a few sizes; those that were scored again with more rows, apart."""
+    parts = []
+    for name, result in results("sizes").items():
+        labels = _labels(result, ("10%", "5%", "2%"))
+        closer = [label for label in labels if label in result.get("closer", {})]
+        first = [label for label in labels if label not in closer]
+        for mine, about in ((closer, ", more test rows"), (first, "")):
+            if mine:
+                scored = scored_tasks(result, mine[0])
+                parts.append(f"{name}{about}:\n\n{_task_table(result, mine, scored)}")
+    return "\n".join(parts)
+
+
+def _task_table(result: Result, labels: Sequence[str], scored: Sequence[Result]) -> str:
+    rows = []
+    for task in scored:
+        metric, found = task["metric"], task["results"]
+        row = [task["adapter"], metric, f"{task['rows']}"]
+        base = found["base"]["scores"].get(metric)
+        row.append("-" if base is None else f"{base:.1f}")
+        row.append(f"{found['original']['scores'][metric]:.1f}")
+        for label in labels:
+            change = found[label]["difference"][metric]
+            row.append(f"{change['difference']:+.1f} [{change['low']:+.1f}, {change['high']:+.1f}]")
+        rows.append(row)
+    sizes = [result["methods"][label]["setting"] for label in labels]
+    return table(["task", "metric", "rows", "base", "original", *sizes], rows)
+
+
+def measures() -> str:
+    from benchmarks.quality.measures import correlations
+
+    lines = []
+    files = sorted(RESULTS.glob("*.measures.json"))
+    for path in files:
+        rows = json.loads(path.read_text())["rows"]
+        halves = [
+            correlations([row for row in rows if row["half"] == half], target)
+            for half in ("chosen on", "held out")
+            for target in ("lost_recovery", "kl")
+        ]
+        order = sorted(halves[0], key=lambda name: -halves[0][name]["within"])
+        lines += [
+            [path.name.partition(".")[0], name]
+            + [f"{half[name]['within']:.3f} / {half[name]['together']:.3f}" for half in halves]
+            for name in order
+        ]
+    if not lines:
+        return f"{_MISSING}\n"
+    head = ["set", "candidate", "lost recovery, chosen on", "KL, chosen on"]
+    found = table([*head, "lost recovery, held out", "KL, held out"], lines)
+    pictures = [
+        f"![KL against the candidates](pictures/{path.name.removesuffix('.json')}.png)\n"
+        for path in files
+    ]
+    return "\n".join([found, *pictures])
+
+
+def weights() -> str:
+    """What the validation split said of the constants of the measure."""
+    order = ("weights", "nearby", "nearest")
+    found = sorted(
+        (order.index(r["plan"]), name, r) for name, r in result_files(split="validation")
+    )
+    parts = []
+    for _, name, result in found:
+        rows = []
+        scores = [task["results"] for task in result["tasks"]]
+        for label, method in result["methods"].items():
+            mine = [score[label] for score in scores]
+            kl = [score["kl"] for score in mine]
+            missed = [score["original"]["exact"] - score[label]["exact"] for score in scores]
+            errors = [method["errors"][task["adapter"]] for task in result["tasks"]]
+            rows.append(
+                [
+                    method["method"],
+                    method["setting"],
+                    f"{np.mean(kl):.4f}",
+                    f"{np.exp(np.mean(np.log(np.maximum(kl, 1e-6)))):.4f}",
+                    f"{100 * (1 - np.mean([score['recovery'] for score in mine])):.2f} %",
+                    f"{np.mean(missed):.2f}",
+                    f"{np.mean(errors):.3f}",
+                ]
+            )
+        head = ["weights", "size", "KL", "its geometric mean", "lost recovery"]
+        shown = table([*head, "exact matches lost, points", "error"], rows)
+        rows_of = result["limits"]["rows"]
+        parts.append(f"`{name}`, {len(result['tasks'])} tasks, {rows_of} rows each:\n\n{shown}")
+    return "\n".join(parts) or f"{_MISSING}\n"
+
+
+def growth() -> str:
+    result = grown()
+    if result is None:
+        return f"{_MISSING}\n"
+    groups = list(dict.fromkeys(row["group"] for row in result["table"]))
+    counts = sorted({row["adapters"] for row in result["table"]})
+    parts = []
+    for measure, level in result["levels"].items():
+        rows = []
+        for group in groups:
+            mine = {r["adapters"]: r[measure] for r in result["table"] if r["group"] == group}
+            rows.append([group, *(f"{mine[c]:,}" if mine.get(c) else "-" for c in counts)])
+        title = f"bytes per adapter at a {measure} error of {level:.3f}"
+        parts.append(table([title, *(f"T = {c}" for c in counts)], rows))
+    return "\n".join([*parts, "![Bytes per adapter](pictures/growth.png)\n"])
+
+
+def summary() -> str:
+    """README's table: every set at a few sizes."""
+    lines = []
+    for name, entry in headline()["sets"].items():
+        for row in _ours(entry["rows"]):
+            if row["setting"] in _SUMMARY:
+                low, high = row["mean_drop_interval"]
+                lines.append(
+                    [
+                        f"`{name}`, {entry['n']}",
+                        f"{row['bytes']:,}",
+                        f"{row['size_pct']:.1f} %",
+                        f"{row['mean_drop_pct']:+.2f} % [{low:+.2f}, {high:+.2f}]",
+                        f"{row['worst_drop_pct']:+.1f} % ({row['worst_task']})",
+                        f"{row['top1_agreement_pct']:.2f} %",
+                        f"{row['mean_recovery_pct']:.2f} %",
+                    ]
+                )
+    head = ["set, tasks", "bytes", "of fp16", "mean drop of the score", "worst task"]
+    return table([*head, "same next token", "recovery"], lines)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "curves": curves,
+    "chance": chance,
+    "tasks": tasks,
+    "fairness": fairness,
+    "methods": methods,
+    "measures": measures,
+    "weights": weights,
+    "growth": growth,
+    "evidence": summary,
+    "rivals": rivals,
+    "rivals in short": rivals_in_short,
+    "verdict": verdicts,
+    "map": head_map,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    rewrite(PAGES, SECTIONS, args.check)
+    if not args.check:
+        evidence_pictures.draw_all()
+
+
+if __name__ == "__main__":
+    main()

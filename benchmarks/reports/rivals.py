@@ -1,0 +1,79 @@
+"""The table of rivals: what they do with the same adapters, what hydraopt needs for as much."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.harness.ours import METHOD
+from benchmarks.reports.scores import drops, result_files, row_of
+from benchmarks.quality.sets import RESULTS, SETS
+from benchmarks.reports.recovery import table
+
+__all__ = ["needed", "rivals", "rivals_in_short"]
+
+Row = Mapping[str, Any]
+_LEAST = 1e-6
+_NEAR = 0.05
+"""KL up to which a row stands in README: beyond, a tenth of the score is lost."""
+HEAD = ["method", "of fp16", "KL", "recovery", "mean drop of the score", "hydraopt needs", "factor"]
+
+
+def needed(ours: Sequence[Row], kl: float) -> tuple[str, float] | None:
+    """("", percent of fp16) at which hydraopt's bundles have this KL to the originals, log-linear
+    between the sizes that were scored; ("under ", the smallest) if that has less, None if the
+    largest has more."""
+    # Results are rounded to six digits, and the last of them is the least that is told apart.
+    kl = max(kl, _LEAST)
+    points = sorted((row["size_pct"], max(row["kl"], _LEAST)) for row in ours)
+    if kl >= points[0][1]:
+        return "under ", points[0][0]
+    for (size, high), (more, low) in itertools.pairwise(points):
+        if low <= kl < high:
+            share = math.log(high / kl) / math.log(high / low)
+            return "", math.exp(math.log(size) + share * math.log(more / size))
+    return None
+
+
+def rivals(folder: Path = RESULTS, most_kl: float = math.inf, sets: Sequence[str] = ()) -> str:
+    """For every set that was scored, its rows in order of their KL.
+
+    most_kl: rows beyond it are left out. sets: these alone, unless empty.
+    """
+    parts = []
+    for name, result in result_files(folder):
+        if result["plan"] != "rivals" or not result["tasks"] or result["set"] not in (sets or SETS):
+            continue
+        named = [label for label in result["methods"] if drops(result, label)]
+        rows = [row_of(name, result, label) for label in named]
+        ours = [row for row in rows if row["method"] == METHOD]
+        near = [row for row in rows if row["kl"] <= most_kl]
+        lines = [_line(row, ours) for row in sorted(near, key=lambda row: row["kl"])]
+        count, each = len(result["tasks"]), result["limits"]["rows"]
+        about = f"`{result['set']}`, {count} tasks, {each} rows each (`{name}`):"
+        parts.append(f"{about}\n\n{table(HEAD, lines)}")
+    return "\n".join(parts) or "Not measured yet.\n"
+
+
+def rivals_in_short(folder: Path = RESULTS) -> str:
+    """The first set alone, and of it what still does most of what the originals do."""
+    return rivals(folder, _NEAR, SETS[:1])
+
+
+def _line(row: Row, ours: Sequence[Row]) -> list[str]:
+    low, high = row["mean_drop_interval"]
+    title = f"{row['method']} {row['setting']}".strip()
+    mine = row["method"] == METHOD
+    found = None if mine or not ours else needed(ours, row["kl"])
+    return [
+        f"**{title}**" if mine else title,
+        f"{row['size_pct']:.1f} %",
+        f"{row['kl']:.2g}",
+        f"{row['mean_recovery_pct']:.2f} %",
+        f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]",
+        "-" if found is None else f"{found[0]}{found[1]:.1f} %",
+        "-" if found is None else f"{'over ' if found[0] else ''}{row['size_pct'] / found[1]:.1f}",
+    ]
