@@ -1,56 +1,52 @@
 """Scores of a set's bundles, task by task, against its original adapters.
 
-    python benchmarks/quality/evidence.py SET --tasks TASKS [--plan sizes] [--rows 128]
-    python benchmarks/quality/evidence.py SET --tasks TASKS --plan weights --split validation
+    python -m benchmarks.quality evidence SET --tasks TASKS [--plan sizes] [--rows 128]
+    python -m benchmarks.quality evidence SET --tasks TASKS --plan weights --split validation
 
 SET is one of benchmarks/quality/sets.py; its adapters are those that its recipe in zoo/recipes
 trains. Every method of the plan is merged to a file first (kept under build/), then the base, the
 originals and all bundles answer the test rows of each task. The result is saved after every task
-and a second call goes on where the first stopped: benchmarks/quality/results/SET.PLAN.json, in the
+and a second call goes on where the first stopped: benchmarks/results/quality/SET.PLAN.json, in the
 schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the validation split
 (SET.PLAN.validation.json) without writing answers: losses, KL and exact match tell enough.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import package_hash, provenance, save_json  # noqa: E402
-from benchmarks.quality.harness.building import inputs_of  # noqa: E402
-from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
-from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
-from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.evaluate.compare import (  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.quality.harness.building import inputs_of
+from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of
+from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.evaluate.compare import (
     Request,
     Sources,
     bundles_of,
     evaluate,
     products_of,
 )
-from hydraopt.evaluate.encoding import Encoded, encode_row, prompt_text  # noqa: E402
-from hydraopt.evaluate.model import load_model  # noqa: E402
-from hydraopt.evaluate.prompts import POWER, PROMPTS, TEXTS, Onlooker  # noqa: E402
-from hydraopt.evaluate.sensitivity import (  # noqa: E402
+from hydraopt.evaluate.encoding import Encoded, encode_row, prompt_text
+from hydraopt.evaluate.model import load_model
+from hydraopt.evaluate.prompts import POWER, PROMPTS, TEXTS, Onlooker
+from hydraopt.evaluate.sensitivity import (
     answered,
     look,
     self_written,
     sensitivities,
 )
-from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
-from hydraopt.inspect.adapters import inspect_adapters  # noqa: E402
-from hydraopt.measure import measure_named  # noqa: E402
-from hydraopt.merging import DEFAULT_MEASURE, merge  # noqa: E402
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.inspect.adapters import inspect_adapters
+from hydraopt.measure import measure_named
+from hydraopt.merging import DEFAULT_MEASURE, merge
 
 __all__ = ["merged", "original_adapters", "request_for", "texts_of"]
 
@@ -206,10 +202,8 @@ def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> 
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
@@ -226,7 +220,7 @@ def main() -> None:
         "--trained", action="store_true", help="those that are trained, where some are not yet"
     )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     adapters = original_adapters(args.set, args.trained)
     made = [merged(args.set, adapters, method, args.tasks) for method in PLANS[args.plan]]
     sources = Sources(
@@ -245,7 +239,7 @@ def main() -> None:
         write=not tuning,
         only=only,
     )
-    out = RESULTS / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
+    out = QUALITY / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
     before = json.loads(out.read_text()) if out.is_file() else {}
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)
     extra = {
@@ -277,7 +271,3 @@ def main() -> None:
     if before and before["bundles"] != bundles_of(sources):
         raise SystemExit(f"{out.name} was made from other bundles than today's; remove it first")
     evaluate(sources, request, None, known, keep)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CLOSER", "PLANS", "RESULTS", "SETS", "Method", "recipe_of"]
+from benchmarks.common import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "quality" / "results"
+__all__ = ["CLOSER", "METHOD", "PLANS", "SETS", "Method", "recipe_of"]
+
 SETS = ("gemma3-5x8", "smollm2-en10", "qwen25coder-code5", "gemma3-separate8")
+METHOD = "hydraopt"
+"""What tables call ours; the paper's method is "HydraOpt" there."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 PLANS: dict[str, list[Method]] = {
-    "sizes": _sizes("hydraopt", "52% 20% 10% 5% 3% 2% 1%"),
-    CLOSER: _sizes("hydraopt", "10% 5%"),
+    "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
+    CLOSER: _sizes(METHOD, "10% 5%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)

@@ -1,35 +1,18 @@
-"""The evidence's result files to docs/evidence.md, docs/methods.md and README: tables, pictures.
-
-    python benchmarks/quality/evidence_report.py [--check]
-
-``--check`` changes nothing and fails where a page differs from the result files.
-"""
+"""Scores of the sets: drop against size, by task and by language, of every plan that was scored."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from benchmarks.quality.sets import METHOD
+from benchmarks.reports import pictures
+from benchmarks.reports.scores import drops, headline, result_files, scored_tasks
+from benchmarks.reports.tables import MISSING, table
 
-from benchmarks.reports import pictures as evidence_pictures  # noqa: E402
-from benchmarks.quality.harness.ours import METHOD  # noqa: E402
-from benchmarks.reports.head_map import head_map  # noqa: E402
-from benchmarks.reports.scores import drops, grown, headline, result_files, scored_tasks  # noqa: E402
-from benchmarks.reports.rivals import rivals, rivals_in_short  # noqa: E402
-from benchmarks.quality.sets import RESULTS  # noqa: E402
-from benchmarks.reports.verdict import verdicts  # noqa: E402
-from benchmarks.reports.recovery import rewrite, table  # noqa: E402
-
-PAGES = (ROOT / "docs" / "evidence.md", ROOT / "docs" / "methods.md", ROOT / "README.md")
-_MISSING = "Not measured yet."
 _SUMMARY = ("52%", "10%", "5%", "2%")
 """Sizes in README; docs/evidence.md has all."""
 
@@ -109,7 +92,7 @@ def methods() -> str:
                     rows.append([method, f"{row['test_rows']:,}", *_scores(row)])
         if len({row[0] for row in rows}) > 1:
             parts.append(f"{name}:\n\n{table(['method', 'test rows', *HEAD], rows)}")
-    return "\n".join(parts) or f"{_MISSING}\n"
+    return "\n".join(parts) or MISSING
 
 
 def chance() -> str:
@@ -195,85 +178,6 @@ def _task_table(result: Result, labels: Sequence[str], scored: Sequence[Result])
     return table(["task", "metric", "rows", "base", "original", *sizes], rows)
 
 
-def measures() -> str:
-    from benchmarks.quality.measures import correlations
-
-    lines = []
-    files = sorted(RESULTS.glob("*.measures.json"))
-    for path in files:
-        rows = json.loads(path.read_text())["rows"]
-        halves = [
-            correlations([row for row in rows if row["half"] == half], target)
-            for half in ("chosen on", "held out")
-            for target in ("lost_recovery", "kl")
-        ]
-        order = sorted(halves[0], key=lambda name: -halves[0][name]["within"])
-        lines += [
-            [path.name.partition(".")[0], name]
-            + [f"{half[name]['within']:.3f} / {half[name]['together']:.3f}" for half in halves]
-            for name in order
-        ]
-    if not lines:
-        return f"{_MISSING}\n"
-    head = ["set", "candidate", "lost recovery, chosen on", "KL, chosen on"]
-    found = table([*head, "lost recovery, held out", "KL, held out"], lines)
-    pictures = [
-        f"![KL against the candidates](pictures/{path.name.removesuffix('.json')}.png)\n"
-        for path in files
-    ]
-    return "\n".join([found, *pictures])
-
-
-def weights() -> str:
-    """What the validation split said of the constants of the measure."""
-    order = ("weights", "nearby", "nearest")
-    found = sorted(
-        (order.index(r["plan"]), name, r) for name, r in result_files(split="validation")
-    )
-    parts = []
-    for _, name, result in found:
-        rows = []
-        scores = [task["results"] for task in result["tasks"]]
-        for label, method in result["methods"].items():
-            mine = [score[label] for score in scores]
-            kl = [score["kl"] for score in mine]
-            missed = [score["original"]["exact"] - score[label]["exact"] for score in scores]
-            errors = [method["errors"][task["adapter"]] for task in result["tasks"]]
-            rows.append(
-                [
-                    method["method"],
-                    method["setting"],
-                    f"{np.mean(kl):.4f}",
-                    f"{np.exp(np.mean(np.log(np.maximum(kl, 1e-6)))):.4f}",
-                    f"{100 * (1 - np.mean([score['recovery'] for score in mine])):.2f} %",
-                    f"{np.mean(missed):.2f}",
-                    f"{np.mean(errors):.3f}",
-                ]
-            )
-        head = ["weights", "size", "KL", "its geometric mean", "lost recovery"]
-        shown = table([*head, "exact matches lost, points", "error"], rows)
-        rows_of = result["limits"]["rows"]
-        parts.append(f"`{name}`, {len(result['tasks'])} tasks, {rows_of} rows each:\n\n{shown}")
-    return "\n".join(parts) or f"{_MISSING}\n"
-
-
-def growth() -> str:
-    result = grown()
-    if result is None:
-        return f"{_MISSING}\n"
-    groups = list(dict.fromkeys(row["group"] for row in result["table"]))
-    counts = sorted({row["adapters"] for row in result["table"]})
-    parts = []
-    for measure, level in result["levels"].items():
-        rows = []
-        for group in groups:
-            mine = {r["adapters"]: r[measure] for r in result["table"] if r["group"] == group}
-            rows.append([group, *(f"{mine[c]:,}" if mine.get(c) else "-" for c in counts)])
-        title = f"bytes per adapter at a {measure} error of {level:.3f}"
-        parts.append(table([title, *(f"T = {c}" for c in counts)], rows))
-    return "\n".join([*parts, "![Bytes per adapter](pictures/growth.png)\n"])
-
-
 def summary() -> str:
     """README's table: every set at a few sizes."""
     lines = []
@@ -296,33 +200,16 @@ def summary() -> str:
     return table([*head, "same next token", "recovery"], lines)
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
+SECTIONS = {
     "curves": curves,
     "chance": chance,
     "tasks": tasks,
     "fairness": fairness,
     "methods": methods,
-    "measures": measures,
-    "weights": weights,
-    "growth": growth,
     "evidence": summary,
-    "rivals": rivals,
-    "rivals in short": rivals_in_short,
-    "verdict": verdicts,
-    "map": head_map,
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
-    rewrite(PAGES, SECTIONS, args.check)
-    if not args.check:
-        evidence_pictures.draw_all()
-
-
-if __name__ == "__main__":
-    main()
+def draw() -> None:
+    """Drop against size."""
+    pictures.draw_curves()

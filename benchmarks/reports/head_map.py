@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pages
+from benchmarks.common import QUALITY
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.scores import drops, result_files, row_of
-from benchmarks.quality.sets import RESULTS
-from benchmarks.reports.recovery import table
+from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["draw_map", "head_map"]
+__all__ = ["SECTIONS", "draw", "draw_map", "head_map"]
 
 Row = Mapping[str, Any]
 _SETTING = re.compile(r"M=(\d+) r=(\d+)")
@@ -39,7 +40,7 @@ def _maps(folder: Path) -> Iterator[tuple[str, Mapping[str, Any], dict[tuple[int
         yield name, result, dict(sorted(found.items()))
 
 
-def head_map(folder: Path = RESULTS) -> str:
+def head_map(folder: Path = QUALITY) -> str:
     """For every set, bytes, error and score of each number of heads and rank."""
     parts = []
     for name, result, rows in _maps(folder):
@@ -58,11 +59,11 @@ def head_map(folder: Path = RESULTS) -> str:
         scored = f", {count} tasks scored, {result['limits']['rows']} rows each" if count else ""
         parts.append(f"`{result['set']}`{scored} (`{name}`):\n\n{table(HEAD, lines)}")
     if not parts:
-        return "Not measured yet.\n"
-    return "\n".join([*parts, "![HydraOpt over heads and ranks](pictures/map.png)\n"])
+        return MISSING
+    return "\n".join([*parts, "![HydraOpt over heads and ranks](picture:map.png)\n"])
 
 
-def draw_map(path: Path, folder: Path = RESULTS) -> None:
+def draw_map(path: Path, folder: Path = QUALITY) -> None:
     """Error and, where it was scored, drop against bytes: a line for each number of heads."""
     import matplotlib.pyplot as plt
 
@@ -98,3 +99,11 @@ def draw_map(path: Path, folder: Path = RESULTS) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+SECTIONS = {"map": head_map}
+
+
+def draw() -> None:
+    """The picture of all maps."""
+    draw_map(pages.PICTURES / "map.png")

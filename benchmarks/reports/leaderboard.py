@@ -1,32 +1,26 @@
-"""LEADERBOARD.md and a picture for each set, from the result files alone.
+"""The leaderboard and a picture for each set, from the result files alone.
 
-    python benchmarks/quality/leaderboard.py [--results FOLDER] [--out FOLDER]
-
-Writes FOLDER/LEADERBOARD.md (default benchmarks/) and FOLDER/pictures/SET.png: score and KL against
-bytes, all methods; relative error against bytes for a set that has no scores yet. A method's line
-runs through its best row up to each size. Without result files the page says so.
+Score and KL against bytes, all methods; relative error against bytes for a set that has no scores
+yet. A method's line runs through its best row up to each size. Without result files the page says
+so.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from benchmarks import pages
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import METHOD
+from benchmarks.reports.axes import size_axis
+from benchmarks.reports.scores import NO_DROP, headline, result_files
+from benchmarks.reports.tables import table
+from benchmarks.rivals.one_for_all import ONE_FOR_ALL
 
-from benchmarks.reports.axes import size_axis  # noqa: E402
-from benchmarks.rivals.registry import ONE_FOR_ALL  # noqa: E402
-from benchmarks.quality.harness.ours import METHOD  # noqa: E402
-from benchmarks.reports.scores import NO_DROP, headline, result_files  # noqa: E402
-from benchmarks.quality.sets import RESULTS  # noqa: E402
-from benchmarks.reports.recovery import table  # noqa: E402
-
-__all__ = ["best", "leaderboard", "main", "rows_by_set", "series"]
+__all__ = ["best", "draw", "leaderboard", "rows_by_set", "series", "write"]
 
 Row = Mapping[str, Any]
 
@@ -48,7 +42,7 @@ _HEAD = [
 _COST = ["merge s", "peak MiB"]
 
 
-def rows_by_set(folder: Path = RESULTS) -> dict[str, list[Row]]:
+def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
     """Every method and size of every set: rows of the headline where there are scores, and bytes
     and errors of those that have none; smallest first."""
     found: dict[str, list[Row]] = {}
@@ -107,26 +101,32 @@ def _cells(row: Row) -> list[str]:
             ("merge_seconds", "peak_mib"))]  # fmt: skip
 
 
-def leaderboard(folder: Path = RESULTS) -> str:
+def leaderboard(folder: Path = QUALITY) -> str:
     """The page's text; says so where there is nothing to show."""
     lines = [
         "# Leaderboard",
         "",
-        "Made by `benchmarks/quality/leaderboard.py` from `benchmarks/quality/results`; do not",
+        "Made by `python -m benchmarks.reports` from `benchmarks/results/quality`; do not",
         "edit. Drops are in percent of the original adapter's score on the task's own metric,",
         "negative is a gain, the interval is over test rows of these tasks; methods with more test",
         "rows have narrower ones; bytes are those of the files, everything counted; the error is",
-        "|dW - dW~| / |dW|. A `-` has not been measured. What each method is: docs/methods.md.",
-        "Tuned on validation: the options in the setting were chosen for this set on validation",
-        "rows (`methods.py SET --tune`). hydraopt's measure was chosen once, on validation rows of",
-        "gemma3-5x8 (docs/evidence.md), and is the same for every set.",
+        "|dW - dW~| / |dW|. A `-` has not been measured. What each method is:",
+        f"{pages.shown(pages.ABOUT['methods'])}. Tuned on validation: the options in the setting",
+        "were chosen for this set on validation rows (`benchmarks.quality methods SET --tune`).",
+        "hydraopt's measure was chosen once, on validation rows of gemma3-5x8",
+        f"({pages.shown(pages.ABOUT['evidence'])}), and is the same for every set.",
         "",
     ]
     sets = rows_by_set(folder)
     if not any(sets.values()):
-        return "\n".join([*lines, "No result files yet: run `benchmarks/quality/methods.py`.", ""])
+        return "\n".join([*lines, "No result files yet: run `benchmarks.quality methods`.", ""])
     for name, rows in sets.items():
-        lines += [f"## {name}", "", f"![{name}](pictures/{name}.png)", ""]
+        lines += [
+            f"## {name}",
+            "",
+            f"![{name}]({picture_of(name).relative_to(pages.BOARD.parent)})",
+            "",
+        ]
         have = [row for row in rows if "mean_drop_pct" in row]
         fair = [row for row in have if row["mean_drop_pct"] <= NO_DROP]
         if fair:
@@ -226,20 +226,19 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
-    args = parser.parse_args(arguments)
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = leaderboard(args.results)
-    (args.out / "LEADERBOARD.md").write_text(text, encoding="utf-8")
-    for name, rows in rows_by_set(args.results).items():
-        draw(name, rows, args.out / "pictures" / f"{name}.png")
-    print(json.dumps({name: len(rows) for name, rows in rows_by_set(args.results).items()}))
+def write(check: bool = False, folder: Path = QUALITY) -> None:
+    """The page and its pictures. check: change nothing; SystemExit where the page differs."""
+    text = leaderboard(folder)
+    if check:
+        if pages.BOARD.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{pages.shown(pages.BOARD)} differs from the result files")
+        return
+    pages.BOARD.write_text(text, encoding="utf-8")
+    for name, rows in rows_by_set(folder).items():
+        draw(name, rows, picture_of(name))
 
 
-if __name__ == "__main__":
-    main()
+def picture_of(name: str) -> Path:
+    """The picture of a set."""
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
+    return pages.BOARD_PICTURES / f"{plain}.png"

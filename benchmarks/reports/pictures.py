@@ -1,4 +1,4 @@
-"""The pictures of docs/evidence.md, from the result files alone."""
+"""The pictures of the scores and the studies, from the result files alone."""
 
 from __future__ import annotations
 
@@ -7,25 +7,15 @@ import math
 
 import numpy as np
 
-from benchmarks.common import ROOT
+from benchmarks import pages
+from benchmarks.common import QUALITY
 from benchmarks.reports.axes import size_axis
-from benchmarks.reports.head_map import draw_map
 from benchmarks.reports.scores import grown, headline
-from benchmarks.quality.sets import RESULTS
 
-__all__ = ["draw_all"]
+__all__ = ["draw_curves", "draw_growth", "draw_measures"]
 
-PICTURES = ROOT / "docs" / "pictures"
 PAPER = (52.0, 0.2, 1.8)
 """What the paper reports: percent of the storage, and the range of its losses in percent."""
-
-
-def draw_all() -> None:
-    """Draw what there are results of."""
-    draw_curves()
-    draw_measures()
-    draw_growth()
-    draw_map(PICTURES / "map.png")
 
 
 def draw_curves() -> None:
@@ -58,7 +48,7 @@ def draw_curves() -> None:
         axis.set_title(f"{name} ({entry['n']} tasks)")
         axis.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(PICTURES / "evidence.png", dpi=110)
+    figure.savefig(pages.PICTURES / "evidence.png", dpi=110)
 
 
 def draw_measures() -> None:
@@ -68,7 +58,7 @@ def draw_measures() -> None:
 
     from benchmarks.quality.damage_measures import CANDIDATES
 
-    for path in sorted(RESULTS.glob("*.measures.json")):
+    for path in sorted(QUALITY.glob("*.measures.json")):
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         figure, axes = plt.subplots(4, 4, figsize=(14, 12), sharey=True)
         for axis, name in zip(axes.ravel(), CANDIDATES, strict=True):
@@ -86,7 +76,7 @@ def draw_measures() -> None:
         figure.tight_layout(rect=(0, 0.04, 1, 1))
         names, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(names, labels, loc="lower center", ncols=5, fontsize=9, frameon=False)
-        figure.savefig(PICTURES / f"{path.name.removesuffix('.json')}.png", dpi=100)
+        figure.savefig(pages.PICTURES / f"{path.name.removesuffix('.json')}.png", dpi=100)
         plt.close(figure)
 
 
@@ -116,4 +106,4 @@ def draw_growth() -> None:
         axis.set_title(f"at a {measure} error of {level:.2f}")
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    figure.savefig(PICTURES / "growth.png", dpi=110)
+    figure.savefig(pages.PICTURES / "growth.png", dpi=110)

@@ -1,27 +1,20 @@
-"""Result files to the speed in README and the first comparison in docs/evidence.md.
-
-    python benchmarks/report.py [--check]
-
-Reads benchmarks/results, rewrites what stands between the pages' marks and draws
-docs/pictures/recovery.png. ``--check`` changes nothing and fails where a page differs. The scores
-of the evidence sets are benchmarks/quality/evidence_report.py's.
-"""
+"""The first comparison: seven adapters of one base, every form alone, and rivals, in recovery."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "evidence.md")
-PICTURE = ROOT / "docs" / "pictures" / "recovery.png"
+from benchmarks import pages
+from benchmarks.common import QUALITY
+from benchmarks.reports.tables import table, wrapped
+
+__all__ = ["SECTIONS", "bytes_at", "draw"]
+
+_PICTURE = "recovery.png"
 
 Row = Mapping[str, Any]
 
@@ -37,7 +30,7 @@ RIVALS = (
 
 
 def read(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((QUALITY / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def find(rows: Sequence[Row], method: str, setting: str) -> Row:
@@ -58,11 +51,6 @@ def bytes_at(rows: Sequence[Row], recovery: float) -> float | None:
             share = (lost - wanted) / (lost - least)
             return math.exp(math.log(size) + share * (math.log(more) - math.log(size)))
     return None
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def sizes(result: Mapping[str, Any]) -> str:
@@ -114,34 +102,11 @@ def rivals(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
-def speed(result: Mapping[str, Any]) -> str:
-    def of(what: str, data: str = "adapters") -> Row:
-        return next(r for r in result["rows"] if r["what"] == what and r["data"].startswith(data))
-
-    merged, wide = of("merge"), of("merge", "synthetic, width 4096")
-    peers = {name: of(name) for name in ("lorashare", "peft svd")}
-    wide_peers = {name: of(name, "synthetic, width 4096") for name in peers}
-    memory, opened = of("memory"), of("read back: opened")
-    return (
-        f"Merging seven rank-16 adapters of Gemma-3-270M takes {merged['wall']:.1f} s on two "
-        f"cores: {merged['wall_ratio_float64']:.1f} times as long as reading the files, a QR of "
-        "each module and a write; "
-        f"lorashare takes {peers['lorashare']['wall_ratio']:.1f} times and "
-        f"PEFT's svd merge {peers['peft svd']['wall_ratio']:.1f} times our time, at width 4096 "
-        f"{wide_peers['lorashare']['wall'] / wide['wall']:.0f} and "
-        f"{wide_peers['peft svd']['wall'] / wide['wall']:.0f} times. A task reads back at "
-        f"{opened['cpu_mnps']:.0f} million numbers a second on one core once the bundle is open "
-        f"({of('read back: cold')['cpu_mnps']:.0f} million the first time). Peak memory is "
-        f"{memory['peak_less_inputs_mib']:.0f} MiB above the inputs "
-        "(`benchmarks/results/speed.json`).\n"
-    )
-
-
 INTRO = """\
 Seven rank-16 adapters of Gemma-3-270M (q, k, v, o; numbers in words, dates, tags, corrections,
 translation), {rows} held-out rows each. Recovery is (loss of the base - loss from the bundle) /
 (loss of the base - loss of the original adapter), each task counted as 100 % at most. Everything in
-the file counts as bytes (`benchmarks/results/curve-gemma.json`)."""
+the file counts as bytes (`benchmarks/results/quality/curve-gemma.json`)."""
 OTHERS = """\
 Others on the same adapters, and what hydraopt needs for the same mean recovery, between the sizes
 above (log-linear):"""
@@ -150,19 +115,13 @@ What each form does alone, mean / worst recovery in percent, on these adapters a
 `examples/` (`curve-examples.json`):"""
 
 
-def wrapped(text: str) -> str:
-    whole = " ".join(text.split())
-    lines = textwrap.wrap(whole, 120, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(lines) + "\n"
-
-
 def block() -> str:
     gemma, examples = read("curve-gemma"), read("curve-examples")
     return "\n".join(
         [
             wrapped(INTRO.format(rows=gemma["rows_per_task"])),
             sizes(gemma),
-            "![Recovery against size](pictures/recovery.png)\n",
+            f"![Recovery against size](picture:{_PICTURE})\n",
             wrapped(OTHERS),
             rivals(gemma["rows"]),
             wrapped(ALONE),
@@ -171,34 +130,11 @@ def block() -> str:
     )
 
 
-SECTIONS: Mapping[str, Callable[[], str]] = {
-    "results": block,
-    "speed": lambda: wrapped(speed(read("speed"))),
-}
-
-
-def filled(page: str, sections: Mapping[str, Callable[[], str]]) -> str:
-    """The page with what stands between the marks of these sections made anew."""
-    for name, make in sections.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        if start in page:
-            before, rest = page.split(start, 1)
-            page = before + start + make() + end + rest.split(end, 1)[1]
-    return page
-
-
-def rewrite(pages: Sequence[Path], sections: Mapping[str, Callable[[], str]], check: bool) -> None:
-    """Fill the sections of every page; with ``check``, SystemExit where one would change."""
-    for path in pages:
-        page = path.read_text(encoding="utf-8")
-        new = filled(page, sections)
-        if not check:
-            path.write_text(new, encoding="utf-8")
-        elif new != page:
-            raise SystemExit(f"{path.name} differs from the result files; run this script")
+SECTIONS = {"results": block}
 
 
 def draw() -> None:
+    """Recovery against size."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
@@ -236,20 +172,5 @@ def draw() -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
     axis.legend(frameon=False)
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=130)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
-    rewrite(PAGES, SECTIONS, args.check)
-    if not args.check:
-        draw()
-
-
-if __name__ == "__main__":
-    main()
+    pages.PICTURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(pages.PICTURES / _PICTURE, dpi=130)

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.harness.ours import METHOD
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports.scores import drops, result_files, row_of
-from benchmarks.quality.sets import RESULTS, SETS
-from benchmarks.reports.recovery import table
+from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["needed", "rivals", "rivals_in_short"]
+__all__ = ["SECTIONS", "needed", "rivals", "rivals_in_short"]
 
 Row = Mapping[str, Any]
 _LEAST = 1e-6
@@ -38,7 +38,7 @@ def needed(ours: Sequence[Row], kl: float) -> tuple[str, float] | None:
     return None
 
 
-def rivals(folder: Path = RESULTS, most_kl: float = math.inf, sets: Sequence[str] = ()) -> str:
+def rivals(folder: Path = QUALITY, most_kl: float = math.inf, sets: Sequence[str] = ()) -> str:
     """For every set that was scored, its rows in order of their KL.
 
     most_kl: rows beyond it are left out. sets: these alone, unless empty.
@@ -55,10 +55,10 @@ def rivals(folder: Path = RESULTS, most_kl: float = math.inf, sets: Sequence[str
         count, each = len(result["tasks"]), result["limits"]["rows"]
         about = f"`{result['set']}`, {count} tasks, {each} rows each (`{name}`):"
         parts.append(f"{about}\n\n{table(HEAD, lines)}")
-    return "\n".join(parts) or "Not measured yet.\n"
+    return "\n".join(parts) or MISSING
 
 
-def rivals_in_short(folder: Path = RESULTS) -> str:
+def rivals_in_short(folder: Path = QUALITY) -> str:
     """The first set alone, and of it what still does most of what the originals do."""
     return rivals(folder, _NEAR, SETS[:1])
 
@@ -77,3 +77,6 @@ def _line(row: Row, ours: Sequence[Row]) -> list[str]:
         "-" if found is None else f"{found[0]}{found[1]:.1f} %",
         "-" if found is None else f"{'over ' if found[0] else ''}{row['size_pct'] / found[1]:.1f}",
     ]
+
+
+SECTIONS = {"rivals": rivals, "rivals in short": rivals_in_short}

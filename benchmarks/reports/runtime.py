@@ -1,28 +1,16 @@
-"""The table of docs/runtime.md, from the result files of runtime.py.
-
-    python benchmarks/speed/runtime_report.py [--check]
-
-``--check`` changes nothing and fails where the page differs.
-"""
+"""The table of the runtime against PEFT, from the result files of speed/runtime.py."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from benchmarks.common import SPEED
+from benchmarks.reports.tables import table
 
-from benchmarks.common import RESULTS  # noqa: E402
-from benchmarks.reports.recovery import rewrite, table  # noqa: E402
+__all__ = ["SECTIONS", "runtime"]
 
-__all__ = ["PAGES", "SECTIONS", "runtime"]
-
-PAGES = (ROOT / "docs" / "runtime.md",)
 SETS = {
     "smollm2": "SmolLM2-135M, rank 16, all linear layers",
     "examples": "SmolLM2-135M, rank 8, q and v",
@@ -39,7 +27,7 @@ def runtime() -> str:
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
-    path = RESULTS / f"runtime-{name}.json"
+    path = SPEED / f"runtime-{name}.json"
     rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
     return rows
 
@@ -90,16 +78,4 @@ _NUMBERS: Mapping[str, Callable[[list[dict[str, Any]]], str]] = {
     "warm switch, ms (target 2)": _warm,
     "of the tasks, permuted copies": _copies,
 }
-SECTIONS: Mapping[str, Callable[[], str]] = {"runtime": runtime}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    rewrite(PAGES, SECTIONS, parser.parse_args().check)
-
-
-if __name__ == "__main__":
-    main()
+SECTIONS = {"runtime": runtime}

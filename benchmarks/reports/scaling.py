@@ -1,97 +1,22 @@
-"""What the cells of scaling.py say: ratios, exponents, a section of docs/speed.md, a picture."""
+"""How merging and reading grow: a section and a picture of the cells of speed/scaling.py."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks import pages
+from benchmarks.common import SPEED
+from benchmarks.reports.tables import table
+from benchmarks.speed.exponents import PLACE, cell_of
 
-from benchmarks.common import ROOT
-from benchmarks.reports.recovery import table
-
-__all__ = ["OPERATIONS", "block", "draw", "exponent", "exponents", "report", "with_ratios"]
+__all__ = ["SECTIONS", "block", "draw", "draw_cells"]
 
 Row = Mapping[str, Any]
-Points = Sequence[tuple[float, float]]
-
-OURS = "hydraopt"
-AXES = ("tasks", "rank", "width")
-OPERATIONS = ("merge", "cold_open", "cold_task", "open", "task", "export")
-_PLACE = ("shape", "width", "modules", "rank", "tasks")
-PAGE = ROOT / "docs" / "speed.md"
-PICTURE = ROOT / "docs" / "pictures" / "scaling.png"
-START, END = "<!-- scaling -->\n", "<!-- /scaling -->"
-
-
-def with_ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows with ``OPERATION_ratio``: wall seconds over hydraopt's in the same cell, where both
-    ended."""
-    ours = {_cell(row): row for row in rows if row["tool"] == OURS}
-    found = []
-    for row in rows:
-        base = ours.get(_cell(row), {})
-        ratios = {
-            f"{name}_ratio": round(row[f"{name}_wall"] / base[f"{name}_wall"], 3)
-            for name in OPERATIONS
-            if f"{name}_wall" in row and base.get(f"{name}_wall")
-        }
-        found.append({**row, **ratios})
-    return found
-
-
-def _cell(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _PLACE)
-
-
-def exponent(points: Points) -> tuple[float, float]:
-    """(p, spread) of the least-squares line log y = p log x + c through points (x, y), y > 0.
-
-    spread: the largest factor by which a point lies off the line; 1 is on it. Raises ValueError
-    with less than two different x.
-    """
-    x, y = np.log(np.array(points, np.float64).reshape(-1, 2)).T
-    if np.unique(x).size < 2:
-        raise ValueError(f"an exponent needs two different x, found {np.unique(x).size}")
-    slope, intercept = np.polyfit(x, y, 1)
-    return float(slope), float(np.exp(np.abs(y - slope * x - intercept).max()))
-
-
-def exponents(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Of every tool, operation and axis: the exponent along rows that differ in nothing else.
-
-    at: what the others are. Runs that did not end are left out, and ``points`` says how many did.
-    """
-    lines: dict[tuple[Any, ...], list[tuple[float, float]]] = defaultdict(list)
-    for row in rows:
-        for axis in AXES:
-            at = tuple((name, row[name]) for name in _PLACE if name != axis)
-            for operation in OPERATIONS:
-                seconds = row.get(f"{operation}_wall")
-                if seconds:
-                    key = row["tool"], operation, axis, at
-                    lines[key].append((row[axis], seconds))
-    found = []
-    for (tool, operation, axis, at), points in lines.items():
-        if len({x for x, _ in points}) < 2:
-            continue
-        slope, spread = exponent(points)
-        found.append(
-            {
-                "tool": tool,
-                "operation": operation,
-                "axis": axis,
-                "at": dict(at),
-                "exponent": round(slope, 3),
-                "spread": round(spread, 3),
-                "points": len(points),
-            }
-        )
-    return found
+_PICTURE = "scaling.png"
 
 
 def _said(row: Row, key: str) -> str:
@@ -104,7 +29,7 @@ def _said(row: Row, key: str) -> str:
 
 def block(result: Mapping[str, Any]) -> str:
     """The section of docs/speed.md: times, ratios, exponents and failures."""
-    rows = sorted(result["rows"], key=lambda row: (row["shape"] == "8b", *_cell(row)[1:]))
+    rows = sorted(result["rows"], key=lambda row: (row["shape"] == "8b", *cell_of(row)[1:]))
     head = ["modules", "T", "r", "tool", "merge s", "ratio", "cold open + task s", "export s"]
     lines = []
     for row in rows:
@@ -140,7 +65,7 @@ def block(result: Mapping[str, Any]) -> str:
         f"{result['hardware']['cpu']}, {result['hardware']['cores']} cores; at most "
         f"{result['limit']} s a run, medians of {result['repeats']}; load when a cell began: at "
         f"most {max(row['load_1min'] for row in rows)}.\n",
-        "![Seconds and memory against adapters, rank and width](pictures/scaling.png)\n",
+        "![Seconds and memory against adapters, rank and width](picture:scaling.png)\n",
         "Exponents of the merge: seconds grow as that power, from least squares of the logarithms; "
         "a spread of 1.1 means that a point lies 10 % off the line.\n",
         table(["tool", "in", "modules", "exponent", "spread", "points"], grown),
@@ -175,11 +100,11 @@ def _along(rows: Sequence[Row], shape: str, axis: str) -> list[Row]:
     lines: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row["shape"] == shape:
-            lines[tuple(row[name] for name in _PLACE if name != axis)].append(row)
+            lines[tuple(row[name] for name in PLACE if name != axis)].append(row)
     return max(lines.values(), key=lambda line: len({row[axis] for row in line}), default=[])
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw_cells(rows: Sequence[Row], path: Path) -> None:
     """Six panels, logarithmic; a run over the limit is a cross above it."""
     from matplotlib.figure import Figure
 
@@ -232,19 +157,13 @@ def _title(line: Sequence[Row], shape: str, axis: str) -> str:
     return ", ".join(parts)
 
 
-def report(source: Path, check: bool = False) -> None:
-    """Rewrite what stands between the marks of docs/speed.md, and draw its picture.
+def _result() -> Any:
+    return json.loads((SPEED / "scaling.json").read_text(encoding="utf-8"))
 
-    check: change nothing, and exit with a message where the page differs.
-    """
-    result = json.loads(source.read_text(encoding="utf-8"))
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    new = f"{before}{START}{block(result)}{END}{after}"
-    if check:
-        if new != text:
-            sys.exit("docs/speed.md differs: run python benchmarks/speed/scaling.py --report")
-        return
-    PAGE.write_text(new, encoding="utf-8")
-    draw(result["rows"], PICTURE)
+
+SECTIONS = {"scaling": lambda: block(_result())}
+
+
+def draw() -> None:
+    """The picture of the section."""
+    draw_cells(_result()["rows"], pages.PICTURES / _PICTURE)

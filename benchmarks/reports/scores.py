@@ -1,28 +1,22 @@
-"""The numbers that stand for the whole evidence, from the result files alone.
+"""The scores of all sets, from the result files alone.
 
-    python benchmarks/quality/headline.py --json
-
-``{"sets": {NAME: {"n": tasks, "rows": [...]}}}``, a row for each method and size: drops are in
-percent of the original adapter's score on the task's own metric (negative is a gain). What the plan
-"closer" scored again with more test rows counts in place of the same bundle's first score if it has
-all tasks: of some alone, chosen for what they lost, it would make the mean look better.
+A row for each method and size: drops are in percent of the original adapter's score on the task's
+own metric (negative is a gain). What the plan "closer" scored again with more test rows counts in
+place of the same bundle's first score if it has all tasks: of some alone, chosen for what they
+lost, it would make the mean look better.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.quality.sets import CLOSER, RESULTS, SETS  # noqa: E402
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import CLOSER, SETS
 
 __all__ = [
     "NO_DROP",
@@ -44,7 +38,7 @@ SURE = 1.96
 Result = Mapping[str, Any]
 
 
-def result_files(folder: Path = RESULTS, split: str = "test") -> Iterator[tuple[str, Result]]:
+def result_files(folder: Path = QUALITY, split: str = "test") -> Iterator[tuple[str, Result]]:
     """(file name, result) of every scored set, in order of name; what was tuned on is apart.
 
     A result has, as "closer", what that plan scored of its bundles: tasks by label and adapter.
@@ -139,7 +133,7 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
         "test_rows": sum(task.get("rows", 0) for task in tasks),
         # A drop in percent of nothing is no number: an original that scores 0, or was not written.
         "left_out": sorted({task["adapter"] for task in tasks} - set(lost)),
-        "results": [f"benchmarks/quality/results/{file}" for file in files],
+        "results": [f"benchmarks/results/quality/{file}" for file in files],
     }
 
 
@@ -163,51 +157,25 @@ def _best_seen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def grown(folder: Path = RESULTS) -> Any:
+def grown(folder: Path = QUALITY) -> Any:
     """The result of growth.py; None where it has not come to its end."""
     file = folder / "growth.json"
     result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return result if "table" in result else None
 
 
-def headline(folder: Path = RESULTS) -> dict[str, Any]:
-    """What --json prints."""
+def headline(folder: Path = QUALITY) -> dict[str, Any]:
+    """By set: how many tasks, and its rows."""
     sets: dict[str, Any] = {}
     for name, result in result_files(folder):
         if not result["tasks"]:
             continue
         entry = sets.setdefault(result["set"], {"n": 0, "rows": []})
         entry["n"] = max(entry["n"], len(result["tasks"]))
-        # A method without a score is no row; results/SET.PLAN.json has its bytes and errors.
+        # A method without a score is no row; SET.PLAN.json has its bytes and errors.
         named = [label for label in result["methods"] if drops(result, label)]
         entry["rows"] += [row_of(name, result, label) for label in named]
     for entry in sets.values():
         entry["rows"] = _best_seen(entry["rows"])
         entry["rows"].sort(key=lambda row: (row["method"], -row["bytes"]))
     return {"sets": sets}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
-    args = parser.parse_args()
-    found = headline()
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return
-    for name, entry in found["sets"].items():
-        print(f"{name}: {entry['n']} tasks")
-        for row in entry["rows"]:
-            low, high = row["mean_drop_interval"]
-            print(
-                f"  {row['method']:16} {row['size_pct']:7.2f} %  mean drop "
-                f"{row['mean_drop_pct']:6.2f} [{low:6.2f}, {high:6.2f}]  worst "
-                f"{row['worst_drop_pct']:6.2f} ({row['worst_task']})  same token "
-                f"{row['top1_agreement_pct']:.2f} %"
-            )
-
-
-if __name__ == "__main__":
-    main()

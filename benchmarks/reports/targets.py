@@ -1,26 +1,18 @@
 """How the runtime and the server stand against their targets, from the result files alone.
 
-    python benchmarks/speed/headline.py --json
-
-``{"rows": [...], "absent": [...]}``: a row for each number with value, target, met and the result
-file that it is from; value and met are null where the result is absent, or was made under other
-conditions than the target asks for.
+A row for each number with value, target, met and the result file that it is from; value and met are
+null where the result is absent, or was made under other conditions than the target asks for.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import RESULTS  # noqa: E402
+from benchmarks.common import SPEED
 
 __all__ = ["TARGETS", "Target", "headline", "lines"]
 
@@ -142,8 +134,8 @@ TARGETS: Mapping[str, tuple[Target, ...]] = {
 """By result file."""
 
 
-def headline(folder: Path = RESULTS) -> dict[str, Any]:
-    """What --json prints."""
+def headline(folder: Path = SPEED) -> dict[str, Any]:
+    """Rows, and the result files that are absent."""
     rows, absent = [], []
     for name, targets in TARGETS.items():
         path = folder / name
@@ -151,8 +143,8 @@ def headline(folder: Path = RESULTS) -> dict[str, Any]:
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))["rows"]
         else:
-            absent.append(f"benchmarks/results/{name}")
-        rows += [_row(target, found, f"benchmarks/results/{name}") for target in targets]
+            absent.append(f"benchmarks/results/speed/{name}")
+        rows += [_row(target, found, f"benchmarks/results/speed/{name}") for target in targets]
     return {"rows": rows, "absent": absent}
 
 
@@ -185,20 +177,3 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 _COLUMNS = ("what", "value", "target", "met", "result")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
-    found = headline()
-    if parser.parse_args().json:
-        print(json.dumps(found, indent=1))
-        return
-    for line in lines(found):
-        print(line)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.harness.ours import METHOD
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import METHOD
 from benchmarks.reports.scores import NO_DROP, SURE, drops, mean_drop, result_files, scored_tasks
-from benchmarks.quality.sets import RESULTS
-from benchmarks.reports.recovery import table
+from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["Duel", "duels", "smallest", "verdicts"]
+__all__ = ["SECTIONS", "Duel", "duels", "smallest", "verdicts"]
 
 Result = Mapping[str, Any]
 _LARGEST = 60.0
@@ -108,7 +108,7 @@ def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
     return [str(n) for n in (sure, len(pairs) - sure - lost - behind, behind, lost)]
 
 
-def verdicts(folder: Path = RESULTS) -> str:
+def verdicts(folder: Path = QUALITY) -> str:
     """Counts for every set whose rivals were scored, and the rows that are ahead of hydraopt."""
     lines, exceptions, least = [], [], []
     for _, result in result_files(folder):
@@ -130,7 +130,7 @@ def verdicts(folder: Path = RESULTS) -> str:
                     size = f"{duel.size_pct:.1f} %"
                     exceptions.append([name, duel.rival, size, duel.ours, what, said])
     if not lines:
-        return "Not measured yet.\n"
+        return MISSING
     head = ["set", "score", "rivals", "ahead for sure", "ahead or equal", "behind", "for sure"]
     text = table(head, lines)
     if exceptions:
@@ -140,3 +140,6 @@ def verdicts(folder: Path = RESULTS) -> str:
         )
     text += "\nSmallest with a mean drop of at most half a percent, on these rows:\n\n"
     return text + table(["set", "hydraopt (drop)", "rival (drop)", "factor in bytes"], least)
+
+
+SECTIONS = {"verdict": verdicts}

@@ -1,1 +1,1 @@
-"""Every rival as a compressor, a module for each family; ``rows`` says which are run."""
+"""Rivals: one file and one row of registry.py for each; README.md says how one is added."""

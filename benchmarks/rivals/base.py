@@ -17,6 +17,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from benchmarks.rivals.inside import folder_bytes
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.verify import relative_error
 from hydraopt.types import Factors
@@ -80,11 +81,6 @@ def pack(compressor: Compressor, tasks: Tasks, folder: Path) -> Packed:
     factors = {task: compressor.read(folder, task) for task in tasks}
     done = time.monotonic()
     return Packed(folder_bytes(folder), factors, written - started, done - written)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def tasks_of(adapters: Sequence[Adapter]) -> dict[str, dict[str, tuple[Floats, Floats]]]:

@@ -16,7 +16,7 @@ from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.combining import combine
 
-__all__ = ["BUNDLE", "adapter_of", "combined", "heads", "read_bundle"]
+__all__ = ["BUNDLE", "adapter_of", "combined", "read_bundle"]
 
 BUNDLE = "all.hydra.safetensors"
 
@@ -78,9 +78,3 @@ def read_bundle(folder: Path, task: str) -> Modules:
     """One task of the bundle in a row's folder."""
     factors = open_bundle(folder / BUNDLE)[task].factors()
     return {p: (f.B.astype(np.float32), f.A.astype(np.float32)) for p, f in factors.items()}
-
-
-def heads(count: int, rank: int, **options: Any) -> Compressor:
-    """HydraOpt with ``count`` heads of ``rank``, by exact steps."""
-    given: Mapping[str, Any] = {"heads": count, "rank": rank, **options}
-    return combined("hydraopt", f"M={count} r={rank}", "HydraOpt", **given)

@@ -12,8 +12,9 @@ import zstandard
 from safetensors.numpy import load, save
 
 from benchmarks.rivals.base import Compressor, Modules, Tasks
+from benchmarks.rivals.registry import Scene
 
-__all__ = ["fp16_files", "zip_files", "zstd_files"]
+__all__ = ["fp16_files", "rows", "zip_files", "zstd_files"]
 
 _LEVEL = 19
 
@@ -91,3 +92,7 @@ def zstd_files() -> Compressor:
             return _modules(member.read())
 
     return Compressor("zstd", "fp16", write, read, fp16_files().label)
+
+
+def rows(scene: Scene) -> list[Compressor]:
+    return [fp16_files(), zip_files(), zstd_files()]

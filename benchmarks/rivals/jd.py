@@ -28,10 +28,12 @@ from benchmarks.rivals.base import (
     read_layout,
     write_layout,
 )
+from benchmarks.rivals.registry import Scene
 from hydraopt.types import Array, Factors
 
-__all__ = ["clusters", "jd_diagonal", "jd_full", "joint_diagonal", "joint_full"]
+__all__ = ["clusters", "jd_diagonal", "jd_full", "joint_diagonal", "joint_full", "rows"]
 
+_WIDTHS = (8, 16, 32, 64)
 _TURNS = 10
 _DIAGONAL_TURNS = 30
 _QUICK_TURNS, _STARTS, _MOVES = 2, 3, 8  # where it is only asked whose bases fit
@@ -189,3 +191,11 @@ def jd_full(c: int, clusters: int = 1) -> Compressor:
 def jd_diagonal(c: int, clusters: int = 1) -> Compressor:
     """c: columns of each basis, and numbers of each task in a module."""
     return _joint("jd-diag", c, clusters, diagonal=True)
+
+
+def rows(scene: Scene) -> list[Compressor]:
+    return [
+        *(jd_full(c) for c in _WIDTHS),
+        *(jd_full(c, 4) for c in _WIDTHS[1:3] if scene.tasks >= 8),
+        *(jd_diagonal(c) for c in _WIDTHS[1:]),
+    ]

@@ -31,12 +31,14 @@ from benchmarks.rivals.base import (
     write_layout,
 )
 from benchmarks.rivals.numbers import pack_bits, unpack_bits
+from benchmarks.rivals.registry import Scene
 from hydraopt.types import thin
 
-__all__ = ["loraquant", "refined"]
+__all__ = ["loraquant", "refined", "rows"]
 
 _GROUP = 128
 _TOP = 3  # the last of the four levels
+_RATIOS = (0.9, 0.8, 0.5)
 _SIDES = ("left", "right")
 _STEPS, _RATE = 300, 1e-2  # the authors'
 
@@ -182,3 +184,7 @@ def loraquant(ratio: float) -> Compressor:
         return found
 
     return Compressor("loraquant", f"ratio {ratio:g}", write, read)
+
+
+def rows(scene: Scene) -> list[Compressor]:
+    return [loraquant(ratio) for ratio in _RATIOS]

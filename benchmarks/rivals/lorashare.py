@@ -1,6 +1,6 @@
-"""Runs inside lorashare's own environment: compress at each k, save, rebuild every adapter.
+"""lorashare: compress at each k, save, rebuild every adapter. Runs inside its own environment.
 
-    python peer_lorashare.py WORK K,K,... ADAPTER_FOLDER...
+    python -m benchmarks.rivals.lorashare WORK K,K,... ADAPTER_FOLDER...
 
 Prints a JSON line for each k, in fp32 as lorashare writes it and with every tensor cast to fp16.
 Rebuilt factors go to WORK/K-DTYPE/rebuilt/TASK.safetensors under PEFT's keys, scale not folded.
@@ -9,20 +9,21 @@ Rebuilt factors go to WORK/K-DTYPE/rebuilt/TASK.safetensors under PEFT's keys, s
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
 
-from lorashare import SHAREModel
-from safetensors.torch import load_file, save_file
+from benchmarks.rivals.inside import folder_bytes, halve
+from benchmarks.rivals.tool import Tool
 
-
-def folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+__all__ = ["tool"]
 
 
 def rebuild(checkpoint: Path, folder: Path) -> None:
+    """Every adapter of a checkpoint, in float32."""
+    from lorashare import SHAREModel
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     model = SHAREModel.from_pretrained(str(checkpoint))
     # Loadings and components must have one dtype to be multiplied; fp32 loses nothing of fp16.
@@ -33,13 +34,9 @@ def rebuild(checkpoint: Path, folder: Path) -> None:
         save_file(tensors, str(folder / f"{name}.safetensors"))
 
 
-def halve(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)
-    for path in target.rglob("*.safetensors"):
-        save_file({key: x.half() for key, x in load_file(str(path)).items()}, str(path))
-
-
 def main() -> None:
+    from lorashare import SHAREModel
+
     work = Path(sys.argv[1])
     adapters = {Path(folder).name: folder for folder in sys.argv[3:]}
     for k in map(int, sys.argv[2].split(",")):
@@ -57,6 +54,27 @@ def main() -> None:
                 print(json.dumps(row), flush=True)
         except Exception as error:
             print(json.dumps({"k": k, "failed": f"{type(error).__name__}: {error}"}), flush=True)
+
+
+def tool(name: str) -> type[Tool]:
+    """Timed at its default, k = 32."""
+    from lorashare import SHAREModel
+
+    class Lorashare(Tool):
+        def merge(self) -> None:
+            adapters = dict(zip(self.names, map(str, self.folders), strict=True))
+            SHAREModel.from_adapters(adapters, device="cpu").save_pretrained(str(self.saved))
+
+        def open(self) -> None:
+            self.model = SHAREModel.from_pretrained(str(self.saved))
+
+        def task(self) -> None:
+            self.model.reconstruct(self.names[0])
+
+        def export(self) -> None:
+            self.model.reconstruct(self.names[0], str(self.exported))
+
+    return Lorashare
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Two models for mergekit-extract-lora: a Llama of zeros, and the same with the adapters' mean."""
+"""mergekit-extract-lora, on two models: a Llama of zeros, and the same with the adapters' mean."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-__all__ = ["write_models"]
+from benchmarks.rivals.tool import Tool
+
+__all__ = ["tool", "write_models"]
 
 
 def write_models(folders: Sequence[Path], base: Path, tuned: Path) -> tuple[list[str], int]:
@@ -51,3 +54,22 @@ def _config(deltas: dict[str, torch.Tensor]) -> LlamaConfig:
         num_key_value_heads=shapes.get("k_proj", (head, hidden))[0] // head,
         head_dim=head,
     )
+
+
+def tool(name: str) -> type[Tool]:
+    """Extraction alone, from a model to which the mean of the adapters was added."""
+    from mergekit.scripts.extract_lora import main
+
+    class Mergekit(Tool):
+        def prepare(self) -> None:
+            self.base, self.model = self.saved.parent / "base", self.saved.parent / "tuned"
+            self.kinds, self.rank = write_models(self.folders, self.base, self.model)
+
+        def merge(self) -> None:
+            arguments = ["--model", self.model, "--base-model", self.base]
+            arguments += ["--out-path", self.saved, "--max-rank", self.rank]
+            arguments += ["--skip-undecomposable"]
+            arguments += [x for kind in self.kinds for x in ("-i", rf"\.{re.escape(kind)}$")]
+            main.main([str(x) for x in arguments], standalone_mode=False)
+
+    return Mergekit

@@ -1,21 +1,20 @@
 """PEFT's svd merge on a stand-in model that has nothing but the adapted linear layers.
 
-    python child_peft.py REPEATS ADAPTER_FOLDER...
-
 Timed is ``add_weighted_adapter(combination_type="svd")`` alone, without reading or writing.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
+
+from benchmarks.rivals.tool import Tool
+
+__all__ = ["loaded", "tool"]
 
 
 def stand_in(folder: str) -> torch.nn.Module:
@@ -53,17 +52,19 @@ def loaded(folders: Sequence[str]) -> tuple[PeftModel, list[str]]:
     return model, names
 
 
-def main() -> None:
-    repeats = int(sys.argv[1])
-    model, names = loaded(sys.argv[2:])
-    for i in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        model.base_model.add_weighted_adapter(
-            names, [1 / len(names)] * len(names), f"merged{i}", combination_type="svd"
-        )
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps({"run": "peft svd", "wall": wall, "cpu": cpu}), flush=True)
+def tool(name: str) -> type[Tool]:
+    """All adapters on one model, merged in it again and again."""
 
+    class Peft(Tool):
+        def prepare(self) -> None:
+            self.model, self.loaded = loaded([str(folder) for folder in self.folders])
+            self.count = 0
 
-if __name__ == "__main__":
-    main()
+        def merge(self) -> None:
+            weights = [1 / len(self.loaded)] * len(self.loaded)
+            self.count += 1
+            self.model.base_model.add_weighted_adapter(
+                self.loaded, weights, f"merged{self.count}", combination_type="svd"
+            )
+
+    return Peft

@@ -1,78 +1,133 @@
-"""Which compressors are run on a set, at which sizes."""
+"""The rivals: a row here and a file beside it for each.
+
+A row says which functions its file has. ``rows``: ``rows(scene)``, compressors of the plan
+"rivals", in the order of the tables. ``package``: its module is also a script that runs inside the
+package's own environment, asked for factors at each of ``ks``. ``tools``: names under which it is
+timed; its file has ``tool(name)``. Files are imported when they are asked for, so that this one is
+light and also runs inside those environments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.rivals.base import Compressor
-from benchmarks.rivals.bundles import combined, heads
-from benchmarks.rivals.files import fp16_files, zip_files, zstd_files
-from benchmarks.rivals.jd import jd_diagonal, jd_full
-from benchmarks.rivals.loraquant import loraquant
-from benchmarks.rivals.private import cut_by_energy, cut_by_rank, rounding, svd
+if TYPE_CHECKING:
+    from benchmarks.rivals.base import Compressor
+    from benchmarks.rivals.tool import Tool
 
-__all__ = ["ONE_FOR_ALL", "head_counts", "head_map", "one_for_all", "rivals"]
-
-FRACTIONS = (0.5, 0.25, 0.1, 0.05, 0.025)
-RATIOS = (0.9, 0.8, 0.5)
-WIDTHS = (8, 16, 32, 64)
-ONE_FOR_ALL: Sequence[str] = (
-    "average", "task-arithmetic", "ties", "dare-linear", "dare-ties", "magnitude", "della",
-    "breadcrumbs", "knots-ties", "core-ties", "tsv-m", "iso-c", "lora-lego", "peft-linear",
-    "peft-ties", "peft-magnitude", "peft-svd",
-)  # fmt: skip
-_UNCUT = {"average", "task-arithmetic", "knots-ties", "core-ties", "tsv-m", "iso-c"}
-"""These keep every part of a sum unless they are told to cut it."""
+__all__ = [
+    "PACKAGES",
+    "RIVALS",
+    "TOOLS",
+    "Rival",
+    "Scene",
+    "requirements",
+    "rows_of",
+    "tool_of",
+]
 
 
-def head_counts(tasks: int) -> list[int]:
-    """1, T/8, T/4 and T."""
-    return sorted({1, max(tasks // 8, 1), max(tasks // 4, 1), tasks})
+@dataclass(frozen=True)
+class Scene:
+    """What rows are for: so many tasks of about this rank. tuned: by method, options in place of
+    its defaults."""
+
+    tasks: int
+    rank: int
+    tuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def head_map(tasks: int, rank: int) -> list[Compressor]:
-    """HydraOpt over heads and ranks, from a quarter to four times the adapters' own."""
-    counts = sorted({*head_counts(tasks), max(tasks // 2, 1)})
-    ranks = sorted({max(rank // 4, 1), max(rank // 2, 1), rank, 2 * rank, 4 * rank})
-    return [heads(count, r) for count in counts for r in ranks]
+@dataclass(frozen=True)
+class Rival:
+    """name: of its file. what: it is, and where it is from.
 
-
-def one_for_all(method: str, rank: int, tuned: Mapping[str, float] | None = None) -> Compressor:
-    """A method that makes one adapter of all, of about this rank, at its defaults or as tuned.
-
-    The result of some has the rank of all tasks together, as large as they are; it is cut to its
-    best ``rank`` parts, which costs what these methods were not made for, and the setting says so.
+    package: requirement of its environment. needs: what pip installs with it, beyond what is
+    borrowed. ks: sizes that the package is asked for. tools: by name, whether a task can be read
+    back from what a merge leaves.
     """
-    cut = {"rank": rank} if method in _UNCUT else {}
-    given = [f"{name} {value:g}" for name, value in (tuned or {}).items()]
-    setting = " ".join([*(["cut to rank", f"{rank}"] if cut else []), *given])
-    return combined(method, setting, tuned=tuned, **cut)
+
+    name: str
+    what: str
+    rows: bool = False
+    package: str | None = None
+    needs: tuple[str, ...] = ()
+    ks: tuple[int, ...] = ()
+    tools: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        return f"benchmarks.rivals.{self.name}"
 
 
-def rivals(
-    tasks: int, rank: int, tuned: Mapping[str, Mapping[str, float]] | None = None
-) -> list[Compressor]:
-    """All rows of the plan "rivals" for so many adapters of about this rank.
+RIVALS = (
+    Rival("files", "the adapters' own fp16 files: as they are, zip, zstd", rows=True),
+    Rival("group", "groups of few bits with a scale", rows=True),
+    Rival("nf4", "QLoRA's 16 levels, arXiv 2305.14314", rows=True),
+    Rival("svd", "truncated SVDs in fp16, by rank or by energy", rows=True),
+    Rival("svd_group", "truncated SVDs, then 4 bits in groups", rows=True),
+    Rival("loraquant", "LoRAQuant, arXiv 2510.26690", rows=True),
+    Rival("jd", "Compress then Serve, full and diagonal, arXiv 2407.00066", rows=True),
+    Rival("heads", "HydraOpt as published, arXiv 2507.17706", rows=True),
+    Rival("one_for_all", "merging methods that make one adapter of all", rows=True),
+    Rival("k_merge", "K-Merge: a few adapters for all", rows=True),
+    Rival(
+        "lorashare",
+        "the package lorashare",
+        package="lorashare==0.1.3",
+        ks=(2, 4, 8, 16, 32, 64, 112),
+        tools={"lorashare": True},
+    ),
+    Rival(
+        "vlora",
+        "the package vlora-dev",
+        package="vlora-dev==1.0.0",
+        ks=(1, 2, 3, 4, 5, 6),
+        tools={"vlora": True, "vlora fp32": True},
+    ),
+    Rival("peft_svd", "PEFT's svd merge", tools={"peft svd": False}),
+    Rival(
+        "mergekit",
+        "mergekit-extract-lora",
+        package="mergekit==0.1.5",
+        needs=("immutables>=0.21",),
+        tools={"mergekit extract": False},
+    ),
+)
+_BY_NAME = {rival.name: rival for rival in RIVALS}
+PACKAGES = tuple(rival for rival in RIVALS if rival.package and rival.ks)
+"""Those that are asked for factors inside their environments."""
+TOOLS = {name: rival for rival in RIVALS for name in rival.tools}
+"""Those that are timed, by the name of the tool."""
 
-    tuned: by method, options in place of its defaults.
-    """
-    halves = sorted({max(rank // 2, 1), max(rank // 4, 1), max(rank // 8, 1)}, reverse=True)
-    return [
-        fp16_files(),
-        zip_files(),
-        zstd_files(),
-        *(rounding(bits) for bits in (8, 4, 3, 2, None)),
-        *(svd(cut_by_rank(k), f"rank {k}") for k in halves),
-        *(svd(cut_by_energy(x), f"{100 * x:g} %") for x in FRACTIONS),
-        *(svd(cut_by_energy(x), f"{100 * x:g} %", 4) for x in FRACTIONS[:4]),
-        *(loraquant(ratio) for ratio in RATIOS),
-        *(jd_full(c) for c in WIDTHS),
-        *(jd_full(c, 4) for c in WIDTHS[1:3] if tasks >= 8),
-        *(jd_diagonal(c) for c in WIDTHS[1:]),
-        *(heads(count, r) for count in head_counts(tasks) for r in (rank, 2 * rank)),
-        *(one_for_all(name, rank, (tuned or {}).get(name)) for name in ONE_FOR_ALL),
-        *(
-            combined("k-merge", f"K={k}", shuffled=True, clusters=k)
-            for k in head_counts(tasks)[1:-1]
-        ),
-    ]
+
+def requirements(name: str) -> list[str]:
+    """What pip installs for a rival, its package first. Raises ValueError if it has none."""
+    rival = _BY_NAME[name]
+    if rival.package is None:
+        known = [x.name for x in RIVALS if x.package]
+        raise ValueError(f"{name} has no package\n  expected one of: {', '.join(known)}")
+    return [rival.package, *rival.needs]
+
+
+def rows_of(scene: Scene) -> list[Compressor]:
+    """All rows of the plan "rivals", in the order of the registry."""
+    return list(_rows(scene))
+
+
+def _rows(scene: Scene) -> Iterator[Compressor]:
+    for rival in RIVALS:
+        if rival.rows:
+            yield from _file(rival).rows(scene)
+
+
+def tool_of(name: str) -> type[Tool]:
+    """The class that is timed under this name; the libraries it needs are imported now."""
+    found: type[Tool] = _file(TOOLS[name]).tool(name)
+    return found
+
+
+def _file(rival: Rival) -> Any:
+    return importlib.import_module(rival.module)

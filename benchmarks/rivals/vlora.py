@@ -1,32 +1,32 @@
-"""Runs inside vlora-dev's own environment: build the subspace at each k, save, rebuild.
+"""vlora-dev: build the subspace at each k, save, rebuild. Runs inside its own environment.
 
-    python peer_vlora.py WORK K,K,... ADAPTER_FOLDER...
+    python -m benchmarks.rivals.vlora WORK K,K,... ADAPTER_FOLDER...
 
 Prints a JSON line for each k: with the tensors as they are in the files; if that fails, the failure
 and the same with fp32 copies. Each is saved as vlora writes it (fp32), packed by its
-``save_quantized`` (nf4), and with every tensor cast to fp16. Rebuilt factors as in
-peer_lorashare.py.
+``save_quantized`` (nf4), and with every tensor cast to fp16. Rebuilt factors as in lorashare.py.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-from vlora import LoRAWeights, SharedSubspace, load_adapter
+from benchmarks.rivals.inside import folder_bytes, halve
+from benchmarks.rivals.tool import Tool
 
-
-def folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+__all__ = ["tool"]
 
 
 def rebuild(saved: Path, folder: Path) -> None:
+    """Every adapter of a saved space, in float32."""
+    from safetensors.torch import save_file
+    from vlora import SharedSubspace
+
     folder.mkdir(parents=True, exist_ok=True)
     space = SharedSubspace.load(saved)
     for values in (space.components_a, space.components_b, space.means_a, space.means_b):
@@ -43,22 +43,26 @@ def rebuild(saved: Path, folder: Path) -> None:
         save_file(tensors, str(folder / f"{name}.safetensors"))
 
 
-def floats(adapter: LoRAWeights) -> LoRAWeights:
+def floats(adapter: Any) -> Any:
+    """vlora's LoRAWeights with the tensors in float32."""
+    from vlora import LoRAWeights
+
     lora_a = {key: x.float() for key, x in adapter.lora_a.items()}
     lora_b = {key: x.float() for key, x in adapter.lora_b.items()}
     return LoRAWeights(adapter.layer_names, lora_a, lora_b, adapter.rank, adapter.metadata)
 
 
-def rows(work: Path, adapters: list[LoRAWeights], names: list[str], k: int) -> Iterator[Any]:
+def made(work: Path, adapters: list[Any], names: list[str], k: int) -> Iterator[dict[str, Any]]:
+    """The lines of one k."""
+    from vlora import SharedSubspace
+
     started = time.monotonic()
     space = SharedSubspace.from_adapters(adapters, task_ids=names, num_components=k)
     places = {kind: work / f"{k}-{kind}" for kind in ("fp32", "nf4", "fp16")}
     space.save(places["fp32"] / "saved")
     seconds = round(time.monotonic() - started, 3)
     space.save_quantized(places["nf4"] / "saved")
-    shutil.copytree(places["fp32"] / "saved", places["fp16"] / "saved", dirs_exist_ok=True)
-    for path in (places["fp16"] / "saved").rglob("*.safetensors"):
-        save_file({key: x.half() for key, x in load_file(str(path)).items()}, str(path))
+    halve(places["fp32"] / "saved", places["fp16"] / "saved")
     for kind, place in places.items():
         rebuild(place / "saved", place / "rebuilt")
         row = {"k": k, "dtype": kind, "bytes": folder_bytes(place / "saved")}
@@ -66,21 +70,47 @@ def rows(work: Path, adapters: list[LoRAWeights], names: list[str], k: int) -> I
 
 
 def main() -> None:
+    from vlora import load_adapter
+
     work = Path(sys.argv[1])
     names = [Path(folder).name for folder in sys.argv[3:]]
     given = [load_adapter(folder) for folder in sys.argv[3:]]
-    copies: list[LoRAWeights] | None = None
+    copies: list[Any] | None = None
     for k in map(int, sys.argv[2].split(",")):
         try:
-            for row in rows(work, copies or given, names, k):
+            for row in made(work, copies or given, names, k):
                 print(json.dumps(row | {"fp32_copies": copies is not None}), flush=True)
         except Exception as error:
             failed = {"k": k, "failed": f"{type(error).__name__}: {error}"}
             print(json.dumps(failed | {"fp32_copies": copies is not None}), flush=True)
             if copies is None:
                 copies = [floats(adapter) for adapter in given]
-                for row in rows(work, copies, names, k):
+                for row in made(work, copies, names, k):
                     print(json.dumps(row | {"fp32_copies": True}), flush=True)
+
+
+def tool(name: str) -> type[Tool]:
+    """The tensors as they are in the files, which may be refused, or "vlora fp32", copies."""
+    from vlora import SharedSubspace, load_adapter, save_adapter
+
+    copies = name == "vlora fp32"
+
+    class Vlora(Tool):
+        def merge(self) -> None:
+            adapters = [load_adapter(folder) for folder in self.folders]
+            adapters = [floats(adapter) for adapter in adapters] if copies else adapters
+            SharedSubspace.from_adapters(adapters, task_ids=self.names).save(self.saved)
+
+        def open(self) -> None:
+            self.space = SharedSubspace.load(self.saved)
+
+        def task(self) -> None:
+            self.space.reconstruct(self.names[0])
+
+        def export(self) -> None:
+            save_adapter(self.space.reconstruct(self.names[0]), self.exported)
+
+    return Vlora
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The harness goes on where it stopped, and the leaderboard shows what the result files say."""
+"""The harness goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.reports import leaderboard
-from benchmarks.rivals.private import rounding
 from benchmarks.quality.harness import building, scoring
 from benchmarks.quality.harness.ours import ours
+from benchmarks.rivals.group import rounding
 from hydraopt import merge
 from hydraopt.adapters import read_adapters
 from hydraopt.evaluate.compare import Request
@@ -126,46 +125,3 @@ def test_scores_of_changed_files_are_dropped() -> None:
     before = {"x": {"sha256": "1"}, "y": {"sha256": "1"}, "z": {"sha256": "1"}}
     now = {"x": {"sha256": "1"}, "y": {"sha256": "2"}}
     assert set(scoring.stale(task, before, now)["results"]) == {"base", "original", "x"}
-
-
-def result(label: str, method: str, drop: float | None, plan: str = "rivals"):
-    note = {"method": method, "setting": "s", "bytes": 500, "size_pct": 5.0, "errors": {"a": 0.25}}
-    score = {
-        "scores": {"chrF": 80.0},
-        "difference": {"chrF": {"difference": -(drop or 0), "deviation": 0.1}},
-        "agreement": 99.0,
-        "kl": 0.01,
-        "recovery": 0.9,
-    }
-    scores = {"base": {"scores": {}}, "original": {"scores": {"chrF": 100.0}}}
-    task = {"adapter": "a", "metric": "chrF", "results": scores | ({label: score} if drop else {})}
-    return {
-        "set": "gemma3-5x8",
-        "plan": plan,
-        "methods": {label: note},
-        "failures": {"p": {"method": "vlora", "setting": "k=1", "failed": "it said no"}},
-        "tasks": [task] if drop else [],
-    }
-
-
-def test_the_leaderboard_says_that_there_is_nothing(tmp_path: Path) -> None:
-    leaderboard.main(["--results", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
-    page = (tmp_path / "out" / "LEADERBOARD.md").read_text()
-    assert "No result files yet" in page
-    assert not (tmp_path / "out" / "pictures").exists()
-
-
-def test_the_leaderboard_shows_scores_errors_and_failures(tmp_path: Path) -> None:
-    scored = result("one", "alpha", 0.25)
-    (tmp_path / "gemma3-5x8.sizes.json").write_text(json.dumps(scored))
-    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result("two", "beta", None)))
-    mapped = result("three", "gamma", None, "map")
-    (tmp_path / "gemma3-5x8.map.json").write_text(json.dumps(mapped))
-    leaderboard.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")])
-    page = (tmp_path / "out" / "LEADERBOARD.md").read_text()
-    assert "| alpha | s | - | 500 | 5.00 % | 0.250 | +0.25 |" in page
-    assert "| beta | s | - | 500 | 5.00 % | 0.250 | - | - | - | - |" in page
-    assert "is at most 0.5 %, whatever its interval: alpha s, 500 bytes." in page
-    assert "| gemma3-5x8 | vlora | k=1 | it said no |" in page
-    assert "gamma" not in page
-    assert (tmp_path / "out" / "pictures" / "gemma3-5x8.png").stat().st_size > 5000

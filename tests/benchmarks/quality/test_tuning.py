@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.reports import leaderboard
-from benchmarks.rivals.base import pack, tasks_of
-from benchmarks.rivals.registry import one_for_all, rivals
 from benchmarks.quality.harness import building, tuning
 from benchmarks.quality.harness.tuning import GRIDS, best, chosen, scaled, tuned_options
+from benchmarks.rivals.base import pack, tasks_of
+from benchmarks.rivals.one_for_all import one_for_all
+from benchmarks.rivals.registry import Scene, rows_of
 from hydraopt.adapters import read_adapters
 from hydraopt.evaluate.run import encode_task
 from hydraopt.evaluate.taskfile import read_task_file
@@ -144,8 +144,8 @@ def test_rows_take_what_was_tuned_for_these_adapters_alone(adapters, tmp_path: P
     assert tuned_options(path, inputs) == {}
     found = {"options": {"density": 0.1, "lam": 1.5}, "loss": 0.4, "at_edge": []}
     path.write_text(json.dumps({"inputs": inputs, "tuned": {"ties": found}}))
-    rows = {row.label: row for row in rivals(3, 3, tuned_options(path, inputs))}
-    plain = {row.label: row for row in rivals(3, 3)}
+    rows = {row.label: row for row in rows_of(Scene(3, 3, tuned_options(path, inputs)))}
+    plain = {row.label: row for row in rows_of(Scene(3, 3))}
     assert set(rows) - set(plain) == {"ties_density_0.1_lam_1.5"}
     assert set(plain) - set(rows) == {"ties"}
     note = building.measured(rows["ties_density_0.1_lam_1.5"], adapters, tmp_path / "row")
@@ -153,19 +153,3 @@ def test_rows_take_what_was_tuned_for_these_adapters_alone(adapters, tmp_path: P
     assert "tuned" not in building.heading(plain["ties"])
     with pytest.raises(SystemExit, match="tuned on other adapters"):
         tuned_options(path, building.inputs_of(adapters[:2]))
-
-
-def test_the_leaderboard_tells_what_was_tuned(tmp_path: Path) -> None:
-    note = {"setting": "s", "bytes": 500, "size_pct": 5.0, "errors": {"a": 0.25}}
-    methods = {
-        "one": {**note, "method": "alpha", "tuned": {"lam": 0.2}},
-        "two": {**note, "method": "beta"},
-    }
-    result = {"set": "gemma3-5x8", "plan": "rivals", "methods": methods, "tasks": []}
-    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result))
-    tuned = {"set": "gemma3-5x8", "split": "validation", "inputs": "x", "tuned": {}, "tried": []}
-    (tmp_path / "gemma3-5x8.tuned.json").write_text(json.dumps(tuned))
-    page = leaderboard.leaderboard(tmp_path)
-    assert "| method | setting | tuned on validation | bytes |" in page
-    assert "| alpha | s | yes | 500 |" in page
-    assert "| beta | s | - | 500 |" in page

@@ -68,7 +68,7 @@ def test_drops_are_in_percent_of_the_original_score(folder) -> None:
     assert row["relative_error"] == 0.5
     assert row["guessed_error"] == pytest.approx(0.4)  # 5 % is half way, in logarithms
     assert row["mean_recovery_pct"] == 100.0
-    assert row["results"] == ["benchmarks/quality/results/gemma3-5x8.sizes.json"]
+    assert row["results"] == ["benchmarks/results/quality/gemma3-5x8.sizes.json"]
 
 
 def test_a_method_without_scores_is_no_row(folder) -> None:
@@ -91,7 +91,7 @@ def test_what_was_looked_at_closer_counts_instead(folder) -> None:
     assert row["mean_drop_pct"] == pytest.approx((1.0 - 1.0) / 2)
     assert (row["worst_task"], row["worst_drop_pct"], row["test_rows"]) == ("a", 1.0, 1500)
     files = ["gemma3-5x8.sizes.json", "gemma3-5x8.closer.json"]
-    assert row["results"] == [f"benchmarks/quality/results/{file}" for file in files]
+    assert row["results"] == [f"benchmarks/results/quality/{file}" for file in files]
 
     # Of one task alone, which did badly the first time, it would make the mean look better.
     some = closer | {"tasks": closer["tasks"][:1]}

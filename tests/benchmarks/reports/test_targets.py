@@ -39,7 +39,7 @@ def test_values_are_held_against_targets(tmp_path) -> None:
     written(tmp_path, "serve-load.json", SERVER)
     found = headline(tmp_path)
     assert found["absent"] == [
-        f"benchmarks/results/runtime-{x}.json" for x in ("examples", "smollm2")
+        f"benchmarks/results/speed/runtime-{x}.json" for x in ("examples", "smollm2")
     ]
     assert len(found["rows"]) == sum(map(len, TARGETS.values()))
     runtime = list(by_name(tmp_path, "runtime-gemma.json").values())
@@ -51,7 +51,7 @@ def test_values_are_held_against_targets(tmp_path) -> None:
     assert [x["met"] for x in server] == [True, False, True, True, True, True]
     assert all(x["met"] is x["value"] is None for x in by_name(tmp_path, "examples.json").values())
     shown = "\n".join(lines(found))
-    for text in ("1.6", "NOT met", "absent: benchmarks/results/runtime-examples.json"):
+    for text in ("1.6", "NOT met", "absent: benchmarks/results/speed/runtime-examples.json"):
         assert text in shown
 
 

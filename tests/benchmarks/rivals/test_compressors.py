@@ -10,8 +10,10 @@ import pytest
 
 from benchmarks.rivals import loraquant as loraquant_module
 from benchmarks.rivals.base import folder_bytes, pack, relative_errors
-from benchmarks.rivals.bundles import adapter_of, combined, heads
+from benchmarks.rivals.bundles import adapter_of, combined
 from benchmarks.rivals.files import fp16_files, zip_files, zstd_files
+from benchmarks.rivals.group import rounding
+from benchmarks.rivals.heads import head_map, heads
 from benchmarks.rivals.jd import (
     clusters,
     jd_diagonal,
@@ -20,9 +22,10 @@ from benchmarks.rivals.jd import (
     joint_full,
 )
 from benchmarks.rivals.loraquant import loraquant
+from benchmarks.rivals.nf4 import normal_float
 from benchmarks.rivals.numbers import NF4, grouped, pack_bits, unpack_bits
-from benchmarks.rivals.private import cut_by_energy, cut_by_rank, rounding, svd
-from benchmarks.rivals.registry import head_map, rivals
+from benchmarks.rivals.registry import Scene, rows_of
+from benchmarks.rivals.svd import cut_by_energy, cut_by_rank, svd
 from hydraopt.types import Factors
 
 SHAPES = {"l.0.q": (40, 32), "l.0.v": (16, 32), "l.1.q": (40, 32)}
@@ -45,7 +48,7 @@ def tasks(count: int = 4, seed: int = 0, r: int = 4):
     return made
 
 
-ROWS = rivals(4, 4) + head_map(4, 4)
+ROWS = rows_of(Scene(4, 4)) + head_map(4, 4)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.label for row in ROWS])
@@ -69,7 +72,7 @@ def test_round_trip_on_disk(row, tmp_path: Path) -> None:
 
 
 def test_labels_are_distinct_and_aliases_exist() -> None:
-    labels = [row.label for row in rivals(40, 8)]
+    labels = [row.label for row in rows_of(Scene(40, 8))]
     assert len(set(labels)) == len(labels)
     assert {row.same_as for row in ROWS if row.same_as} <= set(labels)
     for label in labels:
@@ -107,7 +110,7 @@ def test_bytes_are_near_what_the_bits_say(tmp_path: Path) -> None:
     }
     given = {"t": {"q": tuple(x.astype(np.float32) for x in given["t"]["q"])}}
     for i, (row, bits) in enumerate(
-        [(rounding(4), 4.5), (rounding(None), 4.25), (fp16_files(), 16.0), (loraquant(1.0), 2.14)]
+        [(rounding(4), 4.5), (normal_float(), 4.25), (fp16_files(), 16.0), (loraquant(1.0), 2.14)]
     ):
         size = pack(row, given, tmp_path / str(i)).bytes
         assert 0 < size - bits / 8 * 8192 < 700, row.label

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rivals.environments import run_lines
 from benchmarks.reports import scaling as scaling_report
+from benchmarks.rivals.environments import run_lines
+from benchmarks.speed.exponents import exponent, exponents, with_ratios
 from benchmarks.speed.scaling import Cell, cells_of, summary
-from benchmarks.reports.scaling import exponent, exponents, with_ratios
 from benchmarks.speed.synthetic import llama_layers, write_adapters
 from hydraopt.adapters import read_adapters
 
@@ -106,7 +106,7 @@ def test_the_section_and_the_picture_hold_what_was_measured(tmp_path: Path) -> N
     assert "| 4 of width 1024 | 8 | 16 | hydraopt | 0.80 | 1.00 | 0.030 | - | 100 |" in text
     assert "| peft svd | over 120 | - | - | - | - |" in text
     assert "| vlora | no half |" in text
-    scaling_report.draw(rows, tmp_path / "a" / "scaling.png")
+    scaling_report.draw_cells(rows, tmp_path / "a" / "scaling.png")
     assert (tmp_path / "a" / "scaling.png").stat().st_size > 10_000
 
 
