@@ -12,10 +12,11 @@ from pathlib import Path
 __all__ = ["dispatch", "parser_of", "summary_of"]
 
 
-def parser_of(module: str, about: str | None) -> argparse.ArgumentParser:
-    """A parser for ``python -m MODULE``. about: the module's docstring."""
+def parser_of(module: str, about: str | None, direct: bool = False) -> argparse.ArgumentParser:
+    """A parser that says how its module is run: as a command of its folder, or ``direct``ly."""
+    package, _, command = module.rpartition(".")
     return argparse.ArgumentParser(
-        prog=f"python -m {module}",
+        prog=f"python -m {module if direct else f'{package} {command}'}",
         description=about,
         formatter_class=argparse.RawTextHelpFormatter,
     )

@@ -41,7 +41,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = parser_of("benchmarks.headline", __doc__)
+    parser = parser_of("benchmarks.headline", __doc__, direct=True)
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     found = headline()
     if parser.parse_args(arguments).json:

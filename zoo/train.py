@@ -1,6 +1,6 @@
 """Train the adapters of a recipe that do not exist yet.
 
-    python zoo/train.py --recipe zoo/recipes/examples.json [--only NAME]
+    python -m zoo.train --recipe zoo/recipes/examples.json [--only NAME]
 
 An adapter folder appears only when it is complete, and a checkpoint is kept at every validation, so
 an interrupted run is continued by starting it again. Training stops when the validation loss no
@@ -13,16 +13,12 @@ import argparse
 import json
 import math
 import platform
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from random import Random
 from typing import Any
-
-if __package__ in (None, ""):  # run as a script: make the package importable from its folder
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor

@@ -44,6 +44,7 @@ from benchmarks.quality.harness.building import (
     measured,
 )
 from benchmarks.quality.harness.ours import ours
+from benchmarks.quality.harness.peers import kept_peers, peer_rows
 from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases
 from benchmarks.quality.harness.tuning import (
     GRIDS,
@@ -56,7 +57,6 @@ from benchmarks.quality.sets import SETS
 from benchmarks.rivals import registry
 from benchmarks.rivals.base import Compressor, tasks_of
 from benchmarks.rivals.heads import head_map
-from benchmarks.rivals.rebuilt import kept_peers, peer_rows
 from benchmarks.rivals.registry import Scene
 from hydraopt.adapters import Adapter
 from hydraopt.evaluate.compare import products_of

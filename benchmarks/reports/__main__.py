@@ -39,7 +39,7 @@ def sections_of(report: str) -> pages.Sections:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = parser_of("benchmarks.reports", __doc__)
+    parser = parser_of("benchmarks.reports", __doc__, direct=True)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("reports", nargs="*", metavar="REPORT", help=", ".join((*REPORTS, _BOARD)))
     args = parser.parse_args(arguments)
