@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, package_hash, provenance, save_json
+from benchmarks.common import QUALITY, bundle_hash, provenance, save_json
 from benchmarks.quality.damage_measures import candidates
 from benchmarks.quality.evidence import original_adapters
 from hydraopt.adapters import Adapter
@@ -124,6 +124,12 @@ def table_of(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> 
     return table
 
 
+def code_of(inputs: Mapping[str, Sequence[str]]) -> str:
+    """Hash of what the rows come of. inputs: by group, the content hashes of its adapters."""
+    made_of = json.dumps([bundle_hash(), inputs, SIZES, list(DRAWS.items())])
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--out", type=Path, default=QUALITY / "growth.json")
@@ -131,10 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = provenance("bytes per adapter against the number of adapters", seed=0)
     sets = groups()
     inputs = {name: [a.content_hash() for a in adapters] for name, (adapters, _) in sets.items()}
-    made_of = json.dumps([package_hash(), inputs, SIZES, list(DRAWS.items())])
-    result["code"] = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    result["code"] = code_of(inputs)
     before = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    # Where a run was cut off, with the same code and adapters, it goes on.
+    # Where a run was cut off, with the same adapters and merges that write the same, it goes on.
     rows: list[Row] = before["rows"] if before.get("code") == result["code"] else []
     done = {(row["group"], row["adapters"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
