@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.harness.building import inputs_of
-from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of
+from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.compare import (
@@ -66,7 +67,14 @@ def original_adapters(set_name: str, some: bool = False) -> list[Adapter]:
             f"{len(missing)} adapters of {set_name} are missing ({missing[0]} ...); train them:\n"
             f"  python zoo/train.py --recipe zoo/recipes/{set_name}.json --tasks TASKS"
         )
-    return read_adapters([str(folder) for folder in folders])
+    adapters = read_adapters([str(folder) for folder in folders])
+    found = set_of(set_name, {adapter.name: adapter.content_hash() for adapter in adapters})
+    if found != set_name:
+        print(
+            f"these are not the adapters that {set_name} pins; tables name their rows {found}",
+            file=sys.stderr,
+        )
+    return adapters
 
 
 def merged(

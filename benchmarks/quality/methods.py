@@ -162,6 +162,7 @@ def build(run: Run) -> tuple[list[Compressor], Result]:
         "command": origin["command"],
         "hardware": origin["hardware"],
         "versions": origin["versions"],
+        "adapters": {adapter.name: adapter.content_hash() for adapter in run.adapters},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in run.adapters),
         "methods": methods,
         "failures": {label: note for label, note in notes.items() if "failed" in note},

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.sets import METHOD
+from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports import pictures
 from benchmarks.reports.scores import drops, headline, result_files, scored_tasks
-from benchmarks.reports.tables import MISSING, table
+from benchmarks.reports.tables import MISSING, table, wrapped
 
 _SUMMARY = ("52%", "10%", "5%", "2%")
 """Sizes in README; docs/evidence.md has all."""
@@ -58,21 +58,28 @@ HEAD = [
 
 
 def _ours(rows: Sequence[Row]) -> list[Row]:
-    """hydraopt's own rows, of each setting that with the most test rows: the rivals' runs score our
-    bundles too, on fewer rows and maybe of adapters that were trained again."""
-    found: dict[tuple[str, float], Row] = {}
-    for row in rows:
-        key = row["setting"], round(row["size_pct"], 1)
-        if row["method"] == METHOD and row["test_rows"] > found.get(key, {}).get("test_rows", 0):
-            found[key] = row
-    return list(found.values())
+    """hydraopt's own rows."""
+    return [row for row in rows if row["method"] == METHOD]
+
+
+def _main_sets() -> dict[str, Any]:
+    """Without those of adapters that were trained at another time from the same recipe."""
+    return {name: entry for name, entry in headline()["sets"].items() if name in SETS}
 
 
 def curves() -> str:
     parts = []
-    for name, entry in headline()["sets"].items():
+    for name, entry in _main_sets().items():
         rows = [_scores(row) for row in _ours(entry["rows"])]
         parts.append(f"{name}, {entry['n']} tasks:\n\n{table(HEAD, rows)}")
+    others = [f"`{name}`" for name in headline()["sets"] if name not in SETS]
+    if others:
+        parts.append(
+            wrapped(
+                "A set is one list of adapters, pinned by hash (`benchmarks/quality/pinned.json`). "
+                f"Rows of others stand apart, beside their rivals: {', '.join(others)}."
+            )
+        )
     return "\n".join(parts)
 
 
@@ -181,7 +188,7 @@ def _task_table(result: Result, labels: Sequence[str], scored: Sequence[Result])
 def summary() -> str:
     """README's table: every set at a few sizes."""
     lines = []
-    for name, entry in headline()["sets"].items():
+    for name, entry in _main_sets().items():
         for row in _ours(entry["rows"]):
             if row["setting"] in _SUMMARY:
                 low, high = row["mean_drop_interval"]

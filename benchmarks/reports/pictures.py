@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks import pages
 from benchmarks.common import QUALITY
+from benchmarks.quality.sets import SETS
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.scores import grown, headline
 
@@ -22,7 +23,7 @@ def draw_curves() -> None:
     """Drop of the score against size, mean and worst, with the paper's point."""
     import matplotlib.pyplot as plt
 
-    sets = headline()["sets"]
+    sets = {x: entry for x, entry in headline()["sets"].items() if x in SETS}
     down, across = math.ceil(len(sets) / 2), min(len(sets), 2)
     figure, axes = plt.subplots(down, across, figsize=(5.4 * across, 4 * down), squeeze=False)
     for axis in axes.ravel()[len(sets) :]:

@@ -45,7 +45,11 @@ def rivals(folder: Path = QUALITY, most_kl: float = math.inf, sets: Sequence[str
     """
     parts = []
     for name, result in result_files(folder):
-        if result["plan"] != "rivals" or not result["tasks"] or result["set"] not in (sets or SETS):
+        if (
+            result["plan"] != "rivals"
+            or not result["tasks"]
+            or (sets and result["set"] not in sets)
+        ):
             continue
         named = [label for label in result["methods"] if drops(result, label)]
         rows = [row_of(name, result, label) for label in named]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import CLOSER, SETS
+from benchmarks.quality.sets import CLOSER, SETS, pinned, set_of
 
 __all__ = [
     "NO_DROP",
@@ -41,13 +41,19 @@ Result = Mapping[str, Any]
 def result_files(folder: Path = QUALITY, split: str = "test") -> Iterator[tuple[str, Result]]:
     """(file name, result) of every scored set, in order of name; what was tuned on is apart.
 
+    A result's "set" is the one that pins its adapters, its "recipe" the one that its file names.
+
     A result has, as "closer", what that plan scored of its bundles: tasks by label and adapter.
     """
     read = {
         p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))
     }
     found = {
-        name: result
+        name: {
+            **result,
+            "recipe": result["set"],
+            "set": set_of(result["set"], result.get("adapters", {})),
+        }
         for name, result in read.items()
         if result.get("set") in SETS
         and "methods" in result
@@ -178,4 +184,5 @@ def headline(folder: Path = QUALITY) -> dict[str, Any]:
     for entry in sets.values():
         entry["rows"] = _best_seen(entry["rows"])
         entry["rows"].sort(key=lambda row: (row["method"], -row["bytes"]))
-    return {"sets": sets}
+    order = {name: place for place, name in enumerate(sorted(pinned()))}
+    return {"sets": dict(sorted(sets.items(), key=lambda x: (order.get(x[0], math.inf), x[0])))}

@@ -95,7 +95,8 @@ def weights() -> str:
         head = ["weights", "size", "KL", "its geometric mean", "lost recovery"]
         shown = table([*head, "exact matches lost, points", "error"], rows)
         rows_of = result["limits"]["rows"]
-        parts.append(f"`{name}`, {len(result['tasks'])} tasks, {rows_of} rows each:\n\n{shown}")
+        of = "" if result["set"] == result["recipe"] else f", adapters of {result['set']}"
+        parts.append(f"`{name}`{of}, {len(result['tasks'])} tasks, {rows_of} rows each:\n\n{shown}")
     return "\n".join(parts) or MISSING
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.quality.sets import pinned
 from benchmarks.reports.head_map import draw_map, head_map
 from tests.benchmarks.reports.test_rival_table import scored
 
@@ -15,6 +16,7 @@ def stored(folder: Path, settings: dict[str, float]) -> None:
     """A result of rows with these settings and sizes, the first one scored."""
     result = {
         "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
         "plan": "map",
         "limits": {"rows": 24},
         "methods": {

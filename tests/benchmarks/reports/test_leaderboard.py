@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import pages
+from benchmarks.quality.sets import pinned
 from benchmarks.reports import leaderboard
 from benchmarks.reports.leaderboard import best, draw, series
 
@@ -67,6 +68,7 @@ def result(label: str, method: str, drop: float | None, plan: str = "rivals"):
     task = {"adapter": "a", "metric": "chrF", "results": scores | ({label: score} if drop else {})}
     return {
         "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
         "plan": plan,
         "methods": {label: note},
         "failures": {"p": {"method": "vlora", "setting": "k=1", "failed": "it said no"}},
@@ -102,9 +104,22 @@ def test_the_leaderboard_tells_what_was_tuned(tmp_path: Path) -> None:
         "one": {**note, "method": "alpha", "tuned": {"lam": 0.2}},
         "two": {**note, "method": "beta"},
     }
-    result = {"set": "gemma3-5x8", "plan": "rivals", "methods": methods, "tasks": []}
+    result = {
+        "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
+        "plan": "rivals",
+        "methods": methods,
+        "tasks": [],
+    }
     (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result))
-    tuned = {"set": "gemma3-5x8", "split": "validation", "inputs": "x", "tuned": {}, "tried": []}
+    tuned = {
+        "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
+        "split": "validation",
+        "inputs": "x",
+        "tuned": {},
+        "tried": [],
+    }
     (tmp_path / "gemma3-5x8.tuned.json").write_text(json.dumps(tuned))
     page = leaderboard.leaderboard(tmp_path)
     assert "| method | setting | tuned on validation | bytes |" in page

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from benchmarks.quality.sets import pinned
 from benchmarks.reports.rivals import needed, rivals
 from tests.benchmarks.reports.test_scores import task
 
@@ -38,6 +39,7 @@ def test_the_table_stands_in_order_of_kl_with_hydraopt_in_bold(tmp_path) -> None
     sizes = {"ours 2%": 2.0, "ours 8%": 8.0, "other": 12.0, "unscored": 1.0}
     result = {
         "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
         "plan": "rivals",
         "limits": {"rows": 24},
         "methods": {

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from benchmarks.quality.sets import pinned
 from benchmarks.reports.scores import headline
 
 LABEL = "hydraopt-5pct.hydra.safetensors"
@@ -34,6 +35,7 @@ def task(name: str, score: float, change: float, agreement: float):
 def folder(tmp_path):
     result = {
         "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
         "methods": {
             LABEL: {
                 "method": "hydraopt",

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from benchmarks.quality.sets import pinned
 from benchmarks.reports.verdict import duels, smallest, verdicts
 
 ROWS = {
@@ -34,6 +35,7 @@ def result(rows=ROWS):
         tasks.append({"adapter": name, "metric": "f1", "results": scores})
     return {
         "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
         "plan": "rivals",
         "tasks": tasks,
         "methods": {
