@@ -35,6 +35,7 @@ _README, _EVIDENCE, _METHODS = ROOT / "README.md", _DOCS / "evidence.md", _DOCS 
 PICTURES = _DOCS / "pictures"
 BLOCKS: Mapping[str, Path] = {
     "evidence": _README,
+    "evidence in short": _README,
     "rivals in short": _README,
     "speed": _README,
     "curves": _EVIDENCE,
@@ -53,7 +54,7 @@ BLOCKS: Mapping[str, Path] = {
     "scaling": _DOCS / "speed.md",
 }
 """The document of every block."""
-OPTIONAL: frozenset[str] = frozenset()
+OPTIONAL = frozenset({"evidence in short"})
 """Blocks that need not be there."""
 ABOUT: Mapping[str, Path] = {"evidence": _EVIDENCE, "methods": _METHODS}
 """Documents that reports refer to, by topic."""

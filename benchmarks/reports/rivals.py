@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports.scores import drops, result_files, row_of
 from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["SECTIONS", "needed", "rivals", "rivals_in_short"]
+__all__ = [
+    "SECTIONS",
+    "Factor",
+    "factors",
+    "needed",
+    "rivals",
+    "rivals_in_short",
+    "scored_rivals",
+]
 
 Row = Mapping[str, Any]
 _LEAST = 1e-6
@@ -38,18 +47,46 @@ def needed(ours: Sequence[Row], kl: float) -> tuple[str, float] | None:
     return None
 
 
+@dataclass(frozen=True, order=True)
+class Factor:
+    """How many times the bytes a rival takes that hydraopt needs for the same KL."""
+
+    times: float
+    rival: str
+    size_pct: float
+
+
+def factors(name: str, result: Mapping[str, Any]) -> list[Factor]:
+    """Of every rival of a result whose KL lies between those of hydraopt's bundles; smallest first.
+
+    A rival that is farther from the originals than the smallest of them has none: how small a
+    bundle of that KL would be was not measured.
+    """
+    rows = [row_of(name, result, label) for label in result["methods"] if drops(result, label)]
+    ours = [row for row in rows if row["method"] == METHOD]
+    found = []
+    for row in rows:
+        need = needed(ours, row["kl"]) if row["method"] != METHOD and ours else None
+        if need and not need[0]:
+            found.append(Factor(row["size_pct"] / need[1], _titled(row), row["size_pct"]))
+    return sorted(found)
+
+
+def scored_rivals(folder: Path = QUALITY) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(file name, result) of every set whose rivals were scored."""
+    for name, result in result_files(folder):
+        if result["plan"] == "rivals" and result["tasks"]:
+            yield name, result
+
+
 def rivals(folder: Path = QUALITY, most_kl: float = math.inf, sets: Sequence[str] = ()) -> str:
     """For every set that was scored, its rows in order of their KL.
 
     most_kl: rows beyond it are left out. sets: these alone, unless empty.
     """
     parts = []
-    for name, result in result_files(folder):
-        if (
-            result["plan"] != "rivals"
-            or not result["tasks"]
-            or (sets and result["set"] not in sets)
-        ):
+    for name, result in scored_rivals(folder):
+        if sets and result["set"] not in sets:
             continue
         named = [label for label in result["methods"] if drops(result, label)]
         rows = [row_of(name, result, label) for label in named]
@@ -67,9 +104,13 @@ def rivals_in_short(folder: Path = QUALITY) -> str:
     return rivals(folder, _NEAR, SETS[:1])
 
 
+def _titled(row: Row) -> str:
+    return f"{row['method']} {row['setting']}".strip()
+
+
 def _line(row: Row, ours: Sequence[Row]) -> list[str]:
     low, high = row["mean_drop_interval"]
-    title = f"{row['method']} {row['setting']}".strip()
+    title = _titled(row)
     mine = row["method"] == METHOD
     found = None if mine or not ours else needed(ours, row["kl"])
     return [

@@ -10,10 +10,11 @@ from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD
-from benchmarks.reports.scores import NO_DROP, SURE, drops, mean_drop, result_files, scored_tasks
+from benchmarks.reports.rivals import scored_rivals
+from benchmarks.reports.scores import NO_DROP, SURE, drops, mean_drop, scored_tasks
 from benchmarks.reports.tables import MISSING, table
 
-__all__ = ["SECTIONS", "Duel", "duels", "smallest", "verdicts"]
+__all__ = ["SECTIONS", "Duel", "Kept", "duels", "smallest", "verdicts"]
 
 Result = Mapping[str, Any]
 _LARGEST = 60.0
@@ -79,20 +80,36 @@ def _titled(note: Mapping[str, Any]) -> str:
     return f"{note['method']} {note['setting']}".strip()
 
 
-def smallest(result: Result) -> list[str]:
-    """A line of a table: the smallest bundle of hydraopt's and the smallest rival that lose no more
-    than half a percent in the mean, and the factor between their bytes."""
-    kept: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+@dataclass(frozen=True, order=True)
+class Kept:
+    """A row that loses no more than half a percent in the mean. title: "" for hydraopt's own."""
+
+    size_pct: float
+    title: str
+    drop: float
+
+    def __str__(self) -> str:
+        name = f"{self.title}, " if self.title else ""
+        return f"{name}{self.size_pct:.1f} % ({self.drop:+.1f} %)"
+
+
+def smallest(result: Result) -> tuple[Kept | None, Kept | None]:
+    """The smallest bundle of hydraopt's and the smallest rival that lose no more than half a
+    percent in the mean."""
+    kept: dict[bool, list[Kept]] = {True: [], False: []}
     for label, note in result["methods"].items():
         drop = mean_drop(lost)[0] if (lost := drops(result, label)) else math.inf
         if drop <= NO_DROP:
-            about = f"{note['size_pct']:.1f} % ({drop:+.1f} %)"
             mine = note["method"] == METHOD
-            title = "" if mine else _titled(note) + ", "
-            kept[mine].append((note["size_pct"], title + about))
-    (ours, said), (least, rival) = (min(kept[x], default=(math.nan, "none")) for x in (True, False))
-    factor = "-" if math.isnan(least / ours) else f"{least / ours:.1f}"
-    return [f"`{result['set']}`", said, rival, factor]
+            kept[mine].append(Kept(note["size_pct"], "" if mine else _titled(note), drop))
+    return min(kept[True], default=None), min(kept[False], default=None)
+
+
+def _smallest_line(result: Result) -> list[str]:
+    """A line of a table: both, and the factor between their bytes."""
+    ours, rival = smallest(result)
+    factor = f"{rival.size_pct / ours.size_pct:.1f}" if ours and rival else "-"
+    return [f"`{result['set']}`", *(str(x) if x else "none" for x in (ours, rival)), factor]
 
 
 def _kl(result: Result, label: str) -> float:
@@ -111,11 +128,9 @@ def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
 def verdicts(folder: Path = QUALITY) -> str:
     """Counts for every set whose rivals were scored, and the rows that are ahead of hydraopt."""
     lines, exceptions, least = [], [], []
-    for _, result in result_files(folder):
-        if result["plan"] != "rivals" or not result["tasks"]:
-            continue
+    for _, result in scored_rivals(folder):
         found, name = list(duels(result)), f"`{result['set']}`"
-        least.append(smallest(result))
+        least.append(_smallest_line(result))
         for what in ("mean", "worst task"):
             counts = _counts([duel.gaps[what] for duel in found])
             lines.append([name, what, str(len(found)), *counts])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.quality.sets import pinned
-from benchmarks.reports.verdict import duels, smallest, verdicts
+from benchmarks.reports.verdict import Kept, duels, smallest, verdicts
 
 ROWS = {
     # label: method, bytes, percent of fp16, drops of two tasks in points of 50, deviation in points
@@ -84,11 +84,13 @@ def test_without_rivals_ahead_there_is_one_table(tmp_path) -> None:
     assert "Rivals that are ahead" not in verdicts(tmp_path)
 
 
-def test_the_smallest_that_lose_nothing_are_compared() -> None:
+def test_the_smallest_that_lose_nothing_are_compared(tmp_path) -> None:
     # "ahead" loses 0.5 of 100 in the mean and 10 % of ours 1; "tiny" loses nothing at 1.9 %.
     rows = {label: row for label, row in ROWS.items() if label != "ours 10%"}
-    assert smallest(result(rows)) == ["`gemma3-5x8`", "none", "tiny, 1.9 % (+0.0 %)", "-"]
+    assert smallest(result(rows)) == (None, Kept(1.9, "tiny", 0.0))
     rows = ROWS | {"ours 4%": ("hydraopt", 40, 4.0, (0.5, 0.0), 0.5)}
     rows = {label: row for label, row in rows.items() if label != "tiny"}
-    found = smallest(result(rows))
-    assert found[1:] == ["4.0 % (+0.5 %)", "ahead, 11.0 % (+0.5 %)", "2.8"]
+    assert smallest(result(rows)) == (Kept(4.0, "", 0.5), Kept(11.0, "ahead", 0.5))
+    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result(rows)))
+    last = verdicts(tmp_path).splitlines()[-1]
+    assert last == "| `gemma3-5x8` | 4.0 % (+0.5 %) | ahead, 11.0 % (+0.5 %) | 2.8 |"
