@@ -65,7 +65,7 @@ def original_adapters(set_name: str, some: bool = False) -> list[Adapter]:
     if not folders or (missing and not some):
         raise SystemExit(
             f"{len(missing)} adapters of {set_name} are missing ({missing[0]} ...); train them:\n"
-            f"  python zoo/train.py --recipe zoo/recipes/{set_name}.json --tasks TASKS"
+            f"  python -m zoo.train --recipe zoo/recipes/{set_name}.json --tasks TASKS"
         )
     adapters = read_adapters([str(folder) for folder in folders])
     found = set_of(set_name, {adapter.name: adapter.content_hash() for adapter in adapters})
