@@ -89,6 +89,19 @@ def one_round(
     return os.WIFSIGNALED(status), began
 
 
+def written_adapters(folder: Path) -> list[Path]:
+    """Four adapters below ``folder``; one has a tensor of 4 MB, so that the writing of a merge
+    takes long enough to be hit in its middle."""
+    head = np.random.default_rng(0).standard_normal((1024, 2048)).astype(np.float16)
+    adapters = []
+    for i in range(4):
+        data = tensors(i, m=96, n=128, r=8, layers=6)
+        if i == 3:
+            data["base_model.model.lm_head.weight"] = head
+        adapters.append(write_peft(folder / f"a{i}", data, 8))
+    return adapters
+
+
 def kill(count: int, seed: int) -> dict[str, Any]:
     """Run ``count`` rounds; the result as for JSON."""
     rng = random.Random(seed)
@@ -98,14 +111,7 @@ def kill(count: int, seed: int) -> dict[str, Any]:
     left_over = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        # A tensor of 4 MB, so that the writing takes long enough to be hit in its middle.
-        head = np.random.default_rng(0).standard_normal((1024, 2048)).astype(np.float16)
-        adapters = []
-        for i in range(4):
-            data = tensors(i, m=96, n=128, r=8, layers=6)
-            if i == 3:
-                data["base_model.model.lm_head.weight"] = head
-            adapters.append(write_peft(folder / f"a{i}", data, 8))
+        adapters = written_adapters(folder)
         target = folder / "out" / "all.hydra.safetensors"
         target.parent.mkdir()
         merge_to(target, adapters[:2])

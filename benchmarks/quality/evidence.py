@@ -13,11 +13,12 @@ schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the va
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> 
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--tasks", type=Path, required=True)
@@ -228,7 +229,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--trained", action="store_true", help="those that are trained, where some are not yet"
     )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def _refuse_others(
+    name: str, before: Mapping[str, Any], args: argparse.Namespace, now: Mapping[str, Any]
+) -> None:
+    """SystemExit where a result that is to go on is of something else than today's.
+
+    before: the result; empty if there is none. now: its methods, adapters and bundles today.
+    """
+    if not before:
+        return
+    if (before["limits"]["rows"], before["products"]) != (args.rows, args.products):
+        raise SystemExit(f"{name} was made with other rows or products; remove it first")
+    if before["methods"].keys() != now["methods"].keys():
+        raise SystemExit(f"{name} holds other methods; remove it first")
+    for what in ("adapters", "bundles"):
+        if before[what] != now[what]:
+            raise SystemExit(f"{name} is of other {what} than today's; remove it first")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
     adapters = original_adapters(args.set, args.trained)
     made = [merged(args.set, adapters, method, args.tasks) for method in PLANS[args.plan]]
     sources = Sources(
@@ -258,6 +281,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
+    known = before.get("tasks", ())
+    now = {
+        "methods": extra["methods"],
+        "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
+        "bundles": bundles_of(sources),
+    }
+    _refuse_others(out.name, before, args, now)
 
     def keep(result: dict[str, Any]) -> None:
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
@@ -268,14 +298,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
         print(f"{done}/{len(only or adapters)} {last}, {seconds:.0f} s", flush=True)
 
-    known = before.get("tasks", ())
-    if before and (before["limits"]["rows"], before["products"]) != (args.rows, args.products):
-        raise SystemExit(f"{out.name} was made with other rows or products; remove it first")
-    if before and before["methods"].keys() != extra["methods"].keys():
-        raise SystemExit(f"{out.name} holds other methods; remove it first")
-    hashes = {adapter.name: adapter.content_hash() for adapter in adapters}
-    if before and before["adapters"] != hashes:
-        raise SystemExit(f"{out.name} is of other adapters than today's; remove it first")
-    if before and before["bundles"] != bundles_of(sources):
-        raise SystemExit(f"{out.name} was made from other bundles than today's; remove it first")
     evaluate(sources, request, None, known, keep)
