@@ -8,16 +8,30 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydraopt.evaluate.provenance import versions
 
-__all__ = ["RESULTS", "ROOT", "package_hash", "provenance", "save_json", "write_result"]
+__all__ = [
+    "CODING",
+    "HOSTILE",
+    "QUALITY",
+    "RESULTS",
+    "ROOT",
+    "SPEED",
+    "bundle_hash",
+    "package_hash",
+    "provenance",
+    "save_json",
+    "write_result",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+CODING, HOSTILE, QUALITY, SPEED = (RESULTS / x for x in ("coding", "hostile", "quality", "speed"))
 
 _PACKAGES = (
     "hydraopt",
@@ -58,16 +72,36 @@ def _shown(argument: str) -> str:
     return "/".join(path.parts[-2:])
 
 
+def _module() -> list[str]:
+    """What ``python`` was told to run: ``-m MODULE``, or a script that is none of ours."""
+    started = Path(sys.argv[0]).resolve()
+    if not started.is_relative_to(ROOT):
+        return [_shown(str(started))]
+    parts = started.relative_to(ROOT).with_suffix("").parts
+    return ["-m", ".".join(part for part in parts if part != "__main__")]
+
+
 def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
     """The head of a result: what was measured, by which command, with what, on what."""
-    command = " ".join(["python", *map(_shown, [str(Path(sys.argv[0]).resolve()), *sys.argv[1:]])])
     return {
         "what": what,
-        "command": command,
+        "command": " ".join(["python", *_module(), *map(_shown, sys.argv[1:])]),
         "seed": seed,
         "versions": versions(_PACKAGES),
         "hardware": _hardware(),
     }
+
+
+@functools.cache
+def bundle_hash() -> str:
+    """Hash of the bytes that a merge of the examples writes today, whatever the source looks like:
+    where they are the same, a result that is made of merges alone goes on."""
+    from hydraopt.merging import merge
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "examples.hydra.safetensors"
+        merge(ROOT / "examples" / "adapters" / "*", path, size="5%")
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @functools.cache
@@ -86,10 +120,7 @@ def save_json(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def write_result(
-    name: str,
-    head: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    folder: Path = RESULTS,
+    folder: Path, name: str, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> Path:
     """Write ``folder/NAME.json``: the head of :func:`provenance`, taken at the start, and rows."""
     path = folder / f"{name}.json"

@@ -1,6 +1,6 @@
 """Write held-out rows of a recipe's tasks for demos and tests, which then need no generator.
 
-    python zoo/prompts.py --recipe zoo/recipes/examples.json --output examples/prompts.json
+    python -m zoo.prompts --recipe zoo/recipes/examples.json --output examples/prompts.json
 
 The file maps each adapter's name to {"instruction", "rows": [{"input", "output"}]}; the rows are
 the first ones of the test split. The prompt of a row is BOS, then
@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run as a script: make the package importable from its folder
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from zoo.recipe import Recipe, read_recipe
 from zoo.tasks import first_rows, load_task

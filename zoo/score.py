@@ -1,6 +1,6 @@
 """Teacher-forced scores of adapters, and how much of an adapter's gain a compressed one recovers.
 
-    python zoo/score.py --base gemma-3-270m --tasks TASKS --rows 200 ADAPTER_DIR...
+    python -m zoo.score --base gemma-3-270m --tasks TASKS --rows 200 ADAPTER_DIR...
 
 Exact match needs no generation: greedy decoding reproduces a row exactly when every target token is
 the argmax given the true tokens before it.
@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
-
-if __package__ in (None, ""):  # run as a script: make the package importable from its folder
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch.nn import functional as F

@@ -1,6 +1,6 @@
 """Train the adapters of a recipe that do not exist yet.
 
-    python zoo/train.py --recipe zoo/recipes/examples.json [--only NAME]
+    python -m zoo.train --recipe zoo/recipes/examples.json [--only NAME]
 
 An adapter folder appears only when it is complete, and a checkpoint is kept at every validation, so
 an interrupted run is continued by starting it again. Training stops when the validation loss no
@@ -13,16 +13,12 @@ import argparse
 import json
 import math
 import platform
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from random import Random
 from typing import Any
-
-if __package__ in (None, ""):  # run as a script: make the package importable from its folder
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
@@ -79,16 +75,7 @@ def fit(
     optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=0.0)
     total = plan.epochs * (len(train) // plan.batch)
     rng = Random(f"{plan.seed}/order")
-    at, best_state = _Progress(), _snapshot(factors)
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["plan"] == repr(plan):
-            _fill(factors, state["factors"])
-            optimiser.load_state_dict(state["optimiser"])
-            at, best_state = _Progress(**state["progress"]), state["best"]
-            print(f"  going on at step {at.step}", flush=True)
-        else:
-            print("  the checkpoint is of another plan: starting anew", flush=True)
+    at, best_state = _resumed(checkpoint, plan, factors, optimiser)
     started = time.monotonic() - at.seconds
     number = 0
     for _epoch in range(plan.epochs):
@@ -124,6 +111,26 @@ def fit(
             if checkpoint:
                 _save(checkpoint, plan, factors, optimiser, at, best_state)
     return Fit(best_state, at.step, at.best_step, at.best, "epochs")
+
+
+def _resumed(
+    checkpoint: Path | None,
+    plan: Plan,
+    factors: dict[str, tuple[Tensor, Tensor]],
+    optimiser: torch.optim.Optimizer,
+) -> tuple[_Progress, Factors]:
+    """Where the checkpoint of the same plan was, with factors and optimiser as they were then; the
+    start if there is none. Also the best factors so far."""
+    if checkpoint and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["plan"] == repr(plan):
+            _fill(factors, state["factors"])
+            optimiser.load_state_dict(state["optimiser"])
+            at = _Progress(**state["progress"])
+            print(f"  going on at step {at.step}", flush=True)
+            return at, state["best"]
+        print("  the checkpoint is of another plan: starting anew", flush=True)
+    return _Progress(), _snapshot(factors)
 
 
 def _save(
@@ -212,15 +219,7 @@ def train_adapter(
         "base_sha256": base.sha256,
         "dtype": recipe.dtype,
         "rows": len(train),
-        "epochs": plan.epochs,
-        "batch": plan.batch,
-        "lr": plan.lr,
-        "seed": plan.seed,
-        "shared_init": plan.shared_init,
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "stopped": result.stopped,
-        "validation_nll": round(result.validation_nll, 4),
+        **_about(plan, result),
         "before": rounded(before) if before else None,
         "after": rounded(after) if after else None,
         "versions": {
@@ -232,6 +231,21 @@ def train_adapter(
     checkpoint.unlink(missing_ok=True)
     scratch.rename(folder)
     print(f"{plan.name}: {result.stopped} after {result.steps} steps", flush=True)
+
+
+def _about(plan: Plan, result: Fit) -> dict[str, Any]:
+    """What `score.json` says of the training."""
+    return {
+        "epochs": plan.epochs,
+        "batch": plan.batch,
+        "lr": plan.lr,
+        "seed": plan.seed,
+        "shared_init": plan.shared_init,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "stopped": result.stopped,
+        "validation_nll": round(result.validation_nll, 4),
+    }
 
 
 def rounded(found: Score) -> Score:

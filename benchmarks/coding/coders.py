@@ -1,6 +1,6 @@
 """The same integers by several coders, and how far the bytes are from what theory allows.
 
-    python benchmarks/coding/coders.py ADAPTERS... [--size 5%]
+    python -m benchmarks.coding coders ADAPTERS... [--size 5%]
 
 Merges the adapters, takes the rounded columns as they go into the streams, and codes them with
 hydraopt's range coder, constriction's ANS and range coders, zstd, zlib and lzma; then compares with
@@ -10,23 +10,18 @@ same squared error. One core; JIT warm; speeds are the best of a few runs.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.coding import contenders, ideal, scalar  # noqa: E402
-from benchmarks.coding.contenders import Outcome  # noqa: E402
-from benchmarks.coding.recorded import Recorded, Stream, record  # noqa: E402
-from benchmarks.common import provenance, write_result  # noqa: E402
-from hydraopt.adapters import read_adapters  # noqa: E402
+from benchmarks.coding import contenders, ideal, scalar
+from benchmarks.coding.contenders import Outcome
+from benchmarks.coding.recorded import Recorded, Stream, record
+from benchmarks.commands import parser_of
+from benchmarks.common import CODING, provenance, write_result
+from hydraopt.adapters import read_adapters
 
 CODERS: dict[str, Callable[[Sequence[Stream]], Outcome]] = {
     "hydraopt range coder": contenders.ours,
@@ -127,14 +122,12 @@ def scalar_rows(made: Recorded) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--size", default="5%")
     parser.add_argument("--name", default="coders")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     head = provenance("coders on the levels of a merge, and ideal sizes of the same levels")
     made = record(read_adapters(args.adapters), args.size)
     head |= {"numbers": made.numbers, "coded_bytes": made.coded_bytes, "forms": made.forms}
@@ -145,8 +138,4 @@ def main() -> None:
     print(f"side information (counts, classes, exponents): {head['side_bytes']:,} B")
     rows += ideal_rows(made, rows[0]["bytes"])
     rows += scalar_rows(made)
-    print(write_result(args.name, head, rows))
-
-
-if __name__ == "__main__":
-    main()
+    print(write_result(CODING, args.name, head, rows))

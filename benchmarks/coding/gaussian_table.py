@@ -1,6 +1,6 @@
 """Bits a number and noise of the trellis and the range coder on Gaussian numbers, by spread class.
 
-    python benchmarks/coding/gaussian_table.py [--print]
+    python -m benchmarks.coding gaussian_table [--print]
 
 Prints the two tables of src/hydraopt/curve.py as measured now (``--print``: ready to paste), and
 how far those in the source are from them. Noise is 1/rho^2 - 1, what is left once the bias is
@@ -9,19 +9,15 @@ undone; the gap is bits a number above the Shannon bound at that noise, log2(1 +
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import provenance, write_result  # noqa: E402
-from hydraopt.coding.stream import StreamWriter, quantise_block, spread_classes  # noqa: E402
-from hydraopt.curve import noise_of, rate_of  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import CODING, provenance, write_result
+from hydraopt.coding.stream import StreamWriter, quantise_block, spread_classes
+from hydraopt.curve import noise_of, rate_of
 
 NUMBERS = 1 << 17
 CLASSES = 37
@@ -50,12 +46,10 @@ def literal(name: str, values: list[float]) -> str:
     return f"{name} = np.array([{digits}])"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("--print", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     head = provenance(f"trellis and range coder on {NUMBERS} Gaussian numbers a class", SEED)
     rng = np.random.default_rng(SEED)
     classes = np.arange(CLASSES)
@@ -86,8 +80,4 @@ def main() -> None:
     if args.print:
         print(literal("_RATE", [row["rate"] for row in rows]))
         print(literal("_NOISE", [row["noise"] or np.inf for row in rows]))
-    print(write_result("gaussian_table", head | {"worst": worst}, rows))
-
-
-if __name__ == "__main__":
-    main()
+    print(write_result(CODING, "gaussian_table", head | {"worst": worst}, rows))

@@ -1,6 +1,6 @@
 """Damaged bundles and adapters: each gives the right content or a HydraoptError.
 
-    python benchmarks/hostile/fuzz.py --count 5000 --seed 0 --json benchmarks/results/hostile.json
+    python -m benchmarks.hostile fuzz --count 5000 --seed 0 --json FILE
 
 Every case is a sound file with one mutation (mutate.py). A worker process opens and reads all of
 it: a bundle's manifest, bases, every task's factors and carried tensors, and its export as PEFT
@@ -17,7 +17,6 @@ Exit code 1 if anything failed; the failing files are kept in --keep.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -31,13 +30,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
+from benchmarks.commands import parser_of
 from benchmarks.hostile import mutate, samples
 
 FORGED = {"forge_manifest", "forge_shape", "forge_stream", "swap_streams", "bomb"}
@@ -227,7 +226,7 @@ def fuzz(
         worker.stop()
     return {
         "schema": "hydraopt.hostile/1",
-        "command": f"python benchmarks/hostile/fuzz.py --count {count} --seed {seed}",
+        "command": f"python -m benchmarks.hostile fuzz --count {count} --seed {seed}",
         "count": count,
         "seed": seed,
         "limits": {"seconds": seconds, "megabytes": megabytes},
@@ -266,20 +265,16 @@ def write_result(result: dict[str, Any], path: Path | None) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=20.0, help="limit for a case")
     parser.add_argument("--megabytes", type=int, default=1000, help="limit for a case")
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--keep", type=Path, help="folder for files that failed")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     result = fuzz(options.count, options.seed, options.seconds, options.megabytes, options.keep)
     write_result(result, options.json)
     print(result["outcomes"], *result["failures"], sep="\n", file=sys.stderr)
     return 1 if result["failures"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

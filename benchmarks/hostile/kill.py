@@ -1,6 +1,6 @@
 """kill -9 at random moments of a merge: the target's name never stands for half a file.
 
-    python benchmarks/hostile/kill.py --count 100 --seed 0 --json benchmarks/results/kill.json
+    python -m benchmarks.hostile kill --count 100 --seed 0 --json FILE
 
 Each round forks a process that merges the same adapters into the same target, and kills it: in half
 of the rounds at a moment drawn from the whole merge, in the other half from the writing of the
@@ -12,7 +12,6 @@ if anything else is found.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -20,13 +19,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
+from benchmarks.commands import parser_of
 from benchmarks.hostile.fuzz import environment, write_result
 from benchmarks.hostile.samples import tensors, write_peft
 
@@ -90,6 +89,19 @@ def one_round(
     return os.WIFSIGNALED(status), began
 
 
+def written_adapters(folder: Path) -> list[Path]:
+    """Four adapters below ``folder``; one has a tensor of 4 MB, so that the writing of a merge
+    takes long enough to be hit in its middle."""
+    head = np.random.default_rng(0).standard_normal((1024, 2048)).astype(np.float16)
+    adapters = []
+    for i in range(4):
+        data = tensors(i, m=96, n=128, r=8, layers=6)
+        if i == 3:
+            data["base_model.model.lm_head.weight"] = head
+        adapters.append(write_peft(folder / f"a{i}", data, 8))
+    return adapters
+
+
 def kill(count: int, seed: int) -> dict[str, Any]:
     """Run ``count`` rounds; the result as for JSON."""
     rng = random.Random(seed)
@@ -99,14 +111,7 @@ def kill(count: int, seed: int) -> dict[str, Any]:
     left_over = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        # A tensor of 4 MB, so that the writing takes long enough to be hit in its middle.
-        head = np.random.default_rng(0).standard_normal((1024, 2048)).astype(np.float16)
-        adapters = []
-        for i in range(4):
-            data = tensors(i, m=96, n=128, r=8, layers=6)
-            if i == 3:
-                data["base_model.model.lm_head.weight"] = head
-            adapters.append(write_peft(folder / f"a{i}", data, 8))
+        adapters = written_adapters(folder)
         target = folder / "out" / "all.hydra.safetensors"
         target.parent.mkdir()
         merge_to(target, adapters[:2])
@@ -139,7 +144,7 @@ def kill(count: int, seed: int) -> dict[str, Any]:
             outcomes[f"{'killed ' + moment_of if killed else 'was faster'}: {state}"] += 1
     return {
         "schema": "hydraopt.kill/1",
-        "command": f"python benchmarks/hostile/kill.py --count {count} --seed {seed}",
+        "command": f"python -m benchmarks.hostile kill --count {count} --seed {seed}",
         "count": count,
         "seed": seed,
         "killed": killed_count,
@@ -154,17 +159,13 @@ def kill(count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     result = kill(options.count, options.seed)
     write_result(result, options.json)
     print(result["outcomes"], *result["failures"], sep="\n", file=sys.stderr)
     return 1 if result["failures"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

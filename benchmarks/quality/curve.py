@@ -1,18 +1,16 @@
 """Bytes against relative error and recovery, for each form alone and for the choice per module.
 
-    python benchmarks/quality/curve.py --base BASE --tasks TASKS --out RESULT.json ADAPTERS...
+    python -m benchmarks.quality curve --base BASE --tasks TASKS --out RESULT.json ADAPTERS...
 
 Each row of the result is one bundle, really written and read back: its bytes (everything in the
 file), the relative error and the recovery of every task, (base - bundle) / (base - adapter) of the
 teacher-forced test loss per target token. Rows are added as they are made; a second call goes on
-where the first stopped. ``--rivals`` scores what benchmarks/quality/rivals.py makes instead.
+where the first stopped. ``--rivals`` scores what rivals.py makes instead.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +19,13 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import provenance  # noqa: E402
-from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
-from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.merging import merge  # noqa: E402
-from zoo.score import Scorer, adapter_task, recovery  # noqa: E402
-from zoo.tasks import Row, first_rows, load_task  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import provenance
+from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.merging import merge
+from zoo.score import Scorer, adapter_task, recovery
+from zoo.tasks import Row, first_rows, load_task
 
 FORMS = ("all", "private", "shared-input", "shared-output", "two-sided", "predicted")
 Factors = Mapping[str, tuple[Any, Any]]
@@ -111,13 +107,13 @@ def hydraopt_rows(
 def rival_rows(
     adapters: Sequence[Adapter], done: set[tuple[str, str]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Factors]]]:
-    from benchmarks.quality.rivals import iter_rivals
+    from benchmarks.quality.rivals import rivals
 
     fp16 = 2 * sum(adapter.numbers for adapter in adapters)
-    for name, setting, size, factors in iter_rivals(adapters):
+    for x in rivals(adapters):
         # What takes more bytes than the originals is no compressor; rivals.json has its error.
-        if (name, str(setting)) not in done and factors and size <= fp16:
-            yield {"method": name, "setting": str(setting), "bytes": size}, factors
+        if (x.name, x.setting) not in done and x.factors and x.bytes <= fp16:
+            yield {"method": x.name, "setting": x.setting, "bytes": x.bytes}, dict(x.factors)
 
 
 def summary(values: Mapping[str, float]) -> dict[str, float]:
@@ -129,10 +125,8 @@ def summary(values: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--base", required=True)
     parser.add_argument("--tasks", type=Path)
@@ -142,7 +136,7 @@ def main() -> None:
     parser.add_argument("--measure", default="bias-aware")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     adapters = read_adapters(args.adapters)
     result = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
     done = {(row["method"], row["setting"]) for row in result["rows"]}
@@ -172,7 +166,3 @@ def main() -> None:
             f"({time.monotonic() - started:.0f} s)",
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    main()

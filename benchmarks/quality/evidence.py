@@ -1,12 +1,12 @@
 """Scores of a set's bundles, task by task, against its original adapters.
 
-    python benchmarks/quality/evidence.py SET --tasks TASKS [--plan sizes] [--rows 128]
-    python benchmarks/quality/evidence.py SET --tasks TASKS --plan weights --split validation
+    python -m benchmarks.quality evidence SET --tasks TASKS [--plan sizes] [--rows 128]
+    python -m benchmarks.quality evidence SET --tasks TASKS --plan weights --split validation
 
 SET is one of benchmarks/quality/sets.py; its adapters are those that its recipe in zoo/recipes
 trains. Every method of the plan is merged to a file first (kept under build/), then the base, the
 originals and all bundles answer the test rows of each task. The result is saved after every task
-and a second call goes on where the first stopped: benchmarks/quality/results/SET.PLAN.json, in the
+and a second call goes on where the first stopped: benchmarks/results/quality/SET.PLAN.json, in the
 schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the validation split
 (SET.PLAN.validation.json) without writing answers: losses, KL and exact match tell enough.
 """
@@ -18,39 +18,37 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import package_hash, provenance, save_json  # noqa: E402
-from benchmarks.quality.harness.building import inputs_of  # noqa: E402
-from benchmarks.quality.sets import PLANS, RESULTS, SETS, Method, recipe_of  # noqa: E402
-from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
-from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.evaluate.compare import (  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.quality.harness.building import inputs_of
+from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
+from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.evaluate.compare import (
     Request,
     Sources,
     bundles_of,
     evaluate,
     products_of,
 )
-from hydraopt.evaluate.encoding import Encoded, encode_row, prompt_text  # noqa: E402
-from hydraopt.evaluate.model import load_model  # noqa: E402
-from hydraopt.evaluate.prompts import POWER, PROMPTS, TEXTS, Onlooker  # noqa: E402
-from hydraopt.evaluate.sensitivity import (  # noqa: E402
+from hydraopt.evaluate.encoding import Encoded, encode_row, prompt_text
+from hydraopt.evaluate.model import load_model
+from hydraopt.evaluate.prompts import POWER, PROMPTS, TEXTS, Onlooker
+from hydraopt.evaluate.sensitivity import (
     answered,
     look,
     self_written,
     sensitivities,
 )
-from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
-from hydraopt.inspect.adapters import inspect_adapters  # noqa: E402
-from hydraopt.measure import measure_named  # noqa: E402
-from hydraopt.merging import DEFAULT_MEASURE, merge  # noqa: E402
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.inspect.adapters import inspect_adapters
+from hydraopt.measure import measure_named
+from hydraopt.merging import DEFAULT_MEASURE, merge
 
 __all__ = ["merged", "original_adapters", "request_for", "texts_of"]
 
@@ -68,9 +66,16 @@ def original_adapters(set_name: str, some: bool = False) -> list[Adapter]:
     if not folders or (missing and not some):
         raise SystemExit(
             f"{len(missing)} adapters of {set_name} are missing ({missing[0]} ...); train them:\n"
-            f"  python zoo/train.py --recipe zoo/recipes/{set_name}.json --tasks TASKS"
+            f"  python -m zoo.train --recipe zoo/recipes/{set_name}.json --tasks TASKS"
         )
-    return read_adapters([str(folder) for folder in folders])
+    adapters = read_adapters([str(folder) for folder in folders])
+    found = set_of(set_name, {adapter.name: adapter.content_hash() for adapter in adapters})
+    if found != set_name:
+        print(
+            f"these are not the adapters that {set_name} pins; tables name their rows {found}",
+            file=sys.stderr,
+        )
+    return adapters
 
 
 def merged(
@@ -206,10 +211,8 @@ def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> 
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
@@ -226,7 +229,29 @@ def main() -> None:
         "--trained", action="store_true", help="those that are trained, where some are not yet"
     )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def _refuse_others(
+    name: str, before: Mapping[str, Any], args: argparse.Namespace, now: Mapping[str, Any]
+) -> None:
+    """SystemExit where a result that is to go on is of something else than today's.
+
+    before: the result; empty if there is none. now: its methods, adapters and bundles today.
+    """
+    if not before:
+        return
+    if (before["limits"]["rows"], before["products"]) != (args.rows, args.products):
+        raise SystemExit(f"{name} was made with other rows or products; remove it first")
+    if before["methods"].keys() != now["methods"].keys():
+        raise SystemExit(f"{name} holds other methods; remove it first")
+    for what in ("adapters", "bundles"):
+        if before[what] != now[what]:
+            raise SystemExit(f"{name} is of other {what} than today's; remove it first")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
     adapters = original_adapters(args.set, args.trained)
     made = [merged(args.set, adapters, method, args.tasks) for method in PLANS[args.plan]]
     sources = Sources(
@@ -245,7 +270,7 @@ def main() -> None:
         write=not tuning,
         only=only,
     )
-    out = RESULTS / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
+    out = QUALITY / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
     before = json.loads(out.read_text()) if out.is_file() else {}
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)
     extra = {
@@ -256,6 +281,13 @@ def main() -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
+    known = before.get("tasks", ())
+    now = {
+        "methods": extra["methods"],
+        "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
+        "bundles": bundles_of(sources),
+    }
+    _refuse_others(out.name, before, args, now)
 
     def keep(result: dict[str, Any]) -> None:
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
@@ -266,18 +298,4 @@ def main() -> None:
         done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
         print(f"{done}/{len(only or adapters)} {last}, {seconds:.0f} s", flush=True)
 
-    known = before.get("tasks", ())
-    if before and (before["limits"]["rows"], before["products"]) != (args.rows, args.products):
-        raise SystemExit(f"{out.name} was made with other rows or products; remove it first")
-    if before and before["methods"].keys() != extra["methods"].keys():
-        raise SystemExit(f"{out.name} holds other methods; remove it first")
-    hashes = {adapter.name: adapter.content_hash() for adapter in adapters}
-    if before and before["adapters"] != hashes:
-        raise SystemExit(f"{out.name} is of other adapters than today's; remove it first")
-    if before and before["bundles"] != bundles_of(sources):
-        raise SystemExit(f"{out.name} was made from other bundles than today's; remove it first")
     evaluate(sources, request, None, known, keep)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Bytes per adapter against the number of adapters, at equal quality.
 
-    python benchmarks/quality/growth.py [--out FILE.json]
+    python -m benchmarks.quality growth [--out FILE.json]
 
 Groups of the evidence adapters: unlike ones (all tasks and languages mixed), like ones (one task in
 all languages), and the same tasks from one shared or from separate initial A. For every group and
@@ -13,7 +13,6 @@ was cut off goes on after the last number of adapters that was finished.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -26,16 +25,13 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import package_hash, provenance, save_json  # noqa: E402
-from benchmarks.quality.damage_measures import candidates  # noqa: E402
-from benchmarks.quality.evidence import original_adapters  # noqa: E402
-from benchmarks.quality.sets import RESULTS  # noqa: E402
-from hydraopt.adapters import Adapter  # noqa: E402
-from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.merging import merge  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, bundle_hash, provenance, save_json
+from benchmarks.quality.damage_measures import candidates
+from benchmarks.quality.evidence import original_adapters
+from hydraopt.adapters import Adapter
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.merging import merge
 
 Row = dict[str, Any]
 SIZES = ("12%", "8%", "5%", "3%", "2%")
@@ -128,19 +124,22 @@ def table_of(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> 
     return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS / "growth.json")
-    args = parser.parse_args()
+def code_of(inputs: Mapping[str, Sequence[str]]) -> str:
+    """Hash of what the rows come of. inputs: by group, the content hashes of its adapters."""
+    made_of = json.dumps([bundle_hash(), inputs, SIZES, list(DRAWS.items())])
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("--out", type=Path, default=QUALITY / "growth.json")
+    args = parser.parse_args(arguments)
     result = provenance("bytes per adapter against the number of adapters", seed=0)
     sets = groups()
     inputs = {name: [a.content_hash() for a in adapters] for name, (adapters, _) in sets.items()}
-    made_of = json.dumps([package_hash(), inputs, SIZES, list(DRAWS.items())])
-    result["code"] = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    result["code"] = code_of(inputs)
     before = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    # Where a run was cut off, with the same code and adapters, it goes on.
+    # Where a run was cut off, with the same adapters and merges that write the same, it goes on.
     rows: list[Row] = before["rows"] if before.get("code") == result["code"] else []
     done = {(row["group"], row["adapters"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +155,3 @@ def main() -> None:
     table = table_of(rows, levels)
     print(*table, sep="\n")
     save_json(args.out, result | {"levels": levels, "table": table, "rows": rows})
-
-
-if __name__ == "__main__":
-    main()

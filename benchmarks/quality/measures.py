@@ -1,46 +1,39 @@
 """Which computable quantity tells what an error does to a task? One row a task and a damage.
 
-    python benchmarks/quality/measures.py SET --tasks TASKS [--rows 48]
-    python benchmarks/quality/measures.py SET --report
+    python -m benchmarks.quality measures SET --tasks TASKS [--rows 48]
 
 Adapters of the set are damaged in many ways: white noise on one side, on few modules or on all;
 truncated SVDs; scaled; merged to bundles by several methods and sizes. For every damage the loss of
 recovery and the KL to the original on test rows are measured, and beside them every candidate of
-``damage_measures.py``. ``--report`` prints, from the result file alone, the rank correlation of
-each candidate with the loss of recovery: within tasks, over all tasks together, and on the half of
-the tasks that was kept away from choosing.
+``damage_measures.py``. The report has the rank correlation of each candidate with the loss of
+recovery, on the half of the tasks that was used to choose and on the one that was held out.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import provenance  # noqa: E402
-from benchmarks.quality.damage_measures import (  # noqa: E402
-    CANDIDATES,
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, provenance
+from benchmarks.quality.damage_measures import (
     candidates,
 )
-from benchmarks.quality.evidence import original_adapters, request_for, texts_of  # noqa: E402
-from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
-from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.evaluate.compare import products_of  # noqa: E402
-from hydraopt.evaluate.model import load_model  # noqa: E402
-from hydraopt.evaluate.run import encode_task, run_task  # noqa: E402
-from hydraopt.evaluate.sensitivity import Seen, look  # noqa: E402
-from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
-from hydraopt.merging import merge  # noqa: E402
-from hydraopt.types import thin  # noqa: E402
+from benchmarks.quality.evidence import original_adapters, request_for, texts_of
+from benchmarks.quality.sets import SETS
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.evaluate.compare import products_of
+from hydraopt.evaluate.model import load_model
+from hydraopt.evaluate.run import encode_task, run_task
+from hydraopt.evaluate.sensitivity import Seen, look
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.merging import merge
+from hydraopt.types import thin
 
 Factors = dict[str, tuple[Any, Any]]
 
@@ -163,53 +156,13 @@ def measure_set(set_name: str, tasks: Path, rows: int, keep: Any) -> None:
             print(f"{number + 1}/{len(chosen)} {adapter.name}", flush=True)
 
 
-def correlations(rows: list[Mapping[str, Any]], target: str) -> dict[str, dict[str, float]]:
-    """Spearman's rank correlation of every candidate with the target.
-
-    together: over all tasks. within: mean over tasks of the correlation inside each.
-    """
-    from scipy.stats import spearmanr
-
-    found = {}
-    for name in CANDIDATES:
-        x, y = (np.array([row[key] for row in rows]) for key in (name, target))
-        inside = []
-        for task in sorted({row["task"] for row in rows}):
-            mine = np.array([row["task"] == task for row in rows])
-            inside.append(spearmanr(x[mine], y[mine]).statistic)
-        found[name] = {
-            "together": round(float(spearmanr(x, y).statistic), 4),
-            "within": round(float(np.mean(inside)), 4),
-        }
-    return found
-
-
-def report(path: Path) -> None:
-    rows = json.loads(path.read_text())["rows"]
-    for half in ("chosen on", "held out"):
-        mine = [row for row in rows if row["half"] == half]
-        for target in ("lost_recovery", "kl"):
-            found = correlations(mine, target)
-            print(f"\n{half}: rank correlation with {target}, {len(mine)} damages")
-            for name, value in sorted(found.items(), key=lambda pair: -pair[1]["within"]):
-                print(f"  {name:24} within {value['within']:.3f}  together {value['together']:.3f}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=SETS)
-    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--report", action="store_true")
-    args = parser.parse_args()
-    out = RESULTS / f"{args.set}.measures.json"
-    if args.report:
-        report(out)
-        return
-    if args.tasks is None:
-        parser.error("--tasks is needed to measure")
+    args = parser.parse_args(arguments)
+    out = QUALITY / f"{args.set}.measures.json"
     head = provenance(f"{args.set}: candidates for the measure of harm", seed=0)
     rows: list[dict[str, Any]] = []
 
@@ -221,7 +174,3 @@ def main() -> None:
         )
 
     measure_set(args.set, args.tasks, args.rows, keep)
-
-
-if __name__ == "__main__":
-    main()

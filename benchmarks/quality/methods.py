@@ -1,15 +1,15 @@
 """Every rival on a set: bytes on disk, relative error, seconds and memory, and then task scores.
 
-    python benchmarks/quality/methods.py SET --tune --tasks TASKS [--rows 32] [--only ADAPTER ...]
-    python benchmarks/quality/methods.py SET [--plan rivals|map] [--peers]
-    python benchmarks/quality/methods.py SET --score --tasks TASKS [--rows 128] [--ours 10% 5%]
+    python -m benchmarks.quality methods SET --tune --tasks TASKS [--rows 32] [--only ADAPTER ...]
+    python -m benchmarks.quality methods SET [--plan rivals|map] [--peers]
+    python -m benchmarks.quality methods SET --score --tasks TASKS [--rows 128] [--ours 10% 5%]
 
-Without ``--score`` no model is needed: every row of the plan (benchmarks/quality/compressors/rows)
+Without ``--score`` no model is needed: every row of the plan (benchmarks/rivals/registry.py)
 writes all adapters of the set into a folder below build/, in a process of its own, and reads them
 back; ``--peers`` adds lorashare and vlora-dev, each in its own environment, failures recorded.
 ``--ours`` adds hydraopt's own bundles of these sizes, which evidence.py scores too, to compare all
 on the very same rows. ``--score`` then has every task answered with what was read back.
-The result is benchmarks/quality/results/SET.PLAN.json.
+The result is benchmarks/results/quality/SET.PLAN.json.
 
 ``--tune`` comes first, or never: it merges by each method at a small grid of options (harness/
 tuning.py) and writes the loss of each on validation rows of a few adapters, those of ``--only`` or
@@ -26,21 +26,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import provenance, save_json  # noqa: E402
-from benchmarks.quality.compressors import rows as plans  # noqa: E402
-from benchmarks.quality.compressors.base import Compressor, tasks_of  # noqa: E402
-from benchmarks.quality.evidence import original_adapters, request_for  # noqa: E402
-from benchmarks.quality.harness.building import (  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, ROOT, provenance, save_json
+from benchmarks.quality.evidence import original_adapters, request_for
+from benchmarks.quality.harness.building import (
     Note,
     ReadBack,
     in_a_process,
@@ -48,22 +43,26 @@ from benchmarks.quality.harness.building import (  # noqa: E402
     made,
     measured,
 )
-from benchmarks.quality.harness.ours import ours  # noqa: E402
-from benchmarks.quality.harness.peers import kept_peers, peer_rows  # noqa: E402
-from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases  # noqa: E402
-from benchmarks.quality.harness.tuning import (  # noqa: E402
+from benchmarks.quality.harness.ours import ours
+from benchmarks.quality.harness.peers import kept_peers, peer_rows
+from benchmarks.quality.harness.scoring import Result, scored, stale, with_aliases
+from benchmarks.quality.harness.tuning import (
     GRIDS,
     chosen,
     trials,
     tune,
     tuned_options,
 )
-from benchmarks.quality.sets import RESULTS, SETS  # noqa: E402
-from hydraopt.adapters import Adapter  # noqa: E402
-from hydraopt.evaluate.compare import products_of  # noqa: E402
-from hydraopt.evaluate.model import load_model  # noqa: E402
-from hydraopt.evaluate.run import TaskRows, encode_task  # noqa: E402
-from hydraopt.evaluate.taskfile import read_task_file, task_of  # noqa: E402
+from benchmarks.quality.sets import SETS
+from benchmarks.rivals import registry
+from benchmarks.rivals.base import Compressor, tasks_of
+from benchmarks.rivals.heads import head_map
+from benchmarks.rivals.registry import Scene
+from hydraopt.adapters import Adapter
+from hydraopt.evaluate.compare import products_of
+from hydraopt.evaluate.model import load_model
+from hydraopt.evaluate.run import TaskRows, encode_task
+from hydraopt.evaluate.taskfile import read_task_file, task_of
 
 __all__ = ["Run", "main", "rows_of"]
 
@@ -99,7 +98,7 @@ class Run:
             rows = [row for row in made if any(text in row.label for text in args.only or [""])]
             rows += [ours(adapters, size) for size in args.ours]
         place = ROOT / "build" / "methods" / args.set / f"{plan}-{inputs}"
-        out = args.out or RESULTS / f"{args.set}.{plan}.json"
+        out = args.out or QUALITY / f"{args.set}.{plan}.json"
         return cls(args, adapters, rows, inputs, place, out)
 
     @property
@@ -119,7 +118,7 @@ class Run:
 
     def built(self) -> dict[str, Note]:
         """The rows' notes by label, each row built in a process of its own."""
-        builder = in_a_process(Path(__file__).resolve(), self.arguments)
+        builder = in_a_process(["benchmarks.quality", "methods", *self.arguments])
         return dict(made(self.rows, self.place, builder, self.inputs))
 
 
@@ -128,8 +127,8 @@ def rows_of(
 ) -> list[Compressor]:
     """The rows of a plan for these adapters; ``tuned``: by method, options that "rivals" takes."""
     if plan == "map":
-        return plans.head_map(len(adapters), _rank(adapters))
-    return plans.rivals(len(adapters), _rank(adapters), tuned)
+        return head_map(len(adapters), _rank(adapters))
+    return registry.rows_of(Scene(len(adapters), _rank(adapters), tuned))
 
 
 def _rank(adapters: Sequence[Adapter]) -> int:
@@ -163,6 +162,7 @@ def build(run: Run) -> tuple[list[Compressor], Result]:
         "command": origin["command"],
         "hardware": origin["hardware"],
         "versions": origin["versions"],
+        "adapters": {adapter.name: adapter.content_hash() for adapter in run.adapters},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in run.adapters),
         "methods": methods,
         "failures": {label: note for label, note in notes.items() if "failed" in note},
@@ -264,10 +264,8 @@ def _judges(adapters: Sequence[Adapter], named: Sequence[str]) -> list[Adapter]:
     return [adapters[round(i * last / max(count - 1, 1))] for i in range(count)]
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--plan", choices=("rivals", "map"), default="rivals")
     parser.add_argument("--peers", action="store_true", help="lorashare and vlora-dev as well")
@@ -287,9 +285,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=[*GRIDS], metavar="METHOD")
     parser.add_argument("--tuned", type=Path, help="default SET.tuned.json beside the results")
-    parser.add_argument("--out", type=Path, help="default benchmarks/quality/results/SET.PLAN.json")
+    parser.add_argument("--out", type=Path, help="default benchmarks/results/quality/SET.PLAN.json")
     parser.add_argument("--one", nargs=2, metavar=("LABEL", "FOLDER"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.one:
         return args
     if (args.score or args.tune) and not args.tasks:
@@ -297,13 +295,13 @@ def _arguments() -> argparse.Namespace:
     if (args.adapters or (args.only and not args.tune)) and not args.out:
         parser.error("--adapters and --only need --out: they are no result of the set")
     if not args.tuned and not args.adapters:
-        args.tuned = RESULTS / f"{args.set}.tuned.json"
+        args.tuned = QUALITY / f"{args.set}.tuned.json"
     args.rows = args.rows or _ROWS[args.tune]
     return args
 
 
-def main() -> None:
-    run = Run.of(_arguments())
+def main(arguments: Sequence[str] | None = None) -> None:
+    run = Run.of(_arguments(arguments))
     if run.args.one:
         one(run)
         return
@@ -313,7 +311,3 @@ def main() -> None:
     rows, result = build(run)
     if run.args.score:
         score(run, rows, result)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,26 @@
-"""The evidence sets: which adapters, of which base, merged how. What every table names them by."""
+"""The evidence sets: which adapters, of which base, merged how. What every table names them by.
+
+A set is one list of adapters, by the hashes of their content: pinned.json. What a recipe trains on
+another machine, or was trained before, is another set, and its rows stand apart.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CLOSER", "PLANS", "RESULTS", "SETS", "Method", "recipe_of"]
+from benchmarks.common import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "quality" / "results"
+__all__ = ["CLOSER", "METHOD", "PLANS", "SETS", "Method", "pinned", "recipe_of", "set_of"]
+
 SETS = ("gemma3-5x8", "smollm2-en10", "qwen25coder-code5", "gemma3-separate8")
+"""Those that tables show first, each named like the recipe that trains it."""
+METHOD = "hydraopt"
+"""What tables call ours; the paper's method is "HydraOpt" there."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,8 @@ _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 PLANS: dict[str, list[Method]] = {
-    "sizes": _sizes("hydraopt", "52% 20% 10% 5% 3% 2% 1%"),
-    CLOSER: _sizes("hydraopt", "10% 5%"),
+    "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
+    CLOSER: _sizes(METHOD, "10% 5%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
@@ -114,6 +123,23 @@ PLANS: dict[str, list[Method]] = {
     ],
 }
 """What one run of evidence.py scores together."""
+
+
+@functools.cache
+def pinned() -> dict[str, tuple[str, dict[str, str]]]:
+    """By set, its recipe and the content hash of every adapter by name; those of SETS first."""
+    text = (Path(__file__).parent / "pinned.json").read_text(encoding="utf-8")
+    found = {name: (x["recipe"], x["adapters"]) for name, x in json.loads(text).items()}
+    return {name: found[name] for name in (*SETS, *(x for x in found if x not in SETS))}
+
+
+def set_of(recipe: str, adapters: Mapping[str, str]) -> str:
+    """The set of some adapters of a recipe, by name their content hashes: the first that has all of
+    them. Adapters that no set pins, and none at all, are "RECIPE (other adapters)"."""
+    for name, (trained_by, hashes) in pinned().items():
+        if trained_by == recipe and adapters and adapters.items() <= hashes.items():
+            return name
+    return f"{recipe} (other adapters)"
 
 
 def recipe_of(name: str) -> Path:

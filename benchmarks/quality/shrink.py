@@ -1,29 +1,25 @@
 """How close does shrinking a bundle come to merging the originals to that size?
 
-    python benchmarks/quality/shrink.py --via 10% --sizes 5%,2.5% ADAPTERS...
+    python -m benchmarks.quality shrink --via 10% --sizes 5%,2.5% ADAPTERS...
 
 Both ways end at the same size; the relative errors are measured against the original adapters.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import provenance, write_result  # noqa: E402
-from hydraopt.adapters import Adapter, read_adapters  # noqa: E402
-from hydraopt.bundle.reader import open_bundle  # noqa: E402
-from hydraopt.merging import merge  # noqa: E402
-from hydraopt.shrinking import shrink  # noqa: E402
-from hydraopt.types import Factors  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, provenance, write_result
+from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.merging import merge
+from hydraopt.shrinking import shrink
+from hydraopt.types import Factors
 
 
 def errors(path: Path, adapters: Sequence[Adapter]) -> dict[str, float]:
@@ -43,12 +39,12 @@ def errors(path: Path, adapters: Sequence[Adapter]) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--via", default="10%")
     parser.add_argument("--sizes", default="5%,2.5%")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     adapters = read_adapters(args.adapters)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -65,8 +61,4 @@ def main() -> None:
             )
             rows.append(row)
             print(f"{size} via {args.via}: error {row['ratio']:.3f} times that of merging")
-    write_result("shrink", provenance("shrink against merge at one size", seed=0), rows)
-
-
-if __name__ == "__main__":
-    main()
+    write_result(QUALITY, "shrink", provenance("shrink against merge at one size", seed=0), rows)

@@ -1,6 +1,6 @@
 """Read tasks of a bundle back on one core. Prints a JSON line a run.
 
-    python child_read.py REPEATS BUNDLE
+    python -m benchmarks.speed.child_read REPEATS BUNDLE
 
 "opened": decode one task of an open bundle whose shared bases are read. "cold": drop the file from
 the page cache, open it, decode one task. The first line is the first decode of the process, which
@@ -9,25 +9,17 @@ loads the compiled code from its cache. Numbers are those of the original adapte
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 
+# Before numpy is loaded, which reads these.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
+from benchmarks.speed.clock import forget, say  # noqa: E402
 from hydraopt.bundle.reader import open_bundle  # noqa: E402
-
-
-def forget(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
 
 
 def decode(path: Path, name: str, cold: bool, label: str) -> None:
@@ -44,7 +36,7 @@ def decode(path: Path, name: str, cold: bool, label: str) -> None:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     row = {"run": label, "wall": wall, "cpu": cpu, "task": name, "numbers": task.entry.numbers}
     row["decoded"] = sum(x.B.size + x.A.size for x in factors.values())
-    print(json.dumps(row), flush=True)
+    say(row)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How fast a merge is: against the least it could do, against others, and how fast it reads back.
 
-    python benchmarks/speed/merge.py ADAPTERS... [--size 5%] [--repeats 3] [--skip peers,synthetic]
+    python -m benchmarks.speed merge ADAPTERS... [--size 5%] [--repeats 3] [--skip rivals,synthetic]
 
 Everything in one run, each part in a process of its own, medians over the repeats. Wall seconds
 suffer from whatever else the machine does; CPU seconds (all threads) are given beside them. The
@@ -10,8 +10,6 @@ and writes a file of the bundle's size. Compiled code is in its cache, except in
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,27 +17,29 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from benchmarks.commands import parser_of
+from benchmarks.common import SPEED, provenance, write_result
+from benchmarks.rivals.environments import python_of, run_module, versions_of
+from benchmarks.rivals.registry import TOOLS
+from benchmarks.speed.synthetic import write_synthetic
+from hydraopt.adapters import read_adapters
 
-from benchmarks.common import provenance, write_result  # noqa: E402
-from benchmarks.peers import LORASHARE, peer_python, run_lines  # noqa: E402
-from benchmarks.speed.synthetic import write_synthetic  # noqa: E402
-from hydraopt.adapters import read_adapters  # noqa: E402
-
-HERE = Path(__file__).resolve().parent
 MIB = 1 << 20
 SYNTHETIC = ((2048, 4), (4096, 2))
-LORASHARE_K = 32  # its default
+RIVALS = ("lorashare", "peft svd")
+LIMIT = 3600
+"""Seconds of one run of a rival."""
 
 Row = dict[str, Any]
 Rows = list[Row]
 
 
-def child(script: str, *arguments: object, python: Path | None = None, **env: str) -> Rows:
-    command = [python or sys.executable, HERE / script, *map(str, arguments)]
+def child(name: str, *arguments: object, python: Path | None = None, **env: str) -> Rows:
+    """The lines of a module of this folder, run in a process of its own."""
+    module = f"benchmarks.speed.child_{name}"
     # Threads that wait by spinning would burn the time of whatever else runs.
-    return list(run_lines(command, env={"OMP_WAIT_POLICY": "PASSIVE", **env}))
+    env = {"OMP_WAIT_POLICY": "PASSIVE", **env}
+    return list(run_module(module, *arguments, python=python, **env))
 
 
 def medians(lines: Sequence[Row]) -> dict[str, Row]:
@@ -72,7 +72,7 @@ def show(row: Row) -> Row:
 
 def merge_rows(data: str, folders: Sequence[Path], size: str, repeats: int, work: Path) -> Rows:
     """Merge against the baseline; the bundle stays in ``work``."""
-    lines = child("child_merge.py", repeats, size, work, *folders)
+    lines = child("merge", repeats, size, work, *folders)
     if "failed" in lines[-1]:
         return [show({"data": data, "what": "merge", "failed": lines[-1]["failed"]})]
     times = medians(lines)
@@ -89,24 +89,23 @@ def merge_rows(data: str, folders: Sequence[Path], size: str, repeats: int, work
     return rows
 
 
-def peer_rows(data: str, folders: Sequence[Path], repeats: int, merge: Row, work: Path) -> Rows:
+def rival_rows(data: str, folders: Sequence[Path], repeats: int, merge: Row, work: Path) -> Rows:
     """lorashare and PEFT on the same adapters, and how many times longer than ``merge``."""
     rows = []
-    found: dict[str, Rows] = {}
-    try:
-        python = peer_python(LORASHARE)
-        found["lorashare"] = child(
-            "child_lorashare.py", repeats, LORASHARE_K, work, *folders, python=python
-        )
-    except RuntimeError as error:
-        found["lorashare"] = [{"failed": str(error)}]
-    found["peft svd"] = child("child_peft.py", repeats, *folders)
-    for name, lines in found.items():
+    for name in RIVALS:
+        rival = TOOLS[name]
+        try:
+            python = python_of(rival.name) if rival.package else None
+            with tempfile.TemporaryDirectory(dir=work) as place:
+                given = name, "merge", repeats, LIMIT, place, *folders
+                lines = child("tool", *given, python=python)
+        except RuntimeError as error:
+            lines = [{"failed": str(error)}]
         row: Row = {"data": data, "what": name}
         if not lines or "failed" in lines[-1]:
             row["failed"] = lines[-1]["failed"] if lines else "nothing was printed"
         else:
-            row |= medians(lines)[name]
+            row |= medians(lines)["merge"]
             row |= ratio(row, merge)
         rows.append(show(row))
     return rows
@@ -114,14 +113,14 @@ def peer_rows(data: str, folders: Sequence[Path], repeats: int, merge: Row, work
 
 def cold_row(folders: Sequence[Path], size: str, work: Path) -> Row:
     """The first merge after installation: everything is compiled."""
-    lines = child("child_merge.py", 0, size, work, *folders, NUMBA_CACHE_DIR=str(work / "numba"))
+    lines = child("merge", 0, size, work, *folders, NUMBA_CACHE_DIR=str(work / "numba"))
     return show(
         {"data": "adapters", "what": "cold: compiles everything", **medians(lines).popitem()[1]}
     )
 
 
 def memory_row(folders: Sequence[Path], size: str, work: Path) -> Row:
-    about = child("child_merge.py", 0, size, work, *folders)[-1]
+    about = child("merge", 0, size, work, *folders)[-1]
     row = {"data": "adapters", "what": "memory"}
     row |= {f"{key}_mib": round(about[key] / MIB, 1) for key in ("peak", "imported", "inputs")}
     row["peak_less_inputs_mib"] = round((about["peak"] - about["inputs"]) / MIB, 1)
@@ -130,7 +129,7 @@ def memory_row(folders: Sequence[Path], size: str, work: Path) -> Row:
 
 
 def read_rows(bundle: Path, repeats: int) -> Rows:
-    lines = child("child_read.py", repeats, bundle)
+    lines = child("read", repeats, bundle)
     rows = []
     for name, seconds in medians(lines).items():
         mine = [line for line in lines if line.get("run") == name]
@@ -145,37 +144,31 @@ def read_rows(bundle: Path, repeats: int) -> Rows:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--size", default="5%")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--skip", default="")
     parser.add_argument("--name", default="speed")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     skip = args.skip.split(",")
     head = provenance("seconds, numbers a second and memory of merge and of reading back", seed=1)
-    head["versions"] |= dict([LORASHARE.split("==")])
+    head["versions"] |= versions_of(["lorashare"])
     folders = [adapter.source.parent for adapter in read_adapters(args.adapters)]
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         rows = merge_rows("adapters", folders, args.size, args.repeats, work)
         rows += read_rows(work / "merged.hydra.safetensors", args.repeats)
         rows += [memory_row(folders, args.size, work), cold_row(folders, args.size, work)]
-        if "peers" not in skip:
+        if "rivals" not in skip:
             merged = next(row for row in rows if row["what"] == "merge")
-            rows += peer_rows("adapters", folders, args.repeats, merged, work)
+            rows += rival_rows("adapters", folders, args.repeats, merged, work)
         for width, modules in SYNTHETIC if "synthetic" not in skip else ():
             made = write_synthetic(work, width, modules, tasks=4, rank=16, seed=width)
             data = f"synthetic, width {width}, {modules} modules"
             ours = merge_rows(data, made, args.size, args.repeats, work)
             rows += ours
             merged = next(row for row in ours if row["what"] == "merge")  # even if it failed
-            rows += peer_rows(data, made, 1, merged, work)
-    print(write_result(args.name, head, rows))
-
-
-if __name__ == "__main__":
-    main()
+            rows += rival_rows(data, made, 1, merged, work)
+    print(write_result(SPEED, args.name, head, rows))

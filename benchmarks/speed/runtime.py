@@ -1,6 +1,6 @@
 """The runtime against PEFT: mixed batches, one task, memory, and switching, as ratios.
 
-    python benchmarks/speed/runtime.py SET [--size 5%] [--repeats 5] [--tokens 32] [--threads 1]
+    python -m benchmarks.speed runtime SET [--size 5%] [--repeats 5] [--tokens 32] [--threads 1]
 
 SET: "examples" (SmolLM2-135M, eight rank-8 adapters on q and v), "gemma" (Gemma-3-270M, 40 rank-8
 adapters on q, k, v, o) or "smollm2" (SmolLM2-135M, rank 16 on all linear layers: those of the
@@ -12,30 +12,26 @@ machine does hits both. A pass is a prompt and then one token at a time, with th
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from peft import PeftModel  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from benchmarks.common import provenance, write_result  # noqa: E402
-from hydraopt import attach, merge, open_bundle  # noqa: E402
-from hydraopt.evaluate.model import load_model  # noqa: E402
-from hydraopt.runtime.footprint import forget  # noqa: E402
-from zoo.bases import base_folder  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import ROOT, SPEED, provenance, write_result
+from hydraopt import attach, merge, open_bundle
+from hydraopt.evaluate.model import load_model
+from hydraopt.runtime.footprint import forget
+from zoo.bases import base_folder
 
 SETS = {
     "examples": ("smollm2-135m-instruct", ROOT / "examples" / "adapters"),
@@ -210,10 +206,8 @@ def switching(model: Any, path: Path, repeats: int) -> Row:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=sorted(SETS))
     parser.add_argument("--size", default="5%")
     parser.add_argument("--repeats", type=int, default=5)
@@ -222,7 +216,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=40, help="adapters at most")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", help="of the result; default runtime-SET")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     head = provenance("the runtime against PEFT on one machine, in one process", seed=0)
     base, _ = SETS[args.set]
@@ -247,8 +241,4 @@ def main() -> None:
         row |= {"set": args.set, "base": base, "size": args.size, "threads": args.threads}
         row["copies"] = copies
         print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-    print(write_result(args.name or f"runtime-{args.set}", head, rows).name)
-
-
-if __name__ == "__main__":
-    main()
+    print(write_result(SPEED, args.name or f"runtime-{args.set}", head, rows).name)

@@ -1,16 +1,14 @@
 """How merging and reading grow with adapters, rank and width, against others, as ratios.
 
-    python benchmarks/speed/scaling.py [--limit 120] [--repeats 3] [--out FILE]
-    python benchmarks/speed/scaling.py --tasks 4 8 --ranks 16 --widths 512 --layers 0 --out FILE
-    python benchmarks/speed/scaling.py --report [--check]
+    python -m benchmarks.speed scaling [--limit 120] [--repeats 3] [--out FILE]
+    python -m benchmarks.speed scaling --tasks 4 8 --ranks 16 --widths 512 --layers 0 --out FILE
 
 A cell is one set of synthetic adapters (benchmarks/speed/synthetic.py); all tools are run on it one
 after the other, each in a process of its own, and its ratios are to hydraopt's time in the same
 cell. One of tasks, rank and width changes at a time, around 8 adapters of rank 16 and width 1024;
 then the tasks once more with the modules of an 8B model's layers. A run over the limit, a tool that
 fails, and one that cannot be installed are results. Every cell is saved at once, and a second call
-goes on with what is missing: benchmarks/results/scaling.json. ``--report`` makes the section and
-the picture of docs/speed.md of that file (benchmarks/speed/scaling_report.py).
+goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -28,14 +26,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common import RESULTS, provenance, save_json  # noqa: E402
-from benchmarks.peers import LORASHARE, MERGEKIT, VLORA, peer_python  # noqa: E402
-from benchmarks.speed.merge import MIB, Row, Rows, child, medians  # noqa: E402
-from benchmarks.speed.scaling_report import exponents, report, with_ratios  # noqa: E402
-from benchmarks.speed.synthetic import (  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import ROOT, SPEED, provenance, save_json
+from benchmarks.rivals.environments import python_of, versions_of
+from benchmarks.rivals.registry import TOOLS as RIVALS
+from benchmarks.speed.exponents import exponents, with_ratios
+from benchmarks.speed.merge import MIB, Row, Rows, child, medians
+from benchmarks.speed.synthetic import (
     Shapes,
     llama_layers,
     square_modules,
@@ -44,18 +41,9 @@ from benchmarks.speed.synthetic import (  # noqa: E402
 
 __all__ = ["TOOLS", "Cell", "cells_of", "measured", "summary"]
 
-TOOLS: dict[str, tuple[str | None, bool]] = {
-    "hydraopt": (None, True),
-    "lorashare": (LORASHARE, True),
-    "vlora": (VLORA, True),
-    "vlora fp32": (VLORA, True),
-    "peft svd": (None, False),
-    "mergekit extract": (MERGEKIT, False),
-}
-"""Name: (the package that it needs an environment for, whether tasks can be read back)."""
-
 TASKS, RANKS, WIDTHS = (4, 8, 16, 32, 64), (8, 16, 32, 64), (512, 1024, 2048, 4096)
 _OURS = "hydraopt"
+TOOLS = (_OURS, *RIVALS)
 _CENTRE = {"tasks": 8, "rank": 16, "width": 1024}
 _MODULES = 4
 _8B = 4096
@@ -101,14 +89,15 @@ def measured(
 ) -> dict[str, Any]:
     """What one tool took: medians of wall and CPU seconds by run, memory, bytes if it left files;
     or why not."""
-    package, reads = TOOLS[tool]
+    rival = RIVALS.get(tool)
+    reads = rival.tools[tool] if rival else True
     try:
-        python = peer_python(package) if package else None
+        python = python_of(rival.name) if rival and rival.package else None
     except RuntimeError as error:
         return {"failed": str(error)}
     row: dict[str, Any] = {}
     for mode in ("merge", "read") if reads else ("merge",):
-        lines = child("child_scaling.py", tool, mode, repeats, limit, work, *folders, python=python)
+        lines = child("tool", tool, mode, repeats, limit, work, *folders, python=python)
         row |= summary(lines, limit)
         if "failed" in row or "over" in row:
             break
@@ -162,7 +151,7 @@ def _compile(place: Path) -> None:
 
 def _head(args: argparse.Namespace) -> Row:
     head = provenance("seconds and memory against adapters, rank and width", seed=1)
-    head["versions"] |= dict(x.split("==") for x in (LORASHARE, VLORA, MERGEKIT))
+    head["versions"] |= versions_of(x.name for x in RIVALS.values() if x.package)
     return {**head, "limit": args.limit, "repeats": args.repeats, "tools": args.tools}
 
 
@@ -201,10 +190,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(rows)} rows: {args.out.name}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
@@ -212,15 +199,5 @@ def main() -> None:
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=[*TOOLS])
     parser.add_argument("--limit", type=int, default=120, help="seconds of one run")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
-    parser.add_argument("--report", action="store_true", help="write docs/speed.md and its picture")
-    parser.add_argument("--check", action="store_true", help="with --report: only compare")
-    args = parser.parse_args()
-    if args.report:
-        report(args.out, check=args.check)
-    else:
-        run(args)
-
-
-if __name__ == "__main__":
-    main()
+    parser.add_argument("--out", type=Path, default=SPEED / "scaling.json")
+    run(parser.parse_args(arguments))

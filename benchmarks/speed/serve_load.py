@@ -1,6 +1,6 @@
 """A server under load: are all answers those of their own tasks, does it stay well, does it end?
 
-    python benchmarks/speed/serve_load.py --seconds 300 --out benchmarks/results/serve-load.json
+    python -m benchmarks.speed serve_load --out benchmarks/results/speed/serve-load.json
 
 Starts ``hydraopt serve`` on the examples (SmolLM2-135M-Instruct, eight rank-8 adapters), or on
 --base and --bundle. Every client asks one prompt of one task after the other, all tasks and lengths
@@ -30,19 +30,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from benchmarks.common import provenance, write_result  # noqa: E402
-from benchmarks.speed.refusals import BAD, post, problem_of  # noqa: E402
-from hydraopt import attach, merge  # noqa: E402
-from hydraopt.evaluate.model import contiguous_head, load_model  # noqa: E402
-from hydraopt.runtime.footprint import resident_bytes  # noqa: E402
-from zoo.bases import base_folder  # noqa: E402
-from zoo.batching import prompt_text  # noqa: E402
+from benchmarks.commands import parser_of
+from benchmarks.common import ROOT, provenance, write_result
+from benchmarks.speed.refusals import BAD, post, problem_of
+from hydraopt import attach, merge
+from hydraopt.evaluate.model import contiguous_head, load_model
+from hydraopt.runtime.footprint import resident_bytes
+from zoo.bases import base_folder
+from zoo.batching import prompt_text
 
 TIE = 0.01
 """Difference of two logits in float32 that other shapes of the same products may turn round."""
@@ -312,10 +310,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
     parser.add_argument("--base", type=Path, help="model folder; default the examples' base")
     parser.add_argument("--bundle", type=Path, help="default the examples, merged to 5 %%")
     parser.add_argument("--seconds", type=float, default=300)
@@ -324,7 +320,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20, help="of an answer, about, at most")
     parser.add_argument("--threads", type=int, default=2, help="of the server")
     parser.add_argument("--out", type=Path, help="result file; default none is written")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    # Whoever ends this run ends its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     head = provenance("a server under a mixed load, every answer checked", seed=0)
     base = args.base or base_folder("smollm2-135m-instruct")
     prompts = prompts_of(args.prompts, args.tokens)
@@ -353,10 +351,4 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
     if args.out is not None:
-        print(write_result(args.out.stem, head, rows, args.out.parent))
-
-
-if __name__ == "__main__":
-    # Whoever ends this script ends its server too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    main()
+        print(write_result(args.out.parent, args.out.stem, head, rows))

@@ -1,26 +1,27 @@
-"""The results in README and docs/evidence.md are what the result files say."""
+"""The results in the documents are what the result files say."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from benchmarks import report
-from benchmarks.quality import evidence_report
-from benchmarks.speed import runtime_report
+from benchmarks import pages
+from benchmarks.reports import leaderboard
+from benchmarks.reports.__main__ import REPORTS, sections_of
+from benchmarks.reports.recovery import bytes_at
 
-SCRIPTS = (report, evidence_report, runtime_report)
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_the_pages_say_what_the_files_say(report: str) -> None:
+    pages.rewrite(sections_of(report), check=True)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: Path(script.__file__).stem)
-def test_the_pages_say_what_the_files_say(script) -> None:
-    for path in script.PAGES:
-        page = path.read_text(encoding="utf-8")
-        assert report.filled(page, script.SECTIONS) == page, f"run python {script.__file__}"
-    both = "".join(path.read_text(encoding="utf-8") for path in script.PAGES)
-    assert all(f"<!-- {name} -->" in both for name in script.SECTIONS)
-    assert report.PICTURE.is_file()
+def test_the_leaderboard_says_what_the_files_say() -> None:
+    leaderboard.write(check=True)
+
+
+def test_every_block_has_one_report() -> None:
+    made = [name for report in REPORTS for name in sections_of(report)]
+    assert sorted(made) == sorted(pages.BLOCKS)
 
 
 def test_sizes_at_equal_recovery_lie_between_measured_ones() -> None:
@@ -29,7 +30,7 @@ def test_sizes_at_equal_recovery_lie_between_measured_ones() -> None:
         {"method": "all", "size_pct": 8.0, "mean_recovery": 99.99},
         {"method": "other", "size_pct": 1.0, "mean_recovery": 99.9},
     ]
-    assert report.bytes_at(rows, 99.0) == report.bytes_at(rows, 50.0) == 2.0
+    assert bytes_at(rows, 99.0) == bytes_at(rows, 50.0) == 2.0
     # A tenth of what is lost: half way on both logarithmic scales.
-    assert report.bytes_at(rows, 99.9) == pytest.approx(4.0)
-    assert report.bytes_at(rows, 99.995) is None
+    assert bytes_at(rows, 99.9) == pytest.approx(4.0)
+    assert bytes_at(rows, 99.995) is None

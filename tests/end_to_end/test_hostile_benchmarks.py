@@ -1,4 +1,4 @@
-"""The two hostile benchmarks, with few cases; benchmarks/results holds the full runs."""
+"""The two hostile benchmarks, with few cases; benchmarks/results/hostile holds the full runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "hostile"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
@@ -18,7 +18,8 @@ def test_few_cases(tmp_path: Path, script: str, count: int) -> None:
     output = tmp_path / "result.json"
     arguments = ["--count", str(count), "--seed", "20", "--json", str(output)]
     done = subprocess.run(
-        [sys.executable, FOLDER / f"{script}.py", *arguments],
+        [sys.executable, "-m", "benchmarks.hostile", script, *arguments],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -7,21 +7,20 @@ import hashlib
 import json
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, package_hash
-from benchmarks.quality.compressors.base import (
+from benchmarks.quality.sets import METHOD as OURS
+from benchmarks.rivals.base import (
     Compressor,
     Modules,
     pack,
     relative_errors,
     tasks_of,
 )
-from benchmarks.quality.harness.ours import METHOD as OURS
+from benchmarks.rivals.environments import run_module
 from hydraopt.adapters import Adapter
 
 __all__ = [
@@ -43,9 +42,9 @@ Note = dict[str, Any]
 
 @functools.cache
 def code_of() -> str:
-    """Hash of the source that rows come of: compressors, methods, and what writes bundles."""
+    """Hash of the source that rows come of: rivals, methods, and what writes bundles."""
     package = ROOT / "src" / "hydraopt"
-    folders = [ROOT / "benchmarks" / "quality" / "compressors"]
+    folders = [ROOT / "benchmarks" / "rivals"]
     folders += [package / "methods", package / "bundle"]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     files += [package / name for name in ("align.py", "combining.py", "types.py")]
@@ -135,20 +134,14 @@ def emptied(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def in_a_process(script: Path, arguments: Sequence[str]) -> Callable[[Compressor, Path], Note]:
-    """A builder that runs ``script ... --one LABEL FOLDER``, which prints the note of that row, so
-    that memory and failures are the row's."""
+def in_a_process(command: Sequence[str]) -> Callable[[Compressor, Path], Note]:
+    """A builder that runs ``python -m COMMAND ... --one LABEL FOLDER``, which prints the note of
+    that row, so that memory and failures are the row's."""
 
     def build(row: Compressor, folder: Path) -> Note:
-        command = [sys.executable, str(script), *arguments]
-        command += ["--one", row.label, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = [line for line in done.stderr.strip().splitlines() if line.strip()]
-            why = said[-1][-300:] if said else f"exit {done.returncode}"
-            return {**heading(row), "failed": why}
-        note: Note = json.loads(done.stdout.splitlines()[-1])
-        return note
+        lines = list(run_module(*command, "--one", row.label, str(folder)))
+        note = lines[-1] if lines else {"failed": "nothing was printed"}
+        return {**heading(row), "failed": note["failed"]} if "failed" in note else note
 
     return build
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.quality.compressors.base import Compressor, Tasks
-from benchmarks.quality.compressors.combined import BUNDLE, read_bundle
+from benchmarks.quality.sets import METHOD
+from benchmarks.rivals.base import Compressor, Tasks
+from benchmarks.rivals.bundles import BUNDLE, read_bundle
 from hydraopt import merge
 from hydraopt.adapters import Adapter
 
-__all__ = ["METHOD", "ours"]
-
-METHOD = "hydraopt"
-"""What tables call it; the paper's method is "HydraOpt" there."""
+__all__ = ["ours"]
 
 
 def ours(adapters: Sequence[Adapter], size: str) -> Compressor:

@@ -1,4 +1,4 @@
-"""lorashare and vlora-dev as rows: what they rebuilt is kept, so that it can be scored."""
+"""Packages as rows: what they rebuilt is kept, so that it can be scored."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.quality.compressors.base import Compressor, Modules, relative_errors, tasks_of
 from benchmarks.quality.harness.building import Note, emptied, files_hash
-from benchmarks.quality.rivals import iter_peers
+from benchmarks.rivals.base import Compressor, Modules, relative_errors, tasks_of
+from benchmarks.rivals.packages import ask_all
+from benchmarks.rivals.registry import PACKAGES
 from hydraopt.adapters import Adapter
 
 __all__ = ["kept_peers", "peer_row", "peer_rows"]
 
-PEERS = ("lorashare", "vlora")
-
 
 def peer_rows(adapters: Sequence[Adapter], place: Path) -> Iterator[tuple[Compressor, Note]]:
-    """lorashare and vlora-dev at each k, kept below ``place``; a failure has no files."""
+    """Every package at each k, kept below ``place``; a failure has no files."""
     tasks = tasks_of(adapters)
     numbers = sum(adapter.numbers for adapter in adapters)
-    for rival in iter_peers(adapters):
+    for rival in ask_all(adapters):
         row = peer_row(rival.name, rival.setting)
         if rival.failed or not rival.factors:
             why = rival.failed or "it wrote no factors"
@@ -72,6 +71,7 @@ def kept_peers(before: Mapping[str, Any], place: Path) -> Iterator[tuple[Compres
 
     before: the result of that call.
     """
+    names = [rival.name for rival in PACKAGES]
     for label, note in {**before.get("methods", {}), **before.get("failures", {})}.items():
-        if note["method"] in PEERS and ("failed" in note or (place / label).is_dir()):
+        if note["method"] in names and ("failed" in note or (place / label).is_dir()):
             yield peer_row(note["method"], note["setting"]), note

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.quality.compressors.base import Compressor, Modules
 from benchmarks.quality.harness.building import Note
+from benchmarks.rivals.base import Compressor, Modules
 from hydraopt.adapters import Adapter
 
 __all__ = ["Result", "merged_scores", "scored", "stale", "with_aliases"]

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.compressors.base import Compressor, Modules, Tasks
-from benchmarks.quality.compressors.rows import one_for_all
+from benchmarks.rivals.base import Compressor, Modules, Tasks
+from benchmarks.rivals.one_for_all import one_for_all
 from hydraopt.evaluate.run import TaskRows, run_task
 
 __all__ = ["GRIDS", "Grid", "best", "chosen", "scaled", "trials", "tune", "tuned_options"]

@@ -1,0 +1,12 @@
+"""``python -m benchmarks.coding`` lists the commands."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.commands import dispatch
+
+COMMANDS = ("coders", "gaussian_table")
+
+if __name__ == "__main__":
+    sys.exit(dispatch("benchmarks.coding", COMMANDS))

@@ -1,0 +1,1 @@
+"""Runs that damage files and kill merges."""

@@ -1,0 +1,113 @@
+"""Where reports write: the marked blocks of documents, and pictures. Nothing else names a document.
+
+What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a page is made by the report of that
+name. Who moves a document or a block changes BLOCKS, and a moved picture folder PICTURES.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from benchmarks.common import ROOT
+
+__all__ = [
+    "ABOUT",
+    "BLOCKS",
+    "BOARD",
+    "BOARD_PICTURES",
+    "OPTIONAL",
+    "PICTURES",
+    "Sections",
+    "filled",
+    "is_marked",
+    "rewrite",
+    "shown",
+]
+
+Sections = Mapping[str, Callable[[], str]]
+"""By name of a block, what makes its text; a picture is linked as ``picture:FILE``."""
+
+_DOCS = ROOT / "docs"
+_README, _EVIDENCE, _METHODS = ROOT / "README.md", _DOCS / "evidence.md", _DOCS / "methods.md"
+PICTURES = _DOCS / "pictures"
+BLOCKS: Mapping[str, Path] = {
+    "evidence": _README,
+    "evidence in short": _README,
+    "rivals in short": _README,
+    "speed": _README,
+    "curves": _EVIDENCE,
+    "chance": _EVIDENCE,
+    "tasks": _EVIDENCE,
+    "fairness": _EVIDENCE,
+    "methods": _EVIDENCE,
+    "measures": _EVIDENCE,
+    "weights": _EVIDENCE,
+    "growth": _EVIDENCE,
+    "results": _EVIDENCE,
+    "map": _METHODS,
+    "verdict": _METHODS,
+    "rivals": _METHODS,
+    "runtime": _DOCS / "runtime.md",
+    "scaling": _DOCS / "speed.md",
+}
+"""The document of every block."""
+OPTIONAL = frozenset({"evidence in short"})
+"""Blocks that need not be there."""
+ABOUT: Mapping[str, Path] = {"evidence": _EVIDENCE, "methods": _METHODS}
+"""Documents that reports refer to, by topic."""
+BOARD = ROOT / "benchmarks" / "LEADERBOARD.md"
+BOARD_PICTURES = ROOT / "benchmarks" / "pictures"
+"""The leaderboard is a page of its own, whole, with its own pictures."""
+
+_PICTURE = re.compile(r"\]\(picture:([^)]+)\)")
+
+
+def shown(path: Path) -> str:
+    """A path as text names it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->\n", f"<!-- /{name} -->"
+
+
+def is_marked(name: str) -> bool:
+    """Has the page of this block its marks?"""
+    text = BLOCKS[name].read_text(encoding="utf-8")
+    return all(mark in text for mark in _marks(name))
+
+
+def filled(text: str, page: Path, sections: Sections) -> str:
+    """The page's text with what stands between the marks of these sections made anew."""
+    folder = os.path.relpath(PICTURES, page.parent)
+    for name, make in sections.items():
+        start, end = _marks(name)
+        if start in text:
+            before, rest = text.split(start, 1)
+            made = _PICTURE.sub(rf"]({folder}/\1)", make())
+            text = before + start + made + end + rest.split(end, 1)[1]
+    return text
+
+
+def rewrite(sections: Sections, check: bool) -> None:
+    """Fill the blocks of these names in their pages.
+
+    check: change nothing, and raise SystemExit where a page would. Raises SystemExit as well where
+    a page has no marks for a block that is not optional.
+    """
+    for page in dict.fromkeys(BLOCKS[name] for name in sections):
+        mine = {name: make for name, make in sections.items() if BLOCKS[name] == page}
+        lost = sorted(x for x in mine if x not in OPTIONAL and not is_marked(x))
+        if lost:
+            raise SystemExit(f"{shown(page)} has no marks for: {', '.join(lost)}")
+        text = page.read_text(encoding="utf-8")
+        new = filled(text, page, mine)
+        if not check:
+            page.write_text(new, encoding="utf-8")
+        elif new != text:
+            raise SystemExit(
+                f"{shown(page)} differs from the result files: run python -m benchmarks.reports"
+            )

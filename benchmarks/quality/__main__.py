@@ -1,0 +1,12 @@
+"""``python -m benchmarks.quality`` lists the commands."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.commands import dispatch
+
+COMMANDS = ("evidence", "methods", "measures", "growth", "curve", "shrink", "rivals")
+
+if __name__ == "__main__":
+    sys.exit(dispatch("benchmarks.quality", COMMANDS))

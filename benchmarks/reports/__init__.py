@@ -1,0 +1,1 @@
+"""What reads result files and writes tables and pictures; nothing here measures anything."""

@@ -1,0 +1,160 @@
+"""Is hydraopt ahead of every rival that takes as many bytes? The table that says so, or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import METHOD
+from benchmarks.reports.rivals import scored_rivals
+from benchmarks.reports.scores import NO_DROP, SURE, drops, mean_drop, scored_tasks
+from benchmarks.reports.tables import MISSING, table
+
+__all__ = ["SECTIONS", "Duel", "Kept", "duels", "smallest", "verdicts"]
+
+Result = Mapping[str, Any]
+_LARGEST = 60.0
+"""Percent of the fp16 bytes up to which rows are compared."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A rival's row and the largest of hydraopt's bundles that is no larger, on the same rows.
+
+    mean, worst: by how many percent of the originals' scores more the rival loses, in the mean and
+    on each one's own worst task. mean_spread, worst_spread: their standard deviations, as if the
+    two had been scored on rows drawn apart, which makes them too wide. kl: by how many nats a token
+    the rival is farther from the originals, mean over tasks.
+    """
+
+    rival: str
+    size_pct: float
+    ours: str
+    mean: float
+    mean_spread: float
+    worst: float
+    worst_spread: float
+    kl: float
+
+    @property
+    def gaps(self) -> dict[str, tuple[float, float]]:
+        """By score: what the rival loses more, and its standard deviation."""
+        return {
+            "mean": (self.mean, self.mean_spread),
+            "worst task": (self.worst, self.worst_spread),
+        }
+
+
+def duels(result: Result) -> Iterator[Duel]:
+    """All rows of a result, but for those that are smaller than every bundle of hydraopt's."""
+    methods = result["methods"]
+    scored = {label: lost for label in methods if (lost := drops(result, label))}
+    mine = [label for label in scored if methods[label]["method"] == METHOD]
+    for label, lost in scored.items():
+        note = methods[label]
+        smaller = [x for x in mine if methods[x]["bytes"] <= note["bytes"]]
+        if label in mine or not smaller or note["size_pct"] > _LARGEST:
+            continue
+        ours = max(smaller, key=lambda x: methods[x]["bytes"])
+        mean, spread = mean_drop(lost)
+        our_mean, our_spread = mean_drop(scored[ours])
+        worst, worst_spread = max(lost.values())
+        our_worst, our_worst_spread = max(scored[ours].values())
+        yield Duel(
+            _titled(note),
+            note["size_pct"],
+            methods[ours]["setting"],
+            mean - our_mean,
+            math.hypot(spread, our_spread),
+            worst - our_worst,
+            math.hypot(worst_spread, our_worst_spread),
+            _kl(result, label) - _kl(result, ours),
+        )
+
+
+def _titled(note: Mapping[str, Any]) -> str:
+    return f"{note['method']} {note['setting']}".strip()
+
+
+@dataclass(frozen=True, order=True)
+class Kept:
+    """A row that loses no more than half a percent in the mean. title: "" for hydraopt's own."""
+
+    size_pct: float
+    title: str
+    drop: float
+
+    def __str__(self) -> str:
+        name = f"{self.title}, " if self.title else ""
+        return f"{name}{self.size_pct:.1f} % ({self.drop:+.1f} %)"
+
+
+def smallest(result: Result) -> tuple[Kept | None, Kept | None]:
+    """The smallest bundle of hydraopt's and the smallest rival that lose no more than half a
+    percent in the mean."""
+    kept: dict[bool, list[Kept]] = {True: [], False: []}
+    for label, note in result["methods"].items():
+        drop = mean_drop(lost)[0] if (lost := drops(result, label)) else math.inf
+        if drop <= NO_DROP:
+            mine = note["method"] == METHOD
+            kept[mine].append(Kept(note["size_pct"], "" if mine else _titled(note), drop))
+    return min(kept[True], default=None), min(kept[False], default=None)
+
+
+def _smallest_line(result: Result) -> list[str]:
+    """A line of a table: both, and the factor between their bytes."""
+    ours, rival = smallest(result)
+    factor = f"{rival.size_pct / ours.size_pct:.1f}" if ours and rival else "-"
+    return [f"`{result['set']}`", *(str(x) if x else "none" for x in (ours, rival)), factor]
+
+
+def _kl(result: Result, label: str) -> float:
+    found = [task["results"][label]["kl"] for task in scored_tasks(result, label)]
+    return float(sum(found) / len(found))
+
+
+def _counts(pairs: Sequence[tuple[float, float]]) -> list[str]:
+    """How many are ahead for sure, ahead or equal, behind, behind for sure."""
+    sure = sum(x > SURE * s and x > 0 for x, s in pairs)
+    lost = sum(-x > SURE * s and x < 0 for x, s in pairs)
+    behind = sum(x < 0 for x, _ in pairs) - lost
+    return [str(n) for n in (sure, len(pairs) - sure - lost - behind, behind, lost)]
+
+
+def verdicts(folder: Path = QUALITY) -> str:
+    """Counts for every set whose rivals were scored, and the rows that are ahead of hydraopt."""
+    lines, exceptions, least = [], [], []
+    for _, result in scored_rivals(folder):
+        found, name = list(duels(result)), f"`{result['set']}`"
+        least.append(_smallest_line(result))
+        for what in ("mean", "worst task"):
+            counts = _counts([duel.gaps[what] for duel in found])
+            lines.append([name, what, str(len(found)), *counts])
+        nearer = sum(duel.kl >= 0 for duel in found)
+        counts = ["-", str(nearer), str(len(found) - nearer), "-"]
+        lines.append([name, "KL", str(len(found)), *counts])
+        for duel in found:
+            for what, (gap, spread) in duel.gaps.items():
+                if gap < 0:
+                    half = SURE * spread
+                    said = f"{-gap:.1f} [{-gap - half:.1f}, {-gap + half:.1f}]"
+                    size = f"{duel.size_pct:.1f} %"
+                    exceptions.append([name, duel.rival, size, duel.ours, what, said])
+    if not lines:
+        return MISSING
+    head = ["set", "score", "rivals", "ahead for sure", "ahead or equal", "behind", "for sure"]
+    text = table(head, lines)
+    if exceptions:
+        head = ["set", "rival", "of fp16", "hydraopt at", "score", "ahead by, % of the score"]
+        text += "\nRivals that are ahead of hydraopt, and by how much:\n\n" + table(
+            head, exceptions
+        )
+    text += "\nSmallest with a mean drop of at most half a percent, on these rows:\n\n"
+    return text + table(["set", "hydraopt (drop)", "rival (drop)", "factor in bytes"], least)
+
+
+SECTIONS = {"verdict": verdicts}

@@ -1,0 +1,116 @@
+"""What a compressor is: it writes factors of many tasks into a folder, and reads one task back.
+
+``read`` gets the folder and nothing else, so what comes back is what is on disk; the bytes are
+those of the files. Factors: by task and module path (B (m, r) with the scale inside, A (r, n)).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from benchmarks.rivals.inside import folder_bytes
+from hydraopt.adapters import Adapter
+from hydraopt.bundle.verify import relative_error
+from hydraopt.types import Factors
+
+__all__ = [
+    "Compressor",
+    "Floats",
+    "Modules",
+    "Packed",
+    "Tasks",
+    "double",
+    "folder_bytes",
+    "pack",
+    "read_layout",
+    "relative_errors",
+    "tasks_of",
+    "write_layout",
+]
+
+Floats = NDArray[np.float32]
+Modules = Mapping[str, tuple[Floats, Floats]]
+Tasks = Mapping[str, Modules]
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """method, setting: what tables call it. write: all tasks into an empty folder. read: one task
+    from the folder. same_as: label of another row whose factors are the same bit by bit, and need
+    no second score. tuned: options that were chosen on validation rows."""
+
+    method: str
+    setting: str
+    write: Callable[[Tasks, Path], None]
+    read: Callable[[Path, str], Modules]
+    same_as: str | None = None
+    tuned: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Its key in results, and the name of its folder."""
+        name = f"{self.method} {self.setting}".strip()
+        return name.replace("%", "pct").replace(" ", "_").replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a compressor left on disk. seconds: of writing and of reading all tasks back."""
+
+    bytes: int
+    factors: Tasks
+    write_seconds: float
+    read_seconds: float
+
+
+def pack(compressor: Compressor, tasks: Tasks, folder: Path) -> Packed:
+    """Write into ``folder``, made if it is not there and else empty, and read back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    compressor.write(tasks, folder)
+    written = time.monotonic()
+    factors = {task: compressor.read(folder, task) for task in tasks}
+    done = time.monotonic()
+    return Packed(folder_bytes(folder), factors, written - started, done - written)
+
+
+def tasks_of(adapters: Sequence[Adapter]) -> dict[str, dict[str, tuple[Floats, Floats]]]:
+    """The factors of adapters, scale inside B, as compressors take them."""
+    return {a.name: {path: x.factors() for path, x in a.modules.items()} for a in adapters}
+
+
+def double(pair: tuple[Floats, Floats]) -> Factors:
+    return Factors(pair[0].astype(np.float64), pair[1].astype(np.float64))
+
+
+def relative_errors(tasks: Tasks, rebuilt: Tasks) -> dict[str, float]:
+    """Relative Frobenius error of each task's dW over all its modules."""
+    errors = {}
+    for task, modules in tasks.items():
+        wrong = total = 0.0
+        for path, pair in modules.items():
+            true, found = double(pair), double(rebuilt[task][path])
+            size = true.squared_norm()
+            wrong += size * relative_error(true, found) ** 2
+            total += size
+        errors[task] = float(np.sqrt(wrong / total)) if total else 0.0
+    return errors
+
+
+def write_layout(folder: Path, layout: Any) -> None:
+    """What a set's files hold, once for all of them: names and shapes as compressed JSON."""
+    text = json.dumps(layout, separators=(",", ":")).encode()
+    (folder / "layout").write_bytes(zstandard.ZstdCompressor(19).compress(text))
+
+
+def read_layout(folder: Path) -> Any:
+    return json.loads(zstandard.ZstdDecompressor().decompress((folder / "layout").read_bytes()))

@@ -1,0 +1,80 @@
+"""The registry's methods as compressors: one bundle of hydraopt's own, as merge --method writes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rivals.base import Compressor, Modules, Tasks
+from hydraopt import open_bundle
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.model import LowRankModule
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile
+from hydraopt.combining import combine
+
+__all__ = ["BUNDLE", "adapter_of", "combined", "read_bundle"]
+
+BUNDLE = "all.hydra.safetensors"
+
+
+def adapter_of(name: str, modules: Modules) -> Adapter:
+    """An adapter in memory with these factors, of scale 1."""
+    low_rank, keys, tensors = {}, {}, {}
+    for path, (b, a) in modules.items():
+        sides = {}
+        for side, x in (("A", a), ("B", b)):
+            key = f"base_model.model.{path}.lora_{side}.weight"
+            sides[side] = RawTensor.from_numpy(key, x.astype(np.float32))
+            keys[path, side], tensors[key] = key, sides[side]
+        r = a.shape[0]
+        low_rank[path] = LowRankModule(
+            path, "linear", b.shape[0], a.shape[1], r, 1.0, sides["A"], sides["B"]
+        )
+    return Adapter(
+        name=name,
+        source=Path("memory"),
+        format="peft",
+        base_model=None,
+        config={"peft_type": "LORA", "target_modules": sorted(modules)},
+        modules=low_rank,
+        extras={},
+        tensors=TensorFile(Path("memory"), tensors, {"format": "pt"}),
+        peft_keys=keys,
+    )
+
+
+def combined(
+    method: str,
+    setting: str = "",
+    name: str | None = None,
+    tuned: Mapping[str, float] | None = None,
+    shuffled: bool = False,
+    **options: Any,
+) -> Compressor:
+    """A method with these options; name: what tables call it, default the method.
+
+    shuffled: tasks come in a random order, for a method that takes them one by one.
+    tuned: options that were chosen on validation rows; "weight" is that of every task in the sum,
+    the others are the method's.
+    """
+    given = {**options, **(tuned or {})}
+    weight = given.pop("weight", None)
+
+    def write(tasks: Tasks, folder: Path) -> None:
+        adapters = [adapter_of(task, modules) for task, modules in tasks.items()]
+        if shuffled:
+            random.Random(0).shuffle(adapters)
+        weights = None if weight is None else dict.fromkeys(tasks, weight)
+        combine(adapters, folder / BUNDLE, method, weights=weights, **given)
+
+    return Compressor(name or method, setting, write, read_bundle, tuned=tuned or {})
+
+
+def read_bundle(folder: Path, task: str) -> Modules:
+    """One task of the bundle in a row's folder."""
+    factors = open_bundle(folder / BUNDLE)[task].factors()
+    return {p: (f.B.astype(np.float32), f.A.astype(np.float32)) for p, f in factors.items()}

@@ -1,0 +1,19 @@
+"""K-Merge: a few adapters for all tasks, which come one by one in a random order."""
+
+from __future__ import annotations
+
+from benchmarks.rivals.base import Compressor
+from benchmarks.rivals.bundles import combined
+from benchmarks.rivals.heads import head_counts
+from benchmarks.rivals.registry import Scene
+
+__all__ = ["k_merge", "rows"]
+
+
+def k_merge(count: int) -> Compressor:
+    """``count`` adapters for all tasks."""
+    return combined("k-merge", f"K={count}", shuffled=True, clusters=count)
+
+
+def rows(scene: Scene) -> list[Compressor]:
+    return [k_merge(count) for count in head_counts(scene.tasks)[1:-1]]

@@ -1,0 +1,22 @@
+"""NF4, each adapter by itself: blocks of 64 with their largest entry.
+
+Dettmers et al., QLoRA, arXiv 2305.14314.
+"""
+
+from __future__ import annotations
+
+from benchmarks.rivals.base import Compressor
+from benchmarks.rivals.numbers import NF4
+from benchmarks.rivals.registry import Scene
+from benchmarks.rivals.stored import stored
+
+__all__ = ["normal_float", "rows"]
+
+
+def normal_float() -> Compressor:
+    """A and B in NF4."""
+    return stored("nf4", "", NF4)
+
+
+def rows(scene: Scene) -> list[Compressor]:
+    return [normal_float()]

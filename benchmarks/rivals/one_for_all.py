@@ -1,0 +1,35 @@
+"""The literature's merging methods that make one adapter of all, as ``merge --method`` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.rivals.base import Compressor
+from benchmarks.rivals.bundles import combined
+from benchmarks.rivals.registry import Scene
+
+__all__ = ["ONE_FOR_ALL", "one_for_all", "rows"]
+
+ONE_FOR_ALL: Sequence[str] = (
+    "average", "task-arithmetic", "ties", "dare-linear", "dare-ties", "magnitude", "della",
+    "breadcrumbs", "knots-ties", "core-ties", "tsv-m", "iso-c", "lora-lego", "peft-linear",
+    "peft-ties", "peft-magnitude", "peft-svd",
+)  # fmt: skip
+_UNCUT = {"average", "task-arithmetic", "knots-ties", "core-ties", "tsv-m", "iso-c"}
+"""These keep every part of a sum unless they are told to cut it."""
+
+
+def one_for_all(method: str, rank: int, tuned: Mapping[str, float] | None = None) -> Compressor:
+    """A method that makes one adapter of all, of about this rank, at its defaults or as tuned.
+
+    The result of some has the rank of all tasks together, as large as they are; it is cut to its
+    best ``rank`` parts, which costs what these methods were not made for, and the setting says so.
+    """
+    cut = {"rank": rank} if method in _UNCUT else {}
+    given = [f"{name} {value:g}" for name, value in (tuned or {}).items()]
+    setting = " ".join([*(["cut to rank", f"{rank}"] if cut else []), *given])
+    return combined(method, setting, tuned=tuned, **cut)
+
+
+def rows(scene: Scene) -> list[Compressor]:
+    return [one_for_all(name, scene.rank, scene.tuned.get(name)) for name in ONE_FOR_ALL]

@@ -1,0 +1,1 @@
+"""Runs that time merging, reading, the runtime and the server."""

@@ -1,0 +1,12 @@
+"""``python -m benchmarks.speed`` lists the commands."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.commands import dispatch
+
+COMMANDS = ("merge", "scaling", "runtime", "serve_load")
+
+if __name__ == "__main__":
+    sys.exit(dispatch("benchmarks.speed", COMMANDS))

@@ -1,0 +1,56 @@
+"""What the timed processes share: lines of JSON, clocks, memory, files out of the page cache.
+
+Also used inside other packages' environments, where hydraopt is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["forget", "peak", "resident", "say", "timed"]
+
+T = TypeVar("T")
+
+
+def say(row: Mapping[str, Any]) -> None:
+    """One line for the process that reads this one."""
+    print(json.dumps(row), flush=True)
+
+
+def timed(name: str, run: Callable[[], T], limit: int = 0) -> T:
+    """Say the wall and CPU seconds of a run. limit: seconds after which SIGALRM ends the process,
+    in the middle of whatever library it is in; 0 for none."""
+    signal.alarm(limit)
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    signal.alarm(0)
+    say({"run": name, "wall": wall, "cpu": cpu})
+    return result
+
+
+def forget(path: Path) -> None:
+    """Ask the system to drop the pages of a file, or of all below a folder: the next read is from
+    the disk."""
+    for file in (path, *path.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak() -> int:
+    """The most bytes it has held."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

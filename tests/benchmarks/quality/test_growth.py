@@ -1,0 +1,34 @@
+"""A run of the growth benchmark goes on as long as merges write the same bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import common
+from benchmarks.quality import growth
+
+
+def test_it_goes_on_when_only_the_text_of_the_source_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = {"unlike": ["a", "b"]}
+    monkeypatch.setattr(growth, "bundle_hash", lambda: "bytes")
+    code = growth.code_of(inputs)
+    monkeypatch.setattr(common, "package_hash", lambda: "other text")
+    assert growth.code_of(inputs) == code
+    assert growth.code_of({"unlike": ["a", "c"]}) != code
+    monkeypatch.setattr(growth, "bundle_hash", lambda: "other bytes")
+    assert growth.code_of(inputs) != code
+
+
+def test_the_hash_is_of_what_a_merge_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydraopt import merging
+
+    hashes = []
+    for written in (b"one", b"one", b"two"):
+        fake = lambda adapters, path, size, data=written: path.write_bytes(data)  # noqa: E731
+        monkeypatch.setattr(merging, "merge", fake)
+        common.bundle_hash.cache_clear()
+        hashes.append(common.bundle_hash())
+    common.bundle_hash.cache_clear()
+    assert hashes[0] == hashes[1] != hashes[2]

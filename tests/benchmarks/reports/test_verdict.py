@@ -1,0 +1,96 @@
+"""Which rivals are ahead of hydraopt at no more bytes, and by how much."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.quality.sets import pinned
+from benchmarks.reports.verdict import Kept, duels, smallest, verdicts
+
+ROWS = {
+    # label: method, bytes, percent of fp16, drops of two tasks in points of 50, deviation in points
+    "ours 2%": ("hydraopt", 20, 2.0, (5.0, 15.0), 1.0),
+    "ours 10%": ("hydraopt", 100, 10.0, (0.0, 1.0), 0.5),
+    "tiny": ("tiny", 19, 1.9, (0.0, 0.0), 0.1),
+    "far behind": ("far behind", 90, 9.0, (20.0, 30.0), 1.0),
+    "ahead": ("ahead", 110, 11.0, (0.5, 0.0), 0.5),
+    "ahead for sure": ("ahead for sure", 21, 2.1, (0.0, 2.0), 1.0),
+    "half": ("half", 700, 70.0, (-5.0, -5.0), 0.1),
+}
+
+
+def result(rows=ROWS):
+    tasks = []
+    for i, name in enumerate("ab"):
+        scores = {"base": {}, "original": {"scores": {"f1": 50.0}}}
+        for label, (_, _, _, lost, deviation) in rows.items():
+            change = {"difference": -lost[i], "deviation": deviation}
+            scores[label] = {
+                "scores": {"f1": 50.0 - lost[i]},
+                "difference": {"f1": change},
+                "kl": 0.01 * lost[i],
+            }
+        tasks.append({"adapter": name, "metric": "f1", "results": scores})
+    return {
+        "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
+        "plan": "rivals",
+        "tasks": tasks,
+        "methods": {
+            label: {"method": method, "setting": "", "bytes": size, "size_pct": percent}
+            for label, (method, size, percent, _, _) in rows.items()
+        },
+    }
+
+
+def test_each_rival_meets_the_largest_bundle_that_is_no_larger() -> None:
+    found = {x.rival: x for x in duels(result())}
+    # Smaller than all bundles, and larger than 60 % of fp16: not compared.
+    assert sorted(found) == ["ahead", "ahead for sure", "far behind"]
+    far = found["far behind"]
+    # Drops of 50 points in percent: 40 and 60 against 10 and 30.
+    assert far.mean == pytest.approx(50 - 20)
+    assert far.worst == pytest.approx(60 - 30)
+    # Two tasks of 2 % deviation each on either side.
+    assert far.mean_spread == pytest.approx((4 * 2.0**2) ** 0.5 / 2)
+    assert far.worst_spread == pytest.approx(8**0.5)
+    assert found["ahead"].mean == pytest.approx(0.5 - 1.0)
+
+
+def test_the_table_counts_and_names_those_ahead(tmp_path) -> None:
+    assert verdicts(tmp_path) == "Not measured yet.\n"
+    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result()))
+    lines = [[x.strip() for x in line.strip("|").split("|")] for line in
+             verdicts(tmp_path).splitlines() if line.startswith("|")]  # fmt: skip
+    assert lines[2] == ["`gemma3-5x8`", "mean", "3", "1", "0", "1", "1"]
+    assert lines[3] == ["`gemma3-5x8`", "worst task", "3", "1", "0", "1", "1"]
+    # KL 0.25 against 0.1; 0.0025 against 0.005; 0.01 against 0.1.
+    assert lines[4] == ["`gemma3-5x8`", "KL", "3", "-", "1", "2", "-"]
+    named = [(line[1], line[4]) for line in lines[7:11]]
+    assert named == [
+        ("ahead", "mean"),
+        ("ahead", "worst task"),
+        ("ahead for sure", "mean"),
+        ("ahead for sure", "worst task"),
+    ]
+    assert lines[7][5].startswith("0.5 [")
+
+
+def test_without_rivals_ahead_there_is_one_table(tmp_path) -> None:
+    rows = {label: ROWS[label] for label in ("ours 2%", "ours 10%", "far behind")}
+    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result(rows)))
+    assert "Rivals that are ahead" not in verdicts(tmp_path)
+
+
+def test_the_smallest_that_lose_nothing_are_compared(tmp_path) -> None:
+    # "ahead" loses 0.5 of 100 in the mean and 10 % of ours 1; "tiny" loses nothing at 1.9 %.
+    rows = {label: row for label, row in ROWS.items() if label != "ours 10%"}
+    assert smallest(result(rows)) == (None, Kept(1.9, "tiny", 0.0))
+    rows = ROWS | {"ours 4%": ("hydraopt", 40, 4.0, (0.5, 0.0), 0.5)}
+    rows = {label: row for label, row in rows.items() if label != "tiny"}
+    assert smallest(result(rows)) == (Kept(4.0, "", 0.5), Kept(11.0, "ahead", 0.5))
+    (tmp_path / "gemma3-5x8.rivals.json").write_text(json.dumps(result(rows)))
+    last = verdicts(tmp_path).splitlines()[-1]
+    assert last == "| `gemma3-5x8` | 4.0 % (+0.5 %) | ahead, 11.0 % (+0.5 %) | 2.8 |"
