@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
-from hydraopt.coding.stream import StreamWriter, quantise_block, spread_classes
+from hydraopt.coding.spread import spread_classes
+from hydraopt.coding.stream import StreamWriter, quantise_block
 from hydraopt.curve import noise_of, rate_of
 
 NUMBERS = 1 << 17

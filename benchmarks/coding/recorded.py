@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
 from hydraopt.align import align
-from hydraopt.budget import Budget, parse_size
+from hydraopt.budget import Size, parse_size
 from hydraopt.coding.stream import Block, StreamWriter, quantise_block
 from hydraopt.core import CoreStore
 from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE, Options, pack, solve
+from hydraopt.merging import DEFAULT_MEASURE
+from hydraopt.outcome import Job
 from hydraopt.parts import FORMS
 from hydraopt.passes import Passes
 from hydraopt.plan import modes_of
-from hydraopt.weights import importances
+from hydraopt.recipe import MergeRecipe
+from hydraopt.solving import Options, solve
 
 __all__ = ["Column", "Recorded", "Stream", "record"]
 
@@ -115,8 +117,9 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
     took; no file is written."""
     pieces = align(list(adapters), None, lossless=False)
     measure = measure_named(DEFAULT_MEASURE)
-    budget = Budget("size", float(parse_size(size, pieces.fp16_bytes)))
-    found = solve(pieces, pack(pieces), budget, importances(pieces, {}), Options(measure), {}).draft
+    budget = Size(parse_size(size, pieces.fp16_bytes))
+    recipe = MergeRecipe(measure.name, budget.name, budget.limit, tuple(FORMS))
+    found = solve(Job.of(pieces, recipe), budget, Options(measure)).draft
     recorder = _Recorder()
     with (
         patch("hydraopt.passes.StreamWriter", recorder.writer),

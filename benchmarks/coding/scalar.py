@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from benchmarks.coding.ideal import adaptive_bits, noise
 from benchmarks.coding.recorded import Column, Integers, Reals
-from hydraopt.coding.stream import spread_classes
+from hydraopt.coding.spread import spread_classes
 
 __all__ = ["Scalar", "at_equal_error", "squared_error"]
 

@@ -33,7 +33,11 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Loaded:
-    """Adapters that belong together, sorted by name, and the base model that they state."""
+    """Adapters that belong together, and the base model that they state.
+
+    adapters: those that were read already, in their order, which some methods of the literature
+    depend on; then the others, sorted by name.
+    """
 
     adapters: list[Adapter]
     base_model: str | None
@@ -53,11 +57,11 @@ def load(
     paths = [item for item in items if not isinstance(item, Adapter)]
     if paths:
         ready += read_adapters(paths, same_base=same_base, alpha=alpha)
-    ready.sort(key=lambda adapter: adapter.name)
-    names = [adapter.name for adapter in ready]
+    names = sorted(adapter.name for adapter in ready)
     if len(set(names)) != len(names):
         raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
-    return Loaded(ready, check_same_base(ready, same_base))
+    by_name = sorted(ready, key=lambda adapter: adapter.name)
+    return Loaded(ready, check_same_base(by_name, same_base))
 
 
 @dataclass(frozen=True)
