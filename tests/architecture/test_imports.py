@@ -15,8 +15,10 @@ SOURCE = ROOT / "src" / "hydraopt"
 
 # A module may import its own layer and those before it. The longest prefix that fits counts.
 LAYERS: list[set[str]] = [
-    {"errors", "types"},
+    {"errors"},
+    {"linalg"},
     {"coding"},
+    {"types"},
     {"adapters"},
     {"parts", "core", "measure", "curve"},
     {"plan", "encode"},
