@@ -22,7 +22,7 @@ from hydraopt.evaluate.gains import gains
 from hydraopt.evaluate.model import Pair, load_model
 from hydraopt.evaluate.run import Progress
 from hydraopt.evaluate.sensitivity import answered, look, self_written, sensitivities
-from hydraopt.types import Factors
+from hydraopt.linalg.shapes import Factors
 
 __all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker", "read_prompts"]
 

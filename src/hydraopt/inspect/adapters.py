@@ -23,11 +23,11 @@ from hydraopt.core import CoreStore
 from hydraopt.inspect.estimate import guess_module
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import measure_named
 from hydraopt.merging import DEFAULT_MEASURE, assemble, pack
 from hydraopt.parts import FORMS
 from hydraopt.plan import modes_of
-from hydraopt.types import Array
 from hydraopt.weights import importances, module_weights, task_weights
 
 __all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]

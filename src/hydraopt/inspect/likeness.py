@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore, Source
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["Likeness", "Watched", "likeness", "mean_of_pairs"]
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hydraopt.linalg.cutoff import GRAM, significant
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["Basis", "symmetric_inverse"]
@@ -15,7 +16,7 @@ __all__ = ["Basis", "symmetric_inverse"]
 def symmetric_inverse(gram: Array) -> Array:
     """Inverse of a symmetric positive matrix, (k, k); the pseudo-inverse where it is singular."""
     values, vectors = np.linalg.eigh(gram)
-    sound = values > 1e-12 * max(values[-1], 0.0) if values.size else np.zeros(0, bool)
+    sound = significant(values, GRAM)
     kept = vectors[:, sound]
     inverse: Array = (kept / values[sound]) @ kept.T
     return inverse

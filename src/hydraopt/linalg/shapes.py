@@ -7,6 +7,7 @@ adapter's scale inside B. A *part* is one rank-one term of a task's dW in a modu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,11 @@ class Factors:
 
     B: Array
     A: Array
+
+    @classmethod
+    def of(cls, b: NDArray[np.floating[Any]], a: NDArray[np.floating[Any]]) -> Factors:
+        """Factors of any float type, as ``LowRankModule.factors`` gives them, in float64."""
+        return cls(b.astype(np.float64), a.astype(np.float64))
 
     def squared_norm(self) -> float:
         """Squared Frobenius norm, without forming (m, n)."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hydraopt.linalg.shapes import Array, Thin
+from hydraopt.linalg.cutoff import rank_of, rounding
+from hydraopt.linalg.shapes import Array, Factors, Thin
 
-__all__ = ["thin"]
+__all__ = ["halved", "thin"]
 
 
 def thin(B: Array, A: Array) -> Thin:
@@ -18,12 +19,19 @@ def thin(B: Array, A: Array) -> Thin:
     qb, rb = np.linalg.qr(B)
     qa, ra = np.linalg.qr(A.T)
     u, s, vt = np.linalg.svd(rb @ ra.T)
-    rank = s.size
-    cutoff = np.finfo(np.float64).eps * max(B.shape[0], A.shape[1]) * (s[0] if rank else 0.0)
-    keep = int(np.count_nonzero(s > cutoff))
+    keep = rank_of(s, rounding(B.shape[0], A.shape[1]))
     U, V = qb @ u[:, :keep], qa @ vt[:keep].T
     if keep:
         peak = np.abs(V).argmax(axis=0)
         sign = np.sign(V[peak, np.arange(keep)])
         U, V = U * sign, V * sign
     return Thin(U, s[:keep], V)
+
+
+def halved(u: Array, s: Array, vt: Array, keep: int) -> Factors:
+    """The first ``keep`` parts of ``u diag(s) vt`` as factors that carry the roots of s alike.
+
+    u (m, k), s (k,), vt (k, n), as numpy.linalg.svd returns them.
+    """
+    root = np.sqrt(s[:keep])
+    return Factors(u[:, :keep] * root, root[:, None] * vt[:keep])

@@ -21,9 +21,9 @@ from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
-from hydraopt.types import Array, Factors
 
 __all__ = ["apply", "relative_weights"]
 
@@ -65,7 +65,7 @@ def apply(
     added = 0.0
     for path in sorted({path for adapter in adapters for path in adapter.modules}):
         owners = [i for i, adapter in enumerate(adapters) if path in adapter.modules]
-        factors = [_factors(adapters[i].modules[path]) for i in owners]
+        factors = [Factors.of(*adapters[i].modules[path].factors()) for i in owners]
         own = dict(options)
         if given is not None:
             own["weights"] = [given[i] for i in owners]
@@ -84,11 +84,6 @@ def apply(
 
 def _cost(added: float) -> str:
     return f"; refitting to the rank asked for left a relative error of {added:.3g} at most"
-
-
-def _factors(module: LowRankModule) -> Factors:
-    b, a = module.factors()
-    return Factors(b.astype(np.float64), a.astype(np.float64))
 
 
 def _check(
@@ -168,7 +163,7 @@ def relative_weights(adapters: Sequence[Adapter]) -> list[float]:
     """1 / |dW_t|^2 over the whole of each adapter, so that relative errors count alike; 1 for one
     that changes nothing."""
     norms = [
-        sum(_factors(module).squared_norm() for module in adapter.modules.values())
+        sum(Factors.of(*module.factors()).squared_norm() for module in adapter.modules.values())
         for adapter in adapters
     ]
     return [1 / norm if norm > 0 else 1.0 for norm in norms]

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from hydraopt.linalg.norms import distance
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.hydra import HydraFit, check_counts
 from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
-from hydraopt.types import Array, Factors
 
 __all__ = ["fit_gradient", "hydra_gradient"]
 
@@ -117,10 +118,7 @@ def _finished(
     labels = np.array([names.index(c) for c in chosen], np.int64)
     left = total = 0.0
     for t, f in enumerate(factors):
-        # |dW - H A'|^2 as one low-rank matrix, whose norm does not cancel.
-        apart = Factors(np.hstack([f.B, -kept[labels[t]]]), np.vstack([f.A, q.T]))
-        ra, rb = np.linalg.qr(apart.A.T)[1], np.linalg.qr(apart.B)[1]
-        left += w[t] * float(np.sum((rb @ ra.T) ** 2))
+        left += w[t] * distance(f, Factors(kept[labels[t]], q.T)) ** 2
         total += w[t] * f.squared_norm()
     fit = (*history, left / total)
     return HydraFit(np.ascontiguousarray(q.T), kept, labels, np.ones(len(factors)), fit)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from hydraopt.linalg.shapes import Array
 from hydraopt.parts import Numbers, SplitRecord, SplitSide
 from hydraopt.runtime.places import Place
-from hydraopt.types import Array
 
 __all__ = [
     "Head",
