@@ -18,7 +18,13 @@ from hydraopt.adapters.sources import Source, check_name, expand, load_config, l
 from hydraopt.adapters.tensorfile import TensorFile, open_tensors
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["read_adapter", "read_adapters"]
+__all__ = ["Adapters", "read_adapter", "read_adapters"]
+
+
+class Adapters(list[Adapter]):
+    """Adapters read together.  notes: of the whole reading, such as files that were left out."""
+
+    notes: tuple[str, ...] = ()
 
 
 def read_adapter(
@@ -51,11 +57,12 @@ def read_adapters(
     same_base: bool = False,
     base_model: str | None = None,
     alpha: float | None = None,
-) -> list[Adapter]:
+) -> Adapters:
     """Open adapters that are to be merged, sorted by task name.
 
     paths_or_globs: paths, glob patterns ("zoo/*"), and strings "NAME=PATH". Equal folder names are
-        told apart by their parents: "run1-checkpoint", "run2-checkpoint".
+        told apart by their parents: "run1-checkpoint", "run2-checkpoint". A file beside them that
+        is no weight file, as a shell's "zoo/*" brings along, is left out with a note.
     same_base: the caller vouches that all were trained on one base, whatever their configs say.
     base_model, alpha: as in :func:`read_adapter`, for all.
 
@@ -63,7 +70,8 @@ def read_adapters(
     one path and different shapes, UsageError for names given twice, AdapterFormatError as
     :func:`read_adapter`.
     """
-    requests = expand(paths_or_globs)
+    selection = expand(paths_or_globs)
+    requests = selection.requests
     if not requests:
         raise UsageError(explain("no adapters were given", do="Give at least one path"))
     sources = [locate(request.path) for request in requests]
@@ -76,10 +84,11 @@ def read_adapters(
         raise UsageError(
             explain("task names occur twice", got=", ".join(twice), do="Name them: NAME=PATH")
         )
-    adapters = [
+    adapters = Adapters(
         _read(source, str(name), base_model, alpha)
         for source, name in zip(sources, names, strict=True)
-    ]
+    )
+    adapters.notes = selection.notes
     adapters.sort(key=lambda adapter: adapter.name)
     check_same_base(adapters, same_base)
     return adapters

@@ -108,6 +108,8 @@ def eval_(
     )
     with progress_bar(quiet) as progress:
         result = evaluate(sources, request, progress)
+    if sources.notes:
+        result["notes"] = list(sources.notes)
     if output:
         from hydraopt.bundle.container import write_atomically
 
@@ -117,6 +119,8 @@ def eval_(
         emit_json(result)
     else:
         _show(result)
+        for note in sources.notes:
+            say(f"note: {note}")
 
 
 def _named(text: str) -> tuple[str, str]:

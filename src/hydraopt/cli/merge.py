@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -207,10 +206,9 @@ def merge(
 
     started = time.monotonic()
     with progress_bar(quiet or as_json) as progress:
-        sources: Sequence[Any] = adapters
+        sources = read_adapters(adapters, same_base=same_base, alpha=alpha)
         onlooker = None
         if base is not None:
-            sources = read_adapters(adapters, same_base=same_base, alpha=alpha)
             from hydraopt.evaluate.prompts import Onlooker, read_prompts
 
             texts = {task: read_prompts(file) for task, file in prompts.items()}
@@ -234,7 +232,9 @@ def merge(
             progress=progress,
         )
     # What was seen with the base model takes its time as well.
-    result = dataclasses.replace(result, seconds=time.monotonic() - started)
+    result = dataclasses.replace(
+        result, seconds=time.monotonic() - started, notes=(*sources.notes, *result.notes)
+    )
     show_result("hydraopt.merge/1", result, task_rows(open_bundle(output)), as_json)
 
 
@@ -282,6 +282,7 @@ def combined(
     as_json: bool,
 ) -> None:
     """``merge --method``: run it and say what it made."""
+    from hydraopt.adapters import read_adapters
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.combining import combine
     from hydraopt.inspect.bundle import task_rows
@@ -289,8 +290,10 @@ def combined(
 
     row = method_named(method) if solver is None else solver_of(method, solver)
     options: dict[str, Any] = {name: row.read(name, text) for name, text in settings.items()}
+    started = time.monotonic()
+    sources = read_adapters(adapters, same_base=same_base, alpha=alpha)
     result = combine(
-        adapters,
+        sources,
         output,
         method,
         solver=solver,
@@ -298,6 +301,9 @@ def combined(
         same_base=same_base,
         alpha=alpha,
         **options,
+    )
+    result = dataclasses.replace(
+        result, seconds=time.monotonic() - started, notes=(*sources.notes, *result.notes)
     )
     tasks = task_rows(open_bundle(output))
     if as_json:

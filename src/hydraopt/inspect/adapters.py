@@ -85,7 +85,7 @@ def inspect_adapters(
         "curve": curves.points,
         "guesses": curves.guesses(),
         "reference": curves.points[curves.reference] if curves.points else None,
-        "notes": list(pieces.notes),
+        "notes": [*loaded.notes, *pieces.notes],
     }
 
 
