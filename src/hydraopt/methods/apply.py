@@ -7,7 +7,6 @@ own scale is in its config (``alpha_pattern``), never in B.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from hydraopt.adapters import Adapter, RawTensor, check_same_base
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
 from hydraopt.linalg.shapes import Array, Factors
@@ -31,8 +31,6 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "float16": np.dtype("<f2"),
     "float32": np.dtype("<f4"),
 }
-# Left behind by other formats and versions; ranks and scales are written anew.
-_DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
 
 
 def apply(
@@ -235,27 +233,13 @@ def _adapter(
 
 def _config(adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]]) -> dict[str, Any]:
     """adapter_config.json by which PEFT gives each module its rank and its alpha."""
-    config = {key: value for key, value in adapter.config.items() if key not in _DROPPED}
-    if not config.get("base_model_name_or_path") and adapter.base_model:
-        config["base_model_name_or_path"] = adapter.base_model
     wanted: dict[str, tuple[int, float]] = {}
     for path, (module, alpha) in modules.items():
         key = parse(module.a.name)
         place = key.settings_path if key else path
         if wanted.setdefault(place, (module.r, alpha)) != (module.r, alpha):
             raise _refused(adapter, "two pairs of one module came out unlike", place)
-    if not config.get("target_modules"):
-        config["target_modules"] = sorted(wanted)
+    # The usual rank, so that patterns are few: they stand in the config of each task, as text.
     r = Counter(rank for rank, _ in wanted.values()).most_common(1)[0][0] if wanted else 1
-    ranks = {place: rank for place, (rank, _) in wanted.items() if rank != r}
-    alphas = {place: alpha for place, (_, alpha) in wanted.items() if alpha != r}
-    config.update(peft_type="LORA", r=r, lora_alpha=r, use_rslora=False)
-    config["rank_pattern"] = {_only(place, wanted): rank for place, rank in ranks.items()}
-    config["alpha_pattern"] = {_only(place, wanted): alpha for place, alpha in alphas.items()}
-    return config
-
-
-def _only(place: str, places: Mapping[str, Any]) -> str:
-    """A pattern that PEFT, which tries ``(.*\\.)?(PATTERN)$``, matches with this place alone."""
-    plain = [x for x in places if x == place or x.endswith(f".{place}")] == [place]
-    return place if plain and re.fullmatch(r"[\w.]+", place) else "^" + re.escape(place)
+    config = written_config(adapter.config, wanted, adapter.base_model)
+    return {**config, **ranks_and_alphas(wanted, r)}
