@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -81,21 +82,12 @@ def eval_(
     Example:
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
     """
-    try:
-        from hydraopt.evaluate.compare import Request, evaluate, read_sources
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            explain(
-                "eval needs more packages",
-                got=f"no module {error.name}",
-                do="pip install 'hydraopt[eval]'",
-            )
-        ) from error
+    compare = _library()
     chosen = dict(_named(text) for text in named)
     if output and not Path(output).resolve().parent.is_dir():
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
-    sources = read_sources(paths, same_base)
-    request = Request(
+    sources = compare.read_sources(paths, same_base)
+    request = compare.Request(
         base,
         Path(tasks),
         chosen,
@@ -107,7 +99,7 @@ def eval_(
         seed=seed,
     )
     with progress_bar(quiet) as progress:
-        result = evaluate(sources, request, progress)
+        result = compare.evaluate(sources, request, progress)
     if sources.notes:
         result["notes"] = list(sources.notes)
     if output:
@@ -121,6 +113,21 @@ def eval_(
         _show(result)
         for note in sources.notes:
             say(f"note: {note}")
+
+
+def _library() -> ModuleType:
+    """hydraopt.evaluate.compare; raises UsageError where its packages are missing."""
+    try:
+        from hydraopt.evaluate import compare
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            explain(
+                "eval needs more packages",
+                got=f"no module {error.name}",
+                do="pip install 'hydraopt[eval]'",
+            )
+        ) from error
+    return compare
 
 
 def _named(text: str) -> tuple[str, str]:

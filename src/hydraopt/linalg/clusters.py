@@ -1,7 +1,7 @@
 """k-means and the start of k-means++, whatever the distance.
 
 scipy.cluster.vq.kmeans2 has both for points alone: its start cannot be given another distance, and
-it leaves clusters empty or raises, where here each cluster has a member.
+it may leave a cluster empty or raise, where here each cluster has a member.
 """
 
 from __future__ import annotations

@@ -57,9 +57,7 @@ def fit_gradient(
     norms = np.array([f.squared_norm() for f in factors])
     total = float(w @ norms)
     if total <= 0:
-        nothing = np.linalg.qr(np.eye(n, rank))[0].T
-        zero = np.zeros(len(factors), np.int64)
-        return HydraFit(nothing, (np.zeros((m, rank)),), zero, np.ones(len(factors)), (0.0,))
+        return _of_nothing(m, n, rank, len(factors))
     rng = np.random.default_rng(seed)
     first = np.linalg.qr(rng.standard_normal((n, rank)))[0].T
     drawn = rng.permutation(len(factors))[:heads]
@@ -70,7 +68,7 @@ def fit_gradient(
     h = torch.tensor(start, requires_grad=True)
     logits = torch.tensor(0.01 * rng.standard_normal((len(factors), heads)), requires_grad=True)
     pairs = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
-    weigh, own = torch.from_numpy(w), float(w @ norms)
+    weigh = torch.from_numpy(w)
     optimiser = torch.optim.Adam([a, h, logits], lr=rate)
 
     def loss(mix: Any) -> Any:
@@ -83,7 +81,7 @@ def fit_gradient(
         flat = torch.einsum("cmk,kl->cml", own_heads, shared @ shared.T)
         gram = torch.einsum("cml,dml->cd", flat, own_heads)
         squares = torch.einsum("tc,cd,td->t", mix, gram, mix)
-        return (own + (weigh * (squares - 2 * (mix * inner).sum(1))).sum()) / total
+        return (total + (weigh * (squares - 2 * (mix * inner).sum(1))).sum()) / total
 
     history: list[float] = []
     soft, fixed = steps // 2, None
@@ -101,6 +99,12 @@ def fit_gradient(
     chosen = logits.detach().numpy().argmax(axis=1)
     shared = a.detach().numpy() / math.sqrt(n)
     return _finished(factors, w, shared, h.detach().numpy() * size, chosen, history)
+
+
+def _of_nothing(m: int, n: int, rank: int, tasks: int) -> HydraFit:
+    """The fit of dW's that are all zero: one head of zeros."""
+    rows, zeros = np.linalg.qr(np.eye(n, rank))[0].T, (np.zeros((m, rank)),)
+    return HydraFit(rows, zeros, np.zeros(tasks, np.int64), np.ones(tasks), (0.0,))
 
 
 def _finished(
