@@ -17,7 +17,7 @@ of the authors was found. What the description leaves open is chosen here as fol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,35 @@ def fit_gradient(
     a = torch.tensor(first * math.sqrt(n), requires_grad=True)
     h = torch.tensor(start, requires_grad=True)
     logits = torch.tensor(0.01 * rng.standard_normal((len(factors), heads)), requires_grad=True)
+    loss = _loss(factors, w, total)
+    optimiser = torch.optim.Adam([a, h, logits], lr=rate)
+    history: list[float] = []
+    soft, fixed = steps // 2, None
+    for step in range(steps):
+        if step == soft:
+            fixed = torch.nn.functional.one_hot(logits.detach().argmax(1), heads).to(logits.dtype)
+        heat = _COLDEST ** (step / max(soft - 1, 1))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.zero_grad()
+        mix = torch.softmax(logits / heat, dim=1) if fixed is None else fixed
+        value = loss(a / math.sqrt(n), h * size, mix)
+        history.append(float(value.detach()))
+        value.backward()
+        optimiser.step()
+    chosen = logits.detach().numpy().argmax(axis=1)
+    shared = a.detach().numpy() / math.sqrt(n)
+    return _finished(factors, w, shared, h.detach().numpy() * size, chosen, history)
+
+
+def _loss(factors: Sequence[Factors], w: Array, total: float) -> Callable[[Any, Any, Any], Any]:
+    """The objective, in torch, of A' (R, n), heads (M, m, R) and the tasks' mixes of them (T, M)."""
+    import torch
+
     pairs = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
     weigh = torch.from_numpy(w)
-    optimiser = torch.optim.Adam([a, h, logits], lr=rate)
 
-    def loss(mix: Any) -> Any:
-        shared, own_heads = a / math.sqrt(n), h * size
+    def loss(shared: Any, own_heads: Any, mix: Any) -> Any:
         # <dW_t, H_c A'> through (r, R) products, and the heads' own products in (R, R).
         inner = torch.stack(
             [((A @ shared.T)[None] * torch.einsum("mr,cmk->crk", B, own_heads)).sum((1, 2))
@@ -83,22 +106,7 @@ def fit_gradient(
         squares = torch.einsum("tc,cd,td->t", mix, gram, mix)
         return (total + (weigh * (squares - 2 * (mix * inner).sum(1))).sum()) / total
 
-    history: list[float] = []
-    soft, fixed = steps // 2, None
-    for step in range(steps):
-        if step == soft:
-            fixed = torch.nn.functional.one_hot(logits.detach().argmax(1), heads).to(logits.dtype)
-        heat = _COLDEST ** (step / max(soft - 1, 1))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimiser.zero_grad()
-        value = loss(torch.softmax(logits / heat, dim=1) if fixed is None else fixed)
-        history.append(float(value.detach()))
-        value.backward()
-        optimiser.step()
-    chosen = logits.detach().numpy().argmax(axis=1)
-    shared = a.detach().numpy() / math.sqrt(n)
-    return _finished(factors, w, shared, h.detach().numpy() * size, chosen, history)
+    return loss
 
 
 def _of_nothing(m: int, n: int, rank: int, tasks: int) -> HydraFit:
