@@ -89,7 +89,7 @@ def fit_gradient(
 
 
 def _loss(factors: Sequence[Factors], w: Array, total: float) -> Callable[[Any, Any, Any], Any]:
-    """The objective, in torch, of A' (R, n), heads (M, m, R) and the tasks' mixes of them (T, M)."""
+    """The objective in torch: of A' (R, n), heads (M, m, R) and the mix of heads of each task."""
     import torch
 
     pairs = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
