@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from hydraopt.evaluate.sensitivity import Seen
-from hydraopt.types import thin
+from hydraopt.linalg.svd import thin
 
 __all__ = ["CANDIDATES", "FREE", "candidates"]
 

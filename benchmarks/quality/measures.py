@@ -32,8 +32,8 @@ from hydraopt.evaluate.model import load_model
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.sensitivity import Seen, look
 from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.linalg.svd import thin
 from hydraopt.merging import merge
-from hydraopt.types import thin
 
 Factors = dict[str, tuple[Any, Any]]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.rivals.inside import folder_bytes
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.verify import relative_error
-from hydraopt.types import Factors
+from hydraopt.linalg.shapes import Factors
 
 __all__ = [
     "Compressor",

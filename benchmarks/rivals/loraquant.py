@@ -32,7 +32,7 @@ from benchmarks.rivals.base import (
 )
 from benchmarks.rivals.numbers import pack_bits, unpack_bits
 from benchmarks.rivals.registry import Scene
-from hydraopt.types import thin
+from hydraopt.linalg.svd import thin
 
 __all__ = ["loraquant", "refined", "rows"]
 

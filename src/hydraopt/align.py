@@ -19,7 +19,7 @@ from hydraopt.adapters import Adapter, RawTensor
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.core import Source
 from hydraopt.errors import AlignmentError, UsageError, explain
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["MergeSet", "align"]
 

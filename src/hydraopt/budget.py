@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["Budget", "Change", "MeanError", "Size", "WorstError", "parse_size"]
 

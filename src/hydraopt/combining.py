@@ -23,12 +23,12 @@ from hydraopt.align import align
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.verify import relative_error
 from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.shapes import Factors
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
 from hydraopt.methods.registry import Method, method_named, solver_of
 from hydraopt.outcome import Job, StrPath, Written, load
 from hydraopt.recipe import MethodRecipe
-from hydraopt.types import Factors
 
 __all__ = ["Combined", "combine"]
 
@@ -90,7 +90,7 @@ def combine(
         fp16_bytes=2 * sum(numbers.values()),
         errors=errors,
         seconds=time.monotonic() - started,
-        notes=tuple(dict.fromkeys(note for adapter in made for note in adapter.notes)),
+        notes=(*group.notes, *dict.fromkeys(note for adapter in made for note in adapter.notes)),
         method=row.name,
         options=options,
         objective=float(np.average(squares, weights=counts)),

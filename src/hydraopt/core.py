@@ -15,7 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.types import Array, Thin, thin
+from hydraopt.linalg.cutoff import STORED_IN_FLOAT32, significant
+from hydraopt.linalg.rangefinder import dominant_range
+from hydraopt.linalg.shapes import Array, Factors, Thin
+from hydraopt.linalg.svd import thin
 
 __all__ = ["ROOM", "CoreStore", "ModuleCore", "SharedSpace", "Source"]
 
@@ -61,8 +64,8 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
         energy, w = _by_scatter(stacked, d)
     else:
         energy, w = _strongest(stacked, d)
-    # The vectors are kept in float32, so directions below 1e-7 of the largest are its rounding.
-    keep = np.flatnonzero(energy > 1e-13 * max(energy[-1], 1e-300))[::-1][: stacked.shape[0]]
+    sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
+    keep = np.flatnonzero(sound)[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
     if d.size <= _EXACT:
@@ -85,18 +88,16 @@ def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
 def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
     """The largest eigenvalues of ``X^T X`` for X = stacked * d, rising, and their vectors (S, q).
 
-    A randomised range finder with power iterations (Halko, Martinsson and Tropp 2011, algorithm
-    4.4), from one start always: O(N S q) where all directions take O(N S^2 + S^3). In float32, so
-    what is below 1e-5 of the largest value is rounding.
+    By the randomised range finder, from one start always: O(N S q) where all directions take
+    O(N S^2 + S^3). In float32, so what is below 1e-5 of the largest value is rounding.
     """
     n, size = stacked.shape
     unit = float(d.max()) or 1.0  # Any weight is allowed, and its square need not be a float32.
     x = stacked * (d / unit).astype(np.float32)
     tried = min(_MOST_DIRECTIONS + _SPARE, n, size)
-    rows = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
-    for _ in range(_ROUNDS):
-        rows = x.T @ np.linalg.qr(x @ rows)[0]
-    rows = np.linalg.qr(rows)[0]
+    probe = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
+    back = dominant_range(lambda rows: x @ rows, lambda left: x.T @ left, probe, _ROUNDS)[1]
+    rows = np.linalg.qr(back)[0]
     image = (x @ rows).astype(np.float64)
     energy, turn = np.linalg.eigh(image.T @ image)
     return energy[-_MOST_DIRECTIONS:] * unit**2, rows @ turn[:, -_MOST_DIRECTIONS:]
@@ -180,7 +181,8 @@ def _decomposed(source: Source) -> tuple[list[int], list[Array], tuple[Stacked, 
     """The contents of a module, their singular values, and their vectors (U, V) side by side."""
     contents, us, vs, ss = [], [], [], []
     for content, b, a in source():
-        t = thin(b.astype(np.float64), a.astype(np.float64))
+        factors = Factors.of(b, a)
+        t = thin(factors.B, factors.A)
         contents.append(content)
         us.append(t.U.astype(np.float32))
         vs.append(t.V.astype(np.float32))

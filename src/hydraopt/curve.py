@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.spread import MAX_SPREAD
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import left_noise
-from hydraopt.types import Array
 
 __all__ = ["FIRST_CLASS", "LAST_CLASS", "Curve", "noise_of", "part_curve", "rate_of"]
 

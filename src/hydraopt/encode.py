@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.spread import spread_of
 from hydraopt.core import ModuleCore
+from hydraopt.linalg.basis import Basis, symmetric_inverse
+from hydraopt.linalg.shapes import Array, Factors, Thin
 from hydraopt.measure import Measure, Metric, displacement
 from hydraopt.parts import BasisRecord, PartsRecord, Side, Way, quantise_basis, quantise_side
 from hydraopt.plan import ModulePlan, TaskPlan
 from hydraopt.sides import BasisPlan, Classes
-from hydraopt.types import Array, Basis, Factors, Thin, exponents, power, symmetric_inverse
 
 __all__ = ["EncodedModule", "encode_module", "squared_error"]
 

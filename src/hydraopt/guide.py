@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hydraopt.linalg.shapes import Array
 from hydraopt.passes import Course
-from hydraopt.types import Array
 
 __all__ = ["SIZE_SLOPE", "Guide"]
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.types import Array, Thin
+from hydraopt.linalg.shapes import Array, Thin
 
 __all__ = [
     "MEASURES",

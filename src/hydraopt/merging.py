@@ -97,6 +97,7 @@ def merge(
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     pieces = align(loaded.adapters, loaded.base_model, lossless=lossless)
+    pieces = dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
     seen = tuple(sorted(sensitivity or ()))
     limit = "lossless" if lossless else budget.name

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from hydraopt.adapters import Adapter, check_same_base, read_adapters
+from hydraopt.adapters import Adapter, Adapters, check_same_base, read_adapters
 from hydraopt.align import MergeSet
 from hydraopt.budget import Budget, Size
 from hydraopt.bundle.carried import Carried, pack_carried
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.linalg.shapes import Array
 from hydraopt.passes import Draft
 from hydraopt.recipe import Recipe
-from hydraopt.types import Array
 
 __all__ = ["Job", "Loaded", "StrPath", "Written", "load"]
 
@@ -36,11 +36,12 @@ class Loaded:
     """Adapters that belong together, and the base model that they state.
 
     adapters: those that were read already, in their order, which some methods of the literature
-    depend on; then the others, sorted by name.
+    depend on; then the others, sorted by name. notes: what a user should know of the reading.
     """
 
     adapters: list[Adapter]
     base_model: str | None
+    notes: tuple[str, ...]
 
 
 def load(
@@ -52,16 +53,18 @@ def load(
     """
     if isinstance(adapters, str | os.PathLike):
         adapters = [adapters]
+    notes = adapters.notes if isinstance(adapters, Adapters) else ()
     items = list(adapters)
     ready = [item for item in items if isinstance(item, Adapter)]
     paths = [item for item in items if not isinstance(item, Adapter)]
     if paths:
-        ready += read_adapters(paths, same_base=same_base, alpha=alpha)
+        read = read_adapters(paths, same_base=same_base, alpha=alpha)
+        ready, notes = ready + read, notes + read.notes
     names = sorted(adapter.name for adapter in ready)
     if len(set(names)) != len(names):
         raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
     by_name = sorted(ready, key=lambda adapter: adapter.name)
-    return Loaded(ready, check_same_base(by_name, same_base))
+    return Loaded(ready, check_same_base(by_name, same_base), notes)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,11 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
 from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
 from hydraopt.errors import NumericalError, explain
-from hydraopt.types import EXPONENT_GRID, Array, Basis, Factors, exponents, power
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Array, Factors
 
 __all__ = [
     "FORMS",

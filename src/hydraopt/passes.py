@@ -23,11 +23,11 @@ from hydraopt.coding.stream import StreamWriter, most_numbers
 from hydraopt.core import CoreStore, ModuleCore
 from hydraopt.encode import EncodedModule, encode_module
 from hydraopt.errors import NumericalError, explain
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import Measure
 from hydraopt.parts import Mode, write_basis, write_parts
 from hydraopt.plan import ModulePlan, plan_module
 from hydraopt.progress import Progress, silent
-from hydraopt.types import Array
 
 __all__ = ["Course", "Draft", "Passes"]
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore, SharedSpace
 from hydraopt.curve import FIRST_CLASS, noise_of, part_curve, rate_of
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import Measure, left_noise, part_harm
 from hydraopt.parts import FORMS, Mode
 from hydraopt.sides import PART_BITS, BasisPlan, Classes, SideTable, side_table
-from hydraopt.types import Array
 
 __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 

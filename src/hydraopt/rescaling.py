@@ -28,9 +28,11 @@ from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.encode import squared_error
 from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import thin
 from hydraopt.parts import PartsRecord, read_basis, read_record, write_parts
 from hydraopt.passes import Draft
-from hydraopt.types import Array, Basis, Factors, thin
 
 __all__ = ["Rescaler", "rescaled"]
 

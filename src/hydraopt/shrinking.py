@@ -21,13 +21,13 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import Measure, measure_named
 from hydraopt.merging import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.outcome import Job
 from hydraopt.progress import Progress
 from hydraopt.recipe import ShrinkRecipe
 from hydraopt.solving import Options, solve
-from hydraopt.types import Array
 
 __all__ = ["shrink"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from hydraopt.core import SharedSpace
 from hydraopt.curve import FIRST_CLASS, LAST_CLASS, noise_of, rate_of
+from hydraopt.linalg.shapes import Array
 from hydraopt.parts import Way
-from hydraopt.types import Array
 
 __all__ = ["CLASSES", "PART_BITS", "BasisPlan", "Classes", "SideTable", "side_table"]
 

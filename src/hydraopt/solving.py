@@ -12,6 +12,7 @@ from hydraopt.budget import Budget, Size
 from hydraopt.core import ROOM, CoreStore
 from hydraopt.errors import UsageError, explain
 from hydraopt.guide import Guide
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import Measure
 from hydraopt.outcome import Job
 from hydraopt.parts import FORMS
@@ -19,7 +20,6 @@ from hydraopt.passes import Course, Draft, Passes
 from hydraopt.plan import modes_of
 from hydraopt.progress import Progress
 from hydraopt.search import MOST_PASSES, Solution, Trial, coded_bits, search_error, search_size
-from hydraopt.types import Array
 from hydraopt.weights import Sensitivity, importances, module_weights, task_weights
 
 __all__ = ["Options", "solve"]

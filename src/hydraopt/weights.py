@@ -17,8 +17,8 @@ import numpy as np
 from hydraopt.align import MergeSet
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import Measure
-from hydraopt.types import Array
 
 __all__ = ["Sensitivity", "importances", "module_weights", "task_weights"]
 

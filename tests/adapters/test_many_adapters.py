@@ -8,7 +8,7 @@ from adapter_files import lora, peft_config
 
 from hydraopt.adapters import check_same_base, read_adapter, read_adapters
 from hydraopt.adapters.bases import base_key
-from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError
+from hydraopt.errors import AdapterFormatError, AlignmentError, BaseMismatchError, UsageError
 
 
 def names(adapters):
@@ -30,6 +30,65 @@ def test_patterns_paths_and_given_names(save, tmp_path):
     assert names(read_adapters(tmp_path / "zoo" / "fr")) == ["fr"]
     assert names(read_adapters([f"{zoo}/fr", f"{zoo}/*", f"{zoo}/fr/"])) == ["de", "en", "fr"]
     assert names(read_adapters([f"a={zoo}/fr", f"b={zoo}/fr"])) == ["a", "b"]
+
+
+@pytest.fixture
+def zoo(save, tmp_path):
+    """Two adapters, and beside them what published sets hold as well."""
+    for folder in ("zoo/de", "zoo/fr"):
+        save(folder, lora(), peft_config())
+    (tmp_path / "zoo" / "SHA256SUMS").write_text("0" * 64)
+    (tmp_path / "zoo" / "README.md").write_text("not an adapter")
+    return tmp_path / "zoo"
+
+
+def test_a_shells_pattern_leaves_other_files_out_and_says_so(zoo):
+    found = read_adapters(sorted(zoo.iterdir()))
+    assert names(found) == ["de", "fr"]
+    (note,) = found.notes
+    assert note == f"left out, no adapter: {zoo}/README.md, {zoo}/SHA256SUMS"
+    # No adapter was read as another one because of what lies beside it.
+    assert all(adapter.notes == () for adapter in found)
+    assert read_adapters([zoo / "de", zoo / "fr"]).notes == ()
+
+
+def test_our_own_pattern_says_so_too(zoo):
+    (zoo / "plots").mkdir()
+    (note,) = read_adapters(f"{zoo}/*").notes
+    assert note == f"left out, no adapter: {zoo}/README.md, {zoo}/SHA256SUMS, {zoo}/plots"
+    for i in range(9):
+        (zoo / f"a{i}.txt").touch()
+    (note,) = read_adapters(f"{zoo}/*").notes
+    assert note.endswith("a5.txt and 4 more")
+
+
+def test_weight_files_of_a_folder_are_adapters_to_lie_beside(save, tmp_path):
+    for name in ("de", "fr"):
+        save("all", lora(), peft_config(), file=f"{name}.safetensors")
+    (tmp_path / "all" / "notes.txt").touch()
+    found = read_adapters(sorted(tmp_path.joinpath("all").glob("*.[st]*")))
+    assert names(found) == ["de", "fr"]
+    assert found.notes == (f"left out, no adapter: {tmp_path}/all/notes.txt",)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["{}/SHA256SUMS"],
+        ["{}/SHA256SUMS", "{}/README.md"],
+        ["{}/de", "x={}/SHA256SUMS"],
+        ["{}/de", "{}/../elsewhere.txt"],
+        ["{}/de", "{}/broken.safetensors"],
+        ["{}/de", "{}/empty"],
+        ["{}/de", "{}/missing"],
+    ],
+)
+def test_a_name_given_outright_still_fails(zoo, items):
+    (zoo.parent / "elsewhere.txt").touch()
+    (zoo / "broken.safetensors").write_text("no tensors")
+    (zoo / "empty").mkdir()
+    with pytest.raises(AdapterFormatError):
+        read_adapters([item.format(zoo) for item in items])
 
 
 def test_a_path_with_an_equals_sign_is_a_path(save):

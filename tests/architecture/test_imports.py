@@ -15,7 +15,8 @@ SOURCE = ROOT / "src" / "hydraopt"
 
 # A module may import its own layer and those before it. The longest prefix that fits counts.
 LAYERS: list[set[str]] = [
-    {"errors", "progress", "types"},
+    {"errors", "progress"},
+    {"linalg"},
     {"coding"},
     {"adapters"},
     {"parts", "core", "measure", "curve"},

@@ -18,7 +18,11 @@ from hydraopt.bundle import (
     relative_error,
 )
 from hydraopt.bundle.spec import default_key
+from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.stream import StreamWriter
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import thin
 from hydraopt.parts import (
     PartsRecord,
     Way,
@@ -27,7 +31,6 @@ from hydraopt.parts import (
     write_basis,
     write_parts,
 )
-from hydraopt.types import Array, Basis, Factors, exponents, power, thin
 
 STEP = 64.0
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from hydraopt.core import CoreStore, ModuleCore
 from hydraopt.encode import EncodedModule, encode_module
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.measure import MEASURES, Measure
 from hydraopt.plan import ModulePlan, modes_of, plan_module
-from hydraopt.types import Array, Factors
 
 Pair = tuple[Array, Array]
 

@@ -14,7 +14,7 @@ from core_factors import Pair, low_rank, orthonormal
 
 import hydraopt.core as core_module
 from hydraopt.core import CoreStore, ModuleCore, SharedSpace
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 TASKS, RANK, M, N = 24, 4, 40, 120
 PLENTY = 1 << 30

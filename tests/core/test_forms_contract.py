@@ -13,6 +13,7 @@ from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.encode import EncodedModule
 from hydraopt.errors import BundleFormatError
+from hydraopt.linalg.shapes import Factors
 from hydraopt.measure import MEASURES, Measure
 from hydraopt.parts import (
     FORMS,
@@ -26,7 +27,6 @@ from hydraopt.parts import (
     write_basis,
     write_parts,
 )
-from hydraopt.types import Factors
 
 M, N, R = 40, 56, 6
 PRICES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-7, 1e-9]

@@ -11,11 +11,11 @@ from hydraopt import plan as planner
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.errors import UsageError
+from hydraopt.linalg.shapes import Thin
 from hydraopt.measure import MEASURES, Metric, displacement, measure_named
 from hydraopt.parts import FORMS, Mode, Side, Way, write_basis, write_parts
 from hydraopt.plan import modes_of, plan_module
 from hydraopt.sides import side_table
-from hydraopt.types import Thin
 
 M, N, R, T = 96, 160, 8, 5
 

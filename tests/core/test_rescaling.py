@@ -10,11 +10,12 @@ import pytest
 from merge_cases import decoded, measured, modules_of, originals
 
 from hydraopt import merge, open_bundle, read_adapters, rescaling, verify_bundle
+from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UsageError
+from hydraopt.linalg.shapes import Factors
 from hydraopt.parts import FORMS, read_record, write_parts
-from hydraopt.types import EXPONENT_GRID, Factors
 
 Coded = Callable[[], dict[str, Factors]]
 

@@ -10,7 +10,9 @@ from core_factors import dense, low_rank
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.types import EXPONENT_GRID, Factors, exponents, power, thin
+from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
+from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.svd import thin
 
 EXPONENTS = st.integers(-6400, 6400)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from hydraopt import merge, open_bundle, read_adapters
+from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.evaluate import gains as module
 from hydraopt.evaluate.encoding import Encoded, collate
 from hydraopt.evaluate.gains import gains
 from hydraopt.evaluate.model import Pair, attached, hidden_states, logits_of, place
 from hydraopt.evaluate.prompts import Onlooker
 from hydraopt.evaluate.sensitivity import answered
-from hydraopt.types import EXPONENT_GRID
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 

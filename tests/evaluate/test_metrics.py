@@ -119,3 +119,28 @@ def test_pairing_makes_it_narrow() -> None:
     near = paired_difference(old, old + 0.01 * rng.random((100, 1)), METRICS["chrF"].total)
     far = paired_difference(old, rng.permutation(old), METRICS["chrF"].total)
     assert (near.high - near.low) < 0.1 * (far.high - far.low)
+
+
+@pytest.mark.parametrize("rows", [2, 50, 333])
+def test_the_interval_is_that_of_scipy(rows: int) -> None:
+    from scipy.stats import bootstrap
+
+    rng = np.random.default_rng(rows)
+    old, new = rng.random((rows, 2)), rng.random((rows, 2))
+
+    def ratio(numbers: np.ndarray) -> float:
+        return 100 * float(numbers[:, 0].sum() / (1 + numbers[:, 1].sum()))
+
+    found = paired_difference(old, new, ratio, draws=300, seed=7)
+    known = bootstrap(
+        (np.arange(rows),),
+        lambda pick: ratio(new[pick]) - ratio(old[pick]),
+        n_resamples=300,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(7),
+    )
+    low, high = known.confidence_interval
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.deviation == pytest.approx(known.standard_error)
+    assert found.difference == ratio(new) - ratio(old)

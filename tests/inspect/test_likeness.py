@@ -10,7 +10,7 @@ from hydraopt.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
 from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 M, N = 9, 7
 

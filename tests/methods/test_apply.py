@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from method_cases import apart
 
 from hydraopt import open_bundle, read_adapter, read_adapters
 from hydraopt.adapters import Adapter
+from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.errors import AdapterFormatError, AlignmentError, NumericalError, UsageError
+from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import merge
 from hydraopt.methods import METHODS, apply
 from hydraopt.methods.hydra import fit_exact
-from hydraopt.types import Factors
 
 PATHS = ("h.0.q", "h.0.v", "h.1.q", "h.1.v")
 KINDS = {"a": 0, "b": 1, "c": 0, "d": 1, "e": 0}
@@ -317,3 +319,34 @@ def test_wrong_options_are_refused(five: list[Adapter]) -> None:
         apply(five, "ties", weights={"a": 1.0})
     with pytest.raises(UsageError, match="takes no weights"):
         apply(five[:2], "slerp", weights=[1, 2])
+
+
+@pytest.mark.parametrize("targets", [["q"], ["k"], r".*\.q", None])
+def test_peft_is_told_of_every_module(
+    targets: Any, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    # PEFT leaves modules out that target_modules does not find, and says nothing.
+    folder = make_adapter(tmp_path / "x", modules(0, 0), target_modules=targets)
+    (made,) = apply(read_adapters(folder), "average")
+    assert made.config["target_modules"] == sorted(PATHS)
+
+
+def test_targets_that_find_every_module_stay(five: list[Adapter]) -> None:
+    assert apply(five, "average")[0].config["target_modules"] == ["q", "v"]
+
+
+def test_a_pattern_means_one_module(make_adapter: Callable[..., Path], tmp_path: Path) -> None:
+    # A dot in a pattern is any character, so "h.0.q" means h_0.q as well.
+    ranks = {"h.0.q": 2, "h_0.q": 3, "h.1.q": 4, "h.2.q": 4}
+    pairs = {path: modules(0, 0, (path,), r)[path] for path, r in ranks.items()}
+    exact = {f"^{re.escape(path)}": r for path, r in ranks.items()}
+    folder = make_adapter(tmp_path / "x", pairs, rank_pattern=exact)
+    (adapter,) = read_adapters(folder)
+    (made,) = apply([adapter], "peft-cat")
+    again = read_back(made, tmp_path / "back")
+    assert {path: x.r for path, x in again.modules.items()} == ranks
+    rule = ScaleRule.from_config(made.config, tmp_path)
+    assert {path: rule.rank(path) for path in ranks} == ranks
+    assert {path: rule.scale(path) for path in ranks} == pytest.approx(
+        {path: x.scale for path, x in made.modules.items()}
+    )

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from method_cases import apart, dense, made, unrelated
 
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods import METHODS
 from hydraopt.methods.blocks import largest, refit, spans, uniform
-from hydraopt.types import Array, Factors
 
 M, N, R = 12, 10, 3
 FULL = 10

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from method_cases import apart, clustered, dense, made, refactored, unrelated
 
 from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.gradient import fit_gradient
 from hydraopt.methods.hydra import HydraFit, fit_exact, hydra
-from hydraopt.types import Array, Factors
 
 
 def objective(fit: HydraFit, factors: Sequence[Factors], w: Sequence[float] | None = None) -> float:

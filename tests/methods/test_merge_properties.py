@@ -9,10 +9,10 @@ import pytest
 from method_cases import apart, dense, made, refactored, unrelated
 
 from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.linalg.shapes import Factors
 from hydraopt.methods import METHODS, Method
 from hydraopt.methods.registry import method_named
 from hydraopt.methods.small import Merged
-from hydraopt.types import Factors
 
 ROWS = pytest.mark.parametrize("row", METHODS.values(), ids=list(METHODS))
 

@@ -2,11 +2,12 @@
 
 from hydraopt.adapters.bases import check_same_base
 from hydraopt.adapters.model import Adapter, LowRankModule
-from hydraopt.adapters.reader import read_adapter, read_adapters
+from hydraopt.adapters.reader import Adapters, read_adapter, read_adapters
 from hydraopt.adapters.tensorfile import RawTensor, open_tensors
 
 __all__ = [
     "Adapter",
+    "Adapters",
     "LowRankModule",
     "RawTensor",
     "check_same_base",

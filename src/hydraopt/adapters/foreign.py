@@ -18,6 +18,7 @@ from typing import Any, Final
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import Format, Kind, Layout, LowRankModule
 from hydraopt.adapters.peft import Parts
+from hydraopt.adapters.peftconfig import exact_pattern
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
 
@@ -291,5 +292,5 @@ def _common(values: Mapping[str, Any], cast: Callable[[Any], Any]) -> tuple[Any,
     if not values:
         return 0, {}
     usual = Counter(values.values()).most_common(1)[0][0]
-    others = {re.escape(path): cast(x) for path, x in values.items() if x != usual}
-    return cast(usual), {f"^{path}": x for path, x in sorted(others.items())}
+    others = {exact_pattern(path): cast(x) for path, x in values.items() if x != usual}
+    return cast(usual), dict(sorted(others.items()))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 from hydraopt.adapters.bases import check_same_base
-from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
-from hydraopt.adapters.keys import parse
-from hydraopt.adapters.model import Adapter, Format
-from hydraopt.adapters.peft import Parts, read_peft
+from hydraopt.adapters.formats import Found, read_parts
+from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.sources import Source, check_name, expand, load_config, locate, name_apart
-from hydraopt.adapters.tensorfile import TensorFile, open_tensors
+from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["read_adapter", "read_adapters"]
+__all__ = ["Adapters", "read_adapter", "read_adapters"]
+
+
+class Adapters(list[Adapter]):
+    """Adapters read together.  notes: of the whole reading, such as files that were left out."""
+
+    notes: tuple[str, ...] = ()
 
 
 def read_adapter(
@@ -51,11 +53,12 @@ def read_adapters(
     same_base: bool = False,
     base_model: str | None = None,
     alpha: float | None = None,
-) -> list[Adapter]:
+) -> Adapters:
     """Open adapters that are to be merged, sorted by task name.
 
     paths_or_globs: paths, glob patterns ("zoo/*"), and strings "NAME=PATH". Equal folder names are
-        told apart by their parents: "run1-checkpoint", "run2-checkpoint".
+        told apart by their parents: "run1-checkpoint", "run2-checkpoint". A file beside them that
+        is no weight file, as a shell's "zoo/*" brings along, is left out with a note.
     same_base: the caller vouches that all were trained on one base, whatever their configs say.
     base_model, alpha: as in :func:`read_adapter`, for all.
 
@@ -63,7 +66,8 @@ def read_adapters(
     one path and different shapes, UsageError for names given twice, AdapterFormatError as
     :func:`read_adapter`.
     """
-    requests = expand(paths_or_globs)
+    selection = expand(paths_or_globs)
+    requests = selection.requests
     if not requests:
         raise UsageError(explain("no adapters were given", do="Give at least one path"))
     sources = [locate(request.path) for request in requests]
@@ -76,10 +80,11 @@ def read_adapters(
         raise UsageError(
             explain("task names occur twice", got=", ".join(twice), do="Name them: NAME=PATH")
         )
-    adapters = [
+    adapters = Adapters(
         _read(source, str(name), base_model, alpha)
         for source, name in zip(sources, names, strict=True)
-    ]
+    )
+    adapters.notes = selection.notes
     adapters.sort(key=lambda adapter: adapter.name)
     check_same_base(adapters, same_base)
     return adapters
@@ -88,7 +93,7 @@ def read_adapters(
 def _read(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:
     file = open_tensors(source.weights)
     config = load_config(source.config)
-    parts = _parse(file, config, source.config, alpha)
+    parts = read_parts(Found(file, config, source.config, alpha))
     modules = {module.path: module for module in sorted(parts.modules, key=lambda x: x.path)}
     if len(modules) != len(parts.modules):
         paths = Counter(module.path for module in parts.modules)
@@ -107,68 +112,3 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
         notes=(*source.notes, *parts.notes),
         peft_keys=parts.keys,
     )
-
-
-def _parse(
-    file: TensorFile, config: Mapping[str, Any] | None, config_file: Path, alpha: float | None
-) -> Parts:
-    if not file:
-        refuse("file holds no tensors", file.path, do="Save the adapter again")
-    form = _sniff(file, config)
-    if form == "loralib":
-        return read_loralib(file, alpha)
-    if form in ("kohya", "diffusers"):
-        return read_image_lora(file, form, alpha)
-    if config is None:
-        refuse(
-            "there is no adapter_config.json, which holds rank and alpha",
-            config_file,
-            do="Put the adapter's config beside its weights",
-        )
-    return (
-        read_mlx(file, config, config_file)
-        if form == "mlx"
-        else read_peft(file, config, config_file)
-    )
-
-
-def _sniff(file: TensorFile, config: Mapping[str, Any] | None) -> Format:
-    """The format, by the first tensor name that is typical of one."""
-    has_peft_config = config is not None and ("peft_type" in config or "lora_alpha" in config)
-    if config is not None and config.get("peft_type", "LORA") != "LORA":
-        return "peft"  # its reader says why it is refused
-    if "lora_adapter_metadata" in file.metadata:
-        return "diffusers"
-    for name in file:
-        if name.endswith((".lora_a", ".lora_b")):
-            return "mlx"
-        if name.endswith((".lora_A", ".lora_B")):
-            return "loralib"
-        if (
-            name.endswith((".lora_down.weight", ".lora_up.weight"))
-            or ".hada_w" in name
-            or ".lokr_w" in name
-        ):
-            return "kohya"
-        if name.endswith((".down.weight", ".up.weight")) and "lora" in name:
-            return "diffusers"
-        if name.endswith((":down", ":up")):
-            return "diffusers"
-        if parse(name) is not None:
-            # "transformer." alone is also how GPT-2 starts.
-            image = name.startswith(("unet.", "text_encoder")) or "transformer_blocks." in name
-            kohya = name.startswith(("lora_unet_", "lora_te"))
-            if has_peft_config or not (image or kohya):
-                return "peft"
-            return "kohya" if kohya else "diffusers"
-    refuse(
-        "file holds no LoRA matrices",
-        file.path,
-        got=f"{len(file)} tensors such as {', '.join(map(repr, _sample(list(file))))}",
-        expected="names with lora_A and lora_B, lora_down and lora_up, or lora_a and lora_b",
-        do="The matrices were not saved; save again with model.save_pretrained",
-    )
-
-
-def _sample(names: Sequence[str]) -> Sequence[str]:
-    return names[:2]

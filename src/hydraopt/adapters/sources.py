@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,9 @@ from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["Request", "Source", "check_name", "expand", "load_config", "locate", "name_apart"]
+__all__ = [
+    "Request", "Selection", "Source", "check_name", "expand", "load_config", "locate", "name_apart",
+]  # fmt: skip
 
 # In order of preference: safetensors cannot run code and needs no torch.
 _USUAL: Final = (
@@ -27,6 +29,7 @@ _USUAL: Final = (
 )
 _CONFIG: Final = "adapter_config.json"
 _MAX_CONFIG: Final = 64 << 20
+_MOST_LISTED: Final = 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,23 @@ class Request:
 
     path: Path
     name: str | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a user's paths and patterns stand for.  left_out: files among them that hold none."""
+
+    requests: tuple[Request, ...]
+    left_out: tuple[Path, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of it."""
+        if not self.left_out:
+            return ()
+        listed = ", ".join(str(path) for path in self.left_out[:_MOST_LISTED])
+        more = len(self.left_out) - _MOST_LISTED
+        return (f"left out, no adapter: {listed}" + (f" and {more} more" if more > 0 else ""),)
 
 
 def locate(path: str | os.PathLike[str]) -> Source:
@@ -113,31 +133,30 @@ def load_config(path: Path) -> dict[str, Any] | None:
     return config
 
 
-def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Request]:
+def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Selection:
     """Requests for paths, glob patterns, and NAME=PATH strings, in the order given.
 
     A pattern stands for the matches that can be an adapter: folders with a weight file or a
-    config, and weight files. Two spellings of one path count once, except under different names.
+    config, and weight files; the others are left out. A shell writes out its patterns before it
+    calls, so a file that is no weight file is left out as well if it lies beside an adapter that is
+    given in the same call; alone, or under a name of its own, it is taken at its word. Two
+    spellings of one path count once, except under different names.
 
     Raises UsageError for a pattern that matches nothing, or an unusable name.
     """
     if isinstance(items, str | os.PathLike):
         items = [items]
     requests: dict[tuple[Path, str | None], Request] = {}
+    left_out: list[Path] = []
     for item in items:
-        name: str | None = None
-        text = os.fspath(item)
-        if isinstance(item, str) and "=" in text and not Path(text).exists():
-            head, _, tail = text.partition("=")
-            if "/" not in head and os.sep not in head:
-                name, text = check_name(head), tail
+        name, text = _named(item)
         if not text:
             raise UsageError(explain("an empty path", got=repr(item), do="Give NAME=PATH or PATH"))
         paths = [Path(text)]
         if not paths[0].exists() and glob.has_magic(text):
-            paths = [
-                path for path in map(Path, sorted(glob.glob(text, recursive=True))) if _may_be(path)
-            ]
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+            paths = [path for path in matches if _may_be(path)]
+            left_out += [path for path in matches if path not in paths]
             if not paths:
                 raise UsageError(explain("pattern matches no adapter", got=text, do="Check it"))
             if name is not None and len(paths) > 1:
@@ -146,13 +165,35 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
                 )
         for path in paths:
             requests.setdefault((path.resolve(), name), Request(path, name))
-    return list(requests.values())
+    folders = {x.path.parent.resolve() for x in requests.values() if _may_be(x.path)}
+    beside = [x for x in requests.values() if x.name is None and _lies_in(x.path, folders)]
+    kept = tuple(x for x in requests.values() if x not in beside)
+    return Selection(kept, tuple(dict.fromkeys([*left_out, *(x.path for x in beside)])))
+
+
+def _named(item: str | os.PathLike[str]) -> tuple[str | None, str]:
+    """The name and the path that NAME=PATH gives; a path that exists is a path, whatever it holds.
+
+    Raises UsageError for an unusable name.
+    """
+    text = os.fspath(item)
+    if isinstance(item, str) and "=" in text and not Path(text).exists():
+        head, _, tail = text.partition("=")
+        if "/" not in head and os.sep not in head:
+            return check_name(head), tail
+    return None, text
+
+
+def _lies_in(path: Path, folders: Collection[Path]) -> bool:
+    """Whether it is a file in one of the folders that names neither weights nor a config."""
+    other = path.suffix.lower() not in WEIGHT_SUFFIXES and path.name != _CONFIG
+    return other and path.is_file() and path.parent.resolve() in folders
 
 
 def _may_be(path: Path) -> bool:
     if path.is_dir():
         return any(x.suffix in WEIGHT_SUFFIXES or x.name == _CONFIG for x in path.iterdir())
-    return path.suffix in WEIGHT_SUFFIXES
+    return path.suffix.lower() in WEIGHT_SUFFIXES
 
 
 def check_name(name: str) -> str:

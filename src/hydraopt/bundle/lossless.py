@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
+from hydraopt.adapters.formats import read_again
 from hydraopt.adapters.model import Adapter
-from hydraopt.adapters.peft import Parts, read_peft
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.spec import TaskEntry
@@ -25,7 +24,7 @@ def adapter_of(
     Raises AdapterFormatError where that reader does.
     """
     file = TensorFile(source, tensors, entry.metadata)
-    parts = _parse(entry, config, file)
+    parts = read_again(entry.format, file, config)
     modules = parts.modules
     if entry.format != "peft" and modules:
         # An alpha that the caller gave once is in no file, but in the config made from it.
@@ -44,15 +43,3 @@ def adapter_of(
         notes=entry.notes,
         peft_keys=parts.keys,
     )
-
-
-def _parse(entry: TaskEntry, config: Mapping[str, Any], file: TensorFile) -> Parts:
-    if entry.format == "peft":
-        return read_peft(file, config, file.path)
-    origin = config.get("hydraopt") or {}
-    if entry.format == "mlx":
-        return read_mlx(file, origin.get("config") or {}, file.path)
-    if entry.format == "loralib":
-        return read_loralib(file, None)
-    known = TensorFile(file.path, file, {**origin.get("metadata", {}), **entry.metadata})
-    return read_image_lora(known, entry.format, None)

@@ -27,8 +27,8 @@ from hydraopt.errors import (
     UnsupportedVersionError,
     explain,
 )
+from hydraopt.linalg.basis import Basis
 from hydraopt.parts import read_basis
-from hydraopt.types import Basis
 
 __all__ = ["Bundle", "open_bundle"]
 

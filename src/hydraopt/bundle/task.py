@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
+from hydraopt.linalg.shapes import Factors
 from hydraopt.parts import Mode, SplitRecord, read_parts, read_split
-from hydraopt.types import Factors
 
 if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle
@@ -108,10 +106,7 @@ class TaskAdapter:
             pairs = {path: x.factors() for path, x in self._original.modules.items()}
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
-        return {
-            path: Factors(b.astype(np.float64), a.astype(np.float64))
-            for path, (b, a) in pairs.items()
-        }
+        return {path: Factors.of(*pair) for path, pair in pairs.items()}
 
     def split(self, widths: Sequence[tuple[int, int]]) -> Iterator[tuple[str, SplitRecord]]:
         """(module path, record) with what is shared and what is the task's own apart.

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-import numpy as np
-
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.jsonform import code_of
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import HydraoptError
-from hydraopt.types import Array, Factors
+from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
+from hydraopt.linalg.shapes import Factors
 
 __all__ = ["TaskReport", "VerifyReport", "relative_error", "verify_bundle"]
 
@@ -135,13 +134,12 @@ def _measure(
         module = original.modules.get(path)
         if module is None:
             continue
-        b, a = module.factors()
-        true = Factors(b.astype(np.float64), a.astype(np.float64))
+        true = Factors.of(*module.factors())
         if (true.B.shape[0], true.A.shape[1]) != (found.B.shape[0], found.A.shape[1]):
             problems.append(f"task {task.name!r}: module {path} has another shape")
             continue
-        off, size = _distance(true, found), _norm(true.B, true.A)
-        errors[path] = _ratio(off, size)
+        off, size = distance(true, found), product_norm(true.B, true.A)
+        errors[path] = ratio(off, size)
         wrong, whole = wrong + off**2, whole + size**2
         # One code beside is still right: the error may lie on the border of two.
         if abs(code_of(max(errors[path], _FINEST)) - code_of(max(stated[path], _FINEST))) > 1:
@@ -149,38 +147,12 @@ def _measure(
                 f"task {task.name!r}: module {path} has error {errors[path]:.4g}, "
                 f"the manifest says {stated[path]:.4g}"
             )
-    error = _ratio(math.sqrt(wrong), math.sqrt(whole))
+    error = ratio(math.sqrt(wrong), math.sqrt(whole))
     if abs(error - task.error) > _ERROR_TOLERANCE * max(error, task.error, _FINEST):
         problems.append(
             f"task {task.name!r} has error {error:.4g}, the manifest says {task.error:.4g}"
         )
     return errors, error
-
-
-def relative_error(true: Factors, found: Factors) -> float:
-    """``|dW - dW~| / |dW|`` in the Frobenius norm, measured, never as a difference of norms.
-
-    O((m + n) (r + k)^2); (m, n) is never formed. 0 where both are zero, 1 where only dW is.
-    """
-    return _ratio(_distance(true, found), _norm(true.B, true.A))
-
-
-def _distance(true: Factors, found: Factors) -> float:
-    return _norm(np.hstack([true.B, -found.B]), np.vstack([true.A, found.A]))
-
-
-def _norm(b: Array, a: Array) -> float:
-    """Frobenius norm of ``b @ a`` through the R factors of both sides: no cancellation."""
-    if b.shape[1] == 0:
-        return 0.0
-    left, right = np.linalg.qr(b)[1], np.linalg.qr(a.T)[1]
-    return float(np.linalg.norm(left @ right.T))
-
-
-def _ratio(off: float, size: float) -> float:
-    if size == 0:
-        return 0.0 if off == 0 else 1.0
-    return off / size
 
 
 def _compare_bytes(

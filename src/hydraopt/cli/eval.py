@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -82,13 +82,12 @@ def eval_(
     Example:
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
     """
-    with _needed_packages():
-        from hydraopt.evaluate.compare import Request, evaluate, read_sources
+    compare = _library()
     chosen = dict(_named(text) for text in named)
     if output and not Path(output).resolve().parent.is_dir():
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
-    sources = read_sources(paths, same_base)
-    request = Request(
+    sources = compare.read_sources(paths, same_base)
+    request = compare.Request(
         base,
         Path(tasks),
         chosen,
@@ -100,7 +99,9 @@ def eval_(
         seed=seed,
     )
     with progress_bar(quiet) as progress:
-        result = evaluate(sources, request, progress)
+        result = compare.evaluate(sources, request, progress)
+    if sources.notes:
+        result["notes"] = list(sources.notes)
     if output:
         from hydraopt.bundle.container import write_atomically
 
@@ -110,13 +111,14 @@ def eval_(
         emit_json(result)
     else:
         _show(result)
+        for note in sources.notes:
+            say(f"note: {note}")
 
 
-@contextmanager
-def _needed_packages() -> Iterator[None]:
-    """Say how to install what is missing."""
+def _library() -> ModuleType:
+    """hydraopt.evaluate.compare; raises UsageError where its packages are missing."""
     try:
-        yield
+        from hydraopt.evaluate import compare
     except ModuleNotFoundError as error:
         raise UsageError(
             explain(
@@ -125,6 +127,7 @@ def _needed_packages() -> Iterator[None]:
                 do="pip install 'hydraopt[eval]'",
             )
         ) from error
+    return compare
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -46,10 +46,13 @@ def verify(
     if adapters:
         originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
     report = verify_bundle(bundle, originals)
+    notes = originals.notes if originals is not None else ()
     if as_json:
-        emit_json({"schema": "hydraopt.verify/1", **report.to_dict()})
+        emit_json({"schema": "hydraopt.verify/1", **report.to_dict(), "notes": list(notes)})
     else:
         _show(report)
+        for note in notes:
+            say(f"note: {note}")
     ctx.exit(0 if report.ok else 1)
 
 

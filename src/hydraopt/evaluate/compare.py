@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.adapters import Adapter, Adapters, read_adapters
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.model import Pair, load_model
@@ -34,13 +34,14 @@ _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "scikit-
 class Sources:
     """What is compared: adapters as they are, and bundles, by the name of their file.
 
-    others: what other methods made of the adapters, by label and adapter.
+    others: what other methods made of the adapters, by label and adapter. notes: of the reading.
     """
 
     adapters: Mapping[str, Adapter]
     bundles: Mapping[str, Bundle]
     folders: Mapping[str, Path | None] = field(default_factory=dict)
     others: Mapping[str, Mapping[str, Mapping[str, Pair]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """Every adapter's name, of the originals and of the bundles."""
@@ -90,7 +91,7 @@ def read_sources(paths: Sequence[str], same_base: bool = False) -> Sources:
     """Adapters and bundles among ``paths``, told apart by content. Raises HydraoptError."""
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
-    adapters = read_adapters(others, same_base=same_base) if others else []
+    adapters = read_adapters(others, same_base=same_base) if others else Adapters()
     labels = {Path(path).name: open_bundle(path) for path in bundles}
     if len(labels) != len(bundles):
         raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
@@ -100,6 +101,7 @@ def read_sources(paths: Sequence[str], same_base: bool = False) -> Sources:
         {adapter.name: adapter for adapter in adapters},
         labels,
         {adapter.name: adapter.source.parent for adapter in adapters},
+        notes=adapters.notes,
     )
 
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.evaluate.encoding import Batch, Encoded, collate
 from hydraopt.evaluate.model import Pair, Placed, attached, hidden_states, logits_of, place
-from hydraopt.types import EXPONENT_GRID
 
 __all__ = ["gains"]
 

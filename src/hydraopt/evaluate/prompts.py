@@ -21,8 +21,8 @@ from hydraopt.evaluate.encoding import Encoded
 from hydraopt.evaluate.gains import gains
 from hydraopt.evaluate.model import Pair, load_model
 from hydraopt.evaluate.sensitivity import answered, look, self_written, sensitivities
+from hydraopt.linalg.shapes import Factors
 from hydraopt.progress import Progress
-from hydraopt.types import Factors
 
 __all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker", "read_prompts"]
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hydraopt.evaluate.encoding import Encoded, collate
 from hydraopt.evaluate.model import Pair, attached, generate, hidden_states, logits_of, place
 from hydraopt.evaluate.run import WRITE_TOKENS
-from hydraopt.types import thin
+from hydraopt.linalg.svd import thin
 
 __all__ = ["Seen", "answered", "look", "self_written", "sensitivities"]
 

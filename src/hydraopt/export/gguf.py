@@ -22,7 +22,7 @@ from hydraopt.export.ggufbase import GgufBase, load_gguf, read_gguf_base
 from hydraopt.export.layout import Pair
 from hydraopt.export.plain import plain_pairs, refused
 from hydraopt.export.tensors import rounded
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["DTYPES", "export_gguf"]
 

@@ -25,12 +25,12 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.adapters.model import ExtraKind
+from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.export.folders import check_file, check_target, new_folder, read_back
-from hydraopt.export.peft import pattern_of
 from hydraopt.export.plain import refuse_all_but, refused
 from hydraopt.export.stored import Stored, stored_modules
 from hydraopt.export.tensors import file_chunks, rounded
@@ -293,15 +293,11 @@ def _inner(name: str) -> str:
 def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
     """PEFT's settings of one component: alpha is the rank everywhere."""
     usual = Counter(ranks.values()).most_common(1)[0][0]
-    pattern: dict[str, int] = {
-        pattern_of(path, ranks): rank for path, rank in sorted(ranks.items()) if rank != usual
-    }
+    settings = ranks_and_alphas({path: (r, r) for path, r in sorted(ranks.items())}, usual)
+    del settings["use_rslora"]
     return {
         "peft_type": "LORA",
-        "r": usual,
-        "lora_alpha": usual,
-        "rank_pattern": pattern,
-        "alpha_pattern": dict(pattern),
+        **settings,
         "target_modules": sorted(ranks),
         "use_dora": "dora_magnitude" in task.extra_kinds.values(),
         "lora_bias": False,

@@ -13,7 +13,7 @@ from hydraopt.adapters.keys import parse
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
-from hydraopt.types import Array, Factors
+from hydraopt.linalg.shapes import Array, Factors
 
 __all__ = ["Pair", "balanced", "pairs_of"]
 

@@ -28,7 +28,7 @@ from hydraopt.export.layout import Pair, pairs_of
 from hydraopt.export.peft import CONFIG as ADAPTER_CONFIG
 from hydraopt.export.plain import refuse_settings, refused
 from hydraopt.export.tensors import file_chunks, rounded
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["export_merged"]
 

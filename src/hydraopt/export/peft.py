@@ -7,16 +7,15 @@ get rsLoRA or patterns wrong. The exception are adapters whose initialisation ch
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.container import write_atomically
@@ -28,15 +27,12 @@ from hydraopt.export.layout import Pair, pairs_of
 from hydraopt.export.tensors import dtype_named, file_chunks, rounded
 
 __all__ = [
-    "CONFIG", "WEIGHTS", "export_peft", "pattern_of", "peft_adapter", "torch_state_dict",
+    "CONFIG", "WEIGHTS", "export_peft", "peft_adapter", "torch_state_dict",
     "write_peft",
 ]  # fmt: skip
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
-
-# Left behind by PEFT versions that stored fused projections in groups, or ours.
-_DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
 
 
 def export_peft(
@@ -160,63 +156,18 @@ def _ranks(
 def _config(
     task: TaskAdapter, pairs: Sequence[Pair], ranks: Mapping[str, int], kept: bool
 ) -> dict[str, Any]:
-    config = {key: value for key, value in task.config.items() if key not in _DROPPED}
-    config["peft_type"] = "LORA"
-    if not config.get("base_model_name_or_path") and task.base_model:
-        config["base_model_name_or_path"] = task.base_model
+    config = written_config(task.config, ranks, task.base_model)
     kinds = set(task.extra_kinds.values())
     if "dora_magnitude" in kinds:
         config["use_dora"] = True
     if "lora_bias" in kinds:
         config["lora_bias"] = True
-    if not config.get("target_parameters") and not _targets(config, ranks):
-        config["target_modules"] = sorted(ranks)
-        for setting in ("layers_to_transform", "layers_pattern", "exclude_modules"):
-            config.pop(setting, None)
     if kept:
         return config
+    # The largest rank, so that readers which know no patterns make room enough.
     r = max(ranks.values(), default=1)
-    others = {path: rank for path, rank in sorted(ranks.items()) if rank != r}
-    pattern = {pattern_of(path, ranks): rank for path, rank in others.items()}
-    config.update(r=r, lora_alpha=r, use_rslora=False)
-    config.update(rank_pattern=pattern, alpha_pattern=dict(pattern))
-    return config
-
-
-def _targets(config: Mapping[str, Any], paths: Mapping[str, int]) -> bool:
-    """Whether PEFT finds every module by the config's own ``target_modules``."""
-    targets = config.get("target_modules")
-    if not isinstance(targets, str | list | tuple):
-        return False
-    if isinstance(targets, str):
-        if targets == "all-linear":
-            return True
-        with contextlib.suppress(re.error):
-            return all(re.fullmatch(targets, path) for path in paths)
-        return False
-    names = [x for x in targets if isinstance(x, str)]
-    return all(any(f".{path}".endswith(f".{name}") for name in names) for path in paths)
-
-
-def pattern_of(path: str, paths: Mapping[str, int]) -> str:
-    """A pattern that PEFT matches with ``path`` and with no other of ``paths``.
-
-    PEFT tries ``(.*\\.)?(PATTERN)$``. The path itself is what people expect to read, and what
-    versions before 0.14 need, which put a dot before it; it is anchored only where another
-    module's path ends with it.
-    """
-    own = re.compile(rf"(.*\.)?({path})$") if _compiles(path) else None
-    if own is not None and [x for x in paths if own.match(x)] == [path]:
-        return path
-    return "^" + re.escape(path)
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(f"({pattern})")
-    except re.error:
-        return False
-    return True
+    settings = {path: (rank, rank) for path, rank in sorted(ranks.items())}
+    return {**config, **ranks_and_alphas(settings, r)}
 
 
 def _cannot(task: TaskAdapter, what: str) -> ExportError:

@@ -12,7 +12,7 @@ from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.export.layout import balanced
 from hydraopt.export.tensors import dtype_named, holds
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["Stored", "stored_modules"]
 

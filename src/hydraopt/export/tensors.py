@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hydraopt.adapters.rawtensor import DTYPE_BYTES, HeldBytes, RawTensor
 from hydraopt.bundle.container import header_of
 from hydraopt.errors import ExportError, UsageError, explain
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["dtype_named", "file_chunks", "holds", "rounded"]
 

@@ -23,6 +23,7 @@ from hydraopt.core import CoreStore
 from hydraopt.inspect.estimate import guess_module
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import measure_named
 from hydraopt.merging import DEFAULT_MEASURE
 from hydraopt.outcome import Job
@@ -31,7 +32,6 @@ from hydraopt.passes import Draft
 from hydraopt.plan import modes_of
 from hydraopt.progress import Progress, silent
 from hydraopt.recipe import MergeRecipe
-from hydraopt.types import Array
 from hydraopt.weights import importances, module_weights, task_weights
 
 __all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]
@@ -88,7 +88,7 @@ def inspect_adapters(
         "curve": curves.points,
         "guesses": curves.guesses(),
         "reference": curves.points[curves.reference] if curves.points else None,
-        "notes": list(pieces.notes),
+        "notes": [*loaded.notes, *pieces.notes],
     }
 
 

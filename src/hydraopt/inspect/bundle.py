@@ -9,9 +9,9 @@ from typing import Any
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.stream import StreamReader
 from hydraopt.inspect.summary import module_type
+from hydraopt.linalg.basis import Basis
 from hydraopt.parts import read_basis
 from hydraopt.progress import Progress, silent
-from hydraopt.types import Basis
 
 __all__ = ["SCHEMA", "inspect_bundle", "task_rows"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydraopt.core import ModuleCore
+from hydraopt.linalg.shapes import Array
 from hydraopt.measure import Measure
 from hydraopt.parts import Mode, Way
 from hydraopt.plan import ModulePlan, plan_module
 from hydraopt.sides import BasisPlan, SideTable, side_table
-from hydraopt.types import Array
 
 __all__ = ["Guess", "guess_module", "squared_errors"]
 

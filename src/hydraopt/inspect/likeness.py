@@ -1,6 +1,6 @@
 """How alike the tasks are in one module: the factors as given, their spaces, and the products.
 
-Letters as in hydraopt.types. T' contents have the module; all results are (T', T') or (T',).
+Letters as in linalg.shapes. T' contents have the module; all results are (T', T') or (T',).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.core import ModuleCore, Source
-from hydraopt.types import Array
+from hydraopt.linalg.shapes import Array
 
 __all__ = ["Likeness", "Watched", "likeness", "mean_of_pairs"]
 

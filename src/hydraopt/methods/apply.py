@@ -7,7 +7,6 @@ own scale is in its config (``alpha_pattern``), never in B.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ from hydraopt.adapters import Adapter, RawTensor, check_same_base
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
-from hydraopt.types import Array, Factors
 
 __all__ = ["apply", "relative_weights"]
 
@@ -31,8 +31,6 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "float16": np.dtype("<f2"),
     "float32": np.dtype("<f4"),
 }
-# Left behind by other formats and versions; ranks and scales are written anew.
-_DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
 
 
 def apply(
@@ -65,7 +63,7 @@ def apply(
     added = 0.0
     for path in sorted({path for adapter in adapters for path in adapter.modules}):
         owners = [i for i, adapter in enumerate(adapters) if path in adapter.modules]
-        factors = [_factors(adapters[i].modules[path]) for i in owners]
+        factors = [Factors.of(*adapters[i].modules[path].factors()) for i in owners]
         own = dict(options)
         if given is not None:
             own["weights"] = [given[i] for i in owners]
@@ -84,11 +82,6 @@ def apply(
 
 def _cost(added: float) -> str:
     return f"; refitting to the rank asked for left a relative error of {added:.3g} at most"
-
-
-def _factors(module: LowRankModule) -> Factors:
-    b, a = module.factors()
-    return Factors(b.astype(np.float64), a.astype(np.float64))
 
 
 def _check(
@@ -168,7 +161,7 @@ def relative_weights(adapters: Sequence[Adapter]) -> list[float]:
     """1 / |dW_t|^2 over the whole of each adapter, so that relative errors count alike; 1 for one
     that changes nothing."""
     norms = [
-        sum(_factors(module).squared_norm() for module in adapter.modules.values())
+        sum(Factors.of(*module.factors()).squared_norm() for module in adapter.modules.values())
         for adapter in adapters
     ]
     return [1 / norm if norm > 0 else 1.0 for norm in norms]
@@ -240,27 +233,13 @@ def _adapter(
 
 def _config(adapter: Adapter, modules: Mapping[str, tuple[LowRankModule, float]]) -> dict[str, Any]:
     """adapter_config.json by which PEFT gives each module its rank and its alpha."""
-    config = {key: value for key, value in adapter.config.items() if key not in _DROPPED}
-    if not config.get("base_model_name_or_path") and adapter.base_model:
-        config["base_model_name_or_path"] = adapter.base_model
     wanted: dict[str, tuple[int, float]] = {}
     for path, (module, alpha) in modules.items():
         key = parse(module.a.name)
         place = key.settings_path if key else path
         if wanted.setdefault(place, (module.r, alpha)) != (module.r, alpha):
             raise _refused(adapter, "two pairs of one module came out unlike", place)
-    if not config.get("target_modules"):
-        config["target_modules"] = sorted(wanted)
+    # The usual rank, so that patterns are few: they stand in the config of each task, as text.
     r = Counter(rank for rank, _ in wanted.values()).most_common(1)[0][0] if wanted else 1
-    ranks = {place: rank for place, (rank, _) in wanted.items() if rank != r}
-    alphas = {place: alpha for place, (_, alpha) in wanted.items() if alpha != r}
-    config.update(peft_type="LORA", r=r, lora_alpha=r, use_rslora=False)
-    config["rank_pattern"] = {_only(place, wanted): rank for place, rank in ranks.items()}
-    config["alpha_pattern"] = {_only(place, wanted): alpha for place, alpha in alphas.items()}
-    return config
-
-
-def _only(place: str, places: Mapping[str, Any]) -> str:
-    """A pattern that PEFT, which tries ``(.*\\.)?(PATTERN)$``, matches with this place alone."""
-    plain = [x for x in places if x == place or x.endswith(f".{place}")] == [place]
-    return place if plain and re.fullmatch(r"[\w.]+", place) else "^" + re.escape(place)
+    config = written_config(adapter.config, wanted, adapter.base_model)
+    return {**config, **ranks_and_alphas(wanted, r)}

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.types import Array, Factors
+from hydraopt.linalg.cutoff import rank_of, rounding
+from hydraopt.linalg.rangefinder import dominant_range
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import halved
 
 __all__ = ["BLOCK", "Cut", "Rows", "largest", "refit", "spans", "uniform"]
 
@@ -132,18 +135,18 @@ def refit(
     else:
         width = min(rank + oversample, m, n)
         probe = np.random.default_rng(seed).standard_normal((n, width))
-        for turn in range(passes + 1):
-            image = np.concatenate([rows(i, j) @ probe for i, j in spans(m, n, block)])
-            left = np.linalg.qr(image)[0]
-            back = sum(rows(i, j).T @ left[i:j] for i, j in spans(m, n, block))
-            if turn < passes:
-                probe = np.linalg.qr(back)[0]
-        small, s, vt = np.linalg.svd(np.asarray(back).T, full_matrices=False)
+
+        def image(probe: Array) -> Array:
+            return np.concatenate([rows(i, j) @ probe for i, j in spans(m, n, block)])
+
+        def back(left: Array) -> Array:
+            return np.asarray(sum(rows(i, j).T @ left[i:j] for i, j in spans(m, n, block)))
+
+        left, across = dominant_range(image, back, probe, passes + 1)
+        small, s, vt = np.linalg.svd(across.T, full_matrices=False)
         u = left @ small
-    sound = int(np.count_nonzero(s > np.finfo(np.float64).eps * max(m, n) * s[0]))
-    keep = max(min(rank, sound), 1)
-    root = np.sqrt(s[:keep])
-    found = Factors(u[:, :keep] * root, root[:, None] * vt[:keep])
+    keep = max(min(rank, rank_of(s, rounding(m, n))), 1)
+    found = halved(u, s, vt, keep)
     left_over = total = 0.0
     for i, j in spans(m, n, block):
         wanted = rows(i, j)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.blocks import BLOCK, largest, refit, uniform
 from hydraopt.methods.small import (
     Merged,
@@ -23,7 +24,6 @@ from hydraopt.methods.small import (
     rank_for,
     weights_for,
 )
-from hydraopt.types import Array, Factors
 
 __all__ = [
     "breadcrumbs",

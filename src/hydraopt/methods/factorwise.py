@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hydraopt.errors import AlignmentError, UsageError, explain
+from hydraopt.linalg.clusters import k_means
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.entries import elected, trimmed
 from hydraopt.methods.small import (
     Merged,
@@ -22,7 +24,6 @@ from hydraopt.methods.small import (
     small_core,
     weights_for,
 )
-from hydraopt.types import Array, Factors
 
 __all__ = [
     "k_merge",
@@ -144,7 +145,7 @@ def lora_lego(
     check_shapes(factors)
     units = np.concatenate([np.hstack([f.A, f.B.T]) for f in factors])
     k = min(rank_for(rank, factors), len(units))
-    labels = _k_means(units, k, np.random.default_rng(seed))
+    labels = k_means(units, k, np.random.default_rng(seed))
     n = factors[0].A.shape[1]
     centres = []
     for c in range(k):
@@ -158,36 +159,6 @@ def lora_lego(
     mean_rank = sum(f.A.shape[0] for f in factors) / len(factors)
     strength = math.sqrt(mean_rank / k) if reweight else 1.0
     return one_for_all(Factors(strength * merged[:, n:].T, merged[:, :n]), len(factors))
-
-
-def _k_means(points: Array, k: int, rng: np.random.Generator) -> Array:
-    """Labels (N,) of Lloyd's iteration from a k-means++ start; no cluster is empty."""
-    chosen = [int(rng.integers(len(points)))]
-    apart = np.sum((points - points[chosen[0]]) ** 2, axis=1)
-    while len(chosen) < k:
-        odds = apart.copy()
-        odds[chosen] = 0.0
-        if odds.sum() > 0:
-            pick = int(rng.choice(len(points), p=odds / odds.sum()))
-        else:
-            pick = min(set(range(len(points))) - set(chosen))
-        chosen.append(pick)
-        apart = np.minimum(apart, np.sum((points - points[pick]) ** 2, axis=1))
-    centres, labels = points[chosen], np.full(len(points), -1)
-    for _ in range(100):
-        far = np.sum((points[:, None] - centres[None]) ** 2, axis=2)
-        new = far.argmin(axis=1)
-        nearest = far[np.arange(len(points)), new]
-        for c in range(k):
-            if not np.any(new == c):
-                alone = np.bincount(new, minlength=k)[new] == 1
-                worst = int(np.where(alone, -1.0, nearest).argmax())
-                new[worst], nearest[worst] = c, 0.0
-        if np.array_equal(new, labels):
-            break
-        labels = new
-        centres = np.stack([points[labels == c].mean(axis=0) for c in range(k)])
-    return labels
 
 
 def k_merge(

@@ -17,14 +17,15 @@ of the authors was found. What the description leaves open is chosen here as fol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from hydraopt.linalg.norms import distance
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.hydra import HydraFit, check_counts
 from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
-from hydraopt.types import Array, Factors
 
 __all__ = ["fit_gradient", "hydra_gradient"]
 
@@ -56,9 +57,7 @@ def fit_gradient(
     norms = np.array([f.squared_norm() for f in factors])
     total = float(w @ norms)
     if total <= 0:
-        nothing = np.linalg.qr(np.eye(n, rank))[0].T
-        zero = np.zeros(len(factors), np.int64)
-        return HydraFit(nothing, (np.zeros((m, rank)),), zero, np.ones(len(factors)), (0.0,))
+        return _of_nothing(m, n, rank, len(factors))
     rng = np.random.default_rng(seed)
     first = np.linalg.qr(rng.standard_normal((n, rank)))[0].T
     drawn = rng.permutation(len(factors))[:heads]
@@ -68,22 +67,8 @@ def fit_gradient(
     a = torch.tensor(first * math.sqrt(n), requires_grad=True)
     h = torch.tensor(start, requires_grad=True)
     logits = torch.tensor(0.01 * rng.standard_normal((len(factors), heads)), requires_grad=True)
-    pairs = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
-    weigh, own = torch.from_numpy(w), float(w @ norms)
+    loss = _loss(factors, w, total)
     optimiser = torch.optim.Adam([a, h, logits], lr=rate)
-
-    def loss(mix: Any) -> Any:
-        shared, own_heads = a / math.sqrt(n), h * size
-        # <dW_t, H_c A'> through (r, R) products, and the heads' own products in (R, R).
-        inner = torch.stack(
-            [((A @ shared.T)[None] * torch.einsum("mr,cmk->crk", B, own_heads)).sum((1, 2))
-             for B, A in pairs]
-        )  # fmt: skip
-        flat = torch.einsum("cmk,kl->cml", own_heads, shared @ shared.T)
-        gram = torch.einsum("cml,dml->cd", flat, own_heads)
-        squares = torch.einsum("tc,cd,td->t", mix, gram, mix)
-        return (own + (weigh * (squares - 2 * (mix * inner).sum(1))).sum()) / total
-
     history: list[float] = []
     soft, fixed = steps // 2, None
     for step in range(steps):
@@ -93,13 +78,41 @@ def fit_gradient(
         for group in optimiser.param_groups:
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimiser.zero_grad()
-        value = loss(torch.softmax(logits / heat, dim=1) if fixed is None else fixed)
+        mix = torch.softmax(logits / heat, dim=1) if fixed is None else fixed
+        value = loss(a / math.sqrt(n), h * size, mix)
         history.append(float(value.detach()))
         value.backward()
         optimiser.step()
     chosen = logits.detach().numpy().argmax(axis=1)
     shared = a.detach().numpy() / math.sqrt(n)
     return _finished(factors, w, shared, h.detach().numpy() * size, chosen, history)
+
+
+def _loss(factors: Sequence[Factors], w: Array, total: float) -> Callable[[Any, Any, Any], Any]:
+    """The objective in torch: of A' (R, n), heads (M, m, R) and the mix of heads of each task."""
+    import torch
+
+    pairs = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
+    weigh = torch.from_numpy(w)
+
+    def loss(shared: Any, own_heads: Any, mix: Any) -> Any:
+        # <dW_t, H_c A'> through (r, R) products, and the heads' own products in (R, R).
+        inner = torch.stack(
+            [((A @ shared.T)[None] * torch.einsum("mr,cmk->crk", B, own_heads)).sum((1, 2))
+             for B, A in pairs]
+        )  # fmt: skip
+        flat = torch.einsum("cmk,kl->cml", own_heads, shared @ shared.T)
+        gram = torch.einsum("cml,dml->cd", flat, own_heads)
+        squares = torch.einsum("tc,cd,td->t", mix, gram, mix)
+        return (total + (weigh * (squares - 2 * (mix * inner).sum(1))).sum()) / total
+
+    return loss
+
+
+def _of_nothing(m: int, n: int, rank: int, tasks: int) -> HydraFit:
+    """The fit of dW's that are all zero: one head of zeros."""
+    rows, zeros = np.linalg.qr(np.eye(n, rank))[0].T, (np.zeros((m, rank)),)
+    return HydraFit(rows, zeros, np.zeros(tasks, np.int64), np.ones(tasks), (0.0,))
 
 
 def _finished(
@@ -117,10 +130,7 @@ def _finished(
     labels = np.array([names.index(c) for c in chosen], np.int64)
     left = total = 0.0
     for t, f in enumerate(factors):
-        # |dW - H A'|^2 as one low-rank matrix, whose norm does not cancel.
-        apart = Factors(np.hstack([f.B, -kept[labels[t]]]), np.vstack([f.A, q.T]))
-        ra, rb = np.linalg.qr(apart.A.T)[1], np.linalg.qr(apart.B)[1]
-        left += w[t] * float(np.sum((rb @ ra.T) ** 2))
+        left += w[t] * distance(f, Factors(kept[labels[t]], q.T)) ** 2
         total += w[t] * f.squared_norm()
     fit = (*history, left / total)
     return HydraFit(np.ascontiguousarray(q.T), kept, labels, np.ones(len(factors)), fit)

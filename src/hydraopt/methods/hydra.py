@@ -22,8 +22,10 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
-from hydraopt.types import Array, Factors, thin
+from hydraopt.linalg.clusters import far_apart
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import thin
+from hydraopt.methods.small import Merged, check_shapes, rank_for, stacked_bases, weights_for
 
 __all__ = ["HydraFit", "check_counts", "fit_exact", "hydra"]
 
@@ -149,8 +151,7 @@ def _problem(
 ) -> tuple[_Problem, Array, Array]:
     """The problem in the small core, and the bases that lead back: left (m, p), right (n, q)."""
     parts = [thin(f.B, f.A) for f in factors]
-    left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
-    right, _ = np.linalg.qr(np.concatenate([f.A for f in factors], axis=0).T)
+    left, right = stacked_bases(factors)
     r = max(max(part.s.size for part in parts), 1)
     B = np.zeros((len(parts), left.shape[1], r))
     A = np.zeros((len(parts), r, right.shape[1]))
@@ -306,18 +307,15 @@ class _Problem:
             gain = g * gram * (norms > 0)
         else:
             g, gain = np.ones_like(gram), 2 * gram - norms
-        chosen: list[int] = []
-        lost = self.w * norms if generator is not None else self.w @ gain
-        for _ in range(heads):
-            odds = np.maximum(lost, 0.0)
-            odds[chosen] = 0.0
-            if generator is not None and odds.sum() > 0:
-                pick = int(generator.choice(len(odds), p=odds / odds.sum()))
-            else:
-                odds[chosen] = -1.0
-                pick = int(odds.argmax())
-            chosen.append(pick)
-            lost = self.w * (norms - gain[:, chosen].max(axis=1))
+        best: Array = np.full(tasks, -np.inf)
+
+        def lost(pick: int) -> Array:
+            np.maximum(best, gain[:, pick], out=best)
+            left: Array = self.w * (norms - best)
+            return left
+
+        first = self.w * norms if generator is not None else self.w @ gain
+        chosen = far_apart(heads, first, lost, generator)
         labels = gain[:, chosen].argmax(axis=1)
         labels[chosen] = np.arange(heads)
         return labels, g[np.arange(len(labels)), np.array(chosen)[labels]]

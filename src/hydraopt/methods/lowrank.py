@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.cutoff import COINCIDENT, rank_of, rounding, significant
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import thin
 from hydraopt.methods.entries import elected, trimmed
 from hydraopt.methods.small import (
     Merged,
@@ -22,7 +25,6 @@ from hydraopt.methods.small import (
     small_core,
     weights_for,
 )
-from hydraopt.types import Array, Factors, thin
 
 __all__ = [
     "average",
@@ -110,8 +112,7 @@ def knots_ties(
     core = small_core(factors)
     w = weights_for(weights, len(factors), 1.0)
     u, s, vt = np.linalg.svd(np.concatenate(core.cores, axis=1), full_matrices=False)
-    eps = np.finfo(np.float64).eps * max(core.left.shape[0], core.right.shape[0])
-    k = max(int(np.count_nonzero(s > eps * s[0])), 1)
+    k = max(rank_of(s, rounding(core.left.shape[0], core.right.shape[0])), 1)
     u, s, vt = u[:, :k], s[:k], vt[:k]
     aligned = [(s[:, None] * part) @ core.right.T for part in np.split(vt, len(factors), axis=1)]
     merged = lam * elected([trimmed(part, density) for part in aligned], w)
@@ -162,7 +163,7 @@ def _reference(factors: Sequence[Factors]) -> SmallCore:
         (core.right, np.concatenate([f.A for f in factors], axis=0).T),
     ):
         u, s, _ = np.linalg.svd(basis.T @ stacked, full_matrices=False)
-        sides.append(u[:, s > np.finfo(np.float64).eps * max(stacked.shape) * s[0]])
+        sides.append(u[:, significant(s, rounding(*stacked.shape))])
     left, right = sides
     if left.size == 0 or right.size == 0:
         return core
@@ -202,7 +203,7 @@ def tsv_m(
 def _polar(columns: Array) -> Array:
     """The nearest matrix with orthonormal columns, within the space that the columns span."""
     u, s, vt = np.linalg.svd(columns, full_matrices=False)
-    sound = s > 1e-9 * s[0]
+    sound = significant(s, COINCIDENT)
     polar: Array = u[:, sound] @ vt[sound]
     return polar
 
@@ -223,8 +224,7 @@ def iso_c(
     w = weights_for(weights, len(factors), 1.0)
     total = np.tensordot(w, core.cores, 1)
     u, s, vt = np.linalg.svd(total, full_matrices=False)
-    size = max(core.left.shape[0], core.right.shape[0])
-    sound = s > np.finfo(np.float64).eps * size * max(s[0], np.finfo(np.float64).tiny)
+    sound = significant(s, rounding(core.left.shape[0], core.right.shape[0]))
     level = float(s[sound].mean()) if sound.any() else 0.0
     # Equal values have no order of their own; a cut keeps the parts that were the strongest.
     keep = np.flatnonzero(sound)[: s.size if rank is None else rank_for(rank, factors)]

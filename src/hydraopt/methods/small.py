@@ -1,6 +1,6 @@
 """What all methods share: the small core of one module, and what a method hands back.
 
-Letters as in :mod:`hydraopt.types`: T tasks, a module with m outputs and n inputs, ranks r_t. Here
+Letters as in linalg.shapes: T tasks, a module with m outputs and n inputs, ranks r_t. Here
 p <= min(m, sum r) and q <= min(n, sum r) are the widths of the small core.
 """
 
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydraopt.errors import AlignmentError, UsageError, explain
-from hydraopt.types import Array, Factors
+from hydraopt.linalg.cutoff import rank_of, rounding
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import halved
 
 __all__ = [
     "Merged",
@@ -23,6 +25,7 @@ __all__ = [
     "one_for_all",
     "rank_for",
     "small_core",
+    "stacked_bases",
     "weights_for",
 ]
 
@@ -71,13 +74,12 @@ class SmallCore:
         limit = core.size if rank is None else rank_for(rank, ())
         u, s, vt = np.linalg.svd(core, full_matrices=False)
         size = max(self.left.shape[0], self.right.shape[0])
-        sound = int(np.count_nonzero(s > np.finfo(np.float64).eps * size * s[0]))
+        sound = rank_of(s, rounding(size))
         keep = max(min(sound, limit), 1)
         total = float(np.linalg.norm(s))
         added = float(np.linalg.norm(s[keep:sound])) / total if total > 0 else 0.0
-        root = np.sqrt(s[:keep])
-        b, a = self.left @ (u[:, :keep] * root), (root[:, None] * vt[:keep]) @ self.right.T
-        return Factors(b, a), added
+        small = halved(u, s, vt, keep)
+        return Factors(self.left @ small.B, small.A @ self.right.T), added
 
 
 def small_core(factors: Sequence[Factors]) -> SmallCore:
@@ -87,10 +89,16 @@ def small_core(factors: Sequence[Factors]) -> SmallCore:
     rounding. Raises UsageError for no factors, AlignmentError for dW's of different shapes.
     """
     check_shapes(factors)
-    left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
-    right, _ = np.linalg.qr(np.concatenate([f.A for f in factors], axis=0).T)
+    left, right = stacked_bases(factors)
     cores = np.stack([(left.T @ f.B) @ (f.A @ right) for f in factors])
     return SmallCore(left, right, cores)
+
+
+def stacked_bases(factors: Sequence[Factors]) -> tuple[Array, Array]:
+    """Orthonormal bases of what all columns of the dW's lie in, (m, p), and all rows, (n, q)."""
+    left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
+    right, _ = np.linalg.qr(np.concatenate([f.A for f in factors], axis=0).T)
+    return left, right
 
 
 def check_shapes(factors: Sequence[Factors]) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """A bundle as tensors: the shared bases of each module, a task's head over them, and their cache.
 
-Letters as in hydraopt.types; p and q are the vectors of a module's left and right basis. Tensors
+Letters as in linalg.shapes; p and q are the vectors of a module's left and right basis. Tensors
 lie as torch's linear product takes them, (outputs, inputs).
 """
 
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from hydraopt.linalg.shapes import Array
 from hydraopt.parts import Numbers, SplitRecord, SplitSide
 from hydraopt.runtime.places import Place
-from hydraopt.types import Array
 
 __all__ = [
     "Head",

@@ -10,7 +10,7 @@ from benchmarks.quality.damage_measures import CANDIDATES, _blocks, candidates
 from hydraopt.evaluate.encoding import encode_row
 from hydraopt.evaluate.model import attached, hidden_states, logits_of, place
 from hydraopt.evaluate.sensitivity import look, self_written, sensitivities
-from hydraopt.types import thin
+from hydraopt.linalg.svd import thin
 from tests.small_model import INSTRUCTION, ROWS
 
 PATHS = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj")

@@ -1,0 +1,121 @@
+"""What adapter_config.json has to say so that PEFT gives each module its rank and its scale.
+
+PEFT finds the modules to wrap by ``target_modules``, ``exclude_modules`` and
+``layers_to_transform`` (``check_target_module_exists``), and takes rank and alpha from the first
+pattern that matches a module's path (``get_pattern_key``). Whoever writes a config goes by these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+__all__ = ["exact_pattern", "finds", "pattern_of", "ranks_and_alphas", "written_config"]
+
+_DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
+"""Left behind by other formats, and by versions of PEFT that stored fused projections in groups."""
+
+_NARROWING: Final = ("layers_to_transform", "layers_pattern", "exclude_modules")
+"""Settings that take modules away again from those that ``target_modules`` names."""
+
+
+def written_config(
+    config: Mapping[str, Any], paths: Iterable[str], base_model: str | None
+) -> dict[str, Any]:
+    """``config`` for a file of PEFT's with pairs at ``paths``; ranks and scales as they were.
+
+    paths: as PEFT matches them (``PeftKey.settings_path``). Targets that do not find every one of
+    them are written anew, as whole paths. base_model: named where the config names none.
+    """
+    written = {key: value for key, value in config.items() if key not in _DROPPED}
+    written["peft_type"] = "LORA"
+    if not written.get("base_model_name_or_path") and base_model:
+        written["base_model_name_or_path"] = base_model
+    places = sorted(paths)
+    if not written.get("target_parameters") and not all(finds(written, x) for x in places):
+        written["target_modules"] = places
+        for setting in _NARROWING:
+            written.pop(setting, None)
+    return written
+
+
+def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> dict[str, Any]:
+    """The settings that give each path its (rank, alpha), scale alpha / rank; patterns in order.
+
+    r: rank and alpha of the paths that need no pattern.
+    """
+    ranks = {pattern_of(x, settings): rank for x, (rank, _) in settings.items() if rank != r}
+    alphas = {pattern_of(x, settings): alpha for x, (_, alpha) in settings.items() if alpha != r}
+    return {
+        "r": r,
+        "lora_alpha": r,
+        "use_rslora": False,
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+    }
+
+
+def finds(config: Mapping[str, Any], path: str) -> bool:
+    """Whether PEFT wraps the module at ``path`` by the config's own settings.
+
+    Settings of a kind that PEFT would not take find nothing. "all-linear" depends on the model, and
+    is believed.
+    """
+    targets = config.get("target_modules")
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        return True
+    if _named(config.get("exclude_modules"), path) or not _named(targets, path):
+        return False
+    # A list that holds the whole path, and an expression, name the layer themselves.
+    return isinstance(targets, str) or path in (targets or ()) or _in_layers(config, path)
+
+
+def _named(names: Any, path: str) -> bool:
+    """Whether a regular expression matches the path, or a list holds it or its end."""
+    if isinstance(names, str):
+        return _match(names, path, whole=True) is not None
+    if not isinstance(names, list | tuple | set | frozenset):
+        return False
+    return any(isinstance(x, str) and f".{path}".endswith(f".{x}") for x in names)
+
+
+def _in_layers(config: Mapping[str, Any], path: str) -> bool:
+    """Whether the path's first number is among ``layers_to_transform``, if any are named."""
+    wanted, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
+    if wanted is None or wanted == []:
+        return True
+    if isinstance(patterns, str) and patterns:
+        patterns = [patterns]
+    if isinstance(patterns, list) and patterns:
+        heads = [rf"(?:^|.*?\.){x}\.(\d+)\." for x in patterns if isinstance(x, str)]
+    else:
+        heads = [r".*?\.[^.]*\.(\d+)\."]
+    found = next((match for x in heads if (match := _match(x, path))), None)
+    layers = wanted if isinstance(wanted, list) else [wanted]
+    return found is not None and int(found[1]) in layers
+
+
+def _match(pattern: str, path: str, whole: bool = False) -> re.Match[str] | None:
+    """A match from the start, of the ``whole`` path if so wished; None for a broken pattern too."""
+    try:
+        return re.fullmatch(pattern, path) if whole else re.match(pattern, path)
+    except re.error:
+        return None
+
+
+def pattern_of(path: str, paths: Collection[str]) -> str:
+    """A pattern that PEFT matches with ``path`` and with no other of ``paths``.
+
+    PEFT tries ``(.*\\.)?(PATTERN)$``. The path itself is what people expect to read, and what
+    versions before 0.14 need, which put a dot before it; it is anchored only where it matches
+    another module's path too (its end, or through a dot, which matches any character) or, with
+    characters that a pattern reads otherwise, not its own.
+    """
+    plain = rf"(.*\.)?({path})$"
+    return path if [x for x in paths if _match(plain, x)] == [path] else exact_pattern(path)
+
+
+def exact_pattern(path: str) -> str:
+    """A pattern that PEFT matches with this path alone, whatever other paths there are."""
+    return "^" + re.escape(path)

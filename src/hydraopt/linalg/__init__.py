@@ -1,0 +1,1 @@
+"""Matrices of low rank: shapes, decompositions, cutoffs, norms. Nothing of adapters or files."""

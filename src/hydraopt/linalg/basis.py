@@ -1,0 +1,48 @@
+"""Bases that tasks share, and least-squares coordinates over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hydraopt.linalg.cutoff import GRAM, significant
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["Basis", "symmetric_inverse"]
+
+
+def symmetric_inverse(gram: Array) -> Array:
+    """Inverse of a symmetric positive matrix, (k, k); the pseudo-inverse where it is singular."""
+    values, vectors = np.linalg.eigh(gram)
+    sound = significant(values, GRAM)
+    kept = vectors[:, sound]
+    inverse: Array = (kept / values[sound]) @ kept.T
+    return inverse
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A decoded shared basis: vectors (N, q), near unit length and near orthogonal."""
+
+    vectors: Array
+
+    @property
+    def q(self) -> int:
+        return int(self.vectors.shape[1])
+
+    @cached_property
+    def orthonormal(self) -> Array:
+        """An orthonormal basis of the same space, (N, q)."""
+        found: Array = np.linalg.qr(self.vectors)[0]
+        return found
+
+    @cached_property
+    def _inverse(self) -> Array:
+        return symmetric_inverse(self.vectors.T @ self.vectors)
+
+    def coordinates(self, x: Array) -> Array:
+        """Least-squares coordinates (q, k) of the columns of ``x`` (N, k)."""
+        found: Array = self._inverse @ (self.vectors.T @ x)
+        return found

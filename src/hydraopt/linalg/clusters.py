@@ -1,0 +1,79 @@
+"""k-means and the start of k-means++, whatever the distance.
+
+scipy.cluster.vq.kmeans2 has both for points alone: its start cannot be given another distance, and
+it may leave a cluster empty or raise, where here each cluster has a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["far_apart", "k_means"]
+
+_MOST_ROUNDS = 100
+
+
+def far_apart(
+    count: int,
+    first: Array | int,
+    lost: Callable[[int], Array],
+    rng: np.random.Generator | None,
+) -> list[int]:
+    """``count`` different items, drawn far apart as k-means++ draws them.
+
+    first: the first item, or (N,) the odds of it, N >= count. lost: is told the item just taken and
+    gives (N,), how far each item is from the nearest of those taken, the odds of the next. rng:
+    None takes the largest odds each time. Where no odds are left, the first item not taken is next.
+    Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
+    """
+    taken: list[int] = []
+    if isinstance(first, int):
+        taken, odds = [first], lost(first)
+    else:
+        odds = first
+    while len(taken) < count:
+        odds = np.maximum(odds, 0.0)
+        odds[taken] = 0.0
+        if rng is not None and odds.sum() > 0:
+            pick = int(rng.choice(len(odds), p=odds / odds.sum()))
+        else:
+            odds[taken] = -1.0
+            pick = int(odds.argmax())
+        taken.append(pick)
+        odds = lost(pick)
+    return taken
+
+
+def k_means(points: Array, k: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Labels (N,) of Lloyd's iteration over ``points`` (N, d) from a k-means++ start, k <= N.
+
+    No cluster is empty: one without points takes the point that is farthest from its own centre and
+    not alone there. Memory: (N, k, d).
+    """
+    apart: Array = np.full(len(points), np.inf)
+
+    def nearest(pick: int) -> Array:
+        np.minimum(apart, np.sum((points - points[pick]) ** 2, axis=1), out=apart)
+        return apart
+
+    chosen = far_apart(k, int(rng.integers(len(points))), nearest, rng)
+    centres, labels = points[chosen], np.full(len(points), -1)
+    for _ in range(_MOST_ROUNDS):
+        far = np.sum((points[:, None] - centres[None]) ** 2, axis=2)
+        new = far.argmin(axis=1)
+        own = far[np.arange(len(points)), new]
+        for c in range(k):
+            if not np.any(new == c):
+                alone = np.bincount(new, minlength=k)[new] == 1
+                worst = int(np.where(alone, -1.0, own).argmax())
+                new[worst], own[worst] = c, 0.0
+        if np.array_equal(new, labels):
+            break
+        labels = new
+        centres = np.stack([points[labels == c].mean(axis=0) for c in range(k)])
+    return labels

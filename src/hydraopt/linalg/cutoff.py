@@ -1,0 +1,50 @@
+"""Which singular values and eigenvalues are numbers, and which are rounding: one rule.
+
+A value counts if it is above a share of the largest. The share says where the values come from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["COINCIDENT", "GRAM", "STORED_IN_FLOAT32", "rank_of", "rounding", "significant"]
+
+GRAM: Final = 1e-12
+"""Of eigenvalues of a float64 Gram matrix: they are squares, each off by about its size times eps
+of the largest, which for the bases in use is below 1e-12."""
+
+STORED_IN_FLOAT32: Final = 1e-13
+"""Of squared singular values of a matrix that was held in float32: directions below 3e-7 of the
+strongest are its rounding."""
+
+COINCIDENT: Final = 1e-9
+"""Of singular values of unit vectors side by side, which all get one weight afterwards: two tasks'
+vectors that differ by less are one, so this lies well above the rounding of the SVDs behind them
+and well below what training or fp16 tells apart."""
+
+
+def rounding(*sizes: int, dtype: DTypeLike = np.float64) -> float:
+    """The share for singular values of a matrix with these sizes: eps of ``dtype`` times the
+    largest, as in LAPACK and ``numpy.linalg.matrix_rank``."""
+    return float(np.finfo(np.dtype(dtype)).eps) * max(sizes)
+
+
+def significant(values: Array, share: float, least: float = 0.0) -> NDArray[np.bool_]:
+    """The mask of the values above ``share`` of the largest one.
+
+    least: what the largest is taken to be at the least; values far below 1 are then all rounding.
+    All values 0 or below, or none at all: nothing is significant.
+    """
+    largest: Any = values.max(initial=0.0)
+    mask: NDArray[np.bool_] = values > share * max(largest, least)
+    return mask
+
+
+def rank_of(values: Array, share: float) -> int:
+    """How many values are significant."""
+    return int(np.count_nonzero(significant(values, share)))

@@ -1,0 +1,37 @@
+"""The thin SVD that everything starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hydraopt.linalg.cutoff import rank_of, rounding
+from hydraopt.linalg.shapes import Array, Factors, Thin
+
+__all__ = ["halved", "thin"]
+
+
+def thin(B: Array, A: Array) -> Thin:
+    """Thin SVD of ``B A`` through the small core; rank cut at eps * max(m, n) * s_0, signs fixed.
+
+    B (m, r), A (r, n). The largest entry of each column of V is positive, so that equal products
+    give equal factors. O((m + n) r^2 + r^3); never forms (m, n). Exact zeros give k = 0.
+    """
+    qb, rb = np.linalg.qr(B)
+    qa, ra = np.linalg.qr(A.T)
+    u, s, vt = np.linalg.svd(rb @ ra.T)
+    keep = rank_of(s, rounding(B.shape[0], A.shape[1]))
+    U, V = qb @ u[:, :keep], qa @ vt[:keep].T
+    if keep:
+        peak = np.abs(V).argmax(axis=0)
+        sign = np.sign(V[peak, np.arange(keep)])
+        U, V = U * sign, V * sign
+    return Thin(U, s[:keep], V)
+
+
+def halved(u: Array, s: Array, vt: Array, keep: int) -> Factors:
+    """The first ``keep`` parts of ``u diag(s) vt`` as factors that carry the roots of s alike.
+
+    u (m, k), s (k,), vt (k, n), as numpy.linalg.svd returns them.
+    """
+    root = np.sqrt(s[:keep])
+    return Factors(u[:, :keep] * root, root[:, None] * vt[:keep])

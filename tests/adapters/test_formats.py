@@ -1,0 +1,99 @@
+"""One row a format: how it is told, that there is no other list, and that a row is enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from adapter_files import lora, peft_config
+
+from hydraopt.adapters import formats, read_adapter
+from hydraopt.adapters.formats import FORMATS, Found, Row, format_of, read_again
+from hydraopt.adapters.model import Format, LowRankModule
+from hydraopt.adapters.peft import Parts
+from hydraopt.adapters.rawtensor import TensorFile
+from hydraopt.errors import AdapterFormatError
+
+PEFT = {"peft_type": "LORA"}
+
+
+def told(names, config=None, metadata=None):
+    file = TensorFile(Path("f.safetensors"), dict.fromkeys(names), metadata or {})
+    return format_of(Found(file, config, Path("adapter_config.json"))).name
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "form"),
+    [
+        ("base_model.model.h.0.q.lora_A.weight", None, "peft"),
+        ("h.0.q.lora_B.default.weight", None, "peft"),
+        ("transformer.h.0.q.lora_A.weight", None, "peft"),
+        ("transformer.transformer_blocks.0.q.lora_A.weight", None, "diffusers"),
+        ("transformer.transformer_blocks.0.q.lora_A.weight", PEFT, "peft"),
+        ("unet.a.lora_A.weight", None, "diffusers"),
+        ("unet.a.lora_A.weight", {"lora_alpha": 2}, "peft"),
+        ("unet.a.lora_A.weight", {"model": "x"}, "diffusers"),
+        ("unet.a.processor.to_q_lora.down.weight", None, "diffusers"),
+        ("0:down", None, "diffusers"),
+        ("lora_unet_a.lora_down.weight", None, "kohya"),
+        ("lora_te_a.lora_A.weight", None, "kohya"),
+        ("lora_unet_a.hada_w1_a", PEFT, "kohya"),
+        ("layers.0.q.lora_a", {"model": "x"}, "mlx"),
+        ("layers.0.q.lora_A", None, "loralib"),
+    ],
+)
+def test_a_name_tells_the_format(name, config, form):
+    assert told(["other.weight", name], config) == form
+
+
+def test_settings_come_before_names_and_the_first_name_counts():
+    kohya, mlx = "lora_unet_a.lora_down.weight", "q.lora_a"
+    assert told([kohya], {"peft_type": "LOHA"}) == "peft"
+    assert told([kohya], metadata={"lora_adapter_metadata": "{}"}) == "diffusers"
+    assert told([kohya], {"peft_type": "LOHA"}, {"lora_adapter_metadata": "{}"}) == "peft"
+    assert told([kohya, mlx]) == "kohya"
+    assert told([mlx, kohya]) == "mlx"
+
+
+def test_a_file_of_no_format_is_refused():
+    with pytest.raises(AdapterFormatError, match="3 tensors such as 'a', 'b'"):
+        told(["a", "b", "c"])
+
+
+def test_rows_are_the_formats_that_bundles_know():
+    assert sorted(row.name for row in FORMATS) == sorted(get_args(Format))
+
+
+def toy(file: TensorFile) -> Parts:
+    """A format whose pairs are called PATH/in and PATH/out."""
+    parts = Parts("toy", {"made": True})
+    for name in file:
+        path, _, side = name.partition("/")
+        if side == "in":
+            a, b = file[name], file[f"{path}/out"]
+            (r, n), m = a.shape, b.shape[0]
+            parts.modules.append(LowRankModule(path, "linear", m, n, r, 2.0, a, b))
+    return parts
+
+
+def test_a_row_is_enough_for_a_new_format(save, monkeypatch):
+    row = Row(
+        "toy",
+        lambda name, found: name.endswith(("/in", "/out")),
+        lambda found: toy(found.file),
+        lambda file, config, origin: toy(file),
+    )
+    a, b = np.ones((2, 3), np.float32), np.ones((4, 2), np.float32)
+    folder = save("x", {"h.0.q/in": a, "h.0.q/out": b}, {})
+    with pytest.raises(AdapterFormatError, match="no LoRA matrices"):
+        read_adapter(folder)
+    monkeypatch.setattr(formats, "FORMATS", (*FORMATS, row))
+    adapter = read_adapter(folder)
+    assert adapter.format == "toy"
+    assert np.array_equal(np.matmul(*adapter.modules["h.0.q"].factors()), 4 * np.ones((4, 3)))
+    again = read_again("toy", TensorFile(folder, adapter.tensors), adapter.config)
+    assert [module.path for module in again.modules] == ["h.0.q"]
+    # Files of the other formats are what they were.
+    assert read_adapter(save("y", lora(), peft_config())).format == "peft"

@@ -1,0 +1,71 @@
+"""``adapters/*`` as a shell writes it out, with files among the adapters: left out, and said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import TASKS, MakeAdapter, Run
+
+
+@pytest.fixture
+def matches(make_adapter: MakeAdapter, tmp_path: Path) -> list[Path]:
+    """Three adapters of plain low-rank products, with a list of hashes and a licence."""
+    import numpy as np
+
+    folder = tmp_path / "set"
+    for i, name in enumerate(TASKS):
+        rng = np.random.default_rng(i)
+        pair = rng.standard_normal((12, 2)), rng.standard_normal((2, 16))
+        make_adapter(folder / name, {"layers.0.q_proj": pair})
+    for name in ("LICENSE", "SHA256SUMS"):
+        (folder / name).write_text("no adapter")
+    return sorted(folder.iterdir())
+
+
+VERBS = {
+    "merge": ["merge", "--error", "0.3", "-o", "OUT", "-q"],
+    "lossless": ["merge", "--lossless", "-o", "OUT", "-q"],
+    "method": ["merge", "--method", "average", "-o", "OUT"],
+    "inspect": ["inspect", "-q"],
+    "verify": ["verify", "BUNDLE"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_each_verb_leaves_them_out_and_says_so(
+    run: Run, matches: list[Path], tmp_path: Path, verb: str, form: str
+) -> None:
+    bundle = tmp_path / "one.hydra.safetensors"
+    adapters = [path for path in matches if path.is_dir()]
+    assert run("merge", *adapters, "--error", "0.3", "-o", bundle, "-q").exit_code == 0
+    known = {"OUT": tmp_path / "out.hydra.safetensors", "BUNDLE": bundle}
+    words = [known.get(word, word) for word in VERBS[verb]]
+    done = run(*words, *matches, *(["--json"] if form == "json" else []))
+    assert done.exit_code == 0, done.output
+    wanted = f"left out, no adapter: {matches[0]}, {matches[1]}"
+    if form == "json":
+        result = json.loads(done.stdout)
+        assert wanted in result["notes"]
+        assert [task["name"] for task in result["tasks"]] == list(TASKS)
+    else:
+        assert f"note: {wanted}" in done.output
+
+
+def test_what_lies_beside_changes_no_byte(run: Run, matches: list[Path], tmp_path: Path) -> None:
+    adapters = [path for path in matches if path.is_dir()]
+    made = []
+    for name, paths in (("with", matches), ("without", adapters)):
+        path = tmp_path / name
+        assert run("merge", *paths, "--error", "0.3", "-o", path, "-q").exit_code == 0
+        made.append(path.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_file_alone_is_refused(run: Run, matches: list[Path], tmp_path: Path) -> None:
+    done = run("merge", matches[0], "-o", tmp_path / "out")
+    assert done.exit_code != 0
+    assert "not a kind of tensor file" in str(done.exception) + done.output
