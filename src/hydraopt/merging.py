@@ -53,7 +53,7 @@ _NEARLY_ALL = 0.9
 _MOST_ROOM = 1 << 30
 """Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
 _HARMLESS = 0.25
-"""Relative error up to which hardly a task of the evidence sets lost points (docs/evidence.md)."""
+"""Relative error up to which hardly a task of the evidence sets lost points (docs/evidence)."""
 
 StrPath = str | os.PathLike[str]
 

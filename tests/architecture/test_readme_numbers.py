@@ -1,4 +1,4 @@
-"""The results in README and docs/evidence.md are what the result files say."""
+"""The results in README and docs/evidence/index.md are what the result files say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters in: files that PEFT, kohya, diffusers, loralib or MLX wrote, as one kind of object."""
+"""Adapter files in, whoever wrote them; the one place that resolves scales."""
 
 from hydraopt.adapters.bases import check_same_base
 from hydraopt.adapters.model import Adapter, LowRankModule
