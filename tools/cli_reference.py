@@ -62,14 +62,17 @@ def _paragraphs(text: str) -> str:
 
 
 def _wrapped(text: str, first: str = "", rest: str = "") -> str:
-    return textwrap.fill(
-        text,
+    # A line must not begin with a number and a full stop: it would be an item of a list.
+    bound = re.sub(r" (\d+\.) ", "\N{NO-BREAK SPACE}\\1 ", text)
+    lines = textwrap.fill(
+        bound,
         WIDTH,
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _option(option: click.Option) -> str:

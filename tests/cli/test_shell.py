@@ -129,7 +129,7 @@ def test_the_documents_mention_every_command(verb: str) -> None:
 
 
 def commands_in(page: Path) -> list[str]:
-    """Lines of code that start with ``hydraopt``, or with ``$ hydraopt``: test_documents runs those.
+    """Lines of code that start with ``hydraopt``; test_documents runs those after a ``$``.
 
     A line with brackets or dots is a usage, not a command.
     """

@@ -15,7 +15,7 @@ MADE = DOCS / "reference" / "cli.md"
 
 _BLOCK = re.compile(r"<!-- (?!/)([^>]+?) -->\n.*?<!-- /\1 -->", re.DOTALL)
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
-_ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
+_ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
 
 
 def name_of(path: Path) -> str:

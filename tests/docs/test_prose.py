@@ -15,6 +15,8 @@ MEAN = 18.0
 """Words a sentence, over README, and over all that is written by hand."""
 LOOSE = 20.0
 """On any one page."""
+LONGEST = 45
+"""Words of any one sentence."""
 WRITTEN = [path for path in PAGES if path not in (MADE, ROOT / "CHANGELOG.md")]
 
 
@@ -49,6 +51,8 @@ def test_all_that_is_written_is() -> None:
 @pytest.mark.parametrize("page", WRITTEN, ids=name_of)
 def test_no_page_is_far_from_it(page: Path) -> None:
     assert mean(page) < LOOSE
+    text = page.read_text(encoding="utf-8")
+    assert [x for x in sentences(text) if len(words(x)) > LONGEST] == []
 
 
 if __name__ == "__main__":
