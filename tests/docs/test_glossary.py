@@ -27,8 +27,6 @@ BANNED = {
     "terms": "parts",
     "tenant": "task",
     # Words that name nothing.
-    "helper": "what it does",
-    "helpers": "what they do",
     "misc": "what it is",
     "stuff": "what it is",
     "util": "what it does",
