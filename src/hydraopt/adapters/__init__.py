@@ -1,4 +1,4 @@
-"""Adapter files in, whoever wrote them; the one place that resolves scales."""
+"""Adapter files in, whoever wrote them; scales are resolved here."""
 
 from hydraopt.adapters.bases import check_same_base
 from hydraopt.adapters.model import Adapter, LowRankModule
