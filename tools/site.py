@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["kept_together", "on_page_content", "without_roles"]
+__all__ = ["kept_together", "listed", "on_page_content", "without_roles"]
 
 _CELL = re.compile(r"<td\b[^>]*>.*?</td>", re.DOTALL)
+# A lower-case word, or a letter for a matrix: "Default:" begins a sentence.
+_NAME = r"(?:[a-z_]\w*|[A-Z])"
+_NAMES = rf"{_NAME}(?:, {_NAME})*(?: \([^()]*\))?:\s"
+_ARGUMENTS = re.compile(rf"<p>((?:{_NAMES})[^<]*(?:<(?!/p>)[^<]*)*)</p>")
+_NEXT = re.compile(rf"(?<=[.)])\s+(?={_NAMES})")
 _ROLE = re.compile(r":(?:func|meth|class|mod):(?=<code>)")
 _BREAK = re.compile(r"(?<=\d) (?=%)|(?<=\d,) (?=[-+]?\d)")
 
@@ -22,6 +27,19 @@ def without_roles(html: str) -> str:
     return _ROLE.sub("", html)
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def listed(html: str) -> str:
+    """``html`` where a paragraph "one: text. two: text." is a list with an item for each name."""
+
+    def items(paragraph: re.Match[str]) -> str:
+        texts = _NEXT.split(paragraph.group(1))
+        marked = (re.sub(r"^([^:]+):", r"<code>\1</code>:", text, count=1) for text in texts)
+        return f"<ul>{''.join(f'<li>{text}</li>' for text in marked)}</ul>"
+
+    return _ARGUMENTS.sub(items, html)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Called by mkdocs with each page's body."""
+    if page.file.src_uri == "reference/python.md":
+        html = listed(html)
     return kept_together(without_roles(html))

@@ -11,7 +11,7 @@ import hydraopt
 from tests.docs.pages import DOCS, FRONT, PAGES, ROOT, SITE, name_of, paragraphs, written
 from tools import cli_reference, readme_map
 from tools.pages import between
-from tools.site import kept_together, without_roles
+from tools.site import kept_together, listed, without_roles
 
 README = ROOT / "README.md"
 LIMIT = 120
@@ -124,3 +124,16 @@ def test_numbers_keep_their_units_in_tables() -> None:
     html = "<p>5 %</p><td>+1.6 % [0.9, 2.3]</td>"
     assert kept_together(html) == "<p>5 %</p><td>+1.6\xa0% [0.9,\xa02.3]</td>"
     assert without_roles("as in :func:<code>merge</code>") == "as in <code>merge</code>"
+
+
+def test_arguments_in_a_docstring_become_a_list() -> None:
+    html = "<p>size: bytes, or\n<code>5%</code>. left, right (m): sides. Default: 1. A: x.</p>"
+    one, two = (
+        "<code>size</code>: bytes, or\n<code>5%</code>.",
+        "<code>left, right (m)</code>: sides.",
+    )
+    assert listed(html).startswith(
+        f"<ul><li>{one}</li><li>{two} Default: 1.</li><li><code>A</code>: x.</li></ul>"
+    )
+    plain = "<p>Merge adapters into one file. One limit at most.</p>"
+    assert listed(plain) == plain
