@@ -31,32 +31,35 @@ Sections = Mapping[str, Callable[[], str]]
 """By name of a block, what makes its text; a picture is linked as ``picture:FILE``."""
 
 _DOCS = ROOT / "docs"
-_README, _EVIDENCE, _METHODS = ROOT / "README.md", _DOCS / "evidence.md", _DOCS / "methods.md"
+_README, _EVIDENCE = ROOT / "README.md", _DOCS / "evidence"
 PICTURES = _DOCS / "pictures"
 BLOCKS: Mapping[str, Path] = {
-    "evidence": _README,
     "evidence in short": _README,
-    "rivals in short": _README,
-    "speed": _README,
-    "curves": _EVIDENCE,
-    "chance": _EVIDENCE,
-    "tasks": _EVIDENCE,
-    "fairness": _EVIDENCE,
-    "methods": _EVIDENCE,
-    "measures": _EVIDENCE,
-    "weights": _EVIDENCE,
-    "growth": _EVIDENCE,
-    "results": _EVIDENCE,
-    "map": _METHODS,
-    "verdict": _METHODS,
-    "rivals": _METHODS,
-    "runtime": _DOCS / "runtime.md",
-    "scaling": _DOCS / "speed.md",
+    "evidence": _EVIDENCE / "index.md",
+    "rivals in short": _EVIDENCE / "index.md",
+    "methods": _EVIDENCE / "index.md",
+    "curves": _EVIDENCE / "tables.md",
+    "chance": _EVIDENCE / "tables.md",
+    "tasks": _EVIDENCE / "tables.md",
+    "fairness": _EVIDENCE / "tables.md",
+    "measures": _EVIDENCE / "tables.md",
+    "weights": _EVIDENCE / "tables.md",
+    "growth": _EVIDENCE / "tables.md",
+    "results": _EVIDENCE / "tables.md",
+    "map": _EVIDENCE / "rivals.md",
+    "verdict": _EVIDENCE / "rivals.md",
+    "rivals": _EVIDENCE / "rivals.md",
+    "speed": _EVIDENCE / "speed.md",
+    "runtime": _EVIDENCE / "speed.md",
+    "scaling": _EVIDENCE / "scaling.md",
 }
 """The document of every block."""
 OPTIONAL = frozenset({"evidence in short"})
 """Blocks that need not be there."""
-ABOUT: Mapping[str, Path] = {"evidence": _EVIDENCE, "methods": _METHODS}
+ABOUT: Mapping[str, Path] = {
+    "evidence": _EVIDENCE / "index.md",
+    "methods": _DOCS / "reference" / "methods.md",
+}
 """Documents that reports refer to, by topic."""
 BOARD = ROOT / "benchmarks" / "LEADERBOARD.md"
 BOARD_PICTURES = ROOT / "benchmarks" / "pictures"

@@ -14,7 +14,7 @@ from benchmarks.reports.scores import drops, headline, result_files, scored_task
 from benchmarks.reports.tables import MISSING, table, wrapped
 
 _SUMMARY = ("52%", "10%", "5%", "2%")
-"""Sizes in README; docs/evidence.md has all."""
+"""Sizes in README; docs/evidence/index.md has all."""
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]

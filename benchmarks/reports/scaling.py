@@ -28,7 +28,7 @@ def _said(row: Row, key: str) -> str:
 
 
 def block(result: Mapping[str, Any]) -> str:
-    """The section of docs/speed.md: times, ratios, exponents and failures."""
+    """The section of docs/evidence/speed.md: times, ratios, exponents and failures."""
     rows = sorted(result["rows"], key=lambda row: (row["shape"] == "8b", *cell_of(row)[1:]))
     head = ["modules", "T", "r", "tool", "merge s", "ratio", "cold open + task s", "export s"]
     lines = []

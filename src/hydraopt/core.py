@@ -1,7 +1,7 @@
 """The small core of a module: every task's thin SVD, and what the tasks have in common.
 
 All planning happens in coordinates of these cores: nothing of size m x n is formed, and the result
-does not depend on how a dW was factored (DESIGN: "everything happens in the small core").
+does not depend on how a dW was factored.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ The forms of the literature are pairs of these: private = explicit, explicit; sh
 explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t); shared
 output = shared, explicit; two-sided = shared, shared; predicted = any pair with a predicted side.
 Everything decoded is an integer or a power of two on a grid, so decoding is exact everywhere.
-docs/format.md is the normative text of the records.
+docs/reference/format.md is the normative text of the records.
 """
 
 from __future__ import annotations

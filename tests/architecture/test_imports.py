@@ -163,7 +163,7 @@ def test_no_file_is_long() -> None:
 
 
 def test_no_machine_is_named() -> None:
-    # Absolute paths of the author's machine in code, data or docs (STYLE, A8).
+    # Absolute paths of the author's machine in code, data or docs.
     for path in FILES:
         text = path.read_text(encoding="utf-8")
         assert "/home/" not in text

@@ -1,4 +1,4 @@
-"""The decoder in C that docs/format.md points to reads what we write."""
+"""The decoder in C that docs/reference/format.md points to reads what we write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from hydraopt.coding.stream import StreamWriter, quantise_block
 
-SOURCE = Path(__file__).resolve().parents[2] / "docs" / "decoder.c"
+SOURCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "decoder.c"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""docs/runtime.md is executed."""
+"""docs/reference/runtime.md is executed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from hydraopt import merge
 from tests.runtime.conftest import IDS, adapters, hooks_of, logits
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "runtime.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "runtime.md"
 
 
 def test_the_python_runs(model, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

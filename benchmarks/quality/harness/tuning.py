@@ -75,7 +75,7 @@ GRIDS: Mapping[str, Grid] = {
     "peft-magnitude": Grid("weight", _SUMS, {"density": _DENSE}),
     "peft-svd": Grid("weight", _SUMS),
 }
-"""By method. The defaults are among the values, and those that docs/methods.md names of the papers;
+"""By method. The defaults are among the values, and those that the documents name of the papers;
 the rest is around them, and little of it for methods that look at every entry, whose merges take
 minutes. average is task-arithmetic at 1 / T; lora-lego and k-merge have no such
 options."""

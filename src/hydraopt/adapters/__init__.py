@@ -1,4 +1,4 @@
-"""Adapters in: files that PEFT, kohya, diffusers, loralib or MLX wrote, as one kind of object."""
+"""Adapter files in, whoever wrote them; scales are resolved here."""
 
 from hydraopt.adapters.bases import check_same_base
 from hydraopt.adapters.model import Adapter, LowRankModule

@@ -1,4 +1,4 @@
-"""The bundle file: many adapters of one base model in one safetensors file."""
+"""The file: manifest, writer, lazy reader, verify; a task given back."""
 
 from hydraopt.bundle.carried import Carried, pack_carried
 from hydraopt.bundle.reader import Bundle, open_bundle

@@ -1,7 +1,7 @@
 """The manifest: what a bundle holds, as frozen dataclasses that validate themselves.
 
-docs/format.md is the normative text. Everything a reader later multiplies, indexes or allocates by
-is checked here; Python integers do not overflow, so the checks are exact.
+docs/reference/format.md is the normative text. Everything a reader later multiplies, indexes or
+allocates by is checked here; Python integers do not overflow, so the checks are exact.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The command line: a thin shell over the library, one file for each verb."""
+"""The command line: one file for each command, and no logic."""

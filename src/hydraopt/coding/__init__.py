@@ -1,0 +1,1 @@
+"""The bits: trellis, range coder, streams; the records of parts."""

@@ -1,8 +1,8 @@
 """The contexts of the range coder: what each binary decision is expected to be, and how it learns.
 
 Every decision has its own probability, learned while coding; the learning rate is 1/(count + 1.6),
-so a fresh context learns at once and an old one is steady. No table is sent. docs/streams.md is the
-normative text.
+so a fresh context learns at once and an old one is steady. No table is sent.
+docs/reference/streams.md is the normative text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The decoder: mirrors rangeencoder.py on purpose, step by step.
 
-Integers only, and a page of C in docs/decoder.c. It never reads past the data (zeros follow), so a
-damaged stream gives wrong numbers but no crash; what may be allocated is checked in stream.py.
+Integers only, and a page of C in docs/reference/decoder.c. It never reads past the data (zeros
+follow), so a damaged stream gives wrong numbers but no crash; what may be allocated is checked in
+stream.py.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 One stream is one byte string. A stream codes columns of trellis levels (see trellis.py) and,
 between them, small side integers. The arithmetic is that of the LZMA coder (carry by a cached byte)
-with 16-bit probabilities; docs/streams.md is the normative text. The coder's low and range travel
-in locals, which keeps them in registers: twice the speed.
+with 16-bit probabilities; docs/reference/streams.md is the normative text. The coder's low and
+range travel in locals, which keeps them in registers: twice the speed.
 """
 
 from __future__ import annotations

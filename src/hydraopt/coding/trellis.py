@@ -27,7 +27,7 @@ STATES = 8
 NEXT_STATE: NDArray[np.int64] = np.array(
     [[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]], dtype=np.int64
 )
-"""NEXT_STATE[state, level & 1]; part of the format (docs/format.md)."""
+"""NEXT_STATE[state, level & 1]; part of the format (docs/reference/format.md)."""
 QUANTISER: NDArray[np.int64] = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int64)
 """The quantiser that a state uses; part of the format."""
 _BEFORE: NDArray[np.int64] = np.array(

@@ -134,7 +134,9 @@ def evaluate(
     known: Sequence[Mapping[str, Any]] = (),
     keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Everything that was measured, ready for JSON (schema hydraopt.eval/1, docs/evaluation.md).
+    """Everything that was measured, ready for JSON (schema hydraopt.eval/1).
+
+    docs/reference/evaluation.md says what each field holds.
 
     known: entries of ``tasks`` that an earlier call with the same request made; they are not
     measured again. keep: called with the result so far after every task, to save it.

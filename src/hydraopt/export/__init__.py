@@ -1,4 +1,4 @@
-"""A bundle's tasks in the formats of other tools."""
+"""Tasks in the formats of other tools, or merged into the base."""
 
 from hydraopt.export.formats import FORMATS, export_task
 from hydraopt.export.gguf import export_gguf

@@ -3,7 +3,7 @@
 vLLM's loader (``vllm.lora``: ``PEFTHelper``, ``parse_fine_tuned_lora_name``, ``LoRAConfig``) wants
 one rank, one alpha, names ``base_model.model.PATH.lora_A.weight``, no biases, no saved modules, no
 DoRA, and reserves memory for a ``max_lora_rank`` out of a short list; LoRAX takes the scale from
-the config's r and lora_alpha alone. docs/exports.md lists the rules one by one.
+the config's r and lora_alpha alone. docs/reference/exports.md lists the rules one by one.
 """
 
 from __future__ import annotations

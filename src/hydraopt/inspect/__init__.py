@@ -1,4 +1,4 @@
-"""Looking: what adapters have in common, and what a bundle's parts cost, as JSON-ready dicts."""
+"""What adapters have in common, and where a bundle's bytes are."""
 
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.inspect.bundle import inspect_bundle, task_rows

@@ -1,1 +1,1 @@
-"""Matrices of low rank: shapes, decompositions, cutoffs, norms. Nothing of adapters or files."""
+"""Thin SVD, range finder, cutoffs, norms, clusters; the arrays' types."""

@@ -1,1 +1,1 @@
-"""Pictures; they read nothing but the dicts of hydraopt.inspect."""
+"""Pictures of what inspect says; nothing else is read."""

@@ -1,4 +1,4 @@
-"""A bundle's tasks on a running model: the shared core in memory once, heads when they are used.
+"""Tasks of a bundle on a model in memory, the shared core once.
 
-Needs torch only; ``hydraopt.attach`` is the way in. docs/runtime.md says how to use it.
+Needs torch only; ``hydraopt.attach`` is the way in. docs/reference/runtime.md says how to use it.
 """

@@ -1,5 +1,5 @@
-"""An OpenAI-compatible server of a base model and the tasks of bundles, for one machine.
+"""An OpenAI-compatible server of a base model and its tasks.
 
-``hydraopt serve`` is the way in; docs/serving.md says how to use it. engine answers prompts, api
-speaks HTTP, server opens the port.
+``hydraopt serve`` is the way in; docs/reference/serving.md says how to use it. engine answers
+prompts, api speaks HTTP, server opens the port.
 """

@@ -1,0 +1,58 @@
+"""What the tests of the documents share: which pages there are, and their prose."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+SITE = sorted(DOCS.rglob("*.md"))
+FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [*FRONT, *SITE]
+MADE = DOCS / "reference" / "cli.md"
+"""Made from the commands, not written."""
+
+_BLOCK = re.compile(r"<!-- (?!/)([^>]+?) -->\n.*?<!-- /\1 -->", re.DOTALL)
+_FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+_ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
+
+
+def name_of(path: Path) -> str:
+    """The path as people write it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def written(text: str) -> str:
+    """The page without what scripts made (between marks) and without code."""
+    return _FENCE.sub("", _BLOCK.sub("", text))
+
+
+def paragraphs(text: str) -> list[str]:
+    """Prose alone, a paragraph or an item of a list each: no headings, tables, pictures, code."""
+    found, open_ = [], False
+    for line in written(text).splitlines():
+        bare = line.strip()
+        if not bare or bare.startswith(("#", "|", "!", "<!--", ":::")):
+            open_ = False
+        elif _ITEM.match(line) or not open_:
+            found.append(_ITEM.sub("", line, count=1).strip())
+            open_ = True
+        else:
+            found[-1] += " " + bare
+    return found
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of the prose. A code span is a word; a link is its text."""
+    found = []
+    for paragraph in paragraphs(text):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"`[^`]*`", "code", paragraph))
+        # A full stop inside a number or a name is not followed by a space.
+        found += re.split(r"(?<=[.!?:;])[\"*)]*\s+(?=[A-Z\"*(\[])|(?<=[.!?])\s+", plain)
+    return [sentence for sentence in found if words(sentence)]
+
+
+def words(sentence: str) -> list[str]:
+    """Words and numbers."""
+    return re.findall(r"[A-Za-z0-9][\w'.,%/-]*", sentence)

@@ -1,0 +1,26 @@
+"""What has a row in a registry has a place in the documents."""
+
+from __future__ import annotations
+
+import pytest
+
+from hydraopt.export.formats import FORMATS
+from hydraopt.measure import MEASURES
+from hydraopt.methods import METHODS
+from hydraopt.parts import FORMS
+from tests.docs.pages import DOCS
+
+
+@pytest.mark.parametrize(
+    ("page", "shown", "names"),
+    [
+        ("concepts.md", "| {} |", FORMS),
+        ("concepts.md", "- `{}`", MEASURES),
+        ("reference/exports.md", "| `--format {}", FORMATS),
+        ("reference/methods.md", "`{}`", METHODS),
+    ],
+    ids=["forms", "measures", "exports", "methods"],
+)
+def test_every_row_is_described(page: str, shown: str, names: list[str]) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert [name for name in names if shown.format(name) not in text] == []

@@ -1,0 +1,1 @@
+"""Scripts that write pages from the code; each has ``--check``, which changes nothing."""
