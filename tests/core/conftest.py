@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from merge_cases import modules_of
+
+from tests.core.merge_cases import modules_of
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from core_factors import Pair, dense, low_rank, orthonormal
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.linalg.shapes import Factors
+from tests.core.core_factors import Pair, dense, low_rank, orthonormal
 
 PATHS = ("h.0.q", "h.0.v", "h.1.q", "h.1.v")
 Modules = dict[str, Pair]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_factors import Pair, low_rank, orthonormal
 
 import hydraopt.core as core_module
 from hydraopt.core import CoreStore, ModuleCore, SharedSpace
 from hydraopt.linalg.shapes import Array
+from tests.core.core_factors import Pair, low_rank, orthonormal
 
 TASKS, RANK, M, N = 24, 4, 40, 120
 PLENTY = 1 << 30

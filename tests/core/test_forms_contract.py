@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from core_factors import Pair, core_of, dense, encoded, low_rank, orthonormal, relative_error
 
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
@@ -26,6 +25,15 @@ from hydraopt.parts import (
     read_parts,
     write_basis,
     write_parts,
+)
+from tests.core.core_factors import (
+    Pair,
+    core_of,
+    dense,
+    encoded,
+    low_rank,
+    orthonormal,
+    relative_error,
 )
 
 M, N, R = 40, 56, 6

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merge_cases import PATHS, decoded, measured, modules_of, originals
 from safetensors.numpy import load_file
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
@@ -17,6 +16,7 @@ from hydraopt.guide import Guide
 from hydraopt.measure import MEASURES
 from hydraopt.merging import merge
 from hydraopt.parts import FORMS
+from tests.core.merge_cases import PATHS, decoded, measured, modules_of, originals
 
 # --- errors --------------------------------------------------------------------------------------
 

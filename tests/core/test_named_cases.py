@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_factors import dense, relative_error
-from merge_cases import PATHS, Modules, decoded, measured, modules_of, originals
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.errors import NumericalError, UsageError
 from hydraopt.merging import merge
 from hydraopt.parts import FORMS
+from tests.core.core_factors import dense, relative_error
+from tests.core.merge_cases import PATHS, Modules, decoded, measured, modules_of, originals
 
 
 def test_identical_adapters_are_stored_once(make_adapter, tmp_path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 
 from hydraopt import encode as encoder
 from hydraopt import plan as planner
@@ -16,6 +15,7 @@ from hydraopt.measure import MEASURES, Metric, displacement, measure_named
 from hydraopt.parts import FORMS, Mode, Side, Way, write_basis, write_parts
 from hydraopt.plan import modes_of, plan_module
 from hydraopt.sides import side_table
+from tests.core.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 
 M, N, R, T = 96, 160, 8, 5
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merge_cases import decoded, measured, modules_of, originals
 
 from hydraopt import merge, open_bundle, read_adapters, rescaling, verify_bundle
 from hydraopt.coding.coefficients import EXPONENT_GRID
@@ -16,6 +15,7 @@ from hydraopt.coding.version import VERSION
 from hydraopt.errors import UsageError
 from hydraopt.linalg.shapes import Factors
 from hydraopt.parts import FORMS, read_record, write_parts
+from tests.core.merge_cases import decoded, measured, modules_of, originals
 
 Coded = Callable[[], dict[str, Factors]]
 

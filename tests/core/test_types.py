@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from core_factors import dense, low_rank
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import thin
+from tests.core.core_factors import dense, low_rank
 
 EXPONENTS = st.integers(-6400, 6400)
 

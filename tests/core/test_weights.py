@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core_factors import low_rank
 
 from hydraopt import read_adapters
 from hydraopt.align import MergeSet, align
 from hydraopt.measure import measure_named
 from hydraopt.weights import importances, module_weights, task_weights
+from tests.core.core_factors import low_rank
 
 PLAIN = measure_named("frobenius")
 HEIGHTS = {"q_proj": 64, "k_proj": 16, "v_proj": 16, "o_proj": 40, "fc": 24}
