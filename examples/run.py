@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for zoo, which is not installed
 
 from hydraopt.bundle.reader import Bundle, open_bundle  # noqa: E402
-from hydraopt.merging import merge  # noqa: E402
+from hydraopt.merging.merge import merge  # noqa: E402
 
 BASE = "smollm2-135m-instruct"
 

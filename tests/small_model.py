@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hydraopt.evaluate.encoding import collate, encode_row
-from hydraopt.evaluate.model import hidden_states, logits_of
+from hydraopt.basemodel.encoding import collate, encode_row
+from hydraopt.basemodel.model import hidden_states, logits_of
 
 INSTRUCTION = "Spell."
 ROWS = [{"input": str(i), "output": word} for i, word in enumerate(

@@ -1,4 +1,4 @@
-"""Rows to token ids and to training batches, in the layout of hydraopt.evaluate.encoding."""
+"""Rows to token ids and to training batches, in the layout of hydraopt.basemodel.encoding."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hydraopt.evaluate.encoding import Batch, Encoded, collate, encode_row, prompt_text
-from hydraopt.evaluate.model import hidden_states, logits_of
+from hydraopt.basemodel.encoding import Batch, Encoded, collate, encode_row, prompt_text
+from hydraopt.basemodel.model import hidden_states, logits_of
 from zoo.tasks import Row
 
 __all__ = [

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 import torch
 from torch.nn import functional as F
 
-from hydraopt.evaluate.encoding import batches_by_tokens
+from hydraopt.basemodel.encoding import batches_by_tokens
 from zoo.bases import load_base
 from zoo.batching import Encoded, collate, encode, target_logits
 from zoo.lora import Factors, attached, read_peft

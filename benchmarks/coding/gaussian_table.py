@@ -2,9 +2,10 @@
 
     python -m benchmarks.coding gaussian_table [--print]
 
-Prints the two tables of src/hydraopt/curve.py as measured now (``--print``: ready to paste), and
-how far those in the source are from them. Noise is 1/rho^2 - 1, what is left once the bias is
-undone; the gap is bits a number above the Shannon bound at that noise, log2(1 + 1/noise) / 2.
+Prints the two tables of src/hydraopt/compress/curve.py as measured now (``--print``: ready to
+paste), and how far those in the source are from them. Noise is 1/rho^2 - 1, what is left once the
+bias is undone; the gap is bits a number above the Shannon bound at that noise, log2(1 + 1/noise) /
+2.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import CODING, provenance, write_result
 from hydraopt.coding.spread import spread_classes
 from hydraopt.coding.stream import StreamWriter, quantise_block
-from hydraopt.curve import noise_of, rate_of
+from hydraopt.compress.curve import noise_of, rate_of
 
 NUMBERS = 1 << 17
 CLASSES = 37

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
-from hydraopt.align import align
-from hydraopt.budget import Size, parse_size
+from hydraopt.coding.records import FORMS
 from hydraopt.coding.stream import Block, StreamWriter, quantise_block
-from hydraopt.core import CoreStore
-from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE
-from hydraopt.outcome import Job
-from hydraopt.parts import FORMS
-from hydraopt.passes import Passes
-from hydraopt.plan import modes_of
-from hydraopt.recipe import MergeRecipe
-from hydraopt.solving import Options, solve
+from hydraopt.compress.core import CoreStore
+from hydraopt.compress.measure import measure_named
+from hydraopt.compress.plan import modes_of
+from hydraopt.merging.align import align
+from hydraopt.merging.budget import Size, parse_size
+from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.passes import Passes
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.solving import Options, solve
 
 __all__ = ["Column", "Recorded", "Stream", "record"]
 
@@ -122,8 +122,8 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
     found = solve(Job.of(pieces, recipe), budget, Options(measure)).draft
     recorder = _Recorder()
     with (
-        patch("hydraopt.passes.StreamWriter", recorder.writer),
-        patch("hydraopt.parts.quantise_block", recorder.quantise),
+        patch("hydraopt.merging.passes.StreamWriter", recorder.writer),
+        patch("hydraopt.coding.records.quantise_block", recorder.quantise),
     ):
         passes = Passes(CoreStore(pieces.sources), pieces.contents, measure, modes_of(FORMS))
         again = passes.run(found.price, found.weights)

@@ -36,7 +36,7 @@ def merge_to(target: Path, adapters: list[Path], when_writing: int | None = None
     Returns the seconds that writing took.
     """
     from hydraopt.bundle import writer
-    from hydraopt.merging import merge
+    from hydraopt.merging.merge import merge
 
     plain = writer.write_atomically
     seconds = 0.0

@@ -44,7 +44,7 @@ def write_peft(folder: Path, data: Tensors, rank: int = 4) -> Path:
 def write_samples(folder: Path) -> tuple[list[Path], list[Path]]:
     """(adapters, bundles) under ``folder``: PEFT with and without other tensors, kohya, MLX; and
     bundles with shared bases, private ones, lossless ones, ones with carried tensors."""
-    from hydraopt.merging import merge
+    from hydraopt.merging.merge import merge
 
     plain = [write_peft(folder / f"plain{i}", tensors(i)) for i in range(3)]
     head = {"base_model.model.lm_head.weight": np.ones((7, 9), np.float16)}

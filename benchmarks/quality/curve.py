@@ -23,7 +23,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import provenance
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.bundle.reader import open_bundle
-from hydraopt.merging import merge
+from hydraopt.merging.merge import merge
 from zoo.score import Scorer, adapter_task, recovery
 from zoo.tasks import Row, first_rows, load_task
 

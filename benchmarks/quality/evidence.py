@@ -28,7 +28,17 @@ from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.basemodel.encoding import Encoded, encode_row, prompt_text
+from hydraopt.basemodel.model import load_model
+from hydraopt.basemodel.prompts import POWER, PROMPTS, TEXTS, Onlooker
+from hydraopt.basemodel.sensitivity import (
+    answered,
+    look,
+    self_written,
+    sensitivities,
+)
 from hydraopt.bundle.reader import open_bundle
+from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import (
     Request,
     Sources,
@@ -36,19 +46,9 @@ from hydraopt.evaluate.compare import (
     evaluate,
     products_of,
 )
-from hydraopt.evaluate.encoding import Encoded, encode_row, prompt_text
-from hydraopt.evaluate.model import load_model
-from hydraopt.evaluate.prompts import POWER, PROMPTS, TEXTS, Onlooker
-from hydraopt.evaluate.sensitivity import (
-    answered,
-    look,
-    self_written,
-    sensitivities,
-)
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.inspect.adapters import inspect_adapters
-from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE, merge
+from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 
 __all__ = ["merged", "original_adapters", "request_for", "texts_of"]
 

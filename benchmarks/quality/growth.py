@@ -31,7 +31,7 @@ from benchmarks.quality.damage_measures import candidates
 from benchmarks.quality.evidence import original_adapters
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.reader import open_bundle
-from hydraopt.merging import merge
+from hydraopt.merging.merge import merge
 
 Row = dict[str, Any]
 SIZES = ("12%", "8%", "5%", "3%", "2%")

@@ -26,14 +26,14 @@ from benchmarks.quality.damage_measures import (
 )
 from benchmarks.quality.evidence import original_adapters, request_for, texts_of
 from benchmarks.quality.sets import SETS
+from hydraopt.basemodel.model import load_model
+from hydraopt.basemodel.sensitivity import Seen, look
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.compare import products_of
-from hydraopt.evaluate.model import load_model
 from hydraopt.evaluate.run import encode_task, run_task
-from hydraopt.evaluate.sensitivity import Seen, look
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.linalg.svd import thin
-from hydraopt.merging import merge
+from hydraopt.merging.merge import merge
 
 Factors = dict[str, tuple[Any, Any]]
 

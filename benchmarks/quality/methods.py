@@ -59,8 +59,8 @@ from benchmarks.rivals.base import Compressor, tasks_of
 from benchmarks.rivals.heads import head_map
 from benchmarks.rivals.registry import Scene
 from hydraopt.adapters import Adapter
+from hydraopt.basemodel.model import load_model
 from hydraopt.evaluate.compare import products_of
-from hydraopt.evaluate.model import load_model
 from hydraopt.evaluate.run import TaskRows, encode_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 

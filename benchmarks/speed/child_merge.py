@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.speed.clock import peak, resident, say, timed
-from hydraopt.merging import merge
+from hydraopt.merging.merge import merge
 
 
 def main() -> None:

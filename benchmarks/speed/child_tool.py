@@ -31,8 +31,8 @@ def hydraopt() -> type[Tool]:
     """Ours, at 5 %."""
     # The package loads lazily; others' imports are not timed either.
     from hydraopt.bundle.reader import open_bundle
-    from hydraopt.export.peft import export_peft  # noqa: F401
-    from hydraopt.merging import merge
+    from hydraopt.bundle.restore.peft import export_peft  # noqa: F401
+    from hydraopt.merging.merge import merge
 
     class Hydraopt(Tool):
         def merge(self) -> None:

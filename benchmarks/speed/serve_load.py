@@ -37,7 +37,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import ROOT, provenance, write_result
 from benchmarks.speed.refusals import BAD, post, problem_of
 from hydraopt import attach, merge
-from hydraopt.evaluate.model import contiguous_head, load_model
+from hydraopt.basemodel.model import contiguous_head, load_model
 from hydraopt.runtime.footprint import resident_bytes
 from zoo.bases import base_folder
 from zoo.batching import prompt_text

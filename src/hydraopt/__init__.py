@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
     from hydraopt.bundle.verify import verify_bundle
     from hydraopt.errors import HydraoptError
-    from hydraopt.merging import MergeResult, merge
+    from hydraopt.merging.merge import MergeResult, merge
+    from hydraopt.merging.shrink import shrink
     from hydraopt.runtime.attached import Attached, attach
-    from hydraopt.shrinking import shrink
 
 __version__ = "0.1.0"
 
@@ -30,14 +30,14 @@ _HOMES = {
     "Attached": "hydraopt.runtime.attached",
     "Bundle": "hydraopt.bundle.reader",
     "HydraoptError": "hydraopt.errors",
-    "MergeResult": "hydraopt.merging",
+    "MergeResult": "hydraopt.merging.merge",
     "TaskAdapter": "hydraopt.bundle.task",
     "attach": "hydraopt.runtime.attached",
-    "merge": "hydraopt.merging",
+    "merge": "hydraopt.merging.merge",
     "open_bundle": "hydraopt.bundle.reader",
     "read_adapter": "hydraopt.adapters",
     "read_adapters": "hydraopt.adapters",
-    "shrink": "hydraopt.shrinking",
+    "shrink": "hydraopt.merging.shrink",
     "verify_bundle": "hydraopt.bundle.verify",
 }
 

@@ -19,11 +19,7 @@ from hydraopt.bundle import (
 )
 from hydraopt.bundle.spec import default_key
 from hydraopt.coding.coefficients import exponents, power
-from hydraopt.coding.stream import StreamWriter
-from hydraopt.linalg.basis import Basis
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import thin
-from hydraopt.parts import (
+from hydraopt.coding.records import (
     PartsRecord,
     Way,
     quantise_basis,
@@ -31,6 +27,10 @@ from hydraopt.parts import (
     write_basis,
     write_parts,
 )
+from hydraopt.coding.stream import StreamWriter
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import thin
 
 STEP = 64.0
 

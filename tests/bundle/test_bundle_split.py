@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
+from hydraopt.coding.records import FORMS, Mode, quantise_basis, read_parts, read_split, write_parts
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError
-from hydraopt.parts import FORMS, Mode, quantise_basis, read_parts, read_split, write_parts
 from tests.bundle.bundles import record
 from tests.conftest import write_adapter
 

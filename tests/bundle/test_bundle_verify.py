@@ -12,7 +12,7 @@ import pytest
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
 from hydraopt.bundle import open_bundle, relative_error, verify_bundle, write_bundle
-from hydraopt.export.tensors import file_chunks
+from hydraopt.bundle.restore.tensors import file_chunks
 from hydraopt.linalg.shapes import Factors
 from tests.bundle.bundles import bundle_of
 

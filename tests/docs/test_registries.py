@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from hydraopt.coding.records import FORMS
+from hydraopt.compress.measure import MEASURES
 from hydraopt.export.formats import FORMATS
-from hydraopt.measure import MEASURES
 from hydraopt.methods import METHODS
-from hydraopt.parts import FORMS
 from tests.docs.pages import DOCS
 
 

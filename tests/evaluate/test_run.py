@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 from torch.nn import functional as F
 
+from hydraopt.basemodel.encoding import batches_by_tokens, encode_row
+from hydraopt.basemodel.model import attached, generate, load_model, place
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
-from hydraopt.evaluate.encoding import batches_by_tokens, encode_row
 from hydraopt.evaluate.metrics import METRICS
-from hydraopt.evaluate.model import attached, generate, load_model, place
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 

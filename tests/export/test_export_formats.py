@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter, RawTensor, read_adapter
 from hydraopt.bundle import TaskAdapter, open_bundle, write_bundle
+from hydraopt.bundle.restore.tensors import file_chunks
 from hydraopt.errors import ExportError, UsageError
 from hydraopt.export import export_peft, peft_adapter
-from hydraopt.export.tensors import file_chunks
 from tests.bundle.bundles import bundle_of
 
 Arrays = Mapping[str, NDArray[Any]]

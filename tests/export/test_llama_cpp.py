@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+from hydraopt.basemodel.model import attached, place
 from hydraopt.bundle import Bundle
-from hydraopt.evaluate.model import attached, place
 from hydraopt.export import export_gguf
 from tests.export.targets import bundled
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hydraopt.inspect.likeness as likeness_module
-from hydraopt.core import CoreStore
+from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
 from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type

@@ -14,7 +14,7 @@ import pytest
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
-from hydraopt.merging import merge
+from hydraopt.merging.merge import merge
 from hydraopt.report.figures import check_plot, draw
 from tests.conftest import MakeAdapter
 

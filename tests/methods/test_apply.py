@@ -17,7 +17,7 @@ from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.carried import pack_carried
 from hydraopt.errors import AdapterFormatError, AlignmentError, NumericalError, UsageError
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging import merge
+from hydraopt.merging.merge import merge
 from hydraopt.methods import METHODS, apply
 from hydraopt.methods.hydra import fit_exact
 

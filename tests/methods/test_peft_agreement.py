@@ -12,7 +12,7 @@ from method_cases import apart
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.adapters import Adapter
-from hydraopt.merging import merge
+from hydraopt.merging.merge import merge
 from hydraopt.methods import apply
 from hydraopt.methods.blocks import uniform
 from tests.small_model import tiny_llama

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hydraopt import merge, open_bundle
-from hydraopt.evaluate.model import attached as reference
-from hydraopt.evaluate.model import place
+from hydraopt.basemodel.model import attached as reference
+from hydraopt.basemodel.model import place
 from tests.conftest import write_adapter
 from tests.small_model import trained
 

@@ -13,8 +13,8 @@ from torch import nn
 
 import hydraopt
 from hydraopt import HydraoptError, attach, merge, open_bundle
+from hydraopt.coding.records import Mode, SplitRecord, SplitSide, Way
 from hydraopt.errors import TaskNotFoundError, UsageError
-from hydraopt.parts import Mode, SplitRecord, SplitSide, Way
 from hydraopt.runtime.heads import part_of, site_of
 from hydraopt.runtime.places import Place
 from tests.conftest import write_adapter
@@ -191,8 +191,8 @@ def test_gradients_flow_to_the_inputs(model, bundle_of) -> None:
         got = gradient()
         attached.set_task(None)
         plain = gradient()
-    from hydraopt.evaluate.model import attached as reference
-    from hydraopt.evaluate.model import place
+    from hydraopt.basemodel.model import attached as reference
+    from hydraopt.basemodel.model import place
 
     factors = {p: (x.B, x.A) for p, x in open_bundle(path)["de"].factors().items()}
     with reference(model, place(model, factors)):

@@ -30,7 +30,7 @@ def train(model, items, plan=PLAN, checkpoint=None):
 
 
 def test_the_loss_and_its_gradient_are_those_of_torch(trained, items) -> None:
-    from hydraopt.evaluate.encoding import collate
+    from hydraopt.basemodel.encoding import collate
 
     model, _ = trained
     batch = collate(items)

@@ -45,9 +45,9 @@ def code_of() -> str:
     """Hash of the source that rows come of: rivals, methods, and what writes bundles."""
     package = ROOT / "src" / "hydraopt"
     folders = [ROOT / "benchmarks" / "rivals"]
-    folders += [package / "methods", package / "bundle"]
+    folders += [package / name for name in ("linalg", "methods", "bundle")]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    files += [package / name for name in ("align.py", "combining.py", "types.py")]
+    files += [package / "merging" / name for name in ("align.py", "combine.py")]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

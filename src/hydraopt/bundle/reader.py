@@ -17,6 +17,7 @@ from hydraopt.bundle.container import FORMAT, decompress, tensor_names
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import Allowance, TaskAdapter
 from hydraopt.bundle.writer import checksum, metadata_of
+from hydraopt.coding.records import read_basis
 from hydraopt.coding.stream import StreamReader
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import (
@@ -28,7 +29,6 @@ from hydraopt.errors import (
     explain,
 )
 from hydraopt.linalg.basis import Basis
-from hydraopt.parts import read_basis
 
 __all__ = ["Bundle", "open_bundle"]
 

@@ -12,10 +12,10 @@ from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.coding.records import Mode, SplitRecord, read_parts, read_split
 from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.parts import Mode, SplitRecord, read_parts, read_split
 
 if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle
@@ -178,7 +178,7 @@ class TaskAdapter:
         dtype: of the factors; a torch dtype or "float16", "bfloat16", "float32"; None is that of
         the original. Use it with a config of :meth:`save_pretrained`, whose scale is 1.
         """
-        from hydraopt.export.peft import torch_state_dict
+        from hydraopt.bundle.restore.peft import torch_state_dict
 
         return torch_state_dict(self, dtype)
 
@@ -190,7 +190,7 @@ class TaskAdapter:
         overwrite: bool = False,
     ) -> None:
         """Write a PEFT adapter folder; see :func:`hydraopt.export.export_peft`."""
-        from hydraopt.export.peft import export_peft
+        from hydraopt.bundle.restore.peft import export_peft
 
         export_peft(
             self, folder, dtype=dtype or "same", uniform_rank=uniform_rank, overwrite=overwrite

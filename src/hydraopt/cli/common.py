@@ -103,7 +103,7 @@ def check_target(path: str, force: bool, sources: Sequence[str] = ()) -> None:
         raise UsageError(explain("no such folder", file=target.parent, do="Create it first"))
     if force or not target.exists():
         return
-    from hydraopt.inspect.kind import is_bundle
+    from hydraopt.bundle.kind import is_bundle
 
     if any(target.resolve() == Path(source).resolve() for source in sources):
         raise UsageError(

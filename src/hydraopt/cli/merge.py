@@ -25,7 +25,7 @@ from hydraopt.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from hydraopt.merging import MergeResult
+    from hydraopt.merging.merge import MergeResult
     from hydraopt.progress import Progress
 
 __all__ = ["merge"]
@@ -245,13 +245,13 @@ def _merged(
 ) -> MergeResult:
     """``merge`` without a method."""
     from hydraopt.adapters import read_adapters
-    from hydraopt.merging import merge as merge_adapters
+    from hydraopt.merging.merge import merge as merge_adapters
 
     sources: Sequence[Any] = adapters
     onlooker = None
     if asked.base is not None:
         sources = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
-        from hydraopt.evaluate.prompts import Onlooker, read_prompts
+        from hydraopt.basemodel.prompts import Onlooker, read_prompts
 
         texts = {task: read_prompts(file) for task, file in asked.prompts.items()}
         onlooker = Onlooker(asked.base, sources, texts, progress)
@@ -312,8 +312,8 @@ def _combined(
 ) -> None:
     """``merge --method``: run it and say what it made."""
     from hydraopt.bundle.reader import open_bundle
-    from hydraopt.combining import combine
     from hydraopt.inspect.bundle import task_rows
+    from hydraopt.merging.combine import combine
     from hydraopt.methods.registry import method_named, solver_of
 
     row = method_named(method) if asked.solver is None else solver_of(method, asked.solver)

@@ -47,7 +47,7 @@ def shrink(
     check_target(output, force, [bundle])
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
-    from hydraopt.shrinking import shrink as shrink_bundle
+    from hydraopt.merging.shrink import shrink as shrink_bundle
 
     with progress_bar(quiet or as_json) as progress:
         result = shrink_bundle(

@@ -99,7 +99,7 @@ def use(
 
 def _model(base: str, dtype: str) -> Any:
     try:
-        from hydraopt.evaluate.model import load_model
+        from hydraopt.basemodel.model import load_model
 
         return load_model(base, dtype)[0]
     except ModuleNotFoundError as error:

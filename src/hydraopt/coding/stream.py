@@ -3,7 +3,7 @@
 A block is a matrix (N, k) whose columns are quantised one after another, each with its spread
 class; what the earlier columns of a row held tells the coder how lively the row is. ``x`` is in
 steps throughout: what the integers mean in the units of a weight is the bundle's business (see
-hydraopt.parts).
+hydraopt.coding.records).
 """
 
 from __future__ import annotations

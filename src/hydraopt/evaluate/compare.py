@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
+from hydraopt.basemodel.model import Pair, load_model
+from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.model import Pair, load_model
 from hydraopt.evaluate.provenance import versions
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
-from hydraopt.inspect.kind import is_bundle
 from hydraopt.progress import Progress
 
 __all__ = ["SCHEMA", "Request", "Sources", "bundles_of", "evaluate", "products_of", "read_sources"]

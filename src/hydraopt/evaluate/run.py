@@ -21,10 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.encoding import Batch, Encoded, batches_by_tokens, collate, encode_row
-from hydraopt.evaluate.metrics import Metric, metrics_of
-from hydraopt.evaluate.model import (
+from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate, encode_row
+from hydraopt.basemodel.model import (
     Pair,
     Placed,
     attached,
@@ -33,6 +31,8 @@ from hydraopt.evaluate.model import (
     logits_of,
     place,
 )
+from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import Row, TaskFile
 from hydraopt.progress import Progress

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hydraopt.bundle.restore.folders import check_file, check_target
+from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
-from hydraopt.export.folders import check_file, check_target
 from hydraopt.export.gguf import export_gguf
 from hydraopt.export.image import export_diffusers, export_kohya
 from hydraopt.export.merged import export_merged
 from hydraopt.export.mlx import export_mlx
-from hydraopt.export.peft import export_peft
 from hydraopt.export.vllm import export_vllm
 
 __all__ = ["FORMATS", "ExportFormat", "export_task"]

@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.restore.folders import check_file
+from hydraopt.bundle.restore.layout import Pair
+from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
-from hydraopt.export.folders import check_file
 from hydraopt.export.ggufbase import GgufBase, load_gguf, read_gguf_base
-from hydraopt.export.layout import Pair
 from hydraopt.export.plain import plain_pairs, refused
-from hydraopt.export.tensors import rounded
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["DTYPES", "export_gguf"]

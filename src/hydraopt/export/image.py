@@ -28,12 +28,12 @@ from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.restore.folders import check_file, check_target, new_folder, read_back
+from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
-from hydraopt.export.folders import check_file, check_target, new_folder, read_back
 from hydraopt.export.plain import refuse_all_but, refused
 from hydraopt.export.stored import Stored, stored_modules
-from hydraopt.export.tensors import file_chunks, rounded
 
 __all__ = ["export_diffusers", "export_kohya"]
 

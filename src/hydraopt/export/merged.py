@@ -19,15 +19,15 @@ import numpy as np
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.restore.extras import exported_extras
+from hydraopt.bundle.restore.folders import check_target, new_folder
+from hydraopt.bundle.restore.layout import Pair, pairs_of
+from hydraopt.bundle.restore.peft import CONFIG as ADAPTER_CONFIG
+from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import AlignmentError, ExportError, UsageError, explain
 from hydraopt.export.checkpoint import Checkpoint, read_checkpoint, weight_files
-from hydraopt.export.extras import exported_extras
-from hydraopt.export.folders import check_target, new_folder
-from hydraopt.export.layout import Pair, pairs_of
-from hydraopt.export.peft import CONFIG as ADAPTER_CONFIG
 from hydraopt.export.plain import refuse_settings, refused
-from hydraopt.export.tensors import file_chunks, rounded
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["export_merged"]

@@ -19,13 +19,13 @@ from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind, Kind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.restore.extras import exported_extras
+from hydraopt.bundle.restore.folders import check_target, new_folder, read_back
+from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
-from hydraopt.export.extras import exported_extras
-from hydraopt.export.folders import check_target, new_folder, read_back
 from hydraopt.export.plain import LINEAR, refuse_all_but, refused
 from hydraopt.export.stored import stored_modules
-from hydraopt.export.tensors import file_chunks, rounded
 
 __all__ = ["export_mlx", "mlx_adapter"]
 

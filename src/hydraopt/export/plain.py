@@ -8,10 +8,10 @@ from typing import Final
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
-from hydraopt.export.layout import Pair
 
 __all__ = ["LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hydraopt.adapters.model import LowRankModule
+from hydraopt.bundle.restore.layout import balanced
+from hydraopt.bundle.restore.tensors import dtype_named, holds
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.export.layout import balanced
-from hydraopt.export.tensors import dtype_named, holds
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["Stored", "stored_modules"]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.restore.folders import check_target
+from hydraopt.bundle.restore.peft import write_peft
+from hydraopt.bundle.restore.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.export.folders import check_target
-from hydraopt.export.peft import write_peft
 from hydraopt.export.plain import plain_pairs, refused
-from hydraopt.export.tensors import dtype_named, rounded
 
 __all__ = ["RANKS", "export_vllm", "vllm_adapter"]
 

@@ -27,8 +27,8 @@ from typing import Any, Final
 
 from hydraopt.adapters.bases import base_key
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
 from hydraopt.errors import HydraoptError
-from hydraopt.export.peft import CONFIG, WEIGHTS
 from hydraopt.export.vllm import export_vllm
 
 __all__ = ["NAME", "cached_task", "make_resolver", "register"]

@@ -1,7 +1,7 @@
 """What adapters have in common, and where a bundle's bytes are."""
 
+from hydraopt.bundle.kind import is_bundle
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.inspect.bundle import inspect_bundle, task_rows
-from hydraopt.inspect.kind import is_bundle
 
 __all__ = ["inspect_adapters", "inspect_bundle", "is_bundle", "task_rows"]

@@ -17,22 +17,22 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import check_same_base, read_adapters
-from hydraopt.align import MergeSet, align
-from hydraopt.budget import Size
-from hydraopt.core import CoreStore
-from hydraopt.inspect.estimate import guess_module
+from hydraopt.coding.records import FORMS
+from hydraopt.compress.core import CoreStore
+from hydraopt.compress.estimate import guess_module
+from hydraopt.compress.measure import measure_named
+from hydraopt.compress.plan import modes_of
 from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.linalg.shapes import Array
-from hydraopt.measure import measure_named
-from hydraopt.merging import DEFAULT_MEASURE
-from hydraopt.outcome import Job
-from hydraopt.parts import FORMS
-from hydraopt.passes import Draft
-from hydraopt.plan import modes_of
+from hydraopt.merging.align import MergeSet, align
+from hydraopt.merging.budget import Size
+from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.passes import Draft
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.weights import importances, module_weights, task_weights
 from hydraopt.progress import Progress, silent
-from hydraopt.recipe import MergeRecipe
-from hydraopt.weights import importances, module_weights, task_weights
 
 __all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]
 

@@ -7,10 +7,10 @@ from collections import Counter
 from typing import Any
 
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.coding.records import read_basis
 from hydraopt.coding.stream import StreamReader
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis
-from hydraopt.parts import read_basis
 from hydraopt.progress import Progress, silent
 
 __all__ = ["SCHEMA", "inspect_bundle", "task_rows"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.core import ModuleCore, Source
+from hydraopt.compress.core import ModuleCore, Source
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["Likeness", "Watched", "likeness", "mean_of_pairs"]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from hydraopt.coding.records import Numbers, SplitRecord, SplitSide
 from hydraopt.linalg.shapes import Array
-from hydraopt.parts import Numbers, SplitRecord, SplitSide
 from hydraopt.runtime.places import Place
 
 __all__ = [

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydraopt.basemodel.model import contiguous_head
 from hydraopt.errors import HydraoptError, UsageError, explain
-from hydraopt.evaluate.model import contiguous_head
 from hydraopt.runtime.attached import Attached
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
 from hydraopt.serve.rows import Rows

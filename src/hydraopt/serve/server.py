@@ -10,8 +10,8 @@ from typing import Any
 
 import uvicorn
 
+from hydraopt.basemodel.model import load_model
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.model import load_model
 from hydraopt.runtime.attached import attach
 from hydraopt.serve.api import make_app
 from hydraopt.serve.engine import Engine

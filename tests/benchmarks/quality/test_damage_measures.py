@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks.quality.damage_measures import CANDIDATES, _blocks, candidates
-from hydraopt.evaluate.encoding import encode_row
-from hydraopt.evaluate.model import attached, hidden_states, logits_of, place
-from hydraopt.evaluate.sensitivity import look, self_written, sensitivities
+from hydraopt.basemodel.encoding import encode_row
+from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
+from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
 from hydraopt.linalg.svd import thin
 from tests.small_model import INSTRUCTION, ROWS
 
@@ -70,7 +70,7 @@ def test_fisher_is_the_square_of_what_the_answers_lose(trained, texts, seen) -> 
     """To first order, the change of each text's log-probability."""
     model, _ = trained
     near = {path: (b * 1.0005, a) for path, (b, a) in adapter(0).items()}
-    from hydraopt.evaluate.encoding import collate
+    from hydraopt.basemodel.encoding import collate
 
     batch = collate(texts)
 

@@ -22,7 +22,7 @@ def test_it_goes_on_when_only_the_text_of_the_source_has_changed(
 
 
 def test_the_hash_is_of_what_a_merge_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydraopt import merging
+    from hydraopt.merging import merge as merging
 
     hashes = []
     for written in (b"one", b"one", b"two"):

@@ -15,9 +15,9 @@ import numpy as np
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_carried, write_bundle
+from hydraopt.coding.records import Way, quantise_basis, write_basis, write_parts
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.linalg.shapes import Array
-from hydraopt.parts import Way, quantise_basis, write_basis, write_parts
 from tests.bundle.bundles import Parts, record
 
 PATH = Path(__file__).with_name("tiny.hydra.safetensors")

@@ -1,0 +1,1 @@
+"""A base model with factors on it; which modules matter to it."""

@@ -1,0 +1,142 @@
+"""Gains: how much longer each coded part of an adapter should be, seen on its own answers.
+
+The encoder fits the coefficients of a task's parts to the weights, module by module. Here they are
+fitted to what the model says: the KL divergence from the original adapter to the coded one, at the
+tokens of the original's answers, is lowered over one number for each part, all modules together. So
+what one module's rounding did is mended in another. A few hundred numbers learn from a few hundred
+tokens; the numbers replace those that a bundle holds anyway.
+
+Differs from the usual fine-tuning after quantisation (norms and scales, e.g. AQLM, 2401.06118) in
+what is free: the coefficients of rank-one parts, nothing of the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from hydraopt.basemodel.encoding import Batch, Encoded, collate
+from hydraopt.basemodel.model import Pair, Placed, attached, hidden_states, logits_of, place
+from hydraopt.coding.coefficients import EXPONENT_GRID
+
+__all__ = ["gains"]
+
+_STEPS = 8
+"""Steps of Adam; more learn the texts by heart."""
+_RATE = 0.02
+"""Of the first step, on natural logarithms of gains, falling to zero in a straight line; so no part
+grows or shrinks by more than a tenth, about."""
+_HELD_OUT = 4
+"""One text in so many is not learned from, but judges what was learned."""
+_TEXTS = 8
+"""Texts of a step."""
+_TOKENS = 64
+"""Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
+_SHARES = (0.5, 1.0)
+"""Of what was learned: the best on the texts held out is taken, or nothing."""
+
+
+def gains(
+    model: Any,
+    texts: Sequence[Encoded],
+    original: Mapping[str, Pair],
+    coded: Mapping[str, Pair],
+) -> dict[str, NDArray[np.int64]]:
+    """By module path, by how many steps of 1/32 octave each part of ``coded`` shall grow, (k,).
+
+    texts: prompts with the original's answers; with fewer than four nothing is learned. original,
+    coded: B (m, r) with the scale inside and A (r, n); modules without parts may be there. Empty if
+    nothing tried does better on the texts that are held out.
+    Raises AlignmentError for modules that the model does not have as linear ones.
+    """
+    some = {path: pair for path, pair in coded.items() if pair[1].shape[0]}
+    spoken = [text for text in texts if text.target]
+    seen = [text for i, text in enumerate(spoken) if i % _HELD_OUT != _HELD_OUT - 1]
+    judges = spoken[_HELD_OUT - 1 :: _HELD_OUT]
+    if not judges or not some:
+        return {}
+    reference, placed = place(model, original), place(model, some)
+    batches = [collate(seen[i : i + _TEXTS]) for i in range(0, len(seen), _TEXTS)]
+    learned = _learn(model, placed, batches, [_hidden(model, x, reference) for x in batches])
+    judge = collate(judges)
+    aim = _hidden(model, judge, reference)
+    best: dict[str, NDArray[np.int64]] = {}
+    least = _divergence(model, placed, judge, aim)
+    for share in _SHARES:
+        tried = {path: _steps(share * x) for path, x in learned.items()}
+        found = _divergence(model, _grown(placed, _lengths(tried)), judge, aim)
+        if found < least:
+            best, least = tried, found
+    return best
+
+
+def _learn(
+    model: Any, placed: Placed, batches: Sequence[Batch], aims: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Natural logarithms of the gains, (k,) by path."""
+    logs = {
+        path: torch.zeros(b.shape[1], device=b.device, requires_grad=True)
+        for path, (b, _) in placed.items()
+    }
+    optimizer = torch.optim.Adam(logs.values(), lr=_RATE)
+    for step in range(_STEPS):
+        optimizer.param_groups[0]["lr"] = _RATE * (1 - step / _STEPS)
+        optimizer.zero_grad()
+        batch, aim = batches[step % len(batches)], aims[step % len(batches)]
+        with attached(model, _grown(placed, {path: x.exp() for path, x in logs.items()})):
+            hidden = hidden_states(model, batch)
+        # The loss in pieces, each of whose logits are freed before the next.
+        leaf = hidden.detach().requires_grad_()
+        for piece, want in _pieces(leaf, aim):
+            torch.autograd.backward(_kl(model, piece, want).sum() / len(leaf))
+        torch.autograd.backward(hidden, leaf.grad)
+        optimizer.step()
+    return {path: x.detach() for path, x in logs.items()}
+
+
+def _pieces(hidden: Tensor, aim: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(hidden), _TOKENS):
+        yield hidden[start : start + _TOKENS], aim[start : start + _TOKENS]
+
+
+def _kl(model: Any, hidden: Tensor, aim: Tensor) -> Tensor:
+    """KL(original || coded) at each token, (N,), in nats, from hidden states (N, width)."""
+    with torch.no_grad():
+        want = logits_of(model, aim).log_softmax(-1)
+    got = logits_of(model, hidden).log_softmax(-1)
+    return F.kl_div(got, want, log_target=True, reduction="none").sum(-1)
+
+
+@torch.no_grad()
+def _hidden(model: Any, batch: Batch, placed: Placed) -> Tensor:
+    with attached(model, placed):
+        return hidden_states(model, batch)
+
+
+@torch.no_grad()
+def _divergence(model: Any, placed: Placed, batch: Batch, aim: Tensor) -> float:
+    """Mean KL over all tokens of a batch."""
+    hidden = _hidden(model, batch, placed)
+    pieces = (_kl(model, piece, want).double().sum() for piece, want in _pieces(hidden, aim))
+    return sum(float(piece) for piece in pieces) / len(hidden)
+
+
+def _steps(logs: Tensor) -> NDArray[np.int64]:
+    """The nearest whole number of grid steps."""
+    octaves = logs.double().cpu().numpy() / np.log(2)
+    found: NDArray[np.int64] = np.round(EXPONENT_GRID * octaves).astype(np.int64)
+    return found
+
+
+def _lengths(steps: Mapping[str, NDArray[np.int64]]) -> dict[str, Tensor]:
+    return {path: torch.from_numpy(2.0 ** (x / EXPONENT_GRID)) for path, x in steps.items()}
+
+
+def _grown(placed: Placed, lengths: Mapping[str, Tensor]) -> Placed:
+    return {path: (b * lengths[path].to(b), a) for path, (b, a) in placed.items()}

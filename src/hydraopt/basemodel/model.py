@@ -1,0 +1,236 @@
+"""A base model with one task's factors on it: hidden states, logits and answers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
+from hydraopt.errors import AlignmentError, UsageError, explain
+
+__all__ = [
+    "Pair",
+    "Placed",
+    "attached",
+    "attached_in_blocks",
+    "contiguous_head",
+    "generate",
+    "hidden_states",
+    "load_model",
+    "logits_of",
+    "place",
+]
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+"""B (m, r) with the scale inside, A (r, n)."""
+
+
+def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
+    """(model, tokenizer) of a transformers folder or hub name, frozen, in eval mode.
+
+    Raises UsageError if transformers cannot load it.
+    """
+    _check_place(base)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours stands there
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            explain(
+                f"cannot load the base model {base}",
+                got=str(error).splitlines()[0].rstrip("."),
+                do="Give a folder that transformers can load, or a name that it can fetch",
+            )
+        ) from error
+    model.requires_grad_(False)
+    model.train(False)
+    return model, tokenizer
+
+
+def _check_place(base: str | Path) -> None:
+    """Refuse at once what is neither a folder nor a hub's OWNER/NAME, which would be searched for
+    on the network, and not found, for a minute."""
+    if Path(base).is_dir() or (str(base).count("/") == 1 and str(base)[0] not in "./~"):
+        return
+    raise UsageError(
+        explain(
+            f"there is no base model {base}",
+            got="a file" if Path(base).exists() else "no folder of that name",
+            expected="a folder that transformers can load, or a hub's OWNER/NAME",
+        )
+    )
+
+
+Placed = Mapping[str, tuple[Tensor, Tensor]]
+"""B and A by module path, as tensors of the model's dtype on its device."""
+
+
+def place(model: nn.Module, factors: Mapping[str, Pair]) -> Placed:
+    """The factors as tensors, checked against the model.
+
+    Raises AlignmentError if a module is missing or has another shape.
+    """
+    modules = dict(model.named_modules())
+    placed = {}
+    for path, (b, a) in factors.items():
+        module = modules.get(path)
+        shape = (b.shape[0], a.shape[1])
+        if not isinstance(module, nn.Linear):
+            raise AlignmentError(
+                explain(f"the base model has no linear module {path}", expected=f"{shape}")
+            )
+        if (module.out_features, module.in_features) != shape:
+            raise AlignmentError(
+                explain(
+                    f"module {path} of the base model has another shape",
+                    got=(module.out_features, module.in_features),
+                    expected=shape,
+                    do="Give the base model that the adapters were trained on",
+                )
+            )
+        first, second = (torch.from_numpy(np.array(x, np.float32)) for x in (b, a))
+        placed[path] = (first.to(module.weight), second.to(module.weight))
+    return placed
+
+
+@contextmanager
+def attached(model: nn.Module, placed: Placed) -> Iterator[None]:
+    """Inside the block each named module adds ``B (A x)`` to its output, as PEFT does."""
+    with attached_in_blocks(model, [(placed, None)]):
+        yield
+
+
+@contextmanager
+def attached_in_blocks(
+    model: nn.Module, blocks: Sequence[tuple[Placed, int | None]]
+) -> Iterator[None]:
+    """The same with other factors for each block of consecutive rows of the batch.
+
+    blocks: (factors, rows); None for all rows that are left.
+    """
+    by_path: dict[str, list[tuple[slice, Tensor, Tensor]]] = {}
+    start = 0
+    for placed, rows in blocks:
+        stop = None if rows is None else start + rows
+        for path, (b, a) in placed.items():
+            by_path.setdefault(path, []).append((slice(start, stop), b, a))
+        start = stop or start
+    handles = []
+    try:
+        for path, parts in by_path.items():
+            handles.append(model.get_submodule(path).register_forward_hook(_adder(parts)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _adder(parts: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if len(parts) == 1 and parts[0][0] == slice(0, None):
+            return output + F.linear(F.linear(args[0], parts[0][2]), parts[0][1])
+        output = output.clone()
+        for rows, b, a in parts:
+            output[rows] += F.linear(F.linear(args[0][rows], a), b)
+        return output
+
+    return hook
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """What the output layer sees at the target positions, (N, width).
+
+    No attention mask is passed: with causal attention, padding on the right cannot reach a real
+    token.
+    """
+    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    found: Tensor = hidden.flatten(0, 1)[batch.where]
+    return found
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Float32 logits (N, vocabulary) of hidden states (N, width).
+
+    Only target positions go through the output layer; for small models with a large vocabulary it
+    costs as much as all the rest.
+    """
+    logits: Tensor = model.lm_head(hidden).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@contextmanager
+def contiguous_head(model: Any) -> Iterator[None]:
+    """Give the output layer its input in one piece.
+
+    transformers hands it a slice of the prompt's hidden states; for a slice, torch's CPU product
+    may copy the weight once for every row of the batch: gigabytes.
+    """
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].contiguous(), *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[Encoded],
+    factors: Sequence[Placed],
+    most: int,
+    batch_tokens: int,
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Greedy answers, as (index of the item, tokens), in batches of prompts of similar length.
+
+    factors: of each item; a batch may hold several. most: tokens of an answer at most, EOS
+    included, with which an answer ends unless it was cut. Prompts are padded on the left, so that
+    answers start alike.
+    """
+    eos = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+    lengths = [len(item.prompt) + most for item in items]
+    for mixed in batches_by_tokens(lengths, batch_tokens):
+        chunk = sorted(mixed, key=lambda i: id(factors[i]))
+        runs = itertools.groupby((factors[i] for i in chunk), key=id)
+        blocks = [(run[0], len(run)) for run in (list(run) for _, run in runs)]
+        longest = max(len(items[i].prompt) for i in chunk)
+        ids = torch.full((len(chunk), longest), pad)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chunk):
+            prompt = items[i].prompt
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        with attached_in_blocks(model, blocks), contiguous_head(model):
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=most,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad,
+                eos_token_id=eos,
+            )
+        for row, i in enumerate(chunk):
+            answer = out[row, longest:].tolist()
+            yield i, tuple(answer[: answer.index(eos) + 1] if eos in answer else answer)

@@ -1,0 +1,135 @@
+"""Which modules of an adapter matter more: what noise in each does to the adapter's own answers.
+
+The adapted model reads a few texts; for every module the inputs x and the gradients g of the
+answers' log-probability in its outputs are kept. An error E of the module's dW moves a token's
+log-probability by g^T E x to first order, and the mean of the square is what E does to the KL
+divergence (the diagonal of the Fisher information). For noise of unit size on one side of dW its
+expectation is known without drawing any: see :func:`sensitivities`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hydraopt.basemodel.encoding import Encoded, collate
+from hydraopt.basemodel.model import Pair, attached, generate, hidden_states, logits_of, place
+from hydraopt.evaluate.run import WRITE_TOKENS
+from hydraopt.linalg.svd import thin
+
+__all__ = ["Seen", "answered", "look", "self_written", "sensitivities"]
+
+Factors = Mapping[str, Pair]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What each module saw on some text. x: (N, n) inputs; g: (N, m) gradients of the answer's
+    log-probability in the module's outputs; text: (N,) which text a token belongs to."""
+
+    x: Mapping[str, Tensor]
+    g: Mapping[str, Tensor]
+    text: Tensor
+
+
+@contextmanager
+def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[dict[str, Tensor], ...]]:
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def hook(path: str) -> Any:
+        def see(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs[path], outputs[path] = args[0].detach(), output
+            if output.requires_grad:
+                output.retain_grad()
+
+        return see
+
+    handles = [model.get_submodule(p).register_forward_hook(hook(p)) for p in paths]
+    try:
+        yield inputs, outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def look(model: nn.Module, texts: Sequence[Encoded], factors: Factors) -> Seen:
+    """Inputs and gradients of every module of the adapted model on the texts, padding left out."""
+    placed = place(model, factors)
+    batch = collate(list(texts))
+    lengths = [len(text) - 1 for text in texts]
+    real = torch.zeros(batch.ids.shape, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        real[row, :length] = True
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    # One leaf that wants a gradient, so that every later output has one.
+    handle = embeddings.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
+    try:
+        with attached(model, placed), _watched(model, list(factors)) as (inputs, outputs):
+            logits = logits_of(model, hidden_states(model, batch))
+            chance = logits.log_softmax(-1).gather(1, batch.labels[:, None])
+            torch.autograd.backward(chance.sum())
+            x = {path: value[real] for path, value in inputs.items()}
+            g = {
+                path: value.grad[real] for path, value in outputs.items() if value.grad is not None
+            }
+    finally:
+        handle.remove()
+    which = torch.arange(len(texts))[:, None].expand(batch.ids.shape)[real]
+    return Seen(x, g, which)
+
+
+@torch.inference_mode()
+def self_written(
+    model: Any, tokenizer: Any, factors: Factors, count: int, seed: int
+) -> list[Encoded]:
+    """Text that the adapted model writes from its first token on, sampled, 32 tokens each."""
+    torch.manual_seed(seed)
+    start = tokenizer.bos_token_id
+    start = tokenizer.eos_token_id if start is None else start
+    ids = torch.full((count, 1), start)
+    with attached(model, place(model, factors)):
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=32,
+            min_new_tokens=32,
+            do_sample=True,
+            top_k=0,
+            pad_token_id=start,
+        )
+    return [Encoded((start,), tuple(row[1:].tolist())) for row in out]
+
+
+def answered(
+    model: Any, tokenizer: Any, prompts: Sequence[Encoded], factors: Factors, most: int = 48
+) -> list[Encoded]:
+    """The prompts with what the adapted model answers, greedily: unlabelled inputs are enough."""
+    placed = place(model, factors)
+    said = dict(generate(model, tokenizer, prompts, [placed] * len(prompts), most, WRITE_TOKENS))
+    return [Encoded(prompt.prompt, said[i]) for i, prompt in enumerate(prompts)]
+
+
+def sensitivities(seen: Seen, factors: Factors) -> dict[str, float]:
+    """By module path, what a unit of squared Frobenius error does there, for hydraopt.merge.
+
+    With the thin SVD dW = U diag(s) V^T: noise N on the input side, E = U diag(s) N^T, gives
+    E[(g^T E x)^2] = |diag(s) U^T g|^2 |x|^2 for N of unit variance, and |E|^2 = n |s|^2; the output
+    side likewise. The value is the sum of both ratios, mean over tokens.
+    """
+    found = {}
+    for path, (b, a) in factors.items():
+        t = thin(np.asarray(b, float), np.asarray(a, float))
+        x, g = seen.x[path].double().numpy(), seen.g[path].double().numpy()
+        out = np.square(g @ (t.U * t.s)).sum(1) * np.square(x).sum(1) / x.shape[1]
+        into = np.square(x @ (t.V * t.s)).sum(1) * np.square(g).sum(1) / g.shape[1]
+        found[path] = float((out + into).mean() / max(t.energy, 1e-300))
+    # A module without any effect still has to be a number above zero.
+    least = max(max(found.values(), default=0.0) * 1e-6, 1e-300)
+    return {path: max(value, least) for path, value in found.items()}

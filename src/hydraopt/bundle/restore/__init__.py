@@ -1,0 +1,1 @@
+"""A task of a bundle back as a PEFT adapter: tensors, config, folder."""

@@ -1,0 +1,107 @@
+"""What is no low-rank factor, under the names and in the form that PEFT gives it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from hydraopt.adapters.keys import PREFIX
+from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
+from hydraopt.bundle.restore.tensors import rounded
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import ExportError, explain
+
+__all__ = ["exported_extras"]
+
+_WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
+# An adapter's own name ("default") inside a tensor's, as training loops leave it that save the
+# model's state themselves.
+_NAMED: Final = (
+    (re.compile(r"\.lora_magnitude_vector\..+$"), ".lora_magnitude_vector"),
+    (re.compile(r"\.lora_B\.[^.]+\.bias$"), ".lora_B.bias"),
+    (re.compile(r"\.trainable_tokens_delta\.[^.]+$"), ".trainable_tokens_delta"),
+    (re.compile(r"\.modules_to_save\.[^.]+\."), "."),
+)
+# How kohya and MLX end the name of a DoRA magnitude.
+_MAGNITUDE: Final = re.compile(r"(.+)\.(?:m|dora_scale|lora_magnitude_vector)")
+
+
+def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor]:
+    """A task's extras by PEFT key, bytes as they were.
+
+    unfolded: the scale stays in the config; else biases of lora_B are multiplied by theirs.
+    Raises ExportError for a tensor that PEFT has no place for.
+    """
+    scales = _bias_scales(task)
+    result: dict[str, RawTensor] = {}
+    for key, tensor in task.extras.items():
+        kind = task.extra_kinds.get(key, "saved")
+        if kind == "lora_bias" and not unfolded:
+            if key not in scales:
+                raise _no_place(task, key, "the scale of its module is not known")
+            tensor = _scaled(task, tensor, scales[key])
+        if task.entry.format != "peft":
+            if kind == "dora_magnitude":
+                tensor = _magnitude(task, key, tensor)
+                match = _MAGNITUDE.fullmatch(key)
+                key = f"{match[1] if match else key}.lora_magnitude_vector"
+            elif kind != "lora_bias":
+                raise _no_place(
+                    task, key, f"{task.entry.format} tensors of this kind have no match"
+                )
+        new = _peft_name(key)
+        if new in result:
+            raise _no_place(task, key, f"another tensor is named {new!r} there")
+        result[new] = RawTensor(new, tensor.dtype, tensor.shape, tensor.source, tensor.read)
+    return result
+
+
+def _bias_scales(task: TaskAdapter) -> dict[str, float]:
+    """The scale of each lora_bias, by its key."""
+    if task.original is None:
+        return dict(task.entry.bias_scales)
+    scales = {x.b.name: x.scale for x in task.original.modules.values()}
+    weights = {key: key.removesuffix("bias") + "weight" for key in task.extras}
+    return {key: scales[weight] for key, weight in weights.items() if weight in scales}
+
+
+def _scaled(task: TaskAdapter, tensor: RawTensor, scale: float) -> RawTensor:
+    """The tensor times a scale, in its own dtype; untouched where the scale is 1."""
+    if scale == 1:
+        return tensor
+    values = tensor.numpy().astype(np.float64) * scale
+    return rounded(tensor.name, values, tensor.dtype, task.name)
+
+
+def _magnitude(task: TaskAdapter, key: str, tensor: RawTensor) -> RawTensor:
+    """A DoRA magnitude as PEFT holds that of a linear layer: one number for each output."""
+    match = _MAGNITUDE.fullmatch(key)
+    module = task.modules.get(match[1]) if match else None
+    outputs = int(np.prod(tensor.shape))
+    # A kohya magnitude may be one for each input, (1, n), which is another function.
+    flat = len(tensor.shape) == 1 or tensor.shape == (outputs, 1)
+    if module is None or module.kind != "linear" or outputs != module.m or not flat:
+        raise _no_place(task, key, f"a magnitude of shape {tensor.shape}")
+    return RawTensor(key, tensor.dtype, (outputs,), Path("memory"), HeldBytes(tensor.raw()))
+
+
+def _peft_name(key: str) -> str:
+    plain = _WRAPPERS.sub("", key)
+    if not plain.startswith("base_model."):
+        plain = PREFIX + plain
+    for pattern, replacement in _NAMED:
+        plain = pattern.sub(replacement, plain)
+    return plain
+
+
+def _no_place(task: TaskAdapter, key: str, why: str) -> ExportError:
+    return ExportError(
+        explain(
+            f"PEFT has no place for tensor {key!r}: {why}",
+            adapter=task.name,
+            do="Read it from TaskAdapter.extras instead, or leave it out before merging",
+        )
+    )

@@ -1,0 +1,195 @@
+"""A task as a PEFT adapter: adapter_config.json and adapter_model.safetensors.
+
+The scale is folded into B and the config says alpha = rank for every module, so that no reader can
+get rsLoRA or patterns wrong. The exception are adapters whose initialisation changes the base model
+(PiSSA and its kin): how, depends on rank and scale, so these keep those of their config.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.adapters.scale import ScaleRule
+from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.restore.extras import exported_extras
+from hydraopt.bundle.restore.folders import check_target, new_folder, read_back
+from hydraopt.bundle.restore.layout import Pair, pairs_of
+from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import ExportError, explain
+
+__all__ = [
+    "CONFIG", "WEIGHTS", "export_peft", "peft_adapter", "torch_state_dict",
+    "write_peft",
+]  # fmt: skip
+
+CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+
+
+def export_peft(
+    task: TaskAdapter,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "same",
+    uniform_rank: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write ``task`` as a PEFT adapter folder, which ``PeftModel.from_pretrained`` loads.
+
+    dtype: of the low-rank factors: "same" as the original's, "float16", "bfloat16", "float32".
+        Everything else keeps its own type and bytes.
+    uniform_rank: one rank for all modules, padded with zeros, as vLLM wants it.
+    overwrite: also write into a folder that has files in it.
+
+    A lossless task that was a PEFT adapter comes back as it was, tensor for tensor and config, with
+    dtype "same" and without ``uniform_rank``. A new folder appears at once and whole; in one that
+    is written over, the two files are replaced, each atomically, and other files are left alone.
+
+    Raises ExportError if PEFT cannot hold something or a number does not fit the dtype; the folder
+    is then as it was. UsageError for a folder in the way.
+    """
+    target = Path(folder)
+    check_target(target, overwrite)
+    metadata = None
+    if task.original is not None and task.entry.format == "peft" and not uniform_rank:
+        original = dtype_named(dtype, task.entry.dtype) == task.entry.dtype
+    else:
+        original = False
+    if original:
+        config, tensors, metadata = task.config, task.tensors, task.entry.metadata
+    else:
+        config, tensors = peft_adapter(task, dtype, uniform_rank)
+    write_peft(target, config, tensors, metadata)
+
+
+def peft_adapter(
+    task: TaskAdapter, dtype: object = "same", uniform_rank: bool = False
+) -> tuple[dict[str, Any], dict[str, RawTensor]]:
+    """Config and tensors of the task as PEFT takes them; see :func:`export_peft`."""
+    kind = dtype_named(dtype, task.entry.dtype)
+    factors = task.factors()
+    pairs = pairs_of(task, factors)
+    kept = _kept_rule(task)
+    if kept is not None and uniform_rank:
+        raise _cannot(task, "PiSSA and its kin change the base by rank, so one rank does not fit")
+    ranks = _ranks(task, pairs, uniform_rank, kept)
+    tensors: dict[str, RawTensor] = {}
+    for pair in pairs:
+        scale = kept.scale(pair.path) if kept is not None else 1.0
+        for key, values in zip(pair.keys, pair.tensors(ranks[pair.path], scale), strict=True):
+            tensors[key] = rounded(key, values, kind, task.name)
+    extras = exported_extras(task, unfolded=kept is not None)
+    twice = sorted(set(extras) & set(tensors))
+    if twice:
+        raise _cannot(task, f"two tensors would have the name {twice[0]!r}")
+    return _config(task, pairs, ranks, kept is not None), {**tensors, **extras}
+
+
+def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
+    """The tensors of :func:`peft_adapter` as torch tensors."""
+    import torch
+
+    codes = {
+        "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
+        "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
+        "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2, "U16": torch.uint16, "U32": torch.uint32,
+        "U64": torch.uint64,
+    }  # fmt: skip
+    state = {}
+    for key, tensor in peft_adapter(task, dtype)[1].items():
+        flat = (
+            torch.frombuffer(bytearray(tensor.raw()), dtype=torch.uint8)
+            if tensor.nbytes
+            else (torch.empty(0, dtype=torch.uint8))
+        )
+        state[key] = flat.view(codes[tensor.dtype]).reshape(tensor.shape)
+    return state
+
+
+# --- ranks and config -------------------------------------------------------------------------
+
+
+def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
+    """The config's own ranks and scales, where the base model depends on them."""
+    if not CHANGES_BASE.search(str(task.config.get("init_lora_weights"))):
+        return None
+    return ScaleRule.from_config(task.config, task.bundle.path)
+
+
+def _ranks(
+    task: TaskAdapter, pairs: Sequence[Pair], uniform: bool, kept: ScaleRule | None
+) -> dict[str, int]:
+    """The rank of each settings path; pairs on one wrapped layer share it."""
+    ranks: dict[str, int] = {}
+    for pair in pairs:
+        ranks[pair.path] = max(ranks.get(pair.path, 1), pair.rank)
+    for pair in pairs:
+        # Two pairs of one path may want different multiples; both divide their product.
+        ranks[pair.path] = -(-ranks[pair.path] // pair.multiple) * pair.multiple
+    if kept is not None:
+        for path, rank in ranks.items():
+            if rank > kept.rank(path):
+                raise _cannot(
+                    task,
+                    f"{path} has {rank} parts, and its initialisation ties the base to rank "
+                    f"{kept.rank(path)}",
+                )
+            ranks[path] = kept.rank(path)
+    elif ranks and (uniform or task.config.get("target_parameters")):
+        # PEFT cannot vary the rank between parameters that it wraps directly.
+        multiple = math.lcm(*(pair.multiple for pair in pairs))
+        most = -(-max(ranks.values()) // multiple) * multiple
+        ranks = dict.fromkeys(ranks, most)
+    return ranks
+
+
+def _config(
+    task: TaskAdapter, pairs: Sequence[Pair], ranks: Mapping[str, int], kept: bool
+) -> dict[str, Any]:
+    config = written_config(task.config, ranks, task.base_model)
+    kinds = set(task.extra_kinds.values())
+    if "dora_magnitude" in kinds:
+        config["use_dora"] = True
+    if "lora_bias" in kinds:
+        config["lora_bias"] = True
+    if kept:
+        return config
+    # The largest rank, so that readers which know no patterns make room enough.
+    r = max(ranks.values(), default=1)
+    settings = {path: (rank, rank) for path, rank in sorted(ranks.items())}
+    return {**config, **ranks_and_alphas(settings, r)}
+
+
+def _cannot(task: TaskAdapter, what: str) -> ExportError:
+    return ExportError(explain(f"cannot be written as a PEFT adapter: {what}", adapter=task.name))
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def write_peft(
+    target: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, RawTensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write an adapter folder, read back before it appears. Raises ExportError if it is not whole.
+
+    The target has to have passed :func:`hydraopt.bundle.restore.folders.check_target`.
+    """
+    with new_folder(target) as folder:
+        write_atomically(folder / WEIGHTS, file_chunks(tensors, metadata))
+        # As PEFT writes it, down to the missing newline.
+        text = json.dumps(config, indent=2, sort_keys=True)
+        write_atomically(folder / CONFIG, [text.encode()])
+        read_back(folder)

@@ -1,0 +1,1 @@
+"""One module at one price: core, measure, curve, plan, encode."""

@@ -1,0 +1,113 @@
+"""Bits against noise for a rank-one part, from the quantiser's measured behaviour on a Gaussian.
+
+RATE and NOISE hold, for each spread class, the bits a number that the coder spends and the noise it
+leaves once the bias is undone: 1/rho^2 - 1, with rho the correlation between a number and its
+reconstruction. Measured by benchmarks/coding/gaussian_table.py; used by the planner only, never by
+a decoder.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.coding.spread import MAX_SPREAD
+from hydraopt.compress.measure import left_noise
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["FIRST_CLASS", "LAST_CLASS", "Curve", "noise_of", "part_curve", "rate_of"]
+
+FIRST_CLASS = 13
+"""Below this class nearly every number rounds to zero: such a part is not worth its place."""
+
+# fmt: off
+_RATE = np.array([
+    0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004, 0.0046, 0.0406,
+    0.4993, 0.908, 1.1554, 1.3735, 1.5853, 1.7979, 2.0143, 2.2355, 2.4559, 2.6864, 2.9185, 3.1501,
+    3.3867, 3.6251, 3.8649, 4.1074, 4.3893, 4.6276, 4.8662, 5.1105, 5.3654, 5.6056, 5.848, 6.0916])
+_NOISE = np.array([
+    1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 2474.0, 29.24, 1.52, 0.5493, 0.3366,
+    0.2277, 0.1582, 0.112, 0.0796, 0.05665, 0.04055, 0.02895, 0.02073, 0.01489, 0.01065, 0.007603,
+    0.005424, 0.003861, 0.002749, 0.001952, 0.001392, 0.0009868, 0.0006979, 0.0004961, 0.0003529,
+    0.0002503])
+# fmt: on
+LAST_CLASS = MAX_SPREAD
+
+
+@functools.cache
+def _tables() -> tuple[Array, Array]:
+    # At high rate each class (a quarter octave of spread) adds a quarter bit and divides the noise
+    # by 2^(1/2): the measured tables go on with these slopes.
+    more = np.arange(1, LAST_CLASS + 2 - _RATE.size)
+    return (
+        np.concatenate([_RATE, _RATE[-1] + more / 4]),
+        np.concatenate([_NOISE, _NOISE[-1] * 2.0 ** (-more / 2)]),
+    )
+
+
+def rate_of(classes: NDArray[np.int64]) -> Array:
+    """Bits a number at the given spread classes (clipped to the table)."""
+    return _tables()[0].take(classes, mode="clip")
+
+
+def noise_of(classes: NDArray[np.int64]) -> Array:
+    """Relative squared noise, bias undone, at the given spread classes (clipped to the table)."""
+    return _tables()[1].take(classes, mode="clip")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Best (bits, noise) pairs for a part whose sides hold ``a`` and ``b`` numbers.
+
+    bits: rising; noise: falling, relative to the part's squared singular value, the left side's
+    divided by ``output``. left, right: the spread classes that reach them.
+    """
+
+    bits: Array
+    noise: Array
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+
+
+@functools.cache
+def _side_hull() -> tuple[NDArray[np.int64], Array, Array]:
+    """Classes on the lower convex hull of (rate, noise), with their rates and noises."""
+    classes = np.arange(FIRST_CLASS, LAST_CLASS + 1)
+    rate, noise = rate_of(classes), noise_of(classes)
+    hull: list[int] = []
+    for i in range(classes.size):
+        while len(hull) > 1:
+            p, q = hull[-2], hull[-1]
+            before = (noise[q] - noise[p]) * (rate[i] - rate[p])
+            if before < (noise[i] - noise[p]) * (rate[q] - rate[p]):
+                break
+            hull.pop()
+        hull.append(i)
+    return classes[hull], rate[hull], noise[hull]
+
+
+@functools.lru_cache(maxsize=4096)
+def part_curve(a: int, b: int, output: float) -> Curve:
+    """The best pairs of spread classes, from both at the coarsest on.
+
+    Both sides' curves are convex, so the best pairs refine, one class at a time, the side that
+    takes most noise away for a bit.
+    """
+    classes, rate, noise = _side_hull()
+    counted = left_noise(noise, output)
+    slopes = np.concatenate(
+        [np.diff(counted) / (a * np.diff(rate)), np.diff(noise) / (b * np.diff(rate))]
+    )
+    moves = np.argsort(slopes, kind="stable")
+    steps = classes.size - 1
+    left = np.concatenate([[0], np.cumsum(moves < steps)])
+    right = np.concatenate([[0], np.cumsum(moves >= steps)])
+    return Curve(
+        a * rate[left] + b * rate[right],
+        counted[left] + noise[right],
+        classes[left],
+        classes[right],
+    )

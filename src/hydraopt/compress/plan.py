@@ -1,0 +1,265 @@
+"""The planner: for one module and one price of a bit, which form, which parts, how fine.
+
+For every task and every permitted pair of ways (hydraopt.coding.records) the harm D that would
+remain and the bits R it would take are estimated from singular values alone; the module takes the
+bases, and each task the mode, with the least ``D + price * R``. The price is the one knob theta of
+the whole bundle: equal slope everywhere is the optimum (reverse water-filling). D is in units of
+the task's weighted squared Frobenius norm, with the measure's weights inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hydraopt.coding.records import FORMS, Mode
+from hydraopt.compress.core import ModuleCore, SharedSpace
+from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
+from hydraopt.compress.measure import Measure, left_noise, part_harm
+from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideTable, side_table
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
+
+_RECORD_BITS = 6.0
+_END_OF_BASES = 80
+"""Directions are rounded to less than this class, 2^16 steps: no part that is coded over them needs
+a finer one."""
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What one task stores in one module: k parts at these spread classes, written in ``mode``."""
+
+    mode: Mode
+    left: Classes
+    right: Classes
+    harm: float
+    bits: float
+
+
+@dataclass(frozen=True)
+class ModulePlan:
+    """Bases of a module (None: no such basis) and the plan of each of its tasks."""
+
+    left: BasisPlan | None
+    right: BasisPlan | None
+    tasks: tuple[TaskPlan, ...]
+    price: float
+
+    @property
+    def bits(self) -> float:
+        shared = sum(basis.bits for basis in (self.left, self.right) if basis)
+        return shared + sum(task.bits for task in self.tasks)
+
+    @property
+    def cost(self) -> float:
+        return sum(task.harm for task in self.tasks) + self.price * self.bits
+
+
+def modes_of(forms: Iterable[str]) -> tuple[Mode, ...]:
+    """All modes that belong to the named forms."""
+    return tuple(mode for form in forms for mode in FORMS[form])
+
+
+def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> BasisPlan | None:
+    """Directions that pay for their numbers, as if each were a part with a free other side."""
+    classes = np.arange(FIRST_CLASS, _END_OF_BASES)
+    energy = space.values**2
+    bits = length * rate_of(classes) + PART_BITS
+    harm = measure.harm(energy[:, None], noise_of(classes))
+    cost = harm + price * bits
+    best = cost.argmin(axis=1)
+    pays = cost.min(axis=1) < measure.left_out(energy)
+    # Nested: the directions come in falling order, so the first that does not pay ends the basis.
+    q = int(pays.size if pays.all() else pays.argmin())
+    if q == 0:
+        return None
+    chosen = classes[best[:q]]
+    return BasisPlan(space, chosen, float(bits[best[:q]].sum()) + _RECORD_BITS)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of all tasks of a module, P in all, at first each one's own.
+
+    s (P,): weighted singular values, falling within a task. task (P,): which task, of ``tasks``.
+    """
+
+    s: Array
+    task: NDArray[np.int64]
+    tasks: int
+
+    def sums(self, values: Array) -> Array:
+        """Sum over the parts of each task, (tasks,)."""
+        return np.bincount(self.task, values, self.tasks).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """All parts in one mode at the best classes. left, right (P,): spread classes, in the order in
+    which a task's parts are written; count, harm, bits (tasks,)."""
+
+    left: Classes
+    right: Classes
+    count: NDArray[np.int64]
+    harm: Array
+    bits: Array
+
+
+# The measure's formulas, compiled into the loop below.
+_part_harm = njit(cache=True, nogil=True, inline="always")(part_harm)
+_left_noise = njit(cache=True, nogil=True, inline="always")(left_noise)
+
+
+@njit(cache=True, nogil=True)
+def _cheapest(
+    energy: Array,
+    left: tuple[Array, Array, Array],
+    right: tuple[Array, Array, Array],
+    pairs: tuple[Classes, Classes],
+    lost: float,
+    projected: float,
+    output: float,
+    price: float,
+) -> tuple[Classes, Array, Array]:
+    """For each part the pair of classes with the least harm + price * bits, its harm and bits."""
+    best = np.zeros(energy.size, np.int64)
+    harms, spent = np.zeros(energy.size), np.zeros(energy.size)
+    for part in range(energy.size):
+        # A table of one row is that of every part.
+        a, b = part % left[0].shape[0], part % right[0].shape[0]
+        least = np.inf
+        for pair in range(pairs[0].size):
+            i, j = pairs[0][pair], pairs[1][pair]
+            bits = left[0][a, i] + right[0][b, j] + PART_BITS
+            noise = _left_noise(left[1][a, i], output) + right[1][b, j]
+            kept = (1 - left[2][a, i]) * (1 - right[2][b, j])
+            harm = _part_harm(energy[part], kept, noise, lost, projected)
+            if harm + price * bits < least:
+                least = harm + price * bits
+                best[part], harms[part], spent[part] = pair, harm, bits
+    return best, harms, spent
+
+
+@njit(cache=True, nogil=True)
+def _kept(
+    order: Classes,
+    task: Classes,
+    uncut: Array,
+    harms: Array,
+    spent: Array,
+    price: float,
+    count: Classes,
+    harm: Array,
+    bits: Array,
+) -> None:
+    """Add up what each task keeps: its parts in ``order``, up to the first that does not pay.
+
+    A prefix, so that "the first k" says it all. uncut (P,): the harm of leaving a part out.
+    """
+    ended = np.zeros(count.size, np.bool_)
+    for part in order:
+        t = task[part]
+        ended[t] |= harms[part] + price * spent[part] >= uncut[part]
+        if ended[t]:
+            harm[t] += uncut[part]
+        else:
+            harm[t] += harms[part]
+            bits[t] += spent[part]
+            count[t] += 1
+
+
+def _priced(
+    parts: _Parts, left: SideTable, right: SideTable, price: float, measure: Measure
+) -> _Priced:
+    """The best pair of classes for every part, and which parts pay."""
+    pairs = part_curve(left.numbers, right.numbers, measure.output)
+    energy = parts.s**2
+    best, harms, spent = _cheapest(
+        energy,
+        (left.bits, left.noise, left.lost),
+        (right.bits, right.noise, right.lost),
+        (pairs.left - FIRST_CLASS, pairs.right - FIRST_CLASS),
+        measure.lost,
+        measure.projected,
+        measure.output,
+        price,
+    )
+    # Parts are written in the order of what they explain, which is falling where nothing is shared.
+    shared = energy * (1 - left.lost[:, 0]) * (1 - right.lost[:, 0])
+    order = np.lexsort((-shared, parts.task))
+    count = np.zeros(parts.tasks, np.int64)
+    harm, bits = np.zeros(parts.tasks), np.full(parts.tasks, _RECORD_BITS)
+    _kept(order, parts.task, measure.left_out(energy), harms, spent, price, count, harm, bits)
+    chosen = best[order]
+    return _Priced(pairs.left[chosen], pairs.right[chosen], count, harm, bits)
+
+
+def plan_module(
+    core: ModuleCore,
+    weights: Sequence[float],
+    price: float,
+    measure: Measure,
+    modes: Sequence[Mode],
+) -> ModulePlan:
+    """The cheapest plan of a module.
+
+    weights: w_t of the module's tasks, so that ``w_t |dW_t|^2`` counts. price: harm a bit may cost.
+    modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
+    """
+    singular = [s * np.sqrt(w) for s, w in zip(core.s, weights, strict=True)]
+    sizes = [s.size for s in singular]
+    parts = _Parts(np.concatenate(singular), np.repeat(np.arange(len(sizes)), sizes), len(sizes))
+    lengths = (core.m, core.n)
+    bases: list[BasisPlan | None] = [None, None]
+    own = [np.zeros((0, 0))] * 2
+    if any(mode.code for mode in modes):
+        for side, space in enumerate(core.spaces(weights)):
+            plan = bases[side] = _basis(space, lengths[side], price, measure)
+            if plan:
+                own[side] = np.concatenate(space.coordinates)[:, : plan.q]
+    possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
+    if not possible:
+        # No basis pays at this price, and no other form is permitted: nothing is stored.
+        return _nothing(parts, modes[0], price, measure)
+    tables = {
+        (side, way): side_table(way, lengths[side], bases[side], own[side])
+        for side, ways in enumerate(
+            ({mode.left for mode in possible}, {mode.right for mode in possible})
+        )
+        for way in ways
+    }
+    priced = [
+        _priced(parts, tables[0, mode.left], tables[1, mode.right], price, measure)
+        for mode in possible
+    ]
+    costs = np.array([found.harm + price * found.bits for found in priced])
+    options = []
+    for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
+        able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
+        if able:
+            shared = sum(basis.bits for basis in (left, right) if basis)
+            best = costs[able].argmin(axis=0)
+            total = price * shared + float(costs[able].min(axis=0).sum())
+            options.append((total, left, right, [able[i] for i in best]))
+    _, left, right, chosen = min(options, key=lambda option: option[0])
+    edges = np.cumsum([0, *sizes])
+    tasks = []
+    for i, mode in enumerate(chosen):
+        found, a = priced[mode], int(edges[i])
+        b = a + int(found.count[i])
+        classes = found.left[a:b], found.right[a:b]
+        tasks.append(TaskPlan(possible[mode], *classes, float(found.harm[i]), float(found.bits[i])))
+    return ModulePlan(left, right, tuple(tasks), price)
+
+
+def _nothing(parts: _Parts, mode: Mode, price: float, measure: Measure) -> ModulePlan:
+    none = np.zeros(0, np.int64)
+    harm = measure.left_out(parts.sums(parts.s**2))
+    tasks = tuple(TaskPlan(mode, none, none, float(h), 0.0) for h in harm)
+    return ModulePlan(None, None, tasks, price)

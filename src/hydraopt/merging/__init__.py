@@ -1,0 +1,1 @@
+"""Many modules and a budget: align, search, merge, shrink, combine."""

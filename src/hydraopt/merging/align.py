@@ -1,0 +1,199 @@
+"""Align: a list of adapters becomes one list of modules, each with the tasks that have it.
+
+Adapters with the same content are one content, coded once, however many tasks point at it. What is
+not a low-rank product is put aside to be carried bit by bit. A module that only some adapters have
+is a module of those; nothing is dropped and nothing is filled up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from hydraopt.adapters import Adapter, RawTensor
+from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.compress.core import Source
+from hydraopt.errors import AlignmentError, UsageError, explain
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["MergeSet", "align"]
+
+SIDES: tuple[Literal["A", "B"], ...] = ("A", "B")
+
+
+@dataclass(frozen=True)
+class MergeSet:
+    """Everything that a merge works on.
+
+    modules: all modules, sorted by path. sources: their factors on demand, parallel to ``modules``.
+    tasks: entries without errors, sorted by name; ``content`` indexes the coded streams.
+    configs: distinct configs, by first use. carried: tensors to keep, one mapping per task.
+    numbers: numbers in all inputs, duplicates included; their fp16 size is twice that.
+    """
+
+    modules: tuple[ModuleEntry, ...]
+    sources: tuple[Source, ...]
+    tasks: tuple[TaskEntry, ...]
+    configs: tuple[Mapping[str, Any], ...]
+    carried: tuple[Mapping[str, RawTensor], ...]
+    base_model: str | None
+    numbers: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def contents(self) -> int:
+        """Number of coded streams."""
+        return len({task.content for task in self.tasks if task.content is not None})
+
+    @property
+    def fp16_bytes(self) -> int:
+        """Two bytes for each number in the inputs: what sizes in percent refer to."""
+        return 2 * self.numbers
+
+
+def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
+    """Module entries by path, sorted; every adapter must mean the same thing by a path."""
+    found: dict[str, tuple[ModuleEntry, str]] = {}
+    for adapter in contents:
+        for path, module in adapter.modules.items():
+            entry = ModuleEntry.of(module)
+            first, owner = found.setdefault(path, (entry, adapter.name))
+            if first != entry:
+                raise AlignmentError(
+                    explain(
+                        "adapters disagree about a module",
+                        adapter=adapter.name,
+                        module=path,
+                        got=_describe(entry),
+                        expected=f"{_describe(first)}, as in {owner!r}",
+                        do="They belong to different base models; merge them apart",
+                    )
+                )
+    return {path: found[path][0] for path in sorted(found)}
+
+
+def _describe(entry: ModuleEntry) -> str:
+    grouped = f", group {entry.group} of {entry.groups}" if entry.groups > 1 else ""
+    return f"{entry.kind} of {entry.m} x {entry.n}{grouped} ({entry.layout})"
+
+
+@dataclass(frozen=True)
+class _ModuleSource:
+    """Factors of one module from the adapters' files, in the order of the contents."""
+
+    path: str
+    contents: tuple[tuple[int, Adapter], ...]
+
+    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+        for content, adapter in self.contents:
+            b, a = adapter.modules[self.path].factors()
+            yield content, b.astype(np.float64), a.astype(np.float64)
+
+
+def _dtype(adapter: Adapter) -> str:
+    counts = Counter[str]()
+    for module in adapter.modules.values():
+        counts[module.a.dtype] += math.prod(module.a.shape)
+    return max(sorted(counts), key=counts.__getitem__) if counts else "F32"
+
+
+def _task(
+    adapter: Adapter,
+    content: int | None,
+    config: int,
+    index: Mapping[str, int],
+    entries: Sequence[ModuleEntry],
+    lossless: bool,
+) -> TaskEntry:
+    keys: dict[tuple[str, str], str] = {}
+    for path in adapter.modules:
+        for side in SIDES:
+            key = adapter.peft_key(path, side)
+            if key != default_key(entries[index[path]], side):
+                keys[path, side] = key
+    extras = adapter.tensors if lossless else adapter.extras
+    scales = _bias_scales(adapter) if not lossless else {}
+    kinds = {key: kind for key, kind in adapter.extra_kinds.items() if key in extras}
+    return TaskEntry(
+        adapter.name,
+        config,
+        content,
+        adapter.format,
+        adapter.base_model,
+        adapter.numbers,
+        _dtype(adapter),
+        lossless,
+        tuple(sorted(index[path] for path in adapter.modules)),
+        tuple(0.0 for _ in adapter.modules),
+        0.0,
+        (),
+        keys,
+        scales,
+        {key: kind for key, kind in kinds.items() if kind != "saved"},
+        adapter.notes,
+        dict(getattr(adapter.tensors, "metadata", {})) if lossless else {},
+    )
+
+
+def _bias_scales(adapter: Adapter) -> dict[str, float]:
+    """The scale of the module that each ``lora_bias`` tensor belongs to."""
+    owner = {}
+    for path, module in adapter.modules.items():
+        stem = module.b.name.removesuffix(".weight")
+        owner[f"{stem}.bias"] = adapter.modules[path].scale
+    return {
+        key: owner[key]
+        for key, kind in adapter.extra_kinds.items()
+        if kind == "lora_bias" and key in owner
+    }
+
+
+def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool) -> MergeSet:
+    """The merge set of adapters that were read together (sorted by name, unique names).
+
+    lossless: nothing is coded, every tensor of every adapter is carried.
+    Raises UsageError for no adapters, AlignmentError where two disagree about a module.
+    """
+    if not adapters:
+        raise UsageError(explain("nothing to merge", got="no adapters", do="Name at least one"))
+    ordered = sorted(adapters, key=lambda adapter: adapter.name)
+    content_of: dict[str, int] = {}
+    distinct: list[Adapter] = []
+    numbers_of: list[int | None] = []
+    for adapter in ordered:
+        if not adapter.modules or lossless:
+            numbers_of.append(None)
+            continue
+        key = adapter.content_hash()
+        if key not in content_of:
+            content_of[key] = len(distinct)
+            distinct.append(adapter)
+        numbers_of.append(content_of[key])
+    entries = _modules(ordered)
+    index = {path: i for i, path in enumerate(entries)}
+    configs: list[Mapping[str, Any]] = []
+    tasks = []
+    for adapter, content in zip(ordered, numbers_of, strict=True):
+        if adapter.config not in configs:
+            configs.append(adapter.config)
+        config = configs.index(adapter.config)
+        tasks.append(_task(adapter, content, config, index, list(entries.values()), lossless))
+    sources = tuple(
+        _ModuleSource(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
+        for path in entries
+    )
+    return MergeSet(
+        tuple(entries.values()),
+        sources,
+        tuple(tasks),
+        tuple(configs),
+        tuple(a.tensors if lossless else a.extras for a in ordered),
+        base_model,
+        sum(adapter.numbers for adapter in ordered),
+        tuple(f"{a.name}: {note}" for a in ordered for note in a.notes),
+    )

@@ -1,0 +1,114 @@
+"""Budgets: the one limit that a user sets, on the bytes of the file or on the error of the tasks.
+
+A budget says what it limits, and whose fault it is when a change breaks it. The search for the
+price of a bit that meets one is in :mod:`hydraopt.merging.search`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["Budget", "Change", "MeanError", "Size", "WorstError", "parse_size"]
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+
+
+def parse_size(text: str | int, fp16_bytes: int) -> int:
+    """Bytes of "5%" (of the inputs' fp16 bytes), "3MB" (10^6), "3MiB" (2^20) or a plain number.
+
+    Raises UsageError for anything else, and for less than a byte.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*", str(text).lower())
+    if match and (match[2] == "%" or match[2] in _UNITS):
+        number = float(match[1])
+        size = number / 100 * fp16_bytes if match[2] == "%" else number * _UNITS[match[2]]
+        if 1 <= size < math.inf:  # a bare 0.05 is no size
+            return int(size)
+    raise UsageError(
+        explain("cannot read the size", got=repr(text), expected="5%, 800KB, 3MB, 2MiB or bytes")
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What another stream does to one content: bytes that it grows by, and relative errors."""
+
+    bytes: int
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """At most ``limit`` bytes of the whole file."""
+
+    limit: int
+    name: ClassVar[str] = "size"
+
+    def strain(self, change: Change) -> float:
+        """How much of the blame is the change's, where the budget is not kept."""
+        return float(change.bytes)
+
+
+@dataclass(frozen=True)
+class _ErrorBudget:
+    """A limit on relative Frobenius errors, in (0, 1). Raises UsageError for any other."""
+
+    limit: float
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit < 1:
+            raise UsageError(
+                explain(f"--{self.name} is a fraction", got=self.limit, expected="between 0 and 1")
+            )
+
+
+@dataclass(frozen=True)
+class MeanError(_ErrorBudget):
+    """At most ``limit``, the mean of the tasks' relative errors."""
+
+    name: ClassVar[str] = "error"
+
+    def of(self, errors: Array) -> float:
+        """What is limited, of the relative errors of the tasks, (tasks,)."""
+        return float(np.mean(errors))
+
+    def strain(self, change: Change) -> float:
+        """How much of the blame is the change's, where the budget is not kept."""
+        return change.error_after - change.error_before
+
+
+@dataclass(frozen=True)
+class WorstError(_ErrorBudget):
+    """At most ``limit``, the relative error of the worst task."""
+
+    name: ClassVar[str] = "max-error"
+
+    def of(self, errors: Array) -> float:
+        """What is limited, of the relative errors of the tasks, (tasks,)."""
+        return float(np.max(errors))
+
+    def strain(self, change: Change) -> float:
+        """How much of the blame is the change's, where the budget is not kept."""
+        return change.error_after
+
+
+Budget = Size | MeanError | WorstError

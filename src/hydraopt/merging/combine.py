@@ -1,0 +1,156 @@
+"""A method of the literature in place of hydraopt's coder: adapters in, a bundle with what the
+method makes of them out.
+
+The bundle is lossless in what the method made: its tensors in fp16 (or fp32), those that tasks
+share once, each task's scales in its config, and the errors against the original adapters in the
+manifest. So ``inspect``, ``verify``, ``export``, ``eval`` and ``attach`` read it as any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydraopt.adapters import Adapter
+from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.verify import relative_error
+from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.align import align
+from hydraopt.merging.outcome import Job, StrPath, Written, load
+from hydraopt.merging.recipe import MethodRecipe
+from hydraopt.methods.apply import apply, relative_weights
+from hydraopt.methods.hydra import check_counts
+from hydraopt.methods.registry import Method, method_named, solver_of
+
+__all__ = ["Combined", "combine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combined(Written):
+    """What a method made.
+
+    errors: of the numbers as they are stored. method, options: what ran. objective: sum_t w_t |dW_t
+    - dW~_t|^2 / sum_t w_t |dW_t|^2 with w_t the task's importance (default 1) over |dW_t|^2: what
+    HydraOpt lowers, here also of methods that lower something else.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    objective: float
+
+
+def combine(
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    output: StrPath,
+    method: str,
+    *,
+    solver: str | None = None,
+    weights: Mapping[str, float] | None = None,
+    dtype: str = "float16",
+    same_base: bool = False,
+    alpha: float | None = None,
+    **options: Any,
+) -> Combined:
+    """Run a method of :data:`hydraopt.methods.METHODS` and write what it makes as one bundle.
+
+    adapters, same_base, alpha: as in :func:`hydraopt.merge`. solver: "exact" or "gradient", where a
+    method has both. weights: by task; for HydraOpt how much a task's relative error counts, 1 where
+    it is not named; for other methods the weights of their sums, one for every task. dtype:
+    "float16" or "float32". options: those of the method, no others.
+
+    Raises a HydraoptError for anything wrong with the input, before ``output`` is touched.
+    """
+    started = time.monotonic()
+    row = method_named(method) if solver is None else solver_of(method, solver)
+    group = load(adapters, same_base, alpha)
+    loaded = group.adapters
+    if options.get("heads") is not None:
+        check_counts(options["heads"], options.get("rank") or 1, len(loaded))
+    importance = dict(weights or {})
+    given = _weights(row, loaded, importance)
+    made = apply(loaded, row.name, dtype=dtype, weights=given, same_base=same_base, **options)
+    errors, by_module = _errors(loaded, made)
+    pieces = align(made, group.base_model, lossless=True)
+    numbers = {adapter.name: adapter.numbers for adapter in loaded}
+    job = Job.of(pieces, MethodRecipe(row.name, options, dtype))
+    manifest = _measured(job.manifest(None), errors, by_module, numbers)
+    counts = [importance.get(name, 1.0) if row.weighs_errors else 1.0 for name in errors]
+    squares = np.square(list(errors.values()))
+    return Combined(
+        path=Path(output),
+        size=job.packed(None, manifest).write(output),
+        fp16_bytes=2 * sum(numbers.values()),
+        errors=errors,
+        seconds=time.monotonic() - started,
+        notes=(*group.notes, *dict.fromkeys(note for adapter in made for note in adapter.notes)),
+        method=row.name,
+        options=options,
+        objective=float(np.average(squares, weights=counts)),
+    )
+
+
+def _measured(
+    manifest: Manifest,
+    errors: Mapping[str, float],
+    by_module: Mapping[str, Mapping[str, float]],
+    numbers: Mapping[str, int],
+) -> Manifest:
+    """The manifest with errors against the originals, and the numbers that these hold."""
+    tasks = []
+    for task in manifest.tasks:
+        mine = by_module[task.name]
+        own = tuple(mine[manifest.modules[i].path] for i in task.modules)
+        tasks.append(
+            dataclasses.replace(
+                task, error=errors[task.name], errors=own, numbers=numbers[task.name]
+            )
+        )
+    return dataclasses.replace(manifest, tasks=tuple(tasks))
+
+
+def _weights(
+    row: Method, adapters: Sequence[Adapter], importance: Mapping[str, float]
+) -> Mapping[str, float] | None:
+    """What the method itself takes, by task; None for its own."""
+    if not importance or not row.weighs_errors:
+        return importance or None
+    names = [adapter.name for adapter in adapters]
+    unknown = sorted(set(importance) - set(names))
+    if unknown:
+        raise UsageError(
+            explain("a weight names no adapter", got=", ".join(unknown), expected=", ".join(names))
+        )
+    usual = zip(names, relative_weights(adapters), strict=True)
+    return {name: importance.get(name, 1.0) * weight for name, weight in usual}
+
+
+def _errors(
+    originals: Sequence[Adapter], made: Sequence[Adapter]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Relative errors of each task and of each of its modules."""
+    totals: dict[str, float] = {}
+    modules: dict[str, dict[str, float]] = {}
+    for old, new in zip(originals, made, strict=True):
+        wrong = whole = 0.0
+        mine = modules[old.name] = {}
+        for path, module in old.modules.items():
+            true, found = _double(module.factors()), _double(new.modules[path].factors())
+            mine[path] = relative_error(true, found)
+            size = true.squared_norm()
+            # Where nothing was to be kept, what is there now is all error.
+            wrong += mine[path] ** 2 * size if size else found.squared_norm()
+            whole += size
+        totals[old.name] = math.sqrt(wrong / whole) if whole else float(wrong > 0)
+    return totals, modules
+
+
+def _double(pair: tuple[Any, Any]) -> Factors:
+    return Factors(pair[0].astype(np.float64), pair[1].astype(np.float64))

@@ -1,0 +1,237 @@
+"""Merge: many adapters in, one bundle out. The table of contents of the library.
+
+    read -> align -> (plan -> encode -> write streams) until the budget is met -> write the bundle
+
+``merge`` starts from adapters, ``shrink`` from a bundle; both hand a Job to ``solve``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hydraopt.adapters import Adapter
+from hydraopt.bundle.spec import Manifest
+from hydraopt.coding.records import FORMS
+from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.errors import UsageError, explain
+from hydraopt.merging.align import align
+from hydraopt.merging.budget import Budget, MeanError, Size, WorstError, parse_size
+from hydraopt.merging.outcome import Job, StrPath, Written, load
+from hydraopt.merging.passes import Draft
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.rescale import Rescaler, rescaled
+from hydraopt.merging.search import Solution
+from hydraopt.merging.solving import Options, solve
+from hydraopt.merging.weights import Sensitivity
+from hydraopt.progress import Progress
+
+__all__ = ["DEFAULT_MEASURE", "DEFAULT_SIZE", "MergeResult", "merge", "write"]
+
+DEFAULT_SIZE: Final = "10%"
+DEFAULT_MEASURE: Final = "bias-aware"
+_NEARLY_ALL: Final = 0.9
+"""Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_HARMLESS: Final = 0.25
+"""Relative error up to which hardly a task of the evidence sets lost points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeResult(Written):
+    """What a merge or a shrink made.
+
+    forms: records by form. measure: what errors cost. price: harm a bit was allowed to cost.
+    passes: coding passes it took.
+    """
+
+    forms: Mapping[str, int]
+    measure: str
+    price: float
+    passes: int
+
+
+def merge(
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    output: StrPath,
+    *,
+    size: str | int | None = None,
+    error: float | None = None,
+    max_error: float | None = None,
+    lossless: bool = False,
+    importance: Mapping[str, float] | None = None,
+    fair: bool = False,
+    measure: str | Measure = DEFAULT_MEASURE,
+    sensitivity: Sensitivity | None = None,
+    rescaler: Rescaler | None = None,
+    forms: Sequence[str] | None = None,
+    same_base: bool = False,
+    alpha: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> MergeResult:
+    """Merge adapters of one base model into one bundle file at ``output``.
+
+    adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
+    inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
+    tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 10
+    %. importance: weight of a task's error, default 1 each. fair: weights are moved until all tasks
+    have the same relative error. measure: see hydraopt.compress.measure. sensitivity: which modules
+    of a task matter more; only ratios within a task count. rescaler: asked for each task, or once
+    for equal ones, how much longer its coded parts shall be (hydraopt.merging.rescale). forms:
+    those permitted, default all (names of hydraopt.coding.records.FORMS). same_base: take base
+    models written differently as one. alpha: for files that do not state theirs. threads: default
+    all cores; does not change the result. progress: called with (stage, done, total).
+
+    The same content gives the same bytes, whatever the order of the adapters. Raises a
+    HydraoptError for anything wrong with the input, before ``output`` is touched.
+    """
+    started = time.monotonic()
+    limits = _Limits(size, error, max_error, lossless)
+    if lossless:
+        choices = {"importance": importance, "fair": fair, "forms": forms}
+        _refuse_idle({**choices, "sensitivity": sensitivity, "rescaler": rescaler})
+    chosen = measure_named(measure) if isinstance(measure, str) else measure
+    loaded = load(adapters, same_base, alpha)
+    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless)
+    pieces = dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
+    budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
+    seen = tuple(sorted(sensitivity or ()))
+    limit = "lossless" if lossless else budget.name
+    recipe = MergeRecipe(chosen.name, limit, budget.limit, permitted, fair, seen)
+    job, solution = Job.of(pieces, recipe), None
+    if pieces.contents:
+        weighed = importance or {}, sensitivity or {}
+        options = Options(chosen, permitted, fair, threads, progress, *weighed)
+        solution = solve(job, budget, options)
+        if rescaler:
+            originals = {adapter.name: adapter for adapter in loaded.adapters}
+            job, solution = _rescaled(job, solution, recipe, originals, rescaler, budget)
+    result = write(output, job, solution, chosen, None if lossless else budget, started)
+    return result if limits.given else _with_advice(result)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What the user limits, as :func:`merge` takes it. Raises UsageError for more than one."""
+
+    size: str | int | None
+    error: float | None
+    max_error: float | None
+    lossless: bool
+
+    def __post_init__(self) -> None:
+        if len(self.given) > 1:
+            got = ", ".join(self.given)
+            raise UsageError(explain("more than one limit", got=got, expected="one"))
+
+    @property
+    def given(self) -> list[str]:
+        """The limits that there are, by name."""
+        limits = {"size": self.size, "error": self.error, "max-error": self.max_error}
+        limits["lossless"] = self.lossless or None
+        return [name for name, value in limits.items() if value is not None]
+
+    def budget(self, fp16_bytes: int) -> Budget:
+        """The budget of adapters of these bytes; that of a lossless merge binds nothing."""
+        if self.error is not None:
+            return MeanError(self.error)
+        if self.max_error is not None:
+            return WorstError(self.max_error)
+        return Size(parse_size(DEFAULT_SIZE if self.size is None else self.size, fp16_bytes))
+
+
+def _refuse_idle(choices: Mapping[str, object]) -> None:
+    """Raise UsageError for choices that a lossless merge has no use for."""
+    idle = [name for name, value in choices.items() if value]
+    if idle:
+        raise UsageError(
+            explain(
+                "lossless leaves nothing to weigh or to choose",
+                got=", ".join(idle),
+                do="Leave these out, or give a size or an error instead",
+            )
+        )
+
+
+def _rescaled(
+    job: Job,
+    solution: Solution[Draft],
+    recipe: MergeRecipe,
+    originals: Mapping[str, Adapter],
+    rescaler: Rescaler,
+    budget: Budget,
+) -> tuple[Job, Solution[Draft]]:
+    """With other coefficients, which the recipe counts, and notes: in how many tasks, and if the
+    budget stood in the way."""
+
+    def counted(tasks: int) -> Job:
+        return dataclasses.replace(job, recipe=dataclasses.replace(recipe, rescaled=tasks))
+
+    def value_of(draft: Draft, tasks: int) -> float:
+        return counted(tasks).value(budget, draft)
+
+    pieces = job.pieces
+    draft, tasks, back = rescaled(solution.draft, pieces, originals, rescaler, budget, value_of)
+    notes = [f"coded parts were rescaled in {tasks} of {len(pieces.tasks)} tasks"]
+    if back:
+        notes.append(
+            f"the parts of {back} tasks kept the lengths that the encoder gave them: with others "
+            f"the {budget.name} would not be kept"
+        )
+    told = dataclasses.replace(pieces, notes=(*pieces.notes, *notes))
+    return dataclasses.replace(counted(tasks), pieces=told), Solution(draft, solution.passes)
+
+
+def _with_advice(result: MergeResult) -> MergeResult:
+    """The result of a default merge, with a note if the default is small for these adapters."""
+    worst = max(result.errors, key=lambda task: result.errors[task], default=None)
+    if worst is None or result.errors[worst] <= _HARMLESS:
+        return result
+    advice = (
+        f"{DEFAULT_SIZE} leaves errors up to {result.errors[worst]:.2f} ({worst}): above "
+        f"{_HARMLESS:g} tasks may lose points, long exact answers before; --max-error 0.2, or 0.1 "
+        "for these, takes more bytes and less risk"
+    )
+    return dataclasses.replace(result, notes=(*result.notes, advice))
+
+
+def write(
+    output: StrPath,
+    job: Job,
+    solution: Solution[Draft] | None,
+    measure: Measure,
+    budget: Budget | None,
+    started: float,
+    manifest: Manifest | None = None,
+) -> MergeResult:
+    """Write the bundle, unless it would be larger than the budget, and say what was made.
+
+    solution: None where nothing is coded. started: by time.monotonic. manifest: the job's, unless
+    the errors in it are not those of the draft.
+    """
+    draft = solution.draft if solution else None
+    manifest = manifest or job.manifest(draft)
+    packed = job.packed(draft, manifest)
+    if isinstance(budget, Size) and packed.size > budget.limit:
+        raise job.too_small(budget, packed.size)
+    fp16, notes = job.pieces.fp16_bytes, job.pieces.notes
+    if draft and packed.size > _NEARLY_ALL * fp16:
+        notes += (
+            f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still",
+        )
+    return MergeResult(
+        path=Path(output),
+        size=packed.write(output),
+        fp16_bytes=fp16,
+        errors={task.name: task.error for task in manifest.tasks},
+        seconds=time.monotonic() - started,
+        notes=notes,
+        forms=draft.forms if draft else {},
+        measure=measure.name,
+        price=draft.price if draft else 0.0,
+        passes=solution.passes if solution else 0,
+    )

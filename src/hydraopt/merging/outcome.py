@@ -1,0 +1,162 @@
+"""From what the adapters hold to a written bundle: the frame of merge, shrink and ``--method``.
+
+A Job is what is put together; with the draft that the search found it becomes a manifest and a
+payload, whose size is known before they are written; and Written is what a user is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hydraopt.adapters import Adapter, Adapters, check_same_base, read_adapters
+from hydraopt.bundle.carried import Carried, pack_carried
+from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.writer import PackedBundle, pack_bundle
+from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.budget import Budget, Size
+from hydraopt.merging.passes import Draft
+from hydraopt.merging.recipe import Recipe
+
+__all__ = ["Job", "Loaded", "StrPath", "Written", "load"]
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Adapters that belong together, and the base model that they state.
+
+    adapters: those that were read already, in their order, which some methods of the literature
+    depend on; then the others, sorted by name. notes: what a user should know of the reading.
+    """
+
+    adapters: list[Adapter]
+    base_model: str | None
+    notes: tuple[str, ...]
+
+
+def load(
+    adapters: StrPath | Iterable[StrPath | Adapter], same_base: bool, alpha: float | None
+) -> Loaded:
+    """Adapters from paths, globs and NAME=PATH strings, beside those that are read already.
+
+    Raises UsageError for two of one name, and what :func:`hydraopt.read_adapters` raises.
+    """
+    if isinstance(adapters, str | os.PathLike):
+        adapters = [adapters]
+    notes = adapters.notes if isinstance(adapters, Adapters) else ()
+    items = list(adapters)
+    ready = [item for item in items if isinstance(item, Adapter)]
+    paths = [item for item in items if not isinstance(item, Adapter)]
+    if paths:
+        read = read_adapters(paths, same_base=same_base, alpha=alpha)
+        ready, notes = ready + read, notes + read.notes
+    names = sorted(adapter.name for adapter in ready)
+    if len(set(names)) != len(names):
+        raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
+    by_name = sorted(ready, key=lambda adapter: adapter.name)
+    return Loaded(ready, check_same_base(by_name, same_base), notes)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is put together: pieces, those of them that are carried, and the manifest's recipe."""
+
+    pieces: MergeSet
+    carried: Carried
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, pieces: MergeSet, recipe: Recipe) -> Job:
+        """The job of these pieces; what is to be carried is coded, without loss."""
+        names = [task.name for task in pieces.tasks]
+        tensors = dict(zip(names, pieces.carried, strict=True))
+        return cls(pieces, pack_carried(tensors), recipe)
+
+    def manifest(self, draft: Draft | None) -> Manifest:
+        """The manifest, with the errors of a draft, and zeros without one."""
+        tasks: list[TaskEntry] = []
+        for task in self.pieces.tasks:
+            changes: dict[str, Any] = {"carried": self.carried.tasks.get(task.name, ())}
+            if draft is not None and task.content is not None:
+                mine = list(task.modules)
+                energies = draft.energies[task.content, mine]
+                ratio = draft.errors[task.content, mine] / np.where(energies > 0, energies, 1.0)
+                changes["errors"] = tuple(float(x) for x in np.sqrt(ratio))
+                changes["error"] = float(draft.relative_errors()[task.content])
+            tasks.append(dataclasses.replace(task, **changes))
+        return Manifest(
+            self.pieces.modules,
+            tuple(tasks),
+            tuple(self.carried.blobs),
+            tuple(self.pieces.configs),
+            self.recipe.to_json(),
+            self.pieces.base_model,
+        )
+
+    def packed(self, draft: Draft | None, manifest: Manifest | None = None) -> PackedBundle:
+        """The bundle of a draft; manifest: if its errors are not those of the draft."""
+        payload: tuple[bytes, Sequence[bytes]] = (b"", ())
+        if draft is not None:
+            payload = draft.shared, draft.streams
+        return pack_bundle(manifest or self.manifest(draft), *payload, self.carried.data)
+
+    def value(self, budget: Budget, draft: Draft) -> float:
+        """What ``budget`` limits, of a draft: bytes of the whole file, or an error of the tasks."""
+        if isinstance(budget, Size):
+            return float(self.packed(draft).size)
+        return budget.of(self.task_errors(draft))
+
+    def task_errors(self, draft: Draft) -> Array:
+        """Relative Frobenius errors of the tasks that are coded, (tasks,)."""
+        coded = [task.content for task in self.pieces.tasks if task.content is not None]
+        errors: Array = draft.relative_errors()[coded]
+        return errors
+
+    def too_small(self, budget: Size, least: int) -> BudgetError:
+        """The error of a size below the ``least`` bytes that the file can have."""
+        kept = sum(map(len, self.carried.data))
+        return BudgetError(
+            explain(
+                "the size cannot be kept",
+                got=f"{least:,} bytes at least, {kept:,} of them carried bit by bit "
+                "(heads, biases, embeddings and the like)",
+                expected=f"at most {budget.limit:,} bytes",
+                do="Ask for more, or merge fewer adapters",
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A written bundle.
+
+    path, size: the file and its bytes, everything counted. fp16_bytes: two bytes for each number in
+    the inputs. errors: relative Frobenius error of each task. notes: what a user should know.
+    """
+
+    path: Path
+    size: int
+    fp16_bytes: int
+    errors: Mapping[str, float]
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def fraction(self) -> float:
+        """Size as a fraction of the inputs in fp16."""
+        return self.size / self.fp16_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = dataclasses.asdict(self)
+        return {**values, "path": str(self.path), "fraction": self.fraction}

@@ -1,0 +1,147 @@
+"""Shrink: a smaller bundle from a bundle, without the originals.
+
+The decoded factors take the place of the adapters; what was carried bit by bit is carried on. The
+errors in the new manifest are against the originals as far as they can be known: what the first
+merge left and what the second adds are independent noise, so their squares add (an estimate, and
+the recipe says so).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.recipe import ShrinkRecipe
+from hydraopt.merging.solving import Options, solve
+from hydraopt.progress import Progress
+
+__all__ = ["shrink"]
+
+
+@dataclass(frozen=True)
+class _BundleSource:
+    """Factors of one module out of a bundle's decoded tasks."""
+
+    path: str
+    tasks: tuple[tuple[int, TaskAdapter], ...]
+
+    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+        for content, task in self.tasks:
+            factors = task.factors()[self.path]
+            yield content, factors.B, factors.A
+
+
+def _merge_set(bundle: Bundle) -> MergeSet:
+    manifest = bundle.manifest
+    if any(task.lossless for task in manifest.tasks):
+        raise UsageError(
+            explain(
+                "a lossless bundle holds the adapters themselves",
+                file=bundle.path,
+                do="Export its tasks and merge them to the size you want",
+            )
+        )
+    # A task keeps what it has decoded: its stream is read once, however many passes there are.
+    firsts: dict[int, TaskAdapter] = {}
+    for entry in manifest.tasks:
+        if entry.content is not None and entry.content not in firsts:
+            firsts[entry.content] = bundle[entry.name]
+    sources = tuple(
+        _BundleSource(
+            module.path,
+            tuple((c, task) for c, task in sorted(firsts.items()) if module.path in task.modules),
+        )
+        for module in manifest.modules
+    )
+    return MergeSet(
+        manifest.modules,
+        sources,
+        tuple(dataclasses.replace(task, carried=()) for task in manifest.tasks),
+        tuple(manifest.configs),
+        tuple(bundle[task.name].extras for task in manifest.tasks),
+        manifest.base_model,
+        sum(task.numbers for task in manifest.tasks),
+    )
+
+
+def shrink(
+    bundle: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    size: str | int | None = None,
+    error: float | None = None,
+    measure: str | Measure = DEFAULT_MEASURE,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> MergeResult:
+    """Write a smaller bundle with the tasks of ``bundle`` to ``output``; the originals are not
+    needed.
+
+    size: as in :func:`hydraopt.merge` (percent of the original adapters' fp16 bytes). error: mean
+    relative error that shrinking may add, relative to what the bundle holds. One of the two.
+    Raises BudgetError if the bundle is no larger than that already, and a HydraoptError for
+    anything wrong, before ``output`` is touched.
+    """
+    started = time.monotonic()
+    if (size is None) == (error is None):
+        raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
+    chosen = measure_named(measure) if isinstance(measure, str) else measure
+    source = open_bundle(bundle)
+    pieces = _merge_set(source)
+    budget: Size | MeanError
+    if error is not None:
+        budget = MeanError(error)
+    else:
+        budget = Size(parse_size(size or 0, pieces.fp16_bytes))
+        _check_smaller(source, budget)
+    recipe = ShrinkRecipe(source.manifest.recipe, chosen.name, budget.name, float(budget.limit))
+    job, solution = Job.of(pieces, recipe), None
+    if pieces.contents:
+        solution = solve(job, budget, Options(chosen, threads=threads, progress=progress))
+    added = job.manifest(solution.draft if solution else None)
+    manifest = _against_originals(added, source.manifest)
+    return write(output, job, solution, chosen, budget, started, manifest)
+
+
+def _check_smaller(bundle: Bundle, budget: Size) -> None:
+    if budget.limit < bundle.size:
+        return
+    raise BudgetError(
+        explain(
+            "the bundle is not larger than that",
+            file=bundle.path,
+            got=f"{bundle.size:,} bytes",
+            expected=f"more than {budget.limit:,} bytes",
+            do="Copy it as it is, or merge the original adapters for a better one",
+        )
+    )
+
+
+def _against_originals(added: Manifest, before: Manifest) -> Manifest:
+    """The manifest ``added``, whose errors are against the bundle before, with estimates of the
+    errors against what that was made of."""
+    old = {task.name: task.errors for task in before.tasks}
+    whole = {task.name: task.error for task in before.tasks}
+    tasks = tuple(
+        dataclasses.replace(
+            task,
+            error=math.hypot(task.error, whole[task.name]),
+            errors=tuple(map(math.hypot, task.errors, old[task.name])),
+        )
+        for task in added.tasks
+    )
+    return dataclasses.replace(added, tasks=tasks)

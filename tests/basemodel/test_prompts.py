@@ -1,0 +1,139 @@
+"""Seeing with the base model which modules of an adapter matter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hydraopt import open_bundle, read_adapters
+from hydraopt.basemodel.model import load_model
+from hydraopt.basemodel.prompts import TEXTS, Onlooker, read_prompts
+from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
+from hydraopt.cli.main import cli
+from hydraopt.errors import AlignmentError, UsageError
+
+PROMPTS = [f"Spell.\n{i}\n=>" for i in range(10)]
+PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
+
+
+@pytest.fixture
+def base(trained, tmp_path: Path) -> Path:
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def folders(make_adapter, tmp_path: Path) -> list[Path]:
+    found = []
+    for seed, name in enumerate(("en", "fr")):
+        rng = np.random.default_rng(seed)
+        modules = {
+            p: (0.1 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS
+        }
+        found.append(make_adapter(tmp_path / name, modules))
+    return found
+
+
+def test_every_module_is_seen_and_prompts_change_what_is_seen(base, folders) -> None:
+    adapters = read_adapters(folders)
+    alone = Onlooker(str(base), adapters, {}).sensitivities()
+    asked = Onlooker(str(base), adapters, {"fr": PROMPTS}).sensitivities()
+    assert {name: sorted(mine) for name, mine in alone.items()} == {
+        "en": sorted(PATHS),
+        "fr": sorted(PATHS),
+    }
+    assert all(value > 0 for mine in alone.values() for value in mine.values())
+    assert asked["en"] == alone["en"]
+    assert asked["fr"] != alone["fr"]
+    # The same seed, the same texts.
+    assert Onlooker(str(base), adapters, {}).sensitivities() == alone
+
+
+def test_what_was_seen_counts_by_its_root(base, folders) -> None:
+    (adapter,) = read_adapters(folders[:1])
+    factors = {path: module.factors() for path, module in adapter.modules.items()}
+    model, tokenizer = load_model(base)
+    texts = self_written(model, tokenizer, factors, TEXTS, 0)
+    whole = sensitivities(look(model, texts, factors), factors)
+    found = Onlooker(str(base), [adapter], {}).sensitivities()["en"]
+    assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
+
+
+def test_prompts_of_an_unknown_task_are_refused(base, folders) -> None:
+    with pytest.raises(UsageError, match="prompts of a task that is not there; got de"):
+        Onlooker(str(base), read_adapters(folders), {"de": ["x"]})
+
+
+def test_no_prompts_are_refused(base, folders) -> None:
+    with pytest.raises(UsageError, match=r"no prompts \[adapter fr\]"):
+        Onlooker(str(base), read_adapters(folders), {"fr": []})
+
+
+def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tmp_path) -> None:
+    modules = {PATHS[0]: (np.ones((32, 2)), np.ones((2, 32)))}
+    extras = {"base_model.model.lm_head.weight": np.ones((259, 32), np.float32)}
+    folder = make_adapter(tmp_path / "x", modules, extras=extras)
+    adapters = read_adapters([folder])
+    with pytest.raises(UsageError, match=r"more than low-rank factors \[adapter x\].*lm_head"):
+        Onlooker(str(base), adapters, {"x": PROMPTS})
+    assert Onlooker(str(base), adapters, {}).sensitivities()["x"]
+
+
+def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -> None:
+    folder = make_adapter(tmp_path / "x", {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))})
+    with pytest.raises(AlignmentError, match=r"no linear module h\.0\.q"):
+        Onlooker(str(base), read_adapters([folder]), {}).sensitivities()
+
+
+def test_prompt_files(tmp_path: Path) -> None:
+    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    plain.write_text('one\n\n"two"\n')
+    lines.write_text('"one\\nmore"\n{"prompt": "two"}\n')
+    assert read_prompts(plain) == ["one", '"two"']
+    assert read_prompts(lines) == ["one\nmore", "two"]
+
+
+@pytest.mark.parametrize("line", ["{", "3", '{"text": "x"}', '""', '{"prompt": 3}'])
+def test_wrong_prompt_files_are_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('"fine"\n' + line)
+    with pytest.raises(UsageError, match=r"a\.jsonl:2.*expected a JSON string"):
+        read_prompts(file)
+
+
+def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for name, what in (("empty", "no prompt"), ("none", "cannot read"), ("bytes", "cannot read")):
+        with pytest.raises(UsageError, match=what):
+            read_prompts(tmp_path / name)
+
+
+def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("".join(f"Spell. {i} =>\n" for i in range(32)))
+    out = tmp_path / "out.hydra.safetensors"
+    call = ["merge", *map(str, folders), "--size", "40%", "-o", str(out), "--json"]
+    seen = CliRunner().invoke(cli, [*call, "--base", str(base), "--prompts", f"fr={prompts}"])
+    assert seen.exit_code == 0, seen.output
+    assert json.loads(seen.stdout)["size"] == out.stat().st_size
+    recipe = open_bundle(out).recipe
+    assert recipe["sensitivity"] == ["en", "fr"]
+    assert recipe["rescaled"] == 1
+    for wrong, what in (
+        (["--prompts", f"fr={prompts}"], "give the base model as well"),
+        (["--base", str(base), "--prompts", "fr"], "not TASK=FILE"),
+        (["--base", str(base), "--prompts", f"fr={tmp_path / 'no'}"], "cannot read the prompts"),
+        (["--base", str(base), *["--prompts", f"fr={prompts}"] * 2], "named twice"),
+        (["--base", str(tmp_path / "no")], "base"),
+    ):
+        before = out.read_bytes()
+        refused = CliRunner().invoke(cli, [*call, *wrong])
+        assert refused.exit_code != 0
+        assert what in refused.output
+        assert out.read_bytes() == before

@@ -1,0 +1,306 @@
+"""The range coder and the streams over it: exact, the same on every machine, safe when damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydraopt.coding import model
+from hydraopt.coding.records import BasisRecord, write_basis
+from hydraopt.coding.spread import MAX_SPREAD, spread_classes
+from hydraopt.coding.stream import (
+    Block,
+    StreamReader,
+    StreamWriter,
+    most_numbers,
+    quantise_block,
+)
+from hydraopt.coding.trellis import reconstruct
+from hydraopt.coding.version import VERSION
+from hydraopt.errors import BundleFormatError, NumericalError
+
+KIND = 3
+SIGNED = st.integers(-(2**30) + 1, 2**30 - 1)
+
+
+def block_of(levels: list[list[int]], spreads: list[int]) -> Block:
+    """A block with these levels, whatever their spread classes promise."""
+    array = np.array(levels, np.int32).reshape(len(spreads), 0 if not levels else -1)
+    integers = np.empty_like(array)
+    for row, out in zip(array, integers, strict=True):
+        reconstruct(row, out)
+    return Block(array, integers, np.array(spreads, np.int64))
+
+
+def round_trip(block: Block, kind: int = KIND) -> np.ndarray:
+    writer = StreamWriter()
+    writer.block(block, kind)
+    data = writer.finish()
+    reader = StreamReader(data, VERSION)
+    got = reader.block(block.levels.shape[1], len(block.spreads), kind)
+    assert reader.position == len(data)
+    return got
+
+
+@pytest.mark.parametrize("spread", range(MAX_SPREAD + 1))
+def test_every_spread_class_round_trips(spread: int) -> None:
+    rng = np.random.default_rng(spread)
+    size = 2.0 ** ((spread - 16) / 4)
+    # Rows of different liveliness exercise all activity contexts; the Cauchy column, far outliers.
+    x = rng.standard_normal((60, 4)) * size * np.exp(rng.standard_normal((60, 1)))
+    x[:, 3] = np.clip(rng.standard_cauchy(60), -1e4, 1e4) * size
+    block = quantise_block(x)
+    assert abs(int(np.median(block.spreads)) - spread) <= 12
+    assert np.array_equal(round_trip(block), block.integers.T)
+
+
+@given(
+    st.lists(st.lists(st.integers(-(2**27), 2**27), min_size=5, max_size=5), max_size=4),
+    st.lists(st.integers(0, MAX_SPREAD), min_size=4, max_size=4),
+)
+def test_any_levels_round_trip_under_any_class(levels: list[list[int]], spreads: list[int]) -> None:
+    # The class is only an expectation: numbers far from it cost bits, never correctness.
+    block = block_of(levels, spreads[: len(levels)])
+    assert np.array_equal(round_trip(block), block.integers.T)
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), SIGNED)))
+def test_side_integers_round_trip(values: list[tuple[int, int]]) -> None:
+    writer = StreamWriter()
+    for kind, value in values:
+        writer.integer(kind, value)
+    reader = StreamReader(writer.finish(), VERSION)
+    assert [reader.integer(kind, -(2**30), 2**30, "x") for kind, _ in values] == [
+        value for _, value in values
+    ]
+
+
+@pytest.mark.parametrize("value", [2**30, -(2**30)])
+def test_a_side_integer_out_of_range_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        StreamWriter().integer(0, value)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (5, 0), (0, 3), (1, 1), (7, 2)])
+def test_empty_and_zero_blocks(shape: tuple[int, int]) -> None:
+    block = quantise_block(np.zeros(shape))
+    assert block.spreads.tolist() == [0] * shape[1]
+    got = round_trip(block)
+    assert got.shape == shape
+    assert not got.any()
+
+
+def test_zeros_cost_nearly_nothing() -> None:
+    writer = StreamWriter()
+    writer.block(quantise_block(np.zeros((10_000, 4))), KIND)
+    assert len(writer.finish()) < 120
+
+
+def test_a_carry_runs_through_a_long_chain() -> None:
+    # Many improbable ones in a row drive the low end of the interval up against 0xFF bytes.
+    writer = StreamWriter()
+    values = [0] * 3000 + [1] * 5 + [0] * 3000 + [2**30 - 1] * 50
+    for value in values:
+        writer.integer(1, value)
+    reader = StreamReader(writer.finish(), VERSION)
+    assert [reader.integer(1, 0, 2**30, "x") for _ in values] == values
+
+
+@given(st.floats(0, 1e9, allow_nan=False))
+def test_spread_class_is_monotone_and_bounded(value: float) -> None:
+    found, more = spread_classes(np.array([value, value * 1.5]))
+    assert 0 <= found <= MAX_SPREAD
+    assert found <= more
+    if 0.07 < value < 2**18:
+        assert abs(2 ** ((found - 16) / 4) / value - 1) < 0.1
+
+
+# --- the same everywhere ------------------------------------------------------------------------
+
+GOLDEN_LEVELS = [
+    [0, 1, -1, 2, 0, 0, -3, 17],
+    [40, -1, 0, 0, 5, -70, 2, 1],
+    [3001, -2, 1, -99999, 0, 7, 8, -9],
+    [0, 0, 0, 0, 0, 0, 0, 0],
+]
+GOLDEN_SPREADS = [14, 26, 61, 0]
+GOLDEN_SIDE = [(0, 3), (1, 0), (5, -4711), (2, 14), (2, -15), (2, 16), (7, 2**30 - 1)]
+GOLDEN_BYTES = (
+    "001bff81d6442d72c83a4d678998ef46fa59de50bca547b30281cd96ede3ec07"
+    "94f20a55a9b8e88c92c2776005a058ca1929cfcd6d64b50686"
+)
+
+
+def golden_stream() -> tuple[bytes, Block]:
+    writer = StreamWriter()
+    for kind, value in GOLDEN_SIDE:
+        writer.integer(kind, value)
+    block = block_of(GOLDEN_LEVELS, GOLDEN_SPREADS)
+    writer.block(block, KIND)
+    return writer.finish(), block
+
+
+def read_golden(data: bytes) -> tuple[list[int], list[list[int]]]:
+    reader = StreamReader(data, VERSION)
+    side = [reader.integer(kind, -(2**31), 2**31, "x") for kind, _ in GOLDEN_SIDE]
+    return side, reader.block(8, 4, KIND).tolist()
+
+
+def test_golden_bytes() -> None:
+    data, block = golden_stream()
+    assert data.hex() == GOLDEN_BYTES
+    side, values = read_golden(bytes.fromhex(GOLDEN_BYTES))
+    assert side == [value for _, value in GOLDEN_SIDE]
+    assert values == block.integers.T.tolist()
+    # Written out once, so that reconstruct() itself is held to something.
+    assert values[0] == [0, 80, 6002, 0]
+    assert values[3] == [3, 0, -199997, 0]
+
+
+SCRIPT = """
+import json, numpy, numba
+assert numba.config.DISABLE_JIT
+from hydraopt.coding.rangedecoder import decode_columns
+assert type(decode_columns).__name__ == "function"
+import test_streams as t
+from hydraopt.coding.stream import quantise_block
+data, block = t.golden_stream()
+x = numpy.array(json.loads(input()))
+noise = quantise_block(x)
+print(json.dumps([data.hex(), *t.read_golden(data), noise.levels.tolist(),
+                  t.round_trip(noise).tolist()]))
+"""
+
+
+def test_pure_python_agrees_with_compiled_code() -> None:
+    x = np.random.default_rng(5).standard_normal((40, 3)) * [1.0, 7.0, 3000.0]
+    here = os.path.dirname(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps(x.tolist()),
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        cwd=here,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    data, side, values, levels, again = json.loads(done.stdout)
+    block = quantise_block(x)
+    assert data == GOLDEN_BYTES
+    assert (side, values) == read_golden(bytes.fromhex(GOLDEN_BYTES))
+    assert levels == block.levels.tolist()
+    assert again == block.integers.T.tolist()
+
+
+def test_the_rate_table_is_the_formats() -> None:
+    assert model.RATE.tolist() == [655360 // (10 * n + 16) for n in range(256)]
+    assert model.MODEL_SIZE == 2 * 29 * 3 * 16 + 8 * 2 * 16
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def read_all(data: bytes) -> None:
+    reader = StreamReader(data, VERSION)
+    reader.integer(0, 0, 100, "a count")
+    reader.block(50, 4, KIND)
+    reader.integer(5, -6400, 6400, "an exponent")
+    reader.block(30, 4, 4)
+
+
+def drain(data: bytes, count: int, columns: int) -> None:
+    """Read blocks and integers until the reader refuses."""
+    reader = StreamReader(data, VERSION)
+    for _ in range(100_000):
+        reader.integer(0, -(2**31), 2**31, "x")
+        reader.block(count, columns, KIND)
+
+
+def whole_stream() -> bytes:
+    rng = np.random.default_rng(1)
+    writer = StreamWriter()
+    writer.integer(0, 4)
+    writer.block(quantise_block(rng.standard_normal((50, 4)) * 5), KIND)
+    writer.integer(5, -77)
+    writer.block(quantise_block(rng.standard_normal((30, 4)) * 900), 4)
+    return writer.finish()
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_damaged_streams_give_values_or_a_typed_error(data: st.DataObject) -> None:
+    stream = bytearray(whole_stream())
+    for place in data.draw(st.lists(st.integers(0, len(stream) - 1), max_size=6)):
+        stream[place] ^= data.draw(st.integers(1, 255))
+    stream = stream[: data.draw(st.integers(0, len(stream)))]
+    with contextlib.suppress(BundleFormatError):
+        read_all(bytes(stream))
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_give_values_or_a_typed_error(data: bytes) -> None:
+    with contextlib.suppress(BundleFormatError):
+        read_all(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 200, b"\x00" + b"\xff" * 200])
+def test_ones_without_end_do_not_hang(data: bytes) -> None:
+    with pytest.raises(BundleFormatError):
+        drain(data, 100, 10)
+
+
+def test_a_huge_block_is_refused_before_it_is_allocated() -> None:
+    reader = StreamReader(whole_stream(), VERSION)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleFormatError, match="claims"):
+            reader.block(1 << 20, 1 << 20, KIND)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_reading_on_past_the_end_is_refused() -> None:
+    with pytest.raises(BundleFormatError, match="damaged stream"):
+        drain(whole_stream(), 50, 4)
+    # Past its end a stream reads as zeros, which decode to something; that has to end as well.
+    with pytest.raises(BundleFormatError, match="its end was passed"):
+        drain(b"", 50, 0)
+
+
+def test_an_integer_outside_its_range_says_what_it_is() -> None:
+    writer = StreamWriter()
+    writer.integer(0, 41)
+    with pytest.raises(BundleFormatError, match="the number of parts is 41, expected 0 to 40"):
+        StreamReader(writer.finish(), VERSION).integer(0, 0, 40, "the number of parts")
+
+
+def test_the_writer_refuses_what_no_reader_takes() -> None:
+    wide = np.broadcast_to(np.zeros(1, np.int32), (2, 1 << 25))
+    with pytest.raises(NumericalError, match=r"too large to be coded.*--lossless"):
+        StreamWriter().block(Block(wide, wide, np.zeros(2, np.int64)), 3)
+
+
+@pytest.mark.parametrize("exponent", [6401, -6401])
+def test_a_coefficient_that_no_reader_takes_is_refused(exponent: int) -> None:
+    record = BasisRecord(quantise_block(np.ones((4, 1))), np.array([exponent], np.int64))
+    with pytest.raises(NumericalError, match=r"too large or too small.*2\^-200"):
+        write_basis(StreamWriter(), record)
+
+
+def test_zeros_cost_enough_to_tell_them_from_an_attack() -> None:
+    # The cheapest numbers that there are, long enough for every context to be sure.
+    writer, count = StreamWriter(), 1 << 22
+    writer.block(quantise_block(np.zeros((count, 2))), 0)
+    per_byte = 2 * count / len(writer.finish())
+    assert 2048 < per_byte < most_numbers(1) - most_numbers(0)

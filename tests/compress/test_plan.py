@@ -1,0 +1,272 @@
+"""The planner: its estimate is near what coding takes, and each form wins where it should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hydraopt.coding.records import FORMS, Mode, Side, Way, write_basis, write_parts
+from hydraopt.coding.stream import StreamWriter
+from hydraopt.compress import encode as encoder
+from hydraopt.compress import plan as planner
+from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
+from hydraopt.compress.measure import MEASURES, Metric, displacement, measure_named
+from hydraopt.compress.plan import modes_of, plan_module
+from hydraopt.compress.sides import side_table
+from hydraopt.errors import UsageError
+from hydraopt.linalg.shapes import Thin
+from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
+
+M, N, R, T = 96, 160, 8, 5
+
+
+def independent(seed: int = 0, tasks: int = T) -> list[Pair]:
+    rng = np.random.default_rng(seed)
+    return [low_rank(rng, M, N, R) for _ in range(tasks)]
+
+
+def one_input_space(seed: int = 0, tasks: int = T) -> list[Pair]:
+    """The paper's case: all tasks read the same R directions of the input."""
+    rng = np.random.default_rng(seed)
+    right = orthonormal(rng, N, R)
+    return [low_rank(rng, M, N, R, right=right, decay=0.9) for _ in range(tasks)]
+
+
+def both_spaces(seed: int = 0, tasks: int = T) -> list[Pair]:
+    rng = np.random.default_rng(seed)
+    left, right = orthonormal(rng, M, R), orthonormal(rng, N, R)
+    return [low_rank(rng, M, N, R, left=left, right=right, decay=0.9) for _ in range(tasks)]
+
+
+def nearly_one(seed: int = 0, tasks: int = T) -> list[Pair]:
+    """One adapter, and checkpoints of it."""
+    rng = np.random.default_rng(seed)
+    b, a = low_rank(rng, M, N, R)
+    return [
+        (b + 0.003 * rng.standard_normal(b.shape), a + 0.003 * rng.standard_normal(a.shape))
+        for _ in range(tasks)
+    ]
+
+
+def coded_bits(pairs: list[Pair], price: float, forms: list[str]) -> float:
+    module = encoded(pairs, price, forms)
+    writer = StreamWriter()  # one stream for all, so that flushing it does not count
+    write_basis(writer, module.left)
+    write_basis(writer, module.right)
+    for record in module.records:
+        write_parts(writer, record, module.left is not None or module.right is not None)
+    return 8 * len(writer.finish())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("make", [independent, one_input_space, both_spaces])
+@pytest.mark.parametrize("price", [1e-4, 1e-6])
+def test_estimated_bits_are_near_the_coded_ones(make, form, price) -> None:
+    pairs = make()
+    expected = planned(pairs, price, [form])[1].bits
+    # A stream this short has not yet learned its probabilities: a bit or two for each context.
+    learning = 3000
+    assert expected * 0.85 - learning <= coded_bits(pairs, price, [form])
+    assert coded_bits(pairs, price, [form]) <= expected * 1.15 + learning
+
+
+@pytest.mark.parametrize("price", [3e-6, 1e-7, 1e-9])
+def test_estimated_bits_of_larger_modules_are_near(price) -> None:
+    rng = np.random.default_rng(1)
+    pairs = [low_rank(rng, 500, 700, 16, decay=0.95) for _ in range(4)]
+    expected = planned(pairs, price, ["private"])[1].bits
+    assert coded_bits(pairs, price, ["private"]) == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_estimated_harm_is_near_the_measured_error(form) -> None:
+    # With the frobenius measure harm is the squared relative error of what was really written.
+    for make, price in ((both_spaces, 1e-5), (one_input_space, 1e-4)):
+        pairs = make(3)
+        _, plan = planned(pairs, price, [form])
+        module = encoded(pairs, price, [form])
+        harm = sum(task.harm for task in plan.tasks)
+        error = sum(e / n for e, n in zip(module.errors, module.energies, strict=True))
+        assert error == pytest.approx(harm, rel=0.25), make.__name__
+
+
+def forms_chosen(pairs, price, measure=MEASURES["frobenius"]) -> set[str]:
+    return {task.mode.form for task in planned(pairs, price, list(FORMS), measure)[1].tasks}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize("price", [1e-4, 1e-6])
+def test_independent_tasks_stay_private(measure, price) -> None:
+    assert forms_chosen(independent(), price, measure) == {"private"}
+
+
+@pytest.mark.parametrize("price", [1e-5, 1e-7])
+def test_a_common_input_space_is_shared(price) -> None:
+    assert forms_chosen(one_input_space(), price) <= {"shared-input", "two-sided"}
+
+
+@pytest.mark.parametrize("price", [1e-5, 1e-7])
+def test_a_common_output_space_is_shared(price) -> None:
+    turned = [(a.T.copy(), b.T.copy()) for b, a in one_input_space()]
+    assert forms_chosen(turned, price) <= {"shared-output", "two-sided"}
+
+
+@pytest.mark.parametrize("price", [1e-5, 1e-7])
+def test_two_common_spaces_are_shared(price) -> None:
+    assert forms_chosen(both_spaces(), price) == {"two-sided"}
+
+
+def test_near_copies_cost_far_less_than_private() -> None:
+    pairs = nearly_one(tasks=8)
+    price = 1e-5
+    assert coded_bits(pairs, price, list(FORMS)) < 0.5 * coded_bits(pairs, price, ["private"])
+
+
+@pytest.mark.parametrize("make", [independent, one_input_space, both_spaces, nearly_one])
+def test_more_forms_never_cost_more(make) -> None:
+    pairs = make()
+    best = planned(pairs, 1e-5, list(FORMS))[1].cost
+    for form in FORMS:
+        assert best <= planned(pairs, 1e-5, [form])[1].cost * (1 + 1e-12)
+
+
+def test_importance_moves_bits() -> None:
+    pairs = independent(tasks=2)
+    core = core_of(pairs)
+    even, uneven = (
+        plan_module(core, weights, 1e-5, MEASURES["bias-aware"], modes_of(["private"])).tasks
+        for weights in ([1.0, 1.0], [10.0, 1.0])
+    )
+    assert uneven[0].bits > 1.1 * even[0].bits
+    assert uneven[1].bits == even[1].bits
+
+
+@pytest.mark.parametrize("left", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
+@pytest.mark.parametrize("right", [Way.EXPLICIT, Way.SHARED, Way.PREDICTED])
+def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
+    # Against every pair of classes on the curve, part by part, from the same tables.
+    measure, price = MEASURES["bias-aware"], 1e-5
+    core = core_of(nearly_one())
+    plan = plan_module(core, [1.0] * T, price, measure, [Mode(left, right)])
+    energies = np.concatenate([s**2 for s in core.s])
+    parts = planner._Parts(np.sqrt(energies), np.repeat(np.arange(T), [s.size for s in core.s]), T)
+    tables = []
+    for side, (basis, way) in enumerate(((plan.left, left), (plan.right, right))):
+        length = (core.m, core.n)[side]
+        both = [np.concatenate(space.coordinates) for space in core.spaces([1.0] * T)]
+        own = both[side][:, : basis.q] if basis else np.zeros((0, 0))
+        tables.append(side_table(way, length, basis, own))
+    curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)
+    harm = np.zeros(T)
+    for i, task in enumerate(parts.task):
+        rows = [
+            [x[min(i, len(x) - 1)] for x in (table.bits, table.noise, table.lost)]
+            for table in tables
+        ]
+        options = []
+        for a, b in zip(curve.left - FIRST_CLASS, curve.right - FIRST_CLASS, strict=True):
+            noise = rows[0][1][a] / measure.output + rows[1][1][b]
+            kept = (1 - rows[0][2][a]) * (1 - rows[1][2][b])
+            cost = kept * measure.lost * noise / (measure.lost + noise)
+            cost = energies[i] * (cost + measure.projected * (1 - kept))
+            options.append((cost + price * (rows[0][0][a] + rows[1][0][b] + 10), cost))
+        best, cost = min(options)
+        cut = measure.lost * energies[i]
+        harm[task] += cost if best < cut else cut
+    assert np.allclose([task.harm for task in plan.tasks], harm, rtol=1e-9)
+
+
+def test_a_price_too_high_stores_nothing() -> None:
+    _, plan = planned(independent(), 10.0, list(FORMS))
+    assert plan.left is plan.right is None
+    assert all(task.left.size == 0 for task in plan.tasks)
+    assert sum(task.harm for task in plan.tasks) == pytest.approx(T)
+
+
+# --- the tables behind it -----------------------------------------------------------------------
+
+
+def test_the_tables_are_monotone() -> None:
+    classes = np.arange(FIRST_CLASS, 93)
+    assert (np.diff(rate_of(classes)) > 0).all()
+    assert (np.diff(noise_of(classes)) < 0).all()
+    # 6.02 dB a bit: the slope of every good quantiser.
+    assert noise_of(np.array([60]))[0] / noise_of(np.array([64]))[0] == pytest.approx(4, rel=1e-9)
+    assert rate_of(np.array([64]))[0] - rate_of(np.array([60]))[0] == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize(("a", "b"), [(10, 10), (64, 576), (2048, 8)])
+def test_the_curve_is_a_hull(a, b) -> None:
+    curve = part_curve(a, b, 4.0)
+    assert (np.diff(curve.bits) > 0).all()
+    assert (np.diff(curve.noise) < 0).all()
+    slopes = np.diff(curve.noise) / np.diff(curve.bits)
+    assert (np.diff(slopes) >= -1e-9 * np.abs(slopes[1:])).all()
+    assert np.allclose(curve.bits, a * rate_of(curve.left) + b * rate_of(curve.right))
+    assert np.allclose(curve.noise, noise_of(curve.left) / 4 + noise_of(curve.right))
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+
+def test_an_unknown_measure_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"unknown measure; got 'fro', expected frobenius, bias-a"):
+        measure_named("fro")
+
+
+def test_a_metric_is_the_matrix_it_stands_for() -> None:
+    rng = np.random.default_rng(0)
+    v, extra, x = orthonormal(rng, 9, 3), rng.standard_normal((9, 2)), rng.standard_normal((9, 4))
+    metric = Metric.own_space(v, 30.0).plus(extra, np.array([0.5, 2.0]))
+    matrix = np.eye(9) + 29 * v @ v.T + extra @ np.diag([0.5, 2.0]) @ extra.T
+    assert np.allclose(metric @ x, matrix @ x)
+
+
+def test_displacement_is_what_lies_outside_the_common_space() -> None:
+    cores = core_of(one_input_space())
+    thins = [cores.thin(i) for i in range(T)]
+    for vectors, weights in displacement(thins, R):
+        assert vectors.shape[1] == weights.size == 0  # all in one space: nothing left it
+    cores = core_of(independent())
+    thins = [cores.thin(i) for i in range(T)]
+    for vectors, weights in displacement(thins, R):
+        assert weights.sum() == pytest.approx(1)
+        assert np.allclose(vectors.T @ vectors, np.eye(weights.size), atol=1e-9)
+    assert displacement(thins[:1], R)[0][1].size == 0
+
+
+def test_the_unbiased_measure_keeps_the_inner_product() -> None:
+    # <dW~, dW> = <dW, dW>: the fit does not shrink, where least squares does.
+    pairs = independent(4)
+    bias = {}
+    for name in ("frobenius", "bias-aware"):
+        module = encoded(pairs, 3e-4, ["private"], MEASURES[name])
+        got = [
+            float(np.sum((record.factors.B @ record.factors.A) * (b @ a)))
+            / float(np.sum((b @ a) ** 2))
+            for record, (b, a) in zip(module.records, pairs, strict=True)
+        ]
+        bias[name] = 1 - float(np.mean(got))
+    assert bias["frobenius"] > 0.03
+    assert abs(bias["bias-aware"]) < bias["frobenius"]
+
+
+# --- what is written whatever the plan says -------------------------------------------------------
+
+
+def sides(left: np.ndarray, right: np.ndarray) -> tuple[Side, Side]:
+    return Side(Way.EXPLICIT, None, None, left), Side(Way.EXPLICIT, None, None, right)
+
+
+@pytest.mark.parametrize(
+    ("factor", "kept"), [(1.0, True), (7.9, True), (1 / 7.9, True), (8.1, False), (-1.0, False)]
+)
+def test_a_coefficient_moves_eightfold_at_most(factor: float, kept: bool) -> None:
+    # The rounded left side is that of the part, times 1 / factor; what it stands for has length 1.
+    rng = np.random.default_rng(0)
+    u, v = orthonormal(rng, 12, 1), orthonormal(rng, 9, 1)
+    thin, plain = Thin(u, np.array([1.0]), v), Metric(np.zeros((12, 0)), np.zeros(0))
+    into = Metric(np.zeros((9, 0)), np.zeros(0))
+    lefts, rights = sides(u / factor, v)
+    (found,) = encoder._fit(thin, lefts, rights, into, plain, u / abs(factor))
+    assert found == pytest.approx(factor if kept else 1.0)

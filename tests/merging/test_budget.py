@@ -1,0 +1,49 @@
+"""Limits as users write them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from hydraopt.errors import UsageError
+from hydraopt.merging.budget import Change, MeanError, Size, WorstError, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [("5%", 50), ("0.5 %", 5), ("3MB", 3_000_000), ("2MiB", 2_097_152), ("800kb", 800_000)],
+)
+def test_sizes(text: str, bytes_: int) -> None:
+    assert parse_size(text, 1000) == bytes_
+    assert parse_size(4711, 1000) == 4711
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "-5%", "0", "0.05", "5 pounds", "1e999", "%", "nan%", "MB"]
+)
+def test_sizes_that_make_no_sense(text: str) -> None:
+    if text == "5":
+        assert parse_size(text, 1000) == 5
+        return
+    with pytest.raises(UsageError, match="cannot read the size"):
+        parse_size(text, 1000)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, math.nan])
+def test_errors_are_fractions(value: float) -> None:
+    with pytest.raises(UsageError, match="--error is a fraction"):
+        MeanError(value)
+    with pytest.raises(UsageError, match="--max-error is a fraction"):
+        WorstError(value)
+
+
+def test_what_each_kind_limits_and_whom_it_blames() -> None:
+    errors = np.array([0.1, 0.2, 0.6])
+    assert MeanError(0.5).of(errors) == pytest.approx(0.3)
+    assert WorstError(0.5).of(errors) == 0.6
+    change = Change(bytes=7, error_before=0.25, error_after=0.75)
+    assert Size(1000).strain(change) == 7
+    assert MeanError(0.5).strain(change) == 0.5
+    assert WorstError(0.5).strain(change) == 0.75

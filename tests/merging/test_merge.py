@@ -1,0 +1,409 @@
+"""Merge from end to end on small synthetic adapters: what the result may and may not depend on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from hydraopt import open_bundle, read_adapters, verify_bundle
+from hydraopt.coding.records import FORMS
+from hydraopt.compress.measure import MEASURES
+from hydraopt.errors import BudgetError, NumericalError, UsageError
+from hydraopt.merging.budget import parse_size
+from hydraopt.merging.guide import Guide
+from hydraopt.merging.merge import merge
+from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, originals
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_errors_in_the_bundle_are_the_measured_ones(three, tmp_path, form) -> None:
+    result = merge(three, tmp_path / "out", size="20%", forms=[form] if form else None, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(three)
+    for name, error in result.errors.items():
+        assert error == pytest.approx(measured(got[name], wanted[name]), rel=1e-3)
+    report = verify_bundle(tmp_path / "out", read_adapters(three))
+    assert report.ok, report.problems
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("limit", [0.5, 0.1, 1e-3])
+def test_an_error_limit_is_kept_and_used(three, tmp_path, measure, limit) -> None:
+    merge(three, tmp_path / "out", error=limit, measure=measure, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(three)
+    mean = np.mean([measured(got[name], wanted[name]) for name in wanted])
+    assert 0.9 * limit <= mean <= limit * (1 + 1e-6)
+
+
+def test_the_worst_error_is_limited(three, tmp_path, make_adapter) -> None:
+    uneven = [*three[:2], make_adapter(tmp_path / "full", modules_of(9, r=16))]
+    merge(uneven, tmp_path / "out", max_error=0.2, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(uneven)
+    worst = max(measured(got[name], wanted[name]) for name in wanted)
+    assert 0.18 <= worst <= 0.2 * (1 + 1e-6)
+
+
+def test_fair_brings_the_tasks_together(three, tmp_path, make_adapter) -> None:
+    # A task of four times the rank is harder to keep.
+    uneven = [*three[:2], make_adapter(tmp_path / "full", modules_of(9, r=16))]
+
+    def errors(fair: bool) -> list[float]:
+        return list(
+            merge(uneven, tmp_path / "out", size="15%", fair=fair, threads=1).errors.values()
+        )
+
+    plain, fair = errors(False), errors(True)
+    assert max(fair) / min(fair) < 0.8 * max(plain) / min(plain)
+    assert max(fair) < max(plain)
+
+
+def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
+    assert merge(three, tmp_path / "out", size="25%", threads=1).notes == ()
+    (note,) = merge(three, tmp_path / "out", size="120%", threads=1).notes
+    assert "lossless" in note
+    assert merge(three, tmp_path / "out", lossless=True).notes == ()
+
+
+def test_a_default_merge_says_when_the_default_is_small(three, tmp_path) -> None:
+    made = merge(three, tmp_path / "out", threads=1)
+    worst = max(made.errors, key=lambda task: made.errors[task])
+    assert made.errors[worst] > 0.25, "random adapters cannot be had for a tenth of their bytes"
+    (note,) = made.notes
+    for said in (worst, f"{made.errors[worst]:.2f}", "--max-error"):
+        assert said in note
+    assert merge(three, tmp_path / "out", size="10%", threads=1).notes == (), "it was asked for"
+
+
+def test_importance_lowers_an_error(three, tmp_path) -> None:
+    even = merge(three, tmp_path / "out", size="25%", threads=1).errors
+    more = merge(three, tmp_path / "out", size="25%", importance={"b": 20.0}, threads=1).errors
+    assert more["b"] < 0.8 * even["b"]
+    assert more["a"] > even["a"]
+
+
+def test_absolute_errors_count_more_where_the_adapter_is_large(make_adapter, tmp_path) -> None:
+    small, other = modules_of(1), modules_of(2)
+    large = {path: (8 * b, a) for path, (b, a) in other.items()}
+    folders = [make_adapter(tmp_path / "small", small), make_adapter(tmp_path / "large", large)]
+
+    def errors(measure: str) -> dict[str, float]:
+        merge(folders, tmp_path / "out", size="25%", measure=measure, threads=1)
+        got, wanted = decoded(tmp_path / "out"), originals(folders)
+        return {name: measured(got[name], wanted[name]) for name in wanted}
+
+    relative, absolute, between = map(errors, ("frobenius", "absolute", "bias-aware"))
+    assert relative["large"] == pytest.approx(relative["small"], rel=0.3)
+    assert absolute["large"] < 0.5 * relative["large"]
+    # The default favours the larger one, and yet gives up none.
+    assert between["large"] < between["small"] < 0.9 < absolute["small"]
+
+
+def test_sensitivity_lowers_the_error_of_a_module(three, tmp_path) -> None:
+    def errors(sensitivity) -> dict[str, float]:
+        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity, threads=1)
+        wanted = originals(three)["b"]
+        return {
+            path: measured({path: got}, {path: wanted[path]})
+            for path, got in decoded(tmp_path / "out")["b"].items()
+        }
+
+    even = errors({"b": dict.fromkeys(PATHS, 1.0)})
+    more = errors({"b": {path: 10.0 if path == "h.1.q" else 1.0 for path in PATHS}})
+    assert more["h.1.q"] < 0.8 * even["h.1.q"]
+    assert all(more[path] > even[path] for path in PATHS if path != "h.1.q")
+    # Only ratios count.
+    assert errors({"b": dict.fromkeys(PATHS, 7.0)}) == pytest.approx(even, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "what"),
+    [
+        ({"z": {}}, "sensitivity of a task that is not there; got z"),
+        ({"b": dict.fromkeys(PATHS[1:], 1.0)}, "h.0.q.*got nothing"),
+        ({"b": dict.fromkeys(PATHS, -1.0)}, "must be a positive number.*got -1"),
+        ({"b": dict.fromkeys(PATHS, float("nan"))}, "must be a positive number.*got nan"),
+    ],
+)
+def test_wrong_sensitivity_is_refused(three, tmp_path, sensitivity, what) -> None:
+    with pytest.raises(UsageError, match=what):
+        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_bytes_less_error(three, tmp_path) -> None:
+    sizes = ["22%", "25%", "35%", "50%"]
+    errors = [merge(three, tmp_path / "out", size=size, threads=1).errors for size in sizes]
+    for name in errors[0]:
+        assert sorted((e[name] for e in errors), reverse=True) == [e[name] for e in errors]
+
+
+# --- size ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("size", ["8%", "20%", 6000, "0.012MB", "100%"])
+def test_a_size_is_never_exceeded_and_used(three, tmp_path, size, measure) -> None:
+    result = merge(three, tmp_path / "out", size=size, measure=measure, threads=1)
+    limit = parse_size(size, result.fp16_bytes)
+    real = (tmp_path / "out").stat().st_size
+    assert result.size == real <= limit
+    assert real >= limit - max(0.01 * limit, 4096)
+    assert result.fraction == real / result.fp16_bytes
+
+
+def test_a_larger_size_is_used_to_one_percent(make_adapter, tmp_path) -> None:
+    # So large that one percent, not 4 KiB, is what counts.
+    folders = [make_adapter(tmp_path / str(i), modules_of(i, m=700, n=900, r=16)) for i in range(4)]
+    result = merge(folders, tmp_path / "out", size="60%", threads=1)
+    limit = 0.6 * result.fp16_bytes
+    assert 0.01 * limit > 4096
+    assert 0.99 * limit <= (tmp_path / "out").stat().st_size <= limit
+
+
+def test_fp16_bytes_count_every_number(three, tmp_path, make_adapter) -> None:
+    head = {"base_model.model.head.weight": np.ones((5, 7), np.float32)}
+    one = make_adapter(tmp_path / "head", modules_of(0), extras=head)
+    result = merge([one], tmp_path / "out", size="50%", threads=1)
+    assert result.fp16_bytes == 2 * (4 * 4 * (48 + 64) + 35)
+
+
+def test_less_than_what_is_carried_is_refused_and_nothing_is_written(
+    make_adapter, tmp_path
+) -> None:
+    head = np.random.default_rng(0).standard_normal((200, 50)).astype(np.float32)
+    one = make_adapter(
+        tmp_path / "head", modules_of(0), extras={"base_model.model.head.weight": head}
+    )
+    target = tmp_path / "out"
+    with pytest.raises(BudgetError, match=r"the size cannot be kept.*carried bit by bit"):
+        merge([one], target, size=20_000, threads=1)
+    assert not target.exists()
+    target.write_bytes(b"old")
+    with pytest.raises(BudgetError):
+        merge([one], target, size=200, threads=1)
+    assert target.read_bytes() == b"old"
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["head", "out"]
+
+
+def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
+    with pytest.raises(BudgetError):
+        merge(three, tmp_path / "out", size=400, threads=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"fair": True},
+        {"importance": {"a": 2}},
+        {"forms": ["private"]},
+        {"rescaler": lambda name, coded: {}},
+    ],
+)
+def test_lossless_takes_no_choices(three, tmp_path, option) -> None:
+    with pytest.raises(UsageError, match=f"nothing to weigh.*{next(iter(option))}"):
+        merge(three, tmp_path / "out", lossless=True, **option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_limits_are_refused(three, tmp_path) -> None:
+    with pytest.raises(UsageError, match="more than one limit; got size, error, expected one"):
+        merge(three, tmp_path / "out", size="5%", error=0.1)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_an_importance_is_positive(three, tmp_path, value) -> None:
+    with pytest.raises(UsageError, match="importance must be positive"):
+        merge(three, tmp_path / "out", importance={"a": value})
+
+
+def test_an_importance_for_nobody(three, tmp_path) -> None:
+    with pytest.raises(UsageError, match="not there; got z, expected a, b, c"):
+        merge(three, tmp_path / "out", importance={"z": 2.0})
+
+
+def test_an_unknown_form_is_refused(three, tmp_path) -> None:
+    with pytest.raises(UsageError, match="unknown form; got privat"):
+        merge(three, tmp_path / "out", forms=["privat"])
+
+
+# --- symmetries ----------------------------------------------------------------------------------
+
+
+def test_neither_order_nor_threads_change_a_byte(three, tmp_path) -> None:
+    results = []
+    for i, (order, threads) in enumerate(
+        [(three, 1), (three[::-1], 2), (three[1:] + three[:1], 1)]
+    ):
+        merge(order, tmp_path / f"out{i}", size="15%", threads=threads)
+        results.append((tmp_path / f"out{i}").read_bytes())
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_the_gauge_changes_nothing_that_counts(make_adapter, tmp_path, form) -> None:
+    rng = np.random.default_rng(8)
+    plain, turned = [], []
+    for i in range(3):
+        modules = modules_of(i)
+        other = {}
+        for path, (b, a) in modules.items():
+            R = rng.standard_normal((4, 4)) + 2 * np.eye(4)
+            other[path] = (b @ R, np.linalg.solve(R, a))
+        plain.append(make_adapter(tmp_path / "plain" / str(i), modules))
+        turned.append(make_adapter(tmp_path / "turned" / str(i), other))
+    forms = [form] if form else None
+    one = merge(plain, tmp_path / "one", error=0.1, forms=forms, threads=1)
+    two = merge(turned, tmp_path / "two", error=0.1, forms=forms, threads=1)
+    assert one.size == pytest.approx(two.size, rel=0.01)
+    a, b = decoded(tmp_path / "one"), decoded(tmp_path / "two")
+    for name in a:
+        assert measured(b[name], a[name]) < 0.2 * 0.1
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_a_power_of_two_goes_through_exactly(make_adapter, tmp_path, form) -> None:
+    plain = [make_adapter(tmp_path / "plain" / str(i), modules_of(i), alpha=4) for i in range(3)]
+    large = [make_adapter(tmp_path / "large" / str(i), modules_of(i), alpha=32) for i in range(3)]
+    forms = [form] if form else None
+    merge(plain, tmp_path / "one", error=0.2, forms=forms, threads=1)
+    merge(large, tmp_path / "two", error=0.2, forms=forms, threads=1)
+    a, b = decoded(tmp_path / "one"), decoded(tmp_path / "two")
+    for name in a:
+        for path in PATHS:
+            assert np.array_equal(
+                8 * (a[name][path].B @ a[name][path].A), b[name][path].B @ b[name][path].A
+            )
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_scales_far_from_one(make_adapter, tmp_path, scale) -> None:
+    folders = [make_adapter(tmp_path / str(i), modules_of(i), alpha=4 * scale) for i in range(2)]
+    result = merge(folders, tmp_path / "out", error=0.1, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    for name, error in result.errors.items():
+        assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
+
+
+def test_a_scale_that_all_tasks_share_does_not_matter(make_adapter, tmp_path) -> None:
+    def errors(alpha: float) -> dict[str, float]:
+        folder = tmp_path / str(alpha)
+        folders = [make_adapter(folder / str(i), modules_of(i), alpha=alpha) for i in range(2)]
+        return dict(merge(folders, tmp_path / "out", size="30%", threads=1).errors)
+
+    one, two = errors(4), errors(4 * 1024)
+    assert max(one.values()) < 0.8
+    # Sizes end up to one percent apart, which moves both errors; their ratio is what counts.
+    assert two["1"] / two["0"] == pytest.approx(one["1"] / one["0"], rel=0.02)
+    assert two == pytest.approx(one, rel=0.06)
+
+
+def test_the_sizes_of_single_tasks_matter_little(make_adapter, tmp_path) -> None:
+    small = [make_adapter(tmp_path / "s" / str(i), modules_of(i)) for i in range(2)]
+    mixed = [small[0], make_adapter(tmp_path / "m" / "1", modules_of(1), alpha=4 * 1024)]
+
+    def ratio(folders: list[Path], measure: str) -> float:
+        found = merge(folders, tmp_path / "out", size="30%", measure=measure, threads=1).errors
+        return found["1"] / found["0"]
+
+    # Relative errors do not depend on it at all; the default lets it count, up to a limit.
+    alike = ratio(small, "frobenius")
+    assert ratio(mixed, "frobenius") == pytest.approx(alike, rel=0.02)
+    assert 0.3 * alike < ratio(mixed, "bias-aware") < 0.8 * alike
+
+
+# --- named cases ---------------------------------------------------------------------------------
+
+
+def test_one_adapter_at_a_small_error_comes_back(three, tmp_path) -> None:
+    result = merge(three[:1], tmp_path / "out", error=1e-3, threads=1)
+    assert list(result.errors) == ["a"]
+    got, wanted = decoded(tmp_path / "out")["a"], originals(three[:1])["a"]
+    assert measured(got, wanted) <= 1e-3
+
+
+def test_lossless_is_bit_for_bit(make_adapter, tmp_path) -> None:
+    head = {
+        "base_model.model.head.weight": np.random.default_rng(0)
+        .standard_normal((3, 9))
+        .astype(np.float16)
+    }
+    folders = [
+        make_adapter(tmp_path / "a", modules_of(0), alpha=7, extras=head, use_rslora=True),
+        make_adapter(tmp_path / "b", modules_of(1), dtype=np.float16),
+    ]
+    result = merge(folders, tmp_path / "out", lossless=True)
+    assert result.errors == {"a": 0.0, "b": 0.0}
+    bundle = open_bundle(tmp_path / "out")
+    for folder in folders:
+        tensors = load_file(folder / "adapter_model.safetensors")
+        task = bundle[folder.name]
+        assert set(task.tensors) == set(tensors)
+        for key, value in tensors.items():
+            assert task.tensors[key].raw() == value.tobytes()
+        task.save_pretrained(tmp_path / "back" / folder.name)
+        again = load_file(tmp_path / "back" / folder.name / "adapter_model.safetensors")
+        assert {key: x.tobytes() for key, x in again.items()} == {
+            key: x.tobytes() for key, x in tensors.items()
+        }
+
+
+def test_one_task_reads_only_its_own_bytes(three, tmp_path) -> None:
+    merge(three, tmp_path / "out", size="30%", threads=1)
+    bundle = open_bundle(tmp_path / "out")
+    before = bundle.bytes_read
+    bundle["b"].factors()
+    sizes = bundle.tensor_bytes
+    content = bundle["b"].entry.content
+    assert bundle.bytes_read - before == sizes["shared"] + sizes[f"task/{content}"]
+
+
+def test_progress_is_told(three, tmp_path) -> None:
+    told = []
+    merge(three, tmp_path / "out", size="30%", threads=2, progress=lambda *x: told.append(x))
+    assert all(0 < done <= total == len(PATHS) for _, done, total in told)
+    assert {stage for stage, _, _ in told} >= {"reading", "pass 1"}
+
+
+def test_a_guide_finds_the_price_with_few_estimates() -> None:
+    asked: list[float] = []
+
+    def estimate(price: float) -> np.ndarray:
+        asked.append(price)
+        # No power law.
+        return np.array([5000 / (1 + 3e5 * price**0.8), 100 * price**-0.1])
+
+    guide = Guide(estimate, 1e-3)
+    for bits in (3000.0, 3100.0, 900.0):
+        price = guide.price(bits)
+        assert estimate(price).sum() == pytest.approx(bits, rel=2e-3)
+        assert guide.bits(price) == pytest.approx(bits, rel=1e-9)
+    assert len(asked) <= 3 + 15
+
+
+def test_a_guide_comes_back_from_where_nothing_pays() -> None:
+    guide = Guide(lambda price: np.array([1e-3 / price if price < 1e-6 else 0.0]), 1.0)
+    assert guide.price(1e5) == pytest.approx(1e-8, rel=1e-2)
+
+
+@pytest.mark.parametrize("size", ["2%", "10%"])
+def test_a_size_takes_two_passes(tmp_path, size) -> None:
+    examples = Path(__file__).resolve().parents[2] / "examples" / "adapters"
+    result = merge(
+        [examples / name for name in ("dates-de", "numbers-fr")], tmp_path / "out", size=size
+    )
+    assert result.passes <= 2
+
+
+def test_streams_that_no_reader_would_take_are_not_written(three, tmp_path, monkeypatch) -> None:
+    # Not to be had with real weights: a context's rarest bit costs 1/710 bit.
+    monkeypatch.setattr("hydraopt.coding.stream._FREE_NUMBERS", 0)
+    monkeypatch.setattr("hydraopt.coding.stream._NUMBERS_PER_BYTE", 1)
+    with pytest.raises(NumericalError, match=r"more numbers than a reader takes; got .* bytes"):
+        merge(three, tmp_path / "out", size="10%", threads=1)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,133 @@
+"""Merging what is odd: equal adapters, zeros, extreme ranks, modules of one, broken files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydraopt import open_bundle, read_adapters
+from hydraopt.coding.records import FORMS
+from hydraopt.errors import NumericalError, UsageError
+from hydraopt.merging.merge import merge
+from tests.compress.core_factors import dense, relative_error
+from tests.merging.merge_cases import PATHS, Modules, decoded, measured, modules_of, originals
+
+
+def test_identical_adapters_are_stored_once(make_adapter, tmp_path) -> None:
+    def size(count: int) -> int:
+        for i in range(count):
+            make_adapter(tmp_path / str(count) / f"t{i}", modules_of(0))
+        result = merge(str(tmp_path / str(count) / "*"), tmp_path / "out", error=0.05, threads=1)
+        assert sum(result.forms.values()) == len(PATHS)  # coded once, not only stored once
+        return result.size
+
+    one, four = size(1), size(4)
+    assert four < one + 300
+    bundle = open_bundle(tmp_path / "out")
+    assert len([name for name in bundle.tensor_bytes if name.startswith("task/")]) == 1
+    factors = [task.factors() for task in bundle.values()]
+    for path in PATHS:
+        assert all(np.array_equal(factors[0][path].B, x[path].B) for x in factors[1:])
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_an_all_zero_adapter(make_adapter, three, tmp_path, form) -> None:
+    zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
+    folders = [*three, make_adapter(tmp_path / "zero", zero)]
+    forms = [form] if form else None
+    result = merge(folders, tmp_path / "out", error=0.2, forms=forms, threads=1)
+    assert result.errors["zero"] == 0
+    for factors in decoded(tmp_path / "out")["zero"].values():
+        assert not dense(factors).any()
+
+
+@pytest.mark.parametrize("limit", [{"size": "50%"}, {"error": 0.1}, {"max_error": 0.1}, {}])
+def test_nothing_but_zeros(make_adapter, tmp_path, limit) -> None:
+    zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
+    folder = make_adapter(tmp_path / "zero", zero)
+    if not limit:
+        limit = {"lossless": True}
+    result = merge([folder], tmp_path / "out", threads=1, **limit)
+    assert result.errors == {"zero": 0.0}
+    for factors in decoded(tmp_path / "out")["zero"].values():
+        assert not dense(factors).any()
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize(
+    "shape", [{"r": 1}, {"m": 5, "n": 64, "r": 12}, {"m": 64, "n": 6, "r": 12}], ids=str
+)
+def test_ranks_of_one_and_beyond_the_shape(make_adapter, tmp_path, shape, form) -> None:
+    rng = np.random.default_rng(3)
+    size = {"m": 48, "n": 64, **shape}
+    folders = []
+    for i in range(3):
+        pairs: Modules = {
+            path: (
+                rng.standard_normal((size["m"], size["r"])),
+                rng.standard_normal((size["r"], size["n"])),
+            )
+            for path in PATHS
+        }
+        folders.append(make_adapter(tmp_path / str(i), pairs))
+    forms = [form] if form else None
+    result = merge(folders, tmp_path / "out", error=0.05, forms=forms, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    for name, error in result.errors.items():
+        assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
+        for factors in got[name].values():
+            assert factors.A.shape[0] <= 2 * min(size["m"], size["n"]) + 1
+
+
+def test_a_module_that_one_adapter_has(make_adapter, three, tmp_path) -> None:
+    rng = np.random.default_rng(6)
+    more = {
+        **modules_of(6),
+        "h.9.extra": (rng.standard_normal((10, 2)), rng.standard_normal((2, 12))),
+    }
+    folders = [*three, make_adapter(tmp_path / "more", more, base="org/tiny")]
+    merge(folders, tmp_path / "out", error=0.1, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    assert set(got["more"]) == {*PATHS, "h.9.extra"}
+    assert set(got["a"]) == set(PATHS)
+    assert relative_error(got["more"]["h.9.extra"], wanted["more"]["h.9.extra"]) < 0.3
+
+
+def test_mixed_ranks(make_adapter, tmp_path) -> None:
+    mixed = modules_of(0, r=2) | {"h.1.q": modules_of(1, r=6)["h.1.q"]}
+    folders = [
+        make_adapter(tmp_path / "a", mixed),
+        make_adapter(tmp_path / "b", modules_of(2, r=8)),
+    ]
+    result = merge(folders, tmp_path / "out", error=0.1, threads=1)
+    got, wanted = decoded(tmp_path / "out"), originals(folders)
+    for name, error in result.errors.items():
+        assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_broken_adapter_is_refused_and_nothing_is_written(
+    make_adapter, three, tmp_path, bad, side
+) -> None:
+    modules: dict[str, Any] = modules_of(5)
+    modules["h.1.v"][side][1, 2] = bad
+    broken = make_adapter(tmp_path / "broken", modules)
+    with pytest.raises(NumericalError, match=r"module h\.1\.v.*1 bad of") as caught:
+        merge([*three, broken], tmp_path / "out", size="20%", threads=1)
+    assert "broken" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_no_adapters(tmp_path) -> None:
+    with pytest.raises(UsageError):
+        merge([], tmp_path / "out")
+
+
+def test_two_adapters_of_one_name(three, tmp_path) -> None:
+    adapters = read_adapters(three)
+    with pytest.raises(UsageError, match="two adapters have one name"):
+        merge([*adapters, adapters[0]], tmp_path / "out")

@@ -1,0 +1,99 @@
+"""The searches for a price, over made-up passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from hydraopt.errors import BudgetError
+from hydraopt.merging.budget import MeanError, Size, WorstError
+from hydraopt.merging.guide import Guide
+from hydraopt.merging.passes import Course
+from hydraopt.merging.search import MOST_PASSES, Trial, search_error, search_size
+
+FIXED = 1000
+
+
+@dataclass
+class MadeUp:
+    """Passes whose value is a function of the price; a draft is the price that it was made at."""
+
+    value: Callable[[float], float]
+    coded: Callable[[float], float] = lambda price: 0.0
+    unsettled: int = 0
+    prices: list[float] = field(default_factory=list)
+    courses: list[Course | None] = field(default_factory=list)
+
+    def run(self, price: float, count: int, course: Course | None = None) -> Trial[float]:
+        self.prices.append(price)
+        self.courses.append(course)
+        assert count == len(self.prices)
+        settled = count > self.unsettled
+        return Trial(price, price, self.value(price), int(self.coded(price)), settled)
+
+
+def bytes_of(price: float, more: float = 1.0) -> float:
+    """No power law, and beside the planner's expectation by a constant."""
+    return more * (5e5 / (1 + 3e5 * price**0.8) + 2e3 * price**-0.05)
+
+
+def guide() -> Guide:
+    return Guide(lambda price: np.array([8 * bytes_of(price)]), 1e-3)
+
+
+@pytest.mark.parametrize("limit", [20_000, 60_000, 300_000])
+@pytest.mark.parametrize("more", [0.8, 1.0, 1.3])
+def test_a_size_is_met_from_below(limit: int, more: float) -> None:
+    runner = MadeUp(lambda p: FIXED + bytes_of(p, more), lambda p: bytes_of(p, more))
+    found = search_size(runner, guide(), Size(limit), FIXED)
+    assert 0.99 * limit <= FIXED + bytes_of(found.draft, more) <= limit
+    assert found.passes == len(runner.prices) <= 4
+    assert runner.courses[0] is not None
+    assert found.draft == runner.prices[-1]
+
+
+def test_the_first_passes_alone_are_steered() -> None:
+    # A size that can be met by no price, so that all passes are seen.
+    runner = MadeUp(lambda p: 2e6, lambda p: 1e6)
+    with pytest.raises(BudgetError, match="cannot be met: size of 1000") as error:
+        search_size(runner, guide(), Size(1000), 10)
+    assert "got 2e+06" in str(error.value)
+    assert [course is not None for course in runner.courses] == [True] * 2 + [False] * 10
+
+
+@pytest.mark.parametrize("budget", [MeanError(0.05), MeanError(0.3), WorstError(0.3)])
+@pytest.mark.parametrize("start", [1e-9, 1e-4, 1.0])
+def test_an_error_is_met_from_below(budget: MeanError | WorstError, start: float) -> None:
+    runner = MadeUp(lambda p: math.tanh(1.7 * p**0.31))
+    found = search_error(runner, budget, start)
+    assert 0.97 * budget.limit <= runner.value(found.draft) <= budget.limit
+    assert runner.prices[0] == start
+    assert found.passes == len(runner.prices) <= 8
+
+
+def test_the_nearest_within_the_budget_is_taken_where_none_is_near() -> None:
+    # Steps so coarse that no price comes within 3 %: 0.5 and 0.09 are all there is.
+    runner = MadeUp(lambda p: 0.5 if p > 1e-3 else 0.09 if p > 1e-5 else 0.05)
+    found = search_error(runner, MeanError(0.1), 1e-2)
+    assert found.passes == MOST_PASSES
+    assert runner.value(found.draft) == 0.09
+
+
+def test_a_draft_that_is_not_settled_is_no_answer() -> None:
+    # Every draft is exactly within the budget, the first three before the weights have settled.
+    runner = MadeUp(lambda p: 0.1, unsettled=3)
+    found = search_error(runner, MeanError(0.1), 1e-2)
+    assert found.passes == 4
+    sized = MadeUp(lambda p: 999.0, lambda p: 99.0, unsettled=3)
+    assert search_size(sized, guide(), Size(1000), 900).passes == 4
+    # The planner's expectation is of the first weights, so later passes are not steered by it.
+    assert [course is not None for course in sized.courses] == [True, False, False, False]
+
+
+def test_an_error_that_no_price_meets() -> None:
+    with pytest.raises(BudgetError, match=r"cannot be met: max-error of 0.2; got 0.4 after 12"):
+        search_error(MadeUp(lambda p: 0.4), WorstError(0.2), 1e-3)
