@@ -132,6 +132,28 @@ def test_imports_follow_the_layers(module: str) -> None:
         assert layer_of(other) < layer_of(module), f"{module} imports {other}, which is not before"
 
 
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {
+        module: {
+            other.removeprefix("hydraopt.")
+            for other, _ in imports_of(path)
+            if other.startswith("hydraopt.")
+        }
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def walk(module: str, route: list[str]) -> None:
+        assert module not in route, f"a circle: {' -> '.join([*route, module])}"
+        if module not in done:
+            for other in sorted(graph.get(module, set())):
+                walk(other, [*route, module])
+            done.add(module)
+
+    for module in sorted(graph):
+        walk(module, [])
+
+
 def test_every_package_has_its_layer() -> None:
     packages = {package_of(module) for module in MODULES} - {""}
     assert packages == set().union(*LAYERS)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt import merge, open_bundle, read_adapters, rescaling, verify_bundle
+from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.coding.records import FORMS, read_record, write_parts
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UsageError
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging import rescale
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
 
 Coded = Callable[[], dict[str, Factors]]
@@ -187,10 +188,8 @@ def test_numbers_that_are_no_integers_are_refused(three, tmp_path) -> None:
 
 def test_what_nobody_asks_for_is_not_decoded(three, tmp_path, monkeypatch) -> None:
     read = []
-    original = rescaling.read_record
-    monkeypatch.setattr(
-        rescaling, "read_record", lambda *args: read.append(args) or original(*args)
-    )
+    original = rescale.read_record
+    monkeypatch.setattr(rescale, "read_record", lambda *args: read.append(args) or original(*args))
     merge(three, tmp_path / "out", size="30%", rescaler=grow_all(1, "b"))
     assert len(read) == 4  # one task's modules, once
 

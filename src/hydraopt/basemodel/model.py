@@ -18,6 +18,8 @@ from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
 from hydraopt.errors import AlignmentError, UsageError, explain
 
 __all__ = [
+    "BATCH_TOKENS",
+    "WRITE_TOKENS",
     "Pair",
     "Placed",
     "attached",
@@ -29,6 +31,11 @@ __all__ = [
     "logits_of",
     "place",
 ]
+
+BATCH_TOKENS = 1024
+"""Padded tokens of a batch: large enough that matrix products run at full speed on a CPU."""
+WRITE_TOKENS = 16 * BATCH_TOKENS
+"""The same for writing, where every step computes one token of each row."""
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 """B (m, r) with the scale inside, A (r, n)."""

@@ -19,8 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.model import Pair, attached, generate, hidden_states, logits_of, place
-from hydraopt.evaluate.run import WRITE_TOKENS
+from hydraopt.basemodel.model import (
+    WRITE_TOKENS,
+    Pair,
+    attached,
+    generate,
+    hidden_states,
+    logits_of,
+    place,
+)
 from hydraopt.linalg.svd import thin
 
 __all__ = ["Seen", "answered", "look", "self_written", "sensitivities"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.lossless import adapter_of
+from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.coding.records import Mode, SplitRecord, read_parts, read_split
 from hydraopt.coding.stream import StreamReader, most_numbers
@@ -178,8 +179,6 @@ class TaskAdapter:
         dtype: of the factors; a torch dtype or "float16", "bfloat16", "float32"; None is that of
         the original. Use it with a config of :meth:`save_pretrained`, whose scale is 1.
         """
-        from hydraopt.bundle.restore.peft import torch_state_dict
-
         return torch_state_dict(self, dtype)
 
     def save_pretrained(
@@ -190,8 +189,6 @@ class TaskAdapter:
         overwrite: bool = False,
     ) -> None:
         """Write a PEFT adapter folder; see :func:`hydraopt.export.export_peft`."""
-        from hydraopt.bundle.restore.peft import export_peft
-
         export_peft(
             self, folder, dtype=dtype or "same", uniform_rank=uniform_rank, overwrite=overwrite
         )

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate, encode_row
 from hydraopt.basemodel.model import (
+    BATCH_TOKENS,
+    WRITE_TOKENS,
     Pair,
     Placed,
     attached,
@@ -39,10 +41,6 @@ from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 
-BATCH_TOKENS = 1024
-"""Padded tokens of a batch: large enough that matrix products run at full speed on a CPU."""
-WRITE_TOKENS = 16 * BATCH_TOKENS
-"""The same for writing, where every step computes one token of each row."""
 _HEAD = "lm_head"
 
 Numbers = NDArray[np.float64]

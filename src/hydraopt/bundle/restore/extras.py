@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.bundle.restore.tensors import rounded
-from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
+
+if TYPE_CHECKING:
+    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = ["exported_extras"]
 

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
@@ -23,8 +23,10 @@ from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target, new_folder, read_back
 from hydraopt.bundle.restore.layout import Pair, pairs_of
 from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
-from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
+
+if TYPE_CHECKING:
+    from hydraopt.bundle.task import TaskAdapter
 
 __all__ = [
     "CONFIG", "WEIGHTS", "export_peft", "peft_adapter", "torch_state_dict",
