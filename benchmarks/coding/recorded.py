@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.coding.stream import Block, StreamWriter, quantise_block
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import measure_named

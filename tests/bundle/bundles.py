@@ -19,9 +19,9 @@ from hydraopt.bundle import (
 )
 from hydraopt.bundle.spec import default_key
 from hydraopt.coding.coefficients import exponents, power
+from hydraopt.coding.forms import Way
 from hydraopt.coding.records import (
     PartsRecord,
-    Way,
     quantise_basis,
     quantise_side,
     write_basis,

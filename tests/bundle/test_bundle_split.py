@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle
-from hydraopt.coding.records import FORMS, Mode, quantise_basis, read_parts, read_split, write_parts
+from hydraopt.coding.forms import FORMS, Mode
+from hydraopt.coding.records import quantise_basis, read_parts, read_split, write_parts
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError

@@ -9,7 +9,7 @@ import pytest
 
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
 from hydraopt.merging.merge import DEFAULT_MEASURE, DEFAULT_SIZE
 from tests.cli.conftest import TASKS, Run

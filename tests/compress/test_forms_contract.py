@@ -8,11 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from hydraopt.coding.forms import FORMS, Mode, Way
 from hydraopt.coding.records import (
-    FORMS,
-    Mode,
     PartsRecord,
-    Way,
     quantise_basis,
     quantise_side,
     read_basis,

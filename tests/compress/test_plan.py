@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.coding.records import FORMS, Mode, Side, Way, write_basis, write_parts
+from hydraopt.coding.forms import FORMS, Mode, Way
+from hydraopt.coding.records import Side, write_basis, write_parts
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress import encode as encoder
 from hydraopt.compress import plan as planner

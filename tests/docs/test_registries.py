@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
 from hydraopt.export.formats import FORMATS
 from hydraopt.methods import METHODS

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from hydraopt import open_bundle, read_adapters, verify_bundle
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
 from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging.budget import parse_size

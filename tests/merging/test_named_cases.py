@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hydraopt import open_bundle, read_adapters
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.errors import NumericalError, UsageError
 from hydraopt.merging.merge import merge
 from tests.compress.core_factors import dense, relative_error

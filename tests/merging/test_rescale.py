@@ -10,7 +10,8 @@ import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.coding.coefficients import EXPONENT_GRID
-from hydraopt.coding.records import FORMS, read_record, write_parts
+from hydraopt.coding.forms import FORMS
+from hydraopt.coding.records import read_record, write_parts
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UsageError

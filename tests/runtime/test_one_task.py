@@ -13,7 +13,8 @@ from torch import nn
 
 import hydraopt
 from hydraopt import HydraoptError, attach, merge, open_bundle
-from hydraopt.coding.records import Mode, SplitRecord, SplitSide, Way
+from hydraopt.coding.forms import Mode, Way
+from hydraopt.coding.records import SplitRecord, SplitSide
 from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.runtime.heads import part_of, site_of
 from hydraopt.runtime.places import Place

@@ -13,7 +13,8 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.coding.records import Mode, SplitRecord, read_parts, read_split
+from hydraopt.coding.forms import Mode
+from hydraopt.coding.records import SplitRecord, read_parts, read_split
 from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
 from hydraopt.linalg.shapes import Factors

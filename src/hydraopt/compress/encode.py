@@ -14,14 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydraopt.coding.coefficients import exponents, power
-from hydraopt.coding.records import (
-    BasisRecord,
-    PartsRecord,
-    Side,
-    Way,
-    quantise_basis,
-    quantise_side,
-)
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import BasisRecord, PartsRecord, Side, quantise_basis, quantise_side
 from hydraopt.coding.spread import spread_of
 from hydraopt.compress.core import ModuleCore
 from hydraopt.compress.measure import Measure, Metric, displacement

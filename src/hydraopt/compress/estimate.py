@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydraopt.coding.records import Mode, Way
+from hydraopt.coding.forms import Mode, Way
 from hydraopt.compress.core import ModuleCore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module

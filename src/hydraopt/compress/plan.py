@@ -1,6 +1,6 @@
 """The planner: for one module and one price of a bit, which form, which parts, how fine.
 
-For every task and every permitted pair of ways (hydraopt.coding.records) the harm D that would
+For every task and every permitted pair of ways (hydraopt.coding.forms) the harm D that would
 remain and the bits R it would take are estimated from singular values alone; the module takes the
 bases, and each task the mode, with the least ``D + price * R``. The price is the one knob theta of
 the whole bundle: equal slope everywhere is the optimum (reverse water-filling). D is in units of
@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hydraopt.coding.records import FORMS, Mode
+from hydraopt.coding.forms import FORMS, Mode
 from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.compress.measure import Measure, left_noise, part_harm

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.records import Way
+from hydraopt.coding.forms import Way
 from hydraopt.compress.core import SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, rate_of
 from hydraopt.linalg.shapes import Array

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import check_same_base, read_adapters
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.estimate import guess_module
 from hydraopt.compress.measure import measure_named

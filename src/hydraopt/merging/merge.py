@@ -16,7 +16,7 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import align
@@ -82,7 +82,7 @@ def merge(
     have the same relative error. measure: see hydraopt.compress.measure. sensitivity: which modules
     of a task matter more; only ratios within a task count. rescaler: asked for each task, or once
     for equal ones, how much longer its coded parts shall be (hydraopt.merging.rescale). forms:
-    those permitted, default all (names of hydraopt.coding.records.FORMS). same_base: take base
+    those permitted, default all (names of hydraopt.coding.forms.FORMS). same_base: take base
     models written differently as one. alpha: for files that do not state theirs. threads: default
     all cores; does not change the result. progress: called with (stage, done, total).
 

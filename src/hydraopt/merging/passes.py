@@ -19,7 +19,8 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hydraopt.coding.records import Mode, write_basis, write_parts
+from hydraopt.coding.forms import Mode
+from hydraopt.coding.records import write_basis, write_parts
 from hydraopt.coding.stream import StreamWriter, most_numbers
 from hydraopt.compress.core import CoreStore, ModuleCore
 from hydraopt.compress.encode import EncodedModule, encode_module

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from hydraopt.coding.records import FORMS
+from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import ROOM, CoreStore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of

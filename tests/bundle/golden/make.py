@@ -15,7 +15,8 @@ import numpy as np
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_carried, write_bundle
-from hydraopt.coding.records import Way, quantise_basis, write_basis, write_parts
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import quantise_basis, write_basis, write_parts
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.linalg.shapes import Array
 from tests.bundle.bundles import Parts, record

@@ -1,0 +1,75 @@
+"""Ways, modes and forms: how the sides of a task's parts are written.
+
+A task's dW in a module is a sum of k rank-one parts, ``dW ~ sum_j 2^(e_j / 32) l_j r_j^T``. Each
+side of a part, left (m) and right (n), is written in one of three ways:
+
+    explicit    its own integers;
+    shared      coordinates y over the module's shared basis V (n, q):   r = V y;
+    predicted   the same plus its own integers for what V misses:        r = V y + integers.
+
+The forms of the literature are pairs of these: private = explicit, explicit; shared input =
+explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t); shared
+output = shared, explicit; two-sided = shared, shared; predicted = any pair with a predicted side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import product
+
+__all__ = ["FORMS", "MODES", "PRIVATE", "Mode", "Way"]
+
+
+class Way(IntEnum):
+    """How one side of a task's parts is written."""
+
+    EXPLICIT = 0
+    SHARED = 1
+    PREDICTED = 2
+
+
+@dataclass(frozen=True)
+class Mode:
+    """The ways of both sides; ``code`` is what the stream holds."""
+
+    left: Way
+    right: Way
+
+    @property
+    def code(self) -> int:
+        return 3 * self.left + self.right
+
+    def needs_no_more_than(self, left: object, right: object) -> bool:
+        """Whether the mode can be used with these bases; None stands for no such basis."""
+        return (self.left is Way.EXPLICIT or left is not None) and (
+            self.right is Way.EXPLICIT or right is not None
+        )
+
+    @property
+    def form(self) -> str:
+        """The form's name in the literature and in reports."""
+        return _FORM_OF[self]
+
+
+def _form(mode: Mode) -> str:
+    if Way.PREDICTED in (mode.left, mode.right):
+        return "predicted"
+    return {
+        (Way.EXPLICIT, Way.EXPLICIT): "private",
+        (Way.EXPLICIT, Way.SHARED): "shared-input",
+        (Way.SHARED, Way.EXPLICIT): "shared-output",
+        (Way.SHARED, Way.SHARED): "two-sided",
+    }[mode.left, mode.right]
+
+
+MODES = tuple(Mode(left, right) for left, right in product(Way, Way))
+"""By code."""
+_FORM_OF = {mode: _form(mode) for mode in MODES}
+FORMS: dict[str, tuple[Mode, ...]] = {
+    name: tuple(mode for mode in MODES if _FORM_OF[mode] == name)
+    for name in ("private", "shared-input", "shared-output", "two-sided", "predicted")
+}
+"""Every form by name, with the modes that belong to it."""
+
+PRIVATE = Mode(Way.EXPLICIT, Way.EXPLICIT)
