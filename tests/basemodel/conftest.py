@@ -1,0 +1,7 @@
+"""The small trained model and its task, for the tests of this folder."""
+
+from __future__ import annotations
+
+from tests.small_model import tasks, trained
+
+__all__ = ["tasks", "trained"]
