@@ -96,7 +96,7 @@ def provenance(what: str, seed: int | None = None) -> dict[str, Any]:
 def bundle_hash() -> str:
     """Hash of the bytes that a merge of the examples writes today, whatever the source looks like:
     where they are the same, a result that is made of merges alone goes on."""
-    from hydraopt.merging.merge import merge
+    from hydraopt import merge
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "examples.hydra.safetensors"

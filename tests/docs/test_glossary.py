@@ -83,7 +83,6 @@ def test_its_classes_exist() -> None:
     assert named - classes == set()
 
 
-@pytest.mark.xfail(strict=False, reason="until files have moved to the layout that is named")
 def test_its_folders_exist() -> None:
     named = set(re.findall(r"`([a-z/]+)/`", GLOSSARY))
     assert len(named) > 8

@@ -40,14 +40,18 @@ Note = dict[str, Any]
 """What is known of a row that was built, or why it ``failed``."""
 
 
+_MAKES_ROWS = {"linalg", "methods", "bundle", "align", "combine"}
+"""Folders and modules of the package that rivals' rows come of, wherever they lie."""
+
+
 @functools.cache
 def code_of() -> str:
     """Hash of the source that rows come of: rivals, methods, and what writes bundles."""
     package = ROOT / "src" / "hydraopt"
-    folders = [ROOT / "benchmarks" / "rivals"]
-    folders += [package / name for name in ("linalg", "methods", "bundle")]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    files += [package / "merging" / name for name in ("align.py", "combine.py")]
+    files = sorted((ROOT / "benchmarks" / "rivals").rglob("*.py"))
+    for path in sorted(package.rglob("*.py")):
+        if _MAKES_ROWS & {*path.relative_to(package).with_suffix("").parts}:
+            files.append(path)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

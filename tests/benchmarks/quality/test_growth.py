@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import hydraopt
 from benchmarks import common
 from benchmarks.quality import growth
 
@@ -22,12 +23,10 @@ def test_it_goes_on_when_only_the_text_of_the_source_has_changed(
 
 
 def test_the_hash_is_of_what_a_merge_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydraopt.merging import merge as merging
-
     hashes = []
     for written in (b"one", b"one", b"two"):
         fake = lambda adapters, path, size, data=written: path.write_bytes(data)  # noqa: E731
-        monkeypatch.setattr(merging, "merge", fake)
+        monkeypatch.setattr(hydraopt, "merge", fake)
         common.bundle_hash.cache_clear()
         hashes.append(common.bundle_hash())
     common.bundle_hash.cache_clear()

@@ -37,6 +37,14 @@ def test_there_is_a_row_for_each_set_and_it_is_the_headlines() -> None:
         assert row["worst_task"] in worst
 
 
+def test_the_best_rival_is_the_one_that_takes_the_fewest_bytes() -> None:
+    found = cells(readme.in_short())
+    for name, scored in scored_rivals():
+        times = [x.times for x in factors(name, scored) if x.size_pct <= 50]
+        assert len(times) > 3
+        assert found[scored["recipe"]][4].startswith(f"{min(times):.1f} x (")
+
+
 def stored(folder: Path, rows=ROWS, **change) -> None:
     """The set's own run, at its default, and its rivals'."""
     own = result({"ours 10%": ROWS["ours 10%"]}) | {"plan": "sizes"}
