@@ -152,9 +152,15 @@ def _forgive(made: Any) -> None:
 
     def save_overload(*arguments: Any) -> None:
         try:
-            save(*arguments)
-        except OSError as error:
-            _say_unkept(error.strerror or str(error))
+            try:
+                save(*arguments)
+            except OSError:
+                raise
+            except Exception:  # the index is damaged
+                kept.flush()
+                save(*arguments)
+        except Exception as error:
+            _say_unkept(getattr(error, "strerror", None) or str(error))
 
     kept.load_overload, kept.save_overload = load_overload, save_overload
 

@@ -55,17 +55,16 @@ def test_json_is_escaped_and_the_same_text(text: str, capsys: pytest.CaptureFixt
     assert all(common.printable(line) == line for line in out.splitlines())
 
 
-def test_a_name_of_a_hostile_file_is_written_out(
-    tmp_path: Path, make_adapter: MakeAdapter, run: Run
-) -> None:
+def test_a_hostile_path_is_written_out(tmp_path: Path, make_adapter: MakeAdapter, run: Run) -> None:
     rng = np.random.default_rng(0)
     pair = (rng.standard_normal((8, 2)), rng.standard_normal((2, 6)))
-    folder = make_adapter(tmp_path / "de", {"h.0.q": pair}, base="org/\x1b[2J\u202e")
-    for arguments in (["inspect", folder], ["inspect", folder, "--json"]):
-        result = run(*arguments)
-        assert result.exit_code == 0, result.output
-        assert "[2J" in result.stdout
-        assert not {"\x1b", "\u202e"} & set(result.output)
+    folder = make_adapter(tmp_path / "a\x1b[2J\u202e" / "de", {"h.0.q": pair})
+    refused = run("inspect", folder / "nowhere")
+    merged = run("merge", folder, "-o", folder.parent / "b", "--size", "9000")
+    assert (refused.exit_code, merged.exit_code) == (2, 0), merged.output
+    for printed in (refused.stderr, merged.stdout):
+        assert "\\x1b[2J\\u202e" in printed
+        assert not {"\x1b", "\u202e"} & set(printed)
 
 
 def command(*arguments: object) -> list[str]:
