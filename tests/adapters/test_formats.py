@@ -10,7 +10,7 @@ import pytest
 from adapter_files import lora, peft_config
 
 from hydraopt.adapters import formats, read_adapter
-from hydraopt.adapters.formats import FORMATS, Found, Row, format_of, read_again
+from hydraopt.adapters.formats import FORMATS, Opened, Row, format_of, read_again
 from hydraopt.adapters.model import Format, LowRankModule
 from hydraopt.adapters.peft import Parts
 from hydraopt.adapters.rawtensor import TensorFile
@@ -21,7 +21,7 @@ PEFT = {"peft_type": "LORA"}
 
 def told(names, config=None, metadata=None):
     file = TensorFile(Path("f.safetensors"), dict.fromkeys(names), metadata or {})
-    return format_of(Found(file, config, Path("adapter_config.json"))).name
+    return format_of(Opened(file, config, Path("adapter_config.json"))).name
 
 
 @pytest.mark.parametrize(

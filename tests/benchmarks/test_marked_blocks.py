@@ -26,7 +26,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_block_is_written_in_its_page_alone(folder: Path) -> None:
     pages.rewrite(SECTIONS, check=False)
     top, deep = pages.BLOCKS["one"], pages.BLOCKS["two"]
-    assert top.read_text() == ("a\n<!-- one -->\n![x](docs/pictures/growth.png)\n<!-- /one -->\nb\n")
+    assert top.read_text() == (
+        "a\n<!-- one -->\n![x](docs/pictures/growth.png)\n<!-- /one -->\nb\n"
+    )
     assert deep.read_text().startswith("<!-- two -->\n2\n<!-- /two -->\n")
     assert "not its page" in deep.read_text()
     pages.rewrite(SECTIONS, check=True)

@@ -18,11 +18,11 @@ from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parts, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
 
-__all__ = ["FORMATS", "Found", "Row", "format_of", "read_again", "read_parts"]
+__all__ = ["FORMATS", "Opened", "Row", "format_of", "read_again", "read_parts"]
 
 
 @dataclass(frozen=True)
-class Found:
+class Opened:
     """What is known of an adapter before its format is.  alpha: the caller's, for files without."""
 
     file: TensorFile
@@ -60,10 +60,10 @@ class Row:
     """
 
     name: Format
-    typical: Callable[[str, Found], bool]
-    read: Callable[[Found], Parts]
+    typical: Callable[[str, Opened], bool]
+    read: Callable[[Opened], Parts]
     again: Again
-    says: Callable[[Found], bool] | None = None
+    says: Callable[[Opened], bool] | None = None
 
 
 def _as_peft(name: str) -> bool:
@@ -80,25 +80,25 @@ def _image_path(name: str) -> bool:
     return name.startswith(("unet.", "text_encoder")) or "transformer_blocks." in name
 
 
-def _peft(name: str, found: Found) -> bool:
+def _peft(name: str, opened: Opened) -> bool:
     image = _image_path(name) or _kohya_prefix(name)
-    return _as_peft(name) and (found.has_peft_config or not image)
+    return _as_peft(name) and (opened.has_peft_config or not image)
 
 
-def _kohya(name: str, found: Found) -> bool:
+def _kohya(name: str, opened: Opened) -> bool:
     own = name.endswith((".lora_down.weight", ".lora_up.weight"))
     others = ".hada_w" in name or ".lokr_w" in name  # its reader says why they are refused
     return own or others or (_as_peft(name) and _kohya_prefix(name))
 
 
-def _diffusers(name: str, found: Found) -> bool:
+def _diffusers(name: str, opened: Opened) -> bool:
     old = name.endswith((".down.weight", ".up.weight")) and "lora" in name
     return old or name.endswith((":down", ":up")) or (_as_peft(name) and _image_path(name))
 
 
-def _other_method(found: Found) -> bool:
+def _other_method(opened: Opened) -> bool:
     # Its reader says why it is refused.
-    return found.config is not None and found.config.get("peft_type", "LORA") != "LORA"
+    return opened.config is not None and opened.config.get("peft_type", "LORA") != "LORA"
 
 
 def _image_again(form: Format) -> Again:
@@ -113,62 +113,62 @@ FORMATS: Final = (
     Row(
         "peft",
         _peft,
-        lambda found: read_peft(found.file, found.need_config(), found.config_file),
+        lambda opened: read_peft(opened.file, opened.need_config(), opened.config_file),
         lambda file, config, origin: read_peft(file, config, file.path),
         says=_other_method,
     ),
     Row(
         "mlx",
-        lambda name, found: name.endswith((".lora_a", ".lora_b")),
-        lambda found: read_mlx(found.file, found.need_config(), found.config_file),
+        lambda name, opened: name.endswith((".lora_a", ".lora_b")),
+        lambda opened: read_mlx(opened.file, opened.need_config(), opened.config_file),
         lambda file, config, origin: read_mlx(file, origin.get("config") or {}, file.path),
     ),
     Row(
         "loralib",
-        lambda name, found: name.endswith((".lora_A", ".lora_B")),
-        lambda found: read_loralib(found.file, found.alpha),
+        lambda name, opened: name.endswith((".lora_A", ".lora_B")),
+        lambda opened: read_loralib(opened.file, opened.alpha),
         lambda file, config, origin: read_loralib(file, None),
     ),
     Row(
         "kohya",
         _kohya,
-        lambda found: read_image_lora(found.file, "kohya", found.alpha),
+        lambda opened: read_image_lora(opened.file, "kohya", opened.alpha),
         _image_again("kohya"),
     ),
     Row(
         "diffusers",
         _diffusers,
-        lambda found: read_image_lora(found.file, "diffusers", found.alpha),
+        lambda opened: read_image_lora(opened.file, "diffusers", opened.alpha),
         _image_again("diffusers"),
-        says=lambda found: "lora_adapter_metadata" in found.file.metadata,
+        says=lambda opened: "lora_adapter_metadata" in opened.file.metadata,
     ),
 )
 
 
-def format_of(found: Found) -> Row:
+def format_of(opened: Opened) -> Row:
     """The row of the file's format; raises AdapterFormatError for a file of none."""
     for row in FORMATS:
-        if row.says is not None and row.says(found):
+        if row.says is not None and row.says(opened):
             return row
-    for name in found.file:
+    for name in opened.file:
         for row in FORMATS:
-            if row.typical(name, found):
+            if row.typical(name, opened):
                 return row
-    first = ", ".join(map(repr, list(found.file)[:2]))
+    first = ", ".join(map(repr, list(opened.file)[:2]))
     refuse(
         "file holds no LoRA matrices",
-        found.file.path,
-        got=f"{len(found.file)} tensors such as {first}",
+        opened.file.path,
+        got=f"{len(opened.file)} tensors such as {first}",
         expected="names with lora_A and lora_B, lora_down and lora_up, or lora_a and lora_b",
         do="The matrices were not saved; save again with model.save_pretrained",
     )
 
 
-def read_parts(found: Found) -> Parts:
+def read_parts(opened: Opened) -> Parts:
     """The parts of a file, by its format's reader; raises AdapterFormatError as that does."""
-    if not found.file:
-        refuse("file holds no tensors", found.file.path, do="Save the adapter again")
-    return format_of(found).read(found)
+    if not opened.file:
+        refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
+    return format_of(opened).read(opened)
 
 
 def read_again(form: Format, file: TensorFile, config: Mapping[str, Any]) -> Parts:

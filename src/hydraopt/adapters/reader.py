@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from hydraopt.adapters.bases import check_same_base
-from hydraopt.adapters.formats import Found, read_parts
+from hydraopt.adapters.formats import Opened, read_parts
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.sources import Source, check_name, expand, load_config, locate, name_apart
@@ -93,7 +93,7 @@ def read_adapters(
 def _read(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:
     file = open_tensors(source.weights)
     config = load_config(source.config)
-    parts = read_parts(Found(file, config, source.config, alpha))
+    parts = read_parts(Opened(file, config, source.config, alpha))
     modules = {module.path: module for module in sorted(parts.modules, key=lambda x: x.path)}
     if len(modules) != len(parts.modules):
         paths = Counter(module.path for module in parts.modules)

@@ -70,9 +70,9 @@ def gains(
     least = _divergence(model, placed, judge, aim)
     for share in _SHARES:
         tried = {path: _steps(share * x) for path, x in learned.items()}
-        found = _divergence(model, _grown(placed, _lengths(tried)), judge, aim)
-        if found < least:
-            best, least = tried, found
+        divergence = _divergence(model, _grown(placed, _lengths(tried)), judge, aim)
+        if divergence < least:
+            best, least = tried, divergence
     return best
 
 
@@ -130,8 +130,8 @@ def _divergence(model: Any, placed: Placed, batch: Batch, aim: Tensor) -> float:
 def _steps(logs: Tensor) -> NDArray[np.int64]:
     """The nearest whole number of grid steps."""
     octaves = logs.double().cpu().numpy() / np.log(2)
-    found: NDArray[np.int64] = np.round(EXPONENT_GRID * octaves).astype(np.int64)
-    return found
+    steps: NDArray[np.int64] = np.round(EXPONENT_GRID * octaves).astype(np.int64)
+    return steps
 
 
 def _lengths(steps: Mapping[str, NDArray[np.int64]]) -> dict[str, Tensor]:

@@ -164,8 +164,8 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     token.
     """
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
-    found: Tensor = hidden.flatten(0, 1)[batch.where]
-    return found
+    states: Tensor = hidden.flatten(0, 1)[batch.where]
+    return states
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

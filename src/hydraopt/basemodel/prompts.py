@@ -43,13 +43,13 @@ def read_prompts(path: str | Path) -> list[str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(explain("cannot read the prompts", file=file, got=error)) from None
-    found = []
+    prompts = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            found.append(_prompt(line, f"{file}:{number}") if file.suffix == ".jsonl" else line)
-    if not found:
+            prompts.append(_prompt(line, f"{file}:{number}") if file.suffix == ".jsonl" else line)
+    if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
-    return found
+    return prompts
 
 
 def _prompt(line: str, where: str) -> str:
@@ -115,7 +115,7 @@ class Onlooker:
 
         Raises AlignmentError for modules that the base does not have as linear ones.
         """
-        found = {}
+        tempered = {}
         for number, name in enumerate(self._adapters):
             factors = self._factors(name)
             if name in self._prompts:
@@ -125,9 +125,9 @@ class Onlooker:
                     self._model, self._tokenizer, factors, TEXTS, self._seed + number
                 )
             seen = sensitivities(look(self._model, texts, factors), factors)
-            found[name] = {path: value**POWER for path, value in seen.items()}
+            tempered[name] = {path: value**POWER for path, value in seen.items()}
             self._progress("seeing what matters", number + 1, len(self._adapters))
-        return found
+        return tempered
 
     def gains(
         self, name: str, coded: Callable[[], Mapping[str, Factors]]
@@ -136,10 +136,10 @@ class Onlooker:
         if name not in self._prompts:
             return {}
         pairs = {path: (factors.B, factors.A) for path, factors in coded().items()}
-        found = gains(self._model, self._answers(name), self._factors(name), pairs)
+        shifts = gains(self._model, self._answers(name), self._factors(name), pairs)
         self._mended += 1
         self._progress("fitting to answers", self._mended, len(self._prompts))
-        return found
+        return shifts
 
     def _factors(self, name: str) -> dict[str, Pair]:
         modules = self._adapters[name].modules

@@ -130,13 +130,13 @@ def sensitivities(seen: Seen, factors: Factors) -> dict[str, float]:
     E[(g^T E x)^2] = |diag(s) U^T g|^2 |x|^2 for N of unit variance, and |E|^2 = n |s|^2; the output
     side likewise. The value is the sum of both ratios, mean over tokens.
     """
-    found = {}
+    values = {}
     for path, (b, a) in factors.items():
         t = thin(np.asarray(b, float), np.asarray(a, float))
         x, g = seen.x[path].double().numpy(), seen.g[path].double().numpy()
         out = np.square(g @ (t.U * t.s)).sum(1) * np.square(x).sum(1) / x.shape[1]
         into = np.square(x @ (t.V * t.s)).sum(1) * np.square(g).sum(1) / g.shape[1]
-        found[path] = float((out + into).mean() / max(t.energy, 1e-300))
+        values[path] = float((out + into).mean() / max(t.energy, 1e-300))
     # A module without any effect still has to be a number above zero.
-    least = max(max(found.values(), default=0.0) * 1e-6, 1e-300)
-    return {path: max(value, least) for path, value in found.items()}
+    least = max(max(values.values(), default=0.0) * 1e-6, 1e-300)
+    return {path: max(value, least) for path, value in values.items()}

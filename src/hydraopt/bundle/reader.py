@@ -132,13 +132,13 @@ class Bundle(Mapping[str, TaskAdapter]):
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
         self.bytes_read += len(data)
-        found, expected = checksum(data), self._checksums[name]
-        if found != expected:
+        actual, expected = checksum(data), self._checksums[name]
+        if actual != expected:
             raise ChecksumError(
                 explain(
                     f"bytes of {name!r} are not those that were written",
                     file=self.path,
-                    got=f"checksum {found}",
+                    got=f"checksum {actual}",
                     expected=expected,
                     do=_AGAIN,
                 )
@@ -201,14 +201,14 @@ class Bundle(Mapping[str, TaskAdapter]):
         return int(text)
 
     def _read_checksums(self) -> dict[str, str]:
-        found = form.loads(self.metadata.get("checksums", "null").encode("utf-8", "replace"))
+        checksums = form.loads(self.metadata.get("checksums", "null").encode("utf-8", "replace"))
         names = list(self._file)
-        right = isinstance(found, list) and all(isinstance(x, str) for x in found)
-        if not right or len(found) != len(names) or "manifest" not in self._file:
+        right = isinstance(checksums, list) and all(isinstance(x, str) for x in checksums)
+        if not right or len(checksums) != len(names) or "manifest" not in self._file:
             _refuse(
-                "checksums do not fit the tensors", self.path, repr(found)[:80], f"{len(names)}"
+                "checksums do not fit the tensors", self.path, repr(checksums)[:80], f"{len(names)}"
             )
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, checksums, strict=True))
 
     def _check_container(self) -> None:
         """The file holds the tensors that the manifest needs, in order, and no others."""

@@ -141,21 +141,21 @@ def _show(result: Mapping[str, Any]) -> None:
     rows = []
     for task in result["tasks"]:
         metric = task["metric"]
-        for name, found in task["results"].items():
-            change = found.get("difference", {}).get(metric)
+        for name, scored in task["results"].items():
+            change = scored.get("difference", {}).get(metric)
             rows.append(
                 [
                     task["adapter"],
                     name.removesuffix(".hydra.safetensors"),
                     metric,
-                    _number(found["scores"].get(metric), "{:.2f}"),
+                    _number(scored["scores"].get(metric), "{:.2f}"),
                     ""
                     if not change
                     else "{difference:+.2f} [{low:+.2f}, {high:+.2f}]".format(**change),
-                    f"{found['loss']:.4f}",
-                    _number(found.get("recovery"), "{:.2%}"),
-                    _number(found.get("kl"), "{:.5f}"),
-                    _number(found.get("agreement"), "{:.2f} %"),
+                    f"{scored['loss']:.4f}",
+                    _number(scored.get("recovery"), "{:.2%}"),
+                    _number(scored.get("kl"), "{:.5f}"),
+                    _number(scored.get("agreement"), "{:.2f} %"),
                 ]
             )
     show_table(

@@ -150,10 +150,10 @@ class ModuleCore:
         if key in self._spaces:
             return self._spaces[key]
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
-        found = _shared_space(self.U, scales), _shared_space(self.V, scales)
+        spaces = _shared_space(self.U, scales), _shared_space(self.V, scales)
         self._spaces.clear()
-        self._spaces[key] = found
-        return found
+        self._spaces[key] = spaces
+        return spaces
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
         """The first q directions of a space, (N, q), float64."""

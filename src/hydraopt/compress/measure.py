@@ -162,11 +162,11 @@ def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:
     stacked = np.concatenate([t.V for t in thins], axis=1)
     _, vectors = np.linalg.eigh(stacked.T @ stacked)
     shared, _ = np.linalg.qr(stacked @ vectors[:, ::-1][:, :rank])
-    found = []
+    displaced = []
     for t in thins:
         outside = t.V - shared @ (shared.T @ t.V)
         e, s, _ = np.linalg.svd(outside, full_matrices=False)
         energy = s**2
         keep = energy > 1e-12
-        found.append((e[:, keep], energy[keep] / max(energy[keep].sum(), 1e-300)))
-    return found
+        displaced.append((e[:, keep], energy[keep] / max(energy[keep].sum(), 1e-300)))
+    return displaced

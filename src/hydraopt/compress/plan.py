@@ -238,7 +238,7 @@ def plan_module(
         _priced(parts, tables[0, mode.left], tables[1, mode.right], price, measure)
         for mode in possible
     ]
-    costs = np.array([found.harm + price * found.bits for found in priced])
+    costs = np.array([x.harm + price * x.bits for x in priced])
     options = []
     for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
         able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
@@ -251,10 +251,14 @@ def plan_module(
     edges = np.cumsum([0, *sizes])
     tasks = []
     for i, mode in enumerate(chosen):
-        found, a = priced[mode], int(edges[i])
-        b = a + int(found.count[i])
-        classes = found.left[a:b], found.right[a:b]
-        tasks.append(TaskPlan(possible[mode], *classes, float(found.harm[i]), float(found.bits[i])))
+        priced_mode, a = priced[mode], int(edges[i])
+        b = a + int(priced_mode.count[i])
+        classes = priced_mode.left[a:b], priced_mode.right[a:b]
+        tasks.append(
+            TaskPlan(
+                possible[mode], *classes, float(priced_mode.harm[i]), float(priced_mode.bits[i])
+            )
+        )
     return ModulePlan(left, right, tuple(tasks), price)
 
 

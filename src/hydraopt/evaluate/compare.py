@@ -45,10 +45,10 @@ class Sources:
 
     def names(self) -> list[str]:
         """Every adapter's name, of the originals and of the bundles."""
-        found = dict.fromkeys(self.adapters)
+        names = dict.fromkeys(self.adapters)
         for bundle in self.bundles.values():
-            found |= dict.fromkeys(bundle)
-        return list(found)
+            names |= dict.fromkeys(bundle)
+        return list(names)
 
     def check(self) -> None:
         """Raise UsageError for a task that is more than low-rank factors."""
@@ -63,17 +63,17 @@ class Sources:
 
     def sets(self, name: str) -> dict[str, dict[str, Pair]]:
         """The factors called ``name``: the base's (none), the original's, each bundle's."""
-        found: dict[str, dict[str, Pair]] = {BASE: {}}
+        by_label: dict[str, dict[str, Pair]] = {BASE: {}}
         if name in self.adapters:
             modules = self.adapters[name].modules
-            found[ORIGINAL] = {path: x.factors() for path, x in modules.items()}
+            by_label[ORIGINAL] = {path: x.factors() for path, x in modules.items()}
         for label, bundle in self.bundles.items():
             if name in bundle:
-                found[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
+                by_label[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
         for label, made in self.others.items():
             if name in made:
-                found[label] = dict(made[name])
-        return found
+                by_label[label] = dict(made[name])
+        return by_label
 
 
 def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
@@ -234,7 +234,7 @@ def _head(sources: Sources, request: Request) -> dict[str, Any]:
 def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict[str, Any]:
     base, original = scores[BASE], scores.get(ORIGINAL)
     gain = base.loss_per_token - original.loss_per_token if original else 0.0
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, score in scores.items():
         mine: dict[str, Any] = {
             "loss": round(score.loss_per_token, 6),
@@ -257,7 +257,7 @@ def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dic
                 metric: {key: round(value, 4) for key, value in change.items()}
                 for metric, change in changes.items()
             }
-        found[name] = mine
+        results[name] = mine
     return {
         "task": rows.task.name,
         "language": rows.task.language,
@@ -266,7 +266,7 @@ def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dic
         "rows": len(rows.rows),
         "left_out": rows.left_out,
         "tokens": int(base.tokens.sum()),
-        "results": found,
+        "results": results,
     }
 
 

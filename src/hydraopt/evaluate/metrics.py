@@ -64,8 +64,8 @@ def _intent(answer: str, row: Row, language: str) -> Sequence[float]:
 
 
 def _last_number(text: str) -> str:
-    found = re.findall(r"####\s*(-?[\d.,]+)", text)
-    return found[-1].replace(",", "").rstrip(".") if found else ""
+    numbers = re.findall(r"####\s*(-?[\d.,]+)", text)
+    return numbers[-1].replace(",", "").rstrip(".") if numbers else ""
 
 
 def _number(answer: str, row: Row, language: str) -> Sequence[float]:
@@ -142,8 +142,13 @@ def _bleu(tokenise: str) -> Any:
 
 
 def _bleu_of_row(answer: str, row: Row, language: str) -> Sequence[float]:
-    found = _bleu(_tokenised(language)).sentence_score(answer, list(row.references))
-    return [*map(float, found.counts), *map(float, found.totals), found.sys_len, found.ref_len]
+    statistics = _bleu(_tokenised(language)).sentence_score(answer, list(row.references))
+    return [
+        *map(float, statistics.counts),
+        *map(float, statistics.totals),
+        statistics.sys_len,
+        statistics.ref_len,
+    ]
 
 
 def _bleu_total(numbers: Numbers) -> float:
@@ -208,15 +213,15 @@ def metrics_of(said: str) -> list[Metric]:
 
     Raises UsageError when it names none.
     """
-    left, found = said, []
+    left, named = said, []
     # Long names first, so that "accuracy" is not found inside "token accuracy".
     for name in sorted(METRICS, key=len, reverse=True):
         place = left.lower().find(name.lower())
         if place >= 0:
-            found.append((place, METRICS[name]))
+            named.append((place, METRICS[name]))
             left = left[:place] + "." * len(name) + left[place + len(name) :]
-    if not found:
+    if not named:
         raise UsageError(
             explain("no metric that is known", got=repr(said), expected=", ".join(METRICS))
         )
-    return [metric for _, metric in sorted(found, key=lambda pair: pair[0])]
+    return [metric for _, metric in sorted(named, key=lambda pair: pair[0])]

@@ -158,7 +158,7 @@ def run_task(
         progress(f"{_title(rows)} answers", 0, 1)
     exact = {name: forced[name]["exact"].astype(bool) for name in placed if name in wanted}
     answers = _answers(model, tokenizer, rows.items, placed, exact, reference)
-    found: dict[str, Scores] = {}
+    scores: dict[str, Scores] = {}
     for name, sums in forced.items():
         numbers = {}
         for metric in rows.metrics:
@@ -169,8 +169,8 @@ def run_task(
                 numbers[metric.name] = np.array(
                     [metric.of_row(a, r, rows.task.language) for a, r in pairs]
                 )
-        found[name] = Scores(**sums, numbers=numbers, answers=answers.get(name))
-    return {name: found[name] for name in sets}
+        scores[name] = Scores(**sums, numbers=numbers, answers=answers.get(name))
+    return {name: scores[name] for name in sets}
 
 
 def _title(rows: TaskRows) -> str:
@@ -264,8 +264,8 @@ class _Seen:
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Row by row, (N,); no matrix product, whose numbers may be rounded to bfloat16."""
-    found: Tensor = torch.linalg.vecdot(left, right)
-    return found
+    products: Tensor = torch.linalg.vecdot(left, right)
+    return products
 
 
 def _answers(
@@ -321,7 +321,7 @@ def _agreed(model: Any, placed: Placed, items: Sequence[Encoded]) -> list[tuple[
 
     That one is replaced by what it would write instead.
     """
-    found: list[tuple[int, ...]] = [()] * len(items)
+    agreed: list[tuple[int, ...]] = [()] * len(items)
     for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
         batch = collate([items[i] for i in chunk])
         best = _logits(model, placed, batch).argmax(-1)
@@ -331,5 +331,5 @@ def _agreed(model: Any, placed: Placed, items: Sequence[Encoded]) -> list[tuple[
             same = next(
                 (k for k, (a, b) in enumerate(zip(mine, wanted, strict=True)) if a != b), None
             )
-            found[i] = wanted if same is None else (*wanted[:same], mine[same])
-    return found
+            agreed[i] = wanted if same is None else (*wanted[:same], mine[same])
+    return agreed

@@ -273,8 +273,8 @@ def _with_extras(task: TaskAdapter, tensors: dict[str, RawTensor]) -> dict[str, 
 def _kept_metadata(task: TaskAdapter, engine: str) -> dict[str, str]:
     """What an original of the same format said of itself, less hashes of its bytes."""
     origin = task.config.get("hydraopt") if task.entry.format == engine else None
-    found = origin.get("metadata") if isinstance(origin, dict) else None
-    items = found.items() if isinstance(found, dict) else ()
+    metadata = origin.get("metadata") if isinstance(origin, dict) else None
+    items = metadata.items() if isinstance(metadata, dict) else ()
     return {str(k): str(v) for k, v in items if not str(k).startswith("sshs_")}
 
 

@@ -58,12 +58,12 @@ def by_type(modules: Sequence[Row]) -> list[Row]:
 
 def extremes(modules: Sequence[Row]) -> list[Row]:
     """The modules that stand out: ``{"what", "path", "value"}`` each."""
-    found: list[Row] = []
+    entries: list[Row] = []
 
     def add(what: str, values: list[tuple[float, str]], largest: bool) -> None:
         if values:
             value, path = (max if largest else min)(values)
-            found.append({"what": what, "path": path, "value": value})
+            entries.append({"what": what, "path": path, "value": value})
 
     for key, name in (
         ("a_cosine", "cosine of the A's"),
@@ -80,4 +80,4 @@ def extremes(modules: Sequence[Row]) -> list[Row]:
     saved = [(x["sharing"]["saved"], x["path"]) for x in modules if x["sharing"]]
     saved = [x for x in saved if x[0] > 0]
     add("largest share saved by sharing", saved, True)
-    return found
+    return entries

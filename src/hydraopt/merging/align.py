@@ -58,11 +58,11 @@ class MergeSet:
 
 def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
     """Module entries by path, sorted; every adapter must mean the same thing by a path."""
-    found: dict[str, tuple[ModuleEntry, str]] = {}
+    entries: dict[str, tuple[ModuleEntry, str]] = {}
     for adapter in contents:
         for path, module in adapter.modules.items():
             entry = ModuleEntry.of(module)
-            first, owner = found.setdefault(path, (entry, adapter.name))
+            first, owner = entries.setdefault(path, (entry, adapter.name))
             if first != entry:
                 raise AlignmentError(
                     explain(
@@ -74,7 +74,7 @@ def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
                         do="They belong to different base models; merge them apart",
                     )
                 )
-    return {path: found[path][0] for path in sorted(found)}
+    return {path: entries[path][0] for path in sorted(entries)}
 
 
 def _describe(entry: ModuleEntry) -> str:

@@ -204,10 +204,10 @@ class Passes:
                 planned += bits
                 write_basis(shared, module.left)
                 write_basis(shared, module.right)
-                found = [x for x in (module.left, module.right) if x is not None]
-                here = bool(found)
+                bases_here = [x for x in (module.left, module.right) if x is not None]
+                here = bool(bases_here)
                 bases |= here
-                shared_numbers += sum(x.block.levels.size for x in found)
+                shared_numbers += sum(x.block.levels.size for x in bases_here)
                 for i, content in enumerate(module.contents):
                     record = module.records[i]
                     write_parts(streams[content], record, here)

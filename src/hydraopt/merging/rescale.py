@@ -118,11 +118,11 @@ class _Coded:
         """A task's records by module index, in the order in which they are coded."""
         assert task.content is not None
         reader = StreamReader(self.draft.streams[task.content], VERSION)
-        found = {}
+        records = {}
         for index in task.modules:
             module = self.pieces.modules[index]
-            found[index] = read_record(reader, module.m, module.n, *self.bases[index])
-        return found
+            records[index] = read_record(reader, module.m, module.n, *self.bases[index])
+        return records
 
 
 def _recoded(
@@ -160,15 +160,15 @@ def _recoded(
 
 
 def _check(task: str, path: str, shift: Any, count: int | None) -> None:
-    found = np.asarray(shift)
-    if count is None or found.shape != (count,) or found.dtype.kind not in "iu":
+    steps = np.asarray(shift)
+    if count is None or steps.shape != (count,) or steps.dtype.kind not in "iu":
         parts = "no module of that name" if count is None else f"{count} integers"
         raise UsageError(
             explain(
                 "cannot rescale the parts of a module",
                 adapter=task,
                 module=path,
-                got=f"{found.dtype} of shape {found.shape}",
+                got=f"{steps.dtype} of shape {steps.shape}",
                 expected=parts,
             )
         )

@@ -83,8 +83,8 @@ def largest(factors: Factors, keep: int, block: int = BLOCK) -> Cut:
         there = int(counts[digit_of])
         prefix, known = (prefix << 16) | digit_of, known + 16
     if known < 64:
-        found = [x[x >> np.uint64(64 - known) == prefix] if known else x for _, x in bits()]
-        left = np.sort(np.concatenate(found))[::-1]
+        matching = [x[x >> np.uint64(64 - known) == prefix] if known else x for _, x in bits()]
+        left = np.sort(np.concatenate(matching))[::-1]
         value = left[wanted - 1]
         wanted -= int(np.count_nonzero(left > value))
     else:
@@ -146,10 +146,10 @@ def refit(
         small, s, vt = np.linalg.svd(across.T, full_matrices=False)
         u = left @ small
     keep = max(min(rank, rank_of(s, rounding(m, n))), 1)
-    found = halved(u, s, vt, keep)
+    factors = halved(u, s, vt, keep)
     left_over = total = 0.0
     for i, j in spans(m, n, block):
         wanted = rows(i, j)
         total += float(np.sum(wanted**2))
-        left_over += float(np.sum((wanted - found.B[i:j] @ found.A) ** 2))
-    return found, float(np.sqrt(left_over / total)) if total > 0 else 0.0
+        left_over += float(np.sum((wanted - factors.B[i:j] @ factors.A) ** 2))
+    return factors, float(np.sqrt(left_over / total)) if total > 0 else 0.0

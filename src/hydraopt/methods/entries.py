@@ -84,8 +84,8 @@ def _blend(
         total: Array = sum(w * part for w, part in zip(weights, parts, strict=True))
         return lam * total
 
-    found, added = refit(rows, m, n, rank_for(rank, factors), seed=seed, block=block)
-    return one_for_all(found, len(factors), added)
+    common, added = refit(rows, m, n, rank_for(rank, factors), seed=seed, block=block)
+    return one_for_all(common, len(factors), added)
 
 
 def _magnitude_mask(factors: Sequence[Factors], density: float, block: int) -> Sparse:

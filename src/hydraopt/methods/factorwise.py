@@ -128,8 +128,8 @@ def peft_svd(
     """PEFT's ``svd``: the weighted sum (default 1/T each) cut to ``rank``, default the largest."""
     core = small_core(factors)
     w = weights_for(weights, len(factors), 1 / len(factors))
-    found, added = core.lift(np.tensordot(w, core.cores, 1), rank_for(rank, factors))
-    return one_for_all(found, len(factors), added)
+    common, added = core.lift(np.tensordot(w, core.cores, 1), rank_for(rank, factors))
+    return one_for_all(common, len(factors), added)
 
 
 def lora_lego(

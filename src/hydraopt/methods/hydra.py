@@ -189,8 +189,8 @@ class _Problem:
         """B_t^T B_u for all pairs of tasks, (T, r, T, r)."""
         tasks, p, r = self.B.shape
         columns = self.B.transpose(0, 2, 1).reshape(tasks * r, p)
-        found: Array = (columns @ columns.T).reshape(tasks, r, tasks, r)
-        return found
+        products: Array = (columns @ columns.T).reshape(tasks, r, tasks, r)
+        return products
 
     @cached_property
     def total(self) -> float:

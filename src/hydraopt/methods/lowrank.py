@@ -118,8 +118,8 @@ def knots_ties(
     merged = lam * elected([trimmed(part, density) for part in aligned], w)
     # Rows of the merged part are coordinates over U; a second small core gives balanced factors.
     again = small_core([Factors(core.left @ u, merged)])
-    found, added = again.lift(again.cores[0], rank)
-    return one_for_all(found, len(factors), added)
+    common, added = again.lift(again.cores[0], rank)
+    return one_for_all(common, len(factors), added)
 
 
 def core_arithmetic(

@@ -162,10 +162,10 @@ class Attached:
             )
         with self._switching() as heads:
             named = dict.fromkeys(x for x in names if x is not None)
-            found = {name: self._head(name, heads) for name in named}
+            by_name = {name: self._head(name, heads) for name in named}
             adders: dict[str, Adder] = {}
-            for module in dict.fromkeys(x for head in found.values() for x in head):
-                parts = [None if x is None else found[x].get(module) for x in names]
+            for module in dict.fromkeys(x for head in by_name.values() for x in head):
+                parts = [None if x is None else by_name[x].get(module) for x in names]
                 adders[module] = Mixed(parts, module)
             self._choose(names, adders, heads)
 

@@ -159,13 +159,13 @@ def _columns(x: Numbers) -> Numbers:
 @njit(cache=True, nogil=True, fastmath={"reassoc"})  # sums in any order: several at a time
 def _squares(x: Numbers) -> Array:
     """(k,): sums of squares of the rows of x (k, N)."""
-    found = np.zeros(x.shape[0])
+    sums = np.zeros(x.shape[0])
     for j in range(x.shape[0]):
         total = 0.0
         for i in range(x.shape[1]):
             total += float(x[j, i]) * float(x[j, i])
-        found[j] = total
-    return found
+        sums[j] = total
+    return sums
 
 
 @njit(cache=True, nogil=True)

@@ -104,10 +104,10 @@ class Places:
         module = self._modules.get(name)
         if module is None:
             return "no such module"
-        found = shape_of(module)
-        if found is None:
+        own = shape_of(module)
+        if own is None:
             return f"a {type(module).__name__}, which is not linear"
-        return None if found == shape else f"shape {found}"
+        return None if own == shape else f"shape {own}"
 
     def _renaming(self, needed: Mapping[str, tuple[int, int]]) -> Renaming:
         if not needed:

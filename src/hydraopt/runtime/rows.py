@@ -149,12 +149,12 @@ class _Shared:
         seen: Sequence[Tensor | None] = [None] * len(sizes)
         if self.stacks[0].y is not None:
             seen = torch.split(F.linear(x, given(self.site.right)), sizes)
-        found = [
+        outputs = [
             stack(own, other)
             for stack, own, other in zip(self.stacks, torch.split(x, sizes), seen, strict=True)
         ]
-        changes = [change for change, _ in found if change is not None]
-        inner = [part for _, part in found if part is not None]
+        changes = [change for change, _ in outputs if change is not None]
+        inner = [part for _, part in outputs if part is not None]
         if not inner:
             return _joined(changes)
         change = F.linear(_joined(inner), given(self.site.left))
