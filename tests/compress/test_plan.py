@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hydraopt.coding.forms import FORMS, Mode, Way
-from hydraopt.coding.records import Side, write_basis, write_parts
+from hydraopt.coding.records import Side, write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress import encode as encoder
 from hydraopt.compress import plan as planner
@@ -55,7 +55,7 @@ def coded_bits(pairs: list[Pair], price: float, forms: list[str]) -> float:
     write_basis(writer, module.left)
     write_basis(writer, module.right)
     for record in module.records:
-        write_parts(writer, record, module.left is not None or module.right is not None)
+        write_record(writer, record, module.left is not None or module.right is not None)
     return 8 * len(writer.finish())
 
 

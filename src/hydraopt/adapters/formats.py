@@ -15,10 +15,10 @@ from typing import Any, Final
 from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import Format
-from hydraopt.adapters.peft import Parts, read_peft
+from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
 
-__all__ = ["FORMATS", "Opened", "Row", "format_of", "read_again", "read_parts"]
+__all__ = ["FORMATS", "Opened", "Row", "format_of", "read_again", "read_opened"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Opened:
         return self.config
 
 
-Again = Callable[[TensorFile, Mapping[str, Any], Mapping[str, Any]], Parts]
+Again = Callable[[TensorFile, Mapping[str, Any], Mapping[str, Any]], Parsed]
 """A parser of tensors that were read before: the config since, and the original's settings."""
 
 
@@ -61,7 +61,7 @@ class Row:
 
     name: Format
     typical: Callable[[str, Opened], bool]
-    read: Callable[[Opened], Parts]
+    read: Callable[[Opened], Parsed]
     again: Again
     says: Callable[[Opened], bool] | None = None
 
@@ -102,7 +102,7 @@ def _other_method(opened: Opened) -> bool:
 
 
 def _image_again(form: Format) -> Again:
-    def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parts:
+    def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parsed:
         metadata = {**origin.get("metadata", {}), **file.metadata}
         return read_image_lora(TensorFile(file.path, file, metadata), form, None)
 
@@ -164,15 +164,15 @@ def format_of(opened: Opened) -> Row:
     )
 
 
-def read_parts(opened: Opened) -> Parts:
-    """The parts of a file, by its format's reader; raises AdapterFormatError as that does."""
+def read_opened(opened: Opened) -> Parsed:
+    """What a file holds, by its format's reader; raises AdapterFormatError as that does."""
     if not opened.file:
         refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
     return format_of(opened).read(opened)
 
 
-def read_again(form: Format, file: TensorFile, config: Mapping[str, Any]) -> Parts:
-    """The parts of tensors that were read before as ``form``, and have ``config`` since.
+def read_again(form: Format, file: TensorFile, config: Mapping[str, Any]) -> Parsed:
+    """What tensors hold that were read before as ``form``, and have ``config`` since.
 
     config: as the first reading left it: PEFT's own, or the one made for another format with the
     original's settings under "hydraopt". Raises AdapterFormatError as the format's reader does.

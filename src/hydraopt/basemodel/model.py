@@ -137,20 +137,20 @@ def attached_in_blocks(
         start = stop or start
     handles = []
     try:
-        for path, parts in by_path.items():
-            handles.append(model.get_submodule(path).register_forward_hook(_adder(parts)))
+        for path, changes in by_path.items():
+            handles.append(model.get_submodule(path).register_forward_hook(_adder(changes)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _adder(parts: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
+def _adder(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if len(parts) == 1 and parts[0][0] == slice(0, None):
-            return output + F.linear(F.linear(args[0], parts[0][2]), parts[0][1])
+        if len(changes) == 1 and changes[0][0] == slice(0, None):
+            return output + F.linear(F.linear(args[0], changes[0][2]), changes[0][1])
         output = output.clone()
-        for rows, b, a in parts:
+        for rows, b, a in changes:
             output[rows] += F.linear(F.linear(args[0][rows], a), b)
         return output
 

@@ -89,8 +89,8 @@ def unpack_blob(blob: CarriedBlob, data: bytes, source: Path, version: int) -> d
     for width in _WIDTHS:
         own = (x for x in blob.items if x.of is None and x.itemsize == width)
         size = sum(item.nbytes for item in own)
-        part = np.frombuffer(planes[position : position + size], np.uint8)
-        joined[width] = part.reshape(width, -1).T.tobytes()
+        plane = np.frombuffer(planes[position : position + size], np.uint8)
+        joined[width] = plane.reshape(width, -1).T.tobytes()
         position += size
     places: list[int] = []
     used = dict.fromkeys(_WIDTHS, 0)

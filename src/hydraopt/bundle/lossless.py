@@ -24,8 +24,8 @@ def adapter_of(
     Raises AdapterFormatError where that reader does.
     """
     file = TensorFile(source, tensors, entry.metadata)
-    parts = read_again(entry.format, file, config)
-    modules = parts.modules
+    parsed = read_again(entry.format, file, config)
+    modules = parsed.modules
     if entry.format != "peft" and modules:
         # An alpha that the caller gave once is in no file, but in the config made from it.
         rule = ScaleRule.from_config(config, source)
@@ -37,9 +37,9 @@ def adapter_of(
         base_model=entry.base_model,
         config=config,
         modules={x.path: x for x in sorted(modules, key=lambda x: x.path)},
-        extras={key: file[key] for key in parts.extras},
+        extras={key: file[key] for key in parsed.extras},
         tensors=file,
-        extra_kinds={key: parts.extras[key] for key in file if key in parts.extras},
+        extra_kinds={key: parsed.extras[key] for key in file if key in parsed.extras},
         notes=entry.notes,
-        peft_keys=parts.keys,
+        peft_keys=parsed.keys,
     )

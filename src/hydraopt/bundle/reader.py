@@ -93,7 +93,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def tensor_bytes(self) -> dict[str, int]:
-        """Bytes of each tensor of the file, in file order: what the parts of a bundle cost."""
+        """Bytes of each tensor of the file, in file order: what each thing in a bundle costs."""
         return {name: tensor.nbytes for name, tensor in self._file.items()}
 
     def __getitem__(self, name: str) -> TaskAdapter:

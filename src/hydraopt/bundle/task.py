@@ -14,7 +14,7 @@ from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import SplitRecord, read_parts, read_split
+from hydraopt.coding.records import SplitRecord, read_factors, read_split_record
 from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
 from hydraopt.linalg.shapes import Factors
@@ -123,7 +123,7 @@ class TaskAdapter:
             return
         for i, reader, allowance in self._stream():
             module = self.bundle.manifest.modules[i]
-            record = read_split(reader, module.m, module.n, *widths[i])
+            record = read_split_record(reader, module.m, module.n, *widths[i])
             allowance.spend(record.count * (module.m + module.n))
             yield module.path, record
 
@@ -207,7 +207,7 @@ class TaskAdapter:
         for i, reader, allowance in self._stream():
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
-            factors, mode = read_parts(reader, module.m, module.n, *bases)
+            factors, mode = read_factors(reader, module.m, module.n, *bases)
             allowance.spend(factors.B.size + factors.A.size)
             result.factors[module.path], result.modes[module.path] = factors, mode
             result.bytes[module.path] = reader.position - start

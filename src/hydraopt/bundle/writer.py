@@ -176,7 +176,7 @@ def checksum(data: bytes) -> str:
 
 
 def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
-    """The part of a file's metadata that follows from its manifest and its format version."""
+    """What of a file's metadata follows from its manifest and its format version."""
     about = {"format": FORMAT, "format_version": str(version)}
     if manifest.base_model is not None:
         about["base_model"] = manifest.base_model

@@ -73,8 +73,8 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
     else:
         coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
     edges = np.cumsum([0, *(s.size for s in scales)])
-    parts = [coordinates[a:b] for a, b in itertools.pairwise(edges)]
-    return SharedSpace(values, parts, mix)
+    by_task = [coordinates[a:b] for a, b in itertools.pairwise(edges)]
+    return SharedSpace(values, by_task, mix)
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:

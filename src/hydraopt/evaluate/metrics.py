@@ -84,7 +84,7 @@ def _shared(got: Counter[str], wanted: Counter[str]) -> list[float]:
 
 def _slots(answer: str, row: Row, language: str) -> Sequence[float]:
     def slots(text: str) -> Counter[str]:
-        return Counter(part.strip() for part in text.split(";") if part.strip())
+        return Counter(slot.strip() for slot in text.split(";") if slot.strip())
 
     return _shared(slots(answer), slots(row.output))
 

@@ -122,12 +122,12 @@ def export_diffusers(
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
-    parts: dict[str, list[Stored]] = {}
+    by_component: dict[str, list[Stored]] = {}
     for x in modules:
-        parts.setdefault(names[x.path].partition(".")[0], []).append(x)
+        by_component.setdefault(names[x.path].partition(".")[0], []).append(x)
     tensors: dict[str, RawTensor] = {}
     settings: dict[str, Any] = {}
-    for component, members in parts.items():
+    for component, members in by_component.items():
         if uniform_rank:
             most = max(x.rank for x in members)
             members = [x.padded(most) for x in members]

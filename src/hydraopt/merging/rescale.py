@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.coding.records import PartsRecord, read_basis, read_record, write_parts
+from hydraopt.coding.records import PartsRecord, read_basis, read_record, write_record
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.compress.encode import squared_error
@@ -151,7 +151,7 @@ def _recoded(
                 b, a = adapter.modules[path].factors()
                 original = thin(b.astype(np.float64), a.astype(np.float64))
                 errors[index] = squared_error(original, record)
-            write_parts(writer, record, coded.bases[index] != (None, None))
+            write_record(writer, record, coded.bases[index] != (None, None))
     stream = writer.finish()
     energy = max(float(draft.energies[content].sum()), 1e-300)
     before, after = (math.sqrt(x.sum() / energy) for x in (draft.errors[content], errors))
@@ -162,14 +162,14 @@ def _recoded(
 def _check(task: str, path: str, shift: Any, count: int | None) -> None:
     steps = np.asarray(shift)
     if count is None or steps.shape != (count,) or steps.dtype.kind not in "iu":
-        parts = "no module of that name" if count is None else f"{count} integers"
+        wanted = "no module of that name" if count is None else f"{count} integers"
         raise UsageError(
             explain(
                 "cannot rescale the parts of a module",
                 adapter=task,
                 module=path,
                 got=f"{steps.dtype} of shape {steps.shape}",
-                expected=parts,
+                expected=wanted,
             )
         )
 

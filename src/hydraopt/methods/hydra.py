@@ -150,14 +150,14 @@ def _problem(
     factors: Sequence[Factors], w: Array, rank: int, scales: bool
 ) -> tuple[_Problem, Array, Array]:
     """The problem in the small core, and the bases that lead back: left (m, p), right (n, q)."""
-    parts = [thin(f.B, f.A) for f in factors]
+    thins = [thin(f.B, f.A) for f in factors]
     left, right = stacked_bases(factors)
-    r = max(max(part.s.size for part in parts), 1)
-    B = np.zeros((len(parts), left.shape[1], r))
-    A = np.zeros((len(parts), r, right.shape[1]))
-    for t, part in enumerate(parts):
-        B[t, :, : part.s.size] = left.T @ (part.U * part.s)
-        A[t, : part.s.size] = part.V.T @ right
+    r = max(max(own.s.size for own in thins), 1)
+    B = np.zeros((len(thins), left.shape[1], r))
+    A = np.zeros((len(thins), r, right.shape[1]))
+    for t, own in enumerate(thins):
+        B[t, :, : own.s.size] = left.T @ (own.U * own.s)
+        A[t, : own.s.size] = own.V.T @ right
     return _Problem(B, A, w, min(rank, right.shape[1]), scales), left, right
 
 

@@ -78,8 +78,8 @@ def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None
     """Put the tasks of one bundle or several on ``model``; until one is selected nothing changes.
 
     bundles: a path or an opened bundle, a list of them, or a mapping that names them. The shared
-    bases are decoded now, onto the device and in the type of each module; a task's own part is
-    decoded when it is first selected. cache_bytes: what these parts may take while not in use;
+    bases are decoded now, onto the device and in the type of each module; a task's head is
+    decoded when it is first selected. cache_bytes: what these heads may take while not in use;
     None is :func:`default_cache_bytes` of all bundles.
 
     The model's weights are not touched: hooks on its linear modules add to their outputs. Modules
@@ -145,7 +145,7 @@ class Attached:
         """
         with self._switching() as heads:
             head = {} if name is None else self._head(name, heads)
-            adders = {module: Alone(part) for module, part in head.items()}
+            adders = {module: Alone(own) for module, own in head.items()}
             self._choose((name,), adders, heads)
 
     def set_tasks(self, names: Sequence[str | None]) -> None:
@@ -165,8 +165,8 @@ class Attached:
             by_name = {name: self._head(name, heads) for name in named}
             adders: dict[str, Adder] = {}
             for module in dict.fromkeys(x for head in by_name.values() for x in head):
-                parts = [None if x is None else by_name[x].get(module) for x in names]
-                adders[module] = Mixed(parts, module)
+                own = [None if x is None else by_name[x].get(module) for x in names]
+                adders[module] = Mixed(own, module)
             self._choose(names, adders, heads)
 
     @contextmanager

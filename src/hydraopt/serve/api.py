@@ -270,8 +270,8 @@ async def _read(request: HttpRequest, form: type[R], most: int) -> R:
         raise ApiError(415, "the body must be application/json", "unsupported_media_type")
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
+        async for chunk in request.stream():
+            body += chunk
             if len(body) > most:
                 raise ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
     except ClientDisconnect as gone:

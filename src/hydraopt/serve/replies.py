@@ -77,7 +77,7 @@ def whole(form: Form, text: str, reason: str | None, usage: dict[str, int]) -> d
 
 
 def chunk(form: Form, text: str | None, reason: str | None) -> dict[str, Any]:
-    """A part of a reply; text None is its beginning."""
+    """A piece of a reply; text None is its beginning."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
     if form.kind == "completion":
         choice["text"] = text or ""
