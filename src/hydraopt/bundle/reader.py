@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
-from hydraopt.bundle import jsonform as form
+from hydraopt.bundle import strictjson
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import FORMAT, decompress, tensor_names
 from hydraopt.bundle.spec import Manifest
@@ -71,7 +71,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         self._checksums = self._read_checksums()
         packed = self.read("manifest")
         text = decompress(packed, None, _MOST_MANIFEST, "the manifest")
-        self.manifest = Manifest.from_json(form.loads(text), self.version)
+        self.manifest = Manifest.from_json(strictjson.loads(text), self.version)
         self.manifest.check_canonical()
         self._check_container()
         self._tasks = {entry.name: entry for entry in self.manifest.tasks}
@@ -201,7 +201,9 @@ class Bundle(Mapping[str, TaskAdapter]):
         return int(text)
 
     def _read_checksums(self) -> dict[str, str]:
-        checksums = form.loads(self.metadata.get("checksums", "null").encode("utf-8", "replace"))
+        checksums = strictjson.loads(
+            self.metadata.get("checksums", "null").encode("utf-8", "replace")
+        )
         names = list(self._file)
         right = isinstance(checksums, list) and all(isinstance(x, str) for x in checksums)
         if not right or len(checksums) != len(names) or "manifest" not in self._file:

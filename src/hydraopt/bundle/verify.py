@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.jsonform import code_of
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import HydraoptError
 from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
