@@ -39,13 +39,13 @@ _HALF: Final = re.compile(
 _OTHER_METHODS: Final = re.compile(r"\.(hada_w|lokr_w|lora_mid|oft_|boft_|glora|a1\.weight)")
 
 
-def read_image_lora(file: TensorFile, form: Format, alpha: float | None) -> Parsed:
+def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
     """Modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r.
 
     The scale comes from the module's ``.alpha``, else from the settings that newer diffusers puts
     in the metadata, else from ``alpha``, else it is 1, which is what both tools then do.
     """
-    parsed = Parsed(form, {}, base_model=file.metadata.get("ss_sd_model_name") or None)
+    parsed = Parsed(file_format, {}, base_model=file.metadata.get("ss_sd_model_name") or None)
     halves: dict[str, dict[str, RawTensor]] = {}
     alphas: dict[str, RawTensor] = {}
     for name, tensor in file.items():
@@ -70,7 +70,7 @@ def read_image_lora(file: TensorFile, form: Format, alpha: float | None) -> Pars
     used: set[str] = set()
     for stem, sides in halves.items():
         a, b = _both(stem, sides, file.path)
-        path = _diffusers_path(stem) if form == "diffusers" else stem
+        path = _diffusers_path(stem) if file_format == "diffusers" else stem
         key = next((k for k in (f"{stem}.alpha", f"{stem}.lora.alpha") if k in alphas), None)
         rule = settings.get(path.partition(".")[0])
         if key is not None:

@@ -101,10 +101,10 @@ def _other_method(opened: Opened) -> bool:
     return opened.config is not None and opened.config.get("peft_type", "LORA") != "LORA"
 
 
-def _image_again(form: Format) -> Again:
+def _image_again(file_format: Format) -> Again:
     def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parsed:
         metadata = {**origin.get("metadata", {}), **file.metadata}
-        return read_image_lora(TensorFile(file.path, file, metadata), form, None)
+        return read_image_lora(TensorFile(file.path, file, metadata), file_format, None)
 
     return again
 
@@ -171,11 +171,11 @@ def read_opened(opened: Opened) -> Parsed:
     return format_of(opened).read(opened)
 
 
-def read_again(form: Format, file: TensorFile, config: Mapping[str, Any]) -> Parsed:
-    """What tensors hold that were read before as ``form``, and have ``config`` since.
+def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any]) -> Parsed:
+    """What tensors hold that were read before as ``file_format``, and have ``config`` since.
 
     config: as the first reading left it: PEFT's own, or the one made for another format with the
     original's settings under "hydraopt". Raises AdapterFormatError as the format's reader does.
     """
-    (row,) = (row for row in FORMATS if row.name == form)
+    (row,) = (row for row in FORMATS if row.name == file_format)
     return row.again(file, config, config.get("hydraopt") or {})

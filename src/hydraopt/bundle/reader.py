@@ -157,7 +157,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     def read_bases(self) -> Iterator[Bases]:
         """The bases of all modules in their order, decoded anew and not kept by the bundle.
 
-        Nothing if no module has any. For who keeps them in another form than :meth:`bases`.
+        Nothing if no module has any. For who keeps them in another type than :meth:`bases`.
         """
         if not self._file["shared"].nbytes:
             return

@@ -321,7 +321,7 @@ class Manifest:
     def from_json(cls, value: Any, version: int) -> Manifest:
         """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included.
 
-        version: of the format, as the file's header says; all so far have one form.
+        version: of the format, as the file's header says; all so far are read alike.
         """
         names = [x.name for x in fields(cls)]
         check(isinstance(value, dict), "not an object", value)

@@ -178,5 +178,5 @@ def _show(result: Mapping[str, Any]) -> None:
         say(f"{left_out} rows were longer than --max-tokens and are left out")
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def _number(value: float | None, template: str) -> str:
+    return "-" if value is None else template.format(value)

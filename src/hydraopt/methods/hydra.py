@@ -1,7 +1,7 @@
 """HydraOpt by exact steps: one A' for all tasks, and fewer heads B' than tasks.
 
 Ceritli et al., "HydraOpt: Navigating the Efficiency-Performance Trade-off of Adapter Merging",
-EMNLP 2025, arXiv 2507.17706. The objective is the paper's idea in the least-squares form
+EMNLP 2025, arXiv 2507.17706. The objective is the paper's idea as a sum of squares
 
     minimise  sum_t w_t |dW_t - g_t B'_c(t) A'|^2   over A' (R, n), M heads B' (m, R), c and g,
 
