@@ -78,7 +78,7 @@ def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
     return planes
 
 
-def unpack_blob(blob: CarriedBlob, data: bytes, source: Path, version: int) -> dict[str, RawTensor]:
+def unpack_blob(blob: CarriedBlob, data: bytes, path: Path, version: int) -> dict[str, RawTensor]:
     """The tensors of a blob by key; raises BundleFormatError before it allocates too much.
 
     version: of the format, as the file's header says; all so far pack blobs alike.
@@ -102,7 +102,7 @@ def unpack_blob(blob: CarriedBlob, data: bytes, source: Path, version: int) -> d
         else:
             places.append(places[item.of])
         read = _Slice(joined[item.itemsize], places[-1], item.nbytes)
-        tensors[item.key] = RawTensor(item.key, item.dtype, item.shape, source, read)
+        tensors[item.key] = RawTensor(item.key, item.dtype, item.shape, path, read)
     return tensors
 
 

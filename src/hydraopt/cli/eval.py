@@ -86,7 +86,7 @@ def eval_(
     chosen = dict(_named(text) for text in named)
     if output and not Path(output).resolve().parent.is_dir():
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
-    sources = compare.read_sources(paths, same_base)
+    compared = compare.read_compared(paths, same_base)
     request = compare.Request(
         base,
         Path(tasks),
@@ -99,9 +99,9 @@ def eval_(
         seed=seed,
     )
     with progress_bar(quiet) as progress:
-        result = compare.evaluate(sources, request, progress)
-    if sources.notes:
-        result["notes"] = list(sources.notes)
+        result = compare.evaluate(compared, request, progress)
+    if compared.notes:
+        result["notes"] = list(compared.notes)
     if output:
         from hydraopt.bundle.container import write_atomically
 
@@ -111,7 +111,7 @@ def eval_(
         emit_json(result)
     else:
         _show(result)
-        for note in sources.notes:
+        for note in compared.notes:
             say(f"note: {note}")
 
 

@@ -20,7 +20,7 @@ from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors, Thin
 from hydraopt.linalg.svd import thin
 
-__all__ = ["ROOM", "CoreStore", "ModuleCore", "SharedSpace", "Source"]
+__all__ = ["ROOM", "CoreStore", "FactorReader", "ModuleCore", "SharedSpace"]
 
 _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
@@ -173,14 +173,14 @@ class ModuleCore:
         return 4 * (self.m + self.n) * sum(s.size for s in self.s)
 
 
-Source = Callable[[], Iterator[tuple[int, Array, Array]]]
+FactorReader = Callable[[], Iterator[tuple[int, Array, Array]]]
 """A module's factors on demand: yields (content, B with scale (m, r), A (r, n))."""
 
 
-def _decomposed(source: Source) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
+def _decomposed(read: FactorReader) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
     """The contents of a module, their singular values, and their vectors (U, V) side by side."""
     contents, us, vs, ss = [], [], [], []
-    for content, b, a in source():
+    for content, b, a in read():
         factors = Factors.of(b, a)
         t = thin(factors.B, factors.A)
         contents.append(content)
@@ -198,15 +198,15 @@ class CoreStore:
     """
 
     def __init__(
-        self, sources: Sequence[Source], room: int = ROOM, vectors: int = 48 << 20
+        self, readers: Sequence[FactorReader], room: int = ROOM, vectors: int = 48 << 20
     ) -> None:
-        self._sources = sources
+        self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}
         self._room = {"spaces": room, "vectors": vectors}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._readers)
 
     def core(self, index: int) -> ModuleCore:
         """The core of module ``index``; safe to call from several threads on different modules."""
@@ -220,12 +220,12 @@ class CoreStore:
 
     def _first(self, index: int) -> tuple[tuple[ModuleCore, bool], tuple[Stacked, Stacked]]:
         """A core to keep, whether its spaces are kept with it, and its vectors."""
-        source = self._sources[index]
-        contents, s, vectors = _decomposed(source)
+        read = self._readers[index]
+        contents, s, vectors = _decomposed(read)
         m, n = (x.shape[0] for x in vectors)
         core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)
         if not self._takes("vectors", core.vectors_nbytes):
-            core = replace(core, _read=lambda: _decomposed(source)[2])
+            core = replace(core, _read=lambda: _decomposed(read)[2])
         return (core, self._takes("spaces", core.spaces_nbytes)), vectors
 
     def _takes(self, what: str, nbytes: int) -> bool:

@@ -95,13 +95,13 @@ def _row(line: str, where: str) -> Row:
         value = json.loads(line)
     except ValueError as error:
         raise UsageError(explain(where, got=str(error), expected="a JSON object")) from error
-    source, output = (
+    given, output = (
         (value.get("input"), value.get("output")) if isinstance(value, dict) else (None, None)
     )
-    if not (isinstance(source, str) and isinstance(output, str)):
+    if not (isinstance(given, str) and isinstance(output, str)):
         raise UsageError(explain(where, got=line[:60], expected='strings "input" and "output"'))
     more = [x for x in value.get("references") or [] if isinstance(x, str) and x != output]
-    return Row(source, output, (output, *more))
+    return Row(given, output, (output, *more))
 
 
 def task_of(adapter: str, folder: Path | None, tasks: Path) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def inspect_adapters(
     loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
     pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
     report = progress or silent
-    watched = [Watched(source) for source in pieces.sources]
+    watched = [Watched(read) for read in pieces.readers]
     store = CoreStore(watched)
     with threadpool_limits(1, user_api="blas"):
         modules, matrices, energies = _compare(pieces, watched, store, report)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compress.core import ModuleCore, Source
+from hydraopt.compress.core import FactorReader, ModuleCore
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["Likeness", "Watched", "likeness", "mean_of_pairs"]
@@ -22,19 +22,19 @@ _BLOCK = 1024
 
 @dataclass
 class Watched:
-    """A source of factors that notes, when it is read, how alike they are as given.
+    """A reader of factors that notes, when it is called, how alike they are as given.
 
     a, b: cosines of the A's and of the B's as vectors, (T', T'); NaN where ranks differ or a factor
     is zero. They depend on how a dW was factored, which is what makes them interesting: adapters
     that began from the same initial A keep it.
     """
 
-    source: Source
+    read: FactorReader
     a: Array = field(default_factory=lambda: np.zeros((0, 0)))
     b: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
     def __call__(self) -> Iterator[tuple[int, Array, Array]]:
-        pairs = list(self.source())
+        pairs = list(self.read())
         self.a = _cosines([a for _, _, a in pairs])
         self.b = _cosines([b for _, b, _ in pairs])
         yield from pairs

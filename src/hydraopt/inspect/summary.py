@@ -41,8 +41,8 @@ def by_type(modules: Sequence[Row]) -> list[Row]:
         entry: Row = {"type": kind, "m": m, "n": n, "modules": len(rows)}
         for key in (*_MEANS, *_SIMPLE_MEANS):
             entry[key] = _mean([row[key] for row in rows])
-        for key, source in (("rank", "ranks"), ("rank90", "rank90"), ("rank99", "rank99")):
-            entry[key] = _mean([float(x) for row in rows for x in row[source]]) or 0.0
+        for key, column in (("rank", "ranks"), ("rank90", "rank90"), ("rank99", "rank99")):
+            entry[key] = _mean([float(x) for row in rows for x in row[column]]) or 0.0
         shares = [row["sharing"] for row in rows if row["sharing"]]
         entry["sharing"] = None
         if shares:

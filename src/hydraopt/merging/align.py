@@ -17,7 +17,7 @@ import numpy as np
 
 from hydraopt.adapters import Adapter, RawTensor
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.compress.core import Source
+from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 
@@ -30,14 +30,14 @@ SIDES: tuple[Literal["A", "B"], ...] = ("A", "B")
 class MergeSet:
     """Everything that a merge works on.
 
-    modules: all modules, sorted by path. sources: their factors on demand, parallel to ``modules``.
+    modules: all modules, sorted by path. readers: their factors on demand, parallel to ``modules``.
     tasks: entries without errors, sorted by name; ``content`` indexes the coded streams.
     configs: distinct configs, by first use. carried: tensors to keep, one mapping per task.
     numbers: numbers in all inputs, duplicates included; their fp16 size is twice that.
     """
 
     modules: tuple[ModuleEntry, ...]
-    sources: tuple[Source, ...]
+    readers: tuple[FactorReader, ...]
     tasks: tuple[TaskEntry, ...]
     configs: tuple[Mapping[str, Any], ...]
     carried: tuple[Mapping[str, RawTensor], ...]
@@ -83,7 +83,7 @@ def _describe(entry: ModuleEntry) -> str:
 
 
 @dataclass(frozen=True)
-class _ModuleSource:
+class _AdapterFactors:
     """Factors of one module from the adapters' files, in the order of the contents."""
 
     path: str
@@ -183,13 +183,13 @@ def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool
             configs.append(adapter.config)
         config = configs.index(adapter.config)
         tasks.append(_task(adapter, content, config, index, list(entries.values()), lossless))
-    sources = tuple(
-        _ModuleSource(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
+    readers = tuple(
+        _AdapterFactors(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
         for path in entries
     )
     return MergeSet(
         tuple(entries.values()),
-        sources,
+        readers,
         tuple(tasks),
         tuple(configs),
         tuple(a.tensors if lossless else a.extras for a in ordered),

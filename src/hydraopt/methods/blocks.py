@@ -105,9 +105,9 @@ def uniform(seed: int, task: int, start: int, stop: int, n: int) -> Array:
     Philox is a counter turned into bits, four numbers to a count: any row is reached at once.
     """
     counts = -(-n // 4)
-    source = np.random.Philox(key=[seed, task])
-    source.advance(counts * start)
-    drawn: Array = np.random.Generator(source).random((stop - start, 4 * counts))
+    counter = np.random.Philox(key=[seed, task])
+    counter.advance(counts * start)
+    drawn: Array = np.random.Generator(counter).random((stop - start, 4 * counts))
     return drawn[:, :n]
 
 
