@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hydraopt.bundle.reader import Bundle
-from hydraopt.runtime.sources import not_linear
+from hydraopt.runtime.bundles import not_linear
 
 __all__ = ["frame_of"]
 
