@@ -17,7 +17,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.runtime.heads import Head, ModuleHead, Site, module_head, site_of
 from hydraopt.runtime.places import Places
 
-__all__ = ["Bundles", "Source", "named_bundles", "not_linear", "obstacles"]
+__all__ = ["Bundles", "PlacedBundle", "named_bundles", "not_linear", "obstacles"]
 
 BundleLike = Bundle | str | os.PathLike[str]
 Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
@@ -26,7 +26,7 @@ Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
 _SUFFIXES = (".safetensors", ".hydra")
 
 
-class Source:
+class PlacedBundle:
     """A bundle and where its modules are in the model.
 
     label: names it among several.  sites: by module path of the bundle.
