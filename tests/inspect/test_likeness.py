@@ -10,7 +10,7 @@ from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
 from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_of_pairs
 from hydraopt.inspect.summary import by_type, extremes, module_type
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Array, Factors
 
 M, N = 9, 7
 
@@ -23,7 +23,7 @@ def _pairs(ranks: tuple[int, ...] = (2, 3, 2)) -> list[Pair]:
 
 
 def _look(pairs: list[Pair]) -> tuple[Watched, Likeness]:
-    watched = Watched(lambda: ((i, b, a) for i, (b, a) in enumerate(pairs)))
+    watched = Watched(lambda: ((i, Factors(b, a)) for i, (b, a) in enumerate(pairs)))
     return watched, likeness(CoreStore([watched]).core(0))
 
 

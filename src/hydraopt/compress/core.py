@@ -173,15 +173,14 @@ class ModuleCore:
         return 4 * (self.m + self.n) * sum(s.size for s in self.s)
 
 
-FactorReader = Callable[[], Iterator[tuple[int, Array, Array]]]
-"""A module's factors on demand: yields (content, B with scale (m, r), A (r, n))."""
+FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
+"""A module's factors on demand, each with its content's number."""
 
 
 def _decomposed(read: FactorReader) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
     """The contents of a module, their singular values, and their vectors (U, V) side by side."""
     contents, us, vs, ss = [], [], [], []
-    for content, b, a in read():
-        factors = Factors.of(b, a)
+    for content, factors in read():
         t = thin(factors.B, factors.A)
         contents.append(content)
         us.append(t.U.astype(np.float32))

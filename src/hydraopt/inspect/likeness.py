@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.compress.core import FactorReader, ModuleCore
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Array, Factors
 
 __all__ = ["Likeness", "Watched", "likeness", "mean_of_pairs"]
 
@@ -33,11 +33,11 @@ class Watched:
     a: Array = field(default_factory=lambda: np.zeros((0, 0)))
     b: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
-    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
-        pairs = list(self.read())
-        self.a = _cosines([a for _, _, a in pairs])
-        self.b = _cosines([b for _, b, _ in pairs])
-        yield from pairs
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
+        factors = list(self.read())
+        self.a = _cosines([x.A for _, x in factors])
+        self.b = _cosines([x.B for _, x in factors])
+        yield from factors
 
 
 def _cosines(matrices: Sequence[Array]) -> Array:

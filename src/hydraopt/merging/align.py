@@ -13,13 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from hydraopt.adapters import Adapter, RawTensor
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Factors
 
 __all__ = ["MergeSet", "align"]
 
@@ -89,10 +87,9 @@ class _AdapterFactors:
     path: str
     contents: tuple[tuple[int, Adapter], ...]
 
-    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
         for content, adapter in self.contents:
-            b, a = adapter.modules[self.path].factors()
-            yield content, b.astype(np.float64), a.astype(np.float64)
+            yield content, Factors.of(*adapter.modules[self.path].factors())
 
 
 def _dtype(adapter: Adapter) -> str:

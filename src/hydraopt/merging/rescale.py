@@ -148,9 +148,8 @@ def _recoded(
             if record is not None and path in shifts:
                 moved = record.exponents + np.asarray(shifts[path], np.int64)
                 record = dataclasses.replace(record, exponents=moved)
-                b, a = adapter.modules[path].factors()
-                original = thin(b.astype(np.float64), a.astype(np.float64))
-                errors[index] = squared_error(original, record)
+                original = Factors.of(*adapter.modules[path].factors())
+                errors[index] = squared_error(thin(original.B, original.A), record)
             write_record(writer, record, coded.bases[index] != (None, None))
     stream = writer.finish()
     energy = max(float(draft.energies[content].sum()), 1e-300)

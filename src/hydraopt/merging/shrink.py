@@ -20,7 +20,7 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import BudgetError, UsageError, explain
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
@@ -39,10 +39,9 @@ class _DecodedFactors:
     path: str
     tasks: tuple[tuple[int, TaskAdapter], ...]
 
-    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
         for content, task in self.tasks:
-            factors = task.factors()[self.path]
-            yield content, factors.B, factors.A
+            yield content, task.factors()[self.path]
 
 
 def _merge_set(bundle: Bundle) -> MergeSet:
