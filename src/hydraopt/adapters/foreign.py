@@ -24,7 +24,7 @@ from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
 
 __all__ = ["read_image_lora", "read_loralib", "read_mlx"]
 
-Pair = tuple[RawTensor, RawTensor]
+StoredPair = tuple[RawTensor, RawTensor]
 
 _EMBEDDING_NAMES: Final = {"embed_tokens", "wte", "word_embeddings", "tok_embeddings"}
 
@@ -162,7 +162,7 @@ def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> 
 # --- shared -----------------------------------------------------------------------------------
 
 
-def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, Pair]:
+def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, StoredPair]:
     halves: dict[str, dict[str, RawTensor]] = {}
     for name, tensor in file.items():
         path, _, last = name.rpartition(".")
@@ -171,7 +171,7 @@ def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, Pair]
     return {path: _both(path, sides, file.path) for path, sides in halves.items()}
 
 
-def _both(path: str, sides: Mapping[str, RawTensor], file: Path) -> Pair:
+def _both(path: str, sides: Mapping[str, RawTensor], file: Path) -> StoredPair:
     if len(sides) < 2:
         have = next(iter(sides))
         refuse(

@@ -20,8 +20,9 @@ from hydraopt.errors import AlignmentError, UsageError, explain
 __all__ = [
     "BATCH_TOKENS",
     "WRITE_TOKENS",
-    "Pair",
+    "AnyFactors",
     "Placed",
+    "TaskFactors",
     "attached",
     "attached_in_blocks",
     "contiguous_head",
@@ -37,8 +38,11 @@ BATCH_TOKENS = 1024
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """The same for writing, where every step computes one token of each row."""
 
-Pair = tuple[NDArray[Any], NDArray[Any]]
-"""B (m, r) with the scale inside, A (r, n)."""
+AnyFactors = tuple[NDArray[Any], NDArray[Any]]
+"""Factors of any float type: B (m, r) with the scale inside, A (r, n)."""
+
+TaskFactors = Mapping[str, AnyFactors]
+"""A task's factors by module path."""
 
 
 def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
@@ -85,7 +89,7 @@ Placed = Mapping[str, tuple[Tensor, Tensor]]
 """B and A by module path, as tensors of the model's dtype on its device."""
 
 
-def place(model: nn.Module, factors: Mapping[str, Pair]) -> Placed:
+def place(model: nn.Module, factors: TaskFactors) -> Placed:
     """The factors as tensors, checked against the model.
 
     Raises AlignmentError if a module is missing or has another shape.

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
-from hydraopt.basemodel.model import Pair, load_model
+from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.progress import Progress
+from hydraopt.progress import Progress, silent
 
 __all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker", "read_prompts"]
 
@@ -104,7 +104,7 @@ class Onlooker:
             _check(self._adapters[name], asked)
         self._model, self._tokenizer = load_model(base)
         self._prompts = prompts
-        self._progress = progress or (lambda stage, done, total: None)
+        self._progress = progress or silent
         self._seed = seed
         self._answered: dict[str, list[Encoded]] = {}
         self._mended = 0
@@ -135,13 +135,13 @@ class Onlooker:
         """See :func:`hydraopt.basemodel.gains.gains`; empty for a task without prompts."""
         if name not in self._prompts:
             return {}
-        pairs = {path: (factors.B, factors.A) for path, factors in coded().items()}
-        shifts = gains(self._model, self._answers(name), self._factors(name), pairs)
+        decoded = {path: (factors.B, factors.A) for path, factors in coded().items()}
+        shifts = gains(self._model, self._answers(name), self._factors(name), decoded)
         self._mended += 1
         self._progress("fitting to answers", self._mended, len(self._prompts))
         return shifts
 
-    def _factors(self, name: str) -> dict[str, Pair]:
+    def _factors(self, name: str) -> TaskFactors:
         modules = self._adapters[name].modules
         return {path: module.factors() for path, module in modules.items()}
 

@@ -105,10 +105,10 @@ class TaskAdapter:
         if not self.entry.lossless:
             return self._decoded.factors
         try:
-            pairs = {path: x.factors() for path, x in self._original.modules.items()}
+            stored = {path: x.factors() for path, x in self._original.modules.items()}
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
-        return {path: Factors.of(*pair) for path, pair in pairs.items()}
+        return {path: Factors.of(*each) for path, each in stored.items()}
 
     def split(self, widths: Sequence[tuple[int, int]]) -> Iterator[tuple[str, SplitRecord]]:
         """(module path, record) with what is shared and what is the task's own apart.

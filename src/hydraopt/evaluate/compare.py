@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
-from hydraopt.basemodel.model import Pair, load_model
+from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
@@ -48,7 +48,7 @@ class Compared:
     adapters: Mapping[str, Adapter]
     bundles: Mapping[str, Bundle]
     folders: Mapping[str, Path | None] = field(default_factory=dict)
-    others: Mapping[str, Mapping[str, Mapping[str, Pair]]] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
@@ -69,9 +69,9 @@ class Compared:
             if keys:
                 raise _more_than_factors(name, keys)
 
-    def sets(self, name: str) -> dict[str, dict[str, Pair]]:
+    def sets(self, name: str) -> dict[str, TaskFactors]:
         """The factors called ``name``: the base's (none), the original's, each bundle's."""
-        by_label: dict[str, dict[str, Pair]] = {BASE: {}}
+        by_label: dict[str, TaskFactors] = {BASE: {}}
         if name in self.adapters:
             modules = self.adapters[name].modules
             by_label[ORIGINAL] = {path: x.factors() for path, x in modules.items()}

@@ -224,4 +224,4 @@ def metrics_of(said: str) -> list[Metric]:
         raise UsageError(
             explain("no metric that is known", got=repr(said), expected=", ".join(METRICS))
         )
-    return [metric for _, metric in sorted(named, key=lambda pair: pair[0])]
+    return [metric for _, metric in sorted(named, key=lambda x: x[0])]

@@ -25,8 +25,8 @@ from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, colla
 from hydraopt.basemodel.model import (
     BATCH_TOKENS,
     WRITE_TOKENS,
-    Pair,
     Placed,
+    TaskFactors,
     attached,
     generate,
     hidden_states,
@@ -44,7 +44,6 @@ __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 _HEAD = "lm_head"
 
 Numbers = NDArray[np.float64]
-Factors = Mapping[str, Pair]
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def run_task(
     model: Any,
     tokenizer: Any,
     rows: TaskRows,
-    sets: Mapping[str, Factors],
+    sets: Mapping[str, TaskFactors],
     reference: str | None = None,
     write: bool | Collection[str] = True,
     progress: Progress | None = None,
@@ -165,9 +164,9 @@ def run_task(
             if metric.exact:
                 numbers[metric.name] = sums["exact"][:, None]
             elif name in answers:
-                pairs = zip(answers[name], rows.rows, strict=True)
+                judged = zip(answers[name], rows.rows, strict=True)
                 numbers[metric.name] = np.array(
-                    [metric.of_row(a, r, rows.task.language) for a, r in pairs]
+                    [metric.of_row(a, r, rows.task.language) for a, r in judged]
                 )
         scores[name] = Scores(**sums, numbers=numbers, answers=answers.get(name))
     return {name: scores[name] for name in sets}
@@ -179,8 +178,8 @@ def _title(rows: TaskRows) -> str:
 
 def _split(placed: Placed) -> tuple[Placed, Placed]:
     """(factors of the body, factors of the output layer)."""
-    body = {path: pair for path, pair in placed.items() if path != _HEAD}
-    return body, {path: pair for path, pair in placed.items() if path == _HEAD}
+    body = {path: tensors for path, tensors in placed.items() if path != _HEAD}
+    return body, {path: tensors for path, tensors in placed.items() if path == _HEAD}
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ from hydraopt.compress.core import CoreStore
 from hydraopt.compress.estimate import guess_module
 from hydraopt.compress.measure import measure_named
 from hydraopt.compress.plan import modes_of
-from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
+from hydraopt.inspect.likeness import Watched, likeness, mean_between
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
@@ -133,12 +133,12 @@ def _compare(
                 "m": module.m,
                 "n": module.n,
                 "tasks": [name for c in core.contents for name in names[c]],
-                "a_cosine": mean_of_pairs(given.a),
-                "b_cosine": mean_of_pairs(given.b),
-                "product_cosine": mean_of_pairs(alike.products),
-                "input_overlap": mean_of_pairs(alike.inputs),
+                "a_cosine": mean_between(given.a),
+                "b_cosine": mean_between(given.b),
+                "product_cosine": mean_between(alike.products),
+                "input_overlap": mean_between(alike.inputs),
                 "input_chance": alike.chance[0],
-                "output_overlap": mean_of_pairs(alike.outputs),
+                "output_overlap": mean_between(alike.outputs),
                 "output_chance": alike.chance[1],
                 "norm": float(np.sqrt(energies[:, index].sum())),
                 "ranks": [int(s.size) for s in core.s],

@@ -186,7 +186,7 @@ class _Problem:
 
     @cached_property
     def overlap(self) -> Array:
-        """B_t^T B_u for all pairs of tasks, (T, r, T, r)."""
+        """B_t^T B_u for every two tasks, (T, r, T, r)."""
         tasks, p, r = self.B.shape
         columns = self.B.transpose(0, 2, 1).reshape(tasks * r, p)
         products: Array = (columns @ columns.T).reshape(tasks, r, tasks, r)
@@ -233,9 +233,9 @@ class _Problem:
         mix = np.divide(
             mine * (self.w * g), s[:, None], out=np.zeros(mine.shape), where=s[:, None] > 0
         )
-        pairs = self.overlap * ((s[:, None] * mix).T @ mix)[:, None, :, None]
+        weighed = self.overlap * ((s[:, None] * mix).T @ mix)[:, None, :, None]
         rows = self.A.reshape(tasks * r, q)
-        gram = rows.T @ (pairs.reshape(tasks * r, -1) @ rows)
+        gram = rows.T @ (weighed.reshape(tasks * r, -1) @ rows)
         _, vectors = scipy.linalg.eigh(gram, subset_by_index=[q - self.rank, q - 1])
         V: Array = np.ascontiguousarray(vectors[:, ::-1])
         return V, np.tensordot(mix, self.B @ (self.A @ V), 1)

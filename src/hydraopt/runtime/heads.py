@@ -55,7 +55,7 @@ class Site:
 class ModuleHead:
     """What a task has of its own in one module: dW x = (left z + b) (y (right x) + a x).
 
-    y (k, q), a (k, n); z (p, k), b (m, k); one or both of each pair.
+    y (k, q), a (k, n); z (p, k), b (m, k); one or both of y and a, and of z and b.
     """
 
     site: Site

@@ -83,11 +83,11 @@ def write_like(task: TaskAdapter, path: Path) -> Path:
     sides = sum(x.m + x.n for x in task.modules.values())
     rank = max(1, round(task.entry.numbers / max(sides, 1)))
     rng = torch.Generator().manual_seed(0)
-    pairs = {}
+    tensors = {}
     for name, x in task.modules.items():
-        pairs[f"{name}.lora_B.weight"] = torch.randn(x.m, rank, generator=rng).half()
-        pairs[f"{name}.lora_A.weight"] = torch.randn(rank, x.n, generator=rng).half()
-    save_file(pairs, path)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(x.m, rank, generator=rng).half()
+        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, x.n, generator=rng).half()
+    save_file(tensors, path)
     return path
 
 
