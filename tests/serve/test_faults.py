@@ -20,8 +20,8 @@ from click.testing import CliRunner
 
 from hydraopt.cli.main import cli
 from hydraopt.errors import NumericalError, UsageError
+from hydraopt.serve.cache import Rows
 from hydraopt.serve.jobs import Job, Limits
-from hydraopt.serve.rows import Rows
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.server import bind, load_engine, make_server
 from tests.serve.conftest import BASE, TASKS, plain, until

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
+from hydraopt.runtime.adders import Adder, Alone, Mixed
 from hydraopt.runtime.bundles import Bundles, PlacedBundle, named_bundles
 from hydraopt.runtime.heads import Head, HeadCache, head_bytes
-from hydraopt.runtime.rows import Adder, Alone, Mixed
 
 __all__ = ["Attached", "Memory", "Stats", "attach", "default_cache_bytes"]
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from hydraopt.basemodel.model import contiguous_head
 from hydraopt.errors import HydraoptError, UsageError, explain
 from hydraopt.runtime.attached import Attached
+from hydraopt.serve.cache import Rows
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
-from hydraopt.serve.rows import Rows
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
 
