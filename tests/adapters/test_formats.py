@@ -10,7 +10,7 @@ import pytest
 from adapter_files import lora, peft_config
 
 from hydraopt.adapters import formats, read_adapter
-from hydraopt.adapters.formats import FORMATS, Opened, Row, format_of, read_again
+from hydraopt.adapters.formats import FORMATS, FileFormat, Opened, format_of, read_again
 from hydraopt.adapters.model import Format, LowRankModule
 from hydraopt.adapters.peft import Parts
 from hydraopt.adapters.rawtensor import TensorFile
@@ -79,7 +79,7 @@ def toy(file: TensorFile) -> Parts:
 
 
 def test_a_row_is_enough_for_a_new_format(save, monkeypatch):
-    row = Row(
+    row = FileFormat(
         "toy",
         lambda name, found: name.endswith(("/in", "/out")),
         lambda found: toy(found.file),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -80,10 +81,30 @@ def test_an_entry_is_a_sentence_with_a_place() -> None:
 
 
 def test_its_classes_exist() -> None:
-    classes = {x.name for tree in trees() for x in ast.walk(tree) if isinstance(x, ast.ClassDef)}
     named = set(re.findall(r"`([A-Z]\w+)`", GLOSSARY))
     assert len(named) > 20
-    assert named - classes == set()
+    assert named - types().keys() == set()
+
+
+def types() -> Counter[str]:
+    """Names of classes, and of types that a module names, with how many modules define each."""
+    counts = Counter[str]()
+    for tree in trees():
+        names = {x.name for x in ast.walk(tree) if isinstance(x, ast.ClassDef)}
+        for node in tree.body:
+            if isinstance(node, ast.Assign):
+                names |= {x.id for x in node.targets if isinstance(x, ast.Name)}
+        counts.update(names)
+    return counts
+
+
+def test_no_type_of_its_name_is_something_else() -> None:
+    words = [name.group(1) for x in entries() if (name := re.match(r"\*\*(\w+)\*\*", x))]
+    forms = {form for word in words for form in (word, f"{word}s", word.removesuffix("s"))}
+    counts = types()
+    assert counts["Factors"] == counts["Source"] == counts["Pair"] == 1
+    assert {x: counts[x] for x in map(str.capitalize, forms) if counts[x] > 1} == {}
+    assert not counts.keys() & {"Row", "Rows", "Part", "Parts", "Form"}
 
 
 def test_its_folders_exist() -> None:

@@ -60,12 +60,12 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
             if name.endswith(".alpha") and math.prod(tensor.shape) == 1:
                 alphas[name] = tensor
             continue
-        side = match["kohya"] or match["old"] or match["new"] or match["numbered"]
+        half = match["kohya"] or match["old"] or match["new"] or match["numbered"]
         path = match["path"] + (match["mark"] or "" if match["mark"] == "_lora" else "")
-        side = "A" if side in ("down", "A") else "B"
-        if side in halves.setdefault(path, {}):
-            refuse(f"two tensors claim to be {side} of one module", file.path, module=path)
-        halves[path][side] = tensor
+        half = "A" if half in ("down", "A") else "B"
+        if half in halves.setdefault(path, {}):
+            refuse(f"two tensors claim to be {half} of one module", file.path, module=path)
+        halves[path][half] = tensor
     settings = _diffusers_settings(file)
     used: set[str] = set()
     for stem, sides in halves.items():
@@ -265,9 +265,9 @@ def _finish(
             )
     for module in parsed.modules:
         inner = module.path.partition("::")[0]
-        for side in ("A", "B"):
-            spelled = spell(inner, "A" if side == "A" else "B", module.kind == "embedding")
-            parsed.keys[module.path, side] = spelled
+        for half in ("A", "B"):
+            spelled = spell(inner, "A" if half == "A" else "B", module.kind == "embedding")
+            parsed.keys[module.path, half] = spelled
     parsed.config = _peft_like(parsed.modules, {"format": parsed.format, **origin})
     return parsed
 

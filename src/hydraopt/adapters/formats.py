@@ -1,8 +1,8 @@
 """The formats of adapter files: how each is told by its content, read, and read back.
 
-One row a format, in :data:`FORMATS`; a new one is a reader in a file of its own and a row here. A
-name of a tensor decides, the first in the file that is typical of any format; rows earlier in the
-list win where one name could be of two.
+All are in :data:`FORMATS`; a new one is a reader in a file of its own and a line there. A name of a
+tensor decides, the first in the file that is typical of any format; earlier lines win where one
+name could be of two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
 
-__all__ = ["FORMATS", "Opened", "Row", "format_of", "read_again", "read_opened"]
+__all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ Again = Callable[[TensorFile, Mapping[str, Any], Mapping[str, Any]], Parsed]
 
 
 @dataclass(frozen=True)
-class Row:
+class FileFormat:
     """One format.
 
     typical: whether a tensor's name tells that the file is of it. read: the parser. again: see
@@ -110,32 +110,32 @@ def _image_again(file_format: Format) -> Again:
 
 
 FORMATS: Final = (
-    Row(
+    FileFormat(
         "peft",
         _peft,
         lambda opened: read_peft(opened.file, opened.need_config(), opened.config_file),
         lambda file, config, origin: read_peft(file, config, file.path),
         says=_other_method,
     ),
-    Row(
+    FileFormat(
         "mlx",
         lambda name, opened: name.endswith((".lora_a", ".lora_b")),
         lambda opened: read_mlx(opened.file, opened.need_config(), opened.config_file),
         lambda file, config, origin: read_mlx(file, origin.get("config") or {}, file.path),
     ),
-    Row(
+    FileFormat(
         "loralib",
         lambda name, opened: name.endswith((".lora_A", ".lora_B")),
         lambda opened: read_loralib(opened.file, opened.alpha),
         lambda file, config, origin: read_loralib(file, None),
     ),
-    Row(
+    FileFormat(
         "kohya",
         _kohya,
         lambda opened: read_image_lora(opened.file, "kohya", opened.alpha),
         _image_again("kohya"),
     ),
-    Row(
+    FileFormat(
         "diffusers",
         _diffusers,
         lambda opened: read_image_lora(opened.file, "diffusers", opened.alpha),
@@ -145,15 +145,15 @@ FORMATS: Final = (
 )
 
 
-def format_of(opened: Opened) -> Row:
-    """The row of the file's format; raises AdapterFormatError for a file of none."""
-    for row in FORMATS:
-        if row.says is not None and row.says(opened):
-            return row
+def format_of(opened: Opened) -> FileFormat:
+    """The file's format; raises AdapterFormatError for a file of none."""
+    for known in FORMATS:
+        if known.says is not None and known.says(opened):
+            return known
     for name in opened.file:
-        for row in FORMATS:
-            if row.typical(name, opened):
-                return row
+        for known in FORMATS:
+            if known.typical(name, opened):
+                return known
     first = ", ".join(map(repr, list(opened.file)[:2]))
     refuse(
         "file holds no LoRA matrices",
@@ -177,5 +177,5 @@ def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any])
     config: as the first reading left it: PEFT's own, or the one made for another format with the
     original's settings under "hydraopt". Raises AdapterFormatError as the format's reader does.
     """
-    (row,) = (row for row in FORMATS if row.name == file_format)
-    return row.again(file, config, config.get("hydraopt") or {})
+    (known,) = (known for known in FORMATS if known.name == file_format)
+    return known.again(file, config, config.get("hydraopt") or {})

@@ -72,8 +72,8 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) ->
     for key, pair in pairs.items():
         for module in _modules_of(key, *pair, rule, config, file.path):
             parsed.modules.append(module)
-            for side in ("A", "B"):
-                parsed.keys[module.path, side] = spell(key.inner, side, key.embedding)
+            for half in ("A", "B"):
+                parsed.keys[module.path, half] = spell(key.inner, half, key.embedding)
     used = {tensor.name for pair in pairs.values() for tensor in pair}
     saved = config.get("modules_to_save") or ()
     saved = [saved] if isinstance(saved, str) else saved
@@ -102,21 +102,21 @@ def pair_up(file: TensorFile) -> dict[PeftKey, tuple[RawTensor, RawTensor]]:
         if key is None:
             continue
         sides = halves.setdefault((key.inner, key.embedding), {})
-        if key.side in sides:
+        if key.half in sides:
             refuse(
-                f"two tensors claim to be {key.side} of one module",
+                f"two tensors claim to be {key.half} of one module",
                 file.path,
                 module=key.path,
-                got=f"{sides[key.side][1].name!r} and {name!r}",
+                got=f"{sides[key.half][1].name!r} and {name!r}",
                 do="The file holds several adapters; save each on its own",
             )
-        sides[key.side] = (key, tensor)
+        sides[key.half] = (key, tensor)
     pairs: dict[PeftKey, tuple[RawTensor, RawTensor]] = {}
     for (inner, _), sides in halves.items():
         if len(sides) < 2:
             (key, tensor), missing = next(iter(sides.values())), "B" if "A" in sides else "A"
             refuse(
-                f"module has no {missing} to its {key.side}",
+                f"module has no {missing} to its {key.half}",
                 file.path,
                 module=inner,
                 got=tensor.name,

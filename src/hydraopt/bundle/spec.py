@@ -39,7 +39,7 @@ MAX_ITEMS: Final = 10**6
 MAX_GROUPS: Final = 1 << 20
 MAX_RAW: Final = 1 << 40
 
-Side = Literal["A", "B"]
+Half = Literal["A", "B"]
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ class Manifest:
         unique(carried, f"carried keys of {where}")
         if task.keys:
             paths = {self.modules[i].path for i in task.modules}
-            fine = all(path in paths and side in ("A", "B") for path, side in task.keys)
+            fine = all(path in paths and half in ("A", "B") for path, half in task.keys)
             check(fine, f"keys of {where} name a module it does not have")
             for key in task.keys.values():
                 text(key, f"key of {where}")
@@ -302,7 +302,7 @@ class Manifest:
             row["modules"] = strictjson.pack_ranges(task.modules, len(self.modules))
             row["errors"] = strictjson.pack_errors(task.errors)
             keys = sorted(task.keys.items())
-            row["keys"] = [[index[path], side, key] for (path, side), key in keys]
+            row["keys"] = [[index[path], half, key] for (path, half), key in keys]
             tasks.append(row)
         first = self.configs[0] if self.configs else {}
         later = [strictjson.config_difference(first, config) for config in self.configs[1:]]
@@ -351,9 +351,9 @@ class Manifest:
         return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base)
 
 
-def default_key(module: ModuleEntry, side: Side) -> str:
+def default_key(module: ModuleEntry, half: Half) -> str:
     """The PEFT key of A or B of a module, unless the task's ``keys`` say otherwise."""
-    return spell(module.stem, side, module.kind == "embedding")
+    return spell(module.stem, half, module.kind == "embedding")
 
 
 # What a column of the manifest holds when it is left out.

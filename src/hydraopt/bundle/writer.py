@@ -54,9 +54,9 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
     check(len(blobs) == len(manifest.blobs), "blobs", len(blobs), len(manifest.blobs))
     contents, configs, groups = _Numbering(), _Numbering(), _Numbering()
     defaults = {
-        (module.path, side): default_key(module, side)
+        (module.path, half): default_key(module, half)
         for module in manifest.modules
-        for side in ("A", "B")
+        for half in ("A", "B")
     }
     tasks: list[TaskEntry] = []
     for task in sorted(manifest.tasks, key=lambda x: x.name):

@@ -36,7 +36,7 @@ from hydraopt.basemodel.model import (
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
-from hydraopt.evaluate.taskfile import Row, TaskFile
+from hydraopt.evaluate.taskfile import TaskFile, TaskRow
 from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
@@ -54,7 +54,7 @@ class TaskRows:
     """
 
     task: TaskFile
-    rows: tuple[Row, ...]
+    rows: tuple[TaskRow, ...]
     items: tuple[Encoded, ...]
     metrics: tuple[Metric, ...]
     left_out: int

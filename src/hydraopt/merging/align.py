@@ -21,7 +21,7 @@ from hydraopt.linalg.shapes import Factors
 
 __all__ = ["MergeSet", "align"]
 
-SIDES: tuple[Literal["A", "B"], ...] = ("A", "B")
+HALVES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def _task(
 ) -> TaskEntry:
     keys: dict[tuple[str, str], str] = {}
     for path in adapter.modules:
-        for side in SIDES:
-            key = adapter.peft_key(path, side)
-            if key != default_key(entries[index[path]], side):
-                keys[path, side] = key
+        for half in HALVES:
+            key = adapter.peft_key(path, half)
+            if key != default_key(entries[index[path]], half):
+                keys[path, half] = key
     extras = adapter.tensors if lossless else adapter.extras
     scales = _bias_scales(adapter) if not lossless else {}
     kinds = {key: kind for key, kind in adapter.extra_kinds.items() if key in extras}

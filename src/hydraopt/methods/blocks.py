@@ -17,14 +17,14 @@ from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import halved
 
-__all__ = ["BLOCK", "Cut", "Rows", "largest", "refit", "spans", "uniform"]
+__all__ = ["BLOCK", "Cut", "MatrixRows", "largest", "refit", "spans", "uniform"]
 
 BLOCK = 1 << 18
 """Entries of a block: 2 MiB for each of the tasks that are looked at together."""
 
 _WHOLE = 1 << 16  # entries up to which a dense SVD is quicker than the randomised one
 
-Rows = Callable[[int, int], Array]
+MatrixRows = Callable[[int, int], Array]
 """Rows start to stop of some (m, n), formed anew on each call and the same each time."""
 
 
@@ -112,7 +112,7 @@ def uniform(seed: int, task: int, start: int, stop: int, n: int) -> Array:
 
 
 def refit(
-    rows: Rows,
+    rows: MatrixRows,
     m: int,
     n: int,
     rank: int,
