@@ -83,7 +83,7 @@ def test_narrow_types_are_as_good_as_with_the_factors(model, bundle_of, form, dt
             error = (got.float() - right).norm() / right.norm()
             assert error < 2 * (other.float() - right).norm() / right.norm()
             assert error < (0.03 if dtype is torch.bfloat16 else 0.004)
-        held = [x for s in attached._sources[0].sites.values() for x in (s.left, s.right)]
+        held = [x for s in attached._bundles[0].sites.values() for x in (s.left, s.right)]
         assert {x.dtype for x in held if x is not None} <= {dtype}
 
 
