@@ -96,7 +96,7 @@ def read_loralib(file: TensorFile, alpha: float | None) -> Parsed:
     """Modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``); alpha is not in the file.
 
     Without ``alpha`` the scale is 1, and a note says so. A fused projection, whose A has g times
-    the rows that B has columns, gives g modules "PATH::0" ...: which parts of the projection they
+    the rows that B has columns, gives g modules "PATH::0" ...: which slots of the projection they
     are is not in the file either.
     """
     parsed = Parsed("loralib", {})
