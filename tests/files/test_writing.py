@@ -112,14 +112,14 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
 
 def test_a_file_of_another_library_appears_at_once(tmp_path: Path) -> None:
     target = tmp_path / "new" / "file.gguf"
-    with replaced_file(target) as made:
+    with replaced_file(target, ".gguf") as made:
         made.write_bytes(b"x")
-        assert made.name == "file.gguf"
+        assert made.suffix == ".gguf"
         assert not target.exists()
     assert target.read_bytes() == b"x"
 
     def broken() -> None:
-        with replaced_file(target) as made:
+        with replaced_file(target, ".gguf") as made:
             made.write_bytes(b"half")
             raise RuntimeError
 

@@ -71,7 +71,7 @@ def export_gguf(
         if about.permuted and last in ("q_proj", "k_proj"):
             b = _permuted(task, pair, b, about.heads if last == "q_proj" else about.kv_heads)
         tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a, b
-    with replaced_file(target) as made:
+    with replaced_file(target, ".gguf") as made:
         _write(gguf, made, task, about.architecture, float(alpha), DTYPES[dtype], tensors)
         _read_back(gguf, made, task, tensors)
 

@@ -89,7 +89,7 @@ def export_kohya(
     metadata.setdefault("ss_network_module", "networks.lora")
     if task.base_model:
         metadata.setdefault("ss_sd_model_name", task.base_model)
-    with replaced_file(target) as made:
+    with replaced_file(target, ".safetensors") as made:
         write_atomically(made, file_chunks(_with_extras(task, tensors), metadata))
         _check_names(task, made, names.values())
 

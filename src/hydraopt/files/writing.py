@@ -58,16 +58,17 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
 
 
 @contextmanager
-def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
     """A name to write a file to, which becomes ``path`` when the block ends well, else vanishes.
 
-    For what is written by other libraries, and read back before it appears; as
-    :func:`write_atomically` otherwise. A folder that is missing is made.
+    suffix: of that name, since some libraries go by it. For what is written by other libraries, and
+    read back before it appears; as :func:`write_atomically` otherwise. A folder that is missing is
+    made.
     """
     target = _target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_folder(target) as scratch:
-        made = scratch / target.name
+        made = scratch / f"new{suffix}"
         yield made
         with made.open("rb") as stream:
             _like(target, stream.fileno())
