@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 LAYERS: list[set[str]] = [
     {"errors", "progress"},
     {"compiled"},
-    {"linalg"},
+    {"files", "linalg"},
     {"coding"},
     {"adapters"},
     {"compress"},

@@ -18,6 +18,7 @@ from hydraopt.bundle.restore.peft import write_peft
 from hydraopt.bundle.restore.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.export.plain import plain_pairs, refused
+from hydraopt.files.apart import check_apart
 
 __all__ = ["RANKS", "export_vllm", "vllm_adapter"]
 
@@ -43,6 +44,7 @@ def export_vllm(
     vLLM cannot hold; UsageError for a folder in the way.
     """
     target = Path(folder)
+    check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
     write_peft(target, *vllm_adapter(task, dtype))
 
@@ -90,6 +92,6 @@ def vllm_adapter(
 
 
 def _only_targets(names: list[str], paths: list[str], task: TaskAdapter) -> bool:
-    """Whether last parts of names tell the task's modules from all others of the bundle."""
+    """Whether the last names of paths tell the task's modules from all others of the bundle."""
     others = (x.path for x in task.bundle.manifest.modules)
     return {x for x in others if x.rpartition(".")[2] in names} <= set(paths)

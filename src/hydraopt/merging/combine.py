@@ -22,9 +22,10 @@ from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.verify import relative_error
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.apart import check_apart
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import align
-from hydraopt.merging.outcome import Job, StrPath, Written, load
+from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
 from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
@@ -72,6 +73,7 @@ def combine(
     row = method_named(method) if solver is None else solver_of(method, solver)
     group = load(adapters, same_base, alpha)
     loaded = group.adapters
+    check_apart(output, inputs_of(loaded))
     if options.get("heads") is not None:
         check_counts(options["heads"], options.get("rank") or 1, len(loaded))
     importance = dict(weights or {})
@@ -142,15 +144,11 @@ def _errors(
         wrong = whole = 0.0
         mine = modules[old.name] = {}
         for path, module in old.modules.items():
-            true, found = _double(module.factors()), _double(new.modules[path].factors())
-            mine[path] = relative_error(true, found)
+            true, merged = (Factors.of(*x.factors()) for x in (module, new.modules[path]))
+            mine[path] = relative_error(true, merged)
             size = true.squared_norm()
             # Where nothing was to be kept, what is there now is all error.
-            wrong += mine[path] ** 2 * size if size else found.squared_norm()
+            wrong += mine[path] ** 2 * size if size else merged.squared_norm()
             whole += size
         totals[old.name] = math.sqrt(wrong / whole) if whole else float(wrong > 0)
     return totals, modules
-
-
-def _double(pair: tuple[Any, Any]) -> Factors:
-    return Factors(pair[0].astype(np.float64), pair[1].astype(np.float64))
