@@ -27,7 +27,7 @@ EXTRA = "dev"
 # Where the build lies is the machine's business, and setuptools builds, but is not of the set.
 LEFT_OUT = ("torch", "setuptools")
 HEADER = """\
-# The versions that the tests were run with, for Python 3.11 and later. Made by python -m tools.lock.
+# The versions that the tests were run with, from Python 3.11 on. Made by python -m tools.lock.
 #   pip install --require-hashes --no-deps -r requirements/ci.txt
 #   pip install 'torch{torch}'
 #   pip install --no-deps --no-build-isolation -e .
