@@ -43,9 +43,9 @@ def bounds(extra: str | None = EXTRA) -> Iterator[tuple[str, str]]:
     extras = project["optional-dependencies"]
     waiting = [*project["dependencies"], *(extras[extra] if extra else [])]
     while waiting:
-        found = _BOUND.match(waiting.pop(0))
-        assert found is not None
-        name, inner, versions = found.groups()
+        parts = _BOUND.match(waiting.pop(0))
+        assert parts is not None
+        name, inner, versions = parts.groups()
         if name == project["name"]:
             waiting += [line for other in inner.split(",") for line in extras[other.strip()]]
         else:

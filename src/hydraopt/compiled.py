@@ -118,10 +118,10 @@ def _private_folder() -> Path | None:
 
 def _safe_parent(parent: Path) -> bool:
     """Whether nobody but us and root can put another folder in the place of one of ours."""
-    found = parent.stat()
-    open_to_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return found.st_uid in (0, os.geteuid()) and bool(
-        not open_to_others or found.st_mode & stat.S_ISVTX
+    status = parent.stat()
+    open_to_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid in (0, os.geteuid()) and bool(
+        not open_to_others or status.st_mode & stat.S_ISVTX
     )
 
 
@@ -129,11 +129,11 @@ def _is_ours(folder: Path) -> bool:
     """Whether the folder, made if it was not there, is a folder of this user and of nobody else."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
+    status = folder.lstat()
     return (
-        stat.S_ISDIR(found.st_mode)
-        and found.st_uid == os.geteuid()
-        and not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
     )
 
 
