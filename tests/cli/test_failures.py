@@ -41,9 +41,12 @@ def test_an_error_of_the_system_names_its_file_and_the_remedy(
     assert result.stderr == f"Error: {said}\n"
 
 
-def test_a_full_disk_names_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [ARGUMENTS, ["inspect", "x", "--plot", ARGUMENTS[-1]]])
+def test_a_full_disk_names_what_was_written(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The system does not say which file: it was open already.
-    result = failing(OSError(errno.ENOSPC, "No space left on device"), monkeypatch)
+    result = failing(OSError(errno.ENOSPC, "No space left on device"), monkeypatch, words)
     assert result.exit_code == 2
     said = "No space left on device [output out.hydra.safetensors]. Make room, or write elsewhere."
     assert result.stderr == f"Error: {said}\n"

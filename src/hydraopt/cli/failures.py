@@ -52,7 +52,7 @@ class Doing:
             values = given.params
             self.files = [str(x) for key in arguments for x in _several(values.get(key or ""))]
             self.files += [str(x) for x in _several(values.get("base"))]
-            self.output = values.get("output")
+            self.output = values.get("output") or values.get("plot")
 
     @property
     def place(self) -> str:
