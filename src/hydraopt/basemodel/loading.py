@@ -50,10 +50,9 @@ def load_whole(base: str | Path, dtype: str) -> tuple[Any, Any]:
             _check_folder(folder)
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model: Any
-        info: dict[str, Any]
+        loader: Any = AutoModelForCausalLM  # its stubs know nothing of the loading info
         with _quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = loader.from_pretrained(
                 base,
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
@@ -176,7 +175,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
