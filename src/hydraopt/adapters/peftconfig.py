@@ -91,9 +91,9 @@ def _in_layers(config: Mapping[str, Any], path: str) -> bool:
         heads = [rf"(?:^|.*?\.){x}\.(\d+)\." for x in patterns if isinstance(x, str)]
     else:
         heads = [r".*?\.[^.]*\.(\d+)\."]
-    found = next((match for x in heads if (match := _match(x, path))), None)
+    layer = next((match for x in heads if (match := _match(x, path))), None)
     layers = wanted if isinstance(wanted, list) else [wanted]
-    return found is not None and int(found[1]) in layers
+    return layer is not None and int(layer[1]) in layers
 
 
 def _match(pattern: str, path: str, whole: bool = False) -> re.Match[str] | None:

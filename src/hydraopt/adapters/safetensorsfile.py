@@ -137,9 +137,9 @@ def strict_json(text: bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
+def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
         raise ValueError("a key occurs twice")
     return result
 
