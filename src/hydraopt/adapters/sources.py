@@ -13,6 +13,7 @@ from typing import Any, Final
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 
 __all__ = [
     "Request", "Selection", "Source", "check_name", "expand", "load_config", "locate", "name_apart",
@@ -28,7 +29,6 @@ _USUAL: Final = (
     "pytorch_lora_weights.bin",
 )
 _CONFIG: Final = "adapter_config.json"
-_MAX_CONFIG: Final = 64 << 20
 _MOST_LISTED: Final = 8
 
 
@@ -121,9 +121,7 @@ def load_config(path: Path) -> dict[str, Any] | None:
     Raises AdapterFormatError if it cannot be read as a JSON object.
     """
     try:
-        if path.stat().st_size > _MAX_CONFIG:
-            refuse("config is too large to be one", path, got=f"{path.stat().st_size} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(path, MOST_CONFIG).decode("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -27,13 +26,14 @@ import numpy as np
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.container import write_atomically
-from hydraopt.bundle.restore.folders import check_file, check_target, new_folder, read_back
+from hydraopt.bundle.restore.folders import check_file, check_target, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.export.plain import refuse_all_but, refused
 from hydraopt.export.stored import Stored, stored_modules
+from hydraopt.files.apart import check_apart
+from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
 
 __all__ = ["export_diffusers", "export_kohya"]
 
@@ -71,6 +71,7 @@ def export_kohya(
     the way.
     """
     target = Path(os.path.abspath(file))
+    check_apart(target, [task.bundle.path])
     check_file(target, overwrite)
     modules = _with_alphas(task, _modules(task, "kohya", dtype), dtype)
     names = {x.path: _kohya_name(task, x.path) for x, _ in modules}
@@ -88,13 +89,9 @@ def export_kohya(
     metadata.setdefault("ss_network_module", "networks.lora")
     if task.base_model:
         metadata.setdefault("ss_sd_model_name", task.base_model)
-    chunks = list(file_chunks(_with_extras(task, tensors), metadata))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.tmp-") as scratch:
-        made = Path(scratch) / "lora.safetensors"
-        write_atomically(made, chunks)
+    with replaced_file(target, ".safetensors") as made:
+        write_atomically(made, file_chunks(_with_extras(task, tensors), metadata))
         _check_names(task, made, names.values())
-        write_atomically(target, chunks)
 
 
 def export_diffusers(
@@ -118,6 +115,7 @@ def export_diffusers(
     in the way.
     """
     target = Path(folder)
+    check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
@@ -141,7 +139,7 @@ def export_diffusers(
         "format": "pt",
         "lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True),
     }
-    with new_folder(target) as made:
+    with replaced_folder(target) as made:
         write_atomically(made / _WEIGHTS, file_chunks(_with_extras(task, tensors), metadata))
         _check_names(task, made, names.values())
 
