@@ -104,10 +104,8 @@ def serve(
         ) from error
     import torch
 
-    if (
-        min(rows, queue, connections, prompt_tokens, answer_tokens) < 1
-        or not 0 < seconds < math.inf
-    ):
+    counts = (rows, queue, connections, prompt_tokens, answer_tokens)
+    if min(counts) < 1 or not 0 < seconds < math.inf:
         raise UsageError(explain("a limit makes no sense", expected="numbers above 0"))
     check_key(host, api_key)
     if threads is not None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hydraopt.serve.replies import ApiError
@@ -105,8 +106,7 @@ class _Limited(H11Protocol):
 
     def _watch(self) -> None:
         """Set the time for what the client has to send now; bytes alone do not give it more."""
-        state = str(self.conn.their_state)
-        phase = {"IDLE": "head", "SEND_BODY": "body"}.get(state, "")
+        phase = {h11.IDLE: "head", h11.SEND_BODY: "body"}.get(self.conn.their_state, "")
         if phase == self._phase:
             return
         self._end_timer()
@@ -131,10 +131,8 @@ class _Limited(H11Protocol):
             # Whoever reads the body sees that nobody is there any more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if (
-            str(self.conn.our_state) in ("IDLE", "SEND_RESPONSE")
-            and not self.transport.is_closing()
-        ):
+        unsaid = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if unsaid and not self.transport.is_closing():
             # Past h11, whose state this ends.
             self.transport.write(_in_full(error))
         self.transport.close()
