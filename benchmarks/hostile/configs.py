@@ -25,7 +25,8 @@ SETTINGS = (
     "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters", "enable_lora",
     "bias", "use_rslora", "use_dora", "init_lora_weights", "peft_type", "base_model_name_or_path",
     "revision", "trainable_token_indices", "alora_invocation_tokens", "lora_parameters",
-    "num_layers", "model", "fan_in_fan_out", "task_type", "lora_bias", "layer_replication", "hydraopt", "unknown",
+    "num_layers", "model", "fan_in_fan_out", "task_type", "lora_bias", "layer_replication",
+    "hydraopt", "unknown",
 )  # fmt: skip
 DEEP = 3000
 

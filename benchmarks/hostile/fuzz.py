@@ -10,7 +10,7 @@ for bit. A bundle it verifies, inspects, exports and sometimes shrinks. The outc
     refused    a HydraoptError;
     accepted   all of that went well;
     traceback  any other exception, or a dead worker;
-    hang       more than --seconds;
+    hang       more than --seconds of the processor, or six times that by the clock;
     memory     more than --megabytes and --factor times the bytes of the file;
     broken     merged, and then not verified or not exported; or verified, and then not exported.
 
@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -133,9 +133,14 @@ class Tally:
 
 
 def fuzz(
-    counts: tuple[int, int], seed: int, bound: Bound, processes: int, keep: Path | None = None
+    counts: tuple[int, int],
+    seed: int,
+    bound: Bound,
+    processes: int,
+    keep: Path | None = None,
+    told: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run (adapters, bundles) cases; the result as for JSON."""
+    """Run (adapters, bundles) cases; the result as for JSON. ``told`` has it now and then."""
     started = time.monotonic()
     os.environ.update(QUIET)
     sys.set_int_max_str_digits(0)  # our own mutations write numbers that readers refuse
@@ -163,6 +168,9 @@ def fuzz(
                         continue
                     tally.add(worker.case, *answer)
                     worker.case = None
+                    done = sum(sum(x.values()) for x in tally.outcomes.values())
+                    if told is not None and done % 200 == 0:
+                        told(result_of(tally, counts, seed, bound, time.monotonic() - started))
                 if not worker.alive:
                     worker = workers[i] = start(i)
                 case = next(left, None)
@@ -186,6 +194,7 @@ def result_of(
         "adapters": counts[0],
         "bundles": counts[1],
         "seed": seed,
+        "done": sum(both.values()),
         "limits": {
             "seconds": bound.seconds,
             "megabytes": bound.constant >> 20,
@@ -243,7 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     bound = Bound(options.megabytes << 20, options.factor, options.seconds)
     counts = (options.adapters, options.bundles)
-    result = fuzz(counts, options.seed, bound, options.processes, options.keep)
+
+    def told(result: dict[str, Any]) -> None:
+        print(f"{result['done']} done: {result['found']}", file=sys.stderr)
+        if options.json:
+            write_result(result, options.json)
+
+    result = fuzz(counts, options.seed, bound, options.processes, options.keep, told)
     write_result(result, options.json)
     print(result["outcomes"], *result["failures"], sep="\n", file=sys.stderr)
     return 1 if result["failures"] else 0

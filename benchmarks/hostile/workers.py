@@ -22,7 +22,10 @@ QUIET = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Bound:
-    """What a case may take: memory is ``constant`` + ``factor`` x bytes of its files."""
+    """What a case may take: memory is ``constant`` + ``factor`` x bytes of its files.
+
+    seconds: of the processor, since the machine may be busy; by the clock six times that.
+    """
 
     constant: int = 512 << 20
     factor: int = 8192
@@ -56,14 +59,14 @@ def work(pipe: Connection, scratch: Path, base: Path, warm: list[Case], bound: B
     while True:
         case = pipe.recv()
         _reset_peak()
-        before, started = _memory("VmHWM"), time.monotonic()
+        before, started = _memory("VmHWM"), time.process_time()
         room = _memory("VmSize") + bound.memory(case.path)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
         try:
             verdict = _exercise(case, scratch, base, case.seed)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        took = time.monotonic() - started
+        took = time.process_time() - started
         pipe.send((verdict, _memory("VmHWM") - before, took))
 
 
@@ -102,12 +105,13 @@ class Worker:
         self._process.start()
         other.close()
         self.case: Case | None = None
-        self._until = 0.0
+        self._until = self._before = 0.0
         self.pipe.recv()
 
     def give(self, case: Case) -> None:
         self.case = case
-        self._until = time.monotonic() + self._bound.seconds
+        self._until = time.monotonic() + 6 * self._bound.seconds
+        self._before = self._processor()
         self.pipe.send(case)
 
     def answer(self) -> tuple[Verdict, int, float] | None:
@@ -119,10 +123,16 @@ class Worker:
             except EOFError:
                 self.stop()
                 return Verdict("traceback", f"died, exit code {self._process.exitcode}"), 0, 0.0
-        if time.monotonic() < self._until:
+        used = self._processor() - self._before
+        if time.monotonic() < self._until and used < self._bound.seconds:
             return None
         self.stop()
         return Verdict("hang", f"no answer in {self._bound.seconds:g} s"), 0, self._bound.seconds
+
+    def _processor(self) -> float:
+        """Seconds of processor time that the process has taken."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def alive(self) -> bool:

@@ -94,6 +94,16 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
     file = open_tensors(source.weights)
     config = load_config(source.config)
     parts = read_parts(Found(file, config, source.config, alpha))
+    for module in parts.modules:
+        for tensor in (module.a, module.b):
+            if not tensor.is_float:
+                refuse(
+                    "a low-rank factor is not of floating point numbers",
+                    source.weights,
+                    module=module.path,
+                    got=f"{tensor.name!r} of {tensor.dtype}",
+                    do="Save the adapter again in float32 or bfloat16, not quantised",
+                )
     modules = {module.path: module for module in sorted(parts.modules, key=lambda x: x.path)}
     if len(modules) != len(parts.modules):
         paths = Counter(module.path for module in parts.modules)

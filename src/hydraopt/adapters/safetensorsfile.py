@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.rawtensor import (
     DAMAGED,
     DTYPE_BYTES,
@@ -122,27 +122,5 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
 
 
 def _naturals(value: Any) -> bool:
-    """Whether value is a list of integers >= 0; bool is an int in Python but not in JSON."""
-    return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
-
-
-def strict_json(text: bytes) -> Any:
-    """The value of a JSON text in UTF-8; ValueError for repeated keys, NaN and infinity too."""
-    try:
-        return json.loads(
-            text.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except RecursionError as error:
-        # A text may be nothing but ten thousand opening brackets.
-        raise ValueError("nested too deeply") from error
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return result
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
+    """Whether value is a list of integers in [0, 2^63); bool is an int in Python, not in JSON."""
+    return isinstance(value, list) and all(type(x) is int and 0 <= x < 1 << 63 for x in value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import UsageError, explain
@@ -28,8 +28,9 @@ _USUAL: Final = (
     "pytorch_lora_weights.bin",
 )
 _CONFIG: Final = "adapter_config.json"
-_MAX_CONFIG: Final = 64 << 20
+_MAX_CONFIG: Final = 16 << 20
 _MOST_LISTED: Final = 8
+_AGAIN: Final = "Correct it, or download or save the adapter again"
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,15 @@ def load_config(path: Path) -> dict[str, Any] | None:
     """
     try:
         if path.stat().st_size > _MAX_CONFIG:
-            refuse("config is too large to be one", path, got=f"{path.stat().st_size} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+            got = f"{path.stat().st_size} bytes"
+            refuse("config is too large to be one", path, got=got, do=_AGAIN)
+        config = strict_json(path.read_bytes(), unique=False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        refuse("config cannot be read", path, got=error, do="Download or save the adapter again")
+    except (OSError, ValueError) as error:
+        refuse("config cannot be read", path, got=error, do=_AGAIN)
     if not isinstance(config, dict):
-        refuse("config is not a JSON object", path, got=type(config).__name__)
+        refuse("config is not a JSON object", path, got=type(config).__name__, do=_AGAIN)
     return config
 
 

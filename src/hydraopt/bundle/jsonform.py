@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 
-from hydraopt.adapters.safetensorsfile import strict_json
+from hydraopt.adapters.jsontext import strict_json
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
