@@ -125,7 +125,7 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
         patch("hydraopt.merging.passes.StreamWriter", recorder.writer),
         patch("hydraopt.coding.records.quantise_block", recorder.quantise),
     ):
-        passes = Passes(CoreStore(pieces.sources), pieces.contents, measure, modes_of(FORMS))
+        passes = Passes(CoreStore(pieces.readers), pieces.contents, measure, modes_of(FORMS))
         again = passes.run(found.price, found.weights)
     made = {stream.data for stream in recorder.streams}
     if (

@@ -40,8 +40,8 @@ from hydraopt.basemodel.sensitivity import (
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import (
+    Compared,
     Request,
-    Sources,
     bundles_of,
     evaluate,
     products_of,
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     adapters = original_adapters(args.set, args.trained)
     made = [merged(args.set, adapters, method, args.tasks) for method in PLANS[args.plan]]
-    sources = Sources(
+    compared = Compared(
         {adapter.name: adapter for adapter in adapters},
         {path.name: open_bundle(path) for path, _ in made},
         {adapter.name: adapter.source.parent for adapter in adapters},
@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     now = {
         "methods": extra["methods"],
         "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
-        "bundles": bundles_of(sources),
+        "bundles": bundles_of(compared),
     }
     _refuse_others(out.name, before, args, now)
 
@@ -298,4 +298,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
         print(f"{done}/{len(only or adapters)} {last}, {seconds:.0f} s", flush=True)
 
-    evaluate(sources, request, None, known, keep)
+    evaluate(compared, request, None, known, keep)

@@ -86,7 +86,7 @@ def explain(
     expected: object = None,
     do: str | None = None,
 ) -> str:
-    """One message in the house form; parts that are None are left out.
+    """One message in the house style; pieces that are None are left out.
 
     >>> print(explain("rank differs", adapter="fr", module="h.0.q", got=8, expected=4, do="Fix r."))
     rank differs [adapter fr, module h.0.q]; got 8, expected 4. Fix r.

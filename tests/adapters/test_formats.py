@@ -1,4 +1,4 @@
-"""One row a format: how it is told, that there is no other list, and that a row is enough."""
+"""The formats: how each is told, that there is no other list, and that a line is enough."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from adapter_files import lora, peft_config
 
 from hydraopt.adapters import formats, read_adapter
-from hydraopt.adapters.formats import FORMATS, Found, Row, format_of, read_again
+from hydraopt.adapters.formats import FORMATS, FileFormat, Opened, format_of, read_again
 from hydraopt.adapters.model import Format, LowRankModule
-from hydraopt.adapters.peft import Parts
+from hydraopt.adapters.peft import Parsed
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.errors import AdapterFormatError
 
@@ -21,7 +21,7 @@ PEFT = {"peft_type": "LORA"}
 
 def told(names, config=None, metadata=None):
     file = TensorFile(Path("f.safetensors"), dict.fromkeys(names), metadata or {})
-    return format_of(Found(file, config, Path("adapter_config.json"))).name
+    return format_of(Opened(file, config, Path("adapter_config.json"))).name
 
 
 @pytest.mark.parametrize(
@@ -62,34 +62,34 @@ def test_a_file_of_no_format_is_refused():
         told(["a", "b", "c"])
 
 
-def test_rows_are_the_formats_that_bundles_know():
-    assert sorted(row.name for row in FORMATS) == sorted(get_args(Format))
+def test_they_are_the_formats_that_bundles_know():
+    assert sorted(x.name for x in FORMATS) == sorted(get_args(Format))
 
 
-def toy(file: TensorFile) -> Parts:
+def toy(file: TensorFile) -> Parsed:
     """A format whose pairs are called PATH/in and PATH/out."""
-    parts = Parts("toy", {"made": True})
+    parsed = Parsed("toy", {"made": True})
     for name in file:
         path, _, side = name.partition("/")
         if side == "in":
             a, b = file[name], file[f"{path}/out"]
             (r, n), m = a.shape, b.shape[0]
-            parts.modules.append(LowRankModule(path, "linear", m, n, r, 2.0, a, b))
-    return parts
+            parsed.modules.append(LowRankModule(path, "linear", m, n, r, 2.0, a, b))
+    return parsed
 
 
-def test_a_row_is_enough_for_a_new_format(save, monkeypatch):
-    row = Row(
+def test_a_line_is_enough_for_a_new_format(save, monkeypatch):
+    ours = FileFormat(
         "toy",
-        lambda name, found: name.endswith(("/in", "/out")),
-        lambda found: toy(found.file),
+        lambda name, opened: name.endswith(("/in", "/out")),
+        lambda opened: toy(opened.file),
         lambda file, config, origin: toy(file),
     )
     a, b = np.ones((2, 3), np.float32), np.ones((4, 2), np.float32)
     folder = save("x", {"h.0.q/in": a, "h.0.q/out": b}, {})
     with pytest.raises(AdapterFormatError, match="no LoRA matrices"):
         read_adapter(folder)
-    monkeypatch.setattr(formats, "FORMATS", (*FORMATS, row))
+    monkeypatch.setattr(formats, "FORMATS", (*FORMATS, ours))
     adapter = read_adapter(folder)
     assert adapter.format == "toy"
     assert np.array_equal(np.matmul(*adapter.modules["h.0.q"].factors()), 4 * np.ones((4, 3)))

@@ -12,7 +12,7 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel import gains as module
 from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.gains import gains
-from hydraopt.basemodel.model import Pair, attached, hidden_states, logits_of, place
+from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, logits_of, place
 from hydraopt.basemodel.prompts import Onlooker
 from hydraopt.basemodel.sensitivity import answered
 from hydraopt.coding.coefficients import EXPONENT_GRID
@@ -20,7 +20,7 @@ from hydraopt.coding.coefficients import EXPONENT_GRID
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
 
-def factors_of(seed: int, size: float = 0.5) -> dict[str, Pair]:
+def factors_of(seed: int, size: float = 0.5) -> dict[str, AnyFactors]:
     rng = np.random.default_rng(seed)
     return {
         path: (
@@ -50,7 +50,7 @@ def divergence(model, texts, original, coded) -> float:
     return float((want.exp() * (want - got)).sum(-1).mean())
 
 
-def grown(coded: dict[str, Pair], steps: dict[str, np.ndarray]) -> dict[str, Pair]:
+def grown(coded: dict[str, AnyFactors], steps: dict[str, np.ndarray]) -> dict[str, AnyFactors]:
     zero = np.zeros(1)
     return {
         path: (b * 2.0 ** (steps.get(path, zero) / EXPONENT_GRID), a)

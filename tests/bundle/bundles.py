@@ -25,7 +25,7 @@ from hydraopt.coding.records import (
     quantise_basis,
     quantise_side,
     write_basis,
-    write_parts,
+    write_record,
 )
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.linalg.basis import Basis
@@ -111,13 +111,13 @@ def encode_task(
     for i, module in enumerate(modules):
         k = (ranks or {}).get(module.path, min(2, module.m, module.n))
         if k == 0:
-            write_parts(writer, None, bases is not None)
+            write_record(writer, None, bases is not None)
             coded.factors[module.path] = Factors(np.zeros((module.m, 0)), np.zeros((0, module.n)))
             continue
         b = rng.standard_normal((module.m, k)) * scale
         a = rng.standard_normal((k, module.n))
         parts = record(b, a) if bases is None else record(b, a, ways[i % 3], bases[i])
-        write_parts(writer, parts, bases is not None)
+        write_record(writer, parts, bases is not None)
         coded.factors[module.path] = parts.factors
     coded.stream = writer.finish()
     return coded
@@ -218,7 +218,7 @@ def _encode_adapter(adapter: Adapter, modules: Sequence[ModuleEntry], step: floa
         svd = thin(b, a)
         found = Factors(np.zeros((module.m, 0)), np.zeros((0, module.n)))
         parts = record(svd.U * svd.s, svd.V.T, step=step) if svd.s.size else None
-        write_parts(writer, parts, False)
+        write_record(writer, parts, False)
         coded.factors[module.path] = found = parts.factors if parts else found
         error = relative_error(Factors(b, a), found)
         coded.errors[module.path] = error

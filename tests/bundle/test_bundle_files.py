@@ -20,7 +20,7 @@ from hydraopt.bundle import (
     pack_carried,
     write_bundle,
 )
-from hydraopt.bundle.jsonform import code_of, error_of, pack_ranges, unpack_ranges
+from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from tests.bundle.bundles import Parts, tiny

@@ -9,7 +9,7 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.coding.forms import FORMS, Mode
-from hydraopt.coding.records import quantise_basis, read_parts, read_split, write_parts
+from hydraopt.coding.records import quantise_basis, read_factors, read_split_record, write_record
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError
@@ -28,12 +28,12 @@ def test_a_split_record_multiplies_out_to_the_same_bits(mode: Mode) -> None:
     written = record(b, a, (mode.left, mode.right), (left, right))
     writer = StreamWriter()
     for each in (written, None, written):
-        write_parts(writer, each, has_bases=True)
+        write_record(writer, each, has_bases=True)
     data = writer.finish()
     one, other = StreamReader(data, VERSION), StreamReader(data, VERSION)
     for count in (k, 0, k):
-        expected, found = read_parts(one, m, n, left, right)
-        split = read_split(other, m, n, p, q)
+        expected, found = read_factors(one, m, n, left, right)
+        split = read_split_record(other, m, n, p, q)
         assert split.count == count
         assert other.position == one.position
         factors = split.factors(left, right)
@@ -53,9 +53,9 @@ def test_a_missing_basis_is_damage() -> None:
     writer = StreamWriter()
     mode = FORMS["shared-input"][0]
     pair = rng.standard_normal((12, 3)), rng.standard_normal((3, 9))
-    write_parts(writer, record(*pair, (mode.left, mode.right), (None, basis)), has_bases=True)
+    write_record(writer, record(*pair, (mode.left, mode.right), (None, basis)), has_bases=True)
     with pytest.raises(BundleFormatError, match="a shared side in a module without such a basis"):
-        read_split(StreamReader(writer.finish(), VERSION), 12, 9, 4, 0)
+        read_split_record(StreamReader(writer.finish(), VERSION), 12, 9, 4, 0)
 
 
 @pytest.mark.parametrize("lossless", [False, True])

@@ -41,11 +41,11 @@ def low_rank(
 def core_of(pairs: Sequence[Pair]) -> ModuleCore:
     """One module with these tasks."""
 
-    def source() -> Iterator[tuple[int, Array, Array]]:
+    def read() -> Iterator[tuple[int, Factors]]:
         for i, (b, a) in enumerate(pairs):
-            yield i, b, a
+            yield i, Factors(b, a)
 
-    return CoreStore([source]).core(0)
+    return CoreStore([read]).core(0)
 
 
 def planned(

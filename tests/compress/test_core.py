@@ -13,7 +13,7 @@ import pytest
 
 import hydraopt.compress.core as core_module
 from hydraopt.compress.core import CoreStore, ModuleCore, SharedSpace
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Array, Factors
 from tests.compress.core_factors import Pair, low_rank, orthonormal
 
 TASKS, RANK, M, N = 24, 4, 40, 120
@@ -29,15 +29,15 @@ def alike(seed: int) -> list[Pair]:
 
 
 class Reads:
-    """A source of one module that counts how often it is read."""
+    """A reader of one module that counts how often it is read."""
 
     def __init__(self, pairs: list[Pair]) -> None:
         self.pairs, self.count = pairs, 0
 
-    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
         self.count += 1
         for i, (b, a) in enumerate(self.pairs):
-            yield i, b, a
+            yield i, Factors(b, a)
 
 
 def weights_of(core: ModuleCore) -> list[float]:
@@ -126,23 +126,23 @@ def test_all_directions_within_the_limit_are_those_of_the_whole_decomposition() 
 
 @pytest.mark.parametrize(("room", "vectors", "reads"), [(PLENTY, PLENTY, 1), (PLENTY, 0, 2)])
 def test_what_is_kept_is_not_computed_again(room: int, vectors: int, reads: int) -> None:
-    source = Reads(alike(4))
-    store = CoreStore([source], room, vectors)
+    reader = Reads(alike(4))
+    store = CoreStore([reader], room, vectors)
     weights = weights_of(store.core(0))
     first = store.core(0).spaces(weights)
     for _ in range(3):
         assert store.core(0).spaces(weights) is first
-    assert source.count == reads
+    assert reader.count == reads
 
 
 def test_what_there_is_no_room_for_goes_and_comes_back_the_same() -> None:
-    source = Reads(alike(5))
-    store, ample = CoreStore([source], 0, 0), CoreStore([Reads(alike(5))])
+    reader = Reads(alike(5))
+    store, ample = CoreStore([reader], 0, 0), CoreStore([Reads(alike(5))])
     weights = weights_of(store.core(0))
     first, again = store.core(0).spaces(weights), store.core(0).spaces(weights)
     kept = ample.core(0).spaces(weights)
     assert again is not first
-    assert source.count == 3
+    assert reader.count == 3
     for a, b, c in zip(first, again, kept, strict=True):
         assert np.array_equal(a.mix, b.mix)
         assert np.array_equal(a.mix, c.mix)
@@ -150,20 +150,20 @@ def test_what_there_is_no_room_for_goes_and_comes_back_the_same() -> None:
 
 
 def test_a_module_is_read_once_for_its_first_core() -> None:
-    source = Reads(alike(9))
-    core = CoreStore([source], 0, 0).core(0)
+    reader = Reads(alike(9))
+    core = CoreStore([reader], 0, 0).core(0)
     core.spaces(weights_of(core))
-    assert source.count == 1
+    assert reader.count == 1
 
 
 def test_vectors_without_room_go_with_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref[Array]] = []
     decomposed = core_module._decomposed
 
-    def noted(source: core_module.Source) -> Any:
-        found = decomposed(source)
-        seen.extend(map(weakref.ref, found[2]))
-        return found
+    def noted(read: core_module.FactorReader) -> Any:
+        whole = decomposed(read)
+        seen.extend(map(weakref.ref, whole[2]))
+        return whole
 
     monkeypatch.setattr(core_module, "_decomposed", noted)
     store = CoreStore([Reads(alike(9))], PLENTY, 0)
@@ -212,15 +212,15 @@ def test_noise_of_single_precision_is_no_direction() -> None:
 
 
 def test_room_is_given_once() -> None:
-    sources = [Reads(alike(seed)) for seed in (6, 7)]
-    one = CoreStore(sources).core(0)
-    store = CoreStore(sources, one.spaces_nbytes, one.vectors_nbytes)
-    before = [source.count for source in sources]
+    readers = [Reads(alike(seed)) for seed in (6, 7)]
+    one = CoreStore(readers).core(0)
+    store = CoreStore(readers, one.spaces_nbytes, one.vectors_nbytes)
+    before = [reader.count for reader in readers]
     for index in (0, 1):
         weights = weights_of(store.core(index))
         store.core(index).spaces(weights)
         store.core(index).spaces(weights)
-    assert [source.count - b for source, b in zip(sources, before, strict=True)] == [1, 3]
+    assert [reader.count - b for reader, b in zip(readers, before, strict=True)] == [1, 3]
 
 
 def test_other_weights_give_other_spaces() -> None:

@@ -14,9 +14,9 @@ from hydraopt.coding.records import (
     quantise_basis,
     quantise_side,
     read_basis,
-    read_parts,
+    read_factors,
     write_basis,
-    write_parts,
+    write_record,
 )
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
@@ -59,7 +59,7 @@ def bytes_of(module: EncodedModule, tasks: int) -> tuple[bytes, list[bytes]]:
     streams = []
     for i in range(tasks):
         writer = StreamWriter()
-        write_parts(writer, module.records[i], here)
+        write_record(writer, module.records[i], here)
         streams.append(writer.finish())
     return shared.finish(), streams
 
@@ -73,7 +73,7 @@ def read_back(
     found = []
     for stream in streams:
         task = StreamReader(stream, VERSION)
-        found.append(read_parts(task, m, n, left, right))
+        found.append(read_factors(task, m, n, left, right))
         assert task.position == len(stream)
     return found
 
@@ -219,7 +219,7 @@ def record_of(mode: Mode, seed: int = 0) -> tuple[PartsRecord, list[bytes]]:
     shared, task = StreamWriter(), StreamWriter()
     for basis in bases:
         write_basis(shared, basis)
-    write_parts(task, record, True)
+    write_record(task, record, True)
     return record, [shared.finish(), task.finish()]
 
 
@@ -239,7 +239,7 @@ def test_a_mode_without_its_basis_is_refused(mode: Mode) -> None:
     reader = StreamReader(shared, VERSION)
     left = read_basis(reader, M, M)
     with pytest.raises(BundleFormatError, match="without such a basis"):
-        read_parts(StreamReader(task, VERSION), M, N, left, None)
+        read_factors(StreamReader(task, VERSION), M, N, left, None)
 
 
 def test_a_side_that_needs_a_basis_says_so() -> None:
@@ -254,7 +254,7 @@ def test_counts_that_cannot_be_are_refused(count: int, match: str) -> None:
     writer = StreamWriter()
     writer.integer(0, count)
     with pytest.raises(BundleFormatError, match=match):
-        read_parts(StreamReader(writer.finish(), VERSION), M, N, None, None)
+        read_factors(StreamReader(writer.finish(), VERSION), M, N, None, None)
 
 
 def test_too_many_basis_vectors_are_refused() -> None:

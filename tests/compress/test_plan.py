@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from hydraopt.coding.forms import FORMS, Mode, Way
-from hydraopt.coding.records import Side, write_basis, write_parts
+from hydraopt.coding.records import Side, write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress import encode as encoder
 from hydraopt.compress import plan as planner
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
-from hydraopt.compress.measure import MEASURES, Metric, displacement, measure_named
+from hydraopt.compress.measure import MEASURES, InnerProduct, displacement, measure_named
 from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.compress.sides import side_table
 from hydraopt.errors import UsageError
@@ -55,7 +55,7 @@ def coded_bits(pairs: list[Pair], price: float, forms: list[str]) -> float:
     write_basis(writer, module.left)
     write_basis(writer, module.right)
     for record in module.records:
-        write_parts(writer, record, module.left is not None or module.right is not None)
+        write_record(writer, record, module.left is not None or module.right is not None)
     return 8 * len(writer.finish())
 
 
@@ -218,7 +218,7 @@ def test_an_unknown_measure_is_refused() -> None:
 def test_a_metric_is_the_matrix_it_stands_for() -> None:
     rng = np.random.default_rng(0)
     v, extra, x = orthonormal(rng, 9, 3), rng.standard_normal((9, 2)), rng.standard_normal((9, 4))
-    metric = Metric.own_space(v, 30.0).plus(extra, np.array([0.5, 2.0]))
+    metric = InnerProduct.own_space(v, 30.0).plus(extra, np.array([0.5, 2.0]))
     matrix = np.eye(9) + 29 * v @ v.T + extra @ np.diag([0.5, 2.0]) @ extra.T
     assert np.allclose(metric @ x, matrix @ x)
 
@@ -266,8 +266,8 @@ def test_a_coefficient_moves_eightfold_at_most(factor: float, kept: bool) -> Non
     # The rounded left side is that of the part, times 1 / factor; what it stands for has length 1.
     rng = np.random.default_rng(0)
     u, v = orthonormal(rng, 12, 1), orthonormal(rng, 9, 1)
-    thin, plain = Thin(u, np.array([1.0]), v), Metric(np.zeros((12, 0)), np.zeros(0))
-    into = Metric(np.zeros((9, 0)), np.zeros(0))
+    thin, plain = Thin(u, np.array([1.0]), v), InnerProduct(np.zeros((12, 0)), np.zeros(0))
+    into = InnerProduct(np.zeros((9, 0)), np.zeros(0))
     lefts, rights = sides(u / factor, v)
     (found,) = encoder._fit(thin, lefts, rights, into, plain, u / abs(factor))
     assert found == pytest.approx(factor if kept else 1.0)

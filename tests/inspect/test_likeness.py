@@ -8,9 +8,9 @@ import pytest
 import hydraopt.inspect.likeness as likeness_module
 from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.adapters import _mean_cumulated, _rank_for
-from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_of_pairs
+from hydraopt.inspect.likeness import Likeness, Watched, likeness, mean_between
 from hydraopt.inspect.summary import by_type, extremes, module_type
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Array, Factors
 
 M, N = 9, 7
 
@@ -23,7 +23,7 @@ def _pairs(ranks: tuple[int, ...] = (2, 3, 2)) -> list[Pair]:
 
 
 def _look(pairs: list[Pair]) -> tuple[Watched, Likeness]:
-    watched = Watched(lambda: ((i, b, a) for i, (b, a) in enumerate(pairs)))
+    watched = Watched(lambda: ((i, Factors(b, a)) for i, (b, a) in enumerate(pairs)))
     return watched, likeness(CoreStore([watched]).core(0))
 
 
@@ -63,8 +63,8 @@ def test_chance_is_what_random_spaces_give() -> None:
     pairs = [(rng.standard_normal((400, 3)), rng.standard_normal((3, 60))) for _ in range(30)]
     _, found = _look(pairs)
     assert found.chance == pytest.approx((3 / 60, 3 / 400))
-    assert mean_of_pairs(found.inputs) == pytest.approx(3 / 60, rel=0.1)
-    assert mean_of_pairs(found.outputs) == pytest.approx(3 / 400, rel=0.1)
+    assert mean_between(found.inputs) == pytest.approx(3 / 60, rel=0.1)
+    assert mean_between(found.outputs) == pytest.approx(3 / 400, rel=0.1)
 
 
 def test_factors_as_given_depend_on_the_factoring_and_the_rest_does_not() -> None:
@@ -90,9 +90,9 @@ def test_what_is_not_defined_is_left_out() -> None:
     assert np.isnan(watched.b[0, 3])  # a factor of zeros
     assert np.isnan(found.products[0, 3])
     assert np.isnan(found.inputs[0, 3])
-    assert mean_of_pairs(watched.b) == pytest.approx(watched.b[0, 2])
-    assert mean_of_pairs(np.full((2, 2), np.nan)) is None
-    assert mean_of_pairs(np.ones((1, 1))) is None
+    assert mean_between(watched.b) == pytest.approx(watched.b[0, 2])
+    assert mean_between(np.full((2, 2), np.nan)) is None
+    assert mean_between(np.ones((1, 1))) is None
 
 
 def test_parts_for_a_share_of_the_energy() -> None:

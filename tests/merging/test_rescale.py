@@ -11,7 +11,7 @@ import pytest
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.coding.forms import FORMS
-from hydraopt.coding.records import read_record, write_parts
+from hydraopt.coding.records import read_record, write_record
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UsageError
@@ -49,7 +49,7 @@ def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> N
         for i in entry.modules:
             bases = bundle.bases(i)
             record = read_record(reader, modules[i].m, modules[i].n, *bases)
-            write_parts(writer, record, bases != (None, None))
+            write_record(writer, record, bases != (None, None))
         assert writer.finish() == data
 
 

@@ -70,7 +70,7 @@ def test_shared_bases_are_passed_once_for_the_whole_batch(model, bundle_of, form
         attached.set_tasks(["de", "en", "es", "de"])
         with Products() as products:
             logits(model)
-        for site in attached._sources[0].sites.values():
+        for site in attached._bundles[0].sites.values():
             assert site.right is not None
             assert products.seen.count(id(site.right)) == 1
             if site.left is not None and form == "two-sided":

@@ -16,7 +16,7 @@ from hydraopt import HydraoptError, attach, merge, open_bundle
 from hydraopt.coding.forms import Mode, Way
 from hydraopt.coding.records import SplitRecord, SplitSide
 from hydraopt.errors import TaskNotFoundError, UsageError
-from hydraopt.runtime.heads import part_of, site_of
+from hydraopt.runtime.heads import module_head, site_of
 from hydraopt.runtime.places import Place
 from tests.conftest import write_adapter
 from tests.runtime.conftest import (
@@ -83,7 +83,7 @@ def test_narrow_types_are_as_good_as_with_the_factors(model, bundle_of, form, dt
             error = (got.float() - right).norm() / right.norm()
             assert error < 2 * (other.float() - right).norm() / right.norm()
             assert error < (0.03 if dtype is torch.bfloat16 else 0.004)
-        held = [x for s in attached._sources[0].sites.values() for x in (s.left, s.right)]
+        held = [x for s in attached._bundles[0].sites.values() for x in (s.left, s.right)]
         assert {x.dtype for x in held if x is not None} <= {dtype}
 
 
@@ -263,9 +263,9 @@ def test_large_steps_do_not_leave_fp16() -> None:
     record = SplitRecord(SplitSide(None, big), SplitSide(big[:5], big), small, mode)
     place = Place("h", nn.Linear(8, 8), torch.device("cpu"), torch.float16)
     basis = np.linalg.qr(rng.standard_normal((8, 5)))[0]
-    part = part_of(site_of(place, None, basis), record)
+    own = module_head(site_of(place, None, basis), record)
     dense = big * small @ (basis @ big[:5] + big).T
-    got = part(torch.eye(8, dtype=torch.float16)).T.double().numpy()
+    got = own(torch.eye(8, dtype=torch.float16)).T.double().numpy()
     assert np.linalg.norm(got - dense) < 2e-3 * np.linalg.norm(dense)
 
 

@@ -20,8 +20,8 @@ from click.testing import CliRunner
 
 from hydraopt.cli.main import cli
 from hydraopt.errors import NumericalError, UsageError
+from hydraopt.serve.cache import RowCache
 from hydraopt.serve.jobs import Job, Limits
-from hydraopt.serve.rows import Rows
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.server import bind, load_engine, make_server
 from tests.serve.conftest import BASE, TASKS, plain, until
@@ -87,13 +87,13 @@ def test_a_row_that_fails_takes_no_other_with_it(serve, monkeypatch) -> None:
 
 def test_no_request_is_lost_when_rows_cannot_be_joined(serve, monkeypatch) -> None:
     with beside_another(serve) as client, monkeypatch.context() as patch:
-        patch.setattr(Rows, "join", lambda *_: 1 / 0)
+        patch.setattr(RowCache, "join", lambda *_: 1 / 0)
         with pytest.raises(openai.InternalServerError, match="could not be computed"):
             complete(client, "en")
 
 
 def test_rows_outlive_a_join_that_fails(wild) -> None:
-    one, two = Rows(wild[0]), Rows(wild[0])
+    one, two = RowCache(wild[0]), RowCache(wild[0])
     with torch.inference_mode():
         one.start([(1, 2, 3)])
         two.start([(4,)])
@@ -164,14 +164,14 @@ def test_an_engine_has_answered_with_every_task_before_it_starts(base, bundle_of
     engine = load_engine(base, [str(bundle_of("all"))], limits)
     assert engine.tasks == TASKS
     assert engine._attached.active == (None,)
-    step = Rows.step
+    step = RowCache.step
 
-    def some(self: Rows, tokens: Any) -> Any:
+    def some(self: RowCache, tokens: Any) -> Any:
         if engine._attached.active == ("es",):
             raise IndexError("no such layer")
         return step(self, tokens)
 
-    monkeypatch.setattr(Rows, "step", some)
+    monkeypatch.setattr(RowCache, "step", some)
     with pytest.raises(UsageError, match="task 'es' cannot be served; got IndexError: no such"):
         engine.try_all()
 

@@ -62,7 +62,7 @@ def scored(
     known: tasks scored before, by any rows. keep: called with the head of the evaluation and all
     tasks so far, in the adapters' order, after every task.
     """
-    from hydraopt.evaluate.compare import Sources, evaluate
+    from hydraopt.evaluate.compare import Compared, evaluate
 
     tasks: dict[str, Result] = {task["adapter"]: task for task in known}
     groups: dict[tuple[str, ...], list[Adapter]] = {}
@@ -72,7 +72,7 @@ def scored(
         if missing or not have:
             groups.setdefault(missing, []).append(adapter)
     for missing, mine in groups.items():
-        sources = Sources(
+        compared = Compared(
             {adapter.name: adapter for adapter in mine},
             {},
             {adapter.name: adapter.source.parent for adapter in mine},
@@ -87,4 +87,4 @@ def scored(
             head["fp16_bytes"] = 2 * sum(adapter.numbers for adapter in adapters)
             keep(head, [tasks[a.name] for a in adapters if a.name in tasks])
 
-        evaluate(sources, request, None, (), add)
+        evaluate(compared, request, None, (), add)

@@ -14,7 +14,7 @@ __all__ = ["base_key", "check_same_base"]
 def base_key(name: str) -> str:
     """What two spellings of one base model have in common.
 
-    The last path part in lower case: "google/gemma-3-270m", "/models/Gemma-3-270m/" and
+    The last name of the path in lower case: "google/gemma-3-270m", "/models/Gemma-3-270m/" and
     "gemma-3-270m" agree. A path into a hub cache counts as the model it holds.
 
     >>> base_key("google/gemma-3-270m") == base_key("C:\\\\models\\\\Gemma-3-270M\\\\")

@@ -17,14 +17,14 @@ from typing import Any, Final
 
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import Format, Kind, Layout, LowRankModule
-from hydraopt.adapters.peft import Parts
+from hydraopt.adapters.peft import Parsed
 from hydraopt.adapters.peftconfig import exact_pattern
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
 
 __all__ = ["read_image_lora", "read_loralib", "read_mlx"]
 
-Pair = tuple[RawTensor, RawTensor]
+StoredPair = tuple[RawTensor, RawTensor]
 
 _EMBEDDING_NAMES: Final = {"embed_tokens", "wte", "word_embeddings", "tok_embeddings"}
 
@@ -39,13 +39,13 @@ _HALF: Final = re.compile(
 _OTHER_METHODS: Final = re.compile(r"\.(hada_w|lokr_w|lora_mid|oft_|boft_|glora|a1\.weight)")
 
 
-def read_image_lora(file: TensorFile, form: Format, alpha: float | None) -> Parts:
+def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
     """Modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r.
 
     The scale comes from the module's ``.alpha``, else from the settings that newer diffusers puts
     in the metadata, else from ``alpha``, else it is 1, which is what both tools then do.
     """
-    parts = Parts(form, {}, base_model=file.metadata.get("ss_sd_model_name") or None)
+    parsed = Parsed(file_format, {}, base_model=file.metadata.get("ss_sd_model_name") or None)
     halves: dict[str, dict[str, RawTensor]] = {}
     alphas: dict[str, RawTensor] = {}
     for name, tensor in file.items():
@@ -60,17 +60,17 @@ def read_image_lora(file: TensorFile, form: Format, alpha: float | None) -> Part
             if name.endswith(".alpha") and math.prod(tensor.shape) == 1:
                 alphas[name] = tensor
             continue
-        side = match["kohya"] or match["old"] or match["new"] or match["numbered"]
+        half = match["kohya"] or match["old"] or match["new"] or match["numbered"]
         path = match["path"] + (match["mark"] or "" if match["mark"] == "_lora" else "")
-        side = "A" if side in ("down", "A") else "B"
-        if side in halves.setdefault(path, {}):
-            refuse(f"two tensors claim to be {side} of one module", file.path, module=path)
-        halves[path][side] = tensor
+        half = "A" if half in ("down", "A") else "B"
+        if half in halves.setdefault(path, {}):
+            refuse(f"two tensors claim to be {half} of one module", file.path, module=path)
+        halves[path][half] = tensor
     settings = _diffusers_settings(file)
     used: set[str] = set()
     for stem, sides in halves.items():
         a, b = _both(stem, sides, file.path)
-        path = _diffusers_path(stem) if form == "diffusers" else stem
+        path = _diffusers_path(stem) if file_format == "diffusers" else stem
         key = next((k for k in (f"{stem}.alpha", f"{stem}.lora.alpha") if k in alphas), None)
         rule = settings.get(path.partition(".")[0])
         if key is not None:
@@ -81,25 +81,25 @@ def read_image_lora(file: TensorFile, form: Format, alpha: float | None) -> Part
             scale = rule.scale(path.partition(".")[2])
         else:
             scale = ratio(alpha, a.shape[0] if a.shape else 1, module=path, file=file.path)
-        parts.modules.append(_plain(path, a, b, scale, file.path))
+        parsed.modules.append(_plain(path, a, b, scale, file.path))
         used |= {a.name, b.name}
     if not alphas and not settings and alpha is None:
-        parts.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
+        parsed.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
     if any(":" in stem for stem in halves):
-        parts.notes.append(
+        parsed.notes.append(
             "modules are numbered, not named; they align with files of one model only"
         )
-    return _finish(parts, file, used, {"metadata": dict(file.metadata)})
+    return _finish(parsed, file, used, {"metadata": dict(file.metadata)})
 
 
-def read_loralib(file: TensorFile, alpha: float | None) -> Parts:
+def read_loralib(file: TensorFile, alpha: float | None) -> Parsed:
     """Modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``); alpha is not in the file.
 
     Without ``alpha`` the scale is 1, and a note says so. A fused projection, whose A has g times
-    the rows that B has columns, gives g modules "PATH::0" ...: which parts of the projection they
+    the rows that B has columns, gives g modules "PATH::0" ...: which slots of the projection they
     are is not in the file either.
     """
-    parts = Parts("loralib", {})
+    parsed = Parsed("loralib", {})
     pairs = _suffix_pairs(file, "lora_A", "lora_B")
     for path, (a, b) in pairs.items():
         _need_matrices(path, a, b, file.path)
@@ -110,26 +110,26 @@ def read_loralib(file: TensorFile, alpha: float | None) -> Parts:
         for g in range(groups):
             name, layout = (path, "plain") if groups == 1 else (f"{path}::{g}", "rows")
             m, n = b.shape[0] // groups, a.shape[1]
-            parts.modules.append(
+            parsed.modules.append(
                 LowRankModule(
                     name, _kind(path), m, n, rank, scale, a, b, _layout(layout), g, groups
                 )
             )
         if groups > 1:
-            parts.notes.append(f"{path}: a fused projection; which {groups} parts is not stated")
+            parsed.notes.append(f"{path}: a fused projection; which {groups} parts is not stated")
     if alpha is None:
-        parts.notes.append("loralib files do not hold lora_alpha: scale 1 was assumed, give alpha")
-    return _finish(parts, file, {x.name for pair in pairs.values() for x in pair}, {})
+        parsed.notes.append("loralib files do not hold lora_alpha: scale 1 was assumed, give alpha")
+    return _finish(parsed, file, {x.name for pair in pairs.values() for x in pair}, {})
 
 
-def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parts:
+def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
     """Modules of an mlx-lm adapter: ``dW = scale * (lora_a @ lora_b)^T``.
 
     Raises AdapterFormatError for expert layers (3-D lora_a), which mlx-lm stacks in one tensor.
     """
     scale, rank = mlx_scale(config, config_file)
     model = config.get("model")
-    parts = Parts("mlx", {}, base_model=model if isinstance(model, str) and model else None)
+    parsed = Parsed("mlx", {}, base_model=model if isinstance(model, str) and model else None)
     pairs = _suffix_pairs(file, "lora_a", "lora_b")
     for path, (a, b) in pairs.items():
         _need_matrices(path, a, b, file.path)
@@ -144,11 +144,11 @@ def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> 
             )
         m, n, r = b.shape[1], a.shape[0], a.shape[1]
         module = LowRankModule(path, _kind(path), m, n, r, scale, a, b, "transposed")
-        parts.modules.append(module)
+        parsed.modules.append(module)
     if "alpha" in (config.get("lora_parameters") or {}):
-        parts.notes.append("lora_parameters.alpha has no effect, as in mlx-lm since June 2024")
+        parsed.notes.append("lora_parameters.alpha has no effect, as in mlx-lm since June 2024")
     used = {x.name for pair in pairs.values() for x in pair}
-    result = _finish(parts, file, used, {"config": dict(config)})
+    result = _finish(parsed, file, used, {"config": dict(config)})
     magnitudes = [name for name in result.extras if name.removesuffix(".m") in pairs]
     if magnitudes:
         result.extras.update(dict.fromkeys(magnitudes, "dora_magnitude"))
@@ -162,7 +162,7 @@ def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> 
 # --- shared -----------------------------------------------------------------------------------
 
 
-def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, Pair]:
+def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, StoredPair]:
     halves: dict[str, dict[str, RawTensor]] = {}
     for name, tensor in file.items():
         path, _, last = name.rpartition(".")
@@ -171,7 +171,7 @@ def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, Pair]
     return {path: _both(path, sides, file.path) for path, sides in halves.items()}
 
 
-def _both(path: str, sides: Mapping[str, RawTensor], file: Path) -> Pair:
+def _both(path: str, sides: Mapping[str, RawTensor], file: Path) -> StoredPair:
     if len(sides) < 2:
         have = next(iter(sides))
         refuse(
@@ -250,7 +250,9 @@ def _diffusers_settings(file: TensorFile) -> dict[str, ScaleRule]:
     return {name: ScaleRule.from_config(x, file.path) for name, x in components.items()}
 
 
-def _finish(parts: Parts, file: TensorFile, used: Iterable[str], origin: dict[str, Any]) -> Parts:
+def _finish(
+    parsed: Parsed, file: TensorFile, used: Iterable[str], origin: dict[str, Any]
+) -> Parsed:
     """Add the extras, PEFT's names for the modules, and the config that PEFT would have written."""
     taken = set(used)
     for name in file:
@@ -258,14 +260,16 @@ def _finish(parts: Parts, file: TensorFile, used: Iterable[str], origin: dict[st
             last = name.rpartition(".")[2]
             magnitude = last in ("dora_scale", "lora_magnitude_vector")
             bias = name.endswith(".lora_B.bias")
-            parts.extras[name] = "dora_magnitude" if magnitude else "lora_bias" if bias else "saved"
-    for module in parts.modules:
+            parsed.extras[name] = (
+                "dora_magnitude" if magnitude else "lora_bias" if bias else "saved"
+            )
+    for module in parsed.modules:
         inner = module.path.partition("::")[0]
-        for side in ("A", "B"):
-            spelled = spell(inner, "A" if side == "A" else "B", module.kind == "embedding")
-            parts.keys[module.path, side] = spelled
-    parts.config = _peft_like(parts.modules, {"format": parts.format, **origin})
-    return parts
+        for half in ("A", "B"):
+            spelled = spell(inner, "A" if half == "A" else "B", module.kind == "embedding")
+            parsed.keys[module.path, half] = spelled
+    parsed.config = _peft_like(parsed.modules, {"format": parsed.format, **origin})
+    return parsed
 
 
 def _peft_like(modules: Iterable[LowRankModule], origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The formats of adapter files: how each is told by its content, read, and read back.
 
-One row a format, in :data:`FORMATS`; a new one is a reader in a file of its own and a row here. A
-name of a tensor decides, the first in the file that is typical of any format; rows earlier in the
-list win where one name could be of two.
+All are in :data:`FORMATS`; a new one is a reader in a file of its own and a line there. A name of a
+tensor decides, the first in the file that is typical of any format; earlier lines win where one
+name could be of two.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Final
 from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import Format
-from hydraopt.adapters.peft import Parts, read_peft
+from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
 
-__all__ = ["FORMATS", "Found", "Row", "format_of", "read_again", "read_parts"]
+__all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
 
 
 @dataclass(frozen=True)
-class Found:
+class Opened:
     """What is known of an adapter before its format is.  alpha: the caller's, for files without."""
 
     file: TensorFile
@@ -47,12 +47,12 @@ class Found:
         return self.config
 
 
-Again = Callable[[TensorFile, Mapping[str, Any], Mapping[str, Any]], Parts]
+Again = Callable[[TensorFile, Mapping[str, Any], Mapping[str, Any]], Parsed]
 """A parser of tensors that were read before: the config since, and the original's settings."""
 
 
 @dataclass(frozen=True)
-class Row:
+class FileFormat:
     """One format.
 
     typical: whether a tensor's name tells that the file is of it. read: the parser. again: see
@@ -60,10 +60,10 @@ class Row:
     """
 
     name: Format
-    typical: Callable[[str, Found], bool]
-    read: Callable[[Found], Parts]
+    typical: Callable[[str, Opened], bool]
+    read: Callable[[Opened], Parsed]
     again: Again
-    says: Callable[[Found], bool] | None = None
+    says: Callable[[Opened], bool] | None = None
 
 
 def _as_peft(name: str) -> bool:
@@ -80,102 +80,102 @@ def _image_path(name: str) -> bool:
     return name.startswith(("unet.", "text_encoder")) or "transformer_blocks." in name
 
 
-def _peft(name: str, found: Found) -> bool:
+def _peft(name: str, opened: Opened) -> bool:
     image = _image_path(name) or _kohya_prefix(name)
-    return _as_peft(name) and (found.has_peft_config or not image)
+    return _as_peft(name) and (opened.has_peft_config or not image)
 
 
-def _kohya(name: str, found: Found) -> bool:
+def _kohya(name: str, opened: Opened) -> bool:
     own = name.endswith((".lora_down.weight", ".lora_up.weight"))
     others = ".hada_w" in name or ".lokr_w" in name  # its reader says why they are refused
     return own or others or (_as_peft(name) and _kohya_prefix(name))
 
 
-def _diffusers(name: str, found: Found) -> bool:
+def _diffusers(name: str, opened: Opened) -> bool:
     old = name.endswith((".down.weight", ".up.weight")) and "lora" in name
     return old or name.endswith((":down", ":up")) or (_as_peft(name) and _image_path(name))
 
 
-def _other_method(found: Found) -> bool:
+def _other_method(opened: Opened) -> bool:
     # Its reader says why it is refused.
-    return found.config is not None and found.config.get("peft_type", "LORA") != "LORA"
+    return opened.config is not None and opened.config.get("peft_type", "LORA") != "LORA"
 
 
-def _image_again(form: Format) -> Again:
-    def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parts:
+def _image_again(file_format: Format) -> Again:
+    def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parsed:
         metadata = {**origin.get("metadata", {}), **file.metadata}
-        return read_image_lora(TensorFile(file.path, file, metadata), form, None)
+        return read_image_lora(TensorFile(file.path, file, metadata), file_format, None)
 
     return again
 
 
 FORMATS: Final = (
-    Row(
+    FileFormat(
         "peft",
         _peft,
-        lambda found: read_peft(found.file, found.need_config(), found.config_file),
+        lambda opened: read_peft(opened.file, opened.need_config(), opened.config_file),
         lambda file, config, origin: read_peft(file, config, file.path),
         says=_other_method,
     ),
-    Row(
+    FileFormat(
         "mlx",
-        lambda name, found: name.endswith((".lora_a", ".lora_b")),
-        lambda found: read_mlx(found.file, found.need_config(), found.config_file),
+        lambda name, opened: name.endswith((".lora_a", ".lora_b")),
+        lambda opened: read_mlx(opened.file, opened.need_config(), opened.config_file),
         lambda file, config, origin: read_mlx(file, origin.get("config") or {}, file.path),
     ),
-    Row(
+    FileFormat(
         "loralib",
-        lambda name, found: name.endswith((".lora_A", ".lora_B")),
-        lambda found: read_loralib(found.file, found.alpha),
+        lambda name, opened: name.endswith((".lora_A", ".lora_B")),
+        lambda opened: read_loralib(opened.file, opened.alpha),
         lambda file, config, origin: read_loralib(file, None),
     ),
-    Row(
+    FileFormat(
         "kohya",
         _kohya,
-        lambda found: read_image_lora(found.file, "kohya", found.alpha),
+        lambda opened: read_image_lora(opened.file, "kohya", opened.alpha),
         _image_again("kohya"),
     ),
-    Row(
+    FileFormat(
         "diffusers",
         _diffusers,
-        lambda found: read_image_lora(found.file, "diffusers", found.alpha),
+        lambda opened: read_image_lora(opened.file, "diffusers", opened.alpha),
         _image_again("diffusers"),
-        says=lambda found: "lora_adapter_metadata" in found.file.metadata,
+        says=lambda opened: "lora_adapter_metadata" in opened.file.metadata,
     ),
 )
 
 
-def format_of(found: Found) -> Row:
-    """The row of the file's format; raises AdapterFormatError for a file of none."""
-    for row in FORMATS:
-        if row.says is not None and row.says(found):
-            return row
-    for name in found.file:
-        for row in FORMATS:
-            if row.typical(name, found):
-                return row
-    first = ", ".join(map(repr, list(found.file)[:2]))
+def format_of(opened: Opened) -> FileFormat:
+    """The file's format; raises AdapterFormatError for a file of none."""
+    for known in FORMATS:
+        if known.says is not None and known.says(opened):
+            return known
+    for name in opened.file:
+        for known in FORMATS:
+            if known.typical(name, opened):
+                return known
+    first = ", ".join(map(repr, list(opened.file)[:2]))
     refuse(
         "file holds no LoRA matrices",
-        found.file.path,
-        got=f"{len(found.file)} tensors such as {first}",
+        opened.file.path,
+        got=f"{len(opened.file)} tensors such as {first}",
         expected="names with lora_A and lora_B, lora_down and lora_up, or lora_a and lora_b",
         do="The matrices were not saved; save again with model.save_pretrained",
     )
 
 
-def read_parts(found: Found) -> Parts:
-    """The parts of a file, by its format's reader; raises AdapterFormatError as that does."""
-    if not found.file:
-        refuse("file holds no tensors", found.file.path, do="Save the adapter again")
-    return format_of(found).read(found)
+def read_opened(opened: Opened) -> Parsed:
+    """What a file holds, by its format's reader; raises AdapterFormatError as that does."""
+    if not opened.file:
+        refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
+    return format_of(opened).read(opened)
 
 
-def read_again(form: Format, file: TensorFile, config: Mapping[str, Any]) -> Parts:
-    """The parts of tensors that were read before as ``form``, and have ``config`` since.
+def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any]) -> Parsed:
+    """What tensors hold that were read before as ``file_format``, and have ``config`` since.
 
     config: as the first reading left it: PEFT's own, or the one made for another format with the
     original's settings under "hydraopt". Raises AdapterFormatError as the format's reader does.
     """
-    (row,) = (row for row in FORMATS if row.name == form)
-    return row.again(file, config, config.get("hydraopt") or {})
+    (known,) = (known for known in FORMATS if known.name == file_format)
+    return known.again(file, config, config.get("hydraopt") or {})

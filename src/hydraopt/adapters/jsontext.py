@@ -49,9 +49,9 @@ def _check(value: Any, levels: int) -> None:
                 _check(inner, levels - 1)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
+def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
         raise ValueError("a key occurs twice")
     return result
 

@@ -19,7 +19,7 @@ __all__ = ["PREFIX", "PeftKey", "extra_kind", "parse", "spell"]
 
 PREFIX: Final = "base_model.model."
 
-Side = Literal["A", "B"]
+Half = Literal["A", "B"]
 
 # Wrappers of torch.compile, FSDP and DDP that end up in saved names.
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
@@ -33,12 +33,12 @@ class PeftKey:
     """A tensor name of one half of a low-rank pair, taken apart.
 
     inner: the path as the name has it, which may pass through "base_layer" of nested wrappers.
-    side, embedding: which tensor it is.  adapter: adapter name inside, or None.
+    half, embedding: which tensor it is.  adapter: adapter name inside, or None.
     prefixed: whether the name started with "base_model.model.".
     """
 
     inner: str
-    side: Side
+    half: Half
     embedding: bool
     adapter: str | None
     prefixed: bool
@@ -66,14 +66,14 @@ def parse(key: str) -> PeftKey | None:
     for pattern, embedding in ((_MATRIX, False), (_EMBEDDING, True)):
         match = pattern.fullmatch(plain)
         if match:
-            side: Side = "A" if match[2] == "A" else "B"
-            return PeftKey(match[1], side, embedding, match[3], prefixed)
+            half: Half = "A" if match[2] == "A" else "B"
+            return PeftKey(match[1], half, embedding, match[3], prefixed)
     return None
 
 
-def spell(inner: str, side: Side, embedding: bool = False) -> str:
+def spell(inner: str, half: Half, embedding: bool = False) -> str:
     """The name PEFT gives (and loads) half of a pair; inverse of :func:`parse`."""
-    return f"{PREFIX}{inner}." + (f"lora_embedding_{side}" if embedding else f"lora_{side}.weight")
+    return f"{PREFIX}{inner}." + (f"lora_embedding_{half}" if embedding else f"lora_{half}.weight")
 
 
 def extra_kind(key: str, bias: str, saved_modules: Collection[str]) -> ExtraKind | None:

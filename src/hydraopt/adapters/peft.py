@@ -13,11 +13,11 @@ from hydraopt.adapters.model import ExtraKind, Format, Layout, LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
 
-__all__ = ["Parts", "pair_up", "read_peft"]
+__all__ = ["Parsed", "pair_up", "read_peft"]
 
 
 @dataclass
-class Parts:
+class Parsed:
     """What a format's reader hands over; the reader module makes an Adapter of it."""
 
     format: Format
@@ -57,24 +57,24 @@ _KNOWN: Final = frozenset(
 )  # fmt: skip
 
 
-def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parts:
+def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
     """Modules, extras and notes of a PEFT LoRA.
 
     Raises AdapterFormatError for other PEFT methods, variants that are not B @ A, and anything
     where file and config disagree.
     """
-    parts = Parts("peft", config)
+    parsed = Parsed("peft", config)
     _check_method(config, config_file)
     _check_types(config, config_file)
     rule = ScaleRule.from_config(config, config_file)
     base = config.get("base_model_name_or_path")
-    parts.base_model = base if isinstance(base, str) and base else None
+    parsed.base_model = base if isinstance(base, str) and base else None
     pairs = pair_up(file)
     for key, pair in pairs.items():
         for module in _modules_of(key, *pair, rule, config, file.path):
-            parts.modules.append(module)
-            for side in ("A", "B"):
-                parts.keys[module.path, side] = spell(key.inner, side, key.embedding)
+            parsed.modules.append(module)
+            for half in ("A", "B"):
+                parsed.keys[module.path, half] = spell(key.inner, half, key.embedding)
     used = {tensor.name for pair in pairs.values() for tensor in pair}
     saved = config.get("modules_to_save") or ()
     saved = [saved] if isinstance(saved, str) else saved
@@ -87,9 +87,9 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) ->
                     file.path,
                     do="Merge this adapter and extract a plain LoRA, or leave it out",
                 )
-            parts.extras[name] = kind
-    parts.notes += _notes(parts, config, pairs)
-    return parts
+            parsed.extras[name] = kind
+    parsed.notes += _notes(parsed, config, pairs)
+    return parsed
 
 
 def pair_up(file: TensorFile) -> dict[PeftKey, tuple[RawTensor, RawTensor]]:
@@ -103,21 +103,21 @@ def pair_up(file: TensorFile) -> dict[PeftKey, tuple[RawTensor, RawTensor]]:
         if key is None:
             continue
         sides = halves.setdefault((key.inner, key.embedding), {})
-        if key.side in sides:
+        if key.half in sides:
             refuse(
-                f"two tensors claim to be {key.side} of one module",
+                f"two tensors claim to be {key.half} of one module",
                 file.path,
                 module=key.path,
-                got=f"{sides[key.side][1].name!r} and {name!r}",
+                got=f"{sides[key.half][1].name!r} and {name!r}",
                 do="The file holds several adapters; save each on its own",
             )
-        sides[key.side] = (key, tensor)
+        sides[key.half] = (key, tensor)
     pairs: dict[PeftKey, tuple[RawTensor, RawTensor]] = {}
     for (inner, _), sides in halves.items():
         if len(sides) < 2:
             (key, tensor), missing = next(iter(sides.values())), "B" if "A" in sides else "A"
             refuse(
-                f"module has no {missing} to its {key.side}",
+                f"module has no {missing} to its {key.half}",
                 file.path,
                 module=inner,
                 got=tensor.name,
@@ -197,7 +197,7 @@ def _is_expert_pair(key: PeftKey, config: Mapping[str, Any]) -> bool:
 
 
 def _enabled(config: Mapping[str, Any], groups: int, path: str, file: Path) -> list[int]:
-    """Which parts of a fused projection the groups are, by ``enable_lora``."""
+    """Which slots of a fused projection the groups are, by ``enable_lora``."""
     enable = config.get("enable_lora")
     if not isinstance(enable, list) or sum(map(bool, enable)) != groups:
         refuse(
@@ -265,7 +265,7 @@ def _check_types(config: Mapping[str, Any], file: Path) -> None:
             )
 
 
-def _notes(parts: Parts, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]) -> list[str]:
+def _notes(parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]) -> list[str]:
     notes = []
     if "peft_type" not in config:
         notes.append("adapter_config.json states no peft_type; read as LORA")
@@ -274,7 +274,7 @@ def _notes(parts: Parts, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]
     named = sorted({key.adapter for key in pairs if key.adapter})
     if named:
         notes.append(f"tensor names carry the adapter name {', '.join(named)}")
-    if "dora_magnitude" in parts.extras.values():
+    if "dora_magnitude" in parsed.extras.values():
         notes.append("DoRA: the magnitudes are carried as they are, the low-rank part is a module")
     initialisation = str(config.get("init_lora_weights"))
     if CHANGES_BASE.search(initialisation):

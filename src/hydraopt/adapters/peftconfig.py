@@ -102,9 +102,9 @@ def _in_layers(config: Mapping[str, Any], path: str, patience: Patience) -> bool
         heads = [rf"(?:^|.*?\.){x}\.(\d+)\." for x in patterns if isinstance(x, str)]
     else:
         heads = [r".*?\.[^.]*\.(\d+)\."]
-    found = next((hit for x in heads if (hit := _match(x, path, patience))), None)
+    layer = next((hit for x in heads if (hit := _match(x, path, patience))), None)
     layers = wanted if isinstance(wanted, list) else [wanted]
-    return found is not None and int(found[1]) in layers
+    return layer is not None and int(layer[1]) in layers
 
 
 def _match(pattern: str, path: str, patience: Patience, whole: bool = False) -> Any:

@@ -201,6 +201,6 @@ def refuse(
     expected: object = None,
     do: str | None = None,
 ) -> NoReturn:
-    """Raise AdapterFormatError with a message in the house form."""
+    """Raise AdapterFormatError with a message in the house style."""
     message = explain(what, file=file, module=module, got=got, expected=expected, do=do)
     raise AdapterFormatError(message)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from hydraopt.adapters.bases import check_same_base
-from hydraopt.adapters.formats import Found, read_parts
+from hydraopt.adapters.formats import Opened, read_opened
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.sources import Source, check_name, expand, load_config, locate, name_apart
@@ -93,8 +93,8 @@ def read_adapters(
 def _read(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:
     file = open_tensors(source.weights)
     config = load_config(source.config)
-    parts = read_parts(Found(file, config, source.config, alpha))
-    for module in parts.modules:
+    parsed = read_opened(Opened(file, config, source.config, alpha))
+    for module in parsed.modules:
         for tensor in (module.a, module.b):
             if not tensor.is_float:
                 refuse(
@@ -104,21 +104,21 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
                     got=f"{tensor.name!r} of {tensor.dtype}",
                     do="Save the adapter again in float32 or bfloat16, not quantised",
                 )
-    modules = {module.path: module for module in sorted(parts.modules, key=lambda x: x.path)}
-    if len(modules) != len(parts.modules):
-        paths = Counter(module.path for module in parts.modules)
+    modules = {module.path: module for module in sorted(parsed.modules, key=lambda x: x.path)}
+    if len(modules) != len(parsed.modules):
+        paths = Counter(module.path for module in parsed.modules)
         twice = next(path for path, count in paths.items() if count > 1)
         refuse("module occurs twice", source.weights, module=twice, do="Save the adapter again")
     return Adapter(
         name=name,
         source=source.weights,
-        format=parts.format,
-        base_model=base_model or parts.base_model,
-        config=parts.config,
+        format=parsed.format,
+        base_model=base_model or parsed.base_model,
+        config=parsed.config,
         modules=modules,
-        extras={key: file[key] for key in parts.extras},
+        extras={key: file[key] for key in parsed.extras},
         tensors=file,
-        extra_kinds={key: parts.extras[key] for key in file if key in parts.extras},
-        notes=(*source.notes, *parts.notes),
-        peft_keys=parts.keys,
+        extra_kinds={key: parsed.extras[key] for key in file if key in parsed.extras},
+        notes=(*source.notes, *parsed.notes),
+        peft_keys=parsed.keys,
     )

@@ -35,7 +35,7 @@ _AGAIN: Final = "Correct it, or download or save the adapter again"
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one adapter.  names: candidate task names, the last path parts first."""
+    """The files of one adapter.  names: candidate task names, the last in the path first."""
 
     weights: Path
     config: Path
@@ -86,10 +86,10 @@ def locate(path: str | os.PathLike[str]) -> Source:
         folder, weights = where.parent, where
     else:
         refuse("no such file or folder", where, do="Check the path")
-    parts = [part for part in folder.resolve().parts if part != folder.anchor]
+    names = [name for name in folder.resolve().parts if name != folder.anchor]
     if weights.name not in _USUAL and where != folder:
-        parts.append(weights.stem)
-    return Source(weights, folder / _CONFIG, tuple(reversed(parts)) or ("adapter",), tuple(notes))
+        names.append(weights.stem)
+    return Source(weights, folder / _CONFIG, tuple(reversed(names)) or ("adapter",), tuple(notes))
 
 
 def _weights_in(folder: Path, notes: list[str]) -> Path:
@@ -215,7 +215,7 @@ def check_name(name: str) -> str:
 def name_apart(candidates: list[tuple[str, ...]]) -> list[str]:
     """A name for each, the shortest that is unique: "fr", or "run1-fr" and "run2-fr".
 
-    candidates: path parts, last first. Two adapters with all parts equal keep equal names.
+    candidates: names in the path, last first. Two adapters with all equal keep equal names.
     """
     depth = [1] * len(candidates)
     while True:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch, Encoded, collate
-from hydraopt.basemodel.model import Pair, Placed, attached, hidden_states, logits_of, place
+from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, logits_of, place
 from hydraopt.coding.coefficients import EXPONENT_GRID
 
 __all__ = ["gains"]
@@ -45,8 +45,8 @@ _SHARES = (0.5, 1.0)
 def gains(
     model: Any,
     texts: Sequence[Encoded],
-    original: Mapping[str, Pair],
-    coded: Mapping[str, Pair],
+    original: TaskFactors,
+    coded: TaskFactors,
 ) -> dict[str, NDArray[np.int64]]:
     """By module path, by how many steps of 1/32 octave each part of ``coded`` shall grow, (k,).
 
@@ -55,7 +55,7 @@ def gains(
     nothing tried does better on the texts that are held out.
     Raises AlignmentError for modules that the model does not have as linear ones.
     """
-    some = {path: pair for path, pair in coded.items() if pair[1].shape[0]}
+    some = {path: factors for path, factors in coded.items() if factors[1].shape[0]}
     spoken = [text for text in texts if text.target]
     seen = [text for i, text in enumerate(spoken) if i % _HELD_OUT != _HELD_OUT - 1]
     judges = spoken[_HELD_OUT - 1 :: _HELD_OUT]
@@ -70,9 +70,9 @@ def gains(
     least = _divergence(model, placed, judge, aim)
     for share in _SHARES:
         tried = {path: _steps(share * x) for path, x in learned.items()}
-        found = _divergence(model, _grown(placed, _lengths(tried)), judge, aim)
-        if found < least:
-            best, least = tried, found
+        divergence = _divergence(model, _grown(placed, _lengths(tried)), judge, aim)
+        if divergence < least:
+            best, least = tried, divergence
     return best
 
 
@@ -130,8 +130,8 @@ def _divergence(model: Any, placed: Placed, batch: Batch, aim: Tensor) -> float:
 def _steps(logs: Tensor) -> NDArray[np.int64]:
     """The nearest whole number of grid steps."""
     octaves = logs.double().cpu().numpy() / np.log(2)
-    found: NDArray[np.int64] = np.round(EXPONENT_GRID * octaves).astype(np.int64)
-    return found
+    steps: NDArray[np.int64] = np.round(EXPONENT_GRID * octaves).astype(np.int64)
+    return steps
 
 
 def _lengths(steps: Mapping[str, NDArray[np.int64]]) -> dict[str, Tensor]:

@@ -20,8 +20,9 @@ from hydraopt.errors import AlignmentError, UsageError, explain
 __all__ = [
     "BATCH_TOKENS",
     "WRITE_TOKENS",
-    "Pair",
+    "AnyFactors",
     "Placed",
+    "TaskFactors",
     "attached",
     "attached_in_blocks",
     "contiguous_head",
@@ -37,8 +38,11 @@ BATCH_TOKENS = 1024
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """The same for writing, where every step computes one token of each row."""
 
-Pair = tuple[NDArray[Any], NDArray[Any]]
-"""B (m, r) with the scale inside, A (r, n)."""
+AnyFactors = tuple[NDArray[Any], NDArray[Any]]
+"""Factors of any float type: B (m, r) with the scale inside, A (r, n)."""
+
+TaskFactors = Mapping[str, AnyFactors]
+"""A task's factors by module path."""
 
 
 def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
@@ -85,7 +89,7 @@ Placed = Mapping[str, tuple[Tensor, Tensor]]
 """B and A by module path, as tensors of the model's dtype on its device."""
 
 
-def place(model: nn.Module, factors: Mapping[str, Pair]) -> Placed:
+def place(model: nn.Module, factors: TaskFactors) -> Placed:
     """The factors as tensors, checked against the model.
 
     Raises AlignmentError if a module is missing or has another shape.
@@ -137,20 +141,20 @@ def attached_in_blocks(
         start = stop or start
     handles = []
     try:
-        for path, parts in by_path.items():
-            handles.append(model.get_submodule(path).register_forward_hook(_adder(parts)))
+        for path, changes in by_path.items():
+            handles.append(model.get_submodule(path).register_forward_hook(_adder(changes)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _adder(parts: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
+def _adder(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if len(parts) == 1 and parts[0][0] == slice(0, None):
-            return output + F.linear(F.linear(args[0], parts[0][2]), parts[0][1])
+        if len(changes) == 1 and changes[0][0] == slice(0, None):
+            return output + F.linear(F.linear(args[0], changes[0][2]), changes[0][1])
         output = output.clone()
-        for rows, b, a in parts:
+        for rows, b, a in changes:
             output[rows] += F.linear(F.linear(args[0][rows], a), b)
         return output
 
@@ -164,8 +168,8 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     token.
     """
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
-    found: Tensor = hidden.flatten(0, 1)[batch.where]
-    return found
+    states: Tensor = hidden.flatten(0, 1)[batch.where]
+    return states
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
-from hydraopt.basemodel.model import Pair, load_model
+from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.progress import Progress
+from hydraopt.progress import Progress, silent
 
 __all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker", "read_prompts"]
 
@@ -43,13 +43,13 @@ def read_prompts(path: str | Path) -> list[str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(explain("cannot read the prompts", file=file, got=error)) from None
-    found = []
+    prompts = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            found.append(_prompt(line, f"{file}:{number}") if file.suffix == ".jsonl" else line)
-    if not found:
+            prompts.append(_prompt(line, f"{file}:{number}") if file.suffix == ".jsonl" else line)
+    if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
-    return found
+    return prompts
 
 
 def _prompt(line: str, where: str) -> str:
@@ -104,7 +104,7 @@ class Onlooker:
             _check(self._adapters[name], asked)
         self._model, self._tokenizer = load_model(base)
         self._prompts = prompts
-        self._progress = progress or (lambda stage, done, total: None)
+        self._progress = progress or silent
         self._seed = seed
         self._answered: dict[str, list[Encoded]] = {}
         self._mended = 0
@@ -115,7 +115,7 @@ class Onlooker:
 
         Raises AlignmentError for modules that the base does not have as linear ones.
         """
-        found = {}
+        tempered = {}
         for number, name in enumerate(self._adapters):
             factors = self._factors(name)
             if name in self._prompts:
@@ -125,9 +125,9 @@ class Onlooker:
                     self._model, self._tokenizer, factors, TEXTS, self._seed + number
                 )
             seen = sensitivities(look(self._model, texts, factors), factors)
-            found[name] = {path: value**POWER for path, value in seen.items()}
+            tempered[name] = {path: value**POWER for path, value in seen.items()}
             self._progress("seeing what matters", number + 1, len(self._adapters))
-        return found
+        return tempered
 
     def gains(
         self, name: str, coded: Callable[[], Mapping[str, Factors]]
@@ -135,13 +135,13 @@ class Onlooker:
         """See :func:`hydraopt.basemodel.gains.gains`; empty for a task without prompts."""
         if name not in self._prompts:
             return {}
-        pairs = {path: (factors.B, factors.A) for path, factors in coded().items()}
-        found = gains(self._model, self._answers(name), self._factors(name), pairs)
+        decoded = {path: (factors.B, factors.A) for path, factors in coded().items()}
+        shifts = gains(self._model, self._answers(name), self._factors(name), decoded)
         self._mended += 1
         self._progress("fitting to answers", self._mended, len(self._prompts))
-        return found
+        return shifts
 
-    def _factors(self, name: str) -> dict[str, Pair]:
+    def _factors(self, name: str) -> TaskFactors:
         modules = self._adapters[name].modules
         return {path: module.factors() for path, module in modules.items()}
 

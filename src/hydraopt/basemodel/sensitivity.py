@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.model import (
     WRITE_TOKENS,
-    Pair,
+    TaskFactors,
     attached,
     generate,
     hidden_states,
@@ -31,8 +31,6 @@ from hydraopt.basemodel.model import (
 from hydraopt.linalg.svd import thin
 
 __all__ = ["Seen", "answered", "look", "self_written", "sensitivities"]
-
-Factors = Mapping[str, Pair]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[dict[str,
             handle.remove()
 
 
-def look(model: nn.Module, texts: Sequence[Encoded], factors: Factors) -> Seen:
+def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Seen:
     """Inputs and gradients of every module of the adapted model on the texts, padding left out."""
     placed = place(model, factors)
     batch = collate(list(texts))
@@ -94,7 +92,7 @@ def look(model: nn.Module, texts: Sequence[Encoded], factors: Factors) -> Seen:
 
 @torch.inference_mode()
 def self_written(
-    model: Any, tokenizer: Any, factors: Factors, count: int, seed: int
+    model: Any, tokenizer: Any, factors: TaskFactors, count: int, seed: int
 ) -> list[Encoded]:
     """Text that the adapted model writes from its first token on, sampled, 32 tokens each."""
     torch.manual_seed(seed)
@@ -115,7 +113,7 @@ def self_written(
 
 
 def answered(
-    model: Any, tokenizer: Any, prompts: Sequence[Encoded], factors: Factors, most: int = 48
+    model: Any, tokenizer: Any, prompts: Sequence[Encoded], factors: TaskFactors, most: int = 48
 ) -> list[Encoded]:
     """The prompts with what the adapted model answers, greedily: unlabelled inputs are enough."""
     placed = place(model, factors)
@@ -123,20 +121,20 @@ def answered(
     return [Encoded(prompt.prompt, said[i]) for i, prompt in enumerate(prompts)]
 
 
-def sensitivities(seen: Seen, factors: Factors) -> dict[str, float]:
+def sensitivities(seen: Seen, factors: TaskFactors) -> dict[str, float]:
     """By module path, what a unit of squared Frobenius error does there, for hydraopt.merge.
 
     With the thin SVD dW = U diag(s) V^T: noise N on the input side, E = U diag(s) N^T, gives
     E[(g^T E x)^2] = |diag(s) U^T g|^2 |x|^2 for N of unit variance, and |E|^2 = n |s|^2; the output
     side likewise. The value is the sum of both ratios, mean over tokens.
     """
-    found = {}
+    values = {}
     for path, (b, a) in factors.items():
         t = thin(np.asarray(b, float), np.asarray(a, float))
         x, g = seen.x[path].double().numpy(), seen.g[path].double().numpy()
         out = np.square(g @ (t.U * t.s)).sum(1) * np.square(x).sum(1) / x.shape[1]
         into = np.square(x @ (t.V * t.s)).sum(1) * np.square(g).sum(1) / g.shape[1]
-        found[path] = float((out + into).mean() / max(t.energy, 1e-300))
+        values[path] = float((out + into).mean() / max(t.energy, 1e-300))
     # A module without any effect still has to be a number above zero.
-    least = max(max(found.values(), default=0.0) * 1e-6, 1e-300)
-    return {path: max(value, least) for path, value in found.items()}
+    least = max(max(values.values(), default=0.0) * 1e-6, 1e-300)
+    return {path: max(value, least) for path, value in values.items()}

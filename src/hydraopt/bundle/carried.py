@@ -78,7 +78,7 @@ def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
     return planes
 
 
-def unpack_blob(blob: CarriedBlob, data: bytes, source: Path, version: int) -> dict[str, RawTensor]:
+def unpack_blob(blob: CarriedBlob, data: bytes, path: Path, version: int) -> dict[str, RawTensor]:
     """The tensors of a blob by key; raises BundleFormatError before it allocates too much.
 
     version: of the format, as the file's header says; all so far pack blobs alike.
@@ -89,8 +89,8 @@ def unpack_blob(blob: CarriedBlob, data: bytes, source: Path, version: int) -> d
     for width in _WIDTHS:
         own = (x for x in blob.items if x.of is None and x.itemsize == width)
         size = sum(item.nbytes for item in own)
-        part = np.frombuffer(planes[position : position + size], np.uint8)
-        joined[width] = part.reshape(width, -1).T.tobytes()
+        plane = np.frombuffer(planes[position : position + size], np.uint8)
+        joined[width] = plane.reshape(width, -1).T.tobytes()
         position += size
     places: list[int] = []
     used = dict.fromkeys(_WIDTHS, 0)
@@ -102,7 +102,7 @@ def unpack_blob(blob: CarriedBlob, data: bytes, source: Path, version: int) -> d
         else:
             places.append(places[item.of])
         read = _Slice(joined[item.itemsize], places[-1], item.nbytes)
-        tensors[item.key] = RawTensor(item.key, item.dtype, item.shape, source, read)
+        tensors[item.key] = RawTensor(item.key, item.dtype, item.shape, path, read)
     return tensors
 
 

@@ -17,29 +17,29 @@ __all__ = ["adapter_of"]
 
 
 def adapter_of(
-    entry: TaskEntry, config: Mapping[str, Any], tensors: Mapping[str, RawTensor], source: Path
+    entry: TaskEntry, config: Mapping[str, Any], tensors: Mapping[str, RawTensor], path: Path
 ) -> Adapter:
     """The adapter of a lossless task, parsed by its format's own reader.
 
     Raises AdapterFormatError where that reader does.
     """
-    file = TensorFile(source, tensors, entry.metadata)
-    parts = read_again(entry.format, file, config)
-    modules = parts.modules
+    file = TensorFile(path, tensors, entry.metadata)
+    parsed = read_again(entry.format, file, config)
+    modules = parsed.modules
     if entry.format != "peft" and modules:
         # An alpha that the caller gave once is in no file, but in the config made from it.
-        rule = ScaleRule.from_config(config, source)
+        rule = ScaleRule.from_config(config, path)
         modules = [replace(x, scale=rule.scale(x.path.partition("::")[0])) for x in modules]
     return Adapter(
         name=entry.name,
-        source=source,
+        source=path,
         format=entry.format,
         base_model=entry.base_model,
         config=config,
         modules={x.path: x for x in sorted(modules, key=lambda x: x.path)},
-        extras={key: file[key] for key in parts.extras},
+        extras={key: file[key] for key in parsed.extras},
         tensors=file,
-        extra_kinds={key: parts.extras[key] for key in file if key in parts.extras},
+        extra_kinds={key: parsed.extras[key] for key in file if key in parsed.extras},
         notes=entry.notes,
-        peft_keys=parts.keys,
+        peft_keys=parsed.keys,
     )

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
-from hydraopt.bundle import jsonform as form
+from hydraopt.bundle import strictjson
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import FORMAT, decompress, tensor_names
 from hydraopt.bundle.spec import Manifest
@@ -71,7 +71,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         self._checksums = self._read_checksums()
         packed = self.read("manifest")
         text = decompress(packed, None, _MOST_MANIFEST, "the manifest")
-        self.manifest = Manifest.from_json(form.loads(text), self.version)
+        self.manifest = Manifest.from_json(strictjson.loads(text), self.version)
         self.manifest.check_canonical()
         self._check_container()
         self._tasks = {entry.name: entry for entry in self.manifest.tasks}
@@ -93,7 +93,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def tensor_bytes(self) -> dict[str, int]:
-        """Bytes of each tensor of the file, in file order: what the parts of a bundle cost."""
+        """Bytes of each tensor of the file, in file order: what each thing in a bundle costs."""
         return {name: tensor.nbytes for name, tensor in self._file.items()}
 
     def __getitem__(self, name: str) -> TaskAdapter:
@@ -132,13 +132,13 @@ class Bundle(Mapping[str, TaskAdapter]):
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
         self.bytes_read += len(data)
-        found, expected = checksum(data), self._checksums[name]
-        if found != expected:
+        actual, expected = checksum(data), self._checksums[name]
+        if actual != expected:
             raise ChecksumError(
                 explain(
                     f"bytes of {name!r} are not those that were written",
                     file=self.path,
-                    got=f"checksum {found}",
+                    got=f"checksum {actual}",
                     expected=expected,
                     do=_AGAIN,
                 )
@@ -157,7 +157,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     def read_bases(self) -> Iterator[Bases]:
         """The bases of all modules in their order, decoded anew and not kept by the bundle.
 
-        Nothing if no module has any. For who keeps them in another form than :meth:`bases`.
+        Nothing if no module has any. For who keeps them in another type than :meth:`bases`.
         """
         if not self._file["shared"].nbytes:
             return
@@ -201,14 +201,16 @@ class Bundle(Mapping[str, TaskAdapter]):
         return int(text)
 
     def _read_checksums(self) -> dict[str, str]:
-        found = form.loads(self.metadata.get("checksums", "null").encode("utf-8", "replace"))
+        checksums = strictjson.loads(
+            self.metadata.get("checksums", "null").encode("utf-8", "replace")
+        )
         names = list(self._file)
-        right = isinstance(found, list) and all(isinstance(x, str) for x in found)
-        if not right or len(found) != len(names) or "manifest" not in self._file:
+        right = isinstance(checksums, list) and all(isinstance(x, str) for x in checksums)
+        if not right or len(checksums) != len(names) or "manifest" not in self._file:
             _refuse(
-                "checksums do not fit the tensors", self.path, repr(found)[:80], f"{len(names)}"
+                "checksums do not fit the tensors", self.path, repr(checksums)[:80], f"{len(names)}"
             )
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, checksums, strict=True))
 
     def _check_container(self) -> None:
         """The file holds the tensors that the manifest needs, in order, and no others."""

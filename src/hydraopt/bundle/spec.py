@@ -16,8 +16,8 @@ from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.adapters.sources import check_name
-from hydraopt.bundle import jsonform as form
-from hydraopt.bundle.jsonform import (
+from hydraopt.bundle import strictjson
+from hydraopt.bundle.strictjson import (
     as_tuple,
     bad,
     check,
@@ -39,7 +39,7 @@ MAX_ITEMS: Final = 10**6
 MAX_GROUPS: Final = 1 << 20
 MAX_RAW: Final = 1 << 40
 
-Side = Literal["A", "B"]
+Half = Literal["A", "B"]
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class TaskEntry:
             check(fine, f"error of {where}", value, "a number >= 0")
         check(len(self.errors) == len(self.modules), f"errors of {where}", len(self.errors))
         # Snapped here, so that a manifest equals itself once written and read.
-        snapped = tuple(form.error_of(form.code_of(x)) for x in self.errors)
+        snapped = tuple(strictjson.error_of(strictjson.code_of(x)) for x in self.errors)
         object.__setattr__(self, "errors", snapped)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
@@ -262,7 +262,7 @@ class Manifest:
         unique(carried, f"carried keys of {where}")
         if task.keys:
             paths = {self.modules[i].path for i in task.modules}
-            fine = all(path in paths and side in ("A", "B") for path, side in task.keys)
+            fine = all(path in paths and half in ("A", "B") for path, half in task.keys)
             check(fine, f"keys of {where} name a module it does not have")
             for key in task.keys.values():
                 text(key, f"key of {where}")
@@ -283,7 +283,7 @@ class Manifest:
         """
         names = [task.name for task in self.tasks]
         check(names == sorted(names), "tasks are not sorted by name")
-        texts = [form.dumps(config) for config in self.configs]
+        texts = [strictjson.dumps(config) for config in self.configs]
         unique(texts, "configs")
         for what, used, count in (
             ("configs", [x.config for x in self.tasks], len(self.configs)),
@@ -299,17 +299,17 @@ class Manifest:
         tasks = []
         for task in self.tasks:
             row = {x.name: getattr(task, x.name) for x in fields(task)}
-            row["modules"] = form.pack_ranges(task.modules, len(self.modules))
-            row["errors"] = form.pack_errors(task.errors)
+            row["modules"] = strictjson.pack_ranges(task.modules, len(self.modules))
+            row["errors"] = strictjson.pack_errors(task.errors)
             keys = sorted(task.keys.items())
-            row["keys"] = [[index[path], side, key] for (path, side), key in keys]
+            row["keys"] = [[index[path], half, key] for (path, half), key in keys]
             tasks.append(row)
         first = self.configs[0] if self.configs else {}
-        later = [form.config_difference(first, config) for config in self.configs[1:]]
+        later = [strictjson.config_difference(first, config) for config in self.configs[1:]]
         blobs = [_rows(blob.items, "key", _ITEM_DEFAULTS) for blob in self.blobs]
         whole = {
             "modules": _rows(self.modules, "path", _MODULE_DEFAULTS),
-            "tasks": form.pack_columns(tasks, "name", _TASK_DEFAULTS),
+            "tasks": strictjson.pack_columns(tasks, "name", _TASK_DEFAULTS),
             "blobs": blobs,
             "configs": [first, *later] if self.configs else [],
             "recipe": self.recipe,
@@ -321,33 +321,39 @@ class Manifest:
     def from_json(cls, value: Any, version: int) -> Manifest:
         """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included.
 
-        version: of the format, as the file's header says; all so far have one form.
+        version: of the format, as the file's header says; all so far are read alike.
         """
         names = [x.name for x in fields(cls)]
         check(isinstance(value, dict), "not an object", value)
         unknown = sorted(set(value) - set(names))
         check(not unknown, "unknown keys", unknown, f"only {', '.join(names)}")
         table = value.get("modules")
-        rows = form.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
+        rows = strictjson.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
         modules = tuple(ModuleEntry(**{**x, "a_tail": as_tuple(x["a_tail"])}) for x in rows)
         blobs = []
         for blob in as_tuple(value.get("blobs", [])):
-            rows = form.unpack_columns(blob, "key", _ITEM_DEFAULTS, "carried items", MAX_ITEMS)
+            rows = strictjson.unpack_columns(
+                blob, "key", _ITEM_DEFAULTS, "carried items", MAX_ITEMS
+            )
             items = (CarriedItem(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
             blobs.append(CarriedBlob(tuple(items)))
         configs: list[Mapping[str, Any]] = []
         for config in as_tuple(value.get("configs", [])):
-            configs.append(form.config_from_difference(configs[0], config) if configs else config)
+            configs.append(
+                strictjson.config_from_difference(configs[0], config) if configs else config
+            )
             check(isinstance(configs[0], dict), "config", config, "an object")
-        rows = form.unpack_columns(value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS)
+        rows = strictjson.unpack_columns(
+            value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS
+        )
         tasks = tuple(TaskEntry(**_task_row(row, modules)) for row in rows)
         base, recipe = value.get("base_model"), value.get("recipe", {})
         return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base)
 
 
-def default_key(module: ModuleEntry, side: Side) -> str:
+def default_key(module: ModuleEntry, half: Half) -> str:
     """The PEFT key of A or B of a module, unless the task's ``keys`` say otherwise."""
-    return spell(module.stem, side, module.kind == "embedding")
+    return spell(module.stem, half, module.kind == "embedding")
 
 
 # What a column of the manifest holds when it is left out.
@@ -365,7 +371,7 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
 
 def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     rows = [{x.name: getattr(item, x.name) for x in fields(item)} for item in items]
-    return form.pack_columns(rows, lead, defaults)
+    return strictjson.pack_columns(rows, lead, defaults)
 
 
 def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str, Any]:
@@ -376,8 +382,8 @@ def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str
         keys[modules[entry[0]].path, entry[1]] = entry[2]
     return {
         **row,
-        "modules": form.unpack_ranges(row["modules"], len(modules)),
-        "errors": form.unpack_errors(row["errors"]),
+        "modules": strictjson.unpack_ranges(row["modules"], len(modules)),
+        "errors": strictjson.unpack_errors(row["errors"]),
         "carried": as_tuple(row["carried"]),
         "notes": as_tuple(row["notes"]),
         "keys": keys,

@@ -14,7 +14,7 @@ from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import SplitRecord, read_parts, read_split
+from hydraopt.coding.records import SplitRecord, read_factors, read_split_record
 from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
 from hydraopt.linalg.shapes import Factors
@@ -105,10 +105,10 @@ class TaskAdapter:
         if not self.entry.lossless:
             return self._decoded.factors
         try:
-            pairs = {path: x.factors() for path, x in self._original.modules.items()}
+            stored = {path: x.factors() for path, x in self._original.modules.items()}
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
-        return {path: Factors.of(*pair) for path, pair in pairs.items()}
+        return {path: Factors.of(*each) for path, each in stored.items()}
 
     def split(self, widths: Sequence[tuple[int, int]]) -> Iterator[tuple[str, SplitRecord]]:
         """(module path, record) with what is shared and what is the task's own apart.
@@ -123,7 +123,7 @@ class TaskAdapter:
             return
         for i, reader, allowance in self._stream():
             module = self.bundle.manifest.modules[i]
-            record = read_split(reader, module.m, module.n, *widths[i])
+            record = read_split_record(reader, module.m, module.n, *widths[i])
             allowance.spend(record.count * (module.m + module.n))
             yield module.path, record
 
@@ -207,7 +207,7 @@ class TaskAdapter:
         for i, reader, allowance in self._stream():
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
-            factors, mode = read_parts(reader, module.m, module.n, *bases)
+            factors, mode = read_factors(reader, module.m, module.n, *bases)
             allowance.spend(factors.B.size + factors.A.size)
             result.factors[module.path], result.modes[module.path] = factors, mode
             result.bytes[module.path] = reader.position - start

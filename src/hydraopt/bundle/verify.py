@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.jsonform import code_of
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import HydraoptError
 from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
@@ -130,15 +130,15 @@ def _measure(
     stated = task.module_errors
     errors: dict[str, float] = {}
     wrong, whole = 0.0, 0.0
-    for path, found in factors.items():
+    for path, decoded in factors.items():
         module = original.modules.get(path)
         if module is None:
             continue
         true = Factors.of(*module.factors())
-        if (true.B.shape[0], true.A.shape[1]) != (found.B.shape[0], found.A.shape[1]):
+        if (true.B.shape[0], true.A.shape[1]) != (decoded.B.shape[0], decoded.A.shape[1]):
             problems.append(f"task {task.name!r}: module {path} has another shape")
             continue
-        off, size = distance(true, found), product_norm(true.B, true.A)
+        off, size = distance(true, decoded), product_norm(true.B, true.A)
         errors[path] = ratio(off, size)
         wrong, whole = wrong + off**2, whole + size**2
         # One code beside is still right: the error may lie on the border of two.
@@ -157,17 +157,17 @@ def _measure(
 
 def _compare_bytes(
     name: str,
-    found: Mapping[str, RawTensor],
+    carried: Mapping[str, RawTensor],
     true: Mapping[str, RawTensor],
     problems: list[str],
 ) -> int:
     """The number of tensors that are the same, bit by bit; the others become problems."""
-    for key in sorted(set(found) ^ set(true)):
+    for key in sorted(set(carried) ^ set(true)):
         where = "the bundle" if key in true else "the original"
         problems.append(f"task {name!r}: tensor {key!r} is missing in {where}")
     exact = 0
-    for key in sorted(set(found) & set(true)):
-        a, b = found[key], true[key]
+    for key in sorted(set(carried) & set(true)):
+        a, b = carried[key], true[key]
         if (a.dtype, a.shape) == (b.dtype, b.shape) and a.raw() == b.raw():
             exact += 1
         else:

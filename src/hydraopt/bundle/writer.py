@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hydraopt.bundle import jsonform as form
+from hydraopt.bundle import strictjson
 from hydraopt.bundle.container import (
     FORMAT,
     compress,
@@ -18,8 +18,8 @@ from hydraopt.bundle.container import (
     tensor_names,
     write_atomically,
 )
-from hydraopt.bundle.jsonform import check
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
+from hydraopt.bundle.strictjson import check
 from hydraopt.coding.version import VERSION
 
 __all__ = [
@@ -54,9 +54,9 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
     check(len(blobs) == len(manifest.blobs), "blobs", len(blobs), len(manifest.blobs))
     contents, configs, groups = _Numbering(), _Numbering(), _Numbering()
     defaults = {
-        (module.path, side): default_key(module, side)
+        (module.path, half): default_key(module, half)
         for module in manifest.modules
-        for side in ("A", "B")
+        for half in ("A", "B")
     }
     tasks: list[TaskEntry] = []
     for task in sorted(manifest.tasks, key=lambda x: x.name):
@@ -65,7 +65,7 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
             content = contents((streams[task.content], task.modules), task.content)
         # By what they hold: the numbers that the caller gave them must not matter.
         held = [
-            (form.dumps([x.key for x in manifest.blobs[i].items]), blobs[i], i)
+            (strictjson.dumps([x.key for x in manifest.blobs[i].items]), blobs[i], i)
             for i in task.carried
         ]
         for *_, blob in sorted(held):
@@ -74,7 +74,7 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
             replace(
                 task,
                 content=content,
-                config=configs(form.dumps(manifest.configs[task.config]), task.config),
+                config=configs(strictjson.dumps(manifest.configs[task.config]), task.config),
                 keys={at: key for at, key in task.keys.items() if key != defaults[at]},
             )
         )
@@ -132,7 +132,7 @@ class PackedBundle:
             (name, "U8", (len(data),), len(data))
             for name, data in zip(self.names, self.payload, strict=True)
         ]
-        more = {"library": library, "checksums": form.dumps(digests)}
+        more = {"library": library, "checksums": strictjson.dumps(digests)}
         return header_of(tensors, {**self.metadata, **more})
 
 
@@ -148,7 +148,7 @@ def pack_bundle(
     """
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     manifest.check_canonical()
-    packed = compress(form.dumps(manifest.to_json()).encode())
+    packed = compress(strictjson.dumps(manifest.to_json()).encode())
     names = tensor_names(len(streams), len(blobs))
     return PackedBundle(metadata_of(manifest, VERSION), names, [packed, shared, *streams, *blobs])
 
@@ -176,11 +176,11 @@ def checksum(data: bytes) -> str:
 
 
 def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
-    """The part of a file's metadata that follows from its manifest and its format version."""
+    """What of a file's metadata follows from its manifest and its format version."""
     about = {"format": FORMAT, "format_version": str(version)}
     if manifest.base_model is not None:
         about["base_model"] = manifest.base_model
-    about["tasks"] = form.dumps([task.name for task in manifest.tasks])
+    about["tasks"] = strictjson.dumps([task.name for task in manifest.tasks])
     return about
 
 

@@ -90,7 +90,7 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
         yield move
 
 
-def check_target(path: str, force: bool, sources: Sequence[str] = ()) -> None:
+def check_target(path: str, force: bool, inputs: Sequence[str] = ()) -> None:
     """A bundle may be replaced by a new one; any other file only with --force.
 
     Raises UsageError otherwise. Running a command again works; a mistyped ``-o`` does not destroy
@@ -105,7 +105,7 @@ def check_target(path: str, force: bool, sources: Sequence[str] = ()) -> None:
         return
     from hydraopt.bundle.kind import is_bundle
 
-    if any(target.resolve() == Path(source).resolve() for source in sources):
+    if any(target.resolve() == Path(given).resolve() for given in inputs):
         raise UsageError(
             explain("the output would replace the input", file=path, do="Pass --force if so meant")
         )

@@ -86,7 +86,7 @@ def eval_(
     chosen = dict(_named(text) for text in named)
     if output and not Path(output).resolve().parent.is_dir():
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
-    sources = compare.read_sources(paths, same_base)
+    compared = compare.read_compared(paths, same_base)
     request = compare.Request(
         base,
         Path(tasks),
@@ -99,9 +99,9 @@ def eval_(
         seed=seed,
     )
     with progress_bar(quiet) as progress:
-        result = compare.evaluate(sources, request, progress)
-    if sources.notes:
-        result["notes"] = list(sources.notes)
+        result = compare.evaluate(compared, request, progress)
+    if compared.notes:
+        result["notes"] = list(compared.notes)
     if output:
         from hydraopt.bundle.container import write_atomically
 
@@ -111,7 +111,7 @@ def eval_(
         emit_json(result)
     else:
         _show(result)
-        for note in sources.notes:
+        for note in compared.notes:
             say(f"note: {note}")
 
 
@@ -141,21 +141,21 @@ def _show(result: Mapping[str, Any]) -> None:
     rows = []
     for task in result["tasks"]:
         metric = task["metric"]
-        for name, found in task["results"].items():
-            change = found.get("difference", {}).get(metric)
+        for name, scored in task["results"].items():
+            change = scored.get("difference", {}).get(metric)
             rows.append(
                 [
                     task["adapter"],
                     name.removesuffix(".hydra.safetensors"),
                     metric,
-                    _number(found["scores"].get(metric), "{:.2f}"),
+                    _number(scored["scores"].get(metric), "{:.2f}"),
                     ""
                     if not change
                     else "{difference:+.2f} [{low:+.2f}, {high:+.2f}]".format(**change),
-                    f"{found['loss']:.4f}",
-                    _number(found.get("recovery"), "{:.2%}"),
-                    _number(found.get("kl"), "{:.5f}"),
-                    _number(found.get("agreement"), "{:.2f} %"),
+                    f"{scored['loss']:.4f}",
+                    _number(scored.get("recovery"), "{:.2%}"),
+                    _number(scored.get("kl"), "{:.5f}"),
+                    _number(scored.get("agreement"), "{:.2f} %"),
                 ]
             )
     show_table(
@@ -178,5 +178,5 @@ def _show(result: Mapping[str, Any]) -> None:
         say(f"{left_out} rows were longer than --max-tokens and are left out")
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def _number(value: float | None, template: str) -> str:
+    return "-" if value is None else template.format(value)

@@ -22,7 +22,7 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "kohya", "diffusers", "merged")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Where to write.")
 @click.option(
     "--format",
-    "form",
+    "file_format",
     type=click.Choice(FORMATS),
     default="peft",
     show_default=True,
@@ -52,7 +52,7 @@ def export(
     more: tuple[str, ...],
     everything: bool,
     output: str,
-    form: str,
+    file_format: str,
     base: str | None,
     dtype: str,
     uniform_rank: bool,
@@ -87,7 +87,7 @@ def export(
     names = list(opened) if everything else list(dict.fromkeys(wanted))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything
-    row, written = ROWS[form], []
+    row, written = ROWS[file_format], []
     places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
@@ -95,7 +95,7 @@ def export(
         export_task(
             task,
             target,
-            format=form,
+            format=file_format,
             dtype=dtype,
             base=base,
             uniform_rank=uniform_rank,

@@ -58,7 +58,7 @@ def inspect(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Show what adapters have in common, or what a bundle's parts cost.
+    """Show what adapters have in common, or what each thing in a bundle costs.
 
     Of ADAPTERS: how alike the factors and the products are over tasks, how many parts hold the
     energy, what sharing would save, and a first guess of size against error (estimated, nothing is
@@ -226,7 +226,7 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
             for x in report["modules" if every else "types"]
         ],
     )
-    parts = ", ".join(f"{name} {count:,}" for name, count in report["parts"].items())
-    say(f"bytes   {parts}")
+    places = ", ".join(f"{name} {count:,}" for name, count in report["parts"].items())
+    say(f"bytes   {places}")
     say(f"base    {report['base_model'] or '(not named)'}")
     say(f"recipe  {recipe or '-'}")

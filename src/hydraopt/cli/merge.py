@@ -247,16 +247,16 @@ def _merged(
     from hydraopt.adapters import read_adapters
     from hydraopt.merging.merge import merge as merge_adapters
 
-    sources: Sequence[Any] = adapters
+    opened: Sequence[Any] = adapters
     onlooker = None
     if asked.base is not None:
-        sources = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+        opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
         from hydraopt.basemodel.prompts import Onlooker, read_prompts
 
         texts = {task: read_prompts(file) for task, file in asked.prompts.items()}
-        onlooker = Onlooker(asked.base, sources, texts, progress)
+        onlooker = Onlooker(asked.base, opened, texts, progress)
     return merge_adapters(
-        sources,
+        opened,
         output,
         size=asked.size,
         error=asked.error,

@@ -7,9 +7,9 @@ side of a part, left (m) and right (n), is written in one of three ways:
     shared      coordinates y over the module's shared basis V (n, q):   r = V y;
     predicted   the same plus its own integers for what V misses:        r = V y + integers.
 
-The forms of the literature are pairs of these: private = explicit, explicit; shared input =
-explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t); shared
-output = shared, explicit; two-sided = shared, shared; predicted = any pair with a predicted side.
+The forms of the literature are two of these, left and right: private = explicit, explicit; shared
+input = explicit, shared (HydraOpt's shape: V is the paper's A'^T, the left side its heads B'_t);
+shared output = shared, explicit; two-sided = shared, shared; predicted = any with a predicted side.
 """
 
 from __future__ import annotations

@@ -29,11 +29,11 @@ __all__ = [
     "quantise_basis",
     "quantise_side",
     "read_basis",
-    "read_parts",
+    "read_factors",
     "read_record",
-    "read_split",
+    "read_split_record",
     "write_basis",
-    "write_parts",
+    "write_record",
 ]
 
 _EXPONENT_OCTAVES = 200
@@ -176,7 +176,7 @@ def _write_side(writer: StreamWriter, side: Side, kind: Kind) -> None:
         writer.block(side.own, kind)
 
 
-def write_parts(writer: StreamWriter, record: PartsRecord | None, has_bases: bool) -> None:
+def write_record(writer: StreamWriter, record: PartsRecord | None, has_bases: bool) -> None:
     """Append a task's record of one module; None, or no parts, is written as a count of zero."""
     if record is None or record.count == 0:
         writer.integer(Kind.COUNT, 0)
@@ -240,7 +240,7 @@ class SplitRecord:
         return Factors(self.left.values(left) * self.coefficients, self.right.values(right).T)
 
 
-def read_split(reader: StreamReader, m: int, n: int, p: int, q: int) -> SplitRecord:
+def read_split_record(reader: StreamReader, m: int, n: int, p: int, q: int) -> SplitRecord:
     """The next record of a task in a module (m, n) with bases of p left and q right vectors.
 
     Raises BundleFormatError for damage.
@@ -274,19 +274,19 @@ def _read_side(
     return SplitSide(coordinates, own)
 
 
-def read_parts(
+def read_factors(
     reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
 ) -> tuple[Factors, Mode]:
     """The next record of a task: its factors, B (m, k) and A (k, n), and how they were written."""
     p, q = (0 if basis is None else basis.q for basis in (left, right))
-    record = read_split(reader, m, n, p, q)
+    record = read_split_record(reader, m, n, p, q)
     return record.factors(left, right), record.mode
 
 
 def read_record(
     reader: StreamReader, m: int, n: int, left: Basis | None, right: Basis | None
 ) -> PartsRecord | None:
-    """The next record of a task as :func:`write_parts` takes it, over the module's bases.
+    """The next record of a task as :func:`write_record` takes it, over the module's bases.
 
     For streams of our own making, to write them again with other coefficients.
     """

@@ -24,5 +24,5 @@ def spread_of(classes: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def spread_classes(spreads: NDArray[np.float64]) -> NDArray[np.int64]:
     """round(4 log2(spread)) + 16, kept inside [0, MAX_SPREAD]; spreads are RMS values in steps."""
-    found = np.round(_EACH * np.log2(np.maximum(spreads, 1e-9))).astype(np.int64) + _UNIT
-    return np.clip(found, 0, MAX_SPREAD)
+    classes = np.round(_EACH * np.log2(np.maximum(spreads, 1e-9))).astype(np.int64) + _UNIT
+    return np.clip(classes, 0, MAX_SPREAD)

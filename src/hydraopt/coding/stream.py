@@ -66,10 +66,10 @@ def _quantise_columns(
     levels: NDArray[np.int32],
     integers: NDArray[np.int32],
 ) -> None:
-    found = np.empty((x.shape[1], 4), np.int32)
+    choices = np.empty((x.shape[1], 4), np.int32)
     paths = np.empty(x.shape[1], np.uint8)
     for j in range(x.shape[0]):
-        quantise(x[j], lam, bits[spreads[j]], levels[j], found, paths)
+        quantise(x[j], lam, bits[spreads[j]], levels[j], choices, paths)
         reconstruct(levels[j], integers[j])
 
 

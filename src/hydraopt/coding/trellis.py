@@ -87,7 +87,7 @@ def quantise(
     lam: float,
     bits: NDArray[np.float64],
     levels: NDArray[np.int32],
-    found: NDArray[np.int32],
+    choices: NDArray[np.int32],
     paths: NDArray[np.uint8],
 ) -> None:
     """Levels of one column with the least ``sum (x - reconstruction)^2 + lam * bits``.
@@ -95,7 +95,7 @@ def quantise(
     x: (N,) in steps. lam: squared steps per bit; at the optimum about 0.28 (2 ln 2 times the mean
     squared error of the trellis). bits: (2, K+1), the expected cost of |level| = 0..K in each
     quantiser, signs included; levels beyond K go on with the last difference. levels: (N,) output.
-    found (N, 4), paths (N,): scratch. Deterministic; O(8 N).
+    choices (N, 4), paths (N,): scratch. Deterministic; O(8 N).
     """
     count = x.shape[0]
     top = bits.shape[1] - 1
@@ -108,7 +108,7 @@ def quantise(
         a = abs(x[i])
         k00, e00, k01, e01 = _best(a, 0, lam, bits, top, slope)
         k10, e10, k11, e11 = _best(a, 1, lam, bits, top, slope)
-        found[i, 0], found[i, 1], found[i, 2], found[i, 3] = k00, k01, k10, k11
+        choices[i, 0], choices[i, 1], choices[i, 2], choices[i, 3] = k00, k01, k10, k11
         n0, m0 = c0 + e00, c4 + e01
         n1, m1 = c2 + e00, c6 + e01
         n2, m2 = c0 + e01, c4 + e00
@@ -140,7 +140,7 @@ def quantise(
     for i in range(count - 1, -1, -1):
         second = (paths[i] >> state) & 1
         before = _BEFORE[state, second, 0]
-        k = found[i, 2 * (before & 1) + _BEFORE[state, second, 1]]
+        k = choices[i, 2 * (before & 1) + _BEFORE[state, second, 1]]
         levels[i] = k if x[i] >= 0 else -k
         state = before
 

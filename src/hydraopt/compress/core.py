@@ -20,7 +20,7 @@ from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors, Thin
 from hydraopt.linalg.svd import thin
 
-__all__ = ["ROOM", "CoreStore", "ModuleCore", "SharedSpace", "Source"]
+__all__ = ["ROOM", "CoreStore", "FactorReader", "ModuleCore", "SharedSpace"]
 
 _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
@@ -73,8 +73,8 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
     else:
         coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
     edges = np.cumsum([0, *(s.size for s in scales)])
-    parts = [coordinates[a:b] for a, b in itertools.pairwise(edges)]
-    return SharedSpace(values, parts, mix)
+    by_task = [coordinates[a:b] for a, b in itertools.pairwise(edges)]
+    return SharedSpace(values, by_task, mix)
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
@@ -150,10 +150,10 @@ class ModuleCore:
         if key in self._spaces:
             return self._spaces[key]
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
-        found = _shared_space(self.U, scales), _shared_space(self.V, scales)
+        spaces = _shared_space(self.U, scales), _shared_space(self.V, scales)
         self._spaces.clear()
-        self._spaces[key] = found
-        return found
+        self._spaces[key] = spaces
+        return spaces
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
         """The first q directions of a space, (N, q), float64."""
@@ -173,15 +173,14 @@ class ModuleCore:
         return 4 * (self.m + self.n) * sum(s.size for s in self.s)
 
 
-Source = Callable[[], Iterator[tuple[int, Array, Array]]]
-"""A module's factors on demand: yields (content, B with scale (m, r), A (r, n))."""
+FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
+"""A module's factors on demand, each with its content's number."""
 
 
-def _decomposed(source: Source) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
+def _decomposed(read: FactorReader) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
     """The contents of a module, their singular values, and their vectors (U, V) side by side."""
     contents, us, vs, ss = [], [], [], []
-    for content, b, a in source():
-        factors = Factors.of(b, a)
+    for content, factors in read():
         t = thin(factors.B, factors.A)
         contents.append(content)
         us.append(t.U.astype(np.float32))
@@ -198,15 +197,15 @@ class CoreStore:
     """
 
     def __init__(
-        self, sources: Sequence[Source], room: int = ROOM, vectors: int = 48 << 20
+        self, readers: Sequence[FactorReader], room: int = ROOM, vectors: int = 48 << 20
     ) -> None:
-        self._sources = sources
+        self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}
         self._room = {"spaces": room, "vectors": vectors}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._readers)
 
     def core(self, index: int) -> ModuleCore:
         """The core of module ``index``; safe to call from several threads on different modules."""
@@ -220,12 +219,12 @@ class CoreStore:
 
     def _first(self, index: int) -> tuple[tuple[ModuleCore, bool], tuple[Stacked, Stacked]]:
         """A core to keep, whether its spaces are kept with it, and its vectors."""
-        source = self._sources[index]
-        contents, s, vectors = _decomposed(source)
+        read = self._readers[index]
+        contents, s, vectors = _decomposed(read)
         m, n = (x.shape[0] for x in vectors)
         core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)
         if not self._takes("vectors", core.vectors_nbytes):
-            core = replace(core, _read=lambda: _decomposed(source)[2])
+            core = replace(core, _read=lambda: _decomposed(read)[2])
         return (core, self._takes("spaces", core.spaces_nbytes)), vectors
 
     def _takes(self, what: str, nbytes: int) -> bool:

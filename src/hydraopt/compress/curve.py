@@ -60,7 +60,7 @@ def noise_of(classes: NDArray[np.int64]) -> Array:
 
 @dataclass(frozen=True)
 class Curve:
-    """Best (bits, noise) pairs for a part whose sides hold ``a`` and ``b`` numbers.
+    """The best (bits, noise) for a part whose sides hold so many numbers.
 
     bits: rising; noise: falling, relative to the part's squared singular value, the left side's
     divided by ``output``. left, right: the spread classes that reach them.
@@ -90,23 +90,26 @@ def _side_hull() -> tuple[NDArray[np.int64], Array, Array]:
 
 
 @functools.lru_cache(maxsize=4096)
-def part_curve(a: int, b: int, output: float) -> Curve:
-    """The best pairs of spread classes, from both at the coarsest on.
+def part_curve(left_numbers: int, right_numbers: int, output: float) -> Curve:
+    """The best spread classes of both sides, from both at the coarsest on.
 
-    Both sides' curves are convex, so the best pairs refine, one class at a time, the side that
+    Both sides' curves are convex, so the best choices refine, one class at a time, the side that
     takes most noise away for a bit.
     """
     classes, rate, noise = _side_hull()
     counted = left_noise(noise, output)
     slopes = np.concatenate(
-        [np.diff(counted) / (a * np.diff(rate)), np.diff(noise) / (b * np.diff(rate))]
+        [
+            np.diff(counted) / (left_numbers * np.diff(rate)),
+            np.diff(noise) / (right_numbers * np.diff(rate)),
+        ]
     )
     moves = np.argsort(slopes, kind="stable")
     steps = classes.size - 1
     left = np.concatenate([[0], np.cumsum(moves < steps)])
     right = np.concatenate([[0], np.cumsum(moves >= steps)])
     return Curve(
-        a * rate[left] + b * rate[right],
+        left_numbers * rate[left] + right_numbers * rate[right],
         counted[left] + noise[right],
         classes[left],
         classes[right],

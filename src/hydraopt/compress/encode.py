@@ -3,7 +3,7 @@
 Order, and why: the shared bases are rounded first, since every task builds on them; then a task's
 right side (the inputs, where errors hurt most); then its left side, fitted to the rounded right
 one; then the coefficients, fitted to both. What is fitted last mends what was rounded before it.
-All fits are in the measure's metric, so that no part of the adapter's own effect is traded for
+All fits are in the measure's inner product, so that none of the adapter's own effect is traded for
 noise.
 """
 
@@ -18,7 +18,7 @@ from hydraopt.coding.forms import Way
 from hydraopt.coding.records import BasisRecord, PartsRecord, Side, quantise_basis, quantise_side
 from hydraopt.coding.spread import spread_of
 from hydraopt.compress.core import ModuleCore
-from hydraopt.compress.measure import Measure, Metric, displacement
+from hydraopt.compress.measure import InnerProduct, Measure, displacement
 from hydraopt.compress.plan import ModulePlan, TaskPlan
 from hydraopt.compress.sides import BasisPlan, Classes
 from hydraopt.linalg.basis import Basis, symmetric_inverse
@@ -83,10 +83,10 @@ def _encode_task(
     plan: TaskPlan,
     left: Basis | None,
     right: Basis | None,
-    into: Metric,
-    out: Metric,
+    into: InnerProduct,
+    out: InnerProduct,
 ) -> PartsRecord | None:
-    """Round one task's parts; ``into`` is the metric on inputs (n), ``out`` that on outputs (m)."""
+    """Round one task's parts; ``into``: the product on inputs (n); ``out``: that on outputs (m)."""
     mode = plan.mode
     target = _restrict(
         thin,
@@ -119,8 +119,10 @@ def _scaled_to(ideal: Array, classes: Classes, way: Way, basis: Basis | None) ->
     return ideal / power(exponents(ratio))
 
 
-def _fit(thin: Thin, lefts: Side, rights: Side, into: Metric, out: Metric, ideal: Array) -> Array:
-    """Coefficients c_j > 0 with the least error of ``sum_j c_j l_j r_j^T`` in the metric."""
+def _fit(
+    thin: Thin, lefts: Side, rights: Side, into: InnerProduct, out: InnerProduct, ideal: Array
+) -> Array:
+    """Coefficients c_j > 0 with the least error of ``sum_j c_j l_j r_j^T`` in the inner product."""
     outer, inner = out @ lefts.values, into @ rights.values
     gram = (lefts.values.T @ outer) * (rights.values.T @ inner)
     rhs = np.einsum("jr,rj->j", (outer.T @ thin.U) * thin.s, thin.V.T @ inner)
@@ -145,11 +147,11 @@ def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> Encod
     records: list[PartsRecord | None] = []
     errors = []
     for i, (thin, task) in enumerate(zip(thins, plan.tasks, strict=True)):
-        into = Metric.own_space(thin.V, measure.unbiased)
+        into = InnerProduct.own_space(thin.V, measure.unbiased)
         if moved is not None:
             vectors, shares = moved[i]
             into = into.plus(vectors, shares * measure.displacement * core.n)
-        out = Metric.own_space(thin.U, measure.unbiased)
+        out = InnerProduct.own_space(thin.U, measure.unbiased)
         record = _encode_task(thin, task, left_basis, right_basis, into, out)
         records.append(record)
         errors.append(thin.energy if record is None else squared_error(thin, record))

@@ -12,8 +12,8 @@ Equal Frobenius error is not equal harm. Noise that is independent of the adapte
 test loss; losing a share of what the adapter does moves it far more; noise on the output side (U s)
 hurts about half as much as noise on the input side; and keys and values, which several query heads
 share, are the most sensitive modules (docs/log.md). A measure says how the planner weighs these,
-and in which metric the encoder fits what it can still choose once one side is rounded. Everything
-else in hydraopt is the same for all measures.
+and in which inner product the encoder fits what it can still choose once one side is rounded.
+Everything else in hydraopt is the same for all measures.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from hydraopt.linalg.shapes import Array, Thin
 
 __all__ = [
     "MEASURES",
+    "InnerProduct",
     "Measure",
-    "Metric",
     "displacement",
     "left_noise",
     "measure_named",
@@ -58,11 +58,11 @@ class Measure:
     projected: the same for what a basis shared by all tasks cannot express. It is small in norm and
         is what the task learned away from the others, along the inputs that it really has.
     unbiased: how strictly ``<dW~, dW>`` is held to ``<dW, dW>`` when the coefficients and the left
-        side are fitted to the rounded right side: the metric is ``I + (unbiased - 1) P`` with P the
-        projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
+        side are fitted to the rounded right side: the product is ``I + (unbiased - 1) P`` with P
+        the projector on the adapter's own row (column) space. 1 is least squares, which shrinks.
     output: noise on the output side counts 1/output.
     displacement: weight of the input directions in which a task left the start that all tasks
-        share: the trace that is added to the metric, in units of n.
+        share: the trace that is added to the product, in units of n.
     relative: how far a task's error counts relative to the size of its dW: w_t = importance_t /
         |dW_t|^(2 relative). 1 makes relative errors count alike, 0 the errors themselves: what a
         base model's outputs are moved by is the error, whatever the size of what it is an error of.
@@ -129,24 +129,26 @@ def measure_named(name: str) -> Measure:
 
 
 @dataclass(frozen=True)
-class Metric:
+class InnerProduct:
     """``I + W diag(d) W^T`` on vectors of length N: W (N, c), d (c,) with d > -1."""
 
     W: Array
     d: Array
 
     def __matmul__(self, x: Array) -> Array:
-        """The metric applied to the columns of ``x`` (N, k)."""
+        """The inner product applied to the columns of ``x`` (N, k)."""
         return x + self.W @ (self.d[:, None] * (self.W.T @ x))
 
     @classmethod
-    def own_space(cls, vectors: Array, weight: float) -> Metric:
+    def own_space(cls, vectors: Array, weight: float) -> InnerProduct:
         """``I + (weight - 1) V V^T`` for orthonormal ``vectors`` V (N, r)."""
         return cls(vectors, np.full(vectors.shape[1], weight - 1.0))
 
-    def plus(self, vectors: Array, weights: Array) -> Metric:
-        """The metric with ``vectors diag(weights) vectors^T`` added."""
-        return Metric(np.concatenate([self.W, vectors], axis=1), np.concatenate([self.d, weights]))
+    def plus(self, vectors: Array, weights: Array) -> InnerProduct:
+        """The inner product with ``vectors diag(weights) vectors^T`` added."""
+        return InnerProduct(
+            np.concatenate([self.W, vectors], axis=1), np.concatenate([self.d, weights])
+        )
 
 
 def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:
@@ -162,11 +164,11 @@ def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:
     stacked = np.concatenate([t.V for t in thins], axis=1)
     _, vectors = np.linalg.eigh(stacked.T @ stacked)
     shared, _ = np.linalg.qr(stacked @ vectors[:, ::-1][:, :rank])
-    found = []
+    displaced = []
     for t in thins:
         outside = t.V - shared @ (shared.T @ t.V)
         e, s, _ = np.linalg.svd(outside, full_matrices=False)
         energy = s**2
         keep = energy > 1e-12
-        found.append((e[:, keep], energy[keep] / max(energy[keep].sum(), 1e-300)))
-    return found
+        displaced.append((e[:, keep], energy[keep] / max(energy[keep].sum(), 1e-300)))
+    return displaced

@@ -1,6 +1,6 @@
 """The planner: for one module and one price of a bit, which form, which parts, how fine.
 
-For every task and every permitted pair of ways (hydraopt.coding.forms) the harm D that would
+For every task and every permitted mode (hydraopt.coding.forms) the harm D that would
 remain and the bits R it would take are estimated from singular values alone; the module takes the
 bases, and each task the mode, with the least ``D + price * R``. The price is the one knob theta of
 the whole bundle: equal slope everywhere is the optimum (reverse water-filling). D is in units of
@@ -121,28 +121,28 @@ def _cheapest(
     energy: Array,
     left: tuple[Array, Array, Array],
     right: tuple[Array, Array, Array],
-    pairs: tuple[Classes, Classes],
+    choices: tuple[Classes, Classes],
     lost: float,
     projected: float,
     output: float,
     price: float,
 ) -> tuple[Classes, Array, Array]:
-    """For each part the pair of classes with the least harm + price * bits, its harm and bits."""
+    """For each part the two classes with the least harm + price * bits, its harm and bits."""
     best = np.zeros(energy.size, np.int64)
     harms, spent = np.zeros(energy.size), np.zeros(energy.size)
     for part in range(energy.size):
         # A table of one row is that of every part.
         a, b = part % left[0].shape[0], part % right[0].shape[0]
         least = np.inf
-        for pair in range(pairs[0].size):
-            i, j = pairs[0][pair], pairs[1][pair]
+        for choice in range(choices[0].size):
+            i, j = choices[0][choice], choices[1][choice]
             bits = left[0][a, i] + right[0][b, j] + PART_BITS
             noise = _left_noise(left[1][a, i], output) + right[1][b, j]
             kept = (1 - left[2][a, i]) * (1 - right[2][b, j])
             harm = _part_harm(energy[part], kept, noise, lost, projected)
             if harm + price * bits < least:
                 least = harm + price * bits
-                best[part], harms[part], spent[part] = pair, harm, bits
+                best[part], harms[part], spent[part] = choice, harm, bits
     return best, harms, spent
 
 
@@ -177,14 +177,14 @@ def _kept(
 def _priced(
     parts: _Parts, left: SideTable, right: SideTable, price: float, measure: Measure
 ) -> _Priced:
-    """The best pair of classes for every part, and which parts pay."""
-    pairs = part_curve(left.numbers, right.numbers, measure.output)
+    """The two best classes for every part, and which parts pay."""
+    choices = part_curve(left.numbers, right.numbers, measure.output)
     energy = parts.s**2
     best, harms, spent = _cheapest(
         energy,
         (left.bits, left.noise, left.lost),
         (right.bits, right.noise, right.lost),
-        (pairs.left - FIRST_CLASS, pairs.right - FIRST_CLASS),
+        (choices.left - FIRST_CLASS, choices.right - FIRST_CLASS),
         measure.lost,
         measure.projected,
         measure.output,
@@ -197,7 +197,7 @@ def _priced(
     harm, bits = np.zeros(parts.tasks), np.full(parts.tasks, _RECORD_BITS)
     _kept(order, parts.task, measure.left_out(energy), harms, spent, price, count, harm, bits)
     chosen = best[order]
-    return _Priced(pairs.left[chosen], pairs.right[chosen], count, harm, bits)
+    return _Priced(choices.left[chosen], choices.right[chosen], count, harm, bits)
 
 
 def plan_module(
@@ -238,7 +238,7 @@ def plan_module(
         _priced(parts, tables[0, mode.left], tables[1, mode.right], price, measure)
         for mode in possible
     ]
-    costs = np.array([found.harm + price * found.bits for found in priced])
+    costs = np.array([x.harm + price * x.bits for x in priced])
     options = []
     for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
         able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
@@ -251,10 +251,14 @@ def plan_module(
     edges = np.cumsum([0, *sizes])
     tasks = []
     for i, mode in enumerate(chosen):
-        found, a = priced[mode], int(edges[i])
-        b = a + int(found.count[i])
-        classes = found.left[a:b], found.right[a:b]
-        tasks.append(TaskPlan(possible[mode], *classes, float(found.harm[i]), float(found.bits[i])))
+        priced_mode, a = priced[mode], int(edges[i])
+        b = a + int(priced_mode.count[i])
+        classes = priced_mode.left[a:b], priced_mode.right[a:b]
+        tasks.append(
+            TaskPlan(
+                possible[mode], *classes, float(priced_mode.harm[i]), float(priced_mode.bits[i])
+            )
+        )
     return ModulePlan(left, right, tuple(tasks), price)
 
 

@@ -75,8 +75,8 @@ def side_table(way: Way, length: int, plan: BasisPlan | None, own: Array) -> Sid
     lost = np.clip(1 - squared.sum(axis=1), 0, 1)[:, None]
     rounding = (squared @ noise_of(plan.classes))[:, None]
     if way is Way.SHARED:
-        found = np.broadcast_arrays(q * rate[None], noise + rounding, lost)
-        return SideTable(q, *map(np.ascontiguousarray, found))
+        columns = np.broadcast_arrays(q * rate[None], noise + rounding, lost)
+        return SideTable(q, *map(np.ascontiguousarray, columns))
     wide = CLASSES + round(2 * np.log2(length / q))
     # The own numbers mend what the rounding of basis and coordinates leaves, too.
     within = rounding + noise_of(wide)

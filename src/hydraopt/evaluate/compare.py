@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
-from hydraopt.basemodel.model import Pair, load_model
+from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
@@ -22,7 +22,15 @@ from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.progress import Progress
 
-__all__ = ["SCHEMA", "Request", "Sources", "bundles_of", "evaluate", "products_of", "read_sources"]
+__all__ = [
+    "SCHEMA",
+    "Compared",
+    "Request",
+    "bundles_of",
+    "evaluate",
+    "products_of",
+    "read_compared",
+]
 
 SCHEMA = "hydraopt.eval/1"
 BASE = "base"
@@ -31,7 +39,7 @@ _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "scikit-
 
 
 @dataclass(frozen=True)
-class Sources:
+class Compared:
     """What is compared: adapters as they are, and bundles, by the name of their file.
 
     others: what other methods made of the adapters, by label and adapter. notes: of the reading.
@@ -40,15 +48,15 @@ class Sources:
     adapters: Mapping[str, Adapter]
     bundles: Mapping[str, Bundle]
     folders: Mapping[str, Path | None] = field(default_factory=dict)
-    others: Mapping[str, Mapping[str, Mapping[str, Pair]]] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """Every adapter's name, of the originals and of the bundles."""
-        found = dict.fromkeys(self.adapters)
+        names = dict.fromkeys(self.adapters)
         for bundle in self.bundles.values():
-            found |= dict.fromkeys(bundle)
-        return list(found)
+            names |= dict.fromkeys(bundle)
+        return list(names)
 
     def check(self) -> None:
         """Raise UsageError for a task that is more than low-rank factors."""
@@ -61,19 +69,19 @@ class Sources:
             if keys:
                 raise _more_than_factors(name, keys)
 
-    def sets(self, name: str) -> dict[str, dict[str, Pair]]:
+    def sets(self, name: str) -> dict[str, TaskFactors]:
         """The factors called ``name``: the base's (none), the original's, each bundle's."""
-        found: dict[str, dict[str, Pair]] = {BASE: {}}
+        by_label: dict[str, TaskFactors] = {BASE: {}}
         if name in self.adapters:
             modules = self.adapters[name].modules
-            found[ORIGINAL] = {path: x.factors() for path, x in modules.items()}
+            by_label[ORIGINAL] = {path: x.factors() for path, x in modules.items()}
         for label, bundle in self.bundles.items():
             if name in bundle:
-                found[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
+                by_label[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
         for label, made in self.others.items():
             if name in made:
-                found[label] = dict(made[name])
-        return found
+                by_label[label] = dict(made[name])
+        return by_label
 
 
 def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
@@ -87,7 +95,7 @@ def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
     )
 
 
-def read_sources(paths: Sequence[str], same_base: bool = False) -> Sources:
+def read_compared(paths: Sequence[str], same_base: bool = False) -> Compared:
     """Adapters and bundles among ``paths``, told apart by content. Raises HydraoptError."""
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
@@ -97,7 +105,7 @@ def read_sources(paths: Sequence[str], same_base: bool = False) -> Sources:
         raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
     for adapter in adapters:
         adapter.check_finite()
-    return Sources(
+    return Compared(
         {adapter.name: adapter for adapter in adapters},
         labels,
         {adapter.name: adapter.source.parent for adapter in adapters},
@@ -128,7 +136,7 @@ class Request:
 
 
 def evaluate(
-    sources: Sources,
+    compared: Compared,
     request: Request,
     progress: Progress | None = None,
     known: Sequence[Mapping[str, Any]] = (),
@@ -142,10 +150,10 @@ def evaluate(
     measured again. keep: called with the result so far after every task, to save it.
     """
     started = time.monotonic()
-    sources.check()
-    wanted = _task_files(sources, request)
+    compared.check()
+    wanted = _task_files(compared, request)
     tasks = {str(task["adapter"]): dict(task) for task in known if task["adapter"] in wanted}
-    head = _head(sources, request)
+    head = _head(compared, request)
 
     def result() -> dict[str, Any]:
         ordered = [tasks[name] for name in wanted if name in tasks]
@@ -157,7 +165,7 @@ def evaluate(
         with products_of(request.products):
             for name in missing:
                 rows = encode_task(wanted[name], tokenizer, request.rows, request.tokens)
-                sets = sources.sets(name)
+                sets = compared.sets(name)
                 reference = ORIGINAL if ORIGINAL in sets else None
                 written = [label for label in sets if label != BASE or request.write_base]
                 write = written if request.write else False
@@ -168,9 +176,9 @@ def evaluate(
     return result()
 
 
-def _task_files(sources: Sources, request: Request) -> dict[str, TaskFile]:
+def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
     """The rows of every adapter, by its name."""
-    names = sources.names()
+    names = compared.names()
     for asked, what in ((request.task_of, "a task is named"), (request.only, "scores are wanted")):
         unknown = sorted(set(asked) - set(names))
         if unknown:
@@ -187,7 +195,7 @@ def _task_files(sources: Sources, request: Request) -> dict[str, TaskFile]:
         if said is not None and said.count("/") != 1:
             raise UsageError(explain("cannot read the task", got=said, expected="TASK/LANGUAGE"))
         task, language = (
-            said.split("/") if said else task_of(name, sources.folders.get(name), request.tasks)
+            said.split("/") if said else task_of(name, compared.folders.get(name), request.tasks)
         )
         wanted[name] = read_task_file(request.tasks, task, language, request.split)
     return wanted
@@ -206,22 +214,22 @@ def products_of(kind: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def bundles_of(sources: Sources) -> dict[str, dict[str, Any]]:
+def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
     """Bytes and sha256 of every bundle, as the result says them."""
     return {
         label: {"bytes": bundle.path.stat().st_size, "sha256": _file_hash(bundle.path)}
-        for label, bundle in sources.bundles.items()
+        for label, bundle in compared.bundles.items()
     }
 
 
-def _head(sources: Sources, request: Request) -> dict[str, Any]:
+def _head(compared: Compared, request: Request) -> dict[str, Any]:
     """What the result says besides the tasks."""
     return {
         "schema": SCHEMA,
         "base": {"name": Path(request.base).name, "sha256": _weights_hash(Path(request.base))},
-        "bundles": bundles_of(sources),
-        "adapters": {name: adapter.content_hash() for name, adapter in sources.adapters.items()},
-        "fp16_bytes": 2 * sum(adapter.numbers for adapter in sources.adapters.values()),
+        "bundles": bundles_of(compared),
+        "adapters": {name: adapter.content_hash() for name, adapter in compared.adapters.items()},
+        "fp16_bytes": 2 * sum(adapter.numbers for adapter in compared.adapters.values()),
         "split": request.split,
         "limits": {"rows": request.rows, "tokens": request.tokens},
         "products": request.products,
@@ -234,7 +242,7 @@ def _head(sources: Sources, request: Request) -> dict[str, Any]:
 def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict[str, Any]:
     base, original = scores[BASE], scores.get(ORIGINAL)
     gain = base.loss_per_token - original.loss_per_token if original else 0.0
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, score in scores.items():
         mine: dict[str, Any] = {
             "loss": round(score.loss_per_token, 6),
@@ -257,7 +265,7 @@ def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dic
                 metric: {key: round(value, 4) for key, value in change.items()}
                 for metric, change in changes.items()
             }
-        found[name] = mine
+        results[name] = mine
     return {
         "task": rows.task.name,
         "language": rows.task.language,
@@ -266,7 +274,7 @@ def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dic
         "rows": len(rows.rows),
         "left_out": rows.left_out,
         "tokens": int(base.tokens.sum()),
-        "results": found,
+        "results": results,
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.evaluate.taskfile import Row
+from hydraopt.evaluate.taskfile import TaskRow
 
 __all__ = ["METRICS", "Metric", "metrics_of"]
 
@@ -35,7 +35,7 @@ class Metric:
     """
 
     name: str
-    of_row: Callable[[str, Row, str], Sequence[float]]
+    of_row: Callable[[str, TaskRow, str], Sequence[float]]
     total: Callable[[Numbers], float]
     exact: bool = False
 
@@ -55,25 +55,25 @@ def _f1(numbers: Numbers) -> float:
     return 100 * float(2 * right / max(answered + expected, 1))
 
 
-def _exact(answer: str, row: Row, language: str) -> Sequence[float]:
+def _exact(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     return [float(answer.strip() == row.output.strip())]
 
 
-def _intent(answer: str, row: Row, language: str) -> Sequence[float]:
+def _intent(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     return [float(answer.partition("(")[0].strip() == row.output.partition("(")[0].strip())]
 
 
 def _last_number(text: str) -> str:
-    found = re.findall(r"####\s*(-?[\d.,]+)", text)
-    return found[-1].replace(",", "").rstrip(".") if found else ""
+    numbers = re.findall(r"####\s*(-?[\d.,]+)", text)
+    return numbers[-1].replace(",", "").rstrip(".") if numbers else ""
 
 
-def _number(answer: str, row: Row, language: str) -> Sequence[float]:
+def _number(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     wanted = _last_number(row.output)
     return [float(bool(wanted) and _last_number(answer) == wanted)]
 
 
-def _tokens_in_place(answer: str, row: Row, language: str) -> Sequence[float]:
+def _tokens_in_place(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     got, wanted = answer.split(), row.output.split()
     return [float(sum(a == b for a, b in zip(got, wanted, strict=False))), float(len(wanted))]
 
@@ -82,14 +82,14 @@ def _shared(got: Counter[str], wanted: Counter[str]) -> list[float]:
     return [float((got & wanted).total()), float(got.total()), float(wanted.total())]
 
 
-def _slots(answer: str, row: Row, language: str) -> Sequence[float]:
+def _slots(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     def slots(text: str) -> Counter[str]:
-        return Counter(part.strip() for part in text.split(";") if part.strip())
+        return Counter(slot.strip() for slot in text.split(";") if slot.strip())
 
     return _shared(slots(answer), slots(row.output))
 
 
-def _token_f1(answer: str, row: Row, language: str) -> Sequence[float]:
+def _token_f1(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     """SQuAD's token F1, the best over references; by characters where words have no spaces."""
 
     def tokens(text: str) -> Counter[str]:
@@ -111,7 +111,7 @@ def _label(text: str) -> float:
     return float(zlib.crc32(text.strip().encode()))
 
 
-def _labels(answer: str, row: Row, language: str) -> Sequence[float]:
+def _labels(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     return [_label(row.output), _label(answer)]
 
 
@@ -124,7 +124,7 @@ def _macro_f1(numbers: Numbers) -> float:
     return 100 * float(score)
 
 
-def _chrf(answer: str, row: Row, language: str) -> Sequence[float]:
+def _chrf(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     from sacrebleu.metrics.chrf import CHRF
 
     return [CHRF().sentence_score(answer, list(row.references)).score / 100]
@@ -141,9 +141,14 @@ def _bleu(tokenise: str) -> Any:
     return BLEU(tokenize=tokenise, effective_order=True)
 
 
-def _bleu_of_row(answer: str, row: Row, language: str) -> Sequence[float]:
-    found = _bleu(_tokenised(language)).sentence_score(answer, list(row.references))
-    return [*map(float, found.counts), *map(float, found.totals), found.sys_len, found.ref_len]
+def _bleu_of_row(answer: str, row: TaskRow, language: str) -> Sequence[float]:
+    statistics = _bleu(_tokenised(language)).sentence_score(answer, list(row.references))
+    return [
+        *map(float, statistics.counts),
+        *map(float, statistics.totals),
+        statistics.sys_len,
+        statistics.ref_len,
+    ]
 
 
 def _bleu_total(numbers: Numbers) -> float:
@@ -155,7 +160,7 @@ def _bleu_total(numbers: Numbers) -> float:
     )
 
 
-def _gleu(answer: str, row: Row, language: str) -> Sequence[float]:
+def _gleu(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     from nltk.translate.gleu_score import sentence_gleu
 
     def words(text: str) -> list[str]:
@@ -177,7 +182,7 @@ def _rouge_scorer() -> Any:
     return RougeScorer(["rougeL"], tokenizer=Words())
 
 
-def _rouge(answer: str, row: Row, language: str) -> Sequence[float]:
+def _rouge(answer: str, row: TaskRow, language: str) -> Sequence[float]:
     scored = (_rouge_scorer().score(r, answer)["rougeL"].fmeasure for r in row.references)
     return [max(scored)]
 
@@ -208,15 +213,15 @@ def metrics_of(said: str) -> list[Metric]:
 
     Raises UsageError when it names none.
     """
-    left, found = said, []
+    left, named = said, []
     # Long names first, so that "accuracy" is not found inside "token accuracy".
     for name in sorted(METRICS, key=len, reverse=True):
         place = left.lower().find(name.lower())
         if place >= 0:
-            found.append((place, METRICS[name]))
+            named.append((place, METRICS[name]))
             left = left[:place] + "." * len(name) + left[place + len(name) :]
-    if not found:
+    if not named:
         raise UsageError(
             explain("no metric that is known", got=repr(said), expected=", ".join(METRICS))
         )
-    return [metric for _, metric in sorted(found, key=lambda pair: pair[0])]
+    return [metric for _, metric in sorted(named, key=lambda x: x[0])]

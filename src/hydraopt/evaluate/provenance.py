@@ -11,10 +11,10 @@ __all__ = ["versions"]
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Of Python and of the packages, by name; "not installed" where one is missing."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in packages:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            numbers[name] = "not installed"
+    return numbers

@@ -25,8 +25,8 @@ from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, colla
 from hydraopt.basemodel.model import (
     BATCH_TOKENS,
     WRITE_TOKENS,
-    Pair,
     Placed,
+    TaskFactors,
     attached,
     generate,
     hidden_states,
@@ -36,7 +36,7 @@ from hydraopt.basemodel.model import (
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
-from hydraopt.evaluate.taskfile import Row, TaskFile
+from hydraopt.evaluate.taskfile import TaskFile, TaskRow
 from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
@@ -44,7 +44,6 @@ __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 _HEAD = "lm_head"
 
 Numbers = NDArray[np.float64]
-Factors = Mapping[str, Pair]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class TaskRows:
     """
 
     task: TaskFile
-    rows: tuple[Row, ...]
+    rows: tuple[TaskRow, ...]
     items: tuple[Encoded, ...]
     metrics: tuple[Metric, ...]
     left_out: int
@@ -136,7 +135,7 @@ def run_task(
     model: Any,
     tokenizer: Any,
     rows: TaskRows,
-    sets: Mapping[str, Factors],
+    sets: Mapping[str, TaskFactors],
     reference: str | None = None,
     write: bool | Collection[str] = True,
     progress: Progress | None = None,
@@ -158,19 +157,19 @@ def run_task(
         progress(f"{_title(rows)} answers", 0, 1)
     exact = {name: forced[name]["exact"].astype(bool) for name in placed if name in wanted}
     answers = _answers(model, tokenizer, rows.items, placed, exact, reference)
-    found: dict[str, Scores] = {}
+    scores: dict[str, Scores] = {}
     for name, sums in forced.items():
         numbers = {}
         for metric in rows.metrics:
             if metric.exact:
                 numbers[metric.name] = sums["exact"][:, None]
             elif name in answers:
-                pairs = zip(answers[name], rows.rows, strict=True)
+                judged = zip(answers[name], rows.rows, strict=True)
                 numbers[metric.name] = np.array(
-                    [metric.of_row(a, r, rows.task.language) for a, r in pairs]
+                    [metric.of_row(a, r, rows.task.language) for a, r in judged]
                 )
-        found[name] = Scores(**sums, numbers=numbers, answers=answers.get(name))
-    return {name: found[name] for name in sets}
+        scores[name] = Scores(**sums, numbers=numbers, answers=answers.get(name))
+    return {name: scores[name] for name in sets}
 
 
 def _title(rows: TaskRows) -> str:
@@ -179,8 +178,8 @@ def _title(rows: TaskRows) -> str:
 
 def _split(placed: Placed) -> tuple[Placed, Placed]:
     """(factors of the body, factors of the output layer)."""
-    body = {path: pair for path, pair in placed.items() if path != _HEAD}
-    return body, {path: pair for path, pair in placed.items() if path == _HEAD}
+    body = {path: tensors for path, tensors in placed.items() if path != _HEAD}
+    return body, {path: tensors for path, tensors in placed.items() if path == _HEAD}
 
 
 @torch.inference_mode()
@@ -264,8 +263,8 @@ class _Seen:
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Row by row, (N,); no matrix product, whose numbers may be rounded to bfloat16."""
-    found: Tensor = torch.linalg.vecdot(left, right)
-    return found
+    products: Tensor = torch.linalg.vecdot(left, right)
+    return products
 
 
 def _answers(
@@ -321,7 +320,7 @@ def _agreed(model: Any, placed: Placed, items: Sequence[Encoded]) -> list[tuple[
 
     That one is replaced by what it would write instead.
     """
-    found: list[tuple[int, ...]] = [()] * len(items)
+    agreed: list[tuple[int, ...]] = [()] * len(items)
     for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
         batch = collate([items[i] for i in chunk])
         best = _logits(model, placed, batch).argmax(-1)
@@ -331,5 +330,5 @@ def _agreed(model: Any, placed: Placed, items: Sequence[Encoded]) -> list[tuple[
             same = next(
                 (k for k, (a, b) in enumerate(zip(mine, wanted, strict=True)) if a != b), None
             )
-            found[i] = wanted if same is None else (*wanted[:same], mine[same])
-    return found
+            agreed[i] = wanted if same is None else (*wanted[:same], mine[same])
+    return agreed

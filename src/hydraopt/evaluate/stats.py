@@ -41,10 +41,10 @@ def paired_difference(
     """
     rng = np.random.default_rng(seed)
     rows = old.shape[0]
-    found = np.empty(draws)
+    differences = np.empty(draws)
     for i in range(draws):
         pick = rng.integers(0, rows, rows)
-        found[i] = total(new[pick]) - total(old[pick])
-    low, high = np.quantile(found, [0.025, 0.975])
-    spread = float(found.std(ddof=1))
+        differences[i] = total(new[pick]) - total(old[pick])
+    low, high = np.quantile(differences, [0.025, 0.975])
+    spread = float(differences.std(ddof=1))
     return Interval(total(new) - total(old), float(low), float(high), spread)

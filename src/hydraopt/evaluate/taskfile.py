@@ -10,11 +10,11 @@ from pathlib import Path
 
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["Row", "TaskFile", "read_task_file", "task_of"]
+__all__ = ["TaskFile", "TaskRow", "read_task_file", "task_of"]
 
 
 @dataclass(frozen=True)
-class Row:
+class TaskRow:
     """One example. references: all answers that are right, ``output`` first."""
 
     input: str
@@ -33,7 +33,7 @@ class TaskFile:
     language: str
     instruction: str
     metric: str
-    rows: tuple[Row, ...]
+    rows: tuple[TaskRow, ...]
     sha256: str
 
 
@@ -90,18 +90,18 @@ def _meta(folder: Path) -> Mapping[str, object]:
     return dict(meta)
 
 
-def _row(line: str, where: str) -> Row:
+def _row(line: str, where: str) -> TaskRow:
     try:
         value = json.loads(line)
     except ValueError as error:
         raise UsageError(explain(where, got=str(error), expected="a JSON object")) from error
-    source, output = (
+    given, output = (
         (value.get("input"), value.get("output")) if isinstance(value, dict) else (None, None)
     )
-    if not (isinstance(source, str) and isinstance(output, str)):
+    if not (isinstance(given, str) and isinstance(output, str)):
         raise UsageError(explain(where, got=line[:60], expected='strings "input" and "output"'))
     more = [x for x in value.get("references") or [] if isinstance(x, str) and x != output]
-    return Row(source, output, (output, *more))
+    return TaskRow(given, output, (output, *more))
 
 
 def task_of(adapter: str, folder: Path | None, tasks: Path) -> tuple[str, str]:

@@ -87,11 +87,13 @@ def _shards(folder: Path) -> list[str]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    found = _json(folder / _INDEX, folder).get("weight_map")
-    named = isinstance(found, dict) and all(isinstance(name, str) for name in found.values())
-    if not found or not named:
+    weight_map = _json(folder / _INDEX, folder).get("weight_map")
+    named = isinstance(weight_map, dict) and all(
+        isinstance(name, str) for name in weight_map.values()
+    )
+    if not weight_map or not named:
         raise _unfit(folder, f"{_INDEX} without a weight_map", "tensor names to file names")
-    return dict(found)
+    return dict(weight_map)
 
 
 def _check_index(folder: Path, files: Mapping[str, TensorFile]) -> None:
@@ -123,12 +125,12 @@ def _others(folder: Path) -> Iterator[Path]:
 
 def _json(file: Path, folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _unfit(folder, error, f"a transformers folder with {file.name}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise _unfit(folder, f"{file.name} that is no JSON object", "an object")
-    return found
+    return content
 
 
 def _unfit(folder: Path, got: object, expected: str) -> UsageError:

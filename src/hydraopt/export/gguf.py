@@ -161,9 +161,9 @@ def _write(
 
 
 def _read_back(gguf: Any, file: Path, task: TaskAdapter, tensors: dict[str, Array]) -> None:
-    found = {
+    layout = {
         x.name: tuple(int(n) for n in reversed(x.shape)) for x in gguf.GGUFReader(file).tensors
     }
     expected = {name: values.shape for name, values in tensors.items()}
-    if found != expected:
+    if layout != expected:
         raise ExportError(explain("the GGUF file cannot be read back whole", adapter=task.name))

@@ -68,7 +68,7 @@ def read_gguf_base(base: Path) -> GgufBase:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         heads = config["num_attention_heads"]
-        found = GgufBase(
+        network = GgufBase(
             _architecture(config.get("model_type"), _ARCHITECTURES, file),
             config["num_hidden_layers"],
             heads,
@@ -78,7 +78,7 @@ def read_gguf_base(base: Path) -> GgufBase:
         if isinstance(error, ExportError):
             raise
         raise _unreadable(base, error) from error
-    return _checked(found, file)
+    return _checked(network, file)
 
 
 def _from_file(file: Path) -> GgufBase:

@@ -122,12 +122,12 @@ def export_diffusers(
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
-    parts: dict[str, list[Stored]] = {}
+    by_component: dict[str, list[Stored]] = {}
     for x in modules:
-        parts.setdefault(names[x.path].partition(".")[0], []).append(x)
+        by_component.setdefault(names[x.path].partition(".")[0], []).append(x)
     tensors: dict[str, RawTensor] = {}
     settings: dict[str, Any] = {}
-    for component, members in parts.items():
+    for component, members in by_component.items():
         if uniform_rank:
             most = max(x.rank for x in members)
             members = [x.padded(most) for x in members]
@@ -273,8 +273,8 @@ def _with_extras(task: TaskAdapter, tensors: dict[str, RawTensor]) -> dict[str, 
 def _kept_metadata(task: TaskAdapter, engine: str) -> dict[str, str]:
     """What an original of the same format said of itself, less hashes of its bytes."""
     origin = task.config.get("hydraopt") if task.entry.format == engine else None
-    found = origin.get("metadata") if isinstance(origin, dict) else None
-    items = found.items() if isinstance(found, dict) else ()
+    metadata = origin.get("metadata") if isinstance(origin, dict) else None
+    items = metadata.items() if isinstance(metadata, dict) else ()
     return {str(k): str(v) for k, v in items if not str(k).startswith("sshs_")}
 
 

@@ -138,27 +138,27 @@ def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: i
     if base is None:
         origin = task.config.get("hydraopt")
         settings = origin.get("config") if isinstance(origin, dict) else None
-        found = settings.get("num_layers") if isinstance(settings, dict) else None
-        return found if type(found) is int else _ALL_LAYERS
+        count = settings.get("num_layers") if isinstance(settings, dict) else None
+        return count if type(count) is int else _ALL_LAYERS
     file = Path(base) / "config.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["num_hidden_layers"]
+        layers = json.loads(file.read_text(encoding="utf-8"))["num_hidden_layers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(file, str(error) or type(error).__name__) from error
-    if type(found) is not int or found < 1:
-        raise _unreadable(file, f"num_hidden_layers {found!r}")
-    if found < least:
+    if type(layers) is not int or layers < 1:
+        raise _unreadable(file, f"num_hidden_layers {layers!r}")
+    if layers < least:
         raise ExportError(
             explain(
                 "the adapter changes layers that the base model lacks",
                 adapter=task.name,
                 file=file,
                 got=f"{least} layers",
-                expected=f"at most {found}",
+                expected=f"at most {layers}",
                 do="Give the base model that the adapters were trained on",
             )
         )
-    return found
+    return layers
 
 
 def _unreadable(file: Path, got: str) -> UsageError:
@@ -175,19 +175,19 @@ def _unreadable(file: Path, got: str) -> UsageError:
 def _magnitudes(task: TaskAdapter) -> dict[str, RawTensor]:
     """DoRA magnitudes, ``PATH.m``, of every module or of none: mlx-lm wraps all in one way."""
     if task.entry.format == "mlx":
-        found = dict(task.extras)
+        magnitudes = dict(task.extras)
     else:
         named = exported_extras(task, unfolded=False)
-        found = {
+        magnitudes = {
             f"{key.removeprefix(PREFIX).removesuffix('.lora_magnitude_vector')}.m": tensor
             for key, tensor in named.items()
         }
-    if not found:
+    if not magnitudes:
         return {}
-    for path in sorted({f"{path}.m" for path in task.modules} ^ set(found)):
+    for path in sorted({f"{path}.m" for path in task.modules} ^ set(magnitudes)):
         what = "DoRA on some modules and not on others"
         raise refused(task, _ENGINE, what, path.removesuffix(".m"))
-    for key, tensor in found.items():
+    for key, tensor in magnitudes.items():
         if tensor.shape != (task.modules[key.removesuffix(".m")].m,):
             raise refused(task, _ENGINE, f"a magnitude of shape {tensor.shape}", key)
-    return found
+    return magnitudes

@@ -90,6 +90,6 @@ def vllm_adapter(
 
 
 def _only_targets(names: list[str], paths: list[str], task: TaskAdapter) -> bool:
-    """Whether last parts of names tell the task's modules from all others of the bundle."""
+    """Whether the last names of paths tell the task's modules from all others of the bundle."""
     others = (x.path for x in task.bundle.manifest.modules)
     return {x for x in others if x.rpartition(".")[2] in names} <= set(paths)

@@ -97,7 +97,7 @@ def cached_task(bundle: Bundle, name: str, cache: Path) -> Path:
 
     Raises TaskNotFoundError, ExportError for a task that vLLM cannot hold, OSError.
     """
-    # The header holds a checksum of every part, so it stands for the content of the file.
+    # The header holds a checksum of every tensor, so it stands for the content of the file.
     # Another version may write it otherwise.
     about = json.dumps([version("hydraopt"), dict(bundle.metadata)], sort_keys=True).encode()
     folder = cache / hashlib.sha256(about).hexdigest()[:16] / name

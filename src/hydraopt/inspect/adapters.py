@@ -22,7 +22,7 @@ from hydraopt.compress.core import CoreStore
 from hydraopt.compress.estimate import guess_module
 from hydraopt.compress.measure import measure_named
 from hydraopt.compress.plan import modes_of
-from hydraopt.inspect.likeness import Watched, likeness, mean_of_pairs
+from hydraopt.inspect.likeness import Watched, likeness, mean_between
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
@@ -66,7 +66,7 @@ def inspect_adapters(
     loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
     pieces = align(loaded, check_same_base(loaded, same_base), lossless=False)
     report = progress or silent
-    watched = [Watched(source) for source in pieces.sources]
+    watched = [Watched(read) for read in pieces.readers]
     store = CoreStore(watched)
     with threadpool_limits(1, user_api="blas"):
         modules, matrices, energies = _compare(pieces, watched, store, report)
@@ -114,7 +114,7 @@ def _compare(
     rows: list[dict[str, Any]] = []
     for index, module in enumerate(pieces.modules):
         core = store.core(index)
-        found, given = likeness(core), watched[index]
+        alike, given = likeness(core), watched[index]
         here = np.ix_(core.contents, core.contents)
         for sums, counts, cosines in (
             (total.a, total.a_count, given.a),
@@ -122,7 +122,7 @@ def _compare(
         ):
             sums[here] += np.nan_to_num(cosines)
             counts[here] += np.isfinite(cosines)
-        total.inner[here] += found.inner
+        total.inner[here] += alike.inner
         energies[core.contents, index] = [float(s @ s) for s in core.s]
         spectra = [s**2 for s in core.s]
         rows.append(
@@ -133,13 +133,13 @@ def _compare(
                 "m": module.m,
                 "n": module.n,
                 "tasks": [name for c in core.contents for name in names[c]],
-                "a_cosine": mean_of_pairs(given.a),
-                "b_cosine": mean_of_pairs(given.b),
-                "product_cosine": mean_of_pairs(found.products),
-                "input_overlap": mean_of_pairs(found.inputs),
-                "input_chance": found.chance[0],
-                "output_overlap": mean_of_pairs(found.outputs),
-                "output_chance": found.chance[1],
+                "a_cosine": mean_between(given.a),
+                "b_cosine": mean_between(given.b),
+                "product_cosine": mean_between(alike.products),
+                "input_overlap": mean_between(alike.inputs),
+                "input_chance": alike.chance[0],
+                "output_overlap": mean_between(alike.outputs),
+                "output_chance": alike.chance[1],
                 "norm": float(np.sqrt(energies[:, index].sum())),
                 "ranks": [int(s.size) for s in core.s],
                 "rank90": [_rank_for(0.90, x) for x in spectra],
@@ -214,13 +214,13 @@ def _matrices(pieces: MergeSet, total: _Matrices) -> dict[str, Any]:
     norms = np.sqrt(np.diag(total.inner).clip(0))
     scale = np.outer(norms, norms)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {
+        means = {
             "a": total.a / total.a_count,
             "b": total.b / total.b_count,
             "products": total.inner / scale,
         }
     matrices: dict[str, Any] = {"tasks": [task.name for task in coded]}
-    for name, matrix in found.items():
+    for name, matrix in means.items():
         picked = matrix[np.ix_(order, order)]
         matrices[name] = [
             [float(x) if np.isfinite(x) else None for x in row] for row in picked.tolist()

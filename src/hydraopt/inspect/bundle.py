@@ -1,4 +1,4 @@
-"""What the parts of a bundle cost, and the errors that its manifest states."""
+"""What each thing in a bundle costs, and the errors that its manifest states."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def inspect_bundle(
         "base_model": bundle.base_model,
         "recipe": dict(bundle.recipe),
         "metadata": {k: v for k, v in bundle.metadata.items() if k != "checksums"},
-        "parts": _parts(bundle),
+        "parts": _bytes_by_place(bundle),
         "tasks": tasks,
         "types": _by_type(modules),
         "modules": modules,
@@ -153,7 +153,7 @@ def _modules(bundle: Bundle, tasks: list[dict[str, Any]]) -> list[dict[str, Any]
     return modules
 
 
-def _parts(bundle: Bundle) -> dict[str, int]:
+def _bytes_by_place(bundle: Bundle) -> dict[str, int]:
     """Where the bytes of the file are."""
     sizes = bundle.tensor_bytes
     return {

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compress.core import ModuleCore, Source
-from hydraopt.linalg.shapes import Array
+from hydraopt.compress.core import FactorReader, ModuleCore
+from hydraopt.linalg.shapes import Array, Factors
 
-__all__ = ["Likeness", "Watched", "likeness", "mean_of_pairs"]
+__all__ = ["Likeness", "Watched", "likeness", "mean_between"]
 
 _BLOCK = 1024
 """Singular vectors that are compared with all others at a time."""
@@ -22,22 +22,22 @@ _BLOCK = 1024
 
 @dataclass
 class Watched:
-    """A source of factors that notes, when it is read, how alike they are as given.
+    """A reader of factors that notes, when it is called, how alike they are as given.
 
     a, b: cosines of the A's and of the B's as vectors, (T', T'); NaN where ranks differ or a factor
     is zero. They depend on how a dW was factored, which is what makes them interesting: adapters
     that began from the same initial A keep it.
     """
 
-    source: Source
+    read: FactorReader
     a: Array = field(default_factory=lambda: np.zeros((0, 0)))
     b: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
-    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
-        pairs = list(self.source())
-        self.a = _cosines([a for _, _, a in pairs])
-        self.b = _cosines([b for _, b, _ in pairs])
-        yield from pairs
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
+        factors = list(self.read())
+        self.a = _cosines([x.A for _, x in factors])
+        self.b = _cosines([x.B for _, x in factors])
+        yield from factors
 
 
 def _cosines(matrices: Sequence[Array]) -> Array:
@@ -63,7 +63,7 @@ def _normalised(gram: Array) -> Array:
 class Likeness:
     """inputs, outputs: share of the smaller row (column) space that lies in the other, that is the
     mean squared cosine of the principal angles, (T', T'). inner: <dW_s, dW_t>, (T', T').
-    chance: what ``inputs`` and ``outputs`` are for random spaces of these ranks, mean over pairs.
+    chance: what ``inputs`` and ``outputs`` are for random spaces of these ranks, mean over tasks.
     """
 
     inputs: Array
@@ -102,7 +102,7 @@ def likeness(core: ModuleCore) -> Likeness:
         return result
 
     def chance(length: int) -> float:
-        return mean_of_pairs(np.where(smaller > 0, np.minimum(larger / length, 1), np.nan)) or 0.0
+        return mean_between(np.where(smaller > 0, np.minimum(larger / length, 1), np.nan)) or 0.0
 
     return Likeness(shared(inputs), shared(outputs), inner, (chance(core.n), chance(core.m)))
 
@@ -131,8 +131,8 @@ def _sums(x: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Arra
     return result
 
 
-def mean_of_pairs(matrix: Array) -> float | None:
-    """Mean over pairs of different tasks that are defined; None if there is none."""
+def mean_between(matrix: Array) -> float | None:
+    """Mean over every two different tasks where it is defined; None if there is none."""
     values = matrix[np.triu_indices(matrix.shape[0], 1)]
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None

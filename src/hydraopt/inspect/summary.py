@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["by_type", "extremes", "module_type"]
 
-Row = dict[str, Any]
+ReportRow = dict[str, Any]
 
 _MEANS = ("a_cosine", "b_cosine", "product_cosine", "input_overlap", "output_overlap")
 _SIMPLE_MEANS = ("input_chance", "output_chance")
@@ -28,21 +28,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def by_type(modules: Sequence[Row]) -> list[Row]:
+def by_type(modules: Sequence[ReportRow]) -> list[ReportRow]:
     """One row for each type of module (one shape), in order of appearance: means over its modules.
 
     rank, rank90, rank99: means over modules and tasks. sharing: sums; ``saved`` is their ratio.
     """
-    groups: dict[tuple[str, int, int], list[Row]] = {}
+    groups: dict[tuple[str, int, int], list[ReportRow]] = {}
     for row in modules:
         groups.setdefault((row["type"], row["m"], row["n"]), []).append(row)
     result = []
     for (kind, m, n), rows in groups.items():
-        entry: Row = {"type": kind, "m": m, "n": n, "modules": len(rows)}
+        entry: ReportRow = {"type": kind, "m": m, "n": n, "modules": len(rows)}
         for key in (*_MEANS, *_SIMPLE_MEANS):
             entry[key] = _mean([row[key] for row in rows])
-        for key, source in (("rank", "ranks"), ("rank90", "rank90"), ("rank99", "rank99")):
-            entry[key] = _mean([float(x) for row in rows for x in row[source]]) or 0.0
+        for key, column in (("rank", "ranks"), ("rank90", "rank90"), ("rank99", "rank99")):
+            entry[key] = _mean([float(x) for row in rows for x in row[column]]) or 0.0
         shares = [row["sharing"] for row in rows if row["sharing"]]
         entry["sharing"] = None
         if shares:
@@ -56,14 +56,14 @@ def by_type(modules: Sequence[Row]) -> list[Row]:
     return result
 
 
-def extremes(modules: Sequence[Row]) -> list[Row]:
+def extremes(modules: Sequence[ReportRow]) -> list[ReportRow]:
     """The modules that stand out: ``{"what", "path", "value"}`` each."""
-    found: list[Row] = []
+    entries: list[ReportRow] = []
 
     def add(what: str, values: list[tuple[float, str]], largest: bool) -> None:
         if values:
             value, path = (max if largest else min)(values)
-            found.append({"what": what, "path": path, "value": value})
+            entries.append({"what": what, "path": path, "value": value})
 
     for key, name in (
         ("a_cosine", "cosine of the A's"),
@@ -80,4 +80,4 @@ def extremes(modules: Sequence[Row]) -> list[Row]:
     saved = [(x["sharing"]["saved"], x["path"]) for x in modules if x["sharing"]]
     saved = [x for x in saved if x[0] > 0]
     add("largest share saved by sharing", saved, True)
-    return found
+    return entries

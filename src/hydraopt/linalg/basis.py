@@ -35,8 +35,8 @@ class Basis:
     @cached_property
     def orthonormal(self) -> Array:
         """An orthonormal basis of the same space, (N, q)."""
-        found: Array = np.linalg.qr(self.vectors)[0]
-        return found
+        q: Array = np.linalg.qr(self.vectors)[0]
+        return q
 
     @cached_property
     def _inverse(self) -> Array:
@@ -44,5 +44,5 @@ class Basis:
 
     def coordinates(self, x: Array) -> Array:
         """Least-squares coordinates (q, k) of the columns of ``x`` (N, k)."""
-        found: Array = self._inverse @ (self.vectors.T @ x)
-        return found
+        coordinates: Array = self._inverse @ (self.vectors.T @ x)
+        return coordinates

@@ -21,9 +21,9 @@ def product_norm(b: Array, a: Array) -> float:
     return float(np.linalg.norm(left @ right.T))
 
 
-def distance(true: Factors, found: Factors) -> float:
+def distance(true: Factors, other: Factors) -> float:
     """|dW - dW~|, as the norm of one product of rank r + k."""
-    return product_norm(np.hstack([true.B, -found.B]), np.vstack([true.A, found.A]))
+    return product_norm(np.hstack([true.B, -other.B]), np.vstack([true.A, other.A]))
 
 
 def ratio(off: float, size: float) -> float:
@@ -33,6 +33,6 @@ def ratio(off: float, size: float) -> float:
     return off / size
 
 
-def relative_error(true: Factors, found: Factors) -> float:
+def relative_error(true: Factors, other: Factors) -> float:
     """``|dW - dW~| / |dW|``; 0 where both are zero, 1 where only dW is. O((m + n) (r + k)^2)."""
-    return ratio(distance(true, found), product_norm(true.B, true.A))
+    return ratio(distance(true, other), product_norm(true.B, true.A))

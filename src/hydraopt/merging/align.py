@@ -13,31 +13,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from hydraopt.adapters import Adapter, RawTensor
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.compress.core import Source
+from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Factors
 
 __all__ = ["MergeSet", "align"]
 
-SIDES: tuple[Literal["A", "B"], ...] = ("A", "B")
+HALVES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
 
 @dataclass(frozen=True)
 class MergeSet:
     """Everything that a merge works on.
 
-    modules: all modules, sorted by path. sources: their factors on demand, parallel to ``modules``.
+    modules: all modules, sorted by path. readers: their factors on demand, parallel to ``modules``.
     tasks: entries without errors, sorted by name; ``content`` indexes the coded streams.
     configs: distinct configs, by first use. carried: tensors to keep, one mapping per task.
     numbers: numbers in all inputs, duplicates included; their fp16 size is twice that.
     """
 
     modules: tuple[ModuleEntry, ...]
-    sources: tuple[Source, ...]
+    readers: tuple[FactorReader, ...]
     tasks: tuple[TaskEntry, ...]
     configs: tuple[Mapping[str, Any], ...]
     carried: tuple[Mapping[str, RawTensor], ...]
@@ -58,11 +56,11 @@ class MergeSet:
 
 def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
     """Module entries by path, sorted; every adapter must mean the same thing by a path."""
-    found: dict[str, tuple[ModuleEntry, str]] = {}
+    entries: dict[str, tuple[ModuleEntry, str]] = {}
     for adapter in contents:
         for path, module in adapter.modules.items():
             entry = ModuleEntry.of(module)
-            first, owner = found.setdefault(path, (entry, adapter.name))
+            first, owner = entries.setdefault(path, (entry, adapter.name))
             if first != entry:
                 raise AlignmentError(
                     explain(
@@ -74,7 +72,7 @@ def _modules(contents: Sequence[Adapter]) -> dict[str, ModuleEntry]:
                         do="They belong to different base models; merge them apart",
                     )
                 )
-    return {path: found[path][0] for path in sorted(found)}
+    return {path: entries[path][0] for path in sorted(entries)}
 
 
 def _describe(entry: ModuleEntry) -> str:
@@ -83,16 +81,15 @@ def _describe(entry: ModuleEntry) -> str:
 
 
 @dataclass(frozen=True)
-class _ModuleSource:
+class _AdapterFactors:
     """Factors of one module from the adapters' files, in the order of the contents."""
 
     path: str
     contents: tuple[tuple[int, Adapter], ...]
 
-    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
         for content, adapter in self.contents:
-            b, a = adapter.modules[self.path].factors()
-            yield content, b.astype(np.float64), a.astype(np.float64)
+            yield content, Factors.of(*adapter.modules[self.path].factors())
 
 
 def _dtype(adapter: Adapter) -> str:
@@ -112,10 +109,10 @@ def _task(
 ) -> TaskEntry:
     keys: dict[tuple[str, str], str] = {}
     for path in adapter.modules:
-        for side in SIDES:
-            key = adapter.peft_key(path, side)
-            if key != default_key(entries[index[path]], side):
-                keys[path, side] = key
+        for half in HALVES:
+            key = adapter.peft_key(path, half)
+            if key != default_key(entries[index[path]], half):
+                keys[path, half] = key
     extras = adapter.tensors if lossless else adapter.extras
     scales = _bias_scales(adapter) if not lossless else {}
     kinds = {key: kind for key, kind in adapter.extra_kinds.items() if key in extras}
@@ -183,13 +180,13 @@ def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool
             configs.append(adapter.config)
         config = configs.index(adapter.config)
         tasks.append(_task(adapter, content, config, index, list(entries.values()), lossless))
-    sources = tuple(
-        _ModuleSource(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
+    readers = tuple(
+        _AdapterFactors(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
         for path in entries
     )
     return MergeSet(
         tuple(entries.values()),
-        sources,
+        readers,
         tuple(tasks),
         tuple(configs),
         tuple(a.tensors if lossless else a.extras for a in ordered),

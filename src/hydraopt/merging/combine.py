@@ -142,15 +142,11 @@ def _errors(
         wrong = whole = 0.0
         mine = modules[old.name] = {}
         for path, module in old.modules.items():
-            true, found = _double(module.factors()), _double(new.modules[path].factors())
-            mine[path] = relative_error(true, found)
+            true, merged = (Factors.of(*x.factors()) for x in (module, new.modules[path]))
+            mine[path] = relative_error(true, merged)
             size = true.squared_norm()
             # Where nothing was to be kept, what is there now is all error.
-            wrong += mine[path] ** 2 * size if size else found.squared_norm()
+            wrong += mine[path] ** 2 * size if size else merged.squared_norm()
             whole += size
         totals[old.name] = math.sqrt(wrong / whole) if whole else float(wrong > 0)
     return totals, modules
-
-
-def _double(pair: tuple[Any, Any]) -> Factors:
-    return Factors(pair[0].astype(np.float64), pair[1].astype(np.float64))

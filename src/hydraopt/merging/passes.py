@@ -20,7 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import write_basis, write_parts
+from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.stream import StreamWriter, most_numbers
 from hydraopt.compress.core import CoreStore, ModuleCore
 from hydraopt.compress.encode import EncodedModule, encode_module
@@ -204,13 +204,13 @@ class Passes:
                 planned += bits
                 write_basis(shared, module.left)
                 write_basis(shared, module.right)
-                found = [x for x in (module.left, module.right) if x is not None]
-                here = bool(found)
+                bases_here = [x for x in (module.left, module.right) if x is not None]
+                here = bool(bases_here)
                 bases |= here
-                shared_numbers += sum(x.block.levels.size for x in found)
+                shared_numbers += sum(x.block.levels.size for x in bases_here)
                 for i, content in enumerate(module.contents):
                     record = module.records[i]
-                    write_parts(streams[content], record, here)
+                    write_record(streams[content], record, here)
                     forms[record.mode.form if record else "nothing"] += 1
                     numbers[content] += record.numbers if record else 0
                     errors[content, module.index] = module.errors[i]

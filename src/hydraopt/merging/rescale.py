@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.coding.records import PartsRecord, read_basis, read_record, write_parts
+from hydraopt.coding.records import PartsRecord, read_basis, read_record, write_record
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.compress.encode import squared_error
@@ -118,11 +118,11 @@ class _Coded:
         """A task's records by module index, in the order in which they are coded."""
         assert task.content is not None
         reader = StreamReader(self.draft.streams[task.content], VERSION)
-        found = {}
+        records = {}
         for index in task.modules:
             module = self.pieces.modules[index]
-            found[index] = read_record(reader, module.m, module.n, *self.bases[index])
-        return found
+            records[index] = read_record(reader, module.m, module.n, *self.bases[index])
+        return records
 
 
 def _recoded(
@@ -148,10 +148,9 @@ def _recoded(
             if record is not None and path in shifts:
                 moved = record.exponents + np.asarray(shifts[path], np.int64)
                 record = dataclasses.replace(record, exponents=moved)
-                b, a = adapter.modules[path].factors()
-                original = thin(b.astype(np.float64), a.astype(np.float64))
-                errors[index] = squared_error(original, record)
-            write_parts(writer, record, coded.bases[index] != (None, None))
+                original = Factors.of(*adapter.modules[path].factors())
+                errors[index] = squared_error(thin(original.B, original.A), record)
+            write_record(writer, record, coded.bases[index] != (None, None))
     stream = writer.finish()
     energy = max(float(draft.energies[content].sum()), 1e-300)
     before, after = (math.sqrt(x.sum() / energy) for x in (draft.errors[content], errors))
@@ -160,16 +159,16 @@ def _recoded(
 
 
 def _check(task: str, path: str, shift: Any, count: int | None) -> None:
-    found = np.asarray(shift)
-    if count is None or found.shape != (count,) or found.dtype.kind not in "iu":
-        parts = "no module of that name" if count is None else f"{count} integers"
+    steps = np.asarray(shift)
+    if count is None or steps.shape != (count,) or steps.dtype.kind not in "iu":
+        wanted = "no module of that name" if count is None else f"{count} integers"
         raise UsageError(
             explain(
                 "cannot rescale the parts of a module",
                 adapter=task,
                 module=path,
-                got=f"{found.dtype} of shape {found.shape}",
-                expected=parts,
+                got=f"{steps.dtype} of shape {steps.shape}",
+                expected=wanted,
             )
         )
 

@@ -20,7 +20,7 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import BudgetError, UsageError, explain
-from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
@@ -33,16 +33,15 @@ __all__ = ["shrink"]
 
 
 @dataclass(frozen=True)
-class _BundleSource:
+class _DecodedFactors:
     """Factors of one module out of a bundle's decoded tasks."""
 
     path: str
     tasks: tuple[tuple[int, TaskAdapter], ...]
 
-    def __call__(self) -> Iterator[tuple[int, Array, Array]]:
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
         for content, task in self.tasks:
-            factors = task.factors()[self.path]
-            yield content, factors.B, factors.A
+            yield content, task.factors()[self.path]
 
 
 def _merge_set(bundle: Bundle) -> MergeSet:
@@ -60,8 +59,8 @@ def _merge_set(bundle: Bundle) -> MergeSet:
     for entry in manifest.tasks:
         if entry.content is not None and entry.content not in firsts:
             firsts[entry.content] = bundle[entry.name]
-    sources = tuple(
-        _BundleSource(
+    readers = tuple(
+        _DecodedFactors(
             module.path,
             tuple((c, task) for c, task in sorted(firsts.items()) if module.path in task.modules),
         )
@@ -69,7 +68,7 @@ def _merge_set(bundle: Bundle) -> MergeSet:
     )
     return MergeSet(
         manifest.modules,
-        sources,
+        readers,
         tuple(dataclasses.replace(task, carried=()) for task in manifest.tasks),
         tuple(manifest.configs),
         tuple(bundle[task.name].extras for task in manifest.tasks),
@@ -100,20 +99,20 @@ def shrink(
     if (size is None) == (error is None):
         raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    source = open_bundle(bundle)
-    pieces = _merge_set(source)
+    before = open_bundle(bundle)
+    pieces = _merge_set(before)
     budget: Size | MeanError
     if error is not None:
         budget = MeanError(error)
     else:
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
-        _check_smaller(source, budget)
-    recipe = ShrinkRecipe(source.manifest.recipe, chosen.name, budget.name, float(budget.limit))
+        _check_smaller(before, budget)
+    recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
     job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
         solution = solve(job, budget, Options(chosen, threads=threads, progress=progress))
     added = job.manifest(solution.draft if solution else None)
-    manifest = _against_originals(added, source.manifest)
+    manifest = _against_originals(added, before.manifest)
     return write(output, job, solution, chosen, budget, started, manifest)
 
 

@@ -60,7 +60,7 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
     pieces = job.pieces
     passes = Passes(
-        CoreStore(pieces.sources, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
+        CoreStore(pieces.readers, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
         pieces.contents,
         options.measure,
         modes_of(options.forms),

@@ -40,14 +40,14 @@ def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:
                 expected=", ".join(task.name for task in pieces.tasks),
             )
         )
-    found = np.zeros(pieces.contents)
+    importance = np.zeros(pieces.contents)
     for task in pieces.tasks:
         value = given.get(task.name, 1.0)
         if not (value > 0 and math.isfinite(value)):
             raise UsageError(explain("an importance must be positive", got=f"{task.name}={value}"))
         if task.content is not None:
-            found[task.content] += value
-    return found
+            importance[task.content] += value
+    return importance
 
 
 def task_weights(energies: Array, importance: Array, measure: Measure) -> Array:
@@ -78,7 +78,7 @@ def module_weights(pieces: MergeSet, energies: Array, measure: Measure, seen: Se
     unknown = sorted(set(seen) - {task.name for task in pieces.tasks})
     if unknown:
         raise UsageError(explain("sensitivity of a task that is not there", got=", ".join(unknown)))
-    found = np.tile(_expected(pieces.modules, measure), (pieces.contents, 1))
+    weights = np.tile(_expected(pieces.modules, measure), (pieces.contents, 1))
     for task in pieces.tasks:
         mine = seen.get(task.name)
         if mine is None or task.content is None:
@@ -94,11 +94,11 @@ def module_weights(pieces: MergeSet, energies: Array, measure: Measure, seen: Se
                         got=value if path in mine else "nothing",
                     )
                 )
-            found[task.content, index] = value
+            weights[task.content, index] = value
     totals = energies.sum(axis=1)
-    weighed = (found * energies).sum(axis=1)
-    found *= np.where(weighed > 0, totals / np.where(weighed > 0, weighed, 1.0), 1.0)[:, None]
-    return found
+    weighed = (weights * energies).sum(axis=1)
+    weights *= np.where(weighed > 0, totals / np.where(weighed > 0, weighed, 1.0), 1.0)[:, None]
+    return weights
 
 
 def _expected(modules: tuple[ModuleEntry, ...], measure: Measure) -> Array:
@@ -107,11 +107,11 @@ def _expected(modules: tuple[ModuleEntry, ...], measure: Measure) -> Array:
     Keys and values that several query heads share count as often: that is ``m_q / m_k``.
     """
     heights = {module.path: module.m for module in modules}
-    found = np.ones(len(modules))
+    weights = np.ones(len(modules))
     for index, module in enumerate(modules):
         parent, _, name = module.path.rpartition(".")
-        found[index] = measure.kinds.get(name, 1.0)
+        weights[index] = measure.kinds.get(name, 1.0)
         if name in measure.grouped:
             queries = heights.get(f"{parent}.q_proj", module.m)
-            found[index] *= max(queries / module.m, 1.0)
-    return found
+            weights[index] *= max(queries / module.m, 1.0)
+    return weights

@@ -17,14 +17,14 @@ from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import halved
 
-__all__ = ["BLOCK", "Cut", "Rows", "largest", "refit", "spans", "uniform"]
+__all__ = ["BLOCK", "Cut", "MatrixRows", "largest", "refit", "spans", "uniform"]
 
 BLOCK = 1 << 18
 """Entries of a block: 2 MiB for each of the tasks that are looked at together."""
 
 _WHOLE = 1 << 16  # entries up to which a dense SVD is quicker than the randomised one
 
-Rows = Callable[[int, int], Array]
+MatrixRows = Callable[[int, int], Array]
 """Rows start to stop of some (m, n), formed anew on each call and the same each time."""
 
 
@@ -83,8 +83,8 @@ def largest(factors: Factors, keep: int, block: int = BLOCK) -> Cut:
         there = int(counts[digit_of])
         prefix, known = (prefix << 16) | digit_of, known + 16
     if known < 64:
-        found = [x[x >> np.uint64(64 - known) == prefix] if known else x for _, x in bits()]
-        left = np.sort(np.concatenate(found))[::-1]
+        matching = [x[x >> np.uint64(64 - known) == prefix] if known else x for _, x in bits()]
+        left = np.sort(np.concatenate(matching))[::-1]
         value = left[wanted - 1]
         wanted -= int(np.count_nonzero(left > value))
     else:
@@ -105,14 +105,14 @@ def uniform(seed: int, task: int, start: int, stop: int, n: int) -> Array:
     Philox is a counter turned into bits, four numbers to a count: any row is reached at once.
     """
     counts = -(-n // 4)
-    source = np.random.Philox(key=[seed, task])
-    source.advance(counts * start)
-    drawn: Array = np.random.Generator(source).random((stop - start, 4 * counts))
+    counter = np.random.Philox(key=[seed, task])
+    counter.advance(counts * start)
+    drawn: Array = np.random.Generator(counter).random((stop - start, 4 * counts))
     return drawn[:, :n]
 
 
 def refit(
-    rows: Rows,
+    rows: MatrixRows,
     m: int,
     n: int,
     rank: int,
@@ -146,10 +146,10 @@ def refit(
         small, s, vt = np.linalg.svd(across.T, full_matrices=False)
         u = left @ small
     keep = max(min(rank, rank_of(s, rounding(m, n))), 1)
-    found = halved(u, s, vt, keep)
+    factors = halved(u, s, vt, keep)
     left_over = total = 0.0
     for i, j in spans(m, n, block):
         wanted = rows(i, j)
         total += float(np.sum(wanted**2))
-        left_over += float(np.sum((wanted - found.B[i:j] @ found.A) ** 2))
-    return found, float(np.sqrt(left_over / total)) if total > 0 else 0.0
+        left_over += float(np.sum((wanted - factors.B[i:j] @ factors.A) ** 2))
+    return factors, float(np.sqrt(left_over / total)) if total > 0 else 0.0

@@ -40,17 +40,17 @@ Sparse = Callable[[int, int, Array], Array]
 """(task, first row, rows) to the rows with some entries put to zero."""
 
 
-def elected(parts: Sequence[Array], weights: Array) -> Array:
+def elected(matrices: Sequence[Array], weights: Array) -> Array:
     """TIES' election and disjoint mean, entry by entry, as PEFT's ``ties`` does it.
 
     The sign is that of the sum, + for 0; the result is the weighted sum of the entries that have
     it over their number. Yadav et al., arXiv 2306.01708, algorithm 1.
     """
-    sign = np.where(sum(parts) >= 0, 1.0, -1.0)
+    sign = np.where(sum(matrices) >= 0, 1.0, -1.0)
     total, count = np.zeros_like(sign), np.zeros_like(sign)
-    for part, weight in zip(parts, weights, strict=True):
-        agrees = np.sign(part) == sign
-        total += weight * part * agrees
+    for matrix, weight in zip(matrices, weights, strict=True):
+        agrees = np.sign(matrix) == sign
+        total += weight * matrix * agrees
         count += agrees
     return total / np.maximum(count, 1.0)
 
@@ -78,14 +78,14 @@ def _blend(
     m, n = check_shapes(factors)
 
     def rows(start: int, stop: int) -> Array:
-        parts = [sparse(t, start, f.B[start:stop] @ f.A) for t, f in enumerate(factors)]
+        blocks = [sparse(t, start, f.B[start:stop] @ f.A) for t, f in enumerate(factors)]
         if elect:
-            return lam * elected(parts, weights)
-        total: Array = sum(w * part for w, part in zip(weights, parts, strict=True))
+            return lam * elected(blocks, weights)
+        total: Array = sum(w * each for w, each in zip(weights, blocks, strict=True))
         return lam * total
 
-    found, added = refit(rows, m, n, rank_for(rank, factors), seed=seed, block=block)
-    return one_for_all(found, len(factors), added)
+    common, added = refit(rows, m, n, rank_for(rank, factors), seed=seed, block=block)
+    return one_for_all(common, len(factors), added)
 
 
 def _magnitude_mask(factors: Sequence[Factors], density: float, block: int) -> Sparse:

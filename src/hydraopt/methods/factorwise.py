@@ -65,8 +65,8 @@ def _apart(
     return Factors(combine(stored, root), a)
 
 
-def _sum(parts: Sequence[Array], weights: Array) -> Array:
-    total: Array = np.tensordot(weights, np.stack(parts), 1)
+def _sum(matrices: Sequence[Array], weights: Array) -> Array:
+    total: Array = np.tensordot(weights, np.stack(matrices), 1)
     return total
 
 
@@ -93,8 +93,8 @@ def peft_ties(
     """PEFT's ``ties``: TIES on the A's and on the B's apart; see :func:`peft_linear`."""
     check_share("density", density)
 
-    def combine(parts: Sequence[Array], w: Array) -> Array:
-        return elected([trimmed(part, density) for part in parts], w)
+    def combine(matrices: Sequence[Array], w: Array) -> Array:
+        return elected([trimmed(matrix, density) for matrix in matrices], w)
 
     return one_for_all(_apart(factors, weights, inner_scales, combine), len(factors))
 
@@ -108,8 +108,8 @@ def peft_magnitude(
     """PEFT's ``magnitude_prune``: A's and B's trimmed and summed apart; see :func:`peft_linear`."""
     check_share("density", density)
 
-    def combine(parts: Sequence[Array], w: Array) -> Array:
-        return _sum([trimmed(part, density) for part in parts], w)
+    def combine(matrices: Sequence[Array], w: Array) -> Array:
+        return _sum([trimmed(matrix, density) for matrix in matrices], w)
 
     return one_for_all(_apart(factors, weights, inner_scales, combine), len(factors))
 
@@ -128,8 +128,8 @@ def peft_svd(
     """PEFT's ``svd``: the weighted sum (default 1/T each) cut to ``rank``, default the largest."""
     core = small_core(factors)
     w = weights_for(weights, len(factors), 1 / len(factors))
-    found, added = core.lift(np.tensordot(w, core.cores, 1), rank_for(rank, factors))
-    return one_for_all(found, len(factors), added)
+    common, added = core.lift(np.tensordot(w, core.cores, 1), rank_for(rank, factors))
+    return one_for_all(common, len(factors), added)
 
 
 def lora_lego(

@@ -92,14 +92,14 @@ def _loss(factors: Sequence[Factors], w: Array, total: float) -> Callable[[Any, 
     """The objective in torch: of A' (R, n), heads (M, m, R) and the mix of heads of each task."""
     import torch
 
-    pairs = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
+    tensors = [(torch.from_numpy(f.B.copy()), torch.from_numpy(f.A.copy())) for f in factors]
     weigh = torch.from_numpy(w)
 
     def loss(shared: Any, own_heads: Any, mix: Any) -> Any:
         # <dW_t, H_c A'> through (r, R) products, and the heads' own products in (R, R).
         inner = torch.stack(
             [((A @ shared.T)[None] * torch.einsum("mr,cmk->crk", B, own_heads)).sum((1, 2))
-             for B, A in pairs]
+             for B, A in tensors]
         )  # fmt: skip
         flat = torch.einsum("cmk,kl->cml", own_heads, shared @ shared.T)
         gram = torch.einsum("cml,dml->cd", flat, own_heads)

@@ -1,7 +1,7 @@
 """HydraOpt by exact steps: one A' for all tasks, and fewer heads B' than tasks.
 
 Ceritli et al., "HydraOpt: Navigating the Efficiency-Performance Trade-off of Adapter Merging",
-EMNLP 2025, arXiv 2507.17706. The objective is the paper's idea in the least-squares form
+EMNLP 2025, arXiv 2507.17706. The objective is the paper's idea as a sum of squares
 
     minimise  sum_t w_t |dW_t - g_t B'_c(t) A'|^2   over A' (R, n), M heads B' (m, R), c and g,
 
@@ -150,14 +150,14 @@ def _problem(
     factors: Sequence[Factors], w: Array, rank: int, scales: bool
 ) -> tuple[_Problem, Array, Array]:
     """The problem in the small core, and the bases that lead back: left (m, p), right (n, q)."""
-    parts = [thin(f.B, f.A) for f in factors]
+    thins = [thin(f.B, f.A) for f in factors]
     left, right = stacked_bases(factors)
-    r = max(max(part.s.size for part in parts), 1)
-    B = np.zeros((len(parts), left.shape[1], r))
-    A = np.zeros((len(parts), r, right.shape[1]))
-    for t, part in enumerate(parts):
-        B[t, :, : part.s.size] = left.T @ (part.U * part.s)
-        A[t, : part.s.size] = part.V.T @ right
+    r = max(max(own.s.size for own in thins), 1)
+    B = np.zeros((len(thins), left.shape[1], r))
+    A = np.zeros((len(thins), r, right.shape[1]))
+    for t, own in enumerate(thins):
+        B[t, :, : own.s.size] = left.T @ (own.U * own.s)
+        A[t, : own.s.size] = own.V.T @ right
     return _Problem(B, A, w, min(rank, right.shape[1]), scales), left, right
 
 
@@ -186,11 +186,11 @@ class _Problem:
 
     @cached_property
     def overlap(self) -> Array:
-        """B_t^T B_u for all pairs of tasks, (T, r, T, r)."""
+        """B_t^T B_u for every two tasks, (T, r, T, r)."""
         tasks, p, r = self.B.shape
         columns = self.B.transpose(0, 2, 1).reshape(tasks * r, p)
-        found: Array = (columns @ columns.T).reshape(tasks, r, tasks, r)
-        return found
+        products: Array = (columns @ columns.T).reshape(tasks, r, tasks, r)
+        return products
 
     @cached_property
     def total(self) -> float:
@@ -233,9 +233,9 @@ class _Problem:
         mix = np.divide(
             mine * (self.w * g), s[:, None], out=np.zeros(mine.shape), where=s[:, None] > 0
         )
-        pairs = self.overlap * ((s[:, None] * mix).T @ mix)[:, None, :, None]
+        weighed = self.overlap * ((s[:, None] * mix).T @ mix)[:, None, :, None]
         rows = self.A.reshape(tasks * r, q)
-        gram = rows.T @ (pairs.reshape(tasks * r, -1) @ rows)
+        gram = rows.T @ (weighed.reshape(tasks * r, -1) @ rows)
         _, vectors = scipy.linalg.eigh(gram, subset_by_index=[q - self.rank, q - 1])
         V: Array = np.ascontiguousarray(vectors[:, ::-1])
         return V, np.tensordot(mix, self.B @ (self.A @ V), 1)

@@ -114,12 +114,12 @@ def knots_ties(
     u, s, vt = np.linalg.svd(np.concatenate(core.cores, axis=1), full_matrices=False)
     k = max(rank_of(s, rounding(core.left.shape[0], core.right.shape[0])), 1)
     u, s, vt = u[:, :k], s[:k], vt[:k]
-    aligned = [(s[:, None] * part) @ core.right.T for part in np.split(vt, len(factors), axis=1)]
-    merged = lam * elected([trimmed(part, density) for part in aligned], w)
-    # Rows of the merged part are coordinates over U; a second small core gives balanced factors.
+    aligned = [(s[:, None] * block) @ core.right.T for block in np.split(vt, len(factors), axis=1)]
+    merged = lam * elected([trimmed(block, density) for block in aligned], w)
+    # Rows of the merged matrix are coordinates over U; a second small core gives balanced factors.
     again = small_core([Factors(core.left @ u, merged)])
-    found, added = again.lift(again.cores[0], rank)
-    return one_for_all(found, len(factors), added)
+    common, added = again.lift(again.cores[0], rank)
+    return one_for_all(common, len(factors), added)
 
 
 def core_arithmetic(

@@ -40,8 +40,8 @@ class Method:
     @property
     def defaults(self) -> dict[str, Any]:
         """Options and their default values, from the function itself."""
-        found = inspect.signature(self.run).parameters.values()
-        return {p.name: p.default for p in found if p.default is not inspect.Parameter.empty}
+        parameters = inspect.signature(self.run).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
     @property
     def weighs_errors(self) -> bool:

@@ -73,8 +73,8 @@ def _plain(text: str, most: int = 40) -> str:
 
 
 def _short(kind: str) -> str:
-    """The last two parts of a module type."""
-    return _plain(".".join([part for part in kind.split(".") if part != "*"][-2:]), 32)
+    """The last two names of a module type."""
+    return _plain(".".join([name for name in kind.split(".") if name != "*"][-2:]), 32)
 
 
 def _nothing(axis: Any, text: str) -> None:
@@ -262,9 +262,11 @@ def _type_bytes(axis: Any, report: Report) -> None:
         (_short(x["type"]), x["bytes"], sum(x["basis_bytes"].values())) for x in report["types"]
     ]
     rows = sorted(rows, key=lambda x: x[1])[-12:]
-    parts = report["parts"]
+    by_place = report["parts"]
     rows += [
-        (f"({name})", parts[name], 0) for name in ("carried", "manifest", "header") if parts[name]
+        (f"({name})", by_place[name], 0)
+        for name in ("carried", "manifest", "header")
+        if by_place[name]
     ]
     places = range(len(rows))
     axis.barh(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
+from hydraopt.runtime.adders import Adder, Alone, Mixed
+from hydraopt.runtime.bundles import Bundles, PlacedBundle, named_bundles
 from hydraopt.runtime.heads import Head, HeadCache, head_bytes
-from hydraopt.runtime.rows import Adder, Alone, Mixed
-from hydraopt.runtime.sources import Bundles, Source, named_bundles
 
 __all__ = ["Attached", "Memory", "Stats", "attach", "default_cache_bytes"]
 
@@ -78,8 +78,8 @@ def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None
     """Put the tasks of one bundle or several on ``model``; until one is selected nothing changes.
 
     bundles: a path or an opened bundle, a list of them, or a mapping that names them. The shared
-    bases are decoded now, onto the device and in the type of each module; a task's own part is
-    decoded when it is first selected. cache_bytes: what these parts may take while not in use;
+    bases are decoded now, onto the device and in the type of each module; a task's head is
+    decoded when it is first selected. cache_bytes: what these heads may take while not in use;
     None is :func:`default_cache_bytes` of all bundles.
 
     The model's weights are not touched: hooks on its linear modules add to their outputs. Modules
@@ -93,11 +93,11 @@ def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None
     opened = named_bundles(bundles)
     # Tensors of inference mode could not be used where gradients flow to the inputs later.
     with torch.inference_mode(False), torch.no_grad():
-        sources = [Source(model, bundle, label) for label, bundle in opened.items()]
+        placed = [PlacedBundle(model, bundle, label) for label, bundle in opened.items()]
     if cache_bytes is None:
-        adapters, core = sum(x.adapters_bytes for x in sources), sum(x.nbytes for x in sources)
+        adapters, core = sum(x.adapters_bytes for x in placed), sum(x.nbytes for x in placed)
         cache_bytes = default_cache_bytes(adapters, core)
-    return Attached(model, sources, cache_bytes)
+    return Attached(model, placed, cache_bytes)
 
 
 class Attached:
@@ -107,27 +107,27 @@ class Attached:
     ``with attach(...) as attached`` detaches at the end.
     """
 
-    def __init__(self, model: nn.Module, sources: Sequence[Source], cache_bytes: int) -> None:
-        self._model, self._sources = model, tuple(sources)
+    def __init__(self, model: nn.Module, bundles: Sequence[PlacedBundle], cache_bytes: int) -> None:
+        self._model, self._bundles = model, tuple(bundles)
         self._cache = HeadCache(cache_bytes)
         self._chosen, self._enabled, self._detached = _NONE, True, False
         self._decodes = self._hits = self._read_before = 0
         self._seconds = 0.0
         self._handles: dict[str, Any] = {}
-        counts = Counter(name for source in sources for name in source.bundle)
-        self._names: dict[str, tuple[Source, str]] = {}
-        for source in sources:
-            for name in source.bundle:
-                self._names[f"{source.label}:{name}"] = (source, name)
+        counts = Counter(name for placed in bundles for name in placed.bundle)
+        self._names: dict[str, tuple[PlacedBundle, str]] = {}
+        for placed in bundles:
+            for name in placed.bundle:
+                self._names[f"{placed.label}:{name}"] = (placed, name)
                 if counts[name] == 1:
-                    self._names[name] = (source, name)
+                    self._names[name] = (placed, name)
         self.tasks = tuple(
-            name if counts[name] == 1 else f"{source.label}:{name}"
-            for source in sources
-            for name in source.bundle
+            name if counts[name] == 1 else f"{placed.label}:{name}"
+            for placed in bundles
+            for name in placed.bundle
         )
-        for source in sources:
-            for site in source.sites.values():
+        for placed in bundles:
+            for site in placed.sites.values():
                 self._hook(site.place.name)
 
     # --- selecting ----------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Attached:
         """
         with self._switching() as heads:
             head = {} if name is None else self._head(name, heads)
-            adders = {module: Alone(part) for module, part in head.items()}
+            adders = {module: Alone(own) for module, own in head.items()}
             self._choose((name,), adders, heads)
 
     def set_tasks(self, names: Sequence[str | None]) -> None:
@@ -162,11 +162,11 @@ class Attached:
             )
         with self._switching() as heads:
             named = dict.fromkeys(x for x in names if x is not None)
-            found = {name: self._head(name, heads) for name in named}
+            by_name = {name: self._head(name, heads) for name in named}
             adders: dict[str, Adder] = {}
-            for module in dict.fromkeys(x for head in found.values() for x in head):
-                parts = [None if x is None else found[x].get(module) for x in names]
-                adders[module] = Mixed(parts, module)
+            for module in dict.fromkeys(x for head in by_name.values() for x in head):
+                own = [None if x is None else by_name[x].get(module) for x in names]
+                adders[module] = Mixed(own, module)
             self._choose(names, adders, heads)
 
     @contextmanager
@@ -198,7 +198,7 @@ class Attached:
         self._handles.clear()
         self._cache.clear()
         self._read_before += self._read()
-        self._sources, self._names = (), {}
+        self._bundles, self._names = (), {}
         self._chosen, self._detached = _NONE, True
 
     def trainable(self, name: str) -> NoReturn:
@@ -229,7 +229,7 @@ class Attached:
         heads = self._chosen.heads
         loose = sum(head_bytes(head) for key, head in heads.items() if key not in self._cache)
         stacks = sum(adder.nbytes for adder in self._chosen.adders.values())
-        shared = sum(source.nbytes for source in self._sources)
+        shared = sum(placed.nbytes for placed in self._bundles)
         return Memory(shared, self._cache.nbytes, loose + stacks, self._cache.limit)
 
     @property
@@ -240,9 +240,9 @@ class Attached:
     # --- inside -------------------------------------------------------------------------------
 
     def _read(self) -> int:
-        return sum(source.bundle.bytes_read for source in self._sources)
+        return sum(placed.bundle.bytes_read for placed in self._bundles)
 
-    def _find(self, name: str) -> tuple[Source, str]:
+    def _find(self, name: str) -> tuple[PlacedBundle, str]:
         self._check_attached()
         if name in self._names:
             return self._names[name]
@@ -257,17 +257,17 @@ class Attached:
 
     def _head(self, name: str, heads: dict[Hashable, Head]) -> Head:
         """The task's head, decoded if it is nowhere; put into ``heads`` under its key."""
-        source, own_name = self._find(name)
-        task = source.bundle[own_name]
-        source.check(task)
-        key = source.key(task)
+        placed, own_name = self._find(name)
+        task = placed.bundle[own_name]
+        placed.check(task)
+        key = placed.key(task)
         # What is selected now may have left the cache, or never have been in it.
         places = (self._cache.get(key), heads.get(key), self._chosen.heads.get(key))
         head = next((x for x in places if x is not None), None)
         if head is not None:
             self._hits += 1
         else:
-            head = source.head(task)
+            head = placed.head(task)
             self._decodes += 1
             self._cache.put(key, head)
         heads[key] = head

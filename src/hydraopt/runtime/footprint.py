@@ -100,5 +100,5 @@ def _field(file: str, name: str, process: int | str = "self") -> int | None:
         lines = (_PROCESSES / str(process) / file).read_text().splitlines()
     except OSError:
         return None
-    found = (x.partition(":")[2].split()[0] for x in lines if x.startswith(f"{name}:"))
-    return next((int(x) for x in found), None)
+    values = (x.partition(":")[2].split()[0] for x in lines if x.startswith(f"{name}:"))
+    return next((int(x) for x in values), None)

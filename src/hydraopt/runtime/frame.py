@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hydraopt.bundle.reader import Bundle
-from hydraopt.runtime.sources import not_linear
+from hydraopt.runtime.bundles import not_linear
 
 __all__ = ["frame_of"]
 
@@ -30,11 +30,11 @@ def frame_of(bundle: Bundle, dtype: torch.dtype = torch.float32) -> nn.Module:
         if not_linear(entry) is not None:
             continue
         node = root
-        for part in entry.path.split("."):
-            child = node._modules.get(part)
+        for name in entry.path.split("."):
+            child = node._modules.get(name)
             if not isinstance(child, _Node):
                 child = _Node()
-                node.add_module(part, child)
+                node.add_module(name, child)
             node = child
         node.out_features, node.in_features, node.compute_dtype = entry.m, entry.n, dtype
     return root

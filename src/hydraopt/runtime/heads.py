@@ -25,12 +25,12 @@ from hydraopt.runtime.places import Place
 __all__ = [
     "Head",
     "HeadCache",
-    "Part",
+    "ModuleHead",
     "Site",
     "given",
     "head_bytes",
+    "module_head",
     "nbytes_of",
-    "part_of",
     "site_of",
 ]
 
@@ -52,10 +52,10 @@ class Site:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ModuleHead:
     """What a task has of its own in one module: dW x = (left z + b) (y (right x) + a x).
 
-    y (k, q), a (k, n); z (p, k), b (m, k); one or both of each pair.
+    y (k, q), a (k, n); z (p, k), b (m, k); one or both of y and a, and of z and b.
     """
 
     site: Site
@@ -87,7 +87,7 @@ class Part:
         assert change is not None
         return change
 
-    def multiplied_out(self) -> Part:
+    def multiplied_out(self) -> ModuleHead:
         """The same change with the bases inside: a (k, n) and b (m, k) alone, as an adapter's."""
         a, b = self.a, self.b
         # Kept for later calls, whatever mode this one is in.
@@ -99,11 +99,12 @@ class Part:
             if self.z is not None:
                 over = given(self.site.left) @ self.z
                 b = over if b is None else over.add_(b)
-        return Part(self.site, None, a, None, b)
+        return ModuleHead(self.site, None, a, None, b)
 
 
-Head = Mapping[str, Part]
-"""A task's parts by the model's module names; modules that it leaves alone are not in it."""
+Head = Mapping[str, ModuleHead]
+"""What a task has of its own, by the model's names of modules; those that it leaves alone are not
+in it."""
 
 
 def site_of(place: Place, left: Array | None, right: Array | None) -> Site:
@@ -112,7 +113,7 @@ def site_of(place: Place, left: Array | None, right: Array | None) -> Site:
     return Site(place, _tensor(left, place), _tensor(right, place))
 
 
-def part_of(site: Site, record: SplitRecord) -> Part:
+def module_head(site: Site, record: SplitRecord) -> ModuleHead:
     """A record as tensors, the coefficients inside z and b.
 
     In fp16, whose range integers in steps would leave, parts are scaled by powers of two, which is
@@ -123,7 +124,7 @@ def part_of(site: Site, record: SplitRecord) -> Part:
     if site.place.dtype is torch.float16:
         down = _balance(_energies(left), _energies(right), record.coefficients)
         up = record.coefficients / down
-    return Part(
+    return ModuleHead(
         site,
         _scaled(right.coordinates, down, site.place, turned=False),
         _scaled(right.own, down, site.place, turned=False),
@@ -159,13 +160,13 @@ def _columns(x: Numbers) -> Numbers:
 @njit(cache=True, nogil=True, fastmath={"reassoc"})  # sums in any order: several at a time
 def _squares(x: Numbers) -> Array:
     """(k,): sums of squares of the rows of x (k, N)."""
-    found = np.zeros(x.shape[0])
+    sums = np.zeros(x.shape[0])
     for j in range(x.shape[0]):
         total = 0.0
         for i in range(x.shape[1]):
             total += float(x[j, i]) * float(x[j, i])
-        found[j] = total
-    return found
+        sums[j] = total
+    return sums
 
 
 @njit(cache=True, nogil=True)
@@ -257,4 +258,4 @@ class HeadCache:
 
 def head_bytes(head: Head) -> int:
     """Bytes of a head's own numbers."""
-    return sum(part.nbytes for part in head.values())
+    return sum(own.nbytes for own in head.values())

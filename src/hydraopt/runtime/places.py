@@ -20,7 +20,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Renaming:
-    """The model's name of a module: ``prefix`` + the bundle's path less its first ``cut`` parts."""
+    """The model's name of a module: ``prefix`` + the bundle's path less its first ``cut`` names."""
 
     cut: int = 0
     prefix: str = ""
@@ -104,10 +104,10 @@ class Places:
         module = self._modules.get(name)
         if module is None:
             return "no such module"
-        found = shape_of(module)
-        if found is None:
+        own = shape_of(module)
+        if own is None:
             return f"a {type(module).__name__}, which is not linear"
-        return None if found == shape else f"shape {found}"
+        return None if own == shape else f"shape {own}"
 
     def _renaming(self, needed: Mapping[str, tuple[int, int]]) -> Renaming:
         if not needed:
@@ -166,18 +166,18 @@ class Places:
 
 
 def _most_cut(path: str) -> int:
-    """How many first parts of a path may be others in the model: a wrapper, never a layer's number.
+    """How many first names of a path may be others in the model: a wrapper, never a layer's number.
 
-    Two parts are always kept, and a number keeps the name before it.
+    Two names are always kept, and a number keeps the one before it.
     """
-    parts = path.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
-    return max(min([len(parts) - 2, *(i - 1 for i in numbers[:1])]), 0)
+    names = path.split(".")
+    numbers = [i for i, name in enumerate(names) if name.isdecimal()]
+    return max(min([len(names) - 2, *(i - 1 for i in numbers[:1])]), 0)
 
 
 def _head(path: str, cut: int) -> tuple[str, ...]:
-    parts = path.split(".")
-    return tuple(parts[:cut]) if len(parts) > cut else ()
+    names = path.split(".")
+    return tuple(names[:cut]) if len(names) > cut else ()
 
 
 def _float_types(tensors: Iterable[torch.Tensor]) -> Iterator[torch.dtype]:

@@ -33,7 +33,7 @@ from hydraopt.runtime.frame import frame_of
 
 __all__ = ["compare", "write_like"]
 
-Row = dict[str, Any]
+Measured = dict[str, Any]
 Made = TypeVar("Made")
 
 
@@ -44,7 +44,7 @@ def compare(
     dtype: torch.dtype,
     threads: int = 1,
     progress: Progress | None = None,
-) -> list[Row]:
+) -> list[Measured]:
     """Two rows for each count of tasks, ``way`` "bundle" and "files".
 
     names: tasks that can be attached; the first ``count`` of them are used, one after the other.
@@ -59,7 +59,7 @@ def compare(
 
     The separate files are made up, each as large as the adapter that was merged.
     """
-    rows: list[Row] = []
+    rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder:
         bundle = open_bundle(path)
         files = [
@@ -83,27 +83,27 @@ def write_like(task: TaskAdapter, path: Path) -> Path:
     sides = sum(x.m + x.n for x in task.modules.values())
     rank = max(1, round(task.entry.numbers / max(sides, 1)))
     rng = torch.Generator().manual_seed(0)
-    pairs = {}
+    tensors = {}
     for name, x in task.modules.items():
-        pairs[f"{name}.lora_B.weight"] = torch.randn(x.m, rank, generator=rng).half()
-        pairs[f"{name}.lora_A.weight"] = torch.randn(rank, x.n, generator=rng).half()
-    save_file(pairs, path)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(x.m, rank, generator=rng).half()
+        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, x.n, generator=rng).half()
+    save_file(tensors, path)
     return path
 
 
-def _apart(measure: Callable[..., Row], threads: int, *arguments: Any) -> Row:
+def _apart(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
     """The row, measured in a fresh process."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_limited, measure, threads, *arguments).result()
 
 
-def _limited(measure: Callable[..., Row], threads: int, *arguments: Any) -> Row:
+def _limited(measure: Callable[..., Measured], threads: int, *arguments: Any) -> Measured:
     with limited(threads):
         return measure(*arguments)
 
 
-def _use_bundle(path: Path, names: Sequence[str], dtype: torch.dtype) -> Row:
+def _use_bundle(path: Path, names: Sequence[str], dtype: torch.dtype) -> Measured:
     host = frame_of(open_bundle(path), dtype)
     with attach(host, path) as attached:  # loads compiled code
         attached.set_task(names[0])
@@ -127,7 +127,7 @@ def _use_bundle(path: Path, names: Sequence[str], dtype: torch.dtype) -> Row:
     return _row("bundle", len(names), sizes, switches, median(warm))
 
 
-def _use_files(files: Sequence[Path], dtype: torch.dtype) -> Row:
+def _use_files(files: Sequence[Path], dtype: torch.dtype) -> Measured:
     _load(files[0], dtype)
     gc.collect()
     before = start_peak()
@@ -164,7 +164,7 @@ def _row(
     sizes: tuple[int, int, int, int, int | None],
     switches: Sequence[tuple[float, int, int | None]],
     warm: float | None,
-) -> Row:
+) -> Measured:
     files, size, read, held, peak = sizes
     fetched = [x for _, _, x in switches if x is not None]
     return {

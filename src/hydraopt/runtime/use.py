@@ -21,10 +21,10 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.progress import Progress
 from hydraopt.runtime.attached import Attached, attach
+from hydraopt.runtime.bundles import obstacles
 from hydraopt.runtime.footprint import disk_bytes, forget, growth, limited, peak_bytes, start_peak
 from hydraopt.runtime.frame import frame_of
 from hydraopt.runtime.separate import compare
-from hydraopt.runtime.sources import obstacles
 
 __all__ = ["SCHEMA", "measure_use"]
 

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
-from hydraopt.serve.replies import ApiError, Form, chunk, event, usage_of, whole
+from hydraopt.serve.replies import ApiError, Reply, chunk, event, usage_of, whole
 from hydraopt.serve.schemas import ChatRequest, CompletionRequest, Request
 
 __all__ = ["make_app"]
@@ -158,7 +158,7 @@ class _Service:
     async def answer(
         self, request: HttpRequest, asked: Request, prompt: tuple[int, ...], most: int
     ) -> Response:
-        form = Form("chat" if isinstance(asked, ChatRequest) else "completion", asked.model)
+        reply = Reply("chat" if isinstance(asked, ChatRequest) else "completion", asked.model)
         job = self._job(asked, prompt, most)
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -177,32 +177,32 @@ class _Service:
         except ClosedError as error:
             raise self._counted(asked, ApiError(503, str(error), "shutting_down")) from error
         if asked.stream:
-            events = self._events(request, asked, form, answer, pieces)
+            events = self._events(request, asked, reply, answer, pieces)
             return StreamingResponse(events, media_type="text/event-stream")
         text = ""
         with _cancelling(request, answer):
             async for piece in self._pieces(answer, pieces):
                 text += piece.text
         usage = usage_of(job, piece)
-        return JSONResponse(whole(form, text, piece.reason, usage))
+        return JSONResponse(whole(reply, text, piece.reason, usage))
 
     async def _events(
         self,
         request: HttpRequest,
         asked: Request,
-        form: Form,
+        reply: Reply,
         answer: Answer,
         pieces: asyncio.Queue[Piece],
     ) -> AsyncIterator[str]:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
         with _cancelling(request, answer):
             try:
-                yield event(chunk(form, None, None))
+                yield event(chunk(reply, None, None))
                 async for piece in self._pieces(answer, pieces):
-                    yield event(chunk(form, piece.text, piece.reason))
+                    yield event(chunk(reply, piece.text, piece.reason))
                 if with_usage:
                     usage = usage_of(answer.job, piece)
-                    yield event({**chunk(form, "", None), "choices": [], "usage": usage})
+                    yield event({**chunk(reply, "", None), "choices": [], "usage": usage})
                 yield event("[DONE]")
             except ApiError as error:
                 yield event(error.body)
@@ -262,7 +262,7 @@ class _Counter:
             metrics.seconds.observe(since)
 
 
-async def _read(request: HttpRequest, form: type[R], most: int) -> R:
+async def _read(request: HttpRequest, schema: type[R], most: int) -> R:
     """The body as a request, of at most so many bytes."""
     # A page in a browser may send other types to a local port without asking.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -270,14 +270,14 @@ async def _read(request: HttpRequest, form: type[R], most: int) -> R:
         raise ApiError(415, "the body must be application/json", "unsupported_media_type")
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
+        async for chunk in request.stream():
+            body += chunk
             if len(body) > most:
                 raise ApiError(413, f"the body is larger than {most} bytes", "body_too_large")
     except ClientDisconnect as gone:
         raise ApiError(499, "the client has gone", "cancelled") from gone
     try:
-        return form.model_validate_json(bytes(body))
+        return schema.model_validate_json(bytes(body))
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(x) for x in problem["loc"]) or None

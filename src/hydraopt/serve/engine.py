@@ -20,8 +20,8 @@ from torch import Tensor
 from hydraopt.basemodel.model import contiguous_head
 from hydraopt.errors import HydraoptError, UsageError, explain
 from hydraopt.runtime.attached import Attached
+from hydraopt.serve.cache import RowCache
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
-from hydraopt.serve.rows import Rows
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Row:
+class _BatchRow:
     """An answer under way."""
 
     answer: Answer
@@ -60,8 +60,8 @@ class Engine:
         self.tokenizer, self.limits = tokenizer, limits or Limits()
         self._model, self._attached = model, attached
         self.tasks = attached.tasks
-        self._rows: list[_Row] = []
-        self._batch = Rows(model)
+        self._rows: list[_BatchRow] = []
+        self._batch = RowCache(model)
         self._waiting: deque[Answer] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -154,7 +154,7 @@ class Engine:
                 except Exception as error:  # one batch's failure must not end the server
                     log.exception("a step failed")
                     self._fail(self._rows, error)
-                    self._rows, self._batch = [], Rows(self._model)
+                    self._rows, self._batch = [], RowCache(self._model)
 
     def _wait(self) -> bool:
         """Wait for something to do; False if nothing will come any more."""
@@ -171,9 +171,10 @@ class Engine:
         if not chosen:
             return
         new = [
-            _Row(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop)) for x in chosen
+            _BatchRow(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop))
+            for x in chosen
         ]
-        batch = Rows(self._model)
+        batch = RowCache(self._model)
         try:
             self._select([x.job.task for x in chosen])
             logits = batch.start([x.job.prompt for x in chosen])
@@ -225,7 +226,7 @@ class Engine:
         for task in (None, *self.tasks):
             try:
                 self._select([task])
-                batch = Rows(self._model)
+                batch = RowCache(self._model)
                 with torch.inference_mode(), contiguous_head(self._model):
                     batch.start([(0, 0)])
                     batch.step([0])
@@ -247,7 +248,7 @@ class Engine:
         if self._attached.active != tuple(tasks):
             self._attached.set_tasks(tasks)
 
-    def _take(self, rows: Sequence[_Row], logits: Tensor) -> None:
+    def _take(self, rows: Sequence[_BatchRow], logits: Tensor) -> None:
         """Give each row its next token of the logits (N, vocabulary), and its reader the text."""
         for row, own in zip(rows, logits, strict=True):
             try:
@@ -283,7 +284,7 @@ class Engine:
         return "time" if time.monotonic() > answer.deadline else None
 
     @staticmethod
-    def _fail(rows: Sequence[_Row], error: Exception) -> None:
+    def _fail(rows: Sequence[_BatchRow], error: Exception) -> None:
         # Our errors are made to be read; others may say what is nobody's business.
         text = (
             str(error) if isinstance(error, HydraoptError) else "the answer could not be computed"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from hydraopt.serve.jobs import Job, Piece
 
-__all__ = ["ApiError", "Form", "chunk", "event", "usage_of", "whole"]
+__all__ = ["ApiError", "Reply", "chunk", "event", "usage_of", "whole"]
 
 
 class ApiError(Exception):
@@ -37,15 +37,15 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True)
-class Form:
-    """The kind of a reply, and what is the same in all of its chunks."""
+class Reply:
+    """A reply: its kind, and what is the same in all of its chunks."""
 
     kind: Literal["chat", "completion"]
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def head(self, streamed: bool) -> dict[str, Any]:
+    def envelope(self, streamed: bool) -> dict[str, Any]:
         chat = self.kind == "chat"
         name = "chat.completion" if chat else "text_completion"
         return {
@@ -66,26 +66,26 @@ def usage_of(job: Job, last: Piece) -> dict[str, int]:
     }
 
 
-def whole(form: Form, text: str, reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
+def whole(reply: Reply, text: str, reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
     """A reply in one piece."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-    if form.kind == "chat":
+    if reply.kind == "chat":
         choice["message"] = {"role": "assistant", "content": text}
     else:
         choice["text"] = text
-    return {**form.head(False), "choices": [choice], "usage": usage}
+    return {**reply.envelope(False), "choices": [choice], "usage": usage}
 
 
-def chunk(form: Form, text: str | None, reason: str | None) -> dict[str, Any]:
-    """A part of a reply; text None is its beginning."""
+def chunk(reply: Reply, text: str | None, reason: str | None) -> dict[str, Any]:
+    """A piece of a reply; text None is its beginning."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-    if form.kind == "completion":
+    if reply.kind == "completion":
         choice["text"] = text or ""
     elif text is None:
         choice["delta"] = {"role": "assistant", "content": ""}
     else:
         choice["delta"] = {"content": text} if text else {}
-    return {**form.head(True), "choices": [choice]}
+    return {**reply.envelope(True), "choices": [choice]}
 
 
 def event(data: dict[str, Any] | str) -> str:

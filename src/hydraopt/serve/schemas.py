@@ -54,8 +54,8 @@ class _Message(_Strict):
 
     @property
     def text(self) -> str:
-        parts = self.content
-        return parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        pieces = self.content
+        return pieces if isinstance(pieces, str) else "".join(piece.text for piece in pieces)
 
 
 class Request(_Strict):

@@ -48,16 +48,16 @@ def check_key(host: str, api_key: str | None) -> None:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket at that address, not yet listening; UsageError if there is none or it is taken."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
     except OSError as error:
-        found.close()
+        listener.close()
         raise UsageError(
             explain("cannot listen there", got=f"{host}, port {port}: {error.strerror}")
         ) from error
-    return found
+    return listener
 
 
 def load_engine(

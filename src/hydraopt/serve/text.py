@@ -58,10 +58,10 @@ class StopWatch:
     def add(self, text: str) -> str:
         """What may be shown now."""
         text, self._held = self._held + text, ""
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
+        places = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if places:
             self.stopped = True
-            return text[: min(found)]
+            return text[: min(places)]
         keep = max((self._overlap(text, stop) for stop in self._stop), default=0)
         if keep:
             text, self._held = text[:-keep], text[-keep:]

@@ -16,7 +16,7 @@ import numpy as np
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_carried, write_bundle
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import quantise_basis, write_basis, write_parts
+from hydraopt.coding.records import quantise_basis, write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.linalg.shapes import Array
 from tests.bundle.bundles import Parts, record
@@ -51,7 +51,7 @@ def parts() -> Parts:
         for i, module in enumerate(MODULES):
             b, a = table(module.m, 2, seed + 7), table(2, module.n, seed + 9)
             coded = record(b, a, _WAYS[(i + seed) % 3], bases[i])
-            write_parts(writer, coded, True)
+            write_record(writer, coded, True)
             expected[name][module.path] = coded.factors
         streams.append(writer.finish())
     extras = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import zstandard
 
-from hydraopt.bundle import jsonform
+from hydraopt.bundle import strictjson
 from hydraopt.bundle.container import compress, tensor_names
 from hydraopt.bundle.writer import checksum
 from hydraopt.coding.stream import StreamWriter
@@ -41,7 +41,7 @@ def pack(
     """
     value = parts.manifest.to_json() if manifest is None else manifest
     if packed is None:
-        packed = compress(jsonform.dumps(value).encode())
+        packed = compress(strictjson.dumps(value).encode())
     streams = parts.streams if streams is None else streams
     blobs = parts.blobs if blobs is None else blobs
     payload = [packed, parts.shared if shared is None else shared, *streams, *blobs]
@@ -51,8 +51,8 @@ def pack(
         "format": "hydraopt",
         "format_version": "1",
         "base_model": "org/tiny",
-        "tasks": jsonform.dumps(tasks),
-        "checksums": jsonform.dumps([checksum(data) for data in payload]),
+        "tasks": strictjson.dumps(tasks),
+        "checksums": strictjson.dumps([checksum(data) for data in payload]),
         **metadata,
     }
     head: dict[str, Any] = {"__metadata__": {k: v for k, v in about.items() if v is not None}}

@@ -1,4 +1,4 @@
-"""What is no low-rank factor, under the names and in the form that PEFT gives it."""
+"""What is no low-rank factor, under the names and in the shape that PEFT gives it."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ class Pair:
     """One stored pair, A and B, which holds one module or all groups of one.
 
     keys: of A and B.  path: what PEFT matches rank patterns and targets with.
-    members: (position, module, factors), by position.  parts: of a fused projection, else None.
+    members: (position, module, factors), by position.  slots: of a fused projection, else None.
     """
 
     keys: tuple[str, str]
     path: str
     members: tuple[tuple[int, ModuleEntry, Factors], ...]
-    parts: int | None = None
+    slots: int | None = None
 
     @property
     def module(self) -> ModuleEntry:
@@ -48,7 +48,7 @@ class Pair:
     def rank(self) -> int:
         """The least rank that PEFT can be told for this pair; at least 1."""
         ranks = [int(factors.A.shape[0]) for _, _, factors in self.members]
-        if self.parts is not None:
+        if self.slots is not None:
             return max(sum(ranks), 1)
         return max(*ranks, 1) * self.multiple
 
@@ -59,8 +59,8 @@ class Pair:
         """
         module, first = self.module, self.members[0][2]
         m, n = first.B.shape[0], first.A.shape[1]
-        if self.parts is not None:
-            a, b, row = np.zeros((rank, n)), np.zeros((self.parts * m, rank)), 0
+        if self.slots is not None:
+            a, b, row = np.zeros((rank, n)), np.zeros((self.slots * m, rank)), 0
             for position, _, factors in self.members:
                 k = factors.A.shape[0]
                 own = balanced(factors, scale)
@@ -114,13 +114,13 @@ def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
         parsed = parse(key)
         path = parsed.settings_path if parsed else module.stem
         fused = module.layout == "rows" and module.kind != "conv"
-        parts = _parts(task, module, members[-1][0]) if fused else None
-        pairs.append(Pair((key, task.key(module.path, "B")), path, tuple(members), parts))
+        slots = _slots(task, module, members[-1][0]) if fused else None
+        pairs.append(Pair((key, task.key(module.path, "B")), path, tuple(members), slots))
     return pairs
 
 
-def _parts(task: TaskAdapter, module: ModuleEntry, last: int) -> int:
-    """How many parts the fused projection has, the untouched ones included."""
+def _slots(task: TaskAdapter, module: ModuleEntry, last: int) -> int:
+    """How many slots the fused projection has, the untouched ones included."""
     enabled: Any = task.config.get("enable_lora")
     if isinstance(enabled, list) and len(enabled) > last:
         return len(enabled)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["Rows"]
+__all__ = ["RowCache"]
 
 
-class Rows:
+class RowCache:
     """N rows of a batch. mask: (N, L), 1 where the cache has a token of the row."""
 
     def __init__(self, model: Any) -> None:
@@ -52,7 +52,7 @@ class Rows:
         self.mask = torch.cat([self.mask, torch.ones_like(ids)], 1)
         return self._forward(ids, at)
 
-    def join(self, other: Rows) -> None:
+    def join(self, other: RowCache) -> None:
         """Put the rows of another batch below these."""
         if not len(self):
             self.mask, self._layers = other.mask, other._layers

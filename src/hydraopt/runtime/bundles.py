@@ -14,10 +14,10 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
-from hydraopt.runtime.heads import Head, Part, Site, part_of, site_of
+from hydraopt.runtime.heads import Head, ModuleHead, Site, module_head, site_of
 from hydraopt.runtime.places import Places
 
-__all__ = ["Bundles", "Source", "named_bundles", "not_linear", "obstacles"]
+__all__ = ["Bundles", "PlacedBundle", "named_bundles", "not_linear", "obstacles"]
 
 BundleLike = Bundle | str | os.PathLike[str]
 Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
@@ -26,7 +26,7 @@ Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
 _SUFFIXES = (".safetensors", ".hydra")
 
 
-class Source:
+class PlacedBundle:
     """A bundle and where its modules are in the model.
 
     label: names it among several.  sites: by module path of the bundle.
@@ -85,11 +85,11 @@ class Source:
 
     def head(self, task: TaskAdapter) -> Head:
         """The task's head, decoded. Raises BundleFormatError for a damaged bundle."""
-        head: dict[str, Part] = {}
+        head: dict[str, ModuleHead] = {}
         for path, record in task.split(self._widths):
             if record.count:
                 site = self._site(task, path)
-                head[site.place.name] = part_of(site, record)
+                head[site.place.name] = module_head(site, record)
         return head
 
     def _site(self, task: TaskAdapter, path: str) -> Site:

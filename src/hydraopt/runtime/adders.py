@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.runtime.heads import Part, Site, given, nbytes_of
+from hydraopt.runtime.heads import ModuleHead, Site, given, nbytes_of
 
 __all__ = ["Adder", "Alone", "Mixed"]
 
@@ -26,7 +26,7 @@ class Adder(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes it holds besides the parts themselves."""
+        """Bytes it holds besides the heads themselves."""
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
         """The output (..., m) with dW x added, in the output's type; x (..., n)."""
@@ -40,9 +40,9 @@ class Alone:
     many have come. A task that is left again after fewer never pays for it.
     """
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        self._over_bases = part.y is not None or part.z is not None
+    def __init__(self, head: ModuleHead) -> None:
+        self._head = head
+        self._over_bases = head.y is not None or head.z is not None
         self._tokens = 0
         self.nbytes = 0
 
@@ -50,28 +50,28 @@ class Alone:
         # Checkpointing computes twice what a backward pass needs, and both have to be alike.
         if self._over_bases and not torch.is_grad_enabled():
             self._count(x)
-        change = self._part(_typed(x, self._part.site))
+        change = self._head(_typed(x, self._head.site))
         return _added(output, change.to(output.dtype))
 
     def _count(self, x: Tensor) -> None:
         self._tokens += x.shape[:-1].numel()
-        if self._tokens > self._part.count:
-            before, self._part = self._part, self._part.multiplied_out()
+        if self._tokens > self._head.count:
+            before, self._head = self._head, self._head.multiplied_out()
             self._over_bases = False
             own = (before.a, before.b)
-            new = (x for x in (self._part.a, self._part.b) if all(x is not y for y in own))
+            new = (x for x in (self._head.a, self._head.b) if all(x is not y for y in own))
             self.nbytes = nbytes_of(*new)
 
 
 @dataclass(frozen=True)
 class _Stack:
-    """T parts of one site that have ``rows`` rows each, padded with zeros to the longest, K.
+    """T heads of one site that have ``rows`` rows each, padded with zeros to the longest, K.
 
-    y (T, K, q), a (T, K, n); z (T, K, p), b (T, K, m). What no part of the site has is None.
+    y (T, K, q), a (T, K, n); z (T, K, p), b (T, K, m). What no head of the site has is None.
     """
 
     rows: int
-    parts: tuple[Part, ...]
+    heads: tuple[ModuleHead, ...]
     y: Tensor | None
     a: Tensor | None
     z: Tensor | None
@@ -84,16 +84,16 @@ class _Stack:
     def __call__(self, x: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What its rows change at the outputs (R, S, m), and at the left basis (R, S, p).
 
-        x (R, S, n) and its V^T x, seen (R, S, q), in the order of the parts.
+        x (R, S, n) and its V^T x, seen (R, S, q), in the order of the heads.
         """
 
-        def by_part(rows: Tensor) -> Tensor:
-            return rows.reshape(len(self.parts), -1, rows.shape[-1])
+        def by_head(rows: Tensor) -> Tensor:
+            return rows.reshape(len(self.heads), -1, rows.shape[-1])
 
-        h = None if self.a is None else torch.bmm(by_part(x), self.a.mT)
+        h = None if self.a is None else torch.bmm(by_head(x), self.a.mT)
         if self.y is not None:
             assert seen is not None
-            own = torch.bmm(by_part(seen), self.y.mT)
+            own = torch.bmm(by_head(seen), self.y.mT)
             h = own if h is None else h + own
         assert h is not None
         change = None if self.b is None else torch.bmm(h, self.b).reshape(*x.shape[:-1], -1)
@@ -102,22 +102,24 @@ class _Stack:
 
 
 class _Shared:
-    """All parts of one site in a batch: what is shared is computed once, for all their rows."""
+    """All heads of one site in a batch: what is shared is computed once, for all their rows."""
 
-    def __init__(self, site: Site, rows: Mapping[Part, int]) -> None:
-        """rows: how many each part has."""
+    def __init__(self, site: Site, rows: Mapping[ModuleHead, int]) -> None:
+        """rows: how many each head has."""
         self.site = site
-        groups: dict[int, list[Part]] = {}
-        for part, count in rows.items():
-            groups.setdefault(count, []).append(part)
+        groups: dict[int, list[ModuleHead]] = {}
+        for head, count in rows.items():
+            groups.setdefault(count, []).append(head)
 
-        def stacked(of: Callable[[Part], Tensor | None], parts: Sequence[Part]) -> Tensor | None:
-            """(T, K, length) of what parts have, (k, length) each; None if none of the site has."""
+        def stacked(
+            of: Callable[[ModuleHead], Tensor | None], heads: Sequence[ModuleHead]
+        ) -> Tensor | None:
+            """(T, K, length) of what heads have, (k, length) each; None if none of the site has."""
             some = next((x for x in map(of, rows) if x is not None), None)
             if some is None:
                 return None
-            whole = some.new_zeros(len(parts), max(x.count for x in parts), some.shape[1])
-            for own, x in zip(whole, map(of, parts), strict=True):
+            whole = some.new_zeros(len(heads), max(x.count for x in heads), some.shape[1])
+            for own, x in zip(whole, map(of, heads), strict=True):
                 if x is not None:
                     own[: len(x)].copy_(x)
             return whole
@@ -125,36 +127,36 @@ class _Shared:
         self.stacks = [
             _Stack(
                 count,
-                tuple(parts),
-                stacked(lambda part: part.y, parts),
-                stacked(lambda part: part.a, parts),
-                stacked(lambda part: None if part.z is None else part.z.T, parts),
-                stacked(lambda part: None if part.b is None else part.b.T, parts),
+                tuple(heads),
+                stacked(lambda head: head.y, heads),
+                stacked(lambda head: head.a, heads),
+                stacked(lambda head: None if head.z is None else head.z.T, heads),
+                stacked(lambda head: None if head.b is None else head.b.T, heads),
             )
-            for count, parts in groups.items()
+            for count, heads in groups.items()
         ]
-        self.parts = [part for stack in self.stacks for part in stack.parts]
+        self.heads = [head for stack in self.stacks for head in stack.heads]
 
     @property
     def nbytes(self) -> int:
         return sum(stack.nbytes for stack in self.stacks)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """dW_t x of all rows, in the order of ``parts``: x (R, S, n) -> (R, S, m).
+        """dW_t x of all rows, in the order of ``heads``: x (R, S, n) -> (R, S, m).
 
-        Parts that have equally many rows share one batched product, in which nothing is padded.
+        Heads that have equally many rows share one batched product, in which nothing is padded.
         """
-        shares = [len(stack.parts) * stack.rows for stack in self.stacks]
+        shares = [len(stack.heads) * stack.rows for stack in self.stacks]
         sizes = [len(x) // sum(shares) * share for share in shares]
         seen: Sequence[Tensor | None] = [None] * len(sizes)
         if self.stacks[0].y is not None:
             seen = torch.split(F.linear(x, given(self.site.right)), sizes)
-        found = [
+        outputs = [
             stack(own, other)
             for stack, own, other in zip(self.stacks, torch.split(x, sizes), seen, strict=True)
         ]
-        changes = [change for change, _ in found if change is not None]
-        inner = [part for _, part in found if part is not None]
+        changes = [change for change, _ in outputs if change is not None]
+        inner = [head for _, head in outputs if head is not None]
         if not inner:
             return _joined(changes)
         change = F.linear(_joined(inner), given(self.site.left))
@@ -169,7 +171,7 @@ def _joined(rows: Sequence[Tensor]) -> Tensor:
 class _Layout:
     """Where the rows of a batch go. None in place of an order that changes nothing.
 
-    orders: for each site, its rows in the order of its parts.  places: (N,) where each row is when
+    orders: for each site, its rows in the order of its heads.  places: (N,) where each row is when
     those of all sites, and then ``idle`` rows of zeros, are one after another.
     """
 
@@ -179,17 +181,17 @@ class _Layout:
 
 
 class Mixed:
-    """Each row of the batch its own part, or none.
+    """Each row of the batch its own head, or none.
 
-    A batch of a multiple of the rows gives each part to as many rows in a row, which is the order
+    A batch of a multiple of the rows gives each head to as many rows in a row, which is the order
     in which transformers repeats a prompt for beams and for several answers.
     """
 
-    def __init__(self, parts: Sequence[Part | None], name: str) -> None:
-        self._parts, self._name = tuple(parts), name
-        by_site: dict[Site, dict[Part, int]] = {}
-        for part, rows in Counter(x for x in parts if x is not None).items():
-            by_site.setdefault(part.site, {})[part] = rows
+    def __init__(self, heads: Sequence[ModuleHead | None], name: str) -> None:
+        self._heads, self._name = tuple(heads), name
+        by_site: dict[Site, dict[ModuleHead, int]] = {}
+        for head, rows in Counter(x for x in heads if x is not None).items():
+            by_site.setdefault(head.site, {})[head] = rows
         self._sites = [_Shared(site, rows) for site, rows in by_site.items()]
         self._layouts: dict[int, _Layout] = {}
 
@@ -211,7 +213,7 @@ class Mixed:
         return _added(output, _rows(_joined(changes), layout.places).reshape(output.shape))
 
     def _layout(self, x: Tensor) -> _Layout:
-        count, given = x.shape[0], len(self._parts)
+        count, given = x.shape[0], len(self._heads)
         # Experts of a mixture see tokens of all rows in one list, as two dimensions.
         flat = (
             x.dim() < 2 or "experts" in self._name.split(".") or (x.dim() == 2 and count != given)
@@ -234,11 +236,11 @@ class Mixed:
         return self._layouts[times]
 
     def _laid_out(self, times: int, device: torch.device) -> _Layout:
-        rows: dict[Part | None, list[int]] = {}
-        each = (part for part in self._parts for _ in range(times))
-        for row, part in enumerate(each):
-            rows.setdefault(part, []).append(row)
-        orders = [[row for part in shared.parts for row in rows[part]] for shared in self._sites]
+        rows: dict[ModuleHead | None, list[int]] = {}
+        each = (head for head in self._heads for _ in range(times))
+        for row, head in enumerate(each):
+            rows.setdefault(head, []).append(row)
+        orders = [[row for head in shared.heads for row in rows[head]] for shared in self._sites]
         idle = rows.get(None, [])
         placed = [row for order in (*orders, idle) for row in order]
         same = list(range(len(placed)))

@@ -1,7 +1,7 @@
 """Small, strict, canonical JSON: tables as columns, errors as bytes, configs as differences.
 
 The manifest is JSON so that a stranger can read it, and short because every bundle carries it.
-Whatever does not have exactly the expected form raises BundleFormatError.
+Whatever does not have exactly the expected shape raises BundleFormatError.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def pack_ranges(indices: Sequence[int], count: int) -> str | list[int]:
 
 
 def unpack_ranges(value: Any, count: int) -> tuple[int, ...]:
-    """Inverse of :func:`pack_ranges`; ranges must rise and be apart, so each set has one form."""
+    """Inverse of :func:`pack_ranges`; ranges must rise and be apart, so a set has one spelling."""
     if value == "all":
         return tuple(range(count))
     check(isinstance(value, list) and len(value) % 2 == 0, "ranges", value, '"all" or pairs')
@@ -179,12 +179,12 @@ def config_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> dic
 
 def config_from_difference(first: Mapping[str, Any], difference: Any) -> dict[str, Any]:
     """Inverse of :func:`config_difference`."""
-    form = '{"set": {...}, "drop": [...]}'
-    check(isinstance(difference, dict), "config", difference, form)
-    check(difference.keys() <= {"set", "drop"}, "config", difference, form)
+    shape = '{"set": {...}, "drop": [...]}'
+    check(isinstance(difference, dict), "config", difference, shape)
+    check(difference.keys() <= {"set", "drop"}, "config", difference, shape)
     changed, missing = difference.get("set", {}), difference.get("drop", [])
     right = isinstance(changed, dict) and isinstance(missing, list)
-    check(right and all(isinstance(x, str) for x in missing), "config", difference, form)
+    check(right and all(isinstance(x, str) for x in missing), "config", difference, shape)
     check(set(missing) <= set(first), "config drops settings that are not there", missing)
     return {**{k: v for k, v in first.items() if k not in missing}, **changed}
 
