@@ -186,7 +186,8 @@ def config_from_difference(first: Mapping[str, Any], difference: Any) -> dict[st
     right = isinstance(changed, dict) and isinstance(missing, list)
     check(right and all(isinstance(x, str) for x in missing), "config", difference, shape)
     check(set(missing) <= set(first), "config drops settings that are not there", missing)
-    return {**{k: v for k, v in first.items() if k not in missing}, **changed}
+    gone = set(missing)
+    return {**{k: v for k, v in first.items() if k not in gone}, **changed}
 
 
 # --- checks -----------------------------------------------------------------------------------

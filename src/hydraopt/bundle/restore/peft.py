@@ -21,7 +21,7 @@ from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target, new_folder, read_back
-from hydraopt.bundle.restore.layout import Pair, pairs_of
+from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of
 from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
 
@@ -84,6 +84,7 @@ def peft_adapter(
     if kept is not None and uniform_rank:
         raise _cannot(task, "PiSSA and its kin change the base by rank, so one rank does not fit")
     ranks = _ranks(task, pairs, uniform_rank, kept)
+    check_room(task, ((pair, ranks[pair.path]) for pair in pairs))
     tensors: dict[str, RawTensor] = {}
     for pair in pairs:
         scale = kept.scale(pair.path) if kept is not None else 1.0
