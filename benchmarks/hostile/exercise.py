@@ -29,7 +29,7 @@ class Broken(Exception):
 class Verdict:
     """outcome: refused, accepted, traceback, broken, memory.  detail: of a failure or refusal.
 
-    nameless: refusals that name neither a file nor an adapter, or no remedy.
+    nameless: refusals of what a file holds that name neither file nor adapter, or no remedy.
     """
 
     outcome: str
@@ -39,7 +39,7 @@ class Verdict:
 
 def judged(work: Callable[[], None], path: Path) -> Verdict:
     """What ``work`` came to; anything but a HydraoptError is a failure."""
-    from hydraopt.errors import HydraoptError
+    from hydraopt.errors import BudgetError, HydraoptError, UsageError
 
     try:
         work()
@@ -47,7 +47,8 @@ def judged(work: Callable[[], None], path: Path) -> Verdict:
     except HydraoptError as error:
         text = str(error)
         named = path.name in text or path.parent.name in text or "[adapter " in text
-        nameless = [] if named and ". " in text else [text[:200]]
+        told = named and ". " in text
+        nameless = [] if told or isinstance(error, UsageError | BudgetError) else [text[:200]]
         return Verdict("refused", type(error).__name__, nameless)
     except Broken as error:
         return Verdict("broken", str(error)[:300])

@@ -27,7 +27,7 @@ def open_safetensors(path: Path, size: int) -> TensorFile:
     # MLX writes "__metadata__": null.
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
-        refuse("safetensors metadata is not a map from text to text", path)
+        refuse("safetensors metadata is not a map from text to text", path, do=DAMAGED)
     spans: list[tuple[int, int, str]] = []
     stamp = stamp_of(path.stat())
     tensors: dict[str, RawTensor] = {}
@@ -79,7 +79,8 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     except ValueError as error:
         refuse("safetensors header is not valid JSON", path, got=error, do=DAMAGED)
     if not isinstance(header, dict):
-        refuse("safetensors header is not a JSON object", path, got=type(header).__name__)
+        got = type(header).__name__
+        refuse("safetensors header is not a JSON object", path, got=got, do=DAMAGED)
     return header, 8 + length
 
 
@@ -100,6 +101,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
             path,
             got=repr(dtype)[:40],
             expected=", ".join(DTYPE_BYTES),
+            do="Save it again in one of these",
         )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         refuse(

@@ -28,6 +28,7 @@ from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import write_atomically
+from hydraopt.bundle.restore.extras import folded_extras
 from hydraopt.bundle.restore.folders import check_file, check_target, new_folder, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
@@ -287,7 +288,7 @@ def _pair(task: TaskAdapter, x: Stored, a_key: str, b_key: str) -> dict[str, Raw
 
 
 def _with_extras(task: TaskAdapter, tensors: dict[str, RawTensor]) -> dict[str, RawTensor]:
-    for key, tensor in task.extras.items():
+    for key, tensor in folded_extras(task).items():
         if key in tensors:
             raise ExportError(
                 explain(f"two tensors would have the name {key!r}", adapter=task.name)
@@ -326,5 +327,5 @@ def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
         **settings,
         "target_modules": sorted(ranks),
         "use_dora": "dora_magnitude" in task.extra_kinds.values(),
-        "lora_bias": False,
+        "lora_bias": "lora_bias" in task.extra_kinds.values(),
     }

@@ -165,6 +165,10 @@ def _config(
         config["use_dora"] = True
     if "lora_bias" in kinds:
         config["lora_bias"] = True
+    if task.entry.format == "loralib":
+        # Heads and the like: PEFT loads them if their modules are named.
+        saved = {key.rpartition(".")[0] for key, x in task.extra_kinds.items() if x == "saved"}
+        config |= {"modules_to_save": sorted(saved)} if saved else {}
     if kept:
         return config
     # The largest rank, so that readers which know no patterns make room enough.
