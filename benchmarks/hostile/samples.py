@@ -104,7 +104,9 @@ def write_adapters(folder: Path) -> dict[str, Path]:
     save_file(_pairs(names, "lora_A.weight", "lora_B.weight"), diffusers,
               metadata={"lora_adapter_metadata": json.dumps(settings)})  # fmt: skip
 
-    loralib = folder / "loralib.safetensors"
+    loralib = folder / "loralib" / "model.safetensors"
+    loralib.parent.mkdir()
+    (loralib.parent / "adapter_config.json").write_text('{"enable_lora": [true, false, true]}')
     fused = {"h.0.attn.c_attn.lora_A": np.ones((8, 16), "f4"),
              "h.0.attn.c_attn.lora_B": np.ones((24, 4), "f4")}  # fmt: skip
     save_file(_pairs(("h.1.mlp.fc", "h.0.mlp.fc"), "lora_A", "lora_B") | fused, loralib)
@@ -120,7 +122,7 @@ def write_adapters(folder: Path) -> dict[str, Path]:
     save_file(mlx, made["mlx-safetensors"] / "adapters.safetensors")
     np.savez(made["mlx-npz"] / "adapters.npz", **mlx)  # type: ignore[arg-type]
     return {**plain, "headed": headed, "pickled": pickled, "image": image,
-            "diffusers": diffusers.parent, "loralib": loralib, **made}  # fmt: skip
+            "diffusers": diffusers.parent, "loralib": loralib.parent, **made}  # fmt: skip
 
 
 def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
