@@ -49,7 +49,7 @@ HEAVY = {
     "transformers": {"basemodel", "evaluate", "serve"},
     "fastapi": {"serve.api"},
     "starlette": {"serve.api"},
-    "uvicorn": {"serve.server"},
+    "uvicorn": {"serve.limits", "serve.server"},
     "pydantic": {"serve.api", "serve.schemas"},
     "prometheus_client": {"serve.metrics"},
     "peft": set(),
