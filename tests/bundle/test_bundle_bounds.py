@@ -14,7 +14,7 @@ from hydraopt import merge, open_bundle, verify_bundle
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle import Manifest, TaskEntry, pack_carried, write_bundle
 from hydraopt.bundle.restore.peft import export_peft
-from hydraopt.coding.stream import most_numbers
+from hydraopt.coding.stream import StreamWriter, most_numbers
 from hydraopt.errors import BundleFormatError
 from hydraopt.inspect.bundle import inspect_bundle
 from tests.bundle.bundles import Parts, tiny
