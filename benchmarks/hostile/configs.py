@@ -10,8 +10,9 @@ from typing import Any
 from benchmarks.hostile.mutate import damage_json, flip_bits, swap_ranges, truncate
 
 EXPRESSIONS = (
-    "(a+)+X", "(a|aa)+[0-9]", r"([a-z_.0-9]|[a-z][a-z])+!",
-    "(.*)*Z", "([a-z._0-9]+)+!", "(x+x+)+y", "(?:.|.)*$Q", "(", "[", "(?P<a>x)(?P=a)",
+    "(a+)+X", "(a|aa)+[0-9]", r"([a-z_.0-9]|[a-z][a-z])+!", "(.*)*Z",
+    "([a-z._0-9]+)+!", "(x+x+)+y", "(?:.|.)*$Q",
+    "(", "[", "(?P<a>x)(?P=a)",
     "(?=q)", "(?<!v)_proj", r"\1", ".*" * 40 + "X", "a{1000000}", "((a{500}){500}){500}", "",
     r"model\.layers\.\d+\.self_attn\.(q|v)_proj", ".*q_proj", "q_proj|v_proj", "\x00", "(?i)Q_PROJ",
     "(.+)+(.+)+(.+)+$Z", "all-linear",

@@ -17,7 +17,8 @@ SOURCE = ROOT / "src" / "hydraopt"
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
     {"errors", "progress"},
-    {"linalg"},
+    {"compiled"},
+    {"files", "linalg"},
     {"coding"},
     {"adapters"},
     {"compress"},
@@ -48,7 +49,7 @@ HEAVY = {
     "transformers": {"basemodel", "evaluate", "serve"},
     "fastapi": {"serve.api"},
     "starlette": {"serve.api"},
-    "uvicorn": {"serve.server"},
+    "uvicorn": {"serve.limits", "serve.server"},
     "pydantic": {"serve.api", "serve.schemas"},
     "prometheus_client": {"serve.metrics"},
     "peft": set(),

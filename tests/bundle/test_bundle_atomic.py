@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt.bundle import open_bundle, write_bundle
-from hydraopt.bundle.container import write_atomically
+from hydraopt.files.writing import write_atomically
 from tests.bundle.bundles import tiny
 
 # Forks twenty writers, one after another, which alternate two large files under one name until they
@@ -18,7 +18,7 @@ from tests.bundle.bundles import tiny
 _KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
-from hydraopt.bundle.container import write_atomically
+from hydraopt.files.writing import write_atomically
 
 path, dice = Path(sys.argv[1]), random.Random(0)
 for _ in range(20):

@@ -312,7 +312,7 @@ def test_a_base_that_is_nowhere_is_not_searched_for_on_the_network(name, monkeyp
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", never)
     with pytest.raises(UsageError, match=r"there is no base model .*no folder of that name"):
         load_model(name)
-    with pytest.raises(AssertionError, match="was asked"):
+    with pytest.raises(UsageError, match="transformers was asked"):
         load_model("owner/name")
 
 

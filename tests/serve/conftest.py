@@ -20,6 +20,7 @@ import torch
 from hydraopt import attach
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Limits
+from hydraopt.serve.reload import Reload
 from hydraopt.serve.server import make_server
 from tests.runtime.conftest import bundle_of
 from tests.small_model import tiny_speaker
@@ -65,14 +66,24 @@ class Running:
 
 @pytest.fixture(scope="session")
 def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[..., Any]:
-    """Start a server: serve(limits, api_key=...); a context manager of Running."""
+    """Start a server: serve(limits, api_key=...); a context manager of Running.
+
+    bundle: a file to serve, and to load again, instead of the usual tasks. Others as make_server's.
+    """
 
     @contextmanager
-    def running(limits: Limits | None = None, api_key: str | None = None) -> Iterator[Running]:
+    def running(
+        limits: Limits | None = None,
+        api_key: str | None = None,
+        bundle: Path | None = None,
+        **options: Any,
+    ) -> Iterator[Running]:
         model, tokenizer = wild
-        with attach(model, bundle_of("all")) as attached:
+        with attach(model, bundle or bundle_of("all"), cache_bytes=0) as attached:
             engine = Engine(model, tokenizer, attached, limits)
-            server = make_server(engine, BASE, "127.0.0.1", 0, api_key)
+            if bundle is not None:
+                options["reload"] = Reload(engine, BASE, [str(bundle)], 0)
+            server = make_server(engine, BASE, "127.0.0.1", 0, api_key, **options)
             thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
             thread.start()
             try:
@@ -85,6 +96,8 @@ def serve(wild: tuple[Any, Any], bundle_of: Callable[[str], Path]) -> Callable[.
             finally:
                 server.should_exit = True
                 thread.join(30)
+                # After a reload it is another than was attached above.
+                engine._attached.detach()
             assert not thread.is_alive()
             assert not engine.alive
 

@@ -128,7 +128,8 @@ def test_a_client_that_goes_in_its_body_is_no_error(serve, caplog, monkeypatch) 
         monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
         host, port = running.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
-            head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+            head += "content-type: application/json\r\n"
             connection.sendall(f'{head}content-length: 100\r\n\r\n{{"model"'.encode())
             time.sleep(0.1)
         assert complete(running.client(), "de").choices

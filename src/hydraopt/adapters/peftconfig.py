@@ -39,8 +39,8 @@ def written_config(
         written["base_model_name_or_path"] = base_model
     places = sorted(paths)
     patience = Patience()
-    found = all(finds(written, x, patience) for x in places)
-    if not written.get("target_parameters") and not found:
+    complete = all(finds(written, x, patience) for x in places)
+    if not written.get("target_parameters") and not complete:
         written["target_modules"] = places
         for setting in _NARROWING:
             written.pop(setting, None)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.errors import AdapterFormatError, explain
+from hydraopt.files.reading import HeldFile, open_regular
 
 __all__ = [
     "DAMAGED",
@@ -21,6 +22,7 @@ __all__ = [
     "NUMPY_CODES",
     "FileSpan",
     "HeldBytes",
+    "HeldSpan",
     "RawTensor",
     "TensorFile",
     "refuse",
@@ -175,13 +177,25 @@ class FileSpan:
 
     def __call__(self) -> bytes:
         try:
-            with self.path.open("rb") as stream:
+            with open_regular(self.path) as stream:
                 if stamp_of(os.fstat(stream.fileno())) != self.stamp:
                     refuse("file changed while it was in use", self.path, do="Run again")
                 stream.seek(self.start)
                 return stream.read(self.size)
         except OSError as error:
             refuse("file cannot be read", self.path, got=error, do="Check that it still exists")
+
+
+@dataclass(frozen=True)
+class HeldSpan:
+    """Bytes of a file that stays open, read when called."""
+
+    file: HeldFile
+    start: int
+    size: int
+
+    def __call__(self) -> bytes:
+        return self.file.read(self.start, self.size)
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int]:

@@ -11,19 +11,26 @@ from hydraopt.adapters.rawtensor import (
     DAMAGED,
     DTYPE_BYTES,
     FileSpan,
+    HeldSpan,
     RawTensor,
     TensorFile,
     refuse,
     stamp_of,
 )
+from hydraopt.files.reading import HeldFile
 
 __all__ = ["open_safetensors"]
 
 _MAX_HEADER: Final = 100_000_000  # the limit of the safetensors specification
 
 
-def open_safetensors(path: Path, size: int) -> TensorFile:
-    header, data_start = _read_header(path, size)
+def open_safetensors(path: Path, size: int, held: HeldFile | None = None) -> TensorFile:
+    """The tensors of a safetensors file of ``size`` bytes; only its header is read.
+
+    held: the file itself, if it stays open; else it is opened anew for each tensor. Raises
+    AdapterFormatError.
+    """
+    header, data_start = _read_header(path, size, held)
     # MLX writes "__metadata__": null.
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
@@ -34,9 +41,9 @@ def open_safetensors(path: Path, size: int) -> TensorFile:
     for name, entry in header.items():
         dtype, shape, begin, end = _check_entry(path, name, entry)
         spans.append((begin, end, name))
-        tensors[name] = RawTensor(
-            name, dtype, shape, path, FileSpan(path, data_start + begin, end - begin, stamp)
-        )
+        start, length = data_start + begin, end - begin
+        read = HeldSpan(held, start, length) if held else FileSpan(path, start, length, stamp)
+        tensors[name] = RawTensor(name, dtype, shape, path, read)
     # The format forbids holes and overlaps, so the sorted spans must tile the data exactly. Empty
     # tensors share their position with the next one and sort first.
     position = 0
@@ -61,19 +68,19 @@ def open_safetensors(path: Path, size: int) -> TensorFile:
     return TensorFile(path, tensors, metadata)
 
 
-def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path, size: int, held: HeldFile | None) -> tuple[dict[str, Any], int]:
     """The parsed header and the position where the tensor data starts."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER):
-            refuse(
-                "not a safetensors file, or cut off inside its header",
-                path,
-                got=f"a header of {length} bytes in a file of {size}",
-                expected=f"at most {min(max(size - 8, 0), _MAX_HEADER)} bytes",
-                do=DAMAGED,
-            )
-        text = stream.read(length)
+    file = held or HeldFile(path)
+    length = int.from_bytes(file.read(0, 8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEADER):
+        refuse(
+            "not a safetensors file, or cut off inside its header",
+            path,
+            got=f"a header of {length} bytes in a file of {size}",
+            expected=f"at most {min(max(size - 8, 0), _MAX_HEADER)} bytes",
+            do=DAMAGED,
+        )
+    text = file.read(8, length)
     try:
         header = strict_json(text)
     except ValueError as error:

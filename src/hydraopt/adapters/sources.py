@@ -13,6 +13,7 @@ from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 
 __all__ = [
     "Request", "Selection", "Source", "check_name", "expand", "load_config", "locate", "name_apart",
@@ -28,7 +29,6 @@ _USUAL: Final = (
     "pytorch_lora_weights.bin",
 )
 _CONFIG: Final = "adapter_config.json"
-_MAX_CONFIG: Final = 16 << 20
 _MOST_LISTED: Final = 8
 _AGAIN: Final = "Correct it, or download or save the adapter again"
 
@@ -122,10 +122,7 @@ def load_config(path: Path) -> dict[str, Any] | None:
     Raises AdapterFormatError if it cannot be read as a JSON object.
     """
     try:
-        if path.stat().st_size > _MAX_CONFIG:
-            got = f"{path.stat().st_size} bytes"
-            refuse("config is too large to be one", path, got=got, do=_AGAIN)
-        config = strict_json(path.read_bytes(), unique=False)
+        config = strict_json(read_regular(path, MOST_CONFIG), unique=False)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

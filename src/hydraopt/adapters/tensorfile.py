@@ -15,6 +15,7 @@ from hydraopt.adapters.otherfiles import open_npz
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.adapters.torchfile import open_torch
+from hydraopt.files.reading import open_regular
 
 __all__ = ["WEIGHT_SUFFIXES", "RawTensor", "TensorFile", "open_tensors"]
 
@@ -47,9 +48,8 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
             expected=".safetensors, .bin, .pt, .pth or .npz",
         )
     try:
-        size = where.stat().st_size
-        with where.open("rb") as stream:
-            head = stream.read(64)
+        with open_regular(where) as stream:
+            size, head = os.fstat(stream.fileno()).st_size, stream.read(64)
     except OSError as error:
         refuse("file cannot be read", where, got=error, do="Check the path and its permissions")
     if not head:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
+from hydraopt.basemodel.loading import load_whole
 from hydraopt.errors import AlignmentError, UsageError, explain
 
 __all__ = [
@@ -48,24 +49,14 @@ TaskFactors = Mapping[str, AnyFactors]
 def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
     """(model, tokenizer) of a transformers folder or hub name, frozen, in eval mode.
 
-    Raises UsageError if transformers cannot load it.
+    Raises UsageError if transformers cannot load it, or if its weight files are not those of the
+    whole model.
     """
     _check_place(base)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours stands there
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            explain(
-                f"cannot load the base model {base}",
-                got=str(error).splitlines()[0].rstrip("."),
-                do="Give a folder that transformers can load, or a name that it can fetch",
-            )
-        ) from error
+    model, tokenizer = load_whole(base, dtype)
     model.requires_grad_(False)
     model.train(False)
     return model, tokenizer

@@ -21,6 +21,7 @@ from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import read_regular
 from hydraopt.linalg.shapes import Factors
 from hydraopt.progress import Progress, silent
 
@@ -30,6 +31,7 @@ TEXTS = 8
 """Texts on which an adapter's modules are seen; more change little."""
 PROMPTS = 32
 """Prompts of a task that are answered, at most; eight do most of it."""
+_MOST_BYTES = 1 << 28
 POWER = 0.5
 """What was seen counts to this power: it is seen at the adapter itself, and errors are not small
 enough for that to hold all the way (docs/log.md)."""
@@ -40,7 +42,7 @@ def read_prompts(path: str | Path) -> list[str]:
     strings or objects with a ``prompt``. Raises UsageError."""
     file = Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(file, _MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(explain("cannot read the prompts", file=file, got=error)) from None
     prompts = []

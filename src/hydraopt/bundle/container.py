@@ -1,12 +1,9 @@
-"""The safetensors container and zstd: exact sizes, bounded decompression, atomic replacement."""
+"""The safetensors container and zstd: exact sizes, bounded decompression."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import zstandard
@@ -19,7 +16,6 @@ __all__ = [
     "decompress",
     "header_of",
     "tensor_names",
-    "write_atomically",
 ]
 
 FORMAT: Final = "hydraopt"
@@ -109,38 +105,3 @@ def header_of(
         position += size
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     return len(text).to_bytes(8, "little") + text
-
-
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> int:
-    """Write a file so that at every moment its name stands for the old or the new content.
-
-    The bytes go to ".NAME.tmp-PID" in the same folder, are synced, and replace the target in one
-    step. Returns the size. On failure the temporary file is removed; only a killed process leaves
-    one behind, which the next write by a process of the same number overwrites.
-    """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            for chunk in chunks:
-                stream.write(chunk)
-            stream.flush()
-            os.fsync(stream.fileno())
-            size = stream.tell()
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-    return size
-
-
-def _sync_folder(folder: Path) -> None:
-    # Makes the new name survive a power cut; some systems cannot open folders, and the file itself
-    # is safe without it.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

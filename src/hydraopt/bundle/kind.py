@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from hydraopt.bundle.container import FORMAT
+from hydraopt.files.reading import open_regular
 
 __all__ = ["BUNDLE_SUFFIX", "is_bundle"]
 
@@ -23,7 +24,7 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     file = Path(path)
     if not file.is_file():
         return False
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = stream.read(length) if length <= _MOST_HEADER else b""
     try:

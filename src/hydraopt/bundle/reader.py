@@ -35,6 +35,7 @@ from hydraopt.errors import (
     UnsupportedVersionError,
     explain,
 )
+from hydraopt.files.reading import HeldFile
 from hydraopt.linalg.basis import Basis
 
 __all__ = ["Bundle", "open_bundle"]
@@ -66,8 +67,10 @@ class Bundle(Mapping[str, TaskAdapter]):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            size = path.stat().st_size
-            self._file: TensorFile = open_safetensors(path, size)
+            # Held, so that a bundle that is replaced goes on being what it was for who opened it.
+            self._held = HeldFile(path)
+            size = self._held.size
+            self._file: TensorFile = open_safetensors(path, size, self._held)
         except OSError as error:
             _refuse("bundle cannot be read", path, error)
         except AdapterFormatError as error:
@@ -103,7 +106,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return self.path.stat().st_size
+        return self._held.size
 
     @property
     def tensor_bytes(self) -> dict[str, int]:

@@ -17,11 +17,11 @@ from hydraopt.bundle.container import (
     compress,
     header_of,
     tensor_names,
-    write_atomically,
 )
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
 from hydraopt.bundle.strictjson import check
 from hydraopt.coding.version import VERSION
+from hydraopt.files.writing import write_atomically
 
 __all__ = [
     "Canonical",

@@ -103,7 +103,7 @@ def eval_(
     if compared.notes:
         result["notes"] = list(compared.notes)
     if output:
-        from hydraopt.bundle.container import write_atomically
+        from hydraopt.files.writing import write_atomically
 
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(Path(output), [text.encode()])

@@ -29,6 +29,12 @@ __all__ = ["serve"]
     envvar="HYDRAOPT_API_KEY",
     help="Asked of every client; needed if others can reach HOST. Also HYDRAOPT_API_KEY.",
 )
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Host that requests may name besides this machine's own, as of a proxy; repeat it.",
+)
 @click.option("--name", help="Of the base model in requests; default its folder's.")
 @click.option(
     "--dtype",
@@ -40,6 +46,9 @@ __all__ = ["serve"]
 @click.option("--device", default="cpu", show_default=True, help="Of torch: cpu, cuda, mps.")
 @click.option("--rows", default=16, show_default=True, help="Answers written at a time.")
 @click.option("--queue", default=256, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--connections", default=512, show_default=True, help="Open at a time; beyond it 503."
+)
 @click.option("--prompt-tokens", default=2048, show_default=True, help="Of a prompt, at most.")
 @click.option("--answer-tokens", default=1024, show_default=True, help="Of an answer, at most.")
 @click.option("--seconds", default=120.0, show_default=True, help="A request may take.")
@@ -57,11 +66,13 @@ def serve(
     host: str,
     port: int,
     api_key: str | None,
+    allow_host: tuple[str, ...],
     name: str | None,
     dtype: str,
     device: str,
     rows: int,
     queue: int,
+    connections: int,
     prompt_tokens: int,
     answer_tokens: int,
     seconds: float,
@@ -80,6 +91,8 @@ def serve(
     """
     try:
         from hydraopt.serve.jobs import Limits
+        from hydraopt.serve.limits import limited
+        from hydraopt.serve.reload import Reload
         from hydraopt.serve.server import bind, check_key, load_engine, make_server
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -91,7 +104,8 @@ def serve(
         ) from error
     import torch
 
-    if min(rows, queue, prompt_tokens, answer_tokens) < 1 or not 0 < seconds < math.inf:
+    counts = (rows, queue, connections, prompt_tokens, answer_tokens)
+    if min(counts) < 1 or not 0 < seconds < math.inf:
         raise UsageError(explain("a limit makes no sense", expected="numbers above 0"))
     check_key(host, api_key)
     if threads is not None:
@@ -102,7 +116,16 @@ def serve(
     with bind(host, port) as listening:
         engine = load_engine(base, bundles, limits, dtype=dtype, device=device, cache_bytes=cache)
         base_name = name or Path(base).resolve().name
-        server = make_server(engine, base_name, host, port, api_key)
+        server = make_server(
+            engine,
+            base_name,
+            host,
+            port,
+            api_key,
+            reload=Reload(engine, base_name, bundles, cache),
+            hosts=allow_host,
+            protocol=limited(connections),
+        )
         named = f"[{host}]" if ":" in host else host
         address = f"http://{named}:{listening.getsockname()[1]}/v1"
         if as_json:

@@ -21,7 +21,7 @@ __all__ = ["shrink"]
 @click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
 @click.option("--size", help="Limit of the file: 2% (of the original fp16 bytes), 3MB, bytes.")
 @click.option("--error", type=float, help="Limit of the mean relative error that is added.")
-@click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle, or is BUNDLE.")
+@click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
 @threads_option
 @json_option
 @quiet_option
@@ -44,7 +44,7 @@ def shrink(
     Example:
       hydraopt shrink phone.hydra.safetensors --size 2.5% -o watch.hydra.safetensors
     """
-    check_target(output, force, [bundle])
+    check_target(output, force)
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
     from hydraopt.merging.shrink import shrink as shrink_bundle

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from hydraopt.coding.gaussian import level_bits
@@ -36,6 +35,7 @@ from hydraopt.coding.rangeencoder import (
 )
 from hydraopt.coding.spread import MAX_SPREAD, spread_classes, spread_of
 from hydraopt.coding.trellis import levels_of, quantise, reconstruct
+from hydraopt.compiled import njit
 from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [

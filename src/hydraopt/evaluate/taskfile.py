@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import MOST_CONFIG, read_regular
+
+_MOST_ROWS = 1 << 30
+"""Bytes that a file of task rows may have."""
 
 __all__ = ["TaskFile", "TaskRow", "read_task_file", "task_of"]
 
@@ -51,7 +55,7 @@ def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -
                 expected=", ".join(there) or "a folder for each language",
             )
         )
-    data = path.read_bytes()
+    data = read_regular(path, _MOST_ROWS)
     rows = tuple(
         _row(line, f"{path.name} of {name}/{language}, line {number}")
         for number, line in enumerate(data.decode("utf-8").splitlines(), 1)
@@ -79,7 +83,7 @@ def _meta(folder: Path) -> Mapping[str, object]:
             )
         )
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(read_regular(path, MOST_CONFIG).decode("utf-8"))
     except ValueError as error:
         raise UsageError(explain(f"META.json of {folder.name}", got=str(error))) from error
     missing = [key for key in ("instruction", "metric") if not isinstance(meta.get(key), str)]
@@ -112,7 +116,7 @@ def task_of(adapter: str, folder: Path | None, tasks: Path) -> tuple[str, str]:
     file = folder / "score.json" if folder else None
     if file and file.is_file():
         try:
-            said = json.loads(file.read_text(encoding="utf-8")).get("task")
+            said = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8")).get("task")
         except (ValueError, AttributeError):
             said = None
         if isinstance(said, str) and said.count("/") == 1:

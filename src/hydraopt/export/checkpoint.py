@@ -11,6 +11,7 @@ from typing import Any, Final
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.errors import AdapterFormatError, UsageError, explain
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 
 __all__ = ["Checkpoint", "read_checkpoint", "weight_files"]
 
@@ -125,7 +126,7 @@ def _others(folder: Path) -> Iterator[Path]:
 
 def _json(file: Path, folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _unfit(folder, error, f"a transformers folder with {file.name}") from error
     if not isinstance(content, dict):

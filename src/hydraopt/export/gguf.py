@@ -8,13 +8,11 @@ own rank. There is one alpha for the file, so what a pair of another rank lacks 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.restore.folders import check_file
 from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.restore.tensors import rounded
@@ -22,6 +20,8 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.ggufbase import GgufBase, load_gguf, read_gguf_base
 from hydraopt.export.plain import plain_pairs, refused
+from hydraopt.files.apart import check_apart
+from hydraopt.files.writing import replaced_file
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["DTYPES", "export_gguf"]
@@ -58,6 +58,7 @@ def export_gguf(
     target = Path(os.path.abspath(file))
     if dtype not in DTYPES:
         raise UsageError(explain("unknown dtype", got=repr(dtype), expected="f16, f32, q8_0"))
+    check_apart(target, [task.bundle.path, base])
     check_file(target, overwrite)
     gguf = load_gguf()
     about = read_gguf_base(Path(base))
@@ -70,12 +71,9 @@ def export_gguf(
         if about.permuted and last in ("q_proj", "k_proj"):
             b = _permuted(task, pair, b, about.heads if last == "q_proj" else about.kv_heads)
         tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a, b
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.tmp-") as scratch:
-        made = Path(scratch) / "lora.gguf"
+    with replaced_file(target, ".gguf") as made:
         _write(gguf, made, task, about.architecture, float(alpha), DTYPES[dtype], tensors)
         _read_back(gguf, made, task, tensors)
-        write_atomically(target, [made.read_bytes()])
 
 
 def _names(gguf: Any, task: TaskAdapter, pairs: list[Pair], about: GgufBase) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.errors import ExportError, UsageError, explain
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 
 __all__ = ["GgufBase", "load_gguf", "read_gguf_base"]
 
@@ -66,7 +67,7 @@ def read_gguf_base(base: Path) -> GgufBase:
         return _from_file(base)
     file = base / "config.json" if base.is_dir() else base
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))
         heads = config["num_attention_heads"]
         network = GgufBase(
             _architecture(config.get("model_type"), _ARCHITECTURES, file),

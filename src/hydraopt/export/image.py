@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -27,14 +26,15 @@ import numpy as np
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.restore.extras import folded_extras
-from hydraopt.bundle.restore.folders import check_file, check_target, new_folder, read_back
+from hydraopt.bundle.restore.folders import check_file, check_target, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.export.plain import refuse_all_but, refused
 from hydraopt.export.stored import Stored, check_padded, kept_file, stored_modules
+from hydraopt.files.apart import check_apart
+from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
 
 __all__ = ["export_diffusers", "export_kohya"]
 
@@ -72,19 +72,16 @@ def export_kohya(
     the way.
     """
     target = Path(os.path.abspath(file))
+    check_apart(target, [task.bundle.path])
     check_file(target, overwrite)
     kept = kept_file(task, "kohya", dtype)
     if kept is not None:
         names, (tensors, metadata) = set(task.modules), kept
     else:
         names, tensors, metadata = _kohya(task, dtype)
-    chunks = list(file_chunks(tensors, metadata))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.tmp-") as scratch:
-        made = Path(scratch) / "lora.safetensors"
-        write_atomically(made, chunks)
+    with replaced_file(target, ".safetensors") as made:
+        write_atomically(made, file_chunks(tensors, metadata))
         _check_names(task, made, names)
-        write_atomically(target, chunks)
 
 
 def _kohya(
@@ -131,13 +128,14 @@ def export_diffusers(
     in the way.
     """
     target = Path(folder)
+    check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
     kept = None if uniform_rank else kept_file(task, "diffusers", dtype)
     if kept is not None:
         names, (tensors, metadata) = set(task.modules), kept
     else:
         names, tensors, metadata = _diffusers(task, dtype, uniform_rank)
-    with new_folder(target) as made:
+    with replaced_folder(target) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
         _check_names(task, made, names)
 

@@ -18,9 +18,8 @@ import numpy as np
 
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.restore.extras import exported_extras
-from hydraopt.bundle.restore.folders import check_target, new_folder
+from hydraopt.bundle.restore.folders import check_target
 from hydraopt.bundle.restore.layout import Pair, pairs_of
 from hydraopt.bundle.restore.peft import CONFIG as ADAPTER_CONFIG
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
@@ -28,6 +27,8 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import AlignmentError, ExportError, UsageError, explain
 from hydraopt.export.checkpoint import Checkpoint, read_checkpoint, weight_files
 from hydraopt.export.plain import refuse_settings, refused
+from hydraopt.files.apart import check_apart
+from hydraopt.files.writing import replaced_folder, write_atomically
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["export_merged"]
@@ -69,6 +70,7 @@ def export_merged(
     read or a folder in the way. The target is then as it was.
     """
     target = Path(folder)
+    check_apart(target, [task.bundle.path, base])
     check_target(target, overwrite)
     if (target / ADAPTER_CONFIG).exists():
         raise UsageError(
@@ -81,7 +83,10 @@ def export_merged(
     refuse_settings(task, _ENGINE)
     model = read_checkpoint(Path(base))
     changes = _changes(task, model)
-    with new_folder(target) as made:
+    written = {*model.files, *(other.name for other in model.others)}
+    # Weights of an earlier checkpoint there might be loaded instead.
+    old = {x.name for x in weight_files(target)}
+    with replaced_folder(target, lambda name: name in old - written) as made:
         for name, file in model.files.items():
             tensors = {
                 key: _changed(tensor, changes[key]) if key in changes else tensor
@@ -91,11 +96,6 @@ def export_merged(
         for other in model.others:
             shutil.copyfile(other, made / other.name)
         _read_back(made, model)
-        kept = {x.name for x in made.iterdir()}
-    for stale in weight_files(target):
-        if stale.name not in kept:
-            stale.unlink()
-    _read_back(target, model)
 
 
 def _changed(tensor: RawTensor, change: Change) -> RawTensor:

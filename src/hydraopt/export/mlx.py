@@ -19,14 +19,16 @@ from typing import Any, Final, get_args
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind, Kind
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.restore.extras import exported_extras
-from hydraopt.bundle.restore.folders import check_target, new_folder, read_back
+from hydraopt.bundle.restore.folders import check_target, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.plain import LINEAR, refuse_all_but, refused
 from hydraopt.export.stored import check_padded, kept_file, stored_modules
+from hydraopt.files.apart import check_apart
+from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.files.writing import replaced_folder, write_atomically
 
 __all__ = ["export_mlx", "mlx_adapter"]
 
@@ -61,6 +63,7 @@ def export_mlx(
     that cannot be read.
     """
     target = Path(folder)
+    check_apart(target, [task.bundle.path, *([base] if base is not None else [])])
     check_target(target, overwrite)
     tensors: Mapping[str, RawTensor]
     kept = kept_file(task, "mlx", dtype) if base is None else None
@@ -69,7 +72,7 @@ def export_mlx(
         config = {"fine_tune_type": "dora" if _is_dora(task) else "lora", **_origin(task)}
     else:
         (config, tensors), metadata = mlx_adapter(task, dtype, base), {}
-    with new_folder(target) as made:
+    with replaced_folder(target) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
         write_atomically(made / _CONFIG, [json.dumps(config, indent=4, sort_keys=True).encode()])
         read_back(made)
@@ -150,7 +153,7 @@ def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: i
         return count if type(count) is int else _ALL_LAYERS
     file = Path(base) / "config.json"
     try:
-        layers = json.loads(file.read_text(encoding="utf-8"))["num_hidden_layers"]
+        layers = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))["num_hidden_layers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(file, str(error) or type(error).__name__) from error
     if type(layers) is not int or layers < 1:

@@ -19,6 +19,7 @@ from hydraopt.bundle.restore.peft import write_peft
 from hydraopt.bundle.restore.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.export.plain import plain_pairs, refused
+from hydraopt.files.apart import check_apart
 
 __all__ = ["RANKS", "export_vllm", "vllm_adapter"]
 
@@ -44,6 +45,7 @@ def export_vllm(
     vLLM cannot hold; UsageError for a folder in the way.
     """
     target = Path(folder)
+    check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
     write_peft(target, *vllm_adapter(task, dtype))
 

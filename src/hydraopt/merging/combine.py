@@ -22,9 +22,10 @@ from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.verify import relative_error
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.apart import check_apart
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import align
-from hydraopt.merging.outcome import Job, StrPath, Written, load
+from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
 from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
@@ -72,6 +73,7 @@ def combine(
     row = method_named(method) if solver is None else solver_of(method, solver)
     group = load(adapters, same_base, alpha)
     loaded = group.adapters
+    check_apart(output, inputs_of(loaded))
     if options.get("heads") is not None:
         check_counts(options["heads"], options.get("rank") or 1, len(loaded))
     importance = dict(weights or {})

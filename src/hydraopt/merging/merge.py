@@ -19,9 +19,10 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError, parse_size
-from hydraopt.merging.outcome import Job, StrPath, Written, load
+from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.rescale import Rescaler, rescaled
@@ -96,6 +97,7 @@ def merge(
         _refuse_idle({**choices, "sensitivity": sensitivity, "rescaler": rescaler})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
+    check_apart(output, inputs_of(loaded.adapters))
     pieces = align(loaded.adapters, loaded.base_model, lossless=lossless)
     pieces = dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)

@@ -26,7 +26,7 @@ from hydraopt.merging.budget import Budget, Size
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import Recipe
 
-__all__ = ["Job", "Loaded", "StrPath", "Written", "load"]
+__all__ = ["Job", "Loaded", "StrPath", "Written", "inputs_of", "load"]
 
 StrPath = str | os.PathLike[str]
 
@@ -65,6 +65,16 @@ def load(
         raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
     by_name = sorted(ready, key=lambda adapter: adapter.name)
     return Loaded(ready, check_same_base(by_name, same_base), notes)
+
+
+def inputs_of(adapters: Iterable[Adapter]) -> list[Path]:
+    """What adapters were read from: folders where a config belongs to the weights, else files."""
+    folders = {"peft", "mlx"}
+    return [
+        adapter.source.parent if adapter.format in folders else adapter.source
+        for adapter in adapters
+        if adapter.source.is_file()
+    ]
 
 
 @dataclass(frozen=True)

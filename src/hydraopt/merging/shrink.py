@@ -20,6 +20,7 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.files.apart import check_apart
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
@@ -100,6 +101,7 @@ def shrink(
         raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     before = open_bundle(bundle)
+    check_apart(output, [bundle])
     pieces = _merge_set(before)
     budget: Size | MeanError
     if error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -101,7 +102,11 @@ def attach(model: nn.Module, bundles: Bundles, *, cache_bytes: int | None = None
 
 
 class Attached:
-    """Tasks on a model, made by :func:`attach`. Not for several threads at once.
+    """Tasks on a model, made by :func:`attach`. For one thread at a time.
+
+    A thread computes with what it selected itself, or, if it never did, with what was selected
+    last. If another thread has selected other tasks since, modules raise UsageError: rows would
+    get tasks that they did not ask for.
 
     tasks: names to select by: the task's own, or "bundle:task" where several bundles have it.
     ``with attach(...) as attached`` detaches at the end.
@@ -111,6 +116,7 @@ class Attached:
         self._model, self._bundles = model, tuple(bundles)
         self._cache = HeadCache(cache_bytes)
         self._chosen, self._enabled, self._detached = _NONE, True, False
+        self._selecting, self._own = threading.RLock(), threading.local()
         self._decodes = self._hits = self._read_before = 0
         self._seconds = 0.0
         self._handles: dict[str, Any] = {}
@@ -180,8 +186,9 @@ class Attached:
         try:
             yield self
         finally:
-            if not self._detached:
-                self._chosen = before
+            with self._selecting:
+                if not self._detached:
+                    self._chosen = self._own.chosen = before
 
     def disable(self) -> None:
         """The base model, until :meth:`enable`; what is selected stays selected."""
@@ -276,11 +283,11 @@ class Attached:
     @contextmanager
     def _switching(self) -> Iterator[dict[Hashable, Head]]:
         """A place to gather the heads of a new choice; inference mode is off, as in attach."""
-        self._check_attached()
-        started = time.perf_counter()
-        with torch.inference_mode(False), torch.no_grad():
+        with self._selecting, torch.inference_mode(False), torch.no_grad():
+            self._check_attached()
+            started = time.perf_counter()
             yield {}
-        self._seconds = time.perf_counter() - started
+            self._seconds = time.perf_counter() - started
 
     def _choose(
         self,
@@ -290,7 +297,23 @@ class Attached:
     ) -> None:
         for module in adders:
             self._hook(module)
-        self._chosen = _Chosen(names, adders, heads)
+        self._chosen = self._own.chosen = _Chosen(names, adders, heads)
+
+    def _current(self) -> _Chosen:
+        """What is selected. Raises UsageError if this thread has selected something else."""
+        chosen = self._chosen
+        own = getattr(self._own, "chosen", chosen)
+        if own is not chosen and own.names != chosen.names:
+            raise UsageError(
+                explain(
+                    "another thread has selected other tasks since this one did",
+                    got=_listed(chosen.names),
+                    expected=_listed(own.names),
+                    do="Hold a lock from the selection to the end of the pass, or give each "
+                    "thread a model and an attachment of its own",
+                )
+            )
+        return chosen
 
     def _hook(self, name: str) -> None:
         """See that the module of that name asks for what is selected."""
@@ -300,7 +323,7 @@ class Attached:
         def hook(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor | None:
-            adder = self._chosen.adders.get(name) if self._enabled else None
+            adder = self._current().adders.get(name) if self._enabled else None
             if adder is None:
                 return None
             x = args[0] if args else next(iter(kwargs.values()))
@@ -308,3 +331,8 @@ class Attached:
 
         module = self._model.get_submodule(name)
         self._handles[name] = module.register_forward_hook(hook, with_kwargs=True)
+
+
+def _listed(names: Sequence[str | None]) -> str:
+    shown = ", ".join("the base" if x is None else repr(x) for x in names[:4])
+    return shown + (", ..." if len(names) > 4 else "")

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -16,9 +16,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from hydraopt.serve.engine import Engine
+from hydraopt.errors import TaskNotFoundError
+from hydraopt.serve.engine import UNREADABLE, Engine
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
+from hydraopt.serve.reload import ReloadError
 from hydraopt.serve.replies import ApiError, Reply, chunk, event, usage_of, whole
 from hydraopt.serve.schemas import ChatRequest, CompletionRequest, Request
 
@@ -27,13 +29,22 @@ __all__ = ["make_app"]
 _COMPLETION_TOKENS = 16
 """OpenAI's default for completions; chats go on to the limit."""
 
+_STOP_SECONDS = 2.0
+"""For the engine's last step, when all answers have ended."""
+
 R = TypeVar("R", bound=Request)
 
 
-def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> FastAPI:
+def make_app(
+    engine: Engine,
+    base_name: str,
+    api_key: str | None = None,
+    reload: Callable[[], Sequence[str]] | None = None,
+) -> FastAPI:
     """The application; it starts the engine, and stops it when it ends itself.
 
     base_name: what the base model is asked for by. api_key: needed for all but /health if given.
+    reload: for POST /reload; blocks, and returns the tasks that are served then.
     """
     metrics = Metrics(engine.load)
     service = _Service(engine, base_name, metrics)
@@ -42,11 +53,13 @@ def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> Fast
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
-        await asyncio.to_thread(engine.stop, engine.limits.seconds)
+        await asyncio.to_thread(engine.stop, _STOP_SECONDS)
 
     def guard(request: HttpRequest) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if api_key is not None and not hmac.compare_digest(given, f"Bearer {api_key}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        known = scheme.lower() == "bearer" and api_key is not None
+        key = (api_key or "").encode()
+        if api_key is not None and not (hmac.compare_digest(given.strip().encode(), key) and known):
             raise ApiError(401, "no such API key", "invalid_api_key")
 
     # Pages about the interface would be there without a key.
@@ -64,6 +77,19 @@ def make_app(engine: Engine, base_name: str, api_key: str | None = None) -> Fast
     @app.get("/metrics", dependencies=keyed)
     async def counted() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.post("/reload", dependencies=keyed)
+    async def reloaded(request: HttpRequest) -> dict[str, Any]:
+        _check_kind(request)
+        if reload is None:
+            raise ApiError(409, "this server has no files to load again", "reload_refused")
+        try:
+            tasks = await asyncio.to_thread(reload)
+        except ReloadError as error:
+            raise ApiError(409, str(error), "reload_refused") from error
+        except ClosedError as error:
+            raise ApiError(503, str(error), "shutting_down") from error
+        return {"object": "list", "data": [service.about(name) for name in (base_name, *tasks)]}
 
     @app.get("/v1/models", dependencies=keyed)
     async def models() -> dict[str, Any]:
@@ -109,7 +135,10 @@ class _Service:
         self._engine, self._metrics, self._base = engine, metrics, base_name
         self._since = int(time.time())
         self._tokenising = threading.Lock()
-        self.names = (base_name, *engine.tasks)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self._base, *self._engine.tasks)
 
     def about(self, name: str) -> dict[str, Any]:
         about = {"id": name, "object": "model", "created": self._since, "owned_by": "hydraopt"}
@@ -118,7 +147,7 @@ class _Service:
     def task(self, name: str) -> str | None:
         """The engine's name of a model; None is the base."""
         if name not in self.names:
-            raise ApiError(404, f"no model {name!r}; see /v1/models", "model_not_found", "model")
+            raise _no_model(name)
         return None if name == self._base else name
 
     def completion_prompt(self, asked: CompletionRequest) -> tuple[int, ...]:
@@ -176,6 +205,8 @@ class _Service:
             raise self._counted(asked, ApiError(429, str(error), "queue_full")) from error
         except ClosedError as error:
             raise self._counted(asked, ApiError(503, str(error), "shutting_down")) from error
+        except TaskNotFoundError as error:  # gone since the request was read
+            raise _no_model(asked.model) from error
         if asked.stream:
             events = self._events(request, asked, reply, answer, pieces)
             return StreamingResponse(events, media_type="text/event-stream")
@@ -214,6 +245,10 @@ class _Service:
             if piece.reason == "time":
                 limit = f"the answer took longer than {self._engine.limits.seconds:g} s"
                 raise ApiError(408, limit, "timeout")
+            if piece.reason == "closing":
+                raise ApiError(503, "the server is shutting down", "shutting_down")
+            if piece.error == UNREADABLE:
+                raise ApiError(503, UNREADABLE, "bundle_unreadable")
             if piece.reason == "error":
                 raise ApiError(500, piece.error or "failed", "engine_error")
             if piece.reason == "cancelled":
@@ -264,10 +299,7 @@ class _Counter:
 
 async def _read(request: HttpRequest, schema: type[R], most: int) -> R:
     """The body as a request, of at most so many bytes."""
-    # A page in a browser may send other types to a local port without asking.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "the body must be application/json", "unsupported_media_type")
+    _check_kind(request)
     body = bytearray()
     try:
         async for chunk in request.stream():
@@ -285,6 +317,17 @@ async def _read(request: HttpRequest, schema: type[R], most: int) -> R:
         raise ApiError(
             400, f"{where}: {text}" if where else text, "invalid_value", where
         ) from error
+
+
+def _check_kind(request: HttpRequest) -> None:
+    # A page in a browser may send other types to a local port without asking.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the body must be application/json", "unsupported_media_type")
+
+
+def _no_model(name: str) -> ApiError:
+    return ApiError(404, f"no model {name!r}; see /v1/models", "model_not_found", "model")
 
 
 @contextmanager

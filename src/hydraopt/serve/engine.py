@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,25 @@ import torch
 from torch import Tensor
 
 from hydraopt.basemodel.model import contiguous_head
-from hydraopt.errors import HydraoptError, UsageError, explain
+from hydraopt.errors import (
+    BundleFormatError,
+    HydraoptError,
+    NumericalError,
+    TaskNotFoundError,
+    UsageError,
+    explain,
+)
 from hydraopt.runtime.attached import Attached
 from hydraopt.serve.cache import RowCache
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
 
-__all__ = ["Engine"]
+__all__ = ["UNREADABLE", "Engine"]
+
+UNREADABLE = "the task can no longer be read from its bundle; the server has to load it again"
+Make = Callable[[Any], Attached]
+"""The model to what is attached to it."""
 
 # Prompts are read between two steps; more padded tokens than this at a time would make the answers
 # under way wait noticeably. A longer prompt goes alone.
@@ -51,7 +63,8 @@ class Engine:
     """One model, the tasks attached to it, and the requests that wait.
 
     The model and ``attached`` belong to the engine's thread from :meth:`start` to :meth:`stop`.
-    tasks: what may be asked for, besides None for the base.
+    Another attachment may take its place at the border of a step: then both are on the model, each
+    with the rows of its own requests, until the last request of the old one is answered.
     """
 
     def __init__(
@@ -59,7 +72,9 @@ class Engine:
     ) -> None:
         self.tokenizer, self.limits = tokenizer, limits or Limits()
         self._model, self._attached = model, attached
-        self.tasks = attached.tasks
+        self._retired: list[Attached] = []
+        self._changes: deque[tuple[Make, Future[None]]] = deque()
+        self._until = float("inf")
         self._rows: list[_BatchRow] = []
         self._batch = RowCache(model)
         self._waiting: deque[Answer] = deque()
@@ -73,6 +88,11 @@ class Engine:
 
     # --- from any thread ----------------------------------------------------------------------
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What may be asked for, besides None for the base."""
+        return self._attached.tasks
+
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
@@ -80,7 +100,8 @@ class Engine:
     def submit(self, job: Job, deliver: Callable[[Piece], None]) -> Answer:
         """Take a job on; ``deliver`` gets its pieces, the last with a reason.
 
-        Raises QueueFullError, ClosedError; UsageError if the job exceeds the limits.
+        Raises QueueFullError, ClosedError; UsageError if the job exceeds the limits;
+        TaskNotFoundError.
         """
         if not 0 < len(job.prompt) <= self.limits.prompt_tokens:
             raise UsageError(
@@ -102,6 +123,9 @@ class Engine:
         with self._changed:
             if self._closed or not self.alive:
                 raise ClosedError(explain("the server is shutting down"))
+            if job.task is not None and job.task not in self.tasks:
+                raise TaskNotFoundError(explain("no such task", got=repr(job.task)))
+            answer.attached = self._attached
             if len(self._waiting) >= self.limits.queue:
                 raise QueueFullError(
                     explain(
@@ -114,6 +138,25 @@ class Engine:
             self._waiting.append(answer)
             self._changed.notify()
         return answer
+
+    def replace(self, make: Make) -> None:
+        """Answer the requests to come with what ``make`` attaches to the model.
+
+        It is called in the engine's thread, between two steps, and every task writes a token. What
+        it raises, and UsageError for a task that cannot be answered with, is raised here; then all
+        is as before. Raises ClosedError.
+        """
+        done: Future[None] = Future()
+        with self._changed:
+            if self._closed or not self.alive:
+                raise ClosedError(explain("the server is shutting down"))
+            self._changes.append((make, done))
+            self._changed.notify()
+        done.result()
+
+    def hurry(self, seconds: float) -> None:
+        """End, with the reason "closing", whatever is not answered in that time."""
+        self._until = time.monotonic() + seconds
 
     def stop(self, seconds: float | None = None) -> bool:
         """Take no more, finish what there is, and end the thread. False if time ran out first."""
@@ -149,17 +192,21 @@ class Engine:
         with torch.inference_mode(), contiguous_head(self._model):
             while self._wait():
                 try:
+                    self._change()
                     self._admit()
                     self._step()
                 except Exception as error:  # one batch's failure must not end the server
                     log.exception("a step failed")
                     self._fail(self._rows, error)
                     self._rows, self._batch = [], RowCache(self._model)
+        with self._changed:
+            for _, done in self._changes:
+                done.set_exception(ClosedError(explain("the server is shutting down")))
 
     def _wait(self) -> bool:
         """Wait for something to do; False if nothing will come any more."""
         with self._changed:
-            while not self._rows and not self._waiting:
+            while not (self._rows or self._waiting or self._changes):
                 if self._closed:
                     return False
                 self._changed.wait()
@@ -176,7 +223,7 @@ class Engine:
         ]
         batch = RowCache(self._model)
         try:
-            self._select([x.job.task for x in chosen])
+            self._select(chosen)
             logits = batch.start([x.job.prompt for x in chosen])
             self._batch.join(batch)
         except Exception as error:
@@ -212,20 +259,55 @@ class Engine:
                 row.answer.deliver(Piece("", row.tokens, row.reason))
         self._drop()
         if self._rows:
-            self._select([row.answer.job.task for row in self._rows])
+            self._select([row.answer for row in self._rows])
             self._take(self._rows, self._batch.step([row.last for row in self._rows]))
             self._drop()
         self.steps += 1
+        self._let_go()
         self._memory, self._decodes = self._attached.memory(), self._attached.stats.decodes
+
+    def _change(self) -> None:
+        """Let others take the place of what is attached, as far as they can."""
+        while self._changes:
+            make, done = self._changes.popleft()
+            new = None
+            try:
+                new = make(self._model)
+                self._try(new)
+            except BaseException as error:  # goes to who asked
+                if new is not None:
+                    new.detach()
+                done.set_exception(error)
+                continue
+            with self._changed:
+                self._retired.append(self._attached)
+                self._attached = new
+            self._let_go()
+            done.set_result(None)
+
+    def _let_go(self) -> None:
+        """Detach what no request needs any more."""
+        if not self._retired:
+            return
+        with self._changed:
+            answers = [*self._waiting, *(row.answer for row in self._rows)]
+        for old in [x for x in self._retired if all(x is not a.attached for a in answers)]:
+            self._retired.remove(old)
+            old.detach()
 
     def try_all(self) -> None:
         """A prompt and a token for each task; UsageError for one that cannot be answered with.
 
         Before :meth:`start`.
         """
-        for task in (None, *self.tasks):
+        self._try(self._attached)
+
+    def _try(self, attached: Attached) -> None:
+        for other in (self._attached, *self._retired):
+            other.set_task(None)
+        for task in (None, *attached.tasks):
             try:
-                self._select([task])
+                attached.set_task(task)
                 batch = RowCache(self._model)
                 with torch.inference_mode(), contiguous_head(self._model):
                     batch.start([(0, 0)])
@@ -242,11 +324,14 @@ class Engine:
                         expected="a causal model of transformers with keys and values as its cache",
                     )
                 ) from error
-        self._attached.set_task(None)
+        attached.set_task(None)
 
-    def _select(self, tasks: list[str | None]) -> None:
-        if self._attached.active != tuple(tasks):
-            self._attached.set_tasks(tasks)
+    def _select(self, answers: Sequence[Answer]) -> None:
+        """Each answer's task for its row; what was attached before adds nothing to other rows."""
+        for attached in (self._attached, *self._retired):
+            names = tuple(x.job.task if x.attached is attached else None for x in answers)
+            if attached.active != names and (any(names) or any(attached.active)):
+                attached.set_tasks(names)
 
     def _take(self, rows: Sequence[_BatchRow], logits: Tensor) -> None:
         """Give each row its next token of the logits (N, vocabulary), and its reader the text."""
@@ -277,18 +362,20 @@ class Engine:
             self._rows = [self._rows[i] for i in going]
             self._batch.keep(going)
 
-    @staticmethod
-    def _over(answer: Answer) -> Reason | None:
+    def _over(self, answer: Answer) -> Reason | None:
         if answer.cancelled:
             return "cancelled"
-        return "time" if time.monotonic() > answer.deadline else None
+        now = time.monotonic()
+        return "time" if now > answer.deadline else "closing" if now > self._until else None
 
     @staticmethod
     def _fail(rows: Sequence[_BatchRow], error: Exception) -> None:
-        # Our errors are made to be read; others may say what is nobody's business.
-        text = (
-            str(error) if isinstance(error, HydraoptError) else "the answer could not be computed"
-        )
+        # Others may say what is nobody's business, as where the bundle lies.
+        text = "the answer could not be computed"
+        if isinstance(error, NumericalError):
+            text = str(error)
+        elif isinstance(error, BundleFormatError):
+            text = UNREADABLE
         for row in rows:
             row.answer.deliver(Piece("", row.tokens, "error", text))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hydraopt.errors import HydraoptError
 
 __all__ = ["Answer", "ClosedError", "Job", "Limits", "Piece", "QueueFullError"]
 
-Reason = Literal["stop", "length", "time", "error", "cancelled"]
+Reason = Literal["stop", "length", "time", "closing", "error", "cancelled"]
 
 
 class QueueFullError(HydraoptError):
@@ -69,11 +69,15 @@ class Piece:
 
 @dataclass
 class Answer:
-    """A job under way. ``deliver`` is called with each piece, in the engine's thread."""
+    """A job under way. ``deliver`` is called with each piece, in the engine's thread.
+
+    attached: what has its task.
+    """
 
     job: Job
     deliver: Callable[[Piece], None]
     deadline: float
+    attached: Any = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:

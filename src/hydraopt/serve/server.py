@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import logging
+import os
+import signal
 import socket
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
 
 from hydraopt.basemodel.model import load_model
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import HydraoptError, UsageError, explain
 from hydraopt.runtime.attached import attach
 from hydraopt.serve.api import make_app
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Limits
+from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, is_loopback, limited
+from hydraopt.serve.reload import Reload, check_names
 
-__all__ = ["bind", "check_key", "is_loopback", "load_engine", "make_server"]
+__all__ = ["Server", "bind", "check_key", "is_loopback", "load_engine", "make_server"]
 
-_IDLE_SECONDS = 5
+_DRAIN_SECONDS = 18.0
+"""For answers under way, from the signal that ends the server."""
+_CLOSE_SECONDS = 20
+"""For connections to close, from then."""
+_END_SECONDS = 24.0
+"""For the process to end, from then, whatever hangs."""
 
-
-def is_loopback(host: str) -> bool:
-    """Can nobody but this machine reach it?"""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+log = logging.getLogger(__name__)
 
 
 def check_key(host: str, api_key: str | None) -> None:
@@ -97,28 +99,75 @@ def load_engine(
     return engine
 
 
+class Server(uvicorn.Server):
+    """``run()`` it. SIGTERM and SIGINT let it finish what it has, and take no more, for 18 s; the
+    process ends within 25 s. SIGHUP loads the bundles again."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, reload: Reload | None) -> None:
+        super().__init__(config)
+        self._engine, self._reload = engine, reload
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if not self.should_exit:
+            # A thread of this process may be in a computation that nothing interrupts.
+            last = threading.Timer(_END_SECONDS, os._exit, (128 + sig,))
+            last.daemon = True
+            last.start()
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        main = threading.current_thread() is threading.main_thread()
+        if self._reload is not None and main and hasattr(signal, "SIGHUP"):
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._load_again, loop)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._engine.hurry(_DRAIN_SECONDS)
+        await super().shutdown(sockets)
+
+    def _load_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        def load() -> None:
+            assert self._reload is not None
+            try:
+                log.warning("the bundles were loaded again: %d tasks", len(self._reload()))
+            except HydraoptError as error:
+                log.error("%s", error)
+
+        loop.run_in_executor(None, load)
+
+
 def make_server(
-    engine: Engine, base_name: str, host: str, port: int, api_key: str | None = None
-) -> uvicorn.Server:
-    """A server to ``run()``. SIGTERM and SIGINT let it finish what it has and take no more.
+    engine: Engine,
+    base_name: str,
+    host: str,
+    port: int,
+    api_key: str | None = None,
+    *,
+    reload: Reload | None = None,
+    hosts: Sequence[str] = (),
+    protocol: type[asyncio.Protocol] | None = None,
+) -> Server:
+    """A server to ``run()``.
+
+    reload: loads the bundles again.  hosts: that may be asked for besides this machine's own, where
+    only that is listened to.  protocol: of :func:`hydraopt.serve.limits.limited`.
 
     Raises UsageError as :func:`check_key`, and if a task has the base's name.
     """
     check_key(host, api_key)
-    if base_name in engine.tasks:
-        raise UsageError(
-            explain(
-                "a task has the name of the base model",
-                got=base_name,
-                do="Give the base another name with --name",
-            )
-        )
+    check_names(base_name, engine.tasks)
+    app: Any = make_app(engine, base_name, api_key, reload)
+    if is_loopback(host):
+        app = OwnHosts(app, (host, *hosts))
     settings: dict[str, Any] = {
         "host": host,
         "port": port,
         "log_level": logging.WARNING,
-        "timeout_keep_alive": _IDLE_SECONDS,
-        "timeout_graceful_shutdown": int(engine.limits.seconds) + 1,
+        "http": protocol or limited(),
+        "ws": "none",
+        "timeout_keep_alive": IDLE_SECONDS,
+        "timeout_graceful_shutdown": _CLOSE_SECONDS,
         "server_header": False,
     }
-    return uvicorn.Server(uvicorn.Config(make_app(engine, base_name, api_key), **settings))
+    return Server(uvicorn.Config(app, **settings), engine, reload)

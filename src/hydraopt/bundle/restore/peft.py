@@ -18,12 +18,13 @@ from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.scale import ScaleRule
-from hydraopt.bundle.container import write_atomically
 from hydraopt.bundle.restore.extras import exported_extras
-from hydraopt.bundle.restore.folders import check_target, new_folder, read_back
+from hydraopt.bundle.restore.folders import check_target, read_back
 from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of
 from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
+from hydraopt.files.apart import check_apart
+from hydraopt.files.writing import replaced_folder, write_atomically
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
@@ -60,6 +61,7 @@ def export_peft(
     is then as it was. UsageError for a folder in the way.
     """
     target = Path(folder)
+    check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
     metadata = None
     if task.original is not None and task.entry.format == "peft" and not uniform_rank:
@@ -194,7 +196,7 @@ def write_peft(
 
     The target has to have passed :func:`hydraopt.bundle.restore.folders.check_target`.
     """
-    with new_folder(target) as folder:
+    with replaced_folder(target) as folder:
         write_atomically(folder / WEIGHTS, file_chunks(tensors, metadata))
         # As PEFT writes it, down to the missing newline.
         text = json.dumps(config, indent=2, sort_keys=True)

@@ -1,0 +1,211 @@
+"""A base model from its files, whole or not at all.
+
+transformers fills what the weight files lack with random numbers, leaves out what it does not know,
+and raises whatever the broken file led it to. Here each of these is a UsageError with the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from hydraopt.errors import HydraoptError, UsageError, explain
+from hydraopt.files.reading import MOST_CONFIG, read_regular
+
+__all__ = ["load_whole"]
+
+_JSON: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+_WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin")
+# Buffers that older versions stored and newer ones compute: rotary tables, masks, positions.
+_COMPUTED: Final = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$")
+_LEAST_ENTRY: Final = 32  # bytes that a tensor's entry takes in any weight file
+_DEPTHS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_NAMED: Final = 4
+_MOST_SAID: Final = 240
+_AGAIN: Final = "Fetch the base model again, or give the folder of a complete one"
+
+
+def load_whole(base: str | Path, dtype: str) -> tuple[Any, Any]:
+    """(model, tokenizer) as transformers loads them, on the CPU.
+
+    Raises UsageError, with the file where it can be told, if transformers cannot load the base, and
+    if its weight files lack tensors of the model, hold others, or hold some in another shape.
+    """
+    folder = Path(base) if Path(base).is_dir() else None
+    try:
+        if folder is not None:
+            _check_folder(folder)
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        loader: Any = AutoModelForCausalLM  # its stubs know nothing of the loading info
+        with _quiet():
+            model, info = loader.from_pretrained(
+                base,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
+            _check_whole(base, model, info)
+            return model, AutoTokenizer.from_pretrained(base)
+    except (HydraoptError, MemoryError):
+        raise
+    except ModuleNotFoundError as error:
+        if error.name in ("transformers", "torch"):
+            raise  # the command says what to install
+        raise _unloadable(base, folder, error) from error
+    except Exception as error:  # of a broken file: of any kind
+        raise _unloadable(base, folder, error) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises UsageError for what transformers would stumble over or go on without."""
+    if (folder / "adapter_config.json").exists():
+        raise UsageError(
+            explain(
+                "an adapter lies beside or in place of the base model",
+                file=folder / "adapter_config.json",
+                do="Give the folder of the base model alone",
+            )
+        )
+    for name in _JSON:
+        file = folder / name
+        if not file.exists():
+            continue
+        try:
+            content = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise _broken(file, error) from error
+        if not isinstance(content, dict):
+            raise _broken(file, f"{type(content).__name__}, no JSON object")
+        if name == "config.json":
+            _check_size(folder, file, content)
+
+
+def _check_size(folder: Path, file: Path, config: Mapping[str, Any]) -> None:
+    """Raises UsageError for a model that the weight files cannot hold, before memory is taken for
+    it: more layers than tensors, embeddings of more numbers than the files have bits."""
+    files = [x for pattern in _WEIGHTS for x in folder.glob(pattern) if x.is_file()]
+    tensors = sum(_tensors_of(x) for x in files)
+    bits = 8 * sum(x.stat().st_size for x in files)
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        whole = {key: x for key, x in part.items() if type(x) is int}
+        layers = max((whole.get(key, 0) for key in _DEPTHS), default=0)
+        numbers = whole.get("vocab_size", 0) * max(whole.get("hidden_size", 1), 1)
+        for what, got, most in (("layers", layers, tensors), ("embeddings", numbers, bits)):
+            if files and got > most:
+                raise UsageError(
+                    explain(
+                        f"the base model's config states more {what} than its weights hold",
+                        file=file,
+                        got=got,
+                        expected=f"at most {most}",
+                        do=_AGAIN,
+                    )
+                )
+
+
+def _tensors_of(file: Path) -> int:
+    """How many tensors a weight file has; at most, if it is no safetensors file."""
+    if file.suffix != ".safetensors":
+        return file.stat().st_size // _LEAST_ENTRY
+    try:
+        return len(_names_in(file))
+    except Exception as error:  # safetensors' own kind is no public class of every version
+        raise _broken(file, error) from error
+
+
+def _names_in(file: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="np") as opened:
+        return list(opened.keys())
+
+
+def _check_whole(base: str | Path, model: Any, info: Mapping[str, Any]) -> None:
+    """Raises UsageError if transformers made up, left out or could not place a tensor."""
+    unknown = [x for x in info.get("unexpected_keys", ()) if not _COMPUTED.search(x)]
+    shapes = {
+        str(key): f"{key} {tuple(there)} for {tuple(asked)}"
+        for key, there, asked in info.get("mismatched_keys", ())
+    }
+    # A tensor of another shape is made up too, and may count as missing.
+    missing = [x for x in info.get("missing_keys", ()) if x not in shapes]
+    other = [*info.get("error_msgs", ()), *map(str, info.get("conversion_errors") or ())]
+    for what, names in (
+        ("lack tensors of the model", missing),
+        ("hold tensors of other shapes than the model's", list(shapes.values())),
+        ("hold tensors that the model does not have", unknown),
+        ("cannot be put into the model", other),
+    ):
+        if names:
+            kind = type(model).__name__
+            raise UsageError(
+                explain(
+                    f"the weight files of the base model {what} ({kind})",
+                    file=base,
+                    got=_some(names),
+                    do=_AGAIN,
+                )
+            )
+
+
+def _some(names: list[str]) -> str:
+    """The first few names and how many there are."""
+    shown = ", ".join(sorted(names)[:_NAMED])
+    return f"{len(names)}: {shown}" + (", ..." if len(names) > _NAMED else "")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own table of what is missing: it is in our error."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _broken(file: Path, got: object) -> UsageError:
+    return UsageError(
+        explain("a file of the base model cannot be read", file=file, got=_line(got), do=_AGAIN)
+    )
+
+
+def _unloadable(base: str | Path, folder: Path | None, error: Exception) -> UsageError:
+    return UsageError(
+        explain(
+            f"cannot load the base model {base}",
+            got=_line(error),
+            expected=None if folder is None else "config.json, weights and a tokenizer",
+            do="Give a folder that transformers can load, or a name that it can fetch",
+        )
+    )
+
+
+def _line(error: object) -> str:
+    """The first line of what was said, with its kind where that is needed to make sense of it."""
+    lines = str(error).strip().splitlines()
+    # A first line that ends with a colon has said nothing yet.
+    text = " ".join(x.strip() for x in lines[: 2 if lines and lines[0].endswith(":") else 1])
+    text = text[:_MOST_SAID].rstrip(".")
+    if not isinstance(error, Exception) or (isinstance(error, OSError | ValueError) and text):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Files in and out: only regular ones, replaced in one step, apart from the inputs."""

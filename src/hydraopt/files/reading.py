@@ -1,0 +1,101 @@
+"""Opening what a user names: a regular file, and no larger than its kind ever is.
+
+A FIFO would wait for ever for its other end, a device has no end at all, and what a folder says
+when it is read differs between systems. All are refused with an OSError, which those who read files
+turn into an error of their own kind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Final
+
+__all__ = ["MOST_CONFIG", "HeldFile", "open_regular", "read_regular"]
+
+MOST_CONFIG: Final = 16 << 20
+"""Bytes that a config may have."""
+
+_KINDS: Final = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def _refused(code: int, what: str, path: str | os.PathLike[str]) -> OSError:
+    return OSError(code, what, os.fspath(path))
+
+
+def _descriptor(path: str | os.PathLike[str], most: int | None) -> int:
+    """An open descriptor of a regular file of at most ``most`` bytes; raises OSError."""
+    # Without O_NONBLOCK opening a FIFO waits for who writes into it.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+            raise _refused(errno.EINVAL, f"not a regular file, but {kind}", path)
+        if most is not None and status.st_size > most:
+            what = f"too large to be read: {status.st_size:,} bytes, at most {most:,}"
+            raise _refused(errno.EFBIG, what, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
+    """A regular file, open for reading bytes.
+
+    most: bytes that it may have. Raises OSError for anything else, without waiting.
+    """
+    return os.fdopen(_descriptor(path, most), "rb")
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes; raises OSError."""
+    with open_regular(path, most) as stream:
+        data = stream.read(most + 1)
+    if len(data) > most:  # It grew meanwhile.
+        raise _refused(errno.EFBIG, f"too large to be read: over {most:,} bytes", path)
+    return data
+
+
+class HeldFile:
+    """A regular file that stays open, so that it is the same one whatever its name stands for
+    later.
+
+    Safe to read from several threads, and in forks. Closed when nothing refers to it any more.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor = -1
+        self._descriptor = _descriptor(path, None)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on, fewer only at the end of the file."""
+        pieces = []
+        while size > 0:
+            piece = os.pread(self._descriptor, min(size, 1 << 30), start)
+            if not piece:
+                break
+            pieces.append(piece)
+            start, size = start + len(piece), size - len(piece)
+        return b"".join(pieces)

@@ -1,0 +1,269 @@
+"""Replacing a file or a folder in one step: whoever is killed leaves the old one or the new one.
+
+What is being made lies beside its target as ".NAME.tmp-RANDOM", created new and never through a
+link, and locked as long as its maker lives. So what a killed process left is known by its lock, and
+goes with the next write to the same target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked and leftovers stay.
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["replaced_file", "replaced_folder", "write_atomically"]
+
+_EXCHANGE: Final = 2
+"""RENAME_EXCHANGE of renameat2(2)."""
+_HERE: Final = -100
+"""AT_FDCWD."""
+_STOPS: Final = (".json",)
+"""Endings of the files without which no loader takes a folder for an adapter or a model."""
+
+
+def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> int:
+    """Write a file so that at every moment its name stands for the old or the new content.
+
+    The bytes are synced before they replace the target in one step. A link is followed; a file that
+    is replaced keeps its mode and, where the system lets us, its owner. Returns the size. On
+    failure nothing is left behind. Raises OSError, naming the target; a device or a FIFO is no
+    target.
+    """
+    target = _target(path)
+    _clean(target)
+    try:
+        with _scratch_file(target) as (scratch, descriptor):
+            _write(descriptor, chunks)
+            size = os.fstat(descriptor).st_size
+            _like(target, descriptor)
+            os.fsync(descriptor)
+            os.replace(scratch, target)
+    except OSError as error:
+        raise _named(error, path) from error
+    _sync_folder(target.parent)
+    return size
+
+
+@contextmanager
+def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
+    """A name to write a file to, which becomes ``path`` when the block ends well, else vanishes.
+
+    suffix: of that name, since some libraries go by it. For what is written by other libraries, and
+    read back before it appears; as :func:`write_atomically` otherwise. A folder that is missing is
+    made.
+    """
+    target = _target(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch_folder(target) as scratch:
+        made = scratch / f"new{suffix}"
+        yield made
+        with made.open("rb") as stream:
+            _like(target, stream.fileno())
+            os.fsync(stream.fileno())
+        os.replace(made, target)
+        _sync_folder(target.parent)
+
+
+@contextmanager
+def replaced_folder(
+    path: str | os.PathLike[str], stale: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
+    """A folder to write into that becomes ``path`` when the block ends well, else vanishes.
+
+    The target appears, or is exchanged for the new folder, in one step. Files of the target that
+    the new folder has no match for are in the new one as well, unless they are ``stale`` by name; a
+    link is followed. Where the system cannot exchange two folders, those files without which no
+    loader takes the folder (configs) go first and come last, so that loaders stop in between.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch_folder(target) as scratch:
+        made = scratch / "new"
+        made.mkdir()
+        yield made
+        if target.is_dir():
+            shutil.copymode(target, made)
+            _put_in_place(made, target, stale)
+        else:
+            os.replace(made, target)
+        _sync_folder(target.parent)
+
+
+@contextmanager
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """A new, locked folder beside the target; removed in the end with what is left in it."""
+    _clean(target)
+    scratch = target.with_name(_scratch_name(target))
+    scratch.mkdir(mode=0o700)
+    lock = os.open(scratch, os.O_RDONLY)
+    try:
+        _lock(lock)
+        yield scratch
+    finally:
+        os.close(lock)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """Where the bytes go, links followed."""
+    target = Path(os.path.realpath(path))
+    with contextlib.suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if not stat.S_ISREG(mode):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(code, "not a regular file, which alone can be replaced", os.fspath(path))
+    return target
+
+
+def _named(error: OSError, path: str | os.PathLike[str]) -> OSError:
+    """The error about the file that the caller knows, in place of the scratch file or none."""
+    return type(error)(error.errno, error.strerror or str(error), os.fspath(path))
+
+
+def _scratch_name(target: Path) -> str:
+    return f".{target.name}.tmp-{secrets.token_hex(8)}"
+
+
+@contextmanager
+def _scratch_file(target: Path) -> Iterator[tuple[Path, int]]:
+    """A new, locked file beside the target; removed unless it has got another name."""
+    scratch = target.with_name(_scratch_name(target))
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(scratch, flags, 0o666)
+    try:
+        _lock(descriptor)
+        yield scratch, descriptor
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def _write(descriptor: int, chunks: Iterable[bytes]) -> None:
+    for chunk in chunks:
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+
+def _like(target: Path, descriptor: int) -> None:
+    """Give a new file the mode and the owner of the one that it replaces."""
+    with contextlib.suppress(OSError):
+        old, new = target.stat(), os.fstat(descriptor)
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+def _lock(descriptor: int) -> None:
+    if fcntl is not None:
+        # Some network file systems have no locks; leftovers there stay.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _clean(target: Path) -> None:
+    """Remove what killed writers left beside a target; those that live hold a lock."""
+    if fcntl is None:
+        return
+    prefix = f".{target.name}.tmp-"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(target.parent):
+            if name.startswith(prefix) and len(name) == len(prefix) + 16:
+                _remove_if_dead(target.parent / name)
+
+
+def _remove_if_dead(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool]) -> None:
+    """Exchange a made folder for the target, which keeps its other files."""
+    for other in target.iterdir():
+        if not (made / other.name).exists() and not stale(other.name):
+            _bring_along(other, made / other.name)
+    try:
+        _exchange(made, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
+            raise
+        _replace_one_by_one(made, target)
+
+
+def _bring_along(old: Path, new: Path) -> None:
+    """Another name for a file that stays, or a folder of such names."""
+    if old.is_dir() and not old.is_symlink():
+        shutil.copytree(old, new, symlinks=True, copy_function=_link)
+    elif old.is_symlink():
+        new.symlink_to(os.readlink(old))
+    else:
+        _link(old, new)
+
+
+def _link(old: str | Path, new: str | Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders have each other's name, in one step. Raises OSError where that is not to be
+    had."""
+    library = ctypes.CDLL(None, use_errno=True)
+    call = getattr(library, "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fspath(other))
+
+
+def _replace_one_by_one(made: Path, target: Path) -> None:
+    """Configs go, all else is replaced, configs come: a loader in between finds no adapter and no
+    model."""
+    new = {path.name for path in made.iterdir()}
+    old = {path.name for path in target.iterdir()}
+    stops = sorted(name for name in new if name.endswith(_STOPS))
+    for name in sorted((old - new) | (old & set(stops))):
+        if not (target / name).is_dir():
+            (target / name).unlink()
+    _sync_folder(target)
+    for name in [*sorted(new - set(stops)), *stops]:
+        if (made / name).is_dir() and not (made / name).is_symlink():
+            continue  # It was brought along, and is there.
+        os.replace(made / name, target / name)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the new name survive a power cut; some systems cannot open folders, and the file itself
+    # is safe without it.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,96 @@
+"""Outputs that are, hold or lie in what is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge, open_bundle, shrink
+from hydraopt.errors import UsageError
+from hydraopt.export import FORMATS, export_task
+from hydraopt.files.apart import check_apart
+from hydraopt.merging.combine import combine
+from tests.merging.merge_cases import modules_of
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    os.link(tmp_path / "in" / "file", tmp_path / "hard")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("output", "given", "how"),
+    [
+        ("in/file", "in/file", "is"),
+        ("in/../in/file", "in/file", "is"),
+        ("link/file", "in/file", "is"),
+        ("hard", "in/file", "is"),
+        ("in/new", "in", "lies in"),
+        ("link/deep/new", "in", "lies in"),
+        ("in", "in/file", "is around"),
+        ("link", "in/deep", "is around"),
+        (".", "in", "is around"),
+    ],
+)
+def test_what_is_not_apart(place: Path, output: str, given: str, how: str) -> None:
+    with pytest.raises(UsageError, match=f"the output {how} what is read"):
+        check_apart(place / output, [place / given])
+
+
+def test_what_is_apart(place: Path) -> None:
+    check_apart(place / "in" / "other", [place / "in" / "file", place / "in" / "deep"])
+    check_apart(place / "new", [place / "in"])
+    check_apart(place / "in2", [place / "in", place / "nowhere"])
+
+
+@pytest.fixture
+def folders(make_adapter: Callable[..., Path], tmp_path: Path) -> list[Path]:
+    return [make_adapter(tmp_path / name, modules_of(i)) for i, name in enumerate("ab")]
+
+
+def test_merge_shrink_and_methods_write_elsewhere(folders: list[Path], tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    for output in (folders[0] / "adapter_model.safetensors", folders[1] / "new"):
+        with pytest.raises(UsageError, match="what is read"):
+            merge(folders, output, size="30%")
+        with pytest.raises(UsageError, match="what is read"):
+            combine(folders, output, "ties")
+    assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
+    bundle = tmp_path / "bundle"
+    merge(folders, bundle, size="40%")
+    os.link(bundle, tmp_path / "hard")
+    whole = bundle.read_bytes()
+    for output in (bundle, tmp_path / "hard"):
+        with pytest.raises(UsageError, match="the output is what is read"):
+            shrink(bundle, output, size="30%")
+    assert bundle.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_export_takes_the_place_of_what_it_reads(
+    name: str, folders: list[Path], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    merge(folders, home / "bundle.hydra.safetensors", size="40%")
+    task = open_bundle(home / "bundle.hydra.safetensors")["a"]
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    bases = {"base": base} if FORMATS[name].needs_base else {}
+    outputs = [home / "bundle.hydra.safetensors" if FORMATS[name].suffix else home]
+    outputs += [base, base / "new"] if bases else []
+    for output in outputs:
+        if output == base and FORMATS[name].suffix:
+            continue
+        with pytest.raises(UsageError, match="what is read"):
+            export_task(task, output, format=name, overwrite=True, **bases)
+    assert sorted(path.name for path in base.iterdir()) == ["config.json"]
+    assert open_bundle(home / "bundle.hydra.safetensors")["a"].factors()

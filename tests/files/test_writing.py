@@ -1,0 +1,238 @@
+"""Files and folders that are replaced in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hydraopt.files import writing
+from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_keeps_mode_and_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_bytes(b"old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    assert write_atomically(link, [b"n", b"ew"]) == 3
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert names(tmp_path) == ["link", "real"]
+
+
+def test_a_new_file_has_the_mode_that_the_user_gives_to_new_ones(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "new", [b"x"])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_keeps_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    os.chown(path, 65534, 65534)
+    write_atomically(path, [b"new"])
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+
+
+def test_devices_fifos_and_folders_are_no_targets(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for name in ("/dev/null", tmp_path / "fifo", tmp_path / "folder"):
+        with pytest.raises(OSError, match="not a regular file") as error:
+            write_atomically(name, [b"x"])
+        assert error.value.filename == os.fspath(name)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert names(tmp_path) == ["fifo", "folder"]
+
+
+def test_an_error_names_the_target_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def full() -> object:
+        yield b"x"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as error:
+        write_atomically(path, full())  # type: ignore[arg-type]
+    assert error.value.filename == os.fspath(path)
+    assert names(tmp_path) == []
+
+
+def test_names_of_scratch_files_cannot_be_laid_in_wait(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(writing.secrets, "token_hex", lambda size: "0" * 2 * size)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / f".file.tmp-{'0' * 16}").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "file", [b"x"])
+    assert victim.read_bytes() == b"mine"
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    script = (
+        "import sys, time\nfrom hydraopt.files.writing import write_atomically\n"
+        "def slow():\n    yield b'x'\n    print('begun', flush=True)\n    time.sleep(60)\n"
+        "write_atomically(sys.argv[1], slow())\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(target)], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+        (left,) = names(tmp_path)
+        assert left.startswith(".file.tmp-")
+        write_atomically(target, [b"mine"])
+        assert names(tmp_path) == [left, "file"]
+        writer.send_signal(signal.SIGKILL)
+    write_atomically(target, [b"again"])
+    assert names(tmp_path) == ["file"]
+    # What only looks like a leftover is somebody's.
+    (tmp_path / ".file.tmp-notes").write_bytes(b"")
+    write_atomically(target, [b"once more"])
+    assert names(tmp_path) == [".file.tmp-notes", "file"]
+
+
+def test_a_file_of_another_library_appears_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file.gguf"
+    with replaced_file(target, ".gguf") as made:
+        made.write_bytes(b"x")
+        assert made.suffix == ".gguf"
+        assert not target.exists()
+    assert target.read_bytes() == b"x"
+
+    def broken() -> None:
+        with replaced_file(target, ".gguf") as made:
+            made.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
+    assert target.read_bytes() == b"x"
+    assert names(target.parent) == ["file.gguf"]
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def fill(folder: Path, text: str, *others: str) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors", *others):
+        (folder / name).write_text(text)
+
+
+@pytest.fixture(params=["exchange", "one by one"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "one by one":
+
+        def lacking(one: Path, other: Path) -> None:
+            raise OSError(errno.ENOSYS, "not here")
+
+        monkeypatch.setattr(writing, "_exchange", lacking)
+    return request.param
+
+
+def test_a_folder_is_replaced_and_keeps_its_other_files(tmp_path: Path, system: str) -> None:
+    target = tmp_path / "adapter"
+    with replaced_folder(target) as made:
+        fill(made, "old")
+    fill(target, "old", "README.md", "stale.bin")
+    (target / "logs").mkdir()
+    (target / "logs" / "run").write_text("kept")
+    target.chmod(0o750)
+    with replaced_folder(target, lambda name: name == "stale.bin") as made:
+        fill(made, "new")
+        assert (target / "adapter_config.json").read_text() == "old"
+    kept = ["README.md", "adapter_config.json", "adapter_model.safetensors", "logs"]
+    assert names(target) == kept
+    assert {(target / name).read_text() for name in kept[1:3]} == {"new"}
+    assert (target / "README.md").read_text() == "old"
+    assert (target / "logs" / "run").read_text() == "kept"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o750
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_failure_leaves_the_folder_as_it_was(tmp_path: Path, system: str) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    fill(target, "old")
+
+    def broken() -> None:
+        with replaced_folder(target) as made:
+            fill(made, "new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
+    assert {path.read_text() for path in target.iterdir()} == {"old"}
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_without_an_exchange_the_config_goes_first_and_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, seen = tmp_path / "adapter", []
+    target.mkdir()
+    fill(target, "old")
+    real = os.replace
+
+    def watched(old: Path, new: Path) -> None:
+        seen.append((Path(new).name, names(target)))
+        real(old, new)
+
+    def lacking(one: Path, other: Path) -> None:
+        raise OSError(errno.EINVAL, "not here")
+
+    monkeypatch.setattr(writing, "_exchange", lacking)
+    monkeypatch.setattr(writing.os, "replace", watched)
+    with replaced_folder(target) as made:
+        fill(made, "new")
+    assert seen == [
+        ("adapter_model.safetensors", ["adapter_model.safetensors"]),
+        ("adapter_config.json", ["adapter_model.safetensors"]),
+    ]
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from hydraopt.files.writing import replaced_folder
+target = Path(sys.argv[1])
+while True:
+    for text in ("a", "b"):
+        with replaced_folder(target) as made:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                (made / name).write_text(text * 4096)
+"""
+
+
+def test_killed_at_any_moment_a_folder_is_of_one_kind(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    fill(target, "a" * 4096)
+    for i in range(12):
+        with subprocess.Popen([sys.executable, "-c", _KILLED, str(target)]) as writer:
+            time.sleep(0.25 + 0.013 * i)
+            writer.send_signal(signal.SIGKILL)
+        texts = {path.name: path.read_text() for path in target.iterdir()}
+        assert set(texts) == {"adapter_config.json", "adapter_model.safetensors"}
+        assert len(set(texts.values())) == 1, "old weights under a new config"
+    with replaced_folder(target) as made:
+        fill(made, "c")
+    assert names(tmp_path) == ["adapter"]
