@@ -2,11 +2,12 @@
 
     python -m benchmarks.hostile server --json FILE
 
-Starts ``hydraopt serve`` on the examples (SmolLM2-135M-Instruct, eight rank-8 adapters), or on
---base and two --bundle files that have the same tasks. While clients ask, the file under the server
-is exchanged for the other, deleted, cut or written over, and loaded again by POST /reload or
-SIGHUP. Each answer is held against what plain greedy generation writes with that task alone, from
-a bundle that was in service between the request and its answer. Then come half bodies, half heads
+Starts ``hydraopt serve`` on a tiny model of random numbers with four tasks, which answers at once,
+or on --base and two --bundle files that have the same tasks. While clients ask, the file under the
+server is exchanged for the other bundle, deleted, or replaced by one that is cut or is no bundle,
+and loaded again by POST /reload or SIGHUP. Each answer is held against what plain greedy generation
+writes with that task alone, from a bundle that was in service between the request and its answer.
+Then come half bodies, half heads
 and bytes by drops, and more connections than are taken; at last SIGTERM, with half bodies open and
 requests under way. Everything is on this machine's loopback. Exit code 1 if anything is not as
 docs/reference/serving.md says.
@@ -36,7 +37,8 @@ from urllib.parse import urlsplit
 import torch
 
 from benchmarks.commands import parser_of
-from benchmarks.common import ROOT, provenance, write_result
+from benchmarks.common import provenance, write_result
+from benchmarks.hostile.tiny import write_tiny
 from benchmarks.speed.refusals import post
 from benchmarks.speed.serve_load import (
     Asked,
@@ -47,12 +49,11 @@ from benchmarks.speed.serve_load import (
     prompts_of,
     started_server,
 )
-from hydraopt import merge
 from hydraopt.basemodel.model import load_model
-from zoo.bases import base_folder
 
 CLOSED_WITHIN = 25.0
 ENDED_WITHIN = 25.0
+TASKS = ("de", "en", "es", "fr")
 PAUSE = 3.0
 """Seconds between two exchanges."""
 
@@ -327,12 +328,12 @@ def attack(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("--base", type=Path, help="model folder; default the examples' base")
+    parser.add_argument("--base", type=Path, help="model folder; default a tiny one")
     parser.add_argument(
         "--bundle",
         type=Path,
         action="append",
-        help="two of them; default the examples, merged to 5 and to 3 %%",
+        help="two of them, with --base",
     )
     parser.add_argument("--seconds", type=float, default=300, help="of exchanges under load")
     parser.add_argument("--clients", type=int, default=16)
@@ -344,13 +345,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     head = provenance("a server under half requests, crowds and exchanged bundles", seed=0)
-    base = args.base or base_folder("smollm2-135m-instruct")
     prompts = prompts_of(args.prompts, args.tokens)
     with tempfile.TemporaryDirectory() as place:
-        bundles = args.bundle or []
-        for size in () if bundles else ("5%", "3%"):
-            bundles.append(Path(place) / f"{size[0]}.hydra.safetensors")
-            merge(ROOT / "examples" / "adapters" / "*", bundles[-1], size=size)
+        base, bundles = args.base, args.bundle
+        if base is None or len(bundles or ()) != 2:
+            base, bundles = write_tiny(Path(place), TASKS)
         torch.set_num_threads(args.threads)
         model, tokenizer = load_model(str(base))
         named = Path(base).resolve().name
