@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("fuzz", "kill")
+COMMANDS = ("fuzz", "kill", "server")
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.hostile", COMMANDS))

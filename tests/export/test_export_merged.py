@@ -10,7 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hydraopt.bundle import TaskAdapter
@@ -213,6 +213,9 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
         (lambda x: index(x, {"a": ["b"]}), "weight_map"),
         (lambda x: (x / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
          "what model"),
+        (lambda x: without(x, "model.layers.1.mlp.up"), r"got 1: model\.layers\.1\.mlp\.up_proj"),
+        (lambda x: without(x, "model.layers.0"), r"got 1: model\.layers\.0"),
+        (lambda x: without(x, "model.layers.1"), r"got 1: model\.layers\.1"),
     ],
 )  # fmt: skip
 def test_hostile_bases(damage: Any, match: str, tmp_path: Path) -> None:
@@ -221,6 +224,12 @@ def test_hostile_bases(damage: Any, match: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=match):
         export_merged(small_task(tmp_path), tmp_path / "out", base=base)
     assert not (tmp_path / "out").exists()
+
+
+def without(base: Path, start: str) -> None:
+    held = load_file(base / "model.safetensors")
+    kept = {key: x for key, x in held.items() if not key.startswith(start)}
+    save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
 
 
 def index(base: Path, weight_map: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ _LOADED: Final = (
     "pytorch_model-*-of-*.bin",
     "pytorch_model.bin.index.json",
 )
+_LAYER: Final = re.compile(r"(.*?(?:layers|blocks|block|h))\.(\d{1,6})\.(.+)$")
+_DEPTHS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WEIGHTS: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
 
 
@@ -55,7 +59,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Open a transformers folder; of the weights only headers are read.
 
     Raises UsageError for a folder without config.json and safetensors weights, for quantised
-    weights, and for an index that does not fit its shards.
+    weights, for an index that does not fit its shards, and for layers that lack tensors.
     """
     config = _json(folder / "config.json", folder)
     if config.get("quantization_config"):
@@ -71,6 +75,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         tensors.update(file)
     if (folder / _INDEX).is_file():
         _check_index(folder, files)
+    _check_layers(folder, config, tensors)
     return Checkpoint(folder, config, files, tensors, tuple(_others(folder)))
 
 
@@ -103,6 +108,51 @@ def _check_index(folder: Path, files: Mapping[str, TensorFile]) -> None:
     if stated != actual:
         odd = sorted(set(stated.items()) ^ set(actual.items()))[0]
         raise _unfit(folder, f"{odd[0]!r} in {odd[1]}", f"what {_INDEX} says")
+
+
+def _check_layers(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, RawTensor]
+) -> None:
+    """Raises UsageError if a layer that the config counts is not there, or lacks tensors that most
+    layers like it have.
+
+    Nothing here builds the model. So layers are held against one another: one that has a part of
+    what most have, and nothing else, is not whole. A layer of another kind has other tensors too.
+    """
+    held: dict[str, dict[int, set[str]]] = {}
+    for name in tensors:
+        if found := _LAYER.match(name):
+            stack = held.setdefault(found[1], {})
+            stack.setdefault(int(found[2]), set()).add(found[3])
+    inner = config.get("text_config")
+    stated = [
+        part[key]
+        for part in (config, inner if isinstance(inner, Mapping) else {})
+        for key in _DEPTHS
+        if type(part.get(key)) is int
+    ]
+    for prefix, layers in held.items():
+        kinds = Counter(map(frozenset, layers.values()))
+        usual = max(kinds, key=lambda kind: (kinds[kind], len(kind)))
+        lacks = [
+            f"{prefix}.{i}.{name}"
+            for i, names in sorted(layers.items())
+            if names < usual
+            for name in sorted(usual - names)
+        ]
+        count = max(layers) + 1
+        lacks += [f"{prefix}.{i}" for i in range(count) if i not in layers]
+        if len(held) == 1 and stated and count < max(stated):
+            lacks.append(f"{prefix}.{count}")
+        if lacks:
+            raise UsageError(
+                explain(
+                    "the weight files of the base model lack tensors",
+                    file=folder,
+                    got=f"{len(lacks)}: {', '.join(lacks[:4])}" + (", ..." if lacks[4:] else ""),
+                    do="Fetch the base model again, or give the folder of a complete one",
+                )
+            )
 
 
 def _open(file: Path) -> TensorFile:
