@@ -133,6 +133,13 @@ def test_a_fused_projection_needs_to_say_its_slots(tmp_path: Path) -> None:
         read_adapter(path)
 
 
+def test_a_tensor_that_would_mean_something_else_in_peft(tmp_path: Path) -> None:
+    arrays = {"h.q.lora_A": np.ones((2, 8), "f4"), "h.q.lora_B": np.ones((6, 2), "f4")}
+    save_file(arrays | {"h.q.lora_B.bias": np.ones(6, np.int64)}, tmp_path / "x.safetensors")
+    with pytest.raises(AdapterFormatError, match=r"'h\.q\.lora_B\.bias' beside loralib's"):
+        merge([tmp_path / "x.safetensors"], tmp_path / "b", lossless=True)
+
+
 def test_an_error_that_nothing_reaches(tmp_path: Path) -> None:
     from hydraopt.errors import BudgetError
 
