@@ -30,7 +30,16 @@ prints JSON for machines. This page is made from the commands by `python -m tool
 | 0 | done |
 | 1 | `verify` found problems |
 | 2 | refused; the reason is on stderr |
+| 70 | an error that nobody foresaw; stderr says on which files and how to report it |
 | 130 | interrupted; no output is left half written |
+
+With `HYDRAOPT_TRACEBACK=1` in the environment a command that fails shows where.
+A reader of stdout that has gone (`| head -1`) changes no exit code.
+
+The inner loops are compiled when they first run. The machine code is kept beside the package, else
+in the user's cache folder, else in `hydraopt-UID` in the folder for temporary files. Where none can
+be written, each run compiles anew. A note on stderr says so. `NUMBA_CACHE_DIR` names another
+folder.
 """
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 _BLOCK = 1 << 20
 _PART = re.compile(r"\.gguf|^part\d+\.bin$")
@@ -143,6 +143,9 @@ def gguf_parts(base: Base) -> list[Path]:
 
 def _convert(base: Base, dtype: torch.dtype, folder: Path) -> None:
     """De-quantise the GGUF of `base` into `folder`, which appears only when it is complete."""
+    # Inside, because only converting needs a transformers as new as this.
+    from transformers import GgufConfig
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as scratch:
         gguf = Path(scratch) / "model.gguf"

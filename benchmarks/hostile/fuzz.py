@@ -1,242 +1,215 @@
-"""Damaged bundles and adapters: each gives the right content or a HydraoptError.
+"""Damaged bundles and adapters: every command refuses them, or gives back what they hold.
 
-    python -m benchmarks.hostile fuzz --count 5000 --seed 0 --json FILE
+    python -m benchmarks.hostile fuzz --adapters 2000 --bundles 1000 --seed 0 --json FILE
 
-Every case is a sound file with one mutation (mutate.py). A worker process opens and reads all of
-it: a bundle's manifest, bases, every task's factors and carried tensors, and its export as PEFT
-tensors; an adapter's every tensor and factor. The outcome is
+Every case is a sound file with one mutation (mutate.py, configs.py, weights.py, forge.py). A worker
+under a limit of memory and time reads all of it. Of an adapter it makes a bundle, verifies it, and
+exports it in the adapter's own format or as PEFT; what is merged without loss has to come back bit
+for bit. A bundle it verifies, inspects, exports and sometimes shrinks. The outcome is
 
-    same      what was read is what the sound file holds (the damage was in what nobody reads);
-    other     something else was read without an error: right only where the mutation also forged
-              the checksums, or where the format has none (adapters); a failure otherwise;
-    refused   a HydraoptError;
-    FAILED    any other exception, a dead worker, more than --seconds, or more than --megabytes.
+    refused    a HydraoptError;
+    accepted   all of that went well;
+    traceback  any other exception, or a dead worker;
+    hang       more than --seconds of the processor, or six times that by the clock;
+    memory     more than --megabytes and --factor times the bytes of the file;
+    broken     merged, and then not verified or not exported; or verified, and then not exported.
 
-Exit code 1 if anything failed; the failing files are kept in --keep.
+Exit code 1 if there is any of the last four; the files of these are kept in --keep.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import multiprocessing as mp
 import os
 import platform
 import random
-import resource
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from multiprocessing.connection import Connection
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.hostile import mutate, samples
+from benchmarks.hostile import forge, mutate, samples, weights
+from benchmarks.hostile.configs import damage_config
+from benchmarks.hostile.workers import QUIET, Bound, Case, Worker
 
-FORGED = {"forge_manifest", "forge_shape", "forge_stream", "swap_streams", "bomb"}
-PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
-
-
-def content_of_bundle(path: Path) -> str:
-    """A digest of everything that a reader of the bundle can get."""
-    from hydraopt import open_bundle
-    from hydraopt.errors import ExportError, NumericalError
-    from hydraopt.export import peft_adapter
-
-    digest = hashlib.sha256()
-    bundle = open_bundle(path)
-    for name, task in bundle.items():
-        digest.update(repr((name, task.error, task.config)).encode("utf-8", "replace"))
-        for module, factors in task.factors().items():
-            digest.update(module.encode("utf-8", "replace") + factors.B.tobytes())
-            digest.update(factors.A.tobytes())
-        for key, tensor in task.carried.items():
-            digest.update(repr((key, tensor.dtype, tensor.shape)).encode("utf-8", "replace"))
-            digest.update(tensor.raw())
-        try:
-            peft_adapter(task)
-        except (ExportError, NumericalError) as error:
-            digest.update(type(error).__name__.encode())
-    return digest.hexdigest()
+CONFIG = "adapter_config.json"
+FAILED = ("traceback", "hang", "memory", "broken")
+SHOWN = 60
 
 
-def content_of_adapter(path: Path) -> str:
-    """A digest of everything that a reader of the adapter can get."""
-    from hydraopt import read_adapter
-
-    digest = hashlib.sha256()
-    adapter = read_adapter(path)
-    digest.update(repr(adapter.base_model).encode("utf-8", "replace"))
-    for name, module in adapter.modules.items():
-        digest.update(name.encode("utf-8", "replace"))
-        for factor in module.factors():
-            digest.update(factor.tobytes())
-    for key, tensor in adapter.extras.items():
-        digest.update(key.encode("utf-8", "replace") + tensor.raw())
-    adapter.check_finite()
-    digest.update(adapter.content_hash().encode())
-    return digest.hexdigest()
-
-
-def read(kind: str, path: Path) -> str:
-    return content_of_bundle(path) if kind == "bundle" else content_of_adapter(path)
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process since it was last reset, in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def damage_adapter(source: Path, target: Path, rng: random.Random) -> tuple[str, Path]:
+    """A damaged copy of ``source`` at ``target``; the mutation's name and what to open."""
+    target.mkdir(parents=True)
+    if source.is_file():
+        name, data = damaged_weights(source.read_bytes(), rng)
+        path = target / source.name
+        path.write_bytes(data)
+        return name, path
+    for file in source.iterdir():
+        shutil.copyfile(file, target / file.name)
+    config = target / CONFIG
+    (file,) = (x for x in target.iterdir() if x.name != CONFIG)
+    if config.exists() and rng.random() < 0.4:
+        config.write_bytes(damage_config(config.read_bytes(), rng))
+        return "config", target
+    if file.suffix != ".safetensors" and rng.random() < 0.8:
+        write = weights.write_torch if file.suffix == ".bin" else weights.write_npz
+        return write(source / file.name, file, rng), target
+    container = file.suffix == ".safetensors"
+    name, data = damaged_weights(file.read_bytes(), rng, container)
+    file.write_bytes(data)
+    return name, target
 
 
-def reset_peak() -> None:
-    # Where it cannot be reset, the peak is that of all cases so far: stricter still.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def damaged_weights(data: bytes, rng: random.Random, container: bool = True) -> tuple[str, bytes]:
+    if container and rng.random() < 0.65:
+        return "tensors", weights.damage_tensors(data, rng)
+    names = list(mutate.ANY)
+    name = rng.choice(names if container else [x for x in names if x != "lie_in_header"])
+    return name, mutate.ANY[name](data, rng)
 
 
-def work(pipe: Connection, warm: list[tuple[str, str]], megabytes: int) -> None:
-    """Answer each (kind, path) with (outcome, detail, peak increase in MB, seconds)."""
-    from hydraopt.errors import HydraoptError
-
-    for kind, path in warm:
-        read(kind, Path(path))  # loads and compiles everything, so that it counts for no case
-    # A second line of defence: what tries to allocate far beyond the limit fails at once.
-    room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (room + 4 * megabytes * 2**20, resource.RLIM_INFINITY))
-    pipe.send("ready")
-    while True:
-        kind, path = pipe.recv()
-        reset_peak()
-        before, started = peak_mb(), time.monotonic()
-        try:
-            outcome, detail = "read", read(kind, Path(path))
-        except HydraoptError as error:
-            outcome, detail = "refused", type(error).__name__
-            if not str(error).strip():
-                outcome, detail = "FAILED", f"{detail} without a message"
-        except BaseException as error:  # what a user would see as a crash
-            outcome, detail = "FAILED", f"{type(error).__name__}: {error}"[:300]
-        pipe.send((outcome, detail, peak_mb() - before, time.monotonic() - started))
-
-
-class Worker:
-    """A process that reads files for us and may die of it."""
-
-    def __init__(self, warm: list[tuple[str, str]], megabytes: int) -> None:
-        context = mp.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=work, args=(other, warm, megabytes), daemon=True)
-        self._process.start()
-        other.close()
-        self._pipe.recv()
-
-    def read(self, kind: str, path: Path, seconds: float) -> tuple[str, str, float, float]:
-        self._pipe.send((kind, str(path)))
-        if not self._pipe.poll(seconds):
-            self.stop()
-            return "FAILED", f"no answer in {seconds:g} s", 0.0, seconds
-        try:
-            return self._pipe.recv()
-        except EOFError:
-            self.stop()
-            return "FAILED", f"the process died, exit code {self._process.exitcode}", 0.0, 0.0
-
-    @property
-    def alive(self) -> bool:
-        return self._process.is_alive()
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-
-def make_case(source: Path, kind: str, rng: random.Random, target: Path) -> tuple[str, Path]:
-    """A damaged copy of ``source``; returns the mutation's name and what to open."""
-    if source.is_dir():
-        target.mkdir(exist_ok=True)
-        files = {name: (source / name).read_bytes() for name in PEFT_FILES}
-        if rng.random() < 0.3:
-            name = "damage_config"
-            files[PEFT_FILES[1]] = mutate.damage_config(files[PEFT_FILES[1]], rng)
-        else:
-            name = rng.choice(list(mutate.ANY))
-            files[PEFT_FILES[0]] = mutate.ANY[name](files[PEFT_FILES[0]], rng)
-        for file, data in files.items():
-            (target / file).write_bytes(data)
-        return name, target
-    mutations = mutate.BUNDLE if kind == "bundle" else mutate.ANY
-    name = rng.choice(list(mutations))
-    path = target.with_suffix(".safetensors")
-    path.write_bytes(mutations[name](source.read_bytes(), rng))
+def damage_bundle(source: Path, target: Path, rng: random.Random) -> tuple[str, Path]:
+    """As :func:`damage_adapter`, of a bundle; most mutations forge the checksums."""
+    target.mkdir(parents=True)
+    forged = [x for x in forge.BUNDLE if x not in mutate.ANY]
+    name = rng.choice(forged if rng.random() < 0.75 else list(mutate.ANY))
+    path = target / "case.hydra.safetensors"
+    path.write_bytes(forge.BUNDLE[name](source.read_bytes(), rng))
     return name, path
 
 
+def cases(
+    folder: Path, adapters: dict[str, Path], bundles: list[Path], counts: tuple[int, int], seed: int
+) -> Iterator[Case]:
+    """The damaged files of a run, made one by one."""
+    kinds = ["adapter"] * counts[0] + ["bundle"] * counts[1]
+    random.Random(seed).shuffle(kinds)
+    for number, kind in enumerate(kinds):
+        rng = random.Random(f"{seed}/{number}")
+        sources = list(adapters.values()) if kind == "adapter" else bundles
+        source = rng.choice(sources)
+        make = damage_adapter if kind == "adapter" else damage_bundle
+        name, path = make(source, folder / str(number), rng)
+        yield Case(number, kind, name, source.stem, path, f"{seed}/{number}/work")
+
+
+class Tally:
+    """Counts of a run, as for JSON."""
+
+    def __init__(self, keep: Path | None, seed: int) -> None:
+        self._keep, self._seed = keep, seed
+        self.outcomes: dict[str, Counter[str]] = {"adapter": Counter(), "bundle": Counter()}
+        self.by_mutation: dict[str, Counter[str]] = {}
+        self.errors: Counter[str] = Counter()
+        self.failures: list[dict[str, Any]] = []
+        self.nameless: Counter[str] = Counter()
+        self.largest = 0
+        self.slowest = 0.0
+
+    def add(self, case: Case, verdict: Any, peak: int, took: float) -> None:
+        self.largest, self.slowest = max(self.largest, peak), max(self.slowest, took)
+        self.outcomes[case.kind][verdict.outcome] += 1
+        row = self.by_mutation.setdefault(f"{case.kind}: {case.mutation}", Counter())
+        row[verdict.outcome] += 1
+        if verdict.outcome == "refused":
+            self.errors[verdict.detail] += 1
+        self.nameless.update(verdict.nameless)
+        folder = case.path if case.path.name.isdecimal() else case.path.parent
+        if verdict.outcome in FAILED:
+            about = {"case": case.number, "file": case.sample, "mutation": case.mutation}
+            self.failures.append({**about, "outcome": verdict.outcome, "what": verdict.detail})
+            if self._keep is not None:
+                self._keep.mkdir(parents=True, exist_ok=True)
+                shutil.move(folder, self._keep / f"{self._seed}-{case.number}-{verdict.outcome}")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def fuzz(
-    count: int, seed: int, seconds: float = 20.0, megabytes: int = 1000, keep: Path | None = None
+    counts: tuple[int, int],
+    seed: int,
+    bound: Bound,
+    processes: int,
+    keep: Path | None = None,
+    told: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run ``count`` cases; the result as for JSON."""
+    """Run (adapters, bundles) cases; the result as for JSON. ``told`` has it now and then."""
     started = time.monotonic()
-    outcomes: Counter[str] = Counter()
-    by_mutation: dict[str, Counter[str]] = {}
-    errors: Counter[str] = Counter()
-    failures: list[dict[str, Any]] = []
-    largest = slowest = 0.0
+    os.environ.update(QUIET)
+    sys.set_int_max_str_digits(0)  # our own mutations write numbers that readers refuse
+    tally = Tally(keep, seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        adapters, bundles = samples.write_samples(folder / "samples")
-        sources = [("bundle", path) for path in bundles] * 3 + [("adapter", x) for x in adapters]
-        sound = {str(path): read(kind, path) for kind, path in sources}
-        warm = [(kind, str(path)) for kind, path in sources]
-        worker = Worker(warm, megabytes)
-        for number in range(count):
-            rng = random.Random(f"{seed}/{number}")
-            kind, source = rng.choice(sources)
-            name, path = make_case(source, kind, rng, folder / "case")
-            if not worker.alive:
-                worker = Worker(warm, megabytes)
-            outcome, detail, peak, took = worker.read(kind, path, seconds)
-            largest, slowest = max(largest, peak), max(slowest, took)
-            if outcome == "refused":
-                errors[detail] += 1
-            elif outcome == "read":
-                outcome = "same" if detail == sound[str(source)] else "other"
-                if outcome == "other" and kind == "bundle" and name not in FORGED:
-                    outcome, detail = "FAILED", "wrong content without an error"
-            if peak > megabytes:
-                outcome, detail = "FAILED", f"{peak:.0f} MB"
-            outcomes[outcome] += 1
-            by_mutation.setdefault(f"{kind}: {name}", Counter())[outcome] += 1
-            if outcome == "FAILED":
-                failures.append(
-                    {"case": number, "file": source.name, "mutation": name, "what": detail}
-                )
-                if keep is not None:
-                    keep.mkdir(parents=True, exist_ok=True)
-                    shutil.move(path, keep / f"{seed}-{number}-{name}{path.suffix}")
-            if path.is_file():
-                path.unlink(missing_ok=True)
-        worker.stop()
+        (folder / "samples").mkdir()
+        adapters = samples.write_adapters(folder / "samples")
+        bundles = samples.write_bundles(folder / "bundles", adapters)
+        base = samples.write_base(folder / "base")
+        warm = [Case(0, "adapter", "", "", x, "") for x in adapters.values()]
+        warm += [Case(0, "bundle", "", "", x, "") for x in bundles]
+
+        def start(i: int) -> Worker:
+            return Worker(folder / f"scratch{i}", base, warm, bound)
+
+        workers = [start(i) for i in range(processes)]
+        left = cases(folder / "cases", adapters, bundles, counts, seed)
+        running = True
+        while running or any(x.case for x in workers):
+            for i, worker in enumerate(workers):
+                if worker.case is not None:
+                    answer = worker.answer()
+                    if answer is None:
+                        continue
+                    tally.add(worker.case, *answer)
+                    worker.case = None
+                    done = sum(sum(x.values()) for x in tally.outcomes.values())
+                    if told is not None and done % 200 == 0:
+                        told(result_of(tally, counts, seed, bound, time.monotonic() - started))
+                if not worker.alive:
+                    worker = workers[i] = start(i)
+                case = next(left, None)
+                running = case is not None
+                if case is not None:
+                    worker.give(case)
+            wait([x.pipe for x in workers if x.case], 0.2)
+        for worker in workers:
+            worker.stop()
+    return result_of(tally, counts, seed, bound, time.monotonic() - started)
+
+
+def result_of(
+    tally: Tally, counts: tuple[int, int], seed: int, bound: Bound, seconds: float
+) -> dict[str, Any]:
+    both = sum(tally.outcomes.values(), Counter[str]())
+    arguments = f"--adapters {counts[0]} --bundles {counts[1]} --seed {seed}"
     return {
-        "schema": "hydraopt.hostile/1",
-        "command": f"python -m benchmarks.hostile fuzz --count {count} --seed {seed}",
-        "count": count,
+        "schema": "hydraopt.hostile/2",
+        "command": f"python -m benchmarks.hostile fuzz {arguments}",
+        "adapters": counts[0],
+        "bundles": counts[1],
         "seed": seed,
-        "limits": {"seconds": seconds, "megabytes": megabytes},
-        "outcomes": dict(sorted(outcomes.items())),
-        "errors": dict(errors.most_common()),
-        "by_mutation": {key: dict(sorted(x.items())) for key, x in sorted(by_mutation.items())},
-        "failures": failures[:50],
-        "largest_peak_increase_mb": round(largest, 1),
-        "slowest_case_s": round(slowest, 3),
-        "seconds": round(time.monotonic() - started, 1),
+        "done": sum(both.values()),
+        "limits": {
+            "seconds": bound.seconds,
+            "megabytes": bound.constant >> 20,
+            "bytes_per_byte_of_the_file": bound.factor,
+        },
+        "found": {name: both[name] for name in FAILED},
+        "outcomes": {kind: dict(sorted(x.items())) for kind, x in tally.outcomes.items()},
+        "errors": dict(tally.errors.most_common()),
+        "refusals_without_file_or_remedy": sum(tally.nameless.values()),
+        "such_refusals": dict(tally.nameless.most_common(12)),
+        "by_mutation": {k: dict(sorted(x.items())) for k, x in sorted(tally.by_mutation.items())},
+        "failures": tally.failures[:SHOWN],
+        "largest_peak_increase_mb": round(tally.largest / 2**20, 1),
+        "slowest_case_s": round(tally.slowest, 3),
+        "seconds": round(seconds, 1),
         **environment(),
     }
 
@@ -267,14 +240,25 @@ def write_result(result: dict[str, Any], path: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--adapters", type=int, default=400)
+    parser.add_argument("--bundles", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=20.0, help="limit for a case")
-    parser.add_argument("--megabytes", type=int, default=1000, help="limit for a case")
+    parser.add_argument("--seconds", type=float, default=Bound.seconds, help="limit for a case")
+    parser.add_argument("--megabytes", type=int, default=Bound.constant >> 20)
+    parser.add_argument("--factor", type=int, default=Bound.factor)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--keep", type=Path, help="folder for files that failed")
     options = parser.parse_args(arguments)
-    result = fuzz(options.count, options.seed, options.seconds, options.megabytes, options.keep)
+    bound = Bound(options.megabytes << 20, options.factor, options.seconds)
+    counts = (options.adapters, options.bundles)
+
+    def told(result: dict[str, Any]) -> None:
+        print(f"{result['done']} done: {result['found']}", file=sys.stderr)
+        if options.json:
+            write_result(result, options.json)
+
+    result = fuzz(counts, options.seed, bound, options.processes, options.keep, told)
     write_result(result, options.json)
     print(result["outcomes"], *result["failures"], sep="\n", file=sys.stderr)
     return 1 if result["failures"] else 0

@@ -1,17 +1,19 @@
-"""kill -9 at random moments of a merge: the target's name never stands for half a file.
+"""kill -9 at random moments of every command that writes: no name ever stands for half of anything.
 
-    python -m benchmarks.hostile kill --count 100 --seed 0 --json FILE
+    python -m benchmarks.hostile kill --count 300 --seed 0 --json FILE
 
-Each round forks a process that merges the same adapters into the same target, and kills it: in half
-of the rounds at a moment drawn from the whole merge, in the other half from the writing of the
-file, which is over in a few milliseconds. Rounds go on until --count merges were killed. In every
-second round an older bundle is at the target. Afterwards the target must be what it was before, or
-exactly the bytes that an undisturbed merge writes. A temporary file beside it may stay. Exit code 1
-if anything else is found.
+Jobs are merge, shrink, each format of export, and the writing of eval's result file. A round forks
+a process that runs one job over an older output of the same name, and kills it: in half of the
+rounds at a moment drawn from the whole job, in the other half from the replacing of its output,
+which is over in a few milliseconds. Afterwards the output must be what it was, or exactly what an
+undisturbed run writes, file by file; a folder with new weights under an old config is a failure.
+What a killed run left beside its output must go with the next one. Exit code 1 if anything else is
+found.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -19,141 +21,182 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.commands import parser_of
 from benchmarks.hostile.fuzz import environment, write_result
-from benchmarks.hostile.samples import tensors, write_peft
+from benchmarks.hostile.samples import write_adapters, write_base
+
+State = dict[str, str]
+"""Hash by name of each file of an output; empty where there is none."""
 
 
-def merge_to(target: Path, adapters: list[Path], when_writing: int | None = None) -> float:
-    """Merge; a byte goes to the pipe ``when_writing`` just before the file is written.
+@dataclass(frozen=True)
+class Job:
+    """run(target) writes the new output, old(target) an older one."""
 
-    Returns the seconds that writing took.
-    """
-    from hydraopt.bundle import writer
-    from hydraopt.merging.merge import merge
+    name: str
+    run: Callable[[Path], Any]
+    old: Callable[[Path], Any]
 
-    plain = writer.write_atomically
-    seconds = 0.0
 
-    def told(path: Path, chunks: Any) -> int:
-        nonlocal seconds
-        if when_writing is not None:
-            os.write(when_writing, b"w")
-        started = time.monotonic()
-        size = plain(path, chunks)
-        seconds = time.monotonic() - started
-        return size
+def state_of(target: Path) -> State:
+    """What stands under the name of an output."""
+    if not target.exists():
+        return {}
+    paths = sorted(target.iterdir()) if target.is_dir() else [target]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
-    writer.write_atomically = told
+
+def jobs(folder: Path) -> list[Job]:
+    """Every command that writes, on the samples of the fuzzer."""
+    from hydraopt import merge, open_bundle, shrink
+    from hydraopt.export import FORMATS, export_task
+    from hydraopt.files.writing import write_atomically
+
+    adapters = write_adapters(folder / "adapters")
+    base = write_base(folder / "base")
+    plain = [adapters[f"plain{i}"] for i in range(3)]
+    kinds = {"kohya": [adapters["image"]], "diffusers": [adapters["diffusers"]]}
+    bundles = folder / "bundles"
+    bundles.mkdir()
+
+    def bundle(of: list[Path], error: float) -> Path:
+        path = bundles / f"{of[0].stem}-{error}.hydra.safetensors"
+        if not path.exists():
+            merge(of, path, error=error, threads=1)
+        return path
+
+    def merging(error: float) -> Callable[[Path], Any]:
+        return lambda target: merge(plain, target, error=error, threads=1)
+
+    def shrinking(error: float) -> Callable[[Path], Any]:
+        return lambda target: shrink(bundle(plain, 0.02), target, error=error, threads=1)
+
+    def exporting(name: str, error: float) -> Callable[[Path], Any]:
+        source = bundle(kinds.get(name, plain), error)
+        needs = {"base": base} if FORMATS[name].needs_base else {}
+
+        def run(target: Path) -> None:
+            opened = open_bundle(source)
+            export_task(opened[next(iter(opened))], target, format=name, overwrite=True, **needs)
+
+        return run
+
+    def result(text: bytes) -> Callable[[Path], Any]:
+        return lambda target: write_atomically(target, [text] * 512)
+
+    return [
+        Job("merge", merging(0.05), merging(0.3)),
+        Job("shrink", shrinking(0.1), shrinking(0.3)),
+        *(Job(f"export {x}", exporting(x, 0.05), exporting(x, 0.3)) for x in FORMATS),
+        Job("eval -o", result(b'{"new": 1}' * 999), result(b'{"old": 1}' * 999)),
+    ]
+
+
+@contextmanager
+def _told(pipe: int) -> Iterator[None]:
+    """A byte goes to the pipe before and after each replacement of an output."""
+    from hydraopt.files import writing
+
+    replace, exchange = os.replace, writing._exchange
+
+    def told(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **more: Any) -> Any:
+            os.write(pipe, b"w")
+            return call(*arguments, **more)
+
+        return run
+
+    os.replace, writing._exchange = told(replace), told(exchange)
     try:
-        merge(adapters, target, error=0.05, threads=1)
+        yield
     finally:
-        writer.write_atomically = plain
-    return seconds
+        os.replace, writing._exchange = replace, exchange
 
 
-def one_round(
-    target: Path, adapters: list[Path], whole: float, writing: float | None
-) -> tuple[bool, bool]:
-    """Kill a merge after ``whole`` seconds, or ``writing`` seconds into the writing.
-
-    Returns whether it was killed (it may have been faster), and whether it had begun to write.
-    """
+def killed(job: Job, target: Path, seconds: float, replacing: bool) -> bool:
+    """Run a job in a fork, kill it after so many seconds, of the job or of the replacing of its
+    output; whether it was still running."""
     heard, said = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            merge_to(target, adapters, said)
+            with _told(said):
+                job.run(target)
         finally:
             os._exit(0)
     os.close(said)
-    if writing is None:
-        time.sleep(whole)
-    else:
-        os.read(heard, 1)  # returns nothing if the child ended without writing
-        time.sleep(writing)
+    if replacing:
+        os.read(heard, 1)  # Nothing, if the child ended without replacing anything.
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    os.set_blocking(heard, False)
-    try:
-        began = writing is not None or os.read(heard, 1) == b"w"
-    except BlockingIOError:
-        began = False
     os.close(heard)
-    return os.WIFSIGNALED(status), began
+    return os.WIFSIGNALED(status)
 
 
-def written_adapters(folder: Path) -> list[Path]:
-    """Four adapters below ``folder``; one has a tensor of 4 MB, so that the writing of a merge
-    takes long enough to be hit in its middle."""
-    head = np.random.default_rng(0).standard_normal((1024, 2048)).astype(np.float16)
-    adapters = []
-    for i in range(4):
-        data = tensors(i, m=96, n=128, r=8, layers=6)
-        if i == 3:
-            data["base_model.model.lm_head.weight"] = head
-        adapters.append(write_peft(folder / f"a{i}", data, 8))
-    return adapters
+def one_job(job: Job, home: Path, count: int, rng: random.Random) -> dict[str, Any]:
+    """Rounds of one job until so many runs of it were killed; what they left."""
+    home.mkdir()
+    target = home / "output"
+    job.run(target)
+    new = state_of(target)
+    started = time.monotonic()
+    job.old(target)
+    duration = time.monotonic() - started
+    old = state_of(target)
+    assert old != new, f"{job.name}: two outputs that cannot be told apart"
+    outcomes: Counter[str] = Counter()
+    failures: list[str] = []
+    number = done = left = 0
+    while done < count and number < 10 * count:
+        number += 1
+        job.old(target)
+        replacing = number % 2 == 0
+        moment = rng.uniform(0, 0.004) if replacing else rng.uniform(0, duration)
+        was_killed = killed(job, target, moment, replacing)
+        done += was_killed
+        found = state_of(target)
+        left += len([path for path in home.iterdir() if path != target])
+        state = "as it was" if found == old else "the new output" if found == new else "DAMAGED"
+        outcomes[state if was_killed else f"was faster: {state}"] += 1
+        if state == "DAMAGED":
+            failures.append(f"{job.name}, round {number}: {sorted(found)}")
+    job.run(target)
+    beside = [path.name for path in home.iterdir() if path != target]
+    if beside:
+        failures.append(f"{job.name}: what killed runs left stays: {beside[:3]}")
+    return {
+        "killed": done,
+        "outcomes": dict(sorted(outcomes.items())),
+        "left_by_killed_runs": left,
+        "failures": failures,
+    }
 
 
 def kill(count: int, seed: int) -> dict[str, Any]:
-    """Run ``count`` rounds; the result as for JSON."""
+    """About ``count`` kills, as many of each job; the result as for JSON."""
     rng = random.Random(seed)
     started = time.monotonic()
-    outcomes: Counter[str] = Counter()
-    failures: list[str] = []
-    left_over = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        adapters = written_adapters(folder)
-        target = folder / "out" / "all.hydra.safetensors"
-        target.parent.mkdir()
-        merge_to(target, adapters[:2])
-        old = target.read_bytes()
-        merge_to(target, adapters)
-        moment = time.monotonic()
-        writing_time = min(merge_to(target, adapters) for _ in range(3))
-        duration = (time.monotonic() - moment) / 3
-        new = target.read_bytes()
-        killed_count = number = 0
-        # Rounds in which the merge was faster than the signal do not count.
-        while killed_count < count and number < 10 * count:
-            number += 1
-            for path in target.parent.iterdir():
-                path.unlink()
-            before = old if number % 2 else None
-            if before is not None:
-                target.write_bytes(before)
-            whole = rng.uniform(0, duration)
-            writing = rng.uniform(0, writing_time) if number % 4 >= 2 else None
-            killed, began = one_round(target, adapters, whole, writing)
-            killed_count += killed
-            found = target.read_bytes() if target.exists() else None
-            left_over += len(list(target.parent.iterdir())) - (found is not None)
-            state = "as it was" if found == before else "the new bundle"
-            if found not in (before, new):
-                state = "FAILED"
-                failures.append(f"round {number}: {len(found or b'')} bytes, {len(new)} expected")
-            moment_of = "while writing" if began else "before writing"
-            outcomes[f"{'killed ' + moment_of if killed else 'was faster'}: {state}"] += 1
+        listed = jobs(folder)
+        each = -(-count // len(listed))
+        rows = {job.name: one_job(job, folder / job.name, each, rng) for job in listed}
     return {
-        "schema": "hydraopt.kill/1",
+        "schema": "hydraopt.kill/2",
         "command": f"python -m benchmarks.hostile kill --count {count} --seed {seed}",
         "count": count,
         "seed": seed,
-        "killed": killed_count,
-        "outcomes": dict(sorted(outcomes.items())),
-        "temporary_files_left": left_over,
-        "failures": failures,
-        "merge_s": round(duration, 3),
-        "writing_s": round(writing_time, 5),
-        "bundle_bytes": len(new),
+        "killed": sum(row["killed"] for row in rows.values()),
+        "damaged": sum(row["outcomes"].get("DAMAGED", 0) for row in rows.values()),
+        "failures": [failure for row in rows.values() for failure in row.pop("failures")],
+        "jobs": rows,
         "seconds": round(time.monotonic() - started, 1),
         **environment(),
     }
@@ -161,11 +204,13 @@ def kill(count: int, seed: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args(arguments)
     result = kill(options.count, options.seed)
     write_result(result, options.json)
-    print(result["outcomes"], *result["failures"], sep="\n", file=sys.stderr)
+    for name, row in result["jobs"].items():
+        print(f"{name}: {row['killed']} killed, {row['outcomes']}", file=sys.stderr)
+    print(*result["failures"], sep="\n", file=sys.stderr)
     return 1 if result["failures"] else 0

@@ -1,14 +1,11 @@
-"""Damage to safetensors files, adapter configs and bundles; every change follows from a seed."""
+"""Damage to bytes and to JSON; every change follows from a seed."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable
 from typing import Any
-
-import zstandard
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -101,86 +98,6 @@ def damage_json(value: Any, rng: random.Random) -> Any:
     return rng.choice([*HUGE, [], {}, [1] * 100, True, 1e308, "a" * 5000])
 
 
-def seal(header: Any, parts: list[bytes]) -> bytes:
-    """A bundle of these tensors whose offsets and checksums are right."""
-    position = 0
-    names = [name for name in header if name != "__metadata__"]
-    for name, part in zip(names, parts, strict=True):
-        header[name] = {
-            "dtype": "U8",
-            "shape": [len(part)],
-            "data_offsets": [position, position + len(part)],
-        }
-        position += len(part)
-    checksums = [hashlib.sha256(part).hexdigest()[:16] for part in parts]
-    header["__metadata__"]["checksums"] = json.dumps(checksums, separators=(",", ":"))
-    return join(header, b"".join(parts))
-
-
-def parts_of(data: bytes) -> tuple[Any, list[bytes]]:
-    header, body = split(data)
-    offsets = [x["data_offsets"] for name, x in header.items() if name != "__metadata__"]
-    return header, [body[a:b] for a, b in offsets]
-
-
-def forge_manifest(data: bytes, rng: random.Random) -> bytes:
-    """A manifest that says something else, with a checksum that agrees."""
-    header, parts = parts_of(data)
-    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
-    for _ in range(rng.choice([1, 1, 2, 5])):
-        manifest = damage_json(manifest, rng)
-    text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "replace"
-    )
-    parts[0] = zstandard.ZstdCompressor(level=1).compress(text)
-    return seal(header, parts)
-
-
-def forge_shape(data: bytes, rng: random.Random) -> bytes:
-    """Modules of another size than the streams were written for."""
-    header, parts = parts_of(data)
-    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
-    for side in ("m", "n"):
-        manifest["modules"][side] = {"=": rng.choice([1, 2, 31, 33, 4096, 2**20, 2**24])}
-    parts[0] = zstandard.ZstdCompressor(level=1).compress(json.dumps(manifest).encode())
-    return seal(header, parts)
-
-
-def forge_stream(data: bytes, rng: random.Random) -> bytes:
-    """A coded stream or blob that is damaged, with a checksum that agrees."""
-    header, parts = parts_of(data)
-    choices = [i for i, part in enumerate(parts) if part and i > 0]
-    i = rng.choice(choices)
-    kinds: list[Mutation] = [flip_bits, truncate, extend, swap_ranges, blank]
-    damaged = rng.choice(kinds)(parts[i], rng)
-    if rng.random() < 0.1:
-        damaged = rng.randbytes(len(damaged))
-    parts[i] = damaged
-    return seal(header, parts)
-
-
-def swap_streams(data: bytes, rng: random.Random) -> bytes:
-    """Whole tensors exchanged, with checksums that agree."""
-    header, parts = parts_of(data)
-    i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
-    parts[i], parts[j] = parts[j], parts[i]
-    return seal(header, parts)
-
-
-def bomb(data: bytes, rng: random.Random) -> bytes:
-    """A zstd frame that unpacks to far more than it should, or lies about how much."""
-    header, parts = parts_of(data)
-    if rng.random() < 0.5:
-        packed = zstandard.ZstdCompressor(level=1).compress(bytes(rng.choice([10**6, 10**8])))
-    else:
-        frame = bytearray(zstandard.ZstdCompressor().compress(rng.randbytes(300)))
-        frame[5] = rng.randrange(256)
-        packed = bytes(frame)
-    carried = [i for i, name in enumerate(x for x in header if x != "__metadata__") if "c" in name]
-    parts[rng.choice([0, *carried])] = packed
-    return seal(header, parts)
-
-
 ANY: dict[str, Mutation] = {
     f.__name__: f
     for f in (
@@ -194,14 +111,3 @@ ANY: dict[str, Mutation] = {
         lie_in_header,
     )
 }
-BUNDLE: dict[str, Mutation] = ANY | {
-    f.__name__: f for f in (forge_manifest, forge_shape, forge_stream, swap_streams, bomb)
-}
-
-
-def damage_config(data: bytes, rng: random.Random) -> bytes:
-    """Another adapter_config.json: other values, or other bytes."""
-    if rng.random() < 0.3:
-        return rng.choice([flip_bits, truncate, swap_ranges])(data, rng)
-    config = damage_json(json.loads(data), rng)
-    return json.dumps(config).encode()

@@ -1,4 +1,4 @@
-"""Sound files to damage: small adapters in several formats, and bundles made of them."""
+"""Sound files to damage: small adapters in every format and container, and bundles of them."""
 
 from __future__ import annotations
 
@@ -26,41 +26,130 @@ def tensors(seed: int, m: int = 24, n: int = 32, r: int = 4, layers: int = 3) ->
     return result
 
 
-def write_peft(folder: Path, data: Tensors, rank: int = 4) -> Path:
-    """A PEFT folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(data, folder / "adapter_model.safetensors")
-    config = {
+def peft_config(rank: int = 4) -> dict[str, Any]:
+    """An adapter_config.json with the settings that a reader looks at."""
+    return {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": 2 * rank,
         "target_modules": ["q_proj", "v_proj"],
         "base_model_name_or_path": "org/tiny",
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {"layers.1.self_attn.q_proj": 4},
+        "modules_to_save": None,
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "target_parameters": None,
+        "init_lora_weights": True,
+        "fan_in_fan_out": False,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def write_peft(folder: Path, data: Tensors, rank: int = 4) -> Path:
+    """A PEFT folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(data, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(peft_config(rank)))
     return folder
 
 
-def write_samples(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(adapters, bundles) under ``folder``: PEFT with and without other tensors, kohya, MLX; and
-    bundles with shared bases, private ones, lossless ones, ones with carried tensors."""
+def _pairs(names: tuple[str, ...], a: str, b: str, transposed: bool = False) -> Tensors:
+    result: Tensors = {}
+    for name in names:
+        rng = np.random.default_rng(len(name))
+        down = rng.standard_normal((4, 16)).astype(np.float16)
+        up = rng.standard_normal((12, 4)).astype(np.float16)
+        result[f"{name}.{a}"] = np.ascontiguousarray(down.T if transposed else down)
+        result[f"{name}.{b}"] = np.ascontiguousarray(up.T if transposed else up)
+    return result
+
+
+def write_adapters(folder: Path) -> dict[str, Path]:
+    """One sound adapter of each format and container, below ``folder``, by a short name."""
+    import torch
+
+    plain = {f"plain{i}": write_peft(folder / f"plain{i}", tensors(i)) for i in range(3)}
+    head = {"base_model.model.lm_head.weight": np.ones((7, 9), np.float16)}
+    biases = {f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_B.bias": np.ones(24, "f4")
+              for i in range(2)}  # fmt: skip
+    headed = write_peft(folder / "headed", tensors(7) | head | biases)
+
+    pickled = write_peft(folder / "pickled", tensors(5))
+    (pickled / "adapter_model.safetensors").unlink()
+    torch.save({k: torch.from_numpy(v) for k, v in tensors(5).items()},
+               pickled / "adapter_model.bin")  # fmt: skip
+
+    kohya = _pairs(("lora_unet_down_attn1_to_q", "lora_te_text_model_mlp_fc1"),
+                   "lora_down.weight", "lora_up.weight")  # fmt: skip
+    kohya |= {f"{k.partition('.')[0]}.alpha": np.array(2.0, "f2") for k in list(kohya)}
+    conv = "lora_unet_down_conv"
+    kohya[f"{conv}.lora_down.weight"] = np.ones((4, 3, 3, 3), np.float16)
+    kohya[f"{conv}.lora_up.weight"] = np.ones((6, 4, 1, 1), np.float16)
+    image = folder / "image.safetensors"
+    save_file(kohya, image, metadata={"ss_network_module": "networks.lora"})
+
+    diffusers = folder / "diffusers" / "pytorch_lora_weights.safetensors"
+    diffusers.parent.mkdir()
+    names = ("unet.down_blocks.0.attn1.to_q", "text_encoder.layers.1.self_attn.q_proj")
+    settings = {
+        "unet.r": 4,
+        "unet.lora_alpha": 8,
+        "text_encoder.r": 4,
+        "text_encoder.lora_alpha": 4,
+    }
+    save_file(_pairs(names, "lora_A.weight", "lora_B.weight"), diffusers,
+              metadata={"lora_adapter_metadata": json.dumps(settings)})  # fmt: skip
+
+    loralib = folder / "loralib" / "model.safetensors"
+    loralib.parent.mkdir()
+    (loralib.parent / "adapter_config.json").write_text('{"enable_lora": [true, false, true]}')
+    fused = {"h.0.attn.c_attn.lora_A": np.ones((8, 16), "f4"),
+             "h.0.attn.c_attn.lora_B": np.ones((24, 4), "f4")}  # fmt: skip
+    save_file(_pairs(("h.1.mlp.fc", "h.0.mlp.fc"), "lora_A", "lora_B") | fused, loralib)
+
+    mlx = _pairs(("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"),
+                 "lora_a", "lora_b", True)  # fmt: skip
+    about = {"lora_parameters": {"rank": 4, "scale": 20.0}, "num_layers": 2, "model": "org/tiny"}
+    made = {}
+    for kind in ("safetensors", "npz"):
+        made[f"mlx-{kind}"] = folder / f"mlx-{kind}"
+        made[f"mlx-{kind}"].mkdir()
+        (made[f"mlx-{kind}"] / "adapter_config.json").write_text(json.dumps(about))
+    save_file(mlx, made["mlx-safetensors"] / "adapters.safetensors")
+    np.savez(made["mlx-npz"] / "adapters.npz", **mlx)  # type: ignore[arg-type]
+    return {**plain, "headed": headed, "pickled": pickled, "image": image,
+            "diffusers": diffusers.parent, "loralib": loralib.parent, **made}  # fmt: skip
+
+
+def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
+    """Bundles with shared bases, private ones, lossless ones, carried tensors, other formats."""
     from hydraopt.merging.merge import merge
 
-    plain = [write_peft(folder / f"plain{i}", tensors(i)) for i in range(3)]
-    head = {"base_model.model.lm_head.weight": np.ones((7, 9), np.float16)}
-    headed = write_peft(folder / "headed", tensors(7) | head)
-    kohya: Tensors = {}
-    for name in ("lora_unet_down_attn1_to_q", "lora_te_text_model_mlp_fc1"):
-        rng = np.random.default_rng(len(name))
-        kohya[f"{name}.lora_down.weight"] = rng.standard_normal((4, 16)).astype(np.float16)
-        kohya[f"{name}.lora_up.weight"] = rng.standard_normal((12, 4)).astype(np.float16)
-        kohya[f"{name}.alpha"] = np.array(2.0, np.float16)
-    image = folder / "image.safetensors"
-    save_file(kohya, image)
-    bundles = [folder / f"bundle{i}.hydra.safetensors" for i in range(5)]
+    folder.mkdir()
+    plain = [adapters[f"plain{i}"] for i in range(3)]
+    bundles = [folder / f"bundle{i}.hydra.safetensors" for i in range(8)]
     merge(plain, bundles[0], error=0.02, threads=1)
-    merge([*plain, headed], bundles[1], error=0.3, threads=1)
+    merge([*plain, adapters["headed"]], bundles[1], error=0.3, threads=1)
     merge(plain, bundles[2], error=0.2, forms=["private"], threads=1)
-    merge([plain[0], headed], bundles[3], lossless=True)
-    merge([image], bundles[4], error=0.1, threads=1)
-    return [*plain[:1], headed, image], bundles
+    merge([plain[0], adapters["headed"]], bundles[3], lossless=True)
+    merge([adapters["image"]], bundles[4], error=0.1, threads=1)
+    merge([adapters["mlx-safetensors"]], bundles[5], error=0.1, threads=1)
+    merge([adapters["loralib"]], bundles[6], lossless=True)
+    merge([adapters["diffusers"]], bundles[7], error=0.1, threads=1)
+    return bundles
+
+
+def write_base(folder: Path) -> Path:
+    """A folder that can be the base model of the plain adapters for export to gguf and merged."""
+    folder.mkdir()
+    about = {"model_type": "llama", "num_attention_heads": 2, "num_key_value_heads": 2,
+             "num_hidden_layers": 3}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(about))
+    weights = {f"model.layers.{i}.self_attn.{side}.weight": np.ones((24, 32), np.float32)
+               for i in range(3) for side in ("q_proj", "v_proj")}  # fmt: skip
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -16,6 +16,7 @@ __all__ = [
     "ChecksumError",
     "ExportError",
     "HydraoptError",
+    "MemoryLimitError",
     "NumericalError",
     "TaskNotFoundError",
     "UnsupportedVersionError",
@@ -46,6 +47,10 @@ class BaseMismatchError(AlignmentError):
 
 class NumericalError(HydraoptError, ArithmeticError):
     """A tensor holds NaN or infinity, or a computation left the range of its numbers."""
+
+
+class MemoryLimitError(HydraoptError, MemoryError):
+    """The process may not take the memory that the work needs."""
 
 
 class BudgetError(HydraoptError, ValueError):

@@ -94,6 +94,9 @@ def test_pickle_with_code_is_refused_and_does_not_run(tmp_path):
 def test_expanded_torch_view_is_not_materialised(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"x": torch.zeros(1).expand(1 << 40)}, tmp_path / "x.bin")
+    with pytest.raises(AdapterFormatError, match="more numbers than the file has bytes"):
+        open_tensors(tmp_path / "x.bin")
+    torch.save({"x": torch.zeros(1).expand(1 << 10)}, tmp_path / "x.bin")
     with pytest.raises(AdapterFormatError, match="larger than its storage"):
         open_tensors(tmp_path / "x.bin")
 
@@ -201,12 +204,19 @@ def test_file_that_shrinks_while_open_is_noticed(tmp_path):
         tensor.raw()
 
 
-def test_eight_bit_floats_are_carried_but_not_converted(tmp_path):
-    data = pack({"x": ("F8_E4M3", (3,), b"abc")})
-    tensor = open_tensors(write(tmp_path / "x.safetensors", data))["x"]
-    assert tensor.raw() == b"abc"
-    with pytest.raises(AdapterFormatError, match="8-bit floats"):
-        tensor.numpy()
+@pytest.mark.parametrize(
+    ("dtype", "name"), [("F8_E4M3", "float8_e4m3fn"), ("F8_E5M2", "float8_e5m2")]
+)
+def test_all_eight_bit_floats_agree_with_torch(tmp_path, dtype, name):
+    torch = pytest.importorskip("torch")
+    stored = bytes(range(256))
+    tensor = open_tensors(
+        write(tmp_path / "x.safetensors", pack({"x": (dtype, (2, 128), stored)}))
+    )["x"]
+    assert tensor.raw() == stored
+    expected = torch.frombuffer(bytearray(stored), dtype=torch.uint8).view(getattr(torch, name))
+    np.testing.assert_array_equal(tensor.numpy(), expected.float().reshape(2, 128).numpy())
+    assert tensor.numpy().dtype == np.float32
 
 
 def test_tensors_can_be_sent_to_another_process(tmp_path):

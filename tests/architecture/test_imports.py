@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
     {"errors", "progress"},
+    {"compiled"},
     {"files", "linalg"},
     {"coding"},
     {"adapters"},

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zstandard
 
-from hydraopt.bundle import Manifest, open_bundle, reader, task, verify_bundle, write_bundle, writer
+from hydraopt.bundle import (
+    Manifest,
+    bounds,
+    open_bundle,
+    reader,
+    verify_bundle,
+    write_bundle,
+    writer,
+)
 from hydraopt.coding.stream import StreamReader
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UnsupportedVersionError
@@ -73,9 +82,9 @@ def test_a_newer_library_reads_it(newer: int, monkeypatch: pytest.MonkeyPatch) -
     told = []
 
     class Reader(StreamReader):
-        def __init__(self, data: bytes, version: int) -> None:
+        def __init__(self, data: bytes, version: int, spend: Any) -> None:
             told.append(("stream", version))
-            super().__init__(data, version)
+            super().__init__(data, version, spend)
 
     def from_json(value: object, version: int) -> Manifest:
         told.append(("manifest", version))
@@ -86,8 +95,7 @@ def test_a_newer_library_reads_it(newer: int, monkeypatch: pytest.MonkeyPatch) -
         return real_unpack(blob, data, source, version)
 
     real_manifest, real_unpack = Manifest.from_json, reader.unpack_blob
-    for module in (reader, task):
-        monkeypatch.setattr(module, "StreamReader", Reader)
+    monkeypatch.setattr(bounds, "StreamReader", Reader)
     monkeypatch.setattr(reader.Manifest, "from_json", from_json)
     monkeypatch.setattr(reader, "unpack_blob", unpack)
     test_it_says_what_it_said()

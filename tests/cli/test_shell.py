@@ -14,7 +14,6 @@ from click.testing import CliRunner
 import hydraopt
 from hydraopt.cli import common
 from hydraopt.cli.main import cli
-from hydraopt.errors import AdapterFormatError
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("eval", "export", "inspect", "merge", "methods", "serve", "shrink", "use", "verify")
@@ -24,7 +23,7 @@ HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors"
 def test_the_verbs_are_these_with_a_file_each() -> None:
     assert tuple(sorted(cli.commands)) == VERBS
     files = {path.stem for path in Path(common.__file__).parent.glob("*.py")}
-    assert files == {*VERBS, "__init__", "common", "main"}
+    assert files == {*VERBS, "__init__", "common", "failures", "main"}
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
@@ -70,35 +69,6 @@ def test_start_up_loads_nothing_heavy(arguments: list[str]) -> None:
 def test_version() -> None:
     result = CliRunner().invoke(cli, ["--version"])
     assert result.output == f"hydraopt, version {hydraopt.__version__}\n"
-
-
-def _failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> click.testing.Result:
-    def fail(**_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(cli.commands["verify"], "callback", fail)
-    return CliRunner().invoke(cli, ["verify", "x"])
-
-
-def test_an_error_of_the_users_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = _failing(AdapterFormatError("rank differs [adapter fr]."), monkeypatch)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "Error: rank differs [adapter fr].\n"
-
-
-def test_an_error_of_the_system_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = _failing(PermissionError(13, "Permission denied", "/x/y"), monkeypatch)
-    assert (result.exit_code, result.stderr) == (2, "Error: Permission denied [/x/y]\n")
-
-
-def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = _failing(KeyboardInterrupt(), monkeypatch)
-    assert (result.exit_code, result.stdout) == (130, "")
-    assert "Interrupted" in result.stderr
-
-
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(_failing(ZeroDivisionError(), monkeypatch).exception, ZeroDivisionError)
 
 
 def test_the_installed_command_refuses_cleanly(tmp_path: Path) -> None:

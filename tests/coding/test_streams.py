@@ -298,9 +298,11 @@ def test_a_coefficient_that_no_reader_takes_is_refused(exponent: int) -> None:
         write_basis(StreamWriter(), record)
 
 
-def test_zeros_cost_enough_to_tell_them_from_an_attack() -> None:
+def test_zeros_are_told_from_numbers_that_somebody_wanted() -> None:
     # The cheapest numbers that there are, long enough for every context to be sure.
     writer, count = StreamWriter(), 1 << 22
     writer.block(quantise_block(np.zeros((count, 2))), 0)
-    per_byte = 2 * count / len(writer.finish())
-    assert 2048 < per_byte < most_numbers(1) - most_numbers(0)
+    size = len(writer.finish())
+    assert 2 * count > most_numbers(size)
+    # Real bundles at 1 % of fp16 have 7 numbers to a byte.
+    assert most_numbers(1) - most_numbers(0) > 30 * 7

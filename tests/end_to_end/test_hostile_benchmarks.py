@@ -35,4 +35,5 @@ def test_few_cases(tmp_path: Path, script: str, count: int) -> None:
         assert result["outcomes"]["same"] > 0
         assert result["largest_peak_increase_mb"] < 1000
     else:
-        assert result["killed"] == count
+        assert result["killed"] >= count
+        assert result["damaged"] == 0

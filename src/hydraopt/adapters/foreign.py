@@ -19,7 +19,7 @@ from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import Format, Kind, Layout, LowRankModule
 from hydraopt.adapters.peft import Parsed
 from hydraopt.adapters.peftconfig import exact_pattern
-from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
+from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
 
 __all__ = ["read_image_lora", "read_loralib", "read_mlx"]
@@ -57,7 +57,7 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
             )
         match = _HALF.fullmatch(name)
         if match is None:
-            if name.endswith(".alpha") and math.prod(tensor.shape) == 1:
+            if name.endswith(".alpha"):
                 alphas[name] = tensor
             continue
         half = match["kohya"] or match["old"] or match["new"] or match["numbered"]
@@ -75,6 +75,9 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
         rule = settings.get(path.partition(".")[0])
         if key is not None:
             used.add(key)
+            if math.prod(alphas[key].shape) != 1:
+                got = f"{key!r} of shape {alphas[key].shape}"
+                refuse("alpha is not one number", file.path, module=path, got=got, do=DAMAGED)
             value = float(alphas[key].numpy().reshape(-1)[0])
             scale = ratio(value, b.shape[1] if len(b.shape) > 1 else 1, module=path, file=file.path)
         elif rule is not None:
@@ -92,14 +95,17 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     return _finish(parsed, file, used, {"metadata": dict(file.metadata)})
 
 
-def read_loralib(file: TensorFile, alpha: float | None) -> Parsed:
+def read_loralib(
+    file: TensorFile, alpha: float | None, config: Mapping[str, Any] | None = None
+) -> Parsed:
     """Modules of a loralib state dict (``PATH.lora_A``, ``PATH.lora_B``); alpha is not in the file.
 
     Without ``alpha`` the scale is 1, and a note says so. A fused projection, whose A has g times
     the rows that B has columns, gives g modules "PATH::0" ...: which slots of the projection they
-    are is not in the file either.
+    are is not in the file either; ``enable_lora`` of an adapter_config.json beside it says so.
     """
     parsed = Parsed("loralib", {})
+    enable = (config or {}).get("enable_lora")
     pairs = _suffix_pairs(file, "lora_A", "lora_B")
     for path, (a, b) in pairs.items():
         _need_matrices(path, a, b, file.path)
@@ -107,19 +113,28 @@ def read_loralib(file: TensorFile, alpha: float | None) -> Parsed:
         if groups < 1 or a.shape[0] != groups * rank or b.shape[0] % groups:
             _refuse_pair(path, a, b, file.path)
         scale = ratio(alpha, rank, module=path, file=file.path)
-        for g in range(groups):
-            name, layout = (path, "plain") if groups == 1 else (f"{path}::{g}", "rows")
+        places = list(range(groups))
+        if groups > 1 and isinstance(enable, list):
+            places = [i for i, on in enumerate(enable) if on]
+            if len(places) != groups:
+                got, do = f"{groups} groups, enable_lora {enable}"[:80], "Correct enable_lora"
+                refuse("enable_lora does not fit", file.path, module=path, got=got, do=do)
+        for g, place in enumerate(places):
+            name, layout = (path, "plain") if groups == 1 else (f"{path}::{place}", "rows")
             m, n = b.shape[0] // groups, a.shape[1]
             parsed.modules.append(
                 LowRankModule(
                     name, _kind(path), m, n, rank, scale, a, b, _layout(layout), g, groups
                 )
             )
-        if groups > 1:
+        if groups > 1 and not isinstance(enable, list):
             parsed.notes.append(f"{path}: a fused projection; which {groups} parts is not stated")
     if alpha is None:
         parsed.notes.append("loralib files do not hold lora_alpha: scale 1 was assumed, give alpha")
-    return _finish(parsed, file, {x.name for pair in pairs.values() for x in pair}, {})
+    result = _finish(parsed, file, {x.name for pair in pairs.values() for x in pair}, {})
+    if isinstance(enable, list):
+        result.config = {**result.config, "enable_lora": enable}
+    return result
 
 
 def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
@@ -259,7 +274,10 @@ def _finish(
         if name not in taken:
             last = name.rpartition(".")[2]
             magnitude = last in ("dora_scale", "lora_magnitude_vector")
-            bias = name.endswith(".lora_B.bias")
+            magnitude = magnitude and parsed.format != "loralib"
+            # Only diffusers, by PEFT, computes with these.
+            bias = name.endswith(".lora_B.bias") and parsed.format == "diffusers"
+            bias = bias and name.removesuffix("bias") + "weight" in taken
             parsed.extras[name] = (
                 "dora_magnitude" if magnitude else "lora_bias" if bias else "saved"
             )

@@ -101,9 +101,19 @@ def _other_method(opened: Opened) -> bool:
     return opened.config is not None and opened.config.get("peft_type", "LORA") != "LORA"
 
 
+def _map(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _texts(value: Any) -> dict[str, str]:
+    """The texts of what may be a map of texts; a bundle's author may have written anything."""
+    items = value.items() if isinstance(value, Mapping) else ()
+    return {key: x for key, x in items if isinstance(x, str)}
+
+
 def _image_again(file_format: Format) -> Again:
     def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parsed:
-        metadata = {**origin.get("metadata", {}), **file.metadata}
+        metadata = {**_texts(origin.get("metadata")), **file.metadata}
         return read_image_lora(TensorFile(file.path, file, metadata), file_format, None)
 
     return again
@@ -121,13 +131,13 @@ FORMATS: Final = (
         "mlx",
         lambda name, opened: name.endswith((".lora_a", ".lora_b")),
         lambda opened: read_mlx(opened.file, opened.need_config(), opened.config_file),
-        lambda file, config, origin: read_mlx(file, origin.get("config") or {}, file.path),
+        lambda file, config, origin: read_mlx(file, _map(origin.get("config")), file.path),
     ),
     FileFormat(
         "loralib",
         lambda name, opened: name.endswith((".lora_A", ".lora_B")),
-        lambda opened: read_loralib(opened.file, opened.alpha),
-        lambda file, config, origin: read_loralib(file, None),
+        lambda opened: read_loralib(opened.file, opened.alpha, opened.config),
+        lambda file, config, origin: read_loralib(file, None, config),
     ),
     FileFormat(
         "kohya",
@@ -178,4 +188,4 @@ def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any])
     original's settings under "hydraopt". Raises AdapterFormatError as the format's reader does.
     """
     (known,) = (known for known in FORMATS if known.name == file_format)
-    return known.again(file, config, config.get("hydraopt") or {})
+    return known.again(file, config, _map(config.get("hydraopt")))

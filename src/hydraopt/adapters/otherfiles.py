@@ -1,21 +1,22 @@
-"""Reading torch pickles and npz archives as raw tensors; torch is imported only when needed."""
+"""Reading npz archives as raw tensors."""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydraopt.adapters.rawtensor import DAMAGED, NUMPY_CODES, RawTensor, TensorFile, refuse
 from hydraopt.errors import AdapterFormatError
 
-__all__ = ["open_npz", "open_torch"]
+__all__ = ["open_npz"]
+
+_FREE: Final = 64 << 20
+_RATIO: Final = 64
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,24 @@ def open_npz(path: Path, size: int) -> TensorFile:
     codes = {np.dtype(code): name for name, code in NUMPY_CODES.items() if name != "BF16"}
     try:
         with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
+            members = archive.infolist()
+            whole = sum(info.file_size for info in members)
+            if whole > _FREE + _RATIO * size:
+                refuse(
+                    "the npz file unpacks to far more than it has bytes",
+                    path,
+                    got=f"{whole} bytes of {size}",
+                    expected=f"at most {_FREE + _RATIO * size}",
+                    do="Save the adapter again as safetensors",
+                )
+            for info in members:
                 name = info.filename.removesuffix(".npy")
                 with archive.open(info) as stream:
                     shape, _, dtype = _read_npy_header(stream)
                     header_bytes = stream.tell()
                 if dtype not in codes:
-                    refuse(f"dtype of array {name!r} is not supported", path, got=dtype)
+                    do = "Save the adapter again in float32"
+                    refuse(f"dtype of array {name!r} is not supported", path, got=dtype, do=do)
                 expected = header_bytes + math.prod(shape) * dtype.itemsize
                 # Deflate shrinks at most 1032-fold: what claims more would be a bomb.
                 if info.file_size != expected or info.file_size > 1032 * info.compress_size + 1032:
@@ -80,63 +92,3 @@ def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     else:
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
     return shape, fortran, dtype
-
-
-def open_torch(path: Path, size: int) -> TensorFile:
-    try:
-        import torch
-    except ImportError:
-        refuse(
-            "reading a torch file needs torch, which is not installed",
-            path,
-            do="Install torch, or convert the file to safetensors",
-        )
-    # The zip container can be mapped; the older bare pickle has to be read whole.
-    mappable = zipfile.is_zipfile(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except Exception as error:  # torch raises whatever its unpickler met
-        refuse(
-            "torch cannot load this file as plain weights",
-            path,
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
-            do="A file that needs code to load is refused for safety; a damaged one has to be "
-            "downloaded or saved again. Prefer safetensors",
-        )
-    if not isinstance(content, Mapping):
-        refuse("file is not a map from names to tensors", path, got=type(content).__name__)
-    names = {
-        torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16",
-        torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16",
-        torch.float32: "F32", torch.float64: "F64",
-    }  # fmt: skip
-    tensors: dict[str, RawTensor] = {}
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            refuse(
-                f"entry {name!r} is not a named tensor",
-                path,
-                got=type(value).__name__,
-                do="Save the adapter's state dict alone",
-            )
-        if value.dtype not in names or value.layout != torch.strided:
-            refuse(f"dtype of tensor {name!r} is not supported", path, got=value.dtype)
-            # A view may claim far more elements than its storage holds (stride 0).
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            refuse(f"tensor {name!r} is larger than its storage", path, got=tuple(value.shape))
-        tensors[name] = RawTensor(name, names[value.dtype], tuple(value.shape), path, _Torch(value))
-    return TensorFile(path, tensors)
-
-
-@dataclass(frozen=True)
-class _Torch:
-    """The bytes of a torch tensor."""
-
-    tensor: Any
-
-    def __call__(self) -> bytes:
-        import torch
-
-        flat = self.tensor.detach().contiguous().reshape(-1)
-        data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
-        return data.tobytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +65,7 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) ->
     """
     parsed = Parsed("peft", config)
     _check_method(config, config_file)
+    _check_types(config, config_file)
     rule = ScaleRule.from_config(config, config_file)
     base = config.get("base_model_name_or_path")
     parsed.base_model = base if isinstance(base, str) and base else None
@@ -231,6 +232,37 @@ def _check_method(config: Mapping[str, Any], file: Path) -> None:
             file,
             do="Tensor names do not tell which parameter a pattern means; use one rank and alpha",
         )
+
+
+# What readers of these settings count on; null is as if the setting were not there.
+_TYPES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    **dict.fromkeys(
+        ("target_modules", "exclude_modules", "modules_to_save", "target_parameters",
+         "layers_pattern"),
+        ("a text or a list of texts", lambda x: isinstance(x, str) or _all(x, str)),
+    ),
+    "layers_to_transform": ("a number or a list", lambda x: type(x) is int or _all(x, int)),
+    "bias": ("a text", lambda x: isinstance(x, str)),
+    "init_lora_weights": ("a text or true", lambda x: isinstance(x, str | bool)),
+    "enable_lora": ("a list of true and false", lambda x: _all(x, bool)),
+}  # fmt: skip
+
+
+def _all(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(x, kind) for x in value)
+
+
+def _check_types(config: Mapping[str, Any], file: Path) -> None:
+    for setting, (expected, fine) in _TYPES.items():
+        value = config.get(setting)
+        if value is not None and not fine(value):
+            refuse(
+                f"setting {setting} is of another type",
+                file,
+                got=repr(value)[:80],
+                expected=expected,
+                do="Correct adapter_config.json",
+            )
 
 
 def _notes(parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, Any]) -> list[str]:

@@ -11,10 +11,15 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
+from hydraopt.adapters.expressions import Patience, match
+
 __all__ = ["exact_pattern", "finds", "pattern_of", "ranks_and_alphas", "written_config"]
 
 _DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
 """Left behind by other formats, and by versions of PEFT that stored fused projections in groups."""
+
+_MOST_COMPARED: Final = 1000
+"""Paths up to which each is compared with all others, to find the plainest pattern."""
 
 _NARROWING: Final = ("layers_to_transform", "layers_pattern", "exclude_modules")
 """Settings that take modules away again from those that ``target_modules`` names."""
@@ -33,7 +38,9 @@ def written_config(
     if not written.get("base_model_name_or_path") and base_model:
         written["base_model_name_or_path"] = base_model
     places = sorted(paths)
-    if not written.get("target_parameters") and not all(finds(written, x) for x in places):
+    patience = Patience()
+    complete = all(finds(written, x, patience) for x in places)
+    if not written.get("target_parameters") and not complete:
         written["target_modules"] = places
         for setting in _NARROWING:
             written.pop(setting, None)
@@ -56,31 +63,35 @@ def ranks_and_alphas(settings: Mapping[str, tuple[int, float]], r: int) -> dict[
     }
 
 
-def finds(config: Mapping[str, Any], path: str) -> bool:
+def finds(config: Mapping[str, Any], path: str, patience: Patience | None = None) -> bool:
     """Whether PEFT wraps the module at ``path`` by the config's own settings.
 
-    Settings of a kind that PEFT would not take find nothing. "all-linear" depends on the model, and
+    Settings of a kind that PEFT would not take find nothing, nor do expressions that take longer
+    than ``patience``. "all-linear" depends on the model, and
     is believed.
     """
+    patience = patience or Patience()
     targets = config.get("target_modules")
     if isinstance(targets, str) and targets.lower() == "all-linear":
         return True
-    if _named(config.get("exclude_modules"), path) or not _named(targets, path):
+    if _named(config.get("exclude_modules"), path, patience):
+        return False
+    if not _named(targets, path, patience):
         return False
     # A list that holds the whole path, and an expression, name the layer themselves.
-    return isinstance(targets, str) or path in (targets or ()) or _in_layers(config, path)
+    return isinstance(targets, str) or path in (targets or ()) or _in_layers(config, path, patience)
 
 
-def _named(names: Any, path: str) -> bool:
+def _named(names: Any, path: str, patience: Patience) -> bool:
     """Whether a regular expression matches the path, or a list holds it or its end."""
     if isinstance(names, str):
-        return _match(names, path, whole=True) is not None
+        return _match(names, path, patience, whole=True) is not None
     if not isinstance(names, list | tuple | set | frozenset):
         return False
     return any(isinstance(x, str) and f".{path}".endswith(f".{x}") for x in names)
 
 
-def _in_layers(config: Mapping[str, Any], path: str) -> bool:
+def _in_layers(config: Mapping[str, Any], path: str, patience: Patience) -> bool:
     """Whether the path's first number is among ``layers_to_transform``, if any are named."""
     wanted, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
     if wanted is None or wanted == []:
@@ -91,16 +102,17 @@ def _in_layers(config: Mapping[str, Any], path: str) -> bool:
         heads = [rf"(?:^|.*?\.){x}\.(\d+)\." for x in patterns if isinstance(x, str)]
     else:
         heads = [r".*?\.[^.]*\.(\d+)\."]
-    layer = next((match for x in heads if (match := _match(x, path))), None)
+    layer = next((hit for x in heads if (hit := _match(x, path, patience))), None)
     layers = wanted if isinstance(wanted, list) else [wanted]
     return layer is not None and int(layer[1]) in layers
 
 
-def _match(pattern: str, path: str, whole: bool = False) -> re.Match[str] | None:
-    """A match from the start, of the ``whole`` path if so wished; None for a broken pattern too."""
+def _match(pattern: str, path: str, patience: Patience, whole: bool = False) -> Any:
+    """A match from the start, of the ``whole`` path if so wished; None for a broken pattern too,
+    and for one that takes too long."""
     try:
-        return re.fullmatch(pattern, path) if whole else re.match(pattern, path)
-    except re.error:
+        return match(pattern, path, patience, whole)
+    except (ValueError, TimeoutError):
         return None
 
 
@@ -110,10 +122,14 @@ def pattern_of(path: str, paths: Collection[str]) -> str:
     PEFT tries ``(.*\\.)?(PATTERN)$``. The path itself is what people expect to read, and what
     versions before 0.14 need, which put a dot before it; it is anchored only where it matches
     another module's path too (its end, or through a dot, which matches any character) or, with
-    characters that a pattern reads otherwise, not its own.
+    characters that a pattern reads otherwise, not its own, and among more than a thousand.
     """
     plain = rf"(.*\.)?({path})$"
-    return path if [x for x in paths if _match(plain, x)] == [path] else exact_pattern(path)
+    if len(paths) > _MOST_COMPARED:
+        return exact_pattern(path)
+    patience = Patience()
+    alone = [x for x in paths if _match(plain, x, patience)] == [path]
+    return path if alone else exact_pattern(path)
 
 
 def exact_pattern(path: str) -> str:

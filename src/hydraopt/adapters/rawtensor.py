@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,29 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
 NUMPY_CODES: Final[Mapping[str, str]] = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
     "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2",
+}  # fmt: skip
+
+
+@functools.cache
+def _e4m3() -> NDArray[np.float32]:
+    """The 256 numbers of F8_E4M3: bias 7, no infinities, NaN where all bits but the sign are 1."""
+    bits = np.arange(256)
+    sign = np.where(bits & 0x80, -1.0, 1.0)
+    exponent, fraction = (bits >> 3) & 15, bits & 7
+    normal = np.ldexp(1 + fraction / 8, exponent - 7)
+    values = sign * np.where(exponent == 0, np.ldexp(fraction / 8, -6), normal)
+    values[[0x7F, 0xFF]] = np.nan
+    return values.astype(np.float32)
+
+
+@functools.cache
+def _e5m2() -> NDArray[np.float32]:
+    """The 256 numbers of F8_E5M2, which is the upper byte of an F16."""
+    return (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32)
+
+
+_FLOAT8: Final[Mapping[str, Callable[[], NDArray[np.float32]]]] = {
+    "F8_E4M3": _e4m3, "F8_E5M2": _e5m2,
 }  # fmt: skip
 
 
@@ -90,17 +114,12 @@ class RawTensor:
     def numpy(self) -> NDArray[Any]:
         """The numbers as a fresh array: float32 for every float dtype, others as stored.
 
-        Exact for BF16, F16 and F32; F64 is rounded to nearest (overflow gives infinity).
-        Raises AdapterFormatError for 8-bit floats, which numpy cannot hold; use :meth:`raw`.
+        Exact for 8-bit floats, BF16, F16 and F32; F64 is rounded to nearest (overflow gives
+        infinity).
         """
-        if self.dtype not in NUMPY_CODES:
-            refuse(
-                f"tensor {self.name!r} holds 8-bit floats",
-                self.source,
-                got=self.dtype,
-                expected="F64, F32, F16 or BF16",
-                do="Save the adapter again in bf16",
-            )
+        if self.dtype in _FLOAT8:
+            eight = np.frombuffer(self.raw(), np.uint8).reshape(self.shape)
+            return _FLOAT8[self.dtype]()[eight]
         stored = np.frombuffer(self.raw(), dtype=NUMPY_CODES[self.dtype]).reshape(self.shape)
         if self.dtype == "BF16":
             # bf16 is the upper half of a float32.

@@ -94,6 +94,27 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
     file = open_tensors(source.weights)
     config = load_config(source.config)
     parsed = read_opened(Opened(file, config, source.config, alpha))
+    for module in parsed.modules:
+        if "::" in module.path and module.layout in ("plain", "transposed"):
+            do = "Rename the module: '::' marks the groups of one stored pair"
+            refuse("a module's name holds '::'", source.weights, module=module.path, do=do)
+        for tensor in (module.a, module.b):
+            if not tensor.is_float:
+                refuse(
+                    "a low-rank factor is not of floating point numbers",
+                    source.weights,
+                    module=module.path,
+                    got=f"{tensor.name!r} of {tensor.dtype}",
+                    do="Save the adapter again in float32 or bfloat16, not quantised",
+                )
+    for key, kind in parsed.extras.items():
+        if kind in ("lora_bias", "dora_magnitude") and not file[key].is_float:
+            refuse(
+                "a bias or magnitude is not of floating point numbers",
+                source.weights,
+                got=f"{key!r} of {file[key].dtype}",
+                do="Save the adapter again in float32 or bfloat16, not quantised",
+            )
     modules = {module.path: module for module in sorted(parsed.modules, key=lambda x: x.path)}
     if len(modules) != len(parsed.modules):
         paths = Counter(module.path for module in parsed.modules)

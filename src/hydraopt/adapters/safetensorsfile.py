@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.rawtensor import (
     DAMAGED,
     DTYPE_BYTES,
@@ -34,7 +34,7 @@ def open_safetensors(path: Path, size: int, held: HeldFile | None = None) -> Ten
     # MLX writes "__metadata__": null.
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
-        refuse("safetensors metadata is not a map from text to text", path)
+        refuse("safetensors metadata is not a map from text to text", path, do=DAMAGED)
     spans: list[tuple[int, int, str]] = []
     stamp = stamp_of(path.stat())
     tensors: dict[str, RawTensor] = {}
@@ -86,7 +86,8 @@ def _read_header(path: Path, size: int, held: HeldFile | None) -> tuple[dict[str
     except ValueError as error:
         refuse("safetensors header is not valid JSON", path, got=error, do=DAMAGED)
     if not isinstance(header, dict):
-        refuse("safetensors header is not a JSON object", path, got=type(header).__name__)
+        got = type(header).__name__
+        refuse("safetensors header is not a JSON object", path, got=got, do=DAMAGED)
     return header, 8 + length
 
 
@@ -107,6 +108,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
             path,
             got=repr(dtype)[:40],
             expected=", ".join(DTYPE_BYTES),
+            do="Save it again in one of these",
         )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         refuse(
@@ -129,27 +131,5 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
 
 
 def _naturals(value: Any) -> bool:
-    """Whether value is a list of integers >= 0; bool is an int in Python but not in JSON."""
-    return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
-
-
-def strict_json(text: bytes) -> Any:
-    """The value of a JSON text in UTF-8; ValueError for repeated keys, NaN and infinity too."""
-    try:
-        return json.loads(
-            text.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except RecursionError as error:
-        # A text may be nothing but ten thousand opening brackets.
-        raise ValueError("nested too deeply") from error
-
-
-def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(items)
-    if len(result) != len(items):
-        raise ValueError("a key occurs twice")
-    return result
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
+    """Whether value is a list of integers in [0, 2^63); bool is an int in Python, not in JSON."""
+    return isinstance(value, list) and all(type(x) is int and 0 <= x < 1 << 63 for x in value)

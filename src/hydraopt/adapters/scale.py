@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from hydraopt.adapters.expressions import Patience, compiled, match
 from hydraopt.adapters.rawtensor import refuse
 
 __all__ = ["ScaleRule", "mlx_scale", "ratio"]
@@ -28,6 +30,7 @@ class ScaleRule:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     file: Path
+    _patience: Patience = field(default_factory=Patience, compare=False, repr=False)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], file: Path) -> ScaleRule:
@@ -47,20 +50,71 @@ class ScaleRule:
                 else:
                     _check(f"{key}[{pattern!r}]", value, _is_finite, "a finite number", file)
                 try:
-                    re.compile(_whole(pattern))
-                except re.error as error:
+                    compiled(_whole(pattern))
+                except ValueError as error:
                     refuse(f"{key} holds a broken pattern {pattern!r}", file, got=error, do=_EDIT)
         rslora = bool(config.get("use_rslora", False))
         return cls(int(r or 0), float(alpha or 0), rslora, ranks, alphas, file)
 
     def rank(self, path: str) -> int:
-        """Rank that the settings give the module at path (without wrapper prefixes)."""
-        return int(_lookup(self.rank_pattern, path, self.r))
+        """Rank that the settings give the module at path (without wrapper prefixes).
+
+        This and :meth:`scale` raise AdapterFormatError for patterns that take too long.
+        """
+        return int(self._find(self._ranks, path, self.r))
 
     def scale(self, path: str) -> float:
         """Scale of the module at path."""
-        r, alpha = self.rank(path), float(_lookup(self.alpha_pattern, path, self.alpha))
+        r, alpha = self.rank(path), float(self._find(self._alphas, path, self.alpha))
         return alpha / math.sqrt(r) if self.rslora else alpha / r
+
+    @cached_property
+    def _ranks(self) -> _Patterns:
+        return _Patterns(self.rank_pattern)
+
+    @cached_property
+    def _alphas(self) -> _Patterns:
+        return _Patterns(self.alpha_pattern)
+
+    def _find(self, patterns: _Patterns, path: str, default: Any) -> Any:
+        try:
+            return patterns.find(path, default, self._patience)
+        except TimeoutError:
+            refuse(
+                "the patterns take too long to match",
+                self.file,
+                module=path,
+                got=f"{len(self.rank_pattern)} in rank_pattern, {len(self.alpha_pattern)} in "
+                "alpha_pattern",
+                do="Name the modules in full in rank_pattern and alpha_pattern",
+            )
+
+
+class _Patterns:
+    """Patterns and what they stand for; the first that matches a path counts.
+
+    Those of our own making (:func:`exact_pattern`) name one path each and are looked up.
+    """
+
+    def __init__(self, patterns: Mapping[str, Any]) -> None:
+        self._exact: dict[str, tuple[int, Any]] = {}
+        self._others: list[tuple[int, str, Any]] = []
+        for i, (pattern, value) in enumerate(patterns.items()):
+            if _EXACT.fullmatch(pattern):
+                path = re.sub(r"\\(.)", r"\1", pattern[1:])
+                self._exact[path] = i, value
+            else:
+                self._others.append((i, pattern, value))
+
+    def find(self, path: str, default: Any, patience: Patience) -> Any:
+        """The value of the first pattern that matches; TimeoutError when the patience ends."""
+        place, value = self._exact.get(path, (len(self._exact) + len(self._others), default))
+        for i, pattern, other in self._others:
+            if i > place:
+                break
+            if match(_whole(pattern), path, patience):
+                return other
+        return value
 
 
 def ratio(alpha: float | None, r: int, *, module: str, file: Path) -> float:
@@ -94,6 +148,10 @@ def mlx_scale(config: Mapping[str, Any], file: Path) -> tuple[float, int | None]
 
 
 _EDIT = "Correct adapter_config.json"
+# What exact_pattern makes: word characters, and all others escaped.
+_EXACT: Final = re.compile(r"\^(?:\w|\\\W)+")
+_MOST_RANK: Final = 1 << 31
+_MOST_ALPHA: Final = 1e300
 
 
 def _whole(pattern: str) -> str:
@@ -101,21 +159,16 @@ def _whole(pattern: str) -> str:
     return rf"(.*\.)?({pattern})$"
 
 
-def _lookup(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
-    for pattern, value in patterns.items():
-        if re.match(_whole(pattern), path):
-            return value
-    return default
-
-
 def _is_rank(value: Any) -> bool:
-    return type(value) is int and value >= 1
+    return type(value) is int and 1 <= value < _MOST_RANK
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # The largest float is 1e308, and an int of JSON may have thousands of digits.
+    return type(value) in (int, float) and abs(value) < _MOST_ALPHA
 
 
 def _check(key: str, value: Any, test: Any, expected: str, file: Path) -> None:
     if not test(value):
-        refuse(f"setting {key} is missing or wrong", file, got=value, expected=expected, do=_EDIT)
+        shown = repr(value)[:80]
+        refuse(f"setting {key} is missing or wrong", file, got=shown, expected=expected, do=_EDIT)

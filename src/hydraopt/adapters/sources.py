@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import UsageError, explain
@@ -30,6 +30,7 @@ _USUAL: Final = (
 )
 _CONFIG: Final = "adapter_config.json"
 _MOST_LISTED: Final = 8
+_AGAIN: Final = "Correct it, or download or save the adapter again"
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,13 @@ def load_config(path: Path) -> dict[str, Any] | None:
     Raises AdapterFormatError if it cannot be read as a JSON object.
     """
     try:
-        config = json.loads(read_regular(path, MOST_CONFIG).decode("utf-8"))
+        config = strict_json(read_regular(path, MOST_CONFIG), unique=False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        refuse("config cannot be read", path, got=error, do="Download or save the adapter again")
+    except (OSError, ValueError) as error:
+        refuse("config cannot be read", path, got=error, do=_AGAIN)
     if not isinstance(config, dict):
-        refuse("config is not a JSON object", path, got=type(config).__name__)
+        refuse("config is not a JSON object", path, got=type(config).__name__, do=_AGAIN)
     return config
 
 

@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 from typing import Final
 
-from hydraopt.adapters.otherfiles import open_npz, open_torch
+from hydraopt.adapters.otherfiles import open_npz
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.safetensorsfile import open_safetensors
+from hydraopt.adapters.torchfile import open_torch
 from hydraopt.files.reading import open_regular
 
 __all__ = ["WEIGHT_SUFFIXES", "RawTensor", "TensorFile", "open_tensors"]

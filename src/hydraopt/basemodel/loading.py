@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 
 from hydraopt.errors import HydraoptError, UsageError, explain
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 
 __all__ = ["load_whole"]
 
@@ -85,13 +86,13 @@ def _check_folder(folder: Path) -> None:
         if not file.exists():
             continue
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise _broken(file, error) from error
-        if not isinstance(found, dict):
-            raise _broken(file, f"{type(found).__name__}, no JSON object")
+        if not isinstance(content, dict):
+            raise _broken(file, f"{type(content).__name__}, no JSON object")
         if name == "config.json":
-            _check_size(folder, file, found)
+            _check_size(folder, file, content)
 
 
 def _check_size(folder: Path, file: Path, config: Mapping[str, Any]) -> None:
@@ -139,8 +140,8 @@ def _check_whole(base: str | Path, model: Any, info: Mapping[str, Any]) -> None:
     """Raises UsageError if transformers made up, left out or could not place a tensor."""
     unknown = [x for x in info.get("unexpected_keys", ()) if not _COMPUTED.search(x)]
     shapes = {
-        str(key): f"{key} {tuple(found)} for {tuple(asked)}"
-        for key, found, asked in info.get("mismatched_keys", ())
+        str(key): f"{key} {tuple(there)} for {tuple(asked)}"
+        for key, there, asked in info.get("mismatched_keys", ())
     }
     # A tensor of another shape is made up too, and may count as missing.
     missing = [x for x in info.get("missing_keys", ()) if x not in shapes]

@@ -12,13 +12,20 @@ from typing import Any, NoReturn
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import strictjson
+from hydraopt.bundle.bounds import (
+    AGAIN,
+    Allowance,
+    check_blobs,
+    check_manifest,
+    most_text,
+    naming,
+)
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import FORMAT, decompress, tensor_names
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.task import Allowance, TaskAdapter
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.writer import checksum, metadata_of
 from hydraopt.coding.records import read_basis
-from hydraopt.coding.stream import StreamReader
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import (
     AdapterFormatError,
@@ -33,9 +40,9 @@ from hydraopt.linalg.basis import Basis
 
 __all__ = ["Bundle", "open_bundle"]
 
-_MOST_MANIFEST = 1 << 30
 _MOST_VECTORS = 1 << 16
-_AGAIN = "Fetch the bundle again or restore a copy"
+# Blobs that unpack to so many times their bytes are kept: many tasks may name one.
+_DENSE = 16
 
 Bases = tuple[Basis | None, Basis | None]
 
@@ -52,8 +59,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 class Bundle(Mapping[str, TaskAdapter]):
     """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
 
-    path: the file.  version: of its format.  manifest: what it holds.  metadata: the header's, for
-    people.
+    path: the file.  version: of its format.  allowance: what its streams may hold.
+    manifest: what it holds.  metadata: the header's, for people.
     bytes_read: bytes read from the file so far.
     """
 
@@ -72,11 +79,18 @@ class Bundle(Mapping[str, TaskAdapter]):
         self.bytes_read = size - sum(tensor.nbytes for tensor in self._file.values())
         self.version = self._format_version()
         self._checksums = self._read_checksums()
-        packed = self.read("manifest")
-        text = decompress(packed, None, _MOST_MANIFEST, "the manifest")
-        self.manifest = Manifest.from_json(strictjson.loads(text), self.version)
-        self.manifest.check_canonical()
-        self._check_container()
+        with naming(path):
+            packed = self.read("manifest")
+            text = decompress(packed, None, most_text(len(packed)), "the manifest")
+            value = strictjson.loads(text)
+            check_manifest(value, size)
+            self.manifest = Manifest.from_json(value, self.version)
+            self.manifest.check_canonical()
+            self._check_container()
+            sizes = self.tensor_bytes
+            check_blobs(self.manifest.blobs, _sum_of(sizes, "carried/"))
+        self._dense: dict[int, dict[str, RawTensor]] = {}
+        self.allowance = Allowance(sizes["shared"] + _sum_of(sizes, "task/"))
         self._tasks = {entry.name: entry for entry in self.manifest.tasks}
 
     @property
@@ -111,6 +125,17 @@ class Bundle(Mapping[str, TaskAdapter]):
             )
         return TaskAdapter(self, self._tasks[name])
 
+    def one_by_one(self) -> Iterator[TaskAdapter]:
+        """All tasks, those of one stream after one another, so that each is decoded once."""
+        before: TaskAdapter | None = None
+        order = sorted(self._tasks.values(), key=lambda x: -1 if x.content is None else x.content)
+        for entry in order:
+            task = TaskAdapter(self, entry)
+            if before is not None and before.entry.content == entry.content is not None:
+                task.reuse(before)
+            yield task
+            before = task
+
     def __contains__(self, name: object) -> bool:
         return name in self._tasks
 
@@ -143,15 +168,21 @@ class Bundle(Mapping[str, TaskAdapter]):
                     file=self.path,
                     got=f"checksum {actual}",
                     expected=expected,
-                    do=_AGAIN,
+                    do=AGAIN,
                 )
             )
         return data
 
     def read_blob(self, index: int) -> dict[str, RawTensor]:
         """The carried tensors of one blob, by key."""
+        if index in self._dense:
+            return self._dense[index]
         blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
-        return unpack_blob(blob, data, self.path, self.version)
+        with naming(self.path):
+            tensors = unpack_blob(blob, data, self.path, self.version)
+        if blob.raw_size > _DENSE * len(data):
+            self._dense[index] = tensors
+        return tensors
 
     def bases(self, module: int) -> Bases:
         """The shared bases, left (m, q) and right (n, q), of the module of that index."""
@@ -165,15 +196,15 @@ class Bundle(Mapping[str, TaskAdapter]):
         if not self._file["shared"].nbytes:
             return
         data = self.read("shared")
-        reader = StreamReader(data, self.version)
-        allowance = Allowance(reader, len(data))
+        reader = self.allowance.open("shared", data, self.version)
         for module in self.manifest.modules:
-            left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
-            right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
-            allowance.spend(sum(x.vectors.size for x in (left, right) if x is not None))
+            with naming(self.path):
+                left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
+                right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
             yield left, right
         if reader.position != len(data):
-            reader.damaged(f"{len(data)} bytes, of which the bases take {reader.position}")
+            with naming(self.path):
+                reader.damaged(f"{len(data)} bytes, of which the bases take {reader.position}")
 
     @cached_property
     def _bases(self) -> list[Bases]:
@@ -240,6 +271,10 @@ class Bundle(Mapping[str, TaskAdapter]):
             _refuse("metadata has unknown keys", self.path, ", ".join(unknown)[:80])
 
 
+def _sum_of(sizes: Mapping[str, int], start: str) -> int:
+    return sum(size for name, size in sizes.items() if name.startswith(start))
+
+
 def _refuse(what: str, file: Path, got: object = None, expected: object = None) -> NoReturn:
-    message = explain(what, file=file, got=got, expected=expected, do=_AGAIN)
+    message = explain(what, file=file, got=got, expected=expected, do=AGAIN)
     raise BundleFormatError(message)

@@ -75,6 +75,12 @@ class ModuleEntry:
         fits = len(self.a_tail) <= 8 and self.n % math.prod(self.a_tail) == 0
         check(fits, f"kernel of {self.path!r}", self.a_tail, f"axes that divide {self.n}")
 
+        if self.layout == "rows" and not conv:
+            # The slot of a fused projection is its name's end.
+            slot = self.path.rpartition("::")[2]
+            fine = slot.isascii() and slot.isdecimal() and len(slot) <= 7
+            check(fine, f"group of {self.path!r}", self.layout, "a path that ends in ::GROUP")
+
     @classmethod
     def of(cls, module: LowRankModule) -> ModuleEntry:
         """The entry of an adapter's module; MLX's transposed storage counts as plain."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 
-from hydraopt.adapters.safetensorsfile import strict_json
+from hydraopt.adapters.jsontext import strict_json
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
@@ -186,7 +186,8 @@ def config_from_difference(first: Mapping[str, Any], difference: Any) -> dict[st
     right = isinstance(changed, dict) and isinstance(missing, list)
     check(right and all(isinstance(x, str) for x in missing), "config", difference, shape)
     check(set(missing) <= set(first), "config drops settings that are not there", missing)
-    return {**{k: v for k, v in first.items() if k not in missing}, **changed}
+    gone = set(missing)
+    return {**{k: v for k, v in first.items() if k not in gone}, **changed}
 
 
 # --- checks -----------------------------------------------------------------------------------

@@ -10,33 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.bounds import AGAIN, naming
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import SplitRecord, read_factors, read_split_record
-from hydraopt.coding.stream import StreamReader, most_numbers
+from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
 from hydraopt.linalg.shapes import Factors
 
 if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle
 
-__all__ = ["Allowance", "TaskAdapter"]
-
-
-class Allowance:
-    """How many numbers a stream may still hold."""
-
-    def __init__(self, reader: StreamReader, size: int) -> None:
-        self._reader = reader
-        self._left = most_numbers(size)
-
-    def spend(self, numbers: int) -> None:
-        """Raises BundleFormatError when the stream holds more than its bytes can."""
-        self._left -= numbers
-        if self._left < 0:
-            self._reader.damaged("more numbers than its bytes can hold")
+__all__ = ["TaskAdapter"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,11 @@ class TaskAdapter:
 
     bundle: Bundle = field(repr=False)
     entry: TaskEntry
+
+    def reuse(self, other: TaskAdapter) -> None:
+        """Take what ``other``, a task of the same stream, has decoded."""
+        if "_decoded" in other.__dict__:
+            self.__dict__["_decoded"] = other._decoded
 
     @property
     def name(self) -> str:
@@ -121,10 +113,10 @@ class TaskAdapter:
             for path, factors in self.factors().items():
                 yield path, SplitRecord.of(factors)
             return
-        for i, reader, allowance in self._stream():
+        for i, reader in self._stream():
             module = self.bundle.manifest.modules[i]
-            record = read_split_record(reader, module.m, module.n, *widths[i])
-            allowance.spend(record.count * (module.m + module.n))
+            with naming(self.bundle.path):
+                record = read_split_record(reader, module.m, module.n, *widths[i])
             yield module.path, record
 
     def forms(self) -> dict[str, str]:
@@ -204,33 +196,33 @@ class TaskAdapter:
     @cached_property
     def _decoded(self) -> _Decoded:
         result, start = _Decoded({}, {}, {}), 0
-        for i, reader, allowance in self._stream():
+        for i, reader in self._stream():
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
-            factors, mode = read_factors(reader, module.m, module.n, *bases)
-            allowance.spend(factors.B.size + factors.A.size)
+            with naming(self.bundle.path):
+                factors, mode = read_factors(reader, module.m, module.n, *bases)
             result.factors[module.path], result.modes[module.path] = factors, mode
             result.bytes[module.path] = reader.position - start
             start = reader.position
         return result
 
-    def _stream(self) -> Iterator[tuple[int, StreamReader, Allowance]]:
+    def _stream(self) -> Iterator[tuple[int, StreamReader]]:
         """The index of each module, with the reader at its record, which the caller has to read."""
         if self.entry.content is None:
             return
-        data = self.bundle.read(f"task/{self.entry.content}")
-        reader = StreamReader(data, self.bundle.version)
-        shared = self.bundle.tensor_bytes["shared"]
-        allowance = Allowance(reader, len(data) + shared)
+        name = f"task/{self.entry.content}"
+        data = self.bundle.read(name)
+        reader = self.bundle.allowance.open(name, data, self.bundle.version)
         for i in self.entry.modules:
-            yield i, reader, allowance
+            yield i, reader
         if reader.position != len(data):
             raise BundleFormatError(
                 explain(
                     "a task's stream is longer than its modules",
                     adapter=self.name,
+                    file=self.bundle.path,
                     got=f"{len(data)} bytes",
                     expected=f"{reader.position} bytes",
-                    do="Fetch the bundle again or restore a copy",
+                    do=AGAIN,
                 )
             )

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import HydraoptError
@@ -92,19 +92,18 @@ def verify_bundle(
         for name in sorted(set(originals) ^ set(bundle)):
             where = "the bundle" if name in originals else "the originals"
             report.problems.append(f"task {name!r} is missing in {where}")
-    for name in bundle:
-        original = originals.get(name) if originals is not None else None
+    for task in bundle.one_by_one():
+        original = originals.get(task.name) if originals is not None else None
         try:
-            report.tasks.append(_verify_task(bundle, name, original, report.problems))
+            report.tasks.append(_verify_task(task, original, report.problems))
         except HydraoptError as error:
-            report.problems.append(f"task {name!r}: {error}")
+            report.problems.append(f"task {task.name!r}: {error}")
+    report.tasks.sort(key=lambda x: x.name)
     return report
 
 
-def _verify_task(
-    bundle: Bundle, name: str, original: Adapter | None, problems: list[str]
-) -> TaskReport:
-    task = bundle[name]
+def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str]) -> TaskReport:
+    name = task.name
     factors = task.factors()
     for tensor in task.carried.values():
         tensor.raw()
@@ -112,7 +111,7 @@ def _verify_task(
         worst = max(task.module_errors.items(), key=lambda x: x[1], default=None)
         return TaskReport(name, task.error, False, worst)
     # A method's tensors are kept as they are, but they are not the original's.
-    if task.entry.lossless and "method" not in bundle.recipe:
+    if task.entry.lossless and "method" not in task.bundle.recipe:
         exact = _compare_bytes(name, task.tensors, original.tensors, problems)
         return TaskReport(name, 0.0, True, None, exact)
     exact = _compare_bytes(name, task.extras, original.extras, problems)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hydraopt.bundle import strictjson
+from hydraopt.bundle.bounds import check_blobs, check_manifest
 from hydraopt.bundle.container import (
     FORMAT,
     compress,
@@ -148,7 +149,10 @@ def pack_bundle(
     """
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     manifest.check_canonical()
-    packed = compress(strictjson.dumps(manifest.to_json()).encode())
+    value = manifest.to_json()
+    packed = compress(strictjson.dumps(value).encode())
+    check_manifest(value, len(packed) + sum(map(len, (shared, *streams, *blobs))))
+    check_blobs(manifest.blobs, sum(map(len, blobs)))
     names = tensor_names(len(streams), len(blobs))
     return PackedBundle(metadata_of(manifest, VERSION), names, [packed, shared, *streams, *blobs])
 

@@ -5,10 +5,13 @@ rich is imported inside the functions, so that ``hydraopt --help`` does not wait
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ __all__ = [
     "emit_json",
     "factor",
     "json_option",
+    "open_streams",
     "percent",
+    "printable",
     "progress_bar",
     "quiet_option",
     "say",
@@ -43,14 +48,84 @@ threads_option = click.option(
 )
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal obeys written out: control characters, line ends, directions.
+
+    Names come from files, which may be anybody's: one may hold a sequence that clears the screen,
+    or turns the text around. The two joiners stay, because words of some scripts need them.
+
+    >>> print(printable("a\\x1b[2J\\u202eb\\n"))
+    a\\x1b[2J\\u202eb\\n
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _OBEYED and char not in _JOINERS
+        else char
+        for char in text
+    )
+
+
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+
+
 def emit_json(value: Any) -> None:
     """One JSON document on stdout; NaN and infinity, which JSON lacks, are errors of ours."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+        plain = all(line.isprintable() for line in text.split("\n"))
+    except UnicodeEncodeError:
+        plain = False
+    _write(text if plain else json.dumps(value, indent=2, allow_nan=False))
 
 
 def say(text: str) -> None:
     """A line for people on stdout."""
-    click.echo(text)
+    _write(printable(text))
+
+
+def _write(text: str) -> None:
+    """Text to stdout. Once its reader has gone, the rest is dropped: the work goes on.
+
+    Raises OSError that names the standard output if it cannot be written otherwise.
+    """
+    try:
+        click.echo(text)
+    except OSError as error:
+        _drop_output()
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _drop_output() -> None:
+    # What is still in the buffer goes there too, when the interpreter ends.
+    with suppress(OSError, ValueError):  # a stream that is no file has no number
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Make the three standard streams such that nothing printed can end a command.
+
+    One that is closed goes nowhere; else the next file opened would get its number, and its text.
+    What a stream's encoding lacks is written out.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115  # stays open
+            setattr(sys, name, nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -61,14 +136,27 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     from rich.text import Text
 
     # A file or a pipe has no width; the default of 80 would cut names that are data there.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    page = _Page()
+    console = Console(file=page, highlight=False, width=None if sys.stdout.isatty() else 140)
+    table = Table(title=Text(printable(title)), title_justify="left", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
+        table.add_column(Text(printable(column)), justify="right" if i else "left", overflow="fold")
     for row in rows:
         # Text, not str: names may hold what rich takes for markup.
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     console.print(table)
+    _write(page.getvalue().removesuffix("\n"))
+
+
+class _Page(io.StringIO):
+    """Where a table is drawn before it is printed: as stdout is, in encoding and colours."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
 
 
 @contextmanager
@@ -80,12 +168,12 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("starting", total=None)
 
         def move(stage: str, done: int, total: int) -> None:
-            bar.update(line, description=stage, completed=done, total=total)
+            bar.update(line, description=printable(stage), completed=done, total=total)
 
         yield move
 

@@ -138,7 +138,9 @@ def _show_adapters(report: dict[str, Any], every: bool) -> None:
         [_module_row(row, every) for row in rows],
     )
     reference = report["reference"]
-    say(_LEGEND.format(f"near {percent(reference['fraction'])} of fp16" if reference else "if any"))
+    near = f"near {percent(reference['fraction'])} of fp16" if reference else "if any"
+    for line in _LEGEND.format(near).split("\n"):
+        say(line)
     if not every:
         show_table(
             "Modules that stand out",

@@ -6,13 +6,19 @@ arguments are known to be right.
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from hydraopt import __version__
+from hydraopt.cli.common import open_streams
 from hydraopt.cli.eval import eval_
 from hydraopt.cli.export import export
+from hydraopt.cli.failures import Doing, Interrupted, failure_of
 from hydraopt.cli.inspect import inspect
 from hydraopt.cli.merge import merge
 from hydraopt.cli.methods import methods
@@ -20,34 +26,59 @@ from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
 from hydraopt.cli.use import use
 from hydraopt.cli.verify import verify
-from hydraopt.errors import HydraoptError
+from hydraopt.compiled import check_memory
 
 __all__ = ["cli", "main"]
 
-INTERRUPTED = 130
-
-
-class Refusal(click.ClickException):
-    """An error of the user's making: one message, no traceback."""
-
-    exit_code = 2
+LOADED = 700 << 20
+"""Bytes of address space that a command takes, libraries loaded and compiler at work."""
+PER_THREAD = 80 << 20
+"""Bytes that the two linear algebra libraries set aside for each thread after the second."""
 
 
 class Shell(click.Group):
     """A group that turns what verbs raise into messages and exit codes."""
 
+    doing: Doing | None = None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None:
+            self.doing = Doing(ctx, name, command, rest)
+            if not {"-h", "--help"} & set(rest):
+                check_memory(LOADED + PER_THREAD * max((os.cpu_count() or 1) - 2, 0))
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
+        self.doing = None
         try:
             return super().invoke(ctx)
-        except HydraoptError as error:
-            raise Refusal(str(error)) from error
-        except BrokenPipeError:
-            raise  # click knows: the reader of our output has gone
-        except OSError as error:
-            raise Refusal(f"{error.strerror or error} [{error.filename or 'no file'}]") from error
         except KeyboardInterrupt:
-            click.echo("Interrupted; no output was left half written.", err=True)
-            ctx.exit(INTERRUPTED)
+            raise Interrupted("interrupted; no output was left half written.") from None
+        except (click.exceptions.Exit, click.exceptions.Abort):
+            raise
+        except Exception as error:
+            raise failure_of(error, self.doing) from error
+
+    def main(  # type: ignore[override]  # click's has one signature for each mode
+        self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """As click's, but that 1 stays verify's: not for a reader who has gone, nor for Ctrl-C."""
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            with suppress(OSError):
+                error.show()
+            sys.exit(error.exit_code)
+        except click.exceptions.Abort:
+            sys.exit(Interrupted.exit_code)
+        except SystemExit:  # click's, of help that nobody reads to the end
+            sys.exit(0)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 @click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,8 +86,8 @@ class Shell(click.Group):
 def cli() -> None:
     """Many LoRA adapters of one base model in one small file, and every adapter back.
 
-    Exit codes: 0 done, 1 verify found problems, 2 refused (the reason is on stderr), 130
-    interrupted.
+    Exit codes: 0 done, 1 verify found problems, 2 refused (the reason is on stderr), 70 an error
+    that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted.
 
     \b
     Example:
@@ -72,4 +103,5 @@ for verb in (merge, inspect, verify, export, shrink, eval_, methods, serve, use)
 
 def main() -> None:
     """Entry point of the ``hydraopt`` command."""
+    open_streams()
     cli()

@@ -8,8 +8,9 @@ docs/reference/streams.md is the normative text.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from hydraopt.compiled import njit
 
 __all__ = [
     "ACTIVITIES",

@@ -8,7 +8,6 @@ stream.py.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from hydraopt.coding.model import (
@@ -24,6 +23,7 @@ from hydraopt.coding.model import (
     moved,
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
+from hydraopt.compiled import njit
 
 __all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "taken"]
 

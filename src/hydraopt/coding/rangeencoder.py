@@ -9,7 +9,6 @@ range travel in locals, which keeps them in registers: twice the speed.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from hydraopt.coding.model import (
@@ -25,6 +24,7 @@ from hydraopt.coding.model import (
     moved,
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
+from hydraopt.compiled import njit
 
 __all__ = ["encode_columns", "encode_integer", "encode_run", "finish", "new_encoder", "written"]
 

@@ -165,6 +165,7 @@ def read_basis(reader: StreamReader, length: int, most: int) -> Basis | None:
     count = reader.integer(Kind.COUNT, 0, most, "the number of basis vectors")
     if count == 0:
         return None
+    reader.spend(length * count)
     integers = reader.block(length, count, Kind.BASIS_SPREAD)
     return Basis(integers * power(_read_exponents(reader, count)))
 
@@ -256,6 +257,7 @@ def read_split_record(reader: StreamReader, m: int, n: int, p: int, q: int) -> S
 def _read_count(reader: StreamReader, m: int, n: int, has_bases: bool) -> tuple[int, Mode]:
     """How many parts the next record has, and how their sides are written."""
     count = reader.integer(Kind.COUNT, 0, 2 * min(m, n) + 1, "the number of parts")
+    reader.spend(count * (m + n))
     if count == 0 or not has_bases:
         return count, PRIVATE
     return count, MODES[reader.integer(Kind.MODE, 0, len(MODES) - 1, "the mode of a record")]

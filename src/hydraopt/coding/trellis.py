@@ -18,8 +18,9 @@ Units: ``x`` is in steps. A level k reconstructs to the integer ``2k`` (Q0) or `
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from hydraopt.compiled import njit
 
 __all__ = ["NEXT_STATE", "QUANTISER", "STATES", "levels_of", "quantise", "reconstruct"]
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from hydraopt.coding.forms import FORMS, Mode
+from hydraopt.compiled import njit
 from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.compress.measure import Measure, left_noise, part_harm

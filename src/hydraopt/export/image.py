@@ -19,19 +19,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.restore.extras import folded_extras
 from hydraopt.bundle.restore.folders import check_file, check_target, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.export.plain import refuse_all_but, refused
-from hydraopt.export.stored import Stored, stored_modules
+from hydraopt.export.stored import Stored, check_padded, kept_file, stored_modules
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
 
@@ -73,6 +74,20 @@ def export_kohya(
     target = Path(os.path.abspath(file))
     check_apart(target, [task.bundle.path])
     check_file(target, overwrite)
+    kept = kept_file(task, "kohya", dtype)
+    if kept is not None:
+        names, (tensors, metadata) = set(task.modules), kept
+    else:
+        names, tensors, metadata = _kohya(task, dtype)
+    with replaced_file(target, ".safetensors") as made:
+        write_atomically(made, file_chunks(tensors, metadata))
+        _check_names(task, made, names)
+
+
+def _kohya(
+    task: TaskAdapter, dtype: str
+) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
+    """Names of the modules, tensors and metadata of a kohya file."""
     modules = _with_alphas(task, _modules(task, "kohya", dtype), dtype)
     names = {x.path: _kohya_name(task, x.path) for x, _ in modules}
     _need_distinct(task, names)
@@ -89,9 +104,7 @@ def export_kohya(
     metadata.setdefault("ss_network_module", "networks.lora")
     if task.base_model:
         metadata.setdefault("ss_sd_model_name", task.base_model)
-    with replaced_file(target, ".safetensors") as made:
-        write_atomically(made, file_chunks(_with_extras(task, tensors), metadata))
-        _check_names(task, made, names.values())
+    return set(names.values()), _with_extras(task, tensors), metadata
 
 
 def export_diffusers(
@@ -117,6 +130,20 @@ def export_diffusers(
     target = Path(folder)
     check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
+    kept = None if uniform_rank else kept_file(task, "diffusers", dtype)
+    if kept is not None:
+        names, (tensors, metadata) = set(task.modules), kept
+    else:
+        names, tensors, metadata = _diffusers(task, dtype, uniform_rank)
+    with replaced_folder(target) as made:
+        write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
+        _check_names(task, made, names)
+
+
+def _diffusers(
+    task: TaskAdapter, dtype: str, uniform_rank: bool
+) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
+    """Names of the modules, tensors and metadata of a diffusers file."""
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
@@ -128,6 +155,7 @@ def export_diffusers(
     for component, members in by_component.items():
         if uniform_rank:
             most = max(x.rank for x in members)
+            check_padded(task, members, most)
             members = [x.padded(most) for x in members]
         for x in members:
             name = names[x.path]
@@ -139,16 +167,14 @@ def export_diffusers(
         "format": "pt",
         "lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True),
     }
-    with replaced_folder(target) as made:
-        write_atomically(made / _WEIGHTS, file_chunks(_with_extras(task, tensors), metadata))
-        _check_names(task, made, names.values())
+    return set(names.values()), _with_extras(task, tensors), metadata
 
 
 # --- names ------------------------------------------------------------------------------------
 
 
 def _modules(task: TaskAdapter, engine: str, dtype: str) -> list[Stored]:
-    extras: tuple[ExtraKind, ...] = ("dora_magnitude", "saved")
+    extras: tuple[ExtraKind, ...] = get_args(ExtraKind)
     same = task.entry.format == engine
     refuse_all_but(task, engine, ("linear", "conv"), extras if same else ())
     return stored_modules(task, dtype)
@@ -243,6 +269,7 @@ def _with_alphas(
         return list(zip(modules, alphas, strict=True))
     most = max(x.rank for x in modules)
     if exact:
+        check_padded(task, modules, most)
         return [(x.folded().padded(most), float(most)) for x in modules]
     # B is rounded anyway, so it may as well make up for its rank.
     return [
@@ -259,7 +286,7 @@ def _pair(task: TaskAdapter, x: Stored, a_key: str, b_key: str) -> dict[str, Raw
 
 
 def _with_extras(task: TaskAdapter, tensors: dict[str, RawTensor]) -> dict[str, RawTensor]:
-    for key, tensor in task.extras.items():
+    for key, tensor in folded_extras(task).items():
         if key in tensors:
             raise ExportError(
                 explain(f"two tensors would have the name {key!r}", adapter=task.name)
@@ -298,5 +325,5 @@ def _settings(task: TaskAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
         **settings,
         "target_modules": sorted(ranks),
         "use_dora": "dora_magnitude" in task.extra_kinds.values(),
-        "lora_bias": False,
+        "lora_bias": "lora_bias" in task.extra_kinds.values(),
     }

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind, Kind
@@ -24,7 +25,7 @@ from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.plain import LINEAR, refuse_all_but, refused
-from hydraopt.export.stored import stored_modules
+from hydraopt.export.stored import check_padded, kept_file, stored_modules
 from hydraopt.files.apart import check_apart
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.writing import replaced_folder, write_atomically
@@ -64,9 +65,14 @@ def export_mlx(
     target = Path(folder)
     check_apart(target, [task.bundle.path, *([base] if base is not None else [])])
     check_target(target, overwrite)
-    config, tensors = mlx_adapter(task, dtype, base)
+    tensors: Mapping[str, RawTensor]
+    kept = kept_file(task, "mlx", dtype) if base is None else None
+    if kept is not None:
+        config, (tensors, metadata) = _origin(task), kept
+    else:
+        (config, tensors), metadata = mlx_adapter(task, dtype, base), {}
     with replaced_folder(target) as made:
-        write_atomically(made / _WEIGHTS, file_chunks(tensors))
+        write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
         write_atomically(made / _CONFIG, [json.dumps(config, indent=4, sort_keys=True).encode()])
         read_back(made)
 
@@ -85,12 +91,15 @@ def mlx_adapter(
     # not, so only what came from MLX means the same there.
     kinds: tuple[Kind, ...] = ("linear", "embedding") if task.entry.format == "mlx" else LINEAR
     extras: tuple[ExtraKind, ...] = ("dora_magnitude",)
+    if task.entry.format == "mlx":
+        extras = get_args(ExtraKind)  # mlx-lm wrote them, or takes no notice of them
     refuse_all_but(task, _ENGINE, kinds, extras)
     magnitudes = _magnitudes(task)
     modules = stored_modules(task, dtype)
     if len({x.scale for x in modules}) > 1:
         modules = [x.folded() for x in modules]
     rank = max(x.rank for x in modules)
+    check_padded(task, modules, rank)
     tensors: dict[str, RawTensor] = {}
     for x in modules:
         whole = x.padded(rank)
@@ -102,7 +111,7 @@ def mlx_adapter(
             tensors[key] = rounded(key, values, kind, task.name)
     keys, layers = _keys(task)
     config: dict[str, Any] = {
-        "fine_tune_type": "dora" if magnitudes else "lora",
+        "fine_tune_type": "dora" if _is_dora(task) else "lora",
         "num_layers": _num_layers(task, base, layers),
         "lora_parameters": {
             "rank": rank,
@@ -139,9 +148,7 @@ def _keys(task: TaskAdapter) -> tuple[list[str], int]:
 
 def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: int) -> int:
     if base is None:
-        origin = task.config.get("hydraopt")
-        settings = origin.get("config") if isinstance(origin, dict) else None
-        count = settings.get("num_layers") if isinstance(settings, dict) else None
+        count = _origin(task).get("num_layers")
         return count if type(count) is int else _ALL_LAYERS
     file = Path(base) / "config.json"
     try:
@@ -164,6 +171,17 @@ def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: i
     return layers
 
 
+def _is_dora(task: TaskAdapter) -> bool:
+    return "dora_magnitude" in task.extra_kinds.values()
+
+
+def _origin(task: TaskAdapter) -> dict[str, Any]:
+    """The config that an adapter from MLX came with; {} for any other."""
+    origin = task.config.get("hydraopt")
+    settings = origin.get("config") if isinstance(origin, dict) else None
+    return dict(settings) if isinstance(settings, dict) else {}
+
+
 def _unreadable(file: Path, got: str) -> UsageError:
     return UsageError(
         explain(
@@ -176,15 +194,17 @@ def _unreadable(file: Path, got: str) -> UsageError:
 
 
 def _magnitudes(task: TaskAdapter) -> dict[str, RawTensor]:
-    """DoRA magnitudes, ``PATH.m``, of every module or of none: mlx-lm wraps all in one way."""
+    """DoRA magnitudes, ``PATH.m``, of every module or of none: mlx-lm wraps all in one way.
+
+    What came from MLX keeps all its other tensors as they were.
+    """
     if task.entry.format == "mlx":
-        magnitudes = dict(task.extras)
-    else:
-        named = exported_extras(task, unfolded=False)
-        magnitudes = {
-            f"{key.removeprefix(PREFIX).removesuffix('.lora_magnitude_vector')}.m": tensor
-            for key, tensor in named.items()
-        }
+        return dict(task.extras)
+    named = exported_extras(task, unfolded=False)
+    magnitudes = {
+        f"{key.removeprefix(PREFIX).removesuffix('.lora_magnitude_vector')}.m": tensor
+        for key, tensor in named.items()
+    }
     if not magnitudes:
         return {}
     for path in sorted({f"{path}.m" for path in task.modules} ^ set(magnitudes)):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hydraopt.adapters.model import LowRankModule
-from hydraopt.bundle.restore.layout import balanced
+from hydraopt.adapters.formats import read_again
+from hydraopt.adapters.model import Format, LowRankModule
+from hydraopt.adapters.rawtensor import RawTensor, TensorFile
+from hydraopt.bundle.restore.layout import balanced, check_numbers
 from hydraopt.bundle.restore.tensors import dtype_named, holds
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["Stored", "stored_modules"]
+__all__ = ["Stored", "check_padded", "kept_file", "stored_modules"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,28 @@ def stored_modules(task: TaskAdapter, dtype: str) -> list[Stored]:
     return result
 
 
+def check_padded(task: TaskAdapter, modules: Iterable[Stored], rank: int) -> None:
+    """Raise ExportError if ``modules`` of that rank would be far larger than the bundle is."""
+    check_numbers(task, rank * sum(x.module.m + x.module.n for x in modules))
+
+
+def kept_file(
+    task: TaskAdapter, file_format: Format, dtype: str
+) -> tuple[Mapping[str, RawTensor], Mapping[str, str]] | None:
+    """(tensors, metadata) of a lossless task of that format, which is written as it was.
+
+    None for any other, for another dtype than "same", and where the caller of the merge gave an
+    alpha that the file does not hold.
+    """
+    if task.original is None or task.entry.format != file_format or dtype != "same":
+        return None
+    file = TensorFile(task.bundle.path, task.tensors, task.entry.metadata)
+    again = {x.path: x.scale for x in read_again(file_format, file, task.config).modules}
+    if again != {path: x.scale for path, x in task.original.modules.items()}:
+        return None
+    return task.tensors, task.entry.metadata
+
+
 def _as_it_was(module: LowRankModule) -> Stored:
     b, a = replace(module, scale=1.0).factors()
     dtypes = _computed(module.a.dtype), _computed(module.b.dtype)
@@ -91,4 +116,5 @@ def _as_it_was(module: LowRankModule) -> Stored:
 
 
 def _computed(dtype: str) -> str:
-    return "F32" if dtype == "F64" else dtype
+    # bfloat16 holds every 8-bit float, and no tool computes in these or in 64 bits.
+    return {"F64": "F32", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}.get(dtype, dtype)

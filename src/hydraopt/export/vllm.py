@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.folders import check_target
+from hydraopt.bundle.restore.layout import check_room
 from hydraopt.bundle.restore.peft import write_peft
 from hydraopt.bundle.restore.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
@@ -66,6 +67,7 @@ def vllm_adapter(
     if rank is None:
         what = f"rank {largest.rank}, more than {RANKS[-1]}"
         raise refused(task, _ENGINE, what, largest.path)
+    check_room(task, ((pair, rank) for pair in pairs))
     tensors: dict[str, RawTensor] = {}
     for pair in pairs:
         for key, values in zip(pair.keys, pair.tensors(rank, 1.0), strict=True):

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 __all__ = ["MOST_CONFIG", "HeldFile", "open_regular", "read_regular"]
 
-MOST_CONFIG: Final = 64 << 20
+MOST_CONFIG: Final = 16 << 20
 """Bytes that a config may have."""
 
 _KINDS: Final = {

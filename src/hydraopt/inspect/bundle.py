@@ -16,13 +16,15 @@ from hydraopt.progress import Progress, silent
 __all__ = ["SCHEMA", "inspect_bundle", "task_rows"]
 
 SCHEMA = "hydraopt.inspect.bundle/1"
+MOST_NAMED = 100
 
 
 def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
     """One row for each task, from the manifest alone; nothing is decoded.
 
     own_bytes: its coded stream. carried_bytes: tensors kept bit by bit. shared_with: tasks of equal
-    content, which use the same stream. fp16_bytes: two bytes for each number of the original.
+    content, which use the same stream, at most a hundred. fp16_bytes: two bytes for each number of
+    the original.
     """
     sizes = bundle.tensor_bytes
     owners: dict[int, list[str]] = {}
@@ -41,7 +43,7 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
             "format": task.format,
             "shared_with": []
             if task.content is None
-            else [name for name in owners[task.content] if name != task.name],
+            else [name for name in owners[task.content][:MOST_NAMED] if name != task.name],
             "notes": list(task.notes),
         }
         for task in bundle.manifest.tasks
@@ -100,8 +102,9 @@ def inspect_bundle(
 def _detailed_tasks(bundle: Bundle, progress: Progress) -> list[dict[str, Any]]:
     """The tasks with what each of their modules takes; every one is decoded."""
     tasks = task_rows(bundle)
-    for done, row in enumerate(tasks, 1):
-        task = bundle[row["name"]]
+    rows = {row["name"]: row for row in tasks}
+    for done, task in enumerate(bundle.one_by_one(), 1):
+        row = rows[task.name]
         forms, coded, errors = task.forms(), task.coded_bytes(), task.module_errors
         row["details"] = [
             {
@@ -121,7 +124,7 @@ def _detailed_tasks(bundle: Bundle, progress: Progress) -> list[dict[str, Any]]:
 
 def _modules(bundle: Bundle, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same seen from the modules, with the vectors and bytes of their shared bases."""
-    shared_with = {row["name"]: row["shared_with"] for row in tasks}
+    streams = {task.name: task.content for task in bundle.manifest.tasks}
     details: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for row in tasks:
         for detail in row["details"]:
@@ -130,7 +133,7 @@ def _modules(bundle: Bundle, tasks: list[dict[str, Any]]) -> list[dict[str, Any]
     costs = zip(bundle.manifest.modules, _basis_costs(bundle), strict=True)
     for module, (vectors, basis_bytes) in costs:
         here = details.get(module.path, [])
-        task_bytes = _distinct_bytes(here, shared_with)
+        task_bytes = _distinct_bytes(here, streams)
         worst_task = max(here, key=lambda x: x[1]["error"], default=None)
         modules.append(
             {
@@ -188,13 +191,9 @@ def _by_type(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _distinct_bytes(
-    here: list[tuple[str, dict[str, Any]]], shared_with: dict[str, list[str]]
-) -> int:
-    """Bytes of a module over its tasks, a stream that several tasks use counted once."""
-    total, seen = 0, set[str]()
-    for name, detail in here:
-        if name not in seen:
-            total += detail["bytes"]
-            seen.update([name, *shared_with[name]])
-    return total
+def _distinct_bytes(here: list[tuple[str, dict[str, Any]]], streams: dict[str, int | None]) -> int:
+    """Bytes of a module over its tasks, a stream that several tasks use counted once.
+
+    A task without a stream has no coded bytes.
+    """
+    return sum({streams[name]: detail["bytes"] for name, detail in here}.values())

@@ -18,6 +18,7 @@ from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.returnable import check_returnable
 
 __all__ = ["MergeSet", "align"]
 
@@ -154,11 +155,14 @@ def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool
     """The merge set of adapters that were read together (sorted by name, unique names).
 
     lossless: nothing is coded, every tensor of every adapter is carried.
-    Raises UsageError for no adapters, AlignmentError where two disagree about a module.
+    Raises UsageError for no adapters, AlignmentError where two disagree about a module, and what
+    :func:`check_returnable` raises.
     """
     if not adapters:
         raise UsageError(explain("nothing to merge", got="no adapters", do="Name at least one"))
     ordered = sorted(adapters, key=lambda adapter: adapter.name)
+    for adapter in ordered:
+        check_returnable(adapter, lossless=lossless)
     content_of: dict[str, int] = {}
     distinct: list[Adapter] = []
     numbers_of: list[int | None] = []

@@ -117,11 +117,11 @@ def _legs(modules: int) -> Iterator[range]:
 
 
 def _check_readable(numbers: int, size: int) -> None:
-    """Raises NumericalError for a stream that readers would refuse as meant to fill the memory."""
+    """Raises NumericalError for streams that readers would refuse as meant to fill the memory."""
     if numbers > most_numbers(size):
         raise NumericalError(
             explain(
-                "a stream would stand for more numbers than a reader takes",
+                "the streams would stand for more numbers than a reader takes",
                 got=f"{numbers:,} numbers in {size:,} bytes",
                 expected=f"at most {most_numbers(size):,}",
                 do="Ask for a larger size or a smaller error, or use --lossless",
@@ -220,9 +220,8 @@ class Passes:
                 taken = 8 * (shared.size + sum(stream.size for stream in streams))
                 mended = course.mended(price, leg.stop, planned, taken)
         coded, own = shared.finish() if bases else b"", [stream.finish() for stream in streams]
-        _check_readable(shared_numbers, len(coded))
-        for count, stream in zip(numbers.tolist(), own, strict=True):
-            _check_readable(count, len(coded) + len(stream))
+        size = len(coded) + sum(map(len, own))
+        _check_readable(shared_numbers + int(numbers.sum()), size)
         return Draft(
             coded,
             tuple(own),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -159,13 +159,14 @@ class _Nearest(Generic[D]):
 
 
 Point = tuple[float, float]
+_TINY: Final = 1e-300
 
 
 class _Secant:
     """Log value against log price, as far as trials have shown it: a bracket, and a slope."""
 
     def __init__(self, wanted: float, slope: float) -> None:
-        self._wanted, self._slope = math.log(wanted), slope
+        self._wanted, self._slope = math.log(max(wanted, _TINY)), slope
         self._point: Point | None = None
         # The nearest points on either side of what is wanted; ``_low`` has the lower price.
         self._low: Point | None = None
@@ -173,7 +174,7 @@ class _Secant:
 
     def add(self, price: float, value: float, settled: bool) -> None:
         """Learn from a trial; from one that is not settled only where it lies."""
-        point = math.log(price), math.log(max(value, 1e-12))
+        point = math.log(max(price, _TINY)), math.log(max(value, 1e-12))
         before, self._point = self._point, point
         if not settled:
             self._low = self._high = None
@@ -195,4 +196,4 @@ class _Secant:
             share = (self._wanted - low[1]) / (high[1] - low[1])
             return math.exp(low[0] + min(max(share, 0.05), 0.95) * (high[0] - low[0]))
         step = float(np.clip((self._wanted - point[1]) / self._slope, -6, 6))
-        return math.exp(point[0] + step)
+        return math.exp(min(max(point[0] + step, math.log(_TINY)), -math.log(_TINY)))

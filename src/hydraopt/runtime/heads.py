@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.coding.records import Numbers, SplitRecord, SplitSide
+from hydraopt.compiled import njit
 from hydraopt.linalg.shapes import Array
 from hydraopt.runtime.places import Place
 

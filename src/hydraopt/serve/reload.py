@@ -62,13 +62,13 @@ class Reload:
             return self._engine.tasks
 
     def _attached(self, model: object, opened: object) -> Attached:
-        found = attach(model, opened, cache_bytes=self._cache_bytes)  # type: ignore[arg-type]
+        fresh = attach(model, opened, cache_bytes=self._cache_bytes)  # type: ignore[arg-type]
         try:
-            check_names(self._base_name, found.tasks)
+            check_names(self._base_name, fresh.tasks)
         except UsageError:
-            found.detach()
+            fresh.detach()
             raise
-        return found
+        return fresh
 
     def _without_folders(self, text: str) -> str:
         """The text without where on this machine the files lie, which is no client's business."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from hydraopt.errors import ExportError, explain
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["exported_extras"]
+__all__ = ["exported_extras", "folded_extras"]
 
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
 # An adapter's own name ("default") inside a tensor's, as training loops leave it that save the
@@ -42,15 +43,13 @@ def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor
     for key, tensor in task.extras.items():
         kind = task.extra_kinds.get(key, "saved")
         if kind == "lora_bias" and not unfolded:
-            if key not in scales:
-                raise _no_place(task, key, "the scale of its module is not known")
-            tensor = _scaled(task, tensor, scales[key])
+            tensor = _with_scale(task, key, tensor, scales)
         if task.entry.format != "peft":
             if kind == "dora_magnitude":
                 tensor = _magnitude(task, key, tensor)
                 match = _MAGNITUDE.fullmatch(key)
                 key = f"{match[1] if match else key}.lora_magnitude_vector"
-            elif kind != "lora_bias":
+            elif kind != "lora_bias" and task.entry.format != "loralib":
                 raise _no_place(
                     task, key, f"{task.entry.format} tensors of this kind have no match"
                 )
@@ -59,6 +58,23 @@ def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor
             raise _no_place(task, key, f"another tensor is named {new!r} there")
         result[new] = RawTensor(new, tensor.dtype, tensor.shape, tensor.source, tensor.read)
     return result
+
+
+def folded_extras(task: TaskAdapter) -> dict[str, RawTensor]:
+    """A task's extras under their own keys; biases of lora_B times the scale of their module."""
+    scales = _bias_scales(task)
+    return {
+        key: _with_scale(task, key, x, scales) if task.extra_kinds.get(key) == "lora_bias" else x
+        for key, x in task.extras.items()
+    }
+
+
+def _with_scale(
+    task: TaskAdapter, key: str, tensor: RawTensor, scales: Mapping[str, float]
+) -> RawTensor:
+    if key not in scales:
+        raise _no_place(task, key, "the scale of its module is not known")
+    return _scaled(task, tensor, scales[key])
 
 
 def _bias_scales(task: TaskAdapter) -> dict[str, float]:
@@ -75,7 +91,9 @@ def _scaled(task: TaskAdapter, tensor: RawTensor, scale: float) -> RawTensor:
     if scale == 1:
         return tensor
     values = tensor.numpy().astype(np.float64) * scale
-    return rounded(tensor.name, values, tensor.dtype, task.name)
+    # An 8-bit float times a scale may be none.
+    dtype = "BF16" if tensor.dtype.startswith("F8") else tensor.dtype
+    return rounded(tensor.name, values, dtype, task.name)
 
 
 def _magnitude(task: TaskAdapter, key: str, tensor: RawTensor) -> RawTensor:

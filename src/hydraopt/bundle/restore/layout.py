@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from hydraopt.linalg.shapes import Array, Factors
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["Pair", "balanced", "pairs_of"]
+__all__ = ["Pair", "balanced", "check_numbers", "check_room", "pairs_of"]
+
+_FREE_NUMBERS: Final = 1 << 23
+_NUMBERS_PER_BYTE: Final = 512
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,35 @@ class Pair:
             a = a.reshape(-1, inputs, *module.a_tail)
             b = b.reshape(*b.shape, *(1 for _ in module.a_tail))
         return a, b
+
+
+def check_room(task: TaskAdapter, ranks: Iterable[tuple[Pair, int]]) -> None:
+    """Raise ExportError if pairs of these ranks would be far larger than the bundle warrants.
+
+    Ranks and groups of a damaged or hostile file are only numbers; the tensors would be made.
+    """
+    numbers = 0
+    for pair, rank in ranks:
+        module = pair.module
+        groups = pair.slots or (module.groups if module.layout in ("rows", "experts") else 1)
+        numbers += rank * (groups * module.m + module.n * (1 if pair.slots else groups))
+    check_numbers(task, numbers)
+
+
+def check_numbers(task: TaskAdapter, numbers: int) -> None:
+    """As :func:`check_room`, of the numbers themselves."""
+    most = _FREE_NUMBERS + _NUMBERS_PER_BYTE * task.bundle.size
+    if numbers > most:
+        raise ExportError(
+            explain(
+                "the adapter would be far larger than its bundle warrants",
+                adapter=task.name,
+                file=task.bundle.path,
+                got=f"{numbers:,} numbers",
+                expected=f"at most {most:,}",
+                do="Export without one rank for all modules, or merge the originals again",
+            )
+        )
 
 
 def balanced(factors: Factors, scale: float = 1.0) -> Factors:

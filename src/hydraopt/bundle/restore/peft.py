@@ -20,7 +20,7 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target, read_back
-from hydraopt.bundle.restore.layout import Pair, pairs_of
+from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of
 from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
 from hydraopt.errors import ExportError, explain
 from hydraopt.files.apart import check_apart
@@ -86,6 +86,7 @@ def peft_adapter(
     if kept is not None and uniform_rank:
         raise _cannot(task, "PiSSA and its kin change the base by rank, so one rank does not fit")
     ranks = _ranks(task, pairs, uniform_rank, kept)
+    check_room(task, ((pair, ranks[pair.path]) for pair in pairs))
     tensors: dict[str, RawTensor] = {}
     for pair in pairs:
         scale = kept.scale(pair.path) if kept is not None else 1.0
@@ -166,6 +167,10 @@ def _config(
         config["use_dora"] = True
     if "lora_bias" in kinds:
         config["lora_bias"] = True
+    if task.entry.format == "loralib":
+        # Heads and the like: PEFT loads them if their modules are named.
+        saved = {key.rpartition(".")[0] for key, x in task.extra_kinds.items() if x == "saved"}
+        config |= {"modules_to_save": sorted(saved)} if saved else {}
     if kept:
         return config
     # The largest rank, so that readers which know no patterns make room enough.

@@ -1,0 +1,197 @@
+"""What is done with one damaged file: every command that takes it, as library calls.
+
+Run inside a worker of fuzz.py. A :class:`Verdict` says what became of the case.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+OWN = {"peft": "peft", "kohya": "kohya", "diffusers": "diffusers", "loralib": "peft", "mlx": "mlx"}
+"""The format of export that gives back what a file of that format holds."""
+LIMITS: tuple[dict[str, Any], ...] = (
+    {"lossless": True}, {"lossless": True}, {"error": 0.3}, {"size": "10%"}, {"max_error": 0.2},
+    {"size": "10%"}, {"error": 1e-300}, {"size": "1%"}, {"forms": ["private"]}, {"alpha": 1e300},
+)  # fmt: skip
+MOST_TASKS = 3
+
+
+class Broken(Exception):
+    """What was accepted cannot be verified or given back."""
+
+
+@dataclass
+class Verdict:
+    """outcome: refused, accepted, traceback, broken, memory.  detail: of a failure or refusal.
+
+    nameless: refusals of what a file holds that name neither file nor adapter, or no remedy.
+    """
+
+    outcome: str
+    detail: str = ""
+    nameless: list[str] = field(default_factory=list)
+
+
+def judged(work: Callable[[], None], path: Path) -> Verdict:
+    """What ``work`` came to; anything but a HydraoptError is a failure."""
+    from hydraopt.errors import BudgetError, HydraoptError, UsageError
+
+    try:
+        work()
+        return Verdict("accepted")
+    except HydraoptError as error:
+        text = str(error)
+        named = path.name in text or path.parent.name in text or "[adapter " in text
+        told = named and ". " in text
+        nameless = [] if told or isinstance(error, UsageError | BudgetError) else [text[:200]]
+        return Verdict("refused", type(error).__name__, nameless)
+    except Broken as error:
+        return Verdict("broken", str(error)[:300])
+    except MemoryError as error:
+        return Verdict("memory", f"MemoryError: {error}"[:200])
+    except BaseException as error:  # what a user would see as a crash
+        if "DefaultCPUAllocator" in str(error) or "Unable to allocate" in str(error):
+            return Verdict("memory", str(error)[:200])
+        import traceback
+
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [x for x in frames if "/hydraopt/" in x.filename] or frames
+        where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
+        return Verdict("traceback", f"{type(error).__name__} at {where}: {error}"[:300])
+
+
+def exercise_adapter(path: Path, scratch: Path, seed: str) -> Verdict:
+    """Read everything; merge, verify against it, export; compare bit for bit if lossless."""
+    rng = random.Random(seed)
+    limit = dict(rng.choice(LIMITS))
+
+    def work() -> None:
+        from hydraopt import merge, open_bundle, read_adapter, verify_bundle
+        from hydraopt.bundle.restore.peft import peft_adapter
+
+        alpha = limit.pop("alpha", None)
+        adapter = read_adapter(path, alpha=alpha)
+        bundle = scratch / "x.hydra.safetensors"
+        if not adapter.tensors:
+            raise Broken("an adapter without tensors was read")
+        merge([path], bundle, threads=1, alpha=alpha, **limit)
+        report = verify_bundle(bundle, [adapter])
+        if not report.ok:
+            raise Broken(f"merged ({limit}), but: {report.problems[0]}")
+        (name,) = open_bundle(bundle)
+        _give_back(open_bundle(bundle)[name], adapter, scratch, "lossless" in limit)
+        if rng.random() < 0.2:
+            peft_adapter(open_bundle(bundle)[name], rng.choice(["float32", "bfloat16"]), True)
+
+    return judged(work, path)
+
+
+def _give_back(task: Any, adapter: Any, scratch: Path, lossless: bool) -> None:
+    """Export in the adapter's own format or as PEFT; one has to work."""
+    from hydraopt import read_adapter
+    from hydraopt.errors import HydraoptError
+    from hydraopt.export.formats import FORMATS, export_task
+
+    own, problems = OWN[adapter.format], []
+    for form in dict.fromkeys((own, "peft")):
+        target = scratch / f"back-{form}{FORMATS[form].suffix}"
+        try:
+            export_task(task, target, format=form)
+        except HydraoptError as error:
+            problems.append(f"{form}: {error}")
+            continue
+        back = read_adapter(target)
+        if form == own and lossless and adapter.format != "loralib":
+            _compare(adapter, back)
+        if (
+            form == own
+            and len(back.modules) != len(adapter.modules)
+            and adapter.format != "loralib"
+        ):
+            raise Broken(f"{len(adapter.modules)} modules went in, {len(back.modules)} came back")
+        return
+    raise Broken("merged, but not exported: " + " | ".join(x[:140] for x in problems))
+
+
+def _compare(adapter: Any, back: Any) -> None:
+    if set(adapter.tensors) != set(back.tensors):
+        odd = sorted(set(adapter.tensors) ^ set(back.tensors))[:2]
+        raise Broken(f"lossless, but other tensors came back: {odd}")
+    for key, tensor in adapter.tensors.items():
+        found = back.tensors[key]
+        if (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
+            raise Broken(f"lossless, but {key} came back as {found.dtype} {found.shape}")
+        if found.raw() != tensor.raw():
+            raise Broken(f"lossless, but {key} came back with other bytes")
+
+
+def exercise_bundle(path: Path, scratch: Path, base: Path, seed: str) -> Verdict:
+    """Open, verify, inspect, export and shrink; the first command that fails decides."""
+    rng = random.Random(seed)
+    verdicts = [
+        judged(lambda: _verify(path), path),
+        judged(lambda: _inspect(path), path),
+        judged(lambda: _export(path, scratch, base, rng), path),
+    ]
+    if rng.random() < 0.25:
+        verdicts.append(judged(lambda: _shrink(path, scratch, rng), path))
+    nameless = [x for verdict in verdicts for x in verdict.nameless]
+    worst = next((x for x in verdicts if x.outcome not in ("accepted", "refused")), None)
+    if worst is None:
+        worst = next((x for x in verdicts if x.outcome == "refused"), verdicts[0])
+    return Verdict(worst.outcome, worst.detail, nameless)
+
+
+def _verify(path: Path) -> None:
+    from hydraopt import verify_bundle
+    from hydraopt.errors import BundleFormatError
+
+    report = verify_bundle(path)
+    if not report.ok:
+        raise BundleFormatError(report.problems[0])
+
+
+def _inspect(path: Path) -> None:
+    import json
+
+    from hydraopt.inspect.bundle import inspect_bundle
+
+    json.dumps(inspect_bundle(path))
+
+
+def _export(path: Path, scratch: Path, base: Path, rng: random.Random) -> None:
+    """Some tasks in a format; a task that a sound bundle holds is not to be called damaged."""
+    from hydraopt import open_bundle, verify_bundle
+    from hydraopt.errors import BundleFormatError, ExportError, UsageError
+    from hydraopt.export.formats import FORMATS, export_task
+
+    bundle = open_bundle(path)
+    form = rng.choice([*FORMATS, "peft", "peft"])
+    row = FORMATS[form]
+    options: dict[str, Any] = {"base": base} if row.needs_base else {}
+    if "uniform_rank" in row.takes and rng.random() < 0.3:
+        options["uniform_rank"] = True
+    for name in list(bundle)[:MOST_TASKS]:
+        target = scratch / f"out{row.suffix}"
+        try:
+            export_task(bundle[name], target, format=form, overwrite=True, **options)
+        except (ExportError, UsageError):
+            continue
+        except BundleFormatError as error:
+            if verify_bundle(path).ok:
+                raise Broken(f"verified, but not exported as {form}: {error}") from error
+            raise
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+
+
+def _shrink(path: Path, scratch: Path, rng: random.Random) -> None:
+    from hydraopt import shrink
+
+    limit: dict[str, Any] = rng.choice([{"size": "3%"}, {"error": 0.4}, {"error": 1e-300}])
+    shrink(path, scratch / "smaller.hydra.safetensors", threads=1, **limit)

@@ -1,0 +1,229 @@
+"""Bundles that lie with right checksums: every change follows from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from typing import Any
+
+import zstandard
+
+from benchmarks.hostile.mutate import (
+    ANY,
+    Mutation,
+    blank,
+    damage_json,
+    extend,
+    flip_bits,
+    join,
+    split,
+    swap_ranges,
+    truncate,
+)
+
+
+def seal(header: Any, parts: list[bytes]) -> bytes:
+    """A bundle of these tensors whose offsets and checksums are right."""
+    position = 0
+    names = [name for name in header if name != "__metadata__"]
+    for name, part in zip(names, parts, strict=True):
+        header[name] = {
+            "dtype": "U8",
+            "shape": [len(part)],
+            "data_offsets": [position, position + len(part)],
+        }
+        position += len(part)
+    checksums = [hashlib.sha256(part).hexdigest()[:16] for part in parts]
+    header["__metadata__"]["checksums"] = json.dumps(checksums, separators=(",", ":"))
+    return join(header, b"".join(parts))
+
+
+def parts_of(data: bytes) -> tuple[Any, list[bytes]]:
+    header, body = split(data)
+    offsets = [x["data_offsets"] for name, x in header.items() if name != "__metadata__"]
+    return header, [body[a:b] for a, b in offsets]
+
+
+def forge_manifest(data: bytes, rng: random.Random) -> bytes:
+    """A manifest that says something else, with a checksum that agrees."""
+    header, parts = parts_of(data)
+    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        manifest = damage_json(manifest, rng)
+    text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "replace"
+    )
+    parts[0] = zstandard.ZstdCompressor(level=1).compress(text)
+    return seal(header, parts)
+
+
+def forge_shape(data: bytes, rng: random.Random) -> bytes:
+    """Modules of another size than the streams were written for."""
+    header, parts = parts_of(data)
+    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
+    for side in ("m", "n"):
+        manifest["modules"][side] = {"=": rng.choice([1, 2, 31, 33, 4096, 2**20, 2**24])}
+    parts[0] = zstandard.ZstdCompressor(level=1).compress(json.dumps(manifest).encode())
+    return seal(header, parts)
+
+
+def forge_stream(data: bytes, rng: random.Random) -> bytes:
+    """A coded stream or blob that is damaged, with a checksum that agrees."""
+    header, parts = parts_of(data)
+    choices = [i for i, part in enumerate(parts) if part and i > 0]
+    i = rng.choice(choices)
+    kinds: list[Mutation] = [flip_bits, truncate, extend, swap_ranges, blank]
+    damaged = rng.choice(kinds)(parts[i], rng)
+    if rng.random() < 0.1:
+        damaged = rng.randbytes(len(damaged))
+    parts[i] = damaged
+    return seal(header, parts)
+
+
+def swap_streams(data: bytes, rng: random.Random) -> bytes:
+    """Whole tensors exchanged, with checksums that agree."""
+    header, parts = parts_of(data)
+    i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
+    parts[i], parts[j] = parts[j], parts[i]
+    return seal(header, parts)
+
+
+def bomb(data: bytes, rng: random.Random) -> bytes:
+    """A zstd frame that unpacks to far more than it should, or lies about how much."""
+    header, parts = parts_of(data)
+    if rng.random() < 0.5:
+        packed = zstandard.ZstdCompressor(level=1).compress(bytes(rng.choice([10**6, 10**8])))
+    else:
+        frame = bytearray(zstandard.ZstdCompressor().compress(rng.randbytes(300)))
+        frame[5] = rng.randrange(256)
+        packed = bytes(frame)
+    carried = [i for i, name in enumerate(x for x in header if x != "__metadata__") if "c" in name]
+    parts[rng.choice([0, *carried])] = packed
+    return seal(header, parts)
+
+
+def manifest_of(part: bytes) -> Any:
+    return json.loads(zstandard.ZstdDecompressor().decompress(part))
+
+
+def packed(manifest: Any) -> bytes:
+    try:
+        text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        text = "[" * 20_000
+    return zstandard.ZstdCompressor(level=1).compress(text.encode("utf-8", "replace"))
+
+
+def forge_many(data: bytes, rng: random.Random) -> bytes:
+    """A manifest with far more rows than the file has bytes for: modules, tasks, or both."""
+    header, parts = parts_of(data)
+    manifest = manifest_of(parts[0])
+    modules, tasks = manifest.get("modules", {}), manifest.get("tasks", {})
+    count = rng.choice([10, 1000, 30_000, 300_000])
+    if rng.random() < 0.6 and modules:
+        old = len(modules["path"])
+        modules["path"] = [f"m{i}" for i in range(count)]
+        for key, column in list(modules.items()):
+            if key != "path" and isinstance(column, list) and len(column) == old:
+                modules[key] = {"=": column[0]}
+        tasks.pop("errors", None) if rng.random() < 0.5 else None
+        tasks["errors"] = {"=": "A" * (4 * count // 3)}
+    if rng.random() < 0.6 and tasks:
+        old = len(tasks["name"])
+        tasks["name"] = [f"t{i:06}" for i in range(rng.choice([10, 1000, 30_000]))]
+        for key, column in list(tasks.items()):
+            if key != "name" and isinstance(column, list) and len(column) == old:
+                tasks[key] = {"=": column[0]}
+        names = json.dumps(tasks["name"], separators=(",", ":"))
+        header["__metadata__"]["tasks"] = names
+    parts[0] = packed(manifest)
+    return seal(header, parts)
+
+
+def forge_zeros(data: bytes, rng: random.Random) -> bytes:
+    """Streams of one byte repeated, which stand for more numbers than any other; large modules."""
+    header, parts = parts_of(data)
+    manifest = manifest_of(parts[0])
+    for side in ("m", "n"):
+        manifest.get("modules", {})[side] = {"=": rng.choice([64, 1024, 2**16, 2**20, 2**24])}
+    parts[0] = packed(manifest)
+    for i in range(1, len(parts)):
+        kind = rng.randrange(4)
+        if kind == 0:
+            parts[i] = bytes([rng.choice([0, 1, 127, 255])]) * rng.choice([1, 16, 200, 5000])
+        elif kind == 1:
+            parts[i] = parts[i][: rng.randrange(1, 24)] + b"\0" * rng.choice([10, 200])
+    return seal(header, parts)
+
+
+def forge_config(data: bytes, rng: random.Random) -> bytes:
+    """Configs, groups and kernels that make an export allocate: ranks, patterns, groups."""
+    from benchmarks.hostile.configs import damage_settings
+
+    header, parts = parts_of(data)
+    manifest = manifest_of(parts[0])
+    configs = manifest.get("configs") or [{}]
+    kind = rng.randrange(4)
+    if kind <= 1:
+        manifest["configs"] = [damage_settings(configs[0], rng), *configs[1:]]
+    elif kind == 2:
+        groups = rng.choice([2, 1000, 2**20])
+        layout = rng.choice(["rows", "experts"])
+        manifest.get("modules", {}).update(
+            {"layout": {"=": layout}, "groups": {"=": groups}, "group": {"=": groups - 1}}
+        )
+    else:
+        configs[0] |= {
+            "init_lora_weights": rng.choice(["pissa", "olora", True]),
+            "r": rng.choice([1, 10**6, 10**9, 10**400]),
+            "enable_lora": [True] * rng.choice([1, 1000, 10**6]),
+        }
+    parts[0] = packed(manifest)
+    return seal(header, parts)
+
+
+def forge_blobs(data: bytes, rng: random.Random) -> bytes:
+    """A carried blob of zeros that the table agrees with, with many copies of it."""
+    header, parts = parts_of(data)
+    manifest = manifest_of(parts[0])
+    blobs = manifest.get("blobs") or []
+    if not blobs:
+        return forge_many(data, rng)
+    names = [x for x in header if x != "__metadata__"]
+    for i, blob in enumerate(blobs):
+        size = rng.choice([0, 1, 4096, 2**24, 2**28, 2**31])
+        copies = rng.choice([1, 3, 1000])
+        keys = blob["key"][:1] * 1
+        blob.clear()
+        more = [f"{keys[0]}.{j}" for j in range(copies - 1)]
+        blob.update(
+            key=[*keys, *more], dtype={"=": "U8"}, shape={"=": [size]},
+            of=[None, *([0] * (copies - 1))],
+        )  # fmt: skip
+        at = names.index(f"carried/{i}")
+        if size <= 2**24:
+            parts[at] = zstandard.ZstdCompressor(level=1).compress(bytes(size))
+        else:
+            chunks = zstandard.ZstdCompressor(level=1).compressobj(size=size)
+            made = [chunks.compress(bytes(2**24)) for _ in range(size // 2**24)]
+            parts[at] = b"".join([*made, chunks.flush()])
+    parts[0] = packed(manifest)
+    return seal(header, parts)
+
+
+BUNDLE: dict[str, Mutation] = ANY | {
+    f.__name__: f
+    for f in (
+        forge_manifest,
+        forge_shape,
+        forge_stream,
+        swap_streams,
+        bomb,
+        forge_many,
+        forge_zeros,
+        forge_config,
+        forge_blobs,
+    )
+}
+"""What is done to bundles, by name; those but ``ANY`` forge the checksums as well."""

@@ -1,0 +1,58 @@
+"""Regular expressions out of configs, matched for a limited time.
+
+``re`` backtracks without end on expressions such as ``(a+)+X``; ``regex`` reads the same language
+and stops. What ``re`` would not compile is broken, because PEFT uses ``re``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from typing import Any, Final
+
+import regex
+
+__all__ = ["Patience", "compiled", "match"]
+
+_LONGEST: Final = 1 << 16
+_SECONDS: Final = 1.0
+
+
+class Patience:
+    """Seconds that all matches of one config together may still take.
+
+    A match of an ordinary expression takes a microsecond.
+    """
+
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        self.left = seconds
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def compiled(pattern: str) -> Any:
+    """The expression, compiled. Raises ValueError for a broken one, and for one of 64 k and more
+    characters."""
+    if len(pattern) > _LONGEST:
+        raise ValueError(f"an expression of {len(pattern)} characters")
+    try:
+        re.compile(pattern)
+        return regex.compile(pattern)
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def match(pattern: str, path: str, patience: Patience, whole: bool = False) -> Any:
+    """A match from the start, of the ``whole`` path if so wished, or None.
+
+    Raises ValueError for a broken expression, TimeoutError when the patience is at its end.
+    """
+    expression = compiled(pattern)
+    if patience.left <= 0:
+        raise TimeoutError("no patience left")
+    started = time.monotonic()
+    try:
+        seek = expression.fullmatch if whole else expression.match
+        return seek(path, timeout=patience.left)
+    finally:
+        patience.left -= time.monotonic() - started

@@ -1,0 +1,60 @@
+"""JSON from files that nobody vouches for: headers, configs, manifests."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+__all__ = ["strict_json"]
+
+_DEEPEST: Final = 64
+"""Levels of nesting; what writes a value again recurses by as many."""
+
+
+def strict_json(text: bytes, *, unique: bool = True) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    unique: whether a key that occurs twice in an object is refused; else the last one counts.
+    Raises ValueError for what is no JSON, NaN and infinity, also as a number that is too large for
+    a float, lone surrogates, which no file can hold as text, and deep nesting.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_no_duplicates if unique else None,
+            parse_constant=_no_constant,
+        )
+    except RecursionError as error:
+        # A text may be nothing but ten thousand opening brackets.
+        raise ValueError("nested too deeply") from error
+    _check(value, _DEEPEST)
+    return value
+
+
+def _check(value: Any, levels: int) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= x <= "\udfff" for x in value):
+            raise ValueError(f"a lone surrogate in {value[:40]!r}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number is too large")
+    elif isinstance(value, dict | list):
+        if not levels:
+            raise ValueError("nested too deeply")
+        for inner in value:
+            _check(inner, levels - 1)
+        if isinstance(value, dict):
+            for inner in value.values():
+                _check(inner, levels - 1)
+
+
+def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
+        raise ValueError("a key occurs twice")
+    return result
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")

@@ -1,0 +1,193 @@
+"""Reading torch files as raw tensors; torch is imported only when needed.
+
+A pickle of a few bytes can ask for gigabytes, so its instructions are read before it is run: which
+functions it calls, and which numbers it names.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
+from hydraopt.errors import HydraoptError
+
+__all__ = ["open_torch"]
+
+# What a state dict is made of. torch's own list is longer: a bytearray of a stated size is on it.
+_FUNCTIONS: Final = re.compile(
+    r"collections OrderedDict"
+    r"|torch\._utils _rebuild_(?:tensor|tensor_v2|tensor_v3|parameter)"
+    r"|torch(?:\.storage)? \w*Storage"
+    r"|torch (?:Size|u?int\d+|bfloat16|float\w*|bool|half|double|device)"
+    r"|torch\.serialization _get_layout"
+)
+_MAGIC: Final = 0x1950A86A20F9469CFC6C  # torch's old container begins with it
+_INTEGERS: Final = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")
+_REMEMBER: Final = ("BINPUT", "LONG_BINPUT", "MEMOIZE", "PUT", "DUP")
+# Other ways to call something.
+_OTHERS: Final = ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "OBJ")
+_FREE: Final = 1 << 20
+_SAFETY: Final = (
+    "A file that needs code to load is refused for safety; a damaged one has to be downloaded or "
+    "saved again. Prefer safetensors"
+)
+
+
+def open_torch(path: Path, size: int) -> TensorFile:
+    """The tensors of a torch file, mapped into memory where its container allows it.
+
+    size: bytes of the file. Raises AdapterFormatError for what is not plain weights, and for a
+    file that claims more numbers than it has bytes.
+    """
+    archive = _check_archive(path, size)
+    if not archive:
+        with path.open("rb") as stream:
+            _check_old(stream, path, size)
+    try:
+        import torch
+    except ImportError:
+        refuse(
+            "reading a torch file needs torch, which is not installed",
+            path,
+            do="Install torch, or convert the file to safetensors",
+        )
+    # The zip container can be mapped; the older bare pickle has to be read whole.
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except Exception as error:  # torch raises whatever its unpickler met
+        refuse(
+            "torch cannot load this file as plain weights",
+            path,
+            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
+            do=_SAFETY,
+        )
+    if not isinstance(content, Mapping):
+        got = type(content).__name__
+        refuse("file is not a map from names to tensors", path, got=got, do=_SAFETY)
+    return TensorFile(path, {name: _tensor(name, x, path) for name, x in content.items()})
+
+
+def _tensor(name: object, value: Any, path: Path) -> RawTensor:
+    import torch
+
+    names = {
+        torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16",
+        torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16",
+        torch.float32: "F32", torch.float64: "F64", torch.float8_e4m3fn: "F8_E4M3",
+        torch.float8_e5m2: "F8_E5M2",
+    }  # fmt: skip
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        refuse(
+            f"entry {str(name)[:80]!r} is not a named tensor",
+            path,
+            got=type(value).__name__,
+            do="Save the adapter's state dict alone",
+        )
+    where = f"tensor {name[:200]!r}"
+    if value.dtype not in names or value.layout != torch.strided or value.device.type != "cpu":
+        got = f"{value.dtype}, {value.layout}, {value.device}"
+        refuse(f"dtype of {where} is not supported", path, got=got, do="Save it again in float32")
+    # A view may claim far more elements than its storage holds (stride 0).
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        refuse(f"{where} is larger than its storage", path, got=tuple(value.shape), do=DAMAGED)
+    return RawTensor(name, names[value.dtype], tuple(value.shape), path, _Torch(value))
+
+
+def _check_archive(path: Path, size: int) -> bool:
+    """Whether the file is a zip, as torch has written since 1.6; every member of it is checked.
+
+    torch stores members as they are, so together they are no larger than the file.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            whole = sum(x.file_size for x in members)
+            packed = [x.filename for x in members if x.compress_type != zipfile.ZIP_STORED]
+            if packed or whole > size:
+                refuse(
+                    "members of the torch file are packed, or larger than the file",
+                    path,
+                    got=f"{whole} bytes in a file of {size}",
+                    do=DAMAGED,
+                )
+            for member in members:
+                if member.filename.endswith(".pkl"):
+                    with archive.open(member) as stream:
+                        _check_pickle(pickletools.genops(stream), path, size)
+    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, HydraoptError):
+            raise
+        refuse("not a readable torch archive", path, got=error, do=DAMAGED)
+    return True
+
+
+def _check_old(stream: IO[bytes], path: Path, size: int) -> None:
+    """Check the pickles of torch's old container: magic, version, system, content, names."""
+    try:
+        for i in range(5):
+            # The first three are of torch's own making and small; a bare pickle has only one.
+            if not _check_pickle(pickletools.genops(stream), path, size) and i == 0:
+                return
+    except (ValueError, EOFError, IndexError, UnicodeDecodeError) as error:
+        if isinstance(error, HydraoptError):
+            raise
+        refuse("torch cannot load this file as plain weights", path, got=error, do=_SAFETY)
+
+
+def _check_pickle(
+    instructions: Iterator[tuple[Any, Any, int | None]], path: Path, size: int
+) -> bool:
+    """Check one pickle; whether it is that of the magic number.
+
+    Storages state their sizes, and views of them their shape, as numbers: together not more than
+    eight times the bytes of the file.
+    """
+    numbers, last, magic = 0, "", False
+    for code, argument, _ in instructions:
+        if code.name in ("GLOBAL", "INST") and not _FUNCTIONS.fullmatch(argument):
+            _refuse_code(path, argument)
+        # torch never remembers a number to name it again.
+        if code.name in _OTHERS or (last in _INTEGERS and code.name in _REMEMBER):
+            _refuse_code(path, f"{last} {code.name}")
+        if code.name in _INTEGERS:
+            magic |= argument == _MAGIC
+            numbers += 0 if argument == _MAGIC else abs(argument)
+        last = code.name
+    if numbers > 8 * size + _FREE:
+        refuse(
+            "the pickle claims more numbers than the file has bytes",
+            path,
+            got=f"{numbers if numbers < 1 << 63 else 'more than 2^63'} in {size} bytes",
+            do=DAMAGED,
+        )
+    return magic
+
+
+def _refuse_code(path: Path, what: str) -> None:
+    what = what.replace(" ", ".")[:80]
+    refuse("torch cannot load this file as plain weights", path, got=what, do=_SAFETY)
+
+
+@dataclass(frozen=True)
+class _Torch:
+    """The bytes of a torch tensor."""
+
+    tensor: Any
+
+    def __call__(self) -> bytes:
+        import torch
+
+        flat = self.tensor.detach().contiguous().reshape(-1)
+        data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+        return data.tobytes()

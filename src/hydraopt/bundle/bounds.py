@@ -1,0 +1,140 @@
+"""What a bundle may ask of its reader, by the bytes that it has.
+
+A file of a few bytes can name millions of things, and a stream of zeros stands for any number of
+them. Everything is counted before work begins. Real bundles are far below: the examples at 1 % of
+fp16 stand for 7 numbers a byte. docs/reference/format.md has the limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.bundle.spec import CarriedBlob
+from hydraopt.coding.stream import StreamReader, most_numbers
+from hydraopt.errors import BundleFormatError, explain
+
+__all__ = ["AGAIN", "Allowance", "check_blobs", "check_manifest", "most_text", "naming"]
+
+AGAIN: Final = "Fetch the bundle again or restore a copy"
+
+_TEXT: Final = 1 << 23, 64
+_ENTRIES: Final = 1 << 17, 2
+_CONFIGS: Final = 1 << 24, 64
+_CARRIED: Final = 1 << 27, 256
+
+
+def most_text(packed: int) -> int:
+    """Bytes of JSON that a manifest of ``packed`` bytes may unpack to."""
+    return _TEXT[0] + _TEXT[1] * packed
+
+
+class Allowance:
+    """How many numbers the streams of a bundle may still hold, each stream counted once."""
+
+    def __init__(self, size: int) -> None:
+        self._most = most_numbers(size)
+        self._spent: dict[str, int] = {}
+
+    def open(self, name: str, data: bytes, version: int) -> StreamReader:
+        """A reader of the stream ``name`` that refuses to go beyond what is left."""
+        self._spent[name] = 0
+
+        def spend(numbers: int) -> None:
+            self._spent[name] += numbers
+            if sum(self._spent.values()) > self._most:
+                reader.damaged("more numbers than the bytes of the file can hold")
+
+        reader = StreamReader(data, version, spend)
+        return reader
+
+
+def check_manifest(value: Any, size: int) -> None:
+    """Refuse a manifest that has more entries than a file of ``size`` bytes may.
+
+    value: the parsed JSON, of which only the lengths of lists and texts are believed. Raises
+    BundleFormatError.
+    """
+    if not isinstance(value, dict):
+        return
+    modules = len(_column(value.get("modules"), "path"))
+    tasks = value.get("tasks")
+    names = len(_column(tasks, "name"))
+    blobs = value.get("blobs")
+    items = [len(_column(x, "key")) for x in blobs] if isinstance(blobs, list) else []
+    entries = modules + names + sum(items)
+    if isinstance(tasks, dict):
+        for name, column in {"modules": {"=": "all"}, **tasks}.items():
+            lengths = [_length(name, x, modules, items) for x in _cells(column)]
+            entries += sum(lengths) * (names if isinstance(column, Mapping) else 1)
+    _limit("entries of modules, tasks and their lists", entries, size, _ENTRIES)
+    configs = value.get("configs")
+    if isinstance(configs, list) and configs:
+        _limit("bytes of configs", len(configs) * _weight(configs[0]), size, _CONFIGS)
+
+
+def check_blobs(blobs: Sequence[CarriedBlob], packed: int) -> None:
+    """Refuse carried tensors that are far more bytes than the ``packed`` that hold them."""
+    whole = sum(item.nbytes for blob in blobs for item in blob.items)
+    _limit("bytes of carried tensors", whole, packed, _CARRIED)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """What goes wrong with the bundle inside says which file it is, and what to do."""
+    try:
+        yield
+    except BundleFormatError as error:
+        text = str(error)
+        if str(file) in text:
+            raise
+        remedy = "" if AGAIN in text else f" {AGAIN}."
+        raise type(error)(f"{file}: {text}{remedy}") from error
+
+
+def _limit(what: str, count: int, size: int, rule: tuple[int, int]) -> None:
+    most = rule[0] + rule[1] * size
+    if count > most:
+        raise BundleFormatError(
+            explain(f"too many {what} for the bytes there are", got=count, expected=most)
+        )
+
+
+def _column(table: Any, lead: str) -> list[Any]:
+    column = table.get(lead) if isinstance(table, Mapping) else None
+    return column if isinstance(column, list) else []
+
+
+def _cells(column: Any) -> list[Any]:
+    """The values of a column; of one that stands for all rows, that one."""
+    if isinstance(column, Mapping):
+        return list(column.values())
+    return column if isinstance(column, list) else []
+
+
+def _length(name: str, value: Any, modules: int, items: Sequence[int]) -> int:
+    """Entries that a cell of the column ``name`` of the table of tasks stands for."""
+    if name == "modules":
+        if not isinstance(value, list) or not all(type(x) is int for x in value):
+            return modules
+        ranges = zip(value[::2], value[1::2], strict=False)
+        return sum(max(b - a, 0) for a, b in ranges)
+    if not isinstance(value, Mapping | list):
+        return 0
+    if name == "carried":
+        indices = [x for x in value if type(x) is int and 0 <= x < len(items)]
+        return len(value) + sum(items[i] for i in indices)
+    return len(value)
+
+
+def _weight(value: Any) -> int:
+    """About the bytes of a JSON value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return 2 + sum(len(key) + _weight(x) for key, x in value.items())
+    if isinstance(value, list):
+        return 2 + sum(map(_weight, value))
+    return 8

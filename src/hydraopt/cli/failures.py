@@ -1,0 +1,157 @@
+"""What a command says when it fails, and with which exit code: one line on stderr.
+
+2 is a refusal: the reason and the remedy are the user's. 70 is what nobody foresaw. 1 is left to
+``verify``. HYDRAOPT_TRACEBACK=1 shows where any of them came from.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterable
+
+import click
+
+from hydraopt.cli.common import printable
+from hydraopt.errors import HydraoptError
+
+__all__ = ["Doing", "Interrupted", "Refused", "Unforeseen", "failure_of"]
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room, or write elsewhere",
+    errno.EDQUOT: "Make room, or write elsewhere",
+    errno.EACCES: "Change its permissions, or choose another",
+    errno.EPERM: "Change its permissions, or choose another",
+    errno.EROFS: "Write elsewhere",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "Close other programs",
+}
+# What libraries in C say where they have no exception for it.
+_NO_MEMORY = (
+    "failed to map segment",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+)
+
+
+class Doing:
+    """The command that runs: what it is and which files it was given."""
+
+    def __init__(self, ctx: click.Context, name: str, command: click.Command, words: list[str]):
+        self.name, self.words = name, list(words)
+        with command.make_context(
+            name, list(words), parent=ctx, resilient_parsing=True
+        ) as given:  # read once more: the command's own context is gone when it has failed
+            arguments = [x.name for x in command.params if isinstance(x, click.Argument)]
+            values = given.params
+            self.files = [str(x) for key in arguments for x in _several(values.get(key or ""))]
+            self.files += [str(x) for x in _several(values.get("base"))]
+            self.output = values.get("output") or values.get("plot")
+
+    @property
+    def place(self) -> str:
+        """The files, the first few of many: "a, b and 7 more"."""
+        named = self.files + ([f"output {self.output}"] if self.output else [])
+        first, rest = named[:4], named[4:]
+        if rest and self.output:
+            first, rest = [*named[:3], named[-1]], named[3:-1]
+        return ", ".join(first) + (f" and {len(rest)} more" if rest else "") or "no file"
+
+    @property
+    def line(self) -> str:
+        """The command as it could be typed."""
+        return shlex.join(["hydraopt", self.name, *self.words])
+
+
+def _several(value: object) -> Iterable[object]:
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple | list) else (value,)
+
+
+class Refused(click.ClickException):
+    """What the user can mend."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class Unforeseen(Refused):
+    """What only hydraopt's own code can mend."""
+
+    exit_code = 70
+
+
+class Interrupted(Refused):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+
+def failure_of(error: Exception, doing: Doing | None) -> click.ClickException:
+    """What becomes of an error that a command has raised."""
+    if os.environ.get("HYDRAOPT_TRACEBACK", "0") not in ("", "0"):
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            click.echo(printable(line), err=True)
+    if isinstance(error, click.ClickException):
+        lines = "\n".join(map(printable, error.format_message().split("\n")))
+        return click.UsageError(lines, ctx=getattr(error, "ctx", None))
+    if isinstance(error, HydraoptError):
+        return Refused(str(error))
+    place = doing.place if doing else "no file"
+    if _is_memory(error):
+        said = f"memory ran out [{place}]; got {_clipped(error)}"
+        return Refused(f"{said}. Give the process more, or the command less at a time.")
+    if isinstance(error, OSError):
+        return Refused(_system(error, doing))
+    return Unforeseen(_bug(error, doing))
+
+
+def _is_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    unsure = (ImportError, RuntimeError, OSError)
+    return isinstance(error, unsure) and any(words in said for words in _NO_MEMORY)
+
+
+def _system(error: OSError, doing: Doing | None) -> str:
+    """What the system refused; an error that names no file is of writing, where all are open."""
+    place: object = error.filename
+    if place is None and doing is not None:
+        place = f"output {doing.output}" if doing.output else doing.place
+    if isinstance(place, bytes):
+        place = os.fsdecode(place)
+    remedy = _REMEDIES.get(error.errno or 0)
+    said = f"{error.strerror or _clipped(error)} [{'no file' if place is None else place}]"
+    return f"{said}. {remedy}." if remedy else said
+
+
+def _bug(error: Exception, doing: Doing | None) -> str:
+    what = f"{doing.name} ended in an error that was not foreseen" if doing else "hydraopt failed"
+    where = f"[{doing.place}]" if doing else "[no file]"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "hydraopt" in frame.filename] or frames
+    last = ours[-1] if ours else None
+    at = f" at {os.path.basename(last.filename)}:{last.lineno}" if last else ""
+    again = _clip(doing.line) if doing else shlex.join(sys.argv)
+    return (
+        f"{what} {where}; got {_clipped(error)}{at}. Please report it as a bug of hydraopt, with "
+        f"what this prints: HYDRAOPT_TRACEBACK=1 {again}"
+    )
+
+
+def _clipped(error: BaseException) -> str:
+    return _clip(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}..."

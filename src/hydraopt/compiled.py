@@ -1,0 +1,196 @@
+"""How the inner loops are compiled: numba's njit, with a cache wherever there is room for one.
+
+numba refuses a function it is to cache if neither the package's folder nor the home folder can be
+written, as in a read-only container. Here such a function is cached in a private temporary folder,
+and where there is none, compiled anew in each process. Cached code is pickled, so whoever can write
+a cache can run code: a folder is used only if it is ours alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydraopt.errors import MemoryLimitError, explain
+
+__all__ = ["check_memory", "njit"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+NEEDED = 500 << 20
+"""Bytes of address space that numba and its compiler take at most, loaded and at work; measured."""
+
+_say = logging.getLogger("hydraopt").warning  # on stderr, unless the program that uses us says else
+
+
+def njit(**options: Any) -> Callable[[Function], Function]:
+    """numba.njit; with cache=True the machine code is kept between processes where it can be.
+
+    First numba's own places: $NUMBA_CACHE_DIR, beside the source, the user's cache folder. Then
+    hydraopt-UID in the folder for temporary files, mode 0700. Then none. The last two are said once
+    for each process, as a warning of the logger "hydraopt".
+
+    Raises MemoryLimitError if the process may not take the memory that compiling needs: LLVM ends
+    the process where it runs out.
+    """
+    _check_once()
+    import numba
+
+    caching = options.pop("cache", False)
+
+    def compiled(function: Function) -> Function:
+        made: Any = numba.njit(**options)(function)
+        if caching and hasattr(made, "enable_caching"):  # with NUMBA_DISABLE_JIT it is plain Python
+            _keep(made)
+        return made  # type: ignore[no-any-return]
+
+    return compiled
+
+
+def _keep(made: Any) -> None:
+    """Give a dispatcher of numba's the first cache that there is."""
+    if _has_own_place():
+        try:
+            made.enable_caching()
+        except (RuntimeError, OSError):  # numba has found no folder that it can write
+            pass
+        else:
+            _forgive(made)
+            return
+    folder = _private_folder()
+    if folder is None:
+        return
+    try:
+        with _placed(folder):
+            made.enable_caching()
+    except (RuntimeError, OSError):
+        return
+    _forgive(made)
+
+
+def _has_own_place() -> bool:
+    """Whether numba may look for a folder itself.
+
+    Without a home folder, numba takes "~" for the name of a folder in the current one, which may be
+    anybody's.
+    """
+    named = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    return bool(named) or os.path.isabs(os.path.expanduser("~"))
+
+
+@contextmanager
+def _placed(folder: Path) -> Iterator[None]:
+    """numba's cache at `folder` for what asks for one meanwhile; other code's stays where it is."""
+    import numba
+
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+@cache
+def _private_folder() -> Path | None:
+    """A folder for temporary files that only this user can write, said once; None, said once."""
+    remedy = "Set NUMBA_CACHE_DIR to a folder of yours that can be written."
+    try:
+        folder = Path(tempfile.gettempdir()) / f"hydraopt-{os.geteuid()}"
+        if not _safe_parent(folder.parent):
+            raise PermissionError(folder.parent)
+        if not _is_ours(folder):
+            folder = Path(tempfile.mkdtemp(prefix="hydraopt-"))
+    except (OSError, AttributeError):  # Windows has no geteuid, and a home folder always
+        _say("note: no folder for compiled code, so each run compiles anew. %s", remedy)
+        return None
+    _say("note: compiled code is kept in %s. %s", folder, remedy)
+    return folder
+
+
+def _safe_parent(parent: Path) -> bool:
+    """Whether nobody but us and root can put another folder in the place of one of ours."""
+    status = parent.stat()
+    open_to_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid in (0, os.geteuid()) and bool(
+        not open_to_others or status.st_mode & stat.S_ISVTX
+    )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder, made if it was not there, is a folder of this user and of nobody else."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    )
+
+
+def _forgive(made: Any) -> None:
+    """A cache that cannot be read or written is done without: the disk may be full."""
+    kept = getattr(made, "_cache", None)
+    if kept is None:
+        return
+    load, save = kept.load_overload, kept.save_overload
+
+    def load_overload(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:  # of a damaged pickle, anything
+            return None
+
+    def save_overload(*arguments: Any) -> None:
+        try:
+            try:
+                save(*arguments)
+            except OSError:
+                raise
+            except Exception:  # the index is damaged
+                kept.flush()
+                save(*arguments)
+        except Exception as error:
+            _say_unkept(getattr(error, "strerror", None) or str(error))
+
+    kept.load_overload, kept.save_overload = load_overload, save_overload
+
+
+@cache
+def _say_unkept(reason: str) -> None:
+    _say("note: compiled code could not be kept: %s.", reason)
+
+
+def check_memory(needed: int = NEEDED) -> None:
+    """Raises MemoryLimitError where the limit of the address space leaves less than needed bytes.
+
+    Libraries in C end the process where they get no memory, so nothing can be said afterwards.
+    """
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return  # no such limit here, or no way to know what is taken
+    if limit != resource.RLIM_INFINITY and limit - taken < needed:
+        raise MemoryLimitError(
+            explain(
+                "the limit of this process's memory (ulimit -v) is too low",
+                got=f"{max(limit - taken, 0) >> 20} MiB left of {limit >> 20}",
+                expected=f"{needed >> 20} MiB or more",
+                do="Raise the limit",
+            )
+        )
+
+
+_check_once = cache(check_memory)

@@ -1,0 +1,45 @@
+"""What is merged must come back: adapters that no export could give back are refused before."""
+
+from __future__ import annotations
+
+from hydraopt.adapters import Adapter
+from hydraopt.errors import AdapterFormatError, explain
+
+__all__ = ["check_returnable"]
+
+
+def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
+    """Raise AdapterFormatError, naming adapter and module or tensor, for what cannot be exported.
+
+    lossless: the tensors are kept as they are; NumericalError for NaN and infinity among them,
+    which what measures the bundle later would stop at.
+    """
+    for module in adapter.modules.values():
+        fused = module.layout == "rows" and module.kind != "conv"
+        if fused and not isinstance(adapter.config.get("enable_lora"), list):
+            raise AdapterFormatError(
+                explain(
+                    "which slots of a fused projection the groups are is not stated",
+                    adapter=adapter.name,
+                    file=adapter.source,
+                    module=module.path,
+                    got=f"{module.groups} groups",
+                    do='Put an adapter_config.json beside the file, such as {"enable_lora": '
+                    "[true, false, true]} for q and v of three",
+                )
+            )
+    if lossless:
+        adapter.check_finite()
+    elif adapter.format == "diffusers" and adapter.extras:
+        for path in adapter.modules:
+            if ":" in path or "." not in path:
+                raise AdapterFormatError(
+                    explain(
+                        "tensors beside modules that are numbered, or have no component",
+                        adapter=adapter.name,
+                        file=adapter.source,
+                        module=path,
+                        got=next(iter(adapter.extras)),
+                        do="Merge it with --lossless, or leave out the other tensors",
+                    )
+                )
