@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.rivals.registry import RIVALS
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
 from hydraopt.export.formats import FORMATS
@@ -18,8 +19,9 @@ from tests.docs.pages import DOCS
         ("concepts.md", "- `{}`", MEASURES),
         ("reference/exports.md", "| `--format {}", FORMATS),
         ("reference/methods.md", "`{}`", METHODS),
+        ("reference/methods.md", "`{}.py`", [rival.name for rival in RIVALS]),
     ],
-    ids=["forms", "measures", "exports", "methods"],
+    ids=["forms", "measures", "exports", "methods", "rivals"],
 )
 def test_every_row_is_described(page: str, shown: str, names: list[str]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
