@@ -146,3 +146,15 @@ def test_an_error_that_nothing_reaches(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(BudgetError, match="cannot be met"):
         merge([kohya(tmp_path / "in")], tmp_path / "b", error=1e-300)
+
+
+def test_tensors_of_two_formats_are_told_apart(tmp_path: Path) -> None:
+    path = kohya(tmp_path)
+    arrays = {
+        "lora_unet_x.lora_down.weight": np.ones((2, 8), np.float16),
+        "lora_unet_x.lora_up.weight": np.ones((6, 2), np.float16),
+        "z.lora_embedding_A": np.ones((2, 8), np.float16),
+    }
+    save_file(arrays, path)
+    with pytest.raises(AdapterFormatError, match=r"'z\.lora_embedding_A' is of another format"):
+        read_adapter(path)

@@ -178,7 +178,17 @@ def read_opened(opened: Opened) -> Parsed:
     """What a file holds, by its format's reader; raises AdapterFormatError as that does."""
     if not opened.file:
         refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
-    return format_of(opened).read(opened)
+    parsed = format_of(opened).read(opened)
+    for name in parsed.extras:
+        # The first typical name decides, and the order of names is not kept everywhere.
+        if any(row.typical(name, opened) for row in FORMATS):
+            refuse(
+                f"tensor {name[:200]!r} is of another format than the file",
+                opened.file.path,
+                got=parsed.format,
+                do="Save each adapter on its own",
+            )
+    return parsed
 
 
 def read_again(file_format: Format, file: TensorFile, config: Mapping[str, Any]) -> Parsed:
