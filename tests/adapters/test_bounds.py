@@ -224,3 +224,13 @@ def test_the_first_pattern_that_matches_counts(patterns: dict[str, int]) -> None
     ):
         hits = [v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", path)]
         assert rule.rank(path) == (hits or [5])[0]
+
+
+def test_a_bias_of_nothing_is_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    folder = peft(tmp_path / "fr")
+    bias = {"base_model.model.h.other.lora_B.bias": np.ones(4, np.float32)}
+    save_file(PAIR | bias, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterFormatError, match="bias of lora_B without its lora_B"):
+        read_adapter(folder)

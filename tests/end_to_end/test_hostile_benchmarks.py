@@ -6,34 +6,44 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("script", "count"), [("fuzz", 600), ("kill", 12)])
-def test_few_cases(tmp_path: Path, script: str, count: int) -> None:
-    output = tmp_path / "result.json"
-    arguments = ["--count", str(count), "--seed", "20", "--json", str(output)]
+def run(script: str, output: Path, *arguments: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.hostile", script, *arguments],
+        [sys.executable, "-m", "benchmarks.hostile", script, *arguments, "--json", str(output)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result = json.loads(output.read_text())
+    return json.loads(output.read_text())
+
+
+@pytest.mark.slow
+def test_few_damaged_files(tmp_path: Path) -> None:
+    counts = ("--adapters", "300", "--bundles", "150", "--seed", "20")
+    result = run("fuzz", tmp_path / "result.json", *counts)
     assert result["failures"] == []
-    assert result["count"] == count
-    if script == "fuzz":
-        assert sum(result["outcomes"].values()) == count
-        # A fuzzer that damages nothing, or whose reader reads nothing, finds nothing.
-        assert result["outcomes"]["refused"] > count / 2
-        assert result["outcomes"]["same"] > 0
-        assert result["largest_peak_increase_mb"] < 1000
-    else:
-        assert result["killed"] >= count
-        assert result["damaged"] == 0
+    assert set(result["found"].values()) == {0}
+    assert result["done"] == 450
+    # A fuzzer that damages nothing, or whose files are all refused, finds nothing.
+    for kind, count in (("adapter", 300), ("bundle", 150)):
+        outcomes = result["outcomes"][kind]
+        assert sum(outcomes.values()) == count
+        assert outcomes["refused"] > count / 2
+        assert outcomes["accepted"] > count / 30
+
+
+@pytest.mark.slow
+def test_few_kills(tmp_path: Path) -> None:
+    result = run("kill", tmp_path / "result.json", "--count", "12", "--seed", "20")
+    assert result["failures"] == []
+    assert result["count"] == 12
+    assert result["killed"] >= 12
+    assert result["damaged"] == 0

@@ -193,5 +193,12 @@ def test_other_tensors_go_only_to_their_own_format(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"DoRA(.|\n)*to_q"):
         export_kohya(task, tmp_path / "out.safetensors")
     arrays[f"{stem}.lora_B.bias"] = np.ones(8, np.float32)
+    arrays[f"{stem}.alpha"] = np.array(6.0, np.float32)
+    biased = image_task(tmp_path / "b", arrays)
+    export_diffusers(biased, tmp_path / "out2")
+    back = read_adapter(tmp_path / "out2")
+    assert back.extra_kinds[f"{stem}.lora_B.bias"] == "lora_bias"
+    # The scale, 6 / 2, is inside B, so it is inside the bias of B.
+    np.testing.assert_array_equal(back.extras[f"{stem}.lora_B.bias"].numpy(), np.full(8, 3.0))
     with pytest.raises(ExportError, match=r"bias of lora_B(.|\n)*to_q"):
-        export_diffusers(image_task(tmp_path / "b", arrays), tmp_path / "out2")
+        export_kohya(biased, tmp_path / "out.safetensors")

@@ -14,7 +14,6 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
 from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging.budget import parse_size
-from hydraopt.merging.guide import Guide
 from hydraopt.merging.merge import merge
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, originals
 
@@ -368,27 +367,6 @@ def test_progress_is_told(three, tmp_path) -> None:
     merge(three, tmp_path / "out", size="30%", threads=2, progress=lambda *x: told.append(x))
     assert all(0 < done <= total == len(PATHS) for _, done, total in told)
     assert {stage for stage, _, _ in told} >= {"reading", "pass 1"}
-
-
-def test_a_guide_finds_the_price_with_few_estimates() -> None:
-    asked: list[float] = []
-
-    def estimate(price: float) -> np.ndarray:
-        asked.append(price)
-        # No power law.
-        return np.array([5000 / (1 + 3e5 * price**0.8), 100 * price**-0.1])
-
-    guide = Guide(estimate, 1e-3)
-    for bits in (3000.0, 3100.0, 900.0):
-        price = guide.price(bits)
-        assert estimate(price).sum() == pytest.approx(bits, rel=2e-3)
-        assert guide.bits(price) == pytest.approx(bits, rel=1e-9)
-    assert len(asked) <= 3 + 15
-
-
-def test_a_guide_comes_back_from_where_nothing_pays() -> None:
-    guide = Guide(lambda price: np.array([1e-3 / price if price < 1e-6 else 0.0]), 1.0)
-    assert guide.price(1e5) == pytest.approx(1e-8, rel=1e-2)
 
 
 @pytest.mark.parametrize("size", ["2%", "10%"])

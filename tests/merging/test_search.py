@@ -97,3 +97,27 @@ def test_a_draft_that_is_not_settled_is_no_answer() -> None:
 def test_an_error_that_no_price_meets() -> None:
     with pytest.raises(BudgetError, match=r"cannot be met: max-error of 0.2; got 0.4 after 12"):
         search_error(MadeUp(lambda p: 0.4), WorstError(0.2), 1e-3)
+
+
+# --- the guide ------------------------------------------------------------------------------------
+
+
+def test_a_guide_finds_the_price_with_few_estimates() -> None:
+    asked: list[float] = []
+
+    def estimate(price: float) -> np.ndarray:
+        asked.append(price)
+        # No power law.
+        return np.array([5000 / (1 + 3e5 * price**0.8), 100 * price**-0.1])
+
+    guide = Guide(estimate, 1e-3)
+    for bits in (3000.0, 3100.0, 900.0):
+        price = guide.price(bits)
+        assert estimate(price).sum() == pytest.approx(bits, rel=2e-3)
+        assert guide.bits(price) == pytest.approx(bits, rel=1e-9)
+    assert len(asked) <= 3 + 15
+
+
+def test_a_guide_comes_back_from_where_nothing_pays() -> None:
+    guide = Guide(lambda price: np.array([1e-3 / price if price < 1e-6 else 0.0]), 1.0)
+    assert guide.price(1e5) == pytest.approx(1e-8, rel=1e-2)

@@ -261,7 +261,7 @@ def _diffusers_settings(file: TensorFile) -> dict[str, ScaleRule]:
             component, _, setting = key.partition(".")
             components.setdefault(component, {})[setting] = value
     except (ValueError, AttributeError, RecursionError) as error:
-        refuse("metadata lora_adapter_metadata cannot be read", file.path, got=error)
+        refuse("metadata lora_adapter_metadata cannot be read", file.path, got=error, do=DAMAGED)
     return {name: ScaleRule.from_config(x, file.path) for name, x in components.items()}
 
 

@@ -88,7 +88,7 @@ def extra_kind(key: str, bias: str, saved_modules: Collection[str]) -> ExtraKind
         return "lora_bias"
     if "trainable_tokens_delta" in parts:
         return "token_rows"
-    if _UNKNOWN.search(key):
+    if _UNKNOWN.search(f".{key}"):
         return None
     inside_saved = "modules_to_save" in parts or any(part in saved_modules for part in parts)
     return "bias" if bias != "none" and parts[-1] == "bias" and not inside_saved else "saved"

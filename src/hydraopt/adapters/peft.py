@@ -87,6 +87,13 @@ def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) ->
                     file.path,
                     do="Merge this adapter and extract a plain LoRA, or leave it out",
                 )
+            if kind == "lora_bias" and name.removesuffix("bias") + "weight" not in used:
+                refuse(
+                    "a bias of lora_B without its lora_B",
+                    file.path,
+                    got=name,
+                    do="The file is incomplete; save the adapter again",
+                )
             parsed.extras[name] = kind
     parsed.notes += _notes(parsed, config, pairs)
     return parsed

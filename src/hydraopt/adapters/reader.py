@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 from hydraopt.adapters.bases import check_same_base
 from hydraopt.adapters.formats import Opened, read_opened
@@ -15,6 +16,9 @@ from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["Adapters", "read_adapter", "read_adapters"]
+
+
+_LONGEST: Final = 4096
 
 
 class Adapters(list[Adapter]):
@@ -94,6 +98,8 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
     file = open_tensors(source.weights)
     config = load_config(source.config)
     parsed = read_opened(Opened(file, config, source.config, alpha))
+    base = base_model or parsed.base_model
+    _check_texts(source, [*file, *(module.path for module in parsed.modules), base or "-"])
     for module in parsed.modules:
         if "::" in module.path and module.layout in ("plain", "transposed"):
             do = "Rename the module: '::' marks the groups of one stored pair"
@@ -124,7 +130,7 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
         name=name,
         source=source.weights,
         format=parsed.format,
-        base_model=base_model or parsed.base_model,
+        base_model=base,
         config=parsed.config,
         modules=modules,
         extras={key: file[key] for key in parsed.extras},
@@ -133,3 +139,16 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
         notes=(*source.notes, *parsed.notes),
         peft_keys=parsed.keys,
     )
+
+
+def _check_texts(source: Source, texts: Iterable[str]) -> None:
+    """Names that a bundle has no room for, or that would hide something in a terminal."""
+    for text in texts:
+        if len(text) > _LONGEST or not text.isprintable():
+            refuse(
+                "a tensor, a module or the base model has an unusable name",
+                source.weights,
+                got=f"{text[:60]!r} of {len(text)} characters",
+                expected=f"printable characters, at most {_LONGEST}",
+                do="Rename it in the file or in adapter_config.json",
+            )

@@ -122,7 +122,7 @@ def ratio(alpha: float | None, r: int, *, module: str, file: Path) -> float:
     if alpha is None or alpha == 0:
         return 1.0
     if not math.isfinite(alpha):
-        refuse("alpha is not finite", file, module=module, got=alpha)
+        refuse("alpha is not finite", file, module=module, got=alpha, do="Save the adapter again")
     return alpha / r
 
 

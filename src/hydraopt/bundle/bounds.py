@@ -23,7 +23,7 @@ AGAIN: Final = "Fetch the bundle again or restore a copy"
 _TEXT: Final = 1 << 23, 64
 _ENTRIES: Final = 1 << 17, 2
 _CONFIGS: Final = 1 << 24, 64
-_CARRIED: Final = 1 << 27, 256
+_CARRIED: Final = 1 << 26, 256
 
 
 def most_text(packed: int) -> int:

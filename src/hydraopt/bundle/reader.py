@@ -78,8 +78,8 @@ class Bundle(Mapping[str, TaskAdapter]):
         self.metadata = self._file.metadata
         self.bytes_read = size - sum(tensor.nbytes for tensor in self._file.values())
         self.version = self._format_version()
-        self._checksums = self._read_checksums()
         with naming(path):
+            self._checksums = self._read_checksums()
             packed = self.read("manifest")
             text = decompress(packed, None, most_text(len(packed)), "the manifest")
             value = strictjson.loads(text)

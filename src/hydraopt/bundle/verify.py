@@ -92,8 +92,15 @@ def verify_bundle(
         for name in sorted(set(originals) ^ set(bundle)):
             where = "the bundle" if name in originals else "the originals"
             report.problems.append(f"task {name!r} is missing in {where}")
+    read: dict[object, str | None] = {}
     for task in bundle.one_by_one():
         original = originals.get(task.name) if originals is not None else None
+        held = _held(task)
+        if original is None and held not in read:
+            read[held] = _trouble(task)
+        if original is None and (trouble := read[held]) is not None:
+            report.problems.append(f"task {task.name!r}: {trouble}")
+            continue
         try:
             report.tasks.append(_verify_task(task, original, report.problems))
         except HydraoptError as error:
@@ -102,14 +109,32 @@ def verify_bundle(
     return report
 
 
+def _held(task: TaskAdapter) -> object:
+    """What a task's bytes are read by: two of equal tasks are read once."""
+    entry = task.entry
+    if not entry.lossless:
+        return entry.content, entry.carried
+    about = tuple(sorted(entry.metadata.items()))
+    return entry.carried, entry.config, entry.format, entry.modules, about
+
+
+def _trouble(task: TaskAdapter) -> str | None:
+    """What is wrong with a task's bytes, all of which are read; None if nothing is."""
+    try:
+        task.factors()
+        for tensor in task.carried.values():
+            tensor.raw()
+    except HydraoptError as error:
+        return str(error)
+    return None
+
+
 def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str]) -> TaskReport:
     name = task.name
-    factors = task.factors()
-    for tensor in task.carried.values():
-        tensor.raw()
     if original is None:
         worst = max(task.module_errors.items(), key=lambda x: x[1], default=None)
         return TaskReport(name, task.error, False, worst)
+    factors = task.factors()
     # A method's tensors are kept as they are, but they are not the original's.
     if task.entry.lossless and "method" not in task.bundle.recipe:
         exact = _compare_bytes(name, task.tensors, original.tensors, problems)

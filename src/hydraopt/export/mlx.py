@@ -68,7 +68,8 @@ def export_mlx(
     tensors: Mapping[str, RawTensor]
     kept = kept_file(task, "mlx", dtype) if base is None else None
     if kept is not None:
-        config, (tensors, metadata) = _origin(task), kept
+        tensors, metadata = kept
+        config = {"fine_tune_type": "dora" if _is_dora(task) else "lora", **_origin(task)}
     else:
         (config, tensors), metadata = mlx_adapter(task, dtype, base), {}
     with replaced_folder(target) as made:

@@ -101,11 +101,16 @@ def kept_file(
     """
     if task.original is None or task.entry.format != file_format or dtype != "same":
         return None
-    file = TensorFile(task.bundle.path, task.tensors, task.entry.metadata)
+    origin = task.config.get("hydraopt")
+    said = origin.get("metadata") if isinstance(origin, Mapping) else None
+    texts = said.items() if isinstance(said, Mapping) else ()
+    metadata = {k: x for k, x in texts if isinstance(x, str)} | dict(task.entry.metadata)
+    file = TensorFile(task.bundle.path, task.tensors, metadata)
     again = {x.path: x.scale for x in read_again(file_format, file, task.config).modules}
     if again != {path: x.scale for path, x in task.original.modules.items()}:
         return None
-    return task.tensors, task.entry.metadata
+    # Hashes of a file's bytes hold for that file alone.
+    return task.tensors, {k: x for k, x in metadata.items() if not k.startswith("sshs_")}
 
 
 def _as_it_was(module: LowRankModule) -> Stored:

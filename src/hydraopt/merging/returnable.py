@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hydraopt.adapters import Adapter
+from hydraopt.adapters.keys import PREFIX, extra_kind, parse
 from hydraopt.errors import AdapterFormatError, explain
 
 __all__ = ["check_returnable"]
@@ -28,6 +29,18 @@ def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
                     "[true, false, true]} for q and v of three",
                 )
             )
+    if adapter.format == "loralib":
+        # These come back as PEFT folders, in which such names mean something else.
+        for key in adapter.extras:
+            if parse(PREFIX + key) or extra_kind(PREFIX + key, "none", ()) != "saved":
+                raise AdapterFormatError(
+                    explain(
+                        f"tensor {key[:200]!r} beside loralib's has a name of another method",
+                        adapter=adapter.name,
+                        file=adapter.source,
+                        do="Leave it out of the file, or rename it",
+                    )
+                )
     if lossless:
         adapter.check_finite()
     elif adapter.format == "diffusers" and adapter.extras:

@@ -65,7 +65,7 @@ def export_peft(
     check_target(target, overwrite)
     metadata = None
     if task.original is not None and task.entry.format == "peft" and not uniform_rank:
-        original = dtype_named(dtype, task.entry.dtype) == task.entry.dtype
+        original = dtype == "same" or dtype_named(dtype, task.entry.dtype) == task.entry.dtype
     else:
         original = False
     if original:
@@ -180,7 +180,10 @@ def _config(
 
 
 def _cannot(task: TaskAdapter, what: str) -> ExportError:
-    return ExportError(explain(f"cannot be written as a PEFT adapter: {what}", adapter=task.name))
+    do = "Merge it with --lossless, or leave out what PEFT cannot hold"
+    return ExportError(
+        explain(f"cannot be written as a PEFT adapter: {what}", adapter=task.name, do=do)
+    )
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""No bundle makes its reader take what its bytes do not warrant; real ones are far below."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+
+from hydraopt import merge, open_bundle, verify_bundle
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle import Manifest, TaskEntry, pack_carried, write_bundle
+from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.coding.stream import StreamWriter, most_numbers
+from hydraopt.errors import BundleFormatError
+from hydraopt.inspect.bundle import inspect_bundle
+from tests.bundle.bundles import Parts, tiny
+from tests.bundle.hostile.generate import pack
+from tests.limited import run_limited
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "adapters"
+MEGABYTES = 512
+SECONDS = 15
+
+
+def with_carried() -> Parts:
+    extras = {"head.weight": RawTensor.from_numpy("head.weight", np.arange(8, dtype=np.float32))}
+    carried = pack_carried({"de": extras, "en": extras})
+    return tiny(("de", "en"), blobs=carried.blobs, data=carried.data, carried=(0,))
+
+
+def use(path: Path) -> None:
+    """Verify, inspect and export, as the commands do."""
+    report = verify_bundle(path)
+    if not report.ok:
+        raise BundleFormatError(report.problems[0])
+    inspect_bundle(path)
+    bundle = open_bundle(path)
+    for i, name in enumerate(list(bundle)[:2]):
+        export_peft(bundle[name], path.with_name(f"out{i}"), overwrite=True)
+
+
+def promise(count: int) -> bytes:
+    """A stream that says how many vectors follow, and then nothing."""
+    writer = StreamWriter()
+    writer.integer(0, count)
+    return writer.finish()
+
+
+def many_modules(value: Any) -> dict[str, Any]:
+    value["modules"] = {"path": [f"m{i}" for i in range(300_000)], "m": {"=": 9}, "n": {"=": 9}}
+    value["tasks"]["errors"] = {"=": "A" * 400_000}
+    return {"manifest": value}
+
+
+def many_tasks(value: Any) -> dict[str, Any]:
+    tasks = value["tasks"]
+    value["modules"] = {"path": [f"m{i}" for i in range(3000)], "m": {"=": 9}, "n": {"=": 9}}
+    tasks["name"] = [f"t{i:06}" for i in range(60_000)]
+    tasks.update({k: {"=": x[0]} for k, x in tasks.items() if k != "name" and type(x) is list})
+    return {"manifest": value}
+
+
+def wide_modules(value: Any) -> dict[str, Any]:
+    value["modules"]["m"] = value["modules"]["n"] = {"=": 1 << 24}
+    return {"manifest": value, "shared": promise(1 << 16)}
+
+
+def big_text(value: Any) -> dict[str, Any]:
+    text = b'{"recipe":{"x":[' + b"[]," * (1 << 26) + b"0]}}"
+    return {"packed": zstandard.ZstdCompressor(level=1).compress(text)}
+
+
+def big_blob(value: Any) -> dict[str, Any]:
+    value["blobs"] = [{"key": ["head.weight"], "dtype": {"=": "U8"}, "shape": {"=": [1 << 28]}}]
+    blob = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 28))
+    return {"manifest": value, "blobs": [blob]}
+
+
+def many_copies(value: Any) -> dict[str, Any]:
+    size, count = 1 << 24, 50
+    keys = [f"h{i}" for i in range(count)]
+    of = [None, *([0] * (count - 1))]
+    value["blobs"] = [{"key": keys, "dtype": {"=": "U8"}, "shape": {"=": [size]}, "of": of}]
+    return {"manifest": value, "blobs": [zstandard.ZstdCompressor(level=1).compress(bytes(size))]}
+
+
+def many_configs(value: Any) -> dict[str, Any]:
+    first = {f"k{i}": i for i in range(100_000)}
+    value["configs"] = [first, *({"set": {"x": i}} for i in range(3000))]
+    return {"manifest": value}
+
+
+CASES = {
+    "many modules": (many_modules, "too many entries"),
+    "many tasks": (many_tasks, "too many entries"),
+    "wide modules": (wide_modules, "more numbers than the bytes of the file can hold"),
+    "a manifest of brackets": (big_text, "manifest cannot be unpacked"),
+    "a blob of zeros": (big_blob, "too many bytes of carried tensors"),
+    "copies of a blob": (many_copies, "too many bytes of carried tensors"),
+    "configs over configs": (many_configs, "too many bytes of configs"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused_within_memory_and_time(name: str, tmp_path: Path) -> None:
+    forge, words = CASES[name]
+    parts = with_carried()
+    sound, path = tmp_path / "sound", tmp_path / "forged"
+    sound.write_bytes(pack(parts))
+    value = json.loads(json.dumps(parts.manifest.to_json()))
+    path.write_bytes(pack(parts, **forge(value)))
+    assert path.stat().st_size < 2 << 20
+    said = run_limited(use, sound, path, MEGABYTES, SECONDS)
+    assert said.startswith("BundleFormatError"), said
+    assert words in said
+    assert str(path) in said
+    assert "Fetch the bundle again" in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init_lora_weights": "pissa", "r": 1 << 30},
+        {"init_lora_weights": "pissa", "r": 1 << 22},
+        {"target_modules": "(a|aa)+[0-9]"},
+    ],
+)
+def test_a_config_cannot_make_an_export_large_or_slow(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    parts = with_carried()
+    sound, path = tmp_path / "sound", tmp_path / "forged"
+    sound.write_bytes(pack(parts))
+    value = json.loads(json.dumps(parts.manifest.to_json()))
+    value["configs"][0] |= {"lora_alpha": 2, **change}
+    path.write_bytes(pack(parts, manifest=value))
+    said = run_limited(use, sound, path, MEGABYTES, SECONDS)
+    if "r" in change:
+        assert said.startswith("ExportError: the adapter would be far larger"), said
+    else:
+        assert said == "done"
+
+
+def test_tasks_of_one_stream_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydraopt.bundle.bounds import Allowance
+
+    parts = tiny(("de", "en", "fr"))
+    tasks = tuple(
+        TaskEntry(f"{x.name}{i}", 0, x.content, modules=x.modules, errors=x.errors, error=x.error)
+        for x in parts.manifest.tasks
+        for i in range(5)
+    )
+    manifest = Manifest(
+        parts.manifest.modules, tasks, configs=parts.manifest.configs, base_model="org/tiny"
+    )
+    write_bundle(tmp_path / "b", manifest, parts.shared, parts.streams, [])
+    opened: list[str] = []
+    real = Allowance.open
+
+    def spied(self: Allowance, name: str, data: bytes, version: int) -> Any:
+        opened.append(name)
+        return real(self, name, data, version)
+
+    monkeypatch.setattr(Allowance, "open", spied)
+    assert verify_bundle(tmp_path / "b").ok
+    assert len(inspect_bundle(tmp_path / "b")["tasks"]) == 15
+    streams = parts.manifest.streams
+    assert opened.count("task/0") == 2  # one for each command
+    assert len([x for x in opened if x.startswith("task/")]) == 2 * streams
+
+
+def test_the_examples_at_one_percent_are_far_below(tmp_path: Path) -> None:
+    merge(str(EXAMPLES / "*"), tmp_path / "b", size="1%", threads=1)
+    bundle = open_bundle(tmp_path / "b")
+    sizes = bundle.tensor_bytes
+    size = sizes["shared"] + sum(v for k, v in sizes.items() if k.startswith("task/"))
+    numbers = sum(x.vectors.size for pair in bundle.read_bases() for x in pair if x is not None)
+    for task in bundle.values():
+        numbers += sum(x.B.size + x.A.size for x in task.factors().values())
+    assert 20 * numbers < most_numbers(size) - most_numbers(0)
+    assert verify_bundle(tmp_path / "b").ok
+
+
+def test_a_writer_does_not_write_what_no_reader_takes(tmp_path: Path) -> None:
+    carried = pack_carried(
+        {"de": {f"x{i}": RawTensor.from_numpy("x", np.zeros(1 << 24)) for i in range(2)}}
+    )
+    parts = tiny(("de",), blobs=carried.blobs, data=carried.data, carried=(0,))
+    with pytest.raises(BundleFormatError, match="too many bytes of carried tensors"):
+        write_bundle(tmp_path / "b", *parts.args)
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,148 @@
+"""What merge accepts without loss comes back bit for bit; what could not is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from hydraopt import merge, open_bundle, read_adapter, verify_bundle
+from hydraopt.errors import AdapterFormatError, NumericalError
+from hydraopt.export import export_task
+from hydraopt.export.formats import FORMATS
+
+EXTRA = {"more.weight": np.arange(6, dtype=np.int64).reshape(2, 3)}
+
+
+def kohya(folder: Path) -> Path:
+    arrays = {
+        "lora_unet_x.lora_down.weight": np.ones((2, 8), np.float16),
+        "lora_unet_x.lora_up.weight": np.full((6, 2), 0.5, np.float16),
+        "lora_unet_x.alpha": np.array(1.0, np.float16),
+    }
+    save_file(arrays | EXTRA, folder / "x.safetensors")
+    return folder / "x.safetensors"
+
+
+def diffusers(folder: Path) -> Path:
+    arrays = {
+        "unet.a.b.lora_A.weight": np.ones((2, 8), np.float16),
+        "unet.a.b.lora_B.weight": np.full((6, 2), 0.5, np.float16),
+    }
+    save_file(arrays | EXTRA, folder / "pytorch_lora_weights.safetensors")
+    return folder
+
+
+def mlx(folder: Path) -> Path:
+    arrays = {
+        "model.layers.0.q_proj.lora_a": np.ones((8, 2), np.float16),
+        "model.layers.0.q_proj.lora_b": np.full((2, 6), 0.5, np.float16),
+    }
+    save_file(arrays | EXTRA, folder / "adapters.safetensors")
+    config = {"lora_parameters": {"rank": 2, "scale": 3.0}, "num_layers": 1}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def loralib(folder: Path, **config: Any) -> Path:
+    arrays = {"h.c_attn.lora_A": np.ones((4, 8), "f4"), "h.c_attn.lora_B": np.ones((12, 2), "f4")}
+    save_file(arrays, folder / "x.safetensors")
+    if config:
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder / "x.safetensors"
+
+
+def back(path: Path, tmp_path: Path, form: str, **limit: Any) -> tuple[Any, Any]:
+    """(the adapter at ``path``, what comes back of it through a bundle as ``form``)."""
+    adapter = read_adapter(path)
+    merge([path], tmp_path / "b", **limit)
+    assert verify_bundle(tmp_path / "b", [adapter]).ok
+    (task,) = open_bundle(tmp_path / "b").values()
+    target = tmp_path / f"out{FORMATS[form].suffix}"
+    export_task(task, target, format=form)
+    return adapter, read_adapter(target)
+
+
+@pytest.mark.parametrize("make", [kohya, diffusers, mlx])
+@pytest.mark.parametrize("limit", [{"lossless": True}, {"error": 0.2}])
+def test_further_tensors_of_a_format_come_back(make: Any, limit: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    adapter, found = back(make(tmp_path / "in"), tmp_path, make.__name__, **limit)
+    keys = set(adapter.tensors) if "lossless" in limit else set(EXTRA)
+    assert keys <= set(found.tensors)
+    for key in keys:
+        one, other = adapter.tensors[key], found.tensors[key]
+        assert (one.dtype, one.shape, one.raw()) == (other.dtype, other.shape, other.raw())
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("limit", [{"lossless": True}, {"error": 0.2}])
+def test_eight_bit_floats_come_back(dtype: str, limit: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_torch
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    values = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    pair = {"A": values, "B": values.T.contiguous()}
+    arrays = {
+        f"base_model.model.q.lora_{k}.weight": x.to(getattr(torch, dtype)) for k, x in pair.items()
+    }
+    save_torch(arrays, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    adapter, found = back(folder, tmp_path, "peft", **limit)
+    if "lossless" in limit:
+        assert {k: x.raw() for k, x in adapter.tensors.items()} == {
+            k: x.raw() for k, x in found.tensors.items()
+        }
+    else:
+        assert set(found.modules) == {"q"}
+
+
+def test_nan_is_not_kept_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = kohya(tmp_path / "in")
+    save_file(
+        {
+            "lora_unet_x.lora_down.weight": np.full((2, 8), np.nan, np.float16),
+            "lora_unet_x.lora_up.weight": np.ones((6, 2), np.float16),
+        },
+        path,
+    )
+    with pytest.raises(NumericalError, match=r"lora_unet_x(.|\n)*leave it out"):
+        merge([path], tmp_path / "b", lossless=True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_fused_projection_needs_to_say_its_slots(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = loralib(tmp_path / "in")
+    with pytest.raises(AdapterFormatError, match=r"h\.c_attn::0(.|\n)*enable_lora"):
+        merge([path], tmp_path / "b", size="50%")
+    loralib(tmp_path / "in", enable_lora=[True, False, True])
+    adapter, found = back(path, tmp_path, "peft", error=0.2)
+    assert set(adapter.modules) == {"h.c_attn::0", "h.c_attn::2"}
+    assert found.modules["h.c_attn"].m == 18
+    loralib(tmp_path / "in", enable_lora=[True])
+    with pytest.raises(AdapterFormatError, match="enable_lora does not fit"):
+        read_adapter(path)
+
+
+def test_a_tensor_that_would_mean_something_else_in_peft(tmp_path: Path) -> None:
+    arrays = {"h.q.lora_A": np.ones((2, 8), "f4"), "h.q.lora_B": np.ones((6, 2), "f4")}
+    save_file(arrays | {"h.q.lora_B.bias": np.ones(6, np.int64)}, tmp_path / "x.safetensors")
+    with pytest.raises(AdapterFormatError, match=r"'h\.q\.lora_B\.bias' beside loralib's"):
+        merge([tmp_path / "x.safetensors"], tmp_path / "b", lossless=True)
+
+
+def test_an_error_that_nothing_reaches(tmp_path: Path) -> None:
+    from hydraopt.errors import BudgetError
+
+    (tmp_path / "in").mkdir()
+    with pytest.raises(BudgetError, match="cannot be met"):
+        merge([kohya(tmp_path / "in")], tmp_path / "b", error=1e-300)
