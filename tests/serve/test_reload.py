@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from hydraopt import merge
-from hydraopt.errors import BundleFormatError
+from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.runtime.bundles import PlacedBundle
 from tests.conftest import write_adapter
 from tests.runtime.conftest import pairs
@@ -199,3 +199,22 @@ def test_no_path_in_what_a_client_sees(serve, place, monkeypatch) -> None:
             complete(running.client(), "en")
         assert caught.value.status_code == 503
         assert str(place.parent) not in str(caught.value)
+
+
+def test_a_task_that_cannot_be_answered_with_is_refused(serve, wild, place, other, monkeypatch):
+    check = PlacedBundle.check
+
+    def some(self: PlacedBundle, task: Any) -> None:
+        if task.name == "nl":
+            raise UsageError(f"it has saved heads [file {place}]")
+        check(self, task)
+
+    monkeypatch.setattr(PlacedBundle, "check", some)
+    with serve(bundle=place) as running:
+        exchange(other, place)
+        reply = plain(f"{running.address}/reload", {})
+        assert reply.status == 409
+        assert "task 'nl' cannot be served" in reply.text
+        assert str(place.parent) not in reply.text
+        assert names(running) == [BASE, *TASKS]
+        assert len(wild[0].model.layers[0].self_attn.q_proj._forward_hooks) == 1
