@@ -1,1 +1,1 @@
-"""Rivals: one file and one row of registry.py for each; benchmarks/README.md says how one is added."""
+"""Rivals: one file and one row of registry.py for each (benchmarks/README.md, "A new rival")."""
