@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +13,37 @@ from hydraopt.cli.common import emit_json, json_option, say
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["serve"]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of serve."""
+
+    host: str
+    port: int
+    api_key: str | None
+    allow_host: tuple[str, ...]
+    name: str | None
+    dtype: str
+    device: str
+    rows: int
+    queue: int
+    connections: int
+    prompt_tokens: int
+    answer_tokens: int
+    seconds: float
+    cache_mib: int | None
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        counts = (self.rows, self.queue, self.connections, self.prompt_tokens, self.answer_tokens)
+        if min(counts) < 1 or not 0 < self.seconds < math.inf:
+            raise UsageError(explain("a limit makes no sense", expected="numbers above 0"))
+
+    def address(self, port: int) -> str:
+        """Where clients find the interface."""
+        named = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{named}:{port}/v1"
 
 
 @click.command()
@@ -60,26 +93,7 @@ __all__ = ["serve"]
 )
 @click.option("--threads", type=click.IntRange(min=1), help="For the model; default all cores.")
 @json_option
-def serve(
-    base: str,
-    bundles: tuple[str, ...],
-    host: str,
-    port: int,
-    api_key: str | None,
-    allow_host: tuple[str, ...],
-    name: str | None,
-    dtype: str,
-    device: str,
-    rows: int,
-    queue: int,
-    connections: int,
-    prompt_tokens: int,
-    answer_tokens: int,
-    seconds: float,
-    cache_mib: int | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Serve BASE and every task of the BUNDLEs over OpenAI's HTTP interface.
 
     A request's model is the name of a task, or of the base. Rows of different tasks are answered
@@ -89,11 +103,9 @@ def serve(
     Example:
       hydraopt serve ./base phone.hydra.safetensors --port 8000
     """
+    asked = _Asked(**options)
     try:
-        from hydraopt.serve.jobs import Limits
-        from hydraopt.serve.limits import limited
-        from hydraopt.serve.reload import Reload
-        from hydraopt.serve.server import bind, check_key, load_engine, make_server
+        from hydraopt.serve.server import bind
     except ModuleNotFoundError as error:
         raise UsageError(
             explain(
@@ -102,35 +114,47 @@ def serve(
                 do="pip install 'hydraopt[serve]'",
             )
         ) from error
-    import torch
+    from hydraopt.serve.server import check_key
 
-    counts = (rows, queue, connections, prompt_tokens, answer_tokens)
-    if min(counts) < 1 or not 0 < seconds < math.inf:
-        raise UsageError(explain("a limit makes no sense", expected="numbers above 0"))
-    check_key(host, api_key)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    limits = Limits(rows, queue, prompt_tokens, answer_tokens, seconds)
-    cache = None if cache_mib is None else cache_mib << 20
+    check_key(asked.host, asked.api_key)
     # Loading takes much longer than to see that the port is in use, so that comes first.
-    with bind(host, port) as listening:
-        engine = load_engine(base, bundles, limits, dtype=dtype, device=device, cache_bytes=cache)
-        base_name = name or Path(base).resolve().name
-        server = make_server(
-            engine,
-            base_name,
-            host,
-            port,
-            api_key,
-            reload=Reload(engine, base_name, bundles, cache),
-            hosts=allow_host,
-            protocol=limited(connections),
-        )
-        named = f"[{host}]" if ":" in host else host
-        address = f"http://{named}:{listening.getsockname()[1]}/v1"
+    with bind(asked.host, asked.port) as listening:
+        server, models = _loaded(base, bundles, asked)
+        address = asked.address(listening.getsockname()[1])
         if as_json:
-            models = [base_name, *engine.tasks]
             emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
         else:
-            say(f"{len(engine.tasks)} tasks on {base_name} at {address}")
+            say(f"{len(models) - 1} tasks on {models[0]} at {address}")
         server.run(sockets=[listening])
+
+
+def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, list[str]]:
+    """The server, and what it serves: the base's name, and the tasks."""
+    import torch
+
+    from hydraopt.serve.jobs import Limits
+    from hydraopt.serve.limits import limited
+    from hydraopt.serve.reload import Reload
+    from hydraopt.serve.server import load_engine, make_server
+
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    limits = Limits(
+        asked.rows, asked.queue, asked.prompt_tokens, asked.answer_tokens, asked.seconds
+    )
+    cache = None if asked.cache_mib is None else asked.cache_mib << 20
+    engine = load_engine(
+        base, bundles, limits, dtype=asked.dtype, device=asked.device, cache_bytes=cache
+    )
+    base_name = asked.name or Path(base).resolve().name
+    server = make_server(
+        engine,
+        base_name,
+        asked.host,
+        asked.port,
+        asked.api_key,
+        reload=Reload(engine, base_name, bundles, cache),
+        hosts=asked.allow_host,
+        protocol=limited(asked.connections),
+    )
+    return server, [base_name, *engine.tasks]

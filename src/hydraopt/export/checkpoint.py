@@ -121,9 +121,9 @@ def _check_layers(
     """
     held: dict[str, dict[int, set[str]]] = {}
     for name in tensors:
-        if found := _LAYER.match(name):
-            stack = held.setdefault(found[1], {})
-            stack.setdefault(int(found[2]), set()).add(found[3])
+        if parts := _LAYER.match(name):
+            stack = held.setdefault(parts[1], {})
+            stack.setdefault(int(parts[2]), set()).add(parts[3])
     inner = config.get("text_config")
     stated = [
         part[key]

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from hydraopt.errors import TaskNotFoundError
 from hydraopt.serve.engine import UNREADABLE, Engine
-from hydraopt.serve.jobs import Answer, ClosedError, Job, Piece, QueueFullError
+from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
 from hydraopt.serve.reload import ReloadError
 from hydraopt.serve.replies import ApiError, Reply, chunk, event, usage_of, whole
@@ -55,16 +55,9 @@ def make_app(
         yield
         await asyncio.to_thread(engine.stop, _STOP_SECONDS)
 
-    def guard(request: HttpRequest) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        known = scheme.lower() == "bearer" and api_key is not None
-        key = (api_key or "").encode()
-        if api_key is not None and not (hmac.compare_digest(given.strip().encode(), key) and known):
-            raise ApiError(401, "no such API key", "invalid_api_key")
-
     # Pages about the interface would be there without a key.
     app = FastAPI(title="hydraopt", lifespan=lifespan, openapi_url=None)
-    keyed = [Depends(guard)]
+    keyed = [Depends(_guard(api_key))]
 
     _add_refusals(app)
 
@@ -78,6 +71,30 @@ def make_app(
     async def counted() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
+    _add_reload(app, service, reload, keyed)
+    _add_answers(app, service, engine.limits, keyed)
+    return app
+
+
+def _guard(api_key: str | None) -> Callable[[HttpRequest], None]:
+    """What refuses requests without the key, if there is one."""
+
+    def guard(request: HttpRequest) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        known = scheme.lower() == "bearer" and api_key is not None
+        key = (api_key or "").encode()
+        if api_key is not None and not (hmac.compare_digest(given.strip().encode(), key) and known):
+            raise ApiError(401, "no such API key", "invalid_api_key")
+
+    return guard
+
+
+def _add_reload(
+    app: FastAPI,
+    service: _Service,
+    reload: Callable[[], Sequence[str]] | None,
+    keyed: Sequence[Any],
+) -> None:
     @app.post("/reload", dependencies=keyed)
     async def reloaded(request: HttpRequest) -> dict[str, Any]:
         _check_kind(request)
@@ -89,8 +106,13 @@ def make_app(
             raise ApiError(409, str(error), "reload_refused") from error
         except ClosedError as error:
             raise ApiError(503, str(error), "shutting_down") from error
-        return {"object": "list", "data": [service.about(name) for name in (base_name, *tasks)]}
+        return {
+            "object": "list",
+            "data": [service.about(name) for name in (service.names[0], *tasks)],
+        }
 
+
+def _add_answers(app: FastAPI, service: _Service, limits: Limits, keyed: Sequence[Any]) -> None:
     @app.get("/v1/models", dependencies=keyed)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [service.about(name) for name in service.names]}
@@ -102,18 +124,16 @@ def make_app(
 
     @app.post("/v1/completions", dependencies=keyed)
     async def completions(request: HttpRequest) -> Response:
-        asked = await _read(request, CompletionRequest, engine.limits.body_bytes)
+        asked = await _read(request, CompletionRequest, limits.body_bytes)
         prompt = await asyncio.to_thread(service.completion_prompt, asked)
         return await service.answer(request, asked, prompt, asked.max_tokens or _COMPLETION_TOKENS)
 
     @app.post("/v1/chat/completions", dependencies=keyed)
     async def chat(request: HttpRequest) -> Response:
-        asked = await _read(request, ChatRequest, engine.limits.body_bytes)
+        asked = await _read(request, ChatRequest, limits.body_bytes)
         prompt = await asyncio.to_thread(service.chat_prompt, asked)
-        most = asked.max_completion_tokens or asked.max_tokens or engine.limits.answer_tokens
+        most = asked.max_completion_tokens or asked.max_tokens or limits.answer_tokens
         return await service.answer(request, asked, prompt, most)
-
-    return app
 
 
 def _add_refusals(app: FastAPI) -> None:
