@@ -92,21 +92,22 @@ def exercise_adapter(path: Path, scratch: Path, seed: str) -> Verdict:
 
 
 def _give_back(task: Any, adapter: Any, scratch: Path, lossless: bool) -> None:
-    """Export in the adapter's own format or as PEFT; one has to work."""
+    """Export in the adapter's own format or as PEFT, in its dtype or float32; one has to work."""
     from hydraopt import read_adapter
     from hydraopt.errors import HydraoptError
     from hydraopt.export.formats import FORMATS, export_task
 
     own, problems = OWN[adapter.format], []
-    for form in dict.fromkeys((own, "peft")):
-        target = scratch / f"back-{form}{FORMATS[form].suffix}"
+    # Numbers that float16 cannot hold are refused with the advice to take float32.
+    for form, dtype in ((own, "same"), (own, "float32"), ("peft", "same"), ("peft", "float32")):
+        target = scratch / f"back-{form}-{dtype}{FORMATS[form].suffix}"
         try:
-            export_task(task, target, format=form)
+            export_task(task, target, format=form, dtype=dtype)
         except HydraoptError as error:
             problems.append(f"{form}: {error}")
             continue
         back = read_adapter(target)
-        if form == own and lossless and adapter.format != "loralib":
+        if (form, dtype) == (own, "same") and lossless and adapter.format != "loralib":
             _compare(adapter, back)
         if (
             form == own

@@ -158,3 +158,15 @@ def test_tensors_of_two_formats_are_told_apart(tmp_path: Path) -> None:
     save_file(arrays, path)
     with pytest.raises(AdapterFormatError, match=r"'z\.lora_embedding_A' is of another format"):
         read_adapter(path)
+
+
+def test_an_error_of_rounding_is_none(tmp_path: Path) -> None:
+    arrays = {
+        "lora_unet_zero.lora_down.weight": np.zeros((4, 3000), np.float16),
+        "lora_unet_zero.lora_up.weight": np.ones((12, 4), np.float16),
+        "lora_unet_conv.lora_down.weight": np.ones((4, 3, 3, 3), np.float16),
+        "lora_unet_conv.lora_up.weight": np.ones((6, 4, 1, 1), np.float16),
+    }
+    save_file(arrays, tmp_path / "x.safetensors")
+    merge([tmp_path / "x.safetensors"], tmp_path / "b", forms=["private"])
+    assert verify_bundle(tmp_path / "b", [read_adapter(tmp_path / "x.safetensors")]).ok

@@ -64,7 +64,8 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
         path = match["path"] + (match["mark"] or "" if match["mark"] == "_lora" else "")
         half = "A" if half in ("down", "A") else "B"
         if half in halves.setdefault(path, {}):
-            refuse(f"two tensors claim to be {half} of one module", file.path, module=path)
+            what = f"two tensors claim to be {half} of one module"
+            refuse(what, file.path, module=path, do="Save each adapter on its own")
         halves[path][half] = tensor
     settings = _diffusers_settings(file)
     used: set[str] = set()

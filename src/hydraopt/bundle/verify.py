@@ -21,6 +21,8 @@ __all__ = ["TaskReport", "VerifyReport", "relative_error", "verify_bundle"]
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
 _ERROR_TOLERANCE: Final = 2e-3
+# The root of what float64 rounds away: errors below this are none.
+_NOISE: Final = 1e-6
 # The grid's finest step above zero, which stands for everything below it.
 _FINEST: Final = 2.0 ** (-254 / 16)
 
@@ -172,7 +174,7 @@ def _measure(
                 f"the manifest says {stated[path]:.4g}"
             )
     error = ratio(math.sqrt(wrong), math.sqrt(whole))
-    if abs(error - task.error) > _ERROR_TOLERANCE * max(error, task.error, _FINEST):
+    if abs(error - task.error) > max(_ERROR_TOLERANCE * max(error, task.error), _NOISE):
         problems.append(
             f"task {task.name!r} has error {error:.4g}, the manifest says {task.error:.4g}"
         )
