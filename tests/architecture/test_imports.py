@@ -196,6 +196,12 @@ def test_functions_fit_a_screen() -> None:
     assert long == LONGER
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    # pytest imports them by it.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
 def test_no_machine_is_named() -> None:
     # Absolute paths of the author's machine in code, data or docs.
     for path in FILES:
