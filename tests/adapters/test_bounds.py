@@ -176,6 +176,13 @@ EVIL = "(a|aa)+[0-9]"
 LONG = "a" * 40
 
 
+@pytest.mark.parametrize("pattern", ["((a{500}){500}){500}", "(a{2,2000}){1000}"])
+def test_an_expression_that_would_be_huge_is_broken(pattern: str) -> None:
+    with pytest.raises(ValueError, match="counts repeats to more than a million"):
+        match(pattern, "a", Patience())
+    assert match("(a{500}){100}", "b", Patience()) is None
+
+
 def test_an_expression_that_backtracks_ends() -> None:
     started = time.process_time()
     config = {"target_modules": EVIL}
@@ -234,3 +241,36 @@ def test_a_bias_of_nothing_is_refused(tmp_path: Path) -> None:
     save_file(PAIR | bias, folder / "adapter_model.safetensors")
     with pytest.raises(AdapterFormatError, match="bias of lora_B without its lora_B"):
         read_adapter(folder)
+
+
+# --- kohya files whose tensors have odd shapes ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("alpha", np.ones(40 * (1,), np.float16), "too many axes.*got 40, expected at most 32"),
+        ("lora_up.weight", np.ones((12, 0), np.float16), "has no rank"),
+    ],
+)
+def test_odd_shapes_of_a_kohya_file_are_refused(
+    tmp_path: Path, name: str, array: np.ndarray, message: str
+) -> None:
+    from safetensors.numpy import save
+
+    pair = {
+        "lora_unet_q.lora_down.weight": np.ones((0 if "up" in name else 4, 16), np.float16),
+        "lora_unet_q.lora_up.weight": np.ones((12, 4), np.float16),
+        "lora_unet_q.alpha": np.array(2, np.float16),
+    }
+    pair[f"lora_unet_q.{name}"] = array.reshape(-1) if array.ndim > 32 else array
+    data = save(pair)
+    if array.ndim > 32:  # More axes than numpy is sure to hold, so by hand.
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        header[f"lora_unet_q.{name}"]["shape"] = list(array.shape)
+        text = json.dumps(header).encode()
+        data = len(text).to_bytes(8, "little") + text + data[8 + length :]
+    (tmp_path / "image.safetensors").write_bytes(data)
+    with pytest.raises(AdapterFormatError, match=message):
+        read_adapter(tmp_path / "image.safetensors")

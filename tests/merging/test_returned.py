@@ -170,3 +170,22 @@ def test_an_error_of_rounding_is_none(tmp_path: Path) -> None:
     save_file(arrays, tmp_path / "x.safetensors")
     merge([tmp_path / "x.safetensors"], tmp_path / "b", forms=["private"])
     assert verify_bundle(tmp_path / "b", [read_adapter(tmp_path / "x.safetensors")]).ok
+
+
+def test_a_bias_that_its_scale_takes_out_of_its_dtype_comes_back_wider(tmp_path: Path) -> None:
+    stem = "base_model.model.h.q.lora_"
+    bias = np.array([60000.0, 1.0, np.nan, np.inf], np.float16)
+    arrays = {
+        f"{stem}A.weight": np.ones((2, 8), np.float16),
+        f"{stem}B.weight": np.ones((4, 2), np.float16),
+        f"{stem}B.bias": bias,
+    }
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(arrays, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q"]}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_bias": True}))
+    _, again = back(folder, tmp_path, "peft", error=0.3)
+    returned = again.extras[f"{stem}B.bias"]
+    assert returned.dtype == "F32"
+    np.testing.assert_array_equal(returned.numpy(), 3 * bias.astype(np.float32))

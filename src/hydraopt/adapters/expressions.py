@@ -7,6 +7,7 @@ and stops. What ``re`` would not compile is broken, because PEFT uses ``re``.
 from __future__ import annotations
 
 import functools
+import math
 import re
 import time
 from typing import Any, Final
@@ -16,6 +17,9 @@ import regex
 __all__ = ["Patience", "compiled", "match"]
 
 _LONGEST: Final = 1 << 16
+_MOST_REPEATS: Final = 10**6
+"""Counted repeats multiplied, since an expression is as large as that once it is compiled."""
+_COUNTED: Final = re.compile(r"\{(?:\d*,)?(\d+)\}")
 _SECONDS: Final = 1.0
 
 
@@ -31,10 +35,13 @@ class Patience:
 
 @functools.lru_cache(maxsize=1 << 14)
 def compiled(pattern: str) -> Any:
-    """The expression, compiled. Raises ValueError for a broken one, and for one of 64 k and more
-    characters."""
+    """The expression, compiled. Raises ValueError for a broken one, for one of 64 k and more
+    characters, and for one that stands for a million and more."""
     if len(pattern) > _LONGEST:
         raise ValueError(f"an expression of {len(pattern)} characters")
+    repeats = math.prod(max(int(count), 1) for count in _COUNTED.findall(pattern))
+    if repeats > _MOST_REPEATS:
+        raise ValueError("an expression that counts repeats to more than a million in all")
     try:
         re.compile(pattern)
         return regex.compile(pattern)

@@ -65,6 +65,10 @@ _FLOAT8: Final[Mapping[str, Callable[[], NDArray[np.float32]]]] = {
 }  # fmt: skip
 
 
+_MOST_AXES: Final = 32
+"""What every version of numpy holds."""
+
+
 @dataclass(frozen=True)
 class RawTensor:
     """A tensor in a file: name, dtype and shape are known, the numbers are read when asked for.
@@ -77,6 +81,16 @@ class RawTensor:
     shape: tuple[int, ...]
     source: Path
     read: Callable[[], bytes] = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.shape) > _MOST_AXES:
+            refuse(
+                f"tensor {self.name[:80]!r} has too many axes",
+                self.source,
+                got=len(self.shape),
+                expected=f"at most {_MOST_AXES}",
+                do="Leave it out of the adapter, or save it flat",
+            )
 
     @classmethod
     def from_numpy(cls, name: str, array: NDArray[Any], source: str | Path = "memory") -> RawTensor:

@@ -123,6 +123,8 @@ def ratio(alpha: float | None, r: int, *, module: str, file: Path) -> float:
         return 1.0
     if not math.isfinite(alpha):
         refuse("alpha is not finite", file, module=module, got=alpha, do="Save the adapter again")
+    if r < 1:
+        refuse("a pair has no rank", file, module=module, got=r, do="Save the adapter again")
     return alpha / r
 
 

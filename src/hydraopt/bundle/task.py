@@ -189,9 +189,21 @@ class TaskAdapter:
     @cached_property
     def _original(self) -> Adapter:
         try:
-            return adapter_of(self.entry, self.config, self.carried, self.bundle.path)
+            original = adapter_of(self.entry, self.config, self.carried, self.bundle.path)
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
+        listed = {self.bundle.manifest.modules[i].path for i in self.entry.modules}
+        if listed and listed != set(original.modules):
+            raise BundleFormatError(
+                explain(
+                    "a lossless task's tensors are not those of its modules",
+                    adapter=self.name,
+                    file=self.bundle.path,
+                    got=", ".join(sorted(listed ^ set(original.modules))[:4]),
+                    do="Fetch the bundle again or restore a copy",
+                )
+            )
+        return original
 
     @cached_property
     def _decoded(self) -> _Decoded:

@@ -87,13 +87,20 @@ def _bias_scales(task: TaskAdapter) -> dict[str, float]:
 
 
 def _scaled(task: TaskAdapter, tensor: RawTensor, scale: float) -> RawTensor:
-    """The tensor times a scale, in its own dtype; untouched where the scale is 1."""
+    """The tensor times a scale, in its own dtype, or a wider one where numbers would not fit;
+    untouched where the scale is 1."""
     if scale == 1:
         return tensor
     values = tensor.numpy().astype(np.float64) * scale
     # An 8-bit float times a scale may be none.
     dtype = "BF16" if tensor.dtype.startswith("F8") else tensor.dtype
-    return rounded(tensor.name, values, dtype, task.name)
+    for wider in (dtype, "F32"):
+        try:
+            return rounded(tensor.name, values, wider, task.name, finite=np.isfinite(values))
+        except ExportError:
+            if wider == "F32":
+                raise
+    raise AssertionError
 
 
 def _magnitude(task: TaskAdapter, key: str, tensor: RawTensor) -> RawTensor:

@@ -46,13 +46,15 @@ def rounded(
     dtype: str,
     task: str,
     do: str = 'Choose dtype="bfloat16" or "float32"',
+    finite: NDArray[np.bool_] | bool = True,
 ) -> RawTensor:
     """The tensor of those values, rounded to nearest, ties to even.
 
-    Raises ExportError, which says what to ``do``, if a number is too large for the dtype.
+    finite: which of them have to be finite then. Raises ExportError, which says what to ``do``, if
+    a number is too large for the dtype.
     """
     data, back = _cast(values, dtype)
-    if not np.isfinite(back).all():
+    if not (np.isfinite(back) | ~np.asarray(finite)).all():
         raise ExportError(
             explain(
                 f"numbers of {key!r} do not fit {dtype}",
