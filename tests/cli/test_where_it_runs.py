@@ -28,6 +28,7 @@ BECOME = [
     f"--ambient-caps={CAPABILITIES}",
     f"--bounding-set={CAPABILITIES}",
 ]
+FEW_FILES = ("sh", "-c", 'ulimit -n 32; exec "$@"', "sh")
 
 
 def _can_become() -> bool:
@@ -57,13 +58,13 @@ def elsewhere(adapters: Path) -> Iterator[Path]:
 
 
 def run_as_another(elsewhere: Path, *arguments: object) -> str:
-    """stderr of the command, which has no HOME and must succeed."""
+    """stderr of the command, which has no HOME and 32 open files at most, and must succeed."""
     keep = {"PATH", "LANG", "LD_LIBRARY_PATH"}
     settings = {name: value for name, value in os.environ.items() if name in keep}
     settings["PYTHONPATH"] = str(elsewhere / "src")
     settings["TMPDIR"] = str(elsewhere / "work" / "tmp")
     done = subprocess.run(
-        [*BECOME, sys.executable, "-m", "hydraopt", *map(str, arguments)],
+        [*BECOME, *FEW_FILES, sys.executable, "-m", "hydraopt", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=elsewhere / "work",
