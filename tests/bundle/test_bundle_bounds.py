@@ -198,15 +198,20 @@ def test_a_writer_does_not_write_what_no_reader_takes(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_a_lossless_task_has_the_modules_that_it_lists(make_adapter: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"), [({"path": "m0"}, r"h\.q, m0"), ({"group": 1, "groups": 2}, r"h\.q")]
+)
+def test_a_lossless_task_has_the_modules_that_it_lists(
+    make_adapter: Any, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
     pair = (np.ones((4, 2), np.float32), np.ones((2, 8), np.float32))
     merge([make_adapter(tmp_path / "a", {"h.q": pair})], tmp_path / "good", lossless=True)
     good = open_bundle(tmp_path / "good")
-    entry = dataclasses.replace(good.manifest.modules[0], path="m0")
+    entry = dataclasses.replace(good.manifest.modules[0], **change)
     forged = dataclasses.replace(good.manifest, modules=(entry,))
     write_bundle(tmp_path / "forged", forged, b"", (), [good.read("carried/0")])
     task = open_bundle(tmp_path / "forged")["a"]
     for use_of in (task.factors, lambda: export_peft(task, tmp_path / "out")):
-        with pytest.raises(BundleFormatError, match=r"not those of its modules .*got h\.q, m0"):
+        with pytest.raises(BundleFormatError, match=f"not those of its modules .*got {said}"):
             use_of()
     assert not (tmp_path / "out").exists()

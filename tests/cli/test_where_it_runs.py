@@ -74,6 +74,7 @@ def run_as_another(elsewhere: Path, *arguments: object) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @needs_root
 def test_another_user_on_a_read_only_tree(elsewhere: Path) -> None:
     work, adapters = elsewhere / "work", sorted((elsewhere / "adapters").iterdir())

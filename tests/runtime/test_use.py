@@ -19,6 +19,10 @@ from hydraopt.runtime.use import measure_use
 from tests.conftest import write_adapter
 from tests.runtime.conftest import TASKS, adapters, hooks_of
 
+# Each starts processes that load torch anew; tests/cli has one that is quick.
+pytestmark = pytest.mark.slow
+
+
 STEPS = [
     ("open", "cold"),
     ("open", "warm"),

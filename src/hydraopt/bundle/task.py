@@ -192,14 +192,15 @@ class TaskAdapter:
             original = adapter_of(self.entry, self.config, self.carried, self.bundle.path)
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
-        listed = {self.bundle.manifest.modules[i].path for i in self.entry.modules}
-        if listed and listed != set(original.modules):
+        listed = {self.bundle.manifest.modules[i] for i in self.entry.modules}
+        present = {ModuleEntry.of(module) for module in original.modules.values()}
+        if listed and listed != present:
             raise BundleFormatError(
                 explain(
                     "a lossless task's tensors are not those of its modules",
                     adapter=self.name,
                     file=self.bundle.path,
-                    got=", ".join(sorted(listed ^ set(original.modules))[:4]),
+                    got=", ".join(sorted({module.path for module in listed ^ present})[:4]),
                     do="Fetch the bundle again or restore a copy",
                 )
             )
