@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -155,15 +154,6 @@ def test_what_is_no_http_is_refused_in_the_same_shape(quick) -> None:
         said = rest_of(connection)
     assert said.startswith(b"HTTP/1.1 400 ")
     assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
-
-
-def _connected(port: int) -> socket.socket:
-    """A connection; the address is told just before the server listens there."""
-    for _ in range(300):
-        with contextlib.suppress(ConnectionRefusedError):
-            return socket.create_connection(("127.0.0.1", port))
-        time.sleep(0.1)
-    raise ConnectionRefusedError(port)
 
 
 @pytest.mark.slow

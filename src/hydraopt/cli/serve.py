@@ -121,6 +121,7 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
     with bind(asked.host, asked.port) as listening:
         server, models = _loaded(base, bundles, asked)
         address = asked.address(listening.getsockname()[1])
+        listening.listen(asked.connections)  # Who reads the address may come at once.
         if as_json:
             emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
         else:
