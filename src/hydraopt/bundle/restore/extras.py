@@ -94,13 +94,11 @@ def _scaled(task: TaskAdapter, tensor: RawTensor, scale: float) -> RawTensor:
     values = tensor.numpy().astype(np.float64) * scale
     # An 8-bit float times a scale may be none.
     dtype = "BF16" if tensor.dtype.startswith("F8") else tensor.dtype
-    for wider in (dtype, "F32"):
-        try:
-            return rounded(tensor.name, values, wider, task.name, finite=np.isfinite(values))
-        except ExportError:
-            if wider == "F32":
-                raise
-    raise AssertionError
+    finite = np.isfinite(values)
+    try:
+        return rounded(tensor.name, values, dtype, task.name, finite=finite)
+    except ExportError:
+        return rounded(tensor.name, values, "F32", task.name, finite=finite)
 
 
 def _magnitude(task: TaskAdapter, key: str, tensor: RawTensor) -> RawTensor:

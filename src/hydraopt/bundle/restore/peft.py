@@ -54,11 +54,11 @@ def export_peft(
     overwrite: also write into a folder that has files in it.
 
     A lossless task that was a PEFT adapter comes back as it was, tensor for tensor and config, with
-    dtype "same" and without ``uniform_rank``. A new folder appears at once and whole; in one that
-    is written over, the two files are replaced, each atomically, and other files are left alone.
+    dtype "same" and without ``uniform_rank``. The folder appears, or is exchanged for an older one,
+    in one step; other files of the older one stay.
 
     Raises ExportError if PEFT cannot hold something or a number does not fit the dtype; the folder
-    is then as it was. UsageError for a folder in the way.
+    is then as it was. UsageError for a folder in the way, or one that is around the bundle.
     """
     target = Path(folder)
     check_apart(target, [task.bundle.path])
