@@ -125,7 +125,8 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
         patch("hydraopt.merging.passes.StreamWriter", recorder.writer),
         patch("hydraopt.coding.records.quantise_block", recorder.quantise),
     ):
-        passes = Passes(CoreStore(pieces.readers), pieces.contents, measure, modes_of(FORMS))
+        paths = [module.path for module in pieces.modules]
+        passes = Passes(CoreStore(pieces.readers), pieces.owners, paths, measure, modes_of(FORMS))
         again = passes.run(found.price, found.weights)
     made = {stream.data for stream in recorder.streams}
     if (

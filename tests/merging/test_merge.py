@@ -385,3 +385,12 @@ def test_streams_that_no_reader_would_take_are_not_written(three, tmp_path, monk
     with pytest.raises(NumericalError, match=r"more numbers than a reader takes; got .* bytes"):
         merge(three, tmp_path / "out", size="10%", threads=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scale", [1e34, 1e-42])
+def test_weights_out_of_range_name_adapter_and_module(make_adapter, tmp_path, scale) -> None:
+    odd = {path: (a * scale, b * scale) for path, (a, b) in modules_of(1).items()}
+    named = [make_adapter(tmp_path / "plain", modules_of(0)), make_adapter(tmp_path / "odd", odd)]
+    with pytest.raises(NumericalError, match=r"too large or too small.*\[adapter odd, module h"):
+        merge(named, tmp_path / "out", error=0.1, threads=1)
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,7 @@ __all__ = [
     "Side",
     "SplitRecord",
     "SplitSide",
+    "check_exponents",
     "quantise_basis",
     "quantise_side",
     "read_basis",
@@ -132,17 +133,26 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
     return Side(way, coordinates, own, values + own.values)
 
 
-def _write_exponents(writer: StreamWriter, exponents: NDArray[np.int64]) -> None:
+def check_exponents(
+    exponents: NDArray[np.int64], adapter: str | None = None, module: str | None = None
+) -> None:
+    """Raise NumericalError, naming adapter and module, for exponents that no stream can hold."""
     worst = int(np.abs(exponents).max(initial=0))
     if worst > _EXPONENT_RANGE:
         raise NumericalError(
             explain(
-                "an adapter's weights are too large or too small to be coded",
+                "weights are too large or too small to be coded",
+                adapter=adapter,
+                module=module,
                 got=f"a coefficient of 2^+-{worst / EXPONENT_GRID:.0f}",
                 expected=f"between 2^-{_EXPONENT_OCTAVES} and 2^{_EXPONENT_OCTAVES}",
                 do="Leave the adapter out, or use --lossless",
             )
         )
+
+
+def _write_exponents(writer: StreamWriter, exponents: NDArray[np.int64]) -> None:
+    check_exponents(exponents)
     writer.run(Kind.EXPONENT, exponents)
 
 

@@ -50,6 +50,15 @@ class MergeSet:
         return len({task.content for task in self.tasks if task.content is not None})
 
     @property
+    def owners(self) -> list[str]:
+        """The first task of each coded stream, (contents,)."""
+        first: dict[int, str] = {}
+        for task in self.tasks:
+            if task.content is not None:
+                first.setdefault(task.content, task.name)
+        return [first[content] for content in range(len(first))]
+
+    @property
     def fp16_bytes(self) -> int:
         """Two bytes for each number in the inputs: what sizes in percent refer to."""
         return 2 * self.numbers

@@ -20,7 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import write_basis, write_record
+from hydraopt.coding.records import check_exponents, write_basis, write_record
 from hydraopt.coding.stream import StreamWriter, most_numbers
 from hydraopt.compress.core import CoreStore, ModuleCore
 from hydraopt.compress.encode import EncodedModule, encode_module
@@ -130,19 +130,25 @@ def _check_readable(numbers: int, size: int) -> None:
 
 
 class Passes:
-    """Runs passes over one set of modules; keeps what passes have in common."""
+    """Runs passes over one set of modules; keeps what passes have in common.
+
+    contents: the adapter of each stream; modules: the path of each module; both for errors only.
+    """
 
     def __init__(
         self,
         store: CoreStore,
-        contents: int,
+        contents: Sequence[str],
+        modules: Sequence[str],
         measure: Measure,
         modes: Sequence[Mode],
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._store = store
-        self._contents = contents
+        self._adapters = contents
+        self._contents = len(contents)
+        self._paths = modules
         self._measure = measure
         self._modes = modes
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -208,8 +214,11 @@ class Passes:
                 here = bool(bases_here)
                 bases |= here
                 shared_numbers += sum(x.block.levels.size for x in bases_here)
+                path = self._paths[module.index]
                 for i, content in enumerate(module.contents):
                     record = module.records[i]
+                    if record is not None:
+                        check_exponents(record.exponents, self._adapters[content], path)
                     write_record(streams[content], record, here)
                     forms[record.mode.form if record else "nothing"] += 1
                     numbers[content] += record.numbers if record else 0

@@ -61,7 +61,8 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     pieces = job.pieces
     passes = Passes(
         CoreStore(pieces.readers, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
-        pieces.contents,
+        pieces.owners,
+        [module.path for module in pieces.modules],
         options.measure,
         modes_of(options.forms),
         options.threads,
