@@ -36,7 +36,9 @@ experts      PEFT ``target_parameters``: rows g of A (groups*r, n), and the colu
              of B (m, r*groups).
 """
 
-ExtraKind = Literal["dora_magnitude", "lora_bias", "bias", "token_rows", "saved"]
+ExtraKind = Literal[
+    "dora_magnitude", "lora_bias", "bias", "token_rows", "saved", "tuner", "tuner_ones", "exact"
+]
 """What a tensor outside the low-rank modules is.
 
 dora_magnitude   the column norms of DoRA, belonging to the module of the same path.
@@ -45,6 +47,9 @@ lora_bias        bias of lora_B; the model adds ``scale * bias``, so whoever fol
 bias             a bias of the base model that was trained along (``bias="all"``, ``"lora_only"``).
 token_rows       trained rows of an embedding (``trainable_token_indices``).
 saved            anything else, kept whole: ``modules_to_save``, heads, embeddings, unknown tensors.
+tuner            of another tuner than LoRA; zero means no change of the base model.
+tuner_ones       the same, where one means no change.
+exact            of another tuner, and of no use but bit by bit: indices, masks, seeded projections.
 """
 
 # Settings of adapter_config.json that change what the adapter computes and that neither the
