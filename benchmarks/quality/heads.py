@@ -223,12 +223,17 @@ def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, An
             sets[name] = Classifier(factors_of(path, name), saved)
         shares = inspect_bundle(bundle)["parts"]
         yield {"way": way, "size": size, "bytes": path.stat().st_size, "shares": shares}, sets
+    alone = [without_head(x) for x in adapters]
     for bits in BITS:
         rounded = {name: heads_rounded(x, bits) for name, x in scored.saved.items()}
         taken = sum(count for _, count in rounded.values())
         path = folder / f"{bits}-{size}"
-        merge([without_head(x) for x in adapters], path, size=budget - taken)
-        row = {"way": f"heads in {bits} bits", "size": size}
+        row: dict[str, Any] = {"way": f"heads in {bits} bits", "size": size}
+        try:
+            merge(alone, path, size=budget - taken)
+        except BudgetError as error:
+            yield {**row, "refused": str(error)}, None
+            continue
         row |= {"bytes": path.stat().st_size + taken, "head_bytes": taken}
         yield (
             row,

@@ -23,6 +23,7 @@ from hydraopt.evaluate.taskfile import read_task_file
 from tests.conftest import write_adapter
 
 Q = "model.layers.0.self_attn.q_proj"
+BOTH = [Q, Q.replace("0", "1")]
 LABELS = ("bad", "good", "so-so")
 TEXTS = [f"text {i} {'x' * (i % 5)}" for i in range(24)]
 
@@ -48,7 +49,7 @@ def mood(tmp_path) -> Path:
 
 def adapter(folder: Path, labels: int = 3, seed: int = 0, **config: Any) -> Path:
     rng = np.random.default_rng(seed)
-    factors = {Q: (0.3 * rng.standard_normal((32, 4)), rng.standard_normal((4, 32)))}
+    factors = {x: (0.3 * rng.standard_normal((32, 4)), rng.standard_normal((4, 32))) for x in BOTH}
     head = {"base_model.model.score.weight": rng.standard_normal((labels, 32)).astype(np.float32)}
     settings = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]}
     return write_adapter(folder, factors, extras=head, **{**settings, **config})

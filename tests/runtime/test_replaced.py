@@ -20,18 +20,18 @@ from tests.runtime.conftest import Q, pairs
 from tests.small_model import tiny_llama
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16], [17, 18, 19, 20]])
+BOTH = [Q, Q.replace("0", "1")]
 PREFIX = "base_model.model."
 LM = {"lm_head.weight": (97, 32), "model.embed_tokens.weight": (97, 32), "model.norm.weight": (32,)}
 
 
 def adapter(folder: Path, seed: int, saved: Mapping[str, tuple[int, ...]], **config: Any) -> Path:
     rng = np.random.default_rng(seed)
-    factors = {Q: (0.3 * rng.standard_normal((32, 2)), rng.standard_normal((2, 32)))}
     extras = {
         PREFIX + key: rng.standard_normal(shape).astype(np.float32) for key, shape in saved.items()
     }
-    names = sorted({key.rpartition(".")[0].rpartition(".")[2] for key in saved})
-    return write_adapter(folder, factors, extras=extras, modules_to_save=names, **config)
+    names = sorted({key.rpartition(".")[0] for key in saved})
+    return write_adapter(folder, _factors(seed), extras=extras, modules_to_save=names, **config)
 
 
 @pytest.fixture
@@ -52,19 +52,19 @@ def heads(tmp_path) -> Path:
     ]
     same = write_adapter(
         tmp_path / "same",
-        {Q: _factors(1)},
+        _factors(1),
         extras={f"{PREFIX}score.weight": np.ones((3, 32), np.float32)},
         modules_to_save=["score"],
         task_type="SEQ_CLS",
     )
-    plain = write_adapter(tmp_path / "plain", {Q: _factors(1)})
+    plain = write_adapter(tmp_path / "plain", _factors(1))
     merge([*paths, same, plain], tmp_path / "b", error=0.1, threads=1)
     return tmp_path / "b"
 
 
-def _factors(seed: int) -> Any:
+def _factors(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    return 0.3 * rng.standard_normal((32, 2)), rng.standard_normal((2, 32))
+    return {x: (0.3 * rng.standard_normal((32, 2)), rng.standard_normal((2, 32))) for x in BOTH}
 
 
 def by_peft(model: Any, bundle: Path, task: str, folder: Path) -> torch.Tensor:
@@ -121,7 +121,7 @@ def test_output_layer_embedding_and_norm(tmp_path) -> None:
     # Another task changes the output layer by factors: rows of both stand in one batch.
     rng = np.random.default_rng(4)
     change = (rng.standard_normal((97, 2)), rng.standard_normal((2, 32)))
-    changes = write_adapter(tmp_path / "changes", {Q: _factors(5), "lm_head": change})
+    changes = write_adapter(tmp_path / "changes", {**_factors(5), "lm_head": change})
     merge([own, changes], tmp_path / "b", error=0.1, threads=1)
     with attach(model, tmp_path / "b") as attached:
         found = {}
