@@ -230,7 +230,7 @@ def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, An
         path = folder / f"{bits}-{size}"
         row: dict[str, Any] = {"way": f"heads in {bits} bits", "size": size}
         try:
-            merge(alone, path, size=budget - taken)
+            merge(alone, path, size=max(1, budget - taken))
         except BudgetError as error:
             yield {**row, "refused": str(error)}, None
             continue
