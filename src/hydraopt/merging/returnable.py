@@ -76,7 +76,7 @@ def _check_biases(adapter: Adapter) -> None:
     for key, scale in bias_scales(adapter).items():
         values = adapter.extras[key].numpy().astype(np.float64)
         largest = float(np.abs(values[np.isfinite(values)]).max(initial=0)) * abs(scale)
-        if largest > np.finfo(np.float32).max:
+        if largest > float(np.finfo(np.float32).max):
             raise NumericalError(
                 explain(
                     "a bias of lora_B overflows float32 once scaled",
