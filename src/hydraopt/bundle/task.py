@@ -14,13 +14,13 @@ from hydraopt.bundle.bounds import AGAIN, naming
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.bundle.tensors import tensor_of
+from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import SplitRecord, read_factors, read_split_record
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
-from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.shapes import Array, Factors
 
 if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle
@@ -159,6 +159,16 @@ class TaskAdapter:
         """Relative error of each coded tensor that is no low-rank product, on a grid of 4.4 %."""
         entries = (self.bundle.manifest.tensors[i] for i in self.entry.tensors)
         return {x.key: error for x, error in zip(entries, self.entry.tensor_errors, strict=True)}
+
+    def dense_matrices(self) -> Iterator[tuple[TensorEntry, Array, Array]]:
+        """(entry, matrix, reference) of each coded tensor: what a record gives, before it is
+        rounded to the tensor's dtype, and what its error is relative to the difference from."""
+        for i, record in self._decoded.tensors.items():
+            entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
+            own = self.bundle.base_tensor(i)
+            reference = reference_of(entry, None, own)
+            start = reference_of(entry, common, own) if record.common else reference
+            yield entry, record.values(start), reference
 
     def coded_tensors(self) -> dict[str, RawTensor]:
         """The coded tensors that are no low-rank products, by key, in their own dtypes."""
