@@ -153,6 +153,8 @@ def _plan_parts(
     rows, columns = x.shape
     if x.size < _LEAST[0] or not _LEAST[1] <= columns <= _WIDEST:
         return None
+    if _rows_of(x, step) is not None:
+        return None  # Few rows take less than their parts, which are as long as all rows.
     values, vectors = np.linalg.eigh(x.T @ x)
     s = np.sqrt(np.maximum(values[::-1], 0))
     k = _parts_that_pay(s, (rows, columns), price, weight, step)
