@@ -29,15 +29,6 @@ class Parsed:
     notes: list[str] = field(default_factory=list)
 
 
-# Variants whose change of the weights is not scale * B @ A of the two stored matrices.
-_REFUSED: Final[Mapping[str, str]] = {
-    "kasa_config": "KaSA puts a diagonal between B and A and truncates the base weights",
-    "use_bdlora": "BD-LoRA stores block-diagonal factors",
-    "use_qalora": "QALoRA pools the inputs before A",
-    "monteclora_config": "MonteCLoRA samples around the factors",
-    "arrow_config": "an Arrow router chooses among other adapters",
-}
-
 # Initialisations that also change the base weights when PEFT attaches the adapter.
 CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
 
@@ -220,9 +211,6 @@ def _enabled(config: Mapping[str, Any], groups: int, path: str, file: Path) -> l
 
 
 def _check_method(config: Mapping[str, Any], file: Path) -> None:
-    for setting, reason in _REFUSED.items():
-        if config.get(setting):
-            refuse(f"{reason}, so {setting} is not supported", file, do="Leave this adapter out")
     patterns = config.get("rank_pattern") or config.get("alpha_pattern")
     if config.get("target_parameters") and patterns:
         refuse(

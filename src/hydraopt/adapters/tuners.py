@@ -200,6 +200,24 @@ _ROWS: Final = (
         saved="shadow_backbone shadow_head",
     ),
     _tensors("TRAINABLE_TOKENS", token_rows="trainable_tokens_delta"),
+    # LoRAs of which the two matrices, as they are stored, are not all of B and A.
+    *(
+        _tensors(
+            f"LORA, {variant}",
+            tuner=f"lora_A lora_B lora_embedding_A lora_embedding_B lora_magnitude_vector {more}",
+        )
+        for variant, more in (
+            ("KaSA", "lora_diag"),
+            ("BD-LoRA", ""),
+            ("QALoRA", ""),
+            ("MonteCLoRA", "lora_monteclora_sampler"),
+        )
+    ),
+    Tuner(
+        "LORA, Arrow",
+        "refused",
+        why="an Arrow router has no weights of its own, it chooses among other adapters",
+    ),
     Tuner(
         "XLORA",
         "refused",
@@ -210,17 +228,32 @@ _ROWS: Final = (
 )
 
 TUNERS: Final[Mapping[str, Tuner]] = {row.name: row for row in _ROWS}
-"""All of them, by ``peft_type``; BONE is what versions of PEFT before 0.19 called MISS."""
+"""All of them, by ``peft_type``, and "LORA, NAME" for variants that are not scale * B @ A. BONE is
+what older versions of PEFT call MISS."""
 
 _OWNERS: Final[Mapping[str, str]] = {
-    part: row.name for row in reversed(_ROWS) if row.name != "ADALORA" for part in row.parts
+    part: row.name
+    for row in reversed(_ROWS)
+    if row.name != "ADALORA" and not row.name.startswith("LORA")
+    for part in row.parts
 }
+
+_VARIANTS: Final = {
+    "kasa_config": "KaSA", "use_bdlora": "BD-LoRA", "use_qalora": "QALoRA",
+    "monteclora_config": "MonteCLoRA", "arrow_config": "Arrow",
+}  # fmt: skip
+"""Settings that make a LoRA another tuner."""
 
 
 def tuner_named(config: Mapping[str, Any] | None) -> str:
-    """The ``peft_type`` of a config as text; LORA where it says nothing."""
-    value = (config or {}).get("peft_type")
-    return "LORA" if value is None else str(value)[:80]
+    """The ``peft_type`` of a config as text; LORA where it says nothing, and "LORA, KaSA" for a
+    variant with a row of its own."""
+    settings = config or {}
+    value = settings.get("peft_type")
+    if value is not None and value != "LORA":
+        return str(value)[:80]
+    variant = next((name for key, name in _VARIANTS.items() if settings.get(key)), None)
+    return "LORA" if variant is None else f"LORA, {variant}"
 
 
 def tuner_of(config: Mapping[str, Any], file: Path) -> Tuner:
