@@ -58,7 +58,6 @@ CASES: tuple[Case, ...] = (
     _case("LORA, target_parameters", "LORA", targets=[], model="experts",
           target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
     _case("LORA, layer_replication", "LORA", layer_replication=[[0, 2], [1, 2]]),
-    _case("LORA, LoftQ", "LORA", init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1}),
     _case("LORA, KaSA", "LORA", kasa_config={}),
     _case("LORA, BD-LoRA", "LORA", use_bdlora={"nblocks": 2, "target_modules_bd_a": ["q_proj"],
           "target_modules_bd_b": ["v_proj"]}),

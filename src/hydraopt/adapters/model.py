@@ -35,7 +35,8 @@ rows         block diagonal, group g of ``groups``: rows g of A (groups*r, n) an
 experts      PEFT ``target_parameters``: rows g of A (groups*r, n), and the columns g, g+groups, ...
              of B (m, r*groups).
 factor       A (r, n), B (m, r) of one of two matrices whose product, of whatever kind, is the
-             module's change (LoHa, LoKr): group 0 is the first, "...::w1", 1 the second, "...::w2".
+             module's change (LoHa, LoKr): group 0 is the first, "...::w1", 1 the second, "...::w2";
+             with its size where adapters of one module may differ in it, "...::w2.16x8".
              The scale of the product is inside the first of them that is of low rank.
 """
 

@@ -255,6 +255,9 @@ def _products(
                     expected=f"(m, {r}) and ({r}, n), by r and rank_pattern",
                     do=_DO,
                 )
+            if tuner.name == "LOKR":
+                # How the sizes are split is each adapter's own choice.
+                name += f".{m}x{n}"
             module = LowRankModule(
                 f"{path}::{name}", "linear", m, n, r, scale, a, b, "factor", group, 2
             )

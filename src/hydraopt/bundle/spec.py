@@ -78,7 +78,8 @@ class ModuleEntry:
         if self.layout == "factor":
             stem, _, name = self.path.rpartition("::")
             fine = self.kind == "linear" and self.groups == 2 and "::" not in stem
-            fine = fine and name == ("w1", "w2")[self.group] and bool(stem)
+            first = ("w1", "w2")[self.group]
+            fine = fine and name in (first, f"{first}.{self.m}x{self.n}") and bool(stem)
             check(fine, f"factor {self.path!r}", self.group, "a path that ends in ::w1 or ::w2")
         if self.layout == "rows" and not conv:
             # The slot of a fused projection is its name's end.

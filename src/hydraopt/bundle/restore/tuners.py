@@ -79,7 +79,7 @@ def _factors(task: TaskAdapter) -> Iterator[tuple[str, Array]]:
     rule, names = factor_rule(task.config, task.bundle.path), factor_stems(task.config)
     scaled: set[str] = set()
     for path, module in sorted(task.modules.items(), key=lambda x: (x[1].stem, x[1].group)):
-        factor = path.rpartition("::")[2]
+        factor = path.rpartition("::")[2].partition(".")[0]
         if module.layout != "factor" or factor not in names:
             raise _cannot(task, "a module is no factor of a product", path)
         inner = _inner(task, path)
