@@ -28,6 +28,7 @@ from hydraopt.bundle.strictjson import (
     text_map,
     unique,
 )
+from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.errors import UsageError
 
 __all__ = ["CarriedBlob", "CarriedItem", "Manifest", "ModuleEntry", "TaskEntry", "default_key"]
@@ -171,6 +172,8 @@ class TaskEntry:
         folds the scale into B has to multiply.
     extra_kinds: carried key to what it is; see hydraopt.adapters.model.ExtraKind.
     notes: what the user should know.  metadata: of the original safetensors file, if to be kept.
+    tensors, tensor_errors: the same as modules and errors, of coded tensors; an error is relative
+        to the tensor, or to its difference from what means no change or from the base's own.
     """
 
     name: str
@@ -190,6 +193,8 @@ class TaskEntry:
     extra_kinds: Mapping[str, ExtraKind] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tensors: tuple[int, ...] = ()
+    tensor_errors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -206,17 +211,21 @@ class TaskEntry:
             text(self.base_model, f"base model of {where}")
         if self.content is not None:
             natural(self.content, f"content of {where}", 0, MAX_TASKS - 1)
-        coded = bool(self.modules) and not self.lossless
+        coded = bool(self.modules or self.tensors) and not self.lossless
         check(coded == (self.content is not None), f"content of {where}", self.content)
+        check(not (self.lossless and self.tensors), f"tensors of {where}", self.tensors, "none")
         rising(self.modules, f"modules of {where}")
+        rising(self.tensors, f"tensors of {where}")
         rising(self.carried, f"carried blobs of {where}")
-        for value in (*self.errors, self.error):
+        for value in (*self.errors, *self.tensor_errors, self.error):
             fine = isinstance(value, float | int) and 0 <= value < math.inf
             check(fine, f"error of {where}", value, "a number >= 0")
-        check(len(self.errors) == len(self.modules), f"errors of {where}", len(self.errors))
-        # Snapped here, so that a manifest equals itself once written and read.
-        snapped = tuple(strictjson.error_of(strictjson.code_of(x)) for x in self.errors)
-        object.__setattr__(self, "errors", snapped)
+        for name, of in (("errors", self.modules), ("tensor_errors", self.tensors)):
+            own = getattr(self, name)
+            check(len(own) == len(of), f"{name} of {where}", len(own))
+            # Snapped here, so that a manifest equals itself once written and read.
+            snapped = tuple(strictjson.error_of(strictjson.code_of(x)) for x in own)
+            object.__setattr__(self, name, snapped)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
@@ -240,11 +249,14 @@ class Manifest:
     configs: tuple[Mapping[str, Any], ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     base_model: str | None = None
+    tensors: tuple[TensorEntry, ...] = ()
 
     def __post_init__(self) -> None:
         check(len(self.modules) <= MAX_MODULES, "too many modules", len(self.modules), MAX_MODULES)
         check(len(self.tasks) <= MAX_TASKS, "too many tasks", len(self.tasks), MAX_TASKS)
+        check(len(self.tensors) <= MAX_ITEMS, "too many tensors", len(self.tensors), MAX_ITEMS)
         unique([x.path for x in self.modules], "module paths")
+        check(len(set(self.tensors)) == len(self.tensors), "a coded tensor is listed twice")
         unique([x.name for x in self.tasks], "task names")
         for config in (*self.configs, self.recipe):
             check(isinstance(config, Mapping), "a config or the recipe", config, "an object")
@@ -255,7 +267,7 @@ class Manifest:
             self._check_task(task)
             if task.content is not None:
                 first = users.setdefault(task.content, task)
-                same = first.modules == task.modules
+                same = (first.modules, first.tensors) == (task.modules, task.tensors)
                 check(same, f"{task.name!r} and {first.name!r} share a stream, not their modules")
         contents = sorted(users)
         numbered = contents == list(range(len(contents)))
@@ -265,13 +277,15 @@ class Manifest:
         where = f"task {task.name!r}"
         for what, indices, count in (
             ("module", task.modules[-1:], len(self.modules)),
+            ("tensor", task.tensors[-1:], len(self.tensors)),
             ("blob", task.carried[-1:], len(self.blobs)),
             ("config", (task.config,), len(self.configs)),
         ):
             fine = all(index < count for index in indices)
             check(fine, f"{where} names a {what} that is not there", indices, f"below {count}")
         carried = [item.key for i in task.carried for item in self.blobs[i].items]
-        unique(carried, f"carried keys of {where}")
+        carried += [self.tensors[i].key for i in task.tensors]
+        unique(carried, f"keys of the tensors of {where}")
         if task.keys:
             paths = {self.modules[i].path for i in task.modules}
             fine = all(path in paths and half in ("A", "B") for path, half in task.keys)
@@ -279,9 +293,7 @@ class Manifest:
             for key in task.keys.values():
                 text(key, f"key of {where}")
         for what, keys in (("bias scales", task.bias_scales), ("kinds", task.extra_kinds)):
-            check(
-                not keys or set(keys) <= set(carried), f"{what} of {where} name no carried tensor"
-            )
+            check(not keys or set(keys) <= set(carried), f"{what} of {where} name no tensor of its")
 
     @property
     def streams(self) -> int:
@@ -313,6 +325,8 @@ class Manifest:
             row = {x.name: getattr(task, x.name) for x in fields(task)}
             row["modules"] = strictjson.pack_ranges(task.modules, len(self.modules))
             row["errors"] = strictjson.pack_errors(task.errors)
+            row["tensors"] = _ranges_or_none(task.tensors, len(self.tensors))
+            row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
             keys = sorted(task.keys.items())
             row["keys"] = [[index[path], half, key] for (path, half), key in keys]
             tasks.append(row)
@@ -322,6 +336,7 @@ class Manifest:
         whole = {
             "modules": _rows(self.modules, "path", _MODULE_DEFAULTS),
             "tasks": strictjson.pack_columns(tasks, "name", _TASK_DEFAULTS),
+            "tensors": _rows(self.tensors, "key", _TENSOR_DEFAULTS) if self.tensors else {},
             "blobs": blobs,
             "configs": [first, *later] if self.configs else [],
             "recipe": self.recipe,
@@ -333,7 +348,7 @@ class Manifest:
     def from_json(cls, value: Any, version: int) -> Manifest:
         """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included.
 
-        version: of the format, as the file's header says; all so far are read alike.
+        version: of the format, as the file's header says; the first has no coded tensors.
         """
         names = [x.name for x in fields(cls)]
         check(isinstance(value, dict), "not an object", value)
@@ -342,6 +357,13 @@ class Manifest:
         table = value.get("modules")
         rows = strictjson.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
         modules = tuple(ModuleEntry(**{**x, "a_tail": as_tuple(x["a_tail"])}) for x in rows)
+        rows = []
+        if "tensors" in value:
+            check(version > 1, "coded tensors in a file of version 1")
+            rows = strictjson.unpack_columns(
+                value["tensors"], "key", _TENSOR_DEFAULTS, "tensors", MAX_ITEMS
+            )
+        tensors = tuple(TensorEntry(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
         blobs = []
         for blob in as_tuple(value.get("blobs", [])):
             rows = strictjson.unpack_columns(
@@ -358,9 +380,9 @@ class Manifest:
         rows = strictjson.unpack_columns(
             value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS
         )
-        tasks = tuple(TaskEntry(**_task_row(row, modules)) for row in rows)
+        tasks = tuple(TaskEntry(**_task_row(row, modules, tensors)) for row in rows)
         base, recipe = value.get("base_model"), value.get("recipe", {})
-        return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base)
+        return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base, tensors)
 
 
 def default_key(module: ModuleEntry, half: Half) -> str:
@@ -374,10 +396,14 @@ _MODULE_DEFAULTS: Final[Mapping[str, Any]] = {
     "a_tail": [],
 }  # fmt: skip
 _ITEM_DEFAULTS: Final[Mapping[str, Any]] = {"dtype": "F32", "shape": [], "of": None}
+_TENSOR_DEFAULTS: Final[Mapping[str, Any]] = {
+    "dtype": "F32", "shape": None, "kind": "saved", "base": None,
+}  # fmt: skip
 _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "config": 0, "content": None, "format": "peft", "base_model": None, "numbers": 0,
     "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
     "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
+    "tensors": [], "tensor_errors": "",
 }  # fmt: skip
 
 
@@ -386,7 +412,14 @@ def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dic
     return strictjson.pack_columns(rows, lead, defaults)
 
 
-def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str, Any]:
+def _ranges_or_none(indices: tuple[int, ...], count: int) -> str | list[int]:
+    """Most tasks have no coded tensors, and say nothing of them."""
+    return strictjson.pack_ranges(indices, count) if indices else []
+
+
+def _task_row(
+    row: dict[str, Any], modules: tuple[ModuleEntry, ...], tensors: tuple[TensorEntry, ...]
+) -> dict[str, Any]:
     keys = {}
     for entry in as_tuple(row["keys"]):
         right = isinstance(entry, list) and [type(x) for x in entry] == [int, str, str]
@@ -396,6 +429,8 @@ def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str
         **row,
         "modules": strictjson.unpack_ranges(row["modules"], len(modules)),
         "errors": strictjson.unpack_errors(row["errors"]),
+        "tensors": strictjson.unpack_ranges(row["tensors"], len(tensors)),
+        "tensor_errors": strictjson.unpack_errors(row["tensor_errors"]),
         "carried": as_tuple(row["carried"]),
         "notes": as_tuple(row["notes"]),
         "keys": keys,

@@ -16,6 +16,7 @@ from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.tensors import BaseTensors
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import UsageError, explain
@@ -71,6 +72,8 @@ def merge(
     forms: Sequence[str] | None = None,
     same_base: bool = False,
     alpha: float | None = None,
+    exact: Sequence[str] = (),
+    base: BaseTensors | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
@@ -84,8 +87,11 @@ def merge(
     of a task matter more; only ratios within a task count. rescaler: asked for each task, or once
     for equal ones, how much longer its coded parts shall be (hydraopt.merging.rescale). forms:
     those permitted, default all (names of hydraopt.coding.forms.FORMS). same_base: take base
-    models written differently as one. alpha: for files that do not state theirs. threads: default
-    all cores; does not change the result. progress: called with (stage, done, total).
+    models written differently as one. alpha: for files that do not state theirs. exact: patterns
+    with * and ? of keys of tensors that are kept bit by bit (heads, embeddings, vectors). base: the
+    base model's own tensors by name; what takes the place of one is coded as the difference, and
+    whoever reads it needs the base model too. threads: default all cores; does not change the
+    result. progress: called with (stage, done, total).
 
     The same content gives the same bytes, whatever the order of the adapters. Raises a
     HydraoptError for anything wrong with the input, before ``output`` is touched.
@@ -93,12 +99,12 @@ def merge(
     started = time.monotonic()
     limits = _Limits(size, error, max_error, lossless)
     if lossless:
-        choices = {"importance": importance, "fair": fair, "forms": forms}
+        choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
         _refuse_idle({**choices, "sensitivity": sensitivity, "rescaler": rescaler})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
-    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless)
+    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless, exact=exact, base=base)
     pieces = dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
     seen = tuple(sorted(sensitivity or ()))

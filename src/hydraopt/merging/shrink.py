@@ -12,7 +12,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -24,6 +24,7 @@ from hydraopt.files.apart import check_apart
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import ShrinkRecipe
@@ -72,10 +73,22 @@ def _merge_set(bundle: Bundle) -> MergeSet:
         readers,
         tuple(dataclasses.replace(task, carried=()) for task in manifest.tasks),
         tuple(manifest.configs),
-        tuple(bundle[task.name].extras for task in manifest.tasks),
+        tuple(bundle[task.name].carried for task in manifest.tasks),
         manifest.base_model,
         sum(task.numbers for task in manifest.tasks),
+        (),
+        manifest.tensors,
+        tuple(_matrices(bundle, i, firsts) for i in range(len(manifest.tensors))),
     )
+
+
+def _matrices(bundle: Bundle, index: int, firsts: Mapping[int, TaskAdapter]) -> TensorMatrices:
+    """A coded tensor of a bundle's decoded tasks."""
+    entry = bundle.manifest.tensors[index]
+    holders = sorted((c, task) for c, task in firsts.items() if index in task.entry.tensors)
+    contents = tuple(content for content, _ in holders)
+    tensors = tuple(task.coded_tensors()[entry.key] for _, task in holders)
+    return TensorMatrices(entry, contents, tensors, bundle.base_tensor(index))
 
 
 def shrink(
@@ -135,13 +148,14 @@ def _check_smaller(bundle: Bundle, budget: Size) -> None:
 def _against_originals(added: Manifest, before: Manifest) -> Manifest:
     """The manifest ``added``, whose errors are against the bundle before, with estimates of the
     errors against what that was made of."""
-    old = {task.name: task.errors for task in before.tasks}
+    old = {task.name: task for task in before.tasks}
     whole = {task.name: task.error for task in before.tasks}
     tasks = tuple(
         dataclasses.replace(
             task,
             error=math.hypot(task.error, whole[task.name]),
-            errors=tuple(map(math.hypot, task.errors, old[task.name])),
+            errors=tuple(map(math.hypot, task.errors, old[task.name].errors)),
+            tensor_errors=tuple(map(math.hypot, task.tensor_errors, old[task.name].tensor_errors)),
         )
         for task in added.tasks
     )
