@@ -37,7 +37,8 @@ refused    what would come back would not be what was trained.
 class Tuner:
     """A kind of adapter.
 
-    name: PEFT's ``peft_type``.  parts: the tuner's own names, and what a tensor of that name is.
+    name: PEFT's ``peft_type``.  parts: the tuner's own names, and what a tensor of that name is;
+    "psoft_R.vector_a" goes before "psoft_R".
     together: names of which a module has all or none.  why: it is refused.
     """
 
@@ -98,8 +99,9 @@ _ROWS: Final = (
     # Rotations and reflections of the weights.
     _tensors("OFT", tuner="oft_R oft_embedding_R"),
     _tensors("BOFT", "boft_R boft_s", tuner="boft_R", tuner_ones="boft_s"),
-    _tensors("HRA", tuner="hra_u"),
-    _tensors("PSOFT", tuner="psoft_R"),
+    # Reflections begin as pairs that undo each other, so what was trained is a small part of them.
+    _tensors("HRA", saved="hra_u"),
+    _tensors("PSOFT", tuner="psoft_R", tuner_ones="psoft_R.vector_a psoft_R.vector_b"),
     # Few trained numbers over projections that a seed or the base model gives. The projections may
     # be rounded: an error of theirs is no worse than the same one of the numbers.
     _tensors(
@@ -120,7 +122,8 @@ _ROWS: Final = (
     _tensors(
         "FROD",
         "frod_lambda_l frod_lambda_s_values",
-        tuner="frod_lambda_l frod_lambda_s_values frod_V",
+        tuner="frod_lambda_s_values",
+        saved="frod_lambda_l frod_V",  # a decomposition of the base's own weights
         exact="frod_s_indices frod_s_size",
     ),
     _tensors(
@@ -129,14 +132,16 @@ _ROWS: Final = (
         tuner="tinylora_v tinylora_A tinylora_B tinylora_P",
     ),
     _tensors("ADAMSS", "adamss_A adamss_B", tuner="adamss_A adamss_B adamss_newB"),
-    # Vectors drawn from a bank. Of the weights over the bank's vectors one is left out of the file,
-    # and is what the others leave of 1: rounded, it might be negative.
+    # Vectors drawn from a bank, by the largest logits: an error must not change which these are.
+    # Of the weights over the drawn ones the last is left out of the file, and is what the others
+    # leave of 1: rounded, it might be negative.
     _tensors(
         "VBLORA",
         "vblora_logits_A vblora_logits_B,"
         "vblora_logits_A_topk_indices vblora_logits_A_topk_weights "
         "vblora_logits_B_topk_indices vblora_logits_B_topk_weights",
-        tuner="vblora_logits_A vblora_logits_B vblora_vector_bank",
+        tuner="vblora_vector_bank",
+        saved="vblora_logits_A vblora_logits_B",
         exact="vblora_logits_A_topk_indices vblora_logits_B_topk_indices "
         "vblora_logits_A_topk_weights vblora_logits_B_topk_weights",
     ),
@@ -283,8 +288,10 @@ def part_of(name: str, tuner: Tuner) -> tuple[str, str] | None:
     """(stem, part) of a tensor's name: the module it belongs to, and the tuner's own name in it."""
     parts = name.split(".")
     for i, part in enumerate(parts):
-        if part in tuner.parts:
-            return ".".join(parts[:i]), part
+        longer = ".".join(parts[i : i + 2])
+        for own in (longer, part):
+            if own in tuner.parts:
+                return ".".join(parts[:i]), own
     return None
 
 
