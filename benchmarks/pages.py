@@ -52,6 +52,7 @@ BLOCKS: Mapping[str, Path] = {
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",
     "scaling": _EVIDENCE / "scaling.md",
+    "tuners": _DOCS / "reference" / "tuners.md",
 }
 """The document of every block."""
 OPTIONAL = frozenset({"evidence in short"})

@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("evidence", "methods", "measures", "growth", "curve", "shrink", "rivals")
+COMMANDS = ("evidence", "methods", "measures", "growth", "curve", "shrink", "rivals", "tuners")
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.quality", COMMANDS))

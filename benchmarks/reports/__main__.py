@@ -27,6 +27,7 @@ REPORTS = (
     "scaling",
     "speed",
     "studies",
+    "tuners",
     "verdict",
 )
 _BOARD = "leaderboard"

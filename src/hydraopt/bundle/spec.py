@@ -76,6 +76,12 @@ class ModuleEntry:
         fits = len(self.a_tail) <= 8 and self.n % math.prod(self.a_tail) == 0
         check(fits, f"kernel of {self.path!r}", self.a_tail, f"axes that divide {self.n}")
 
+        if self.layout == "factor":
+            stem, _, name = self.path.rpartition("::")
+            fine = self.kind == "linear" and self.groups == 2 and "::" not in stem
+            first = ("w1", "w2")[self.group]
+            fine = fine and name in (first, f"{first}.{self.m}x{self.n}") and bool(stem)
+            check(fine, f"factor {self.path!r}", self.group, "a path that ends in ::w1 or ::w2")
         if self.layout == "rows" and not conv:
             # The slot of a fused projection is its name's end.
             slot = self.path.rpartition("::")[2]

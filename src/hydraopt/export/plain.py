@@ -8,6 +8,7 @@ from typing import Final
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -24,6 +25,9 @@ _KINDS: Final = {
     "bias": "a trained bias",
     "token_rows": "trained rows of an embedding",
     "saved": "a tensor that is saved whole",
+    "tuner": "a tensor of another tuner than LoRA",
+    "tuner_ones": "a tensor of another tuner than LoRA",
+    "exact": "a tensor of another tuner than LoRA",
 }
 
 
@@ -70,6 +74,9 @@ def refuse_all_but(
 
 def refuse_settings(task: TaskAdapter, engine: str) -> None:
     """Raise ExportError for settings by which PEFT computes something else than W + B A."""
+    tuner = other_tuner(task.config)
+    if tuner is not None:
+        raise refused(task, engine, f"a task of PEFT's {tuner}")
     start = str(task.config.get("init_lora_weights"))
     if CHANGES_BASE.search(start):
         raise refused(task, engine, f"init_lora_weights {start!r}, which also changes the base")
@@ -97,6 +104,8 @@ def _problem(module: ModuleEntry, kinds: Collection[Kind]) -> str | None:
     """Why a module is not a plain layer of one of these kinds; None if it is."""
     if module.kind not in kinds:
         return f"a low-rank change of {'an' if module.kind[0] == 'e' else 'a'} {module.kind}"
+    if module.layout == "factor":
+        return "a factor of a product"
     if module.layout != "plain":
         return "layers that are fused or stacked in one tensor"
     if "base_layer" in module.path.split("."):
