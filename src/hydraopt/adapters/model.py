@@ -25,7 +25,7 @@ __all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule"]
 Kind = Literal["linear", "embedding", "conv"]
 Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]
 
-Layout = Literal["plain", "transposed", "rows", "experts"]
+Layout = Literal["plain", "transposed", "rows", "experts", "factor"]
 """How a module's factors lie in the two stored tensors.
 
 plain        A (r, n), B (m, r); a convolution adds kernel axes, A (r, in, kh, kw), B (m, r, 1, 1).
@@ -34,6 +34,10 @@ rows         block diagonal, group g of ``groups``: rows g of A (groups*r, n) an
              B (groups*m, r, 1): fused projections (loralib MergedLinear) and grouped convolutions.
 experts      PEFT ``target_parameters``: rows g of A (groups*r, n), and the columns g, g+groups, ...
              of B (m, r*groups).
+factor       as plain, but B @ A is one factor of a product, W1 (group 0) or W2 (group 1) of
+             ``groups`` 2: LoHa's W1 o W2, LoKr's W1 (x) W2. m and n are the factor's own. A factor
+             that is not low rank is an extra. The path ends in "::w1" or "::w2"; the product's
+             scale is that of its first low-rank factor.
 """
 
 ExtraKind = Literal[
@@ -73,7 +77,8 @@ class LowRankModule:
 
     path: module path in the base model, wrapper prefixes stripped ("model.layers.0.mlp.up_proj").
         Modules that share one stored pair carry the group in the path: "...query_key_value::2" is
-        the third slot of a fused projection, "...experts::5" the sixth expert.
+        the third slot of a fused projection, "...experts::5" the sixth expert. Factors of a product
+        are "...to_q::w1" and "...to_q::w2".
     kind: "linear"; "embedding" (dW is (dim, vocab)); "conv" (dW is (out, in*kh*kw)).
     m, n, r: outputs, inputs, rank; r may exceed min(m, n).
     scale: already resolved (alpha/r, alpha/sqrt(r), patterns, per-module alphas, MLX scale).

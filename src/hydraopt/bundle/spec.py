@@ -80,6 +80,10 @@ class ModuleEntry:
             slot = self.path.rpartition("::")[2]
             fine = slot.isascii() and slot.isdecimal() and len(slot) <= 7
             check(fine, f"group of {self.path!r}", self.layout, "a path that ends in ::GROUP")
+        if self.layout == "factor":
+            end = f"::w{self.group + 1}"
+            fine = self.groups == 2 and self.path.endswith(end) and self.kind == "linear"
+            check(fine, f"factor {self.path!r}", self.group, f"one of 2, a path that ends in {end}")
 
     @classmethod
     def of(cls, module: LowRankModule) -> ModuleEntry:
