@@ -18,7 +18,7 @@ from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.returnable import check_returnable
+from hydraopt.merging.returnable import bias_scales, check_returnable
 
 __all__ = ["MergeSet", "align"]
 
@@ -124,7 +124,7 @@ def _task(
             if key != default_key(entries[index[path]], half):
                 keys[path, half] = key
     extras = adapter.tensors if lossless else adapter.extras
-    scales = _bias_scales(adapter) if not lossless else {}
+    scales = bias_scales(adapter) if not lossless else {}
     kinds = {key: kind for key, kind in adapter.extra_kinds.items() if key in extras}
     return TaskEntry(
         adapter.name,
@@ -145,19 +145,6 @@ def _task(
         adapter.notes,
         dict(getattr(adapter.tensors, "metadata", {})) if lossless else {},
     )
-
-
-def _bias_scales(adapter: Adapter) -> dict[str, float]:
-    """The scale of the module that each ``lora_bias`` tensor belongs to."""
-    owner = {}
-    for path, module in adapter.modules.items():
-        stem = module.b.name.removesuffix(".weight")
-        owner[f"{stem}.bias"] = adapter.modules[path].scale
-    return {
-        key: owner[key]
-        for key, kind in adapter.extra_kinds.items()
-        if kind == "lora_bias" and key in owner
-    }
 
 
 def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool) -> MergeSet:
