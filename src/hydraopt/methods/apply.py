@@ -113,6 +113,8 @@ def _check(
         if adapter.config.get("target_parameters"):
             raise _refused(adapter, "it wraps parameters, not modules", None)
         for path, module in adapter.modules.items():
+            if module.layout == "factor":
+                raise _refused(adapter, "it is of products of low-rank factors (LoHa, LoKr)", path)
             if module.layout in ("rows", "experts"):
                 raise _refused(adapter, "a stored pair holds several modules", path)
 

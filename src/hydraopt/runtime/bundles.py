@@ -141,6 +141,8 @@ def not_linear(entry: ModuleEntry) -> str | None:
     """What a module is, where it is no whole linear one."""
     if entry.kind != "linear":
         return f"{entry.kind} factors"
+    if entry.layout == "factor":
+        return "factors of products (LoHa, LoKr)"
     if entry.layout in ("rows", "experts") or entry.groups > 1:
         return f"factors of {entry.layout} in groups"
     return None

@@ -135,6 +135,16 @@ def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
     """The pairs of a task, in order of their keys; raises ExportError for what PEFT cannot hold."""
     grouped: dict[str, list[tuple[int, ModuleEntry, Factors]]] = {}
     for path, module in task.modules.items():
+        if module.layout == "factor":
+            raise ExportError(
+                explain(
+                    "PEFT has no match for a factor of a product (LoHa, LoKr)",
+                    adapter=task.name,
+                    module=path,
+                    got=f"a {task.entry.format} file",
+                    do="Export it in the format it came in",
+                )
+            )
         position = module.group
         if module.layout == "rows" and module.kind != "conv":
             position = int(path.rpartition("::")[2])
