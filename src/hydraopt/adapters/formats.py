@@ -2,8 +2,8 @@
 
 All are in :data:`FORMATS`; a new one is a reader in a file of its own and a line there. A name of a
 tensor decides, the first in the file that is typical of any format; earlier lines win where one
-name could be of two. Full differences and the like stand beside pairs of several formats, so they tell
-a kohya file only where no other name tells a format.
+name could be of two. Full differences and the like stand beside pairs of several formats, so they
+tell a kohya file only where no other name tells a format.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from hydraopt.adapters.lycoris import has_other_kind, has_product
 from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
+from hydraopt.adapters.tunerfiles import read_tuner
+from hydraopt.adapters.tuners import tuner_named
 
 __all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
 
@@ -98,8 +100,13 @@ def _diffusers(name: str, opened: Opened) -> bool:
 
 
 def _other_method(opened: Opened) -> bool:
-    # Its reader says why it is refused.
-    return opened.config is not None and opened.config.get("peft_type", "LORA") != "LORA"
+    """Whether the config is of another tuner than LoRA; its tensors' names may be kohya's too."""
+    return tuner_named(opened.config) != "LORA"
+
+
+def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+    read = read_peft if tuner_named(config) == "LORA" else read_tuner
+    return read(file, config, config_file)
 
 
 def _map(value: Any) -> Mapping[str, Any]:
@@ -124,8 +131,8 @@ FORMATS: Final = (
     FileFormat(
         "peft",
         _peft,
-        lambda opened: read_peft(opened.file, opened.need_config(), opened.config_file),
-        lambda file, config, origin: read_peft(file, config, file.path),
+        lambda opened: _read_peft(opened.file, opened.need_config(), opened.config_file),
+        lambda file, config, origin: _read_peft(file, config, file.path),
         says=_other_method,
     ),
     FileFormat(
@@ -182,6 +189,8 @@ def read_opened(opened: Opened) -> Parsed:
     if not opened.file:
         refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
     parsed = format_of(opened).read(opened)
+    if parsed.format == "peft" and _other_method(opened):
+        return parsed  # by the config, whatever the names are like
     for name, kind in parsed.extras.items():
         if kind != "saved":
             continue

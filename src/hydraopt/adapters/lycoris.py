@@ -112,6 +112,9 @@ def read_lycoris(
                 do="Extract a plain LoRA from it first, or leave it out",
             )
     for path, parts in products.items():
+        if "::" in path:
+            do = "Rename the module: '::' marks the groups of one stored pair"
+            refuse("a module's name holds '::'", file.path, module=path, do=do)
         kinds = {part.partition("_")[0] for part in parts}
         if len(kinds) > 1 or path in halves:
             what = "tensors of several methods claim to be one module"
@@ -168,7 +171,7 @@ class _Product:
         return left, right
 
     def core(self, t: str, a: str, b: str) -> tuple[int, ...]:
-        """(m, n, *kernel) of a Tucker factor, stored as a (r, m), b (s, n) and a core (r, s, ...)."""
+        """(m, n, *kernel) of a Tucker factor: a (r, m), b (s, n), a core t (r, s, ...)."""
         core, left, right = self.need(t, a, b)
         fits = len(core.shape) > 2 and len(left.shape) == len(right.shape) == 2
         fits = fits and core.shape[:2] == (left.shape[0], right.shape[0])

@@ -34,10 +34,9 @@ rows         block diagonal, group g of ``groups``: rows g of A (groups*r, n) an
              B (groups*m, r, 1): fused projections (loralib MergedLinear) and grouped convolutions.
 experts      PEFT ``target_parameters``: rows g of A (groups*r, n), and the columns g, g+groups, ...
              of B (m, r*groups).
-factor       as plain, but B @ A is one factor of a product, W1 (group 0) or W2 (group 1) of
-             ``groups`` 2: LoHa's W1 o W2, LoKr's W1 (x) W2. m and n are the factor's own. A factor
-             that is not low rank is an extra. The path ends in "::w1" or "::w2"; the product's
-             scale is that of its first low-rank factor.
+factor       A (r, n), B (m, r) of one of two matrices whose product, of whatever kind, is the
+             module's change (LoHa, LoKr): group 0 is the first, "...::w1", 1 the second, "...::w2".
+             The scale of the product is inside the first of them that is of low rank.
 """
 
 ExtraKind = Literal[
@@ -70,6 +69,10 @@ _FUNCTIONAL_SETTINGS = (
     "use_dora",
 )
 
+_IDLE_SETTINGS = frozenset(
+    ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision")
+)
+
 
 @dataclass(frozen=True)
 class LowRankModule:
@@ -85,6 +88,8 @@ class LowRankModule:
         It is not inside ``a`` and ``b``; it is inside what :meth:`factors` returns.
     a, b: the tensors as stored, shared between the groups of one pair.
     layout, group, groups: where this module's factors lie in ``a`` and ``b``; see :data:`Layout`.
+    between: AdaLoRA's singular values (r, 1), if any: ``dW = scale * B @ diag(between) @ A``;
+        :meth:`factors` has them inside A.
     """
 
     path: str
@@ -98,6 +103,7 @@ class LowRankModule:
     layout: Layout = "plain"
     group: int = 0
     groups: int = 1
+    between: RawTensor | None = None
 
     @property
     def a_shape(self) -> tuple[int, ...]:
@@ -119,7 +125,8 @@ class LowRankModule:
 
         Both are fresh, contiguous, writable arrays; the file is read on every call, so hold on to
         the result rather than calling twice. Values are the stored ones converted to float32
-        (exact for bf16 and fp16), B then multiplied by the scale in float64 and rounded once.
+        (exact for bf16 and fp16), B then multiplied by the scale, and A by what is between, in
+        float64 and rounded once.
 
         Raises NumericalError, naming file and module, if a value is NaN or infinite or the scaled
         B leaves float32; AdapterFormatError if the file changed since it was opened.
@@ -128,6 +135,8 @@ class LowRankModule:
         # An overflow becomes infinity, and NaN stays, which the check below reports by name.
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = (b.astype(np.float64) * self.scale).astype(np.float32)
+            if self.between is not None:
+                a = (a.astype(np.float64) * self.between.numpy()).astype(np.float32)
         for side, tensor, values in (("A", self.a, a), ("B", self.b, scaled)):
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             if bad:
@@ -260,6 +269,9 @@ class Adapter:
             if isinstance(start := self.config.get("init_lora_weights"), str)
             else "",
         }
+        if self.config.get("peft_type") not in (None, "LORA"):
+            # The tensors of other tuners mean what their settings say.
+            about["tuner"] = {k: x for k, x in self.config.items() if k not in _IDLE_SETTINGS}
         digest.update(json.dumps(about, sort_keys=True, ensure_ascii=True).encode())
         for key in sorted(self.tensors):
             tensor = self.tensors[key]

@@ -75,15 +75,16 @@ class ModuleEntry:
         fits = len(self.a_tail) <= 8 and self.n % math.prod(self.a_tail) == 0
         check(fits, f"kernel of {self.path!r}", self.a_tail, f"axes that divide {self.n}")
 
+        if self.layout == "factor":
+            stem, _, name = self.path.rpartition("::")
+            fine = self.kind == "linear" and self.groups == 2 and "::" not in stem
+            fine = fine and name == ("w1", "w2")[self.group] and bool(stem)
+            check(fine, f"factor {self.path!r}", self.group, "a path that ends in ::w1 or ::w2")
         if self.layout == "rows" and not conv:
             # The slot of a fused projection is its name's end.
             slot = self.path.rpartition("::")[2]
             fine = slot.isascii() and slot.isdecimal() and len(slot) <= 7
             check(fine, f"group of {self.path!r}", self.layout, "a path that ends in ::GROUP")
-        if self.layout == "factor":
-            end = f"::w{self.group + 1}"
-            fine = self.groups == 2 and self.path.endswith(end) and self.kind == "linear"
-            check(fine, f"factor {self.path!r}", self.group, f"one of 2, a path that ends in {end}")
 
     @classmethod
     def of(cls, module: LowRankModule) -> ModuleEntry:

@@ -8,6 +8,7 @@ from typing import Final
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -16,6 +17,7 @@ from hydraopt.errors import ExportError, explain
 __all__ = ["LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
 
 LINEAR: Final[tuple[Kind, ...]] = ("linear",)
+_PLAIN: Final[tuple[Layout, ...]] = ("plain",)
 
 # What an extra is, in words; see hydraopt.adapters.model.ExtraKind.
 _KINDS: Final = {
@@ -53,7 +55,7 @@ def refuse_all_but(
     engine: str,
     kinds: Collection[Kind] = LINEAR,
     extras: Collection[ExtraKind] = (),
-    layouts: Collection[Layout] = ("plain",),
+    layouts: Collection[Layout] = _PLAIN,
 ) -> None:
     """Raise ExportError, naming adapter and module, for what is none of these.
 
@@ -75,6 +77,9 @@ def refuse_all_but(
 
 def refuse_settings(task: TaskAdapter, engine: str) -> None:
     """Raise ExportError for settings by which PEFT computes something else than W + B A."""
+    tuner = other_tuner(task.config)
+    if tuner is not None:
+        raise refused(task, engine, f"a task of PEFT's {tuner}")
     start = str(task.config.get("init_lora_weights"))
     if CHANGES_BASE.search(start):
         raise refused(task, engine, f"init_lora_weights {start!r}, which also changes the base")
@@ -105,7 +110,7 @@ def _problem(
     if module.kind not in kinds:
         return f"a low-rank change of {'an' if module.kind[0] == 'e' else 'a'} {module.kind}"
     if module.layout == "factor" and "factor" not in layouts:
-        return "a factor of a product (LoHa, LoKr)"
+        return "a factor of a product"
     if module.layout not in layouts:
         return "layers that are fused or stacked in one tensor"
     if "base_layer" in module.path.split("."):

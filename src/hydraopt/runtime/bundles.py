@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -142,7 +143,7 @@ def not_linear(entry: ModuleEntry) -> str | None:
     if entry.kind != "linear":
         return f"{entry.kind} factors"
     if entry.layout == "factor":
-        return "factors of products (LoHa, LoKr)"
+        return "factors of products"
     if entry.layout in ("rows", "experts") or entry.groups > 1:
         return f"factors of {entry.layout} in groups"
     return None
@@ -150,6 +151,9 @@ def not_linear(entry: ModuleEntry) -> str | None:
 
 def obstacles(task: TaskAdapter) -> Iterator[str]:
     """Kinds of what a task has besides low-rank changes of linear modules."""
+    tuner = other_tuner(task.config)
+    if tuner is not None:
+        yield f"the tuner {tuner}"
     yield from (f"extra tensors of kind {kind}" for kind in sorted(set(task.extra_kinds.values())))
     yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
     for setting in ("alora_invocation_tokens", "layer_replication"):

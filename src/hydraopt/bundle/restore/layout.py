@@ -135,16 +135,6 @@ def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
     """The pairs of a task, in order of their keys; raises ExportError for what PEFT cannot hold."""
     grouped: dict[str, list[tuple[int, ModuleEntry, Factors]]] = {}
     for path, module in task.modules.items():
-        if module.layout == "factor":
-            raise ExportError(
-                explain(
-                    "PEFT has no match for a factor of a product (LoHa, LoKr)",
-                    adapter=task.name,
-                    module=path,
-                    got=f"a {task.entry.format} file",
-                    do="Export it in the format it came in",
-                )
-            )
         position = module.group
         if module.layout == "rows" and module.kind != "conv":
             position = int(path.rpartition("::")[2])
@@ -153,6 +143,15 @@ def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
     for key, members in sorted(grouped.items()):
         members.sort(key=lambda x: x[0])
         module = members[0][1]
+        if module.layout == "factor":
+            raise ExportError(
+                explain(
+                    "a factor of a product is no low-rank change of its own",
+                    adapter=task.name,
+                    module=module.path,
+                    do="Export it in the format that it came in",
+                )
+            )
         parsed = parse(key)
         path = parsed.settings_path if parsed else module.stem
         fused = module.layout == "rows" and module.kind != "conv"
