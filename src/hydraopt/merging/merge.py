@@ -105,17 +105,15 @@ def merge(
     check_apart(output, inputs_of(loaded.adapters))
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
-    seen = tuple(sorted(sensitivity or ()))
-    limit = "lossless" if lossless else budget.name
-    recipe = MergeRecipe(chosen.name, limit, budget.limit, permitted, fair, seen)
+    limit = "lossless" if lossless else budget.name, budget.limit
+    recipe = MergeRecipe(chosen.name, *limit, permitted, fair, tuple(sorted(sensitivity or ())))
     job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
         weighed = importance or {}, sensitivity or {}
         options = Options(chosen, permitted, fair, threads, progress, *weighed)
         solution = solve(job, budget, options)
         if rescaler:
-            originals = {adapter.name: adapter for adapter in loaded.adapters}
-            job, solution = _rescaled(job, solution, recipe, originals, rescaler, budget)
+            job, solution = _rescaled(job, solution, recipe, loaded.adapters, rescaler, budget)
     result = write(output, job, solution, chosen, None if lossless else budget, started)
     return result if limits.given else _with_advice(result)
 
@@ -175,7 +173,7 @@ def _rescaled(
     job: Job,
     solution: Solution[Draft],
     recipe: MergeRecipe,
-    originals: Mapping[str, Adapter],
+    adapters: Sequence[Adapter],
     rescaler: Rescaler,
     budget: Budget,
 ) -> tuple[Job, Solution[Draft]]:
@@ -188,7 +186,7 @@ def _rescaled(
     def value_of(draft: Draft, tasks: int) -> float:
         return counted(tasks).value(budget, draft)
 
-    pieces = job.pieces
+    pieces, originals = job.pieces, {adapter.name: adapter for adapter in adapters}
     draft, tasks, back = rescaled(solution.draft, pieces, originals, rescaler, budget, value_of)
     notes = [f"coded parts were rescaled in {tasks} of {len(pieces.tasks)} tasks"]
     if back:
