@@ -56,7 +56,7 @@ def _embedding() -> str:
     result = _result("embedding")
     rows, columns = result["shape"]
     lines = [
-        f"{result['base']}: {rows:,} x {columns}, {result['rows']} rows changed; "
+        f"{result['base']}: {rows:,} x {columns}, {result['changed_rows']} rows changed; "
         f"`--max-error {result['max_error']:g}`.",
         "",
         "| embedding | bundle | of fp16 | error of modules | of the embedding |",
