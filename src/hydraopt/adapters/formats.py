@@ -2,7 +2,8 @@
 
 All are in :data:`FORMATS`; a new one is a reader in a file of its own and a line there. A name of a
 tensor decides, the first in the file that is typical of any format; earlier lines win where one
-name could be of two.
+name could be of two. Full differences and the like stand beside pairs of several formats, so they
+tell a kohya file only where no other name tells a format.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
 from hydraopt.adapters.keys import parse
+from hydraopt.adapters.lycoris import has_other_kind, has_product
 from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
@@ -89,8 +91,7 @@ def _peft(name: str, opened: Opened) -> bool:
 
 def _kohya(name: str, opened: Opened) -> bool:
     own = name.endswith((".lora_down.weight", ".lora_up.weight"))
-    others = ".hada_w" in name or ".lokr_w" in name  # its reader says why they are refused
-    return own or others or (_as_peft(name) and _kohya_prefix(name))
+    return own or has_product(name) or (_as_peft(name) and _kohya_prefix(name))
 
 
 def _diffusers(name: str, opened: Opened) -> bool:
@@ -171,6 +172,8 @@ def format_of(opened: Opened) -> FileFormat:
         for known in FORMATS:
             if known.typical(name, opened):
                 return known
+    if any(map(has_other_kind, opened.file)):
+        return next(known for known in FORMATS if known.name == "kohya")
     first = ", ".join(map(repr, list(opened.file)[:2]))
     refuse(
         "file holds no LoRA matrices",
@@ -188,7 +191,9 @@ def read_opened(opened: Opened) -> Parsed:
     parsed = format_of(opened).read(opened)
     if parsed.format == "peft" and _other_method(opened):
         return parsed  # by the config, whatever the names are like
-    for name in parsed.extras:
+    for name, kind in parsed.extras.items():
+        if kind != "saved":
+            continue
         # The first typical name decides, and the order of names is not kept everywhere.
         if any(row.typical(name, opened) for row in FORMATS):
             refuse(

@@ -81,7 +81,8 @@ class LowRankModule:
 
     path: module path in the base model, wrapper prefixes stripped ("model.layers.0.mlp.up_proj").
         Modules that share one stored pair carry the group in the path: "...query_key_value::2" is
-        the third slot of a fused projection, "...experts::5" the sixth expert.
+        the third slot of a fused projection, "...experts::5" the sixth expert. Factors of a product
+        are "...to_q::w1" and "...to_q::w2".
     kind: "linear"; "embedding" (dW is (dim, vocab)); "conv" (dW is (out, in*kh*kw)).
     m, n, r: outputs, inputs, rank; r may exceed min(m, n).
     scale: already resolved (alpha/r, alpha/sqrt(r), patterns, per-module alphas, MLX scale).

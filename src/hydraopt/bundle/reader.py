@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import strictjson
@@ -51,15 +52,15 @@ Bases = tuple[Basis | None, Basis | None]
 
 
 def open_bundle(
-    path: str | os.PathLike[str], base: Mapping[str, RawTensor] | None = None
+    path: str | os.PathLike[str], base: str | os.PathLike[str] | BaseTensors | None = None
 ) -> Bundle:
     """Open a bundle; only its header and its manifest are read.
 
-    base: the base model's own tensors by name, for tasks that hold differences from them.
-    Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for a
-    damaged manifest, UnsupportedVersionError for a bundle of a newer format.
+    base: the base model's folder, or its own tensors by name, for tasks that hold differences from
+    them. Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for
+    a damaged manifest, UnsupportedVersionError for a bundle of a newer format.
     """
-    return Bundle(Path(path), base)
+    return Bundle(Path(path), open_base(base))
 
 
 class Bundle(Mapping[str, TaskAdapter]):
@@ -71,7 +72,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     bytes_read: bytes read from the file so far.
     """
 
-    def __init__(self, path: Path, base: Mapping[str, RawTensor] | None = None) -> None:
+    def __init__(self, path: Path, base: BaseTensors | None = None) -> None:
         self.path = path
         self.base = base
         try:

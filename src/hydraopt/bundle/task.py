@@ -36,6 +36,7 @@ class _Decoded:
     modes: dict[str, Mode]
     bytes: dict[str, int]
     tensors: dict[int, DenseRecord]
+    tensor_bytes: dict[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,11 @@ class TaskAdapter:
         if self.entry.lossless:
             return dict.fromkeys(self.modules, "lossless")
         return {path: mode.form for path, mode in self._decoded.modes.items()}
+
+    def tensor_bytes(self) -> dict[str, int]:
+        """Bytes of the task's stream that each coded tensor takes, to within a few, by key."""
+        entries = self.bundle.manifest.tensors
+        return {entries[i].key: size for i, size in self._decoded.tensor_bytes.items()}
 
     def coded_bytes(self) -> dict[str, int]:
         """Bytes of the task's stream that each module takes, to within a few; nothing if lossless.
@@ -244,8 +250,8 @@ class TaskAdapter:
 
     @cached_property
     def _decoded(self) -> _Decoded:
-        result, start = _Decoded({}, {}, {}, {}), 0
-        for i, reader in self._stream(result.tensors):
+        result, start = _Decoded({}, {}, {}, {}, {}), 0
+        for i, reader in self._stream(result):
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
             with naming(self.bundle.path):
@@ -255,12 +261,10 @@ class TaskAdapter:
             start = reader.position
         return result
 
-    def _stream(
-        self, tensors: dict[int, DenseRecord] | None = None
-    ) -> Iterator[tuple[int, StreamReader]]:
+    def _stream(self, into: _Decoded | None = None) -> Iterator[tuple[int, StreamReader]]:
         """The index of each module, with the reader at its record, which the caller has to read.
 
-        tensors: takes the records of the coded tensors, by index, which follow the modules'.
+        into: takes the records of the coded tensors, which follow the modules'.
         """
         if self.entry.content is None:
             return
@@ -270,12 +274,12 @@ class TaskAdapter:
         for i in self.entry.modules:
             yield i, reader
         for i in self.entry.tensors:
-            entry = self.bundle.manifest.tensors[i]
+            entry, start = self.bundle.manifest.tensors[i], reader.position
             with naming(self.bundle.path):
                 has = self.bundle.common(i) is not None
                 record = read_dense(reader, matrix_shape(entry.shape), has, entry.base is not None)
-            if tensors is not None:
-                tensors[i] = record
+            if into is not None:
+                into.tensors[i], into.tensor_bytes[i] = record, reader.position - start
         if reader.position != len(data):
             raise BundleFormatError(
                 explain(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, get_args
 
 import numpy as np
 
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
@@ -22,7 +22,6 @@ from hydraopt.linalg.shapes import Array
 
 __all__ = [
     "DENSE_DTYPES",
-    "BaseTensors",
     "TensorEntry",
     "base_tensor",
     "checksum",
@@ -70,9 +69,6 @@ class TensorEntry:
         """The number that means no change."""
         return 1.0 if self.kind == "tuner_ones" else 0.0
 
-
-BaseTensors = Mapping[str, RawTensor]
-"""The base model's own tensors by the names in its weight files."""
 
 _TIED: Final = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 _OUTPUT: Final = ("lm_head.weight", "embed_out.weight")

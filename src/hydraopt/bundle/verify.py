@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.tensors import BaseTensors
 from hydraopt.coding.dense import as_matrix
 from hydraopt.errors import HydraoptError
 from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
@@ -71,7 +71,7 @@ class VerifyReport:
 def verify_bundle(
     path: str | os.PathLike[str],
     adapters: Sequence[Adapter] | None = None,
-    base: BaseTensors | None = None,
+    base: str | os.PathLike[str] | BaseTensors | None = None,
 ) -> VerifyReport:
     """Read every byte of a bundle, and compare it with the original adapters, if given.
 

@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
-from hydraopt.coding.dense import MOST_OFFSET, DenseRecord, Rest, quantise_rest
+from hydraopt.coding.coefficients import exponents, power
+from hydraopt.coding.dense import MOST_OFFSET, STEP_GRID, DenseRecord, Rest, quantise_rest, step_of
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord, quantise_side
 from hydraopt.coding.spread import spread_of
@@ -71,11 +71,7 @@ def step_exponent(price: float, weight: float, largest: float) -> int:
     """The exponent of the step at which a bit is worth its price; ``largest``: |number|."""
     step = math.sqrt(price / (LAMBDA * weight)) if weight > 0 else math.inf
     step = min(max(step, largest * _FINEST), 4 * largest if largest > 0 else 1.0)
-    return round(EXPONENT_GRID * math.log2(max(step, 1e-60)))
-
-
-def _step(exponent: int) -> float:
-    return float(power(np.array([exponent], np.int64))[0])
+    return round(STEP_GRID * math.log2(max(step, 1e-60)))
 
 
 @functools.cache
@@ -157,6 +153,8 @@ def _plan_parts(
     rows, columns = x.shape
     if x.size < _LEAST[0] or not _LEAST[1] <= columns <= _WIDEST:
         return None
+    if _rows_of(x, step) is not None:
+        return None  # Few rows take less than their parts, which are as long as all rows.
     values, vectors = np.linalg.eigh(x.T @ x)
     s = np.sqrt(np.maximum(values[::-1], 0))
     k = _parts_that_pay(s, (rows, columns), price, weight, step)
@@ -187,16 +185,16 @@ def _parts(x: Array, price: float, weight: float, step: float) -> PartsRecord | 
 def _encode(x: Array, price: float, weight: float, common: bool) -> DenseRecord:
     """One matrix, whole or as parts and a rest."""
     exponent = step_exponent(price, weight, float(np.abs(x).max(initial=0)))
-    parts = _parts(x, price, weight, _step(exponent))
+    parts = _parts(x, price, weight, step_of(exponent))
     if parts is not None:
         factors = parts.factors
         x = x - factors.B @ factors.A
         exponent = step_exponent(price, weight, float(np.abs(x).max(initial=0)))
-    rows = _rows_of(x, _step(exponent))
+    rows = _rows_of(x, step_of(exponent))
     kept = x if rows is None else x[rows]
     rest: Rest | None = None
     if kept.size:
-        rest = quantise_rest(kept, exponent, rows, _offsets(kept, _step(exponent)))
+        rest = quantise_rest(kept, exponent, rows, _offsets(kept, step_of(exponent)))
         rest = None if rest.is_zero else rest
     return DenseRecord(parts, rest, common)
 
@@ -240,7 +238,7 @@ def _shared(
     samples = [read(i).ravel()[some] for i in range(len(weights))]
     largest = max(float(np.abs(x).max(initial=0)) for x in samples)
     middle = float(np.median(np.asarray(weights)))
-    members = _alike(samples, _step(step_exponent(price, middle, largest)))
+    members = _alike(samples, step_of(step_exponent(price, middle, largest)))
     total = float(np.sum([weights[i] for i in members]))
     if not (members and total > 0):
         return nothing
@@ -258,7 +256,7 @@ def _common(
     if mean is None:
         return None, []
     exponent = step_exponent(price, total, float(np.abs(mean).max(initial=0)))
-    rest = quantise_rest(mean, exponent, None, _offsets(mean, _step(exponent)))
+    rest = quantise_rest(mean, exponent, None, _offsets(mean, step_of(exponent)))
     return (None, []) if rest.is_zero else (rest, members)
 
 
@@ -302,7 +300,7 @@ def estimate_tensor(
 
 def _estimate(x: Array, price: float, weight: float) -> float:
     """About the bits of one matrix."""
-    step = _step(step_exponent(price, weight, float(np.abs(x).max(initial=0))))
+    step = step_of(step_exponent(price, weight, float(np.abs(x).max(initial=0))))
     found = _plan_parts(x, price, weight, step)
     if found is not None:
         s, _, k, classes = found

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from hydraopt.adapters.keys import spell
-from hydraopt.adapters.model import ExtraKind, Kind
+from hydraopt.adapters.model import ExtraKind, Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.restore.layout import Pair
@@ -17,6 +17,7 @@ from hydraopt.errors import ExportError, explain
 __all__ = ["LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
 
 LINEAR: Final[tuple[Kind, ...]] = ("linear",)
+_PLAIN: Final[tuple[Layout, ...]] = ("plain",)
 
 # What an extra is, in words; see hydraopt.adapters.model.ExtraKind.
 _KINDS: Final = {
@@ -54,10 +55,12 @@ def refuse_all_but(
     engine: str,
     kinds: Collection[Kind] = LINEAR,
     extras: Collection[ExtraKind] = (),
+    layouts: Collection[Layout] = _PLAIN,
 ) -> None:
     """Raise ExportError, naming adapter and module, for what is none of these.
 
     kinds: of modules that are well, unless fused, stacked or wrapped twice.  extras: of tensors.
+    layouts: of modules.
     Settings that change what the pairs mean are refused as well, and an adapter without modules.
     """
     refuse_settings(task, engine)
@@ -65,10 +68,10 @@ def refuse_all_but(
         if kind not in extras:
             raise refused(task, engine, _KINDS[kind], key)
     for path, module in task.modules.items():
-        problem = _problem(module, kinds)
+        problem = _problem(module, kinds, layouts)
         if problem is not None:
             raise refused(task, engine, problem, path)
-    if not task.modules:
+    if not task.modules and not task.extra_kinds:
         raise refused(task, engine, "an adapter without any module")
 
 
@@ -100,13 +103,15 @@ def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None
     )
 
 
-def _problem(module: ModuleEntry, kinds: Collection[Kind]) -> str | None:
+def _problem(
+    module: ModuleEntry, kinds: Collection[Kind], layouts: Collection[Layout]
+) -> str | None:
     """Why a module is not a plain layer of one of these kinds; None if it is."""
     if module.kind not in kinds:
         return f"a low-rank change of {'an' if module.kind[0] == 'e' else 'a'} {module.kind}"
-    if module.layout == "factor":
+    if module.layout == "factor" and "factor" not in layouts:
         return "a factor of a product"
-    if module.layout != "plain":
+    if module.layout not in layouts:
         return "layers that are fused or stacked in one tensor"
     if "base_layer" in module.path.split("."):
         return "two pairs on one layer"

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hydraopt.adapters import Adapter, RawTensor
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
-from hydraopt.bundle.tensors import BaseTensors, TensorEntry
+from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.shapes import Factors

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from hydraopt.adapters import Adapter, RawTensor
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.tensors import (
     DENSE_DTYPES,
-    BaseTensors,
     TensorEntry,
     checksum,
     matching_tensor,

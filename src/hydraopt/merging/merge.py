@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters import Adapter
+from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.tensors import BaseTensors
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import UsageError, explain
@@ -73,7 +73,7 @@ def merge(
     same_base: bool = False,
     alpha: float | None = None,
     exact: Sequence[str] = (),
-    base: BaseTensors | None = None,
+    base: StrPath | BaseTensors | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
@@ -89,9 +89,9 @@ def merge(
     those permitted, default all (names of hydraopt.coding.forms.FORMS). same_base: take base
     models written differently as one. alpha: for files that do not state theirs. exact: patterns
     with * and ? of keys of tensors that are kept bit by bit (heads, embeddings, vectors). base: the
-    base model's own tensors by name; what takes the place of one is coded as the difference, and
-    whoever reads it needs the base model too. threads: default all cores; does not change the
-    result. progress: called with (stage, done, total).
+    base model's folder, or its own tensors by name; what takes the place of one is coded as the
+    difference, and whoever reads it needs the base model too. threads: default all cores; does not
+    change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes, whatever the order of the adapters. Raises a
     HydraoptError for anything wrong with the input, before ``output`` is touched.
@@ -104,7 +104,9 @@ def merge(
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
-    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless, exact=exact, base=base)
+    pieces = align(
+        loaded.adapters, loaded.base_model, lossless=lossless, exact=exact, base=open_base(base)
+    )
     pieces = dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
     seen = tuple(sorted(sensitivity or ()))

@@ -182,9 +182,7 @@ class _Written:
             self._numbers += whole
         for i, content in enumerate(tensor.contents):
             record = encoded.records[i]
-            if record.rest is not None:
-                exponent = np.array([record.rest.exponent], np.int64)
-                check_exponents(exponent, adapters[content], tensor.entry.key)
+            check_exponents(record.exponents, adapters[content], tensor.entry.key)
             write_dense(self._streams[content], record)
             self._numbers += record.numbers(whole, tensor.own is not None)
             self.errors[content, index] = encoded.errors[i]

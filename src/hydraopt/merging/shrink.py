@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
@@ -98,6 +99,7 @@ def shrink(
     size: str | int | None = None,
     error: float | None = None,
     measure: str | Measure = DEFAULT_MEASURE,
+    base: str | os.PathLike[str] | BaseTensors | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
@@ -105,7 +107,8 @@ def shrink(
     needed.
 
     size: as in :func:`hydraopt.merge` (percent of the original adapters' fp16 bytes). error: mean
-    relative error that shrinking may add, relative to what the bundle holds. One of the two.
+    relative error that shrinking may add, relative to what the bundle holds. One of the two. base:
+    the base model's folder or tensors, where tasks hold differences from them.
     Raises BudgetError if the bundle is no larger than that already, and a HydraoptError for
     anything wrong, before ``output`` is touched.
     """
@@ -113,7 +116,7 @@ def shrink(
     if (size is None) == (error is None):
         raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    before = open_bundle(bundle)
+    before = open_bundle(bundle, base)
     check_apart(output, [bundle])
     pieces = _merge_set(before)
     budget: Size | MeanError

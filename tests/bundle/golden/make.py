@@ -53,13 +53,13 @@ def table(rows: int, columns: int, seed: int) -> Array:
 
 def dense_records() -> tuple[list[DenseRecord], list[DenseRecord]]:
     """What is shared of each tensor, and one task's records: each with another choice of parts."""
-    commons = [DenseRecord(rest=quantise_rest(table(24, 3, 4) * 0.5, -32)), *[DenseRecord()] * 2]
+    commons = [DenseRecord(rest=quantise_rest(table(24, 3, 4) * 0.5, -256)), *[DenseRecord()] * 2]
     left, right = (quantise_side(table(x, 1, 3) * 2, Way.EXPLICIT, None) for x in (24, 3))
     both = PartsRecord(left, right, np.array([-64], np.int64))
-    head = DenseRecord(both, quantise_rest(table(24, 3, 6) * 0.3, -40), common=True)
+    head = DenseRecord(both, quantise_rest(table(24, 3, 6) * 0.3, -325), common=True)
     offset = DenseRecord(rest=quantise_rest(table(8, 1, 7) + 90, 0, None, np.array([90], np.int64)))
     some = np.array([0, 7, 39], np.int64)
-    return commons, [head, offset, DenseRecord(rest=quantise_rest(table(3, 2, 8), 5, some))]
+    return commons, [head, offset, DenseRecord(rest=quantise_rest(table(3, 2, 8), 43, some))]
 
 
 def parts(dense: bool = True) -> Parts:
