@@ -72,9 +72,9 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
         scale = stated(path, path, rank)
         return ratio(alpha, rank, module=path, file=file.path) if scale is None else scale
 
-    found = read_lycoris(file, halves, scale_of)
-    used -= set(found.kinds)
-    parsed.modules += found.modules
+    told = read_lycoris(file, halves, scale_of)
+    used -= set(told.kinds)
+    parsed.modules += told.modules
     for stem, sides in halves.items():
         a, b = _both(stem, sides, file.path)
         path = _diffusers_path(stem) if file_format == "diffusers" else stem
@@ -92,8 +92,8 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
         parsed.notes.append(
             "modules are numbered, not named; they align with files of one model only"
         )
-    origin = {"metadata": dict(file.metadata), **_origin(found, bool(alphas))}
-    return _finish(parsed, file, used | found.used, origin, found.kinds)
+    origin = {"metadata": dict(file.metadata), **_origin(told, bool(alphas))}
+    return _finish(parsed, file, used | told.used, origin, told.kinds)
 
 
 def _halves(
@@ -118,15 +118,15 @@ def _halves(
     return halves, alphas
 
 
-def _origin(found: FoundLycoris, alphas: bool) -> dict[str, Any]:
+def _origin(told: FoundLycoris, alphas: bool) -> dict[str, Any]:
     """What an export has to know of products: which are LoHa and LoKr, and whether alpha is said.
 
     One word where all are of one method, else the paths of each.
     """
-    if not found.products:
+    if not told.products:
         return {}
-    methods = sorted(set(found.products.values()))
-    paths = {x: sorted(p for p, method in found.products.items() if method == x) for x in methods}
+    methods = sorted(set(told.products.values()))
+    paths = {x: sorted(p for p, method in told.products.items() if method == x) for x in methods}
     return {"products": methods[0] if len(methods) == 1 else paths, "alphas": alphas}
 
 

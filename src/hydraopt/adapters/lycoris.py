@@ -26,7 +26,7 @@ from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 
 __all__ = ["FoundLycoris", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
 
-Parts = Mapping[str, RawTensor]
+Named = Mapping[str, RawTensor]
 Halves = dict[str, dict[str, RawTensor]]
 
 _PRODUCT: Final = re.compile(
@@ -96,7 +96,7 @@ def read_lycoris(
     Raises AdapterFormatError, naming the file and the tensor or module, for parts that are missing
     or do not fit, and for names of methods that are not known.
     """
-    found = FoundLycoris()
+    told = FoundLycoris()
     products: dict[str, dict[str, RawTensor]] = {}
     others: dict[str, dict[str, RawTensor]] = {}
     for name, tensor in file.items():
@@ -120,15 +120,15 @@ def read_lycoris(
             what = "tensors of several methods claim to be one module"
             refuse(what, file.path, module=path, got=sorted(parts), do="Save each on its own")
         product = _Product(file, path, parts, scale_of)
-        (_loha if kinds == {"hada"} else _lokr)(product, found)
+        (_loha if kinds == {"hada"} else _lokr)(product, told)
     for path, parts in others.items():
-        _other(file, path, parts, halves, found)
+        _other(file, path, parts, halves, told)
         if not set(parts) <= {"diff", "diff_b", "w_norm", "b_norm"}:
-            _keep_alpha(file, path, found)
+            _keep_alpha(file, path, told)
             scale_of(path, 1)
-    for key, kind in found.kinds.items():
+    for key, kind in told.kinds.items():
         _check_numbers(file, key, kind)
-    return found
+    return told
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class _Product:
 
     file: TensorFile
     path: str
-    parts: Parts
+    parts: Named
     scale_of: Callable[[str, int], float]
 
     def need(self, *names: str) -> list[RawTensor]:
@@ -180,14 +180,14 @@ class _Product:
         return left.shape[1], right.shape[1], *core.shape[2:]
 
 
-def _loha(x: _Product, found: FoundLycoris) -> None:
+def _loha(x: _Product, told: FoundLycoris) -> None:
     x.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     if {"hada_t1", "hada_t2"} & set(x.parts):
         first = x.core("hada_t1", "hada_w1_a", "hada_w1_b")
         second = x.core("hada_t2", "hada_w2_a", "hada_w2_b")
         if first != second or x.parts["hada_t1"].shape != x.parts["hada_t2"].shape:
             x.misfit("two factors of one shape and one rank")
-        _keep(x, x.parts, found)
+        _keep(x, x.parts, told)
         x.scale_of(x.path, x.parts["hada_t1"].shape[0])
         return
     pairs = [x.pair(f"hada_w{i}_a", f"hada_w{i}_b") for i in (1, 2)]
@@ -195,10 +195,10 @@ def _loha(x: _Product, found: FoundLycoris) -> None:
     if len(shapes) > 1:
         # Which rank alpha is divided by would be a guess.
         x.misfit("two factors of one shape and one rank")
-    _add(x, "loha", dict(enumerate(pairs)), found)
+    _add(x, "loha", dict(enumerate(pairs)), told)
 
 
-def _lokr(x: _Product, found: FoundLycoris) -> None:
+def _lokr(x: _Product, told: FoundLycoris) -> None:
     whole = []
     pairs: dict[int, tuple[RawTensor, RawTensor]] = {}
     ranks = set()
@@ -220,43 +220,43 @@ def _lokr(x: _Product, found: FoundLycoris) -> None:
             ranks.add(pairs[i - 1][1].shape[0])
     if len(ranks) > 1:
         x.misfit("one rank")
-    _keep(x, {name: x.parts[name] for name in whole}, found, alpha=not pairs)
+    _keep(x, {name: x.parts[name] for name in whole}, told, alpha=not pairs)
     if pairs:
-        _add(x, "lokr", pairs, found)
+        _add(x, "lokr", pairs, told)
     else:
         x.scale_of(x.path, max(ranks, default=1))
 
 
 def _add(
-    x: _Product, kind: str, pairs: Mapping[int, tuple[RawTensor, RawTensor]], found: FoundLycoris
+    x: _Product, kind: str, pairs: Mapping[int, tuple[RawTensor, RawTensor]], told: FoundLycoris
 ) -> None:
     scale = x.scale_of(x.path, next(iter(pairs.values()))[1].shape[0])
     for i, (b, a) in pairs.items():
         (m, r), n = b.shape, a.shape[1]
         path = factor_path(x.path, i, (m, n) if kind == "lokr" else None)
         module = LowRankModule(path, "linear", m, n, r, scale, a, b, "factor", i, 2)
-        found.modules.append(module)
-        found.used |= {a.name, b.name}
+        told.modules.append(module)
+        told.used |= {a.name, b.name}
         scale = 1.0
-    found.products[x.path] = kind
+    told.products[x.path] = kind
     alpha = f"{x.path}.alpha"
     if alpha in x.file:
-        found.used.add(alpha)
+        told.used.add(alpha)
 
 
-def _keep(x: _Product, parts: Parts, found: FoundLycoris, *, alpha: bool = True) -> None:
-    found.kinds.update((tensor.name, "tuner") for tensor in parts.values())
+def _keep(x: _Product, parts: Named, told: FoundLycoris, *, alpha: bool = True) -> None:
+    told.kinds.update((tensor.name, "tuner") for tensor in parts.values())
     if alpha:
-        _keep_alpha(x.file, x.path, found)
+        _keep_alpha(x.file, x.path, told)
 
 
-def _keep_alpha(file: TensorFile, path: str, found: FoundLycoris) -> None:
+def _keep_alpha(file: TensorFile, path: str, told: FoundLycoris) -> None:
     """An alpha that no module's scale holds is needed as it is."""
     if f"{path}.alpha" in file:
-        found.kinds[f"{path}.alpha"] = "exact"
+        told.kinds[f"{path}.alpha"] = "exact"
 
 
-def _other(file: TensorFile, path: str, parts: Parts, halves: Halves, found: FoundLycoris) -> None:
+def _other(file: TensorFile, path: str, parts: Named, halves: Halves, told: FoundLycoris) -> None:
     def need(*names: str) -> None:
         for name in names:
             if f"{path}.{name}" not in file:
@@ -264,7 +264,7 @@ def _other(file: TensorFile, path: str, parts: Parts, halves: Halves, found: Fou
                 refuse(what, file.path, module=path, got=got, do=_DO)
 
     if "lora_mid" in parts:
-        _tucker(file, path, parts["lora_mid"], halves, found)
+        _tucker(file, path, parts["lora_mid"], halves, told)
     if set(parts) & {*_GLORA, "bm.weight"}:
         need(*_GLORA)
     for part, tensor in parts.items():
@@ -272,14 +272,14 @@ def _other(file: TensorFile, path: str, parts: Parts, halves: Halves, found: Fou
             got = f"{tensor.name!r} {tensor.shape}"
             refuse("an OFT has no blocks", file.path, module=path, got=got, do=_DO)
         need(*_NEEDED.get(part, ()))
-        found.kinds[tensor.name] = _ALONE.get(part, "tuner")
+        told.kinds[tensor.name] = _ALONE.get(part, "tuner")
         for more, kind in _TOGETHER.get(part, {}).items():
             if f"{path}.{more}" in file:
-                found.kinds[f"{path}.{more}"] = kind
+                told.kinds[f"{path}.{more}"] = kind
 
 
 def _tucker(
-    file: TensorFile, path: str, core: RawTensor, halves: Halves, found: FoundLycoris
+    file: TensorFile, path: str, core: RawTensor, halves: Halves, told: FoundLycoris
 ) -> None:
     """lora_up (m, r, 1, 1), lora_mid (r, s, kh, kw), lora_down (s, n, 1, 1)."""
     sides = halves.pop(path, {})
@@ -297,7 +297,7 @@ def _tucker(
             expected="up (m, r, 1, 1), mid (r, r, kh, kw), down (r, n, 1, 1)",
             do=_DO,
         )
-    found.kinds.update((x.name, "tuner") for x in sides.values())
+    told.kinds.update((x.name, "tuner") for x in sides.values())
 
 
 def _check_numbers(file: TensorFile, key: str, kind: ExtraKind) -> None:
