@@ -26,6 +26,10 @@ from hydraopt.methods.apply import apply
 from hydraopt.runtime.bundles import obstacles
 
 ERROR = 0.02
+LOOSE = 3.0
+"""How much more the logits may be off than what is coded."""
+PRODUCTS = {"RANDLORA": 5.0}
+"""The same, where an error of each of four tensors multiplies."""
 BY_NAME = {case.name: case for case in CASES}
 OFTEN = {"LORA, KaSA", "ADALORA, ranks cut", "LOHA, convolutions", "LOKR, both decomposed"}
 MERGED = [
@@ -81,7 +85,7 @@ def test_what_comes_back_is_the_same_tuner_and_does_the_same(case: Case, tmp_pat
     wanted, got = (loaded_logits(case, tmp_path / x) for x in ("t0", "out"))
     change = np.linalg.norm(wanted - base_logits(case.model))
     assert change > 0.01 * np.linalg.norm(wanted), "the adapter does nothing"
-    assert np.linalg.norm(got - wanted) < 3.5 * ERROR * change
+    assert np.linalg.norm(got - wanted) < PRODUCTS.get(case.name, LOOSE) * ERROR * change
 
 
 def test_a_router_is_refused_by_name(tmp_path: Path) -> None:
@@ -97,7 +101,7 @@ def test_kinds_mix_in_one_bundle(tmp_path: Path) -> None:
         assert task.config["peft_type"] == BY_NAME[names[i]].tuner
         wanted, got = (loaded_logits(BY_NAME[names[i]], tmp_path / f"{x}{i}") for x in ("t", "out"))
         change = np.linalg.norm(wanted - base_logits("text"))
-        assert np.linalg.norm(got - wanted) < 3.5 * ERROR * change
+        assert np.linalg.norm(got - wanted) < LOOSE * ERROR * change
 
 
 @pytest.mark.parametrize("name", ["ADALORA, ranks cut", "LOHA", "LOKR", "IA3", "VBLORA"])
@@ -149,7 +153,7 @@ def test_adalora_is_a_lora_elsewhere(tmp_path: Path) -> None:
     assert "init_r" not in config
     wanted, got = (loaded_logits(BY_NAME["ADALORA"], tmp_path / x) for x in ("t0", "vllm"))
     change = np.linalg.norm(wanted - base_logits("text"))
-    assert np.linalg.norm(got - wanted) < 3.5 * ERROR * change
+    assert np.linalg.norm(got - wanted) < LOOSE * ERROR * change
 
 
 def test_no_name_of_lora_is_another_tuners() -> None:
