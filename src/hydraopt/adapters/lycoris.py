@@ -8,8 +8,9 @@ dW (m, n), scale = alpha / r (1 where alpha is missing or 0); a convolution's n 
     full     .diff (m, n, ...), .diff_b; norms .w_norm, .b_norm: added to the base's own
     GLoRA    scale * (W @ a1 @ a2 + b1 @ b2);  IA3: W times 1 + .weight;  OFT: .oft_blocks
 
-Each low-rank factor of LoHa and LoKr is a module "PATH::w1" or "PATH::w2" of layout "factor", the
-scale in the first. All else is extras: ``tuner`` where zeros change nothing. Source: lycoris-lora
+Each low-rank factor is a module of layout "factor", "PATH::w1" or "PATH::w2" of LoHa, with its size
+"PATH::w2.8x9" of LoKr, whose adapters may split a layer differently; the scale is in the first. All
+else is extras: ``tuner`` where zeros change nothing. Source: lycoris-lora
 4.1.3, lycoris/modules; Yeh et al., "Navigating Text-To-Image Customization" (2024), for the
 formulas.
 """
@@ -54,20 +55,17 @@ _OTHERS: Final = re.compile(
     rf"(?P<path>.+)\.(?P<part>{'|'.join(map(re.escape, (*_ALONE, *_GLORA, 'bm.weight')))})"
 )
 _UNKNOWN: Final = re.compile(r"\.(?:hada_|lokr_|lora_mid|oft_|boft_|glora)")
+_SCALED: Final = {*_GLORA, "bm.weight", "lora_mid"}
 _DO: Final = "The file is damaged or incomplete; save it again, or leave it out"
 
 
 @dataclass
 class FoundLycoris:
-    """modules: of LoHa and LoKr.  kinds: of extras, by key.  used: keys that the modules hold.
-
-    products: "loha" or "lokr" of each path that has modules.
-    """
+    """modules: of LoHa and LoKr.  kinds: of extras, by key.  used: keys that the modules hold."""
 
     modules: list[LowRankModule] = field(default_factory=list)
     kinds: dict[str, ExtraKind] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    products: dict[str, str] = field(default_factory=dict)
 
 
 def has_product(name: str) -> bool:
@@ -123,9 +121,10 @@ def read_lycoris(
         (_loha if kinds == {"hada"} else _lokr)(product, found)
     for path, parts in others.items():
         _other(file, path, parts, halves, found)
-        if not set(parts) <= {"diff", "diff_b", "w_norm", "b_norm"}:
+        if set(parts) & _SCALED:
+            _check_alpha(file, path, 1, scale_of)
+        if set(parts) & (_SCALED | {"oft_blocks", "oft_diag", "lambda_layer"}):
             _keep_alpha(file, path, found)
-            scale_of(path, 1)
     for key, kind in found.kinds.items():
         _check_numbers(file, key, kind)
     return found
@@ -188,14 +187,14 @@ def _loha(x: _Product, found: FoundLycoris) -> None:
         if first != second or x.parts["hada_t1"].shape != x.parts["hada_t2"].shape:
             x.misfit("two factors of one shape and one rank")
         _keep(x, x.parts, found)
-        x.scale_of(x.path, x.parts["hada_t1"].shape[0])
+        _check_alpha(x.file, x.path, x.parts["hada_t1"].shape[0], x.scale_of)
         return
     pairs = [x.pair(f"hada_w{i}_a", f"hada_w{i}_b") for i in (1, 2)]
     shapes = {(left.shape, right.shape) for left, right in pairs}
     if len(shapes) > 1:
         # Which rank alpha is divided by would be a guess.
         x.misfit("two factors of one shape and one rank")
-    _add(x, "loha", dict(enumerate(pairs)), found)
+    _add(x, dict(enumerate(pairs)), found, sized=False)
 
 
 def _lokr(x: _Product, found: FoundLycoris) -> None:
@@ -222,24 +221,26 @@ def _lokr(x: _Product, found: FoundLycoris) -> None:
         x.misfit("one rank")
     _keep(x, {name: x.parts[name] for name in whole}, found, alpha=not pairs)
     if pairs:
-        _add(x, "lokr", pairs, found)
-    else:
-        x.scale_of(x.path, max(ranks, default=1))
+        _add(x, pairs, found, sized=True)
+    elif ranks:
+        _check_alpha(x.file, x.path, max(ranks), x.scale_of)
 
 
 def _add(
-    x: _Product, kind: str, pairs: Mapping[int, tuple[RawTensor, RawTensor]], found: FoundLycoris
+    x: _Product,
+    pairs: Mapping[int, tuple[RawTensor, RawTensor]],
+    found: FoundLycoris,
+    *,
+    sized: bool,
 ) -> None:
     scale = x.scale_of(x.path, next(iter(pairs.values()))[1].shape[0])
     for i, (b, a) in pairs.items():
         (m, r), n = b.shape, a.shape[1]
-        module = LowRankModule(
-            f"{x.path}::w{i + 1}", "linear", m, n, r, scale, a, b, "factor", i, 2
-        )
+        name = f"{x.path}::w{i + 1}" + (f".{m}x{n}" if sized else "")
+        module = LowRankModule(name, "linear", m, n, r, scale, a, b, "factor", i, 2)
         found.modules.append(module)
         found.used |= {a.name, b.name}
         scale = 1.0
-    found.products[x.path] = kind
     alpha = f"{x.path}.alpha"
     if alpha in x.file:
         found.used.add(alpha)
@@ -255,6 +256,21 @@ def _keep_alpha(file: TensorFile, path: str, found: FoundLycoris) -> None:
     """An alpha that no module's scale holds is needed as it is."""
     if f"{path}.alpha" in file:
         found.kinds[f"{path}.alpha"] = "exact"
+
+
+def _check_alpha(
+    file: TensorFile, path: str, rank: int, scale_of: Callable[[str, int], float]
+) -> None:
+    """Refuse an alpha that is no number, or that was given for a file without: it has no place."""
+    scale = scale_of(path, rank)
+    if f"{path}.alpha" not in file and scale != 1:
+        refuse(
+            "the alpha that was given cannot be kept beside a core or GLoRA",
+            file.path,
+            module=path,
+            got=f"a scale of {scale:g}",
+            do=f"Add the tensor {path}.alpha to the file",
+        )
 
 
 def _other(file: TensorFile, path: str, parts: Parts, halves: Halves, found: FoundLycoris) -> None:
