@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from hydraopt.adapters.model import ExtraKind, LowRankModule
+from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 
 __all__ = ["FoundLycoris", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
@@ -236,8 +236,8 @@ def _add(
     scale = x.scale_of(x.path, next(iter(pairs.values()))[1].shape[0])
     for i, (b, a) in pairs.items():
         (m, r), n = b.shape, a.shape[1]
-        name = f"{x.path}::w{i + 1}" + (f".{m}x{n}" if sized else "")
-        module = LowRankModule(name, "linear", m, n, r, scale, a, b, "factor", i, 2)
+        path = factor_path(x.path, i, (m, n) if sized else None)
+        module = LowRankModule(path, "linear", m, n, r, scale, a, b, "factor", i, 2)
         found.modules.append(module)
         found.used |= {a.name, b.name}
         scale = 1.0

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hydraopt.adapters.tensorfile import RawTensor
 from hydraopt.errors import NumericalError, UsageError, explain
 
-__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule"]
+__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule", "factor_path"]
 
 Kind = Literal["linear", "embedding", "conv"]
 Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]
@@ -36,7 +36,7 @@ experts      PEFT ``target_parameters``: rows g of A (groups*r, n), and the colu
              of B (m, r*groups).
 factor       A (r, n), B (m, r) of one of two matrices whose product, of whatever kind, is the
              module's change (LoHa, LoKr): group 0 is the first, "...::w1", 1 the second, "...::w2";
-             with its size where adapters of one module may differ in it, "...::w2.16x8".
+             of a Kronecker product with its size, "...::w2.16x8" (:func:`factor_path`).
              The scale of the product is inside the first of them that is of low rank.
 """
 
@@ -73,6 +73,16 @@ _FUNCTIONAL_SETTINGS = (
 _IDLE_SETTINGS = frozenset(
     ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision")
 )
+
+
+def factor_path(path: str, group: int, size: tuple[int, int] | None) -> str:
+    """The path of a factor of the module at ``path``; see :data:`Layout`.
+
+    size: (m, n) of a factor of a Kronecker product: how it splits the module is each adapter's own
+    choice. None for products entry by entry, whose factors are of the module's size.
+    """
+    name = f"{path}::w{group + 1}"
+    return name if size is None else f"{name}.{size[0]}x{size[1]}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.keys import PREFIX, extra_kind, spell
-from hydraopt.adapters.model import LowRankModule
+from hydraopt.adapters.model import LowRankModule, factor_path
 from hydraopt.adapters.peft import Parsed, check_types
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
@@ -240,7 +240,7 @@ def _products(
             continue  # Tucker's form of a convolution: three tensors make a factor, not a pair
         scale = rule.scale(inner)
         path, shapes = inner.replace(".base_layer.", "."), []
-        for group, (name, left, right) in enumerate(_FACTORS[tuner.name]):
+        for group, (_, left, right) in enumerate(_FACTORS[tuner.name]):
             if left not in tensors:
                 continue
             b, a = tensors[left], tensors[right]
@@ -255,12 +255,8 @@ def _products(
                     expected=f"(m, {r}) and ({r}, n), by r and rank_pattern",
                     do=_DO,
                 )
-            if tuner.name == "LOKR":
-                # How the sizes are split is each adapter's own choice.
-                name += f".{m}x{n}"
-            module = LowRankModule(
-                f"{path}::{name}", "linear", m, n, r, scale, a, b, "factor", group, 2
-            )
+            own = factor_path(path, group, (m, n) if tuner.name == "LOKR" else None)
+            module = LowRankModule(own, "linear", m, n, r, scale, a, b, "factor", group, 2)
             _take(parsed, module, inner)
             shapes.append((m, n))
             scale = 1.0

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 from hydraopt.adapters.keys import spell
-from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
+from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule, factor_path
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
@@ -77,10 +77,9 @@ class ModuleEntry:
         check(fits, f"kernel of {self.path!r}", self.a_tail, f"axes that divide {self.n}")
 
         if self.layout == "factor":
-            stem, _, name = self.path.rpartition("::")
-            fine = self.kind == "linear" and self.groups == 2 and "::" not in stem
-            first = ("w1", "w2")[self.group]
-            fine = fine and name in (first, f"{first}.{self.m}x{self.n}") and bool(stem)
+            fine = self.kind == "linear" and self.groups == 2 and bool(self.stem)
+            names = (factor_path(self.stem, self.group, x) for x in (None, (self.m, self.n)))
+            fine = fine and self.path in names
             check(fine, f"factor {self.path!r}", self.group, "a path that ends in ::w1 or ::w2")
         if self.layout == "rows" and not conv:
             # The slot of a fused projection is its name's end.
@@ -100,6 +99,11 @@ class ModuleEntry:
     def stem(self) -> str:
         """The path without its group, "...::2": where the stored pair belongs."""
         return self.path.partition("::")[0]
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether it is a factor of a product entry by entry (LoHa), not of Kronecker's (LoKr)."""
+        return self.layout == "factor" and "." not in self.path.rpartition("::")[2]
 
 
 @dataclass(frozen=True)

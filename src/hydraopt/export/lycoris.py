@@ -40,8 +40,7 @@ def product_tensors(task: TaskAdapter, factors: Iterable[Stored]) -> dict[str, R
     result: dict[str, RawTensor] = {}
     for path, members in by_path.items():
         for x in members:
-            # Only LoKr's factors have their size in the path.
-            names = _LOKR if "." in x.path.rpartition("::")[2] else _LOHA
+            names = _LOHA if x.module.entrywise else _LOKR
             own = x.padded(ranks[path])
             for name, values, dtype in zip(
                 names, (own.b, own.a), reversed(own.dtypes), strict=True

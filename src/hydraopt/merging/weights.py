@@ -93,21 +93,19 @@ def counting(pieces: MergeSet, energies: Array) -> Counting:
 
 def _count_products(pieces: MergeSet, energies: Array, gains: Array, shares: Array) -> None:
     """Fill in gains and shares of the factors of products, (contents, modules and more)."""
-    products: dict[str, list[int]] = {}
-    for i, module in enumerate(pieces.modules):
-        if module.layout == "factor":
-            products.setdefault(module.stem, []).append(i)
-    for factors in products.values():
-        own = energies[:, factors]
-        some = own.min(axis=1) > 0
-        first = pieces.modules[factors[0]]
-        whole = own.prod(axis=1)
-        if len(factors) > 1 and all(pieces.modules[i].m == first.m for i in factors):
-            # Entry by entry, of independent factors.
-            whole = whole / (first.m * first.n)
-        relative = whole[:, None] / np.where(own > 0, own, 1.0)
-        gains[:, factors] = np.where(some[:, None], relative, 1.0)
-        shares[:, factors] = np.where(some[:, None], relative / len(factors), 1.0)
+    for content, held in enumerate(energies[:, : len(pieces.modules)]):
+        # Adapters that have other kinds of products on one module have other factors of it.
+        products: dict[str, list[int]] = {}
+        for i in np.flatnonzero(held > 0):
+            if pieces.modules[i].layout == "factor":
+                products.setdefault(pieces.modules[i].stem, []).append(int(i))
+        for factors in products.values():
+            own, first = held[factors], pieces.modules[factors[0]]
+            whole = own.prod()
+            if len(factors) > 1 and first.entrywise:
+                whole = whole / (first.m * first.n)  # of independent factors
+            gains[content, factors] = whole / own
+            shares[content, factors] = whole / own / len(factors)
 
 
 def _name_of(key: str) -> str:
