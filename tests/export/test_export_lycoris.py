@@ -257,6 +257,9 @@ def test_no_other_format_has_a_match(form: str, kind: str, tmp_path: Path) -> No
     options = {"base": save_base(tmp_path / "base")} if FORMATS[form].needs_base else {}
     with pytest.raises(HydraoptError, match="style"):
         export_task(task, tmp_path / "out", format=form, **options)
+    if form in ("vllm", "diffusers"):
+        with pytest.raises(HydraoptError, match="--format kohya"):
+            export_task(task, tmp_path / "out", format=form)
     assert not (tmp_path / "out").exists()
 
 

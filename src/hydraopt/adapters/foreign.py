@@ -72,9 +72,9 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
         scale = stated(path, path, rank)
         return ratio(alpha, rank, module=path, file=file.path) if scale is None else scale
 
-    found = read_lycoris(file, halves, scale_of)
-    used -= set(found.kinds)
-    parsed.modules += found.modules
+    lycoris = read_lycoris(file, halves, scale_of)
+    used -= set(lycoris.kinds)
+    parsed.modules += lycoris.modules
     for stem, sides in halves.items():
         a, b = _both(stem, sides, file.path)
         path = _diffusers_path(stem) if file_format == "diffusers" else stem
@@ -93,9 +93,9 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
             "modules are numbered, not named; they align with files of one model only"
         )
     origin: dict[str, Any] = {"metadata": dict(file.metadata)}
-    if found.modules and not alphas:
+    if lycoris.modules and not alphas:
         origin["alphas"] = False
-    return _finish(parsed, file, used | found.used, origin, found.kinds)
+    return _finish(parsed, file, used | lycoris.used, origin, lycoris.kinds)
 
 
 def _halves(

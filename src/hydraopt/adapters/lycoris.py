@@ -25,9 +25,9 @@ from typing import Final
 from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 
-__all__ = ["FoundLycoris", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
+__all__ = ["LycorisContent", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
 
-Parts = Mapping[str, RawTensor]
+ByName = Mapping[str, RawTensor]
 Halves = dict[str, dict[str, RawTensor]]
 
 _PRODUCT: Final = re.compile(
@@ -60,7 +60,7 @@ _DO: Final = "The file is damaged or incomplete; save it again, or leave it out"
 
 
 @dataclass
-class FoundLycoris:
+class LycorisContent:
     """modules: of LoHa and LoKr.  kinds: of extras, by key.  used: keys that the modules hold."""
 
     modules: list[LowRankModule] = field(default_factory=list)
@@ -86,7 +86,7 @@ def is_lycoris(name: str) -> bool:
 
 def read_lycoris(
     file: TensorFile, halves: Halves, scale_of: Callable[[str, int], float]
-) -> FoundLycoris:
+) -> LycorisContent:
     """Modules and kinds of what is no plain pair in a kohya file.
 
     halves: A and B of each path by "A", "B"; those around a Tucker core are taken out.
@@ -94,7 +94,7 @@ def read_lycoris(
     Raises AdapterFormatError, naming the file and the tensor or module, for parts that are missing
     or do not fit, and for names of methods that are not known.
     """
-    found = FoundLycoris()
+    content = LycorisContent()
     products: dict[str, dict[str, RawTensor]] = {}
     others: dict[str, dict[str, RawTensor]] = {}
     for name, tensor in file.items():
@@ -118,16 +118,16 @@ def read_lycoris(
             what = "tensors of several methods claim to be one module"
             refuse(what, file.path, module=path, got=sorted(parts), do="Save each on its own")
         product = _Product(file, path, parts, scale_of)
-        (_loha if kinds == {"hada"} else _lokr)(product, found)
+        (_loha if kinds == {"hada"} else _lokr)(product, content)
     for path, parts in others.items():
-        _other(file, path, parts, halves, found)
+        _other(file, path, parts, halves, content)
         if set(parts) & _SCALED:
             _check_alpha(file, path, 1, scale_of)
         if set(parts) & (_SCALED | {"oft_blocks", "oft_diag", "lambda_layer"}):
-            _keep_alpha(file, path, found)
-    for key, kind in found.kinds.items():
+            _keep_alpha(file, path, content)
+    for key, kind in content.kinds.items():
         _check_numbers(file, key, kind)
-    return found
+    return content
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class _Product:
 
     file: TensorFile
     path: str
-    parts: Parts
+    parts: ByName
     scale_of: Callable[[str, int], float]
 
     def need(self, *names: str) -> list[RawTensor]:
@@ -179,14 +179,14 @@ class _Product:
         return left.shape[1], right.shape[1], *core.shape[2:]
 
 
-def _loha(x: _Product, found: FoundLycoris) -> None:
+def _loha(x: _Product, content: LycorisContent) -> None:
     x.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     if {"hada_t1", "hada_t2"} & set(x.parts):
         first = x.core("hada_t1", "hada_w1_a", "hada_w1_b")
         second = x.core("hada_t2", "hada_w2_a", "hada_w2_b")
         if first != second or x.parts["hada_t1"].shape != x.parts["hada_t2"].shape:
             x.misfit("two factors of one shape and one rank")
-        _keep(x, x.parts, found)
+        _keep(x, x.parts, content)
         _check_alpha(x.file, x.path, x.parts["hada_t1"].shape[0], x.scale_of)
         return
     pairs = [x.pair(f"hada_w{i}_a", f"hada_w{i}_b") for i in (1, 2)]
@@ -194,10 +194,10 @@ def _loha(x: _Product, found: FoundLycoris) -> None:
     if len(shapes) > 1:
         # Which rank alpha is divided by would be a guess.
         x.misfit("two factors of one shape and one rank")
-    _add(x, dict(enumerate(pairs)), found, sized=False)
+    _add(x, dict(enumerate(pairs)), content, sized=False)
 
 
-def _lokr(x: _Product, found: FoundLycoris) -> None:
+def _lokr(x: _Product, content: LycorisContent) -> None:
     whole = []
     pairs: dict[int, tuple[RawTensor, RawTensor]] = {}
     ranks = set()
@@ -219,9 +219,9 @@ def _lokr(x: _Product, found: FoundLycoris) -> None:
             ranks.add(pairs[i - 1][1].shape[0])
     if len(ranks) > 1:
         x.misfit("one rank")
-    _keep(x, {name: x.parts[name] for name in whole}, found, alpha=not pairs)
+    _keep(x, {name: x.parts[name] for name in whole}, content, alpha=not pairs)
     if pairs:
-        _add(x, pairs, found, sized=True)
+        _add(x, pairs, content, sized=True)
     elif ranks:
         _check_alpha(x.file, x.path, max(ranks), x.scale_of)
 
@@ -229,7 +229,7 @@ def _lokr(x: _Product, found: FoundLycoris) -> None:
 def _add(
     x: _Product,
     pairs: Mapping[int, tuple[RawTensor, RawTensor]],
-    found: FoundLycoris,
+    content: LycorisContent,
     *,
     sized: bool,
 ) -> None:
@@ -238,24 +238,24 @@ def _add(
         (m, r), n = b.shape, a.shape[1]
         path = factor_path(x.path, i, (m, n) if sized else None)
         module = LowRankModule(path, "linear", m, n, r, scale, a, b, "factor", i, 2)
-        found.modules.append(module)
-        found.used |= {a.name, b.name}
+        content.modules.append(module)
+        content.used |= {a.name, b.name}
         scale = 1.0
     alpha = f"{x.path}.alpha"
     if alpha in x.file:
-        found.used.add(alpha)
+        content.used.add(alpha)
 
 
-def _keep(x: _Product, parts: Parts, found: FoundLycoris, *, alpha: bool = True) -> None:
-    found.kinds.update((tensor.name, "tuner") for tensor in parts.values())
+def _keep(x: _Product, parts: ByName, content: LycorisContent, *, alpha: bool = True) -> None:
+    content.kinds.update((tensor.name, "tuner") for tensor in parts.values())
     if alpha:
-        _keep_alpha(x.file, x.path, found)
+        _keep_alpha(x.file, x.path, content)
 
 
-def _keep_alpha(file: TensorFile, path: str, found: FoundLycoris) -> None:
+def _keep_alpha(file: TensorFile, path: str, content: LycorisContent) -> None:
     """An alpha that no module's scale holds is needed as it is."""
     if f"{path}.alpha" in file:
-        found.kinds[f"{path}.alpha"] = "exact"
+        content.kinds[f"{path}.alpha"] = "exact"
 
 
 def _check_alpha(
@@ -273,7 +273,9 @@ def _check_alpha(
         )
 
 
-def _other(file: TensorFile, path: str, parts: Parts, halves: Halves, found: FoundLycoris) -> None:
+def _other(
+    file: TensorFile, path: str, parts: ByName, halves: Halves, content: LycorisContent
+) -> None:
     def need(*names: str) -> None:
         for name in names:
             if f"{path}.{name}" not in file:
@@ -281,7 +283,7 @@ def _other(file: TensorFile, path: str, parts: Parts, halves: Halves, found: Fou
                 refuse(what, file.path, module=path, got=got, do=_DO)
 
     if "lora_mid" in parts:
-        _tucker(file, path, parts["lora_mid"], halves, found)
+        _tucker(file, path, parts["lora_mid"], halves, content)
     if set(parts) & {*_GLORA, "bm.weight"}:
         need(*_GLORA)
     for part, tensor in parts.items():
@@ -289,14 +291,14 @@ def _other(file: TensorFile, path: str, parts: Parts, halves: Halves, found: Fou
             got = f"{tensor.name!r} {tensor.shape}"
             refuse("an OFT has no blocks", file.path, module=path, got=got, do=_DO)
         need(*_NEEDED.get(part, ()))
-        found.kinds[tensor.name] = _ALONE.get(part, "tuner")
+        content.kinds[tensor.name] = _ALONE.get(part, "tuner")
         for more, kind in _TOGETHER.get(part, {}).items():
             if f"{path}.{more}" in file:
-                found.kinds[f"{path}.{more}"] = kind
+                content.kinds[f"{path}.{more}"] = kind
 
 
 def _tucker(
-    file: TensorFile, path: str, core: RawTensor, halves: Halves, found: FoundLycoris
+    file: TensorFile, path: str, core: RawTensor, halves: Halves, content: LycorisContent
 ) -> None:
     """lora_up (m, r, 1, 1), lora_mid (r, s, kh, kw), lora_down (s, n, 1, 1)."""
     sides = halves.pop(path, {})
@@ -314,7 +316,7 @@ def _tucker(
             expected="up (m, r, 1, 1), mid (r, r, kh, kw), down (r, n, 1, 1)",
             do=_DO,
         )
-    found.kinds.update((x.name, "tuner") for x in sides.values())
+    content.kinds.update((x.name, "tuner") for x in sides.values())
 
 
 def _check_numbers(file: TensorFile, key: str, kind: ExtraKind) -> None:
