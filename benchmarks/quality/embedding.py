@@ -88,5 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 }
             )
             print(rows[-1])
-    about = {"base": args.base, "shape": list(weights.shape), "changed_rows": ROWS, "max_error": ERROR}
+    shape = list(weights.shape)
+    about = {"base": args.base, "shape": shape, "changed_rows": ROWS, "max_error": ERROR}
     write_result(QUALITY, "embedding", {**head, **about}, rows)

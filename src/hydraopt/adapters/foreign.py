@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.keys import spell
-from hydraopt.adapters.lycoris import FoundLycoris, has_product, is_lycoris, read_lycoris
+from hydraopt.adapters.lycoris import has_product, is_lycoris, read_lycoris
 from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
 from hydraopt.adapters.peft import Parsed
 from hydraopt.adapters.peftconfig import exact_pattern
@@ -92,7 +92,9 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
         parsed.notes.append(
             "modules are numbered, not named; they align with files of one model only"
         )
-    origin = {"metadata": dict(file.metadata), **_origin(lycoris, bool(alphas))}
+    origin: dict[str, Any] = {"metadata": dict(file.metadata)}
+    if lycoris.modules and not alphas:
+        origin["alphas"] = False
     return _finish(parsed, file, used | lycoris.used, origin, lycoris.kinds)
 
 
@@ -116,18 +118,6 @@ def _halves(
             refuse(what, file.path, module=path, do="Save each adapter on its own")
         halves[path][half] = tensor
     return halves, alphas
-
-
-def _origin(lycoris: FoundLycoris, alphas: bool) -> dict[str, Any]:
-    """What an export has to know of products: which are LoHa and LoKr, and whether alpha is said.
-
-    One word where all are of one method, else the paths of each.
-    """
-    if not lycoris.products:
-        return {}
-    methods = sorted(set(lycoris.products.values()))
-    paths = {x: sorted(p for p, method in lycoris.products.items() if method == x) for x in methods}
-    return {"products": methods[0] if len(methods) == 1 else paths, "alphas": alphas}
 
 
 def read_loralib(
@@ -335,8 +325,11 @@ def _finish(
 
 
 def _peft_like(modules: Iterable[LowRankModule], origin: Mapping[str, Any]) -> dict[str, Any]:
-    # PEFT's settings for plain pairs say nothing of a product's factors.
-    modules = [x for x in modules if x.layout != "factor"]
+    firsts: dict[str, LowRankModule] = {}
+    for x in modules:
+        # Of the factors of a product, the first has its scale.
+        firsts.setdefault(x.path if x.layout != "factor" else x.path.partition("::")[0], x)
+    modules = list(firsts.values())
     ranks = {x.path.partition("::")[0]: x.r for x in modules}
     alphas = {x.path.partition("::")[0]: x.scale * x.r for x in modules}
     r, rank_pattern = _common(ranks, lambda x: x)

@@ -8,8 +8,9 @@ dW (m, n), scale = alpha / r (1 where alpha is missing or 0); a convolution's n 
     full     .diff (m, n, ...), .diff_b; norms .w_norm, .b_norm: added to the base's own
     GLoRA    scale * (W @ a1 @ a2 + b1 @ b2);  IA3: W times 1 + .weight;  OFT: .oft_blocks
 
-Each low-rank factor of LoHa and LoKr is a module "PATH::w1" or "PATH::w2" of layout "factor", the
-scale in the first. All else is extras: ``tuner`` where zeros change nothing. Source: lycoris-lora
+Each low-rank factor is a module of layout "factor", "PATH::w1" or "PATH::w2" of LoHa, with its size
+"PATH::w2.8x9" of LoKr, whose adapters may split a layer differently; the scale is in the first. All
+else is extras: ``tuner`` where zeros change nothing. Source: lycoris-lora
 4.1.3, lycoris/modules; Yeh et al., "Navigating Text-To-Image Customization" (2024), for the
 formulas.
 """
@@ -24,9 +25,9 @@ from typing import Final
 from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 
-__all__ = ["FoundLycoris", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
+__all__ = ["LycorisContent", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
 
-Named = Mapping[str, RawTensor]
+ByName = Mapping[str, RawTensor]
 Halves = dict[str, dict[str, RawTensor]]
 
 _PRODUCT: Final = re.compile(
@@ -54,20 +55,17 @@ _OTHERS: Final = re.compile(
     rf"(?P<path>.+)\.(?P<part>{'|'.join(map(re.escape, (*_ALONE, *_GLORA, 'bm.weight')))})"
 )
 _UNKNOWN: Final = re.compile(r"\.(?:hada_|lokr_|lora_mid|oft_|boft_|glora)")
+_SCALED: Final = {*_GLORA, "bm.weight", "lora_mid"}
 _DO: Final = "The file is damaged or incomplete; save it again, or leave it out"
 
 
 @dataclass
-class FoundLycoris:
-    """modules: of LoHa and LoKr.  kinds: of extras, by key.  used: keys that the modules hold.
-
-    products: "loha" or "lokr" of each path that has modules.
-    """
+class LycorisContent:
+    """modules: of LoHa and LoKr.  kinds: of extras, by key.  used: keys that the modules hold."""
 
     modules: list[LowRankModule] = field(default_factory=list)
     kinds: dict[str, ExtraKind] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    products: dict[str, str] = field(default_factory=dict)
 
 
 def has_product(name: str) -> bool:
@@ -88,7 +86,7 @@ def is_lycoris(name: str) -> bool:
 
 def read_lycoris(
     file: TensorFile, halves: Halves, scale_of: Callable[[str, int], float]
-) -> FoundLycoris:
+) -> LycorisContent:
     """Modules and kinds of what is no plain pair in a kohya file.
 
     halves: A and B of each path by "A", "B"; those around a Tucker core are taken out.
@@ -96,7 +94,7 @@ def read_lycoris(
     Raises AdapterFormatError, naming the file and the tensor or module, for parts that are missing
     or do not fit, and for names of methods that are not known.
     """
-    told = FoundLycoris()
+    content = LycorisContent()
     products: dict[str, dict[str, RawTensor]] = {}
     others: dict[str, dict[str, RawTensor]] = {}
     for name, tensor in file.items():
@@ -120,15 +118,16 @@ def read_lycoris(
             what = "tensors of several methods claim to be one module"
             refuse(what, file.path, module=path, got=sorted(parts), do="Save each on its own")
         product = _Product(file, path, parts, scale_of)
-        (_loha if kinds == {"hada"} else _lokr)(product, told)
+        (_loha if kinds == {"hada"} else _lokr)(product, content)
     for path, parts in others.items():
-        _other(file, path, parts, halves, told)
-        if not set(parts) <= {"diff", "diff_b", "w_norm", "b_norm"}:
-            _keep_alpha(file, path, told)
-            scale_of(path, 1)
-    for key, kind in told.kinds.items():
+        _other(file, path, parts, halves, content)
+        if set(parts) & _SCALED:
+            _check_alpha(file, path, 1, scale_of)
+        if set(parts) & (_SCALED | {"oft_blocks", "oft_diag", "lambda_layer"}):
+            _keep_alpha(file, path, content)
+    for key, kind in content.kinds.items():
         _check_numbers(file, key, kind)
-    return told
+    return content
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class _Product:
 
     file: TensorFile
     path: str
-    parts: Named
+    parts: ByName
     scale_of: Callable[[str, int], float]
 
     def need(self, *names: str) -> list[RawTensor]:
@@ -180,25 +179,25 @@ class _Product:
         return left.shape[1], right.shape[1], *core.shape[2:]
 
 
-def _loha(x: _Product, told: FoundLycoris) -> None:
+def _loha(x: _Product, content: LycorisContent) -> None:
     x.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     if {"hada_t1", "hada_t2"} & set(x.parts):
         first = x.core("hada_t1", "hada_w1_a", "hada_w1_b")
         second = x.core("hada_t2", "hada_w2_a", "hada_w2_b")
         if first != second or x.parts["hada_t1"].shape != x.parts["hada_t2"].shape:
             x.misfit("two factors of one shape and one rank")
-        _keep(x, x.parts, told)
-        x.scale_of(x.path, x.parts["hada_t1"].shape[0])
+        _keep(x, x.parts, content)
+        _check_alpha(x.file, x.path, x.parts["hada_t1"].shape[0], x.scale_of)
         return
     pairs = [x.pair(f"hada_w{i}_a", f"hada_w{i}_b") for i in (1, 2)]
     shapes = {(left.shape, right.shape) for left, right in pairs}
     if len(shapes) > 1:
         # Which rank alpha is divided by would be a guess.
         x.misfit("two factors of one shape and one rank")
-    _add(x, "loha", dict(enumerate(pairs)), told)
+    _add(x, dict(enumerate(pairs)), content, sized=False)
 
 
-def _lokr(x: _Product, told: FoundLycoris) -> None:
+def _lokr(x: _Product, content: LycorisContent) -> None:
     whole = []
     pairs: dict[int, tuple[RawTensor, RawTensor]] = {}
     ranks = set()
@@ -220,43 +219,63 @@ def _lokr(x: _Product, told: FoundLycoris) -> None:
             ranks.add(pairs[i - 1][1].shape[0])
     if len(ranks) > 1:
         x.misfit("one rank")
-    _keep(x, {name: x.parts[name] for name in whole}, told, alpha=not pairs)
+    _keep(x, {name: x.parts[name] for name in whole}, content, alpha=not pairs)
     if pairs:
-        _add(x, "lokr", pairs, told)
-    else:
-        x.scale_of(x.path, max(ranks, default=1))
+        _add(x, pairs, content, sized=True)
+    elif ranks:
+        _check_alpha(x.file, x.path, max(ranks), x.scale_of)
 
 
 def _add(
-    x: _Product, kind: str, pairs: Mapping[int, tuple[RawTensor, RawTensor]], told: FoundLycoris
+    x: _Product,
+    pairs: Mapping[int, tuple[RawTensor, RawTensor]],
+    content: LycorisContent,
+    *,
+    sized: bool,
 ) -> None:
     scale = x.scale_of(x.path, next(iter(pairs.values()))[1].shape[0])
     for i, (b, a) in pairs.items():
         (m, r), n = b.shape, a.shape[1]
-        path = factor_path(x.path, i, (m, n) if kind == "lokr" else None)
+        path = factor_path(x.path, i, (m, n) if sized else None)
         module = LowRankModule(path, "linear", m, n, r, scale, a, b, "factor", i, 2)
-        told.modules.append(module)
-        told.used |= {a.name, b.name}
+        content.modules.append(module)
+        content.used |= {a.name, b.name}
         scale = 1.0
-    told.products[x.path] = kind
     alpha = f"{x.path}.alpha"
     if alpha in x.file:
-        told.used.add(alpha)
+        content.used.add(alpha)
 
 
-def _keep(x: _Product, parts: Named, told: FoundLycoris, *, alpha: bool = True) -> None:
-    told.kinds.update((tensor.name, "tuner") for tensor in parts.values())
+def _keep(x: _Product, parts: ByName, content: LycorisContent, *, alpha: bool = True) -> None:
+    content.kinds.update((tensor.name, "tuner") for tensor in parts.values())
     if alpha:
-        _keep_alpha(x.file, x.path, told)
+        _keep_alpha(x.file, x.path, content)
 
 
-def _keep_alpha(file: TensorFile, path: str, told: FoundLycoris) -> None:
+def _keep_alpha(file: TensorFile, path: str, content: LycorisContent) -> None:
     """An alpha that no module's scale holds is needed as it is."""
     if f"{path}.alpha" in file:
-        told.kinds[f"{path}.alpha"] = "exact"
+        content.kinds[f"{path}.alpha"] = "exact"
 
 
-def _other(file: TensorFile, path: str, parts: Named, halves: Halves, told: FoundLycoris) -> None:
+def _check_alpha(
+    file: TensorFile, path: str, rank: int, scale_of: Callable[[str, int], float]
+) -> None:
+    """Refuse an alpha that is no number, or that was given for a file without: it has no place."""
+    scale = scale_of(path, rank)
+    if f"{path}.alpha" not in file and scale != 1:
+        refuse(
+            "the alpha that was given cannot be kept beside a core or GLoRA",
+            file.path,
+            module=path,
+            got=f"a scale of {scale:g}",
+            do=f"Add the tensor {path}.alpha to the file",
+        )
+
+
+def _other(
+    file: TensorFile, path: str, parts: ByName, halves: Halves, content: LycorisContent
+) -> None:
     def need(*names: str) -> None:
         for name in names:
             if f"{path}.{name}" not in file:
@@ -264,7 +283,7 @@ def _other(file: TensorFile, path: str, parts: Named, halves: Halves, told: Foun
                 refuse(what, file.path, module=path, got=got, do=_DO)
 
     if "lora_mid" in parts:
-        _tucker(file, path, parts["lora_mid"], halves, told)
+        _tucker(file, path, parts["lora_mid"], halves, content)
     if set(parts) & {*_GLORA, "bm.weight"}:
         need(*_GLORA)
     for part, tensor in parts.items():
@@ -272,14 +291,14 @@ def _other(file: TensorFile, path: str, parts: Named, halves: Halves, told: Foun
             got = f"{tensor.name!r} {tensor.shape}"
             refuse("an OFT has no blocks", file.path, module=path, got=got, do=_DO)
         need(*_NEEDED.get(part, ()))
-        told.kinds[tensor.name] = _ALONE.get(part, "tuner")
+        content.kinds[tensor.name] = _ALONE.get(part, "tuner")
         for more, kind in _TOGETHER.get(part, {}).items():
             if f"{path}.{more}" in file:
-                told.kinds[f"{path}.{more}"] = kind
+                content.kinds[f"{path}.{more}"] = kind
 
 
 def _tucker(
-    file: TensorFile, path: str, core: RawTensor, halves: Halves, told: FoundLycoris
+    file: TensorFile, path: str, core: RawTensor, halves: Halves, content: LycorisContent
 ) -> None:
     """lora_up (m, r, 1, 1), lora_mid (r, s, kh, kw), lora_down (s, n, 1, 1)."""
     sides = halves.pop(path, {})
@@ -297,7 +316,7 @@ def _tucker(
             expected="up (m, r, 1, 1), mid (r, r, kh, kw), down (r, n, 1, 1)",
             do=_DO,
         )
-    told.kinds.update((x.name, "tuner") for x in sides.values())
+    content.kinds.update((x.name, "tuner") for x in sides.values())
 
 
 def _check_numbers(file: TensorFile, key: str, kind: ExtraKind) -> None:

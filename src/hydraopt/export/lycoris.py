@@ -8,22 +8,18 @@ or LoKr), come to the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import ExportError, explain
 from hydraopt.export.stored import Stored, check_padded
 
 __all__ = ["product_tensors"]
 
-_NAMES = {
-    "loha": ("hada_w{}_a", "hada_w{}_b"),
-    "lokr": ("lokr_w{}_a", "lokr_w{}_b"),
-}
+_LOHA = ("hada_w{}_a", "hada_w{}_b")
+_LOKR = ("lokr_w{}_a", "lokr_w{}_b")
 
 
 def product_tensors(task: TaskAdapter, factors: Iterable[Stored]) -> dict[str, RawTensor]:
@@ -31,8 +27,7 @@ def product_tensors(task: TaskAdapter, factors: Iterable[Stored]) -> dict[str, R
 
     factors: modules of layout "factor". Both factors of a product have one rank in the file, the
     larger of the two, padded with zeros, and so has a Tucker core beside them.
-    Raises ExportError where the config does not say of which method a product is, and for an
-    export far larger than the bundle.
+    Raises ExportError for an export far larger than the bundle.
     """
     origin = task.config.get("hydraopt")
     origin = origin if isinstance(origin, Mapping) else {}
@@ -44,8 +39,8 @@ def product_tensors(task: TaskAdapter, factors: Iterable[Stored]) -> dict[str, R
         check_padded(task, members, ranks[path])
     result: dict[str, RawTensor] = {}
     for path, members in by_path.items():
-        names = _NAMES[_method(task, origin, path)]
         for x in members:
+            names = _LOHA if x.module.entrywise else _LOKR
             own = x.padded(ranks[path])
             for name, values, dtype in zip(
                 names, (own.b, own.a), reversed(own.dtypes), strict=True
@@ -62,22 +57,3 @@ def _rank(task: TaskAdapter, path: str, members: Iterable[Stored]) -> int:
     core = task.extras.get(f"{path}.lokr_t2")
     beside = core.shape[0] if core is not None and core.shape else 1
     return max(beside, *(x.rank for x in members))
-
-
-def _method(task: TaskAdapter, origin: Mapping[str, Any], path: str) -> str:
-    said = origin.get("products")
-    if isinstance(said, Mapping):
-        lists = [(k, paths) for k, paths in said.items() if isinstance(paths, list)]
-        said = next((k for k, paths in lists if path in paths), None)
-    if not isinstance(said, str) or said not in _NAMES:
-        raise ExportError(
-            explain(
-                "the task's config does not say of which method a product is",
-                adapter=task.name,
-                module=path,
-                got=repr(said)[:80],
-                expected=" or ".join(_NAMES),
-                do="Merge the original again",
-            )
-        )
-    return said

@@ -93,12 +93,15 @@ def refuse_settings(task: TaskAdapter, engine: str) -> None:
 
 def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None) -> ExportError:
     """The error for something an engine has no place for."""
+    kinds = {x.layout for x in task.modules.values()} | set(task.extra_kinds.values())
+    # PEFT has no match for what LyCORIS adds to kohya files.
+    lycoris = task.entry.format == "kohya" and bool(kinds & {"factor", "tuner", "tuner_ones"})
     return ExportError(
         explain(
             f"{engine} cannot hold {what}",
             adapter=task.name,
             module=module,
-            do="Export it with --format peft, which holds more",
+            do=f"Export it with --format {'kohya' if lycoris else 'peft'}, which holds more",
         )
     )
 
