@@ -125,9 +125,8 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
         patch("hydraopt.merging.passes.StreamWriter", recorder.writer),
         patch("hydraopt.coding.records.quantise_block", recorder.quantise),
     ):
-        paths = [module.path for module in pieces.modules]
-        passes = Passes(CoreStore(pieces.readers), pieces.owners, paths, measure, modes_of(FORMS))
-        again = passes.run(found.price, found.weights)
+        passes = Passes(CoreStore(pieces.readers), pieces, measure, modes_of(FORMS))
+        again = passes.run(found.price, found.weights, found.counting)
     made = {stream.data for stream in recorder.streams}
     if (
         not made >= {again.shared, *again.streams}

@@ -68,6 +68,37 @@ def _pairs(names: tuple[str, ...], a: str, b: str, transposed: bool = False) -> 
     return result
 
 
+def lycoris() -> dict[str, Tensors]:
+    """kohya files of what LyCORIS adds: LoHa, LoKr, whole differences, and Tucker cores."""
+    rng = np.random.default_rng(9)
+
+    def random(*shape: int) -> NDArray[np.float16]:
+        return rng.standard_normal(shape).astype(np.float16)
+
+    def module(name: str, **shapes: tuple[int, ...]) -> Tensors:
+        parts = {k.replace("__", "."): random(*x) for k, x in shapes.items()}
+        return {f"{name}.{k}": x for k, x in parts.items()} | {f"{name}.alpha": np.array(2.0, "f2")}
+
+    te, unet = "lora_te1_text_model_mlp_fc1", "lora_unet_down_attn1_to_q"
+    sides = {"hada_w1_a": (12, 4), "hada_w1_b": (4, 16), "hada_w2_a": (12, 4), "hada_w2_b": (4, 16)}
+    turned = {k: x[::-1] if k.endswith("a") else x for k, x in sides.items()}
+    full = {f"{unet}.diff": random(6, 8), f"{unet}.diff_b": random(6), f"{te}.w_norm": random(6),
+            f"{te}.b_norm": random(6), "lora_unet_x.dora_scale": random(6, 1)}  # fmt: skip
+    return {
+        "loha": module(te, **sides) | module(unet, **sides),
+        "lokr": module(te, lokr_w1=(3, 4), lokr_w2_a=(8, 2), lokr_w2_b=(2, 9))
+        | module(unet, lokr_w1_a=(6, 2), lokr_w1_b=(2, 5), lokr_w2_a=(8, 2), lokr_w2_b=(2, 9))
+        | module("lora_unet_x", lokr_w1=(3, 4), lokr_w2=(4, 3)),
+        "full": full | module("lora_unet_x", lora_up__weight=(6, 2), lora_down__weight=(2, 5)),
+        "cores": module("lora_unet_conv", lora_up__weight=(6, 2, 1, 1),
+                        lora_mid__weight=(2, 2, 3, 3), lora_down__weight=(2, 4, 1, 1))
+        | module("lora_unet_conv2", hada_t1=(4, 4, 3, 3), hada_t2=(4, 4, 3, 3), **turned)
+        | module("lora_unet_conv3", lokr_w1=(3, 4), lokr_w2_a=(2, 5), lokr_w2_b=(2, 4),
+                 lokr_t2=(2, 2, 3, 3))
+        | module("lora_unet_oft", oft_blocks=(3, 4, 4), rescale=(12, 1)),
+    }  # fmt: skip
+
+
 def write_adapters(folder: Path) -> dict[str, Path]:
     """One sound adapter of each format and container, below ``folder``, by a short name."""
     import torch
@@ -121,6 +152,9 @@ def write_adapters(folder: Path) -> dict[str, Path]:
         (made[f"mlx-{kind}"] / "adapter_config.json").write_text(json.dumps(about))
     save_file(mlx, made["mlx-safetensors"] / "adapters.safetensors")
     np.savez(made["mlx-npz"] / "adapters.npz", **mlx)  # type: ignore[arg-type]
+    for name, data in lycoris().items():
+        made[name] = folder / f"{name}.safetensors"
+        save_file(data, made[name], metadata={"ss_network_module": "lycoris.kohya"})
     return {**plain, "headed": headed, "pickled": pickled, "image": image,
             "diffusers": diffusers.parent, "loralib": loralib.parent, **made}  # fmt: skip
 
@@ -131,7 +165,7 @@ def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
 
     folder.mkdir()
     plain = [adapters[f"plain{i}"] for i in range(3)]
-    bundles = [folder / f"bundle{i}.hydra.safetensors" for i in range(8)]
+    bundles = [folder / f"bundle{i}.hydra.safetensors" for i in range(9)]
     merge(plain, bundles[0], error=0.02, threads=1)
     merge([*plain, adapters["headed"]], bundles[1], error=0.3, threads=1)
     merge(plain, bundles[2], error=0.2, forms=["private"], threads=1)
@@ -140,6 +174,7 @@ def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
     merge([adapters["mlx-safetensors"]], bundles[5], error=0.1, threads=1)
     merge([adapters["loralib"]], bundles[6], lossless=True)
     merge([adapters["diffusers"]], bundles[7], error=0.1, threads=1)
+    merge([adapters[name] for name in lycoris()], bundles[8], error=0.1, threads=1)
     return bundles
 
 

@@ -6,7 +6,19 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("evidence", "methods", "measures", "growth", "curve", "shrink", "rivals", "heads")
+COMMANDS = (
+    "evidence",
+    "methods",
+    "measures",
+    "growth",
+    "curve",
+    "shrink",
+    "rivals",
+    "heads",
+    "tuners",
+    "real",
+    "embedding",
+)
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.quality", COMMANDS))

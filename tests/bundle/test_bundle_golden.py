@@ -22,12 +22,12 @@ from hydraopt.bundle import (
 from hydraopt.coding.stream import StreamReader
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UnsupportedVersionError
-from tests.bundle.golden.make import PATH, parts, table
+from tests.bundle.golden.make import DRAFT, FIRST, TENSORS, dense_records, parts, table
 
 
 def test_it_says_what_it_said() -> None:
-    made, bundle = parts(), open_bundle(PATH)
-    assert PATH.stat().st_size < 4096
+    made, bundle = parts(dense=False), open_bundle(FIRST)
+    assert FIRST.stat().st_size < 4096
     assert bundle.manifest == made.manifest
     for name, expected in made.expected.items():
         for path, factors in bundle[name].factors().items():
@@ -42,7 +42,7 @@ def test_it_says_what_it_said() -> None:
 
 def test_bytes_by_hand() -> None:
     """The container, taken apart without hydraopt."""
-    data = PATH.read_bytes()
+    data = FIRST.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     assert list(header) == [
@@ -66,7 +66,27 @@ def test_written_again(tmp_path: Path) -> None:
     if zstandard.ZSTD_VERSION[:2] != (1, 5):
         pytest.skip("another zstd may compress to other bytes")
     write_bundle(tmp_path / "b", *parts().args, library="hydraopt 0.1.0")
-    assert (tmp_path / "b").read_bytes() == PATH.read_bytes()
+    assert (tmp_path / "b").read_bytes() == DRAFT.read_bytes()
+
+
+def test_coded_tensors_are_what_they_were() -> None:
+    commons, records = dense_records()
+    bundle = open_bundle(DRAFT)
+    assert bundle.version == VERSION
+    assert bundle.manifest == parts().manifest
+    extras = bundle["fr"].extras
+    references = [commons[0].values(np.zeros((24, 3))), np.ones((8, 1)), np.zeros((40, 2))]
+    for entry, record, reference in zip(TENSORS, records, references, strict=True):
+        values = record.values(reference)
+        expected = (values.T if entry.key == "head.weight" else values).reshape(entry.shape)
+        got = extras[entry.key]
+        assert (got.dtype, got.shape) == (entry.dtype, entry.shape)
+        np.testing.assert_allclose(got.numpy(), expected, rtol=2**-8)
+    # Rows that are not named are exactly what means no change.
+    assert np.count_nonzero(extras["rows"].numpy().any(axis=1)) == 3
+    assert set(bundle["de"].extras) == set()
+    assert bundle["fr"].extra_kinds["rows"] == "token_rows"
+    assert verify_bundle(DRAFT).ok
 
 
 @pytest.fixture
@@ -101,8 +121,8 @@ def test_a_newer_library_reads_it(newer: int, monkeypatch: pytest.MonkeyPatch) -
     test_it_says_what_it_said()
     assert {what for what, _ in told} == {"stream", "manifest", "carried"}
     assert {version for _, version in told} == {1}
-    assert open_bundle(PATH).version == 1
-    assert verify_bundle(PATH).ok
+    assert open_bundle(FIRST).version == 1
+    assert verify_bundle(FIRST).ok
 
 
 def test_what_a_newer_library_writes_is_refused_by_an_older_one(
@@ -110,6 +130,6 @@ def test_what_a_newer_library_writes_is_refused_by_an_older_one(
 ) -> None:
     write_bundle(tmp_path / "b", *parts().args)
     assert open_bundle(tmp_path / "b").version == newer
-    monkeypatch.setattr(reader, "VERSION", 1)
-    with pytest.raises(UnsupportedVersionError, match="got format version 2, expected at most 1"):
+    monkeypatch.setattr(reader, "VERSION", VERSION)
+    with pytest.raises(UnsupportedVersionError, match="got format version 3, expected at most 2"):
         open_bundle(tmp_path / "b")

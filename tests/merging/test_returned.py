@@ -189,3 +189,19 @@ def test_a_bias_that_its_scale_takes_out_of_its_dtype_comes_back_wider(tmp_path:
     returned = again.extras[f"{stem}B.bias"]
     assert returned.dtype == "F32"
     np.testing.assert_array_equal(returned.numpy(), 3 * bias.astype(np.float32))
+
+
+def test_a_bias_that_leaves_float32_once_scaled_is_refused(tmp_path: Path) -> None:
+    stem = "base_model.model.h.q.lora_"
+    arrays = {
+        f"{stem}A.weight": np.ones((2, 8), np.float32),
+        f"{stem}B.weight": np.ones((4, 2), np.float32),
+        f"{stem}B.bias": np.full(4, 3e38, np.float32),
+    }
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(arrays, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_bias": True}))
+    with pytest.raises(NumericalError, match=r"bias of lora_B.*adapter adapter.*got 6e\+38"):
+        merge([folder], tmp_path / "b")

@@ -1,4 +1,5 @@
-"""Reading the other LoRA formats: kohya, diffusers (with cloneofsimo's), loralib, MLX.
+"""Reading the other LoRA formats: kohya (with LyCORIS'), diffusers (with cloneofsimo's), loralib,
+MLX.
 
 None of them has PEFT's config, so each reader makes one that says the same: r, lora_alpha,
 patterns where modules differ, target_modules as whole paths, and the original settings under the
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.keys import spell
-from hydraopt.adapters.model import Format, Kind, Layout, LowRankModule
+from hydraopt.adapters.lycoris import has_product, is_lycoris, read_lycoris
+from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
 from hydraopt.adapters.peft import Parsed
 from hydraopt.adapters.peftconfig import exact_pattern
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
@@ -36,26 +38,74 @@ _HALF: Final = re.compile(
     r"|\.lora_(?P<new>[AB])(?:\.[^.]+)?\.weight"
     r"|:(?P<numbered>down|up))"
 )
-_OTHER_METHODS: Final = re.compile(r"\.(hada_w|lokr_w|lora_mid|oft_|boft_|glora|a1\.weight)")
 
 
 def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
-    """Modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r.
+    """Modules of a kohya or diffusers file: lora_up @ lora_down, times alpha / r; and what
+    :mod:`hydraopt.adapters.lycoris` knows.
 
     The scale comes from the module's ``.alpha``, else from the settings that newer diffusers puts
     in the metadata, else from ``alpha``, else it is 1, which is what both tools then do.
     """
     parsed = Parsed(file_format, {}, base_model=file.metadata.get("ss_sd_model_name") or None)
+    halves, alphas = _halves(file)
+    settings = _diffusers_settings(file)
+    product = next(filter(has_product, file), None)
+    if file_format == "diffusers" and product is not None:
+        what = f"tensor {product[:200]!r} is of LoHa or LoKr, in a file with diffusers' LoRA"
+        refuse(what, file.path, do="Save it in kohya's format, or as a PEFT folder")
+    used: set[str] = set()
+
+    def stated(stem: str, path: str, rank: int) -> float | None:
+        """alpha / r of the tensor that states alpha, if there is one."""
+        key = next((k for k in (f"{stem}.alpha", f"{stem}.lora.alpha") if k in alphas), None)
+        if key is None:
+            return None
+        used.add(key)
+        if math.prod(alphas[key].shape) != 1:
+            got = f"{key!r} of shape {alphas[key].shape}"
+            refuse("alpha is not one number", file.path, module=path, got=got, do=DAMAGED)
+        value = float(alphas[key].numpy().reshape(-1)[0])
+        return ratio(value, rank, module=path, file=file.path)
+
+    def scale_of(path: str, rank: int) -> float:
+        scale = stated(path, path, rank)
+        return ratio(alpha, rank, module=path, file=file.path) if scale is None else scale
+
+    lycoris = read_lycoris(file, halves, scale_of)
+    used -= set(lycoris.kinds)
+    parsed.modules += lycoris.modules
+    for stem, sides in halves.items():
+        a, b = _both(stem, sides, file.path)
+        path = _diffusers_path(stem) if file_format == "diffusers" else stem
+        rule = settings.get(path.partition(".")[0])
+        scale = stated(stem, path, b.shape[1] if len(b.shape) > 1 else 1)
+        if scale is None and rule is not None:
+            scale = rule.scale(path.partition(".")[2])
+        elif scale is None:
+            scale = ratio(alpha, a.shape[0] if a.shape else 1, module=path, file=file.path)
+        parsed.modules.append(_plain(path, a, b, scale, file.path))
+        used |= {a.name, b.name}
+    if not alphas and not settings and alpha is None and parsed.modules:
+        parsed.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
+    if any(":" in stem for stem in halves):
+        parsed.notes.append(
+            "modules are numbered, not named; they align with files of one model only"
+        )
+    origin: dict[str, Any] = {"metadata": dict(file.metadata)}
+    if lycoris.modules and not alphas:
+        origin["alphas"] = False
+    return _finish(parsed, file, used | lycoris.used, origin, lycoris.kinds)
+
+
+def _halves(
+    file: TensorFile,
+) -> tuple[dict[str, dict[str, RawTensor]], dict[str, RawTensor]]:
+    """The two halves "A" and "B" of each path, and the alphas by key."""
     halves: dict[str, dict[str, RawTensor]] = {}
     alphas: dict[str, RawTensor] = {}
     for name, tensor in file.items():
-        if _OTHER_METHODS.search(name):
-            refuse(
-                f"tensor {name!r} is of LoHa, LoKr, Tucker or another method that is not B @ A",
-                file.path,
-                do="Extract a plain LoRA from it first, or leave it out",
-            )
-        match = _HALF.fullmatch(name)
+        match = None if is_lycoris(name) else _HALF.fullmatch(name)
         if match is None:
             if name.endswith(".alpha"):
                 alphas[name] = tensor
@@ -67,33 +117,7 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
             what = f"two tensors claim to be {half} of one module"
             refuse(what, file.path, module=path, do="Save each adapter on its own")
         halves[path][half] = tensor
-    settings = _diffusers_settings(file)
-    used: set[str] = set()
-    for stem, sides in halves.items():
-        a, b = _both(stem, sides, file.path)
-        path = _diffusers_path(stem) if file_format == "diffusers" else stem
-        key = next((k for k in (f"{stem}.alpha", f"{stem}.lora.alpha") if k in alphas), None)
-        rule = settings.get(path.partition(".")[0])
-        if key is not None:
-            used.add(key)
-            if math.prod(alphas[key].shape) != 1:
-                got = f"{key!r} of shape {alphas[key].shape}"
-                refuse("alpha is not one number", file.path, module=path, got=got, do=DAMAGED)
-            value = float(alphas[key].numpy().reshape(-1)[0])
-            scale = ratio(value, b.shape[1] if len(b.shape) > 1 else 1, module=path, file=file.path)
-        elif rule is not None:
-            scale = rule.scale(path.partition(".")[2])
-        else:
-            scale = ratio(alpha, a.shape[0] if a.shape else 1, module=path, file=file.path)
-        parsed.modules.append(_plain(path, a, b, scale, file.path))
-        used |= {a.name, b.name}
-    if not alphas and not settings and alpha is None:
-        parsed.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
-    if any(":" in stem for stem in halves):
-        parsed.notes.append(
-            "modules are numbered, not named; they align with files of one model only"
-        )
-    return _finish(parsed, file, used, {"metadata": dict(file.metadata)})
+    return halves, alphas
 
 
 def read_loralib(
@@ -267,12 +291,21 @@ def _diffusers_settings(file: TensorFile) -> dict[str, ScaleRule]:
 
 
 def _finish(
-    parsed: Parsed, file: TensorFile, used: Iterable[str], origin: dict[str, Any]
+    parsed: Parsed,
+    file: TensorFile,
+    used: Iterable[str],
+    origin: dict[str, Any],
+    kinds: Mapping[str, ExtraKind] | None = None,
 ) -> Parsed:
-    """Add the extras, PEFT's names for the modules, and the config that PEFT would have written."""
+    """Add the extras, PEFT's names for the modules, and the config that PEFT would have written.
+
+    kinds: of extras that the reader knows.
+    """
     taken = set(used)
     for name in file:
-        if name not in taken:
+        if kinds is not None and name in kinds:
+            parsed.extras[name] = kinds[name]
+        elif name not in taken:
             last = name.rpartition(".")[2]
             magnitude = last in ("dora_scale", "lora_magnitude_vector")
             magnitude = magnitude and parsed.format != "loralib"
@@ -292,7 +325,11 @@ def _finish(
 
 
 def _peft_like(modules: Iterable[LowRankModule], origin: Mapping[str, Any]) -> dict[str, Any]:
-    modules = list(modules)
+    firsts: dict[str, LowRankModule] = {}
+    for x in modules:
+        # Of the factors of a product, the first has its scale.
+        firsts.setdefault(x.path if x.layout != "factor" else x.path.partition("::")[0], x)
+    modules = list(firsts.values())
     ranks = {x.path.partition("::")[0]: x.r for x in modules}
     alphas = {x.path.partition("::")[0]: x.scale * x.r for x in modules}
     r, rank_pattern = _common(ranks, lambda x: x)

@@ -2,7 +2,8 @@
 
 All are in :data:`FORMATS`; a new one is a reader in a file of its own and a line there. A name of a
 tensor decides, the first in the file that is typical of any format; earlier lines win where one
-name could be of two.
+name could be of two. Full differences and the like stand beside pairs of several formats, so they
+tell a kohya file only where no other name tells a format.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any, Final
 
 from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
 from hydraopt.adapters.keys import parse
+from hydraopt.adapters.lycoris import has_other_kind, has_product
 from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
+from hydraopt.adapters.tunerfiles import read_tuner
+from hydraopt.adapters.tuners import tuner_named
 
 __all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
 
@@ -87,8 +91,7 @@ def _peft(name: str, opened: Opened) -> bool:
 
 def _kohya(name: str, opened: Opened) -> bool:
     own = name.endswith((".lora_down.weight", ".lora_up.weight"))
-    others = ".hada_w" in name or ".lokr_w" in name  # its reader says why they are refused
-    return own or others or (_as_peft(name) and _kohya_prefix(name))
+    return own or has_product(name) or (_as_peft(name) and _kohya_prefix(name))
 
 
 def _diffusers(name: str, opened: Opened) -> bool:
@@ -97,8 +100,13 @@ def _diffusers(name: str, opened: Opened) -> bool:
 
 
 def _other_method(opened: Opened) -> bool:
-    # Its reader says why it is refused.
-    return opened.config is not None and opened.config.get("peft_type", "LORA") != "LORA"
+    """Whether the config is of another tuner than LoRA; its tensors' names may be kohya's too."""
+    return tuner_named(opened.config) != "LORA"
+
+
+def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+    read = read_peft if tuner_named(config) == "LORA" else read_tuner
+    return read(file, config, config_file)
 
 
 def _map(value: Any) -> Mapping[str, Any]:
@@ -123,8 +131,8 @@ FORMATS: Final = (
     FileFormat(
         "peft",
         _peft,
-        lambda opened: read_peft(opened.file, opened.need_config(), opened.config_file),
-        lambda file, config, origin: read_peft(file, config, file.path),
+        lambda opened: _read_peft(opened.file, opened.need_config(), opened.config_file),
+        lambda file, config, origin: _read_peft(file, config, file.path),
         says=_other_method,
     ),
     FileFormat(
@@ -164,6 +172,8 @@ def format_of(opened: Opened) -> FileFormat:
         for known in FORMATS:
             if known.typical(name, opened):
                 return known
+    if any(map(has_other_kind, opened.file)):
+        return next(known for known in FORMATS if known.name == "kohya")
     first = ", ".join(map(repr, list(opened.file)[:2]))
     refuse(
         "file holds no LoRA matrices",
@@ -179,7 +189,11 @@ def read_opened(opened: Opened) -> Parsed:
     if not opened.file:
         refuse("file holds no tensors", opened.file.path, do="Save the adapter again")
     parsed = format_of(opened).read(opened)
-    for name in parsed.extras:
+    if parsed.format == "peft" and _other_method(opened):
+        return parsed  # by the config, whatever the names are like
+    for name, kind in parsed.extras.items():
+        if kind != "saved":
+            continue
         # The first typical name decides, and the order of names is not kept everywhere.
         if any(row.typical(name, opened) for row in FORMATS):
             refuse(

@@ -88,6 +88,8 @@ def extra_kind(key: str, bias: str, saved_modules: Collection[str]) -> ExtraKind
         return "lora_bias"
     if "trainable_tokens_delta" in parts:
         return "token_rows"
+    if "lora_velora_embed" in parts:
+        return "exact"  # VeLoRA's projection of gradients, without effect but in training
     if _UNKNOWN.search(f".{key}"):
         return None
     inside_saved = "modules_to_save" in parts or any(part in saved_modules for part in parts)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from hydraopt.adapters.tensorfile import RawTensor
 from hydraopt.errors import NumericalError, UsageError, explain
 
-__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule"]
+__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule", "factor_path"]
 
 Kind = Literal["linear", "embedding", "conv"]
 Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]
 
-Layout = Literal["plain", "transposed", "rows", "experts"]
+Layout = Literal["plain", "transposed", "rows", "experts", "factor"]
 """How a module's factors lie in the two stored tensors.
 
 plain        A (r, n), B (m, r); a convolution adds kernel axes, A (r, in, kh, kw), B (m, r, 1, 1).
@@ -34,6 +34,10 @@ rows         block diagonal, group g of ``groups``: rows g of A (groups*r, n) an
              B (groups*m, r, 1): fused projections (loralib MergedLinear) and grouped convolutions.
 experts      PEFT ``target_parameters``: rows g of A (groups*r, n), and the columns g, g+groups, ...
              of B (m, r*groups).
+factor       A (r, n), B (m, r) of one of two matrices whose product, of whatever kind, is the
+             module's change (LoHa, LoKr): group 0 is the first, "...::w1", 1 the second, "...::w2";
+             of a Kronecker product with its size, "...::w2.16x8" (:func:`factor_path`).
+             The scale of the product is inside the first of them that is of low rank.
 """
 
 ExtraKind = Literal[
@@ -66,6 +70,20 @@ _FUNCTIONAL_SETTINGS = (
     "use_dora",
 )
 
+_IDLE_SETTINGS = frozenset(
+    ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision")
+)
+
+
+def factor_path(path: str, group: int, size: tuple[int, int] | None) -> str:
+    """The path of a factor of the module at ``path``; see :data:`Layout`.
+
+    size: (m, n) of a factor of a Kronecker product: how it splits the module is each adapter's own
+    choice. None for products entry by entry, whose factors are of the module's size.
+    """
+    name = f"{path}::w{group + 1}"
+    return name if size is None else f"{name}.{size[0]}x{size[1]}"
+
 
 @dataclass(frozen=True)
 class LowRankModule:
@@ -73,13 +91,16 @@ class LowRankModule:
 
     path: module path in the base model, wrapper prefixes stripped ("model.layers.0.mlp.up_proj").
         Modules that share one stored pair carry the group in the path: "...query_key_value::2" is
-        the third slot of a fused projection, "...experts::5" the sixth expert.
+        the third slot of a fused projection, "...experts::5" the sixth expert. Factors of a product
+        are "...to_q::w1" and "...to_q::w2".
     kind: "linear"; "embedding" (dW is (dim, vocab)); "conv" (dW is (out, in*kh*kw)).
     m, n, r: outputs, inputs, rank; r may exceed min(m, n).
     scale: already resolved (alpha/r, alpha/sqrt(r), patterns, per-module alphas, MLX scale).
         It is not inside ``a`` and ``b``; it is inside what :meth:`factors` returns.
     a, b: the tensors as stored, shared between the groups of one pair.
     layout, group, groups: where this module's factors lie in ``a`` and ``b``; see :data:`Layout`.
+    between: AdaLoRA's singular values (r, 1), if any: ``dW = scale * B @ diag(between) @ A``;
+        :meth:`factors` has them inside A.
     """
 
     path: str
@@ -93,6 +114,7 @@ class LowRankModule:
     layout: Layout = "plain"
     group: int = 0
     groups: int = 1
+    between: RawTensor | None = None
 
     @property
     def a_shape(self) -> tuple[int, ...]:
@@ -114,7 +136,8 @@ class LowRankModule:
 
         Both are fresh, contiguous, writable arrays; the file is read on every call, so hold on to
         the result rather than calling twice. Values are the stored ones converted to float32
-        (exact for bf16 and fp16), B then multiplied by the scale in float64 and rounded once.
+        (exact for bf16 and fp16), B then multiplied by the scale, and A by what is between, in
+        float64 and rounded once.
 
         Raises NumericalError, naming file and module, if a value is NaN or infinite or the scaled
         B leaves float32; AdapterFormatError if the file changed since it was opened.
@@ -123,6 +146,8 @@ class LowRankModule:
         # An overflow becomes infinity, and NaN stays, which the check below reports by name.
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = (b.astype(np.float64) * self.scale).astype(np.float32)
+            if self.between is not None:
+                a = (a.astype(np.float64) * self.between.numpy()).astype(np.float32)
         for side, tensor, values in (("A", self.a, a), ("B", self.b, scaled)):
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             if bad:
@@ -255,6 +280,9 @@ class Adapter:
             if isinstance(start := self.config.get("init_lora_weights"), str)
             else "",
         }
+        if self.config.get("peft_type") not in (None, "LORA"):
+            # The tensors of other tuners mean what their settings say.
+            about["tuner"] = {k: x for k, x in self.config.items() if k not in _IDLE_SETTINGS}
         digest.update(json.dumps(about, sort_keys=True, ensure_ascii=True).encode())
         for key in sorted(self.tensors):
             tensor = self.tensors[key]

@@ -13,7 +13,7 @@ from hydraopt.adapters.model import ExtraKind, Format, Layout, LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
 
-__all__ = ["Parsed", "pair_up", "read_peft"]
+__all__ = ["Parsed", "check_types", "pair_up", "read_peft"]
 
 
 @dataclass
@@ -28,15 +28,6 @@ class Parsed:
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-
-# Variants whose change of the weights is not scale * B @ A of the two stored matrices.
-_REFUSED: Final[Mapping[str, str]] = {
-    "kasa_config": "KaSA puts a diagonal between B and A and truncates the base weights",
-    "use_bdlora": "BD-LoRA stores block-diagonal factors",
-    "use_qalora": "QALoRA pools the inputs before A",
-    "monteclora_config": "MonteCLoRA samples around the factors",
-    "arrow_config": "an Arrow router chooses among other adapters",
-}
 
 # Initialisations that also change the base weights when PEFT attaches the adapter.
 CHANGES_BASE: Final = re.compile(r"pissa|olora|corda|loftq|lora_ga")
@@ -60,12 +51,13 @@ _KNOWN: Final = frozenset(
 def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
     """Modules, extras and notes of a PEFT LoRA.
 
-    Raises AdapterFormatError for other PEFT methods, variants that are not B @ A, and anything
+    The config is that of a LoRA; others are read by hydraopt.adapters.tunerfiles. Raises
+    AdapterFormatError for variants that are not B @ A, and anything
     where file and config disagree.
     """
     parsed = Parsed("peft", config)
     _check_method(config, config_file)
-    _check_types(config, config_file)
+    check_types(config, config_file)
     rule = ScaleRule.from_config(config, config_file)
     base = config.get("base_model_name_or_path")
     parsed.base_model = base if isinstance(base, str) and base else None
@@ -219,19 +211,6 @@ def _enabled(config: Mapping[str, Any], groups: int, path: str, file: Path) -> l
 
 
 def _check_method(config: Mapping[str, Any], file: Path) -> None:
-    method = config.get("peft_type", "LORA")
-    if method != "LORA":
-        refuse(
-            "not a LoRA adapter",
-            file,
-            got=f"peft_type {method!r}",
-            expected="LORA",
-            do="Only low-rank adapters can be merged; peft.convert_to_lora turns some other kinds "
-            "into LoRA. Leave this one out or convert it first",
-        )
-    for setting, reason in _REFUSED.items():
-        if config.get(setting):
-            refuse(f"{reason}, so {setting} is not supported", file, do="Leave this adapter out")
     patterns = config.get("rank_pattern") or config.get("alpha_pattern")
     if config.get("target_parameters") and patterns:
         refuse(
@@ -259,7 +238,8 @@ def _all(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(x, kind) for x in value)
 
 
-def _check_types(config: Mapping[str, Any], file: Path) -> None:
+def check_types(config: Mapping[str, Any], file: Path) -> None:
+    """Raise AdapterFormatError if a setting that readers count on is of another type."""
     for setting, (expected, fine) in _TYPES.items():
         value = config.get(setting)
         if value is not None and not fine(value):

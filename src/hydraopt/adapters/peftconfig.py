@@ -18,6 +18,12 @@ __all__ = ["exact_pattern", "finds", "pattern_of", "ranks_and_alphas", "written_
 _DROPPED: Final = ("hydraopt", "enable_lora", "merge_weights")
 """Left behind by other formats, and by versions of PEFT that stored fused projections in groups."""
 
+_ADALORA: Final = (
+    "beta1", "beta2", "deltaT", "init_r", "orth_reg_weight", "rank_pattern", "target_r", "tfinal",
+    "tinit", "total_step",
+)  # fmt: skip
+"""What an AdaLoRA says that a LoRA does not, or says otherwise."""
+
 _MOST_COMPARED: Final = 1000
 """Paths up to which each is compared with all others, to find the plainest pattern."""
 
@@ -33,7 +39,8 @@ def written_config(
     paths: as PEFT matches them (``PeftKey.settings_path``). Targets that do not find every one of
     them are written anew, as whole paths. base_model: named where the config names none.
     """
-    written = {key: value for key, value in config.items() if key not in _DROPPED}
+    dropped = (*_DROPPED, *_ADALORA) if config.get("peft_type") == "ADALORA" else _DROPPED
+    written = {key: value for key, value in config.items() if key not in dropped}
     written["peft_type"] = "LORA"
     if not written.get("base_model_name_or_path") and base_model:
         written["base_model_name_or_path"] = base_model

@@ -101,11 +101,12 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
     base = base_model or parsed.base_model
     _check_texts(source, [*file, *(module.path for module in parsed.modules), base or "-"])
     for module in parsed.modules:
-        if "::" in module.path and module.layout in ("plain", "transposed"):
+        inner = module.path.rpartition("::")[0] if module.layout == "factor" else module.path
+        if "::" in inner and module.layout in ("plain", "transposed", "factor"):
             do = "Rename the module: '::' marks the groups of one stored pair"
             refuse("a module's name holds '::'", source.weights, module=module.path, do=do)
-        for tensor in (module.a, module.b):
-            if not tensor.is_float:
+        for tensor in (module.a, module.b, module.between):
+            if tensor is not None and not tensor.is_float:
                 refuse(
                     "a low-rank factor is not of floating point numbers",
                     source.weights,

@@ -33,15 +33,18 @@ class ScaleRule:
     _patience: Patience = field(default_factory=Patience, compare=False, repr=False)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], file: Path) -> ScaleRule:
+    def from_config(
+        cls, config: Mapping[str, Any], file: Path, alpha_key: str = "lora_alpha"
+    ) -> ScaleRule:
         """Read and check r, lora_alpha, use_rslora, rank_pattern and alpha_pattern.
 
-        Raises AdapterFormatError for a missing or senseless value or a broken pattern.
+        alpha_key: LoHa and LoKr call it "alpha". Raises AdapterFormatError for a missing or
+        senseless value or a broken pattern.
         """
-        r, alpha = config.get("r"), config.get("lora_alpha")
+        r, alpha = config.get("r"), config.get(alpha_key)
         ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
         _check("r", r, _is_rank, "a whole number of at least 1", file)
-        _check("lora_alpha", alpha, _is_finite, "a finite number", file)
+        _check(alpha_key, alpha, _is_finite, "a finite number", file)
         for key, patterns in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
             _check(key, patterns, lambda x: isinstance(x, dict), "a map from patterns", file)
             for pattern, value in patterns.items():

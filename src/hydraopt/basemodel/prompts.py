@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.model import TaskFactors, load_model
@@ -159,6 +160,16 @@ class Onlooker:
 def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
     if not prompts:
         raise UsageError(explain("no prompts", adapter=adapter.name, expected="at least one"))
+    tuner = other_tuner(adapter.config)
+    if tuner is not None:
+        raise UsageError(
+            explain(
+                f"prompts of an adapter of the tuner {tuner}",
+                adapter=adapter.name,
+                expected="LoRA pairs alone, without which its answers here are not its own",
+                do="Leave its prompts out",
+            )
+        )
     extras = sorted(adapter.extras)
     if extras:
         raise UsageError(

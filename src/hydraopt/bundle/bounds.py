@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.bundle.spec import CarriedBlob
+from hydraopt.bundle.items import CarriedBlob
 from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import BundleFormatError, explain
 
@@ -60,14 +60,16 @@ def check_manifest(value: Any, size: int) -> None:
     if not isinstance(value, dict):
         return
     modules = len(_column(value.get("modules"), "path"))
+    tensors = len(_column(value.get("tensors"), "key"))
     tasks = value.get("tasks")
     names = len(_column(tasks, "name"))
     blobs = value.get("blobs")
     items = [len(_column(x, "key")) for x in blobs] if isinstance(blobs, list) else []
-    entries = modules + names + sum(items)
+    entries = modules + tensors + names + sum(items)
     if isinstance(tasks, dict):
         for name, column in {"modules": {"=": "all"}, **tasks}.items():
-            lengths = [_length(name, x, modules, items) for x in _cells(column)]
+            all_of = tensors if name == "tensors" else modules
+            lengths = [_length(name, x, all_of, items) for x in _cells(column)]
             entries += sum(lengths) * (names if isinstance(column, Mapping) else 1)
     _limit("entries of modules, tasks and their lists", entries, size, _ENTRIES)
     configs = value.get("configs")
@@ -114,11 +116,11 @@ def _cells(column: Any) -> list[Any]:
     return column if isinstance(column, list) else []
 
 
-def _length(name: str, value: Any, modules: int, items: Sequence[int]) -> int:
+def _length(name: str, value: Any, all_of: int, items: Sequence[int]) -> int:
     """Entries that a cell of the column ``name`` of the table of tasks stands for."""
-    if name == "modules":
+    if name in ("modules", "tensors"):
         if not isinstance(value, list) or not all(type(x) is int for x in value):
-            return modules
+            return all_of
         ranges = zip(value[::2], value[1::2], strict=False)
         return sum(max(b - a, 0) for a, b in ranges)
     if not isinstance(value, Mapping | list):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters.formats import read_again
-from hydraopt.adapters.model import Adapter
+from hydraopt.adapters.model import Adapter, LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.spec import TaskEntry
@@ -29,7 +29,7 @@ def adapter_of(
     if entry.format != "peft" and modules:
         # An alpha that the caller gave once is in no file, but in the config made from it.
         rule = ScaleRule.from_config(config, path)
-        modules = [replace(x, scale=rule.scale(x.path.partition("::")[0])) for x in modules]
+        modules = _rescaled(modules, rule)
     return Adapter(
         name=entry.name,
         source=path,
@@ -43,3 +43,14 @@ def adapter_of(
         notes=entry.notes,
         peft_keys=parsed.keys,
     )
+
+
+def _rescaled(modules: Iterable[LowRankModule], rule: ScaleRule) -> list[LowRankModule]:
+    """The modules with the rule's scales; that of a product is the scale of its first factor."""
+    result, products = [], set()
+    for x in sorted(modules, key=lambda x: x.group):
+        stem = x.path.partition("::")[0]
+        later = x.layout == "factor" and stem in products
+        products.add(stem)
+        result.append(replace(x, scale=1.0 if later else rule.scale(stem)))
+    return result

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import strictjson
@@ -24,9 +25,12 @@ from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import FORMAT, decompress, tensor_names
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.writer import checksum, metadata_of
+from hydraopt.bundle.tensors import base_tensor, checksum
+from hydraopt.bundle.writer import metadata_of
+from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
 from hydraopt.coding.records import read_basis
-from hydraopt.coding.version import VERSION
+from hydraopt.coding.stream import StreamReader
+from hydraopt.coding.version import DRAFT, VERSION
 from hydraopt.errors import (
     AdapterFormatError,
     BundleFormatError,
@@ -47,25 +51,30 @@ _DENSE = 16
 Bases = tuple[Basis | None, Basis | None]
 
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+def open_bundle(
+    path: str | os.PathLike[str], base: str | os.PathLike[str] | BaseTensors | None = None
+) -> Bundle:
     """Open a bundle; only its header and its manifest are read.
 
-    Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for a
-    damaged manifest, UnsupportedVersionError for a bundle of a newer format.
+    base: the base model's folder, or its own tensors by name, for tasks that hold differences from
+    them. Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for
+    a damaged manifest, UnsupportedVersionError for a bundle of a newer format.
     """
-    return Bundle(Path(path))
+    return Bundle(Path(path), open_base(base))
 
 
 class Bundle(Mapping[str, TaskAdapter]):
     """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
 
-    path: the file.  version: of its format.  allowance: what its streams may hold.
-    manifest: what it holds.  metadata: the header's, for people.
+    path: the file.  base: see :func:`open_bundle`.  version: of its format.
+    allowance: what its streams may hold.  manifest: what it holds.
+    metadata: the header's, for people.
     bytes_read: bytes read from the file so far.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, base: BaseTensors | None = None) -> None:
         self.path = path
+        self.base = base
         try:
             # Held, so that a bundle that is replaced goes on being what it was for who opened it.
             self._held = HeldFile(path)
@@ -191,20 +200,57 @@ class Bundle(Mapping[str, TaskAdapter]):
     def read_bases(self) -> Iterator[Bases]:
         """The bases of all modules in their order, decoded anew and not kept by the bundle.
 
-        Nothing if no module has any. For who keeps them in another type than :meth:`bases`.
+        Nothing if nothing is shared. For who keeps them in another type than :meth:`bases`.
         """
+        reader = self._open_shared()
+        if reader is not None:
+            yield from self._read_bases(reader)
+
+    def common(self, tensor: int) -> DenseRecord | None:
+        """What tasks share of the coded tensor of that index, if anything."""
+        return self._commons[tensor] if self._commons else None
+
+    def base_tensor(self, tensor: int) -> RawTensor | None:
+        """The base model's own tensor that a coded one is the difference from; None if it is not.
+
+        Raises UsageError without the base model, BaseMismatchError for another one.
+        """
+        entry = self.manifest.tensors[tensor]
+        if entry.base is None:
+            return None
+        return base_tensor(self.base, entry, self.path)
+
+    def _open_shared(self) -> StreamReader | None:
         if not self._file["shared"].nbytes:
-            return
-        data = self.read("shared")
-        reader = self.allowance.open("shared", data, self.version)
+            return None
+        return self.allowance.open("shared", self.read("shared"), self.version)
+
+    def _read_bases(self, reader: StreamReader) -> Iterator[Bases]:
         for module in self.manifest.modules:
             with naming(self.path):
                 left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
                 right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
             yield left, right
-        if reader.position != len(data):
+        commons = []
+        for tensor in self.manifest.tensors:
             with naming(self.path):
-                reader.damaged(f"{len(data)} bytes, of which the bases take {reader.position}")
+                commons.append(read_dense(reader, matrix_shape(tensor.shape), has_common=False))
+        # Kept: whoever reads the bases has paid for them, and tasks are few that need them.
+        self.__dict__["_commons"] = [x if x.rest or x.parts else None for x in commons]
+        size = self._file["shared"].nbytes
+        if reader.position != size:
+            with naming(self.path):
+                reader.damaged(f"{size} bytes, of which what is shared takes {reader.position}")
+
+    @cached_property
+    def _commons(self) -> list[DenseRecord | None]:
+        reader = self._open_shared()
+        if reader is None:
+            return []
+        for _ in self._read_bases(reader):
+            pass
+        commons: list[DenseRecord | None] = self.__dict__["_commons"]
+        return commons
 
     @cached_property
     def _bases(self) -> list[Bases]:
@@ -230,6 +276,17 @@ class Bundle(Mapping[str, TaskAdapter]):
                     got=f"format version {text}",
                     expected=f"at most {VERSION}",
                     do="Install a newer hydraopt: pip install --upgrade hydraopt",
+                )
+            )
+        draft = self.metadata.get("draft")
+        if int(text) == 2 and draft != DRAFT:
+            raise UnsupportedVersionError(
+                explain(
+                    "bundle was written in a draft of format 2, which other builds cannot read",
+                    file=self.path,
+                    got=f"draft {str(draft)[:40]}",
+                    expected=f"draft {DRAFT}",
+                    do="Read it with the build that wrote it, or merge the adapters again",
                 )
             )
         return int(text)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 from hydraopt.adapters.keys import spell
-from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule
+from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModule, factor_path
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
+from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
 from hydraopt.bundle.strictjson import (
     as_tuple,
     bad,
@@ -28,16 +28,15 @@ from hydraopt.bundle.strictjson import (
     text_map,
     unique,
 )
+from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.errors import UsageError
 
-__all__ = ["CarriedBlob", "CarriedItem", "Manifest", "ModuleEntry", "TaskEntry", "default_key"]
+__all__ = ["Manifest", "ModuleEntry", "TaskEntry", "default_key"]
 
 MAX_SIDE: Final = 1 << 24
 MAX_MODULES: Final = 10**6
 MAX_TASKS: Final = 10**6
-MAX_ITEMS: Final = 10**6
 MAX_GROUPS: Final = 1 << 20
-MAX_RAW: Final = 1 << 40
 
 Half = Literal["A", "B"]
 
@@ -75,6 +74,11 @@ class ModuleEntry:
         fits = len(self.a_tail) <= 8 and self.n % math.prod(self.a_tail) == 0
         check(fits, f"kernel of {self.path!r}", self.a_tail, f"axes that divide {self.n}")
 
+        if self.layout == "factor":
+            fine = self.kind == "linear" and self.groups == 2 and bool(self.stem)
+            names = (factor_path(self.stem, self.group, x) for x in (None, (self.m, self.n)))
+            fine = fine and self.path in names
+            check(fine, f"factor {self.path!r}", self.group, "a path that ends in ::w1 or ::w2")
         if self.layout == "rows" and not conv:
             # The slot of a fused projection is its name's end.
             slot = self.path.rpartition("::")[2]
@@ -94,57 +98,10 @@ class ModuleEntry:
         """The path without its group, "...::2": where the stored pair belongs."""
         return self.path.partition("::")[0]
 
-
-@dataclass(frozen=True)
-class CarriedItem:
-    """A tensor that is kept bit by bit.
-
-    of: index of an earlier item of the same blob that has the same bytes and element size, if any;
-        then this item adds no bytes of its own.
-    """
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    of: int | None = None
-
-    def __post_init__(self) -> None:
-        text(self.key, "key of a carried tensor", empty=True)
-        one_of(self.dtype, DTYPE_BYTES, f"dtype of {self.key!r}")
-        check(len(self.shape) <= 64, f"shape of {self.key!r}", self.shape, "at most 64 axes")
-        for size in self.shape:
-            natural(size, f"shape of {self.key!r}", 0, MAX_RAW)
-        check(self.nbytes <= MAX_RAW, f"size of {self.key!r}", self.nbytes, f"at most {MAX_RAW}")
-
     @property
-    def itemsize(self) -> int:
-        return DTYPE_BYTES[self.dtype]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.itemsize
-
-
-@dataclass(frozen=True)
-class CarriedBlob:
-    """Tensors that the same set of tasks holds, coded together."""
-
-    items: tuple[CarriedItem, ...]
-
-    def __post_init__(self) -> None:
-        check(0 < len(self.items) <= MAX_ITEMS, "items of a blob", len(self.items), "at least 1")
-        for i, item in enumerate(self.items):
-            if item.of is not None:
-                natural(item.of, f"first copy of {item.key!r}", 0, i - 1)
-                first = self.items[item.of]
-                same = first.of is None and first.nbytes == item.nbytes
-                check(same and first.itemsize == item.itemsize, f"copy {item.key!r} does not fit")
-        check(self.raw_size <= MAX_RAW, "size of a blob", self.raw_size, f"at most {MAX_RAW}")
-
-    @cached_property
-    def raw_size(self) -> int:
-        """Bytes of the decoded blob."""
-        return sum(item.nbytes for item in self.items if item.of is None)
+    def entrywise(self) -> bool:
+        """Whether it is a factor of a product entry by entry (LoHa), not of Kronecker's (LoKr)."""
+        return self.layout == "factor" and "." not in self.path.rpartition("::")[2]
 
 
 @dataclass(frozen=True)
@@ -165,6 +122,8 @@ class TaskEntry:
         folds the scale into B has to multiply.
     extra_kinds: carried key to what it is; see hydraopt.adapters.model.ExtraKind.
     notes: what the user should know.  metadata: of the original safetensors file, if to be kept.
+    tensors, tensor_errors: the same as modules and errors, of coded tensors; an error is relative
+        to the tensor, or to its difference from what means no change or from the base's own.
     """
 
     name: str
@@ -184,6 +143,8 @@ class TaskEntry:
     extra_kinds: Mapping[str, ExtraKind] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tensors: tuple[int, ...] = ()
+    tensor_errors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -200,17 +161,21 @@ class TaskEntry:
             text(self.base_model, f"base model of {where}")
         if self.content is not None:
             natural(self.content, f"content of {where}", 0, MAX_TASKS - 1)
-        coded = bool(self.modules) and not self.lossless
+        coded = bool(self.modules or self.tensors) and not self.lossless
         check(coded == (self.content is not None), f"content of {where}", self.content)
+        check(not (self.lossless and self.tensors), f"tensors of {where}", self.tensors, "none")
         rising(self.modules, f"modules of {where}")
+        rising(self.tensors, f"tensors of {where}")
         rising(self.carried, f"carried blobs of {where}")
-        for value in (*self.errors, self.error):
+        for value in (*self.errors, *self.tensor_errors, self.error):
             fine = isinstance(value, float | int) and 0 <= value < math.inf
             check(fine, f"error of {where}", value, "a number >= 0")
-        check(len(self.errors) == len(self.modules), f"errors of {where}", len(self.errors))
-        # Snapped here, so that a manifest equals itself once written and read.
-        snapped = tuple(strictjson.error_of(strictjson.code_of(x)) for x in self.errors)
-        object.__setattr__(self, "errors", snapped)
+        for name, of in (("errors", self.modules), ("tensor_errors", self.tensors)):
+            own = getattr(self, name)
+            check(len(own) == len(of), f"{name} of {where}", len(own))
+            # Snapped here, so that a manifest equals itself once written and read.
+            snapped = tuple(strictjson.error_of(strictjson.code_of(x)) for x in own)
+            object.__setattr__(self, name, snapped)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
@@ -234,11 +199,14 @@ class Manifest:
     configs: tuple[Mapping[str, Any], ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     base_model: str | None = None
+    tensors: tuple[TensorEntry, ...] = ()
 
     def __post_init__(self) -> None:
         check(len(self.modules) <= MAX_MODULES, "too many modules", len(self.modules), MAX_MODULES)
         check(len(self.tasks) <= MAX_TASKS, "too many tasks", len(self.tasks), MAX_TASKS)
+        check(len(self.tensors) <= MAX_ITEMS, "too many tensors", len(self.tensors), MAX_ITEMS)
         unique([x.path for x in self.modules], "module paths")
+        check(len(set(self.tensors)) == len(self.tensors), "a coded tensor is listed twice")
         unique([x.name for x in self.tasks], "task names")
         for config in (*self.configs, self.recipe):
             check(isinstance(config, Mapping), "a config or the recipe", config, "an object")
@@ -249,7 +217,7 @@ class Manifest:
             self._check_task(task)
             if task.content is not None:
                 first = users.setdefault(task.content, task)
-                same = first.modules == task.modules
+                same = (first.modules, first.tensors) == (task.modules, task.tensors)
                 check(same, f"{task.name!r} and {first.name!r} share a stream, not their modules")
         contents = sorted(users)
         numbered = contents == list(range(len(contents)))
@@ -259,13 +227,15 @@ class Manifest:
         where = f"task {task.name!r}"
         for what, indices, count in (
             ("module", task.modules[-1:], len(self.modules)),
+            ("tensor", task.tensors[-1:], len(self.tensors)),
             ("blob", task.carried[-1:], len(self.blobs)),
             ("config", (task.config,), len(self.configs)),
         ):
             fine = all(index < count for index in indices)
             check(fine, f"{where} names a {what} that is not there", indices, f"below {count}")
         carried = [item.key for i in task.carried for item in self.blobs[i].items]
-        unique(carried, f"carried keys of {where}")
+        carried += [self.tensors[i].key for i in task.tensors]
+        unique(carried, f"keys of the tensors of {where}")
         if task.keys:
             paths = {self.modules[i].path for i in task.modules}
             fine = all(path in paths and half in ("A", "B") for path, half in task.keys)
@@ -273,9 +243,7 @@ class Manifest:
             for key in task.keys.values():
                 text(key, f"key of {where}")
         for what, keys in (("bias scales", task.bias_scales), ("kinds", task.extra_kinds)):
-            check(
-                not keys or set(keys) <= set(carried), f"{what} of {where} name no carried tensor"
-            )
+            check(not keys or set(keys) <= set(carried), f"{what} of {where} name no tensor of its")
 
     @property
     def streams(self) -> int:
@@ -307,6 +275,8 @@ class Manifest:
             row = {x.name: getattr(task, x.name) for x in fields(task)}
             row["modules"] = strictjson.pack_ranges(task.modules, len(self.modules))
             row["errors"] = strictjson.pack_errors(task.errors)
+            row["tensors"] = _ranges_or_none(task.tensors, len(self.tensors))
+            row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
             keys = sorted(task.keys.items())
             row["keys"] = [[index[path], half, key] for (path, half), key in keys]
             tasks.append(row)
@@ -316,6 +286,7 @@ class Manifest:
         whole = {
             "modules": _rows(self.modules, "path", _MODULE_DEFAULTS),
             "tasks": strictjson.pack_columns(tasks, "name", _TASK_DEFAULTS),
+            "tensors": _rows(self.tensors, "key", _TENSOR_DEFAULTS) if self.tensors else {},
             "blobs": blobs,
             "configs": [first, *later] if self.configs else [],
             "recipe": self.recipe,
@@ -327,7 +298,7 @@ class Manifest:
     def from_json(cls, value: Any, version: int) -> Manifest:
         """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included.
 
-        version: of the format, as the file's header says; all so far are read alike.
+        version: of the format, as the file's header says; the first has no coded tensors.
         """
         names = [x.name for x in fields(cls)]
         check(isinstance(value, dict), "not an object", value)
@@ -336,6 +307,13 @@ class Manifest:
         table = value.get("modules")
         rows = strictjson.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
         modules = tuple(ModuleEntry(**{**x, "a_tail": as_tuple(x["a_tail"])}) for x in rows)
+        rows = []
+        if "tensors" in value:
+            check(version > 1, "coded tensors in a file of version 1")
+            rows = strictjson.unpack_columns(
+                value["tensors"], "key", _TENSOR_DEFAULTS, "tensors", MAX_ITEMS
+            )
+        tensors = tuple(TensorEntry(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
         blobs = []
         for blob in as_tuple(value.get("blobs", [])):
             rows = strictjson.unpack_columns(
@@ -352,9 +330,9 @@ class Manifest:
         rows = strictjson.unpack_columns(
             value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS
         )
-        tasks = tuple(TaskEntry(**_task_row(row, modules)) for row in rows)
+        tasks = tuple(TaskEntry(**_task_row(row, modules, tensors)) for row in rows)
         base, recipe = value.get("base_model"), value.get("recipe", {})
-        return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base)
+        return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base, tensors)
 
 
 def default_key(module: ModuleEntry, half: Half) -> str:
@@ -368,10 +346,14 @@ _MODULE_DEFAULTS: Final[Mapping[str, Any]] = {
     "a_tail": [],
 }  # fmt: skip
 _ITEM_DEFAULTS: Final[Mapping[str, Any]] = {"dtype": "F32", "shape": [], "of": None}
+_TENSOR_DEFAULTS: Final[Mapping[str, Any]] = {
+    "dtype": "F32", "shape": None, "kind": "saved", "base": None,
+}  # fmt: skip
 _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "config": 0, "content": None, "format": "peft", "base_model": None, "numbers": 0,
     "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
     "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
+    "tensors": [], "tensor_errors": "",
 }  # fmt: skip
 
 
@@ -380,7 +362,14 @@ def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dic
     return strictjson.pack_columns(rows, lead, defaults)
 
 
-def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str, Any]:
+def _ranges_or_none(indices: tuple[int, ...], count: int) -> str | list[int]:
+    """Most tasks have no coded tensors, and say nothing of them."""
+    return strictjson.pack_ranges(indices, count) if indices else []
+
+
+def _task_row(
+    row: dict[str, Any], modules: tuple[ModuleEntry, ...], tensors: tuple[TensorEntry, ...]
+) -> dict[str, Any]:
     keys = {}
     for entry in as_tuple(row["keys"]):
         right = isinstance(entry, list) and [type(x) for x in entry] == [int, str, str]
@@ -390,6 +379,8 @@ def _task_row(row: dict[str, Any], modules: tuple[ModuleEntry, ...]) -> dict[str
         **row,
         "modules": strictjson.unpack_ranges(row["modules"], len(modules)),
         "errors": strictjson.unpack_errors(row["errors"]),
+        "tensors": strictjson.unpack_ranges(row["tensors"], len(tensors)),
+        "tensor_errors": strictjson.unpack_errors(row["tensor_errors"]),
         "carried": as_tuple(row["carried"]),
         "notes": as_tuple(row["notes"]),
         "keys": keys,

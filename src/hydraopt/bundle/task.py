@@ -14,11 +14,13 @@ from hydraopt.bundle.bounds import AGAIN, naming
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
+from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import SplitRecord, read_factors, read_split_record
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import AdapterFormatError, BundleFormatError, explain
-from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.shapes import Array, Factors
 
 if TYPE_CHECKING:
     from hydraopt.bundle.reader import Bundle
@@ -33,6 +35,8 @@ class _Decoded:
     factors: dict[str, Factors]
     modes: dict[str, Mode]
     bytes: dict[str, int]
+    tensors: dict[int, DenseRecord]
+    tensor_bytes: dict[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +129,11 @@ class TaskAdapter:
             return dict.fromkeys(self.modules, "lossless")
         return {path: mode.form for path, mode in self._decoded.modes.items()}
 
+    def tensor_bytes(self) -> dict[str, int]:
+        """Bytes of the task's stream that each coded tensor takes, to within a few, by key."""
+        entries = self.bundle.manifest.tensors
+        return {entries[i].key: size for i, size in self._decoded.tensor_bytes.items()}
+
     def coded_bytes(self) -> dict[str, int]:
         """Bytes of the task's stream that each module takes, to within a few; nothing if lossless.
 
@@ -142,8 +151,39 @@ class TaskAdapter:
 
     @property
     def extras(self) -> Mapping[str, RawTensor]:
-        """The tensors that are not low-rank factors, exactly as they were."""
-        return self._original.extras if self.entry.lossless else self.carried
+        """The tensors that are not low-rank factors: those that are kept bit by bit, and those that
+        are coded, which come back with an error.
+
+        Raises UsageError or BaseMismatchError where a coded one needs the base model.
+        """
+        if self.entry.lossless:
+            return self._original.extras
+        return {**self.carried, **self.coded_tensors()} if self.entry.tensors else self.carried
+
+    @property
+    def tensor_errors(self) -> dict[str, float]:
+        """Relative error of each coded tensor that is no low-rank product, on a grid of 4.4 %."""
+        entries = (self.bundle.manifest.tensors[i] for i in self.entry.tensors)
+        return {x.key: error for x, error in zip(entries, self.entry.tensor_errors, strict=True)}
+
+    def dense_matrices(self) -> Iterator[tuple[TensorEntry, Array, Array]]:
+        """(entry, matrix, reference) of each coded tensor: what a record gives, before it is
+        rounded to the tensor's dtype, and what its error is relative to the difference from."""
+        for i, record in self._decoded.tensors.items():
+            entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
+            own = self.bundle.base_tensor(i)
+            reference = reference_of(entry, None, own)
+            start = reference_of(entry, common, own) if record.common else reference
+            yield entry, record.values(start), reference
+
+    def coded_tensors(self) -> dict[str, RawTensor]:
+        """The coded tensors that are no low-rank products, by key, in their own dtypes."""
+        result = {}
+        for i, record in self._decoded.tensors.items():
+            entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
+            own = self.bundle.base_tensor(i)
+            result[entry.key] = tensor_of(entry, record, common, own)
+        return result
 
     @property
     def extra_kinds(self) -> Mapping[str, ExtraKind]:
@@ -154,11 +194,13 @@ class TaskAdapter:
         blobs = self.bundle.manifest.blobs
         keys = (item.key for blob in self.entry.carried for item in blobs[blob].items)
         # The manifest names all kinds but the usual one.
-        return {key: self.entry.extra_kinds.get(key, "saved") for key in keys}
+        kinds = {key: self.entry.extra_kinds.get(key, "saved") for key in keys}
+        entries = (self.bundle.manifest.tensors[i] for i in self.entry.tensors)
+        return {**kinds, **{entry.key: entry.kind for entry in entries}}
 
     @property
     def tensors(self) -> Mapping[str, RawTensor]:
-        """All original tensors of a lossless task; of any other task, its carried ones."""
+        """All original tensors of a lossless task; of any other task, those kept bit by bit."""
         return self.carried
 
     @property
@@ -208,8 +250,8 @@ class TaskAdapter:
 
     @cached_property
     def _decoded(self) -> _Decoded:
-        result, start = _Decoded({}, {}, {}), 0
-        for i, reader in self._stream():
+        result, start = _Decoded({}, {}, {}, {}, {}), 0
+        for i, reader in self._stream(result):
             module = self.bundle.manifest.modules[i]
             bases = self.bundle.bases(i)
             with naming(self.bundle.path):
@@ -219,8 +261,11 @@ class TaskAdapter:
             start = reader.position
         return result
 
-    def _stream(self) -> Iterator[tuple[int, StreamReader]]:
-        """The index of each module, with the reader at its record, which the caller has to read."""
+    def _stream(self, into: _Decoded | None = None) -> Iterator[tuple[int, StreamReader]]:
+        """The index of each module, with the reader at its record, which the caller has to read.
+
+        into: takes the records of the coded tensors, which follow the modules'.
+        """
         if self.entry.content is None:
             return
         name = f"task/{self.entry.content}"
@@ -228,10 +273,17 @@ class TaskAdapter:
         reader = self.bundle.allowance.open(name, data, self.bundle.version)
         for i in self.entry.modules:
             yield i, reader
+        for i in self.entry.tensors:
+            entry, start = self.bundle.manifest.tensors[i], reader.position
+            with naming(self.bundle.path):
+                has = self.bundle.common(i) is not None
+                record = read_dense(reader, matrix_shape(entry.shape), has, entry.base is not None)
+            if into is not None:
+                into.tensors[i], into.tensor_bytes[i] = record, reader.position - start
         if reader.position != len(data):
             raise BundleFormatError(
                 explain(
-                    "a task's stream is longer than its modules",
+                    "a task's stream is longer than its records",
                     adapter=self.name,
                     file=self.bundle.path,
                     got=f"{len(data)} bytes",

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.bundle.strictjson import code_of
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.coding.dense import as_matrix
 from hydraopt.errors import HydraoptError
 from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
 from hydraopt.linalg.shapes import Factors
@@ -32,6 +36,7 @@ class TaskReport:
     """error: measured against the original, or what the manifest says if there was none.
 
     worst: the module of the largest error, and that error.  exact: tensors compared bit by bit.
+    worst_tensor: the same of the coded tensors that are no low-rank products.
     """
 
     name: str
@@ -39,6 +44,7 @@ class TaskReport:
     measured: bool
     worst: tuple[str, float] | None = None
     exact: int = 0
+    worst_tensor: tuple[str, float] | None = None
 
 
 @dataclass
@@ -63,20 +69,23 @@ class VerifyReport:
 
 
 def verify_bundle(
-    path: str | os.PathLike[str], adapters: Sequence[Adapter] | None = None
+    path: str | os.PathLike[str],
+    adapters: Sequence[Adapter] | None = None,
+    base: str | os.PathLike[str] | BaseTensors | None = None,
 ) -> VerifyReport:
     """Read every byte of a bundle, and compare it with the original adapters, if given.
 
     Checks all checksums, and that every stream decodes to its end. Against originals, matched by
-    task name: each module's and task's relative Frobenius error is measured again, directly, and
-    must be what the manifest says, within its grid; carried and lossless tensors must have the same
-    bytes. Originals without a task, and tasks without an original, are problems.
+    task name: the relative error of each module, coded tensor and task is measured again, directly,
+    and must be what the manifest says, within its grid; carried and lossless tensors must have the
+    same bytes. Originals without a task, and tasks without an original, are problems. base: the
+    base model's own tensors, where tasks hold differences from them.
 
     Never raises for a damaged bundle: the report says what is wrong. Memory: one task at a time.
     """
     report = VerifyReport(os.fspath(path))
     try:
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, base)
     except HydraoptError as error:
         report.problems.append(str(error))
         return report
@@ -126,6 +135,9 @@ def _trouble(task: TaskAdapter) -> str | None:
         task.factors()
         for tensor in task.carried.values():
             tensor.raw()
+        if not any(task.bundle.manifest.tensors[i].base for i in task.entry.tensors):
+            for tensor in task.coded_tensors().values():
+                tensor.raw()
     except HydraoptError as error:
         return str(error)
     return None
@@ -134,17 +146,57 @@ def _trouble(task: TaskAdapter) -> str | None:
 def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str]) -> TaskReport:
     name = task.name
     if original is None:
-        worst = max(task.module_errors.items(), key=lambda x: x[1], default=None)
-        return TaskReport(name, task.error, False, worst)
+        worst, dense = _worst(task.module_errors), _worst(task.tensor_errors)
+        return TaskReport(name, task.error, False, worst, 0, dense)
     factors = task.factors()
     # A method's tensors are kept as they are, but they are not the original's.
     if task.entry.lossless and "method" not in task.bundle.recipe:
         exact = _compare_bytes(name, task.tensors, original.tensors, problems)
         return TaskReport(name, 0.0, True, None, exact)
-    exact = _compare_bytes(name, task.extras, original.extras, problems)
+    coded = task.tensor_errors
+    held = {key: x for key, x in original.extras.items() if key not in coded}
+    exact = _compare_bytes(name, task.carried, held, problems)
     errors, error = _measure(task, factors, original, problems)
-    worst = max(errors.items(), key=lambda x: x[1], default=None)
-    return TaskReport(name, error, True, worst, exact)
+    tensors, whole = _measure_tensors(task, original, problems)
+    if not task.entry.modules:
+        error = whole
+    if abs(error - task.error) > max(_ERROR_TOLERANCE * max(error, task.error), _NOISE):
+        problems.append(
+            f"task {task.name!r} has error {error:.4g}, the manifest says {task.error:.4g}"
+        )
+    return TaskReport(name, error, True, _worst(errors), exact, _worst(tensors))
+
+
+def _worst(errors: Mapping[str, float]) -> tuple[str, float] | None:
+    return max(errors.items(), key=lambda x: x[1], default=None)
+
+
+def _measure_tensors(
+    task: TaskAdapter, original: Adapter, problems: list[str]
+) -> tuple[dict[str, float], float]:
+    """Relative errors of the coded tensors by key, and of all of them together."""
+    stated, errors = task.tensor_errors, {}
+    wrong = whole = 0.0
+    for entry, decoded, reference in task.dense_matrices():
+        key = entry.key
+        true = original.extras.get(key)
+        if true is None or true.shape != entry.shape:
+            problems.append(f"task {task.name!r}: tensor {key!r} is missing in the original")
+            continue
+        values = as_matrix(true.numpy().astype(np.float64).reshape(true.shape))
+        off = float(np.linalg.norm(values - decoded))
+        size = float(np.linalg.norm(values - reference))
+        errors[key] = ratio(off, size)
+        wrong, whole = wrong + off**2, whole + size**2
+        problems += _not_as_stated(task.name, f"tensor {key}", errors[key], stated[key])
+    return errors, ratio(math.sqrt(wrong), math.sqrt(whole))
+
+
+def _not_as_stated(task: str, what: str, error: float, stated: float) -> list[str]:
+    # One code beside is still right: the error may lie on the border of two.
+    if abs(code_of(max(error, _FINEST)) - code_of(max(stated, _FINEST))) <= 1:
+        return []
+    return [f"task {task!r}: {what} has error {error:.4g}, the manifest says {stated:.4g}"]
 
 
 def _measure(
@@ -167,18 +219,8 @@ def _measure(
         off, size = distance(true, decoded), product_norm(true.B, true.A)
         errors[path] = ratio(off, size)
         wrong, whole = wrong + off**2, whole + size**2
-        # One code beside is still right: the error may lie on the border of two.
-        if abs(code_of(max(errors[path], _FINEST)) - code_of(max(stated[path], _FINEST))) > 1:
-            problems.append(
-                f"task {task.name!r}: module {path} has error {errors[path]:.4g}, "
-                f"the manifest says {stated[path]:.4g}"
-            )
-    error = ratio(math.sqrt(wrong), math.sqrt(whole))
-    if abs(error - task.error) > max(_ERROR_TOLERANCE * max(error, task.error), _NOISE):
-        problems.append(
-            f"task {task.name!r} has error {error:.4g}, the manifest says {task.error:.4g}"
-        )
-    return errors, error
+        problems += _not_as_stated(task.name, f"module {path}", errors[path], stated[path])
+    return errors, ratio(math.sqrt(wrong), math.sqrt(whole))
 
 
 def _compare_bytes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +19,14 @@ from hydraopt.bundle.container import (
 )
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
 from hydraopt.bundle.strictjson import check
-from hydraopt.coding.version import VERSION
+from hydraopt.bundle.tensors import checksum
+from hydraopt.coding.version import DRAFT, VERSION
 from hydraopt.files.writing import write_atomically
 
 __all__ = [
     "Canonical",
     "PackedBundle",
     "canonical",
-    "checksum",
     "metadata_of",
     "pack_bundle",
     "write_bundle",
@@ -48,8 +47,8 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
     """The same bundle with tasks sorted by name and all else numbered by first use.
 
     Equal configs, and equal streams over equal modules, become one; keys that are the default are
-    left out. Modules keep their order, in which the streams are coded. Raises BundleFormatError if
-    a stream or blob is missing or belongs to no task.
+    left out. Modules and tensors keep their order, in which the streams are coded. Raises
+    BundleFormatError if a stream or blob is missing or belongs to no task.
     """
     check(len(streams) == manifest.streams, "streams", len(streams), manifest.streams)
     check(len(blobs) == len(manifest.blobs), "blobs", len(blobs), len(manifest.blobs))
@@ -63,7 +62,8 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
     for task in sorted(manifest.tasks, key=lambda x: x.name):
         content = None
         if task.content is not None:
-            content = contents((streams[task.content], task.modules), task.content)
+            same = streams[task.content], task.modules, task.tensors
+            content = contents(same, task.content)
         # By what they hold: the numbers that the caller gave them must not matter.
         held = [
             (strictjson.dumps([x.key for x in manifest.blobs[i].items]), blobs[i], i)
@@ -174,14 +174,11 @@ def write_bundle(
     return pack_bundle(manifest, shared, streams, blobs).write(path, library)
 
 
-def checksum(data: bytes) -> str:
-    """First 16 hex digits of the sha256."""
-    return hashlib.sha256(data).hexdigest()[:_DIGITS]
-
-
 def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
     """What of a file's metadata follows from its manifest and its format version."""
     about = {"format": FORMAT, "format_version": str(version)}
+    if version == 2:
+        about["draft"] = DRAFT
     if manifest.base_model is not None:
         about["base_model"] = manifest.base_model
     about["tasks"] = strictjson.dumps([task.name for task in manifest.tasks])

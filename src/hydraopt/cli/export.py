@@ -34,7 +34,7 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "kohya", "diffusers", "merged")
     "--base",
     metavar="BASE",
     help="The base model: for merged its transformers folder, for gguf that or its .gguf file, for "
-    "mlx, if you like, its folder.",
+    "mlx, if you like, its folder; and for all, if tensors are kept as differences from it.",
 )
 @click.option(
     "--dtype",
@@ -83,7 +83,7 @@ def export(
     from hydraopt.export.formats import FORMATS as ROWS
     from hydraopt.export.formats import export_task
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, base if base is not None and Path(base).is_dir() else None)
     names = list(opened) if everything else list(dict.fromkeys(wanted))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything

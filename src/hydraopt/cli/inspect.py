@@ -40,6 +40,8 @@ row and column spaces of dW, 0 to 1 (in brackets: of random ones). k: parts of r
 """
 _COSTS = ("m x n", "bytes", "of them bases", "mean error", "worst error", "forms")
 
+_MOST_TENSORS = 8
+
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="ADAPTERS...|BUNDLE")
@@ -212,6 +214,21 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
             for x in report["tasks"]
         ],
     )
+    if report["tensors"]:
+        show_table(
+            "Coded tensors" if every else "Coded tensors of most bytes",
+            ["tensor", "shape", "tasks", "bytes", "worst error"],
+            [
+                [
+                    x["key"],
+                    " x ".join(map(str, x["shape"])) or "1",
+                    x["tasks"],
+                    f"{x['bytes']:,}",
+                    f"{x['worst_error']:.4f}",
+                ]
+                for x in report["tensors"][: None if every else _MOST_TENSORS]
+            ],
+        )
     show_table(
         "Modules" if every else "Module types",
         ["module" if every else "module type", *_COSTS],

@@ -95,6 +95,7 @@ class _Asked:
     rank: int | None
     solver: str | None
     settings: tuple[tuple[str, str], ...]
+    exact: tuple[str, ...]
     same_base: bool
     alpha: float | None
     threads: int | None
@@ -113,12 +114,12 @@ class _Asked:
             raise click.BadParameter("an option is named twice", param_hint="--option")
         if self.method is None and (self.method_options or self.solver):
             raise click.UsageError("--heads, --rank, --solver and --option need --method")
-        limits = self.size or self.lossless or self.forms or self.fair or self.threads
+        limits = self.size or self.lossless or self.forms or self.fair or self.threads or self.exact
         given = (self.error, self.max_error, self.base) != (None, None, None)
         if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):
             raise click.UsageError(
-                "--method has no size, limit, form, measure, base or threads: what it makes is "
-                "stored"
+                "--method has no size, limit, form, measure, base, threads or exact: what it makes "
+                "is stored"
             )
 
     @property
@@ -191,6 +192,13 @@ class _Asked:
 @click.option("--solver", help="Of --method hydraopt: exact (default) or gradient.")
 @click.option(
     "--option", "settings", type=Setting(), multiple=True, help="An option of the method; repeat."
+)
+@click.option(
+    "--exact",
+    multiple=True,
+    metavar="PATTERN",
+    help="Keep tensors whose keys match PATTERN (with * and ?) bit by bit; else heads, embeddings "
+    "and the like are coded too. May be given again.",
 )
 @click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
@@ -270,9 +278,20 @@ def _merged(
         forms=asked.forms or None,
         same_base=asked.same_base,
         alpha=asked.alpha,
+        exact=asked.exact,
+        base=_base_tensors(asked, opened),
         threads=asked.threads,
         progress=progress,
     )
+
+
+def _base_tensors(asked: _Asked, opened: Sequence[Any]) -> Any:
+    """The base's own tensors, if there is something that could take their place."""
+    if asked.base is None or not any(adapter.extras for adapter in opened):
+        return None
+    from hydraopt.adapters.basefiles import open_base
+
+    return open_base(asked.base)
 
 
 def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
@@ -280,13 +299,15 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
     if as_json:
         emit_json({"schema": schema, **result.to_dict(), "tasks": tasks})
         return
+    heads = any(row["tensors"] for row in tasks)
     show_table(
         f"{len(tasks)} tasks in {result.path}",
-        ["task", "error", "own bytes", "carried bytes", "fp16 bytes"],
+        ["task", "error", *["worst tensor"] * heads, "own bytes", "carried bytes", "fp16 bytes"],
         [
             [
                 row["name"],
                 f"{row['error']:.4f}",
+                *[f"{row['tensor_error'] or 0:.4f}"] * heads,
                 f"{row['own_bytes']:,}",
                 f"{row['carried_bytes']:,}",
                 f"{row['fp16_bytes']:,}",

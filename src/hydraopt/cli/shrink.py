@@ -21,6 +21,7 @@ __all__ = ["shrink"]
 @click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
 @click.option("--size", help="Limit of the file: 2% (of the original fp16 bytes), 3MB, bytes.")
 @click.option("--error", type=float, help="Limit of the mean relative error that is added.")
+@click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
 @threads_option
 @json_option
@@ -30,6 +31,7 @@ def shrink(
     output: str,
     size: str | None,
     error: float | None,
+    base: str | None,
     force: bool,
     threads: int | None,
     as_json: bool,
@@ -51,6 +53,12 @@ def shrink(
 
     with progress_bar(quiet or as_json) as progress:
         result = shrink_bundle(
-            bundle, output, size=size, error=error, threads=threads, progress=progress
+            bundle,
+            output,
+            size=size,
+            error=error,
+            base=base,
+            threads=threads,
+            progress=progress,
         )
     show_result("hydraopt.shrink/1", result, task_rows(open_bundle(output)), as_json)

@@ -19,6 +19,7 @@ __all__ = ["verify"]
 @click.argument("adapters", nargs=-1)
 @click.option("--same-base", is_flag=True, help="As for merge.")
 @click.option("--alpha", type=float, help="As for merge.")
+@click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
 @json_option
 @click.pass_context
 def verify(
@@ -27,6 +28,7 @@ def verify(
     adapters: tuple[str, ...],
     same_base: bool,
     alpha: float | None,
+    base: str | None,
     as_json: bool,
 ) -> None:
     """Read all of BUNDLE again; with ADAPTERS, the originals, also measure every error again.
@@ -45,7 +47,7 @@ def verify(
     originals = None
     if adapters:
         originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
-    report = verify_bundle(bundle, originals)
+    report = verify_bundle(bundle, originals, base)
     notes = originals.notes if originals is not None else ()
     if as_json:
         emit_json({"schema": "hydraopt.verify/1", **report.to_dict(), "notes": list(notes)})
@@ -60,7 +62,16 @@ def _show(report: VerifyReport) -> None:
     if report.tasks:
         show_table(
             f"{report.path}: {report.bytes:,} bytes",
-            ["task", "error", "is", "worst module", "its error", "tensors equal bit for bit"],
+            [
+                "task",
+                "error",
+                "is",
+                "worst module",
+                "its error",
+                "worst tensor",
+                "its error",
+                "tensors equal bit for bit",
+            ],
             [
                 [
                     task.name,
@@ -68,6 +79,8 @@ def _show(report: VerifyReport) -> None:
                     "measured" if task.measured else "as stated",
                     task.worst[0] if task.worst else "-",
                     f"{task.worst[1]:.4f}" if task.worst else "-",
+                    task.worst_tensor[0] if task.worst_tensor else "-",
+                    f"{task.worst_tensor[1]:.4f}" if task.worst_tensor else "-",
                     task.exact if task.measured else "-",
                 ]
                 for task in report.tasks

@@ -30,6 +30,7 @@ __all__ = [
     "quantise_basis",
     "quantise_side",
     "read_basis",
+    "read_exponents",
     "read_factors",
     "read_record",
     "read_split_record",
@@ -51,6 +52,9 @@ class Kind(IntEnum):
     LEFT_SPREAD = 4
     EXPONENT = 5
     BASIS_SPREAD = 6
+    DENSE_SPREAD = 7
+    ROW = 0
+    """With the counts: there are no more kinds, and few tensors have rows."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,8 @@ def _write_exponents(writer: StreamWriter, exponents: NDArray[np.int64]) -> None
     writer.run(Kind.EXPONENT, exponents)
 
 
-def _read_exponents(reader: StreamReader, count: int) -> NDArray[np.int64]:
+def read_exponents(reader: StreamReader, count: int) -> NDArray[np.int64]:
+    """The next exponents; raises BundleFormatError for those that no writer writes."""
     return reader.run(Kind.EXPONENT, count, -_EXPONENT_RANGE, _EXPONENT_RANGE, "an exponent")
 
 
@@ -177,7 +182,7 @@ def read_basis(reader: StreamReader, length: int, most: int) -> Basis | None:
         return None
     reader.spend(length * count)
     integers = reader.block(length, count, Kind.BASIS_SPREAD)
-    return Basis(integers * power(_read_exponents(reader, count)))
+    return Basis(integers * power(read_exponents(reader, count)))
 
 
 def _write_side(writer: StreamWriter, side: Side, kind: Kind) -> None:
@@ -261,7 +266,7 @@ def read_split_record(reader: StreamReader, m: int, n: int, p: int, q: int) -> S
         return SplitRecord.of(Factors(np.zeros((m, 0)), np.zeros((0, n))))
     right = _read_side(reader, mode.right, q, n, count, Kind.RIGHT_SPREAD)
     left = _read_side(reader, mode.left, p, m, count, Kind.LEFT_SPREAD)
-    return SplitRecord(left, right, power(_read_exponents(reader, count)), mode)
+    return SplitRecord(left, right, power(read_exponents(reader, count)), mode)
 
 
 def _read_count(reader: StreamReader, m: int, n: int, has_bases: bool) -> tuple[int, Mode]:
@@ -307,7 +312,7 @@ def read_record(
         return None
     rights = _read_coded(reader, mode.right, right, n, count, Kind.RIGHT_SPREAD)
     lefts = _read_coded(reader, mode.left, left, m, count, Kind.LEFT_SPREAD)
-    return PartsRecord(lefts, rights, _read_exponents(reader, count))
+    return PartsRecord(lefts, rights, read_exponents(reader, count))
 
 
 def _read_coded(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["VERSION"]
+__all__ = ["DRAFT", "VERSION"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 """What is written. Readers take this and every version before it, and are told which it is."""
+DRAFT: Final = "1"
+"""Until version 2 is frozen a file of it says its draft, and that draft alone reads it."""

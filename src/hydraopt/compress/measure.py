@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from hydraopt.linalg.shapes import Array, Thin
 
 __all__ = [
     "MEASURES",
+    "OF_THE_WHOLE",
     "InnerProduct",
     "Measure",
     "displacement",
@@ -37,6 +38,11 @@ __all__ = [
     "measure_named",
     "part_harm",
 ]
+
+
+OF_THE_WHOLE: Final = 16.0
+"""Where a tensor takes the place of the base model's own (a head, an embedding, a norm), a relative
+error e of all of it counts as much as one of 4 e of the low-rank change (docs/log.md)."""
 
 
 def part_harm(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:

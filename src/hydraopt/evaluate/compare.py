@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.basemodel.model import TaskFactors, load_classifier, load_model
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -68,7 +69,14 @@ class Compared:
         return list(names)
 
     def check(self) -> None:
-        """Raise UsageError for a task that is more than low-rank factors, and no classifier."""
+        """Raise UsageError for a task that is more than low-rank factors, no classifier, or none of W + B A."""
+        configs = [(name, adapter.config) for name, adapter in self.adapters.items()]
+        for bundle in self.bundles.values():
+            configs += [(name, bundle[name].config) for name in bundle]
+        for name, config in configs:
+            tuner = other_tuner(config)
+            if tuner is not None:
+                raise _other_tuner(name, tuner)
         extras: list[tuple[str, list[str]]] = [
             (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()
         ]
@@ -107,6 +115,16 @@ class Compared:
             if name in made:
                 by_label[label] = dict(made[name])
         return by_label
+
+
+def _other_tuner(name: str, tuner: str) -> UsageError:
+    return UsageError(
+        explain(
+            f"adapter {name} is of the tuner {tuner}",
+            expected="LoRA pairs of linear modules alone",
+            do="Export it and score it with PEFT",
+        )
+    )
 
 
 def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:

@@ -2,7 +2,8 @@
 
 kohya (sd-scripts, ComfyUI, A1111; diffusers reads it too): ``NAME.lora_down.weight``,
 ``NAME.lora_up.weight`` and ``NAME.alpha``, dW = alpha / r * up @ down, NAME the path with a prefix
-for the component and underscores for dots.
+for the component and underscores for dots. What LyCORIS adds to such files goes back into them
+(:mod:`hydraopt.export.lycoris`).
 
 diffusers: ``COMPONENT.PATH.lora_A.weight`` and ``lora_B.weight`` in one file, PEFT's
 settings in its metadata. It refuses tensors named alpha, and versions before 0.34 do not
@@ -23,7 +24,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from hydraopt.adapters.model import ExtraKind
+from hydraopt.adapters.model import ExtraKind, Layout
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.extras import folded_extras
@@ -31,6 +32,7 @@ from hydraopt.bundle.restore.folders import check_file, check_target, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
+from hydraopt.export.lycoris import product_tensors
 from hydraopt.export.plain import refuse_all_but, refused
 from hydraopt.export.stored import Stored, check_padded, kept_file, stored_modules
 from hydraopt.files.apart import check_apart
@@ -48,6 +50,7 @@ _MODELS: Final = (
     ("text_encoder", re.compile(r"text_encoder(?:_\d)?\.")),
 )
 # SDXL has two text encoders, and more than one transformer block in an attention of its U-Net.
+_NUMBERED: Final = re.compile(r"[^:.]+:\d+")
 _SDXL: Final = re.compile(r"text_encoder_2\.|(?:unet\.)?\w+_blocks?\..*\.transformer_blocks\.[1-9]")
 
 
@@ -88,20 +91,24 @@ def _kohya(
     task: TaskAdapter, dtype: str
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
     """Names of the modules, tensors and metadata of a kohya file."""
-    modules = _with_alphas(task, _modules(task, "kohya", dtype), dtype)
-    names = {x.path: _kohya_name(task, x.path) for x, _ in modules}
+    everything = _modules(task, "kohya", dtype)
+    products = [x for x in everything if x.module.layout == "factor"]
+    plain = [x for x in everything if x.module.layout != "factor"]
+    modules = _with_alphas(task, plain, dtype) if plain else []
+    names = {x.path: _kohya_name(task, x.path) for x in everything}
     _need_distinct(task, names)
-    tensors: dict[str, RawTensor] = {}
+    tensors = product_tensors(task, products)
+    alphas = [*(alpha for _, alpha in modules), *_alphas(tensors)]
     for x, alpha in modules:
         name = names[x.path]
         tensors |= _pair(task, x, f"{name}.lora_down.weight", f"{name}.lora_up.weight")
         tensors[f"{name}.alpha"] = rounded(f"{name}.alpha", np.array(alpha), "F32", task.name)
     metadata = {
         **_kept_metadata(task, "kohya"),
-        "ss_network_dim": _common(x.rank for x, _ in modules),
-        "ss_network_alpha": _common(alpha for _, alpha in modules),
+        "ss_network_dim": _common(x.rank for x in everything),
+        "ss_network_alpha": _common(alphas),
     }
-    metadata.setdefault("ss_network_module", "networks.lora")
+    metadata.setdefault("ss_network_module", "networks.lora" if plain else "lycoris.kohya")
     if task.base_model:
         metadata.setdefault("ss_sd_model_name", task.base_model)
     return set(names.values()), _with_extras(task, tensors), metadata
@@ -145,6 +152,8 @@ def _diffusers(
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
     """Names of the modules, tensors and metadata of a diffusers file."""
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
+    if task.entry.format == "diffusers" and all(_NUMBERED.fullmatch(x.path) for x in modules):
+        return _numbered(task, modules, uniform_rank)
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
     by_component: dict[str, list[Stored]] = {}
@@ -170,13 +179,32 @@ def _diffusers(
     return set(names.values()), _with_extras(task, tensors), metadata
 
 
+def _numbered(
+    task: TaskAdapter, modules: list[Stored], uniform_rank: bool
+) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
+    """The same, as the first LoRA files for image models were: "unet:0:up", ranks in the metadata
+    (the lora package that they come from reads these, and newer tools do not)."""
+    most = max(x.rank for x in modules)
+    if uniform_rank:
+        check_padded(task, modules, most)
+        modules = [x.padded(most) for x in modules]
+    tensors: dict[str, RawTensor] = {}
+    metadata = {**_kept_metadata(task, "diffusers"), "format": "pt"}
+    for x in modules:
+        tensors |= _pair(task, x, f"{x.path}:down", f"{x.path}:up")
+        metadata[f"{x.path}:rank"] = str(x.rank)
+    return {x.path for x in modules}, _with_extras(task, tensors), metadata
+
+
 # --- names ------------------------------------------------------------------------------------
 
 
 def _modules(task: TaskAdapter, engine: str, dtype: str) -> list[Stored]:
     extras: tuple[ExtraKind, ...] = get_args(ExtraKind)
     same = task.entry.format == engine
-    refuse_all_but(task, engine, ("linear", "conv"), extras if same else ())
+    # Of the two only kohya files hold products.
+    layouts: tuple[Layout, ...] = ("plain", "factor") if same and engine == "kohya" else ("plain",)
+    refuse_all_but(task, engine, ("linear", "conv"), extras if same else (), layouts)
     return stored_modules(task, dtype)
 
 
@@ -307,6 +335,10 @@ def _common(values: Iterable[float]) -> str:
     """As kohya's own tools state ranks and alphas: one number, or that there are several."""
     distinct = set(values)
     return str(distinct.pop()) if len(distinct) == 1 else "Dynamic"
+
+
+def _alphas(tensors: Mapping[str, RawTensor]) -> list[float]:
+    return [float(x.numpy()) for key, x in tensors.items() if key.endswith(".alpha")]
 
 
 def _inner(name: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from typing import Final
 
 from hydraopt.adapters.keys import spell
-from hydraopt.adapters.model import ExtraKind, Kind
+from hydraopt.adapters.model import ExtraKind, Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -16,6 +17,7 @@ from hydraopt.errors import ExportError, explain
 __all__ = ["LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
 
 LINEAR: Final[tuple[Kind, ...]] = ("linear",)
+_PLAIN: Final[tuple[Layout, ...]] = ("plain",)
 
 # What an extra is, in words; see hydraopt.adapters.model.ExtraKind.
 _KINDS: Final = {
@@ -24,6 +26,9 @@ _KINDS: Final = {
     "bias": "a trained bias",
     "token_rows": "trained rows of an embedding",
     "saved": "a tensor that is saved whole",
+    "tuner": "a tensor of another tuner than LoRA",
+    "tuner_ones": "a tensor of another tuner than LoRA",
+    "exact": "a tensor of another tuner than LoRA",
 }
 
 
@@ -50,10 +55,12 @@ def refuse_all_but(
     engine: str,
     kinds: Collection[Kind] = LINEAR,
     extras: Collection[ExtraKind] = (),
+    layouts: Collection[Layout] = _PLAIN,
 ) -> None:
     """Raise ExportError, naming adapter and module, for what is none of these.
 
     kinds: of modules that are well, unless fused, stacked or wrapped twice.  extras: of tensors.
+    layouts: of modules.
     Settings that change what the pairs mean are refused as well, and an adapter without modules.
     """
     refuse_settings(task, engine)
@@ -61,15 +68,18 @@ def refuse_all_but(
         if kind not in extras:
             raise refused(task, engine, _KINDS[kind], key)
     for path, module in task.modules.items():
-        problem = _problem(module, kinds)
+        problem = _problem(module, kinds, layouts)
         if problem is not None:
             raise refused(task, engine, problem, path)
-    if not task.modules:
+    if not task.modules and not task.extra_kinds:
         raise refused(task, engine, "an adapter without any module")
 
 
 def refuse_settings(task: TaskAdapter, engine: str) -> None:
     """Raise ExportError for settings by which PEFT computes something else than W + B A."""
+    tuner = other_tuner(task.config)
+    if tuner is not None:
+        raise refused(task, engine, f"a task of PEFT's {tuner}")
     start = str(task.config.get("init_lora_weights"))
     if CHANGES_BASE.search(start):
         raise refused(task, engine, f"init_lora_weights {start!r}, which also changes the base")
@@ -83,21 +93,28 @@ def refuse_settings(task: TaskAdapter, engine: str) -> None:
 
 def refused(task: TaskAdapter, engine: str, what: str, module: str | None = None) -> ExportError:
     """The error for something an engine has no place for."""
+    kinds = {x.layout for x in task.modules.values()} | set(task.extra_kinds.values())
+    # PEFT has no match for what LyCORIS adds to kohya files.
+    lycoris = task.entry.format == "kohya" and bool(kinds & {"factor", "tuner", "tuner_ones"})
     return ExportError(
         explain(
             f"{engine} cannot hold {what}",
             adapter=task.name,
             module=module,
-            do="Export it with --format peft, which holds more",
+            do=f"Export it with --format {'kohya' if lycoris else 'peft'}, which holds more",
         )
     )
 
 
-def _problem(module: ModuleEntry, kinds: Collection[Kind]) -> str | None:
+def _problem(
+    module: ModuleEntry, kinds: Collection[Kind], layouts: Collection[Layout]
+) -> str | None:
     """Why a module is not a plain layer of one of these kinds; None if it is."""
     if module.kind not in kinds:
         return f"a low-rank change of {'an' if module.kind[0] == 'e' else 'a'} {module.kind}"
-    if module.layout != "plain":
+    if module.layout == "factor" and "factor" not in layouts:
+        return "a factor of a product"
+    if module.layout not in layouts:
         return "layers that are fused or stacked in one tensor"
     if "base_layer" in module.path.split("."):
         return "two pairs on one layer"

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from hydraopt.adapters import check_same_base, read_adapters
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
+from hydraopt.compress.dense import estimate_tensor
 from hydraopt.compress.estimate import guess_module
 from hydraopt.compress.measure import measure_named
 from hydraopt.compress.plan import modes_of
@@ -31,7 +32,7 @@ from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.weights import importances, module_weights, task_weights
+from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import Progress, silent
 
 __all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]
@@ -310,6 +311,15 @@ class _Curves:
         return round(float(np.exp(np.interp(np.log(error), x, y))))
 
 
+def _of_tensors(pieces: MergeSet) -> Array:
+    """Squared norms of the coded tensors, (contents, tensors)."""
+    energies = np.zeros((pieces.contents, len(pieces.matrices)))
+    for index, tensor in enumerate(pieces.matrices):
+        for i, content in enumerate(tensor.contents):
+            energies[content, index] = float(np.sum(tensor.read(i) ** 2))
+    return energies
+
+
 class _Walk:
     """Plans every module at a price."""
 
@@ -318,13 +328,21 @@ class _Walk:
     ) -> None:
         self._pieces, self._store, self._report = pieces, store, report
         self._measure = measure_named(measure)
-        norms = energies.sum(axis=1)
-        self._norms = np.where(norms > 0, norms, 1.0)
+        energies = np.concatenate([energies, _of_tensors(pieces)], axis=1)
         self._importance = importances(pieces, {})
-        by_task = task_weights(energies, self._importance, self._measure)
-        self._weights = by_task[:, None] * module_weights(pieces, energies, self._measure, {})
+        weights = weights_of(pieces, energies, self._measure, self._importance, {})
+        self._weights, self._counting = weights.whole, weights.counting
         recipe = MergeRecipe(measure, Size.name, 0, tuple(FORMS))
-        self._fixed = Job.of(pieces, recipe).packed(Draft.empty(self._weights)).size
+        empty = Draft.empty(self._weights, self._counting)
+        self._fixed = Job.of(pieces, recipe).packed(empty).size
+
+    def _tensor_bits(self, price: float) -> float:
+        """Of the coded tensors; their errors are not guessed."""
+        bits = 0.0
+        for index, tensor in enumerate(self._pieces.matrices, len(self._store)):
+            weights = self._weights[list(tensor.contents), index].tolist()
+            bits += estimate_tensor(tensor.read, tensor.shape, weights, price)
+        return bits
 
     def at(self, price: float) -> tuple[dict[str, Any], Array, Array]:
         """(point, costs, bits) at ``price``."""
@@ -344,9 +362,11 @@ class _Walk:
                         task.mode.form if task.left.size else "nothing" for task in guess.plan.tasks
                     )
             self._report(f"guessing at price {price:.1e}", index + 1, count)
-        relative = np.sqrt(errors / self._norms)
+        totals = self._counting.totals
+        relative = np.sqrt(errors / np.where(totals > 0, totals, 1.0))
         mean = relative @ self._importance / self._importance.sum()
-        sizes = [self._fixed + round(float(x) / 8) for x in bits.sum(axis=0)]
+        more = self._tensor_bits(price)
+        sizes = [self._fixed + round((float(x) + more) / 8) for x in bits.sum(axis=0)]
         point = {
             "price": price,
             "bytes": sizes[0],

@@ -24,7 +24,8 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
 
     own_bytes: its coded stream. carried_bytes: tensors kept bit by bit. shared_with: tasks of equal
     content, which use the same stream, at most a hundred. fp16_bytes: two bytes for each number of
-    the original.
+    the original. tensors, tensor_error: coded tensors beside the modules, and the largest relative
+    error among them.
     """
     sizes = bundle.tensor_bytes
     owners: dict[int, list[str]] = {}
@@ -39,6 +40,8 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
             "carried_bytes": sum(sizes[f"carried/{i}"] for i in task.carried),
             "fp16_bytes": 2 * task.numbers,
             "modules": len(task.modules),
+            "tensors": len(task.tensors),
+            "tensor_error": max(task.tensor_errors, default=None),
             "lossless": task.lossless,
             "format": task.format,
             "shared_with": []
@@ -74,9 +77,10 @@ def inspect_bundle(
 ) -> dict[str, Any]:
     """Bytes, forms and stated errors of every task and module of a bundle, ready for JSON.
 
-    tasks: :func:`task_rows` plus ``forms`` (records by form), ``worst_module``, and ``details``:
-    bytes, error and form of each module. modules: the same seen from the modules, with the vectors
-    and bytes of their shared bases. parts: where the bytes of the file are; they add up to size.
+    tasks: :func:`task_rows` plus ``forms`` (records by form), ``worst_module``, ``details``: bytes,
+    error and form of each module, and ``tensor_details``: the same of each coded tensor. modules:
+    the same seen from the modules, with the vectors and bytes of their shared bases. tensors: coded
+    tensors by key, over all tasks. parts: where the bytes of the file are; they add up to size.
     Every task is decoded once. Raises BundleFormatError for a damaged bundle.
     """
     bundle = open_bundle(path)
@@ -96,7 +100,27 @@ def inspect_bundle(
         "tasks": tasks,
         "types": _by_type(modules),
         "modules": modules,
+        "tensors": _tensors(tasks),
     }
+
+
+def _tensors(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Coded tensors by key and shape, those of most bytes first."""
+    rows: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
+    seen = set()
+    for task in tasks:
+        for x in task["tensor_details"]:
+            about = {name: x[name] for name in ("key", "kind", "shape")}
+            row = rows.setdefault(
+                (x["key"], tuple(x["shape"])), {**about, "tasks": 0, "bytes": 0, "worst_error": 0.0}
+            )
+            row["tasks"] += 1
+            row["worst_error"] = max(row["worst_error"], x["error"])
+            # Tasks of equal content share their bytes.
+            stream = min([task["name"], *task["shared_with"]]), x["key"]
+            row["bytes"] += 0 if stream in seen else x["bytes"]
+            seen.add(stream)
+    return sorted(rows.values(), key=lambda row: (-row["bytes"], row["key"]))
 
 
 def _detailed_tasks(bundle: Bundle, progress: Progress) -> list[dict[str, Any]]:
@@ -116,6 +140,18 @@ def _detailed_tasks(bundle: Bundle, progress: Progress) -> list[dict[str, Any]]:
             for module, form in forms.items()
         ]
         row["forms"] = dict(sorted(Counter(forms.values()).items()))
+        errors, sizes = task.tensor_errors, task.tensor_bytes()
+        row["tensor_details"] = [
+            {
+                "key": x.key,
+                "kind": x.kind,
+                "shape": list(x.shape),
+                "bytes": sizes[x.key],
+                "error": errors[x.key],
+                "base": x.base is not None,
+            }
+            for x in (bundle.manifest.tensors[i] for i in task.entry.tensors)
+        ]
         worst = max(row["details"], key=lambda x: x["error"], default=None)
         row["worst_module"] = worst["path"] if worst else None
         progress("decoding", done, len(tasks))

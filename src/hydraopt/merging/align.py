@@ -1,7 +1,8 @@
 """Align: a list of adapters becomes one list of modules, each with the tasks that have it.
 
-Adapters with the same content are one content, coded once, however many tasks point at it. What is
-not a low-rank product is put aside to be carried bit by bit. A module that only some adapters have
+Adapters with the same content are one content, coded once, however many tasks point at it. Trained
+tensors that are no low-rank products are coded too; integers, buffers and what the user names are
+put aside to be carried bit by bit. A module that only some adapters have
 is a module of those; nothing is dropped and nothing is filled up.
 """
 
@@ -14,11 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hydraopt.adapters import Adapter, RawTensor
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
+from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.returnable import check_returnable
+from hydraopt.merging.dense import TensorMatrices, collect, tensors_of
+from hydraopt.merging.returnable import bias_scales, check_returnable
 
 __all__ = ["MergeSet", "align"]
 
@@ -30,6 +34,7 @@ class MergeSet:
     """Everything that a merge works on.
 
     modules: all modules, sorted by path. readers: their factors on demand, parallel to ``modules``.
+    tensors, matrices: the same of the trained tensors that are coded, and are no low-rank products.
     tasks: entries without errors, sorted by name; ``content`` indexes the coded streams.
     configs: distinct configs, by first use. carried: tensors to keep, one mapping per task.
     numbers: numbers in all inputs, duplicates included; their fp16 size is twice that.
@@ -43,6 +48,8 @@ class MergeSet:
     base_model: str | None
     numbers: int = 0
     notes: tuple[str, ...] = field(default=())
+    tensors: tuple[TensorEntry, ...] = ()
+    matrices: tuple[TensorMatrices, ...] = ()
 
     @property
     def contents(self) -> int:
@@ -116,6 +123,8 @@ def _task(
     index: Mapping[str, int],
     entries: Sequence[ModuleEntry],
     lossless: bool,
+    kept: Mapping[str, RawTensor],
+    tensors: tuple[int, ...],
 ) -> TaskEntry:
     keys: dict[tuple[str, str], str] = {}
     for path in adapter.modules:
@@ -123,9 +132,8 @@ def _task(
             key = adapter.peft_key(path, half)
             if key != default_key(entries[index[path]], half):
                 keys[path, half] = key
-    extras = adapter.tensors if lossless else adapter.extras
-    scales = _bias_scales(adapter) if not lossless else {}
-    kinds = {key: kind for key, kind in adapter.extra_kinds.items() if key in extras}
+    scales = bias_scales(adapter) if not lossless else {}
+    kinds = {key: kind for key, kind in adapter.extra_kinds.items() if key in kept}
     return TaskEntry(
         adapter.name,
         config,
@@ -144,26 +152,23 @@ def _task(
         {key: kind for key, kind in kinds.items() if kind != "saved"},
         adapter.notes,
         dict(getattr(adapter.tensors, "metadata", {})) if lossless else {},
+        tensors,
+        tuple(0.0 for _ in tensors),
     )
 
 
-def _bias_scales(adapter: Adapter) -> dict[str, float]:
-    """The scale of the module that each ``lora_bias`` tensor belongs to."""
-    owner = {}
-    for path, module in adapter.modules.items():
-        stem = module.b.name.removesuffix(".weight")
-        owner[f"{stem}.bias"] = adapter.modules[path].scale
-    return {
-        key: owner[key]
-        for key, kind in adapter.extra_kinds.items()
-        if kind == "lora_bias" and key in owner
-    }
-
-
-def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool) -> MergeSet:
+def align(
+    adapters: Sequence[Adapter],
+    base_model: str | None,
+    *,
+    lossless: bool,
+    exact: Sequence[str] = (),
+    base: BaseTensors | None = None,
+) -> MergeSet:
     """The merge set of adapters that were read together (sorted by name, unique names).
 
-    lossless: nothing is coded, every tensor of every adapter is carried.
+    lossless: nothing is coded, every tensor of every adapter is carried. exact: patterns with *
+    and ? of keys that are kept bit by bit. base: the base model's own tensors.
     Raises UsageError for no adapters, AlignmentError where two disagree about a module, and what
     :func:`check_returnable` raises.
     """
@@ -172,11 +177,12 @@ def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool
     ordered = sorted(adapters, key=lambda adapter: adapter.name)
     for adapter in ordered:
         check_returnable(adapter, lossless=lossless)
+    apart = [tensors_of(adapter, exact, lossless) for adapter in ordered]
     content_of: dict[str, int] = {}
     distinct: list[Adapter] = []
     numbers_of: list[int | None] = []
-    for adapter in ordered:
-        if not adapter.modules or lossless:
+    for adapter, own in zip(ordered, apart, strict=True):
+        if lossless or not (adapter.modules or own.coded):
             numbers_of.append(None)
             continue
         key = adapter.content_hash()
@@ -186,13 +192,15 @@ def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool
         numbers_of.append(content_of[key])
     entries = _modules(ordered)
     index = {path: i for i, path in enumerate(entries)}
+    coded = collect(ordered, apart, numbers_of, base)
     configs: list[Mapping[str, Any]] = []
     tasks = []
-    for adapter, content in zip(ordered, numbers_of, strict=True):
+    for i, (adapter, content) in enumerate(zip(ordered, numbers_of, strict=True)):
         if adapter.config not in configs:
             configs.append(adapter.config)
         config = configs.index(adapter.config)
-        tasks.append(_task(adapter, content, config, index, list(entries.values()), lossless))
+        known = list(entries.values()), lossless, apart[i].kept, coded.of_adapter[i]
+        tasks.append(_task(adapter, content, config, index, *known))
     readers = tuple(
         _AdapterFactors(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
         for path in entries
@@ -202,8 +210,10 @@ def align(adapters: Sequence[Adapter], base_model: str | None, *, lossless: bool
         readers,
         tuple(tasks),
         tuple(configs),
-        tuple(a.tensors if lossless else a.extras for a in ordered),
+        tuple(own.kept for own in apart),
         base_model,
         sum(adapter.numbers for adapter in ordered),
         tuple(f"{a.name}: {note}" for a in ordered for note in a.notes),
+        coded.entries,
+        coded.matrices,
     )

@@ -98,11 +98,7 @@ class Job:
         for task in self.pieces.tasks:
             changes: dict[str, Any] = {"carried": self.carried.tasks.get(task.name, ())}
             if draft is not None and task.content is not None:
-                mine = list(task.modules)
-                energies = draft.energies[task.content, mine]
-                ratio = draft.errors[task.content, mine] / np.where(energies > 0, energies, 1.0)
-                changes["errors"] = tuple(float(x) for x in np.sqrt(ratio))
-                changes["error"] = float(draft.relative_errors()[task.content])
+                changes.update(self._errors(draft, task))
             tasks.append(dataclasses.replace(task, **changes))
         return Manifest(
             self.pieces.modules,
@@ -111,7 +107,22 @@ class Job:
             tuple(self.pieces.configs),
             self.recipe.to_json(),
             self.pieces.base_model,
+            self.pieces.tensors,
         )
+
+    def _errors(self, draft: Draft, task: TaskEntry) -> dict[str, Any]:
+        """The errors of a task's entry. In all it is that of its modules, or, if it has none, that
+        of its tensors."""
+        content, modules = task.content, len(self.pieces.modules)
+        errors, energies = draft.errors[content], draft.energies[content]
+        ratios = np.sqrt(errors / np.where(energies > 0, energies, 1.0))
+        part = slice(modules) if task.modules else slice(modules, None)
+        total = energies[part].sum()
+        return {
+            "errors": tuple(ratios[list(task.modules)].tolist()),
+            "tensor_errors": tuple(ratios[[modules + i for i in task.tensors]].tolist()),
+            "error": float(np.sqrt(errors[part].sum() / (total if total > 0 else 1.0))),
+        }
 
     def packed(self, draft: Draft | None, manifest: Manifest | None = None) -> PackedBundle:
         """The bundle of a draft; manifest: if its errors are not those of the draft."""

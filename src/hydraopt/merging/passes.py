@@ -1,8 +1,9 @@
-"""One pass: every module planned, encoded and written at one price of a bit.
+"""One pass: every module and coded tensor planned, encoded and written at one price of a bit.
 
-Modules are independent until they meet in the streams, so they are planned and encoded in threads
-and written in order; a few modules are in memory at a time. The result does not depend on the
-number of threads: each module is computed by one thread, with the BLAS library held to one.
+Both are items here, modules first. Items are independent until they meet in the streams, so they
+are planned and encoded in threads and written in order; a few are in memory at a time. The result
+does not depend on the number of threads: each item is computed by one thread, with the BLAS library
+held to one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import check_exponents, write_basis, write_record
 from hydraopt.coding.stream import StreamWriter, most_numbers
 from hydraopt.compress.core import CoreStore, ModuleCore
+from hydraopt.compress.dense import EncodedTensor, encode_tensor, estimate_tensor
 from hydraopt.compress.encode import EncodedModule, encode_module
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module
 from hydraopt.errors import NumericalError, explain
 from hydraopt.linalg.shapes import Array
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.dense import TensorMatrices
+from hydraopt.merging.weights import Counting
 from hydraopt.progress import Progress, silent
 
 __all__ = ["Course", "Draft", "Passes"]
@@ -44,10 +50,10 @@ _FAR = 0.5
 class Draft:
     """What one pass made.
 
-    shared, streams: coded bytes. errors, energies: (contents, modules), squared norms of dW - dW~
-    and of dW, zero where a content lacks the module. forms: how many records have each form.
+    shared, streams: coded bytes. errors, energies: (contents, items), squared norms of dW - dW~
+    and of dW, zero where a content lacks the item. forms: how many records have each form.
     price, weights: what it was made at; the average price, if that was mended on the way, and what
-    a unit of squared error counted, (contents, modules).
+    a unit of squared error counted, (contents, items). counting: what errors mean to a task.
     """
 
     shared: bytes
@@ -57,23 +63,22 @@ class Draft:
     forms: dict[str, int]
     price: float
     weights: Array
+    counting: Counting
 
     @classmethod
-    def empty(cls, weights: Array) -> Draft:
+    def empty(cls, weights: Array, counting: Counting) -> Draft:
         """Nothing is coded; errors that take as many bytes in a manifest as measured ones do."""
         errors = np.random.default_rng(0).random(weights.shape)
         streams = (b"",) * len(weights)
-        return cls(b"", streams, errors, np.ones(weights.shape), {}, math.inf, weights)
+        return cls(b"", streams, errors, np.ones(weights.shape), {}, math.inf, weights, counting)
 
     @property
     def coded_bytes(self) -> int:
         return len(self.shared) + sum(map(len, self.streams))
 
     def relative_errors(self) -> Array:
-        """Relative Frobenius error of each content, (contents,)."""
-        total = self.energies.sum(axis=1)
-        errors: Array = np.sqrt(self.errors.sum(axis=1) / np.where(total > 0, total, 1.0))
-        return errors
+        """Relative error of each content, (contents,), everything that is coded counted."""
+        return self.counting.errors(self.errors)
 
 
 @dataclass(frozen=True)
@@ -129,117 +134,178 @@ def _check_readable(numbers: int, size: int) -> None:
         )
 
 
-class Passes:
-    """Runs passes over one set of modules; keeps what passes have in common.
+class _Written:
+    """The streams of a pass while they are written.
 
-    contents: the adapter of each stream; modules: the path of each module; both for errors only.
+    errors, energies, forms: as a Draft's.
+    """
+
+    def __init__(self, contents: int, items: int) -> None:
+        self._shared = StreamWriter()
+        self._streams = [StreamWriter() for _ in range(contents)]
+        self._has_shared = False
+        self._numbers = 0
+        self.errors = np.zeros((contents, items))
+        self.energies = np.zeros_like(self.errors)
+        self.forms = Counter[str]()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._shared.size + sum(stream.size for stream in self._streams)
+
+    def module(self, module: EncodedModule, path: str, adapters: Sequence[str]) -> None:
+        """Append a module. path, adapters (of each content): for errors."""
+        write_basis(self._shared, module.left)
+        write_basis(self._shared, module.right)
+        bases = [x for x in (module.left, module.right) if x is not None]
+        self._has_shared |= bool(bases)
+        self._numbers += sum(x.block.levels.size for x in bases)
+        for i, content in enumerate(module.contents):
+            record = module.records[i]
+            if record is not None:
+                check_exponents(record.exponents, adapters[content], path)
+            write_record(self._streams[content], record, bool(bases))
+            self.forms[record.mode.form if record else "nothing"] += 1
+            self._numbers += record.numbers if record else 0
+            self.errors[content, module.index] = module.errors[i]
+            self.energies[content, module.index] = module.energies[i]
+
+    def tensor(
+        self, index: int, encoded: EncodedTensor, tensor: TensorMatrices, adapters: Sequence[str]
+    ) -> None:
+        """Append a coded tensor, the item of that index."""
+        whole = math.prod(tensor.shape)
+        write_dense(self._shared, DenseRecord(rest=encoded.common))
+        if encoded.common is not None:
+            self._has_shared = True
+            self._numbers += whole
+        for i, content in enumerate(tensor.contents):
+            record = encoded.records[i]
+            check_exponents(record.exponents, adapters[content], tensor.entry.key)
+            write_dense(self._streams[content], record)
+            self._numbers += record.numbers(whole, tensor.own is not None)
+            self.errors[content, index] = encoded.errors[i]
+            self.energies[content, index] = encoded.energies[i]
+
+    def finish(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """Shared and task streams. Raises NumericalError for what no reader would take."""
+        shared = self._shared.finish() if self._has_shared else b""
+        streams = tuple(stream.finish() for stream in self._streams)
+        _check_readable(self._numbers, len(shared) + sum(map(len, streams)))
+        return shared, streams
+
+
+class Passes:
+    """Runs passes over one set of modules and tensors; keeps what passes have in common.
+
+    store: the cores of the modules of ``pieces``.
     """
 
     def __init__(
         self,
         store: CoreStore,
-        contents: Sequence[str],
-        modules: Sequence[str],
+        pieces: MergeSet,
         measure: Measure,
         modes: Sequence[Mode],
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._store = store
-        self._adapters = contents
-        self._contents = len(contents)
-        self._paths = modules
+        self._adapters = pieces.owners
+        self._contents = pieces.contents
+        self._paths = [module.path for module in pieces.modules]
+        self._tensors = pieces.matrices
+        self._items = len(store) + len(self._tensors)
         self._measure = measure
         self._modes = modes
         self._threads = threads or len(os.sched_getaffinity(0))
         self._progress = progress or silent
 
     def energies(self) -> Array:
-        """Squared Frobenius norms, (contents, modules)."""
-        energies = np.zeros((self._contents, len(self._store)))
+        """Squared Frobenius norms, (contents, items)."""
+        energies = np.zeros((self._contents, self._items))
 
         def one(index: int) -> None:
+            if index >= len(self._store):
+                tensor = self._tensors[index - len(self._store)]
+                for i, content in enumerate(tensor.contents):
+                    energies[content, index] = float(np.sum(tensor.read(i) ** 2))
+                return
             core = self._store.core(index)
             for content, s in zip(core.contents, core.s, strict=True):
                 energies[content, index] = s @ s
 
-        for done, _ in enumerate(self._map(one, range(len(self._store))), 1):
-            self._progress("reading", done, len(self._store))
+        for done, _ in enumerate(self._map(one, range(self._items)), 1):
+            self._progress("reading", done, self._items)
         return energies
 
     def estimate(self, price: float, weights: Array) -> Array:
-        """Bits that the planner expects of each module at a price; no number is rounded.
+        """Bits that the planner expects of each item at a price; no number is rounded.
 
         weights: as for :meth:`run`.
         """
 
         def one(index: int) -> float:
-            core = self._store.core(index)
-            return self._plan(core, price, weights).bits
+            if index >= len(self._store):
+                tensor, own = self._tensor(index, weights)
+                return estimate_tensor(tensor.read, tensor.shape, own, price)
+            return self._plan(self._store.core(index), price, weights).bits
 
-        return np.array(list(self._map(one, range(len(self._store)))))
+        return np.array(list(self._map(one, range(self._items))))
+
+    def _tensor(self, index: int, weights: Array) -> tuple[TensorMatrices, list[float]]:
+        """A coded tensor, by the number of its item, and what errors of its tasks count."""
+        tensor = self._tensors[index - len(self._store)]
+        return tensor, weights[list(tensor.contents), index].tolist()
 
     def _plan(self, core: ModuleCore, price: float, weights: Array) -> ModulePlan:
         own = weights[list(core.contents), core.index].tolist()
         return plan_module(core, own, price, self._measure, self._modes)
 
     def run(
-        self, price: float, weights: Array, stage: str = "coding", course: Course | None = None
+        self,
+        price: float,
+        weights: Array,
+        counting: Counting,
+        stage: str = "coding",
+        course: Course | None = None,
     ) -> Draft:
         """Plan, encode and write everything at ``price``.
 
-        weights: what a unit of squared error counts, (contents, modules). With a course the price
-        is mended after every few modules, by what they took.
+        weights: what a unit of squared error counts, (contents, items). With a course the price is
+        mended after every few items, by what they took.
         """
 
-        def one(price: float, index: int) -> tuple[EncodedModule, float]:
+        def one(price: float, index: int) -> tuple[EncodedModule | EncodedTensor, float]:
+            if index >= len(self._store):
+                tensor, own = self._tensor(index, weights)
+                encoded = encode_tensor(tensor.read, tensor.shape, own, price)
+                # What was expected is estimated once, for the course of a whole pass.
+                return encoded, float(course.bits[index]) if course else 0.0
             core = self._store.core(index)
             plan = self._plan(core, price, weights)
             return encode_module(core, plan, self._measure), plan.bits
 
-        shared = StreamWriter()
-        streams = [StreamWriter() for _ in range(self._contents)]
-        errors = np.zeros((self._contents, len(self._store)))
-        energies = np.zeros_like(errors)
-        forms = Counter[str]()
-        bases = False
-        shared_numbers, numbers = 0, np.zeros(self._contents, np.int64)
+        written = _Written(self._contents, self._items)
         mended, planned = price, 0.0
-        for leg in _legs(len(self._store)) if course else [range(len(self._store))]:
-            for module, bits in self._map(functools.partial(one, mended), leg):
+        for leg in _legs(self._items) if course else [range(self._items)]:
+            items = self._map(functools.partial(one, mended), leg)
+            for index, (item, bits) in zip(leg, items, strict=True):
                 planned += bits
-                write_basis(shared, module.left)
-                write_basis(shared, module.right)
-                bases_here = [x for x in (module.left, module.right) if x is not None]
-                here = bool(bases_here)
-                bases |= here
-                shared_numbers += sum(x.block.levels.size for x in bases_here)
-                path = self._paths[module.index]
-                for i, content in enumerate(module.contents):
-                    record = module.records[i]
-                    if record is not None:
-                        check_exponents(record.exponents, self._adapters[content], path)
-                    write_record(streams[content], record, here)
-                    forms[record.mode.form if record else "nothing"] += 1
-                    numbers[content] += record.numbers if record else 0
-                    errors[content, module.index] = module.errors[i]
-                    energies[content, module.index] = module.energies[i]
-                self._progress(stage, module.index + 1, len(self._store))
+                if isinstance(item, EncodedModule):
+                    written.module(item, self._paths[index], self._adapters)
+                else:
+                    tensor = self._tensors[index - len(self._store)]
+                    written.tensor(index, item, tensor, self._adapters)
+                self._progress(stage, index + 1, self._items)
             if course:
-                taken = 8 * (shared.size + sum(stream.size for stream in streams))
-                mended = course.mended(price, leg.stop, planned, taken)
-        coded, own = shared.finish() if bases else b"", [stream.finish() for stream in streams]
-        size = len(coded) + sum(map(len, own))
-        _check_readable(shared_numbers + int(numbers.sum()), size)
-        return Draft(
-            coded,
-            tuple(own),
-            errors,
-            energies,
-            dict(sorted(forms.items())),
-            course.average(price, planned) if course else price,
-            weights,
-        )
+                mended = course.mended(price, leg.stop, planned, 8 * written.size)
+        shared, own = written.finish()
+        average = course.average(price, planned) if course else price
+        forms = dict(sorted(written.forms.items()))
+        parts = shared, own, written.errors, written.energies, forms
+        return Draft(*parts, average, weights, counting)
 
     def _map(self, one: Callable[[int], T], indices: range) -> Iterator[T]:
         """Results in order, computed ahead by at most a few modules."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
+from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense, write_dense
 from hydraopt.coding.records import PartsRecord, read_basis, read_record, write_record
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
@@ -106,23 +106,34 @@ class _Coded:
     @functools.cached_property
     def bases(self) -> list[tuple[Basis | None, Basis | None]]:
         """The shared bases, left and right, of all modules."""
-        if not self.draft.shared:
-            return [(None, None)] * len(self.pieces.modules)
-        reader = StreamReader(self.draft.shared, VERSION)
-        return [
-            (read_basis(reader, module.m, module.m), read_basis(reader, module.n, module.n))
-            for module in self.pieces.modules
-        ]
+        return self._shared[0]
 
-    def records(self, task: TaskEntry) -> dict[int, PartsRecord | None]:
-        """A task's records by module index, in the order in which they are coded."""
+    @functools.cached_property
+    def _shared(self) -> tuple[list[tuple[Basis | None, Basis | None]], list[bool]]:
+        """The bases of all modules, and whether the tasks share something of each tensor."""
+        modules, tensors = self.pieces.modules, self.pieces.tensors
+        if not self.draft.shared:
+            return [(None, None)] * len(modules), [False] * len(tensors)
+        reader = StreamReader(self.draft.shared, VERSION)
+        bases = [(read_basis(reader, x.m, x.m), read_basis(reader, x.n, x.n)) for x in modules]
+        commons = [read_dense(reader, matrix_shape(x.shape), has_common=False) for x in tensors]
+        return bases, [x.rest is not None or x.parts is not None for x in commons]
+
+    def read(self, task: TaskEntry) -> tuple[dict[int, PartsRecord | None], list[DenseRecord]]:
+        """A task's records by module index, in the order in which they are coded, and those of its
+        coded tensors, which follow."""
         assert task.content is not None
         reader = StreamReader(self.draft.streams[task.content], VERSION)
         records = {}
         for index in task.modules:
             module = self.pieces.modules[index]
             records[index] = read_record(reader, module.m, module.n, *self.bases[index])
-        return records
+        tensors = []
+        for i in task.tensors:
+            entry, common = self.pieces.tensors[i], self._shared[1][i]
+            based = entry.base is not None
+            tensors.append(read_dense(reader, matrix_shape(entry.shape), common, based))
+        return records, tensors
 
 
 def _recoded(
@@ -131,7 +142,11 @@ def _recoded(
     draft, content = coded.draft, task.content
     assert content is not None
     paths = {index: coded.pieces.modules[index].path for index in task.modules}
-    records = functools.cache(lambda: coded.records(task))
+    read = functools.cache(lambda: coded.read(task))
+
+    def records() -> dict[int, PartsRecord | None]:
+        return read()[0]
+
     shifts = ask(
         task.name, lambda: {paths[i]: x.factors for i, x in records().items() if x is not None}
     )
@@ -151,9 +166,12 @@ def _recoded(
                 original = Factors.of(*adapter.modules[path].factors())
                 errors[index] = squared_error(thin(original.B, original.A), record)
             write_record(writer, record, coded.bases[index] != (None, None))
+    for tensor in read()[1]:
+        write_dense(writer, tensor)
     stream = writer.finish()
-    energy = max(float(draft.energies[content].sum()), 1e-300)
-    before, after = (math.sqrt(x.sum() / energy) for x in (draft.errors[content], errors))
+    counted = draft.errors.copy()
+    counted[content] = errors
+    before, after = (float(draft.counting.errors(x)[content]) for x in (draft.errors, counted))
     grown = len(stream) - len(draft.streams[content])
     return _Recoded(content, stream, errors, budget.strain(Change(grown, before, after)))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.keys import PREFIX, extra_kind, parse
-from hydraopt.errors import AdapterFormatError, explain
+from hydraopt.errors import AdapterFormatError, NumericalError, explain
 
-__all__ = ["check_returnable"]
+__all__ = ["bias_scales", "check_returnable"]
 
 
 def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
@@ -41,14 +43,15 @@ def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
                         do="Leave it out of the file, or rename it",
                     )
                 )
+    _check_biases(adapter)
     if lossless:
         adapter.check_finite()
     elif adapter.format == "diffusers" and adapter.extras:
         for path in adapter.modules:
-            if ":" in path or "." not in path:
+            if ":" not in path and "." not in path:
                 raise AdapterFormatError(
                     explain(
-                        "tensors beside modules that are numbered, or have no component",
+                        "tensors beside modules that have no component",
                         adapter=adapter.name,
                         file=adapter.source,
                         module=path,
@@ -56,3 +59,31 @@ def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
                         do="Merge it with --lossless, or leave out the other tensors",
                     )
                 )
+
+
+def bias_scales(adapter: Adapter) -> dict[str, float]:
+    """The scale of the module that each ``lora_bias`` tensor belongs to, by its key."""
+    owner = {x.b.name.removesuffix(".weight") + ".bias": x.scale for x in adapter.modules.values()}
+    return {
+        key: owner[key]
+        for key, kind in adapter.extra_kinds.items()
+        if kind == "lora_bias" and key in owner
+    }
+
+
+def _check_biases(adapter: Adapter) -> None:
+    """A bias of lora_B comes back times its scale, in float32 where need be."""
+    for key, scale in bias_scales(adapter).items():
+        values = adapter.extras[key].numpy().astype(np.float64)
+        largest = float(np.abs(values[np.isfinite(values)]).max(initial=0)) * abs(scale)
+        if largest > float(np.finfo(np.float32).max):
+            raise NumericalError(
+                explain(
+                    "a bias of lora_B overflows float32 once scaled",
+                    adapter=adapter.name,
+                    file=adapter.source,
+                    module=key,
+                    got=f"{largest:.3g}",
+                    do="This adapter's training diverged or its file is damaged; leave it out",
+                )
+            )

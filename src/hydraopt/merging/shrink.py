@@ -12,9 +12,10 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
@@ -24,6 +25,7 @@ from hydraopt.files.apart import check_apart
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import ShrinkRecipe
@@ -72,10 +74,22 @@ def _merge_set(bundle: Bundle) -> MergeSet:
         readers,
         tuple(dataclasses.replace(task, carried=()) for task in manifest.tasks),
         tuple(manifest.configs),
-        tuple(bundle[task.name].extras for task in manifest.tasks),
+        tuple(bundle[task.name].carried for task in manifest.tasks),
         manifest.base_model,
         sum(task.numbers for task in manifest.tasks),
+        (),
+        manifest.tensors,
+        tuple(_matrices(bundle, i, firsts) for i in range(len(manifest.tensors))),
     )
+
+
+def _matrices(bundle: Bundle, index: int, firsts: Mapping[int, TaskAdapter]) -> TensorMatrices:
+    """A coded tensor of a bundle's decoded tasks."""
+    entry = bundle.manifest.tensors[index]
+    holders = sorted((c, task) for c, task in firsts.items() if index in task.entry.tensors)
+    contents = tuple(content for content, _ in holders)
+    tensors = tuple(task.coded_tensors()[entry.key] for _, task in holders)
+    return TensorMatrices(entry, contents, tensors, bundle.base_tensor(index))
 
 
 def shrink(
@@ -85,6 +99,7 @@ def shrink(
     size: str | int | None = None,
     error: float | None = None,
     measure: str | Measure = DEFAULT_MEASURE,
+    base: str | os.PathLike[str] | BaseTensors | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
@@ -92,7 +107,8 @@ def shrink(
     needed.
 
     size: as in :func:`hydraopt.merge` (percent of the original adapters' fp16 bytes). error: mean
-    relative error that shrinking may add, relative to what the bundle holds. One of the two.
+    relative error that shrinking may add, relative to what the bundle holds. One of the two. base:
+    the base model's folder or tensors, where tasks hold differences from them.
     Raises BudgetError if the bundle is no larger than that already, and a HydraoptError for
     anything wrong, before ``output`` is touched.
     """
@@ -100,7 +116,7 @@ def shrink(
     if (size is None) == (error is None):
         raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    before = open_bundle(bundle)
+    before = open_bundle(bundle, base)
     check_apart(output, [bundle])
     pieces = _merge_set(before)
     budget: Size | MeanError
@@ -135,13 +151,14 @@ def _check_smaller(bundle: Bundle, budget: Size) -> None:
 def _against_originals(added: Manifest, before: Manifest) -> Manifest:
     """The manifest ``added``, whose errors are against the bundle before, with estimates of the
     errors against what that was made of."""
-    old = {task.name: task.errors for task in before.tasks}
+    old = {task.name: task for task in before.tasks}
     whole = {task.name: task.error for task in before.tasks}
     tasks = tuple(
         dataclasses.replace(
             task,
             error=math.hypot(task.error, whole[task.name]),
-            errors=tuple(map(math.hypot, task.errors, old[task.name])),
+            errors=tuple(map(math.hypot, task.errors, old[task.name].errors)),
+            tensor_errors=tuple(map(math.hypot, task.tensor_errors, old[task.name].tensor_errors)),
         )
         for task in added.tasks
     )

@@ -13,7 +13,6 @@ from hydraopt.compress.core import ROOM, CoreStore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of
 from hydraopt.errors import UsageError, explain
-from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import Budget, Size
 from hydraopt.merging.guide import Guide
 from hydraopt.merging.outcome import Job
@@ -26,7 +25,7 @@ from hydraopt.merging.search import (
     search_error,
     search_size,
 )
-from hydraopt.merging.weights import Sensitivity, importances, module_weights, task_weights
+from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_of
 from hydraopt.progress import Progress
 
 __all__ = ["Options", "solve"]
@@ -61,58 +60,50 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     pieces = job.pieces
     passes = Passes(
         CoreStore(pieces.readers, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
-        pieces.owners,
-        [module.path for module in pieces.modules],
+        pieces,
         options.measure,
         modes_of(options.forms),
         options.threads,
         options.progress,
     )
     energies = passes.energies()
-    by_task = task_weights(energies, importances(pieces, options.importance), options.measure)
-    by_module = module_weights(pieces, energies, options.measure, options.sensitivity)
-    runner = _Runner(passes, job, budget, by_task, by_module, options.fair)
+    importance = importances(pieces, options.importance)
+    weights = weights_of(pieces, energies, options.measure, importance, options.sensitivity)
+    runner = _Runner(passes, job, budget, weights, options.fair)
     if not isinstance(budget, Size):
         return search_error(runner, budget, 1e-5 * budget.limit**3 / pieces.contents)
-    weights = by_task[:, None] * by_module
-    fixed = int(job.value(budget, Draft.empty(weights)))
+    fixed = int(job.value(budget, Draft.empty(weights.whole, weights.counting)))
     if budget.limit <= fixed:
         raise job.too_small(budget, fixed)
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
     start = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
-    guide = Guide(lambda price: passes.estimate(price, weights), max(start, 1e-30))
+    guide = Guide(lambda price: passes.estimate(price, weights.whole), max(start, 1e-30))
     return search_size(runner, guide, budget, fixed)
 
 
 class _Runner:
     """Passes over the modules of a job as trials of its budget.
 
-    by_task (contents,), by_module (contents, modules): the weights, see hydraopt.merging.weights.
-    fair: between passes those of the tasks move towards the worst one until all errors are alike; a
-    trial before that is not settled.
+    fair: between passes the weights of the tasks move towards the worst one until all errors are
+    alike; a trial before that is not settled.
     """
 
     def __init__(
-        self,
-        passes: Passes,
-        job: Job,
-        budget: Budget,
-        by_task: Array,
-        by_module: Array,
-        fair: bool,
+        self, passes: Passes, job: Job, budget: Budget, weights: Weights, fair: bool
     ) -> None:
         self._passes, self._job, self._budget = passes, job, budget
-        self._by_task, self._by_module, self._fair = by_task, by_module, fair
+        self._weights, self._fair = weights, fair
 
     def run(self, price: float, count: int, course: Course | None = None) -> Trial[Draft]:
-        weights = self._by_task[:, None] * self._by_module
-        draft = self._passes.run(price, weights, f"pass {count}", course)
+        weights = self._weights
+        draft = self._passes.run(price, weights.whole, weights.counting, f"pass {count}", course)
         trial = Trial(draft, draft.price, self._job.value(self._budget, draft), draft.coded_bytes)
         errors = draft.relative_errors()
         mean = max(float(errors.mean()), 1e-12)
         # The last passes are for the price alone.
         if not self._fair or errors.max() / mean < _ALIKE or count > MOST_PASSES - 4:
             return trial
-        self._by_task = self._by_task * (errors / errors.mean())
+        moved = weights.by_task * (errors / errors.mean())
+        self._weights = dataclasses.replace(weights, by_task=moved)
         return dataclasses.replace(trial, settled=False)

@@ -5,25 +5,150 @@ kind). ``task_weights`` gives w, from what the user wants and the size of a task
 ``module_weights`` gives s, from what was seen of the modules or is known of their kind. A pass
 takes their product, (contents, modules). Only ratios matter to the planner; s leaves a content's
 total weight, over its own dW, as it was.
+
+Not every item (module or coded tensor) is a dW of its own. ``counting`` says what an error of each
+counts in units of one of dW:
+- a factor of a product (LoHa, LoKr): its relative error is one of the product;
+- a tensor of another tuner: the same, of all tensors of its name together;
+- what scales or shifts a module's outputs (a DoRA magnitude, a bias): squared errors add up;
+- what takes the place of the base model's own (a head, an embedding): its relative error counts
+  OF_THE_WHOLE times, unless the base model's own is at hand, and what changed is a dW.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from hydraopt.bundle.spec import ModuleEntry
-from hydraopt.compress.measure import Measure
+from hydraopt.compress.measure import OF_THE_WHOLE, Measure
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 
-__all__ = ["Sensitivity", "importances", "module_weights", "task_weights"]
+__all__ = [
+    "Counting",
+    "Sensitivity",
+    "Weights",
+    "counting",
+    "importances",
+    "module_weights",
+    "task_weights",
+    "weights_of",
+]
 
 Sensitivity = Mapping[str, Mapping[str, float]]
 """By task and module path: what a unit of squared error of that module's dW does to the task."""
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What errors count.  gains: (contents, items), of a unit of squared error, in units of dW's.
+    totals: (contents,), the squared norm that a content's error is relative to.
+    shares: (contents, modules): what of a module's squared norm is one of dW.
+    """
+
+    gains: Array
+    totals: Array
+    shares: Array
+
+    def errors(self, squared: Array) -> Array:
+        """Relative errors of the contents, (contents,), from squared ones, (contents, items)."""
+        errors: Array = np.sqrt(
+            (self.gains * squared).sum(axis=1) / np.where(self.totals > 0, self.totals, 1.0)
+        )
+        return errors
+
+
+def counting(pieces: MergeSet, energies: Array) -> Counting:
+    """See above. energies: (contents, items), squared norms, modules first."""
+    modules = len(pieces.modules)
+    gains, shares = np.ones_like(energies), np.ones((len(energies), modules))
+    _count_products(pieces, energies, gains, shares)
+    totals = (energies[:, :modules] * shares).sum(axis=1)
+    own = np.array([entry.base is not None for entry in pieces.tensors], np.bool_)
+    totals = totals + energies[:, modules:][:, own].sum(axis=1)
+    # An adapter that has nothing else is judged by its tensors alone.
+    totals = np.where(totals > 0, totals, (energies.sum(axis=1) > 0).astype(np.float64))
+    names = [_name_of(entry.key) for entry in pieces.tensors]
+    scales = _bias_scales(pieces)
+    for content, total in enumerate(totals):
+        for i, entry in enumerate(pieces.tensors):
+            energy = energies[content, modules + i]
+            if energy <= 0 or own[i]:
+                continue
+            if entry.kind in ("tuner", "tuner_ones"):
+                alike = [modules + j for j, name in enumerate(names) if name == names[i]]
+                gain = total / energies[content, alike].sum()
+            elif entry.kind in ("saved", "token_rows") or not pieces.modules:
+                gain = OF_THE_WHOLE * total / energy
+            else:
+                gain = scales.get((content, entry.key), 1.0) ** 2
+            gains[content, modules + i] = gain
+    return Counting(gains, totals, shares)
+
+
+def _count_products(pieces: MergeSet, energies: Array, gains: Array, shares: Array) -> None:
+    """Fill in gains and shares of the factors of products, (contents, modules and more)."""
+    for content, held in enumerate(energies[:, : len(pieces.modules)]):
+        # Adapters that have other kinds of products on one module have other factors of it.
+        products: dict[str, list[int]] = {}
+        for i in np.flatnonzero(held > 0):
+            if pieces.modules[i].layout == "factor":
+                products.setdefault(pieces.modules[i].stem, []).append(int(i))
+        for factors in products.values():
+            own, first = held[factors], pieces.modules[factors[0]]
+            whole = own.prod()
+            if len(factors) > 1 and first.entrywise:
+                whole = whole / (first.m * first.n)  # of independent factors
+            gains[content, factors] = whole / own
+            shares[content, factors] = whole / own / len(factors)
+
+
+def _name_of(key: str) -> str:
+    """What a tensor is called in every module: "ia3_l", "vera_lambda_b", "oft_R.weight"."""
+    names = [name for name in key.split(".") if not name.isdecimal()]
+    return ".".join(names[-2:] if names[-1] in ("weight", "bias") else names[-1:])
+
+
+def _bias_scales(pieces: MergeSet) -> dict[tuple[int, str], float]:
+    return {
+        (task.content, key): scale
+        for task in pieces.tasks
+        if task.content is not None
+        for key, scale in task.bias_scales.items()
+    }
+
+
+@dataclass(frozen=True)
+class Weights:
+    """by_task (contents,), by_item (contents, items): an error costs their product."""
+
+    by_task: Array
+    by_item: Array
+    counting: Counting
+
+    @property
+    def whole(self) -> Array:
+        """(contents, items)."""
+        return self.by_task[:, None] * self.by_item
+
+
+def weights_of(
+    pieces: MergeSet, energies: Array, measure: Measure, importance: Array, seen: Sensitivity
+) -> Weights:
+    """The weights of all items. energies: (contents, items), squared norms, modules first.
+
+    Raises UsageError as :func:`module_weights`.
+    """
+    counted, modules = counting(pieces, energies), len(pieces.modules)
+    by_item = counted.gains.copy()
+    own = energies[:, :modules] * counted.shares
+    by_item[:, :modules] *= module_weights(pieces, own, measure, seen)
+    return Weights(task_weights(counted.totals[:, None], importance, measure), by_item, counted)
 
 
 def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:

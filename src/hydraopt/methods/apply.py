@@ -20,6 +20,7 @@ from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import TensorFile
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.registry import Method, method_named
@@ -104,6 +105,9 @@ def _check(
             )
         )
     for adapter in adapters:
+        tuner = other_tuner(adapter.config)
+        if tuner is not None:
+            raise _refused(adapter, f"it is of the tuner {tuner}", None)
         if adapter.extras:
             raise _refused(
                 adapter, "it holds tensors that are no low-rank products", sorted(adapter.extras)[0]
@@ -113,7 +117,7 @@ def _check(
         if adapter.config.get("target_parameters"):
             raise _refused(adapter, "it wraps parameters, not modules", None)
         for path, module in adapter.modules.items():
-            if module.layout in ("rows", "experts"):
+            if module.layout in ("rows", "experts", "factor"):
                 raise _refused(adapter, "a stored pair holds several modules", path)
 
 

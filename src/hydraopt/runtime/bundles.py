@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -85,9 +86,6 @@ class PlacedBundle:
             classifier = task.config.get("task_type") == "SEQ_CLS"
             reasons = ["a head for sequence classification"] if classifier else []
             reasons.append(str(error))
-        tuner = task.config.get("peft_type") or "LORA"
-        if reasons and tuner != "LORA":
-            reasons.insert(0, f"the tuner {tuner}")
         if reasons:
             raise UsageError(
                 explain(
@@ -172,6 +170,8 @@ def not_linear(entry: ModuleEntry) -> str | None:
     """What a module is, where it is no whole linear one."""
     if entry.kind != "linear":
         return f"{entry.kind} factors"
+    if entry.layout == "factor":
+        return "factors of products"
     if entry.layout in ("rows", "experts") or entry.groups > 1:
         return f"factors of {entry.layout} in groups"
     return None
@@ -183,6 +183,9 @@ def obstacles(task: TaskAdapter, replacing: bool = False) -> Iterator[str]:
     replacing: tensors that were saved whole count as none; whether the model has a place for them
     is another question.
     """
+    tuner = other_tuner(task.config)
+    if tuner is not None:
+        yield f"the tuner {tuner}"
     kinds = set(task.extra_kinds.values()) - ({"saved"} if replacing else set())
     yield from (f"extra tensors of kind {kind}" for kind in sorted(kinds))
     yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})

@@ -1,9 +1,10 @@
-"""Writes tiny.hydra.safetensors, the bundle that every later version has to read: run once.
+"""Writes draft.hydra.safetensors, a bundle of the format as it is now.
 
     PYTHONPATH=src:. python -m tests.bundle.golden.make
 
 Everything in it follows from integers, so that no random generator has to stay as it is. Run again
-only when the format version changes, under a new file name.
+only when the format changes. tiny.hydra.safetensors was written so in version 1, without coded
+tensors; every later version has to read it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,27 @@ import numpy as np
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_carried, write_bundle
+from hydraopt.bundle.tensors import TensorEntry
+from hydraopt.coding.dense import DenseRecord, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
-from hydraopt.coding.records import quantise_basis, write_basis, write_record
+from hydraopt.coding.records import (
+    PartsRecord,
+    quantise_basis,
+    quantise_side,
+    write_basis,
+    write_record,
+)
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.linalg.shapes import Array
 from tests.bundle.bundles import Parts, record
 
-PATH = Path(__file__).with_name("tiny.hydra.safetensors")
+FIRST = Path(__file__).with_name("tiny.hydra.safetensors")
+DRAFT = Path(__file__).with_name("draft.hydra.safetensors")
+TENSORS = (
+    TensorEntry("head.weight", "F32", (3, 24), "saved"),
+    TensorEntry("ia3_l", "F16", (8,), "tuner_ones"),
+    TensorEntry("rows", "BF16", (40, 2), "token_rows"),
+)
 MODULES = (
     ModuleEntry("h.0.q", "linear", 6, 8),
     ModuleEntry("h.0.v", "linear", 5, 8),
@@ -36,8 +51,22 @@ def table(rows: int, columns: int, seed: int) -> Array:
     return ((i * i * (2654435761 + seed) >> 12) % 17 - 8).astype(np.float64).reshape(rows, columns)
 
 
-def parts() -> Parts:
-    """The arguments of write_bundle and the factors that a reader must find."""
+def dense_records() -> tuple[list[DenseRecord], list[DenseRecord]]:
+    """What is shared of each tensor, and one task's records: each with another choice of parts."""
+    commons = [DenseRecord(rest=quantise_rest(table(24, 3, 4) * 0.5, -256)), *[DenseRecord()] * 2]
+    left, right = (quantise_side(table(x, 1, 3) * 2, Way.EXPLICIT, None) for x in (24, 3))
+    both = PartsRecord(left, right, np.array([-64], np.int64))
+    head = DenseRecord(both, quantise_rest(table(24, 3, 6) * 0.3, -325), common=True)
+    offset = DenseRecord(rest=quantise_rest(table(8, 1, 7) + 90, 0, None, np.array([90], np.int64)))
+    some = np.array([0, 7, 39], np.int64)
+    return commons, [head, offset, DenseRecord(rest=quantise_rest(table(3, 2, 8), 43, some))]
+
+
+def parts(dense: bool = True) -> Parts:
+    """The arguments of write_bundle and the factors that a reader must find.
+
+    dense: with coded tensors, as from version 2 on.
+    """
     shared = StreamWriter()
     bases = []
     for i, module in enumerate(MODULES):
@@ -45,6 +74,9 @@ def parts() -> Parts:
         for basis in pair:
             write_basis(shared, basis)
         bases.append((pair[0].basis, pair[1].basis))
+    commons, own = dense_records()
+    for common in commons if dense else ():
+        write_dense(shared, common)
     expected, streams = {}, []
     for seed, name in enumerate(("de", "fr")):
         writer, expected[name] = StreamWriter(), {}
@@ -53,22 +85,28 @@ def parts() -> Parts:
             coded = record(b, a, _WAYS[(i + seed) % 3], bases[i])
             write_record(writer, coded, True)
             expected[name][module.path] = coded.factors
+        for tensor in own if dense and name == "fr" else ():
+            write_dense(writer, tensor)
         streams.append(writer.finish())
+    last = "head.other" if dense else "head.weight"
     extras = {
         key: RawTensor.from_numpy(key, table(2, 3, 5).astype(code))
-        for key, code in (("head.bias", "<f4"), ("head.same", "<f4"), ("head.weight", "<f2"))
+        for key, code in (("head.bias", "<f4"), ("head.same", "<f4"), (last, "<f2"))
     }
     carried = pack_carried({"fr": extras, "same": {}})
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q", "v", "conv"]}
     errors = (0.1, 0.2, 0.0)
     whole = TaskEntry("de", 0, 0, "peft", "org/tiny", 72, "BF16", False, (0, 1, 2), errors, 0.15)
     french = replace(whole, name="fr", content=1, config=1, carried=carried.tasks["fr"])
+    if dense:
+        french = replace(french, tensors=(0, 1, 2), tensor_errors=(0.1, 0.0, 0.25))
     configs = (config, {**config, "lora_alpha": 8, "use_rslora": True})
     tasks = (whole, french, replace(whole, name="same"))
-    manifest = Manifest(MODULES, tasks, tuple(carried.blobs), configs, {"size": "5%"}, "org/tiny")
+    about = {"size": "5%"}, "org/tiny", TENSORS if dense else ()
+    manifest = Manifest(MODULES, tasks, tuple(carried.blobs), configs, *about)
     expected["same"] = expected["de"]
     return Parts(manifest, shared.finish(), streams, carried.data, expected)
 
 
 if __name__ == "__main__":
-    print(write_bundle(PATH, *parts().args, library="hydraopt 0.1.0"))
+    print(write_bundle(DRAFT, *parts().args, library="hydraopt 0.1.0"))

@@ -103,8 +103,11 @@ def _container(parts: Parts) -> Iterator[Case]:
     yield "manifest elsewhere", pack(parts, names=swapped), bad, "cannot be unpacked"
     extra = pack(parts, blobs=[*parts.blobs, b"x"])
     yield "extra tensor", extra, bad, "not those of the manifest"
-    newer = pack(parts, format_version="2")
+    newer = pack(parts, format_version="3")
     yield "newer version", newer, UnsupportedVersionError, "newer format"
+    draft = pack(parts, format_version="2", draft="0")
+    yield "another draft", draft, UnsupportedVersionError, "draft of format 2"
+    yield "no draft", pack(parts, format_version="2"), UnsupportedVersionError, "draft of format 2"
     yield "no version", pack(parts, format_version=None), bad, "makes no sense"
     yield "version in words", pack(parts, format_version="one"), bad, "makes no sense"
     yield "other format", pack(parts, format="pt"), bad, "not a bundle"
@@ -179,7 +182,7 @@ def _payloads(parts: Parts, sound: bytes) -> Iterator[Case]:
     yield "short stream", pack(parts, streams=[b"\x00", *parts.streams[1:]]), bad, "damaged stream"
     yield "empty shared", pack(parts, shared=b"\x00"), bad, "damaged stream"
     longer = [parts.streams[0] + b"\x01" * 9, *parts.streams[1:]]
-    yield "long stream", pack(parts, streams=longer), bad, "longer than its modules"
+    yield "long stream", pack(parts, streams=longer), bad, "longer than its records"
     yield "long shared", pack(parts, shared=parts.shared + b"\x01" * 9), bad, "damaged stream"
     yield "huge block", _huge(parts), bad, "damaged stream"
 

@@ -143,6 +143,15 @@ def pairs_of(task: TaskAdapter, factors: Mapping[str, Factors]) -> list[Pair]:
     for key, members in sorted(grouped.items()):
         members.sort(key=lambda x: x[0])
         module = members[0][1]
+        if module.layout == "factor":
+            raise ExportError(
+                explain(
+                    "a factor of a product is no low-rank change of its own",
+                    adapter=task.name,
+                    module=module.path,
+                    do="Export it in the format that it came in",
+                )
+            )
         parsed = parse(key)
         path = parsed.settings_path if parsed else module.stem
         fused = module.layout == "rows" and module.kind != "conv"

@@ -14,11 +14,18 @@ from hydraopt.bundle.container import header_of
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["dtype_named", "file_chunks", "holds", "rounded"]
+__all__ = ["dtype_named", "file_chunks", "holds", "nearest", "rounded"]
 
 _NAMED: Final = {
     "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
 }  # fmt: skip
+
+_LARGEST: Final = {
+    "F16": np.finfo(np.float16).max,
+    "BF16": np.ldexp(1 - 2.0**-8, 128),
+    "F32": np.finfo(np.float32).max,
+    "F64": np.finfo(np.float64).max,
+}
 
 # The order in which the safetensors package sorts the tensors of a file, falling.
 _ORDER: Final = (
@@ -64,6 +71,12 @@ def rounded(
             )
         )
     return RawTensor(key, dtype, values.shape, Path("memory"), HeldBytes(data.tobytes()))
+
+
+def nearest(values: Array, dtype: str) -> bytes:
+    """The values rounded to a float dtype; what is just beyond its largest number becomes that."""
+    most = float(_LARGEST[dtype])
+    return _cast(np.clip(values, -most, most), dtype)[0].tobytes()
 
 
 def holds(values: Array, dtype: str) -> bool:

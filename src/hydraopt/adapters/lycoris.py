@@ -1,0 +1,330 @@
+"""What LyCORIS trains besides plain pairs, as kohya files hold it: products, cores, differences.
+
+dW (m, n), scale = alpha / r (1 where alpha is missing or 0); a convolution's n is in * kh * kw:
+
+    LoHa     scale * (w1_a @ w1_b) o (w2_a @ w2_b), all of one rank r
+    LoKr     scale * kron(W1, W2), each W stored whole or as w_a @ w_b; scale 1 if both are whole
+    Tucker   a core t (r, r, kh, kw) between the two sides: sum_ij t[i, j] * a[i] (x) b[j]
+    full     .diff (m, n, ...), .diff_b; norms .w_norm, .b_norm: added to the base's own
+    GLoRA    scale * (W @ a1 @ a2 + b1 @ b2);  IA3: W times 1 + .weight;  OFT: .oft_blocks
+
+Each low-rank factor is a module of layout "factor", "PATH::w1" or "PATH::w2" of LoHa, with its size
+"PATH::w2.8x9" of LoKr, whose adapters may split a layer differently; the scale is in the first. All
+else is extras: ``tuner`` where zeros change nothing. Source: lycoris-lora
+4.1.3, lycoris/modules; Yeh et al., "Navigating Text-To-Image Customization" (2024), for the
+formulas.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
+from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
+
+__all__ = ["LycorisContent", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
+
+ByName = Mapping[str, RawTensor]
+Halves = dict[str, dict[str, RawTensor]]
+
+_PRODUCT: Final = re.compile(
+    r"(?P<path>.+)\.(?P<part>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))"
+)
+_MID: Final = re.compile(r"(?P<path>.+)\.(?P<part>lora_mid)\.weight")
+# Of one tensor each; the others only together with what tells their method.
+_ALONE: Final[Mapping[str, ExtraKind]] = {
+    "diff": "tuner", "diff_b": "tuner", "w_norm": "tuner", "b_norm": "tuner",
+    "oft_blocks": "tuner", "oft_diag": "tuner", "on_input": "exact", "lambda_layer": "exact",
+}  # fmt: skip
+_TOGETHER: Final[Mapping[str, Mapping[str, ExtraKind]]] = {
+    "oft_blocks": {"rescale": "tuner_ones"},
+    "oft_diag": {"rescale": "tuner_ones"},
+    "on_input": {"weight": "tuner"},
+    # T-LoRA's change is the difference to a start that the file does not hold, so no size of these
+    # tells how much harm an error does.
+    "lambda_layer": {"q_layer.weight": "exact", "p_layer.weight": "exact"},
+}
+_NEEDED: Final = {
+    "on_input": ("weight",), "lambda_layer": ("q_layer.weight", "p_layer.weight"),
+}  # fmt: skip
+_GLORA: Final = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
+_OTHERS: Final = re.compile(
+    rf"(?P<path>.+)\.(?P<part>{'|'.join(map(re.escape, (*_ALONE, *_GLORA, 'bm.weight')))})"
+)
+_UNKNOWN: Final = re.compile(r"\.(?:hada_|lokr_|lora_mid|oft_|boft_|glora)")
+_SCALED: Final = {*_GLORA, "bm.weight", "lora_mid"}
+_DO: Final = "The file is damaged or incomplete; save it again, or leave it out"
+
+
+@dataclass
+class LycorisContent:
+    """modules: of LoHa and LoKr.  kinds: of extras, by key.  used: keys that the modules hold."""
+
+    modules: list[LowRankModule] = field(default_factory=list)
+    kinds: dict[str, ExtraKind] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+
+
+def has_product(name: str) -> bool:
+    """Whether a tensor's name is one of LoHa or LoKr; PEFT's own are read by their config."""
+    return _PRODUCT.fullmatch(name) is not None and not name.startswith("base_model.")
+
+
+def has_other_kind(name: str) -> bool:
+    """Whether a tensor's name is of another kind of LyCORIS, in a file without plain pairs."""
+    known = _OTHERS.fullmatch(name) or _MID.fullmatch(name)
+    return known is not None and not name.startswith("base_model.")
+
+
+def is_lycoris(name: str) -> bool:
+    """Whether :func:`read_lycoris` takes the tensor, or refuses it."""
+    return has_product(name) or has_other_kind(name) or _UNKNOWN.search(name) is not None
+
+
+def read_lycoris(
+    file: TensorFile, halves: Halves, scale_of: Callable[[str, int], float]
+) -> LycorisContent:
+    """Modules and kinds of what is no plain pair in a kohya file.
+
+    halves: A and B of each path by "A", "B"; those around a Tucker core are taken out.
+    scale_of: (path, rank) to the scale.
+    Raises AdapterFormatError, naming the file and the tensor or module, for parts that are missing
+    or do not fit, and for names of methods that are not known.
+    """
+    content = LycorisContent()
+    products: dict[str, dict[str, RawTensor]] = {}
+    others: dict[str, dict[str, RawTensor]] = {}
+    for name, tensor in file.items():
+        match = _PRODUCT.fullmatch(name) or _OTHERS.fullmatch(name) or _MID.fullmatch(name)
+        if match is not None:
+            into = products if match["part"].startswith(("hada", "lokr")) else others
+            into.setdefault(match["path"], {})[match["part"]] = tensor
+        elif _UNKNOWN.search(name):
+            refuse(
+                f"tensor {name[:200]!r} is of a method that is not known",
+                file.path,
+                expected="LoRA, LoHa (hada_w1_a ...), LoKr (lokr_w1 ...) or OFT (oft_blocks)",
+                do="Extract a plain LoRA from it first, or leave it out",
+            )
+    for path, parts in products.items():
+        if "::" in path:
+            do = "Rename the module: '::' marks the groups of one stored pair"
+            refuse("a module's name holds '::'", file.path, module=path, do=do)
+        kinds = {part.partition("_")[0] for part in parts}
+        if len(kinds) > 1 or path in halves:
+            what = "tensors of several methods claim to be one module"
+            refuse(what, file.path, module=path, got=sorted(parts), do="Save each on its own")
+        product = _Product(file, path, parts, scale_of)
+        (_loha if kinds == {"hada"} else _lokr)(product, content)
+    for path, parts in others.items():
+        _other(file, path, parts, halves, content)
+        if set(parts) & _SCALED:
+            _check_alpha(file, path, 1, scale_of)
+        if set(parts) & (_SCALED | {"oft_blocks", "oft_diag", "lambda_layer"}):
+            _keep_alpha(file, path, content)
+    for key, kind in content.kinds.items():
+        _check_numbers(file, key, kind)
+    return content
+
+
+@dataclass(frozen=True)
+class _Product:
+    """The tensors of one LoHa or LoKr."""
+
+    file: TensorFile
+    path: str
+    parts: ByName
+    scale_of: Callable[[str, int], float]
+
+    def need(self, *names: str) -> list[RawTensor]:
+        for name in names:
+            if name not in self.parts:
+                refuse(
+                    f"a product lacks its {name}",
+                    self.file.path,
+                    module=self.path,
+                    got=", ".join(sorted(self.parts)),
+                    do=_DO,
+                )
+        return [self.parts[name] for name in names]
+
+    def misfit(self, expected: str) -> None:
+        refuse(
+            "the shapes of a product's tensors do not fit together",
+            self.file.path,
+            module=self.path,
+            got=", ".join(f"{x.name!r} {x.shape}" for x in self.parts.values())[:600],
+            expected=expected,
+            do=_DO,
+        )
+
+    def pair(self, a: str, b: str) -> tuple[RawTensor, RawTensor]:
+        """(B, A) of a low-rank factor, stored as (m, r) and (r, n)."""
+        left, right = self.need(a, b)
+        fits = len(left.shape) == len(right.shape) == 2 and left.shape[1] == right.shape[0]
+        if not fits or 0 in left.shape + right.shape:
+            self.misfit(f"{a} (m, r) and {b} (r, n), none of them empty")
+        return left, right
+
+    def core(self, t: str, a: str, b: str) -> tuple[int, ...]:
+        """(m, n, *kernel) of a Tucker factor: a (r, m), b (s, n), a core t (r, s, ...)."""
+        core, left, right = self.need(t, a, b)
+        fits = len(core.shape) > 2 and len(left.shape) == len(right.shape) == 2
+        fits = fits and core.shape[:2] == (left.shape[0], right.shape[0])
+        if not fits or 0 in core.shape + left.shape + right.shape:
+            self.misfit(f"{t} (r, r, ...), {a} (r, m) and {b} (r, n), none of them empty")
+        return left.shape[1], right.shape[1], *core.shape[2:]
+
+
+def _loha(x: _Product, content: LycorisContent) -> None:
+    x.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    if {"hada_t1", "hada_t2"} & set(x.parts):
+        first = x.core("hada_t1", "hada_w1_a", "hada_w1_b")
+        second = x.core("hada_t2", "hada_w2_a", "hada_w2_b")
+        if first != second or x.parts["hada_t1"].shape != x.parts["hada_t2"].shape:
+            x.misfit("two factors of one shape and one rank")
+        _keep(x, x.parts, content)
+        _check_alpha(x.file, x.path, x.parts["hada_t1"].shape[0], x.scale_of)
+        return
+    pairs = [x.pair(f"hada_w{i}_a", f"hada_w{i}_b") for i in (1, 2)]
+    shapes = {(left.shape, right.shape) for left, right in pairs}
+    if len(shapes) > 1:
+        # Which rank alpha is divided by would be a guess.
+        x.misfit("two factors of one shape and one rank")
+    _add(x, dict(enumerate(pairs)), content, sized=False)
+
+
+def _lokr(x: _Product, content: LycorisContent) -> None:
+    whole = []
+    pairs: dict[int, tuple[RawTensor, RawTensor]] = {}
+    ranks = set()
+    for i in (1, 2):
+        name, a, b = f"lokr_w{i}", f"lokr_w{i}_a", f"lokr_w{i}_b"
+        if name in x.parts:
+            if {a, b, f"lokr_t{i}"} & set(x.parts):
+                x.misfit(f"either {name}, or {a} and {b}")
+            (tensor,) = x.need(name)
+            if len(tensor.shape) < 2 or 0 in tensor.shape or (i == 1 and len(tensor.shape) > 2):
+                x.misfit("lokr_w1 a matrix, lokr_w2 a matrix or a kernel, none of them empty")
+            whole.append(name)
+        elif i == 2 and "lokr_t2" in x.parts:
+            x.core("lokr_t2", a, b)
+            whole += ["lokr_t2", a, b]
+            ranks.add(x.parts["lokr_t2"].shape[0])
+        else:
+            pairs[i - 1] = x.pair(a, b)
+            ranks.add(pairs[i - 1][1].shape[0])
+    if len(ranks) > 1:
+        x.misfit("one rank")
+    _keep(x, {name: x.parts[name] for name in whole}, content, alpha=not pairs)
+    if pairs:
+        _add(x, pairs, content, sized=True)
+    elif ranks:
+        _check_alpha(x.file, x.path, max(ranks), x.scale_of)
+
+
+def _add(
+    x: _Product,
+    pairs: Mapping[int, tuple[RawTensor, RawTensor]],
+    content: LycorisContent,
+    *,
+    sized: bool,
+) -> None:
+    scale = x.scale_of(x.path, next(iter(pairs.values()))[1].shape[0])
+    for i, (b, a) in pairs.items():
+        (m, r), n = b.shape, a.shape[1]
+        path = factor_path(x.path, i, (m, n) if sized else None)
+        module = LowRankModule(path, "linear", m, n, r, scale, a, b, "factor", i, 2)
+        content.modules.append(module)
+        content.used |= {a.name, b.name}
+        scale = 1.0
+    alpha = f"{x.path}.alpha"
+    if alpha in x.file:
+        content.used.add(alpha)
+
+
+def _keep(x: _Product, parts: ByName, content: LycorisContent, *, alpha: bool = True) -> None:
+    content.kinds.update((tensor.name, "tuner") for tensor in parts.values())
+    if alpha:
+        _keep_alpha(x.file, x.path, content)
+
+
+def _keep_alpha(file: TensorFile, path: str, content: LycorisContent) -> None:
+    """An alpha that no module's scale holds is needed as it is."""
+    if f"{path}.alpha" in file:
+        content.kinds[f"{path}.alpha"] = "exact"
+
+
+def _check_alpha(
+    file: TensorFile, path: str, rank: int, scale_of: Callable[[str, int], float]
+) -> None:
+    """Refuse an alpha that is no number, or that was given for a file without: it has no place."""
+    scale = scale_of(path, rank)
+    if f"{path}.alpha" not in file and scale != 1:
+        refuse(
+            "the alpha that was given cannot be kept beside a core or GLoRA",
+            file.path,
+            module=path,
+            got=f"a scale of {scale:g}",
+            do=f"Add the tensor {path}.alpha to the file",
+        )
+
+
+def _other(
+    file: TensorFile, path: str, parts: ByName, halves: Halves, content: LycorisContent
+) -> None:
+    def need(*names: str) -> None:
+        for name in names:
+            if f"{path}.{name}" not in file:
+                what, got = f"a module lacks its {name}", ", ".join(sorted(parts))
+                refuse(what, file.path, module=path, got=got, do=_DO)
+
+    if "lora_mid" in parts:
+        _tucker(file, path, parts["lora_mid"], halves, content)
+    if set(parts) & {*_GLORA, "bm.weight"}:
+        need(*_GLORA)
+    for part, tensor in parts.items():
+        if part in ("oft_blocks", "oft_diag") and len(tensor.shape) < 2:
+            got = f"{tensor.name!r} {tensor.shape}"
+            refuse("an OFT has no blocks", file.path, module=path, got=got, do=_DO)
+        need(*_NEEDED.get(part, ()))
+        content.kinds[tensor.name] = _ALONE.get(part, "tuner")
+        for more, kind in _TOGETHER.get(part, {}).items():
+            if f"{path}.{more}" in file:
+                content.kinds[f"{path}.{more}"] = kind
+
+
+def _tucker(
+    file: TensorFile, path: str, core: RawTensor, halves: Halves, content: LycorisContent
+) -> None:
+    """lora_up (m, r, 1, 1), lora_mid (r, s, kh, kw), lora_down (s, n, 1, 1)."""
+    sides = halves.pop(path, {})
+    fits = set(sides) == {"A", "B"} and len(core.shape) > 2 and 0 not in core.shape
+    if fits:
+        a, b = sides["A"].shape, sides["B"].shape
+        fits = len(a) == len(b) == len(core.shape) and set(a[2:] + b[2:]) == {1}
+        fits = fits and (b[1], a[0]) == core.shape[:2] and 0 not in a + b
+    if not fits:
+        refuse(
+            "lora_mid does not fit between lora_up and lora_down",
+            file.path,
+            module=path,
+            got=", ".join(f"{x.name!r} {x.shape}" for x in (core, *sides.values())),
+            expected="up (m, r, 1, 1), mid (r, r, kh, kw), down (r, n, 1, 1)",
+            do=_DO,
+        )
+    content.kinds.update((x.name, "tuner") for x in sides.values())
+
+
+def _check_numbers(file: TensorFile, key: str, kind: ExtraKind) -> None:
+    tensor = file[key]
+    if kind != "exact" and (not tensor.is_float or 0 in tensor.shape):
+        refuse(
+            f"tensor {key[:200]!r} holds no floating point numbers",
+            file.path,
+            got=f"{tensor.dtype} {tensor.shape}",
+            do=DAMAGED if 0 in tensor.shape else "Save it in float32 or bfloat16, not quantised",
+        )

@@ -1,0 +1,148 @@
+"""Coded tensors that are no low-rank products: their entries in the manifest, and decoding one."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_args
+
+import numpy as np
+
+from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.adapters.keys import PREFIX
+from hydraopt.adapters.model import ExtraKind
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.restore.tensors import nearest
+from hydraopt.bundle.strictjson import check, natural, one_of, text
+from hydraopt.coding.dense import DenseRecord, as_matrix, from_matrix, matrix_shape
+from hydraopt.errors import BaseMismatchError, UsageError, explain
+from hydraopt.linalg.shapes import Array
+
+__all__ = [
+    "DENSE_DTYPES",
+    "TensorEntry",
+    "base_tensor",
+    "checksum",
+    "matching_tensor",
+    "reference_of",
+    "tensor_of",
+]
+
+DENSE_DTYPES: Final = ("F16", "BF16", "F32", "F64")
+"""Of tensors that are coded: floats that are rounded to when a task is read."""
+_MOST: Final = 1 << 37
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A trained tensor that is coded, and is no low-rank product.
+
+    key, dtype, shape: as in the original.  kind: see :data:`hydraopt.adapters.model.ExtraKind`.
+    base: the checksum of the base model's own tensor that it is the difference from, or None.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    kind: ExtraKind = "saved"
+    base: str | None = None
+
+    def __post_init__(self) -> None:
+        text(self.key, "key of a coded tensor")
+        one_of(self.dtype, DENSE_DTYPES, f"dtype of {self.key!r}")
+        check(len(self.shape) <= 64, f"shape of {self.key!r}", self.shape, "at most 64 axes")
+        for size in self.shape:
+            natural(size, f"shape of {self.key!r}", 1, _MOST)
+        check(self.numbers <= _MOST, f"size of {self.key!r}", self.numbers)
+        one_of(self.kind, get_args(ExtraKind), f"kind of {self.key!r}")
+        if self.base is not None:
+            text(self.base, f"base of {self.key!r}")
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def neutral(self) -> float:
+        """The number that means no change."""
+        return 1.0 if self.kind == "tuner_ones" else 0.0
+
+
+_TIED: Final = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_OUTPUT: Final = ("lm_head.weight", "embed_out.weight")
+
+
+def checksum(data: bytes) -> str:
+    """First 16 hex digits of the sha256."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def matching_tensor(base: BaseTensors, key: str, shape: tuple[int, ...]) -> RawTensor | None:
+    """The base model's own tensor that a tensor of an adapter takes the place of, if any.
+
+    Names may differ by leading parts ("model.", "transformer."); an output layer that the files
+    lack is the input embedding, which it is tied to.
+    """
+    name = key.removeprefix(PREFIX)
+    names = [name]
+    if name.endswith(_OUTPUT):
+        names += _TIED
+    for wanted in names:
+        fits = [
+            tensor
+            for own, tensor in base.items()
+            if own == wanted or own.endswith("." + wanted) or wanted.endswith("." + own)
+        ]
+        exact = [tensor for tensor in fits if tensor.name == wanted]
+        fits = exact or fits
+        if len(fits) == 1:
+            return fits[0] if fits[0].shape == shape and fits[0].is_float else None
+    return None
+
+
+def base_tensor(base: BaseTensors | None, entry: TensorEntry, file: Path) -> RawTensor:
+    """The base model's own tensor of an entry that has one.
+
+    Raises UsageError without a base model, BaseMismatchError for another one.
+    """
+    what = f"tensor {entry.key!r} is kept as its difference from the base model's own"
+    if base is None:
+        raise UsageError(explain(what, file=file, do="Give the base model: --base FOLDER"))
+    tensor = matching_tensor(base, entry.key, entry.shape)
+    actual = None if tensor is None else checksum(tensor.raw())
+    if tensor is None or actual != entry.base:
+        raise BaseMismatchError(
+            explain(
+                f"{what}, which is not the one that was given",
+                file=file,
+                got=f"checksum {actual}" if tensor else "a base model without it",
+                expected=f"checksum {entry.base}",
+                do="Give the base model that the bundle was made with, in the same dtype",
+            )
+        )
+    return tensor
+
+
+def reference_of(entry: TensorEntry, common: DenseRecord | None, own: RawTensor | None) -> Array:
+    """The matrix that a record is the difference from. common: what it shares; own: the base's."""
+    shape = matrix_shape(entry.shape)
+    if own is not None:
+        reference: Array = as_matrix(own.numpy().astype(np.float64).reshape(entry.shape))
+    else:
+        reference = np.full(shape, entry.neutral)
+    return reference if common is None else common.values(reference)
+
+
+def tensor_of(
+    entry: TensorEntry, record: DenseRecord, common: DenseRecord | None, own: RawTensor | None
+) -> RawTensor:
+    """The tensor as a task gives it back, in its dtype; computed each time it is read."""
+
+    def read() -> bytes:
+        reference = reference_of(entry, common if record.common else None, own)
+        values = from_matrix(record.values(reference), entry.shape)
+        return nearest(values, entry.dtype)
+
+    return RawTensor(entry.key, entry.dtype, entry.shape, Path("memory"), read)

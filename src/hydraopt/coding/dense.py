@@ -1,0 +1,235 @@
+"""A dense tensor's record in a stream: a head, an embedding, a vector. Encode and decode.
+
+A tensor is coded as a matrix (N, k), N >= k, that is the difference from what the reader already
+has: ``X ~ reference + L + R``, with L a few parts (a low-rank product, as a module's) and R a block
+of numbers in steps, whole or of some rows only. Each may be missing.
+docs/reference/format.md is the normative text of the records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.coding.coefficients import EXPONENT_GRID, power
+from hydraopt.coding.records import (
+    Kind,
+    PartsRecord,
+    check_exponents,
+    read_exponents,
+    read_record,
+    write_record,
+)
+from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.linalg.shapes import Array
+
+__all__ = [
+    "MOST_OFFSET",
+    "STEP_GRID",
+    "DenseRecord",
+    "Rest",
+    "as_matrix",
+    "from_matrix",
+    "matrix_shape",
+    "quantise_rest",
+    "read_dense",
+    "step_of",
+    "write_dense",
+]
+
+_CHUNK: Final = 1 << 20
+"""Numbers of a block; a tensor of more is cut into blocks of whole rows. Part of the format."""
+MOST_OFFSET: Final = 1 << 24
+"""Steps, in either direction; part of the format."""
+_REST, _PARTS, _COMMON, _ROWS, _OFFSETS = 1, 2, 4, 8, 16
+"""What a record has, added up; part of the format."""
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(N, k): how a tensor is coded. The first axis against all others, the longer one first."""
+    if not shape:
+        return 1, 1
+    first, others = shape[0], math.prod(shape[1:])
+    return (first, others) if first >= others else (others, first)
+
+
+def as_matrix(x: Array) -> Array:
+    """The tensor as the matrix (N, k) of :func:`matrix_shape`."""
+    flat = x.reshape(x.shape[0], -1) if x.ndim else x.reshape(1, 1)
+    return flat if flat.shape[0] >= flat.shape[1] else flat.T
+
+
+def from_matrix(x: Array, shape: Sequence[int]) -> Array:
+    """The inverse of :func:`as_matrix`."""
+    others = math.prod(shape[1:])
+    turned = bool(shape) and shape[0] < others
+    return np.ascontiguousarray(x.T if turned else x).reshape(shape)
+
+
+def _chunks(rows: int, columns: int) -> Iterator[slice]:
+    """The rows of each block."""
+    each = max(_CHUNK // max(columns, 1), 1)
+    for start in range(0, rows, each):
+        yield slice(start, min(start + each, rows))
+
+
+STEP_GRID: Final = 256
+"""Steps are 2^(e / STEP_GRID) with integer e, finer than coefficients: in a large tensor one of the
+latter's grid is two percent of the bytes. Part of the format."""
+_FINER: Final = STEP_GRID // EXPONENT_GRID
+_FRACTIONS: Final = [round(2 ** (30 + i / STEP_GRID)) for i in range(_FINER)]
+
+
+def step_of(exponent: int) -> float:
+    """2^(e / 256) through two tables of 31-bit integers: the same bits on every machine."""
+    whole, fine = divmod(exponent, _FINER)
+    return float(power(np.array([whole], np.int64))[0]) * (_FRACTIONS[fine] / (1 << 30))
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Numbers in steps: blocks of the rows of a matrix (N, k), or of some of them.
+
+    exponent: a step is 2^(exponent / 256). rows: rising indices of those that are coded, None for
+    all. offsets: (k,), what is added to every coded number of a column, in steps; None for nothing.
+    """
+
+    exponent: int
+    blocks: tuple[Block, ...]
+    rows: NDArray[np.int64] | None = None
+    offsets: NDArray[np.int64] | None = None
+
+    def add_to(self, matrix: Array) -> None:
+        """Add what a reader will see to ``matrix`` (N, k)."""
+        step = step_of(self.exponent)
+        columns = matrix.shape[1]
+        count = matrix.shape[0] if self.rows is None else self.rows.size
+        for block, chunk in zip(self.blocks, _chunks(count, columns), strict=True):
+            where = chunk if self.rows is None else self.rows[chunk]
+            steps = block.integers.T if self.offsets is None else block.integers.T + self.offsets
+            matrix[where] += steps * step
+
+    @property
+    def is_zero(self) -> bool:
+        if self.offsets is not None and self.offsets.any():
+            return False
+        return not any(block.levels.any() for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class DenseRecord:
+    """A task's tensor. parts: L, at most one record of parts over no bases. common: whether the
+    reference is what the tasks share."""
+
+    parts: PartsRecord | None = None
+    rest: Rest | None = None
+    common: bool = False
+
+    @property
+    def exponents(self) -> NDArray[np.int64]:
+        """Those of its parts and of its step, on the grid of coefficients."""
+        own = [] if self.rest is None else [self.rest.exponent // _FINER]
+        return np.append(self.parts.exponents if self.parts else [], own).astype(np.int64)
+
+    def numbers(self, whole: int, bounded: bool) -> int:
+        """Numbers that the record stands for, of a tensor of ``whole``; see :func:`read_dense`."""
+        own = 0 if self.parts is None else self.parts.numbers
+        if not bounded:
+            return whole + own
+        blocks = self.rest.blocks if self.rest is not None else ()
+        return own + sum(block.levels.size for block in blocks)
+
+    def values(self, reference: Array) -> Array:
+        """The matrix (N, k) that a reader will see, float64; the reference is not changed."""
+        matrix: Array = reference.astype(np.float64)
+        if self.parts is not None:
+            factors = self.parts.factors
+            matrix += factors.B @ factors.A
+        if self.rest is not None:
+            self.rest.add_to(matrix)
+        return matrix
+
+
+def quantise_rest(
+    x: Array,
+    exponent: int,
+    rows: NDArray[np.int64] | None = None,
+    offsets: NDArray[np.int64] | None = None,
+) -> Rest:
+    """Round ``x``, the coded rows (N, k) of a matrix, to steps of 2^(exponent / 256)."""
+    step = step_of(exponent)
+    less = 0 if offsets is None else offsets
+    blocks = [quantise_block(x[chunk] / step - less) for chunk in _chunks(*x.shape)]
+    return Rest(exponent, tuple(blocks), rows, offsets)
+
+
+def write_dense(writer: StreamWriter, record: DenseRecord) -> None:
+    """Append a record."""
+    rest, parts = record.rest, record.parts
+    if parts is not None and parts.count == 0:
+        parts = None
+    what = _PARTS * (parts is not None) + _COMMON * record.common
+    if rest is not None:
+        what += _REST + _ROWS * (rest.rows is not None) + _OFFSETS * (rest.offsets is not None)
+    writer.integer(Kind.COUNT, what)
+    if parts is not None:
+        write_record(writer, parts, has_bases=False)
+    if rest is None:
+        return
+    whole = np.array([rest.exponent // _FINER], np.int64)
+    check_exponents(whole)
+    writer.run(Kind.EXPONENT, whole)
+    writer.integer(Kind.COUNT, rest.exponent % _FINER)
+    if rest.rows is not None:
+        writer.integer(Kind.COUNT, rest.rows.size)
+        writer.run(Kind.ROW, rest.rows)
+    if rest.offsets is not None:
+        writer.run(Kind.ROW, rest.offsets)
+    for block in rest.blocks:
+        writer.block(block, Kind.DENSE_SPREAD)
+
+
+def read_dense(
+    reader: StreamReader, shape: tuple[int, int], has_common: bool, bounded: bool = False
+) -> DenseRecord:
+    """The next record of a tensor that is coded as a matrix of ``shape`` (N, k).
+
+    has_common: the tasks share something in this tensor. bounded: the size of the tensor is that of
+    a file which the reader has, so that only coded numbers count. Raises BundleFormatError.
+    """
+    rows, columns = shape
+    most = _REST | _PARTS | _ROWS | _OFFSETS | _COMMON
+    what = reader.integer(Kind.COUNT, 0, most, "what a tensor's record has")
+    idle = what & (_ROWS | _OFFSETS) and not what & _REST
+    if idle or (what & _COMMON and not has_common):
+        reader.damaged(f"a tensor's record has {what}")
+    if not bounded:
+        reader.spend(rows * columns)
+    parts = None
+    if what & _PARTS:
+        parts = read_record(reader, rows, columns, None, None)
+    if not what & _REST:
+        return DenseRecord(parts, None, bool(what & _COMMON))
+    whole = int(read_exponents(reader, 1)[0])
+    exponent = whole * _FINER + reader.integer(Kind.COUNT, 0, _FINER - 1, "a step")
+    indices = None
+    if what & _ROWS:
+        rows = reader.integer(Kind.COUNT, 0, rows, "the number of rows")
+        indices = reader.run(Kind.ROW, rows, 0, shape[0] - 1, "a row")
+        if np.any(np.diff(indices) <= 0):
+            reader.damaged("rows of a tensor are not rising")
+    if bounded:
+        reader.spend(rows * columns)
+    offsets = None
+    if what & _OFFSETS:
+        offsets = reader.run(Kind.ROW, columns, -MOST_OFFSET, MOST_OFFSET, "an offset")
+    blocks = [
+        reader.coded(chunk.stop - chunk.start, columns, Kind.DENSE_SPREAD)
+        for chunk in _chunks(rows, columns)
+    ]
+    return DenseRecord(parts, Rest(exponent, tuple(blocks), indices, offsets), bool(what & _COMMON))

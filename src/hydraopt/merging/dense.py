@@ -1,0 +1,134 @@
+"""Trained tensors that are no low-rank products, of all adapters: which are coded, and as what."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from hydraopt.adapters import Adapter, RawTensor
+from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.bundle.tensors import (
+    DENSE_DTYPES,
+    TensorEntry,
+    checksum,
+    matching_tensor,
+    reference_of,
+)
+from hydraopt.coding.dense import as_matrix, matrix_shape
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["CodedTensors", "TensorMatrices", "TensorsApart", "collect", "tensors_of"]
+
+_BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
+_FEWEST: Final = 8
+"""Smaller tensors take no more bytes as they are."""
+
+
+@dataclass(frozen=True)
+class TensorMatrices:
+    """A coded tensor of the contents that have it.
+
+    contents: rising. read: the i-th of these as a matrix (N, k), the difference from what a reader
+    has anyway. shape: (N, k).
+    """
+
+    entry: TensorEntry
+    contents: tuple[int, ...]
+    tensors: tuple[RawTensor, ...]
+    own: RawTensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return matrix_shape(self.entry.shape)
+
+    def read(self, i: int) -> Array:
+        values = as_matrix(self.tensors[i].numpy().astype(np.float64).reshape(self.entry.shape))
+        if self.own is None and self.entry.neutral == 0:
+            return values
+        difference: Array = values - reference_of(self.entry, None, self.own)
+        return difference
+
+
+@dataclass(frozen=True)
+class TensorsApart:
+    """An adapter's tensors beside its modules. kept: bit by bit; coded: those with a loss."""
+
+    kept: Mapping[str, RawTensor]
+    coded: Mapping[str, RawTensor]
+
+
+@dataclass(frozen=True)
+class CodedTensors:
+    """entries, matrices: in step, sorted. of_adapter: the entries of each adapter, rising."""
+
+    entries: tuple[TensorEntry, ...]
+    matrices: tuple[TensorMatrices, ...]
+    of_adapter: tuple[tuple[int, ...], ...]
+
+
+def tensors_of(adapter: Adapter, exact: Sequence[str], lossless: bool) -> TensorsApart:
+    """Which of an adapter's further tensors are coded.
+
+    Those of 16, 32 or 64 bit floats that are trained: not buffers, nor what ``exact`` names, nor a
+    tensor with NaN or infinity, which nothing but a copy can give back.
+    """
+    if lossless:
+        return TensorsApart(adapter.tensors, {})
+    coded = {key for key, x in adapter.extras.items() if _is_coded(adapter, key, x, exact)}
+    kept = {key: x for key, x in adapter.extras.items() if key not in coded}
+    return TensorsApart(kept, {key: adapter.extras[key] for key in sorted(coded)})
+
+
+def _is_coded(adapter: Adapter, key: str, tensor: RawTensor, exact: Sequence[str]) -> bool:
+    if tensor.dtype not in DENSE_DTYPES or adapter.extra_kinds.get(key) == "exact":
+        return False
+    if key.endswith(_BUFFERS) or any(fnmatch.fnmatchcase(key, pattern) for pattern in exact):
+        return False
+    size = int(np.prod(tensor.shape, dtype=object))
+    return size >= _FEWEST and bool(np.isfinite(tensor.numpy()).all())
+
+
+def collect(
+    adapters: Sequence[Adapter],
+    apart: Sequence[TensorsApart],
+    contents: Sequence[int | None],
+    base: BaseTensors | None,
+) -> CodedTensors:
+    """The coded tensors of all adapters: those of one key, dtype, shape and kind are one entry.
+
+    contents: of each adapter. base: the base model's own tensors; a tensor that takes the place of
+    one of these is coded as the difference from it.
+    """
+    owns: dict[tuple[str, tuple[int, ...]], tuple[RawTensor, str] | None] = {}
+    holders: dict[TensorEntry, dict[int, RawTensor]] = {}
+    mine: list[list[TensorEntry]] = []
+    for adapter, own, content in zip(adapters, apart, contents, strict=True):
+        mine.append([])
+        for key, tensor in own.coded.items():
+            kind = adapter.extra_kinds.get(key, "saved")
+            digest = None
+            if base is not None and kind in ("saved", "bias"):
+                at = key, tensor.shape
+                if at not in owns:
+                    match = matching_tensor(base, *at)
+                    owns[at] = (match, checksum(match.raw())) if match else None
+                known = owns[at]
+                digest = known[1] if known else None
+            entry = TensorEntry(key, tensor.dtype, tensor.shape, kind, digest)
+            mine[-1].append(entry)
+            if content is not None:
+                holders.setdefault(entry, {}).setdefault(content, tensor)
+    ordered = sorted(holders, key=lambda x: (x.key, x.dtype, x.shape, x.kind, x.base or ""))
+    index = {entry: i for i, entry in enumerate(ordered)}
+    matrices = []
+    for entry in ordered:
+        held = sorted(holders[entry].items())
+        known = owns.get((entry.key, entry.shape)) if entry.base else None
+        numbers, tensors = zip(*held, strict=True)
+        matrices.append(TensorMatrices(entry, numbers, tensors, known[0] if known else None))
+    rows = tuple(tuple(sorted(index[entry] for entry in entries)) for entries in mine)
+    return CodedTensors(tuple(ordered), tuple(matrices), rows)

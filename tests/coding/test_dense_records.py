@@ -1,0 +1,169 @@
+"""Records of dense tensors: what is written comes back, and what no writer writes is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydraopt.coding.dense import (
+    DenseRecord,
+    as_matrix,
+    from_matrix,
+    matrix_shape,
+    quantise_rest,
+    read_dense,
+    step_of,
+    write_dense,
+)
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import Kind, PartsRecord, quantise_side
+from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.version import VERSION
+from hydraopt.errors import BundleFormatError, NumericalError
+
+
+def numbers(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def back(record: DenseRecord, shape: tuple[int, int], common: bool = False) -> DenseRecord:
+    writer = StreamWriter()
+    write_dense(writer, record)
+    data = writer.finish()
+    reader = StreamReader(data, VERSION)
+    again = read_dense(reader, shape, common)
+    assert reader.position == len(data)
+    return again
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (5, 3), (4, 2, 3), (2, 3, 4), (1, 9)])
+def test_a_tensor_is_its_matrix(shape: tuple[int, ...]) -> None:
+    x = numbers(shape)
+    matrix = as_matrix(x)
+    assert matrix.shape == matrix_shape(shape)
+    assert matrix.shape[0] >= matrix.shape[1]
+    np.testing.assert_array_equal(from_matrix(matrix, shape), x)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 6),
+    exponent=st.integers(-3000, 3000),
+    seed=st.integers(0, 99),
+    offsets=st.booleans(),
+    some=st.booleans(),
+    parts=st.integers(0, 2),
+    common=st.booleans(),
+)
+def test_a_record_comes_back(
+    rows: int,
+    columns: int,
+    exponent: int,
+    seed: int,
+    offsets: bool,
+    some: bool,
+    parts: int,
+    common: bool,
+) -> None:
+    rng = np.random.default_rng(seed)
+    named = np.flatnonzero(rng.random(rows) < 0.4) if some else None
+    coded = rows if named is None else named.size
+    x = 3 * step_of(exponent) * rng.standard_normal((coded, columns))
+    less = rng.integers(-900, 900, columns) if offsets else None
+    left, right = (
+        quantise_side(2 * rng.standard_normal((n, parts)), Way.EXPLICIT, None)
+        for n in (rows, columns)
+    )
+    record = DenseRecord(
+        PartsRecord(left, right, rng.integers(-99, 99, parts)) if parts else None,
+        quantise_rest(x, exponent, named, less),
+        common,
+    )
+    again = back(record, (rows, columns), common=True)
+    reference = rng.standard_normal((rows, columns))
+    np.testing.assert_array_equal(again.values(reference), record.values(reference))
+    assert again.common == common
+    if parts == 0 and named is not None:
+        unnamed = np.setdiff1d(np.arange(rows), named)
+        np.testing.assert_array_equal(again.values(reference)[unnamed], reference[unnamed])
+
+
+def test_large_tensors_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hydraopt.coding.dense._CHUNK", 64)
+    x = numbers((50, 5))
+    rest = quantise_rest(x, -400)
+    assert [block.levels.shape[1] for block in rest.blocks] == [12, 12, 12, 12, 2]
+    again = back(DenseRecord(rest=rest), (50, 5))
+    np.testing.assert_allclose(again.values(np.zeros((50, 5))), x, atol=3 * step_of(-400))
+
+
+def test_the_step_is_what_it_says() -> None:
+    for exponent in (-1000, -257, -8, -1, 0, 3, 255, 4001):
+        assert step_of(exponent) == pytest.approx(2 ** (exponent / 256), rel=1e-8)
+
+
+def test_nothing_is_written_as_nothing() -> None:
+    again = back(DenseRecord(), (1000, 1000))
+    assert again == DenseRecord()
+
+
+def stream(*integers: tuple[Kind, int]) -> StreamReader:
+    writer = StreamWriter()
+    for kind, value in integers:
+        writer.integer(kind, value)
+    return StreamReader(writer.finish(), VERSION)
+
+
+@pytest.mark.parametrize(
+    ("integers", "words"),
+    [
+        ([(Kind.COUNT, 32)], "what a tensor's record has is 32"),
+        ([(Kind.COUNT, 8)], "a tensor's record has 8"),
+        ([(Kind.COUNT, 16)], "a tensor's record has 16"),
+        ([(Kind.COUNT, 4)], "a tensor's record has 4"),
+        ([(Kind.COUNT, 1), (Kind.EXPONENT, 6401)], "an exponent"),
+        ([(Kind.COUNT, 1), (Kind.EXPONENT, 0), (Kind.COUNT, 8)], "a step is 8"),
+        (
+            [(Kind.COUNT, 9), (Kind.EXPONENT, 0), (Kind.COUNT, 0), (Kind.COUNT, 7)],
+            "the number of rows is 7",
+        ),
+        (
+            [(Kind.COUNT, 9), (Kind.EXPONENT, 0), *[(Kind.COUNT, x) for x in (0, 2, 3, 0)]],
+            "not rising",
+        ),
+        (
+            [(Kind.COUNT, 9), (Kind.EXPONENT, 0), *[(Kind.COUNT, x) for x in (0, 2, 3, 3)]],
+            "a row is",
+        ),
+        (
+            [(Kind.COUNT, 17), (Kind.EXPONENT, 0), (Kind.COUNT, 0), (Kind.COUNT, 1 << 25)],
+            "an offset is",
+        ),
+    ],
+)
+def test_what_no_writer_writes_is_refused(integers: list[tuple[Kind, int]], words: str) -> None:
+    with pytest.raises(BundleFormatError, match=words):
+        read_dense(stream(*integers), (6, 2), has_common=False)
+
+
+def test_numbers_are_counted_before_they_are_made() -> None:
+    told: list[int] = []
+    writer = StreamWriter()
+    write_dense(writer, DenseRecord(rest=quantise_rest(numbers((2, 3)), 0, np.array([4, 9]))))
+    data = writer.finish()
+    read_dense(StreamReader(data, VERSION, told.append), (10, 3), False)
+    assert told == [30]
+    told.clear()
+    # Of a file that the reader has: only what is coded.
+    read_dense(StreamReader(data, VERSION, told.append), (10, 3), False, bounded=True)
+    assert told == [6]
+
+
+def test_a_step_out_of_range_is_refused_by_the_writer() -> None:
+    rest = quantise_rest(numbers((4, 1)), 0)
+    far = DenseRecord(rest=type(rest)(8 * 6401, rest.blocks))
+    with pytest.raises(NumericalError, match="too large or too small"):
+        write_dense(StreamWriter(), far)

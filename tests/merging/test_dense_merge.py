@@ -1,0 +1,199 @@
+"""Heads, embeddings and vectors through a whole merge: coded, shared, as differences, exact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
+from hydraopt.errors import BaseMismatchError, UsageError
+from tests.merging.merge_cases import modules_of
+
+HEAD = "base_model.model.score.weight"
+BIAS = "base_model.model.h.0.q.bias"
+EMBEDDING = "base_model.model.model.embed_tokens.weight"
+Make = Callable[..., Path]
+
+
+def numbers(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+@pytest.fixture
+def headed(make_adapter: Make, tmp_path: Path) -> list[Path]:
+    return [
+        make_adapter(tmp_path / f"t{i}", modules_of(i), extras={HEAD: numbers(40, 64, seed=i)})
+        for i in range(3)
+    ]
+
+
+def error_of(got: np.ndarray, true: np.ndarray) -> float:
+    return float(np.linalg.norm(got - true) / np.linalg.norm(true))
+
+
+@pytest.mark.parametrize("size", ["10%", "5%"])
+def test_a_head_that_is_most_of_an_adapter_is_no_hindrance(headed, tmp_path, size) -> None:
+    result = merge(headed, tmp_path / "b", size=size, threads=1)
+    assert result.size <= float(size[:-1]) / 100 * result.fp16_bytes
+    assert verify_bundle(tmp_path / "b", read_adapters(headed)).ok
+
+
+def test_what_the_manifest_says_of_a_head_is_what_comes_back(headed, tmp_path) -> None:
+    merge(headed, tmp_path / "b", error=0.2, threads=1)
+    bundle = open_bundle(tmp_path / "b")
+    for folder in headed:
+        task = bundle[folder.name]
+        true = load_file(folder / "adapter_model.safetensors")[HEAD]
+        task.save_pretrained(tmp_path / f"out-{folder.name}")
+        got = load_file(tmp_path / f"out-{folder.name}" / "adapter_model.safetensors")[HEAD]
+        assert got.dtype == true.dtype
+        assert error_of(got, true) == pytest.approx(task.tensor_errors[HEAD], rel=0.03)
+        # A head's error counts more than that of a change that is added to the base's weights.
+        assert task.tensor_errors[HEAD] < 0.5 * task.error
+
+
+def test_verify_finds_a_head_that_is_another(headed, tmp_path, make_adapter) -> None:
+    merge(headed, tmp_path / "b", error=0.2, threads=1)
+    other = make_adapter(tmp_path / "o" / "t0", modules_of(0), extras={HEAD: numbers(40, 64)[::-1]})
+    report = verify_bundle(tmp_path / "b", read_adapters([other, *headed[1:]]))
+    assert [HEAD in problem for problem in report.problems] == [True]
+
+
+def test_what_is_named_is_kept_bit_by_bit(headed, tmp_path) -> None:
+    result = merge(headed, tmp_path / "b", error=0.2, exact=["*score*"], threads=1)
+    task = open_bundle(tmp_path / "b")["t1"]
+    true = load_file(headed[1] / "adapter_model.safetensors")[HEAD]
+    np.testing.assert_array_equal(task.extras[HEAD].numpy(), true)
+    assert task.tensor_errors == {}
+    assert result.size > 3 * true.nbytes // 2
+
+
+@pytest.mark.parametrize(
+    ("key", "array"),
+    [
+        ("base_model.model.steps", np.arange(100)),
+        ("base_model.model.flags", np.arange(100) % 3 == 0),
+        ("base_model.model.bn.running_mean", numbers(100)),
+        ("base_model.model.odd", np.append(numbers(99), np.float32(np.nan))),
+        ("base_model.model.few", numbers(7)),
+    ],
+)
+def test_what_no_rounding_gives_back_is_kept(make_adapter, tmp_path, key, array) -> None:
+    one = make_adapter(tmp_path / "a", modules_of(0), extras={key: array})
+    merge([one], tmp_path / "b", error=0.5, threads=1)
+    got = open_bundle(tmp_path / "b")["a"].extras[key].numpy()
+    np.testing.assert_array_equal(got, array)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.float16, "F16"), (np.float64, "F64")])
+def test_a_tensor_comes_back_in_its_dtype(make_adapter, tmp_path, dtype, name) -> None:
+    # Rounding would take the largest numbers out of the type.
+    large = (np.sign(numbers(40, 8)) * np.finfo(np.float16).max).astype(dtype)
+    one = make_adapter(tmp_path / "a", modules_of(0), extras={HEAD: large})
+    merge([one], tmp_path / "b", error=0.1, threads=1)
+    got = open_bundle(tmp_path / "b")["a"].extras[HEAD]
+    assert got.dtype == name
+    assert np.isfinite(got.numpy()).all()
+    np.testing.assert_allclose(got.numpy(), large, rtol=0.3)
+
+
+def test_equal_adapters_share_their_heads_stream(make_adapter, tmp_path) -> None:
+    extras = {HEAD: numbers(40, 64)}
+    folders = [make_adapter(tmp_path / x, modules_of(0), extras=extras) for x in ("a", "b")]
+    merge(folders, tmp_path / "two", error=0.2, threads=1)
+    merge(folders[:1], tmp_path / "one", error=0.2, threads=1)
+    both = open_bundle(tmp_path / "two")
+    assert list(both.tensor_bytes) == list(open_bundle(tmp_path / "one").tensor_bytes)
+    np.testing.assert_array_equal(both["a"].extras[HEAD].numpy(), both["b"].extras[HEAD].numpy())
+
+
+def test_an_adapter_of_a_head_alone(tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    head = numbers(40, 64)
+    save_file({HEAD: head}, tmp_path / "a" / "adapter_model.safetensors")
+    config = {"peft_type": "LN_TUNING", "target_modules": ["score"]}
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    try:
+        adapter = read_adapter(tmp_path / "a")
+    except Exception:
+        pytest.skip("other tuners are not read yet")
+    merge([adapter], tmp_path / "b", error=0.1, threads=1)
+    task = open_bundle(tmp_path / "b")["a"]
+    assert task.error == pytest.approx(error_of(task.extras[HEAD].numpy(), head), rel=1e-3)
+
+
+def test_threads_do_not_change_the_bytes(headed, tmp_path) -> None:
+    for threads in (1, 3):
+        merge(headed, tmp_path / str(threads), size="10%", threads=threads)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
+
+
+def test_a_bundle_with_heads_shrinks(headed, tmp_path) -> None:
+    before = merge(headed, tmp_path / "b", size="20%", threads=1)
+    after = shrink(tmp_path / "b", tmp_path / "s", size="8%", threads=1)
+    assert after.size < before.size / 2
+    one, two = (open_bundle(tmp_path / x)["t0"].tensor_errors[HEAD] for x in ("b", "s"))
+    assert two > one
+
+
+# --- against the base model ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "base").mkdir()
+    tensors = {"embed_tokens.weight": numbers(2000, 32, seed=9), "norm.weight": numbers(32)}
+    save_file(tensors, tmp_path / "base" / "model.safetensors")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def embedding(make_adapter: Make, base: Path, tmp_path: Path) -> Path:
+    changed = load_file(base / "model.safetensors")["embed_tokens.weight"]
+    changed[::200] += 0.5 * numbers(10, 32, seed=3)
+    return make_adapter(tmp_path / "e", modules_of(0), extras={EMBEDDING: changed})
+
+
+def test_an_embedding_of_which_ten_rows_changed_costs_ten_rows(embedding, base, tmp_path) -> None:
+    whole = merge([embedding], tmp_path / "w", error=0.1, threads=1)
+    rows = merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    assert rows.size < whole.size / 8
+    true = load_file(embedding / "adapter_model.safetensors")[EMBEDDING]
+    got = open_bundle(tmp_path / "r", base)["e"].extras[EMBEDDING].numpy()
+    own = load_file(base / "model.safetensors")["embed_tokens.weight"]
+    unchanged = np.ones(2000, bool)
+    unchanged[::200] = False
+    np.testing.assert_array_equal(got[unchanged], own[unchanged])
+    assert error_of(got - own, true - own) < 0.3
+    assert verify_bundle(tmp_path / "r", [read_adapter(embedding)], base).ok
+
+
+def test_without_the_base_it_is_refused_by_name(embedding, base, tmp_path) -> None:
+    merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    bundle = open_bundle(tmp_path / "r")
+    assert list(bundle["e"].factors()) == ["h.0.q", "h.0.v", "h.1.q", "h.1.v"]
+    with pytest.raises(UsageError, match=r"embed_tokens.weight' is kept as its difference.*--base"):
+        _ = bundle["e"].extras
+    assert verify_bundle(tmp_path / "r").ok
+    report = verify_bundle(tmp_path / "r", [read_adapter(embedding)])
+    assert ["--base" in problem for problem in report.problems] == [True]
+
+
+def test_another_base_is_refused(embedding, base, tmp_path) -> None:
+    merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    (tmp_path / "other").mkdir()
+    other = {"embed_tokens.weight": numbers(2000, 32, seed=8)}
+    save_file(other, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(BaseMismatchError, match=r"not the one that was given.*got checksum"):
+        _ = open_bundle(tmp_path / "r", tmp_path / "other")["e"].extras
+
+
+def test_a_base_without_weights_is_refused(embedding, tmp_path) -> None:
+    with pytest.raises(UsageError, match="the base model has no weight files"):
+        merge([embedding], tmp_path / "r", base=tmp_path)
+    assert not (tmp_path / "r").exists()
