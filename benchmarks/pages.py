@@ -52,6 +52,8 @@ BLOCKS: Mapping[str, Path] = {
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",
     "scaling": _EVIDENCE / "scaling.md",
+    "real": _EVIDENCE / "kinds.md",
+    "embedding": _EVIDENCE / "kinds.md",
     "tuners": _DOCS / "reference" / "tuners.md",
 }
 """The document of every block."""

@@ -6,7 +6,18 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("evidence", "methods", "measures", "growth", "curve", "shrink", "rivals", "tuners")
+COMMANDS = (
+    "evidence",
+    "methods",
+    "measures",
+    "growth",
+    "curve",
+    "shrink",
+    "rivals",
+    "tuners",
+    "real",
+    "embedding",
+)
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.quality", COMMANDS))

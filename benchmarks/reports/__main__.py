@@ -20,6 +20,7 @@ __all__ = ["REPORTS", "main", "sections_of"]
 REPORTS = (
     "evidence",
     "head_map",
+    "kinds",
     "readme",
     "recovery",
     "rivals",

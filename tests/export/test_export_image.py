@@ -171,12 +171,21 @@ def test_dots_of_kohya_names_are_gone(tmp_path: Path) -> None:
         export_diffusers(task, tmp_path / "out")
 
 
-@pytest.mark.parametrize("export", [export_kohya, export_diffusers])
-def test_numbered_modules_are_refused(export: Any, tmp_path: Path) -> None:
+def test_numbered_modules_go_back_as_such(tmp_path: Path) -> None:
     one = np.ones((2, 8), np.float32)
-    task = image_task(tmp_path / "n", {"unet:0:down": one, "unet:0:up": one.T.copy()})
-    with pytest.raises(ExportError, match=r"numbered(.|\n)*unet:0"):
-        export(task, tmp_path / "out")
+    numbered = {"unet:0:down": one, "unet:0:up": one.T.copy()}
+    more = {"text_encoder:3:down": 2 * one, "text_encoder:3:up": one.T.copy()}
+    task = image_task(tmp_path / "n", numbered | more | {"<s1>": np.arange(20, dtype=np.float32)})
+    with pytest.raises(ExportError, match=r"kohya cannot hold"):
+        export_kohya(task, tmp_path / "out.safetensors")
+    export_diffusers(task, tmp_path / "out")
+    back = read_adapter(tmp_path / "out")
+    assert set(back.modules) == {"unet:0", "text_encoder:3"}
+    for path, factor in (("unet:0", 1), ("text_encoder:3", 2)):
+        b, a = back.modules[path].factors()
+        np.testing.assert_allclose(b @ a, 2 * factor * np.ones((8, 8)), rtol=0.05)
+    np.testing.assert_allclose(back.extras["<s1>"].numpy(), np.arange(20), atol=0.5)
+    assert back.tensors.metadata["unet:0:rank"] == str(back.modules["unet:0"].r)
 
 
 def test_other_tensors_go_only_to_their_own_format(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The file: manifest, writer, lazy reader, verify; a task given back."""
 
 from hydraopt.bundle.carried import Carried, pack_carried
+from hydraopt.bundle.items import CarriedBlob, CarriedItem
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.spec import CarriedBlob, CarriedItem, Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import VerifyReport, relative_error, verify_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle, write_bundle

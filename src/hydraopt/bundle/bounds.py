@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.bundle.spec import CarriedBlob
+from hydraopt.bundle.items import CarriedBlob
 from hydraopt.coding.stream import StreamReader, most_numbers
 from hydraopt.errors import BundleFormatError, explain
 

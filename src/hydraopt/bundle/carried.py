@@ -17,7 +17,7 @@ import numpy as np
 
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import compress, decompress
-from hydraopt.bundle.spec import MAX_RAW, CarriedBlob, CarriedItem
+from hydraopt.bundle.items import MAX_RAW, CarriedBlob, CarriedItem
 
 __all__ = ["Carried", "pack_carried", "unpack_blob"]
 

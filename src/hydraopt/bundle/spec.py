@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 from hydraopt.adapters.keys import spell
@@ -17,6 +16,7 @@ from hydraopt.adapters.model import ExtraKind, Format, Kind, Layout, LowRankModu
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
+from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
 from hydraopt.bundle.strictjson import (
     as_tuple,
     bad,
@@ -31,14 +31,12 @@ from hydraopt.bundle.strictjson import (
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.errors import UsageError
 
-__all__ = ["CarriedBlob", "CarriedItem", "Manifest", "ModuleEntry", "TaskEntry", "default_key"]
+__all__ = ["Manifest", "ModuleEntry", "TaskEntry", "default_key"]
 
 MAX_SIDE: Final = 1 << 24
 MAX_MODULES: Final = 10**6
 MAX_TASKS: Final = 10**6
-MAX_ITEMS: Final = 10**6
 MAX_GROUPS: Final = 1 << 20
-MAX_RAW: Final = 1 << 40
 
 Half = Literal["A", "B"]
 
@@ -104,58 +102,6 @@ class ModuleEntry:
     def entrywise(self) -> bool:
         """Whether it is a factor of a product entry by entry (LoHa), not of Kronecker's (LoKr)."""
         return self.layout == "factor" and "." not in self.path.rpartition("::")[2]
-
-
-@dataclass(frozen=True)
-class CarriedItem:
-    """A tensor that is kept bit by bit.
-
-    of: index of an earlier item of the same blob that has the same bytes and element size, if any;
-        then this item adds no bytes of its own.
-    """
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    of: int | None = None
-
-    def __post_init__(self) -> None:
-        text(self.key, "key of a carried tensor", empty=True)
-        one_of(self.dtype, DTYPE_BYTES, f"dtype of {self.key!r}")
-        check(len(self.shape) <= 64, f"shape of {self.key!r}", self.shape, "at most 64 axes")
-        for size in self.shape:
-            natural(size, f"shape of {self.key!r}", 0, MAX_RAW)
-        check(self.nbytes <= MAX_RAW, f"size of {self.key!r}", self.nbytes, f"at most {MAX_RAW}")
-
-    @property
-    def itemsize(self) -> int:
-        return DTYPE_BYTES[self.dtype]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.itemsize
-
-
-@dataclass(frozen=True)
-class CarriedBlob:
-    """Tensors that the same set of tasks holds, coded together."""
-
-    items: tuple[CarriedItem, ...]
-
-    def __post_init__(self) -> None:
-        check(0 < len(self.items) <= MAX_ITEMS, "items of a blob", len(self.items), "at least 1")
-        for i, item in enumerate(self.items):
-            if item.of is not None:
-                natural(item.of, f"first copy of {item.key!r}", 0, i - 1)
-                first = self.items[item.of]
-                same = first.of is None and first.nbytes == item.nbytes
-                check(same and first.itemsize == item.itemsize, f"copy {item.key!r} does not fit")
-        check(self.raw_size <= MAX_RAW, "size of a blob", self.raw_size, f"at most {MAX_RAW}")
-
-    @cached_property
-    def raw_size(self) -> int:
-        """Bytes of the decoded blob."""
-        return sum(item.nbytes for item in self.items if item.of is None)
 
 
 @dataclass(frozen=True)

@@ -301,9 +301,9 @@ def estimate_tensor(
 def _estimate(x: Array, price: float, weight: float) -> float:
     """About the bits of one matrix."""
     step = step_of(step_exponent(price, weight, float(np.abs(x).max(initial=0))))
-    found = _plan_parts(x, price, weight, step)
-    if found is not None:
-        s, _, k, classes = found
+    plan = _plan_parts(x, price, weight, step)
+    if plan is not None:
+        s, _, k, classes = plan
         squares = np.full(x.shape[1], float((s[k:] ** 2).sum()) / x.shape[1])
         bits = float(sum(x.shape) * rate_of(classes).sum()) + PART_BITS * k
         return _RECORD_BITS + bits + _spent(squares, x.shape[0], step)[0]

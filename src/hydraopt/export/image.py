@@ -50,6 +50,7 @@ _MODELS: Final = (
     ("text_encoder", re.compile(r"text_encoder(?:_\d)?\.")),
 )
 # SDXL has two text encoders, and more than one transformer block in an attention of its U-Net.
+_NUMBERED: Final = re.compile(r"[^:.]+:\d+")
 _SDXL: Final = re.compile(r"text_encoder_2\.|(?:unet\.)?\w+_blocks?\..*\.transformer_blocks\.[1-9]")
 
 
@@ -151,6 +152,8 @@ def _diffusers(
 ) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
     """Names of the modules, tensors and metadata of a diffusers file."""
     modules = [x.folded() for x in _modules(task, "diffusers", dtype)]
+    if task.entry.format == "diffusers" and all(_NUMBERED.fullmatch(x.path) for x in modules):
+        return _numbered(task, modules, uniform_rank)
     names = {x.path: _diffusers_name(task, x.path, "diffusers") for x in modules}
     _need_distinct(task, names)
     by_component: dict[str, list[Stored]] = {}
@@ -174,6 +177,23 @@ def _diffusers(
         "lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True),
     }
     return set(names.values()), _with_extras(task, tensors), metadata
+
+
+def _numbered(
+    task: TaskAdapter, modules: list[Stored], uniform_rank: bool
+) -> tuple[set[str], Mapping[str, RawTensor], Mapping[str, str]]:
+    """The same, as the first LoRA files for image models were: "unet:0:up", ranks in the metadata
+    (the lora package that they come from reads these, and newer tools do not)."""
+    most = max(x.rank for x in modules)
+    if uniform_rank:
+        check_padded(task, modules, most)
+        modules = [x.padded(most) for x in modules]
+    tensors: dict[str, RawTensor] = {}
+    metadata = {**_kept_metadata(task, "diffusers"), "format": "pt"}
+    for x in modules:
+        tensors |= _pair(task, x, f"{x.path}:down", f"{x.path}:up")
+        metadata[f"{x.path}:rank"] = str(x.rank)
+    return {x.path for x in modules}, _with_extras(task, tensors), metadata
 
 
 # --- names ------------------------------------------------------------------------------------

@@ -205,7 +205,6 @@ def align(
         _AdapterFactors(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
         for path in entries
     )
-    notes = [f"{a.name}: {note}" for a in ordered for note in a.notes]
     return MergeSet(
         tuple(entries.values()),
         readers,
@@ -214,7 +213,7 @@ def align(
         tuple(own.kept for own in apart),
         base_model,
         sum(adapter.numbers for adapter in ordered),
-        tuple(notes),
+        tuple(f"{a.name}: {note}" for a in ordered for note in a.notes),
         coded.entries,
         coded.matrices,
     )

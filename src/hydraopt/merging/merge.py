@@ -21,9 +21,9 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
-from hydraopt.merging.align import align
+from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError, parse_size
-from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
+from hydraopt.merging.outcome import Job, Loaded, StrPath, Written, inputs_of, load
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.rescale import Rescaler, rescaled
@@ -80,18 +80,17 @@ def merge(
     """Merge adapters of one base model into one bundle file at ``output``.
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
-    inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
-    tasks), max_error (of the worst task), or lossless (every tensor back bit for bit). Default: 10
-    %. importance: weight of a task's error, default 1 each. fair: weights are moved until all tasks
-    have the same relative error. measure: see hydraopt.compress.measure. sensitivity: which modules
-    of a task matter more; only ratios within a task count. rescaler: asked for each task, or once
-    for equal ones, how much longer its coded parts shall be (hydraopt.merging.rescale). forms:
-    those permitted, default all (names of hydraopt.coding.forms.FORMS). same_base: take base
-    models written differently as one. alpha: for files that do not state theirs. exact: patterns
-    with * and ? of keys of tensors that are kept bit by bit (heads, embeddings, vectors). base: the
-    base model's folder, or its own tensors by name; what takes the place of one is coded as the
-    difference, and whoever reads it needs the base model too. threads: default all cores; does not
-    change the result. progress: called with (stage, done, total).
+    inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error
+    over tasks), max_error (of the worst task), or lossless (every tensor back bit for bit).
+    Default: 10 %. importance: weight of a task's error, default 1. fair: weights are moved
+    until all tasks have the same error. measure: see hydraopt.compress.measure. sensitivity:
+    which modules of a task matter more; only ratios within a task count. rescaler: see
+    hydraopt.merging.rescale. forms: those permitted, default all of
+    hydraopt.coding.forms.FORMS. same_base: take base models written differently as one. alpha:
+    for files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep
+    bit by bit. base: the base model's folder or tensors; what takes the place of one is coded
+    as the difference, and whoever reads it needs the base too. threads: default all cores; does
+    not change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes, whatever the order of the adapters. Raises a
     HydraoptError for anything wrong with the input, before ``output`` is touched.
@@ -104,24 +103,27 @@ def merge(
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
-    pieces = align(
-        loaded.adapters, loaded.base_model, lossless=lossless, exact=exact, base=open_base(base)
-    )
-    pieces = dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
+    pieces = _aligned(loaded, lossless, exact, open_base(base))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
-    seen = tuple(sorted(sensitivity or ()))
-    limit = "lossless" if lossless else budget.name
-    recipe = MergeRecipe(chosen.name, limit, budget.limit, permitted, fair, seen)
+    limit = "lossless" if lossless else budget.name, budget.limit
+    recipe = MergeRecipe(chosen.name, *limit, permitted, fair, tuple(sorted(sensitivity or ())))
     job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
         weighed = importance or {}, sensitivity or {}
         options = Options(chosen, permitted, fair, threads, progress, *weighed)
         solution = solve(job, budget, options)
         if rescaler:
-            originals = {adapter.name: adapter for adapter in loaded.adapters}
-            job, solution = _rescaled(job, solution, recipe, originals, rescaler, budget)
+            job, solution = _rescaled(job, solution, recipe, loaded.adapters, rescaler, budget)
     result = write(output, job, solution, chosen, None if lossless else budget, started)
     return result if limits.given else _with_advice(result)
+
+
+def _aligned(
+    loaded: Loaded, lossless: bool, exact: Sequence[str], base: BaseTensors | None
+) -> MergeSet:
+    """The merge set, with what was noted when the adapters were read."""
+    pieces = align(loaded.adapters, loaded.base_model, lossless=lossless, exact=exact, base=base)
+    return dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _rescaled(
     job: Job,
     solution: Solution[Draft],
     recipe: MergeRecipe,
-    originals: Mapping[str, Adapter],
+    adapters: Sequence[Adapter],
     rescaler: Rescaler,
     budget: Budget,
 ) -> tuple[Job, Solution[Draft]]:
@@ -184,7 +186,7 @@ def _rescaled(
     def value_of(draft: Draft, tasks: int) -> float:
         return counted(tasks).value(budget, draft)
 
-    pieces = job.pieces
+    pieces, originals = job.pieces, {adapter.name: adapter for adapter in adapters}
     draft, tasks, back = rescaled(solution.draft, pieces, originals, rescaler, budget, value_of)
     notes = [f"coded parts were rescaled in {tasks} of {len(pieces.tasks)} tasks"]
     if back:

@@ -48,10 +48,10 @@ def check_returnable(adapter: Adapter, *, lossless: bool) -> None:
         adapter.check_finite()
     elif adapter.format == "diffusers" and adapter.extras:
         for path in adapter.modules:
-            if ":" in path or "." not in path:
+            if ":" not in path and "." not in path:
                 raise AdapterFormatError(
                     explain(
-                        "tensors beside modules that are numbered, or have no component",
+                        "tensors beside modules that have no component",
                         adapter=adapter.name,
                         file=adapter.source,
                         module=path,

@@ -1,0 +1,100 @@
+"""What do adapters by other people take, with their heads bit by bit and with all coded?
+
+    python -m benchmarks.quality real --adapters DIR
+
+DIR holds the adapters and the MANIFEST.json that lists them. Each is merged alone at the default
+size, and verified; before that with ``exact`` tensors, as far as that size allows.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, provenance, write_result
+from hydraopt.adapters import Adapter, read_adapter
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.bundle.verify import verify_bundle
+from hydraopt.coding.dense import as_matrix
+from hydraopt.errors import BudgetError, HydraoptError
+from hydraopt.merging.merge import merge
+
+SMALLEST = 0.99
+"""A mean error at which next to nothing of the low-rank parts is left."""
+
+
+def _dense_error(adapter: Adapter, bundle: Path) -> dict[str, Any]:
+    """Relative error of all coded tensors together, and of the one that takes most bytes."""
+    task = open_bundle(bundle)[adapter.name]
+    wrong = whole = 0.0
+    for entry, decoded, reference in task.dense_matrices():
+        true = as_matrix(adapter.extras[entry.key].numpy().astype(np.float64))
+        wrong += float(np.sum((true - decoded) ** 2))
+        whole += float(np.sum((true - reference) ** 2))
+    sizes = task.tensor_bytes()
+    largest = max(sizes, key=sizes.__getitem__, default=None)
+    return {
+        "tensors": len(sizes),
+        "tensor_bytes": sum(sizes.values()),
+        "tensors_error": float(np.sqrt(wrong / whole)) if whole else None,
+        "largest": largest,
+        "largest_error": task.tensor_errors[largest] if largest else None,
+    }
+
+
+def row_of(place: Path, folder: Path) -> dict[str, Any]:
+    """One adapter. Raises HydraoptError where it cannot be read."""
+    adapter, target = read_adapter(place), folder / "one.hydra.safetensors"
+    row: dict[str, Any] = {
+        "format": adapter.format,
+        "numbers": adapter.numbers,
+        "tensor_numbers": sum(int(np.prod(x.shape)) for x in adapter.extras.values()),
+        "fp16_bytes": 2 * adapter.numbers,
+    }
+    try:
+        before = merge([adapter], target, exact=["*"])
+        row["exact"] = {"bytes": before.size, "error": before.errors[adapter.name]}
+    except BudgetError:
+        least = merge([adapter], target, exact=["*"], error=SMALLEST)
+        row["exact"] = {"refused": True, "least_bytes": least.size}
+    started = time.monotonic()
+    after = merge([adapter], target)
+    seconds = time.monotonic() - started
+    report = verify_bundle(target, [adapter])
+    row["coded"] = {
+        "bytes": after.size,
+        "error": after.errors[adapter.name],
+        **_dense_error(adapter, target),
+        "verified": report.ok,
+        "seconds": round(seconds, 2),
+    }
+    return row
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("--adapters", type=Path, required=True)
+    args = parser.parse_args(arguments)
+    head = provenance("real adapters, merged alone at the default size", seed=None)
+    rows = []
+    for about in json.loads((args.adapters / "MANIFEST.json").read_text(encoding="utf-8")):
+        file = args.adapters / about["file"]
+        alone = len(list(file.parent.glob(f"*{file.suffix}"))) == 1
+        place = file.parent if alone else file
+        row: dict[str, Any] = {"repo": about["repo"], "licence": about["licence"]}
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                row |= row_of(place, Path(folder))
+            except HydraoptError as error:
+                # Paths of the run are no part of a result.
+                row["refused"] = str(error).replace(str(args.adapters), "").partition(" [file")[0]
+        rows.append(row)
+        print(row)
+    write_result(QUALITY, "real", head, rows)

@@ -1,0 +1,78 @@
+"""Tables of adapters with heads, embeddings and other tensors: real ones, and a saved embedding."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.common import QUALITY
+
+__all__ = ["SECTIONS"]
+
+
+def _result(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((QUALITY / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _real() -> str:
+    lines = [
+        "| adapter | fp16 bytes | of that tensors | bit by bit | coded | error of modules "
+        "| of tensors |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    refused = []
+    for row in _result("real")["rows"]:
+        name = row["repo"]
+        if "refused" in row:
+            refused.append(f"- {name}: {row['refused']}.")
+            continue
+        before, after = row["exact"], row["coded"]
+        least = before.get("least_bytes")
+        exact = (
+            f"{before['bytes']:,} ({_error(before['error'])})"
+            if least is None
+            else f"refused; at least {least:,}"
+        )
+        cells = (
+            name,
+            f"{row['fp16_bytes']:,}",
+            f"{100 * row['tensor_numbers'] / row['numbers']:.0f} %",
+            exact,
+            f"{after['bytes']:,}",
+            _error(after["error"]),
+            _error(after["tensors_error"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Refused:", "", *refused]
+    return "\n".join(lines) + "\n"
+
+
+def _embedding() -> str:
+    result = _result("embedding")
+    rows, columns = result["shape"]
+    lines = [
+        f"{result['base']}: {rows:,} x {columns}, {result['changed_rows']} rows changed; "
+        f"`--max-error {result['max_error']:g}`.",
+        "",
+        "| embedding | bundle | of fp16 | error of modules | of the embedding |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        share = 100 * row["bytes"] / row["fp16_bytes"]
+        cells = (
+            row["how"],
+            f"{row['bytes']:,}",
+            f"{share:.2f} %",
+            _error(row["error"]),
+            _error(row["embedding_error"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {"real": _real, "embedding": _embedding}
