@@ -14,6 +14,7 @@ COMMANDS = (
     "curve",
     "shrink",
     "rivals",
+    "heads",
     "tuners",
     "real",
     "embedding",

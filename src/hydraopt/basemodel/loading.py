@@ -34,13 +34,17 @@ _WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin")
 _COMPUTED: Final = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$")
 _LEAST_ENTRY: Final = 32  # bytes that a tensor's entry takes in any weight file
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_KEYS: Final = ("missing_keys", "unexpected_keys")
 _NAMED: Final = 4
 _MOST_SAID: Final = 240
 _AGAIN: Final = "Fetch the base model again, or give the folder of a complete one"
 
 
-def load_whole(base: str | Path, dtype: str) -> tuple[Any, Any]:
+def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple[Any, Any]:
     """(model, tokenizer) as transformers loads them, on the CPU.
+
+    labels: not a language model, but a classifier of sequences with so many labels; its head is
+    random, for an adapter brings its own.
 
     Raises UsageError, with the file where it can be told, if transformers cannot load the base, and
     if its weight files lack tensors of the model, hold others, or hold some in another shape.
@@ -49,17 +53,24 @@ def load_whole(base: str | Path, dtype: str) -> tuple[Any, Any]:
     try:
         if folder is not None:
             _check_folder(folder)
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForSequenceClassification,
+            AutoTokenizer,
+        )
 
-        loader: Any = AutoModelForCausalLM  # its stubs know nothing of the loading info
+        loader: Any = (
+            AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+        )  # its stubs know nothing of the loading info
         with _quiet():
             model, info = loader.from_pretrained(
                 base,
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
+                **({} if labels is None else {"num_labels": labels}),
             )
-            _check_whole(base, model, info)
+            _check_whole(base, model, info if labels is None else _of_body(model, info))
             return model, AutoTokenizer.from_pretrained(base)
     except (HydraoptError, MemoryError):
         raise
@@ -162,6 +173,14 @@ def _check_whole(base: str | Path, model: Any, info: Mapping[str, Any]) -> None:
                     do=_AGAIN,
                 )
             )
+
+
+def _of_body(model: Any, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what is outside the body: another head in the files, none for the labels."""
+    body = f"{model.base_model_prefix}."
+    keys = {key: [x for x in info.get(key, ()) if x.startswith(body)] for key in _KEYS}
+    placed = [x for x in info.get("mismatched_keys", ()) if str(x[0]).startswith(body)]
+    return {**info, **keys, "mismatched_keys": placed}
 
 
 def _some(names: list[str]) -> str:

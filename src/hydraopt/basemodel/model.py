@@ -29,6 +29,7 @@ __all__ = [
     "contiguous_head",
     "generate",
     "hidden_states",
+    "load_classifier",
     "load_model",
     "logits_of",
     "place",
@@ -52,11 +53,27 @@ def load_model(base: str | Path, dtype: str = "float32") -> tuple[Any, Any]:
     Raises UsageError if transformers cannot load it, or if its weight files are not those of the
     whole model.
     """
+    return _load(base, dtype)
+
+
+def load_classifier(base: str | Path, labels: int, dtype: str = "float32") -> tuple[Any, Any]:
+    """The same as a classifier of sequences with so many labels, whose head is random.
+
+    Its ``pad_token_id`` is the tokenizer's, or EOS where that has none: by it transformers finds
+    the last token of a row.
+    """
+    model, tokenizer = _load(base, dtype, labels)
+    pad = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
+    return model, tokenizer
+
+
+def _load(base: str | Path, dtype: str, labels: int | None = None) -> tuple[Any, Any]:
     _check_place(base)
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours stands there
-    model, tokenizer = load_whole(base, dtype)
+    model, tokenizer = load_whole(base, dtype, labels)
     model.requires_grad_(False)
     model.train(False)
     return model, tokenizer

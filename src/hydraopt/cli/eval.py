@@ -76,7 +76,9 @@ def eval_(
 
     ADAPTERS are the originals; each task of a BUNDLE is compared with the adapter of its name: the
     task's own metric with a 95 % interval of the difference (paired bootstrap), loss, KL divergence
-    and how often both think of the same next token. Needs pip install 'hydraopt[eval]'.
+    and how often both think of the same next token. Adapters that classify sequences are scored
+    with their heads: accuracy, macro-F1, labels that stay the same. Needs pip install
+    'hydraopt[eval]'.
 
     \b
     Example:
@@ -169,7 +171,7 @@ def _show(result: Mapping[str, Any]) -> None:
             "loss",
             "recovered",
             "KL",
-            "same token",
+            "same token or label",
         ],
         rows,
     )

@@ -14,10 +14,18 @@ from typing import Any
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
 from hydraopt.adapters.tuners import other_tuner
-from hydraopt.basemodel.model import TaskFactors, load_model
+from hydraopt.basemodel.model import TaskFactors, load_classifier, load_model
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.classify import (
+    Classifier,
+    encode_texts,
+    is_classifier,
+    labels_in,
+    run_classification,
+    saved_tensors,
+)
 from hydraopt.evaluate.provenance import versions
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
@@ -31,6 +39,7 @@ __all__ = [
     "evaluate",
     "products_of",
     "read_compared",
+    "task_result",
 ]
 
 SCHEMA = "hydraopt.eval/1"
@@ -60,7 +69,7 @@ class Compared:
         return list(names)
 
     def check(self) -> None:
-        """Raise UsageError for a task that is more than low-rank factors, or none of W + B A."""
+        """Raise UsageError for a task that is more than low-rank factors, no classifier, or none of W + B A."""
         configs = [(name, adapter.config) for name, adapter in self.adapters.items()]
         for bundle in self.bundles.values():
             configs += [(name, bundle[name].config) for name in bundle]
@@ -74,8 +83,24 @@ class Compared:
         for bundle in self.bundles.values():
             extras += [(name, sorted(bundle[name].extra_kinds)) for name in bundle]
         for name, keys in extras:
-            if keys:
+            if keys and not self.classifies(name):
                 raise _more_than_factors(name, keys)
+
+    def classifies(self, name: str) -> bool:
+        """Whether the adapter of that name classifies sequences, with a head of its own."""
+        configs = [self.adapters[name].config] if name in self.adapters else []
+        configs += [bundle[name].config for bundle in self.bundles.values() if name in bundle]
+        return any(map(is_classifier, configs))
+
+    def classifiers(self, name: str) -> dict[str, Classifier]:
+        """The classifiers called ``name``: the original's, each bundle's. The base has no head."""
+        sources: dict[str, Any] = {ORIGINAL: self.adapters[name]} if name in self.adapters else {}
+        sources |= {label: x[name] for label, x in self.bundles.items() if name in x}
+        factors = self.sets(name)
+        return {
+            label: Classifier(factors[label], saved_tensors(name, x.extras, x.extra_kinds))
+            for label, x in sources.items()
+        }
 
     def sets(self, name: str) -> dict[str, TaskFactors]:
         """The factors called ``name``: the base's (none), the original's, each bundle's."""
@@ -107,7 +132,7 @@ def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
         explain(
             f"adapter {name} is more than low-rank factors",
             got=f"{len(keys)} further tensors, {keys[0]} among them",
-            expected="LoRA pairs of linear modules alone",
+            expected="LoRA pairs of linear modules alone, or a classifier with its head",
             do="Export it and score it with PEFT",
         )
     )
@@ -179,19 +204,65 @@ def evaluate(
 
     missing = [name for name in wanted if name not in tasks]
     if missing:
-        model, tokenizer = load_model(request.base)
+        models = _Models(request.base)
         with products_of(request.products):
             for name in missing:
-                rows = encode_task(wanted[name], tokenizer, request.rows, request.tokens)
-                sets = compared.sets(name)
-                reference = ORIGINAL if ORIGINAL in sets else None
-                written = [label for label in sets if label != BASE or request.write_base]
-                write = written if request.write else False
-                scores = run_task(model, tokenizer, rows, sets, reference, write, progress)
-                tasks[name] = {"adapter": name, **_task_result(rows, scores, request.seed)}
+                scored = _classified if compared.classifies(name) else _written
+                rows, scores = scored(models, compared, name, wanted[name], request, progress)
+                tasks[name] = {"adapter": name, **task_result(rows, scores, request.seed)}
                 if keep:
                     keep(result())
     return result()
+
+
+class _Models:
+    """The base as a language model, or as a classifier of some labels: the last one is kept."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._labels: int | None = None
+        self._loaded: tuple[Any, Any] | None = None
+
+    def get(self, labels: int | None) -> tuple[Any, Any]:
+        """(model, tokenizer); None is the language model."""
+        if self._loaded is None or labels != self._labels:
+            self._loaded = None  # before the next takes memory
+            load = load_model if labels is None else lambda base: load_classifier(base, labels)
+            self._loaded, self._labels = load(self._base), labels
+        return self._loaded
+
+
+def _written(
+    models: _Models,
+    compared: Compared,
+    name: str,
+    task: TaskFile,
+    request: Request,
+    progress: Progress | None,
+) -> tuple[TaskRows, dict[str, Scores]]:
+    model, tokenizer = models.get(None)
+    rows = encode_task(task, tokenizer, request.rows, request.tokens)
+    sets = compared.sets(name)
+    reference = ORIGINAL if ORIGINAL in sets else None
+    written = [label for label in sets if label != BASE or request.write_base]
+    write = written if request.write else False
+    return rows, run_task(model, tokenizer, rows, sets, reference, write, progress)
+
+
+def _classified(
+    models: _Models,
+    compared: Compared,
+    name: str,
+    task: TaskFile,
+    request: Request,
+    progress: Progress | None,
+) -> tuple[TaskRows, dict[str, Scores]]:
+    sets = compared.classifiers(name)
+    labels = labels_in(name, next(iter(sets.values())).saved)
+    model, tokenizer = models.get(labels)
+    rows = encode_texts(task, tokenizer, labels, request.rows, request.tokens)
+    reference = ORIGINAL if ORIGINAL in sets else None
+    return rows, run_classification(model, rows, sets, reference, progress)
 
 
 def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
@@ -257,9 +328,11 @@ def _head(compared: Compared, request: Request) -> dict[str, Any]:
     }
 
 
-def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict[str, Any]:
-    base, original = scores[BASE], scores.get(ORIGINAL)
-    gain = base.loss_per_token - original.loss_per_token if original else 0.0
+def task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict[str, Any]:
+    """The entry of ``tasks`` for these scores. A classification has none of the base, which has no
+    head, and says how many labels flip."""
+    base, original = scores.get(BASE), scores.get(ORIGINAL)
+    gain = base.loss_per_token - original.loss_per_token if base and original else 0.0
     results: dict[str, Any] = {}
     for name, score in scores.items():
         mine: dict[str, Any] = {
@@ -272,7 +345,9 @@ def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dic
         if original and score is not original:
             mine["kl"] = round(score.divergence_per_token, 8)
             mine["agreement"] = round(score.agreement_percent, 4)
-            if gain > 0:
+            if base is None:
+                mine["flips"] = int((1 - score.agreement).sum())
+            if base and gain > 0:
                 mine["recovery"] = round((base.loss_per_token - score.loss_per_token) / gain, 6)
             changes = {
                 m.name: asdict(score.against(original, m, seed))
@@ -291,7 +366,7 @@ def _task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dic
         "sha256": rows.task.sha256,
         "rows": len(rows.rows),
         "left_out": rows.left_out,
-        "tokens": int(base.tokens.sum()),
+        "tokens": int(next(iter(scores.values())).tokens.sum()),
         "results": results,
     }
 

@@ -30,7 +30,9 @@ class TaskRow:
 class TaskFile:
     """The rows of one split of one task in one language.
 
-    metric: as META.json words it. sha256: of the JSONL file.
+    metric: as META.json words it. sha256: of the JSONL file. labels: of a classification, in the
+    order of the head's rows: META.json's "labels"; else its "label_set", or what the rows expect,
+    sorted by code point.
     """
 
     name: str
@@ -39,6 +41,7 @@ class TaskFile:
     metric: str
     rows: tuple[TaskRow, ...]
     sha256: str
+    labels: tuple[str, ...] = ()
 
 
 def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -> TaskFile:
@@ -69,7 +72,22 @@ def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -
         str(meta["metric"]),
         rows,
         hashlib.sha256(data).hexdigest(),
+        _labels(meta, rows, name),
     )
+
+
+def _labels(meta: Mapping[str, object], rows: tuple[TaskRow, ...], name: str) -> tuple[str, ...]:
+    for key in ("labels", "label_set"):
+        said = meta.get(key)
+        if said is None:
+            continue
+        known = [x for x in said if isinstance(x, str)] if isinstance(said, list) else []
+        if not known or len(set(known)) != len(said):  # type: ignore[arg-type]  # a list, if known
+            raise UsageError(
+                explain(f'"{key}" in META.json of {name}', got=said, expected="different strings")
+            )
+        return tuple(known if key == "labels" else sorted(known))
+    return tuple(sorted({row.output for row in rows}))
 
 
 def _meta(folder: Path) -> Mapping[str, object]:

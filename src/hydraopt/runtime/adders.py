@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.runtime.heads import ModuleHead, Site, given, nbytes_of
+from hydraopt.runtime.heads import ModuleHead, Replaced, Site, given, nbytes_of
 
-__all__ = ["Adder", "Alone", "Mixed"]
+__all__ = ["Adder", "Alone", "Mixed", "MixedReplaced"]
 
 
 class Adder(Protocol):
@@ -213,22 +213,7 @@ class Mixed:
         return _added(output, _rows(_joined(changes), layout.places).reshape(output.shape))
 
     def _layout(self, x: Tensor) -> _Layout:
-        count, given = x.shape[0], len(self._heads)
-        # Experts of a mixture see tokens of all rows in one list, as two dimensions.
-        flat = (
-            x.dim() < 2 or "experts" in self._name.split(".") or (x.dim() == 2 and count != given)
-        )
-        if flat or count == 0 or count % given:
-            raise UsageError(
-                explain(
-                    "the tasks of the rows do not fit the batch",
-                    module=self._name,
-                    got=f"{given} tasks and an input of shape {tuple(x.shape)}",
-                    expected="a first dimension of rows, as many as tasks or a multiple",
-                    do="Give set_tasks a task for each row, or set_task one for all",
-                )
-            )
-        times = count // given
+        times = _rows_each(x, len(self._heads), self._name)
         if times not in self._layouts:
             # Indices are kept for the backward pass, whatever mode the first batch came in.
             with torch.inference_mode(False):
@@ -250,6 +235,44 @@ class Mixed:
 
         where = sorted(same, key=placed.__getitem__)
         return _Layout(tuple(index(order) for order in orders), index(where), len(idle))
+
+
+class MixedReplaced:
+    """Each row of the batch its own replacement of a module; or the model's, with what ``other``
+    adds."""
+
+    def __init__(self, own: Sequence[Replaced | None], name: str, other: Adder | None) -> None:
+        self._own, self._name, self._other = tuple(own), name, other
+        self.nbytes = other.nbytes if other else 0
+
+    def __call__(self, x: Tensor, output: Tensor) -> Tensor:
+        times = _rows_each(x, len(self._own), self._name)
+        output = output.clone() if self._other is None else self._other(x, output)
+        each = [own for own in self._own for _ in range(times)]
+        for own in dict.fromkeys(own for own in self._own if own is not None):
+            rows = torch.tensor([i for i, one in enumerate(each) if one is own], device=x.device)
+            output = output.index_copy(0, rows, own(x.index_select(0, rows), output))
+        return output
+
+
+def _rows_each(x: Tensor, tasks: int, name: str) -> int:
+    """How many rows of the batch each of the tasks has. Raises UsageError for a batch of others."""
+    count = x.shape[0] if x.dim() else 0
+    tokens = x.dim() == 2 and not x.is_floating_point()  # an embedding's input, (rows, tokens)
+    # Experts of a mixture see tokens of all rows in one list, as two dimensions.
+    flat = x.dim() < 2 or "experts" in name.split(".")
+    flat = flat or (x.dim() == 2 and count != tasks and not tokens)
+    if flat or count == 0 or count % tasks:
+        raise UsageError(
+            explain(
+                "the tasks of the rows do not fit the batch",
+                module=name,
+                got=f"{tasks} tasks and an input of shape {tuple(x.shape)}",
+                expected="a first dimension of rows, as many as tasks or a multiple",
+                do="Give set_tasks a task for each row, or set_task one for all",
+            )
+        )
+    return count // tasks
 
 
 def _added(output: Tensor, change: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
-from hydraopt.runtime.adders import Adder, Alone, Mixed
+from hydraopt.runtime.adders import Adder, Alone, Mixed, MixedReplaced
 from hydraopt.runtime.bundles import Bundles, PlacedBundle, named_bundles
-from hydraopt.runtime.heads import Head, HeadCache, head_bytes
+from hydraopt.runtime.heads import Head, HeadCache, ModuleHead, Replaced, head_bytes
 
 __all__ = ["Attached", "Memory", "Stats", "attach", "default_cache_bytes"]
 
@@ -146,12 +146,16 @@ class Attached:
     def set_task(self, name: str | None) -> None:
         """Select one task for all rows; None for the base model.
 
-        Raises TaskNotFoundError; UsageError for a task with extra tensors, or after
-        :meth:`detach`. What was selected before then stays.
+        Raises TaskNotFoundError; UsageError for a task that is more than changes of linear
+        modules and modules of its own, such as a head, or after :meth:`detach`. What was selected
+        before then stays.
         """
         with self._switching() as heads:
             head = {} if name is None else self._head(name, heads)
-            adders = {module: Alone(own) for module, own in head.items()}
+            adders: dict[str, Adder] = {
+                module: Alone(own) if isinstance(own, ModuleHead) else own
+                for module, own in head.items()
+            }
             self._choose((name,), adders, heads)
 
     def set_tasks(self, names: Sequence[str | None]) -> None:
@@ -172,7 +176,7 @@ class Attached:
             adders: dict[str, Adder] = {}
             for module in dict.fromkeys(x for head in by_name.values() for x in head):
                 own = [None if x is None else by_name[x].get(module) for x in names]
-                adders[module] = Mixed(own, module)
+                adders[module] = _mixed(own, module)
             self._choose(names, adders, heads)
 
     @contextmanager
@@ -331,6 +335,14 @@ class Attached:
 
         module = self._model.get_submodule(name)
         self._handles[name] = module.register_forward_hook(hook, with_kwargs=True)
+
+
+def _mixed(own: Sequence[ModuleHead | Replaced | None], module: str) -> Adder:
+    """What a module adds for rows of several tasks, some of which may replace it."""
+    changes = [x if isinstance(x, ModuleHead) else None for x in own]
+    mixed = Mixed(changes, module) if any(changes) else None
+    replaced = [x if isinstance(x, Replaced) else None for x in own]
+    return MixedReplaced(replaced, module, mixed) if any(replaced) or mixed is None else mixed
 
 
 def _listed(names: Sequence[str | None]) -> str:

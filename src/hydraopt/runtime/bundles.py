@@ -7,16 +7,20 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
-from hydraopt.runtime.heads import Head, ModuleHead, Site, module_head, site_of
+from hydraopt.runtime.heads import Head, ModuleHead, Replaced, Site, module_head, site_of
 from hydraopt.runtime.places import Places
+from hydraopt.runtime.saved import UnfitError, replacements
 
 __all__ = ["Bundles", "PlacedBundle", "named_bundles", "not_linear", "obstacles"]
 
@@ -34,7 +38,7 @@ class PlacedBundle:
     """
 
     def __init__(self, model: nn.Module, bundle: Bundle, label: str) -> None:
-        self.bundle, self.label = bundle, label
+        self._model, self.bundle, self.label = model, bundle, label
         self._sound: set[str] = set()
         manifest = bundle.manifest
         known = [x for x in manifest.modules if not_linear(x) is None]
@@ -64,21 +68,30 @@ class PlacedBundle:
         return numbers * max(x.itemsize for x in types)
 
     def key(self, task: TaskAdapter) -> Hashable:
-        """What a head is kept under: tasks of equal content have one."""
+        """What a head is kept under: tasks of equal content have one, unless they have tensors
+        besides it."""
         content = task.entry.content
-        return (self.label, task.name if content is None else content)
+        return (self.label, task.name if content is None or task.extra_kinds else content)
 
     def check(self, task: TaskAdapter) -> None:
-        """Raises UsageError for a task that is more than low-rank changes of linear modules."""
+        """Raises UsageError for a task that is more than low-rank changes of linear modules, and
+        modules of its own in place of the model's."""
         if task.name in self._sound:
             return
-        reasons = list(obstacles(task))
+        reasons = list(obstacles(task, replacing=True))
+        try:
+            if not reasons:
+                self._replacements(task)
+        except UnfitError as error:
+            classifier = task.config.get("task_type") == "SEQ_CLS"
+            reasons = ["a head for sequence classification"] if classifier else []
+            reasons.append(str(error))
         if reasons:
             raise UsageError(
                 explain(
                     f"task {task.name!r} cannot be attached: it has {', '.join(reasons)}",
                     file=self.bundle.path,
-                    expected="low-rank changes of linear modules, and nothing else",
+                    expected="low-rank changes of linear modules, and whole ones that it replaces",
                     do="Export it and load it with PEFT",
                 )
             )
@@ -86,12 +99,22 @@ class PlacedBundle:
 
     def head(self, task: TaskAdapter) -> Head:
         """The task's head, decoded. Raises BundleFormatError for a damaged bundle."""
-        head: dict[str, ModuleHead] = {}
+        head: dict[str, ModuleHead | Replaced] = {}
         for path, record in task.split(self._widths):
             if record.count:
                 site = self._site(task, path)
                 head[site.place.name] = module_head(site, record)
+        for name, tensors in self._replacements(task).items():
+            module = self._model.get_submodule(name)
+            own = {key: _like(getattr(module, key), x) for key, x in tensors.items()}
+            head[name] = Replaced(module, own)
         return head
+
+    def _replacements(self, task: TaskAdapter) -> dict[str, dict[str, RawTensor]]:
+        if not task.extra_kinds:
+            return {}
+        changed = [self._places.renaming(path) for path in task.modules]
+        return replacements(self._model, task.extras, self._places.renaming, changed)
 
     def _site(self, task: TaskAdapter, path: str) -> Site:
         """The site of a module; what a lossless task has beyond the manifest shares nothing."""
@@ -104,6 +127,11 @@ class PlacedBundle:
             if task.entry.lossless and not list(obstacles(task)):
                 return list(task.modules.values())
         return []
+
+
+def _like(own: Tensor, tensor: RawTensor) -> Tensor:
+    """The tensor in the type and on the device of the model's own."""
+    return torch.from_numpy(np.array(tensor.numpy(), np.float32)).to(own.device, own.dtype)
 
 
 def named_bundles(bundles: Bundles) -> dict[str, Bundle]:
@@ -149,12 +177,17 @@ def not_linear(entry: ModuleEntry) -> str | None:
     return None
 
 
-def obstacles(task: TaskAdapter) -> Iterator[str]:
-    """Kinds of what a task has besides low-rank changes of linear modules."""
+def obstacles(task: TaskAdapter, replacing: bool = False) -> Iterator[str]:
+    """Kinds of what a task has besides low-rank changes of linear modules.
+
+    replacing: tensors that were saved whole count as none; whether the model has a place for them
+    is another question.
+    """
     tuner = other_tuner(task.config)
     if tuner is not None:
         yield f"the tuner {tuner}"
-    yield from (f"extra tensors of kind {kind}" for kind in sorted(set(task.extra_kinds.values())))
+    kinds = set(task.extra_kinds.values()) - ({"saved"} if replacing else set())
+    yield from (f"extra tensors of kind {kind}" for kind in sorted(kinds))
     yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
     for setting in ("alora_invocation_tokens", "layer_replication"):
         if task.config.get(setting):

@@ -6,15 +6,17 @@ lie as torch's linear product takes them, (outputs, inputs).
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hydraopt.coding.records import Numbers, SplitRecord, SplitSide
@@ -26,6 +28,7 @@ __all__ = [
     "Head",
     "HeadCache",
     "ModuleHead",
+    "Replaced",
     "Site",
     "given",
     "head_bytes",
@@ -102,7 +105,34 @@ class ModuleHead:
         return ModuleHead(self.site, None, a, None, b)
 
 
-Head = Mapping[str, ModuleHead]
+@dataclass(frozen=True, eq=False)
+class Replaced:
+    """A module that a task replaces: own are its tensors, by their names in the module.
+
+    The model's module stays as it is: a copy with the task's tensors computes the output anew.
+    """
+
+    module: nn.Module
+    own: Mapping[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes_of(*self.own.values())
+
+    def __call__(self, x: Tensor, output: Tensor) -> Tensor:
+        """What the module gives for x with the task's tensors, in the output's type."""
+        twin = copy.copy(self.module)
+        twin._parameters = {**self.module._parameters, **self._parameters}
+        # Not the copy's own forward, which other libraries bind to the module that they hooked.
+        result: Tensor = type(self.module).forward(twin, x)
+        return result.to(output.dtype)
+
+    @cached_property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: nn.Parameter(x, requires_grad=False) for name, x in self.own.items()}
+
+
+Head = Mapping[str, ModuleHead | Replaced]
 """What a task has of its own, by the model's names of modules; those that it leaves alone are not
 in it."""
 

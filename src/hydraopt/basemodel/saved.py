@@ -1,0 +1,64 @@
+"""Tensors that an adapter keeps whole, a trained head for one, in place of a model's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hydraopt.errors import AlignmentError, explain
+
+__all__ = ["place_saved", "replaced", "saved_path"]
+
+_PREFIX: Final = "base_model.model."
+# What PEFT's wrapper of a module to save leaves in a name; newer versions strip it on saving.
+_WRAPPER: Final = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
+
+
+def saved_path(key: str) -> str:
+    """Where a saved tensor is in the base model, by its key in a PEFT file."""
+    return _WRAPPER.sub("", key.removeprefix(_PREFIX))
+
+
+def place_saved(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """The tensors, by path, in the type and on the device of the parameters they stand for.
+
+    Raises AlignmentError if the model lacks one of them, or has it in another shape.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    placed = {}
+    for path, array in saved.items():
+        own = parameters.get(path)
+        if own is None or own.shape != array.shape:
+            raise AlignmentError(
+                explain(
+                    f"the base model cannot hold the saved tensor {path}",
+                    got="no such tensor" if own is None else tuple(own.shape),
+                    expected=tuple(array.shape),
+                    do="Give the base model that the adapters were trained on",
+                )
+            )
+        placed[path] = torch.from_numpy(np.array(array, np.float32)).to(own)
+    return placed
+
+
+@contextmanager
+def replaced(model: nn.Module, placed: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside the block the model computes with these parameters. For one thread at a time."""
+    before: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    try:
+        for path, tensor in placed.items():
+            place, _, name = path.rpartition(".")
+            module = model.get_submodule(place)
+            before.append((module, name, module._parameters[name]))
+            module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+        yield
+    finally:
+        for module, name, own in reversed(before):
+            module._parameters[name] = own

@@ -1,0 +1,203 @@
+"""Sequence classification: adapters with a trained head, on rows whose outputs are labels.
+
+The text goes in as it is, without the instruction, tokenised as the tokenizer does by itself: so
+sequence classifiers are trained. The label is that of the largest logit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hydraopt.adapters.model import ExtraKind
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
+from hydraopt.basemodel.model import BATCH_TOKENS, TaskFactors, attached, place
+from hydraopt.basemodel.saved import place_saved, replaced, saved_path
+from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.metrics import METRICS, metrics_of
+from hydraopt.evaluate.run import Scores, TaskRows
+from hydraopt.evaluate.taskfile import TaskFile
+from hydraopt.progress import Progress
+
+__all__ = [
+    "Classifier",
+    "encode_texts",
+    "is_classifier",
+    "labels_in",
+    "run_classification",
+    "saved_tensors",
+]
+
+Saved = Mapping[str, NDArray[np.float32]]
+
+# The last layer of transformers' heads, whose rows are the labels.
+_HEADS: Final = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+_METRICS: Final = ("accuracy", "macro-F1")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """One adapter: factors by module path, and the saved tensors by their path in the model."""
+
+    factors: TaskFactors
+    saved: Saved
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter's config says that it classifies sequences."""
+    return config.get("task_type") == "SEQ_CLS"
+
+
+def saved_tensors(
+    name: str, extras: Mapping[str, RawTensor], kinds: Mapping[str, ExtraKind]
+) -> dict[str, NDArray[np.float32]]:
+    """What an adapter keeps whole, by its path in the model.
+
+    Raises UsageError for tensors that stand for no parameter of the model, such as DoRA's.
+    """
+    for key in extras:
+        if kinds.get(key, "saved") != "saved":
+            raise UsageError(
+                explain(
+                    f"adapter {name} is more than low-rank factors and saved modules",
+                    got=f"a tensor of kind {kinds[key]}, {key}",
+                    do="Export it and score it with PEFT",
+                )
+            )
+    return {saved_path(key): np.asarray(x.numpy(), np.float32) for key, x in extras.items()}
+
+
+def labels_in(name: str, saved: Saved) -> int:
+    """How many labels the head has. Raises UsageError if there is no head that is known."""
+    for path in _HEADS:
+        if path in saved:
+            return int(saved[path].shape[0])
+    raise UsageError(
+        explain(
+            f"adapter {name} classifies sequences, and has no head",
+            got=", ".join(sorted(saved)) or "no saved tensors",
+            expected=" or ".join(_HEADS),
+        )
+    )
+
+
+def encode_texts(
+    task: TaskFile,
+    tokenizer: Any,
+    labels: int,
+    most_rows: int | None = None,
+    most_tokens: int | None = None,
+) -> TaskRows:
+    """The first rows of a task as tokens; those of more than ``most_tokens`` are left out.
+
+    labels: rows of the head. Raises UsageError if the task has another number of labels, if a row
+    expects none of them, or if no row is left.
+    """
+    where = f"{task.name}/{task.language}"
+    if len(task.labels) != labels:
+        raise UsageError(
+            explain(
+                f"the head and the task {where} differ in the number of labels",
+                got=f"{labels} rows in the head, labels {', '.join(task.labels)[:200]}",
+                do='Give META.json "labels": the labels in the order of the head\'s rows',
+            )
+        )
+    chosen = task.rows[:most_rows]
+    odd = sorted({row.output for row in chosen} - set(task.labels))
+    if odd:
+        raise UsageError(explain(f"an output of {where} is no label of it", got=repr(odd[0])))
+    items = [Encoded(tuple(tokenizer(row.input)["input_ids"]), ()) for row in chosen]
+    kept = [i for i, x in enumerate(items) if len(x) <= (most_tokens or len(x)) and len(x)]
+    if not kept:
+        raise UsageError(
+            explain(f"no row of {where} is short enough", expected=f"at most {most_tokens} tokens")
+        )
+    named = [x for x in metrics_of(task.metric) if x.name in _METRICS]
+    return TaskRows(
+        task,
+        tuple(chosen[i] for i in kept),
+        tuple(items[i] for i in kept),
+        (*named, *(METRICS[x] for x in _METRICS if METRICS[x] not in named)),
+        len(chosen) - len(kept),
+    )
+
+
+@torch.inference_mode()
+def run_classification(
+    model: Any,
+    rows: TaskRows,
+    sets: Mapping[str, Classifier],
+    reference: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Scores]:
+    """Score every set on the rows of a task.
+
+    In :class:`Scores` a row has one token, its label: loss is its cross-entropy, divergence is
+    KL(reference || this) of the distributions over labels, agreement is 1 where both name the same
+    label. Raises AlignmentError if the model has no place for a set.
+    """
+    logits: dict[str, NDArray[np.float64]] = {}
+    for number, (name, one) in enumerate(sets.items()):
+        if progress:
+            progress(f"{rows.task.name}/{rows.task.language}", number, len(sets))
+        placed = place(model, one.factors)
+        with replaced(model, place_saved(model, one.saved)), attached(model, placed):
+            logits[name] = _logits(model, rows.items)
+    wanted = np.array([rows.task.labels.index(row.output) for row in rows.rows])
+    return {
+        name: _scores(rows, wanted, own, logits.get(reference or "", own))
+        for name, own in logits.items()
+    }
+
+
+def _logits(model: Any, items: Sequence[Encoded]) -> NDArray[np.float64]:
+    """(rows, labels)."""
+    found: list[Tensor] = [torch.empty(0)] * len(items)
+    for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
+        longest = max(len(items[i]) for i in chunk)
+        ids = torch.full((len(chunk), longest), model.config.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chunk):
+            ids[row, : len(items[i])] = torch.tensor(items[i].prompt)
+            mask[row, : len(items[i])] = 1
+        for i, own in zip(chunk, model(input_ids=ids, attention_mask=mask).logits, strict=True):
+            found[i] = own
+    return np.array(torch.stack(found).double().numpy(), np.float64)
+
+
+def _scores(
+    rows: TaskRows,
+    wanted: NDArray[np.int64],
+    logits: NDArray[np.float64],
+    reference: NDArray[np.float64],
+) -> Scores:
+    chance, theirs = _log_chances(logits), _log_chances(reference)
+    best = logits.argmax(1)
+    answers = tuple(rows.task.labels[i] for i in best)
+    judged = list(zip(answers, rows.rows, strict=True))
+    divergence = (np.exp(theirs) * (theirs - chance)).sum(1)
+    return Scores(
+        loss=-chance[np.arange(len(wanted)), wanted],
+        tokens=np.ones(len(wanted)),
+        exact=(best == wanted).astype(float),
+        divergence=np.maximum(divergence, 0),
+        agreement=(best == reference.argmax(1)).astype(float),
+        numbers={
+            x.name: np.array([x.of_row(a, row, rows.task.language) for a, row in judged])
+            for x in rows.metrics
+        },
+        answers=answers,
+    )
+
+
+def _log_chances(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(1, keepdims=True)
+    chances: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return chances
