@@ -69,7 +69,8 @@ class Compared:
         return list(names)
 
     def check(self) -> None:
-        """Raise UsageError for a task that is more than low-rank factors, no classifier, or none of W + B A."""
+        """Raise UsageError for a task that is more than low-rank factors and no classifier, or that
+        is none of W + B A."""
         configs = [(name, adapter.config) for name, adapter in self.adapters.items()]
         for bundle in self.bundles.values():
             configs += [(name, bundle[name].config) for name in bundle]
@@ -138,12 +139,17 @@ def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
     )
 
 
-def read_compared(paths: Sequence[str], same_base: bool = False) -> Compared:
+def read_compared(
+    paths: Sequence[str], same_base: bool = False, base: str | None = None
+) -> Compared:
     """Adapters and bundles among ``paths``, told apart by content. Raises HydraoptError."""
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
     adapters = read_adapters(others, same_base=same_base) if others else Adapters()
     labels = {Path(path).name: open_bundle(path) for path in bundles}
+    for bundle in labels.values():
+        if base is not None and Path(base).is_dir():
+            bundle.give_base(base)
     if len(labels) != len(bundles):
         raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
     for adapter in adapters:
