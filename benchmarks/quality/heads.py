@@ -221,14 +221,16 @@ def ways(scored: Scored, size: str, folder: Path) -> Iterator[tuple[dict[str, An
             task = bundle[name]
             saved = saved_tensors(name, task.extras, task.extra_kinds)
             sets[name] = Classifier(factors_of(path, name), saved)
-        shares = inspect_bundle(bundle)["parts"]
-        yield {"way": way, "size": size, "bytes": path.stat().st_size, "shares": shares}, sets
+        parts = inspect_bundle(path)["parts"]
+        coded = sum(sum(bundle[name].tensor_bytes().values()) for name in scored.adapters)
+        row = {"way": way, "size": size, "bytes": path.stat().st_size}
+        yield {**row, "head_bytes": coded + parts["carried"], "parts": parts}, sets
     alone = [without_head(x) for x in adapters]
     for bits in BITS:
         rounded = {name: heads_rounded(x, bits) for name, x in scored.saved.items()}
         taken = sum(count for _, count in rounded.values())
         path = folder / f"{bits}-{size}"
-        row: dict[str, Any] = {"way": f"heads in {bits} bits", "size": size}
+        row = {"way": f"heads in {bits} bits", "size": size}
         try:
             merge(alone, path, size=max(1, budget - taken))
         except BudgetError as error:

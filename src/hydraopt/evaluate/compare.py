@@ -69,8 +69,7 @@ class Compared:
         return list(names)
 
     def check(self) -> None:
-        """Raise UsageError for a task that is more than low-rank factors and no classifier, or that
-        is none of W + B A."""
+        """Raise UsageError for a task that is none of W + B A, or more and no classifier."""
         configs = [(name, adapter.config) for name, adapter in self.adapters.items()]
         for bundle in self.bundles.values():
             configs += [(name, bundle[name].config) for name in bundle]
