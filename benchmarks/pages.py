@@ -54,6 +54,7 @@ BLOCKS: Mapping[str, Path] = {
     "scaling": _EVIDENCE / "scaling.md",
     "real": _EVIDENCE / "kinds.md",
     "embedding": _EVIDENCE / "kinds.md",
+    "trained tuners": _EVIDENCE / "kinds.md",
     "tuners": _DOCS / "reference" / "tuners.md",
 }
 """The document of every block."""

@@ -18,6 +18,7 @@ COMMANDS = (
     "tuners",
     "real",
     "embedding",
+    "trained_tuners",
 )
 
 if __name__ == "__main__":

@@ -75,4 +75,26 @@ def _embedding() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"real": _real, "embedding": _embedding}
+def _trained() -> str:
+    result = _result("trained-tuners")
+    lines = [
+        f"SmolLM2-135M, {result['task']}; `--size 10%`, each alone.",
+        "",
+        "| adapter | fp16 bytes | bundle | error | base right | original | export | flips |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        right = (f"{100 * row[name]:.1f} %" for name in ("base", "original", "export"))
+        cells = (
+            f"{row['adapter']} ({row['tuner']})",
+            f"{row['fp16_bytes']:,}",
+            f"{row['bytes']:,}",
+            _error(row["error"]),
+            *right,
+            str(row["flips"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {"real": _real, "embedding": _embedding, "trained tuners": _trained}

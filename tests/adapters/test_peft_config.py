@@ -112,3 +112,10 @@ def test_targets_that_miss_a_module_are_written_anew() -> None:
         assert all(finds(written, path) for path in (missed, "m.h.0.q"))
     named = {"target_parameters": ["experts.w"], "base_model_name_or_path": "org/other"}
     assert written_config(named, ["h.0.experts"], "org/base") == {**named, "peft_type": "LORA"}
+
+
+def test_an_adalora_written_as_lora_keeps_none_of_its_own_settings():
+    ranks = {"h.0.q.lora_E": [True, False]}
+    adalora = {"peft_type": "ADALORA", "init_r": 2, "rank_pattern": ranks, "target_modules": ["q"]}
+    written = written_config(adalora, ["h.0.q"], None)
+    assert written == {"peft_type": "LORA", "target_modules": ["q"]}

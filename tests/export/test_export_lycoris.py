@@ -185,6 +185,19 @@ def test_factors_are_modules_with_the_scale_in_the_first(tmp_path: Path) -> None
     assert (only.path, only.scale, only.group) == (f"{PATH}::w2.8x9", 0.5, 1)
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr both", "lokr core"])
+def test_a_factor_of_less_rank_is_padded(kind: str, tmp_path: Path) -> None:
+    """Both factors have the one rank that alpha is divided by, and that a core has."""
+    parts = dict(KINDS[kind])
+    name = next(k for k in parts if k.endswith("w1_a"))
+    parts[name] = parts[name] * np.eye(parts[name].shape[1])[0].astype(np.float32)
+    found = back(task_of(tmp_path, save(tmp_path, parts), error=0.005), tmp_path)
+    assert found["alpha"] == found[name].shape[1]
+    other = "lokr_t2" if kind == "lokr core" else name.replace("w1_a", "w2_b")
+    assert len(found[other]) == found[name].shape[1]
+    assert apart(dense(found), dense(parts)) < 0.02
+
+
 def test_adapters_may_split_a_layer_differently(tmp_path: Path) -> None:
     other = {"lokr_w1": random(2, 3), "lokr_w2_a": random(24, 2), "lokr_w2_b": random(2, 15)}
     files = save(tmp_path, lokr()), save(tmp_path, other, "other")
@@ -287,6 +300,10 @@ def changed(kind: str, **parts: NDArray[Any] | None) -> Tensors:
         (changed("loha", alpha=random(2)), "alpha is not one number"),
         (changed("loha core", alpha=np.array(np.inf, np.float32)), "alpha is not finite"),
         (changed("loha core", hada_t1=random(3, 3)), "shapes of a product's"),
+        (
+            changed("loha core", hada_t1=random(4, 4, 2, 2), hada_t2=random(4, 4, 2, 2)),
+            "shapes of a product's",
+        ),
         (changed("loha core", hada_t2=random(3, 3, 1, 4)), "one shape and one rank"),
         (changed("lokr", lokr_w1=None), "lacks its lokr_w1_a"),
         (changed("lokr", lokr_w2_a=None), "lacks its lokr_w2_a"),

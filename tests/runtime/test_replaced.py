@@ -195,3 +195,28 @@ def test_what_has_no_place_is_refused_by_name(saved, config, reason, tmp_path) -
         with pytest.raises(UsageError, match=f"'odd' cannot be attached.*{reason}"):
             attached.set_task("odd")
         assert attached.active == ("plain",)
+
+
+def test_an_embedding_as_the_difference_from_the_models_own(tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plain = tiny_llama()
+    plain.save_pretrained(tmp_path / "base")
+    own = plain.get_input_embeddings().weight.detach().numpy()
+    changed = own.copy()
+    changed[5] += 1
+    key = f"{PREFIX}model.embed_tokens.weight"
+    one = write_adapter(
+        tmp_path / "one", _factors(1), extras={key: changed}, modules_to_save=["embed_tokens"]
+    )
+    merge([one], tmp_path / "b", error=0.05, base=tmp_path / "base", threads=1)
+    assert open_bundle(tmp_path / "b").manifest.tensors[0].base is not None
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    with attach(model, tmp_path / "b") as attached:
+        attached.set_task("one")
+        selected = model.get_input_embeddings()(torch.tensor([4, 5]))
+    np.testing.assert_array_equal(selected[0].detach(), own[4])
+    np.testing.assert_allclose(selected[1].detach(), changed[5], atol=0.3)
+    # A model that is not from a folder has no tensors to add the difference to.
+    with pytest.raises(UsageError, match="--base"), attach(plain, tmp_path / "b") as attached:
+        attached.set_task("one")

@@ -1,4 +1,4 @@
-"""Adapter files in, whoever wrote them; scales are resolved here."""
+"""Adapter files in, whoever wrote them; scales resolved."""
 
 from hydraopt.adapters.bases import check_same_base
 from hydraopt.adapters.model import Adapter, LowRankModule

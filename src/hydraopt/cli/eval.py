@@ -88,7 +88,7 @@ def eval_(
     chosen = dict(_named(text) for text in named)
     if output and not Path(output).resolve().parent.is_dir():
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
-    compared = compare.read_compared(paths, same_base)
+    compared = compare.read_compared(paths, same_base, base)
     request = compare.Request(
         base,
         Path(tasks),

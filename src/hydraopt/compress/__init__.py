@@ -1,1 +1,1 @@
-"""One module at one price: core, measure, curve, plan, encode."""
+"""One module or tensor at one price: plan, encode, measure."""

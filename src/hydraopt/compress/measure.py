@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 
-OF_THE_WHOLE: Final = 16.0
+OF_THE_WHOLE: Final = 50.0
 """Where a tensor takes the place of the base model's own (a head, an embedding, a norm), a relative
-error e of all of it counts as much as one of 4 e of the low-rank change (docs/log.md)."""
+error e of all of it counts as much as one of 7 e of the low-rank change (docs/log.md)."""
 
 
 def part_harm(energy: Any, kept: Any, noise: Any, lost: float, projected: float) -> Any:

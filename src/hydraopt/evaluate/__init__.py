@@ -1,4 +1,4 @@
-"""What tasks still do: metrics, losses, agreement, intervals.
+"""What tasks still do: scores, losses, agreement.
 
 Everything here needs the ``eval`` extra (torch, transformers, sacrebleu, scikit-learn, rouge-score,
 nltk); nothing outside this folder does.

@@ -138,12 +138,17 @@ def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
     )
 
 
-def read_compared(paths: Sequence[str], same_base: bool = False) -> Compared:
+def read_compared(
+    paths: Sequence[str], same_base: bool = False, base: str | None = None
+) -> Compared:
     """Adapters and bundles among ``paths``, told apart by content. Raises HydraoptError."""
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
     adapters = read_adapters(others, same_base=same_base) if others else Adapters()
     labels = {Path(path).name: open_bundle(path) for path in bundles}
+    for bundle in labels.values():
+        if base is not None and Path(base).is_dir():
+            bundle.give_base(base)
     if len(labels) != len(bundles):
         raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
     for adapter in adapters:

@@ -1,1 +1,1 @@
-"""Files in and out: only regular ones, replaced in one step, apart from the inputs."""
+"""Files in and out: regular ones, replaced in one step."""

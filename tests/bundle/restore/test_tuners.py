@@ -71,6 +71,7 @@ def test_every_tuner_of_peft_has_a_row_and_a_case() -> None:
 @pytest.mark.parametrize("case", MERGED)
 def test_what_comes_back_is_the_same_tuner_and_does_the_same(case: Case, tmp_path: Path) -> None:
     task = bundled(tmp_path, case.name)["t0"]
+    assert task.error <= ERROR
     task.save_pretrained(tmp_path / "out")
     original, export = read_adapter(tmp_path / "t0"), read_adapter(tmp_path / "out")
     assert list(export.tensors) == list(original.tensors)
