@@ -42,9 +42,10 @@ def classifier() -> Any:
     return LlamaForSequenceClassification(config).eval()
 
 
-@pytest.fixture
-def heads(tmp_path) -> Path:
-    """Two tasks with a head each; "same" has the factors of "one", and so shares its stream."""
+@pytest.fixture(params=[(), ("*score*",)], ids=["coded", "exact"])
+def heads(tmp_path, request) -> Path:
+    """Two tasks with a head each; "same" has the factors of "one", and if its head is kept bit by
+    bit it shares the stream."""
     seeds = {"one": 1, "two": 2}
     paths = [
         adapter(tmp_path / name, seed, {"score.weight": (3, 32)}, task_type="SEQ_CLS")
@@ -58,7 +59,7 @@ def heads(tmp_path) -> Path:
         task_type="SEQ_CLS",
     )
     plain = write_adapter(tmp_path / "plain", _factors(1))
-    merge([*paths, same, plain], tmp_path / "b", error=0.1, threads=1)
+    merge([*paths, same, plain], tmp_path / "b", error=0.1, threads=1, exact=request.param)
     return tmp_path / "b"
 
 

@@ -81,6 +81,23 @@ def model_ids(base: Path, text: str) -> list[int]:
     return list(AutoTokenizer.from_pretrained(base)(text)["input_ids"])
 
 
+def test_the_best_state_is_kept() -> None:
+    """The loss falls and then rises, by itself: what is left is the lowest."""
+    plan = Plan("x", "spell", "en", lr=0.1, batch=1, epochs=8, validate_every=1, products="float32")
+    value = torch.nn.Parameter(torch.zeros(()))
+    seen = []
+
+    def loss(items: Any) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            return -value
+        seen.append((value.item(), abs(value.item() - 0.25)))
+        return torch.tensor(seen[-1][1])
+
+    course = tuners._fit(plan, {"value": value}, ["a"], ["a"], loss)
+    assert value.item() == min(seen, key=lambda x: x[1])[0]
+    assert 1 <= course["best_step"] < course["steps"]
+
+
 @pytest.mark.parametrize("tuner", [x for x in TUNERS if x != "lora"])
 def test_every_tuner_learns_and_is_of_its_kind(tuner, base, tmp_path) -> None:
     targets = ("k_proj", "v_proj", "down_proj") if tuner == "ia3" else ("q_proj", "v_proj")

@@ -27,6 +27,14 @@ def test_heads_in_few_bits() -> None:
     assert 0.0 < errors[8] < 0.01 < errors[4] < 0.15
 
 
+def test_noise_has_the_error_that_was_asked_for() -> None:
+    saved = {"score.weight": np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)}
+    for error in (0.02, 0.4):
+        lost = heads._noisy(saved, error, 0)["score.weight"] - saved["score.weight"]
+        relative = np.linalg.norm(lost) / np.linalg.norm(saved["score.weight"])
+        assert relative == pytest.approx(error, rel=1e-4)
+
+
 def test_the_error_of_an_equal_kl() -> None:
     known = {0.1: 0.01, 0.2: 0.04, 0.4: 0.16}
     assert matched(known, 0.09) == pytest.approx(0.3)
