@@ -40,6 +40,8 @@ ROW_KEYS = {
     "format",
     "shared_with",
     "notes",
+    "tensors",
+    "tensor_error",
 }
 
 

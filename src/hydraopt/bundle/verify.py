@@ -155,7 +155,8 @@ def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str
         return TaskReport(name, 0.0, True, None, exact)
     coded = task.tensor_errors
     held = {key: x for key, x in original.extras.items() if key not in coded}
-    exact = _compare_bytes(name, task.carried, held, problems)
+    kept = task.extras if task.entry.lossless else task.carried
+    exact = _compare_bytes(name, kept, held, problems)
     errors, error = _measure(task, factors, original, problems)
     tensors, whole = _measure_tensors(task, original, problems)
     if not task.entry.modules:

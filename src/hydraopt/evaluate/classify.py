@@ -159,7 +159,7 @@ def run_classification(
 
 def _logits(model: Any, items: Sequence[Encoded]) -> NDArray[np.float64]:
     """(rows, labels)."""
-    by_row: list[Tensor] = [torch.empty(0)] * len(items)
+    logits: list[Tensor] = [torch.empty(0)] * len(items)
     for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
         longest = max(len(items[i]) for i in chunk)
         ids = torch.full((len(chunk), longest), model.config.pad_token_id)
@@ -168,8 +168,8 @@ def _logits(model: Any, items: Sequence[Encoded]) -> NDArray[np.float64]:
             ids[row, : len(items[i])] = torch.tensor(items[i].prompt)
             mask[row, : len(items[i])] = 1
         for i, own in zip(chunk, model(input_ids=ids, attention_mask=mask).logits, strict=True):
-            by_row[i] = own
-    return np.array(torch.stack(by_row).double().numpy(), np.float64)
+            logits[i] = own
+    return np.array(torch.stack(logits).double().numpy(), np.float64)
 
 
 def _scores(

@@ -29,7 +29,7 @@ def replacements(
     Raises UnfitError, which says why, for the first tensor that cannot be used.
     """
     modules = dict(model.named_modules())
-    by_module: dict[str, dict[str, RawTensor]] = {}
+    replaced: dict[str, dict[str, RawTensor]] = {}
     for key, tensor in saved.items():
         path, _, name = saved_path(key).rpartition(".")
         place = renaming(path) if path.count(".") >= renaming.cut else ""
@@ -38,8 +38,8 @@ def replacements(
             problem = "the task changes that module too"
         if problem is not None:
             raise UnfitError(f"the saved tensor {path}.{name} of shape {tensor.shape}: {problem}")
-        by_module.setdefault(place, {})[name] = tensor
-    return by_module
+        replaced.setdefault(place, {})[name] = tensor
+    return replaced
 
 
 def _problem(module: nn.Module | None, name: str, tensor: RawTensor) -> str | None:
