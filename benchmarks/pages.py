@@ -52,6 +52,7 @@ BLOCKS: Mapping[str, Path] = {
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",
     "scaling": _EVIDENCE / "scaling.md",
+    "heads": _EVIDENCE / "kinds.md",
     "real": _EVIDENCE / "kinds.md",
     "embedding": _EVIDENCE / "kinds.md",
     "trained tuners": _EVIDENCE / "kinds.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from benchmarks.common import QUALITY
@@ -97,4 +98,34 @@ def _trained() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"real": _real, "embedding": _embedding, "trained tuners": _trained}
+def _heads() -> str:
+    lines = [
+        "| size | way | bytes | accuracy [95 %] | macro-F1 [95 %] | labels that flip | KL |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in _result("heads")["rows"]:
+        if "refused" in row:
+            lines.append(f"| {row['size']} | {row['way']} | refused | - | - | - | - |")
+            continue
+        cells = (
+            row["size"],
+            row["way"],
+            f"{row['bytes']:,}",
+            _change(row["tasks"], "accuracy"),
+            _change(row["tasks"], "macro-F1"),
+            f"{row['flips']} of {row['rows']:,}",
+            f"{row['kl']:.5f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _change(tasks: dict[str, Any], metric: str) -> str:
+    """The mean change over independent tasks, in points, with 1.96 bootstrap deviations of it."""
+    changes = [task["difference"][metric] for task in tasks.values()]
+    mean = sum(x["difference"] for x in changes) / len(changes)
+    half = 1.96 * math.sqrt(sum(x["deviation"] ** 2 for x in changes)) / len(changes)
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+SECTIONS = {"heads": _heads, "real": _real, "embedding": _embedding, "trained tuners": _trained}
