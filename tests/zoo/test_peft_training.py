@@ -98,6 +98,7 @@ def test_the_best_state_is_kept() -> None:
     assert 1 <= course["best_step"] < course["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", [x for x in TUNERS if x != "lora"])
 def test_every_tuner_learns_and_is_of_its_kind(tuner, base, tmp_path) -> None:
     targets = ("k_proj", "v_proj", "down_proj") if tuner == "ia3" else ("q_proj", "v_proj")

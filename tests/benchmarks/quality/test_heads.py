@@ -50,6 +50,7 @@ def test_an_adapter_without_its_head(tmp_path) -> None:
     assert whole.numbers - bare.numbers == 3 * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [False, True])
 def test_all_of_it(harm, base, mood, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(heads, "SIZES", ("95%", "5%"))  # the manifest alone is more than 10 %
