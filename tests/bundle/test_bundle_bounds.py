@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle import Manifest, TaskEntry, pack_carried, write_bundle
 from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.coding.stream import StreamWriter, most_numbers
+from hydraopt.coding.version import DRAFT
 from hydraopt.errors import BundleFormatError
 from hydraopt.inspect.bundle import inspect_bundle
 from tests.bundle.bundles import Parts, tiny
@@ -95,7 +97,34 @@ def many_configs(value: Any) -> dict[str, Any]:
     return {"manifest": value}
 
 
+def coded(value: Any, shape: list[int], count: int, *record: int, **more: Any) -> dict[str, Any]:
+    """``count`` tensors in every task, each with a record of these integers, and no modules."""
+    names = value["tasks"]["name"]
+    value["modules"] = {"path": []}
+    value["tensors"] = {"key": [f"x{i}" for i in range(count)], "shape": {"=": shape}, **more}
+    errors = base64.b64encode(bytes(count)).decode().rstrip("=")
+    value["tasks"] |= {"tensors": {"=": [0, count]}, "tensor_errors": {"=": errors}}
+    value["tasks"] |= {"modules": {"=": "all"}, "errors": {"=": ""}}
+    writer = StreamWriter()
+    for _ in range(count):
+        for kind, number in zip((0, 5, 0, 0), record, strict=False):
+            writer.integer(kind, number)
+    streams = [writer.finish()] * len(names)
+    draft = {"format_version": "2", "draft": DRAFT}
+    return {"manifest": value, "streams": streams, "shared": b"", **draft}
+
+
+def large_tensor(value: Any) -> dict[str, Any]:
+    return coded(value, [1 << 24, 1 << 13], 1, 0)
+
+
+def many_rows(value: Any) -> dict[str, Any]:
+    return coded(value, [1 << 30], 1, 9, 0, 0, 1 << 29, base={"=": "0" * 16})
+
+
 CASES = {
+    "a large tensor": (large_tensor, "more numbers than the bytes of the file can hold"),
+    "rows of a base's tensor": (many_rows, "more numbers than the bytes of the file can hold"),
     "many modules": (many_modules, "too many entries"),
     "many tasks": (many_tasks, "too many entries"),
     "wide modules": (wide_modules, "more numbers than the bytes of the file can hold"),
@@ -144,6 +173,16 @@ def test_a_config_cannot_make_an_export_large_or_slow(
         assert said.startswith("ExportError: the adapter would be far larger"), said
     else:
         assert said == "done"
+
+
+def test_many_coded_tensors_take_no_longer_than_their_bytes(tmp_path: Path) -> None:
+    parts = with_carried()
+    sound, path = tmp_path / "sound", tmp_path / "forged"
+    sound.write_bytes(pack(parts))
+    value = json.loads(json.dumps(parts.manifest.to_json()))
+    path.write_bytes(pack(parts, **coded(value, [1], 20_000, 0)))
+    # It is read, listed and restored to the end: there is no LoRA adapter without modules.
+    assert "holds no LoRA matrices" in run_limited(use, sound, path, MEGABYTES, SECONDS)
 
 
 def test_tasks_of_one_stream_are_decoded_once(

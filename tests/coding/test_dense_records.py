@@ -162,6 +162,42 @@ def test_numbers_are_counted_before_they_are_made() -> None:
     assert told == [6]
 
 
+def test_what_is_named_is_counted_before_it_is_made() -> None:
+    told: list[int] = []
+
+    def spend(count: int) -> None:
+        told.append(count)
+        raise MemoryError
+
+    def spent(what: int, *more: int) -> list[int]:
+        writer = StreamWriter()
+        for kind, value in ((Kind.COUNT, what), (Kind.EXPONENT, 0), (Kind.COUNT, 0)):
+            writer.integer(kind, value)
+        for value in more:
+            writer.integer(Kind.COUNT, value)
+        told.clear()
+        reader = StreamReader(writer.finish(), VERSION, spend)
+        with pytest.raises(MemoryError):
+            read_dense(reader, (1 << 29, 5), False, bounded=True)
+        return told
+
+    assert spent(9, 1 << 28) == [5 << 28]
+    assert spent(25, 0) == [5]
+
+
+def test_what_is_written_counts_as_it_does_when_read() -> None:
+    told: list[int] = []
+    block = numbers((2, 3))
+    record = DenseRecord(rest=quantise_rest(block, 0, np.array([4, 9]), np.array([1, 2, 3])))
+    writer = StreamWriter()
+    write_dense(writer, record)
+    data = writer.finish()
+    for bounded in (False, True):
+        told.clear()
+        read_dense(StreamReader(data, VERSION, told.append), (10, 3), False, bounded=bounded)
+        assert sum(told) == record.numbers(30, bounded)
+
+
 def test_a_step_out_of_range_is_refused_by_the_writer() -> None:
     rest = quantise_rest(numbers((4, 1)), 0)
     far = DenseRecord(rest=type(rest)(8 * 6401, rest.blocks))

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import BaseMismatchError, UsageError
 from tests.merging.merge_cases import modules_of
 
@@ -141,6 +142,45 @@ def test_a_bundle_with_heads_shrinks(headed, tmp_path) -> None:
     assert two > one
 
 
+def test_one_tensor_that_configs_mean_otherwise_is_two(make_adapter, tmp_path) -> None:
+    extras = {BIAS: numbers(48)}
+    folders = [
+        make_adapter(tmp_path / x, modules_of(0), extras=extras, bias=x) for x in ("all", "none")
+    ]
+    merge(folders, tmp_path / "b", error=0.2, threads=1)
+    assert verify_bundle(tmp_path / "b", read_adapters(folders)).ok
+    kinds = [task.extra_kinds[BIAS] for task in open_bundle(tmp_path / "b").values()]
+    assert kinds == ["bias", "saved"]
+
+
+def test_what_an_adapter_has_beside_modules_of_zeros_is_kept_to_the_error(
+    make_adapter, tmp_path
+) -> None:
+    zeros = {path: (0 * b, a) for path, (b, a) in modules_of(0).items()}
+    bias = {BIAS: 1e-3 * numbers(48)}
+    folders = [
+        make_adapter(tmp_path / "zeros", zeros, extras=bias, bias="all"),
+        make_adapter(tmp_path / "other", modules_of(1)),
+    ]
+    merge(folders, tmp_path / "b", max_error=0.1, threads=1)
+    assert open_bundle(tmp_path / "b")["zeros"].tensor_errors[BIAS] < 0.1
+
+
+def test_the_tensors_of_a_bundle_are_decoded_once(
+    headed, make_adapter, tmp_path, monkeypatch
+) -> None:
+    extras = {HEAD: numbers(40, 64), "base_model.model.other.weight": numbers(20, 64)}
+    folders = [*headed, make_adapter(tmp_path / "two", modules_of(3), extras=extras)]
+    merge(folders, tmp_path / "b", size="20%", threads=1)
+    asked: list[str] = []
+    real = TaskAdapter.coded_tensors
+    monkeypatch.setattr(
+        TaskAdapter, "coded_tensors", lambda self: asked.append(self.name) or real(self)
+    )
+    shrink(tmp_path / "b", tmp_path / "s", size="8%", threads=1)
+    assert sorted(asked) == ["t0", "t1", "t2", "two"]
+
+
 # --- against the base model ----------------------------------------------------------------------
 
 
@@ -191,6 +231,32 @@ def test_another_base_is_refused(embedding, base, tmp_path) -> None:
     save_file(other, tmp_path / "other" / "model.safetensors")
     with pytest.raises(BaseMismatchError, match=r"not the one that was given.*got checksum"):
         _ = open_bundle(tmp_path / "r", tmp_path / "other")["e"].extras
+
+
+def test_a_base_with_nan_is_no_reference(embedding, base, tmp_path) -> None:
+    own = load_file(base / "model.safetensors")
+    own["embed_tokens.weight"][3, 3] = np.nan
+    save_file(own, base / "model.safetensors")
+    merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    assert open_bundle(tmp_path / "r").manifest.tensors[0].base is None
+    assert verify_bundle(tmp_path / "r", [read_adapter(embedding)]).ok
+
+
+def test_a_large_base_takes_no_numbers_beside_shared_bases(
+    make_adapter, base, tmp_path, monkeypatch
+) -> None:
+    # As of an embedding of 10^8 numbers, of which a few rows changed.
+    monkeypatch.setattr("hydraopt.coding.stream._FREE_NUMBERS", 0)
+    monkeypatch.setattr("hydraopt.coding.stream._NUMBERS_PER_BYTE", 12)
+    folders = []
+    for i in range(3):
+        changed = load_file(base / "model.safetensors")["embed_tokens.weight"]
+        changed[i] += 0.5
+        folders.append(make_adapter(tmp_path / f"t{i}", modules_of(i), extras={EMBEDDING: changed}))
+    merge(folders, tmp_path / "b", error=0.1, base=base, forms=["shared-input"], threads=1)
+    bundle = open_bundle(tmp_path / "b", base)
+    assert bundle.tensor_bytes["shared"] > 0
+    assert verify_bundle(tmp_path / "b", read_adapters(folders), base).ok
 
 
 def test_a_base_without_weights_is_refused(embedding, tmp_path) -> None:

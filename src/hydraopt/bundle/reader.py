@@ -242,7 +242,8 @@ class Bundle(Mapping[str, TaskAdapter]):
         commons = []
         for tensor in self.manifest.tensors:
             with naming(self.path):
-                commons.append(read_dense(reader, matrix_shape(tensor.shape), has_common=False))
+                shape = matrix_shape(tensor.shape)
+                commons.append(read_dense(reader, shape, has_common=False, bounded=True))
         # Kept: whoever reads the bases has paid for them, and tasks are few that need them.
         self.__dict__["_commons"] = [x if x.rest or x.parts else None for x in commons]
         size = self._file["shared"].nbytes

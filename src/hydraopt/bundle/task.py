@@ -185,7 +185,7 @@ class TaskAdapter:
             result[entry.key] = tensor_of(entry, record, common, own)
         return result
 
-    @property
+    @cached_property
     def extra_kinds(self) -> Mapping[str, ExtraKind]:
         """What each extra is; see hydraopt.adapters.model.ExtraKind. No tensor is read, unless the
         task is lossless."""

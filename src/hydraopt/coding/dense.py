@@ -141,8 +141,10 @@ class DenseRecord:
         own = 0 if self.parts is None else self.parts.numbers
         if not bounded:
             return whole + own
-        blocks = self.rest.blocks if self.rest is not None else ()
-        return own + sum(block.levels.size for block in blocks)
+        if self.rest is None:
+            return own
+        offsets = 0 if self.rest.offsets is None else self.rest.offsets.size
+        return own + offsets + sum(block.levels.size for block in self.rest.blocks)
 
     def values(self, reference: Array) -> Array:
         """The matrix (N, k) that a reader will see, float64; the reference is not changed."""
@@ -199,8 +201,8 @@ def read_dense(
 ) -> DenseRecord:
     """The next record of a tensor that is coded as a matrix of ``shape`` (N, k).
 
-    has_common: the tasks share something in this tensor. bounded: the size of the tensor is that of
-    a file which the reader has, so that only coded numbers count. Raises BundleFormatError.
+    has_common: the tasks share something in this tensor. bounded: whoever asks for the whole tensor
+    pays for it elsewhere, so that only coded numbers count here. Raises BundleFormatError.
     """
     rows, columns = shape
     most = _REST | _PARTS | _ROWS | _OFFSETS | _COMMON
@@ -220,11 +222,12 @@ def read_dense(
     indices = None
     if what & _ROWS:
         rows = reader.integer(Kind.COUNT, 0, rows, "the number of rows")
+    if bounded:
+        reader.spend(rows * columns + (columns if what & _OFFSETS else 0))
+    if what & _ROWS:
         indices = reader.run(Kind.ROW, rows, 0, shape[0] - 1, "a row")
         if np.any(np.diff(indices) <= 0):
             reader.damaged("rows of a tensor are not rising")
-    if bounded:
-        reader.spend(rows * columns)
     offsets = None
     if what & _OFFSETS:
         offsets = reader.run(Kind.ROW, columns, -MOST_OFFSET, MOST_OFFSET, "an offset")

@@ -178,14 +178,16 @@ def align(
     for adapter in ordered:
         check_returnable(adapter, lossless=lossless)
     apart = [tensors_of(adapter, exact, lossless) for adapter in ordered]
-    content_of: dict[str, int] = {}
+    content_of: dict[object, int] = {}
     distinct: list[Adapter] = []
     numbers_of: list[int | None] = []
     for adapter, own in zip(ordered, apart, strict=True):
         if lossless or not (adapter.modules or own.coded):
             numbers_of.append(None)
             continue
-        key = adapter.content_hash()
+        # Configs may say of the same tensors that they are something else.
+        kinds = tuple(adapter.extra_kinds.get(tensor, "saved") for tensor in own.coded)
+        key = adapter.content_hash(), kinds
         if key not in content_of:
             content_of[key] = len(distinct)
             distinct.append(adapter)

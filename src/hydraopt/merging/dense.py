@@ -115,7 +115,9 @@ def collect(
                 at = key, tensor.shape
                 if at not in owns:
                     match = matching_tensor(base, *at)
-                    owns[at] = (match, checksum(match.raw())) if match else None
+                    # There is no difference from what is not a number.
+                    sound = match is not None and bool(np.isfinite(match.numpy()).all())
+                    owns[at] = (match, checksum(match.raw())) if match and sound else None
                 known = owns[at]
                 digest = known[1] if known else None
             entry = TensorEntry(key, tensor.dtype, tensor.shape, kind, digest)

@@ -176,10 +176,10 @@ class _Written:
     ) -> None:
         """Append a coded tensor, the item of that index."""
         whole = math.prod(tensor.shape)
-        write_dense(self._shared, DenseRecord(rest=encoded.common))
-        if encoded.common is not None:
-            self._has_shared = True
-            self._numbers += whole
+        common = DenseRecord(rest=encoded.common)
+        write_dense(self._shared, common)
+        self._has_shared |= encoded.common is not None
+        self._numbers += common.numbers(whole, bounded=True)
         for i, content in enumerate(tensor.contents):
             record = encoded.records[i]
             check_exponents(record.exponents, adapters[content], tensor.entry.key)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
@@ -79,17 +80,22 @@ def _merge_set(bundle: Bundle) -> MergeSet:
         sum(task.numbers for task in manifest.tasks),
         (),
         manifest.tensors,
-        tuple(_matrices(bundle, i, firsts) for i in range(len(manifest.tensors))),
+        tuple(_matrices(bundle, firsts)),
     )
 
 
-def _matrices(bundle: Bundle, index: int, firsts: Mapping[int, TaskAdapter]) -> TensorMatrices:
-    """A coded tensor of a bundle's decoded tasks."""
-    entry = bundle.manifest.tensors[index]
-    holders = sorted((c, task) for c, task in firsts.items() if index in task.entry.tensors)
-    contents = tuple(content for content, _ in holders)
-    tensors = tuple(task.coded_tensors()[entry.key] for _, task in holders)
-    return TensorMatrices(entry, contents, tensors, bundle.base_tensor(index))
+def _matrices(bundle: Bundle, firsts: Mapping[int, TaskAdapter]) -> Iterator[TensorMatrices]:
+    """The coded tensors of a bundle's decoded tasks."""
+    holders: dict[int, list[tuple[int, RawTensor]]] = {}
+    for content, task in sorted(firsts.items()):
+        coded = task.coded_tensors()
+        for i in task.entry.tensors:
+            tensor = coded[bundle.manifest.tensors[i].key]
+            holders.setdefault(i, []).append((content, tensor))
+    for i, entry in enumerate(bundle.manifest.tensors):
+        held = holders.get(i, [])
+        contents, tensors = tuple(x for x, _ in held), tuple(x for _, x in held)
+        yield TensorMatrices(entry, contents, tensors, bundle.base_tensor(i))
 
 
 def shrink(

@@ -69,6 +69,7 @@ def counting(pieces: MergeSet, energies: Array) -> Counting:
     gains, shares = np.ones_like(energies), np.ones((len(energies), modules))
     _count_products(pieces, energies, gains, shares)
     totals = (energies[:, :modules] * shares).sum(axis=1)
+    lone = totals <= 0
     own = np.array([entry.base is not None for entry in pieces.tensors], np.bool_)
     totals = totals + energies[:, modules:][:, own].sum(axis=1)
     # An adapter that has nothing else is judged by its tensors alone.
@@ -83,7 +84,7 @@ def counting(pieces: MergeSet, energies: Array) -> Counting:
             if entry.kind in ("tuner", "tuner_ones"):
                 alike = [modules + j for j, name in enumerate(names) if name == names[i]]
                 gain = total / energies[content, alike].sum()
-            elif entry.kind in ("saved", "token_rows") or not pieces.modules:
+            elif entry.kind in ("saved", "token_rows") or lone[content]:
                 gain = OF_THE_WHOLE * total / energy
             else:
                 gain = scales.get((content, entry.key), 1.0) ** 2
