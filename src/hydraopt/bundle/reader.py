@@ -210,12 +210,14 @@ class Bundle(Mapping[str, TaskAdapter]):
         """What tasks share of the coded tensor of that index, if anything."""
         return self._commons[tensor] if self._commons else None
 
-    def give_base(self, base: str | os.PathLike[str]) -> None:
-        """The base model's folder, if tasks hold differences from its tensors and none was given.
+    def give_base(self, base: str | os.PathLike[str] | None) -> None:
+        """The base model's folder, if tasks hold differences from its tensors and none was given;
+        what is no folder is none.
 
         Raises UsageError for a folder without weight files that is needed.
         """
-        if self.base is None and any(entry.base for entry in self.manifest.tensors):
+        needed = self.base is None and any(entry.base for entry in self.manifest.tensors)
+        if needed and base and Path(base).is_dir():
             self.base = open_base(base)
 
     def base_tensor(self, tensor: int) -> RawTensor | None:

@@ -84,8 +84,7 @@ def export(
     from hydraopt.export.formats import export_task
 
     opened = open_bundle(bundle)
-    if base is not None and Path(base).is_dir():
-        opened.give_base(base)
+    opened.give_base(base)
     names = list(opened) if everything else list(dict.fromkeys(wanted))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     single = len(names) == 1 and not everything

@@ -147,8 +147,7 @@ def read_compared(
     adapters = read_adapters(others, same_base=same_base) if others else Adapters()
     labels = {Path(path).name: open_bundle(path) for path in bundles}
     for bundle in labels.values():
-        if base is not None and Path(base).is_dir():
-            bundle.give_base(base)
+        bundle.give_base(base)
     if len(labels) != len(bundles):
         raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
     for adapter in adapters:

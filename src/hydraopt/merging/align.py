@@ -21,7 +21,7 @@ from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.dense import TensorMatrices, collect, tensors_of
+from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensors_of
 from hydraopt.merging.returnable import bias_scales, check_returnable
 
 __all__ = ["MergeSet", "align"]
@@ -157,6 +157,27 @@ def _task(
     )
 
 
+def _contents(
+    adapters: Sequence[Adapter], apart: Sequence[TensorsApart], lossless: bool
+) -> tuple[list[int | None], list[Adapter]]:
+    """The content of each adapter, None where nothing of it is coded; and the first of each."""
+    content_of: dict[object, int] = {}
+    distinct: list[Adapter] = []
+    numbers_of: list[int | None] = []
+    for adapter, own in zip(adapters, apart, strict=True):
+        if lossless or not (adapter.modules or own.coded):
+            numbers_of.append(None)
+            continue
+        # Configs may say of the same tensors that they are something else.
+        kinds = tuple(adapter.extra_kinds.get(tensor, "saved") for tensor in own.coded)
+        key = adapter.content_hash(), kinds
+        if key not in content_of:
+            content_of[key] = len(distinct)
+            distinct.append(adapter)
+        numbers_of.append(content_of[key])
+    return numbers_of, distinct
+
+
 def align(
     adapters: Sequence[Adapter],
     base_model: str | None,
@@ -178,20 +199,7 @@ def align(
     for adapter in ordered:
         check_returnable(adapter, lossless=lossless)
     apart = [tensors_of(adapter, exact, lossless) for adapter in ordered]
-    content_of: dict[object, int] = {}
-    distinct: list[Adapter] = []
-    numbers_of: list[int | None] = []
-    for adapter, own in zip(ordered, apart, strict=True):
-        if lossless or not (adapter.modules or own.coded):
-            numbers_of.append(None)
-            continue
-        # Configs may say of the same tensors that they are something else.
-        kinds = tuple(adapter.extra_kinds.get(tensor, "saved") for tensor in own.coded)
-        key = adapter.content_hash(), kinds
-        if key not in content_of:
-            content_of[key] = len(distinct)
-            distinct.append(adapter)
-        numbers_of.append(content_of[key])
+    numbers_of, distinct = _contents(ordered, apart, lossless)
     entries = _modules(ordered)
     index = {path: i for i, path in enumerate(entries)}
     coded = collect(ordered, apart, numbers_of, base)

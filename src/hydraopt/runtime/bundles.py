@@ -40,9 +40,8 @@ class PlacedBundle:
     def __init__(self, model: nn.Module, bundle: Bundle, label: str) -> None:
         self._model, self.bundle, self.label = model, bundle, label
         self._sound: set[str] = set()
-        folder = str(getattr(getattr(model, "config", None), "_name_or_path", ""))
-        if folder and Path(folder).is_dir():
-            bundle.give_base(folder)  # some tensors may be kept as differences from the model's own
+        # Some tensors may be kept as differences from the model's own.
+        bundle.give_base(getattr(getattr(model, "config", None), "_name_or_path", None))
         manifest = bundle.manifest
         known = [x for x in manifest.modules if not_linear(x) is None]
         self._places = Places(model, known or self._lossless_modules(), bundle.path)
