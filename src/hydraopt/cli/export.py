@@ -63,8 +63,7 @@ def export(
 
     One task: DIR is its folder (gguf, kohya: its file). Several, or --all: DIR/TASK (DIR/TASK.gguf,
     DIR/TASK.safetensors). In PEFT folders ranks may differ between modules (rank_pattern); the
-    scale is inside B, and lora_alpha equals r. What a format cannot hold is refused by name. See
-    docs/reference/exports.md.
+    scale is inside B, and lora_alpha equals r. What a format cannot hold is refused by name.
 
     \b
     Example:
