@@ -308,9 +308,17 @@ def products_of(kind: str) -> Iterator[None]:
 
 
 def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of every bundle, as the result says them."""
+    """Bytes and sha256 of every bundle, as the result says them, and the stated errors of its
+    tasks: of their modules, and the largest of their coded tensors."""
     return {
-        label: {"bytes": bundle.path.stat().st_size, "sha256": _file_hash(bundle.path)}
+        label: {
+            "bytes": bundle.path.stat().st_size,
+            "sha256": _file_hash(bundle.path),
+            "errors": {x.name: x.error for x in bundle.manifest.tasks},
+            "tensor_errors": {
+                x.name: max(x.tensor_errors) for x in bundle.manifest.tasks if x.tensor_errors
+            },
+        }
         for label, bundle in compared.bundles.items()
     }
 
