@@ -13,6 +13,7 @@ from hydraopt.coding.dense import (
     from_matrix,
     matrix_shape,
     quantise_rest,
+    read_common,
     read_dense,
     step_of,
     write_dense,
@@ -203,3 +204,23 @@ def test_a_step_out_of_range_is_refused_by_the_writer() -> None:
     far = DenseRecord(rest=type(rest)(8 * 6401, rest.blocks))
     with pytest.raises(NumericalError, match="too large or too small"):
         write_dense(StreamWriter(), far)
+
+
+def test_what_is_shared_is_whole() -> None:
+    def shared(record: DenseRecord) -> DenseRecord | None:
+        writer = StreamWriter()
+        write_dense(writer, record)
+        return read_common(StreamReader(writer.finish(), VERSION), (9, 2))
+
+    assert shared(DenseRecord()) is None
+    whole = DenseRecord(rest=quantise_rest(numbers((9, 2)), -99))
+    again = shared(whole)
+    assert again is not None
+    np.testing.assert_array_equal(again.values(np.zeros((9, 2))), whole.values(np.zeros((9, 2))))
+    sides = (quantise_side(2 * numbers((n, 1)), Way.EXPLICIT, None) for n in (9, 2))
+    for odd in (
+        DenseRecord(PartsRecord(*sides, np.zeros(1, np.int64))),
+        DenseRecord(rest=quantise_rest(numbers((1, 2)), 0, np.array([4]))),
+    ):
+        with pytest.raises(BundleFormatError, match="not whole"):
+            shared(odd)

@@ -141,6 +141,12 @@ class RawTensor:
         with np.errstate(over="ignore"):
             return stored.astype(np.float32 if self.is_float else stored.dtype.newbyteorder("="))
 
+    def float64(self) -> NDArray[np.float64]:
+        """The numbers of a float tensor, exactly, as a fresh array."""
+        if self.dtype == "F64":
+            return np.frombuffer(self.raw(), "<f8").reshape(self.shape).astype(np.float64)
+        return self.numpy().astype(np.float64)
+
 
 class TensorFile(Mapping[str, RawTensor]):
     """The tensors of one file by name, in file order, with the file's own metadata."""

@@ -27,7 +27,7 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor, checksum
 from hydraopt.bundle.writer import metadata_of
-from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense
+from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
 from hydraopt.coding.records import read_basis
 from hydraopt.coding.stream import StreamReader
 from hydraopt.coding.version import DRAFT, VERSION
@@ -244,10 +244,9 @@ class Bundle(Mapping[str, TaskAdapter]):
         commons = []
         for tensor in self.manifest.tensors:
             with naming(self.path):
-                shape = matrix_shape(tensor.shape)
-                commons.append(read_dense(reader, shape, has_common=False, bounded=True))
+                commons.append(read_common(reader, matrix_shape(tensor.shape)))
         # Kept: whoever reads the bases has paid for them, and tasks are few that need them.
-        self.__dict__["_commons"] = [x if x.rest or x.parts else None for x in commons]
+        self.__dict__["_commons"] = commons
         size = self._file["shared"].nbytes
         if reader.position != size:
             with naming(self.path):

@@ -129,7 +129,7 @@ def reference_of(entry: TensorEntry, common: DenseRecord | None, own: RawTensor 
     """The matrix that a record is the difference from. common: what it shares; own: the base's."""
     shape = matrix_shape(entry.shape)
     if own is not None:
-        reference: Array = as_matrix(own.numpy().astype(np.float64).reshape(entry.shape))
+        reference: Array = as_matrix(own.float64().reshape(entry.shape))
     else:
         reference = np.full(shape, entry.neutral)
     return reference if common is None else common.values(reference)

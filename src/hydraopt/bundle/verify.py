@@ -184,7 +184,7 @@ def _measure_tensors(
         if true is None or true.shape != entry.shape:
             problems.append(f"task {task.name!r}: tensor {key!r} is missing in the original")
             continue
-        values = as_matrix(true.numpy().astype(np.float64).reshape(true.shape))
+        values = as_matrix(true.float64().reshape(true.shape))
         off = float(np.linalg.norm(values - decoded))
         size = float(np.linalg.norm(values - reference))
         errors[key] = ratio(off, size)

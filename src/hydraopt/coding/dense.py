@@ -37,6 +37,7 @@ __all__ = [
     "from_matrix",
     "matrix_shape",
     "quantise_rest",
+    "read_common",
     "read_dense",
     "step_of",
     "write_dense",
@@ -236,3 +237,14 @@ def read_dense(
         for chunk in _chunks(rows, columns)
     ]
     return DenseRecord(parts, Rest(exponent, tuple(blocks), indices, offsets), bool(what & _COMMON))
+
+
+def read_common(reader: StreamReader, shape: tuple[int, int]) -> DenseRecord | None:
+    """The next record of the shared stream: what the tasks share of a tensor, None for nothing.
+
+    Raises BundleFormatError, also for parts and named rows, which no writer shares.
+    """
+    record = read_dense(reader, shape, has_common=False, bounded=True)
+    if record.parts is not None or (record.rest is not None and record.rest.rows is not None):
+        reader.damaged("what is shared of a tensor is not whole")
+    return None if record.rest is None else record

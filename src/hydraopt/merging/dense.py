@@ -26,6 +26,8 @@ __all__ = ["CodedTensors", "TensorMatrices", "TensorsApart", "collect", "tensors
 _BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
 _FEWEST: Final = 8
 """Smaller tensors take no more bytes as they are."""
+_MOST: Final = 1e45
+"""Steps of a stream are far from leaving their range here; only 64 bit numbers go beyond."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class TensorMatrices:
         return matrix_shape(self.entry.shape)
 
     def read(self, i: int) -> Array:
-        values = as_matrix(self.tensors[i].numpy().astype(np.float64).reshape(self.entry.shape))
+        values = as_matrix(self.tensors[i].float64().reshape(self.entry.shape))
         if self.own is None and self.entry.neutral == 0:
             return values
         difference: Array = values - reference_of(self.entry, None, self.own)
@@ -89,7 +91,10 @@ def _is_coded(adapter: Adapter, key: str, tensor: RawTensor, exact: Sequence[str
     if key.endswith(_BUFFERS) or any(fnmatch.fnmatchcase(key, pattern) for pattern in exact):
         return False
     size = int(np.prod(tensor.shape, dtype=object))
-    return size >= _FEWEST and bool(np.isfinite(tensor.numpy()).all())
+    if size < _FEWEST:
+        return False
+    largest = float(np.abs(tensor.float64()).max())
+    return largest == 0 or 1 / _MOST < largest < _MOST  # not with NaN or infinity either
 
 
 def collect(
@@ -116,7 +121,7 @@ def collect(
                 if at not in owns:
                     match = matching_tensor(base, *at)
                     # There is no difference from what is not a number.
-                    sound = match is not None and bool(np.isfinite(match.numpy()).all())
+                    sound = match is not None and bool(np.isfinite(match.float64()).all())
                     owns[at] = (match, checksum(match.raw())) if match and sound else None
                 known = owns[at]
                 digest = known[1] if known else None

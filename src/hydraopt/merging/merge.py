@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -211,6 +211,19 @@ def _with_advice(result: MergeResult) -> MergeResult:
     return dataclasses.replace(result, notes=(*result.notes, advice))
 
 
+def _left_out(manifest: Manifest) -> Iterator[str]:
+    """A word about tensors of which nothing is left: too small to be worth their bytes."""
+    for task in manifest.tasks:
+        errors = zip(task.tensors, task.tensor_errors, strict=True)
+        gone = [manifest.tensors[i].key for i, error in errors if error >= 1]
+        if gone:
+            more = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
+            yield (
+                f"{task.name}: of {gone[0]}{more} nothing is kept, because it changes too little; "
+                "--exact keeps them bit by bit"
+            )
+
+
 def write(
     output: StrPath,
     job: Job,
@@ -230,7 +243,7 @@ def write(
     packed = job.packed(draft, manifest)
     if isinstance(budget, Size) and packed.size > budget.limit:
         raise job.too_small(budget, packed.size)
-    fp16, notes = job.pieces.fp16_bytes, job.pieces.notes
+    fp16, notes = job.pieces.fp16_bytes, (*job.pieces.notes, *_left_out(manifest))
     if draft and packed.size > _NEARLY_ALL * fp16:
         notes += (
             f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still",

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.coding.dense import DenseRecord, matrix_shape, read_dense, write_dense
+from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense, write_dense
 from hydraopt.coding.records import PartsRecord, read_basis, read_record, write_record
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
@@ -116,8 +116,8 @@ class _Coded:
             return [(None, None)] * len(modules), [False] * len(tensors)
         reader = StreamReader(self.draft.shared, VERSION)
         bases = [(read_basis(reader, x.m, x.m), read_basis(reader, x.n, x.n)) for x in modules]
-        commons = [read_dense(reader, matrix_shape(x.shape), has_common=False) for x in tensors]
-        return bases, [x.rest is not None or x.parts is not None for x in commons]
+        commons = [read_common(reader, matrix_shape(x.shape)) for x in tensors]
+        return bases, [common is not None for common in commons]
 
     def read(self, task: TaskEntry) -> tuple[dict[int, PartsRecord | None], list[DenseRecord]]:
         """A task's records by module index, in the order in which they are coded, and those of its

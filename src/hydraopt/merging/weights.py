@@ -77,13 +77,15 @@ def counting(pieces: MergeSet, energies: Array) -> Counting:
     names = [_name_of(entry.key) for entry in pieces.tensors]
     scales = _bias_scales(pieces)
     for content, total in enumerate(totals):
+        alike: dict[str, float] = {}
+        for i, name in enumerate(names):
+            alike[name] = alike.get(name, 0.0) + float(energies[content, modules + i])
         for i, entry in enumerate(pieces.tensors):
             energy = energies[content, modules + i]
             if energy <= 0 or own[i]:
                 continue
             if entry.kind in ("tuner", "tuner_ones"):
-                alike = [modules + j for j, name in enumerate(names) if name == names[i]]
-                gain = total / energies[content, alike].sum()
+                gain = total / alike[names[i]]
             elif entry.kind in ("saved", "token_rows") or lone[content]:
                 gain = OF_THE_WHOLE * total / energy
             else:
