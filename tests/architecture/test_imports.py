@@ -229,6 +229,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_each_module_imports_alone() -> None:
     # Each in a fork of a process that has imported nothing of ours: order hides import cycles.
     names = [f"hydraopt.{module}" if module else "hydraopt" for module in sorted(MODULES)]

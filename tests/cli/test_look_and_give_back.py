@@ -187,6 +187,7 @@ def test_export_in_another_format(run: Run, tmp_path: Path) -> None:
     assert not (out / "x").exists()
 
 
+@pytest.mark.slow
 def test_use(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hydraopt.runtime.separate._apart", separate._limited)
     bundle = small_task(tmp_path).bundle.path

@@ -216,6 +216,7 @@ def test_counts_out_of_range_are_refused(fit: object) -> None:
         fit([factors[0], Factors(factors[0].B[:5], factors[0].A)], 1, 2)  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 2, 6])
 def test_gradient_steps_come_near_and_exact_ones_are_quicker(heads: int) -> None:
     factors = clustered(13, own=0.5)
@@ -234,6 +235,7 @@ def test_gradient_steps_come_near_and_exact_ones_are_quicker(heads: int) -> None
     assert once.history == again.history
 
 
+@pytest.mark.slow
 def test_gradient_steps_with_one_head_reach_the_exact_minimum() -> None:
     factors = clustered(14, (0, 1, 2), own=0.5)
     exact = fit_exact(factors, 1, 3, scales=False).objective
