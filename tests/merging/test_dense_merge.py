@@ -82,6 +82,7 @@ def test_what_is_named_is_kept_bit_by_bit(headed, tmp_path) -> None:
         ("base_model.model.bn.running_mean", numbers(100)),
         ("base_model.model.odd", np.append(numbers(99), np.float32(np.nan))),
         ("base_model.model.few", numbers(7)),
+        ("", numbers(40)),
     ],
 )
 def test_what_no_rounding_gives_back_is_kept(make_adapter, tmp_path, key, array) -> None:
