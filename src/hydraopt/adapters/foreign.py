@@ -193,9 +193,7 @@ def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> 
     if magnitudes:
         result.extras.update(dict.fromkeys(magnitudes, "dora_magnitude"))
         result.config = {**result.config, "use_dora": True}
-        result.notes.append(
-            "DoRA: magnitudes are carried as they are, the low-rank part is a module"
-        )
+        result.notes.append("DoRA: the magnitudes are tensors beside the low-rank part")
     return result
 
 

@@ -262,7 +262,7 @@ def _notes(parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, An
     if named:
         notes.append(f"tensor names carry the adapter name {', '.join(named)}")
     if "dora_magnitude" in parsed.extras.values():
-        notes.append("DoRA: the magnitudes are carried as they are, the low-rank part is a module")
+        notes.append("DoRA: the magnitudes are tensors beside the low-rank part")
     initialisation = str(config.get("init_lora_weights"))
     if CHANGES_BASE.search(initialisation):
         notes.append(

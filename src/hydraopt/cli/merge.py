@@ -307,7 +307,7 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
             [
                 row["name"],
                 f"{row['error']:.4f}",
-                *[f"{row['tensor_error'] or 0:.4f}"] * heads,
+                *["-" if row["tensor_error"] is None else f"{row['tensor_error']:.4f}"] * heads,
                 f"{row['own_bytes']:,}",
                 f"{row['carried_bytes']:,}",
                 f"{row['fp16_bytes']:,}",

@@ -88,7 +88,11 @@ def tensors_of(adapter: Adapter, exact: Sequence[str], lossless: bool) -> Tensor
 def _is_coded(adapter: Adapter, key: str, tensor: RawTensor, exact: Sequence[str]) -> bool:
     if tensor.dtype not in DENSE_DTYPES or adapter.extra_kinds.get(key) == "exact":
         return False
-    if not key or key.endswith(_BUFFERS) or any(fnmatch.fnmatchcase(key, pattern) for pattern in exact):
+    if (
+        not key
+        or key.endswith(_BUFFERS)
+        or any(fnmatch.fnmatchcase(key, pattern) for pattern in exact)
+    ):
         return False
     size = int(np.prod(tensor.shape, dtype=object))
     if size < _FEWEST:

@@ -150,7 +150,7 @@ class Job:
             explain(
                 "the size cannot be kept",
                 got=f"{least:,} bytes at least, {kept:,} of them carried bit by bit "
-                "(heads, biases, embeddings and the like)",
+                "(what --exact names, integers, buffers)",
                 expected=f"at most {budget.limit:,} bytes",
                 do="Ask for more, or merge fewer adapters",
             )
