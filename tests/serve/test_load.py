@@ -67,7 +67,7 @@ def test_answers_alone_are_those_of_generate(wild, bundle_of) -> None:
         assert found.text == right
         assert found.gap >= 0
     # The tasks differ, so that a wrong one is seen.
-    assert len({x.text for x in alone.values()}) > 6
+    assert len({x.text for x in alone.values()}) >= 6
 
 
 def test_prompts_are_unlike() -> None:
