@@ -20,11 +20,15 @@ def _error(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _real() -> str:
     lines = [
         "| adapter | fp16 bytes | of that tensors | bit by bit | coded | error of modules "
         "| of tensors |",
-        "|---|---|---|---|---|---|---|",
+        _row(*["---"] * 7),
     ]
     refused = []
     for row in _result("real")["rows"]:
@@ -48,7 +52,7 @@ def _real() -> str:
             _error(after["error"]),
             _error(after["tensors_error"]),
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_row(*cells))
     lines += ["", "Refused:", "", *refused]
     return "\n".join(lines) + "\n"
 
@@ -61,7 +65,7 @@ def _embedding() -> str:
         f"`--max-error {result['max_error']:g}`.",
         "",
         "| embedding | bundle | of fp16 | error of modules | of the embedding |",
-        "|---|---|---|---|---|",
+        _row(*["---"] * 5),
     ]
     for row in result["rows"]:
         share = 100 * row["bytes"] / row["fp16_bytes"]
@@ -72,7 +76,7 @@ def _embedding() -> str:
             _error(row["error"]),
             _error(row["embedding_error"]),
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_row(*cells))
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +86,7 @@ def _trained() -> str:
         f"SmolLM2-135M, {result['task']}; `--size 10%`, each alone.",
         "",
         "| adapter | fp16 bytes | bundle | error | base right | original | export | flips |",
-        "|---|---|---|---|---|---|---|---|",
+        _row(*["---"] * 8),
     ]
     for row in result["rows"]:
         right = (f"{100 * row[name]:.1f} %" for name in ("base", "original", "export"))
@@ -94,18 +98,18 @@ def _trained() -> str:
             *right,
             str(row["flips"]),
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_row(*cells))
     return "\n".join(lines) + "\n"
 
 
 def _heads() -> str:
     lines = [
         "| size | way | bytes | accuracy [95 %] | macro-F1 [95 %] | labels that flip | KL |",
-        "|---|---|---|---|---|---|---|",
+        _row(*["---"] * 7),
     ]
     for row in _result("heads")["rows"]:
         if "refused" in row:
-            lines.append(f"| {row['size']} | {row['way']} | refused | - | - | - | - |")
+            lines.append(_row(row["size"], row["way"], "refused", *"----"))
             continue
         cells = (
             row["size"],
@@ -116,7 +120,7 @@ def _heads() -> str:
             f"{row['flips']} of {row['rows']:,}",
             f"{row['kl']:.5f}",
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_row(*cells))
     return "\n".join(lines) + "\n"
 
 

@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hydraopt.adapters.keys import PREFIX
 from hydraopt.errors import AlignmentError, explain
 
 __all__ = ["place_saved", "replaced", "saved_path"]
 
-_PREFIX: Final = "base_model.model."
 # What PEFT's wrapper of a module to save leaves in a name; newer versions strip it on saving.
 _WRAPPER: Final = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
 
 
 def saved_path(key: str) -> str:
     """Where a saved tensor is in the base model, by its key in a PEFT file."""
-    return _WRAPPER.sub("", key.removeprefix(_PREFIX))
+    return _WRAPPER.sub("", key.removeprefix(PREFIX))
 
 
 def place_saved(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:

@@ -131,7 +131,7 @@ def reference_of(entry: TensorEntry, common: DenseRecord | None, own: RawTensor 
     if own is not None:
         reference: Array = as_matrix(own.float64().reshape(entry.shape))
     else:
-        reference = np.full(shape, entry.neutral)
+        reference = np.broadcast_to(np.array([entry.neutral]), shape)
     return reference if common is None else common.values(reference)
 
 

@@ -269,15 +269,14 @@ def encode_tensor(
     each task. price: harm that a bit may cost.
     """
     common, members = _common(read, weights, price, shape)
-    shared = np.zeros(shape)
-    if common is not None:
-        common.add_to(shared)
+    nothing = np.broadcast_to(np.zeros(1), shape)
+    shared = DenseRecord(rest=common).values(nothing) if common is not None else nothing
     records: list[DenseRecord] = []
     energies, errors = [], []
     for i, weight in enumerate(weights):
         x = read(i)
         own = _encode(x - shared if i in members else x, price, weight, i in members)
-        reference = shared if own.common else np.zeros(shape)
+        reference = shared if own.common else nothing
         records.append(own)
         energies.append(float(np.sum(x**2)))
         errors.append(float(np.sum((x - own.values(reference)) ** 2)))

@@ -315,8 +315,7 @@ def _of_tensors(pieces: MergeSet) -> Array:
     """Squared norms of the coded tensors, (contents, tensors)."""
     energies = np.zeros((pieces.contents, len(pieces.matrices)))
     for index, tensor in enumerate(pieces.matrices):
-        for i, content in enumerate(tensor.contents):
-            energies[content, index] = float(np.sum(tensor.read(i) ** 2))
+        energies[list(tensor.contents), index] = tensor.squared_norms()
     return energies
 
 

@@ -54,6 +54,10 @@ class TensorMatrices:
         difference: Array = values - reference_of(self.entry, None, self.own)
         return difference
 
+    def squared_norms(self) -> list[float]:
+        """Of the matrices of all contents, one in memory at a time."""
+        return [float(np.sum(self.read(i) ** 2)) for i in range(len(self.contents))]
+
 
 @dataclass(frozen=True)
 class TensorsApart:

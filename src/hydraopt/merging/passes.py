@@ -229,8 +229,7 @@ class Passes:
         def one(index: int) -> None:
             if index >= len(self._store):
                 tensor = self._tensors[index - len(self._store)]
-                for i, content in enumerate(tensor.contents):
-                    energies[content, index] = float(np.sum(tensor.read(i) ** 2))
+                energies[list(tensor.contents), index] = tensor.squared_norms()
                 return
             core = self._store.core(index)
             for content, s in zip(core.contents, core.s, strict=True):
