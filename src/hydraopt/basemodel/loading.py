@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 
 from hydraopt.errors import HydraoptError, UsageError, explain
-from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.files.reading import read_regular
 
 __all__ = ["load_whole"]
 
@@ -29,6 +29,7 @@ _JSON: Final = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
+_MOST_JSON: Final = 1 << 28  # bytes; a vocabulary of 262,144 tokens takes 33 MB of tokenizer.json
 _WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin")
 # Buffers that older versions stored and newer ones compute: rotary tables, masks, positions.
 _COMPUTED: Final = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$")
@@ -97,7 +98,7 @@ def _check_folder(folder: Path) -> None:
         if not file.exists():
             continue
         try:
-            content = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))
+            content = json.loads(read_regular(file, _MOST_JSON).decode("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise _broken(file, error) from error
         if not isinstance(content, dict):
