@@ -61,8 +61,8 @@ class Harm:
 
     def snapped(self) -> Harm:
         """The same to the digits that a manifest keeps: three of ``likely`` and of ``kl``."""
-        kept = (float(f"{x:.3g}") for x in (self.likely, self.kl))
-        return Harm(self.changed, self.answers, *kept, self.held_out)
+        likely, kl = (float(f"{x:.3g}") for x in (self.likely, self.kl))
+        return Harm(self.changed, self.answers, likely, kl, self.held_out)
 
 
 @dataclass(frozen=True)
