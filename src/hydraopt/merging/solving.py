@@ -28,7 +28,7 @@ from hydraopt.merging.search import (
 from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_of
 from hydraopt.progress import Progress
 
-__all__ = ["Options", "solve"]
+__all__ = ["Options", "passes_of", "search", "solve", "start_of"]
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
@@ -57,8 +57,17 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     unknown = sorted(set(options.forms) - set(FORMS))
     if unknown:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
+    passes = passes_of(job, options)
+    energies = passes.energies()
+    importance = importances(job.pieces, options.importance)
+    weights = weights_of(job.pieces, energies, options.measure, importance, options.sensitivity)
+    return search(passes, job, budget, weights, options.fair)
+
+
+def passes_of(job: Job, options: Options) -> Passes:
+    """Passes over the modules and tensors of a job."""
     pieces = job.pieces
-    passes = Passes(
+    return Passes(
         CoreStore(pieces.readers, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
         pieces,
         options.measure,
@@ -66,20 +75,35 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
         options.threads,
         options.progress,
     )
-    energies = passes.energies()
-    importance = importances(pieces, options.importance)
-    weights = weights_of(pieces, energies, options.measure, importance, options.sensitivity)
-    runner = _Runner(passes, job, budget, weights, options.fair)
+
+
+def search(
+    passes: Passes,
+    job: Job,
+    budget: Budget,
+    weights: Weights,
+    fair: bool = False,
+    start: float | None = None,
+) -> Solution[Draft]:
+    """The draft that meets the budget at these weights. start: a price near which it will be found,
+    if one is known. Raises BudgetError for a budget that cannot be met."""
+    pieces = job.pieces
+    runner = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
-        return search_error(runner, budget, 1e-5 * budget.limit**3 / pieces.contents)
+        return search_error(runner, budget, start or start_of(budget.limit, pieces.contents))
     fixed = int(job.value(budget, Draft.empty(weights.whole, weights.counting)))
     if budget.limit <= fixed:
         raise job.too_small(budget, fixed)
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
-    start = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
-    guide = Guide(lambda price: passes.estimate(price, weights.whole), max(start, 1e-30))
+    guess = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
+    guide = Guide(lambda price: passes.estimate(price, weights.whole), start or max(guess, 1e-30))
     return search_size(runner, guide, budget, fixed)
+
+
+def start_of(error: float, contents: int) -> float:
+    """The price at which a mean relative error is to be expected, about."""
+    return 1e-5 * error**3 / contents
 
 
 class _Runner:
