@@ -34,7 +34,7 @@ __all__ = ["Options", "solve"]
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
-_NOISE: Final = 1.7
+_NOISE: Final = 1.75
 """Noise of a number over that of a Gaussian source at the same price, about: coding is not all that
 a price is asked for, and noise on some sides counts less (seen on all sets)."""
 _ALIKE: Final = 1.05
