@@ -1,8 +1,8 @@
 """What was measured with a base model, kept on disk: it takes minutes, and is asked for again.
 
 Entries are small JSON files named by the SHA-256 of everything that they depend on, under
-``$HYDRAOPT_CACHE/harm`` (default ``~/.cache/hydraopt/harm``). A run that was stopped finds there what
-it had measured. Nothing depends on the folder: where it cannot be written, nothing is kept.
+``$HYDRAOPT_CACHE/harm`` (default ``~/.cache/hydraopt/harm``). A run that was stopped finds there
+what it had measured. Nothing depends on the folder: where it cannot be written, nothing is kept.
 """
 
 from __future__ import annotations

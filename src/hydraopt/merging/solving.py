@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import ROOM, CoreStore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of
 from hydraopt.errors import UsageError, explain
-from hydraopt.merging.budget import Budget, Size
+from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
 from hydraopt.merging.guide import Guide
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Course, Draft, Passes
@@ -28,10 +30,13 @@ from hydraopt.merging.search import (
 from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_of
 from hydraopt.progress import Progress
 
-__all__ = ["Options", "passes_of", "search", "solve", "start_of"]
+__all__ = ["Options", "passes_of", "price_of", "search", "solve"]
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
+_NOISE: Final = 1.75
+"""Noise of a number over that of a Gaussian source at the same price, about: coding is not all that
+a price is asked for, and noise on some sides counts less (seen on all sets)."""
 _ALIKE: Final = 1.05
 """The worst error over the mean one, below which errors count as alike."""
 
@@ -90,7 +95,7 @@ def search(
     pieces = job.pieces
     runner = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
-        return search_error(runner, budget, start or start_of(budget.limit, pieces.contents))
+        return search_error(runner, budget, price_of(budget, job, weights))
     fixed = int(job.value(budget, Draft.empty(weights.whole, weights.counting)))
     if budget.limit <= fixed:
         raise job.too_small(budget, fixed)
@@ -101,9 +106,23 @@ def search(
     return search_size(runner, guide, budget, fixed)
 
 
-def start_of(error: float, contents: int) -> float:
-    """The price at which a mean relative error is to be expected, about."""
-    return 1e-5 * error**3 / contents
+def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> float:
+    """About the price of a bit at which the errors are what ``budget`` permits.
+
+    Where all numbers are coded finely, each has a noise that counts price / (2 ln 2), as a Gaussian
+    source's has; so the relative error of a task is the root of the price times a constant of its
+    own.
+    """
+    numbers = np.ones(job.pieces.contents)
+    for task in job.pieces.tasks:
+        if task.content is not None:
+            numbers[task.content] = max(task.numbers, 1)
+    counted = weights.by_task * weights.counting.totals
+    some = counted > 0
+    if not some.any():
+        return 1.0
+    noise = _NOISE * numbers[some] / (2 * math.log(2) * counted[some])
+    return float((budget.limit / budget.of(np.sqrt(noise))) ** 2)
 
 
 class _Runner:

@@ -1,10 +1,10 @@
 """Curves of one coded stream over its own price: bytes, relative error, measured harm.
 
 A stream's own price q is the price of a bit over the weight of its task: all that the planner lets
-it feel of the others. Trials at several q are joined by monotone cubics in logarithms (PCHIP, Fritsch
-and Carlson 1980); a falling harm, which few prompts may show, is levelled first (the pool of adjacent
-violators). What a later measurement shows at one q shifts the whole curve, for a curve moves with
-the weights of the others.
+it feel of the others. Trials at several q are joined by monotone cubics in logarithms (PCHIP,
+Fritsch and Carlson 1980); a falling harm, which few prompts may show, is levelled first (the pool
+of adjacent violators). What a later measurement shows at one q shifts the whole curve, for a curve
+moves with the weights of the others.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ import numpy as np
 from hydraopt.bundle.harm import HarmPoint
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.budget import HarmLimit, Size
+from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.harm.curves import Curve, TrialPoint
 from hydraopt.merging.harm.judging import Judge
 from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
 from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Draft
-from hydraopt.merging.solving import Options, passes_of, search, start_of
+from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import silent
 
@@ -137,7 +137,7 @@ def _try_for_size(trials: Trials, aim: Size) -> None:
 def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
     """From coarse to fine, until every task has been on both sides of the limit; one that has is
     not measured again."""
-    price = start_of(_FIRST_ERROR, trials.contents)
+    price = price_of(MeanError(_FIRST_ERROR), trials.job, trials.weights)
     left = trials.prompted()
     for count in range(_MOST_TRIALS):
         trials.run(np.full(trials.contents, price), left)
