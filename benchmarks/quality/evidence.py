@@ -30,7 +30,7 @@ from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.basemodel.encoding import Encoded, encode_row, prompt_text
 from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.prompts import POWER, PROMPTS, TEXTS, Onlooker
+from hydraopt.basemodel.onlooker import POWER, PROMPTS, TEXTS, Onlooker
 from hydraopt.basemodel.sensitivity import (
     answered,
     look,

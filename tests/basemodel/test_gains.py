@@ -13,7 +13,7 @@ from hydraopt.basemodel import gains as module
 from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, logits_of, place
-from hydraopt.basemodel.prompts import Onlooker
+from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.basemodel.sensitivity import answered
 from hydraopt.coding.coefficients import EXPONENT_GRID
 

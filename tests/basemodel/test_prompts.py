@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.prompts import TEXTS, Onlooker, read_prompts
+from hydraopt.basemodel.onlooker import TEXTS, Onlooker
+from hydraopt.basemodel.prompts import read_prompts
 from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError

@@ -1,41 +1,16 @@
-"""What ``merge --base`` and ``--prompts`` do: look with the base model at what adapters say.
-
-Each adapter reads a few texts of its own: those that it writes unasked, or its answers to prompts
-of its task; no label is needed. They show which modules matter, and, of prompts, how long the coded
-parts should be for the answers to stay.
-"""
+"""Prompts out of files: what a user asks of each task, without labels."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hydraopt.adapters import Adapter
-from hydraopt.adapters.tuners import other_tuner
-from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.gains import gains
-from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import read_regular
-from hydraopt.linalg.shapes import Factors
-from hydraopt.progress import Progress, silent
 
-__all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker", "read_prompts"]
+__all__ = ["read_prompts"]
 
-TEXTS = 8
-"""Texts on which an adapter's modules are seen; more change little."""
-PROMPTS = 32
-"""Prompts of a task that are answered, at most; eight do most of it."""
 _MOST_BYTES = 1 << 28
-POWER = 0.5
-"""What was seen counts to this power: it is seen at the adapter itself, and errors are not small
-enough for that to hold all the way (docs/log.md)."""
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -70,120 +45,3 @@ def _prompt(line: str, where: str) -> str:
             )
         )
     return text
-
-
-class Onlooker:
-    """The base model at hand, and texts of every adapter to look at it with.
-
-    ``sensitivities`` is what hydraopt.merge takes as ``sensitivity``; ``gains`` is its
-    ``rescaler``, for the tasks that have prompts: on text that an adapter writes unasked, gains do
-    not carry over to what it is asked (docs/log.md).
-    """
-
-    def __init__(
-        self,
-        base: str,
-        adapters: Sequence[Adapter],
-        prompts: Mapping[str, Sequence[str]],
-        progress: Progress | None = None,
-        seed: int = 0,
-    ) -> None:
-        """base: a folder or name that transformers loads. prompts: by task, at least one each.
-
-        Raises UsageError for prompts of an unknown task, or of an adapter that is more than
-        low-rank factors (its answers here would not be its own), for no prompts, and for a base
-        that cannot be loaded.
-        """
-        unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
-        if unknown:
-            names = ", ".join(adapter.name for adapter in adapters)
-            raise UsageError(
-                explain(
-                    "prompts of a task that is not there", got=", ".join(unknown), expected=names
-                )
-            )
-        self._adapters = {adapter.name: adapter for adapter in adapters}
-        for name, asked in prompts.items():
-            _check(self._adapters[name], asked)
-        self._model, self._tokenizer = load_model(base)
-        self._prompts = prompts
-        self._progress = progress or silent
-        self._seed = seed
-        self._answered: dict[str, list[Encoded]] = {}
-        self._mended = 0
-
-    def sensitivities(self) -> dict[str, dict[str, float]]:
-        """Of every adapter by module path, tempered (:data:`POWER`); a task without prompts is
-        seen on what it writes on its own.
-
-        Raises AlignmentError for modules that the base does not have as linear ones.
-        """
-        tempered = {}
-        for number, name in enumerate(self._adapters):
-            factors = self._factors(name)
-            if name in self._prompts:
-                texts = self._answers(name)[:TEXTS]
-            else:
-                texts = self_written(
-                    self._model, self._tokenizer, factors, TEXTS, self._seed + number
-                )
-            seen = sensitivities(look(self._model, texts, factors), factors)
-            tempered[name] = {path: value**POWER for path, value in seen.items()}
-            self._progress("seeing what matters", number + 1, len(self._adapters))
-        return tempered
-
-    def gains(
-        self, name: str, coded: Callable[[], Mapping[str, Factors]]
-    ) -> dict[str, NDArray[np.int64]]:
-        """See :func:`hydraopt.basemodel.gains.gains`; empty for a task without prompts."""
-        if name not in self._prompts:
-            return {}
-        decoded = {path: (factors.B, factors.A) for path, factors in coded().items()}
-        shifts = gains(self._model, self._answers(name), self._factors(name), decoded)
-        self._mended += 1
-        self._progress("fitting to answers", self._mended, len(self._prompts))
-        return shifts
-
-    def _factors(self, name: str) -> TaskFactors:
-        modules = self._adapters[name].modules
-        return {path: module.factors() for path, module in modules.items()}
-
-    def _answers(self, name: str) -> list[Encoded]:
-        if name not in self._answered:
-            asked = [_encoded(self._tokenizer, text) for text in self._prompts[name][:PROMPTS]]
-            self._answered[name] = answered(
-                self._model, self._tokenizer, asked, self._factors(name)
-            )
-        return self._answered[name]
-
-
-def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
-    if not prompts:
-        raise UsageError(explain("no prompts", adapter=adapter.name, expected="at least one"))
-    tuner = other_tuner(adapter.config)
-    if tuner is not None:
-        raise UsageError(
-            explain(
-                f"prompts of an adapter of the tuner {tuner}",
-                adapter=adapter.name,
-                expected="LoRA pairs alone, without which its answers here are not its own",
-                do="Leave its prompts out",
-            )
-        )
-    extras = sorted(adapter.extras)
-    if extras:
-        raise UsageError(
-            explain(
-                "prompts of an adapter that is more than low-rank factors",
-                adapter=adapter.name,
-                got=f"{len(extras)} further tensors, {extras[0]} among them",
-                expected="LoRA pairs alone, without which its answers here are not its own",
-                do="Leave its prompts out",
-            )
-        )
-
-
-def _encoded(tokenizer: Any, text: str) -> Encoded:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    return Encoded((*start, *ids), ())

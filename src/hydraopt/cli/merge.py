@@ -259,7 +259,8 @@ def _merged(
     onlooker = None
     if asked.base is not None:
         opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
-        from hydraopt.basemodel.prompts import Onlooker, read_prompts
+        from hydraopt.basemodel.onlooker import Onlooker
+        from hydraopt.basemodel.prompts import read_prompts
 
         texts = {task: read_prompts(file) for task, file in asked.prompts.items()}
         onlooker = Onlooker(asked.base, opened, texts, progress)
