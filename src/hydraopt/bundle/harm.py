@@ -36,7 +36,7 @@ _STEPS: Final = 8
 _ZERO: Final = 255
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Harm:
     """What a task's coded weights do to the answers of its original adapter.
 
@@ -65,7 +65,7 @@ class Harm:
         return Harm(self.changed, self.answers, likely, kl, self.held_out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HarmPoint:
     """A trial encoding of a task: its relative Frobenius error, and its harm as in :class:`Harm`.
 
@@ -148,7 +148,8 @@ def pack_curve(curve: tuple[HarmPoint, ...]) -> str:
 
 def unpack_curve(text: Any) -> tuple[HarmPoint, ...]:
     """Inverse of :func:`pack_curve`; raises BundleFormatError."""
-    check(isinstance(text, str) and len(text) <= 4 * MAX_POINTS, "curve", text, "base64 text")
+    most = f"base64 text of at most {MAX_POINTS} points"
+    check(isinstance(text, str) and len(text) <= 4 * MAX_POINTS, "curve", text, most)
     try:
         codes = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

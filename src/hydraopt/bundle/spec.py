@@ -15,6 +15,16 @@ from hydraopt.adapters.model import ExtraKind, Format
 from hydraopt.adapters.rawtensor import DTYPE_BYTES
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
+from hydraopt.bundle.harm import (
+    Harm,
+    HarmPoint,
+    check_curve,
+    check_harm,
+    harm_from_json,
+    harm_to_json,
+    pack_curve,
+    unpack_curve,
+)
 from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
 from hydraopt.bundle.modules import ModuleEntry, default_key
 from hydraopt.bundle.strictjson import (
@@ -57,6 +67,9 @@ class TaskEntry:
     notes: what the user should know.  metadata: of the original safetensors file, if to be kept.
     tensors, tensor_errors: the same as modules and errors, of coded tensors; an error is relative
         to the tensor, or to its difference from what means no change or from the base's own.
+    harm: what the coded task does to its answers, as measured; None where nobody looked.
+    curve: trial encodings of the task, at most 16, whose errors rise by a step of 4.4 % at least.
+        Both are snapped; see :mod:`hydraopt.bundle.harm`.
     """
 
     name: str
@@ -78,6 +91,8 @@ class TaskEntry:
     metadata: Mapping[str, str] = field(default_factory=dict)
     tensors: tuple[int, ...] = ()
     tensor_errors: tuple[float, ...] = ()
+    harm: Harm | None = None
+    curve: tuple[HarmPoint, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -110,6 +125,8 @@ class TaskEntry:
             snapped = tuple(strictjson.error_of(strictjson.code_of(x)) for x in own)
             object.__setattr__(self, name, snapped)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
+        object.__setattr__(self, "harm", check_harm(self.harm, where))
+        object.__setattr__(self, "curve", check_curve(self.curve, where))
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
         for kind in self.extra_kinds.values():
@@ -210,6 +227,7 @@ class Manifest:
             row["errors"] = strictjson.pack_errors(task.errors)
             row["tensors"] = _ranges_or_none(task.tensors, len(self.tensors))
             row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
+            row["harm"], row["curve"] = harm_to_json(task.harm), pack_curve(task.curve)
             keys = sorted(task.keys.items())
             row["keys"] = [[index[path], half, key] for (path, half), key in keys]
             tasks.append(row)
@@ -231,7 +249,8 @@ class Manifest:
     def from_json(cls, value: Any, version: int) -> Manifest:
         """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included.
 
-        version: of the format, as the file's header says; the first has no coded tensors.
+        version: of the format, as the file's header says; the first has no coded tensors, and says
+        nothing of harm.
         """
         names = [x.name for x in fields(cls)]
         check(isinstance(value, dict), "not an object", value)
@@ -263,6 +282,8 @@ class Manifest:
         rows = strictjson.unpack_columns(
             value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS
         )
+        measured = sorted({"harm", "curve"} & set(value["tasks"]))
+        check(version > 1 or not measured, "harm in a file of version 1", measured)
         tasks = tuple(TaskEntry(**_task_row(row, modules, tensors)) for row in rows)
         base, recipe = value.get("base_model"), value.get("recipe", {})
         return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base, tensors)
@@ -281,7 +302,7 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "config": 0, "content": None, "format": "peft", "base_model": None, "numbers": 0,
     "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
     "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
-    "tensors": [], "tensor_errors": "",
+    "tensors": [], "tensor_errors": "", "harm": None, "curve": "",
 }  # fmt: skip
 
 
@@ -312,4 +333,6 @@ def _task_row(
         "carried": as_tuple(row["carried"]),
         "notes": as_tuple(row["notes"]),
         "keys": keys,
+        "harm": harm_from_json(row["harm"]),
+        "curve": unpack_curve(row["curve"]),
     }
