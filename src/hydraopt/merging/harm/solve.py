@@ -28,7 +28,7 @@ from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import silent
 
-__all__ = ["HarmPlan", "HarmSolution", "plan_by_harm", "solve_by_harm"]
+__all__ = ["TRIALS", "HarmPlan", "HarmSolution", "plan_by_harm", "solve_by_harm"]
 
 _STEPS: Final = (1 / 9, 1 / 3, 3.0, 9.0)
 """Prices of the trials for a size, over the one that meets it with all tasks alike."""
@@ -39,6 +39,8 @@ _FINER: Final = 1 / 6
 _MOST_TRIALS: Final = 9
 _ROUNDS: Final = 2
 """Times that a size is shared out and measured."""
+TRIALS: Final = 1 + len(_STEPS) + _ROUNDS
+"""Points of a curve for a size."""
 _MOST_TRIES: Final = 8
 _AIM, _MET = 0.85, 0.5
 """Shares of a limit: where to aim, and from where on a task is left as it is."""
