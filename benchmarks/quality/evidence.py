@@ -91,7 +91,7 @@ def merged(
         path.parent.mkdir(parents=True, exist_ok=True)
         with products_of("bfloat16"):
             made = merge(
-                adapters, path, size=method.size, **_options(set_name, adapters, method, tasks)
+                adapters, path, **method.limit, **_options(set_name, adapters, method, tasks)
             )
         said = {
             "method": method.name,

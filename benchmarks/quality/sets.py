@@ -15,17 +15,29 @@ from typing import Any
 
 from benchmarks.common import ROOT
 
-__all__ = ["CLOSER", "METHOD", "PLANS", "SETS", "Method", "pinned", "recipe_of", "set_of"]
+__all__ = [
+    "CLOSER",
+    "DEFAULT",
+    "METHOD",
+    "PLANS",
+    "SETS",
+    "Method",
+    "pinned",
+    "recipe_of",
+    "set_of",
+]
 
 SETS = ("gemma3-5x8", "smollm2-en10", "qwen25coder-code5", "gemma3-separate8")
 """Those that tables show first, each named like the recipe that trains it."""
+DEFAULT = "default"
 METHOD = "hydraopt"
 """What tables call ours; the paper's method is "HydraOpt" there."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to merge a set. name: what tables call it. options: of hydraopt.merge."""
+    """One way to merge a set. name: what tables call it. size: or DEFAULT, for no limit. options:
+    of hydraopt.merge."""
 
     name: str
     size: str
@@ -35,6 +47,11 @@ class Method:
     def label(self) -> str:
         """Name of its bundle file, and its key in results."""
         return f"{self.name}-{self.size.replace('%', 'pct')}.hydra.safetensors"
+
+    @property
+    def limit(self) -> dict[str, str]:
+        """What hydraopt.merge is told of the size."""
+        return {} if self.size == DEFAULT else {"size": self.size}
 
 
 def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
@@ -106,6 +123,7 @@ CLOSER = "closer"
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
+    DEFAULT: _sizes(METHOD, DEFAULT),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
