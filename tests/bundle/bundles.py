@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle import (
+    Bundle,
     CarriedBlob,
     Manifest,
     ModuleEntry,
     TaskEntry,
     pack_carried,
     relative_error,
+    write_bundle,
 )
 from hydraopt.bundle.spec import default_key
 from hydraopt.coding.coefficients import exponents, power
@@ -206,6 +210,19 @@ def bundle_of(adapters: Sequence[Adapter], *, lossless: bool = False, step: floa
     configs = tuple(dict(a.config) for a in adapters)
     manifest = Manifest(modules, tuple(tasks), tuple(carried.blobs), configs)
     return Parts(manifest, b"", streams, carried.data, expected)
+
+
+def remade(bundle: Bundle, target: Path, **changes: Mapping[str, Any]) -> Path:
+    """The bundle written again, with changes to the entries of tasks by their names."""
+    manifest = bundle.manifest
+    tasks = tuple(dataclasses.replace(x, **changes.get(x.name, {})) for x in manifest.tasks)
+    held: dict[str, list[bytes]] = {"task": [], "carried": []}
+    for name in bundle.tensor_bytes:
+        if "/" in name:
+            held[name.partition("/")[0]].append(bundle.read(name))
+    changed = dataclasses.replace(manifest, tasks=tasks)
+    write_bundle(target, changed, bundle.read("shared"), held["task"], held["carried"])
+    return target
 
 
 def _encode_adapter(adapter: Adapter, modules: Sequence[ModuleEntry], step: float) -> Coded:

@@ -120,7 +120,7 @@ def test_shards_types_and_other_files_stay(tmp_path: Path) -> None:
     (base / "leftover.bin").write_bytes(b"not weights of this model")
     export_merged(small_task(tmp_path), tmp_path / "out", base=base)
     names = {x.name for x in base.iterdir()} - {"leftover.bin"}
-    assert {x.name for x in (tmp_path / "out").iterdir()} == names
+    assert {x.name for x in (tmp_path / "out").iterdir()} == {*names, "README.md"}
     assert len([x for x in names if x.endswith(".safetensors")]) > 1
     for name in ("config.json", "merges.txt", "model.safetensors.index.json"):
         assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()

@@ -10,10 +10,10 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -21,9 +21,11 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.progress import Progress
 
 __all__ = [
+    "HARM_COLUMNS",
     "check_target",
     "emit_json",
     "factor",
+    "harm_cells",
     "json_option",
     "open_streams",
     "percent",
@@ -209,6 +211,25 @@ def size_text(count: float) -> str:
         if count >= 10**power:
             return f"{count / 10**power:.{2 if count < 10 ** (power + 1) else 1}f} {unit}"
     return f"{count:.0f} B"
+
+
+HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held out")
+
+
+def harm_cells(harm: Mapping[str, Any] | None) -> list[str]:
+    """What was measured of a task's answers, in four cells under HARM_COLUMNS: "3 of 48", "4.71 %",
+    "0.0123 nats", "yes".
+
+    harm: the fields of hydraopt.bundle.Harm; None where nobody measured.
+    """
+    if harm is None:
+        return ["-"] * len(HARM_COLUMNS)
+    return [
+        f"{harm['changed']:,} of {harm['answers']:,}",
+        percent(harm["likely"]),
+        f"{harm['kl']:.3g} nats",
+        "yes" if harm["held_out"] else "no",
+    ]
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from hydraopt.cli.common import (
+    HARM_COLUMNS,
     emit_json,
+    harm_cells,
     json_option,
     percent,
     progress_bar,
@@ -64,7 +66,8 @@ def inspect(
 
     Of ADAPTERS: how alike the factors and the products are over tasks, how many parts hold the
     energy, what sharing would save, and a first guess of size against error (estimated, nothing is
-    coded). Of a BUNDLE: bytes, error and forms of every task and module.
+    coded). Of a BUNDLE: bytes, error and forms of every task and module, and what was measured of a
+    task's answers.
 
     \b
     Example:
@@ -214,6 +217,12 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
             for x in report["tasks"]
         ],
     )
+    if any(x["harm"] for x in report["tasks"]):
+        show_table(
+            "Answers against the original adapters' own",
+            ["task", *HARM_COLUMNS],
+            [[x["name"], *harm_cells(x["harm"])] for x in report["tasks"]],
+        )
     if report["tensors"]:
         show_table(
             "Coded tensors" if every else "Coded tensors of most bytes",

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hydraopt.cli.common import emit_json, json_option, say, show_table
+from hydraopt.cli.common import (
+    HARM_COLUMNS,
+    emit_json,
+    harm_cells,
+    json_option,
+    percent,
+    progress_bar,
+    quiet_option,
+    say,
+    show_table,
+)
 
 if TYPE_CHECKING:
+    from hydraopt.adapters import Adapter
+    from hydraopt.basemodel.verify import HarmReport, TaskHarm
     from hydraopt.bundle.verify import VerifyReport
+    from hydraopt.progress import Progress
 
 __all__ = ["verify"]
 
@@ -19,8 +35,18 @@ __all__ = ["verify"]
 @click.argument("adapters", nargs=-1)
 @click.option("--same-base", is_flag=True, help="As for merge.")
 @click.option("--alpha", type=float, help="As for merge.")
-@click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
+@click.option(
+    "--base",
+    help="The base model's folder, if tensors are kept as differences from it, or for --prompts.",
+)
+@click.option(
+    "--prompts",
+    metavar="DIR",
+    help="Measure again, with --base and ADAPTERS, how many answers change. A folder of NAME.jsonl "
+    "or NAME.txt files, as for merge; tasks without one are left out.",
+)
 @json_option
+@quiet_option
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -29,36 +55,71 @@ def verify(
     same_base: bool,
     alpha: float | None,
     base: str | None,
+    prompts: str | None,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Read all of BUNDLE again; with ADAPTERS, the originals, also measure every error again.
 
-    Give the originals as they were given to merge: tasks are matched by name. Exit code 0 if all
-    is well, 1 if there are problems.
+    Give the originals as they were given to merge: tasks are matched by name. With --prompts the
+    originals answer, and the share of answers that are likely to change is shown beside what the
+    manifest says; beyond three standard deviations of it is a problem. Exit code 0 if all is well,
+    1 if there are problems.
 
     \b
     Example:
       hydraopt verify phone.hydra.safetensors
       hydraopt verify phone.hydra.safetensors adapters/*
+      hydraopt verify phone.hydra.safetensors adapters/* --base BASE --prompts prompts
     """
+    if prompts is not None and not (base and adapters):
+        raise click.BadParameter("give ADAPTERS and --base as well", param_hint="--prompts")
     from hydraopt.adapters import read_adapters
     from hydraopt.bundle.verify import verify_bundle
 
     originals = None
     if adapters:
         originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
-    report = verify_bundle(bundle, originals, base)
+    # A name on a hub has no tensors at hand; the base model itself is loaded by it all the same.
+    tensors = None if prompts and base and not Path(base).is_dir() else base
+    report = verify_bundle(bundle, originals, tensors)
+    harm = None
+    if prompts is not None and base is not None and originals is not None and report.tasks:
+        with progress_bar(quiet or as_json) as progress:
+            harm = _measured(report, originals, base, prompts, progress)
     notes = originals.notes if originals is not None else ()
     if as_json:
-        emit_json({"schema": "hydraopt.verify/1", **report.to_dict(), "notes": list(notes)})
+        told = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
+        document = {"schema": "hydraopt.verify/1", **report.to_dict(), **told}
+        emit_json({**document, "notes": list(notes)})
     else:
-        _show(report)
+        _show(report, harm.tasks if harm is not None else ())
         for note in notes:
             say(f"note: {note}")
     ctx.exit(0 if report.ok else 1)
 
 
-def _show(report: VerifyReport) -> None:
+def _measured(
+    report: VerifyReport,
+    originals: Sequence[Adapter],
+    base: str,
+    prompts: str,
+    progress: Progress | None,
+) -> HarmReport:
+    """The harm of the tasks that could be read; its problems go to the report."""
+    from hydraopt.basemodel.prompts import read_prompt_folder
+    from hydraopt.basemodel.verify import verify_harm
+
+    asked = read_prompt_folder(prompts, [x.name for x in originals])
+    read = {task.name for task in report.tasks}
+    harm = verify_harm(
+        report.path, originals, base, {k: v for k, v in asked.items() if k in read}, progress
+    )
+    report.problems += harm.problems
+    return harm
+
+
+def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
     if report.tasks:
         show_table(
             f"{report.path}: {report.bytes:,} bytes",
@@ -84,6 +145,21 @@ def _show(report: VerifyReport) -> None:
                     task.exact if task.measured else "-",
                 ]
                 for task in report.tasks
+            ],
+        )
+    if harm:
+        stated, measured = HARM_COLUMNS, HARM_COLUMNS[:3]
+        show_table(
+            "Answers against the original adapters' own: as stated, and measured now",
+            ["task", *stated, *(f"{name}, now" for name in measured), "likely at most"],
+            [
+                [
+                    task.name,
+                    *harm_cells(task.stated and asdict(task.stated)),
+                    *harm_cells(asdict(task.measured))[:3],
+                    "-" if task.most is None else percent(task.most),
+                ]
+                for task in harm
             ],
         )
     for problem in report.problems:

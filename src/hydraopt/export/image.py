@@ -27,6 +27,7 @@ import numpy as np
 from hydraopt.adapters.model import ExtraKind, Layout
 from hydraopt.adapters.peftconfig import ranks_and_alphas
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.restore.card import write_card
 from hydraopt.bundle.restore.extras import folded_extras
 from hydraopt.bundle.restore.folders import check_file, check_target, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
@@ -144,6 +145,7 @@ def export_diffusers(
         names, tensors, metadata = _diffusers(task, dtype, uniform_rank)
     with replaced_folder(target) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
+        write_card(made, target, task, "diffusers")
         _check_names(task, made, names)
 
 

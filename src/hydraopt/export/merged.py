@@ -18,6 +18,7 @@ import numpy as np
 
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.restore.card import write_card
 from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target
 from hydraopt.bundle.restore.layout import Pair, pairs_of
@@ -95,6 +96,7 @@ def export_merged(
             write_atomically(made / name, file_chunks(tensors, dict(file.metadata)))
         for other in model.others:
             shutil.copyfile(other, made / other.name)
+        write_card(made, target, task, "transformers")
         _read_back(made, model)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final, get_args
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind, Kind
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.restore.card import write_card
 from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target, read_back
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
@@ -75,6 +76,7 @@ def export_mlx(
     with replaced_folder(target) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
         write_atomically(made / _CONFIG, [json.dumps(config, indent=4, sort_keys=True).encode()])
+        write_card(made, target, task, "mlx")
         read_back(made)
 
 

@@ -47,7 +47,7 @@ def export_vllm(
     target = Path(folder)
     check_apart(target, [task.bundle.path])
     check_target(target, overwrite)
-    write_peft(target, *vllm_adapter(task, dtype))
+    write_peft(task, target, *vllm_adapter(task, dtype))
 
 
 def vllm_adapter(

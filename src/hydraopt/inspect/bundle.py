@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -25,7 +26,8 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
     own_bytes: its coded stream. carried_bytes: tensors kept bit by bit. shared_with: tasks of equal
     content, which use the same stream, at most a hundred. fp16_bytes: two bytes for each number of
     the original. tensors, tensor_error: coded tensors beside the modules, and the largest relative
-    error among them.
+    error among them. harm: answers that change and the like, as in hydraopt.bundle.Harm; None where
+    nobody measured. curve: its trial encodings, as in hydraopt.bundle.HarmPoint.
     """
     sizes = bundle.tensor_bytes
     owners: dict[int, list[str]] = {}
@@ -48,6 +50,8 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
             if task.content is None
             else [name for name in owners[task.content][:MOST_NAMED] if name != task.name],
             "notes": list(task.notes),
+            "harm": None if task.harm is None else asdict(task.harm),
+            "curve": [asdict(point) for point in task.curve],
         }
         for task in bundle.manifest.tasks
     ]

@@ -19,6 +19,7 @@ from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.tuners import tuner_named
+from hydraopt.bundle.restore.card import write_card
 from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target, read_back
 from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of
@@ -56,7 +57,8 @@ def export_peft(
     overwrite: also write into a folder that has files in it.
 
     A lossless task that was a PEFT adapter comes back as it was, tensor for tensor and config, with
-    dtype "same" and without ``uniform_rank``. The folder appears, or is exchanged for an older one,
+    dtype "same" and without ``uniform_rank``. A README.md says what was measured of the task,
+    unless one of another author lies there. The folder appears, or is exchanged for an older one,
     in one step; other files of the older one stay.
 
     Raises ExportError if PEFT cannot hold something or a number does not fit the dtype; the folder
@@ -74,7 +76,7 @@ def export_peft(
         config, tensors, metadata = task.config, task.tensors, task.entry.metadata
     else:
         config, tensors = peft_adapter(task, dtype, uniform_rank)
-    write_peft(target, config, tensors, metadata)
+    write_peft(task, target, config, tensors, metadata)
 
 
 def peft_adapter(
@@ -194,12 +196,14 @@ def _cannot(task: TaskAdapter, what: str) -> ExportError:
 
 
 def write_peft(
+    task: TaskAdapter,
     target: Path,
     config: Mapping[str, Any],
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an adapter folder, read back before it appears. Raises ExportError if it is not whole.
+    """Write an adapter folder and the task's card, read back before it appears. Raises ExportError
+    if it is not whole.
 
     The target has to have passed :func:`hydraopt.bundle.restore.folders.check_target`.
     """
@@ -208,4 +212,5 @@ def write_peft(
         # As PEFT writes it, down to the missing newline.
         text = json.dumps(config, indent=2, sort_keys=True)
         write_atomically(folder / CONFIG, [text.encode()])
+        write_card(folder, target, task, "peft")
         read_back(folder)

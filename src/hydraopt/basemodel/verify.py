@@ -1,0 +1,127 @@
+"""Measuring harm again: what a bundle's tasks do to their originals' answers, beside what it says.
+
+What is stated is a share of few answers, and what is measured one of few again, of other prompts
+perhaps. So a task is called worse than stated only where its share is beyond what chance explains:
+see :func:`most_likely`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from hydraopt.adapters import Adapter
+from hydraopt.basemodel.onlooker import Onlooker
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.errors import BundleFormatError
+from hydraopt.progress import Progress, silent
+
+__all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
+
+_DEVIATIONS: Final = 3.0
+"""Standard deviations that chance is granted: of forty tasks that are as stated, one in twenty such
+sets has a task beyond them."""
+
+
+@dataclass(frozen=True)
+class TaskHarm:
+    """One task.  stated: by the manifest; None where nobody measured.  measured: now; its
+    ``held_out`` says nothing, for who knows what the prompts were used for before.  most: the
+    largest likely share that goes with what is stated, 0 to 1; None without a statement.
+    """
+
+    name: str
+    stated: Harm | None
+    measured: Harm
+    most: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether no more answers are likely to change than what is stated explains."""
+        return self.most is None or self.measured.likely <= self.most
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        measured = asdict(self.measured)
+        del measured["held_out"]
+        stated = None if self.stated is None else asdict(self.stated)
+        told = {"name": self.name, "stated": stated, "measured": measured}
+        return {**told, "most": self.most, "ok": self.ok}
+
+
+@dataclass(frozen=True)
+class HarmReport:
+    """tasks: those that were measured, by name.  problems: one sentence each."""
+
+    tasks: tuple[TaskHarm, ...]
+    problems: tuple[str, ...]
+
+
+def verify_harm(
+    path: str | os.PathLike[str],
+    adapters: Sequence[Adapter],
+    base: str,
+    prompts: Mapping[str, Sequence[str]],
+    progress: Progress | None = None,
+) -> HarmReport:
+    """Measure the harm of a bundle's tasks on their originals' own greedy answers.
+
+    adapters: the originals, matched by name.  base: a folder or name that transformers loads.
+    prompts: by task, as the model gets them; tasks without prompts are left out.  What the same
+    factors did to the same answers once is known on disk, and is not computed again.
+
+    A task that is worse than stated is a problem, and one that cannot be decoded; a task that is
+    better is none.  Raises BundleFormatError for a file that is no bundle, UsageError as
+    :class:`hydraopt.basemodel.onlooker.Onlooker`, and AlignmentError for a base without the
+    modules.
+    """
+    progress = progress or silent
+    bundle = open_bundle(path)
+    judge = Onlooker(base, adapters, prompts, progress).judge
+    tasks, problems = [], []
+    for task in bundle.one_by_one():
+        if task.name not in judge.tasks():
+            continue
+        try:
+            decoded = task.factors()
+        except BundleFormatError as error:
+            problems.append(f"task {task.name!r}: {error}")
+            continue
+        factors = {key: (x.B, x.A) for key, x in sorted(decoded.items())}
+        measured = judge.measured(task.name, factors).harm
+        stated = task.entry.harm
+        most = None if stated is None else most_likely(stated, measured.answers)
+        tasks.append(TaskHarm(task.name, stated, measured, most))
+        progress("measuring harm", len(tasks) + len(problems), len(prompts))
+    tasks.sort(key=lambda x: x.name)
+    problems += [text for task in tasks if (text := _worse(task))]
+    return HarmReport(tuple(tasks), tuple(problems))
+
+
+def most_likely(stated: Harm, answers: int) -> float:
+    """The upper end of Wilson's interval (1927) of the stated share of answers that change, 0 to 1.
+
+    answers: that were measured now, at least 1.  Both shares vary, as those of n and m answers do,
+    and their difference as one of 1 / (1/n + 1/m): so many are counted, at three standard
+    deviations.  An answer's chance to change varies less than whether it does, so this is generous.
+    """
+    n = 1 / (1 / stated.answers + 1 / answers)
+    p, z = stated.likely, _DEVIATIONS
+    middle = p + z**2 / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    return min((middle + spread) / (1 + z**2 / n), 1.0)
+
+
+def _worse(task: TaskHarm) -> str | None:
+    """What is wrong with a task's statement; None if nothing is."""
+    if task.ok or task.stated is None or task.most is None:
+        return None
+    return (
+        f"task {task.name!r}: {100 * task.measured.likely:.2f} % of {task.measured.answers} "
+        f"answers are likely to change, the manifest says {100 * task.stated.likely:.2f} % of "
+        f"{task.stated.answers}, which explains {100 * task.most:.2f} % at most"
+    )
