@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hydraopt.cli.common import emit_json, factor, percent, say, show_table, size_text
+from hydraopt.cli.common import (
+    HARM_COLUMNS,
+    emit_json,
+    factor,
+    harm_cells,
+    percent,
+    say,
+    show_table,
+    size_text,
+)
 
 __all__ = ["show_combined", "show_result"]
 
@@ -19,12 +28,21 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
     judged = any(row.get("harm") for row in tasks)
     show_table(
         f"{len(tasks)} tasks in {result.path}",
-        ["task", "error", *["worst tensor"] * heads, "own bytes", "carried bytes", "fp16 bytes"],
+        [
+            "task",
+            "error",
+            *["worst tensor"] * heads,
+            *list(HARM_COLUMNS)[: 4 * judged],
+            "own bytes",
+            "carried bytes",
+            "fp16 bytes",
+        ],
         [
             [
                 row["name"],
                 f"{row['error']:.4f}",
                 *["-" if row["tensor_error"] is None else f"{row['tensor_error']:.4f}"] * heads,
+                *harm_cells(row["harm"])[: 4 * judged],
                 f"{row['own_bytes']:,}",
                 f"{row['carried_bytes']:,}",
                 f"{row['fp16_bytes']:,}",

@@ -70,7 +70,7 @@ def test_a_hopeless_task_is_not_given_up() -> None:
 
 
 def test_a_limit_is_kept_by_each() -> None:
-    curves = [curve(0.0005), curve(0.002), curve(0.009)]
+    curves = [curve(0.001), curve(0.002), curve(0.009)]
     prices = prices_for_limit(curves, 0.01)
     harms = [x.harms(np.log(prices[i : i + 1]))[0] for i, x in enumerate(curves)]
     assert all(0.009 < harm <= 0.01 for harm in harms)

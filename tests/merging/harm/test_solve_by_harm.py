@@ -1,4 +1,4 @@
-"""Merges by harm, with a judge that knows the harm without a model: a power of each task's error."""
+"""Merges by harm, with a judge that needs no model: harm is a power of each task's error."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
+FALLING = 0.8 ** np.arange(4)[:, None]
 SCALES = {"easy": 0.01, "fair": 0.1, "hard": 0.6}
 
 
@@ -48,9 +49,8 @@ def adapters(make_adapter, tmp_path: Path):
     for seed, name in enumerate(SCALES):
         rng = np.random.default_rng(seed)
         modules = {
-            p: (rng.standard_normal((48, 4)), rng.standard_normal((4, 40)) * 0.8 ** np.arange(4)[:, None])
-            for p in PATHS
-        }  # fmt: skip
+            p: (rng.standard_normal((48, 4)), FALLING * rng.standard_normal((4, 40))) for p in PATHS
+        }
         folders.append(make_adapter(tmp_path / name, modules))
     return read_adapters(folders)
 
@@ -118,8 +118,9 @@ def test_a_task_without_prompts_gets_the_middle_price(adapters, tmp_path: Path) 
 
 
 def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, {"easy": 1.0, "hard": 1.0})
     with pytest.raises(UsageError, match=r"prompts of every task; got none of fair"):
-        merge(adapters, tmp_path / "x", harm="1%", judge=PowerJudge(adapters, {"easy": 1, "hard": 1}))  # fmt: skip
+        merge(adapters, tmp_path / "x", harm="1%", judge=judge)
     with pytest.raises(UsageError, match="a limit on harm needs a judge"):
         merge(adapters, tmp_path / "x", harm="1%")
     assert not (tmp_path / "x").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -20,11 +22,19 @@ from hydraopt.progress import Progress
 
 __all__ = ["Counted", "Trials", "measure_tasks"]
 
+_LEAST_SHARE: Final = 0.05
+"""Of answers that change, over the root of KL: that of dates in words (docs/log.md)."""
+
 
 @dataclass(frozen=True)
 class Counted:
     """What is counted of a measured harm. shares: answers that change, else KL in nats an answer.
-    sure: so many standard errors are added, for what other prompts might say."""
+    sure: so many standard errors are added, for what other prompts might say.
+
+    Answers change about as the root of KL, with a factor of each task's own. Where none of a few
+    answers is likely to change, the least factor that was seen stands in: before a cliff KL rises
+    first.
+    """
 
     shares: bool = True
     sure: float = 0.0
@@ -33,7 +43,8 @@ class Counted:
         """The one number."""
         harm = judged.harm
         if self.shares:
-            return min(harm.likely + self.sure * judged.likely_error, 1.0)
+            told = harm.likely + self.sure * judged.likely_error
+            return min(max(told, _LEAST_SHARE * math.sqrt(harm.kl)), 1.0)
         return harm.kl + self.sure * judged.kl_error
 
 
