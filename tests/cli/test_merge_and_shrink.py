@@ -26,6 +26,7 @@ RESULT_KEYS = {
     "price",
     "passes",
     "seconds",
+    "harms",
     "notes",
     "tasks",
 }

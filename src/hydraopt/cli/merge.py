@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +16,8 @@ from hydraopt.cli.common import (
     quiet_option,
     threads_option,
 )
-from hydraopt.cli.results import show_combined, show_result
+from hydraopt.cli.mergeoptions import DEFAULT_MEASURE, Asked, Importance, Prompts, Setting
+from hydraopt.cli.results import show_combined, show_plan, show_result
 
 if TYPE_CHECKING:
     from hydraopt.merging.merge import MergeResult
@@ -26,133 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["merge"]
 
-DEFAULT_MEASURE = "bias-aware"
-
-
-class Setting(click.ParamType[tuple[str, str]]):
-    """KEY=VALUE."""
-
-    name = "KEY=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        key, equals, text = str(value).partition("=")
-        if not (key and equals and text):
-            self.fail(f"{value!r} is not KEY=VALUE, as in density=0.3", param, ctx)
-        return key, text
-
-
-class Importance(click.ParamType[tuple[str, float]]):
-    """TASK=NUMBER; the task's name may hold "=" itself."""
-
-    name = "TASK=NUMBER"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        task, equals, number = str(value).rpartition("=")
-        try:
-            return task if equals and task else self.fail(f"{value!r} has no '='"), float(number)
-        except ValueError:
-            self.fail(f"{number!r} in {value!r} is not a number, as in numbers-de=2", param, ctx)
-
-
-class Prompts(click.ParamType[tuple[str, str]]):
-    """DIR, or TASK=FILE; the task's name may not hold "=", the file's may."""
-
-    name = "DIR|TASK=FILE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        task, equals, file = str(value).partition("=")
-        if Path(value).is_dir():
-            return "", str(value)
-        if not (equals and task and file):
-            said = "is neither a folder nor TASK=FILE, as in numbers-de=prompts.txt"
-            self.fail(f"{value!r} {said}", param, ctx)
-        return task, file
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The options of a merge, held against each other. Raises click's errors."""
-
-    size: str | None
-    error: float | None
-    max_error: float | None
-    lossless: bool
-    harm: str | None
-    weights: tuple[tuple[str, float], ...]
-    fair: bool
-    measure: str
-    forms: tuple[str, ...]
-    base: str | None
-    prompted: tuple[tuple[str, str], ...]
-    method: str | None
-    heads: int | None
-    rank: int | None
-    solver: str | None
-    settings: tuple[tuple[str, str], ...]
-    exact: tuple[str, ...]
-    same_base: bool
-    alpha: float | None
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        if len(self.importance) != len(self.weights):
-            raise click.BadParameter("a task is named twice", param_hint="--weight")
-        if len(self.prompts) != len(self.prompted):
-            raise click.BadParameter("a task is named twice", param_hint="--prompts")
-        if self.harm is not None and not self.prompted:
-            raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
-        if self.prompts and self.base is None:
-            raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
-        if self.base is not None and self.lossless:
-            raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
-        numbers = (self.heads is not None) + (self.rank is not None)
-        if len(self.method_options) != len(self.settings) + numbers:
-            raise click.BadParameter("an option is named twice", param_hint="--option")
-        if self.method is None and (self.method_options or self.solver):
-            raise click.UsageError("--heads, --rank, --solver and --option need --method")
-        limits = (
-            self.size
-            or self.lossless
-            or self.harm
-            or self.forms
-            or self.fair
-            or self.threads
-            or self.exact
-        )
-        given = (self.error, self.max_error, self.base) != (None, None, None)
-        if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):
-            raise click.UsageError(
-                "--method has no size, limit, form, measure, base, threads or exact: what it makes "
-                "is stored"
-            )
-
-    @property
-    def importance(self) -> dict[str, float]:
-        """By task; for a method, its weights."""
-        return dict(self.weights)
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """Files of prompts by task; a folder of them by an empty name."""
-        return dict(self.prompted)
-
-    @property
-    def method_options(self) -> dict[str, str]:
-        """Options of the method, as text."""
-        numbers = {"heads": self.heads, "rank": self.rank}
-        own = {name: str(value) for name, value in numbers.items() if value is not None}
-        return {**dict(self.settings), **own}
-
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, metavar="OUT", help="The bundle to write.")
+@click.option("-o", "--output", metavar="OUT", help="The bundle to write.")
 @click.option("--size", help="Limit of the whole file: 5% (of the inputs' fp16 bytes), 3MB, bytes.")
 @click.option("--error", type=float, help="Limit of the relative error, mean over tasks: 0.2.")
 @click.option("--max-error", type=float, help="Limit of the relative error of the worst task.")
@@ -201,6 +77,21 @@ class _Asked:
     '"input". 64 or more that the adapter was not trained on.',
 )
 @click.option(
+    "--products",
+    type=click.Choice(("float32", "bfloat16")),
+    default="float32",
+    show_default=True,
+    help="Matrix products of the base model; bfloat16 is faster on processors that have it, and "
+    "rounds: a few answers change by that alone.",
+)
+@click.option(
+    "--plan-only",
+    is_flag=True,
+    help="Measure, and show each task by size by harm, but write nothing. What was measured is "
+    "remembered.",
+)
+@click.option("--plot", metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")
+@click.option(
     "--method",
     help="Run a method of the literature instead of hydraopt's own coder; see hydraopt methods.",
 )
@@ -225,8 +116,10 @@ class _Asked:
 @quiet_option
 def merge(
     adapters: tuple[str, ...],
-    output: str,
+    output: str | None,
     force: bool,
+    plan_only: bool,
+    plot: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -246,12 +139,20 @@ def merge(
       hydraopt merge adapters/* --size 5% -o phone.hydra.safetensors
       hydraopt merge de=run1/best fr=run2/best --error 0.2 --weight de=2 -o two.hydra.safetensors
       hydraopt merge adapters/* --base BASE --prompts DIR --harm 1% -o kept.hydra.safetensors
-      hydraopt merge adapters/* --base BASE --prompts DIR --size 5% -o shared.hydra.safetensors
+      hydraopt merge adapters/* --base BASE --prompts DIR --size 5% --plan-only --plot plan.png
       hydraopt merge adapters/* --method hydraopt --heads 4 --rank 16 -o heads.hydra.safetensors
       hydraopt merge adapters/* --method ties --option density=0.3 -o one.hydra.safetensors
     """
+    asked = Asked(**options)
+    if plan_only or plot:
+        if not plan_only or output is not None:
+            raise click.UsageError("--plot belongs to --plan-only, which writes no bundle: no -o")
+        with progress_bar(quiet or as_json) as progress:
+            _plan(adapters, asked, plot, as_json, progress)
+        return
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.")
     check_target(output, force)
-    asked = _Asked(**options)
     if asked.method is not None:
         _combine(adapters, output, asked.method, asked, as_json)
         return
@@ -267,7 +168,7 @@ def merge(
 
 
 def _combine(
-    adapters: tuple[str, ...], output: str, method: str, asked: _Asked, as_json: bool
+    adapters: tuple[str, ...], output: str, method: str, asked: Asked, as_json: bool
 ) -> None:
     """``merge --method``: run it and say what it made."""
     from hydraopt.merging.combine import combine
@@ -291,20 +192,78 @@ def _combine(
 
 
 def _merged(
-    adapters: tuple[str, ...], output: str, asked: _Asked, progress: Progress | None
+    adapters: tuple[str, ...], output: str, asked: Asked, progress: Progress | None
 ) -> MergeResult:
     """``merge`` without a method."""
     from hydraopt.adapters import read_adapters
+
+    if asked.base is not None:
+        from hydraopt.basemodel.model import products_of
+
+        with products_of(asked.products):
+            opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+            onlooker = _onlooker(asked, opened, progress)
+            return _merge(opened, output, asked, onlooker, progress)
+    return _merge(adapters, output, asked, None, progress)
+
+
+def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
+    """Who looks at the adapters with the base model."""
+    from hydraopt.basemodel.onlooker import Onlooker
+
+    assert asked.base is not None
+    texts = _texts(asked, [adapter.name for adapter in opened])
+    return Onlooker(asked.base, opened, texts, progress)
+
+
+def _plan(
+    adapters: tuple[str, ...],
+    asked: Asked,
+    plot: str | None,
+    as_json: bool,
+    progress: Progress | None,
+) -> None:
+    """``merge --plan-only``: measure, and show the plan."""
+    if plot is not None:
+        from hydraopt.report.figures import check_plot
+
+        check_plot(plot)
+    if asked.base is None or not asked.prompted or (asked.size is None) == (asked.harm is None):
+        raise click.UsageError("--plan-only needs --base, --prompts, and a --size or a --harm")
+    from hydraopt.adapters import read_adapters
+    from hydraopt.basemodel.model import products_of
+    from hydraopt.merging.harm.plan import plan
+
+    opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+    with products_of(asked.products):
+        made = plan(
+            opened,
+            _onlooker(asked, opened, progress).judge,
+            size=asked.size,
+            harm=asked.harm,
+            importance=asked.importance,
+            same_base=asked.same_base,
+            base=_base_tensors(asked, opened),
+            threads=asked.threads,
+            progress=progress,
+        )
+    report = {"schema": "hydraopt.merge.plan/1", **made.to_dict()}
+    if plot is not None:
+        from hydraopt.report.figures import draw
+
+        draw(report, plot)
+    show_plan(report, as_json)
+
+
+def _merge(
+    opened: Sequence[Any],
+    output: str,
+    asked: Asked,
+    onlooker: Any,
+    progress: Progress | None,
+) -> MergeResult:
     from hydraopt.merging.merge import merge as merge_adapters
 
-    opened: Sequence[Any] = adapters
-    onlooker = None
-    if asked.base is not None:
-        opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
-        from hydraopt.basemodel.onlooker import Onlooker
-
-        texts = _texts(asked, [adapter.name for adapter in opened])
-        onlooker = Onlooker(asked.base, opened, texts, progress)
     return merge_adapters(
         opened,
         output,
@@ -329,7 +288,7 @@ def _merged(
     )
 
 
-def _texts(asked: _Asked, names: Sequence[str]) -> dict[str, list[str]]:
+def _texts(asked: Asked, names: Sequence[str]) -> dict[str, list[str]]:
     """Prompts by task; a file of one task goes before what the folder has of it."""
     from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
 
@@ -339,7 +298,7 @@ def _texts(asked: _Asked, names: Sequence[str]) -> dict[str, list[str]]:
     return texts | {task: read_prompts(file) for task, file in files.items()}
 
 
-def _base_tensors(asked: _Asked, opened: Sequence[Any]) -> Any:
+def _base_tensors(asked: Asked, opened: Sequence[Any]) -> Any:
     """The base's own tensors, if there is something that could take their place."""
     if asked.base is None or not any(adapter.extras for adapter in opened):
         return None

@@ -16,7 +16,7 @@ from hydraopt.cli.common import (
     size_text,
 )
 
-__all__ = ["show_combined", "show_result"]
+__all__ = ["show_combined", "show_plan", "show_result"]
 
 
 def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
@@ -88,3 +88,24 @@ def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: 
         f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
         f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
     )
+
+
+def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
+    """A plan by harm.  report: schema hydraopt.merge.plan/1."""
+    if as_json:
+        emit_json(dict(report))
+        return
+    answers = report["counted"] == "answers"
+    key, scale, unit = ("likely", 100.0, "%") if answers else ("kl", 1.0, "nats")
+    most = max((len(task["trials"]) for task in report["tasks"]), default=0)
+    rows = []
+    for task in report["tasks"]:
+        cells = [f"{x['size'] / 1e3:.1f} kB {scale * x[key]:.3g}" for x in task["trials"]]
+        cells += ["-"] * (most - len(cells))
+        harm = "-" if task["harm"] is None else f"{scale * task['harm']:.3g}"
+        rows.append([task["name"], *cells, f"{task['size'] / 1e3:.1f} kB", harm])
+    title = f"Trials: bytes, and {'answers that change' if answers else 'KL an answer'} in {unit}"
+    trials = [f"trial {i + 1}" for i in range(most)]
+    show_table(title, ["task", *trials, "planned", f"expected {unit}"], rows)
+    share = report["size"] / report["fp16_bytes"]
+    say(f"streams {size_text(round(report['size']))} expected, {percent(share)} of the fp16 bytes")

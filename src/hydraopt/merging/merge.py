@@ -104,7 +104,8 @@ def merge(
     shared out by it, and the bundle says what was measured. harm: a limit, which needs a judge:
     "1%" of each task's answers may change, or "0.01nats" of KL an answer. forms: those permitted,
     default all of hydraopt.coding.forms.FORMS. same_base: take base models written differently as
-    one. alpha: for files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep
+    one. alpha: for files that do not state theirs. exact: patterns with * and ? of keys of tensors
+    to keep
     bit by bit. base: the base model's folder or tensors; what takes the place of one is coded
     as the difference, and whoever reads it needs the base too. threads: default all cores; does
     not change the result. progress: called with (stage, done, total).

@@ -20,7 +20,7 @@ from hydraopt.merging.passes import Draft, Passes
 from hydraopt.merging.weights import Weights
 from hydraopt.progress import Progress
 
-__all__ = ["Counted", "Trials", "measure_tasks"]
+__all__ = ["Counted", "Seen", "Trials", "measure_tasks"]
 
 _LEAST_SHARE: Final = 0.05
 """Of answers that change, over the root of KL: that of dates in words (docs/log.md)."""
@@ -60,12 +60,23 @@ def measure_tasks(
     return found
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a trial showed of one task. size: bytes, its share of the shared core among them. error:
+    relative Frobenius. likely: share of answers that change. kl: nats an answer."""
+
+    size: float
+    error: float
+    likely: float
+    kl: float
+
+
 @dataclass
 class Trials:
     """Passes of a job and what they showed, by content.
 
     weights: at which an error counts the same, relative to its task, in all tasks: a content's own
-    price is the price at these. seen: points by task, for the manifest.
+    price is the price at these. seen: what was measured, by task.
     """
 
     job: Job
@@ -75,7 +86,7 @@ class Trials:
     counted: Counted
     progress: Progress
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
-    seen: dict[str, list[HarmPoint]] = field(default_factory=dict)
+    seen: dict[str, list[Seen]] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -105,14 +116,14 @@ class Trials:
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> dict[str, Judged]:
         """Measure a draft that was made at these own prices, and note the points."""
         judged = measure_tasks(draft, self.job, self.judge, measured, self.progress)
-        for content, point in enumerate(self.points_of(draft, prices, judged)):
+        points = self.points_of(draft, prices, judged)
+        for content, point in enumerate(points):
             self.points.setdefault(content, []).append(point)
-        errors = draft.relative_errors()
         for task in self.job.pieces.tasks:
             if task.name in judged and task.content is not None:
-                harm, error = judged[task.name].harm, float(errors[task.content])
-                seen = self.seen.setdefault(task.name, [])
-                seen.append(HarmPoint(error, harm.likely, harm.kl))
+                harm, point = judged[task.name].harm, points[task.content]
+                seen = Seen(point.size, point.error, harm.likely, harm.kl)
+                self.seen.setdefault(task.name, []).append(seen)
         return judged
 
     def points_of(
@@ -141,4 +152,7 @@ class Trials:
 
     def kept_curves(self) -> dict[str, tuple[HarmPoint, ...]]:
         """By task, as a manifest keeps them."""
-        return {name: thinned(points) for name, points in self.seen.items()}
+        return {
+            name: thinned(HarmPoint(x.error, x.likely, x.kl) for x in seen)
+            for name, seen in self.seen.items()
+        }
