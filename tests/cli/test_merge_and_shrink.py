@@ -43,6 +43,7 @@ ROW_KEYS = {
     "notes",
     "tensors",
     "tensor_error",
+    "harm",
 }
 
 
