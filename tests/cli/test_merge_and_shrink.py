@@ -44,6 +44,7 @@ ROW_KEYS = {
     "tensors",
     "tensor_error",
     "harm",
+    "curve",
 }
 
 
