@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,7 @@ class Judge:
         """The prompts of a task with the original's greedy answers, ANSWER_TOKENS at most each."""
         key, asked = self._key(task), self._prompts[task]
         said = self._memory.get(key)
-        if said is None:
+        if not _are_answers(said, len(asked)):
             found = answered(
                 self._model, self._tokenizer, asked, self._originals(task), ANSWER_TOKENS
             )
@@ -85,9 +86,9 @@ class Judge:
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)
         known = self._memory.get(key)
-        if known is None:
+        if not _is_summary(known, len(self._prompts[task])):
             drift = drift_of(self._model, self._reference(task), factors)
-            known = drift.summary()
+            known = list(drift.summary())
             self._memory.put(key, known)
         changed, answers, likely, likely_error, kl, kl_error = known
         return Judged(Harm(changed, answers, likely, kl, self._held_out), likely_error, kl_error)
@@ -107,3 +108,19 @@ class Judge:
                 self._model, self.answers(task), self._originals(task)
             )
         return self._references[task]
+
+
+def _are_answers(value: Any, count: int) -> bool:
+    """Whether a remembered value is so many answers in tokens; files may be broken or forged."""
+    if not (isinstance(value, list) and len(value) == count):
+        return False
+    tokens = (x for answer in value for x in (answer if isinstance(answer, list) else ["none"]))
+    return all(type(x) is int and x >= 0 for x in tokens)
+
+
+def _is_summary(value: Any, answers: int) -> bool:
+    """Whether a remembered value is what ``Drift.summary`` gives of so many answers."""
+    if not (isinstance(value, list) and len(value) == 6):
+        return False
+    fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
+    return fine and value[1] == answers and type(value[0]) is int and value[2] <= 1

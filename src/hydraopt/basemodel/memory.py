@@ -63,7 +63,7 @@ class Memory:
     def get(self, key: str) -> Any:
         """What was put under the key; None if nothing was, or what is there cannot be read."""
         if key not in self._known and self._folder is not None:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, RecursionError):
                 data = read_regular(self._folder / f"{key}.json", MOST_CONFIG)
                 self._known[key] = json.loads(data)
         return self._known.get(key)

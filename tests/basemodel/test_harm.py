@@ -1,0 +1,180 @@
+"""What other factors do to an adapter's own answers; the judge and its memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hydraopt.basemodel.judge as module
+from hydraopt import read_adapters
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.harm import Drift, drift_of, likely_changes, reference_of
+from hydraopt.basemodel.judge import Judge
+from hydraopt.basemodel.memory import Memory, base_hash, key_of
+from hydraopt.basemodel.model import generate, place
+from hydraopt.basemodel.sensitivity import answered
+
+PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
+
+
+def factors_of(seed: int, size: float = 0.3):
+    rng = np.random.default_rng(seed)
+    return {p: (size * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS}
+
+
+def noisy(factors, size: float, seed: int = 9):
+    rng = np.random.default_rng(seed)
+    return {p: (b + size * rng.standard_normal(b.shape), a) for p, (b, a) in factors.items()}
+
+
+def asked_of(tokenizer, count: int = 24) -> list[Encoded]:
+    return [Encoded((1, *tokenizer(f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in range(count)]
+
+
+@pytest.fixture
+def said(trained):
+    model, tokenizer = trained
+    return answered(model, tokenizer, asked_of(tokenizer), factors_of(0), 16)
+
+
+def test_the_original_itself_does_no_harm(trained, said) -> None:
+    model, _ = trained
+    original = factors_of(0)
+    drift = drift_of(model, reference_of(model, said, original), original)
+    assert drift.changed == 0
+    assert drift.kl.max() < 1e-6
+    assert likely_changes(drift).max() == 0
+    rows = np.bincount(drift.row, minlength=len(said))
+    assert rows.tolist() == [len(x.target) for x in said]
+
+
+def test_changed_answers_are_those_that_greedy_decoding_writes_otherwise(trained, said) -> None:
+    model, tokenizer = trained
+    original, other = factors_of(0), noisy(factors_of(0), 0.1)
+    drift = drift_of(model, reference_of(model, said, original), other)
+    placed = place(model, other)
+    prompts = [Encoded(x.prompt, ()) for x in said]
+    written = dict(generate(model, tokenizer, prompts, [placed] * len(said), 16, 10**6))
+    differ = sum(written[i] != x.target for i, x in enumerate(said))
+    assert 0 < differ < len(said)
+    assert drift.changed == differ
+
+
+def test_kl_is_that_of_the_whole_answer(trained, said) -> None:
+    """By hand, for one answer, in float64."""
+    import torch
+
+    from hydraopt.basemodel.encoding import collate
+    from hydraopt.basemodel.model import attached, hidden_states, logits_of
+
+    model, _ = trained
+    original, other = factors_of(0), noisy(factors_of(0), 0.1)
+    drift = drift_of(model, reference_of(model, said[:3], original), other)
+    found = np.bincount(drift.row, drift.kl, 3)
+    for i in range(3):
+        logs = []
+        for factors in (original, other):
+            with torch.no_grad(), attached(model, place(model, factors)):
+                hidden = hidden_states(model, collate([said[i]]))
+                logs.append(logits_of(model, hidden).double().log_softmax(-1))
+        wanted = float((logs[0].exp() * (logs[0] - logs[1])).sum())
+        assert found[i] == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+
+
+def test_likely_changes_agree_with_noise_drawn_anew() -> None:
+    """Margins that move by independent noise of one size: the share foretold from a single draw is
+    the mean of many."""
+    rng = np.random.default_rng(0)
+    answers, tokens, size = 400, 6, 0.8
+    row = np.repeat(np.arange(answers), tokens)
+    margin = rng.exponential(4.0, row.size)
+    nothing = np.zeros(row.size)
+    counts = [
+        Drift(row, nothing, margin, size * rng.standard_normal(row.size), answers)
+        for _ in range(200)
+    ]
+    share = np.mean([x.changed for x in counts]) / answers
+    told = likely_changes(counts[0])
+    assert told.mean() == pytest.approx(share, rel=0.1)
+    summary = counts[0].summary()
+    spread = np.std([likely_changes(x).mean() for x in counts])
+    assert spread < np.std([x.changed / answers for x in counts]) / 2
+    assert summary[2] == pytest.approx(told.mean())
+
+
+def test_nothing_said_is_nothing_changed(trained) -> None:
+    model, tokenizer = trained
+    silent = asked_of(tokenizer, 3)
+    drift = drift_of(model, reference_of(model, silent, factors_of(0)), factors_of(1))
+    assert drift.summary() == (0, 3, 0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture
+def judge_of(trained, make_adapter, tmp_path: Path):
+    model, tokenizer = trained
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
+    asked = {"fr": asked_of(tokenizer)}
+
+    def make(base: Path = tmp_path / "base") -> Judge:
+        memory = Memory(tmp_path / "memory")
+        return Judge(base, model, tokenizer, {"fr": adapter}, asked, True, memory)
+
+    return make
+
+
+def test_what_was_measured_is_remembered(judge_of, monkeypatch, tmp_path: Path) -> None:
+    other = noisy(factors_of(0), 0.05)
+    first = judge_of().measured("fr", other)
+    assert first.harm.answers == 24
+    assert first.harm.kl > 0
+    assert len(list((tmp_path / "memory").iterdir())) == 2  # answers, and what was measured
+
+    def never(*_args, **_more):
+        raise AssertionError("the model is not asked again")
+
+    for name in ("answered", "reference_of", "drift_of"):
+        monkeypatch.setattr(module, name, never)
+    assert judge_of().measured("fr", other) == first
+    with pytest.raises(AssertionError, match="not asked again"):
+        judge_of().measured("fr", noisy(factors_of(0), 0.05, seed=10))
+
+
+def test_another_base_has_another_memory(judge_of, tmp_path: Path) -> None:
+    before = base_hash(tmp_path / "base", None)
+    config = tmp_path / "base" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    assert base_hash(tmp_path / "base", None) != before
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[" * 10_000, "\0", "3", "{}", "[1]", "[[-1]]", "[1, 24, 2, 1, 1, 1]"]
+)
+def test_a_broken_memory_is_measured_again(judge_of, tmp_path: Path, content) -> None:
+    other = noisy(factors_of(0), 0.05)
+    first = judge_of().measured("fr", other)
+    for file in (tmp_path / "memory").iterdir():
+        file.write_text(content)
+    assert judge_of().measured("fr", other) == first
+
+
+def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    memory = Memory(tmp_path / "file")
+    memory.put(key_of(["a"]), [1])
+    assert memory.get(key_of(["a"])) == [1]
+    assert Memory(tmp_path / "file").get(key_of(["a"])) is None
+
+
+def test_borders_of_parts_count() -> None:
+    assert key_of(["ab", "c"]) != key_of(["a", "bc"])
+
+
+def test_values_come_back_from_disk(tmp_path: Path) -> None:
+    Memory(tmp_path).put("k", [1, 0.5])
+    assert Memory(tmp_path).get("k") == [1, 0.5]
+    assert json.loads((tmp_path / "k.json").read_text()) == [1, 0.5]
