@@ -71,8 +71,11 @@ class Judge:
             self._memory.put(key, said)
         return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
 
-    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]]) -> Judged:
-        """The harm of a task's decoded factors; see hydraopt.merging.harm.judging.
+    def measure(
+        self, task: str, coded: Callable[[], Mapping[str, Factors]], error: float = 0.0
+    ) -> Judged:
+        """The harm of a task's decoded factors, whatever their error; see
+        hydraopt.merging.harm.judging.
 
         Raises AlignmentError for modules that the base does not have as linear ones.
         """

@@ -27,9 +27,13 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
 from hydraopt.merging.dense import TensorMatrices
+from hydraopt.merging.harm.solve import solve_by_harm
+from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
+from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import ShrinkRecipe
+from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress
 
@@ -114,7 +118,8 @@ def shrink(
 
     size: as in :func:`hydraopt.merge` (percent of the original adapters' fp16 bytes). error: mean
     relative error that shrinking may add, relative to what the bundle holds. One of the two. base:
-    the base model's folder or tensors, where tasks hold differences from them.
+    the base model's folder or tensors, where tasks hold differences from them. A size is shared out
+    by the curves of harm that the bundle holds, if a merge has measured them.
     Raises BudgetError if the bundle is no larger than that already, and a HydraoptError for
     anything wrong, before ``output`` is touched.
     """
@@ -134,10 +139,21 @@ def shrink(
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
     job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
-        solution = solve(job, budget, Options(chosen, threads=threads, progress=progress))
+        options = Options(chosen, threads=threads, progress=progress)
+        solution = _solved(job, budget, options, StoredCurves(before.manifest))
     added = job.manifest(solution.draft if solution else None)
     manifest = _against_originals(added, before.manifest)
     return write(output, job, solution, chosen, budget, started, manifest)
+
+
+def _solved(
+    job: Job, budget: Size | MeanError, options: Options, curves: StoredCurves
+) -> Solution[Draft]:
+    """A size is shared out by the curves that the bundle holds, if it holds any."""
+    if isinstance(budget, MeanError) or not curves.tasks():
+        return solve(job, budget, options)
+    made = solve_by_harm(job, budget, options, curves)
+    return Solution(made.draft, made.passes)
 
 
 def _check_smaller(bundle: Bundle, budget: Size) -> None:

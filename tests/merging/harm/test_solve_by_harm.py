@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt import merge, open_bundle, read_adapters
+from hydraopt import merge, open_bundle, read_adapters, shrink
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.linalg.shapes import Factors
@@ -32,7 +32,7 @@ class PowerJudge:
     def tasks(self) -> frozenset[str]:
         return frozenset(self.scales)
 
-    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]]) -> Judged:
+    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]], error) -> Judged:
         self.asked += 1
         decoded, mine = coded(), self.originals[task]
         lost = whole = 0.0
@@ -128,8 +128,8 @@ def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
 
 def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> None:
     class Stubborn(PowerJudge):
-        def measure(self, task, coded) -> Judged:
-            judged = super().measure(task, coded)
+        def measure(self, task, coded, error) -> Judged:
+            judged = super().measure(task, coded, error)
             if task != "fair":
                 return judged
             return Judged(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0)
@@ -149,3 +149,23 @@ def test_the_same_input_gives_the_same_bytes(adapters, tmp_path: Path) -> None:
     for name in "ab":
         merge(adapters, tmp_path / name, size="20%", judge=PowerJudge(adapters, SCALES))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    merge(adapters, tmp_path / "big", size="45%", judge=judge)
+    merge(adapters, tmp_path / "untold", size="45%", max_error=None)
+    made = {
+        name: shrink(tmp_path / name, tmp_path / f"{name}-small", size="25%")
+        for name in ("big", "untold")
+    }
+    errors = made["big"].errors
+    assert errors["hard"] < errors["fair"] < errors["easy"]
+    harm = {
+        name: sum(SCALES[task] * error**1.2 for task, error in x.errors.items())
+        for name, x in made.items()
+    }
+    assert harm["big"] < 0.95 * harm["untold"]
+    for task in open_bundle(tmp_path / "big-small").manifest.tasks:
+        assert task.harm is None
+        assert task.curve

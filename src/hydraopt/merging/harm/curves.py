@@ -18,7 +18,7 @@ from scipy.interpolate import PchipInterpolator
 
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["LEAST_HARM", "Curve", "TrialPoint"]
+__all__ = ["LEAST_HARM", "Curve", "Line", "TrialPoint"]
 
 LEAST_HARM: Final = 1e-6
 """What a measured zero counts: logarithms have to be taken."""
@@ -46,8 +46,8 @@ class Curve:
     """One stream's trials, by rising price; some tell of bytes alone, their harm not measured."""
 
     points: tuple[TrialPoint, ...]
-    _bytes: _Line = field(init=False, repr=False, compare=False)
-    _harm: _Line = field(init=False, repr=False, compare=False)
+    _bytes: Line = field(init=False, repr=False, compare=False)
+    _harm: Line = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         points = sorted(self.points, key=lambda point: point.price)
@@ -56,8 +56,8 @@ class Curve:
         prices, seen = _logs([p.price for p in points]), _logs([p.price for p in known])
         sizes = _levelled(-_logs([p.size for p in points]))
         harms = _levelled(_logs([max(p.harm or 0.0, LEAST_HARM) for p in known]))
-        object.__setattr__(self, "_bytes", _Line(prices, sizes))
-        object.__setattr__(self, "_harm", _Line(seen, harms))
+        object.__setattr__(self, "_bytes", Line(prices, sizes))
+        object.__setattr__(self, "_harm", Line(seen, harms))
 
     @property
     def range(self) -> tuple[float, float]:
@@ -101,8 +101,11 @@ def _moved(seen: float, expected: float) -> float:
     return min(max(ratio, 1 / _MOST_MOVED), _MOST_MOVED)
 
 
-class _Line:
-    """A monotone rising function through points, going on with its end slopes."""
+class Line:
+    """A monotone rising function through points, going on with its end slopes.
+
+    Of points at one place the first counts.
+    """
 
     def __init__(self, x: Array, y: Array) -> None:
         at, first = np.unique(x, return_index=True)
@@ -110,6 +113,7 @@ class _Line:
         self._between = PchipInterpolator(at, self._y) if at.size > 1 else None
 
     def __call__(self, x: Array) -> Array:
+        """Values at x, of the same shape."""
         inside = np.clip(x, self._x[0], self._x[-1])
         if self._between is None:
             return np.full(x.shape, self._y[0]) + 0.3 * (x - inside)

@@ -28,7 +28,10 @@ class Judge(Protocol):
         """The tasks that it has prompts for."""
         ...
 
-    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]]) -> Judged:
+    def measure(
+        self, task: str, coded: Callable[[], Mapping[str, Factors]], error: float
+    ) -> Judged:
         """The harm of a task's decoded factors, by module path, B (m, k) with the scale inside and
-        A (k, n); modules that are left out are those of the base model alone."""
+        A (k, n); modules that are left out are those of the base model alone. error: their relative
+        error, Frobenius."""
         ...

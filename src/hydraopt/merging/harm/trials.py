@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -52,10 +53,12 @@ def measure_tasks(
     draft: Draft, job: Job, judge: Judge, contents: Collection[int], progress: Progress
 ) -> dict[str, Judged]:
     """The harm of a draft to the tasks of these contents that the judge has prompts for."""
-    decoded, found = DecodedDraft(draft, job.pieces), {}
+    decoded, errors, found = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
     asked = [x for x in job.pieces.tasks if x.name in judge.tasks() and x.content in contents]
     for done, task in enumerate(asked, 1):
-        found[task.name] = judge.measure(task.name, lambda task=task: decoded.factors(task))  # type: ignore[misc]
+        assert task.content is not None
+        factors = functools.partial(decoded.factors, task)
+        found[task.name] = judge.measure(task.name, factors, float(errors[task.content]))
         progress("measuring harm", done, len(asked))
     return found
 
