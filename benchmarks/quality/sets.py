@@ -49,7 +49,7 @@ class Method:
         return f"{self.name}-{self.size.replace('%', 'pct')}.hydra.safetensors"
 
     @property
-    def limit(self) -> dict[str, str]:
+    def limit(self) -> dict[str, Any]:
         """What hydraopt.merge is told of the size."""
         return {} if self.size == DEFAULT else {"size": self.size}
 

@@ -36,8 +36,9 @@ def test_scored_read_and_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "| `a` | 20.0 % | 0.109 | 0.054 | +0.5 % [-1.0, +1.0] | 100,000 |" in text
     assert "| `a` | 52.0 % | 0.003 |" in text
     assert "| `a` | 10.0 % |" not in text
-    assert "p = 2 [1.5, 2.5]" in text
-    assert "1.2 up to 0.4" in text
+    said = " ".join(text.split())
+    assert "p = 2 [1.5, 2.5]" in said
+    assert "1.2 up to 0.4" in said
     assert "| 0.05 | 27 %: 0.10 [0.00, 0.30] |" in text
     assert "| ten | 100,000 | 5,000 | 5.0 % | 0.049 | 0.040 | refused | 2 |" in text
     assert "- none: file holds no LoRA matrices." in text
