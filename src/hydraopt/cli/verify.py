@@ -155,7 +155,7 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
             [
                 [
                     task.name,
-                    *harm_cells(task.stated and asdict(task.stated)),
+                    *harm_cells(None if task.stated is None else asdict(task.stated)),
                     *harm_cells(asdict(task.measured))[:3],
                     "-" if task.most is None else percent(task.most),
                 ]
