@@ -26,6 +26,7 @@ RESULT_KEYS = {
     "price",
     "passes",
     "seconds",
+    "harms",
     "notes",
     "tasks",
 }
@@ -42,6 +43,8 @@ ROW_KEYS = {
     "notes",
     "tensors",
     "tensor_error",
+    "harm",
+    "curve",
 }
 
 

@@ -23,7 +23,7 @@ HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors"
 def test_the_verbs_are_these_with_a_file_each() -> None:
     assert tuple(sorted(cli.commands)) == VERBS
     files = {path.stem for path in Path(common.__file__).parent.glob("*.py")}
-    assert files == {*VERBS, "__init__", "common", "failures", "main"}
+    assert files == {*VERBS, "__init__", "common", "failures", "main", "mergeoptions", "results"}
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])

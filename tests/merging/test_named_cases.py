@@ -67,7 +67,7 @@ def _single(make_adapter: Any, folder: Path) -> list[Path]:
 
 
 def _tiny(make_adapter: Any, folder: Path) -> list[Path]:
-    pair = {"h.0.q": (np.array([[0.3]]), np.array([[1.7]]))}
+    pair = {"h.7.x": (np.array([[0.3]]), np.array([[1.7]]))}
     return [make_adapter(folder / "tiny", pair), make_adapter(folder / "one", modules_of(0))]
 
 

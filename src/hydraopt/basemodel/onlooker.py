@@ -7,6 +7,7 @@ parts should be for the answers to stay.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,18 +18,21 @@ from hydraopt.adapters import Adapter
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
+from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
 from hydraopt.progress import Progress, silent
 
-__all__ = ["POWER", "PROMPTS", "TEXTS", "Onlooker"]
+__all__ = ["JUDGED", "POWER", "PROMPTS", "TEXTS", "Onlooker"]
 
 TEXTS = 8
 """Texts on which an adapter's modules are seen; more change little."""
 PROMPTS = 32
 """Prompts of a task that are answered, at most; eight do most of it."""
+JUDGED = 256
+"""Prompts of a task that harm is measured on, at most."""
 POWER = 0.5
 """What was seen counts to this power: it is seen at the adapter itself, and errors are not small
 enough for that to hold all the way (docs/log.md)."""
@@ -67,6 +71,7 @@ class Onlooker:
         self._adapters = {adapter.name: adapter for adapter in adapters}
         for name, asked in prompts.items():
             _check(self._adapters[name], asked)
+        self._base = base
         self._model, self._tokenizer = load_model(base)
         self._prompts = prompts
         self._progress = progress or silent
@@ -105,6 +110,15 @@ class Onlooker:
         self._mended += 1
         self._progress("fitting to answers", self._mended, len(self._prompts))
         return shifts
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        """Measures harm on all prompts (JUDGED of a task at most), as hydraopt.merge takes it."""
+        asked = {
+            name: [_encoded(self._tokenizer, text) for text in texts[:JUDGED]]
+            for name, texts in self._prompts.items()
+        }
+        return Judge(self._base, self._model, self._tokenizer, self._adapters, asked)
 
     def _factors(self, name: str) -> TaskFactors:
         modules = self._adapters[name].modules

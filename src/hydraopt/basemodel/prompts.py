@@ -2,46 +2,117 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Final
 
+from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.reading import read_regular
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 
-__all__ = ["read_prompts"]
+__all__ = ["read_prompt_folder", "read_prompts"]
 
-_MOST_BYTES = 1 << 28
+_MOST_BYTES: Final = 1 << 28
+_SUFFIXES: Final = (".jsonl", ".txt")
+_FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Prompts, one a line, exactly as the model gets them: plain text, or in a ``.jsonl`` file JSON
-    strings or objects with a ``prompt``. Raises UsageError."""
+    """Prompts, one a line, exactly as the model gets them.
+
+    Plain text; or, in a ``.jsonl`` file, JSON strings, objects with a "prompt", or the rows of a
+    task with an "input", which become prompts as the evaluation's do. Their instruction is the
+    row's own "instruction", or that of ``NAME.META.json`` or ``META.json`` beside the file.
+    Raises UsageError, with the line.
+    """
     file = Path(path)
     try:
         lines = read_regular(file, _MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(explain("cannot read the prompts", file=file, got=error)) from None
     prompts = []
+    instruction = functools.cache(lambda: _instruction(file))
     for number, line in enumerate(lines, 1):
         if line.strip():
-            prompts.append(_prompt(line, f"{file}:{number}") if file.suffix == ".jsonl" else line)
+            where = f"{file}:{number}"
+            rows = file.suffix == ".jsonl"
+            prompts.append(_prompt(line, where, instruction) if rows else line)
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
     return prompts
 
 
-def _prompt(line: str, where: str) -> str:
+def read_prompt_folder(path: str | Path, names: Collection[str]) -> dict[str, list[str]]:
+    """Prompts by task, from ``NAME.jsonl`` or ``NAME.txt`` files; see :func:`read_prompts`.
+
+    names: the tasks that there are; one without a file is left out. Raises UsageError for a folder
+    that is none, for two files of a task, and for files of prompts that no task is called by.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(explain("no folder of prompts", file=folder, expected=_FOLDER))
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in _SUFFIXES:
+            continue
+        if file.stem in files:
+            both = f"{files[file.stem].name} and {file.name}"
+            raise UsageError(explain("two files of prompts for one task", file=folder, got=both))
+        files[file.stem] = file
+    unknown = sorted(set(files) - set(names))
+    if unknown or not files:
+        raise UsageError(
+            explain(
+                "prompts of a task that is not there" if unknown else "no prompts in the folder",
+                file=folder,
+                got=", ".join(unknown) or "no .jsonl or .txt file",
+                expected=", ".join(sorted(names)),
+                do="Name each file as its adapter",
+            )
+        )
+    return {name: read_prompts(file) for name, file in sorted(files.items())}
+
+
+def _instruction(file: Path) -> str:
+    """What META.json beside the file says is asked of each input."""
+    for meta in (file.with_name(f"{file.stem}.META.json"), file.with_name("META.json")):
+        if meta.is_file():
+            try:
+                said = json.loads(read_regular(meta, MOST_CONFIG).decode("utf-8"))["instruction"]
+            except (OSError, ValueError, KeyError, TypeError):
+                said = None
+            if not isinstance(said, str):
+                raise UsageError(explain('META.json needs a text "instruction"', file=meta))
+            return said
+    raise UsageError(
+        explain(
+            'rows with an "input" need an instruction',
+            file=file,
+            expected='"instruction" in each row, or a META.json beside the file',
+        )
+    )
+
+
+def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
     try:
         said = json.loads(line)
     except ValueError:
         said = None
-    text = said.get("prompt") if isinstance(said, dict) else said
+    text = said
+    if isinstance(said, dict):
+        text = said.get("prompt")
+        given = said.get("input")
+        if text is None and isinstance(given, str):
+            own = said.get("instruction")
+            text = prompt_text(own if isinstance(own, str) else instruction(), given)
     if not isinstance(text, str) or not text:
         raise UsageError(
             explain(
                 f"cannot read the prompt at {where}",
                 got=line[:80],
-                expected='a JSON string, or an object with a "prompt"',
+                expected='a JSON string, or an object with a "prompt" or an "input"',
             )
         )
     return text

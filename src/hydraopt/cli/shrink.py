@@ -11,7 +11,7 @@ from hydraopt.cli.common import (
     quiet_option,
     threads_option,
 )
-from hydraopt.cli.merge import show_result
+from hydraopt.cli.results import show_result
 
 __all__ = ["shrink"]
 

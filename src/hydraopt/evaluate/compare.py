@@ -6,15 +6,14 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
 from hydraopt.adapters.tuners import other_tuner
-from hydraopt.basemodel.model import TaskFactors, load_classifier, load_model
+from hydraopt.basemodel.model import TaskFactors, load_classifier, load_model, products_of
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
@@ -292,19 +291,6 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
         )
         wanted[name] = read_task_file(request.tasks, task, language, request.split)
     return wanted
-
-
-@contextmanager
-def products_of(kind: str) -> Iterator[None]:
-    """Inside the block, matrix products are made as :class:`Request` says."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if kind == "bfloat16" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:

@@ -10,27 +10,39 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import Budget, MeanError, Size, WorstError, parse_size
-from hydraopt.merging.outcome import Job, Loaded, StrPath, Written, inputs_of, load
+from hydraopt.merging.budget import (
+    Budget,
+    HarmLimit,
+    MeanError,
+    Size,
+    WorstError,
+    parse_harm,
+    parse_size,
+)
+from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.solve import TRIALS, solve_by_harm
+from hydraopt.merging.harm.trials import measure_tasks
+from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.rescale import Rescaler, rescaled
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve
 from hydraopt.merging.weights import Sensitivity
-from hydraopt.progress import Progress
+from hydraopt.progress import Progress, silent
 
 __all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "write"]
 
@@ -39,6 +51,7 @@ DEFAULT_MAX_ERROR: Final = 0.05
 DEFAULT_MEASURE: Final = "bias-aware"
 _NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_GIVE_PROMPTS: Final = "Give a base model and prompts: merge --base BASE --prompts DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +59,14 @@ class MergeResult(Written):
     """What a merge or a shrink made.
 
     forms: records by form. measure: what errors cost. price: harm a bit was allowed to cost.
-    passes: coding passes it took.
+    passes: coding passes it took. harms: measured, by task, of those that had prompts.
     """
 
     forms: Mapping[str, int]
     measure: str
     price: float
     passes: int
+    harms: Mapping[str, Harm] = field(default_factory=dict)
 
 
 def merge(
@@ -68,6 +82,8 @@ def merge(
     measure: str | Measure = DEFAULT_MEASURE,
     sensitivity: Sensitivity | None = None,
     rescaler: Rescaler | None = None,
+    harm: str | None = None,
+    judge: Judge | None = None,
     forms: Sequence[str] | None = None,
     same_base: bool = False,
     alpha: float | None = None,
@@ -84,9 +100,12 @@ def merge(
     Default: max_error 0.05. importance: weight of a task's error, default 1. fair: weights are
     moved until all tasks have the same error. measure: see hydraopt.compress.measure. sensitivity:
     which modules of a task matter more; only ratios within a task count. rescaler: see
-    hydraopt.merging.rescale. forms: those permitted, default all of
-    hydraopt.coding.forms.FORMS. same_base: take base models written differently as one. alpha:
-    for files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep
+    hydraopt.merging.rescale. judge: measures harm (hydraopt.basemodel.onlooker has one): a size is
+    shared out by it, and the bundle says what was measured. harm: a limit, which needs a judge:
+    "1%" of each task's answers may change, or "0.01nats" of KL an answer. forms: those permitted,
+    default all of hydraopt.coding.forms.FORMS. same_base: take base models written differently as
+    one. alpha: for files that do not state theirs. exact: patterns with * and ? of keys of tensors
+    to keep
     bit by bit. base: the base model's folder or tensors; what takes the place of one is coded
     as the difference, and whoever reads it needs the base too. threads: default all cores; does
     not change the result. progress: called with (stage, done, total).
@@ -95,25 +114,59 @@ def merge(
     HydraoptError for anything wrong with the input, before ``output`` is touched.
     """
     started = time.monotonic()
-    limits = _Limits(size, error, max_error, lossless)
+    limits = _Limits(size, error, max_error, lossless, harm)
+    if harm is not None and (judge is None or rescaler is not None):
+        got = "no judge" if judge is None else "a rescaler, which changes what was judged"
+        raise UsageError(explain("a limit on harm needs a judge", got=got, do=_GIVE_PROMPTS))
     if lossless:
         choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
-        _refuse_idle({**choices, "sensitivity": sensitivity, "rescaler": rescaler})
+        _refuse_idle({**choices, "sensitivity": sensitivity, "rescaler": rescaler, "judge": judge})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
     limit = "lossless" if lossless else budget.name, budget.limit
-    recipe = MergeRecipe(chosen.name, *limit, permitted, fair, tuple(sorted(sensitivity or ())))
+    seen, judged = tuple(sorted(sensitivity or ())), len(judge.tasks()) if judge else 0
+    recipe = MergeRecipe(chosen.name, *limit, permitted, fair, seen, judged=judged)
     job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
         weighed = importance or {}, sensitivity or {}
         options = Options(chosen, permitted, fair, threads, progress, *weighed)
-        solution = solve(job, budget, options)
-        if rescaler:
+        job, solution = _solved(job, budget, options, judge)
+        if rescaler and not isinstance(budget, HarmLimit):
             job, solution = _rescaled(job, solution, recipe, loaded.adapters, rescaler, budget)
+        if judge:
+            job = _told(job, solution.draft, judge, progress or silent)
     return write(output, job, solution, chosen, None if lossless else budget, started)
+
+
+def _solved(
+    job: Job, budget: Budget | HarmLimit, options: Options, judge: Judge | None
+) -> tuple[Job, Solution[Draft]]:
+    """The draft that meets the budget, by harm where there is a judge and it is free to share out;
+    and the job with the curves of its trials."""
+    if judge is None:
+        assert not isinstance(budget, HarmLimit)
+        return job, solve(job, budget, options)
+    expected = Measured.unlike(judge.tasks(), TRIALS)
+    job = dataclasses.replace(job, measured=expected)
+    if isinstance(budget, MeanError | WorstError):
+        return job, solve(job, budget, options)
+    solution = solve_by_harm(job, budget, options, judge)
+    curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}
+    return dataclasses.replace(job, measured=curves), Solution(solution.draft, solution.passes)
+
+
+def _told(job: Job, draft: Draft, judge: Judge, progress: Progress) -> Job:
+    """The job with what is measured of the draft that will be written."""
+    judged = measure_tasks(draft, job, judge, range(job.pieces.contents), progress)
+    nothing = Measured(None)
+    measured = {
+        name: dataclasses.replace(job.measured.get(name, nothing), harm=x.harm)
+        for name, x in judged.items()
+    }
+    return dataclasses.replace(job, measured=measured)
 
 
 def _aligned(
@@ -132,17 +185,20 @@ class _Limits:
     error: float | None
     max_error: float | None
     lossless: bool
+    harm: str | None
 
     def __post_init__(self) -> None:
         limits = {"size": self.size, "error": self.error, "max-error": self.max_error}
-        limits["lossless"] = self.lossless or None
+        limits |= {"lossless": self.lossless or None, "harm": self.harm}
         given = [name for name, value in limits.items() if value is not None]
         if len(given) > 1:
             got = ", ".join(given)
             raise UsageError(explain("more than one limit", got=got, expected="one"))
 
-    def budget(self, fp16_bytes: int) -> Budget:
+    def budget(self, fp16_bytes: int) -> Budget | HarmLimit:
         """The budget of adapters of these bytes; that of a lossless merge binds nothing."""
+        if self.harm is not None:
+            return parse_harm(self.harm)
         if self.size is not None:
             return Size(parse_size(self.size, fp16_bytes))
         if self.error is not None:
@@ -210,7 +266,7 @@ def write(
     job: Job,
     solution: Solution[Draft] | None,
     measure: Measure,
-    budget: Budget | None,
+    budget: Budget | HarmLimit | None,
     started: float,
     manifest: Manifest | None = None,
 ) -> MergeResult:
@@ -240,4 +296,5 @@ def write(
         measure=measure.name,
         price=draft.price if draft else 0.0,
         passes=solution.passes if solution else 0,
+        harms={task.name: task.harm for task in manifest.tasks if task.harm},
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from hydraopt.adapters import Adapter, Adapters, check_same_base, read_adapters
 from hydraopt.bundle.carried import Carried, pack_carried
+from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BudgetError, UsageError, explain
@@ -26,7 +27,7 @@ from hydraopt.merging.budget import Budget, Size
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import Recipe
 
-__all__ = ["Job", "Loaded", "StrPath", "Written", "inputs_of", "load"]
+__all__ = ["Job", "Loaded", "Measured", "StrPath", "Written", "inputs_of", "load"]
 
 StrPath = str | os.PathLike[str]
 
@@ -78,12 +79,36 @@ def inputs_of(adapters: Iterable[Adapter]) -> list[Path]:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured of a task's answers; see :class:`hydraopt.bundle.spec.TaskEntry`."""
+
+    harm: Harm | None
+    curve: tuple[HarmPoint, ...] = ()
+
+    @classmethod
+    def unlike(cls, names: Iterable[str], points: int) -> dict[str, Measured]:
+        """By task, something that takes as many bytes in a manifest as what will be measured."""
+        found = {}
+        rng = np.random.default_rng(0)
+        for name in names:
+            numbers = rng.random((points, 3))
+            curve = thinned(HarmPoint(*map(float, row)) for row in numbers)
+            changed, likely, kl = int(rng.integers(64)), *rng.random(2)
+            found[name] = cls(Harm(changed, 64, float(likely), float(kl), True), curve)
+        return found
+
+
+@dataclass(frozen=True)
 class Job:
-    """What is put together: pieces, those of them that are carried, and the manifest's recipe."""
+    """What is put together: pieces, those of them that are carried, and the manifest's recipe.
+
+    measured: by task, what the manifest is to say of its answers.
+    """
 
     pieces: MergeSet
     carried: Carried
     recipe: Recipe
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     @classmethod
     def of(cls, pieces: MergeSet, recipe: Recipe) -> Job:
@@ -99,6 +124,8 @@ class Job:
             changes: dict[str, Any] = {"carried": self.carried.tasks.get(task.name, ())}
             if draft is not None and task.content is not None:
                 changes.update(self._errors(draft, task))
+            if task.name in self.measured:
+                changes.update(vars(self.measured[task.name]))
             tasks.append(dataclasses.replace(task, **changes))
         return Manifest(
             self.pieces.modules,

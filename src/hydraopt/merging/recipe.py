@@ -15,7 +15,8 @@ class MergeRecipe:
 
     limit, value: the budget's name ("size", "error", "max-error", or "lossless") and its limit.
     sensitivity: the tasks of which it was seen which modules matter. rescaled: tasks whose coded
-    parts have other lengths than the encoder gave them.
+    parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
+    their own greedy answers, teacher-forced, and by which a size was shared out.
     """
 
     measure: str
@@ -25,6 +26,7 @@ class MergeRecipe:
     fair: bool = False
     sensitivity: tuple[str, ...] = ()
     rescaled: int = 0
+    judged: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it; what was not done is left out."""
@@ -39,6 +41,8 @@ class MergeRecipe:
             recipe["sensitivity"] = list(self.sensitivity)
         if self.rescaled:
             recipe["rescaled"] = self.rescaled
+        if self.judged:
+            recipe["judged"] = self.judged
         return recipe
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what ``hydraopt inspect`` found. Reads the dict (or JSON) and nothing else.
+"""Pictures of what ``hydraopt inspect`` says, and of a plan. Reads the dict (or JSON) alone.
 
 matplotlib is an optional dependency and loads in here only.
 """
@@ -17,6 +17,8 @@ __all__ = ["check_plot", "draw"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MOST_LABELS = 40
+_LEAST_DRAWN = 0.01
+"""Less harm than this is drawn as this: the axis is logarithmic."""
 _COLOURS = ("#1f5fa8", "#d9762b", "#3c9a5f", "#8a5bb0", "#7a7a7a", "#b5403a")
 
 Report = Mapping[str, Any]
@@ -35,7 +37,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 
 
 def draw(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write the picture of an inspect report; the suffix of ``path`` says the format.
+    """Write the picture of an inspect report or of a plan; the suffix of ``path`` says the format.
 
     Raises UsageError for a report of an unknown schema, an unknown suffix, or without matplotlib.
     """
@@ -43,6 +45,7 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     drawers = {
         "hydraopt.inspect.adapters/1": _draw_adapters,
         "hydraopt.inspect.bundle/1": _draw_bundle,
+        "hydraopt.merge.plan/1": _draw_plan,
     }
     schema = report.get("schema")
     if schema not in drawers:
@@ -288,3 +291,28 @@ def _type_bytes(axis: Any, report: Report) -> None:
     axis.set_yticks(places, [name for name, *_ in rows], fontsize=8)
     axis.set_xlim(0, 1.2 * max((total for _, total, _ in rows), default=1) / 1000 or 1.0)
     axis.set_xlabel("kB")
+
+
+def _draw_plan(report: Report) -> Any:
+    """A line for each task, and where the plan puts it."""
+    answers = report["counted"] == "answers"
+    figure, axes = _figure(1, 1, 6.0, f"{len(report['tasks'])} tasks: harm against bytes")
+    figure.set_size_inches(9.0, 6.0)
+    axis, measured = axes[0, 0], [x for x in report["tasks"] if x["harm"] is not None]
+    worst = sorted(measured, key=lambda x: -x["harm"])[: len(_COLOURS)]
+    for task in measured:
+        colour = _COLOURS[worst.index(task)] if task in worst else "0.75"
+        key, factor = ("likely", 100.0) if answers else ("kl", 1.0)
+        sizes = [trial["size"] / 1e3 for trial in task["trials"]]
+        harms = [max(factor * trial[key], _LEAST_DRAWN) for trial in task["trials"]]
+        axis.plot(sizes, harms, "-", color=colour, lw=1, zorder=2 + (task in worst))
+        label = _plain(task["name"]) if task in worst else None
+        at = task["size"] / 1e3, max(factor * task["harm"], _LEAST_DRAWN)
+        axis.plot(*at, "o", color=colour, label=label, zorder=3 + (task in worst))
+    axis.set(xscale="log", yscale="log", xlabel="kB a task, its share of the core among them")
+    axis.set_ylabel("answers that change, %" if answers else "KL an answer, nats")
+    axis.set_title("dots: where the plan puts each task; named: the most harmed", fontsize=10)
+    axis.grid(alpha=0.25)
+    if worst:
+        axis.legend(fontsize=9)
+    return figure

@@ -3,15 +3,14 @@
 A stream's own price q is the price of a bit over the weight of its task: all that the planner lets
 it feel of the others. Trials at several q are joined by monotone cubics in logarithms (PCHIP,
 Fritsch and Carlson 1980); a falling harm, which few prompts may show, is levelled first (the pool
-of adjacent violators). What a later measurement shows at one q shifts the whole curve, for a curve
-moves with the weights of the others.
+of adjacent X
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -24,7 +23,8 @@ __all__ = ["LEAST_HARM", "Curve", "TrialPoint"]
 LEAST_HARM: Final = 1e-6
 """What a measured zero counts: logarithms have to be taken."""
 _REACH: Final = math.log(30)
-"""How far beyond its trials a curve is believed, in logarithms of prices."""
+"""How far below its finest trial a curve is believed, in logarithms of prices."""
+_MOST_MOVED: Final = 3.0
 _STEEPEST: Final = 1.0
 """Of log harm over log price, beyond the trials: harm rises with the error, about as price^0.3."""
 
@@ -43,14 +43,11 @@ class TrialPoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """One stream's trials, by rising price, at least two prices; ``shift`` is what measuring again
-    has added to the logarithms of (bytes, harm)."""
+    """One stream's trials, by rising price; some tell of bytes alone, their harm not measured."""
 
     points: tuple[TrialPoint, ...]
-    shift: tuple[float, float] = (0.0, 0.0)
     _bytes: _Line = field(init=False, repr=False, compare=False)
     _harm: _Line = field(init=False, repr=False, compare=False)
-    _error: _Line = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         points = sorted(self.points, key=lambda point: point.price)
@@ -59,40 +56,49 @@ class Curve:
         prices, seen = _logs([p.price for p in points]), _logs([p.price for p in known])
         sizes = _levelled(-_logs([p.size for p in points]))
         harms = _levelled(_logs([max(p.harm or 0.0, LEAST_HARM) for p in known]))
-        errors = _levelled(_logs([p.error for p in points]))
         object.__setattr__(self, "_bytes", _Line(prices, sizes))
         object.__setattr__(self, "_harm", _Line(seen, harms))
-        object.__setattr__(self, "_error", _Line(prices, errors))
 
     @property
     def range(self) -> tuple[float, float]:
-        """Logarithms of the prices between which the curve is believed."""
+        """Logarithms of the prices between which the curve is believed: finer than the finest trial
+        as well, but never coarser than the coarsest, for beyond it may be a cliff."""
         known = [math.log(p.price) for p in self.points if p.harm is not None]
-        return min(known) - _REACH, max(known) + _REACH
+        return min(known) - _REACH, max(known)
 
     def sizes(self, logs: Array) -> Array:
         """Bytes at logarithms of own prices."""
-        sizes: Array = np.exp(self.shift[0] - self._bytes(logs))
+        sizes: Array = np.exp(-self._bytes(logs))
         return sizes
 
     def harms(self, logs: Array) -> Array:
         """Harm at logarithms of own prices."""
-        harms: Array = np.exp(self.shift[1] + self._harm(logs))
+        harms: Array = np.exp(self._harm(logs))
         return harms
 
-    def errors(self, logs: Array) -> Array:
-        """Relative errors at logarithms of own prices."""
-        errors: Array = np.exp(self._error(logs))
-        return errors
-
     def corrected(self, point: TrialPoint) -> Curve:
-        """The curve through what was measured at a chosen price."""
+        """The curve with what was measured at a chosen price, and the trials before it moved part
+        of the way there: in bytes and in harm by a factor of _MOST_MOVED at most."""
         at = np.array([math.log(point.price)])
-        size = self.shift[0] + math.log(max(point.size, 1.0) / float(self.sizes(at)[0]))
-        harm = self.shift[1]
+        size = _moved(point.size, float(self.sizes(at)[0]))
+        harm = 1.0
         if point.harm is not None:
-            harm += math.log(max(point.harm, LEAST_HARM) / max(float(self.harms(at)[0]), 1e-300))
-        return Curve(self.points, (size, harm))
+            harm = _moved(max(point.harm, LEAST_HARM), float(self.harms(at)[0]))
+        before = []
+        for x in self.points:
+            told = x.harm
+            if told is not None and point.harm is not None:
+                # Coarser is no better than what was just measured, finer no worse.
+                bound = max if x.price > point.price else min
+                told = bound(told * harm, point.harm)
+            if x.price != point.price:
+                before.append(replace(x, size=x.size * size, harm=told))
+        return Curve((*before, point))
+
+
+def _moved(seen: float, expected: float) -> float:
+    ratio = max(seen, 1e-300) / max(expected, 1e-300)
+    return min(max(ratio, 1 / _MOST_MOVED), _MOST_MOVED)
 
 
 class _Line:

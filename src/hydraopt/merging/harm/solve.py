@@ -28,7 +28,7 @@ from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import silent
 
-__all__ = ["HarmPlan", "HarmSolution", "plan_by_harm", "solve_by_harm"]
+__all__ = ["TRIALS", "HarmPlan", "HarmSolution", "plan_by_harm", "solve_by_harm"]
 
 _STEPS: Final = (1 / 9, 1 / 3, 3.0, 9.0)
 """Prices of the trials for a size, over the one that meets it with all tasks alike."""
@@ -39,6 +39,8 @@ _FINER: Final = 1 / 6
 _MOST_TRIALS: Final = 9
 _ROUNDS: Final = 2
 """Times that a size is shared out and measured."""
+TRIALS: Final = 1 + len(_STEPS) + _ROUNDS
+"""Points of a curve for a size."""
 _MOST_TRIES: Final = 8
 _AIM, _MET = 0.85, 0.5
 """Shares of a limit: where to aim, and from where on a task is left as it is."""
@@ -51,11 +53,13 @@ _BACK: Final = 1 / 2
 @dataclass(frozen=True)
 class HarmPlan:
     """Trials of all tasks, and the own prices that follow. trials: what they showed; curves: by
-    content. prices: (contents,)."""
+    content. prices: (contents,). alike: for a size, the draft that meets it with all tasks at the
+    same weight."""
 
     trials: Trials
     curves: Mapping[int, Curve]
     prices: Array
+    alike: Draft | None
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,14 @@ def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: Judge
     counts = Counted(True) if isinstance(aim, Size) else Counted(aim.shares, _SURE)
     progress = options.progress or silent
     trials = Trials(job, passes, alike, judge, counts, progress)
+    draft = None
     if isinstance(aim, Size):
-        _try_for_size(trials, aim)
+        draft = _try_for_size(trials, aim)
     else:
         _check_prompted(job, judge)
         _try_for_limit(trials, aim)
     curves = trials.curves()
-    return HarmPlan(trials, curves, _prices(trials, curves, aim, options))
+    return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
 
 
 def solve_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: Judge) -> HarmSolution:
@@ -124,14 +129,16 @@ def _check_prompted(job: Job, judge: Judge) -> None:
         )
 
 
-def _try_for_size(trials: Trials, aim: Size) -> None:
-    """All tasks at the same relative weight: at the price that meets the size, and around it."""
+def _try_for_size(trials: Trials, aim: Size) -> Draft:
+    """All tasks at the same relative weight: at the price that meets the size, whose draft is
+    returned, and around it."""
     solution = search(trials.passes, trials.job, aim, trials.weights)
     trials.count += solution.passes
     alike = np.full(trials.contents, solution.draft.price)
     trials.look(solution.draft, alike, trials.prompted())
     for step in _STEPS:
         trials.run(step * alike, trials.prompted())
+    return solution.draft
 
 
 def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
@@ -185,7 +192,13 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
     """Share out, measure, correct; the best of what was measured, all tasks alike included."""
     trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
     importance = importances(trials.job.pieces, options.importance)
-    best: tuple[float, Draft] | None = None
+
+    def cost(points: Sequence[TrialPoint]) -> float:
+        known = [(i, point.harm) for i, point in enumerate(points) if point.harm is not None]
+        return sum(float(importance[i] * counted(np.array(harm))) for i, harm in known)
+
+    assert plan.alike is not None
+    best = cost([trials.points[i][0] for i in range(trials.contents)]), plan.alike
     for _ in range(_ROUNDS):
         price, weights = trials.weighed(prices)
         solution = search(trials.passes, trials.job, aim, weights, start=price)
@@ -193,16 +206,9 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         own = prices * (solution.draft.price / price)
         judged = trials.look(solution.draft, own, trials.prompted())
         points = trials.points_of(solution.draft, own, judged)
-        cost = sum(
-            float(importance[i] * counted(np.array(point.harm)))
-            for i, point in enumerate(points)
-            if point.harm is not None
-        )
-        if best is None or cost < best[0]:
-            best = cost, solution.draft
+        best = min(best, (cost(points), solution.draft), key=lambda pair: pair[0])
         curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
         prices = _prices(trials, curves, aim, options)
-    assert best is not None
     return HarmSolution(best[1], trials.count, trials.kept_curves())
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -18,13 +20,21 @@ from hydraopt.merging.passes import Draft, Passes
 from hydraopt.merging.weights import Weights
 from hydraopt.progress import Progress
 
-__all__ = ["Counted", "Trials", "measure_tasks"]
+__all__ = ["Counted", "Seen", "Trials", "measure_tasks"]
+
+_LEAST_SHARE: Final = 0.05
+"""Of answers that change, over the root of KL: that of dates in words (docs/log.md)."""
 
 
 @dataclass(frozen=True)
 class Counted:
     """What is counted of a measured harm. shares: answers that change, else KL in nats an answer.
-    sure: so many standard errors are added, for what other prompts might say."""
+    sure: so many standard errors are added, for what other prompts might say.
+
+    Answers change about as the root of KL, with a factor of each task's own. Where none of a few
+    answers is likely to change, the least factor that was seen stands in: before a cliff KL rises
+    first.
+    """
 
     shares: bool = True
     sure: float = 0.0
@@ -33,7 +43,8 @@ class Counted:
         """The one number."""
         harm = judged.harm
         if self.shares:
-            return min(harm.likely + self.sure * judged.likely_error, 1.0)
+            told = harm.likely + self.sure * judged.likely_error
+            return min(max(told, _LEAST_SHARE * math.sqrt(harm.kl)), 1.0)
         return harm.kl + self.sure * judged.kl_error
 
 
@@ -49,12 +60,23 @@ def measure_tasks(
     return found
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a trial showed of one task. size: bytes, its share of the shared core among them. error:
+    relative Frobenius. likely: share of answers that change. kl: nats an answer."""
+
+    size: float
+    error: float
+    likely: float
+    kl: float
+
+
 @dataclass
 class Trials:
     """Passes of a job and what they showed, by content.
 
     weights: at which an error counts the same, relative to its task, in all tasks: a content's own
-    price is the price at these. seen: points by task, for the manifest.
+    price is the price at these. seen: what was measured, by task.
     """
 
     job: Job
@@ -64,7 +86,7 @@ class Trials:
     counted: Counted
     progress: Progress
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
-    seen: dict[str, list[HarmPoint]] = field(default_factory=dict)
+    seen: dict[str, list[Seen]] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -94,14 +116,14 @@ class Trials:
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> dict[str, Judged]:
         """Measure a draft that was made at these own prices, and note the points."""
         judged = measure_tasks(draft, self.job, self.judge, measured, self.progress)
-        for content, point in enumerate(self.points_of(draft, prices, judged)):
+        points = self.points_of(draft, prices, judged)
+        for content, point in enumerate(points):
             self.points.setdefault(content, []).append(point)
-        errors = draft.relative_errors()
         for task in self.job.pieces.tasks:
             if task.name in judged and task.content is not None:
-                harm, error = judged[task.name].harm, float(errors[task.content])
-                seen = self.seen.setdefault(task.name, [])
-                seen.append(HarmPoint(error, harm.likely, harm.kl))
+                harm, point = judged[task.name].harm, points[task.content]
+                seen = Seen(point.size, point.error, harm.likely, harm.kl)
+                self.seen.setdefault(task.name, []).append(seen)
         return judged
 
     def points_of(
@@ -130,4 +152,7 @@ class Trials:
 
     def kept_curves(self) -> dict[str, tuple[HarmPoint, ...]]:
         """By task, as a manifest keeps them."""
-        return {name: thinned(points) for name, points in self.seen.items()}
+        return {
+            name: thinned(HarmPoint(x.error, x.likely, x.kl) for x in seen)
+            for name, seen in self.seen.items()
+        }

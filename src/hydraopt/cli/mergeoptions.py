@@ -1,0 +1,134 @@
+"""The options of ``hydraopt merge``: how they are written, and held against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["DEFAULT_MEASURE", "Asked", "Importance", "Prompts", "Setting"]
+
+DEFAULT_MEASURE = "bias-aware"
+
+
+class Setting(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE."""
+
+    name = "KEY=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        key, equals, text = str(value).partition("=")
+        if not (key and equals and text):
+            self.fail(f"{value!r} is not KEY=VALUE, as in density=0.3", param, ctx)
+        return key, text
+
+
+class Importance(click.ParamType[tuple[str, float]]):
+    """TASK=NUMBER; the task's name may hold "=" itself."""
+
+    name = "TASK=NUMBER"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        task, equals, number = str(value).rpartition("=")
+        try:
+            return task if equals and task else self.fail(f"{value!r} has no '='"), float(number)
+        except ValueError:
+            self.fail(f"{number!r} in {value!r} is not a number, as in numbers-de=2", param, ctx)
+
+
+class Prompts(click.ParamType[tuple[str, str]]):
+    """DIR, or TASK=FILE; the task's name may not hold "=", the file's may."""
+
+    name = "DIR|TASK=FILE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        task, equals, file = str(value).partition("=")
+        if not equals or Path(value).is_dir():
+            return "", str(value)
+        if not (task and file):
+            self.fail(f"{value!r} is not TASK=FILE, as in numbers-de=prompts.txt", param, ctx)
+        return task, file
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of a merge, held against each other. Raises click's errors."""
+
+    size: str | None
+    error: float | None
+    max_error: float | None
+    lossless: bool
+    harm: str | None
+    weights: tuple[tuple[str, float], ...]
+    fair: bool
+    measure: str
+    forms: tuple[str, ...]
+    base: str | None
+    prompted: tuple[tuple[str, str], ...]
+    products: str
+    method: str | None
+    heads: int | None
+    rank: int | None
+    solver: str | None
+    settings: tuple[tuple[str, str], ...]
+    exact: tuple[str, ...]
+    same_base: bool
+    alpha: float | None
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if len(self.importance) != len(self.weights):
+            raise click.BadParameter("a task is named twice", param_hint="--weight")
+        if len(self.prompts) != len(self.prompted):
+            raise click.BadParameter("a task is named twice", param_hint="--prompts")
+        if self.harm is not None and not self.prompted:
+            raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
+        if self.prompts and self.base is None:
+            raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
+        if self.base is not None and self.lossless:
+            raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
+        numbers = (self.heads is not None) + (self.rank is not None)
+        if len(self.method_options) != len(self.settings) + numbers:
+            raise click.BadParameter("an option is named twice", param_hint="--option")
+        if self.method is None and (self.method_options or self.solver):
+            raise click.UsageError("--heads, --rank, --solver and --option need --method")
+        limits = (
+            self.size
+            or self.lossless
+            or self.harm
+            or self.forms
+            or self.fair
+            or self.threads
+            or self.exact
+        )
+        given = (self.error, self.max_error, self.base) != (None, None, None)
+        if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):
+            raise click.UsageError(
+                "--method has no size, limit, form, measure, base, threads or exact: what it makes "
+                "is stored"
+            )
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """By task; for a method, its weights."""
+        return dict(self.weights)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Files of prompts by task; a folder of them by an empty name."""
+        return dict(self.prompted)
+
+    @property
+    def method_options(self) -> dict[str, str]:
+        """Options of the method, as text."""
+        numbers = {"heads": self.heads, "rank": self.rank}
+        own = {name: str(value) for name, value in numbers.items() if value is not None}
+        return {**dict(self.settings), **own}

@@ -1,0 +1,111 @@
+"""What merge and shrink made, as a table or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydraopt.cli.common import (
+    HARM_COLUMNS,
+    emit_json,
+    factor,
+    harm_cells,
+    percent,
+    say,
+    show_table,
+    size_text,
+)
+
+__all__ = ["show_combined", "show_plan", "show_result"]
+
+
+def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
+    """What merge or shrink made.  tasks: rows of hydraopt.inspect.bundle.task_rows."""
+    if as_json:
+        emit_json({"schema": schema, **result.to_dict(), "tasks": tasks})
+        return
+    heads = any(row["tensors"] for row in tasks)
+    judged = any(row.get("harm") for row in tasks)
+    show_table(
+        f"{len(tasks)} tasks in {result.path}",
+        [
+            "task",
+            "error",
+            *["worst tensor"] * heads,
+            *list(HARM_COLUMNS)[: 4 * judged],
+            "own bytes",
+            "carried bytes",
+            "fp16 bytes",
+        ],
+        [
+            [
+                row["name"],
+                f"{row['error']:.4f}",
+                *["-" if row["tensor_error"] is None else f"{row['tensor_error']:.4f}"] * heads,
+                *harm_cells(row["harm"])[: 4 * judged],
+                f"{row['own_bytes']:,}",
+                f"{row['carried_bytes']:,}",
+                f"{row['fp16_bytes']:,}",
+            ]
+            for row in tasks
+        ],
+    )
+    for note in result.notes:
+        say(f"note: {note}")
+    forms = ", ".join(f"{name} {count}" for name, count in result.forms.items()) or "none"
+    mean = sum(row["error"] for row in tasks) / max(len(tasks), 1)
+    worst = max((row["error"] for row in tasks), default=0.0)
+    say(f"errors  {mean:.4f} mean, {worst:.4f} worst (relative, Frobenius)")
+    say(f"forms   {forms}; measure {result.measure}")
+    say(
+        f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
+        f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
+    )
+
+
+def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: bool) -> None:
+    """What a method of the literature made.  options: as they were given; paper: its source."""
+    from hydraopt.bundle.reader import open_bundle
+    from hydraopt.inspect.bundle import task_rows
+
+    tasks = task_rows(open_bundle(result.path))
+    if as_json:
+        emit_json({"schema": "hydraopt.merge.method/1", **result.to_dict(), "tasks": tasks})
+        return
+    show_table(
+        f"{len(tasks)} tasks in {result.path}",
+        ["task", "error", "fp16 bytes"],
+        [[task["name"], f"{task['error']:.4f}", f"{task['fp16_bytes']:,}"] for task in tasks],
+    )
+    for note in result.notes:
+        say(f"note: {note}")
+    errors = list(result.errors.values())
+    said = ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
+    say(f"method  {result.method} ({said}), {paper}")
+    say(f"errors  {sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst (relative)")
+    say(f"objective {result.objective:.6g} (weighted squared error over that of nothing)")
+    say(
+        f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
+        f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
+    )
+
+
+def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
+    """A plan by harm.  report: schema hydraopt.merge.plan/1."""
+    if as_json:
+        emit_json(dict(report))
+        return
+    answers = report["counted"] == "answers"
+    key, scale, unit = ("likely", 100.0, "%") if answers else ("kl", 1.0, "nats")
+    most = max((len(task["trials"]) for task in report["tasks"]), default=0)
+    rows = []
+    for task in report["tasks"]:
+        cells = [f"{x['size'] / 1e3:.1f} kB {scale * x[key]:.3g}" for x in task["trials"]]
+        cells += ["-"] * (most - len(cells))
+        harm = "-" if task["harm"] is None else f"{scale * task['harm']:.3g}"
+        rows.append([task["name"], *cells, f"{task['size'] / 1e3:.1f} kB", harm])
+    title = f"Trials: bytes, and {'answers that change' if answers else 'KL an answer'} in {unit}"
+    trials = [f"trial {i + 1}" for i in range(most)]
+    show_table(title, ["task", *trials, "planned", f"expected {unit}"], rows)
+    share = report["size"] / report["fp16_bytes"]
+    say(f"streams {size_text(round(report['size']))} expected, {percent(share)} of the fp16 bytes")

@@ -1,0 +1,118 @@
+"""The plan of a merge by harm, without the merge: every task by size by harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.basefiles import BaseTensors, open_base
+from hydraopt.coding.forms import FORMS
+from hydraopt.compress.measure import measure_named
+from hydraopt.errors import UsageError, explain
+from hydraopt.merging.align import align
+from hydraopt.merging.budget import HarmLimit, Size, parse_harm, parse_size
+from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.solve import HarmPlan, plan_by_harm
+from hydraopt.merging.harm.trials import Seen
+from hydraopt.merging.outcome import Job, StrPath, load
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.solving import Options
+from hydraopt.progress import Progress
+
+__all__ = ["Plan", "TaskPlanned", "plan"]
+
+_MEASURE: Final = "bias-aware"
+
+
+@dataclass(frozen=True)
+class TaskPlanned:
+    """One task. trials: what was measured, by falling size; none without prompts. size, harm: what
+    its curve expects where the plan puts it: bytes, and the harm that is counted; harm is None for
+    a task without prompts."""
+
+    name: str
+    trials: tuple[Seen, ...]
+    size: float
+    harm: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """limit: what was asked for, as "size" or "harm". counted: what harm is, "answers" that change
+    or "nats" an answer; of a limit with a standard error more. size: bytes that are expected of all
+    streams; header, manifest and carried tensors come to it. fp16_bytes: of the inputs."""
+
+    limit: str
+    value: float
+    counted: str
+    tasks: tuple[TaskPlanned, ...]
+    size: float
+    fp16_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def plan(
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    judge: Judge,
+    *,
+    size: str | int | None = None,
+    harm: str | None = None,
+    importance: Mapping[str, float] | None = None,
+    same_base: bool = False,
+    alpha: float | None = None,
+    base: StrPath | BaseTensors | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Trials of all tasks, and where a merge with these options would put each of them.
+
+    Arguments as :func:`hydraopt.merge` has them; size or harm, exactly one. Nothing is written but
+    the judge's own memory, so the merge that follows measures its trials no more. Raises what
+    merge raises.
+    """
+    if (size is None) == (harm is None):
+        raise UsageError(explain("a plan needs one limit", expected="a size or a harm"))
+    loaded = load(adapters, same_base, alpha)
+    pieces = align(loaded.adapters, loaded.base_model, lossless=False, base=open_base(base))
+    if not pieces.contents:
+        raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
+    aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
+    recipe = MergeRecipe(_MEASURE, aim.name, aim.limit, tuple(FORMS))
+    options = Options(measure_named(_MEASURE), tuple(FORMS), threads=threads, progress=progress)
+    if importance:
+        options = Options(**{**vars(options), "importance": importance})
+    made = plan_by_harm(Job.of(pieces, recipe), aim, options, judge)
+    tasks = tuple(_planned(made))
+    shares = not isinstance(aim, HarmLimit) or aim.shares
+    whole = sum({_content(made, task.name): task.size for task in tasks}.values())
+    counted = "answers" if shares else "nats"
+    return Plan(aim.name, float(aim.limit), counted, tasks, whole, pieces.fp16_bytes)
+
+
+def _content(made: HarmPlan, name: str) -> int | None:
+    return next(x.content for x in made.trials.job.pieces.tasks if x.name == name)
+
+
+def _planned(made: HarmPlan) -> Iterable[TaskPlanned]:
+    for task in made.trials.job.pieces.tasks:
+        if task.content is None:
+            yield TaskPlanned(task.name, (), 0.0, None)
+            continue
+        log = np.array([math.log(made.prices[task.content])])
+        seen = sorted(made.trials.seen.get(task.name, ()), key=lambda x: -x.size)
+        curve = made.curves.get(task.content)
+        if curve is None:
+            points = made.trials.points[task.content]
+            near = min(points, key=lambda x: abs(math.log(x.price) - float(log[0])))
+            yield TaskPlanned(task.name, (), near.size, None)
+            continue
+        size, harm = float(curve.sizes(log)[0]), float(curve.harms(log)[0])
+        yield TaskPlanned(task.name, tuple(seen), size, harm)

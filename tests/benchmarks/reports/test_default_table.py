@@ -1,0 +1,43 @@
+"""The default's tables say what its result file says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reports import default
+from tests.benchmarks.quality.test_default import made_up
+
+ONE = {"bytes": 5000, "size_pct": 5.0, "worst_error": 0.049, "mean_error": 0.04, "passes": 2}
+
+
+def test_scored_read_and_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default, "QUALITY", tmp_path)
+    assert default.default() == "Not measured yet.\n"
+    rows = [{**row, "mean_error": row["worst_error"] / 2} for row in made_up("a", 40.0, 2.0)]
+    reading = {"limit": 0.05, "recipe": "a", "size_pct": 27.0, "drop_pct": 0.1}
+    result = {
+        "limit": {"max_error": 0.05},
+        "laws": [
+            {"up_to_error": 1.0, "power": 2.0, "powers": [1.5, 2.5]},
+            {"up_to_error": 0.4, "power": 1.2, "powers": [1.0, 4.0]},
+        ],
+        "readings": [{**reading, "drop_range": [0.0, 0.3]}],
+        "measured": rows,
+        "merges": [
+            {"name": "ten", "fp16_bytes": 100_000, "default": ONE, "before": {"refused": "no"}},
+            {"name": "none", "refused": "file holds no LoRA matrices"},
+        ],
+    }
+    (tmp_path / "default.json").write_text(json.dumps(result))
+    text = default.default()
+    assert "| `a` | 20.0 % | 0.109 | 0.054 | +0.5 % [-1.0, +1.0] | 100,000 |" in text
+    assert "| `a` | 52.0 % | 0.003 |" in text
+    assert "| `a` | 10.0 % |" not in text
+    assert "p = 2 [1.5, 2.5]" in text
+    assert "1.2 up to 0.4" in text
+    assert "| 0.05 | 27 %: 0.10 [0.00, 0.30] |" in text
+    assert "| ten | 100,000 | 5,000 | 5.0 % | 0.049 | 0.040 | refused | 2 |" in text
+    assert "- none: file holds no LoRA matrices." in text

@@ -1,0 +1,151 @@
+"""Merges by harm, with a judge that needs no model: harm is a power of each task's error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydraopt import merge, open_bundle, read_adapters
+from hydraopt.bundle.harm import Harm
+from hydraopt.errors import BudgetError, UsageError
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.harm.judging import Judged
+
+PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
+FALLING = 0.8 ** np.arange(4)[:, None]
+SCALES = {"easy": 0.01, "fair": 0.1, "hard": 0.6}
+
+
+class PowerJudge:
+    """Harm is scale * (relative error)^1.2; counts how often it is asked."""
+
+    def __init__(self, adapters, scales: Mapping[str, float]) -> None:
+        self.originals = {
+            x.name: {path: np.matmul(*m.factors()) for path, m in x.modules.items()}
+            for x in adapters
+        }
+        self.scales, self.asked = scales, 0
+
+    def tasks(self) -> frozenset[str]:
+        return frozenset(self.scales)
+
+    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]]) -> Judged:
+        self.asked += 1
+        decoded, mine = coded(), self.originals[task]
+        lost = whole = 0.0
+        for path, dw in mine.items():
+            got = decoded[path].B @ decoded[path].A if path in decoded else 0.0
+            lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
+        likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
+        return Judged(Harm(round(64 * likely), 64, likely, likely / 10, True), 0.1 * likely, 0.0)
+
+
+@pytest.fixture
+def adapters(make_adapter, tmp_path: Path):
+    folders = []
+    for seed, name in enumerate(SCALES):
+        rng = np.random.default_rng(seed)
+        modules = {
+            p: (rng.standard_normal((48, 4)), FALLING * rng.standard_normal((4, 40))) for p in PATHS
+        }
+        folders.append(make_adapter(tmp_path / name, modules))
+    return read_adapters(folders)
+
+
+def harms_of(path: Path) -> dict[str, float]:
+    return {x.name: x.harm.likely for x in open_bundle(path).manifest.tasks if x.harm}
+
+
+def test_a_size_is_shared_out_by_harm(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    plain = merge(adapters, tmp_path / "plain", size="30%", max_error=None)
+    before = {name: SCALES[name] * error**1.2 for name, error in plain.errors.items()}
+    made = merge(adapters, tmp_path / "shared", size="30%", judge=judge)
+    after = harms_of(tmp_path / "shared")
+    assert made.size <= 0.3 * made.fp16_bytes
+    assert made.size > 0.9 * 0.3 * made.fp16_bytes
+    assert sum(after.values()) < 0.9 * sum(before.values())
+    assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
+    assert {name: x.likely for name, x in made.harms.items()} == after
+
+
+def test_the_bundle_keeps_curves_and_says_that_it_was_judged(adapters, tmp_path: Path) -> None:
+    merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    manifest = open_bundle(tmp_path / "x").manifest
+    assert manifest.recipe["judged"] == 3
+    for task in manifest.tasks:
+        assert 4 <= len(task.curve) <= 16
+        assert [x.error for x in task.curve] == sorted(x.error for x in task.curve)
+        for point in task.curve:
+            wanted = min(SCALES[task.name] * point.error**1.2, 1.0)
+            assert point.likely == pytest.approx(wanted, rel=0.15)
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.005])
+def test_a_limit_is_kept_by_every_task_and_not_overdone(adapters, tmp_path, limit) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    merge(adapters, tmp_path / "x", harm=f"{100 * limit}%", judge=judge)
+    after = harms_of(tmp_path / "x")
+    assert all(harm <= limit for harm in after.values())
+    assert after["hard"] > 0.3 * limit
+    assert after["fair"] > 0.3 * limit
+    recipe = open_bundle(tmp_path / "x").manifest.recipe
+    assert (recipe["limit"], recipe["value"]) == ("harm", limit)
+
+
+def test_a_limit_on_kl(adapters, tmp_path: Path) -> None:
+    merge(adapters, tmp_path / "x", harm="0.002nats", judge=PowerJudge(adapters, SCALES))
+    tasks = open_bundle(tmp_path / "x").manifest.tasks
+    assert all(task.harm.kl <= 0.002 for task in tasks)
+
+
+def test_a_smaller_limit_takes_more_bytes(adapters, tmp_path: Path) -> None:
+    sizes = [
+        merge(adapters, tmp_path / x, harm=x, judge=PowerJudge(adapters, SCALES)).size
+        for x in ("5%", "1%", "0.2%")
+    ]
+    assert sizes == sorted(sizes)
+
+
+def test_a_task_without_prompts_gets_the_middle_price(adapters, tmp_path: Path) -> None:
+    some = {name: SCALES[name] for name in ("easy", "hard")}
+    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, some))
+    assert set(made.harms) == {"easy", "hard"}
+    assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
+
+
+def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, {"easy": 1.0, "hard": 1.0})
+    with pytest.raises(UsageError, match=r"prompts of every task; got none of fair"):
+        merge(adapters, tmp_path / "x", harm="1%", judge=judge)
+    with pytest.raises(UsageError, match="a limit on harm needs a judge"):
+        merge(adapters, tmp_path / "x", harm="1%")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> None:
+    class Stubborn(PowerJudge):
+        def measure(self, task, coded) -> Judged:
+            judged = super().measure(task, coded)
+            if task != "fair":
+                return judged
+            return Judged(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0)
+
+    with pytest.raises(BudgetError, match=r"cannot be kept: 1% \[adapter fair\]; got 5 % of the"):
+        merge(adapters, tmp_path / "x", harm="1%", judge=Stubborn(adapters, SCALES))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("text", ["1", "%", "0%", "100%", "-1%", "0nats", "1e999nats", "x"])
+def test_limits_that_are_none_are_refused(adapters, tmp_path, text) -> None:
+    with pytest.raises(UsageError, match="cannot read the harm"):
+        merge(adapters, tmp_path / "x", harm=text, judge=PowerJudge(adapters, SCALES))
+
+
+def test_the_same_input_gives_the_same_bytes(adapters, tmp_path: Path) -> None:
+    for name in "ab":
+        merge(adapters, tmp_path / name, size="20%", judge=PowerJudge(adapters, SCALES))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
