@@ -21,24 +21,44 @@ SETS = ("gemma3-5x8", "smollm2-en10", "qwen25coder-code5", "gemma3-separate8")
 """Those that tables show first, each named like the recipe that trains it."""
 METHOD = "hydraopt"
 """What tables call ours; the paper's method is "HydraOpt" there."""
+CURVES, REFIT = f"{METHOD}-curves", f"{METHOD}-refit"
+WITH_PROMPTS = (CURVES, REFIT)
+"""The same with prompts: bytes shared out by measured harm; and what is kept fitted again too."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to merge a set. name: what tables call it. options: of hydraopt.merge."""
+    """One way to merge a set. name: what tables call it. size: as hydraopt.merge takes it; None
+    where the options have another limit. options: of hydraopt.merge, and what
+    benchmarks/quality/harness/bundling.py makes of its own words."""
 
     name: str
-    size: str
+    size: str | None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> str:
+        """Its limit, as tables say it."""
+        return f"harm {self.options['harm']}" if self.size is None else self.size
 
     @property
     def label(self) -> str:
         """Name of its bundle file, and its key in results."""
-        return f"{self.name}-{self.size.replace('%', 'pct')}.hydra.safetensors"
+        limit = self.setting.replace("%", "pct").replace(" ", "-")
+        return f"{self.name}-{limit}.hydra.safetensors"
 
 
 def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
     return [Method(name, size, options) for size in sizes.split()]
+
+
+_JUDGED: dict[str, dict[str, Any]] = {CURVES: {"judge": {}}, REFIT: {"judge": {}, "refit": True}}
+"""Options of the ways with prompts; what "judge" holds says which, evidence.py's own unless here.
+"""
+
+
+def _harm(name: str, *limits: str) -> list[Method]:
+    return [Method(name, None, {**_JUDGED[name], "harm": limit}) for limit in limits]
 
 
 _CHOSEN: dict[str, Any] = {
@@ -101,11 +121,20 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
 
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
+_HARMED = "5% 3% 2%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
+    "harm": [
+        *_sizes(METHOD, _HARMED),
+        *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),
+    ],
+    "curves": _sizes(CURVES, _HARMED, **_JUDGED[CURVES]),
+    "refit": _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
+    "harm-limits": _harm(CURVES, "1%", "2%"),
+    "refit-limits": _harm(REFIT, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
