@@ -38,6 +38,7 @@ BLOCKS: Mapping[str, Path] = {
     "evidence": _EVIDENCE / "index.md",
     "rivals in short": _EVIDENCE / "index.md",
     "methods": _EVIDENCE / "index.md",
+    "default": _EVIDENCE / "index.md",
     "curves": _EVIDENCE / "tables.md",
     "chance": _EVIDENCE / "tables.md",
     "tasks": _EVIDENCE / "tables.md",

@@ -26,7 +26,8 @@ GOLDEN = "tests/bundle/golden"
 Hashes = dict[str, str]
 
 CASES: dict[str, list[str]] = {
-    "examples-10": [],
+    "examples-10": ["--size", "10%"],
+    "examples-default": [],
     "examples-5": ["--size", "5%"],
     "examples-3": ["--size", "3%"],
     "examples-error": ["--error", "0.2"],

@@ -17,6 +17,7 @@ COMMANDS = (
     "heads",
     "tuners",
     "real",
+    "default",
     "embedding",
     "trained_tuners",
 )

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality real --adapters DIR
 
-DIR holds the adapters and the MANIFEST.json that lists them. Each is merged alone at the default
-size, and verified; before that with ``exact`` tensors, as far as that size allows.
+DIR holds the adapters and the MANIFEST.json that lists them. Each is merged alone to a tenth of its
+bytes, and verified; before that with ``exact`` tensors, as far as that size allows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hydraopt.coding.dense import as_matrix
 from hydraopt.errors import BudgetError, HydraoptError
 from hydraopt.merging.merge import merge
 
+SIZE = "10%"
 SMALLEST = 0.99
 """A mean error at which next to nothing of the low-rank parts is left."""
 
@@ -59,13 +60,13 @@ def row_of(place: Path, folder: Path) -> dict[str, Any]:
         "fp16_bytes": 2 * adapter.numbers,
     }
     try:
-        before = merge([adapter], target, exact=["*"])
+        before = merge([adapter], target, size=SIZE, exact=["*"])
         row["exact"] = {"bytes": before.size, "error": before.errors[adapter.name]}
     except BudgetError:
         least = merge([adapter], target, exact=["*"], error=SMALLEST)
         row["exact"] = {"refused": True, "least_bytes": least.size}
     started = time.monotonic()
-    after = merge([adapter], target)
+    after = merge([adapter], target, size=SIZE)
     seconds = time.monotonic() - started
     report = verify_bundle(target, [adapter])
     row["coded"] = {
@@ -78,16 +79,22 @@ def row_of(place: Path, folder: Path) -> dict[str, Any]:
     return row
 
 
+def places(folder: Path) -> Iterator[tuple[Mapping[str, Any], Path]]:
+    """What MANIFEST.json says of every adapter, and where it is: its file, or the folder if there
+    is no other in it."""
+    for about in json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8")):
+        file = folder / about["file"]
+        alone = len(list(file.parent.glob(f"*{file.suffix}"))) == 1
+        yield about, file.parent if alone else file
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--adapters", type=Path, required=True)
     args = parser.parse_args(arguments)
-    head = provenance("real adapters, merged alone at the default size", seed=None)
+    head = provenance(f"real adapters, merged alone at {SIZE} of their bytes", seed=None)
     rows = []
-    for about in json.loads((args.adapters / "MANIFEST.json").read_text(encoding="utf-8")):
-        file = args.adapters / about["file"]
-        alone = len(list(file.parent.glob(f"*{file.suffix}"))) == 1
-        place = file.parent if alone else file
+    for about, place in places(args.adapters):
         row: dict[str, Any] = {"repo": about["repo"], "licence": about["licence"]}
         with tempfile.TemporaryDirectory() as folder:
             try:

@@ -15,10 +15,21 @@ from typing import Any
 
 from benchmarks.common import ROOT
 
-__all__ = ["CLOSER", "METHOD", "PLANS", "SETS", "Method", "pinned", "recipe_of", "set_of"]
+__all__ = [
+    "CLOSER",
+    "DEFAULT",
+    "METHOD",
+    "PLANS",
+    "SETS",
+    "Method",
+    "pinned",
+    "recipe_of",
+    "set_of",
+]
 
 SETS = ("gemma3-5x8", "smollm2-en10", "qwen25coder-code5", "gemma3-separate8")
 """Those that tables show first, each named like the recipe that trains it."""
+DEFAULT = "default"
 METHOD = "hydraopt"
 """What tables call ours; the paper's method is "HydraOpt" there."""
 CURVES, REFIT = f"{METHOD}-curves", f"{METHOD}-refit"
@@ -28,24 +39,26 @@ WITH_PROMPTS = (CURVES, REFIT)
 
 @dataclass(frozen=True)
 class Method:
-    """One way to merge a set. name: what tables call it. size: as hydraopt.merge takes it; None
-    where the options have another limit. options: of hydraopt.merge, and what
-    benchmarks/quality/harness/bundling.py makes of its own words."""
+    """One way to merge a set. name: what tables call it. size: the limit as tables say it: "5%",
+    "harm 1%", or DEFAULT for none. options: of hydraopt.merge, and evidence.py's own."""
 
     name: str
-    size: str | None
+    size: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def setting(self) -> str:
-        """Its limit, as tables say it."""
-        return f"harm {self.options['harm']}" if self.size is None else self.size
 
     @property
     def label(self) -> str:
         """Name of its bundle file, and its key in results."""
-        limit = self.setting.replace("%", "pct").replace(" ", "-")
+        limit = self.size.replace("%", "pct").replace(" ", "-")
         return f"{self.name}-{limit}.hydra.safetensors"
+
+    @property
+    def limit(self) -> dict[str, str]:
+        """What hydraopt.merge is told of the size, or of the harm."""
+        if self.size == DEFAULT:
+            return {}
+        kind, _, value = self.size.rpartition(" ")
+        return {kind or "size": value}
 
 
 def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
@@ -53,12 +66,11 @@ def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
 
 
 _JUDGED: dict[str, dict[str, Any]] = {CURVES: {"judge": {}}, REFIT: {"judge": {}, "refit": True}}
-"""Options of the ways with prompts; what "judge" holds says which, evidence.py's own unless here.
-"""
+"""What the ways with prompts are told; evidence.py fills in which prompts."""
 
 
 def _harm(name: str, *limits: str) -> list[Method]:
-    return [Method(name, None, {**_JUDGED[name], "harm": limit}) for limit in limits]
+    return [Method(name, f"harm {limit}", _JUDGED[name]) for limit in limits]
 
 
 _CHOSEN: dict[str, Any] = {
@@ -127,6 +139,7 @@ CLOSER = "closer"
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
+    DEFAULT: _sizes(METHOD, DEFAULT),
     "harm": [
         *_sizes(METHOD, _HARMED),
         *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),

@@ -1,4 +1,4 @@
-"""The evidence in four rows: each set at the default size, and against its best rival.
+"""The evidence in four rows: each set at a tenth of its bytes, and against its best rival.
 
     python -m benchmarks.reports.readme
 
@@ -22,14 +22,13 @@ from benchmarks.reports.verdict import smallest
 __all__ = ["SECTIONS", "in_short", "main"]
 
 Row = Mapping[str, Any]
-_DEFAULT = "10%"
-"""What ``hydraopt merge`` takes without a limit."""
+_SIZE = "10%"
 _LARGEST = 50.0
 """Percent of fp16 up to which a rival counts at equal KL: near 8 bits a number nobody's errors show
 any more, and all take the same bytes."""
 _HEAD = [
     "set (tasks)",
-    "size of fp16, the default",
+    "size of fp16",
     "mean drop of the score [95 %]",
     "worst task's drop",
     "best rival's bytes at equal score",
@@ -38,11 +37,11 @@ _HEAD = [
 
 
 def in_short(folder: Path = QUALITY) -> str:
-    """A row for each set of SETS that was scored at the default size, and what the columns say."""
+    """A row for each set of SETS that was scored at that size, and what the columns say."""
     found = headline(folder)["sets"]
     lines, others = [], []
     for name in SETS:
-        row = _default_row(found.get(name, {}).get("rows", ()))
+        row = _row(found.get(name, {}).get("rows", ()))
         if row is None:
             continue
         low, high = row["mean_drop_interval"]
@@ -60,8 +59,8 @@ def in_short(folder: Path = QUALITY) -> str:
     return f"{table(_HEAD, lines)}\n{_note(others)}" if lines else MISSING
 
 
-def _default_row(rows: Any) -> Row | None:
-    mine = [row for row in rows if (row["method"], row["setting"]) == (METHOD, _DEFAULT)]
+def _row(rows: Any) -> Row | None:
+    mine = [row for row in rows if (row["method"], row["setting"]) == (METHOD, _SIZE)]
     return mine[0] if mine else None
 
 

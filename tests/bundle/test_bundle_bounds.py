@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def many_tasks(value: Any) -> dict[str, Any]:
     return {"manifest": value}
 
 
+def many_points(value: Any) -> dict[str, Any]:
+    value["modules"] = {"path": []}
+    names = ["".join(x) for x in itertools.product("0123456789abcdefghijk", repeat=4)]
+    curve = base64.b64encode(bytes(x for i in range(16) for x in (99 - i, 0, 0))).decode()
+    value["tasks"] = {"name": names, "curve": {"=": curve}}
+    del value["blobs"]
+    return {"manifest": value, "format_version": "2", "draft": DRAFT}
+
+
 def wide_modules(value: Any) -> dict[str, Any]:
     value["modules"]["m"] = value["modules"]["n"] = {"=": 1 << 24}
     return {"manifest": value, "shared": promise(1 << 16)}
@@ -127,6 +137,7 @@ CASES = {
     "rows of a base's tensor": (many_rows, "more numbers than the bytes of the file can hold"),
     "many modules": (many_modules, "too many entries"),
     "many tasks": (many_tasks, "too many entries"),
+    "many points of curves": (many_points, "too many entries"),
     "wide modules": (wide_modules, "more numbers than the bytes of the file can hold"),
     "a manifest of brackets": (big_text, "manifest cannot be unpacked"),
     "a blob of zeros": (big_blob, "too many bytes of carried tensors"),

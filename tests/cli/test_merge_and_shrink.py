@@ -11,7 +11,7 @@ from hydraopt.bundle.reader import open_bundle
 from hydraopt.cli.main import cli
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import MEASURES
-from hydraopt.merging.merge import DEFAULT_MEASURE, DEFAULT_SIZE
+from hydraopt.merging.merge import DEFAULT_MAX_ERROR, DEFAULT_MEASURE
 from tests.cli.conftest import TASKS, Run
 
 RESULT_KEYS = {
@@ -198,4 +198,5 @@ def test_help_lists_what_the_library_has() -> None:
         assert name in described
     measure = next(x for x in cli.commands["merge"].params if x.name == "measure")
     assert measure.default == DEFAULT_MEASURE
-    assert f"the default is --size {DEFAULT_SIZE}" in str(cli.commands["merge"].help)
+    said = " ".join(str(cli.commands["merge"].help).split())
+    assert f"the default is --max-error {DEFAULT_MAX_ERROR:g} (" in said

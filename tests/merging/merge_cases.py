@@ -28,6 +28,17 @@ def modules_of(seed: int, *, m: int = 48, n: int = 64, r: int = 4) -> Modules:
     return modules
 
 
+def near(modules: Modules, seed: int, share: float = 0.01) -> Modules:
+    """The same with noise on every number, a ``share`` of its matrix's root mean square."""
+    rng = np.random.default_rng(seed)
+
+    def moved(x: np.ndarray) -> np.ndarray:
+        step = share * float(np.sqrt(np.mean(x**2)))
+        return (x + step * rng.standard_normal(x.shape)).astype(np.float32)
+
+    return {path: (moved(b), moved(a)) for path, (b, a) in modules.items()}
+
+
 def decoded(path: Path) -> dict[str, dict[str, Factors]]:
     bundle = open_bundle(path)
     return {name: task.factors() for name, task in bundle.items()}

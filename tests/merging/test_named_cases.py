@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hydraopt import open_bundle, read_adapters
+from hydraopt import open_bundle, read_adapters, verify_bundle
 from hydraopt.coding.forms import FORMS
 from hydraopt.errors import NumericalError, UsageError
-from hydraopt.merging.merge import merge
+from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
 from tests.compress.core_factors import dense, relative_error
 from tests.merging.merge_cases import PATHS, Modules, decoded, measured, modules_of, originals
+
+HEAD = "base_model.model.score.weight"
 
 
 def test_identical_adapters_are_stored_once(make_adapter, tmp_path) -> None:
@@ -43,16 +46,69 @@ def test_an_all_zero_adapter(make_adapter, three, tmp_path, form) -> None:
         assert not dense(factors).any()
 
 
-@pytest.mark.parametrize("limit", [{"size": "50%"}, {"error": 0.1}, {"max_error": 0.1}, {}])
+LIMITS: list[dict[str, Any]] = [
+    {"size": "50%"}, {"error": 0.1}, {"max_error": 0.1}, {"lossless": True}, {}
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
 def test_nothing_but_zeros(make_adapter, tmp_path, limit) -> None:
     zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
     folder = make_adapter(tmp_path / "zero", zero)
-    if not limit:
-        limit = {"lossless": True}
     result = merge([folder], tmp_path / "out", threads=1, **limit)
     assert result.errors == {"zero": 0.0}
+    assert "size" in limit or result.passes <= 1
     for factors in decoded(tmp_path / "out")["zero"].values():
         assert not dense(factors).any()
+
+
+def _single(make_adapter: Any, folder: Path) -> list[Path]:
+    return [make_adapter(folder / "one", modules_of(0))]
+
+
+def _tiny(make_adapter: Any, folder: Path) -> list[Path]:
+    pair = {"h.0.q": (np.array([[0.3]]), np.array([[1.7]]))}
+    return [make_adapter(folder / "tiny", pair), make_adapter(folder / "one", modules_of(0))]
+
+
+def _one_number(make_adapter: Any, folder: Path) -> list[Path]:
+    return [make_adapter(folder / "n", {"h.0.q": (np.array([[0.3]]), np.array([[1.7]]))})]
+
+
+def _with_zeros(make_adapter: Any, folder: Path) -> list[Path]:
+    zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
+    return [make_adapter(folder / "zero", zero), make_adapter(folder / "one", modules_of(0))]
+
+
+def _heads_alone(make_adapter: Any, folder: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
+    extras = [{HEAD: rng.standard_normal((40, 64)).astype(np.float32)} for _ in range(2)]
+    return [make_adapter(folder / f"t{i}", zero, extras=x) for i, x in enumerate(extras)]
+
+
+def _apart_in_size(make_adapter: Any, folder: Path) -> list[Path]:
+    loud = {path: (1e6 * b, a) for path, (b, a) in modules_of(3).items()}
+    return [make_adapter(folder / "loud", loud), make_adapter(folder / "one", modules_of(0))]
+
+
+@pytest.mark.parametrize(
+    "case", [_single, _tiny, _one_number, _with_zeros, _heads_alone, _apart_in_size]
+)
+def test_the_default_keeps_its_word_of_odd_adapters(make_adapter, tmp_path, case) -> None:
+    folders = case(make_adapter, tmp_path)
+    result = merge(folders, tmp_path / "out", threads=1)
+    assert max(result.errors.values()) <= DEFAULT_MAX_ERROR
+    assert verify_bundle(tmp_path / "out", read_adapters(folders)).ok
+
+
+def test_the_default_of_adapters_of_which_nothing_is_coded(make_adapter, tmp_path) -> None:
+    head = {HEAD: np.ones((40, 64), np.float32)}
+    folder = make_adapter(tmp_path / "t", modules_of(0), extras=head)
+    result = merge([folder], tmp_path / "out", exact=["*"], threads=1)
+    kept = open_bundle(tmp_path / "out")["t"].carried
+    assert HEAD in kept
+    assert max(result.errors.values()) <= DEFAULT_MAX_ERROR
 
 
 @pytest.mark.parametrize("form", [None, *FORMS])

@@ -1,6 +1,7 @@
 """The file: manifest, writer, lazy reader, verify; a task given back."""
 
 from hydraopt.bundle.carried import Carried, pack_carried
+from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.bundle.items import CarriedBlob, CarriedItem
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
@@ -13,6 +14,8 @@ __all__ = [
     "Carried",
     "CarriedBlob",
     "CarriedItem",
+    "Harm",
+    "HarmPoint",
     "Manifest",
     "ModuleEntry",
     "PackedBundle",

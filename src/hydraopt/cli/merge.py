@@ -216,10 +216,10 @@ def merge(
 ) -> None:
     """Merge ADAPTERS (folders, files, globs, NAME=PATH) of one base model into one bundle.
 
-    Give one limit at most: --size, --error, --max-error or --lossless; the default is --size 10%
-    (docs/evidence says what sizes cost). The file is never larger than --size. A bundle at OUT is
-    replaced in one step, once the new one is complete; any other file there is kept unless --force
-    is given.
+    Give one limit at most: --size, --error, --max-error or --lossless; the default is
+    --max-error 0.05 (docs/evidence says what that keeps, and what sizes cost). The file is never
+    larger than --size. A bundle at OUT is replaced in one step, once the new one is complete; any
+    other file there is kept unless --force is given.
 
     With --method the bundle holds what that method makes, in fp16, what tasks share once: one
     adapter for all, or for hydraopt one A' and the heads of each module.

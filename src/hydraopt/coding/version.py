@@ -8,5 +8,5 @@ __all__ = ["DRAFT", "VERSION"]
 
 VERSION: Final = 2
 """What is written. Readers take this and every version before it, and are told which it is."""
-DRAFT: Final = "1"
+DRAFT: Final = "2"
 """Until version 2 is frozen a file of it says its draft, and that draft alone reads it."""

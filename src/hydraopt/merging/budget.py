@@ -16,7 +16,16 @@ import numpy as np
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["Budget", "Change", "MeanError", "Size", "WorstError", "parse_size"]
+__all__ = [
+    "Budget",
+    "Change",
+    "HarmLimit",
+    "MeanError",
+    "Size",
+    "WorstError",
+    "parse_harm",
+    "parse_size",
+]
 
 _UNITS = {
     "": 1,
@@ -109,6 +118,41 @@ class WorstError(_ErrorBudget):
     def strain(self, change: Change) -> float:
         """How much of the blame is the change's, where the budget is not kept."""
         return change.error_after
+
+
+@dataclass(frozen=True)
+class HarmLimit:
+    """At most ``limit`` harm to each task, measured on prompts. shares: the share of answers that
+    change, in (0, 1); else KL in nats an answer, above 0. Raises UsageError for other limits."""
+
+    limit: float
+    shares: bool = True
+    name: ClassVar[str] = "harm"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit < (1 if self.shares else math.inf):
+            raise UsageError(explain("cannot read the harm", got=self.text, expected=_HARMS))
+
+    @property
+    def text(self) -> str:
+        """As a user writes it."""
+        return f"{100 * self.limit:g}%" if self.shares else f"{self.limit:g}nats"
+
+    def said(self, harm: float) -> str:
+        """A measured harm, in words."""
+        return f"{100 * harm:.2g} % of the answers" if self.shares else f"{harm:.2g} nats an answer"
+
+
+_HARMS = "1% of a task's answers, or 0.01nats of KL an answer"
+
+
+def parse_harm(text: str) -> HarmLimit:
+    """The limit of "1%" (answers that change) or "0.01nats" (KL an answer); raises UsageError."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(%|nats)\s*", str(text).lower())
+    if not match:
+        raise UsageError(explain("cannot read the harm", got=repr(text), expected=_HARMS))
+    shares = match[2] == "%"
+    return HarmLimit(float(match[1]) / (100 if shares else 1), shares)
 
 
 Budget = Size | MeanError | WorstError

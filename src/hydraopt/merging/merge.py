@@ -32,14 +32,13 @@ from hydraopt.merging.solving import Options, solve
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
-__all__ = ["DEFAULT_MEASURE", "DEFAULT_SIZE", "MergeResult", "merge", "write"]
+__all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "write"]
 
-DEFAULT_SIZE: Final = "10%"
+DEFAULT_MAX_ERROR: Final = 0.05
+"""Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
 DEFAULT_MEASURE: Final = "bias-aware"
 _NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
-_HARMLESS: Final = 0.25
-"""Relative error up to which hardly a task of the evidence sets lost points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +81,8 @@ def merge(
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error
     over tasks), max_error (of the worst task), or lossless (every tensor back bit for bit).
-    Default: 10 %. importance: weight of a task's error, default 1. fair: weights are moved
-    until all tasks have the same error. measure: see hydraopt.compress.measure. sensitivity:
+    Default: max_error 0.05. importance: weight of a task's error, default 1. fair: weights are
+    moved until all tasks have the same error. measure: see hydraopt.compress.measure. sensitivity:
     which modules of a task matter more; only ratios within a task count. rescaler: see
     hydraopt.merging.rescale. forms: those permitted, default all of
     hydraopt.coding.forms.FORMS. same_base: take base models written differently as one. alpha:
@@ -114,8 +113,7 @@ def merge(
         solution = solve(job, budget, options)
         if rescaler:
             job, solution = _rescaled(job, solution, recipe, loaded.adapters, rescaler, budget)
-    result = write(output, job, solution, chosen, None if lossless else budget, started)
-    return result if limits.given else _with_advice(result)
+    return write(output, job, solution, chosen, None if lossless else budget, started)
 
 
 def _aligned(
@@ -136,24 +134,20 @@ class _Limits:
     lossless: bool
 
     def __post_init__(self) -> None:
-        if len(self.given) > 1:
-            got = ", ".join(self.given)
-            raise UsageError(explain("more than one limit", got=got, expected="one"))
-
-    @property
-    def given(self) -> list[str]:
-        """The limits that there are, by name."""
         limits = {"size": self.size, "error": self.error, "max-error": self.max_error}
         limits["lossless"] = self.lossless or None
-        return [name for name, value in limits.items() if value is not None]
+        given = [name for name, value in limits.items() if value is not None]
+        if len(given) > 1:
+            got = ", ".join(given)
+            raise UsageError(explain("more than one limit", got=got, expected="one"))
 
     def budget(self, fp16_bytes: int) -> Budget:
         """The budget of adapters of these bytes; that of a lossless merge binds nothing."""
+        if self.size is not None:
+            return Size(parse_size(self.size, fp16_bytes))
         if self.error is not None:
             return MeanError(self.error)
-        if self.max_error is not None:
-            return WorstError(self.max_error)
-        return Size(parse_size(DEFAULT_SIZE if self.size is None else self.size, fp16_bytes))
+        return WorstError(DEFAULT_MAX_ERROR if self.max_error is None else self.max_error)
 
 
 def _refuse_idle(choices: Mapping[str, object]) -> None:
@@ -196,19 +190,6 @@ def _rescaled(
         )
     told = dataclasses.replace(pieces, notes=(*pieces.notes, *notes))
     return dataclasses.replace(counted(tasks), pieces=told), Solution(draft, solution.passes)
-
-
-def _with_advice(result: MergeResult) -> MergeResult:
-    """The result of a default merge, with a note if the default is small for these adapters."""
-    worst = max(result.errors, key=lambda task: result.errors[task], default=None)
-    if worst is None or result.errors[worst] <= _HARMLESS:
-        return result
-    advice = (
-        f"{DEFAULT_SIZE} leaves errors up to {result.errors[worst]:.2f} ({worst}): above "
-        f"{_HARMLESS:g} tasks may lose points, long exact answers before; --max-error 0.2, or 0.1 "
-        "for these, takes more bytes and less risk"
-    )
-    return dataclasses.replace(result, notes=(*result.notes, advice))
 
 
 def _left_out(manifest: Manifest) -> Iterator[str]:

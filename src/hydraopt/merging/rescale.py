@@ -21,17 +21,16 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense, write_dense
-from hydraopt.coding.records import PartsRecord, read_basis, read_record, write_record
-from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
+from hydraopt.coding.dense import write_dense
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress.encode import squared_error
 from hydraopt.errors import UsageError, explain
-from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget, Change
+from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.passes import Draft
 
 __all__ = ["Rescaler", "rescaled"]
@@ -74,7 +73,7 @@ def rescaled(
     equal content share a stream: the first for which ``ask`` has an answer decides.
     Raises UsageError for an answer that does not fit the parts.
     """
-    coded = _Coded(draft, pieces)
+    coded = DecodedDraft(draft, pieces)
     recoded: dict[int, _Recoded] = {}
     for task in pieces.tasks:
         if task.content is not None and task.content not in recoded:
@@ -96,48 +95,8 @@ def rescaled(
     return *attempt(dropped), sum(owners[other.content] for other in order[:dropped])
 
 
-@dataclass(frozen=True)
-class _Coded:
-    """A draft's streams, decoded when asked for."""
-
-    draft: Draft
-    pieces: MergeSet
-
-    @functools.cached_property
-    def bases(self) -> list[tuple[Basis | None, Basis | None]]:
-        """The shared bases, left and right, of all modules."""
-        return self._shared[0]
-
-    @functools.cached_property
-    def _shared(self) -> tuple[list[tuple[Basis | None, Basis | None]], list[bool]]:
-        """The bases of all modules, and whether the tasks share something of each tensor."""
-        modules, tensors = self.pieces.modules, self.pieces.tensors
-        if not self.draft.shared:
-            return [(None, None)] * len(modules), [False] * len(tensors)
-        reader = StreamReader(self.draft.shared, VERSION)
-        bases = [(read_basis(reader, x.m, x.m), read_basis(reader, x.n, x.n)) for x in modules]
-        commons = [read_common(reader, matrix_shape(x.shape)) for x in tensors]
-        return bases, [common is not None for common in commons]
-
-    def read(self, task: TaskEntry) -> tuple[dict[int, PartsRecord | None], list[DenseRecord]]:
-        """A task's records by module index, in the order in which they are coded, and those of its
-        coded tensors, which follow."""
-        assert task.content is not None
-        reader = StreamReader(self.draft.streams[task.content], VERSION)
-        records = {}
-        for index in task.modules:
-            module = self.pieces.modules[index]
-            records[index] = read_record(reader, module.m, module.n, *self.bases[index])
-        tensors = []
-        for i in task.tensors:
-            entry, common = self.pieces.tensors[i], self._shared[1][i]
-            based = entry.base is not None
-            tensors.append(read_dense(reader, matrix_shape(entry.shape), common, based))
-        return records, tensors
-
-
 def _recoded(
-    coded: _Coded, task: TaskEntry, adapter: Adapter, ask: Rescaler, budget: Budget
+    coded: DecodedDraft, task: TaskEntry, adapter: Adapter, ask: Rescaler, budget: Budget
 ) -> _Recoded | None:
     draft, content = coded.draft, task.content
     assert content is not None

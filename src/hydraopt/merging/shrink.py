@@ -156,7 +156,11 @@ def _check_smaller(bundle: Bundle, budget: Size) -> None:
 
 def _against_originals(added: Manifest, before: Manifest) -> Manifest:
     """The manifest ``added``, whose errors are against the bundle before, with estimates of the
-    errors against what that was made of."""
+    errors against what that was made of.
+
+    Nobody has seen the answers of what was coded again, so no task states its harm any more.  The
+    curve of a task is about its original, and stays.
+    """
     old = {task.name: task for task in before.tasks}
     whole = {task.name: task.error for task in before.tasks}
     tasks = tuple(
@@ -165,6 +169,7 @@ def _against_originals(added: Manifest, before: Manifest) -> Manifest:
             error=math.hypot(task.error, whole[task.name]),
             errors=tuple(map(math.hypot, task.errors, old[task.name].errors)),
             tensor_errors=tuple(map(math.hypot, task.tensor_errors, old[task.name].tensor_errors)),
+            harm=None,
         )
         for task in added.tasks
     )

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import ROOM, CoreStore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of
 from hydraopt.errors import UsageError, explain
-from hydraopt.merging.budget import Budget, Size
+from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
 from hydraopt.merging.guide import Guide
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Course, Draft, Passes
@@ -28,10 +30,13 @@ from hydraopt.merging.search import (
 from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_of
 from hydraopt.progress import Progress
 
-__all__ = ["Options", "solve"]
+__all__ = ["Options", "passes_of", "price_of", "search", "solve"]
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
+_NOISE: Final = 1.75
+"""Noise of a number over that of a Gaussian source at the same price, about: coding is not all that
+a price is asked for, and noise on some sides counts less (seen on all sets)."""
 _ALIKE: Final = 1.05
 """The worst error over the mean one, below which errors count as alike."""
 
@@ -57,8 +62,17 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     unknown = sorted(set(options.forms) - set(FORMS))
     if unknown:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
+    passes = passes_of(job, options)
+    energies = passes.energies()
+    importance = importances(job.pieces, options.importance)
+    weights = weights_of(job.pieces, energies, options.measure, importance, options.sensitivity)
+    return search(passes, job, budget, weights, options.fair)
+
+
+def passes_of(job: Job, options: Options) -> Passes:
+    """Passes over the modules and tensors of a job."""
     pieces = job.pieces
-    passes = Passes(
+    return Passes(
         CoreStore(pieces.readers, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
         pieces,
         options.measure,
@@ -66,20 +80,49 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
         options.threads,
         options.progress,
     )
-    energies = passes.energies()
-    importance = importances(pieces, options.importance)
-    weights = weights_of(pieces, energies, options.measure, importance, options.sensitivity)
-    runner = _Runner(passes, job, budget, weights, options.fair)
+
+
+def search(
+    passes: Passes,
+    job: Job,
+    budget: Budget,
+    weights: Weights,
+    fair: bool = False,
+    start: float | None = None,
+) -> Solution[Draft]:
+    """The draft that meets the budget at these weights. start: a price near which it will be found,
+    if one is known. Raises BudgetError for a budget that cannot be met."""
+    pieces = job.pieces
+    runner = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
-        return search_error(runner, budget, 1e-5 * budget.limit**3 / pieces.contents)
+        return search_error(runner, budget, price_of(budget, job, weights))
     fixed = int(job.value(budget, Draft.empty(weights.whole, weights.counting)))
     if budget.limit <= fixed:
         raise job.too_small(budget, fixed)
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
-    start = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
-    guide = Guide(lambda price: passes.estimate(price, weights.whole), max(start, 1e-30))
+    guess = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)
+    guide = Guide(lambda price: passes.estimate(price, weights.whole), start or max(guess, 1e-30))
     return search_size(runner, guide, budget, fixed)
+
+
+def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> float:
+    """About the price of a bit at which the errors are what ``budget`` permits.
+
+    Where all numbers are coded finely, each has a noise that counts price / (2 ln 2), as a Gaussian
+    source's has; so the relative error of a task is the root of the price times a constant of its
+    own.
+    """
+    numbers = np.ones(job.pieces.contents)
+    for task in job.pieces.tasks:
+        if task.content is not None:
+            numbers[task.content] = max(task.numbers, 1)
+    counted = weights.by_task * weights.counting.totals
+    some = counted > 0
+    if not some.any():
+        return 1.0
+    noise = _NOISE * numbers[some] / (2 * math.log(2) * counted[some])
+    return float((budget.limit / budget.of(np.sqrt(noise))) ** 2)
 
 
 class _Runner:

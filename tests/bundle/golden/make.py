@@ -4,7 +4,7 @@
 
 Everything in it follows from integers, so that no random generator has to stay as it is. Run again
 only when the format changes. tiny.hydra.safetensors was written so in version 1, without coded
-tensors; every later version has to read it.
+tensors and without harm; every later version has to read it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from hydraopt.adapters import RawTensor
-from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, pack_carried, write_bundle
+from hydraopt.bundle import (
+    Harm,
+    HarmPoint,
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    pack_carried,
+    write_bundle,
+)
 from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.coding.dense import DenseRecord, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
@@ -42,6 +50,8 @@ MODULES = (
     ModuleEntry("h.0.v", "linear", 5, 8),
     ModuleEntry("conv", "conv", 4, 18, a_tail=(3, 3)),
 )
+HARM = Harm(changed=3, answers=48, likely=0.0471, kl=0.0123, held_out=True)
+CURVE = (HarmPoint(0.125, 0.0, 0.0), HarmPoint(0.25, 0.0625, 0.5), HarmPoint(0.5, 1.0, 4.0))
 _WAYS = ((Way.EXPLICIT, Way.SHARED), (Way.SHARED, Way.SHARED), (Way.PREDICTED, Way.EXPLICIT))
 
 
@@ -65,7 +75,7 @@ def dense_records() -> tuple[list[DenseRecord], list[DenseRecord]]:
 def parts(dense: bool = True) -> Parts:
     """The arguments of write_bundle and the factors that a reader must find.
 
-    dense: with coded tensors, as from version 2 on.
+    dense: with coded tensors, and one task's harm, as from version 2 on.
     """
     shared = StreamWriter()
     bases = []
@@ -100,6 +110,7 @@ def parts(dense: bool = True) -> Parts:
     french = replace(whole, name="fr", content=1, config=1, carried=carried.tasks["fr"])
     if dense:
         french = replace(french, tensors=(0, 1, 2), tensor_errors=(0.1, 0.0, 0.25))
+        french = replace(french, harm=HARM, curve=CURVE)
     configs = (config, {**config, "lora_alpha": 8, "use_rslora": True})
     tasks = (whole, french, replace(whole, name="same"))
     about = {"size": "5%"}, "org/tiny", TENSORS if dense else ()

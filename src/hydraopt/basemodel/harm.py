@@ -1,0 +1,176 @@
+"""Harm: how many of an adapter's own answers change with other factors, and how far they drift.
+
+The original adapter's greedy answers are the reference, so no label is needed. One teacher-forced
+pass over them tells both numbers: greedy decoding writes an answer again exactly when every token
+of it is the argmax given those before it; and the sum over its tokens of KL(original || coded) is
+the KL of the whole answer's distribution on that path.
+
+A count of changed answers is coarse: of 64 answers none, or one, or two change. So the share that
+is likely to change is told as well, from how sure the original is of each token (its margin) and
+how far margins move: see :func:`likely_changes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from torch import Tensor
+
+from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate
+from hydraopt.basemodel.model import (
+    BATCH_TOKENS,
+    Placed,
+    TaskFactors,
+    attached,
+    hidden_states,
+    logits_of,
+    place,
+)
+
+__all__ = ["Drift", "Reference", "drift_of", "likely_changes", "reference_of"]
+
+Numbers = NDArray[np.float64]
+
+_TOKENS: Final = 256
+"""Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
+_NEAR: Final = 3.0
+"""Margins up to about so many times what margins move are those that matter."""
+_SURELY: Final = 1 - 1e-9
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the original says, batch by batch. hidden: (N, width) what its output layer sees at each
+    token of its answers. answers: how many there are; an empty one cannot change."""
+
+    batches: tuple[Batch, ...]
+    order: tuple[tuple[int, ...], ...]
+    hidden: tuple[Tensor, ...]
+    answers: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What other factors make of the original's answers, token by token, (N,).
+
+    row: the answer of each. kl: KL(original || other), nats. margin, moved: how far the original's
+    first choice is ahead of all others, in logits, and how much less far it is now; negative is
+    more. A token changes where ``moved > margin``. answers: how many there are.
+    """
+
+    row: NDArray[np.int64]
+    kl: Numbers
+    margin: Numbers
+    moved: Numbers
+
+    answers: int
+
+    @property
+    def changed(self) -> int:
+        """Answers of which some token changes."""
+        return len(set(self.row[self.moved > self.margin].tolist()))
+
+    def summary(self) -> tuple[int, int, float, float, float, float]:
+        """(changed, answers, likely share of changes, its standard error, KL an answer in nats, its
+        standard error)."""
+        likely = likely_changes(self)
+        kl = np.bincount(self.row, self.kl, self.answers)
+        spread = 1 / np.sqrt(self.answers)
+        told = float(likely.mean()), float(likely.std() * spread)
+        return self.changed, self.answers, *told, float(kl.mean()), float(kl.std() * spread)
+
+
+def likely_changes(drift: Drift) -> Numbers:
+    """The chance that each answer changes, (answers,).
+
+    Had the noise of coding been drawn anew, a margin g would have moved by another amount of the
+    same size s: the token changes with the chance Phi(-g / s) then, and an answer if any of its
+    tokens does. s is the root mean square of what margins moved, tokens of small margin weighed
+    more, for the largest margins move further and change nothing. On fresh rows this is within a
+    fifth of the counts (docs/log.md).
+    """
+    if not drift.row.size:
+        return np.zeros(drift.answers)
+    squared = np.square(drift.moved)
+    whole = np.sqrt(squared.mean())
+    if whole == 0:
+        return np.zeros(drift.answers)
+    near = np.exp(-np.square(drift.margin / (_NEAR * whole)))
+    size = np.sqrt((near @ squared) / max(near.sum(), 1e-300)) if near.any() else whole
+    chance = ndtr(-drift.margin / max(size, 1e-300))
+    kept = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
+    likely: Numbers = -np.expm1(kept)
+    return likely
+
+
+@torch.inference_mode()
+def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) -> Reference:
+    """The reference of ``answers``, which the original gave: prompts with their answers as targets.
+
+    original: B (m, r) with the scale inside, A (r, n), by module path. Raises AlignmentError for
+    modules that the model does not have as linear ones.
+    """
+    spoken = [i for i, answer in enumerate(answers) if answer.target]
+    chunks = [
+        tuple(spoken[i] for i in chunk)
+        for chunk in batches_by_tokens([len(answers[i]) for i in spoken], BATCH_TOKENS)
+    ]
+    batches = tuple(collate([answers[i] for i in chunk]) for chunk in chunks)
+    placed = place(model, original)
+    hidden = tuple(_hidden(model, batch, placed) for batch in batches)
+    return Reference(batches, tuple(chunks), hidden, len(answers))
+
+
+@torch.inference_mode()
+def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
+    """What ``factors`` make of the reference; they are as the original's, of any rank."""
+    placed = place(model, {path: x for path, x in factors.items() if x[1].shape[0]})
+    columns: list[tuple[Numbers, ...]] = []
+    for batch, chunk, before in zip(
+        reference.batches, reference.order, reference.hidden, strict=True
+    ):
+        after = _hidden(model, batch, placed)
+        rows = np.array(chunk)[batch.row.numpy()]
+        for start, piece in _pieces(model, before, after):
+            columns.append((rows[start : start + _TOKENS].astype(np.float64), *piece))
+    if not columns:
+        nothing = np.zeros(0)
+        return Drift(nothing.astype(np.int64), nothing, nothing, nothing, reference.answers)
+    row, kl, margin, moved = (np.concatenate(x) for x in zip(*columns, strict=True))
+    return Drift(row.astype(np.int64), kl, margin, moved, reference.answers)
+
+
+def _hidden(model: Any, batch: Batch, placed: Placed) -> Tensor:
+    with attached(model, placed):
+        return hidden_states(model, batch)
+
+
+def _pieces(
+    model: Any, before: Tensor, after: Tensor
+) -> Iterator[tuple[int, tuple[Numbers, Numbers, Numbers]]]:
+    """(first token, (kl, margin, moved)) of a few tokens at a time."""
+    for start in range(0, len(before), _TOKENS):
+        old = logits_of(model, before[start : start + _TOKENS]).log_softmax(-1)
+        new = logits_of(model, after[start : start + _TOKENS]).log_softmax(-1)
+        kl = torch.linalg.vecdot(old.exp(), old - new).clamp_min(0)
+        first = old.argmax(-1)
+        margin, now = _ahead(old, first), _ahead(new, first)
+        yield start, (_numbers(kl), _numbers(margin), _numbers(margin - now))
+
+
+def _numbers(values: Tensor) -> Numbers:
+    numbers: Numbers = values.double().cpu().numpy()
+    return numbers
+
+
+def _ahead(chances: Tensor, first: Tensor) -> Tensor:
+    """How far the tokens ``first`` (N,) are ahead of all others in ``chances`` (N, vocabulary)."""
+    own = chances.gather(1, first[:, None])[:, 0]
+    (best, second), (top, _) = (x.unbind(-1) for x in chances.topk(2, dim=-1))
+    return own - torch.where(top == first, second, best)

@@ -1,0 +1,109 @@
+"""The judge: measures what coded factors do to the answers of each task's original adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from hydraopt.adapters import Adapter
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.harm import Reference, drift_of, reference_of
+from hydraopt.basemodel.memory import Memory, base_hash, cache_folder, key_of
+from hydraopt.basemodel.model import TaskFactors
+from hydraopt.basemodel.sensitivity import answered
+from hydraopt.bundle.harm import Harm
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.harm.judging import Judged
+
+__all__ = ["ANSWER_TOKENS", "Judge"]
+
+ANSWER_TOKENS: Final = 128
+"""Tokens of an answer that are judged, at most."""
+_METHOD: Final = "1"
+"""Changes when the same factors would be given other numbers."""
+_REFERENCES: Final = 2
+"""Tasks whose references are in memory at once."""
+
+
+class Judge:
+    """Measures harm on the original adapters' own greedy answers to prompts.
+
+    Answers and harms are kept on disk (hydraopt.basemodel.memory), so asking again costs nothing.
+    """
+
+    def __init__(
+        self,
+        base: str | Path,
+        model: Any,
+        tokenizer: Any,
+        adapters: Mapping[str, Adapter],
+        prompts: Mapping[str, Sequence[Encoded]],
+        held_out: bool = True,
+        memory: Memory | None = None,
+    ) -> None:
+        """base: where the model comes from. prompts: by task, encoded, without answers. held_out:
+        whether nothing will be fitted to these prompts. memory: default that of this machine."""
+        self._model, self._tokenizer = model, tokenizer
+        self._adapters, self._prompts, self._held_out = adapters, prompts, held_out
+        known = base_hash(base, model)
+        self._memory = memory or Memory(cache_folder() if known else None)
+        where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
+        self._of_base = f"{known} {where} {_METHOD} {ANSWER_TOKENS}"
+        self._references: dict[str, Reference] = {}
+
+    def tasks(self) -> frozenset[str]:
+        """The tasks that have prompts."""
+        return frozenset(self._prompts)
+
+    def answers(self, task: str) -> list[Encoded]:
+        """The prompts of a task with the original's greedy answers, ANSWER_TOKENS at most each."""
+        key, asked = self._key(task), self._prompts[task]
+        said = self._memory.get(key)
+        if said is None:
+            found = answered(
+                self._model, self._tokenizer, asked, self._originals(task), ANSWER_TOKENS
+            )
+            said = [list(item.target) for item in found]
+            self._memory.put(key, said)
+        return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
+
+    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]]) -> Judged:
+        """The harm of a task's decoded factors; see hydraopt.merging.harm.judging.
+
+        Raises AlignmentError for modules that the base does not have as linear ones.
+        """
+        factors = {path: (x.B, x.A) for path, x in sorted(coded().items())}
+        return self.measured(task, factors)
+
+    def measured(self, task: str, factors: TaskFactors) -> Judged:
+        """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path."""
+        parts: list[bytes | str] = [self._key(task)]
+        for path, (b, a) in factors.items():
+            parts += [path, b.tobytes(), a.tobytes()]
+        key = key_of(parts)
+        known = self._memory.get(key)
+        if known is None:
+            drift = drift_of(self._model, self._reference(task), factors)
+            known = drift.summary()
+            self._memory.put(key, known)
+        changed, answers, likely, likely_error, kl, kl_error = known
+        return Judged(Harm(changed, answers, likely, kl, self._held_out), likely_error, kl_error)
+
+    def _key(self, task: str) -> str:
+        asked = [" ".join(map(str, item.prompt)) for item in self._prompts[task]]
+        return key_of([self._of_base, self._adapters[task].content_hash(), *asked])
+
+    def _originals(self, task: str) -> TaskFactors:
+        return {path: x.factors() for path, x in self._adapters[task].modules.items()}
+
+    def _reference(self, task: str) -> Reference:
+        if task not in self._references:
+            while len(self._references) >= _REFERENCES:
+                self._references.pop(next(iter(self._references)))
+            self._references[task] = reference_of(
+                self._model, self.answers(task), self._originals(task)
+            )
+        return self._references[task]

@@ -1,0 +1,187 @@
+"""What coding does to a task's answers, as it was measured, and how the manifest holds it.
+
+A task's answers are the original adapter's own greedy ones; docs/reference/format.md is the
+normative text of what is kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from hydraopt.bundle.strictjson import bad, check, code_of, error_of, natural
+
+__all__ = [
+    "MAX_POINTS",
+    "Harm",
+    "HarmPoint",
+    "check_curve",
+    "check_harm",
+    "harm_from_json",
+    "harm_to_json",
+    "pack_curve",
+    "thinned",
+    "unpack_curve",
+]
+
+MAX_POINTS: Final = 16
+MAX_ANSWERS: Final = 10**9
+_TOP: Final = 8
+_STEPS: Final = 8
+_ZERO: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """What a task's coded weights do to the answers of its original adapter.
+
+    changed: answers of which some token is no longer the likeliest one.  answers: how many were
+    measured, at least 1.  likely: expected share of answers that change, 0 to 1; it is finer than
+    the count.  kl: KL(original || coded), nats an answer.  held_out: no answer was used to fit
+    anything.  Raises BundleFormatError for other values.
+    """
+
+    changed: int
+    answers: int
+    likely: float
+    kl: float
+    held_out: bool
+
+    def __post_init__(self) -> None:
+        natural(self.answers, "answers of a harm", 1, MAX_ANSWERS)
+        natural(self.changed, "answers that change", 0, self.answers)
+        _share(self.likely, "likely share of answers that change")
+        _nats(self.kl, "KL an answer")
+        check(type(self.held_out) is bool, "held_out of a harm", self.held_out, "true or false")
+
+    def snapped(self) -> Harm:
+        """The same to the digits that a manifest keeps: three of ``likely`` and of ``kl``."""
+        likely, kl = (float(f"{x:.3g}") for x in (self.likely, self.kl))
+        return Harm(self.changed, self.answers, likely, kl, self.held_out)
+
+
+@dataclass(frozen=True, slots=True)
+class HarmPoint:
+    """A trial encoding of a task: its relative Frobenius error, and its harm as in :class:`Harm`.
+
+    Raises BundleFormatError for an error or a KL that is negative or not finite, and for a share
+    outside 0 to 1.
+    """
+
+    error: float
+    likely: float
+    kl: float
+
+    def __post_init__(self) -> None:
+        _nats(self.error, "error of a point of harm")
+        _share(self.likely, "likely share of a point of harm")
+        _nats(self.kl, "KL of a point of harm")
+
+    def snapped(self) -> HarmPoint:
+        """The same on the grid that a manifest keeps: steps of 4.4 %, of ``kl`` 9 %."""
+        return _point(*_codes(self))
+
+
+def thinned(points: Iterable[HarmPoint]) -> tuple[HarmPoint, ...]:
+    """Points as ``TaskEntry.curve`` takes them: snapped, by rising error, at most MAX_POINTS.
+
+    Of points whose errors snap to one value the first is kept.  Of too many those are kept that
+    divide the list evenly, both ends among them.
+    """
+    by_error: dict[float, HarmPoint] = {}
+    for point in points:
+        by_error.setdefault(point.snapped().error, point.snapped())
+    rising = [by_error[error] for error in sorted(by_error)]
+    if len(rising) <= MAX_POINTS:
+        return tuple(rising)
+    step = (len(rising) - 1) / (MAX_POINTS - 1)
+    return tuple(rising[round(i * step)] for i in range(MAX_POINTS))
+
+
+def check_harm(harm: Any, where: str) -> Harm | None:
+    """A task's harm, snapped; raises BundleFormatError unless it is one or None."""
+    check(harm is None or isinstance(harm, Harm), f"harm of {where}", harm, "a Harm or None")
+    return None if harm is None else harm.snapped()
+
+
+def check_curve(curve: Any, where: str) -> tuple[HarmPoint, ...]:
+    """A task's curve, snapped; raises BundleFormatError for too many points or falling errors."""
+    right = isinstance(curve, tuple) and all(isinstance(x, HarmPoint) for x in curve)
+    check(right, f"curve of {where}", curve, "a tuple of HarmPoint")
+    check(len(curve) <= MAX_POINTS, f"points of {where}", len(curve), f"at most {MAX_POINTS}")
+    snapped = tuple(point.snapped() for point in curve)
+    errors = [point.error for point in snapped]
+    up = all(a < b for a, b in pairwise(errors))
+    check(up, f"errors of the curve of {where} do not rise", errors, "rising by 4.4 % at least")
+    return snapped
+
+
+# --- in the manifest --------------------------------------------------------------------------
+
+
+def harm_to_json(harm: Harm | None) -> list[Any] | None:
+    """As JSON values; :func:`harm_from_json` is the inverse."""
+    if harm is None:
+        return None
+    return [harm.changed, harm.answers, harm.likely, harm.kl, harm.held_out]
+
+
+def harm_from_json(value: Any) -> Harm | None:
+    """Inverse of :func:`harm_to_json`; raises BundleFormatError for anything else."""
+    if value is None:
+        return None
+    shape = "[changed, answers, likely, kl, held_out]"
+    check(isinstance(value, list) and len(value) == 5, "harm of a task", value, shape)
+    return Harm(*value)
+
+
+def pack_curve(curve: tuple[HarmPoint, ...]) -> str:
+    """Points as base64 (without =) of three code bytes each."""
+    codes = bytes(code for point in curve for code in _codes(point))
+    return base64.b64encode(codes).decode()
+
+
+def unpack_curve(text: Any) -> tuple[HarmPoint, ...]:
+    """Inverse of :func:`pack_curve`; raises BundleFormatError."""
+    most = f"base64 text of at most {MAX_POINTS} points"
+    check(isinstance(text, str) and len(text) <= 4 * MAX_POINTS, "curve", text, most)
+    try:
+        codes = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        bad(f"a curve is not base64: {error}", text)
+    check(len(codes) % 3 == 0, "curve", text, "three bytes a point")
+    return tuple(_point(*codes[i : i + 3]) for i in range(0, len(codes), 3))
+
+
+def _codes(point: HarmPoint) -> tuple[int, int, int]:
+    return code_of(point.error), code_of(point.likely), _kl_code(point.kl)
+
+
+def _point(error: int, likely: int, kl: int) -> HarmPoint:
+    return HarmPoint(error_of(error), error_of(likely), _kl_of(kl))
+
+
+def _kl_code(kl: float) -> int:
+    """round(8 (8 - log2 kl)) in [0, 254]: from 256 nats to 7e-8; 255 is exactly zero."""
+    if kl == 0:
+        return _ZERO
+    return min(max(round(_STEPS * (_TOP - math.log2(kl))), 0), _ZERO - 1)
+
+
+def _kl_of(code: int) -> float:
+    return 0.0 if code == _ZERO else 2.0 ** (_TOP - code / _STEPS)
+
+
+def _share(value: Any, what: str) -> None:
+    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= 1
+    check(fine, what, value, "0 to 1")
+
+
+def _nats(value: Any, what: str) -> None:
+    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value < math.inf
+    check(fine, what, value, "a finite number >= 0")

@@ -1,0 +1,65 @@
+"""A draft that is read again: what its streams give back, before any file is written."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from hydraopt.bundle.spec import TaskEntry
+from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense
+from hydraopt.coding.records import PartsRecord, read_basis, read_record
+from hydraopt.coding.stream import StreamReader
+from hydraopt.coding.version import VERSION
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.passes import Draft
+
+__all__ = ["DecodedDraft"]
+
+
+@dataclass(frozen=True)
+class DecodedDraft:
+    """A draft's streams, decoded when asked for."""
+
+    draft: Draft
+    pieces: MergeSet
+
+    @functools.cached_property
+    def bases(self) -> list[tuple[Basis | None, Basis | None]]:
+        """The shared bases, left and right, of all modules."""
+        return self._shared[0]
+
+    @functools.cached_property
+    def _shared(self) -> tuple[list[tuple[Basis | None, Basis | None]], list[bool]]:
+        """The bases of all modules, and whether the tasks share something of each tensor."""
+        modules, tensors = self.pieces.modules, self.pieces.tensors
+        if not self.draft.shared:
+            return [(None, None)] * len(modules), [False] * len(tensors)
+        reader = StreamReader(self.draft.shared, VERSION)
+        bases = [(read_basis(reader, x.m, x.m), read_basis(reader, x.n, x.n)) for x in modules]
+        commons = [read_common(reader, matrix_shape(x.shape)) for x in tensors]
+        return bases, [common is not None for common in commons]
+
+    def read(self, task: TaskEntry) -> tuple[dict[int, PartsRecord | None], list[DenseRecord]]:
+        """A task's records by module index, in the order in which they are coded, and those of its
+        coded tensors, which follow."""
+        assert task.content is not None
+        reader = StreamReader(self.draft.streams[task.content], VERSION)
+        records = {}
+        for index in task.modules:
+            module = self.pieces.modules[index]
+            records[index] = read_record(reader, module.m, module.n, *self.bases[index])
+        tensors = []
+        for i in task.tensors:
+            entry, common = self.pieces.tensors[i], self._shared[1][i]
+            based = entry.base is not None
+            tensors.append(read_dense(reader, matrix_shape(entry.shape), common, based))
+        return records, tensors
+
+    def factors(self, task: TaskEntry) -> dict[str, Factors]:
+        """B (m, k) with the scale inside and A (k, n) of a task's modules, by path; those
+        are left out of which nothing is kept."""
+        paths = {index: self.pieces.modules[index].path for index in task.modules}
+        records = self.read(task)[0]
+        return {paths[i]: record.factors for i, record in records.items() if record is not None}

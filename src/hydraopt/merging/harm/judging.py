@@ -1,0 +1,34 @@
+"""What merging asks of whoever has the base model: how much harm some factors do to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from hydraopt.bundle.harm import Harm
+from hydraopt.linalg.shapes import Factors
+
+__all__ = ["Judge", "Judged"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A measured harm, and the standard errors of its numbers: what other prompts might say."""
+
+    harm: Harm
+    likely_error: float
+    kl_error: float
+
+
+class Judge(Protocol):
+    """Measures coded factors on the original's own answers."""
+
+    def tasks(self) -> frozenset[str]:
+        """The tasks that it has prompts for."""
+        ...
+
+    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]]) -> Judged:
+        """The harm of a task's decoded factors, by module path, B (m, k) with the scale inside and
+        A (k, n); modules that are left out are those of the base model alone."""
+        ...

@@ -1,0 +1,67 @@
+"""Own prices for all streams, from their curves: equal slope for a size, or a limit for each.
+
+For a size the sum over streams of what is counted is lowered at a given number of bytes: with one
+multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. What is
+counted of a share p of answers that change is -log(1 - p): about p where p is small, and more the
+fewer answers are left, so that no task is given up for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.harm.curves import Curve
+
+__all__ = ["counted", "prices_for_limit", "prices_for_size"]
+
+_STEPS: Final = 400
+"""Prices that are tried of each stream."""
+_HALVINGS: Final = 60
+_CERTAIN: Final = 0.98
+"""The share of answers that change beyond which more is not told apart."""
+
+
+def counted(shares: Array) -> Array:
+    """What shares of answers that change count, of the same shape."""
+    count: Array = -np.log1p(-np.minimum(shares, _CERTAIN))
+    return count
+
+
+def prices_for_size(curves: Sequence[Curve], importance: Array, size: float, shares: bool) -> Array:
+    """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
+    and importance times what harm counts is least.
+
+    importance: (streams,). shares: whether harm is a share of answers, not a KL.
+    """
+    grids = [np.linspace(*curve.range, _STEPS) for curve in curves]
+    sizes = np.stack([curve.sizes(grid) for curve, grid in zip(curves, grids, strict=True)])
+    harms = np.stack([curve.harms(grid) for curve, grid in zip(curves, grids, strict=True)])
+    costs = importance[:, None] * (counted(harms) if shares else harms)
+    rows = np.arange(len(curves))
+
+    def chosen(log: float) -> Array:
+        best: Array = (costs + np.exp(log) * sizes).argmin(axis=1)
+        return best
+
+    low, high = -80.0, 80.0  # logarithms of the multiplier; bytes fall as it grows
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        fits = sizes[rows, chosen(middle)].sum() <= size
+        low, high = (low, middle) if fits else (middle, high)
+    prices: Array = np.exp(np.stack(grids)[rows, chosen(high)])
+    return prices
+
+
+def prices_for_limit(curves: Sequence[Curve], limit: float) -> Array:
+    """The highest own prices, (streams,), up to which each curve's harm stays within ``limit``; the
+    lowest that its curve tells of where none does."""
+    prices = np.empty(len(curves))
+    for i, curve in enumerate(curves):
+        grid = np.linspace(*curve.range, _STEPS)
+        within = np.flatnonzero(curve.harms(grid) <= limit)
+        prices[i] = np.exp(grid[within[-1] if within.size else 0])
+    return prices

@@ -1,0 +1,248 @@
+"""Solve by harm: trials of all tasks, their curves, own prices, and again what came out there.
+
+A size is shared out so that the most is gained for it; a limit on harm is kept by each task. Curves
+move with the weights of the others (a task of little weight lives on bases that were made for
+them), so what was chosen is measured again and the curves are corrected, in a few rounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from hydraopt.bundle.harm import HarmPoint
+from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.budget import HarmLimit, MeanError, Size
+from hydraopt.merging.harm.curves import Curve, TrialPoint
+from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
+from hydraopt.merging.harm.trials import Counted, Trials
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.passes import Draft
+from hydraopt.merging.solving import Options, passes_of, price_of, search
+from hydraopt.merging.weights import importances, weights_of
+from hydraopt.progress import silent
+
+__all__ = ["HarmPlan", "HarmSolution", "plan_by_harm", "solve_by_harm"]
+
+_STEPS: Final = (1 / 9, 1 / 3, 3.0, 9.0)
+"""Prices of the trials for a size, over the one that meets it with all tasks alike."""
+_FIRST_ERROR: Final = 0.5
+"""The mean error of the first trial for a limit."""
+_FINER: Final = 1 / 6
+"""Each later one has so much of the price before."""
+_MOST_TRIALS: Final = 9
+_ROUNDS: Final = 2
+"""Times that a size is shared out and measured."""
+_MOST_TRIES: Final = 8
+_AIM, _MET = 0.85, 0.5
+"""Shares of a limit: where to aim, and from where on a task is left as it is."""
+_SURE: Final = 1.0
+"""Standard errors that are added to what is limited: four of five other samples say less."""
+_BACK: Final = 1 / 2
+"""A task that is beyond its limit gets at most so much of the price that it had."""
+
+
+@dataclass(frozen=True)
+class HarmPlan:
+    """Trials of all tasks, and the own prices that follow. trials: what they showed; curves: by
+    content. prices: (contents,)."""
+
+    trials: Trials
+    curves: Mapping[int, Curve]
+    prices: Array
+
+
+@dataclass(frozen=True)
+class HarmSolution:
+    """The draft that was chosen, its passes, and, by task, the points of its curve."""
+
+    draft: Draft
+    passes: int
+    curves: Mapping[str, tuple[HarmPoint, ...]]
+
+
+def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: Judge) -> HarmPlan:
+    """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
+
+    Raises UsageError for a limit on harm where a task has no prompts or there are other tensors.
+    """
+    passes = passes_of(job, options)
+    weights = weights_of(
+        job.pieces,
+        passes.energies(),
+        options.measure,
+        np.ones(job.pieces.contents),
+        options.sensitivity,
+    )
+    totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
+    alike = dataclasses.replace(weights, by_task=_same(weights.by_task, 1 / totals))
+    counts = Counted(True) if isinstance(aim, Size) else Counted(aim.shares, _SURE)
+    progress = options.progress or silent
+    trials = Trials(job, passes, alike, judge, counts, progress)
+    if isinstance(aim, Size):
+        _try_for_size(trials, aim)
+    else:
+        _check_prompted(job, judge)
+        _try_for_limit(trials, aim)
+    curves = trials.curves()
+    return HarmPlan(trials, curves, _prices(trials, curves, aim, options))
+
+
+def solve_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: Judge) -> HarmSolution:
+    """The draft of a size that does the least harm, or the smallest found that keeps the limit.
+
+    Raises as :func:`plan_by_harm`, and BudgetError for an aim that cannot be met.
+    """
+    plan = plan_by_harm(job, aim, options, judge)
+    if isinstance(aim, Size):
+        return _solve_size(plan, aim, options)
+    return _solve_limit(plan, aim, options)
+
+
+def _same(by_task: Array, wanted: Array) -> Array:
+    """``wanted`` at the scale of ``by_task``, so that a price means the same."""
+    same: Array = wanted * (by_task.sum() / wanted.sum() if wanted.sum() > 0 else 1.0)
+    return same
+
+
+def _check_prompted(job: Job, judge: Judge) -> None:
+    known = judge.tasks()
+    missing = [task.name for task in job.pieces.tasks if task.name not in known]
+    if missing:
+        raise UsageError(
+            explain(
+                "a limit on harm needs prompts of every task",
+                got=f"none of {', '.join(missing[:5])}" + (", ..." if len(missing) > 5 else ""),
+                do="Add a file of prompts for each, or give --size or --error instead",
+            )
+        )
+
+
+def _try_for_size(trials: Trials, aim: Size) -> None:
+    """All tasks at the same relative weight: at the price that meets the size, and around it."""
+    solution = search(trials.passes, trials.job, aim, trials.weights)
+    trials.count += solution.passes
+    alike = np.full(trials.contents, solution.draft.price)
+    trials.look(solution.draft, alike, trials.prompted())
+    for step in _STEPS:
+        trials.run(step * alike, trials.prompted())
+
+
+def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
+    """From coarse to fine, until every task has been on both sides of the limit; one that has is
+    not measured again."""
+    price = price_of(MeanError(_FIRST_ERROR), trials.job, trials.weights)
+    left = trials.prompted()
+    for count in range(_MOST_TRIALS):
+        trials.run(np.full(trials.contents, price), left)
+        within = {i for i in left if (trials.points[i][-1].harm or 0.0) <= aim.limit}
+        left -= within if count else set()  # a curve needs two points
+        if not left:
+            return
+        price *= _FINER
+
+
+def _prices(
+    trials: Trials, curves: Mapping[int, Curve], aim: Size | HarmLimit, options: Options
+) -> Array:
+    """Own prices of all contents, (contents,); those without a curve get the middle one."""
+    known = sorted(curves)
+    if not known:
+        return np.full(trials.contents, trials.points[0][0].price)
+    mine = [curves[i] for i in known]
+    if isinstance(aim, Size):
+        middle = np.log([curve.points[len(curve.points) // 2].price for curve in mine]).mean()
+        others = [i for i in range(trials.contents) if i not in curves]
+        spent = sum(_size_at(trials, i, float(middle)) for i in others)
+        importance = importances(trials.job.pieces, options.importance)[known]
+        coded = _coded_bytes(trials, aim) - spent
+        chosen = prices_for_size(mine, importance, coded, trials.counted.shares)
+    else:
+        chosen = prices_for_limit(mine, _AIM * aim.limit)
+    prices = np.full(trials.contents, float(np.exp(np.log(chosen).mean())))
+    prices[known] = chosen
+    return prices
+
+
+def _coded_bytes(trials: Trials, aim: Size) -> float:
+    """Bytes that streams may take of a size: all but header, manifest and what is carried."""
+    around = trials.job.value(aim, Draft.empty(trials.weights.whole, trials.weights.counting))
+    return max(aim.limit - around, 1.0)
+
+
+def _size_at(trials: Trials, content: int, log: float) -> float:
+    points = trials.points[content]
+    return min(points, key=lambda point: abs(np.log(point.price) - log)).size
+
+
+def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
+    """Share out, measure, correct; the best of what was measured, all tasks alike included."""
+    trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
+    importance = importances(trials.job.pieces, options.importance)
+    best: tuple[float, Draft] | None = None
+    for _ in range(_ROUNDS):
+        price, weights = trials.weighed(prices)
+        solution = search(trials.passes, trials.job, aim, weights, start=price)
+        trials.count += solution.passes
+        own = prices * (solution.draft.price / price)
+        judged = trials.look(solution.draft, own, trials.prompted())
+        points = trials.points_of(solution.draft, own, judged)
+        cost = sum(
+            float(importance[i] * counted(np.array(point.harm)))
+            for i, point in enumerate(points)
+            if point.harm is not None
+        )
+        if best is None or cost < best[0]:
+            best = cost, solution.draft
+        curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
+        prices = _prices(trials, curves, aim, options)
+    assert best is not None
+    return HarmSolution(best[1], trials.count, trials.kept_curves())
+
+
+def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSolution:
+    """Lower the price of a task that is beyond the limit, raise that of one that is far within."""
+    trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
+    best: tuple[int, Draft] | None = None
+    points: list[TrialPoint] = []
+    for count in range(_MOST_TRIES):
+        draft, judged = trials.run(prices, trials.prompted())
+        points = trials.points_of(draft, prices, judged)
+        harms = [point.harm or 0.0 for point in points]
+        beyond = [i for i, harm in enumerate(harms) if harm > aim.limit]
+        # Later tries only lower prices, so that they come to an end.
+        raised = count < _MOST_TRIES // 2
+        idle = [i for i, harm in enumerate(harms) if raised and harm < _MET * aim.limit]
+        if not beyond and (best is None or draft.coded_bytes < best[0]):
+            best = draft.coded_bytes, draft
+        if not beyond and not idle:
+            break
+        curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
+        wanted = _prices(trials, curves, aim, options)
+        for i in beyond:
+            prices[i] = min(wanted[i], _BACK * prices[i])
+        for i in idle:
+            prices[i] = max(wanted[i], prices[i])
+    if best is None:
+        raise _unmet(trials, points, aim)
+    return HarmSolution(best[1], trials.count, trials.kept_curves())
+
+
+def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> BudgetError:
+    """The error that names the task which is furthest beyond the limit."""
+    worst = max(range(len(points)), key=lambda i: points[i].harm or 0.0)
+    return BudgetError(
+        explain(
+            f"the limit on harm cannot be kept: {aim.text}",
+            adapter=trials.job.pieces.owners[worst],
+            got=f"{aim.said(points[worst].harm or 0.0)} at a relative error of "
+            f"{points[worst].error:.3g}",
+            do="Give more prompts of this task, a larger limit, or --lossless",
+        )
+    )

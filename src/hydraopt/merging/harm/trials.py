@@ -1,0 +1,133 @@
+"""Trials: passes over all tasks at given own prices, each task's harm measured at what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hydraopt.bundle.harm import HarmPoint, thinned
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.decoded import DecodedDraft
+from hydraopt.merging.harm.curves import Curve, TrialPoint
+from hydraopt.merging.harm.judging import Judge, Judged
+from hydraopt.merging.outcome import Job
+from hydraopt.merging.passes import Draft, Passes
+from hydraopt.merging.weights import Weights
+from hydraopt.progress import Progress
+
+__all__ = ["Counted", "Trials", "measure_tasks"]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is counted of a measured harm. shares: answers that change, else KL in nats an answer.
+    sure: so many standard errors are added, for what other prompts might say."""
+
+    shares: bool = True
+    sure: float = 0.0
+
+    def of(self, judged: Judged) -> float:
+        """The one number."""
+        harm = judged.harm
+        if self.shares:
+            return min(harm.likely + self.sure * judged.likely_error, 1.0)
+        return harm.kl + self.sure * judged.kl_error
+
+
+def measure_tasks(
+    draft: Draft, job: Job, judge: Judge, contents: Collection[int], progress: Progress
+) -> dict[str, Judged]:
+    """The harm of a draft to the tasks of these contents that the judge has prompts for."""
+    decoded, found = DecodedDraft(draft, job.pieces), {}
+    asked = [x for x in job.pieces.tasks if x.name in judge.tasks() and x.content in contents]
+    for done, task in enumerate(asked, 1):
+        found[task.name] = judge.measure(task.name, lambda task=task: decoded.factors(task))  # type: ignore[misc]
+        progress("measuring harm", done, len(asked))
+    return found
+
+
+@dataclass
+class Trials:
+    """Passes of a job and what they showed, by content.
+
+    weights: at which an error counts the same, relative to its task, in all tasks: a content's own
+    price is the price at these. seen: points by task, for the manifest.
+    """
+
+    job: Job
+    passes: Passes
+    weights: Weights
+    judge: Judge
+    counted: Counted
+    progress: Progress
+    points: dict[int, list[TrialPoint]] = field(default_factory=dict)
+    seen: dict[str, list[HarmPoint]] = field(default_factory=dict)
+    count: int = 0
+
+    @property
+    def contents(self) -> int:
+        """Number of coded streams."""
+        return self.job.pieces.contents
+
+    def prompted(self) -> set[int]:
+        """The contents of tasks with prompts."""
+        names = self.judge.tasks()
+        found = {x.content for x in self.job.pieces.tasks if x.name in names}
+        return {content for content in found if content is not None}
+
+    def weighed(self, prices: Array) -> tuple[float, Weights]:
+        """The one price and the weights that give each content its own price, (contents,)."""
+        price = float(np.exp(np.log(prices).mean()))
+        by_task = self.weights.by_task * (price / prices)
+        return price, dataclasses.replace(self.weights, by_task=by_task)
+
+    def run(self, prices: Array, measured: Collection[int]) -> tuple[Draft, dict[str, Judged]]:
+        """A pass at these own prices, (contents,), and the harm to the ``measured`` contents."""
+        self.count += 1
+        price, weights = self.weighed(prices)
+        draft = self.passes.run(price, weights.whole, weights.counting, f"pass {self.count}")
+        return draft, self.look(draft, prices, measured)
+
+    def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> dict[str, Judged]:
+        """Measure a draft that was made at these own prices, and note the points."""
+        judged = measure_tasks(draft, self.job, self.judge, measured, self.progress)
+        for content, point in enumerate(self.points_of(draft, prices, judged)):
+            self.points.setdefault(content, []).append(point)
+        errors = draft.relative_errors()
+        for task in self.job.pieces.tasks:
+            if task.name in judged and task.content is not None:
+                harm, error = judged[task.name].harm, float(errors[task.content])
+                seen = self.seen.setdefault(task.name, [])
+                seen.append(HarmPoint(error, harm.likely, harm.kl))
+        return judged
+
+    def points_of(
+        self, draft: Draft, prices: Array, judged: Mapping[str, Judged]
+    ) -> list[TrialPoint]:
+        """What a draft shows, by content: the worst of its tasks counts."""
+        own = np.array([len(stream) for stream in draft.streams], np.float64)
+        sizes = own * (1 + len(draft.shared) / max(own.sum(), 1.0))
+        harms: dict[int, float] = {}
+        for task in self.job.pieces.tasks:
+            if task.name in judged and task.content is not None:
+                harm = self.counted.of(judged[task.name])
+                harms[task.content] = max(harm, harms.get(task.content, 0.0))
+        return [
+            TrialPoint(float(prices[i]), float(sizes[i]), float(error), harms.get(i))
+            for i, error in enumerate(draft.relative_errors())
+        ]
+
+    def curves(self) -> dict[int, Curve]:
+        """Curves of the contents that were measured."""
+        return {
+            content: Curve(tuple(points))
+            for content, points in sorted(self.points.items())
+            if any(point.harm is not None for point in points)
+        }
+
+    def kept_curves(self) -> dict[str, tuple[HarmPoint, ...]]:
+        """By task, as a manifest keeps them."""
+        return {name: thinned(points) for name, points in self.seen.items()}
