@@ -21,7 +21,6 @@ fitted again as well ("refit") beside each other; "curves", "refit", "harm-limit
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,17 +33,10 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.judging import add_prompts, judge_of
+from benchmarks.quality.harness.looking import onlooker_of, seen_by
 from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.basemodel.encoding import Encoded, encode_row, prompt_text
-from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.onlooker import POWER, PROMPTS, TEXTS, Onlooker
-from hydraopt.basemodel.sensitivity import (
-    answered,
-    look,
-    self_written,
-    sensitivities,
-)
+from hydraopt.basemodel.onlooker import POWER
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import (
@@ -54,7 +46,6 @@ from hydraopt.evaluate.compare import (
     evaluate,
     products_of,
 )
-from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 
@@ -65,7 +56,6 @@ __all__ = [
     "original_adapters",
     "request_for",
     "score",
-    "texts_of",
 ]
 
 
@@ -95,11 +85,17 @@ def original_adapters(set_name: str, some: bool = False) -> list[Adapter]:
 
 
 def merged(
-    set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path, keep: bool = False
+    set_name: str,
+    adapters: Sequence[Adapter],
+    method: Method,
+    tasks: Path,
+    keep: bool = False,
+    place: str = "",
 ) -> tuple[Path, Any]:
     """The bundle of a method, and what its merge said; merged now unless today's code has already
-    put it under build/ from these adapters with these options. keep: or any other code."""
-    path = ROOT / "build" / "evidence" / set_name / method.label
+    put it under build/ from these adapters with these options. keep: or any other code. place: a
+    folder below build/evidence, that of the set unless given."""
+    path = ROOT / "build" / "evidence" / (place or set_name) / method.label
     note = path.with_suffix(".json")
     made_of = {"options": dict(method.options), "code": f"{package_hash()}-{inputs_of(adapters)}"}
     before = json.loads(note.read_text()) if note.is_file() else {}
@@ -150,73 +146,27 @@ def _options(
     the split and the count of the prompts that harm is measured on.
     """
     options = dict(method.options)
+    wanted = {"judge", "gains", "sensitivity"} & options.keys()
+    base = request_for(set_name, tasks, None, "float32").base if wanted else ""
+    folder = ROOT / "build" / "evidence" / set_name
     if "judge" in options:
         asked, fitted = options["judge"], options.get("refit", False)
-        base = request_for(set_name, tasks, None, "float32").base
         options["judge"] = judge_of(
             base, tuple(adapters), tasks, asked["split"], asked["count"], not fitted
         )
     if options.pop("gains", False):
-        options["rescaler"] = onlooker_of(set_name, tuple(adapters), tasks).gains
+        options["rescaler"] = onlooker_of(base, tuple(adapters), tasks).gains
     if "tuned" in options:
         measure = measure_named(options.get("measure", DEFAULT_MEASURE))
         options["measure"] = replace(measure, **options.pop("tuned"))
     if "sensitivity" in options:
-        seen = seen_by(set_name, adapters, options["sensitivity"], tasks)
+        seen = seen_by(base, adapters, options["sensitivity"], tasks, folder)
         power = options.pop("temper", POWER)
         options["sensitivity"] = {
             name: {path: value**power for path, value in mine.items()}
             for name, mine in seen.items()
         }
     return options
-
-
-@functools.cache
-def onlooker_of(set_name: str, adapters: tuple[Adapter, ...], tasks: Path) -> Onlooker:
-    """What looks at the adapters' answers to the inputs of training rows; kept, with the answers,
-    for all bundles of a run."""
-    prompts = {}
-    for adapter in adapters:
-        task, language = task_of(adapter.name, adapter.source.parent, tasks)
-        file = read_task_file(tasks, task, language, "train")
-        prompts[adapter.name] = [
-            prompt_text(file.instruction, row.input) for row in file.rows[:PROMPTS]
-        ]
-    base = request_for(set_name, tasks, None, "float32").base
-    return Onlooker(base, adapters, prompts)
-
-
-def texts_of(
-    kind: str, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path, seed: int
-) -> list[Encoded]:
-    """What an adapter's sensitivities are seen on, eight texts: "self", which it writes on its own,
-    or "prompts", its answers to the inputs of training rows."""
-    factors = {path: module.factors() for path, module in adapter.modules.items()}
-    if kind == "self":
-        return self_written(model, tokenizer, factors, TEXTS, seed)
-    file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), "train")
-    rows = file.rows[:TEXTS]
-    prompts = [encode_row(tokenizer, file.instruction, row.input, "") for row in rows]
-    return answered(model, tokenizer, prompts, factors)
-
-
-def seen_by(
-    set_name: str, adapters: Sequence[Adapter], kind: str, tasks: Path
-) -> dict[str, dict[str, float]]:
-    """Sensitivities of every adapter, from texts of that kind."""
-    name = f"sensitivity-{kind}-{inputs_of(adapters)}.json"
-    note = ROOT / "build" / "evidence" / set_name / name
-    if not note.is_file():
-        model, tokenizer = load_model(request_for(set_name, tasks, None, "float32").base)
-        found = {}
-        with products_of("bfloat16"):
-            for number, adapter in enumerate(adapters):
-                factors = {path: module.factors() for path, module in adapter.modules.items()}
-                texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
-                found[adapter.name] = sensitivities(look(model, texts, factors), factors)
-        note.write_text(json.dumps(found))
-    known: dict[str, dict[str, float]] = json.loads(note.read_text())
-    return known
 
 
 def guessed(set_name: str, adapters: Sequence[Adapter]) -> list[dict[str, float]]:
