@@ -34,10 +34,15 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
                 f"  {row['method']:16} {row['size_pct']:7.2f} %  mean drop "
                 f"{row['mean_drop_pct']:6.2f} [{low:6.2f}, {high:6.2f}]  worst "
                 f"{row['worst_drop_pct']:6.2f} ({row['worst_task']})  same token "
-                f"{row['top1_agreement_pct']:.2f} %"
+                f"{row['top1_agreement_pct']:.2f} %  answers changed {_changed(row)}"
             )
     yield "speed:"
     yield from (f"  {line}" for line in targets.lines(found["speed"]))
+
+
+def _changed(row: Mapping[str, Any]) -> str:
+    share = row["changed_pct"]
+    return "not measured" if share is None else f"{share:.2f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

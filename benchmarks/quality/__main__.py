@@ -8,6 +8,8 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "evidence",
+    "prompts_needed",
+    "harm_kept",
     "methods",
     "measures",
     "growth",

@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality evidence SET --tasks TASKS [--plan sizes] [--rows 128]
     python -m benchmarks.quality evidence SET --tasks TASKS --plan weights --split validation
+    python -m benchmarks.quality evidence SET --tasks TASKS --plan harm --sizes 10% 5%
 
 SET is one of benchmarks/quality/sets.py; its adapters are those that its recipe in zoo/recipes
 trains. Every method of the plan is merged to a file first (kept under build/), then the base, the
@@ -9,16 +10,21 @@ originals and all bundles answer the test rows of each task. The result is saved
 and a second call goes on where the first stopped: benchmarks/results/quality/SET.PLAN.json, in the
 schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the validation split
 (SET.PLAN.validation.json) without writing answers: losses, KL and exact match tell enough.
+
+The plan "harm" has the default, bytes shared out by measured harm ("curves") and what is kept
+fitted again as well ("refit") beside each other; "curves", "refit", "harm-limits" and
+"refit-limits" are parts of it and limits of harm. Their prompts are training rows, or with
+``--prompts-from validation`` rows that the adapter has not seen. A refit takes long:
+``--keep-bundles`` takes one that lies under build/ whatever code made it.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,17 +32,11 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.harness.building import inputs_of
+from benchmarks.quality.harness.judging import add_prompts, judge_of
+from benchmarks.quality.harness.looking import onlooker_of, seen_by
 from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.basemodel.encoding import Encoded, encode_row, prompt_text
-from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.onlooker import POWER, PROMPTS, TEXTS, Onlooker
-from hydraopt.basemodel.sensitivity import (
-    answered,
-    look,
-    self_written,
-    sensitivities,
-)
+from hydraopt.basemodel.onlooker import POWER
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import (
@@ -46,11 +46,17 @@ from hydraopt.evaluate.compare import (
     evaluate,
     products_of,
 )
-from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 
-__all__ = ["merged", "original_adapters", "request_for", "texts_of"]
+__all__ = [
+    "chosen",
+    "merged",
+    "methods_of",
+    "original_adapters",
+    "request_for",
+    "score",
+]
 
 
 def original_adapters(set_name: str, some: bool = False) -> list[Adapter]:
@@ -79,15 +85,21 @@ def original_adapters(set_name: str, some: bool = False) -> list[Adapter]:
 
 
 def merged(
-    set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path
+    set_name: str,
+    adapters: Sequence[Adapter],
+    method: Method,
+    tasks: Path,
+    keep: bool = False,
+    place: str = "",
 ) -> tuple[Path, Any]:
     """The bundle of a method, and what its merge said; merged now unless today's code has already
-    put it under build/ from these adapters with these options."""
-    path = ROOT / "build" / "evidence" / set_name / method.label
+    put it under build/ from these adapters with these options. keep: or any other code. place: a
+    folder below build/evidence, that of the set unless given."""
+    path = ROOT / "build" / "evidence" / (place or set_name) / method.label
     note = path.with_suffix(".json")
     made_of = {"options": dict(method.options), "code": f"{package_hash()}-{inputs_of(adapters)}"}
     before = json.loads(note.read_text()) if note.is_file() else {}
-    if {key: before.get(key) for key in made_of} != json.loads(json.dumps(made_of)):
+    if not _still_holds(path, before, made_of, keep):
         path.parent.mkdir(parents=True, exist_ok=True)
         with products_of("bfloat16"):
             made = merge(
@@ -108,6 +120,21 @@ def merged(
     return path, json.loads(note.read_text())
 
 
+def _still_holds(
+    path: Path, before: Mapping[str, Any], made_of: Mapping[str, Any], keep: bool
+) -> bool:
+    """Whether a bundle need not be made again. before: what was noted when it was."""
+    now = json.loads(json.dumps(made_of))
+    if {key: before.get(key) for key in now} == now:
+        return True
+    inputs = [note.get("code", "").rpartition("-")[2] for note in (before, now)]
+    alike = before.get("options") == now["options"] and inputs[0] == inputs[1]
+    whole = alike and path.is_file() and path.stat().st_size == before["bytes"]
+    if keep and whole:
+        print(f"{path.name}: kept, of the code {before['code'].partition('-')[0]}", flush=True)
+    return keep and whole
+
+
 def _options(
     set_name: str, adapters: Sequence[Adapter], method: Method, tasks: Path
 ) -> dict[str, Any]:
@@ -115,70 +142,31 @@ def _options(
 
     tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
     the power of what was seen, that of merge --base if it is not given. gains: whether parts are
-    fitted to answers as well, as merge --prompts does, but with products of rounded numbers.
+    fitted to answers as well, as merge --prompts does, but with products of rounded numbers. judge:
+    the split and the count of the prompts that harm is measured on.
     """
     options = dict(method.options)
+    wanted = {"judge", "gains", "sensitivity"} & options.keys()
+    base = request_for(set_name, tasks, None, "float32").base if wanted else ""
+    folder = ROOT / "build" / "evidence" / set_name
+    if "judge" in options:
+        asked, fitted = options["judge"], options.get("refit", False)
+        options["judge"] = judge_of(
+            base, tuple(adapters), tasks, asked["split"], asked["count"], not fitted
+        )
     if options.pop("gains", False):
-        options["rescaler"] = onlooker_of(set_name, tuple(adapters), tasks).gains
+        options["rescaler"] = onlooker_of(base, tuple(adapters), tasks).gains
     if "tuned" in options:
         measure = measure_named(options.get("measure", DEFAULT_MEASURE))
-        options["measure"] = dataclasses.replace(measure, **options.pop("tuned"))
+        options["measure"] = replace(measure, **options.pop("tuned"))
     if "sensitivity" in options:
-        seen = seen_by(set_name, adapters, options["sensitivity"], tasks)
+        seen = seen_by(base, adapters, options["sensitivity"], tasks, folder)
         power = options.pop("temper", POWER)
         options["sensitivity"] = {
             name: {path: value**power for path, value in mine.items()}
             for name, mine in seen.items()
         }
     return options
-
-
-@functools.cache
-def onlooker_of(set_name: str, adapters: tuple[Adapter, ...], tasks: Path) -> Onlooker:
-    """What looks at the adapters' answers to the inputs of training rows; kept, with the answers,
-    for all bundles of a run."""
-    prompts = {}
-    for adapter in adapters:
-        task, language = task_of(adapter.name, adapter.source.parent, tasks)
-        file = read_task_file(tasks, task, language, "train")
-        prompts[adapter.name] = [
-            prompt_text(file.instruction, row.input) for row in file.rows[:PROMPTS]
-        ]
-    base = request_for(set_name, tasks, None, "float32").base
-    return Onlooker(base, adapters, prompts)
-
-
-def texts_of(
-    kind: str, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path, seed: int
-) -> list[Encoded]:
-    """What an adapter's sensitivities are seen on, eight texts: "self", which it writes on its own,
-    or "prompts", its answers to the inputs of training rows."""
-    factors = {path: module.factors() for path, module in adapter.modules.items()}
-    if kind == "self":
-        return self_written(model, tokenizer, factors, TEXTS, seed)
-    file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), "train")
-    rows = file.rows[:TEXTS]
-    prompts = [encode_row(tokenizer, file.instruction, row.input, "") for row in rows]
-    return answered(model, tokenizer, prompts, factors)
-
-
-def seen_by(
-    set_name: str, adapters: Sequence[Adapter], kind: str, tasks: Path
-) -> dict[str, dict[str, float]]:
-    """Sensitivities of every adapter, from texts of that kind."""
-    name = f"sensitivity-{kind}-{inputs_of(adapters)}.json"
-    note = ROOT / "build" / "evidence" / set_name / name
-    if not note.is_file():
-        model, tokenizer = load_model(request_for(set_name, tasks, None, "float32").base)
-        found = {}
-        with products_of("bfloat16"):
-            for number, adapter in enumerate(adapters):
-                factors = {path: module.factors() for path, module in adapter.modules.items()}
-                texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
-                found[adapter.name] = sensitivities(look(model, texts, factors), factors)
-        note.write_text(json.dumps(found))
-    known: dict[str, dict[str, float]] = json.loads(note.read_text())
-    return known
 
 
 def guessed(set_name: str, adapters: Sequence[Adapter]) -> list[dict[str, float]]:
@@ -211,12 +199,35 @@ def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> 
     )
 
 
+def methods_of(plan: str, sizes: Sequence[str], split: str, count: int) -> list[Method]:
+    """A plan's methods. sizes: instead of its own, unless empty. split, count: of the prompts, for
+    those that are judged."""
+    asked = {"judge": {"split": split, "count": count}}
+    methods = [
+        replace(method, options={**method.options, **asked})
+        if "judge" in method.options
+        else method
+        for method in PLANS[plan]
+    ]
+    if not sizes:
+        return methods
+    kinds = {method.name: method for method in methods}
+    return [replace(method, size=size) for method in kinds.values() for size in sizes]
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
     parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of the plan's own")
+    add_prompts(parser)
+    parser.add_argument(
+        "--keep-bundles",
+        action="store_true",
+        help="take bundles under build/ that other code made of the same",
+    )
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument(
         "--only",
@@ -232,16 +243,15 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _refuse_others(
-    name: str, before: Mapping[str, Any], args: argparse.Namespace, now: Mapping[str, Any]
-) -> None:
+def _refuse_others(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """SystemExit where a result that is to go on is of something else than today's.
 
-    before: the result; empty if there is none. now: its methods, adapters and bundles today.
+    before: the result; empty if there is none. now: its rows, products, methods, adapters and
+    bundles today.
     """
     if not before:
         return
-    if (before["limits"]["rows"], before["products"]) != (args.rows, args.products):
+    if (before["limits"]["rows"], before["products"]) != (now["rows"], now["products"]):
         raise SystemExit(f"{name} was made with other rows or products; remove it first")
     if before["methods"].keys() != now["methods"].keys():
         raise SystemExit(f"{name} holds other methods; remove it first")
@@ -250,52 +260,84 @@ def _refuse_others(
             raise SystemExit(f"{name} is of other {what} than today's; remove it first")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = _arguments(arguments)
-    adapters = original_adapters(args.set, args.trained)
-    made = [merged(args.set, adapters, method, args.tasks) for method in PLANS[args.plan]]
+def score(
+    out: Path,
+    adapters: Sequence[Adapter],
+    made: Sequence[tuple[Path, Any]],
+    request: Request,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Score bundles (of :func:`merged`) task by task, saved at ``out`` after each, with ``extra``.
+
+    Goes on with what is there already; SystemExit where that is of something else.
+    """
     compared = Compared(
         {adapter.name: adapter for adapter in adapters},
         {path.name: open_bundle(path) for path, _ in made},
         {adapter.name: adapter.source.parent for adapter in adapters},
     )
+    before = json.loads(out.read_text()) if out.is_file() else {}
+    known = before.get("tasks", ())
+    methods = {path.name: said for path, said in made}
+    now = {
+        "rows": request.rows,
+        "products": request.products,
+        "methods": methods,
+        "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
+        "bundles": bundles_of(compared),
+    }
+    _refuse_others(out.name, before, now)
+
+    def whole(result: Mapping[str, Any]) -> dict[str, Any]:
+        seconds = round(result["seconds"] + before.get("seconds", 0), 1)
+        # With --only, what is known of the others stays.
+        tasks = {task["adapter"]: task for task in (*known, *result["tasks"])}
+        ordered = [tasks[a.name] for a in adapters if a.name in tasks]
+        return {**result, **extra, "methods": methods, "tasks": ordered, "seconds": seconds}
+
+    def keep(result: dict[str, Any]) -> None:
+        saved = whole(result)
+        save_json(out, saved)
+        done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
+        print(
+            f"{done}/{len(request.only or adapters)} {last}, {saved['seconds']:.0f} s", flush=True
+        )
+
+    return whole(evaluate(compared, request, None, known, keep))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
+    adapters = original_adapters(args.set, args.trained)
+    methods = methods_of(args.plan, args.sizes or (), args.prompts_from, args.prompts)
+    made = [merged(args.set, adapters, method, args.tasks, args.keep_bundles) for method in methods]
     names = [adapter.name for adapter in adapters]
-    only = [x for x in names if any(fnmatchcase(x, pattern) for pattern in args.only)]
-    if args.only and not only:
-        raise SystemExit(f"--only {' '.join(args.only)} names no adapter of {', '.join(names)}")
+    only = chosen(names, args.only)
     tuning = args.split == "validation"
-    request = dataclasses.replace(
+    request = replace(
         request_for(args.set, args.tasks, args.rows, args.products),
         split=args.split,
         write=not tuning,
         only=only,
     )
     out = QUALITY / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
-    before = json.loads(out.read_text()) if out.is_file() else {}
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)
     extra = {
         "set": args.set,
         "plan": args.plan,
-        "methods": {path.name: said for path, said in made},
         "guess": guessed(args.set, adapters),
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
-    known = before.get("tasks", ())
-    now = {
-        "methods": extra["methods"],
-        "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
-        "bundles": bundles_of(compared),
-    }
-    _refuse_others(out.name, before, args, now)
+    score(out, adapters, made, request, extra)
 
-    def keep(result: dict[str, Any]) -> None:
-        seconds = round(result["seconds"] + before.get("seconds", 0), 1)
-        # With --only, what is known of the others stays.
-        tasks = {task["adapter"]: task for task in (*known, *result["tasks"])}
-        whole = [tasks[a.name] for a in adapters if a.name in tasks]
-        save_json(out, {**result, **extra, "tasks": whole, "seconds": seconds})
-        done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
-        print(f"{done}/{len(only or adapters)} {last}, {seconds:.0f} s", flush=True)
 
-    evaluate(compared, request, None, known, keep)
+def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The adapters that any of the patterns names, * for any text; none for no patterns.
+
+    SystemExit where patterns name none.
+    """
+    only = [x for x in names if any(fnmatchcase(x, pattern) for pattern in patterns)]
+    if patterns and not only:
+        raise SystemExit(f"--only {' '.join(patterns)} names no adapter of {', '.join(names)}")
+    return only

@@ -24,7 +24,8 @@ from benchmarks.common import QUALITY, provenance
 from benchmarks.quality.damage_measures import (
     candidates,
 )
-from benchmarks.quality.evidence import original_adapters, request_for, texts_of
+from benchmarks.quality.evidence import original_adapters, request_for
+from benchmarks.quality.harness.looking import texts_of
 from benchmarks.quality.sets import SETS
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.sensitivity import Seen, look

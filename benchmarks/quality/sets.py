@@ -32,12 +32,15 @@ SETS = ("gemma3-5x8", "smollm2-en10", "qwen25coder-code5", "gemma3-separate8")
 DEFAULT = "default"
 METHOD = "hydraopt"
 """What tables call ours; the paper's method is "HydraOpt" there."""
+CURVES, REFIT = f"{METHOD}-curves", f"{METHOD}-refit"
+WITH_PROMPTS = (CURVES, REFIT)
+"""The same with prompts: bytes shared out by measured harm; and what is kept fitted again too."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to merge a set. name: what tables call it. size: or DEFAULT, for no limit. options:
-    of hydraopt.merge."""
+    """One way to merge a set. name: what tables call it. size: the limit as tables say it: "5%",
+    "harm 1%", or DEFAULT for none. options: of hydraopt.merge, and evidence.py's own."""
 
     name: str
     size: str
@@ -46,16 +49,28 @@ class Method:
     @property
     def label(self) -> str:
         """Name of its bundle file, and its key in results."""
-        return f"{self.name}-{self.size.replace('%', 'pct')}.hydra.safetensors"
+        limit = self.size.replace("%", "pct").replace(" ", "-")
+        return f"{self.name}-{limit}.hydra.safetensors"
 
     @property
-    def limit(self) -> dict[str, Any]:
-        """What hydraopt.merge is told of the size."""
-        return {} if self.size == DEFAULT else {"size": self.size}
+    def limit(self) -> dict[str, str]:
+        """What hydraopt.merge is told of the size, or of the harm."""
+        if self.size == DEFAULT:
+            return {}
+        kind, _, value = self.size.rpartition(" ")
+        return {kind or "size": value}
 
 
 def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
     return [Method(name, size, options) for size in sizes.split()]
+
+
+_JUDGED: dict[str, dict[str, Any]] = {CURVES: {"judge": {}}, REFIT: {"judge": {}, "refit": True}}
+"""What the ways with prompts are told; evidence.py fills in which prompts."""
+
+
+def _harm(name: str, *limits: str) -> list[Method]:
+    return [Method(name, f"harm {limit}", _JUDGED[name]) for limit in limits]
 
 
 _CHOSEN: dict[str, Any] = {
@@ -118,12 +133,21 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
 
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
+_HARMED = "5% 3% 2%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
     DEFAULT: _sizes(METHOD, DEFAULT),
+    "harm": [
+        *_sizes(METHOD, _HARMED),
+        *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),
+    ],
+    "curves": _sizes(CURVES, _HARMED, **_JUDGED[CURVES]),
+    "refit": _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
+    "harm-limits": _harm(CURVES, "1%", "2%"),
+    "refit-limits": _harm(REFIT, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)

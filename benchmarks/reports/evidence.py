@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports import pictures
 from benchmarks.reports.scores import drops, headline, result_files, scored_tasks
-from benchmarks.reports.tables import MISSING, table, wrapped
+from benchmarks.reports.tables import CHANGED, MISSING, changed, table, wrapped
 
 _SUMMARY = ("52%", "10%", "5%", "2%")
 """Sizes in README; docs/evidence/index.md has all."""
@@ -42,6 +42,7 @@ def _scores(row: Row) -> list[str]:
         f"{row['mean_recovery_pct']:.2f} %",
         f"{row['mean_drop_pct']:.2f} [{low:.2f}, {high:.2f}]",
         f"{row['worst_drop_pct']:.2f} ({row['worst_task']})",
+        changed(row),
     ]
 
 
@@ -54,6 +55,7 @@ HEAD = [
     "recovery",
     "mean drop, % of the score",
     "worst task",
+    CHANGED,
 ]
 
 
@@ -199,11 +201,12 @@ def summary() -> str:
                         f"{row['size_pct']:.1f} %",
                         f"{row['mean_drop_pct']:+.2f} % [{low:+.2f}, {high:+.2f}]",
                         f"{row['worst_drop_pct']:+.1f} % ({row['worst_task']})",
+                        changed(row),
                         f"{row['top1_agreement_pct']:.2f} %",
                         f"{row['mean_recovery_pct']:.2f} %",
                     ]
                 )
-    head = ["set, tasks", "bytes", "of fp16", "mean drop of the score", "worst task"]
+    head = ["set, tasks", "bytes", "of fp16", "mean drop of the score", "worst task", CHANGED]
     return table([*head, "same next token", "recovery"], lines)
 
 

@@ -17,7 +17,7 @@ from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
 from benchmarks.reports.scores import NO_DROP, headline, result_files
-from benchmarks.reports.tables import table
+from benchmarks.reports.tables import CHANGED, changed, table
 from benchmarks.rivals.one_for_all import ONE_FOR_ALL
 
 __all__ = ["best", "draw", "leaderboard", "rows_by_set", "series", "write"]
@@ -37,6 +37,7 @@ _HEAD = [
     "mean drop",
     "95 %",
     "worst task",
+    CHANGED,
     "test rows",
 ]
 _COST = ["merge s", "peak MiB"]
@@ -94,9 +95,10 @@ def _cells(row: Row) -> list[str]:
     if "mean_drop_pct" in row:
         low, high = row["mean_drop_interval"]
         cells += [f"{row['mean_drop_pct']:+.2f}", f"[{low:+.2f}, {high:+.2f}]"]
-        cells += [f"{row['worst_drop_pct']:+.1f} ({row['worst_task']})", f"{row['test_rows']:,}"]
+        cells += [f"{row['worst_drop_pct']:+.1f} ({row['worst_task']})", changed(row)]
+        cells.append(f"{row['test_rows']:,}")
     else:
-        cells += ["-", "-", "-", "-"]
+        cells += ["-"] * 5
     return [*cells, *("-" if row[key] is None else f"{row[key]:,.1f}" for key in
             ("merge_seconds", "peak_mib"))]  # fmt: skip
 

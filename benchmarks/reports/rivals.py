@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports.scores import drops, result_files, row_of
-from benchmarks.reports.tables import MISSING, table
+from benchmarks.reports.tables import CHANGED, MISSING, changed, table
 
 __all__ = [
     "SECTIONS",
@@ -28,7 +28,16 @@ Row = Mapping[str, Any]
 _LEAST = 1e-6
 _NEAR = 0.05
 """KL up to which a row stands in README: beyond, a tenth of the score is lost."""
-HEAD = ["method", "of fp16", "KL", "recovery", "mean drop of the score", "hydraopt needs", "factor"]
+HEAD = [
+    "method",
+    "of fp16",
+    "KL",
+    "recovery",
+    "mean drop of the score",
+    CHANGED,
+    "hydraopt needs",
+    "factor",
+]
 
 
 def needed(ours: Sequence[Row], kl: float) -> tuple[str, float] | None:
@@ -119,6 +128,7 @@ def _line(row: Row, ours: Sequence[Row]) -> list[str]:
         f"{row['kl']:.2g}",
         f"{row['mean_recovery_pct']:.2f} %",
         f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]",
+        changed(row),
         "-" if found is None else f"{found[0]}{found[1]:.1f} %",
         "-" if found is None else f"{'over ' if found[0] else ''}{row['size_pct'] / found[1]:.1f}",
     ]

@@ -21,6 +21,7 @@ from benchmarks.quality.sets import CLOSER, SETS, pinned, set_of
 __all__ = [
     "NO_DROP",
     "SURE",
+    "best_seen",
     "drops",
     "grown",
     "headline",
@@ -131,6 +132,8 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
         "worst_task": worst,
         "top1_agreement_pct": round(sum(s["agreement"] for s in scores) / len(scores), 4),
         "kl": round(sum(s["kl"] for s in scores) / len(scores), 6),
+        "changed_pct": _mean_of("changed_pct", scores),
+        "kl_answer": _mean_of("kl_answer", scores),
         "mean_recovery_pct": round(sum(recovered) / len(recovered), 4),
         "worst_recovery_pct": round(min(recovered), 4),
         "relative_error": round(sum(errors) / len(errors), 5),
@@ -143,6 +146,13 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
     }
 
 
+def _mean_of(key: str, scores: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean over tasks; None where one of them was scored without it."""
+    values = [score.get(key) for score in scores]
+    known = [float(x) for x in values if x is not None]
+    return round(sum(known) / len(known), 6) if len(known) == len(values) else None
+
+
 def _guessed(points: Sequence[Mapping[str, float]], size_pct: float) -> float | None:
     """The error that inspect guesses for a size, log-linear; None outside its points."""
     known = sorted((math.log(100 * x["fraction"]), math.log(x["error"])) for x in points)
@@ -153,7 +163,7 @@ def _guessed(points: Sequence[Mapping[str, float]], size_pct: float) -> float | 
     return None
 
 
-def _best_seen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def best_seen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A bundle that two runs scored, once: by the run with more test rows."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
@@ -182,7 +192,7 @@ def headline(folder: Path = QUALITY) -> dict[str, Any]:
         named = [label for label in result["methods"] if drops(result, label)]
         entry["rows"] += [row_of(name, result, label) for label in named]
     for entry in sets.values():
-        entry["rows"] = _best_seen(entry["rows"])
+        entry["rows"] = best_seen(entry["rows"])
         entry["rows"].sort(key=lambda row: (row["method"], -row["bytes"]))
     order = {name: place for place, name in enumerate(sorted(pinned()))}
     return {"sets": dict(sorted(sets.items(), key=lambda x: (order.get(x[0], math.inf), x[0])))}

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["MISSING", "table", "wrapped"]
+__all__ = ["CHANGED", "MISSING", "changed", "table", "wrapped"]
 
 MISSING = "Not measured yet.\n"
 
 
+CHANGED = "answers changed"
+"""A column that a table has only where one of its rows was measured so."""
+
+
+def changed(row: Mapping[str, Any]) -> str:
+    """What stands in that column for a row of the headline."""
+    share = row.get("changed_pct")
+    return "-" if share is None else f"{share:.1f} %"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; without the column CHANGED where nothing but dashes would stand in it."""
+    if CHANGED in head:
+        at = list(head).index(CHANGED)
+        if all(row[at] == "-" for row in rows):
+            head, *rows = ([*line[:at], *line[at + 1 :]] for line in (head, *rows))
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -93,7 +93,9 @@ def test_scores_are_those_of_peft_and_scikit_learn(base, mood, tmp_path) -> None
         assert "recovery" not in found
     flips = int((old.argmax(1) != new.argmax(1)).sum())
     kl = F.kl_div(new.log_softmax(1), old.log_softmax(1), log_target=True, reduction="batchmean")
-    assert task["results"]["b"]["flips"] == flips
+    assert task["results"]["b"]["flips"] == task["results"]["b"]["changed"] == flips
+    assert task["results"]["b"]["changed_pct"] == pytest.approx(100 * flips / 24, abs=1e-3)
+    assert task["results"]["b"]["kl_answer"] == task["results"]["b"]["kl"]
     assert task["results"]["b"]["agreement"] == pytest.approx(100 - 100 * flips / 24, abs=1e-3)
     assert task["results"]["b"]["kl"] == pytest.approx(kl.item(), abs=1e-5)
     assert kl > 1e-4

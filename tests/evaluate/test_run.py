@@ -66,6 +66,101 @@ def test_answers_for_some_sets_only(trained, rows) -> None:
     assert set(found["original"].numbers) == {"exact match", "chrF"}
 
 
+# --- answers that change --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exact_only(trained, tasks):
+    """The same rows with a metric for which nothing needs to be written."""
+    meta = {"instruction": "Spell.", "metric": "exact match"}
+    (tasks / "spell" / "META.json").write_text(json.dumps(meta))
+    return encode_task(read_task_file(tasks, "spell", "en"), trained[1])
+
+
+def written(model, tokenizer, rows, pairs) -> list[tuple[int, ...]]:
+    """Plain greedy decoding, one row at a time."""
+    most = max(len(item.target) for item in rows.items) * 3 // 2 + 8
+    placed = place(model, pairs)
+    return [dict(generate(model, tokenizer, [item], [placed], most, 10))[0] for item in rows.items]
+
+
+@pytest.mark.parametrize("metrics", ["exact match", "exact match / chrF"])
+def test_changed_answers_are_those_that_plain_generation_writes_otherwise(
+    trained, tasks, metrics
+) -> None:
+    meta = {"instruction": "Spell.", "metric": metrics}
+    (tasks / "spell" / "META.json").write_text(json.dumps(meta))
+    rows = encode_task(read_task_file(tasks, "spell", "en"), trained[1])
+    sets = {str(x): factors(x) for x in (0.05, 0.08, 0.12, 0.2)} | {"original": factors(0.1)}
+    alone = {name: written(*trained, rows, pairs) for name, pairs in sets.items()}
+    scores = run_task(*trained, rows, {"base": {}, **sets}, "original", changes=list(sets))
+    assert scores["base"].changed is None
+    assert scores["original"].changed is None
+    right = scores["original"].exact
+    assert 0 < right.sum() < len(right)  # rows of both passes
+    seen = []
+    for name in sets.keys() - {"original"}:
+        wanted = [a != b for a, b in zip(alone[name], alone["original"], strict=True)]
+        assert scores[name].changed.astype(bool).tolist() == wanted
+        seen += wanted
+    assert 3 < sum(seen) < len(seen) - 3  # else this test shows nothing
+
+
+def test_kl_an_answer_is_the_definition(trained, exact_only) -> None:
+    model, tokenizer = trained
+    sets = {"original": factors(0.1), "other": factors(0.3, 1)}
+    other = run_task(model, tokenizer, exact_only, sets, reference="original")["other"]
+    answers = written(model, tokenizer, exact_only, sets["original"])
+    pairs_of = list(zip(exact_only.items, answers, strict=True))
+    assert 0 < sum(item.target == answer for item, answer in pairs_of) < len(answers)
+    for i, (item, answer) in enumerate(pairs_of):
+        both = []
+        for pairs in sets.values():
+            with attached(model, place(model, pairs)):
+                logits = model(torch.tensor([item.prompt + answer])).logits[0]
+            start = len(item.prompt) - 1
+            both.append(logits[start : start + len(answer)].log_softmax(-1))
+        wanted = F.kl_div(both[1], both[0], log_target=True, reduction="sum")
+        assert other.answer_divergence[i] == pytest.approx(float(wanted), rel=1e-3, abs=1e-6)
+
+
+def test_the_original_again_changes_nothing(trained, rows) -> None:
+    sets = {"original": factors(0.1), "same": factors(0.1), "far": factors(0.5, 1)}
+    found = run_task(*trained, rows, sets, reference="original")
+    assert found["same"].changed.sum() == 0
+    assert found["same"].answer_divergence == pytest.approx(0, abs=1e-6)
+    assert found["far"].changed.sum() > 0
+
+
+def test_nothing_is_told_of_changes_that_nobody_asked_for(trained, rows, exact_only) -> None:
+    sets = {"original": factors(0.1), "other": factors(0.3, 1)}
+    for its in (rows, exact_only):
+        assert run_task(*trained, its, sets, "original", write=False)["other"].changed is None
+        assert run_task(*trained, its, sets, None)["other"].changed is None
+        assert run_task(*trained, its, sets, "original", changes=[])["other"].changed is None
+    only = run_task(*trained, exact_only, sets, "original")
+    assert only["other"].changed is not None
+    assert (only["other"].answers, only["original"].answers) == (None, None)
+
+
+def test_an_answer_that_was_cut_counts_as_far_as_it_was_written(trained, tasks) -> None:
+    model, tokenizer = trained
+    usual, tokenizer.eos_token = tokenizer.eos_token, "<pad>"  # which the model never writes
+    try:
+        rows = encode_task(read_task_file(tasks, "spell", "en"), tokenizer)
+        sets = {"original": factors(0.1), "near": factors(0.101), "far": factors(0.2)}
+        found = run_task(model, tokenizer, rows, sets, reference="original")
+        alone = {name: written(model, tokenizer, rows, pairs) for name, pairs in sets.items()}
+    finally:
+        tokenizer.eos_token = usual
+    most = max(len(item.target) for item in rows.items) * 3 // 2 + 8
+    assert {len(answer) for answer in alone["original"]} == {most}
+    for name in ("near", "far"):
+        wanted = [a != b for a, b in zip(alone[name], alone["original"], strict=True)]
+        assert found[name].changed.astype(bool).tolist() == wanted
+    assert found["near"].changed.sum() < found["far"].changed.sum()
+
+
 def test_loss_is_that_of_one_row_at_a_time(trained, rows) -> None:
     model, tokenizer = trained
     scores = run_task(model, tokenizer, rows, {"x": factors(0.1)}, write=False)["x"]
@@ -257,6 +352,7 @@ def test_adapters_and_bundle_side_by_side(adapter, base, tasks, tmp_path) -> Non
     )
     assert said.exit_code == 0, said.output
     assert re.search(r"spell-en +x +exact match +\d", said.output), said.output
+    assert "changed" in said.output
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["schema"] == "hydraopt.eval/1"
     (task,) = result["tasks"]
@@ -266,6 +362,10 @@ def test_adapters_and_bundle_side_by_side(adapter, base, tasks, tmp_path) -> Non
     assert results["x.hydra.safetensors"]["agreement"] > 90
     assert results["x.hydra.safetensors"]["kl"] < results["base"]["kl"]
     assert set(results["original"]["scores"]) == {"exact match", "chrF"}
+    mine = results["x.hydra.safetensors"]
+    assert mine["changed_pct"] == pytest.approx(100 * mine["changed"] / 10)
+    assert mine["kl_answer"] > 0
+    assert not any("changed" in results[name] for name in ("base", "original"))
     change = results["x.hydra.safetensors"]["difference"]["chrF"]
     assert change["low"] <= change["difference"] <= change["high"]
     again = run("eval", adapter, bundle, "--base", base, "--tasks", tasks, "--json", "-q")

@@ -75,10 +75,10 @@ def eval_(
     """Score adapters and bundles on their tasks, against the originals and the base.
 
     ADAPTERS are the originals; each task of a BUNDLE is compared with the adapter of its name: the
-    task's own metric with a 95 % interval of the difference (paired bootstrap), loss, KL divergence
-    and how often both think of the same next token. Adapters that classify sequences are scored
-    with their heads: accuracy, macro-F1, labels that stay the same. Needs pip install
-    'hydraopt[eval]'.
+    task's own metric with a 95 % interval of the difference (paired bootstrap), loss, KL
+    divergence, how often both think of the same next token, and how many of the original's own
+    answers change. Adapters that classify sequences are scored with their heads: accuracy,
+    macro-F1, labels that stay the same. Needs pip install 'hydraopt[eval]'.
 
     \b
     Example:
@@ -158,6 +158,7 @@ def _show(result: Mapping[str, Any]) -> None:
                     _number(scored.get("recovery"), "{:.2%}"),
                     _number(scored.get("kl"), "{:.5f}"),
                     _number(scored.get("agreement"), "{:.2f} %"),
+                    _number(scored.get("changed_pct"), "{:.1f} %"),
                 ]
             )
     show_table(
@@ -172,6 +173,7 @@ def _show(result: Mapping[str, Any]) -> None:
             "recovered",
             "KL",
             "same token or label",
+            "answers changed",
         ],
         rows,
     )

@@ -141,7 +141,7 @@ def run_classification(
 
     In :class:`Scores` a row has one token, its label: loss is its cross-entropy, divergence is
     KL(reference || this) of the distributions over labels, agreement is 1 where both name the same
-    label. Raises AlignmentError if the model has no place for a set.
+    label, and changed where they do not. Raises AlignmentError if the model has no place for a set.
     """
     logits: dict[str, NDArray[np.float64]] = {}
     for number, (name, one) in enumerate(sets.items()):
@@ -182,18 +182,21 @@ def _scores(
     best = logits.argmax(1)
     answers = tuple(rows.task.labels[i] for i in best)
     judged = list(zip(answers, rows.rows, strict=True))
-    divergence = (np.exp(theirs) * (theirs - chance)).sum(1)
+    divergence = np.maximum((np.exp(theirs) * (theirs - chance)).sum(1), 0)
+    same = (best == reference.argmax(1)).astype(float)
     return Scores(
         loss=-chance[np.arange(len(wanted)), wanted],
         tokens=np.ones(len(wanted)),
         exact=(best == wanted).astype(float),
-        divergence=np.maximum(divergence, 0),
-        agreement=(best == reference.argmax(1)).astype(float),
+        divergence=divergence,
+        agreement=same,
         numbers={
             x.name: np.array([x.of_row(a, row, rows.task.language) for a, row in judged])
             for x in rows.metrics
         },
         answers=answers,
+        changed=1 - same,
+        answer_divergence=divergence,
     )
 
 

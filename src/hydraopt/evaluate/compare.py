@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import time
@@ -25,7 +24,7 @@ from hydraopt.evaluate.classify import (
     run_classification,
     saved_tensors,
 )
-from hydraopt.evaluate.provenance import versions
+from hydraopt.evaluate.provenance import file_hash, versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.progress import Progress
@@ -249,7 +248,8 @@ def _written(
     reference = ORIGINAL if ORIGINAL in sets else None
     written = [label for label in sets if label != BASE or request.write_base]
     write = written if request.write else False
-    return rows, run_task(model, tokenizer, rows, sets, reference, write, progress)
+    changes = [label for label in sets if label != BASE]
+    return rows, run_task(model, tokenizer, rows, sets, reference, write, progress, changes)
 
 
 def _classified(
@@ -299,7 +299,7 @@ def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
     return {
         label: {
             "bytes": bundle.path.stat().st_size,
-            "sha256": _file_hash(bundle.path),
+            "sha256": file_hash(bundle.path),
             "errors": {x.name: x.error for x in bundle.manifest.tasks},
             "tensor_errors": {
                 x.name: max(x.tensor_errors) for x in bundle.manifest.tasks if x.tensor_errors
@@ -313,7 +313,7 @@ def _head(compared: Compared, request: Request) -> dict[str, Any]:
     """What the result says besides the tasks."""
     return {
         "schema": SCHEMA,
-        "base": {"name": Path(request.base).name, "sha256": _weights_hash(Path(request.base))},
+        "base": {"name": Path(request.base).name, "sha256": weights_hash(Path(request.base))},
         "bundles": bundles_of(compared),
         "adapters": {name: adapter.content_hash() for name, adapter in compared.adapters.items()},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in compared.adapters.values()),
@@ -345,6 +345,7 @@ def task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict
             mine["agreement"] = round(score.agreement_percent, 4)
             if base is None:
                 mine["flips"] = int((1 - score.agreement).sum())
+            mine |= _changes(score)
             if base and gain > 0:
                 mine["recovery"] = round((base.loss_per_token - score.loss_per_token) / gain, 6)
             changes = {
@@ -369,13 +370,12 @@ def task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict
     }
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _weights_hash(base: Path) -> str | None:
-    """Of the weight files' hashes in order of name; None if the base is no local folder."""
-    files = sorted(base.glob("*.safetensors")) if base.is_dir() else []
-    together = hashlib.sha256("".join(map(_file_hash, files)).encode())
-    return together.hexdigest() if files else None
+def _changes(score: Scores) -> dict[str, Any]:
+    """How many of the original's answers change, and KL an answer; nothing if not measured."""
+    if score.changed is None or score.answer_divergence is None:
+        return {}
+    return {
+        "changed": int(score.changed.sum()),
+        "changed_pct": round(100 * float(score.changed.mean()), 4),
+        "kl_answer": round(float(score.answer_divergence.mean()), 8),
+    }

@@ -8,42 +8,30 @@ that the metrics score. Two shortcuts save most of the generation, and both are 
   argmax given the true tokens before it;
 - any other answer: greedy decoding writes what the reference wrote exactly when every token of that
   is the argmax given those before it. From the first token that is not, a set writes on its own.
+
+The second tells as well which of the reference's answers change, and how far a set is from it on
+them. Where the reference writes the expected answer, the first pass has told; the others take a
+second one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate, encode_row
-from hydraopt.basemodel.model import (
-    BATCH_TOKENS,
-    WRITE_TOKENS,
-    Placed,
-    TaskFactors,
-    attached,
-    generate,
-    hidden_states,
-    logits_of,
-    place,
-)
+from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.model import WRITE_TOKENS, Placed, TaskFactors, generate, place
 from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.forced import Forced, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
 from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
-
-_HEAD = "lm_head"
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -95,6 +83,9 @@ class Scores:
     greedy answer is the expected one. divergence, agreement: sums over target tokens of
     KL(reference || this), in nats, and of equal argmaxes; zeros and all tokens for the reference
     itself. numbers: by metric, (rows, numbers); answers: what was generated, if anything was.
+    changed: 1 where the reference's greedy answer changes in any token, EOS included;
+    answer_divergence: KL(reference || this) in nats, the sum over the tokens of that answer. Both
+    None where they were not asked for. An answer that was cut counts as far as it was written.
     """
 
     loss: Numbers
@@ -104,6 +95,8 @@ class Scores:
     agreement: Numbers
     numbers: Mapping[str, Numbers]
     answers: tuple[str, ...] | None
+    changed: Numbers | None = None
+    answer_divergence: Numbers | None = None
 
     @property
     def loss_per_token(self) -> float:
@@ -139,132 +132,111 @@ def run_task(
     reference: str | None = None,
     write: bool | Collection[str] = True,
     progress: Progress | None = None,
+    changes: Collection[str] | None = None,
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
     reference: the set that the others are compared with. write: whether, or for which sets, answers
     are generated where a metric needs them; without, only metrics that teacher forcing tells are
-    there.
+    there. changes: for which of these it is told which of the reference's greedy answers change,
+    all of them if None; the reference's are generated for that, whatever the metrics need.
     """
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
     }
-    forced = _forced(model, rows, placed, reference, progress)
-    wanted = set(sets if write is True else write or ())
-    if all(metric.exact for metric in rows.metrics):
-        wanted = set()
-    if wanted and progress:
-        progress(f"{_title(rows)} answers", 0, 1)
-    exact = {name: forced[name]["exact"].astype(bool) for name in placed if name in wanted}
-    answers = _answers(model, tokenizer, rows.items, placed, exact, reference)
-    scores: dict[str, Scores] = {}
-    for name, sums in forced.items():
-        numbers = {}
-        for metric in rows.metrics:
-            if metric.exact:
-                numbers[metric.name] = sums["exact"][:, None]
-            elif name in answers:
-                judged = zip(answers[name], rows.rows, strict=True)
-                numbers[metric.name] = np.array(
-                    [metric.of_row(a, r, rows.task.language) for a, r in judged]
-                )
-        scores[name] = Scores(**sums, numbers=numbers, answers=answers.get(name))
-    return {name: scores[name] for name in sets}
+    first = forced(model, rows.items, placed, reference, _bar(progress, _title(rows)))
+    chosen = set(sets if write is True else write or ())
+    texts = set() if all(metric.exact for metric in rows.metrics) else chosen
+    told = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
+    begun = {name: first[name].written for name in placed if name in texts}
+    along: dict[str, Forced] = {}
+    if texts or told:
+        bar = _bar(progress, f"{_title(rows)} answers")
+        bar(0, 1)
+        followers = [name for name in placed if name in texts | told and name != reference]
+        if reference in placed and followers:
+            alone = {reference: first[reference].written}
+            known = _answers(model, tokenizer, rows.items, placed, alone)[reference]
+            along = _along(model, rows.items, placed, first, reference, known, followers, bar)
+            begun |= {name: _longer(mine, along[name].written) for name, mine in begun.items()}
+    answers = _answers(model, tokenizer, rows.items, placed, begun)
+    return {
+        name: _scores(
+            rows,
+            first[name],
+            along.get(name) if name in told else None,
+            _decoded(tokenizer, answers[name]) if name in answers else None,
+        )
+        for name in sets
+    }
+
+
+def _bar(progress: Progress | None, title: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(title, done, total) if progress else None
 
 
 def _title(rows: TaskRows) -> str:
     return f"{rows.task.name}/{rows.task.language}"
 
 
-def _split(placed: Placed) -> tuple[Placed, Placed]:
-    """(factors of the body, factors of the output layer)."""
-    body = {path: tensors for path, tensors in placed.items() if path != _HEAD}
-    return body, {path: tensors for path, tensors in placed.items() if path == _HEAD}
-
-
-@torch.inference_mode()
-def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
-    """Logits at the target positions, (N, vocabulary)."""
-    body, head = _split(placed)
-    with attached(model, body):
-        hidden = hidden_states(model, batch)
-    with attached(model, head):
-        return logits_of(model, hidden)
-
-
-@torch.inference_mode()
-def _forced(
+def _along(
     model: Any,
-    rows: TaskRows,
+    items: Sequence[Encoded],
     sets: Mapping[str, Placed],
-    reference: str | None,
-    progress: Progress | None,
-) -> dict[str, dict[str, Numbers]]:
-    """Teacher-forced sums by row, of every set; the reference, if any, is the first one.
+    first: Mapping[str, Forced],
+    reference: str,
+    known: Sequence[tuple[int, ...]],
+    followers: Sequence[str],
+    bar: Callable[[int, int], None],
+) -> dict[str, Forced]:
+    """The followers, and the reference, teacher-forced on what the reference writes.
 
-    Batch by batch: a vocabulary's worth of the reference's logits for all rows would not fit in
-    memory, and is not computed twice.
+    known: its greedy answers. first: all sets on the items' own targets, which is the same where
+    the reference writes these.
     """
-    keys = ("loss", "tokens", "exact", "divergence", "agreement")
-    sums = {name: {key: np.zeros(len(rows.items)) for key in keys} for name in sets}
-    chunks = list(batches_by_tokens([len(x) for x in rows.items], BATCH_TOKENS))
-    for number, chunk in enumerate(chunks):
-        if progress:
-            progress(f"{_title(rows)}", number, len(chunks))
-        batch = collate([rows.items[i] for i in chunk])
-        where = np.array(chunk)
-        seen: _Seen | None = None
-        for name, placed in sets.items():
-            logits = _logits(model, placed, batch)
-            total = logits.logsumexp(-1)
-            best = logits.argmax(-1)
-            right = logits.gather(1, batch.labels[:, None])[:, 0]
-            columns = {
-                "loss": total - right,
-                "tokens": torch.ones_like(total),
-                "wrong": (best != batch.labels).float(),
-                "agreement": torch.ones_like(total),
-                "divergence": torch.zeros_like(total),
-            }
-            if seen is not None:
-                columns["agreement"] = (seen.best == best).float()
-                columns["divergence"] = seen.divergence(logits, total)
-            elif name == reference:
-                seen = _Seen.of(logits, total, best)
-            for key, column in columns.items():
-                by_row = np.bincount(batch.row.numpy(), column.double().numpy(), len(chunk))
-                if key == "wrong":
-                    sums[name]["exact"][where] = by_row == 0
-                else:
-                    sums[name][key][where] = by_row
-    return sums
+    other = [i for i, item in enumerate(items) if known[i] != item.target]
+    asked = [Encoded(items[i].prompt, known[i]) for i in other]
+    mine = {name: sets[name] for name in (reference, *followers)}
+    second = forced(model, asked, mine, reference, bar)
+    return {name: first[name].updated(other, second[name]) for name in mine}
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """The reference's next-token distributions at the target positions of a batch.
-
-    chance: (N, vocabulary) probabilities. entropy, best: (N,).
-    """
-
-    chance: Tensor
-    entropy: Tensor
-    best: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, total: Tensor, best: Tensor) -> _Seen:
-        chance = torch.exp(logits - total[:, None])
-        return cls(chance, total - _dot(chance, logits), best)
-
-    def divergence(self, logits: Tensor, total: Tensor) -> Tensor:
-        """KL(reference || this) in nats, (N,): cross-entropy less entropy."""
-        return (total - _dot(self.chance, logits) - self.entropy).clamp_min(0)
+def _longer(
+    one: Sequence[tuple[int, ...]], two: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Two beginnings of the same answers: row by row the one that knows more."""
+    return [max(pair, key=len) for pair in zip(one, two, strict=True)]
 
 
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Row by row, (N,); no matrix product, whose numbers may be rounded to bfloat16."""
-    products: Tensor = torch.linalg.vecdot(left, right)
-    return products
+def _decoded(tokenizer: Any, answers: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    return tuple(tokenizer.decode(x, skip_special_tokens=True).strip() for x in answers)
+
+
+def _scores(
+    rows: TaskRows, own: Forced, along: Forced | None, answers: tuple[str, ...] | None
+) -> Scores:
+    """own: on the targets. along: on the reference's answers. answers: as text."""
+    exact = own.exact(rows.items)
+    numbers: dict[str, Numbers] = {}
+    for metric in rows.metrics:
+        if metric.exact:
+            numbers[metric.name] = exact[:, None]
+        elif answers is not None:
+            judged = zip(answers, rows.rows, strict=True)
+            numbers[metric.name] = np.array(
+                [metric.of_row(a, r, rows.task.language) for a, r in judged]
+            )
+    return Scores(
+        loss=own.loss,
+        tokens=own.tokens,
+        exact=exact,
+        divergence=own.divergence,
+        agreement=own.agreement,
+        numbers=numbers,
+        answers=answers,
+        changed=None if along is None else (along.agreement < along.tokens).astype(float),
+        answer_divergence=None if along is None else along.divergence,
+    )
 
 
 def _answers(
@@ -272,63 +244,29 @@ def _answers(
     tokenizer: Any,
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
-    exact: Mapping[str, NDArray[np.bool_]],
-    reference: str | None,
-) -> dict[str, tuple[str, ...]]:
-    """What greedy decoding writes for every row, for the sets that ``exact`` names.
+    begun: Mapping[str, Sequence[tuple[int, ...]]],
+) -> dict[str, list[tuple[int, ...]]]:
+    """What greedy decoding writes for every row, as tokens, for the sets that ``begun`` names.
 
-    exact: rows whose target a set writes, as teacher forcing has told. The reference writes first;
-    then all other sets together, rows of several in one batch, each from where it leaves it.
+    begun: by set, what is known of each answer: its first tokens, or all of them. Rows of several
+    sets go on together in one batch.
     """
-    eos = tokenizer.eos_token_id
-    most = max(len(item.target) for item in items) * 3 // 2 + 8
-    tokens: dict[str, list[tuple[int, ...]]] = {}
-
-    def write(names: Sequence[str]) -> None:
-        places = [
-            (name, i)
-            for name in names
-            for i, answer in enumerate(tokens[name])
-            if len(answer) < most and (not answer or answer[-1] != eos)
-        ]
-        begun = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in places]
-        factors = [sets[name] for name, _ in places]
-        for k, more in generate(model, tokenizer, begun, factors, most, WRITE_TOKENS):
-            name, i = places[k]
-            tokens[name][i] = (tokens[name][i] + more)[:most]
-
-    for name, told in exact.items():
-        tokens[name] = [x.target if e else () for x, e in zip(items, told, strict=True)]
-    if reference in tokens:
-        write([reference])
-        known = tokens[reference]
-        for name in tokens:
-            left = [] if name == reference else [i for i, e in enumerate(exact[name]) if not e]
-            followed = [Encoded(items[i].prompt, known[i]) for i in left]
-            for i, prefix in zip(left, _agreed(model, sets[name], followed), strict=True):
-                tokens[name][i] = prefix
-    write([name for name in tokens if name != reference])
-    return {
-        name: tuple(tokenizer.decode(x, skip_special_tokens=True).strip() for x in mine)
-        for name, mine in tokens.items()
-    }
+    most = _most(items)
+    tokens = {name: list(known) for name, known in begun.items()}
+    places = [
+        (name, i)
+        for name, known in tokens.items()
+        for i, answer in enumerate(known)
+        if len(answer) < most and (not answer or answer[-1] != tokenizer.eos_token_id)
+    ]
+    asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in places]
+    factors = [sets[name] for name, _ in places]
+    for k, more in generate(model, tokenizer, asked, factors, most, WRITE_TOKENS):
+        name, i = places[k]
+        tokens[name][i] = (tokens[name][i] + more)[:most]
+    return tokens
 
 
-@torch.inference_mode()
-def _agreed(model: Any, placed: Placed, items: Sequence[Encoded]) -> list[tuple[int, ...]]:
-    """For every item the tokens of its target up to the first that greedy decoding would not write.
-
-    That one is replaced by what it would write instead.
-    """
-    agreed: list[tuple[int, ...]] = [()] * len(items)
-    for chunk in batches_by_tokens([len(x) for x in items], BATCH_TOKENS):
-        batch = collate([items[i] for i in chunk])
-        best = _logits(model, placed, batch).argmax(-1)
-        for row, i in enumerate(chunk):
-            mine = best[batch.row == row].tolist()
-            wanted = items[i].target
-            same = next(
-                (k for k, (a, b) in enumerate(zip(mine, wanted, strict=True)) if a != b), None
-            )
-            agreed[i] = wanted if same is None else (*wanted[:same], mine[same])
-    return agreed
+def _most(items: Sequence[Encoded]) -> int:
+    """Tokens that an answer may have."""
+    return max(len(item.target) for item in items) * 3 // 2 + 8

@@ -1,0 +1,142 @@
+"""Is a limit of harm kept on rows that the merge has not seen?
+
+    python -m benchmarks.quality harm_kept SET --tasks TASKS [--limits 1% 2%] [--prompts-from train]
+
+Merges a set with each limit, harm measured on prompts, and counts on fresh test rows how many of
+each original's own answers change. A task has kept the limit if their share is no larger; it has
+broken it for sure if even the lower end of the share's 95 % interval (Clopper and Pearson 1934) is
+larger. A run that was cut off goes on. The result is benchmarks/results/quality/SET.harm-kept.json,
+with ``--refit`` SET.harm-kept.refit.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, ROOT, provenance, save_json
+from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for, score
+from benchmarks.quality.harness.judging import add_prompts
+from benchmarks.quality.sets import CURVES, REFIT, SETS, Method
+from hydraopt.bundle.reader import open_bundle
+
+__all__ = ["interval", "kept", "main", "row_of"]
+
+
+def interval(changed: int, answers: int) -> tuple[float, float]:
+    """The share of answers that change, 95 %: exact for a binomial count."""
+    from scipy.stats import binomtest
+
+    found = binomtest(changed, answers).proportion_ci(0.95, "exact")
+    return float(found.low), float(found.high)
+
+
+def kept(changed: int, answers: int, limit: float) -> dict[str, Any]:
+    """One task against the limit, a share in (0, 1): counts, percentages, whether it is kept."""
+    low, high = interval(changed, answers)
+    return {
+        "changed": changed,
+        "answers": answers,
+        "changed_pct": round(100 * changed / answers, 3),
+        "interval_pct": [round(100 * low, 3), round(100 * high, 3)],
+        "kept": changed <= limit * answers,
+        "broken_for_sure": low > limit,
+    }
+
+
+def row_of(
+    limit: str,
+    said: Mapping[str, Any],
+    tasks: Sequence[Mapping[str, Any]],
+    label: str,
+    promised: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One row of the result: a limit such as "1%". said: of the merge. tasks: scored, as of
+    hydraopt eval. promised: by task, what the bundle says of its harm."""
+    share = float(limit.rstrip("%")) / 100
+    by_task = {}
+    for task in tasks:
+        one = task["results"][label]
+        by_task[task["adapter"]] = {
+            **kept(one["changed"], task["rows"], share),
+            "kl_answer": one["kl_answer"],
+            "promised": promised.get(task["adapter"]),
+        }
+    return {
+        "limit": limit,
+        "bytes": said["bytes"],
+        "size_pct": said["size_pct"],
+        "tasks_kept": sum(x["kept"] for x in by_task.values()),
+        "tasks_broken_for_sure": sum(x["broken_for_sure"] for x in by_task.values()),
+        "tasks": len(by_task),
+        "changed_pct": round(sum(x["changed_pct"] for x in by_task.values()) / len(by_task), 4),
+        "by_task": by_task,
+    }
+
+
+def promises(path: Path) -> dict[str, Any]:
+    """By task, the harm that a bundle's manifest states; None where it states none."""
+    stated = {task.name: task.harm for task in open_bundle(path).manifest.tasks}
+    return {
+        name: harm
+        and {
+            "changed": harm.changed,
+            "answers": harm.answers,
+            "likely_pct": round(100 * harm.likely, 4),
+            "kl_answer": harm.kl,
+            "held_out": harm.held_out,
+        }
+        for name, harm in stated.items()
+    }
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--limits", nargs="+", default=["1%", "2%"], metavar="SHARE")
+    parser.add_argument("--rows", type=int, help="at most so many test rows of a task")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ADAPTER", help="score these")
+    add_prompts(parser)
+    parser.add_argument("--refit", action="store_true")
+    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
+    parser.add_argument("--out", type=Path, help="another folder for the result")
+    args = parser.parse_args(arguments)
+    odd = [limit for limit in args.limits if not limit.endswith("%")]
+    if odd:
+        parser.error(f"--limits {odd[0]}: a share of the answers, such as 1%")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
+    adapters = original_adapters(args.set)
+    options: dict[str, Any] = {"judge": {"split": args.prompts_from, "count": args.prompts}}
+    options |= {"refit": True} if args.refit else {}
+    name = REFIT if args.refit else CURVES
+    methods = [Method(name, f"harm {limit}", options) for limit in args.limits]
+    made = [merged(args.set, adapters, x, args.tasks, args.keep_bundles) for x in methods]
+    kind = "harm-kept.refit" if args.refit else "harm-kept"
+    head = provenance(f"{args.set}: is a limit of harm kept on fresh rows", seed=0)
+    request = request_for(args.set, args.tasks, args.rows, args.products)
+    only = chosen([adapter.name for adapter in adapters], args.only)
+    state = ROOT / "build" / "evidence" / args.set / f"{kind}.scores.json"
+    request = replace(request, only=only)
+    result = score(state, adapters, made, request, {"set": args.set})
+    rows = []
+    for limit, (path, said) in zip(args.limits, made, strict=True):
+        rows.append(row_of(limit, said, result["tasks"], path.name, promises(path)))
+        row = rows[-1]
+        print(
+            f"harm {limit}: {row['size_pct']:.2f} % of fp16, kept by {row['tasks_kept']} of "
+            f"{row['tasks']} tasks, broken for sure by {row['tasks_broken_for_sure']}"
+        )
+    about = {key: result[key] for key in ("limits", "products", "adapters", "seconds")}
+    about |= {"prompts_from": args.prompts_from, "prompts": args.prompts}
+    out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
+    save_json(out, {**head, "set": args.set, **about, "rows": rows})

@@ -1,0 +1,72 @@
+"""Who measures harm for the evidence: the originals' own answers to rows that no score is taken on.
+
+Everything between the evidence and hydraopt's judge is here: which prompts it gets, and how it is
+made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydraopt.adapters import Adapter
+from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.model import load_model
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+
+__all__ = ["JUDGED_ON", "SPLITS", "add_prompts", "judge_of", "prompts_of"]
+
+SPLITS = ("train", "validation")
+"""Rows that prompts may be of: those that the adapter was trained on, and others; never test rows.
+"""
+JUDGED_ON = 64
+"""Prompts of a task."""
+
+
+def prompts_of(
+    tokenizer: Any, adapters: Sequence[Adapter], tasks: Path, split: str, count: int
+) -> dict[str, list[Encoded]]:
+    """The inputs of the first rows of each adapter's task, laid out as for scoring, without their
+    labels; fewer where the split has fewer.
+
+    Raises ValueError for the split that scores are taken on.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"prompts are of {' or '.join(SPLITS)} rows, never of {split} rows")
+    prompts = {}
+    for adapter in adapters:
+        task, language = task_of(adapter.name, adapter.source.parent, tasks)
+        file = read_task_file(tasks, task, language, split)
+        asked = [
+            encode_row(tokenizer, file.instruction, row.input, "") for row in file.rows[:count]
+        ]
+        prompts[adapter.name] = [Encoded(item.prompt, ()) for item in asked]
+    return prompts
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """The options that say which prompts."""
+    parser.add_argument(
+        "--prompts-from", choices=SPLITS, default=SPLITS[0], help="rows that harm is measured on"
+    )
+    parser.add_argument("--prompts", type=int, default=JUDGED_ON, help="such rows of a task")
+
+
+_loaded = functools.cache(load_model)
+
+
+@functools.cache
+def judge_of(
+    base: str, adapters: tuple[Adapter, ...], tasks: Path, split: str, count: int, held_out: bool
+) -> Any:
+    """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
+    run. held_out: whether nothing is fitted to these prompts."""
+    from hydraopt.basemodel.judge import Judge
+
+    model, tokenizer = _loaded(base)
+    prompts = prompts_of(tokenizer, adapters, tasks, split, count)
+    by_name = {adapter.name: adapter for adapter in adapters}
+    return Judge(base, model, tokenizer, by_name, prompts, held_out)

@@ -1,0 +1,66 @@
+"""What the evidence sees of adapters with the base model at hand, beside their harm."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.harness.building import inputs_of
+from hydraopt.adapters import Adapter
+from hydraopt.basemodel.encoding import Encoded, encode_row, prompt_text
+from hydraopt.basemodel.model import load_model
+from hydraopt.basemodel.onlooker import PROMPTS, TEXTS, Onlooker
+from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
+from hydraopt.evaluate.compare import products_of
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+
+__all__ = ["onlooker_of", "seen_by", "texts_of"]
+
+
+@functools.cache
+def onlooker_of(base: str, adapters: tuple[Adapter, ...], tasks: Path) -> Onlooker:
+    """What looks at the adapters' answers to the inputs of training rows; kept, with the answers,
+    for all bundles of a run."""
+    prompts = {}
+    for adapter in adapters:
+        task, language = task_of(adapter.name, adapter.source.parent, tasks)
+        file = read_task_file(tasks, task, language, "train")
+        prompts[adapter.name] = [
+            prompt_text(file.instruction, row.input) for row in file.rows[:PROMPTS]
+        ]
+    return Onlooker(base, adapters, prompts)
+
+
+def texts_of(
+    kind: str, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path, seed: int
+) -> list[Encoded]:
+    """What an adapter's sensitivities are seen on, eight texts: "self", which it writes on its own,
+    or "prompts", its answers to the inputs of training rows."""
+    factors = {path: module.factors() for path, module in adapter.modules.items()}
+    if kind == "self":
+        return self_written(model, tokenizer, factors, TEXTS, seed)
+    file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), "train")
+    rows = file.rows[:TEXTS]
+    prompts = [encode_row(tokenizer, file.instruction, row.input, "") for row in rows]
+    return answered(model, tokenizer, prompts, factors)
+
+
+def seen_by(
+    base: str, adapters: Sequence[Adapter], kind: str, tasks: Path, folder: Path
+) -> dict[str, dict[str, float]]:
+    """Sensitivities of every adapter, from texts of that kind; noted in the folder."""
+    note = folder / f"sensitivity-{kind}-{inputs_of(adapters)}.json"
+    if not note.is_file():
+        model, tokenizer = load_model(base)
+        found = {}
+        with products_of("bfloat16"):
+            for number, adapter in enumerate(adapters):
+                factors = {path: module.factors() for path, module in adapter.modules.items()}
+                texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
+                found[adapter.name] = sensitivities(look(model, texts, factors), factors)
+        note.write_text(json.dumps(found))
+    known: dict[str, dict[str, float]] = json.loads(note.read_text())
+    return known

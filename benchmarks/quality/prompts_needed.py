@@ -1,0 +1,141 @@
+"""How many prompts does it take to share bytes out by harm, and must they be fresh?
+
+    python -m benchmarks.quality prompts_needed SET --tasks TASKS [--only ADAPTER ...] [--size 3%]
+
+Merges a few adapters of a set to one size: by norms, without prompts, and with harm measured on 8,
+24, 64 and 200 prompts of each task, of rows that the adapter was trained on and of fresh ones (its
+validation rows, as many as there are). Every bundle answers the same test rows. ``--refit`` fits
+what is kept to the prompts as well. A run that was cut off goes on. The result is
+benchmarks/results/quality/SET.prompts-needed.json, with ``--refit`` SET.prompts-needed.refit.json:
+answers that change and KL an answer of every bundle, in all and task by task.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, ROOT, provenance, save_json
+from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for, score
+from benchmarks.quality.harness.judging import SPLITS
+from benchmarks.quality.sets import CURVES, METHOD, REFIT, SETS, Method
+from hydraopt.adapters import Adapter
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+
+__all__ = ["COUNTS", "main", "methods_of", "row_of"]
+
+COUNTS = (8, 24, 64, 200)
+_FEW = (
+    "date_format-en",
+    "number_words-es",
+    "sentiment-fr",
+    "slot_filling-tr",
+    "text_correction-de",
+)
+"""Of the forty: one of each application."""
+
+
+def methods_of(size: str, counts: Sequence[int], refit: bool) -> list[Method]:
+    """Without prompts, then every count of both kinds."""
+    methods = [Method(METHOD, size)]
+    name, more = (REFIT, {"refit": True}) if refit else (CURVES, {})
+    for split in SPLITS:
+        for count in counts:
+            options = {"judge": {"split": split, "count": count}, **more}
+            methods.append(Method(f"{name}-of-{count}-{split}", size, options))
+    return methods
+
+
+def row_of(
+    method: Method,
+    said: Mapping[str, Any],
+    tasks: Sequence[Mapping[str, Any]],
+    given: Mapping[str, int],
+) -> dict[str, Any]:
+    """One row of the result. said: of the merge. tasks: scored, as of hydraopt eval. given: rows of
+    the split by adapter; where it has fewer than were asked for, all are taken."""
+    asked = method.options.get("judge")
+    results = {task["adapter"]: task["results"][method.label] for task in tasks}
+    by_task = {
+        name: {
+            "prompts": min(asked["count"], given[name]) if asked else 0,
+            **{key: result[key] for key in ("changed", "changed_pct", "kl_answer")},
+        }
+        for name, result in results.items()
+    }
+    count = len(by_task)
+    return {
+        "prompts_from": asked["split"] if asked else None,
+        "prompts": asked["count"] if asked else 0,
+        "bytes": said["bytes"],
+        "size_pct": said["size_pct"],
+        "changed_pct": round(sum(x["changed_pct"] for x in by_task.values()) / count, 4),
+        "kl_answer": round(sum(x["kl_answer"] for x in by_task.values()) / count, 6),
+        "tasks": by_task,
+    }
+
+
+def _given(adapters: Sequence[Adapter], tasks: Path, split: str) -> dict[str, int]:
+    """How many rows of the split there are, by adapter."""
+    count = {}
+    for adapter in adapters:
+        task, language = task_of(adapter.name, adapter.source.parent, tasks)
+        count[adapter.name] = len(read_task_file(tasks, task, language, split).rows)
+    return count
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="ADAPTER",
+        help="these alone; * stands for any text; default: five of the forty, all of other sets",
+    )
+    parser.add_argument("--size", default="3%")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, metavar="N")
+    parser.add_argument("--rows", type=int, default=300, help="test rows of a task")
+    parser.add_argument("--refit", action="store_true")
+    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
+    parser.add_argument("--out", type=Path, help="another folder for the result")
+    args = parser.parse_args(arguments)
+    if not args.only and args.set == SETS[0]:
+        args.only = list(_FEW)
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
+    everything = original_adapters(args.set)
+    names = chosen([x.name for x in everything], args.only) or [x.name for x in everything]
+    adapters = [adapter for adapter in everything if adapter.name in names]
+    methods = methods_of(args.size, args.counts, args.refit)
+    # Beside the bundles of whole sets, which have the same names.
+    place = f"{args.set}/prompts-needed"
+    made = [
+        merged(args.set, adapters, method, args.tasks, args.keep_bundles, place)
+        for method in methods
+    ]
+    kind = "prompts-needed.refit" if args.refit else "prompts-needed"
+    head = provenance(f"{args.set}: harm by number and kind of prompts", seed=0)
+    request = request_for(args.set, args.tasks, args.rows, args.products)
+    state = ROOT / "build" / "evidence" / place / f"{kind}.scores.json"
+    result = score(state, adapters, made, request, {"set": args.set})
+    given = {split: _given(adapters, args.tasks, split) for split in SPLITS}
+    rows = []
+    for method, (_, said) in zip(methods, made, strict=True):
+        split = method.options.get("judge", {}).get("split", SPLITS[0])
+        rows.append(row_of(method, said, result["tasks"], given[split]))
+        shown = f"{rows[-1]['prompts']:4} {rows[-1]['prompts_from'] or 'none':10}"
+        print(f"{shown} {rows[-1]['changed_pct']:7.3f} %  {rows[-1]['kl_answer']:.5f} nats")
+    about = {key: result[key] for key in ("limits", "products", "adapters", "seconds")}
+    count = {task["adapter"]: task["rows"] for task in result["tasks"]}
+    out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
+    save_json(out, {**head, "set": args.set, **about, "test_rows": count, "rows": rows})

@@ -1,0 +1,182 @@
+"""BD-rate: how many bytes a method saves at equal KL, in one number over all sizes.
+
+Both methods' curves, log bytes over log KL, are interpolated by monotone cubics (PCHIP) and their
+mean distance over the KL that both reach is taken, as Bjontegaard does for rate and distortion of
+video (VCEG-M33, 2001; with PCHIP as in ITU-T HSTP-VID-WPOM, 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import METHOD, WITH_PROMPTS
+from benchmarks.reports.scores import best_seen, drops, result_files, row_of
+from benchmarks.reports.tables import MISSING, table, wrapped
+
+__all__ = ["SECTIONS", "Pairing", "Rate", "bd_rate", "frontier", "pairings"]
+
+Point = tuple[float, float]
+"""(bytes or a percentage of them, KL)."""
+Row = Mapping[str, Any]
+_HEAD = [
+    "method",
+    "against",
+    "its sizes",
+    "KL, nats a token",
+    "BD-rate",
+    "its bytes / the method's",
+]
+_OF_RIVALS = ("rivals", "map")
+"""Plans whose methods are those of others."""
+_LEAST = 1e-6
+"""Results are rounded to six digits: less is not told apart."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """percent: bytes of the one less those of the other, in percent of the other's, at equal KL;
+    negative where the one takes fewer. low, high: the KL over which that is the mean; equal where a
+    method has one size alone."""
+
+    percent: float
+    low: float
+    high: float
+
+    @property
+    def times(self) -> float:
+        """How many times the bytes the other takes."""
+        return 1 / (1 + self.percent / 100)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """In order of bytes, the points with less KL than all smaller ones."""
+    kept: list[Point] = []
+    for size, kl in sorted((size, max(kl, _LEAST)) for size, kl in points):
+        if not kept or kl < kept[-1][1]:
+            kept.append((size, kl))
+    return kept
+
+
+def bd_rate(one: Sequence[Point], other: Sequence[Point]) -> Rate | None:
+    """The rate of ``one`` against ``other``; None where no KL is reached by both.
+
+    A point that is no smaller and no nearer than another of its method does not count. A method
+    with one size alone is compared at the KL of that.
+    """
+    curves = [frontier(points) for points in (one, other)]
+    if not all(curves):
+        return None
+    low = max(points[-1][1] for points in curves)
+    high = min(points[0][1] for points in curves)
+    if low > high:
+        return None
+    first, second = (_mean_log(points, math.log(low), math.log(high)) for points in curves)
+    return Rate(100 * math.expm1(first - second), low, high)
+
+
+def _mean_log(points: Sequence[Point], low: float, high: float) -> float:
+    """Mean of log bytes over log KL between ``low`` and ``high``."""
+    from scipy.interpolate import PchipInterpolator
+
+    if len(points) == 1:
+        return math.log(points[0][0])
+    logs = [(math.log(kl), math.log(size)) for size, kl in reversed(points)]
+    curve = PchipInterpolator(*zip(*logs, strict=True))
+    if high == low:
+        return float(curve(low))
+    return float(curve.integrate(low, high)) / (high - low)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One row of the table: ``method`` against ``other``, which has so many ``sizes`` that count.
+
+    rate: None where no KL is reached by both.
+    """
+
+    method: str
+    other: str
+    sizes: int
+    rate: Rate | None
+
+
+def pairings(rows: Sequence[Row]) -> list[Pairing]:
+    """Of rows that were scored alike: hydraopt's default against every rival, and its ways with
+    prompts against the default. A rate below zero speaks for the first of the two."""
+    points: dict[str, list[Point]] = {}
+    for row in rows:
+        points.setdefault(row["method"], []).append((row["size_pct"], row["kl"]))
+    plain = points.pop(METHOD, [])
+    made = []
+    for method, its in points.items():
+        if method in WITH_PROMPTS:
+            made.append(Pairing(method, METHOD, len(frontier(plain)), bd_rate(its, plain)))
+        else:
+            made.append(Pairing(METHOD, method, len(frontier(its)), bd_rate(plain, its)))
+    return made if plain else []
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """What rows share that are compared: test rows of a task, tasks, and how products are made."""
+
+    set: str
+    rows: int | None
+    tasks: int
+    products: str
+
+
+def _scored_alike(folder: Path) -> dict[_Alike, list[Row]]:
+    """Rows of rivals and of hydraopt's own by what they share; a bundle that two results have
+    stands once."""
+    groups: dict[_Alike, list[dict[str, Any]]] = {}
+    for name, result in result_files(folder):
+        plain = {**result, "closer": {}}  # scored on more rows, which are not the same
+        mine = (METHOD, *WITH_PROMPTS)
+        named = [
+            label
+            for label, note in result["methods"].items()
+            if drops(plain, label) and (result["plan"] in _OF_RIVALS or note["method"] in mine)
+        ]
+        limits, products = result.get("limits", {}), result.get("products", "float32")
+        key = _Alike(result["set"], limits.get("rows"), len(result["tasks"]), products)
+        groups.setdefault(key, []).extend(row_of(name, plain, label) for label in named)
+    return {key: best_seen(rows) for key, rows in groups.items()}
+
+
+def _line(pair: Pairing, rate: Rate) -> list[str]:
+    ends = dict.fromkeys(f"{kl:.2g}" for kl in (rate.low, rate.high))
+    return [
+        pair.method,
+        pair.other,
+        str(pair.sizes),
+        " to ".join(ends),
+        f"{rate.percent:+.0f} %",
+        f"{rate.times:.1f}",
+    ]
+
+
+def rates(folder: Path = QUALITY) -> str:
+    """A table for every set, best first for the first column, and who has no KL in common."""
+    parts = []
+    for alike, rows in _scored_alike(folder).items():
+        made = pairings(rows)
+        known = [(pair, pair.rate) for pair in made if pair.rate]
+        if not known:
+            continue
+        known.sort(key=lambda x: (x[0].method != METHOD, x[1].percent))
+        each = "all" if alike.rows is None else alike.rows
+        about = f"`{alike.set}`, {alike.tasks} tasks, {each} rows each:"
+        parts.append(f"{about}\n\n{table(_HEAD, [_line(*x) for x in known])}")
+        apart = [pair.other for pair in made if not pair.rate]
+        if apart:
+            parts.append(wrapped(f"No KL in common with hydraopt: {', '.join(apart)}."))
+    return "\n".join(parts) or MISSING
+
+
+SECTIONS = {"bd-rate": rates}

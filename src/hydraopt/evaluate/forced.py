@@ -1,0 +1,159 @@
+"""Teacher forcing: what several sets of factors make of the same targets, in one pass of each.
+
+Every set sees the same batches. The reference comes first, and the others' next-token distributions
+are compared with its own while they are there: a vocabulary's worth of them for all rows would not
+fit in memory, and is not computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate
+from hydraopt.basemodel.model import BATCH_TOKENS, Placed, attached, hidden_states, logits_of
+
+__all__ = ["Forced", "Numbers", "forced"]
+
+_HEAD = "lm_head"
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What one set makes of the targets, row by row, (rows,) each.
+
+    loss, tokens, divergence, agreement: as of :class:`hydraopt.evaluate.run.Scores`. written: the
+    target's tokens up to the first that greedy decoding would not write, which stands there as
+    what it would write instead; the whole target where it would write it.
+    """
+
+    loss: Numbers
+    tokens: Numbers
+    divergence: Numbers
+    agreement: Numbers
+    written: list[tuple[int, ...]]
+
+    @classmethod
+    def empty(cls, rows: int) -> Forced:
+        """Zeros, to be filled."""
+        loss, tokens, divergence, agreement = np.zeros((4, rows))
+        return cls(loss, tokens, divergence, agreement, [()] * rows)
+
+    def updated(self, where: Sequence[int], other: Forced) -> Forced:
+        """The same with the rows ``where`` those of ``other``, in its order."""
+        sums = {}
+        for key in ("loss", "tokens", "divergence", "agreement"):
+            sums[key] = getattr(self, key).copy()
+            sums[key][list(where)] = getattr(other, key)
+        written = list(self.written)
+        for i, tokens in zip(where, other.written, strict=True):
+            written[i] = tokens
+        return Forced(**sums, written=written)
+
+    def exact(self, items: Sequence[Encoded]) -> Numbers:
+        """1 where greedy decoding writes the item's target, (rows,)."""
+        pairs = zip(self.written, items, strict=True)
+        return np.array([float(mine == item.target) for mine, item in pairs])
+
+
+@torch.inference_mode()
+def forced(
+    model: Any,
+    items: Sequence[Encoded],
+    sets: Mapping[str, Placed],
+    reference: str | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Forced]:
+    """What every set makes of the items' targets; the reference, if any, is the first of them.
+
+    progress: called with batches done and their number.
+    """
+    made = {name: Forced.empty(len(items)) for name in sets}
+    chunks = list(batches_by_tokens([len(x) for x in items], BATCH_TOKENS))
+    for number, chunk in enumerate(chunks):
+        if progress:
+            progress(number, len(chunks))
+        batch = collate([items[i] for i in chunk])
+        seen: _Seen | None = None
+        for name, placed in sets.items():
+            logits = _logits(model, placed, batch)
+            total = logits.logsumexp(-1)
+            best = logits.argmax(-1)
+            columns = {
+                "loss": total - logits.gather(1, batch.labels[:, None])[:, 0],
+                "tokens": torch.ones_like(total),
+                "agreement": torch.ones_like(total),
+                "divergence": torch.zeros_like(total),
+            }
+            if seen is not None:
+                columns["agreement"] = (seen.best == best).float()
+                columns["divergence"] = seen.divergence(logits, total)
+            elif name == reference:
+                seen = _Seen.of(logits, total, best)
+            for key, column in columns.items():
+                by_row = np.bincount(batch.row.numpy(), column.double().numpy(), len(chunk))
+                getattr(made[name], key)[chunk] = by_row
+            start = 0
+            for i in chunk:
+                stop = start + len(items[i].target)
+                made[name].written[i] = _written(best[start:stop].tolist(), items[i].target)
+                start = stop
+    return made
+
+
+def _written(best: Sequence[int], target: tuple[int, ...]) -> tuple[int, ...]:
+    """See :class:`Forced`. best: first choices at the target's positions."""
+    for k, (mine, wanted) in enumerate(zip(best, target, strict=True)):
+        if mine != wanted:
+            return (*target[:k], mine)
+    return target
+
+
+def _split(placed: Placed) -> tuple[Placed, Placed]:
+    """(factors of the body, factors of the output layer)."""
+    body = {path: tensors for path, tensors in placed.items() if path != _HEAD}
+    return body, {path: tensors for path, tensors in placed.items() if path == _HEAD}
+
+
+def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
+    """Logits at the target positions, (N, vocabulary)."""
+    body, head = _split(placed)
+    with attached(model, body):
+        hidden = hidden_states(model, batch)
+    with attached(model, head):
+        return logits_of(model, hidden)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The reference's next-token distributions at the target positions of a batch.
+
+    chance: (N, vocabulary) probabilities. entropy, best: (N,).
+    """
+
+    chance: Tensor
+    entropy: Tensor
+    best: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, total: Tensor, best: Tensor) -> _Seen:
+        chance = torch.exp(logits - total[:, None])
+        return cls(chance, total - _dot(chance, logits), best)
+
+    def divergence(self, logits: Tensor, total: Tensor) -> Tensor:
+        """KL(reference || this) in nats, (N,): cross-entropy less entropy."""
+        return (total - _dot(self.chance, logits) - self.entropy).clamp_min(0)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Row by row, (N,); no matrix product, whose numbers may be rounded to bfloat16."""
+    products: Tensor = torch.linalg.vecdot(left, right)
+    return products
