@@ -11,6 +11,7 @@ COMMANDS = (
     "methods",
     "measures",
     "growth",
+    "refits",
     "curve",
     "shrink",
     "rivals",
