@@ -13,6 +13,7 @@ COMMANDS = (
     "methods",
     "measures",
     "growth",
+    "refits",
     "curve",
     "shrink",
     "rivals",

@@ -16,7 +16,7 @@ from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UsageError
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging import rescale
+from hydraopt.merging import decoded as reading
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
 
 Coded = Callable[[], dict[str, Factors]]
@@ -189,8 +189,8 @@ def test_numbers_that_are_no_integers_are_refused(three, tmp_path) -> None:
 
 def test_what_nobody_asks_for_is_not_decoded(three, tmp_path, monkeypatch) -> None:
     read = []
-    original = rescale.read_record
-    monkeypatch.setattr(rescale, "read_record", lambda *args: read.append(args) or original(*args))
+    original = reading.read_record
+    monkeypatch.setattr(reading, "read_record", lambda *args: read.append(args) or original(*args))
     merge(three, tmp_path / "out", size="30%", rescaler=grow_all(1, "b"))
     assert len(read) == 4  # one task's modules, once
 

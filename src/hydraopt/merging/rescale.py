@@ -7,31 +7,21 @@ hydraopt.basemodel.gains). All else in the streams stays as it was coded.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import functools
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
-from hydraopt.bundle.spec import TaskEntry
-from hydraopt.coding.dense import write_dense
-from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.stream import StreamWriter
-from hydraopt.compress.encode import squared_error
+from hydraopt.coding.records import PartsRecord
 from hydraopt.errors import UsageError, explain
-from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import thin
+from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.budget import Budget, Change
-from hydraopt.merging.decoded import DecodedDraft
+from hydraopt.merging.budget import Budget
 from hydraopt.merging.passes import Draft
+from hydraopt.merging.rewrite import CodedModules, rewritten
 
 __all__ = ["Rescaler", "rescaled"]
 
@@ -41,19 +31,6 @@ Rescaler = Callable[[str, Callable[[], Mapping[str, Factors]]], Shifts]
 B (m, k) and A (k, n). Gives, by module path, by how many steps of 1/32 octave each of the k parts
 shall grow, (k,) integers; modules that are left out stay as they are, and an empty answer leaves
 the task alone."""
-
-
-@dataclass(frozen=True)
-class _Recoded:
-    """Another stream of a content, and (modules,) squared errors with it.
-
-    strain: how much of the blame is its, if a budget is not kept any more.
-    """
-
-    content: int
-    stream: bytes
-    errors: Array
-    strain: float
 
 
 def rescaled(
@@ -67,72 +44,28 @@ def rescaled(
     """The draft with the coefficients that ``ask`` gives, its errors measured anew; how many tasks
     have them; and how many had to keep their old ones for the budget to be kept.
 
-    adapters: the originals by task name. value_of: what the budget limits, of a draft in which so
-    many tasks have new coefficients. Where it is too much, tasks go back: first those whose bytes
-    grew most (a size), whose error grew most (a mean error) or is largest (a largest one). Tasks of
-    equal content share a stream: the first for which ``ask`` has an answer decides.
+    adapters, value_of, and which tasks go back: as for :func:`hydraopt.merging.rewrite.rewritten`.
     Raises UsageError for an answer that does not fit the parts.
     """
-    coded = DecodedDraft(draft, pieces)
-    recoded: dict[int, _Recoded] = {}
-    for task in pieces.tasks:
-        if task.content is not None and task.content not in recoded:
-            other = _recoded(coded, task, adapters[task.name], ask, budget)
-            if other:
-                recoded[task.content] = other
-    order = sorted(recoded.values(), key=lambda other: other.strain, reverse=True)
 
-    owners = Counter(task.content for task in pieces.tasks)
+    def records(name: str, modules: CodedModules) -> dict[str, PartsRecord]:
+        return _moved(name, modules, ask)
 
-    def attempt(dropped: int) -> tuple[Draft, int]:
-        kept = {other.content: other for other in order[dropped:]}
-        return _with(draft, kept), sum(owners[content] for content in kept)
-
-    # With all dropped the draft is as it came, which keeps the budget.
-    dropped = bisect.bisect_left(
-        range(len(order)), True, key=lambda n: value_of(*attempt(n)) <= budget.limit
-    )
-    return *attempt(dropped), sum(owners[other.content] for other in order[:dropped])
+    made = rewritten(draft, pieces, adapters, records, budget, value_of)
+    return made.draft, made.tasks, made.back
 
 
-def _recoded(
-    coded: DecodedDraft, task: TaskEntry, adapter: Adapter, ask: Rescaler, budget: Budget
-) -> _Recoded | None:
-    draft, content = coded.draft, task.content
-    assert content is not None
-    paths = {index: coded.pieces.modules[index].path for index in task.modules}
-    read = functools.cache(lambda: coded.read(task))
-
-    def records() -> dict[int, PartsRecord | None]:
-        return read()[0]
-
-    shifts = ask(
-        task.name, lambda: {paths[i]: x.factors for i, x in records().items() if x is not None}
-    )
+def _moved(name: str, modules: CodedModules, ask: Rescaler) -> dict[str, PartsRecord]:
+    shifts = ask(name, lambda: {path: x.record.factors for path, x in modules().items()})
     if not any(np.any(shift) for shift in shifts.values()):
-        return None
-    counts = {paths[i]: x.count if x else 0 for i, x in records().items()}
+        return {}
+    records = {path: x.record for path, x in modules().items()}
+    moved = {}
     for path, shift in shifts.items():
-        _check(task.name, path, shift, counts.get(path))
-    writer = StreamWriter()
-    errors = draft.errors[content].copy()
-    with threadpool_limits(1, user_api="blas"):
-        for index, record in records().items():
-            path = paths[index]
-            if record is not None and path in shifts:
-                moved = record.exponents + np.asarray(shifts[path], np.int64)
-                record = dataclasses.replace(record, exponents=moved)
-                original = Factors.of(*adapter.modules[path].factors())
-                errors[index] = squared_error(thin(original.B, original.A), record)
-            write_record(writer, record, coded.bases[index] != (None, None))
-    for tensor in read()[1]:
-        write_dense(writer, tensor)
-    stream = writer.finish()
-    counted = draft.errors.copy()
-    counted[content] = errors
-    before, after = (float(draft.counting.errors(x)[content]) for x in (draft.errors, counted))
-    grown = len(stream) - len(draft.streams[content])
-    return _Recoded(content, stream, errors, budget.strain(Change(grown, before, after)))
+        _check(name, path, shift, records[path].count if path in records else None)
+        exponents = records[path].exponents + np.asarray(shift, np.int64)
+        moved[path] = dataclasses.replace(records[path], exponents=exponents)
+    return moved
 
 
 def _check(task: str, path: str, shift: Any, count: int | None) -> None:
@@ -148,10 +81,3 @@ def _check(task: str, path: str, shift: Any, count: int | None) -> None:
                 expected=wanted,
             )
         )
-
-
-def _with(draft: Draft, recoded: Mapping[int, _Recoded]) -> Draft:
-    streams, errors = list(draft.streams), draft.errors.copy()
-    for content, other in recoded.items():
-        streams[content], errors[content] = other.stream, other.errors
-    return dataclasses.replace(draft, streams=tuple(streams), errors=errors)

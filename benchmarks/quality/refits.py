@@ -1,0 +1,202 @@
+"""What refitting coded parts to the original's answers gains, by how it is done.
+
+    python -m benchmarks.quality refits SET --tasks TASKS [--size 3%] [--only ADAPTER ...]
+        [--trials NAME ...] [--rows 48] [--threads 1]
+
+The set is merged once to the size. For each adapter and trial its parts in that bundle are trained
+(hydraopt.basemodel.refit) on the original's answers to prompts of the training or the validation
+split, coded again at their rate, and measured on test rows, which nothing is chosen by. The result
+is saved after every trial, and a second call goes on where the first stopped:
+benchmarks/results/quality/SET.refits.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, provenance, save_json
+from benchmarks.quality.evidence import merged, original_adapters, request_for
+from benchmarks.quality.sets import SETS, Method
+from hydraopt.adapters import Adapter
+from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.harm import Reference, drift_of, reference_of
+from hydraopt.basemodel.model import TaskFactors, load_model
+from hydraopt.basemodel.refit import Refit, Schedule, refit
+from hydraopt.basemodel.sensitivity import answered
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.coding.records import PartsRecord, read_record, write_record
+from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.version import VERSION
+from hydraopt.compress.recode import CodedModule
+from hydraopt.evaluate.compare import products_of
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+
+__all__ = ["TRIALS", "Trial", "modules_of"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to refit. split, prompts: where the prompts are from, and how many."""
+
+    schedule: Schedule
+    split: str = "train"
+    prompts: int = 64
+
+
+TRIALS: Final[Mapping[str, Trial]] = {
+    "seen": Trial(Schedule()),
+    "drawn": Trial(Schedule(rounding="drawn")),
+    "none": Trial(Schedule(rounding="none")),
+    "slow": Trial(Schedule(rate=0.003)),
+    "fast": Trial(Schedule(rate=0.03)),
+    "stages": Trial(Schedule(stages=3)),
+    "fresh": Trial(Schedule(), "validation", 56),
+    "24": Trial(Schedule(), prompts=24),
+    "200": Trial(Schedule(), prompts=200),
+}
+
+
+def modules_of(bundle: Bundle, name: str) -> dict[str, CodedModule]:
+    """The records of a task and the bases beside them, by module path; empty ones left out."""
+    entry = next(x for x in bundle.manifest.tasks if x.name == name)
+    reader = StreamReader(bundle.read(f"task/{entry.content}"), VERSION)
+    coded = {}
+    for index in entry.modules:
+        module, bases = bundle.manifest.modules[index], bundle.bases(index)
+        record = read_record(reader, module.m, module.n, *bases)
+        if record is not None:
+            coded[module.path] = CodedModule(record, *bases)
+    return coded
+
+
+def _bytes(coded: Mapping[str, CodedModule], records: Mapping[str, PartsRecord]) -> int:
+    """Of the task's stream, with these records in the place of its own."""
+    writer = StreamWriter()
+    for path, x in coded.items():
+        write_record(writer, records.get(path, x.record), (x.left, x.right) != (None, None))
+    return len(writer.finish())
+
+
+class _Asked:
+    """Answers of one original to rows of its task; each split is asked once."""
+
+    def __init__(self, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._adapter, self._tasks = adapter, tasks
+        self.factors: TaskFactors = {p: x.factors() for p, x in adapter.modules.items()}
+        self._known: dict[tuple[str, int], list[Encoded]] = {}
+
+    def answers(self, split: str, count: int) -> list[Encoded]:
+        """To the first ``count`` rows of a split."""
+        if (split, count) not in self._known:
+            task = task_of(self._adapter.name, self._adapter.source.parent, self._tasks)
+            file = read_task_file(self._tasks, *task, split)
+            rows = [
+                encode_row(self._tokenizer, file.instruction, row.input, "")
+                for row in file.rows[:count]
+            ]
+            asked = [Encoded(row.prompt, ()) for row in rows]
+            self._known[split, count] = answered(self._model, self._tokenizer, asked, self.factors)
+        return self._known[split, count]
+
+
+def _measured(
+    model: Any,
+    test: Reference,
+    coded: Mapping[str, CodedModule],
+    records: Mapping[str, PartsRecord],
+) -> dict[str, Any]:
+    factors = {path: records.get(path, x.record).factors for path, x in coded.items()}
+    drift = drift_of(model, test, {path: (x.B, x.A) for path, x in factors.items()})
+    changed, answers, likely, _, kl, error = drift.summary()
+    shares = {"changed_pct": 100 * changed / answers, "likely_pct": 100 * likely}
+    return {
+        "answers": answers,
+        **{key: round(value, 3) for key, value in shares.items()},
+        "kl": round(kl, 5),
+        "kl_error": round(error, 5),
+    }
+
+
+def _row(name: str, trial: str, made: Refit, seconds: float) -> dict[str, Any]:
+    return {
+        "adapter": name,
+        "trial": trial,
+        "schedule": asdict(TRIALS[trial].schedule),
+        "split": TRIALS[trial].split,
+        "prompts": TRIALS[trial].prompts,
+        "held_out": {"before": asdict(made.before), "after": asdict(made.after)},
+        "steps": made.steps,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _known(out: Path) -> dict[str, Any]:
+    """The rows that are there already, by name."""
+    rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.is_file() else {}
+    return rows
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--size", default="3%")
+    parser.add_argument("--only", nargs="+", required=True, metavar="ADAPTER")
+    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=["seen"])
+    parser.add_argument("--rows", type=int, default=48, help="test rows of a task")
+    parser.add_argument("--threads", type=int, help="of the processor; default all")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    adapters = original_adapters(args.set)
+    path, note = merged(args.set, adapters, Method("hydraopt", args.size), args.tasks)
+    bundle = open_bundle(path)
+    model, tokenizer = load_model(request_for(args.set, args.tasks, None, "bfloat16").base)
+    out = QUALITY / f"{args.set}.refits.json"
+    head = provenance(f"{args.set}: harm on test rows before and after a refit")
+    with products_of("bfloat16"):
+        for name in args.only:
+            adapter = next(x for x in adapters if x.name == name)
+            asked = _Asked(model, tokenizer, adapter, args.tasks)
+            coded = modules_of(bundle, name)
+            test = reference_of(model, asked.answers("test", args.rows), asked.factors)
+            before = _measured(model, test, coded, {})
+            print(name, args.size, "before", before, flush=True)
+            for trial in args.trials:
+                key = f"{name} {args.size} {trial} {args.rows}"
+                if key in _known(out):
+                    continue
+                how = TRIALS[trial]
+                answers = asked.answers(how.split, how.prompts)
+                started = time.monotonic()
+                made = refit(model, answers, asked.factors, coded, schedule=how.schedule)
+                row = _row(name, trial, made, time.monotonic() - started)
+                row |= {
+                    "size": args.size,
+                    "bytes": {"before": _bytes(coded, {}), "after": _bytes(coded, made.records)},
+                    "before": before,
+                    "after": _measured(model, test, coded, made.records),
+                }
+                # Another process may have added rows to the file.
+                rows = {**_known(out), key: row}
+                save_json(out, {**head, "set": args.set, "bundle": note, "rows": rows})
+                print(name, trial, "after", row["after"], row["steps"], row["seconds"], flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""Refit: the coded parts of an adapter trained to keep its own answers, rounding included.
+
+The encoder rounds each module to be near the original's weights. Here both sides of all parts are
+trained together, by the KL divergence from the original at the tokens of its own answers, while
+each step sees what rounding does to them; so the parts learn to mend, together, what rounding did
+to each. What comes out are records of as many parts, in the same ways and at the same rate as
+before. A quarter of the answers is held out: training stops where these change least, and nothing
+is kept that does not help there.
+
+In stages: the modules of a stage are held at what was coded of them, and the rest goes on learning
+what they lost.
+
+Sources: quantisation-aware training with straight-through gradients (Bengio et al. 2013,
+1308.3432); noise in the rounding's place (Defossez et al. 2022, 2104.09987); distillation from the
+model's own words (LLM-QAT, 2305.17888); freezing what is coded, step by step (INQ, 1702.03044).
+Differs in what is free, the rank-one parts of an adapter, and in the coder, a trellis whose rate is
+held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hydraopt.basemodel.encoding import Batch, Encoded, collate
+from hydraopt.basemodel.harm import Reference, drift_of, reference_of
+from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, logits_of, place
+from hydraopt.bundle.harm import Harm
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import PartsRecord
+from hydraopt.compress.recode import CodedModule, Recoded, recode
+from hydraopt.errors import UsageError, explain
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.svd import halved, thin
+
+__all__ = ["HELD_OUT", "Refit", "Schedule", "refit"]
+
+HELD_OUT: Final = 4
+"""One answer in so many is not learned from, but judges what was learned."""
+_TOKENS: Final = 64
+"""Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
+_WARM: Final = 5
+"""Steps in which the rate rises to its full value."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train. The defaults are from the trials in docs/log.md.
+
+    steps: of Adam. stops: after which of them what was learned is coded and judged. rate: of the
+    first step, relative to the root mean square of a side, falling to zero in a straight line.
+    texts: answers of a step. again: steps after which rounding is looked at anew. rounding: "seen",
+    what it does to the parts as they are, or "drawn", random numbers of that size, or "none".
+    stages: groups of modules, in the order of the layers, the first of which are held from a while
+    before the end. seed: of the order of the answers, and of random numbers.
+    """
+
+    steps: int = 60
+    stops: tuple[int, ...] = (15, 30, 45, 60)
+    rate: float = 0.01
+    texts: int = 8
+    again: int = 4
+    rounding: str = "seen"
+    stages: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a refit gives: records by module path, none if nothing tried does better than before;
+    the harm on the answers held out, before and after; after how many steps training stopped."""
+
+    records: Mapping[str, PartsRecord]
+    before: Harm
+    after: Harm
+    steps: int
+
+
+def refit(
+    model: Any,
+    answers: Sequence[Encoded],
+    original: TaskFactors,
+    coded: Mapping[str, CodedModule],
+    done: Sequence[str] = (),
+    schedule: Schedule | None = None,
+) -> Refit:
+    """Other records of the modules in ``coded``, that keep more of the original's answers.
+
+    answers: prompts with the original's answers as targets. original: B (m, r) with the scale
+    inside, A (r, n), by module path. done: modules that stay as they are coded. The same arguments
+    give the same records. The model stays as it is.
+    Raises UsageError for fewer than four answers, and AlignmentError for modules that the model
+    does not have as linear ones.
+    """
+    how = schedule or Schedule()
+    spoken = [answer for answer in answers if answer.target]
+    if len(spoken) < HELD_OUT:
+        raise UsageError(
+            explain(
+                "too few answers to refit",
+                got=len(spoken),
+                expected=f"at least {HELD_OUT}, one of which judges",
+                do="Give more prompts of the task",
+            )
+        )
+    seen = [x for i, x in enumerate(spoken) if i % HELD_OUT != HELD_OUT - 1]
+    judges = reference_of(model, spoken[HELD_OUT - 1 :: HELD_OUT], original)
+    before = best = _harm(model, judges, {p: x.record for p, x in coded.items()})
+    records: dict[str, PartsRecord] = {}
+    steps = 0
+    trained = {path: x for path, x in coded.items() if path not in set(done)}
+    held = {path: x.record for path, x in coded.items() if path in set(done)}
+    for step, tried in _train(model, seen, original, trained, held, how):
+        harm = _harm(model, judges, {**held, **tried})
+        if _no_worse(harm, before) and harm.likely < best.likely:
+            best, records, steps = harm, tried, step
+    return Refit(records, before, best, steps)
+
+
+def _harm(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Harm:
+    factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
+    changed, answers, likely, _, kl, _ = drift_of(model, judges, factors).summary()
+    return Harm(changed, answers, likely, kl, False)
+
+
+def _no_worse(harm: Harm, before: Harm) -> bool:
+    """By each of the ways in which harm is counted."""
+    return harm.changed <= before.changed and harm.likely <= before.likely and harm.kl <= before.kl
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def _train(
+    model: Any,
+    answers: Sequence[Encoded],
+    original: TaskFactors,
+    coded: Mapping[str, CodedModule],
+    held: Mapping[str, PartsRecord],
+    how: Schedule,
+) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
+    """(steps so far, what was learned, coded) at every stop."""
+    sides = {path: _Sides.of(x, original[path]) for path, x in coded.items()}
+    if not sides:
+        return
+    lesson = _Lesson.of(model, answers, place(model, original), how.texts)
+    fixed = dict(place(model, {p: (x.factors.B, x.factors.A) for p, x in held.items()}))
+    learned = [x for side in sides.values() for x in (side.left, side.right)]
+    optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
+    drawn, order = torch.Generator().manual_seed(how.seed), np.random.default_rng(how.seed)
+    waiting: list[int] = []
+    holds = _holds(list(sides), how)
+    for step in range(1, how.steps + 1):
+        waiting = waiting or order.permutation(len(lesson.batches)).tolist()
+        falling = 1 - (step - 1) / how.steps
+        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
+        if (step - 1) % how.again == 0:
+            for side in sides.values():
+                side.look()
+        optimizer.zero_grad()
+        free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
+        lesson.learn(model, {**fixed, **free}, waiting.pop())
+        optimizer.step()
+        for path in holds.get(step, ()):
+            sides[path].hold()
+        if step in how.stops:
+            yield step, {path: side.look().record for path, side in sides.items()}
+
+
+def _holds(paths: Sequence[str], how: Schedule) -> dict[int, list[str]]:
+    """By step, the modules that are held from then on: after half of the steps those of the first
+    stage, and so on; those of the last one learn to the end."""
+    ordered = sorted(paths, key=_in_order)
+    holds: dict[int, list[str]] = {}
+    for stage in range(how.stages - 1):
+        step = how.steps * (how.stages + stage) // (2 * how.stages)
+        start, stop = (len(ordered) * x // how.stages for x in (stage, stage + 1))
+        holds.setdefault(step, []).extend(ordered[start:stop])
+    return holds
+
+
+def _in_order(path: str) -> tuple[tuple[int, int | str], ...]:
+    """Layer 10 comes after layer 2."""
+    return tuple((0, int(x)) if x.isdigit() else (1, x) for x in path.split("."))
+
+
+class _Sides:
+    """Both sides of a module's parts while they are trained.
+
+    left (m, k) or (p, k), right (n, k) or (q, k): in units of their root mean square at the start;
+    of a shared side, its coordinates over an orthonormal basis of the shared space.
+    """
+
+    def __init__(self, coded: CodedModule, b: Tensor, a: Tensor) -> None:
+        """b (m, k), a (n, k): the parts to start from."""
+        self._coded = coded
+        record = coded.record
+        self._spans = (
+            _span(record.left.way, coded.left),
+            _span(record.right.way, coded.right),
+        )
+        inside = [x if q is None else q.T @ x for x, q in zip((b, a), self._spans, strict=True)]
+        self._units = [float(x.square().mean().sqrt()) or 1.0 for x in inside]
+        self.left, self.right = (
+            (x / unit).requires_grad_() for x, unit in zip(inside, self._units, strict=True)
+        )
+        self._lost = [torch.zeros_like(x) for x in inside]
+        self._held: Recoded | None = None
+
+    @classmethod
+    def of(cls, coded: CodedModule, original: tuple[Any, Any]) -> _Sides:
+        """Started from the original's strongest parts, of shared sides what lies in their space;
+        from the coded parts where the original has fewer."""
+        whole = thin(*(np.asarray(x, np.float64) for x in original))
+        u, v, record = whole.U * whole.s, whole.V, coded.record
+        if record.left.way is Way.SHARED and coded.left is not None:
+            u = coded.left.orthonormal @ (coded.left.orthonormal.T @ u)
+        if record.right.way is Way.SHARED and coded.right is not None:
+            v = coded.right.orthonormal @ (coded.right.orthonormal.T @ v)
+        parts = thin(u, v.T)
+        if parts.s.size < record.count:
+            factors = record.factors
+            even = np.sqrt(
+                np.linalg.norm(factors.A, axis=1)
+                / np.maximum(np.linalg.norm(factors.B, axis=0), 1e-300)
+            )
+            start = Factors(factors.B * even, factors.A / even[:, None])
+        else:
+            start = halved(parts.U, parts.s, parts.V.T, record.count)
+        b, a = (torch.tensor(x, dtype=torch.float32) for x in (start.B, start.A.T))
+        return cls(coded, b, a)
+
+    def look(self) -> Recoded:
+        """Code the sides as they are, and remember what that does to them."""
+        if self._held is not None:
+            return self._held
+        with torch.no_grad():
+            b, a = (x.double().numpy() for x in self._multiplied(self._inside()))
+        made = recode(Factors(b, a.T), self._coded)
+        seen = (torch.tensor(x, dtype=torch.float32) for x in (made.factors.B, made.factors.A.T))
+        inside = [x if q is None else q.T @ x for x, q in zip(seen, self._spans, strict=True)]
+        with torch.no_grad():
+            self._lost = [x - y for x, y in zip(inside, self._inside(), strict=True)]
+        return made
+
+    def hold(self) -> None:
+        """Stay at what is coded now."""
+        self._held = self.look()
+
+    def factors(self, rounding: str, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+        """B (m, k) and A (k, n) with rounding, through which gradients go as if it were none."""
+        if self._held is not None:
+            factors = self._held.factors
+            return tuple(torch.tensor(x, dtype=torch.float32) for x in (factors.B, factors.A))  # type: ignore[return-value]
+        inside = self._inside()
+        if rounding == "seen":
+            inside = [x + lost for x, lost in zip(inside, self._lost, strict=True)]
+        elif rounding == "drawn":
+            inside = [
+                x + lost.square().mean(0).sqrt() * torch.randn(x.shape, generator=drawn)
+                for x, lost in zip(inside, self._lost, strict=True)
+            ]
+        b, a = self._multiplied(inside)
+        return b, a.T
+
+    def _inside(self) -> list[Tensor]:
+        return [x * unit for x, unit in zip((self.left, self.right), self._units, strict=True)]
+
+    def _multiplied(self, inside: Sequence[Tensor]) -> list[Tensor]:
+        return [x if q is None else q @ x for x, q in zip(inside, self._spans, strict=True)]
+
+
+def _span(way: Way, basis: Basis | None) -> Tensor | None:
+    """An orthonormal basis (N, q) of what a shared side can be; None for any other side."""
+    if way is not Way.SHARED or basis is None:
+        return None
+    return torch.tensor(basis.orthonormal, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What is learned from. batches: of answers of similar length. aims: (N, width) of each, what
+    the original's output layer sees. weight, bias, cap: the output layer, of the tokens that matter
+    alone: of a large vocabulary it is most of the work."""
+
+    batches: list[Batch]
+    aims: list[Tensor]
+    weight: Tensor
+    bias: Tensor | None
+    cap: float | None
+
+    @classmethod
+    def of(cls, model: Any, answers: Sequence[Encoded], original: Placed, texts: int) -> _Lesson:
+        by_length = sorted(answers, key=len)
+        batches = [collate(by_length[i : i + texts]) for i in range(0, len(by_length), texts)]
+        with torch.no_grad(), attached(model, original):
+            aims = [hidden_states(model, batch) for batch in batches]
+        tokens = _likely_tokens(model, batches, aims)
+        head = model.get_output_embeddings()
+        bias = None if head.bias is None else head.bias.detach()[tokens]
+        cap = getattr(model.config, "final_logit_softcapping", None)
+        return cls(batches, aims, head.weight.detach()[tokens], bias, cap)
+
+    def learn(self, model: Any, placed: Placed, number: int) -> None:
+        """Add the gradients of the KL an answer, mean over the answers of a batch."""
+        batch, aim = self.batches[number], self.aims[number]
+        with attached(model, placed):
+            hidden = hidden_states(model, batch)
+        # The loss in pieces, each of whose logits are freed before the next.
+        leaf = hidden.detach().requires_grad_()
+        answers = len(batch.ids)
+        for start in range(0, len(leaf), _TOKENS):
+            with torch.no_grad():
+                want = self._chances(aim[start : start + _TOKENS])
+            got = self._chances(leaf[start : start + _TOKENS])
+            kl = F.kl_div(got, want, log_target=True, reduction="sum")
+            torch.autograd.backward(kl / answers)
+        torch.autograd.backward(hidden, leaf.grad)
+
+    def _chances(self, hidden: Tensor) -> Tensor:
+        logits = F.linear(hidden, self.weight, self.bias).float()
+        if self.cap is not None:
+            logits = self.cap * torch.tanh(logits / self.cap)
+        return logits.log_softmax(-1)
+
+
+_LIKELY: Final = 16
+"""Tokens that the original holds likeliest at a place: those of all places are learned from."""
+
+
+@torch.no_grad()
+def _likely_tokens(model: Any, batches: Sequence[Batch], aims: Sequence[Tensor]) -> Tensor:
+    """The tokens of all answers, and those that the original holds likely at any place of one."""
+    tokens = [batch.labels for batch in batches]
+    for aim in aims:
+        for start in range(0, len(aim), _TOKENS):
+            logits = logits_of(model, aim[start : start + _TOKENS])
+            tokens.append(logits.topk(min(_LIKELY, logits.shape[-1])).indices.flatten().cpu())
+    return torch.cat(tokens).unique()

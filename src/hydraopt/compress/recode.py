@@ -1,0 +1,100 @@
+"""Recode: other factors in the place of a record's, in its way of writing and at its rate.
+
+A record of a stream says how many parts there are, how each side is written and how lively its
+numbers are. Factors that take the place of those inside (hydraopt.basemodel.refit trains such) are
+rounded to the same spread classes, so they take about the same bytes, and no other record changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydraopt.coding.coefficients import exponents, power
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import PartsRecord, Side, quantise_side
+from hydraopt.coding.spread import spread_of
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Array, Factors
+
+__all__ = ["CodedModule", "Recoded", "recode"]
+
+
+@dataclass(frozen=True)
+class CodedModule:
+    """A task's record of a module, and the shared bases of the module, each if it has one."""
+
+    record: PartsRecord
+    left: Basis | None
+    right: Basis | None
+
+
+@dataclass(frozen=True)
+class Recoded:
+    """A record that was made of other factors.
+
+    factors: what a reader will see, B (m, k) and A (k, n), each column of B and row of A as long
+    as the one that it was made of, as far as rounding keeps it: so that both sides can be compared
+    with what they stand for, part by part. Their product is the record's.
+    """
+
+    record: PartsRecord
+    factors: Factors
+
+
+def _scales(x: Array, side: Side, basis: Basis | None) -> Array:
+    """By what to multiply each column of ``x`` (N, k), so that it is written at the side's rate.
+
+    Of a predicted side neither the whole nor what the basis misses may be livelier than it was: a
+    column that has moved away from the basis is written more roughly, not with more bits.
+    """
+    if side.way is not Way.PREDICTED or basis is None:
+        block = side.own if side.coordinates is None else side.coordinates
+        assert block is not None
+        return np.sqrt(block.levels.shape[1]) * spread_of(block.spreads) / _lengths(x)
+    assert side.own is not None
+    missed = x - basis.vectors @ basis.coordinates(x)
+    most = np.linalg.norm(side.values, axis=0) / _lengths(x)
+    own = np.sqrt(len(x)) * spread_of(side.own.spreads)
+    least = np.maximum(np.linalg.norm(missed, axis=0), 1e-12 * _lengths(x))
+    scales: Array = np.minimum(most, own / least)
+    return np.where(scales > 0, scales, 1.0)
+
+
+def _lengths(x: Array) -> Array:
+    lengths = np.linalg.norm(x, axis=0)
+    whole: Array = np.where(lengths > 0, lengths, 1.0)
+    return whole
+
+
+def _unbiased(x: Array, rounded: Array) -> Array:
+    """Factors (k,) by which rounded columns have the effect of ``x`` (N, k) along it; 1 for those
+    of which rounding left nothing."""
+    along = np.sum(x * rounded, axis=0)
+    some = along > 0
+    factors: Array = np.where(some, np.sum(x * x, axis=0) / np.where(some, along, 1.0), 1.0)
+    return factors
+
+
+def recode(factors: Factors, coded: CodedModule) -> Recoded:
+    """A record of ``factors``, B (m, k) with the scale inside and A (k, n), in the place of that of
+    ``coded``, which has k parts too.
+
+    Ways and spread classes are those of the old record; of a shared side only what lies in its
+    basis is kept. The coefficients undo what rounding takes from each part's effect.
+    Deterministic; O(k (m + n)), and the bases' part.
+    """
+    record, left, right = coded.record, coded.left, coded.right
+    a = factors.A.T
+    into = _scales(a, record.right, right)
+    rights = quantise_side(a * into, record.right.way, right)
+    back = _unbiased(a * into, rights.values) / into
+    ideal = factors.B * back
+    # On the grid of coefficients, which so cost no accuracy.
+    grid = exponents(1 / _scales(ideal, record.left, left))
+    lefts = quantise_side(ideal / power(grid), record.left.way, left)
+    coefficients = exponents(power(grid) * _unbiased(ideal / power(grid), lefts.values))
+    made = PartsRecord(lefts, rights, coefficients)
+    seen = Factors(lefts.values * power(coefficients) / back, (rights.values * back).T)
+    return Recoded(made, seen)

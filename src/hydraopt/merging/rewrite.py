@@ -1,0 +1,139 @@
+"""Rewrite: a draft in which some tasks have other records than the encoder made.
+
+The shared bases and all other tasks stay as they were coded. A budget is still kept: tasks go back
+to what the encoder made where it would not be.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from threadpoolctl import threadpool_limits
+
+from hydraopt.adapters import Adapter
+from hydraopt.bundle.spec import TaskEntry
+from hydraopt.coding.dense import write_dense
+from hydraopt.coding.records import PartsRecord, write_record
+from hydraopt.coding.stream import StreamWriter
+from hydraopt.compress.encode import squared_error
+from hydraopt.compress.recode import CodedModule
+from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import thin
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.budget import Budget, Change
+from hydraopt.merging.decoded import DecodedDraft
+from hydraopt.merging.passes import Draft
+
+__all__ = ["Asked", "CodedModules", "Rewritten", "rewritten"]
+
+CodedModules = Callable[[], Mapping[str, CodedModule]]
+"""Decodes a task's modules, by path; those of which nothing is kept are not there."""
+Asked = Callable[[str, CodedModules], Mapping[str, PartsRecord]]
+"""Called with a task's name; gives other records by module path, none to leave the task alone."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A draft with other records: in how many tasks, and how many had to go back."""
+
+    draft: Draft
+    tasks: int
+    back: int
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Another stream of a content, and (items,) squared errors with it.
+
+    strain: how much of the blame is its, if a budget is not kept any more.
+    """
+
+    content: int
+    stream: bytes
+    errors: Array
+    strain: float
+
+
+def rewritten(
+    draft: Draft,
+    pieces: MergeSet,
+    adapters: Mapping[str, Adapter],
+    ask: Asked,
+    budget: Budget,
+    value_of: Callable[[Draft, int], float],
+) -> Rewritten:
+    """The draft with the records that ``ask`` gives, its errors measured anew.
+
+    adapters: the originals by task name. value_of: what the budget limits, of a draft in which so
+    many tasks have other records. Where it is too much, tasks go back: first those whose bytes
+    grew most (a size), whose error grew most (a mean error) or is largest (a largest one). Tasks of
+    equal content share a stream: the first for which ``ask`` has an answer decides.
+    """
+    decoded = DecodedDraft(draft, pieces)
+    streams: dict[int, _Stream] = {}
+    for task in pieces.tasks:
+        if task.content is not None and task.content not in streams:
+            other = _stream(decoded, task, adapters[task.name], ask, budget)
+            if other:
+                streams[task.content] = other
+    order = sorted(streams.values(), key=lambda other: other.strain, reverse=True)
+    owners = Counter(task.content for task in pieces.tasks)
+
+    def attempt(dropped: int) -> tuple[Draft, int]:
+        kept = order[dropped:]
+        return _with(draft, kept), sum(owners[other.content] for other in kept)
+
+    # With all dropped the draft is as it came, which keeps the budget.
+    dropped = bisect.bisect_left(
+        range(len(order)), True, key=lambda n: value_of(*attempt(n)) <= budget.limit
+    )
+    return Rewritten(*attempt(dropped), sum(owners[other.content] for other in order[:dropped]))
+
+
+def _stream(
+    decoded: DecodedDraft, task: TaskEntry, adapter: Adapter, ask: Asked, budget: Budget
+) -> _Stream | None:
+    draft, content = decoded.draft, task.content
+    assert content is not None
+    paths = {index: decoded.pieces.modules[index].path for index in task.modules}
+    read = functools.cache(lambda: decoded.read(task))
+
+    def modules() -> dict[str, CodedModule]:
+        return {
+            paths[i]: CodedModule(record, *decoded.bases[i])
+            for i, record in read()[0].items()
+            if record is not None
+        }
+
+    others = ask(task.name, modules)
+    if not others:
+        return None
+    writer = StreamWriter()
+    errors = draft.errors[content].copy()
+    with threadpool_limits(1, user_api="blas"):
+        for index, record in read()[0].items():
+            other = others.get(paths[index])
+            if other is not None:
+                original = Factors.of(*adapter.modules[paths[index]].factors())
+                errors[index] = squared_error(thin(original.B, original.A), other)
+            write_record(writer, other or record, decoded.bases[index] != (None, None))
+    for tensor in read()[1]:
+        write_dense(writer, tensor)
+    stream = writer.finish()
+    counted = draft.errors.copy()
+    counted[content] = errors
+    before, after = (float(draft.counting.errors(x)[content]) for x in (draft.errors, counted))
+    grown = len(stream) - len(draft.streams[content])
+    return _Stream(content, stream, errors, budget.strain(Change(grown, before, after)))
+
+
+def _with(draft: Draft, others: list[_Stream]) -> Draft:
+    streams, errors = list(draft.streams), draft.errors.copy()
+    for other in others:
+        streams[other.content], errors[other.content] = other.stream, other.errors
+    return dataclasses.replace(draft, streams=tuple(streams), errors=errors)

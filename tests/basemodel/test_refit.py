@@ -1,0 +1,158 @@
+"""Coded parts trained to keep the original's own answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hydraopt import merge, open_bundle, read_adapters
+from hydraopt.basemodel import refit as module
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.harm import drift_of, reference_of
+from hydraopt.basemodel.refit import HELD_OUT, Schedule, refit
+from hydraopt.coding.forms import FORMS
+from hydraopt.coding.records import read_record
+from hydraopt.coding.stream import StreamReader
+from hydraopt.coding.version import VERSION
+from hydraopt.compress.recode import CodedModule
+from hydraopt.errors import AlignmentError, UsageError
+from tests.basemodel.test_gains import PATHS, factors_of, texts_of
+
+SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
+
+
+def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = None):
+    """(originals, records) of the first of three adapters, as a merge to ``size`` codes it."""
+    seeds = (0, 1, 2)
+    folders = [make_adapter(folder / f"t{i}", factors_of(i, 0.02)) for i in seeds]
+    adapters = read_adapters(folders)
+    merge(adapters, folder / "x", size=size, forms=form and [form])
+    bundle = open_bundle(folder / "x")
+    reader = StreamReader(bundle.read("task/0"), VERSION)
+    coded = {}
+    for index in bundle.manifest.tasks[0].modules:
+        entry, bases = bundle.manifest.modules[index], bundle.bases(index)
+        record = read_record(reader, entry.m, entry.n, *bases)
+        if record is not None:
+            coded[entry.path] = CodedModule(record, *bases)
+    return {p: x.factors() for p, x in adapters[0].modules.items()}, coded
+
+
+def likely(model, texts, original, records) -> float:
+    factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
+    return drift_of(model, reference_of(model, texts, original), factors).summary()[2]
+
+
+def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 24)
+    made = refit(model, texts, original, coded, schedule=SHORT)
+    assert made.after.likely < 0.9 * made.before.likely
+    assert made.after.kl < 0.9 * made.before.kl
+    assert made.after.changed <= made.before.changed
+    judges = texts[HELD_OUT - 1 :: HELD_OUT]
+    assert made.before.answers == len(judges)
+    old = {path: x.record for path, x in coded.items()}
+    assert made.before.likely == pytest.approx(likely(model, judges, original, old))
+    assert made.after.likely == pytest.approx(likely(model, judges, original, made.records))
+    assert made.steps in SHORT.stops
+    assert made.records.keys() == coded.keys()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_never_worse_and_in_the_same_ways_over_the_same_bases(
+    trained, make_adapter, tmp_path, form
+) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path, "60%", form)
+    texts = texts_of(tokenizer, 16)
+    made = refit(model, texts, original, coded, schedule=Schedule(8, (4, 8), 0.02))
+    assert made.after.likely <= made.before.likely
+    assert made.after.kl <= made.before.kl
+    how = Schedule(8, (8,), 0.02)
+    ((_, tried),) = module._train(model, texts, original, coded, {}, how)
+    assert tried.keys() == coded.keys()
+    for path, record in tried.items():
+        assert record.mode == coded[path].record.mode
+        assert record.count == coded[path].record.count
+        assert not np.array_equal(record.factors.B, coded[path].record.factors.B)
+
+
+def test_nothing_is_kept_that_does_not_help(trained, make_adapter, tmp_path, monkeypatch) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 16)
+    wild = Schedule(steps=4, stops=(2, 4), rate=5.0)
+    made = refit(model, texts, original, coded, schedule=wild)
+    assert (made.records, made.steps) == ({}, 0)
+    assert made.after == made.before
+
+
+def test_the_best_stop_is_kept(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 24)
+    many = refit(model, texts, original, coded, schedule=SHORT)
+    for stop in SHORT.stops:
+        one = Schedule(SHORT.steps, (stop,), SHORT.rate)
+        assert many.after.likely <= refit(model, texts, original, coded, schedule=one).after.likely
+
+
+def test_modules_that_are_done_stay(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    made = refit(model, texts_of(tokenizer, 24), original, coded, done=PATHS[:2], schedule=SHORT)
+    assert sorted(made.records) == sorted(set(PATHS[2:]) & coded.keys())
+    assert made.after.likely < made.before.likely
+    everything = refit(model, texts_of(tokenizer, 24), original, coded, done=PATHS)
+    assert everything.records == {}
+
+
+def test_the_same_seed_gives_the_same_and_the_model_stays(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    weights = {name: x.clone() for name, x in model.state_dict().items()}
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 24)
+    how = Schedule(8, (8,), 0.02, rounding="drawn")
+
+    def learned(seed: int) -> dict[str, np.ndarray]:
+        schedule = dataclasses.replace(how, seed=seed)
+        ((_, records),) = module._train(model, texts, original, coded, {}, schedule)
+        return {path: x.factors.B for path, x in records.items()}
+
+    first, again, other = learned(0), learned(0), learned(1)
+    assert all(np.array_equal(again[path], b) for path, b in first.items())
+    assert not any(np.array_equal(other[path], b) for path, b in first.items())
+    refit(model, texts, original, coded, schedule=how)
+    assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
+    assert not any(x.requires_grad for x in model.parameters())
+
+
+def test_stages_hold_early_layers_first(trained, make_adapter, tmp_path) -> None:
+    holds = module._holds(["l.10.q", "l.2.q", "l.2.k", "l.0.q"], Schedule(steps=40, stages=2))
+    assert holds == {20: ["l.0.q", "l.2.k"]}
+    assert module._holds(["l.0.q"], Schedule()) == {}
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    how = Schedule(24, (12, 24), 0.2, stages=2)
+    lessons = list(module._train(model, texts_of(tokenizer, 18), original, coded, {}, how))
+    (_, middle), (_, end) = lessons
+    early = sorted(coded, key=module._in_order)[: len(coded) // 2]
+    same = {p for p in coded if np.array_equal(middle[p].factors.B, end[p].factors.B)}
+    assert same == set(early)
+
+
+def test_too_few_answers_and_other_modules_are_refused(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 16)
+    for few in ([], texts[:3], [Encoded(x.prompt, ()) for x in texts]):
+        with pytest.raises(UsageError, match="too few answers to refit"):
+            refit(model, few, original, coded)
+    with pytest.raises(AlignmentError, match="no linear module"):
+        refit(model, texts, {"x.y": original[PATHS[0]]}, coded)
