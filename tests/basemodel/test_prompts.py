@@ -125,10 +125,20 @@ def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
     assert json.loads(seen.stdout)["size"] == out.stat().st_size
     recipe = open_bundle(out).recipe
     assert recipe["sensitivity"] == ["en", "fr"]
-    assert recipe["rescaled"] == 1
+    assert recipe["judged"] == 1
+    (told,) = [task.harm for task in open_bundle(out).manifest.tasks if task.name == "fr"]
+    assert told is not None
+    assert told.answers == (8 if recipe.get("refit") else 32)
+    fixed = CliRunner().invoke(
+        cli, [*call, "--base", str(base), "--prompts", f"fr={prompts}", "--no-refit"]
+    )
+    assert fixed.exit_code == 0, fixed.output
+    assert "refit" not in open_bundle(out).recipe
     for wrong, what in (
         (["--prompts", f"fr={prompts}"], "give the base model as well"),
-        (["--base", str(base), "--prompts", "fr"], "not TASK=FILE"),
+        (["--base", str(base), "--prompts", "fr"], "no folder of prompts"),
+        (["--base", str(base), "--prompts", "fr="], "not TASK=FILE"),
+        (["--harm", "1%"], "--base and --prompts"),
         (["--base", str(base), "--prompts", f"fr={tmp_path / 'no'}"], "cannot read the prompts"),
         (["--base", str(base), *["--prompts", f"fr={prompts}"] * 2], "named twice"),
         (["--base", str(tmp_path / "no")], "base"),

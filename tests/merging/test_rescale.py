@@ -142,7 +142,7 @@ def test_if_nothing_is_kept_the_bundle_is_as_without(three, tmp_path) -> None:
     merge(three, plain, error=0.2)
     made = merge(three, out, error=0.2, rescaler=rough("abc", 20))
     assert plain.read_bytes() == out.read_bytes()
-    assert "the parts of 3 tasks kept" in made.notes[-1]
+    assert "the parts of 3 tasks stayed" in made.notes[-1]
     assert made.notes[-2] == "coded parts were rescaled in 0 of 3 tasks"
 
 

@@ -33,7 +33,18 @@ from hydraopt.basemodel.model import (
     place,
 )
 
-__all__ = ["Drift", "Reference", "drift_of", "likely_changes", "reference_of"]
+__all__ = [
+    "HELD_OUT",
+    "Drift",
+    "Reference",
+    "drift_of",
+    "held_out",
+    "likely_changes",
+    "reference_of",
+]
+
+HELD_OUT: Final = 4
+"""One answer in so many is not learned from by a refit, but judges what was learned."""
 
 Numbers = NDArray[np.float64]
 
@@ -71,6 +82,14 @@ class Drift:
 
     answers: int
 
+    def only(self, some: Sequence[int]) -> Drift:
+        """That of these answers alone."""
+        place = np.full(self.answers, -1)
+        place[list(some)] = np.arange(len(some))
+        kept = place[self.row] >= 0
+        row = place[self.row[kept]]
+        return Drift(row, self.kl[kept], self.margin[kept], self.moved[kept], len(some))
+
     @property
     def changed(self) -> int:
         """Answers of which some token changes."""
@@ -107,6 +126,13 @@ def likely_changes(drift: Drift) -> Numbers:
     kept = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
     likely: Numbers = -np.expm1(kept)
     return likely
+
+
+def held_out(answers: Sequence[Encoded]) -> tuple[list[int], list[int]]:
+    """Indices of the answers to learn from, and of those to judge by; empty ones are neither."""
+    spoken = [i for i, answer in enumerate(answers) if answer.target]
+    judges = spoken[HELD_OUT - 1 :: HELD_OUT]
+    return [i for i in spoken if i not in set(judges)], judges
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import torch
 
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Reference, drift_of, reference_of
+from hydraopt.basemodel.harm import Reference, drift_of, held_out, reference_of
 from hydraopt.basemodel.memory import Memory, base_hash, cache_folder, key_of
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.sensitivity import answered
@@ -72,7 +72,11 @@ class Judge:
         return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
 
     def measure(
-        self, task: str, coded: Callable[[], Mapping[str, Factors]], error: float = 0.0
+        self,
+        task: str,
+        coded: Callable[[], Mapping[str, Factors]],
+        error: float = 0.0,
+        apart: bool = False,
     ) -> Judged:
         """The harm of a task's decoded factors, whatever their error; see
         hydraopt.merging.harm.judging.
@@ -80,18 +84,19 @@ class Judge:
         Raises AlignmentError for modules that the base does not have as linear ones.
         """
         factors = {path: (x.B, x.A) for path, x in sorted(coded().items())}
-        return self.measured(task, factors)
+        return self.measured(task, factors, apart)
 
-    def measured(self, task: str, factors: TaskFactors) -> Judged:
+    def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> Judged:
         """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path."""
-        parts: list[bytes | str] = [self._key(task)]
+        some = held_out(self.answers(task))[1] if apart else range(len(self._prompts[task]))
+        parts: list[bytes | str] = [self._key(task), *(("apart",) if apart else ())]
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)
         known = self._memory.get(key)
-        if not _is_summary(known, len(self._prompts[task])):
+        if not _is_summary(known, len(some)):
             drift = drift_of(self._model, self._reference(task), factors)
-            known = list(drift.summary())
+            known = list(drift.only(some).summary())
             self._memory.put(key, known)
         changed, answers, likely, likely_error, kl, kl_error = known
         return Judged(Harm(changed, answers, likely, kl, self._held_out), likely_error, kl_error)

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch, Encoded, collate
-from hydraopt.basemodel.harm import Reference, drift_of, reference_of
+from hydraopt.basemodel.harm import HELD_OUT, Reference, drift_of, held_out, reference_of
 from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, logits_of, place
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.forms import Way
@@ -40,10 +40,8 @@ from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 
-__all__ = ["HELD_OUT", "Refit", "Schedule", "refit"]
+__all__ = ["Refit", "Schedule", "refit"]
 
-HELD_OUT: Final = 4
-"""One answer in so many is not learned from, but judges what was learned."""
 _TOKENS: Final = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
 _WARM: Final = 5
@@ -100,18 +98,18 @@ def refit(
     does not have as linear ones.
     """
     how = schedule or Schedule()
-    spoken = [answer for answer in answers if answer.target]
-    if len(spoken) < HELD_OUT:
+    learned_from, judged_by = held_out(answers)
+    if not judged_by:
         raise UsageError(
             explain(
                 "too few answers to refit",
-                got=len(spoken),
+                got=len(learned_from),
                 expected=f"at least {HELD_OUT}, one of which judges",
                 do="Give more prompts of the task",
             )
         )
-    seen = [x for i, x in enumerate(spoken) if i % HELD_OUT != HELD_OUT - 1]
-    judges = reference_of(model, spoken[HELD_OUT - 1 :: HELD_OUT], original)
+    seen = [answers[i] for i in learned_from]
+    judges = reference_of(model, [answers[i] for i in judged_by], original)
     before = best = _harm(model, judges, {p: x.record for p, x in coded.items()})
     records: dict[str, PartsRecord] = {}
     steps = 0
@@ -343,4 +341,5 @@ def _likely_tokens(model: Any, batches: Sequence[Batch], aims: Sequence[Tensor])
         for start in range(0, len(aim), _TOKENS):
             logits = logits_of(model, aim[start : start + _TOKENS])
             tokens.append(logits.topk(min(_LIKELY, logits.shape[-1])).indices.flatten().cpu())
-    return torch.cat(tokens).unique()
+    known: Tensor = torch.cat(tokens).unique()  # type: ignore[no-untyped-call]
+    return known

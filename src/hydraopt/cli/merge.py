@@ -85,6 +85,13 @@ __all__ = ["merge"]
     "rounds: a few answers change by that alone.",
 )
 @click.option(
+    "--refit/--no-refit",
+    default=True,
+    show_default=True,
+    help="With --prompts: train the coded parts to keep the answers, where that helps on a quarter "
+    "of the prompts that is held out.",
+)
+@click.option(
     "--plan-only",
     is_flag=True,
     help="Measure, and show each task by size by harm, but write nothing. What was measured is "
@@ -275,7 +282,7 @@ def _merge(
         fair=asked.fair,
         measure=asked.measure,
         sensitivity=onlooker.sensitivities() if onlooker else None,
-        rescaler=onlooker.gains if onlooker and asked.prompts and not asked.harm else None,
+        refitter=onlooker.refit if onlooker and asked.prompts and asked.refit else None,
         harm=asked.harm,
         judge=onlooker.judge if onlooker and asked.prompts else None,
         forms=asked.forms or None,

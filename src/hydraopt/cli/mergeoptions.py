@@ -74,6 +74,7 @@ class Asked:
     base: str | None
     prompted: tuple[tuple[str, str], ...]
     products: str
+    refit: bool
     method: str | None
     heads: int | None
     rank: int | None

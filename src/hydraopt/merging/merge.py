@@ -32,17 +32,18 @@ from hydraopt.merging.budget import (
     parse_harm,
     parse_size,
 )
+from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import Judge
 from hydraopt.merging.harm.solve import TRIALS, solve_by_harm
-from hydraopt.merging.harm.trials import measure_tasks
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.rescale import Rescaler, rescaled
+from hydraopt.merging.refit import Refitter
+from hydraopt.merging.rescale import Rescaler
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve
 from hydraopt.merging.weights import Sensitivity
-from hydraopt.progress import Progress, silent
+from hydraopt.progress import Progress
 
 __all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "write"]
 
@@ -51,7 +52,6 @@ DEFAULT_MAX_ERROR: Final = 0.05
 DEFAULT_MEASURE: Final = "bias-aware"
 _NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
-_GIVE_PROMPTS: Final = "Give a base model and prompts: merge --base BASE --prompts DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ def merge(
     rescaler: Rescaler | None = None,
     harm: str | None = None,
     judge: Judge | None = None,
+    refitter: Refitter | None = None,
     forms: Sequence[str] | None = None,
     same_base: bool = False,
     alpha: float | None = None,
@@ -102,42 +103,38 @@ def merge(
     which modules of a task matter more; only ratios within a task count. rescaler: see
     hydraopt.merging.rescale. judge: measures harm (hydraopt.basemodel.onlooker has one): a size is
     shared out by it, and the bundle says what was measured. harm: a limit, which needs a judge:
-    "1%" of each task's answers may change, or "0.01nats" of KL an answer. forms: those permitted,
+    "1%" of each task's answers may change, or "0.01nats" of KL an answer. refitter: trains coded
+    parts to keep the answers, see hydraopt.merging.refit. forms: those permitted,
     default all of hydraopt.coding.forms.FORMS. same_base: take base models written differently as
     one. alpha: for files that do not state theirs. exact: patterns with * and ? of keys of tensors
-    to keep
-    bit by bit. base: the base model's folder or tensors; what takes the place of one is coded
-    as the difference, and whoever reads it needs the base too. threads: default all cores; does
-    not change the result. progress: called with (stage, done, total).
+    to keep bit by bit. base: the base model's folder or tensors; what takes the place of one is
+    coded as the difference, and whoever reads it needs the base too. threads: default all cores;
+    does not change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes, whatever the order of the adapters. Raises a
     HydraoptError for anything wrong with the input, before ``output`` is touched.
     """
     started = time.monotonic()
     limits = _Limits(size, error, max_error, lossless, harm)
-    if harm is not None and (judge is None or rescaler is not None):
-        got = "no judge" if judge is None else "a rescaler, which changes what was judged"
-        raise UsageError(explain("a limit on harm needs a judge", got=got, do=_GIVE_PROMPTS))
+    helpers = Finishers(judge, refitter, rescaler)
+    helpers.check(harm is not None)
     if lossless:
         choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
-        _refuse_idle({**choices, "sensitivity": sensitivity, "rescaler": rescaler, "judge": judge})
+        _refuse_idle({**choices, "sensitivity": sensitivity, **vars(helpers)})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
     limit = "lossless" if lossless else budget.name, budget.limit
-    seen, judged = tuple(sorted(sensitivity or ())), len(judge.tasks()) if judge else 0
-    recipe = MergeRecipe(chosen.name, *limit, permitted, fair, seen, judged=judged)
+    seen = tuple(sorted(sensitivity or ()))
+    recipe = MergeRecipe(chosen.name, *limit, permitted, fair, seen, judged=helpers.judged)
     job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
         weighed = importance or {}, sensitivity or {}
         options = Options(chosen, permitted, fair, threads, progress, *weighed)
         job, solution = _solved(job, budget, options, judge)
-        if rescaler and not isinstance(budget, HarmLimit):
-            job, solution = _rescaled(job, solution, recipe, loaded.adapters, rescaler, budget)
-        if judge:
-            job = _told(job, solution.draft, judge, progress or silent)
+        job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
 
 
@@ -156,17 +153,6 @@ def _solved(
     solution = solve_by_harm(job, budget, options, judge)
     curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}
     return dataclasses.replace(job, measured=curves), Solution(solution.draft, solution.passes)
-
-
-def _told(job: Job, draft: Draft, judge: Judge, progress: Progress) -> Job:
-    """The job with what is measured of the draft that will be written."""
-    judged = measure_tasks(draft, job, judge, range(job.pieces.contents), progress)
-    nothing = Measured(None)
-    measured = {
-        name: dataclasses.replace(job.measured.get(name, nothing), harm=x.harm)
-        for name, x in judged.items()
-    }
-    return dataclasses.replace(job, measured=measured)
 
 
 def _aligned(
@@ -217,35 +203,6 @@ def _refuse_idle(choices: Mapping[str, object]) -> None:
                 do="Leave these out, or give a size or an error instead",
             )
         )
-
-
-def _rescaled(
-    job: Job,
-    solution: Solution[Draft],
-    recipe: MergeRecipe,
-    adapters: Sequence[Adapter],
-    rescaler: Rescaler,
-    budget: Budget,
-) -> tuple[Job, Solution[Draft]]:
-    """With other coefficients, which the recipe counts, and notes: in how many tasks, and if the
-    budget stood in the way."""
-
-    def counted(tasks: int) -> Job:
-        return dataclasses.replace(job, recipe=dataclasses.replace(recipe, rescaled=tasks))
-
-    def value_of(draft: Draft, tasks: int) -> float:
-        return counted(tasks).value(budget, draft)
-
-    pieces, originals = job.pieces, {adapter.name: adapter for adapter in adapters}
-    draft, tasks, back = rescaled(solution.draft, pieces, originals, rescaler, budget, value_of)
-    notes = [f"coded parts were rescaled in {tasks} of {len(pieces.tasks)} tasks"]
-    if back:
-        notes.append(
-            f"the parts of {back} tasks kept the lengths that the encoder gave them: with others "
-            f"the {budget.name} would not be kept"
-        )
-    told = dataclasses.replace(pieces, notes=(*pieces.notes, *notes))
-    return dataclasses.replace(counted(tasks), pieces=told), Solution(draft, solution.passes)
 
 
 def _left_out(manifest: Manifest) -> Iterator[str]:

@@ -16,7 +16,8 @@ class MergeRecipe:
     limit, value: the budget's name ("size", "error", "max-error", or "lossless") and its limit.
     sensitivity: the tasks of which it was seen which modules matter. rescaled: tasks whose coded
     parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
-    their own greedy answers, teacher-forced, and by which a size was shared out.
+    their own greedy answers, teacher-forced, and by which a size was shared out. refit: tasks whose
+    coded parts were trained to keep these.
     """
 
     measure: str
@@ -27,6 +28,7 @@ class MergeRecipe:
     sensitivity: tuple[str, ...] = ()
     rescaled: int = 0
     judged: int = 0
+    refit: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it; what was not done is left out."""
@@ -43,6 +45,8 @@ class MergeRecipe:
             recipe["rescaled"] = self.rescaled
         if self.judged:
             recipe["judged"] = self.judged
+        if self.refit:
+            recipe["refit"] = self.refit
         return recipe
 
 

@@ -32,7 +32,9 @@ class PowerJudge:
     def tasks(self) -> frozenset[str]:
         return frozenset(self.scales)
 
-    def measure(self, task: str, coded: Callable[[], Mapping[str, Factors]], error) -> Judged:
+    def measure(
+        self, task: str, coded: Callable[[], Mapping[str, Factors]], error, apart=False
+    ) -> Judged:
         self.asked += 1
         decoded, mine = coded(), self.originals[task]
         lost = whole = 0.0
@@ -128,7 +130,7 @@ def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:
 
 def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> None:
     class Stubborn(PowerJudge):
-        def measure(self, task, coded, error) -> Judged:
+        def measure(self, task, coded, error, apart=False) -> Judged:
             judged = super().measure(task, coded, error)
             if task != "fair":
                 return judged

@@ -29,9 +29,13 @@ class Judge(Protocol):
         ...
 
     def measure(
-        self, task: str, coded: Callable[[], Mapping[str, Factors]], error: float
+        self,
+        task: str,
+        coded: Callable[[], Mapping[str, Factors]],
+        error: float,
+        apart: bool = False,
     ) -> Judged:
         """The harm of a task's decoded factors, by module path, B (m, k) with the scale inside and
         A (k, n); modules that are left out are those of the base model alone. error: their relative
-        error, Frobenius."""
+        error, Frobenius. apart: on those prompts alone that a refit does not learn from."""
         ...

@@ -45,7 +45,11 @@ class StoredCurves:
         return frozenset(self._lines)
 
     def measure(
-        self, task: str, coded: Callable[[], Mapping[str, Factors]], error: float
+        self,
+        task: str,
+        coded: Callable[[], Mapping[str, Factors]],
+        error: float,
+        apart: bool = False,
     ) -> Judged:
         """What the curve says; beyond its largest error, where nobody has looked, everything is
         likely to change."""

@@ -50,15 +50,22 @@ class Counted:
 
 
 def measure_tasks(
-    draft: Draft, job: Job, judge: Judge, contents: Collection[int], progress: Progress
+    draft: Draft,
+    job: Job,
+    judge: Judge,
+    contents: Collection[int],
+    progress: Progress,
+    refitted: Collection[str] = (),
 ) -> dict[str, Judged]:
-    """The harm of a draft to the tasks of these contents that the judge has prompts for."""
+    """The harm of a draft to the tasks of these contents that the judge has prompts for; to those
+    that were refitted, on the prompts that were not learned from."""
     decoded, errors, found = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
     asked = [x for x in job.pieces.tasks if x.name in judge.tasks() and x.content in contents]
     for done, task in enumerate(asked, 1):
         assert task.content is not None
         factors = functools.partial(decoded.factors, task)
-        found[task.name] = judge.measure(task.name, factors, float(errors[task.content]))
+        error, apart = float(errors[task.content]), task.name in refitted
+        found[task.name] = judge.measure(task.name, factors, error, apart)
         progress("measuring harm", done, len(asked))
     return found
 

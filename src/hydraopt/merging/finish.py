@@ -1,0 +1,161 @@
+"""Finish: what is done to a solved draft with the base model at hand: refit, rescale, measure.
+
+Each is asked of somebody else, who has the model; nothing here knows of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from hydraopt.adapters import Adapter
+from hydraopt.coding.records import PartsRecord
+from hydraopt.errors import UsageError, explain
+from hydraopt.merging.budget import Budget, HarmLimit
+from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.trials import measure_tasks
+from hydraopt.merging.outcome import Job, Measured
+from hydraopt.merging.passes import Draft
+from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.refit import Refitter, refitted
+from hydraopt.merging.rescale import Rescaler, rescaled
+from hydraopt.merging.rewrite import CodedModules, Rewritten
+from hydraopt.merging.search import Solution
+from hydraopt.progress import Progress, silent
+
+__all__ = ["Finishers", "finished"]
+
+_GIVE_PROMPTS: Final = "Give a base model and prompts: merge --base BASE --prompts DIR"
+
+
+@dataclass(frozen=True)
+class Finishers:
+    """Who is asked, each None if nobody: to measure harm, to train parts, to fit their lengths."""
+
+    judge: Judge | None = None
+    refitter: Refitter | None = None
+    rescaler: Rescaler | None = None
+
+    @property
+    def judged(self) -> int:
+        """Tasks whose harm is measured."""
+        return len(self.judge.tasks()) if self.judge else 0
+
+    def check(self, limited: bool) -> None:
+        """Raise UsageError for a limit on harm that nobody measures, and for both who train."""
+        if limited and self.judge is None:
+            raise UsageError(explain("a limit on harm needs a judge", do=_GIVE_PROMPTS))
+        if self.rescaler and (self.refitter or limited):
+            raise UsageError(
+                explain(
+                    "lengths of parts are fitted last, and for a size or an error alone",
+                    got="a limit on harm" if limited else "a refit, which fits them too",
+                    do="Leave the rescaler out",
+                )
+            )
+
+
+def finished(
+    job: Job,
+    solution: Solution[Draft],
+    budget: Budget | HarmLimit,
+    adapters: Sequence[Adapter],
+    helpers: Finishers,
+    progress: Progress | None = None,
+) -> tuple[Job, Solution[Draft]]:
+    """The draft refitted or rescaled, which the recipe and notes say, and its harm measured.
+
+    adapters: the originals. Raises what they raise who are asked.
+    """
+    originals = {adapter.name: adapter for adapter in adapters}
+    changed: set[str] = set()
+    if helpers.refitter:
+        job, solution = _refitted(job, solution, budget, originals, helpers.refitter, changed)
+    if helpers.rescaler and not isinstance(budget, HarmLimit):
+        job, solution = _rescaled(job, solution, budget, originals, helpers.rescaler)
+    if helpers.judge is None:
+        return job, solution
+    everything = range(job.pieces.contents)
+    told = progress or silent
+    judged = measure_tasks(solution.draft, job, helpers.judge, everything, told, changed)
+    nothing = Measured(None)
+    measured = {
+        name: dataclasses.replace(job.measured.get(name, nothing), harm=x.harm)
+        for name, x in judged.items()
+    }
+    return dataclasses.replace(job, measured=measured), solution
+
+
+def _refitted(
+    job: Job,
+    solution: Solution[Draft],
+    budget: Budget | HarmLimit,
+    originals: Mapping[str, Adapter],
+    ask: Refitter,
+    changed: set[str],
+) -> tuple[Job, Solution[Draft]]:
+    """``changed`` gets the names of the tasks that have other records."""
+
+    def asked(name: str, modules: CodedModules) -> Mapping[str, PartsRecord]:
+        others = ask(name, modules)
+        if others:
+            changed.add(name)
+        return others
+
+    def value_of(draft: Draft, tasks: int) -> float:
+        if isinstance(budget, HarmLimit):
+            return 0.0  # what keeps more answers breaks no limit on those that change
+        return _with(job, "refit", tasks).value(budget, draft)
+
+    made = refitted(solution.draft, job.pieces, originals, asked, budget, value_of)
+    if made.back:
+        changed.intersection_update(_other_streams(job, solution.draft, made.draft))
+    job = _noted(_with(job, "refit", made.tasks), made, "refitted", budget)
+    return job, dataclasses.replace(solution, draft=made.draft)
+
+
+def _other_streams(job: Job, before: Draft, after: Draft) -> set[str]:
+    """The tasks whose streams differ."""
+    return {
+        task.name
+        for task in job.pieces.tasks
+        if task.content is not None and before.streams[task.content] != after.streams[task.content]
+    }
+
+
+def _rescaled(
+    job: Job,
+    solution: Solution[Draft],
+    budget: Budget,
+    originals: Mapping[str, Adapter],
+    ask: Rescaler,
+) -> tuple[Job, Solution[Draft]]:
+    def value_of(draft: Draft, tasks: int) -> float:
+        return _with(job, "rescaled", tasks).value(budget, draft)
+
+    made = Rewritten(*rescaled(solution.draft, job.pieces, originals, ask, budget, value_of))
+    job = _noted(_with(job, "rescaled", made.tasks), made, "rescaled", budget)
+    return job, dataclasses.replace(solution, draft=made.draft)
+
+
+def _with(job: Job, what: Literal["refit", "rescaled"], tasks: int) -> Job:
+    """The job whose recipe counts tasks."""
+    recipe = job.recipe
+    assert isinstance(recipe, MergeRecipe)
+    if what == "refit":
+        return dataclasses.replace(job, recipe=dataclasses.replace(recipe, refit=tasks))
+    return dataclasses.replace(job, recipe=dataclasses.replace(recipe, rescaled=tasks))
+
+
+def _noted(job: Job, made: Rewritten, what: str, budget: Budget | HarmLimit) -> Job:
+    """With notes: in how many tasks, and if the budget stood in the way."""
+    notes = [f"coded parts were {what} in {made.tasks} of {len(job.pieces.tasks)} tasks"]
+    if made.back:
+        notes.append(
+            f"the parts of {made.back} tasks stayed as the encoder made them: with others the "
+            f"{budget.name} would not be kept"
+        )
+    pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, *notes))
+    return dataclasses.replace(job, pieces=pieces)
