@@ -10,6 +10,7 @@ COMMANDS = (
     "evidence",
     "prompts_needed",
     "harm_kept",
+    "likely",
     "methods",
     "measures",
     "growth",

@@ -143,17 +143,19 @@ def _options(
     tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
     the power of what was seen, that of merge --base if it is not given. gains: whether parts are
     fitted to answers as well, as merge --prompts does, but with products of rounded numbers. judge:
-    the split and the count of the prompts that harm is measured on.
+    the split and the count of the prompts that harm is measured on. refit: whether coded parts are
+    trained on these as well.
     """
     options = dict(method.options)
     wanted = {"judge", "gains", "sensitivity"} & options.keys()
     base = request_for(set_name, tasks, None, "float32").base if wanted else ""
     folder = ROOT / "build" / "evidence" / set_name
     if "judge" in options:
-        asked, fitted = options["judge"], options.get("refit", False)
-        options["judge"] = judge_of(
-            base, tuple(adapters), tasks, asked["split"], asked["count"], not fitted
-        )
+        asked = options["judge"]
+        judge = judge_of(base, tuple(adapters), tasks, asked["split"], asked["count"])
+        options["judge"] = judge
+        if options.pop("refit", False):
+            options["refitter"] = judge.refit
     if options.pop("gains", False):
         options["rescaler"] = onlooker_of(base, tuple(adapters), tasks).gains
     if "tuned" in options:

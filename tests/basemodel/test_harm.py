@@ -122,7 +122,7 @@ def judge_of(trained, make_adapter, tmp_path: Path):
 
     def make(base: Path = tmp_path / "base") -> Judge:
         memory = Memory(tmp_path / "memory")
-        return Judge(base, model, tokenizer, {"fr": adapter}, asked, True, memory)
+        return Judge(base, model, tokenizer, {"fr": adapter}, asked, memory)
 
     return make
 

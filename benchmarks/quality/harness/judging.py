@@ -14,6 +14,7 @@ from typing import Any
 
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import load_model
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
@@ -60,13 +61,11 @@ _loaded = functools.cache(load_model)
 
 @functools.cache
 def judge_of(
-    base: str, adapters: tuple[Adapter, ...], tasks: Path, split: str, count: int, held_out: bool
-) -> Any:
+    base: str, adapters: tuple[Adapter, ...], tasks: Path, split: str, count: int
+) -> Judge:
     """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
-    run. held_out: whether nothing is fitted to these prompts."""
-    from hydraopt.basemodel.judge import Judge
-
+    run."""
     model, tokenizer = _loaded(base)
     prompts = prompts_of(tokenizer, adapters, tasks, split, count)
     by_name = {adapter.name: adapter for adapter in adapters}
-    return Judge(base, model, tokenizer, by_name, prompts, held_out)
+    return Judge(base, model, tokenizer, by_name, prompts)

@@ -14,8 +14,11 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, drift_of, held_out, reference_of
 from hydraopt.basemodel.memory import Memory, base_hash, cache_folder, key_of
 from hydraopt.basemodel.model import TaskFactors
+from hydraopt.basemodel.refit import refit
 from hydraopt.basemodel.sensitivity import answered
 from hydraopt.bundle.harm import Harm
+from hydraopt.coding.records import PartsRecord
+from hydraopt.compress.recode import CodedModule
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
 
@@ -42,13 +45,12 @@ class Judge:
         tokenizer: Any,
         adapters: Mapping[str, Adapter],
         prompts: Mapping[str, Sequence[Encoded]],
-        held_out: bool = True,
         memory: Memory | None = None,
     ) -> None:
-        """base: where the model comes from. prompts: by task, encoded, without answers. held_out:
-        whether nothing will be fitted to these prompts. memory: default that of this machine."""
+        """base: where the model comes from. prompts: by task, encoded, without answers. memory:
+        default that of this machine."""
         self._model, self._tokenizer = model, tokenizer
-        self._adapters, self._prompts, self._held_out = adapters, prompts, held_out
+        self._adapters, self._prompts = adapters, prompts
         known = base_hash(base, model)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
@@ -99,7 +101,18 @@ class Judge:
             known = list(drift.only(some).summary())
             self._memory.put(key, known)
         changed, answers, likely, likely_error, kl, kl_error = known
-        return Judged(Harm(changed, answers, likely, kl, self._held_out), likely_error, kl_error)
+        return Judged(Harm(changed, answers, likely, kl, True), likely_error, kl_error)
+
+    def refit(
+        self, task: str, modules: Callable[[], Mapping[str, CodedModule]]
+    ) -> Mapping[str, PartsRecord]:
+        """Other records of a task's modules, trained to keep its answers, as hydraopt.merge takes
+        them; none where that does not help, for a task without prompts, or of too few answers.
+        See :func:`hydraopt.basemodel.refit.refit`."""
+        if task not in self._prompts or not held_out(self.answers(task))[1]:
+            return {}
+        answers, original = self.answers(task), self._originals(task)
+        return refit(self._model, answers, original, modules()).records
 
     def _key(self, task: str) -> str:
         asked = [" ".join(map(str, item.prompt)) for item in self._prompts[task]]

@@ -18,10 +18,8 @@ from hydraopt.adapters import Adapter
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
-from hydraopt.basemodel.harm import held_out
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.refit import refit
 from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
@@ -127,16 +125,11 @@ class Onlooker:
     def refit(
         self, name: str, modules: Callable[[], Mapping[str, CodedModule]]
     ) -> Mapping[str, PartsRecord]:
-        """See :func:`hydraopt.basemodel.refit.refit`, as hydraopt.merge takes it; none for a task
-        without prompts, or with fewer than four answers."""
-        if name not in self._prompts:
-            return {}
-        answers = self.judge.answers(name)
-        self._mended += 1
+        """See :meth:`hydraopt.basemodel.judge.Judge.refit`."""
+        records = self.judge.refit(name, modules)
+        self._mended += name in self._prompts
         self._progress("training on answers", self._mended, len(self._prompts))
-        if not held_out(answers)[1]:
-            return {}
-        return refit(self._model, answers, self._factors(name), modules()).records
+        return records
 
     def _factors(self, name: str) -> TaskFactors:
         modules = self._adapters[name].modules

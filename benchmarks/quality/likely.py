@@ -1,0 +1,104 @@
+"""Do prompts tell how many answers change on fresh rows, and does the likely share tell it finer?
+
+    python -m benchmarks.quality likely SET --tasks TASKS [--only ADAPTER ...] [--rows 150]
+
+Merges a set to several sizes. For a few tasks and every size, harm is measured on 64 rows that the
+adapter was trained on, on 64 that it was not (validation), and on test rows: answers that change,
+the share that is likely to, and KL an answer. Nothing is fitted, and no merge sees any row. Saved
+after every task; a second call goes on: benchmarks/results/quality/SET.likely.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.commands import parser_of
+from benchmarks.common import QUALITY, provenance, save_json
+from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
+from benchmarks.quality.sets import METHOD, SETS, Method
+from hydraopt.adapters import Adapter
+from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.harm import drift_of, reference_of
+from hydraopt.basemodel.judge import ANSWER_TOKENS
+from hydraopt.basemodel.model import load_model, products_of
+from hydraopt.basemodel.sensitivity import answered
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.evaluate.taskfile import read_task_file, task_of
+
+__all__ = ["SIZES", "main"]
+
+SIZES = ("30%", "20%", "10%", "5%", "3%")
+_FEW = ("number_words-fr", "sentiment-es", "slot_filling-tr", "text_correction-de")
+_PROMPTS = 64
+
+
+def _measured(
+    loaded: tuple[Any, Any],
+    adapter: Adapter,
+    bundles: dict[str, Bundle],
+    tasks: Path,
+    rows: dict[str, int],
+) -> list[dict[str, Any]]:
+    """One row a split and size."""
+    model, tokenizer = loaded
+    original = {path: x.factors() for path, x in adapter.modules.items()}
+    found = []
+    for split, count in rows.items():
+        file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), split)
+        asked = [encode_row(tokenizer, file.instruction, x.input, "") for x in file.rows[:count]]
+        prompts = [Encoded(x.prompt, ()) for x in asked]
+        answers = answered(model, tokenizer, prompts, original, ANSWER_TOKENS)
+        reference = reference_of(model, answers, original)
+        for size, bundle in bundles.items():
+            task = bundle[adapter.name]
+            factors = {path: (x.B, x.A) for path, x in task.factors().items()}
+            summary = drift_of(model, reference, factors).summary()
+            changed, answers_in_all, likely, likely_error, kl, kl_error = summary
+            found.append(
+                {
+                    "task": adapter.name,
+                    "split": split,
+                    "size": size,
+                    "error": task.error,
+                    "answers": answers_in_all,
+                    "changed": changed,
+                    "changed_pct": round(100 * changed / answers_in_all, 3),
+                    "likely_pct": round(100 * likely, 3),
+                    "likely_error_pct": round(100 * likely_error, 3),
+                    "kl_answer": float(f"{kl:.5g}"),
+                    "kl_error": float(f"{kl_error:.5g}"),
+                }
+            )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", default=list(_FEW), metavar="ADAPTER")
+    parser.add_argument("--rows", type=int, default=150, help="test rows of a task")
+    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
+    args = parser.parse_args(arguments)
+    adapters = original_adapters(args.set)
+    bundles = {
+        size: open_bundle(merged(args.set, adapters, Method(METHOD, size), args.tasks)[0])
+        for size in SIZES
+    }
+    out = QUALITY / f"{args.set}.likely.json"
+    rows = json.loads(out.read_text())["rows"] if out.is_file() else []
+    known = {row["task"] for row in rows}
+    head = provenance(f"{args.set}: harm on prompts against test rows", seed=0)
+    loaded = load_model(request_for(args.set, args.tasks, None, args.products).base)
+    splits = {"train": _PROMPTS, "validation": _PROMPTS, "test": args.rows}
+    for name in chosen([x.name for x in adapters], args.only):
+        if name in known:
+            continue
+        adapter = next(x for x in adapters if x.name == name)
+        with products_of(args.products):
+            rows += _measured(loaded, adapter, bundles, args.tasks, splits)
+        save_json(out, {**head, "set": args.set, "products": args.products, "rows": rows})
+        print(f"{name}: {len(rows)} rows", flush=True)
