@@ -1,6 +1,6 @@
 """Which limit of the error keeps the scores? What ``hydraopt merge`` does without a limit, and why.
 
-    python -m benchmarks.quality default [--adapters DIR] [--again]
+    python -m benchmarks.quality default [--adapters DIR] [--again] [--readings]
 
 The scores are those of other runs: of every set, what each size lost, and the error of its worst
 task. Between two sizes nothing was scored. What is said of a limit there comes of a law that all
@@ -10,7 +10,7 @@ off says how far the reading may.
 Then sets are merged, with the default and to the size that was the default before: those at hand,
 redundant ones (ten equal, near copies, ten checkpoints of one run), and with DIR (and its
 MANIFEST.json) adapters by other people, one by one. Merges that a run before made with today's code
-are kept unless ``--again`` is given.
+are kept unless ``--again`` is given. ``--readings`` reads the scores again and merges nothing.
 """
 
 from __future__ import annotations
@@ -246,12 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("--adapters", type=Path, help="adapters by other people")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--readings", action="store_true")
     parser.add_argument("--out", type=Path, default=QUALITY / "default.json")
     args = parser.parse_args(arguments)
     rows = measured()
     result = {
         **provenance("the error limit of a merge without one", seed=0),
-        "code": _code(),
         "limit": {"max_error": DEFAULT_MAX_ERROR},
         "laws": [
             {"up_to_error": cut, "power": law.power, "powers": law.powers}
@@ -261,6 +261,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "measured": rows,
     }
     before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
+    if args.readings:
+        was = {"code": before.get("code"), "merges": before.get("merges", [])}
+        save_json(args.out, result | was)
+        return
+    result["code"] = _code()
     kept = before.get("code") == result["code"] and not args.again
     known = {row["name"]: row for row in (before.get("merges", ()) if kept else ())}
     merges: list[Row] = []

@@ -94,6 +94,8 @@ def _cell(row: Row | None) -> str:
 
 def _merges(rows: Sequence[Row]) -> str:
     lines, refused = [], []
+    if not rows:
+        return MISSING
     for row in rows:
         if "refused" in row:
             refused.append(f"- {row['name']}: {row['refused']}.")
