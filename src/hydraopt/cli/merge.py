@@ -134,7 +134,7 @@ def merge(
     """Merge ADAPTERS (folders, files, globs, NAME=PATH) of one base model into one bundle.
 
     Give one limit at most: --size, --error, --max-error, --harm or --lossless; the default is
-    --max-error 0.05 (docs/evidence says what that keeps, and what sizes cost). The file is never
+    --max-error 0.03 (docs/evidence says what that keeps, and what sizes cost). The file is never
     larger than --size. A bundle at OUT is replaced in one step, once the new one is complete; any
     other file there is kept unless --force is given.
 

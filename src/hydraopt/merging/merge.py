@@ -47,7 +47,7 @@ from hydraopt.progress import Progress
 
 __all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "write"]
 
-DEFAULT_MAX_ERROR: Final = 0.05
+DEFAULT_MAX_ERROR: Final = 0.03
 """Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
 DEFAULT_MEASURE: Final = "bias-aware"
 _NEARLY_ALL: Final = 0.9
@@ -98,7 +98,7 @@ def merge(
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error
     over tasks), max_error (of the worst task), or lossless (every tensor back bit for bit).
-    Default: max_error 0.05. importance: weight of a task's error, default 1. fair: weights are
+    Default: max_error 0.03. importance: weight of a task's error, default 1. fair: weights are
     moved until all tasks have the same error. measure: see hydraopt.compress.measure. sensitivity:
     which modules of a task matter more; only ratios within a task count. rescaler: see
     hydraopt.merging.rescale. judge: measures harm (hydraopt.basemodel.onlooker has one): a size is
