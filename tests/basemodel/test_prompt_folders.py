@@ -1,0 +1,80 @@
+"""Folders of prompts: files named as the adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hydraopt.basemodel.encoding import prompt_text
+from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
+from hydraopt.errors import UsageError
+
+NAMES = ("de", "fr", "it")
+
+
+def lines(*values: object) -> str:
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+def test_text_and_jsonl_are_read_by_name(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("eins\n\nzwei\n")
+    (tmp_path / "fr.jsonl").write_text(lines("un\ndeux", {"prompt": "trois"}))
+    (tmp_path / "notes.md").write_text("not prompts")
+    found = read_prompt_folder(tmp_path, NAMES)
+    assert found == {"de": ["eins", "zwei"], "fr": ["un\ndeux", "trois"]}
+
+
+def test_rows_of_tasks_become_prompts_as_the_evaluation_has_them(tmp_path: Path) -> None:
+    rows = {"input": "2011", "output": "kept out"}, {"input": "12", "instruction": "Count."}
+    (tmp_path / "de.jsonl").write_text(lines(*rows))
+    (tmp_path / "META.json").write_text(json.dumps({"instruction": "Write it."}))
+    wanted = [prompt_text("Write it.", "2011"), prompt_text("Count.", "12")]
+    assert read_prompts(tmp_path / "de.jsonl") == wanted
+    (tmp_path / "de.META.json").write_text(json.dumps({"instruction": "Own."}))
+    assert read_prompts(tmp_path / "de.jsonl")[0] == prompt_text("Own.", "2011")
+
+
+def test_a_row_with_its_own_instruction_needs_no_meta(tmp_path: Path) -> None:
+    (tmp_path / "de.jsonl").write_text(lines({"input": "x", "instruction": "I."}))
+    assert read_prompts(tmp_path / "de.jsonl") == [prompt_text("I.", "x")]
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [(None, "need an instruction"), ("{", "instruction"), ("[]", "instruction"), ("{}", "instruc")],
+)
+def test_rows_without_an_instruction_are_refused(tmp_path: Path, meta, said) -> None:
+    (tmp_path / "de.jsonl").write_text(lines({"input": "x"}))
+    if meta is not None:
+        (tmp_path / "META.json").write_text(meta)
+    with pytest.raises(UsageError, match=said):
+        read_prompts(tmp_path / "de.jsonl")
+
+
+@pytest.mark.parametrize("line", ["3", "[]", '{"prompt": ""}', '{"input": 3}', "{", '{"x": "y"}'])
+def test_a_line_that_is_no_prompt_is_refused_by_number(tmp_path: Path, line) -> None:
+    (tmp_path / "de.jsonl").write_text('"fine"\n' + line + "\n")
+    with pytest.raises(UsageError, match=r"cannot read the prompt at .*de\.jsonl:2"):
+        read_prompts(tmp_path / "de.jsonl")
+
+
+def test_a_file_of_no_adapter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "df.txt").write_text("eins\n")
+    with pytest.raises(UsageError, match=r"not there .*got df; expected de, fr, it"):
+        read_prompt_folder(tmp_path, NAMES)
+
+
+def test_two_files_of_one_adapter_and_no_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no prompts in the folder"):
+        read_prompt_folder(tmp_path, NAMES)
+    for name in ("de.txt", "de.jsonl"):
+        (tmp_path / name).write_text('"x"\n')
+    with pytest.raises(UsageError, match=r"two files .*got de.jsonl and de.txt"):
+        read_prompt_folder(tmp_path, NAMES)
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no folder of prompts"):
+        read_prompt_folder(tmp_path / "none", NAMES)
