@@ -19,7 +19,7 @@ from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.basemodel.verify import TaskHarm, most_likely, verify_harm
 from hydraopt.bundle import Harm
 from hydraopt.cli.main import cli
-from hydraopt.errors import BundleFormatError, UsageError
+from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter
 
