@@ -217,12 +217,7 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
             for x in report["tasks"]
         ],
     )
-    if any(x["harm"] for x in report["tasks"]):
-        show_table(
-            "Answers against the original adapters' own",
-            ["task", *HARM_COLUMNS],
-            [[x["name"], *harm_cells(x["harm"])] for x in report["tasks"]],
-        )
+    _show_harm(report["tasks"])
     if report["tensors"]:
         show_table(
             "Coded tensors" if every else "Coded tensors of most bytes",
@@ -258,3 +253,13 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
     say(f"bytes   {places}")
     say(f"base    {report['base_model'] or '(not named)'}")
     say(f"recipe  {recipe or '-'}")
+
+
+def _show_harm(tasks: Sequence[dict[str, Any]]) -> None:
+    """A table of what was measured of the answers, if any task's were."""
+    if any(x["harm"] for x in tasks):
+        show_table(
+            "Answers against the original adapters' own",
+            ["task", *HARM_COLUMNS],
+            [[x["name"], *harm_cells(x["harm"])] for x in tasks],
+        )
