@@ -62,7 +62,7 @@ def test_a_line_that_is_no_prompt_is_refused_by_number(tmp_path: Path, line) -> 
 
 def test_a_file_of_no_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "df.txt").write_text("eins\n")
-    with pytest.raises(UsageError, match=r"not there .*got df; expected de, fr, it"):
+    with pytest.raises(UsageError, match=r"not there .*got df, expected de, fr, it"):
         read_prompt_folder(tmp_path, NAMES)
 
 

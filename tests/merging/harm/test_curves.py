@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hydraopt.merging.harm.curves import LEAST_HARM, Curve, TrialPoint
+from hydraopt.merging.harm.curves import LEAST_HARM, HarmCurve, TrialPoint
 
 PRICES = (1e-6, 1e-5, 1e-4, 1e-3)
 
@@ -19,7 +19,7 @@ def law(price: float, scale: float = 1.0) -> TrialPoint:
 
 
 def test_a_power_law_comes_back_between_and_beyond_the_trials() -> None:
-    curve = Curve(tuple(law(x) for x in reversed(PRICES)))
+    curve = HarmCurve(tuple(law(x) for x in reversed(PRICES)))
     for price in (3e-7, 1e-6, 4e-5, 1e-3):
         at, wanted = np.array([math.log(price)]), law(price)
         assert curve.sizes(at)[0] == pytest.approx(wanted.size, rel=0.02)
@@ -31,7 +31,7 @@ def test_harm_that_falls_by_chance_is_levelled() -> None:
     for _ in range(30):
         harms = rng.random(4) * (rng.random(4) > 0.3)
         points = (TrialPoint(p, 1.0, 0.1, float(h)) for p, h in zip(PRICES, harms, strict=True))
-        curve = Curve(tuple(points))
+        curve = HarmCurve(tuple(points))
         seen = curve.harms(np.linspace(*curve.range, 200))
         assert (np.diff(seen) >= -1e-12).all()
         assert seen.min() >= 0
@@ -39,12 +39,12 @@ def test_harm_that_falls_by_chance_is_levelled() -> None:
 
 
 def test_a_measured_zero_is_a_small_number() -> None:
-    curve = Curve((TrialPoint(1e-6, 2.0, 0.1, 0.0), TrialPoint(1e-5, 1.0, 0.2, 0.1)))
+    curve = HarmCurve((TrialPoint(1e-6, 2.0, 0.1, 0.0), TrialPoint(1e-5, 1.0, 0.2, 0.1)))
     assert curve.harms(np.log([1e-6]))[0] == pytest.approx(LEAST_HARM)
 
 
 def test_what_is_measured_again_moves_the_trials_before() -> None:
-    curve = Curve(tuple(law(x) for x in PRICES))
+    curve = HarmCurve(tuple(law(x) for x in PRICES))
     seen = TrialPoint(3e-5, 2 * float(curve.sizes(np.log([3e-5]))[0]), 0.5,
                       2 * float(curve.harms(np.log([3e-5]))[0]))  # fmt: skip
     moved, at = curve.corrected(seen), np.log(PRICES)
@@ -55,17 +55,17 @@ def test_what_is_measured_again_moves_the_trials_before() -> None:
 def test_a_cliff_does_not_carry_the_fine_trials_over() -> None:
     """What is fine at a low price stays far better than what fell off at a high one."""
     points = (TrialPoint(p, 1e4 / (i + 1), 0.1, 1e-5) for i, p in enumerate(PRICES))
-    moved = Curve(tuple(points)).corrected(TrialPoint(9e-4, 1e3, 1.0, 0.9))
+    moved = HarmCurve(tuple(points)).corrected(TrialPoint(9e-4, 1e3, 1.0, 0.9))
     assert moved.harms(np.log([1e-4]))[0] < 1e-4
     assert moved.harms(np.log([9e-4]))[0] > 0.4
 
 
 def test_nothing_coarser_than_the_trials_is_believed() -> None:
-    assert Curve(tuple(law(x) for x in PRICES)).range[1] == pytest.approx(math.log(PRICES[-1]))
+    assert HarmCurve(tuple(law(x) for x in PRICES)).range[1] == pytest.approx(math.log(PRICES[-1]))
 
 
 def test_a_point_without_a_measured_harm_tells_of_bytes_alone() -> None:
     some = [law(x) for x in PRICES]
-    curve = Curve((*some[:3], TrialPoint(1e-3, 1.0, 0.9, None)))
+    curve = HarmCurve((*some[:3], TrialPoint(1e-3, 1.0, 0.9, None)))
     assert curve.range[1] < math.log(1e-3)
     assert curve.sizes(np.log([1e-3]))[0] == pytest.approx(1.0)

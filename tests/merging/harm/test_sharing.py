@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hydraopt.merging.harm.curves import Curve, TrialPoint
+from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
 
 PRICES = (1e-6, 1e-5, 1e-4, 1e-3)
 
 
-def curve(scale: float, slope: float = 0.35, size: float = 1e4) -> Curve:
-    return Curve(
+def curve(scale: float, slope: float = 0.35, size: float = 1e4) -> HarmCurve:
+    return HarmCurve(
         tuple(
             TrialPoint(p, size * (p / 1e-6) ** -0.4, 0.1, scale * (p / 1e-6) ** slope)
             for p in PRICES

@@ -18,7 +18,7 @@ from scipy.interpolate import PchipInterpolator
 
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["LEAST_HARM", "Curve", "Line", "TrialPoint"]
+__all__ = ["LEAST_HARM", "HarmCurve", "Line", "TrialPoint"]
 
 LEAST_HARM: Final = 1e-6
 """What a measured zero counts: logarithms have to be taken."""
@@ -42,7 +42,7 @@ class TrialPoint:
 
 
 @dataclass(frozen=True)
-class Curve:
+class HarmCurve:
     """One stream's trials, by rising price; some tell of bytes alone, their harm not measured."""
 
     points: tuple[TrialPoint, ...]
@@ -76,7 +76,7 @@ class Curve:
         harms: Array = np.exp(self._harm(logs))
         return harms
 
-    def corrected(self, point: TrialPoint) -> Curve:
+    def corrected(self, point: TrialPoint) -> HarmCurve:
         """The curve with what was measured at a chosen price, and the trials before it moved part
         of the way there: in bytes and in harm by a factor of _MOST_MOVED at most."""
         at = np.array([math.log(point.price)])
@@ -93,7 +93,7 @@ class Curve:
                 told = bound(told * harm, point.harm)
             if x.price != point.price:
                 before.append(replace(x, size=x.size * size, harm=told))
-        return Curve((*before, point))
+        return HarmCurve((*before, point))
 
 
 def _moved(seen: float, expected: float) -> float:

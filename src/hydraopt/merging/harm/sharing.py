@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.harm.curves import Curve
+from hydraopt.merging.harm.curves import HarmCurve
 
 __all__ = ["counted", "prices_for_limit", "prices_for_size"]
 
@@ -31,7 +31,9 @@ def counted(shares: Array) -> Array:
     return count
 
 
-def prices_for_size(curves: Sequence[Curve], importance: Array, size: float, shares: bool) -> Array:
+def prices_for_size(
+    curves: Sequence[HarmCurve], importance: Array, size: float, shares: bool
+) -> Array:
     """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
     and importance times what harm counts is least.
 
@@ -56,7 +58,7 @@ def prices_for_size(curves: Sequence[Curve], importance: Array, size: float, sha
     return prices
 
 
-def prices_for_limit(curves: Sequence[Curve], limit: float) -> Array:
+def prices_for_limit(curves: Sequence[HarmCurve], limit: float) -> Array:
     """The highest own prices, (streams,), up to which each curve's harm stays within ``limit``; the
     lowest that its curve tells of where none does."""
     prices = np.empty(len(curves))

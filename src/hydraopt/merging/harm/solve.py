@@ -18,7 +18,7 @@ from hydraopt.bundle.harm import HarmPoint
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
-from hydraopt.merging.harm.curves import Curve, TrialPoint
+from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import Judge
 from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
 from hydraopt.merging.harm.trials import Counted, Trials
@@ -57,7 +57,7 @@ class HarmPlan:
     same weight."""
 
     trials: Trials
-    curves: Mapping[int, Curve]
+    curves: Mapping[int, HarmCurve]
     prices: Array
     alike: Draft | None
 
@@ -156,7 +156,7 @@ def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
 
 
 def _prices(
-    trials: Trials, curves: Mapping[int, Curve], aim: Size | HarmLimit, options: Options
+    trials: Trials, curves: Mapping[int, HarmCurve], aim: Size | HarmLimit, options: Options
 ) -> Array:
     """Own prices of all contents, (contents,); those without a curve get the middle one."""
     known = sorted(curves)

@@ -14,7 +14,7 @@ import numpy as np
 from hydraopt.bundle.harm import HarmPoint, thinned
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.decoded import DecodedDraft
-from hydraopt.merging.harm.curves import Curve, TrialPoint
+from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import Judge, Judged
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Draft, Passes
@@ -152,10 +152,10 @@ class Trials:
             for i, error in enumerate(draft.relative_errors())
         ]
 
-    def curves(self) -> dict[int, Curve]:
+    def curves(self) -> dict[int, HarmCurve]:
         """Curves of the contents that were measured."""
         return {
-            content: Curve(tuple(points))
+            content: HarmCurve(tuple(points))
             for content, points in sorted(self.points.items())
             if any(point.harm is not None for point in points)
         }
