@@ -66,10 +66,10 @@ class Judge:
         key, asked = self._key(task), self._prompts[task]
         said = self._memory.get(key)
         if not _are_answers(said, len(asked)):
-            found = answered(
+            spoken = answered(
                 self._model, self._tokenizer, asked, self._originals(task), ANSWER_TOKENS
             )
-            said = [list(item.target) for item in found]
+            said = [list(item.target) for item in spoken]
             self._memory.put(key, said)
         return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
 

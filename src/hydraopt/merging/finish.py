@@ -14,7 +14,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.coding.records import PartsRecord
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, HarmLimit
-from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.trials import measure_tasks
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Draft
@@ -34,7 +34,7 @@ _GIVE_PROMPTS: Final = "Give a base model and prompts: merge --base BASE --promp
 class Finishers:
     """Who is asked, each None if nobody: to measure harm, to train parts, to fit their lengths."""
 
-    judge: Judge | None = None
+    judge: HarmJudge | None = None
     refitter: Refitter | None = None
     rescaler: Rescaler | None = None
 

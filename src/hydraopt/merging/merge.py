@@ -33,7 +33,7 @@ from hydraopt.merging.budget import (
     parse_size,
 )
 from hydraopt.merging.finish import Finishers, finished
-from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import TRIALS, solve_by_harm
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.passes import Draft
@@ -83,7 +83,7 @@ def merge(
     sensitivity: Sensitivity | None = None,
     rescaler: Rescaler | None = None,
     harm: str | None = None,
-    judge: Judge | None = None,
+    judge: HarmJudge | None = None,
     refitter: Refitter | None = None,
     forms: Sequence[str] | None = None,
     same_base: bool = False,
@@ -139,7 +139,7 @@ def merge(
 
 
 def _solved(
-    job: Job, budget: Budget | HarmLimit, options: Options, judge: Judge | None
+    job: Job, budget: Budget | HarmLimit, options: Options, judge: HarmJudge | None
 ) -> tuple[Job, Solution[Draft]]:
     """The draft that meets the budget, by harm where there is a judge and it is free to share out;
     and the job with the curves of its trials."""

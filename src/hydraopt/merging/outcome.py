@@ -88,14 +88,14 @@ class Measured:
     @classmethod
     def unlike(cls, names: Iterable[str], points: int) -> dict[str, Measured]:
         """By task, something that takes as many bytes in a manifest as what will be measured."""
-        found = {}
+        measured = {}
         rng = np.random.default_rng(0)
         for name in names:
             numbers = rng.random((points, 3))
             curve = thinned(HarmPoint(*map(float, row)) for row in numbers)
             changed, likely, kl = int(rng.integers(64)), *rng.random(2)
-            found[name] = cls(Harm(changed, 64, float(likely), float(kl), True), curve)
-        return found
+            measured[name] = cls(Harm(changed, 64, float(likely), float(kl), True), curve)
+        return measured
 
 
 @dataclass(frozen=True)

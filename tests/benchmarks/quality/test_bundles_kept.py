@@ -21,6 +21,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     def merge(adapters, path: Path, size: str, **_: object) -> SimpleNamespace:
         sizes.append(size)
+        path.write_bytes(b"x")
         return SimpleNamespace(size=1, fraction=0.1, errors={}, forms={}, seconds=0.0)
 
     monkeypatch.setattr(evidence, "merge", merge)
@@ -52,3 +53,29 @@ def test_a_bundle_of_other_adapters_or_options_is_not_used_again(
     monkeypatch.setattr(evidence, "package_hash", lambda: "other code")
     ask(1)
     assert len(made) == 4
+
+
+def test_a_bundle_of_other_code_is_used_where_that_is_asked(
+    made, make_adapter, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    pair = np.ones((16, 2)), np.ones((2, 16))
+    folder = make_adapter(tmp_path / "a", {"model.layers.0.self_attn.q_proj": pair})
+    adapters, method = read_adapters([folder]), Method("hydraopt", "5%")
+
+    def ask(keep: bool, of: Method = method) -> str:
+        path, said = evidence.merged("gemma3-5x8", adapters, of, tmp_path, keep)
+        assert path.is_file()
+        return said["code"].partition("-")[0]
+
+    code = ask(keep=True)
+    monkeypatch.setattr(evidence, "package_hash", lambda: "other")
+    assert ask(keep=True) == code  # and the note says of which code it is
+    assert f"kept, of the code {code}" in capsys.readouterr().out
+    assert len(made) == 1
+    assert ask(keep=True, of=dataclasses.replace(method, options={"fair": True})) == "other"
+    assert len(made) == 2
+    (tmp_path / "build" / "evidence" / "gemma3-5x8" / method.label).write_bytes(b"cut off or so")
+    monkeypatch.setattr(evidence, "package_hash", lambda: "a third")
+    assert ask(keep=True) == ask(keep=False) == "a third"
+    monkeypatch.setattr(evidence, "package_hash", lambda: "a fourth")
+    assert ask(keep=False) == "a fourth"

@@ -7,9 +7,12 @@ import math
 
 import pytest
 
+from benchmarks.headline import lines
 from benchmarks.quality.sets import pinned
 from benchmarks.reports.scores import headline
+from benchmarks.reports.tables import CHANGED, changed, table
 
+SPEED = {"speed": {"rows": [], "absent": []}}
 LABEL = "hydraopt-5pct.hydra.safetensors"
 
 
@@ -71,6 +74,28 @@ def test_drops_are_in_percent_of_the_original_score(folder) -> None:
     assert row["guessed_error"] == pytest.approx(0.4)  # 5 % is half way, in logarithms
     assert row["mean_recovery_pct"] == 100.0
     assert row["results"] == ["benchmarks/results/quality/gemma3-5x8.sizes.json"]
+
+
+def test_answers_that_change_stand_beside_the_drop(folder) -> None:
+    """Where all tasks were scored so; else nothing is said."""
+    path = folder / "gemma3-5x8.sizes.json"
+    result = json.loads(path.read_text())
+    for task_, share in zip(result["tasks"], (1.0, 2.0, 6.0), strict=True):
+        (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
+        assert (row["changed_pct"], row["kl_answer"], row["kl"]) == (None, None, 0.01)
+        assert "answers changed not measured" in "\n".join(lines({**headline(folder), **SPEED}))
+        task_["results"][LABEL] |= {"changed_pct": share, "kl_answer": share / 10}
+        path.write_text(json.dumps(result))
+    (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
+    assert (row["changed_pct"], row["kl_answer"]) == (3.0, 0.3)
+    assert "answers changed 3.00 %" in "\n".join(lines({**headline(folder), **SPEED}))
+
+
+def test_a_column_of_dashes_is_left_out() -> None:
+    rows = [["a", changed({}), "1"], ["b", changed({"changed_pct": None}), "2"]]
+    assert table(["x", CHANGED, "y"], rows) == table(["x", "y"], [["a", "1"], ["b", "2"]])
+    rows[0][1] = changed({"changed_pct": 1.25})
+    assert "| a | 1.2 % | 1 |" in table(["x", CHANGED, "y"], rows)
 
 
 def test_a_method_without_scores_is_no_row(folder) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from hydraopt.bundle.harm import Harm
 from hydraopt.linalg.shapes import Factors
 
-__all__ = ["Judge", "Judged"]
+__all__ = ["HarmJudge", "Judged"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Judged:
     kl_error: float
 
 
-class Judge(Protocol):
+class HarmJudge(Protocol):
     """Measures coded factors on the original's own answers."""
 
     def tasks(self) -> frozenset[str]:

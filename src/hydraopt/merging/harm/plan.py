@@ -16,7 +16,7 @@ from hydraopt.compress.measure import measure_named
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import HarmLimit, Size, parse_harm, parse_size
-from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import HarmPlan, plan_by_harm
 from hydraopt.merging.harm.trials import Seen
 from hydraopt.merging.outcome import Job, StrPath, load
@@ -61,7 +61,7 @@ class Plan:
 
 def plan(
     adapters: StrPath | Iterable[StrPath | Adapter],
-    judge: Judge,
+    judge: HarmJudge,
     *,
     size: str | int | None = None,
     harm: str | None = None,

@@ -19,7 +19,7 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.judging import Judge
+from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
 from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job
@@ -71,7 +71,7 @@ class HarmSolution:
     curves: Mapping[str, tuple[HarmPoint, ...]]
 
 
-def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: Judge) -> HarmPlan:
+def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJudge) -> HarmPlan:
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
 
     Raises UsageError for a limit on harm where a task has no prompts or there are other tensors.
@@ -99,7 +99,9 @@ def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: Judge
     return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
 
 
-def solve_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: Judge) -> HarmSolution:
+def solve_by_harm(
+    job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJudge
+) -> HarmSolution:
     """The draft of a size that does the least harm, or the smallest found that keeps the limit.
 
     Raises as :func:`plan_by_harm`, and BudgetError for an aim that cannot be met.
@@ -116,7 +118,7 @@ def _same(by_task: Array, wanted: Array) -> Array:
     return same
 
 
-def _check_prompted(job: Job, judge: Judge) -> None:
+def _check_prompted(job: Job, judge: HarmJudge) -> None:
     known = judge.tasks()
     missing = [task.name for task in job.pieces.tasks if task.name not in known]
     if missing:

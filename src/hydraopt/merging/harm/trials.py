@@ -15,7 +15,7 @@ from hydraopt.bundle.harm import HarmPoint, thinned
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.judging import Judge, Judged
+from hydraopt.merging.harm.judging import HarmJudge, Judged
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Draft, Passes
 from hydraopt.merging.weights import Weights
@@ -52,22 +52,22 @@ class Counted:
 def measure_tasks(
     draft: Draft,
     job: Job,
-    judge: Judge,
+    judge: HarmJudge,
     contents: Collection[int],
     progress: Progress,
     refitted: Collection[str] = (),
 ) -> dict[str, Judged]:
     """The harm of a draft to the tasks of these contents that the judge has prompts for; to those
     that were refitted, on the prompts that were not learned from."""
-    decoded, errors, found = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
+    decoded, errors, judged = DecodedDraft(draft, job.pieces), draft.relative_errors(), {}
     asked = [x for x in job.pieces.tasks if x.name in judge.tasks() and x.content in contents]
     for done, task in enumerate(asked, 1):
         assert task.content is not None
         factors = functools.partial(decoded.factors, task)
         error, apart = float(errors[task.content]), task.name in refitted
-        found[task.name] = judge.measure(task.name, factors, error, apart)
+        judged[task.name] = judge.measure(task.name, factors, error, apart)
         progress("measuring harm", done, len(asked))
-    return found
+    return judged
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Trials:
     job: Job
     passes: Passes
     weights: Weights
-    judge: Judge
+    judge: HarmJudge
     counted: Counted
     progress: Progress
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
@@ -107,8 +107,8 @@ class Trials:
     def prompted(self) -> set[int]:
         """The contents of tasks with prompts."""
         names = self.judge.tasks()
-        found = {x.content for x in self.job.pieces.tasks if x.name in names}
-        return {content for content in found if content is not None}
+        tasks = (x for x in self.job.pieces.tasks if x.name in names)
+        return {task.content for task in tasks if task.content is not None}
 
     def weighed(self, prices: Array) -> tuple[float, Weights]:
         """The one price and the weights that give each content its own price, (contents,)."""

@@ -1,0 +1,225 @@
+"""Plans and studies of merges that measure harm: which prompts, what is merged, what is counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from benchmarks.quality import evidence, harm_kept, prompts_needed
+from benchmarks.quality.evidence import methods_of
+from benchmarks.quality.harness import judging
+from benchmarks.quality.harness.judging import judge_of, prompts_of
+from benchmarks.quality.sets import DEFAULT, PLANS, WITH_PROMPTS, Method
+from hydraopt import merge
+from hydraopt.adapters import read_adapters
+from hydraopt.basemodel.encoding import encode_row
+from hydraopt.bundle.harm import Harm
+from hydraopt.evaluate.compare import Request
+from hydraopt.evaluate.taskfile import read_task_file
+from tests.small_model import ROWS
+
+PATH = "model.layers.0.self_attn.q_proj"
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def test_every_limit_is_what_merge_takes() -> None:
+    assert Method("x", "5%").limit == {"size": "5%"}
+    assert Method("x", "harm 1%").limit == {"harm": "1%"}
+    assert Method("x", DEFAULT).limit == {}
+    for methods in PLANS.values():
+        labels = [method.label for method in methods]
+        assert len(set(labels)) == len(labels)
+        assert not any(" " in label for label in labels if label.startswith("hydraopt"))
+
+
+def test_a_plan_of_harm_is_told_its_prompts_and_sizes() -> None:
+    methods = methods_of("harm", [], "validation", 24)
+    assert [x.size for x in methods] == ["5%", "3%", "2%"] * 3
+    assert {x.name for x in methods} == {"hydraopt", *WITH_PROMPTS}
+    for method in methods:
+        asked = method.options.get("judge")
+        assert asked == (
+            {"split": "validation", "count": 24} if method.name in WITH_PROMPTS else None
+        )
+        assert method.options.get("refit", False) == (method.name == "hydraopt-refit")
+    assert methods_of("harm", ["10%", "7%"], "train", 64)[-1] == Method(
+        "hydraopt-refit", "7%", {"judge": {"split": "train", "count": 64}, "refit": True}
+    )
+    assert [x.size for x in methods_of("harm-limits", [], "train", 64)] == ["harm 1%", "harm 2%"]
+    assert methods_of("sizes", [], "train", 64) == PLANS["sizes"]
+
+
+# --- prompts --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def splits(tasks: Path) -> Path:
+    """The rows of the small task in two other splits as well, one of them shorter."""
+    lines = [json.dumps(row) + "\n" for row in ROWS]
+    (tasks / "spell" / "en" / "train.jsonl").write_text("".join(lines[:8]))
+    (tasks / "spell" / "en" / "validation.jsonl").write_text("".join(lines[5:]))
+    return tasks
+
+
+@pytest.fixture
+def adapters(make_adapter, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    pair = 0.1 * rng.standard_normal((32, 4)), rng.standard_normal((4, 32))
+    return read_adapters([make_adapter(tmp_path / "spell-en", {PATH: pair})])
+
+
+def test_prompts_are_laid_out_as_rows_are_scored_and_have_no_labels(
+    trained, splits, adapters
+) -> None:
+    tokenizer = trained[1]
+    scored = read_task_file(splits, "spell", "en")
+    wanted = [encode_row(tokenizer, scored.instruction, r.input, r.output) for r in scored.rows]
+    for split, count, rows in (("train", 3, wanted[:3]), ("validation", 64, wanted[5:])):
+        asked = prompts_of(tokenizer, adapters, splits, split, count)["spell-en"]
+        assert [item.prompt for item in asked] == [item.prompt for item in rows]
+        assert {item.target for item in asked} == {()}
+    with pytest.raises(ValueError, match="never of test rows"):
+        prompts_of(tokenizer, adapters, splits, "test", 8)
+
+
+def test_the_judge_measures_the_adapters(trained, splits, adapters, monkeypatch) -> None:
+    monkeypatch.setattr(judging, "_loaded", lambda _: trained)
+    judge = judge_of("no folder", tuple(adapters), splits, "train", 6, True)
+    assert judge is judge_of("no folder", tuple(adapters), splits, "train", 6, True)
+    (adapter,) = adapters
+    own = {path: module.factors() for path, module in adapter.modules.items()}
+    same = judge.measured("spell-en", own).harm
+    assert (same.changed, same.answers, same.held_out) == (0, 6, True)
+    assert judge.measured("spell-en", {PATH: (9 * own[PATH][0], own[PATH][1])}).harm.changed > 0
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("changed", "answers"), [(0, 300), (3, 300), (17, 80), (40, 40)])
+def test_intervals_are_those_of_a_binomial(changed: int, answers: int) -> None:
+    """At either end so many changes or more, or fewer, have a chance of one in forty."""
+    low, high = harm_kept.interval(changed, answers)
+    assert low <= changed / answers <= high
+    if changed:
+        assert binom.sf(changed - 1, answers, low) == pytest.approx(0.025)
+    if changed < answers:
+        assert binom.cdf(changed, answers, high) == pytest.approx(0.025)
+
+
+def test_a_limit_is_kept_up_to_its_share() -> None:
+    assert harm_kept.kept(3, 300, 0.01)["kept"]
+    over = harm_kept.kept(4, 300, 0.01)
+    assert (over["kept"], over["broken_for_sure"]) == (False, False)
+    far = harm_kept.kept(30, 300, 0.01)
+    assert (far["kept"], far["broken_for_sure"], far["changed_pct"]) == (False, True, 10.0)
+
+
+# --- whole runs on the small model ----------------------------------------------------------------
+
+
+@pytest.fixture
+def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
+    """A set of one adapter of the small model; what the merges were asked for."""
+    model, tokenizer = trained
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    asked: list[dict[str, object]] = []
+
+    def noted(adapters, path, **options):
+        """As if sizes and limits of harm had been errors: so small a bundle is mostly header."""
+        asked.append(options)
+        error = {"1%": 0.1, "2%": 0.5}[options["harm"]] if "harm" in options else 0.3
+        return merge(adapters, path, error=error, threads=1)
+
+    def request(_set, tasks, rows, products):
+        return Request(str(tmp_path / "base"), tasks, rows=rows, products=products)
+
+    def judge(base, adapters, tasks, split, count, held_out):
+        return SimpleNamespace(split=split, count=count, held_out=held_out)
+
+    monkeypatch.setattr(evidence, "merge", noted)
+    monkeypatch.setattr(evidence, "judge_of", judge)
+    monkeypatch.setattr(evidence, "request_for", request)
+    for module in (harm_kept, prompts_needed):
+        monkeypatch.setattr(module, "request_for", request)
+        monkeypatch.setattr(module, "original_adapters", lambda _: list(adapters))
+    for module in (evidence, harm_kept, prompts_needed):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    return asked
+
+
+def run(module, tmp_path: Path, tasks: Path, *more: str) -> dict:
+    out = ["--out", str(tmp_path), "--products", "float32"]
+    module.main(["gemma3-separate8", "--tasks", str(tasks), *out, *more])
+    (path,) = tmp_path.glob("gemma3-separate8.*.json")
+    return json.loads(path.read_text())
+
+
+def test_prompts_needed_has_every_count_of_both_kinds(small, splits, tmp_path, capsys) -> None:
+    arguments = ("--counts", "4", "64", "--size", "3%")
+    result = run(prompts_needed, tmp_path, splits, *arguments)
+    kinds = [(row["prompts_from"], row["prompts"]) for row in result["rows"]]
+    assert kinds == [(None, 0), *((s, n) for s in ("train", "validation") for n in (4, 64))]
+    given = [row["tasks"]["spell-en"]["prompts"] for row in result["rows"]]
+    assert given == [0, 4, 8, 4, 5]  # as many as there are
+    assert [getattr(x.get("judge"), "held_out", None) for x in small] == [None] + 4 * [True]
+    for row in result["rows"]:
+        one = row["tasks"]["spell-en"]
+        assert row["changed_pct"] == one["changed_pct"] == pytest.approx(10 * one["changed"])
+        assert row["kl_answer"] > 0
+    assert result["test_rows"] == {"spell-en": 10}
+    assert "methods" not in result  # of a few adapters, it is no row of the set's
+    made = len(small)
+    assert run(prompts_needed, tmp_path, splits, *arguments)["rows"] == result["rows"]
+    assert len(small) == made
+    capsys.readouterr()
+
+
+def test_what_is_fitted_is_not_held_out(small, splits, tmp_path, capsys) -> None:
+    run(prompts_needed, tmp_path, splits, "--counts", "4", "--size", "3%", "--refit")
+    assert [x["judge"].held_out for x in small if "judge" in x] == [False, False]
+    assert [x["refit"] for x in small if "judge" in x] == [True, True]
+    capsys.readouterr()
+
+
+def test_harm_kept_counts_the_changed_answers(small, splits, tmp_path, monkeypatch, capsys) -> None:
+    opened = harm_kept.open_bundle
+
+    def stated(path):
+        """As if the first bundle said what was measured."""
+        tasks = opened(path).manifest.tasks
+        if "harm-1pct" in path.name:
+            tasks = [replace(task, harm=Harm(1, 64, 0.0123, 0.5, True)) for task in tasks]
+        return SimpleNamespace(manifest=SimpleNamespace(tasks=tasks))
+
+    monkeypatch.setattr(harm_kept, "open_bundle", stated)
+    result = run(harm_kept, tmp_path, splits, "--prompts-from", "validation", "--prompts", "5")
+    assert [options["harm"] for options in small] == ["1%", "2%"]
+    assert {(x["judge"].split, x["judge"].count) for x in small} == {("validation", 5)}
+    assert (result["prompts_from"], result["prompts"]) == ("validation", 5)
+    one, two = result["rows"]
+    assert one["bytes"] > two["bytes"]
+    for row in (one, two):
+        task = row["by_task"]["spell-en"]
+        share = task["changed"] / 10
+        assert (task["answers"], task["changed_pct"]) == (10, pytest.approx(100 * share))
+        assert task["kept"] == (share <= float(row["limit"].rstrip("%")) / 100)
+        assert row["tasks_kept"] == task["kept"]
+    assert one["by_task"]["spell-en"]["promised"] == {
+        "changed": 1,
+        "answers": 64,
+        "likely_pct": 1.23,
+        "kl_answer": 0.5,
+        "held_out": True,
+    }
+    assert two["by_task"]["spell-en"]["promised"] is None
+    assert "harm 2%: " in capsys.readouterr().out
