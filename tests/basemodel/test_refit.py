@@ -93,14 +93,19 @@ def test_nothing_is_kept_that_does_not_help(trained, make_adapter, tmp_path, mon
     assert made.after == made.before
 
 
-def test_the_best_stop_is_kept(trained, make_adapter, tmp_path) -> None:
+def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> None:
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
-    many = refit(model, texts, original, coded, schedule=SHORT)
-    for stop in SHORT.stops:
-        one = Schedule(SHORT.steps, (stop,), SHORT.rate)
-        assert many.after.likely <= refit(model, texts, original, coded, schedule=one).after.likely
+    before = {path: x.record for path, x in coded.items()}
+    best = refit(model, texts, original, coded, schedule=SHORT)
+    assert best.records
+    for tried in ([before, best.records, before], [best.records, before]):
+        monkeypatch.setattr(module, "_train", lambda *_, t=tried: enumerate(t, 1))
+        made = refit(model, texts, original, coded)
+        assert made.steps == 1 + [x is best.records for x in tried].index(True)
+        assert made.records is best.records
+        assert made.after == best.after
 
 
 def test_modules_that_are_done_stay(trained, make_adapter, tmp_path) -> None:

@@ -111,13 +111,28 @@ def test_tasks_go_back_where_an_error_would_not_be_kept(three) -> None:
     assert made.draft.streams == solved.draft.streams
 
 
-def test_a_size_is_kept(three) -> None:
+def test_a_size_is_kept_and_what_grew_most_goes_back(three) -> None:
     solved = Solved(three, Size(14000))
-    # Not a byte to spare.
-    tight = Size(int(solved.value(solved.draft)))
-    made = solved.refitted(noisy("abc", 0.3), tight)
+    rng = np.random.default_rng(0)
+
+    def ask(name, modules):
+        # Wild coefficients, which take more bytes than smooth ones.
+        wild = 4000 if name == "b" else 2
+        return {
+            path: dataclasses.replace(
+                x.record,
+                exponents=x.record.exponents + rng.integers(-wild, wild, x.record.count),
+            )
+            for path, x in modules().items()
+        }
+
+    # Hardly a byte to spare.
+    tight = Size(int(solved.value(solved.draft)) + 30)
+    made = solved.refitted(ask, tight)
     assert solved.value(made.draft) <= tight.limit
-    assert made.tasks + made.back == 3
+    assert (made.tasks, made.back) == (2, 1)
+    same = [x == y for x, y in zip(made.draft.streams, solved.draft.streams, strict=True)]
+    assert same == [False, True, False]
 
 
 def test_records_that_do_not_fit_are_refused(three) -> None:

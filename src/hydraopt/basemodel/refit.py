@@ -50,7 +50,7 @@ _WARM: Final = 5
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to train. The defaults are from the trials in docs/log.md.
+    """How to train. The defaults are first guesses; docs/log.md says what was measured.
 
     steps: of Adam. stops: after which of them what was learned is coded and judged. rate: of the
     first step, relative to the root mean square of a side, falling to zero in a straight line.
@@ -341,5 +341,5 @@ def _likely_tokens(model: Any, batches: Sequence[Batch], aims: Sequence[Tensor])
         for start in range(0, len(aim), _TOKENS):
             logits = logits_of(model, aim[start : start + _TOKENS])
             tokens.append(logits.topk(min(_LIKELY, logits.shape[-1])).indices.flatten().cpu())
-    known: Tensor = torch.cat(tokens).unique()  # type: ignore[no-untyped-call]
-    return known
+    every: Tensor = torch.cat(tokens).unique()  # type: ignore[no-untyped-call]
+    return every

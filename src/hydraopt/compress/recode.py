@@ -52,8 +52,8 @@ def _scales(x: Array, side: Side, basis: Basis | None) -> Array:
     if side.way is not Way.PREDICTED or basis is None:
         block = side.own if side.coordinates is None else side.coordinates
         assert block is not None
-        even: Array = np.sqrt(block.levels.shape[1]) * spread_of(block.spreads) / _lengths(x)
-        return even
+        lengths: Array = np.sqrt(block.levels.shape[1]) * spread_of(block.spreads)
+        return lengths / _lengths(x)
     assert side.own is not None
     missed = x - basis.vectors @ basis.coordinates(x)
     most = np.linalg.norm(side.values, axis=0) / _lengths(x)
