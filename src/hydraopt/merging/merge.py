@@ -96,46 +96,55 @@ def merge(
     """Merge adapters of one base model into one bundle file at ``output``.
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
-    inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error
-    over tasks), max_error (of the worst task), or lossless (every tensor back bit for bit).
-    Default: max_error 0.03. importance: weight of a task's error, default 1. fair: weights are
-    moved until all tasks have the same error. measure: see hydraopt.compress.measure. sensitivity:
-    which modules of a task matter more; only ratios within a task count. rescaler: see
-    hydraopt.merging.rescale. judge: measures harm (hydraopt.basemodel.onlooker has one): a size is
-    shared out by it, and the bundle says what was measured. harm: a limit, which needs a judge:
-    "1%" of each task's answers may change, or "0.01nats" of KL an answer. refitter: trains coded
-    parts to keep the answers, see hydraopt.merging.refit. forms: those permitted,
-    default all of hydraopt.coding.forms.FORMS. same_base: take base models written differently as
-    one. alpha: for files that do not state theirs. exact: patterns with * and ? of keys of tensors
-    to keep bit by bit. base: the base model's folder or tensors; what takes the place of one is
-    coded as the difference, and whoever reads it needs the base too. threads: default all cores;
-    does not change the result. progress: called with (stage, done, total).
+    inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
+    tasks), max_error (of the worst task; default 0.03), harm ("1%" of each task's answers may
+    change, or "0.01nats" of KL an answer; needs a judge), or lossless. importance: weight of a
+    task's error, default 1. fair: weights are moved until all tasks have the same error. measure:
+    see hydraopt.compress.measure. sensitivity: which modules of a task matter more; only ratios
+    within a task count. judge: measures harm, see hydraopt.basemodel.judge: a size is shared out by
+    it, and the bundle keeps what was measured. refitter, rescaler: train coded parts, see
+    hydraopt.merging.refit and .rescale. forms: those permitted, default all of
+    hydraopt.coding.forms.FORMS. same_base: take base models written differently as one. alpha: for
+    files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by
+    bit. base: the base model's folder or tensors; what takes the place of one is coded as the
+    difference, and whoever reads it needs the base too. threads: default all cores; does not change
+    the result. progress: called with (stage, done, total).
 
-    The same content gives the same bytes, whatever the order of the adapters. Raises a
-    HydraoptError for anything wrong with the input, before ``output`` is touched.
+    The same content gives the same bytes, in any order. Raises a HydraoptError for anything wrong
+    with the input, before ``output`` is touched.
     """
     started = time.monotonic()
     limits = _Limits(size, error, max_error, lossless, harm)
     helpers = Finishers(judge, refitter, rescaler)
-    helpers.check(harm is not None)
-    if lossless:
-        choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
-        _refuse_idle({**choices, "sensitivity": sensitivity, **vars(helpers)})
+    choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
+    limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
     pieces = _aligned(loaded, lossless, exact, open_base(base))
-    budget, permitted = limits.budget(pieces.fp16_bytes), tuple(forms or FORMS)
-    limit = "lossless" if lossless else budget.name, budget.limit
-    seen = tuple(sorted(sensitivity or ()))
-    recipe = MergeRecipe(chosen.name, *limit, permitted, fair, seen, judged=helpers.judged)
-    job, solution = Job.of(pieces, recipe), None
+    weighed = importance or {}, sensitivity or {}
+    options = Options(chosen, tuple(forms or FORMS), fair, threads, progress, *weighed)
+    budget = limits.budget(pieces.fp16_bytes)
+    job, solution = Job.of(pieces, _recipe(options, budget, lossless, helpers)), None
     if pieces.contents:
-        weighed = importance or {}, sensitivity or {}
-        options = Options(chosen, permitted, fair, threads, progress, *weighed)
         job, solution = _solved(job, budget, options, judge)
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
+
+
+def _recipe(
+    options: Options, budget: Budget | HarmLimit, lossless: bool, helpers: Finishers
+) -> MergeRecipe:
+    limit = "lossless" if lossless else budget.name, budget.limit
+    seen = tuple(sorted(options.sensitivity))
+    return MergeRecipe(
+        options.measure.name,
+        *limit,
+        tuple(options.forms),
+        options.fair,
+        seen,
+        judged=helpers.judged,
+    )
 
 
 def _solved(
@@ -180,6 +189,13 @@ class _Limits:
         if len(given) > 1:
             got = ", ".join(given)
             raise UsageError(explain("more than one limit", got=got, expected="one"))
+
+    def check(self, helpers: Finishers, choices: Mapping[str, object]) -> None:
+        """Raise UsageError for helpers that do not fit the limit, or each other, and for choices
+        that a lossless merge has no use for."""
+        helpers.check(self.harm is not None)
+        if self.lossless:
+            _refuse_idle({**choices, **vars(helpers)})
 
     def budget(self, fp16_bytes: int) -> Budget | HarmLimit:
         """The budget of adapters of these bytes; that of a lossless merge binds nothing."""
