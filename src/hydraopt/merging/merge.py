@@ -110,8 +110,7 @@ def merge(
     difference, and whoever reads it needs the base too. threads: default all cores; does not change
     the result. progress: called with (stage, done, total).
 
-    The same content gives the same bytes, in any order. Raises a HydraoptError for anything wrong
-    with the input, before ``output`` is touched.
+    The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
     started = time.monotonic()
     limits = _Limits(size, error, max_error, lossless, harm)
