@@ -144,7 +144,7 @@ def _options(
     the power of what was seen, that of merge --base if it is not given. gains: whether parts are
     fitted to answers as well, as merge --prompts does, but with products of rounded numbers. judge:
     the split and the count of the prompts that harm is measured on. refit: whether coded parts are
-    trained on these as well.
+    trained on these as well, of all tasks or of those named.
     """
     options = dict(method.options)
     wanted = {"judge", "gains", "sensitivity"} & options.keys()
@@ -154,8 +154,12 @@ def _options(
         asked = options["judge"]
         judge = judge_of(base, tuple(adapters), tasks, asked["split"], asked["count"])
         options["judge"] = judge
-        if options.pop("refit", False):
-            options["refitter"] = judge.refit
+        fitted = options.pop("refit", False)
+        if fitted:
+            names = {adapter.name for adapter in adapters} if fitted is True else set(fitted)
+            options["refitter"] = lambda name, modules: (
+                judge.refit(name, modules) if name in names else {}
+            )
     if options.pop("gains", False):
         options["rescaler"] = onlooker_of(base, tuple(adapters), tasks).gains
     if "tuned" in options:
@@ -201,16 +205,19 @@ def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> 
     )
 
 
-def methods_of(plan: str, sizes: Sequence[str], split: str, count: int) -> list[Method]:
+def methods_of(
+    plan: str, sizes: Sequence[str], split: str, count: int, only: Sequence[str] = ()
+) -> list[Method]:
     """A plan's methods. sizes: instead of its own, unless empty. split, count: of the prompts, for
-    those that are judged."""
-    asked = {"judge": {"split": split, "count": count}}
-    methods = [
-        replace(method, options={**method.options, **asked})
-        if "judge" in method.options
-        else method
-        for method in PLANS[plan]
-    ]
+    those that are judged. only: tasks that are refitted, all if empty: others are not scored."""
+    methods = []
+    for method in PLANS[plan]:
+        options = dict(method.options)
+        if "judge" in options:
+            options["judge"] = {"split": split, "count": count}
+        if "refit" in options and only:
+            options["refit"] = sorted(only)
+        methods.append(replace(method, options=options))
     if not sizes:
         return methods
     kinds = {method.name: method for method in methods}
@@ -311,10 +318,9 @@ def score(
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     adapters = original_adapters(args.set, args.trained)
-    methods = methods_of(args.plan, args.sizes or (), args.prompts_from, args.prompts)
+    only = chosen([adapter.name for adapter in adapters], args.only)
+    methods = methods_of(args.plan, args.sizes or (), args.prompts_from, args.prompts, only)
     made = [merged(args.set, adapters, method, args.tasks, args.keep_bundles) for method in methods]
-    names = [adapter.name for adapter in adapters]
-    only = chosen(names, args.only)
     tuning = args.split == "validation"
     request = replace(
         request_for(args.set, args.tasks, args.rows, args.products),

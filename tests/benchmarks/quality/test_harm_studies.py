@@ -92,8 +92,8 @@ def test_prompts_are_laid_out_as_rows_are_scored_and_have_no_labels(
 
 def test_the_judge_measures_the_adapters(trained, splits, adapters, monkeypatch) -> None:
     monkeypatch.setattr(judging, "_loaded", lambda _: trained)
-    judge = judge_of("no folder", tuple(adapters), splits, "train", 6, True)
-    assert judge is judge_of("no folder", tuple(adapters), splits, "train", 6, True)
+    judge = judge_of("no folder", tuple(adapters), splits, "train", 6)
+    assert judge is judge_of("no folder", tuple(adapters), splits, "train", 6)
     (adapter,) = adapters
     own = {path: module.factors() for path, module in adapter.modules.items()}
     same = judge.measured("spell-en", own).harm
@@ -143,8 +143,8 @@ def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
     def request(_set, tasks, rows, products):
         return Request(str(tmp_path / "base"), tasks, rows=rows, products=products)
 
-    def judge(base, adapters, tasks, split, count, held_out):
-        return SimpleNamespace(split=split, count=count, held_out=held_out)
+    def judge(base, adapters, tasks, split, count):
+        return SimpleNamespace(split=split, count=count, refit=lambda name, modules: {name: split})
 
     monkeypatch.setattr(evidence, "merge", noted)
     monkeypatch.setattr(evidence, "judge_of", judge)
@@ -184,10 +184,15 @@ def test_prompts_needed_has_every_count_of_both_kinds(small, splits, tmp_path, c
     capsys.readouterr()
 
 
-def test_what_is_fitted_is_not_held_out(small, splits, tmp_path, capsys) -> None:
+def test_tasks_that_are_not_scored_are_not_refitted() -> None:
+    methods = evidence.methods_of("refit", ["3%"], "train", 8, ["b", "a"])
+    assert [method.options["refit"] for method in methods] == [["a", "b"]]
+
+
+def test_the_judge_refits_where_that_is_asked_for(small, splits, tmp_path, capsys) -> None:
     run(prompts_needed, tmp_path, splits, "--counts", "4", "--size", "3%", "--refit")
-    assert [x["judge"].held_out for x in small if "judge" in x] == [False, False]
-    assert [x["refit"] for x in small if "judge" in x] == [True, True]
+    asked = [x["refitter"]("spell-en", None) for x in small if "judge" in x]
+    assert asked == [{"spell-en": "train"}, {"spell-en": "validation"}]
     capsys.readouterr()
 
 
