@@ -47,7 +47,7 @@ class Trial:
     """One way to refit. split, prompts: where the prompts are from, and how many."""
 
     schedule: Schedule
-    split: str = "train"
+    split: str = "validation"
     prompts: int = 64
 
 
@@ -58,9 +58,9 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "slow": Trial(Schedule(rate=0.003)),
     "fast": Trial(Schedule(rate=0.03)),
     "stages": Trial(Schedule(stages=3)),
-    "fresh": Trial(Schedule(), "validation", 56),
-    "24": Trial(Schedule(), prompts=24),
-    "200": Trial(Schedule(), prompts=200),
+    "trained on": Trial(Schedule(), "train"),
+    "trained on, 24": Trial(Schedule(), "train", 24),
+    "trained on, 200": Trial(Schedule(), "train", 200),
 }
 
 

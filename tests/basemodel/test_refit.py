@@ -80,7 +80,12 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     for path, record in tried.items():
         assert record.mode == coded[path].record.mode
         assert record.count == coded[path].record.count
-        assert not np.array_equal(record.factors.B, coded[path].record.factors.B)
+        pairs = zip(
+            (record.factors.B, record.factors.A),
+            (coded[path].record.factors.B, coded[path].record.factors.A),
+            strict=True,
+        )
+        assert not all(np.array_equal(x, y) for x, y in pairs)
 
 
 def test_nothing_is_kept_that_does_not_help(trained, make_adapter, tmp_path, monkeypatch) -> None:
