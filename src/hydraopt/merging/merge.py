@@ -154,10 +154,17 @@ def _solved(
     if judge is None:
         assert not isinstance(budget, HarmLimit)
         return job, solve(job, budget, options)
-    expected = Measured.unlike(judge.tasks(), TRIALS)
+    expected = Measured.unlike(sorted(judge.tasks()), TRIALS)
     job = dataclasses.replace(job, measured=expected)
     if isinstance(budget, MeanError | WorstError):
         return job, solve(job, budget, options)
+    if options.fair:
+        raise UsageError(
+            explain(
+                "fair makes errors alike, and a judge shares bytes out by harm",
+                do="Leave one of them out",
+            )
+        )
     solution = solve_by_harm(job, budget, options, judge)
     curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}
     return dataclasses.replace(job, measured=curves), Solution(solution.draft, solution.passes)

@@ -171,3 +171,31 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
     for task in open_bundle(tmp_path / "big-small").manifest.tasks:
         assert task.harm is None
         assert task.curve
+
+
+def test_fair_is_another_way_to_share_out(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    with pytest.raises(UsageError, match="fair makes errors alike"):
+        merge(adapters, tmp_path / "x", size="30%", judge=judge, fair=True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_error_is_kept_and_its_harm_told(adapters, tmp_path: Path) -> None:
+    made = merge(adapters, tmp_path / "x", max_error=0.2, judge=PowerJudge(adapters, SCALES))
+    assert max(made.errors.values()) <= 0.2
+    for name, harm in made.harms.items():
+        assert harm.likely == pytest.approx(SCALES[name] * made.errors[name] ** 1.2, rel=0.02)
+
+
+def test_the_order_in_which_a_judge_names_its_tasks_does_not_matter(adapters, tmp_path) -> None:
+    class Backwards(PowerJudge):
+        def tasks(self) -> frozenset[str]:
+            class Reversed(frozenset):
+                def __iter__(self):
+                    return iter(sorted(super().__iter__(), reverse=True))
+
+            return Reversed(self.scales)
+
+    for name, judge in (("a", PowerJudge), ("b", Backwards)):
+        merge(adapters, tmp_path / name, size="20%", judge=judge(adapters, SCALES))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
