@@ -65,8 +65,12 @@ def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
     return [Method(name, size, options) for size in sizes.split()]
 
 
-_JUDGED: dict[str, dict[str, Any]] = {CURVES: {"judge": {}}, REFIT: {"judge": {}, "refit": True}}
-"""What the ways with prompts are told; evidence.py fills in which prompts."""
+_JUDGED: dict[str, dict[str, Any]] = {
+    CURVES: {"judge": {}, "sensitivity": "prompts"},
+    REFIT: {"judge": {}, "sensitivity": "prompts", "refit": True},
+}
+"""What the ways with prompts are told, as merge --prompts does; evidence.py fills in which prompts.
+"""
 
 
 def _harm(name: str, *limits: str) -> list[Method]:
