@@ -52,18 +52,16 @@ class Trial:
 
 
 TRIALS: Final[Mapping[str, Trial]] = {
-    "seen": Trial(Schedule()),
+    "default": Trial(Schedule()),
+    "one stage": Trial(Schedule(stages=1)),
+    "sixteen stages": Trial(Schedule(steps=160, stops=(80, 120, 160), stages=16)),
     "drawn": Trial(Schedule(rounding="drawn")),
     "none": Trial(Schedule(rounding="none")),
     "slow": Trial(Schedule(rate=0.003)),
     "fast": Trial(Schedule(rate=0.03)),
-    "stages": Trial(Schedule(stages=3)),
-    "six stages": Trial(Schedule(steps=120, stops=(60, 120), stages=6)),
-    "six stages, drawn": Trial(Schedule(steps=120, stops=(60, 120), stages=6, rounding="drawn")),
-    "long": Trial(Schedule(steps=120, stops=(60, 120), rate=0.005)),
     "trained on": Trial(Schedule(), "train"),
     "trained on, 24": Trial(Schedule(), "train", 24),
-    "trained on, 200": Trial(Schedule(), "train", 200),
+    "trained on, 300": Trial(Schedule(), "train", 300),
 }
 
 

@@ -54,7 +54,6 @@ def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None
     made = refit(model, texts, original, coded, schedule=SHORT)
     assert made.after.likely < 0.9 * made.before.likely
     assert made.after.kl < 0.9 * made.before.kl
-    assert made.after.changed <= made.before.changed
     judges = texts[HELD_OUT - 1 :: HELD_OUT]
     assert made.before.answers == len(judges)
     old = {path: x.record for path, x in coded.items()}
@@ -128,7 +127,7 @@ def test_the_same_seed_gives_the_same_and_the_model_stays(trained, make_adapter,
     weights = {name: x.clone() for name, x in model.state_dict().items()}
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
-    how = Schedule(8, (8,), 0.02, rounding="drawn")
+    how = Schedule(8, (8,), 0.02, rounding="drawn", stages=1)
 
     def learned(seed: int) -> dict[str, np.ndarray]:
         schedule = dataclasses.replace(how, seed=seed)
@@ -146,7 +145,7 @@ def test_the_same_seed_gives_the_same_and_the_model_stays(trained, make_adapter,
 def test_stages_hold_early_layers_first(trained, make_adapter, tmp_path) -> None:
     holds = module._holds(["l.10.q", "l.2.q", "l.2.k", "l.0.q"], Schedule(steps=40, stages=2))
     assert holds == {20: ["l.0.q", "l.2.k"]}
-    assert module._holds(["l.0.q"], Schedule()) == {}
+    assert module._holds(["l.0.q"], Schedule(stages=1)) == {}
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     how = Schedule(24, (12, 24), 0.2, stages=2)

@@ -60,13 +60,13 @@ class Schedule:
     before the end. seed: of the order of the answers, and of random numbers.
     """
 
-    steps: int = 60
-    stops: tuple[int, ...] = (15, 30, 45, 60)
+    steps: int = 80
+    stops: tuple[int, ...] = (40, 60, 80)
     rate: float = 0.01
     texts: int = 8
     again: int = 4
     rounding: str = "seen"
-    stages: int = 1
+    stages: int = 8
     seed: int = 0
 
 
@@ -117,7 +117,7 @@ def refit(
     held = {path: x.record for path, x in coded.items() if path in set(done)}
     for step, tried in _train(model, seen, original, trained, held, how):
         harm = _harm(model, judges, {**held, **tried})
-        if _no_worse(harm, before) and harm.likely < best.likely:
+        if harm.likely <= before.likely and harm.kl < best.kl:
             best, records, steps = harm, tried, step
     return Refit(records, before, best, steps)
 
@@ -126,11 +126,6 @@ def _harm(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> 
     factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
     changed, answers, likely, _, kl, _ = drift_of(model, judges, factors).summary()
     return Harm(changed, answers, likely, kl, False)
-
-
-def _no_worse(harm: Harm, before: Harm) -> bool:
-    """By each of the ways in which harm is counted."""
-    return harm.changed <= before.changed and harm.likely <= before.likely and harm.kl <= before.kl
 
 
 # --- training ---------------------------------------------------------------------------------
