@@ -10,6 +10,7 @@ import pytest
 
 import hydraopt.basemodel.judge as module
 from hydraopt import read_adapters
+from hydraopt.basemodel import harm
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Drift, drift_of, likely_changes, reference_of
 from hydraopt.basemodel.judge import Judge
@@ -82,6 +83,27 @@ def test_kl_is_that_of_the_whole_answer(trained, said) -> None:
                 logs.append(logits_of(model, hidden).double().log_softmax(-1))
         wanted = float((logs[0].exp() * (logs[0] - logs[1])).sum())
         assert found[i] == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+
+
+def test_tokens_that_are_not_told_apart_cost_little(trained, said, monkeypatch) -> None:
+    model, _ = trained
+    original, other = factors_of(0), noisy(factors_of(0), 0.05)
+    whole = drift_of(model, reference_of(model, said, original), other)
+    monkeypatch.setattr(harm, "_LIKELIEST", 8)
+    lumped = drift_of(model, reference_of(model, said, original), other)
+    assert (lumped.kl <= whole.kl + 1e-6).all()
+    assert lumped.kl.sum() > 0.7 * whole.kl.sum()
+    assert np.allclose(lumped.moved, whole.moved, atol=1e-4)
+
+
+def test_pieces_are_the_same(trained, said, monkeypatch) -> None:
+    model, _ = trained
+    original, other = factors_of(0), noisy(factors_of(0), 0.05)
+    whole = drift_of(model, reference_of(model, said, original), other)
+    monkeypatch.setattr(harm, "_TOKENS", 5)
+    pieces = drift_of(model, reference_of(model, said, original), other)
+    assert np.array_equal(pieces.row, whole.row)
+    assert np.allclose(pieces.kl, whole.kl, atol=1e-5)
 
 
 def test_likely_changes_agree_with_noise_drawn_anew() -> None:

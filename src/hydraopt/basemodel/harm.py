@@ -48,22 +48,43 @@ HELD_OUT: Final = 4
 
 Numbers = NDArray[np.float64]
 
-_TOKENS: Final = 256
+_TOKENS: Final = 128
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
+_LIKELIEST: Final = 256
+"""Next tokens that are told apart, of each token of an answer."""
+_LEAST: Final = 1e-9
 _NEAR: Final = 3.0
 """Margins up to about so many times what margins move are those that matter."""
 _SURELY: Final = 1 - 1e-9
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """What the original thinks at N tokens. tokens, logs: (N, K) the likeliest next ones, falling,
+    and their log probabilities. rest: (N,) the probability of all others together. margin: (N,) how
+    far the first is ahead of the second, in logits."""
+
+    tokens: Tensor
+    logs: Tensor
+    rest: Tensor
+    margin: Tensor
+
+
+@dataclass(frozen=True)
 class Reference:
-    """What the original says, batch by batch. hidden: (N, width) what its output layer sees at each
-    token of its answers. answers: how many there are; an empty one cannot change."""
+    """What the original says, batch by batch. order: which answers a batch has. answers: how many
+    there are in all; an empty one cannot change."""
 
     batches: tuple[Batch, ...]
     order: tuple[tuple[int, ...], ...]
-    hidden: tuple[Tensor, ...]
+    seen: tuple[tuple[_Seen, ...], ...]
     answers: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, about."""
+        kept = (x for pieces in self.seen for x in pieces)
+        return sum(x.tokens.nbytes + x.logs.nbytes for x in kept)
 
 
 @dataclass(frozen=True)
@@ -149,8 +170,8 @@ def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) 
     ]
     batches = tuple(collate([answers[i] for i in chunk]) for chunk in chunks)
     placed = place(model, original)
-    hidden = tuple(_hidden(model, batch, placed) for batch in batches)
-    return Reference(batches, tuple(chunks), hidden, len(answers))
+    seen = tuple(tuple(_seen(model, x) for x in _pieces(model, y, placed)) for y in batches)
+    return Reference(batches, tuple(chunks), seen, len(answers))
 
 
 @torch.inference_mode()
@@ -158,13 +179,13 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
     """What ``factors`` make of the reference; they are as the original's, of any rank."""
     placed = place(model, {path: x for path, x in factors.items() if x[1].shape[0]})
     columns: list[tuple[Numbers, ...]] = []
-    for batch, chunk, before in zip(
-        reference.batches, reference.order, reference.hidden, strict=True
-    ):
-        after = _hidden(model, batch, placed)
-        rows = np.array(chunk)[batch.row.numpy()]
-        for start, piece in _pieces(model, before, after):
-            columns.append((rows[start : start + _TOKENS].astype(np.float64), *piece))
+    for batch, chunk, seen in zip(reference.batches, reference.order, reference.seen, strict=True):
+        rows, start = np.array(chunk)[batch.row.cpu().numpy()], 0
+        for piece, before in zip(_pieces(model, batch, placed), seen, strict=True):
+            kl, moved = _compared(model, piece, before)
+            some = rows[start : start + len(kl)].astype(np.float64)
+            columns.append((some, kl, _numbers(before.margin), moved))
+            start += len(kl)
     if not columns:
         nothing = np.zeros(0)
         return Drift(nothing.astype(np.int64), nothing, nothing, nothing, reference.answers)
@@ -172,31 +193,43 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
     return Drift(row.astype(np.int64), kl, margin, moved, reference.answers)
 
 
-def _hidden(model: Any, batch: Batch, placed: Placed) -> Tensor:
+def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
+    """What the output layer sees at a few target tokens of a batch at a time, (n, width)."""
     with attached(model, placed):
-        return hidden_states(model, batch)
+        hidden = hidden_states(model, batch)
+    for start in range(0, len(hidden), _TOKENS):
+        yield hidden[start : start + _TOKENS]
 
 
-def _pieces(
-    model: Any, before: Tensor, after: Tensor
-) -> Iterator[tuple[int, tuple[Numbers, Numbers, Numbers]]]:
-    """(first token, (kl, margin, moved)) of a few tokens at a time."""
-    for start in range(0, len(before), _TOKENS):
-        old = logits_of(model, before[start : start + _TOKENS]).log_softmax(-1)
-        new = logits_of(model, after[start : start + _TOKENS]).log_softmax(-1)
-        kl = torch.linalg.vecdot(old.exp(), old - new).clamp_min(0)
-        first = old.argmax(-1)
-        margin, now = _ahead(old, first), _ahead(new, first)
-        yield start, (_numbers(kl), _numbers(margin), _numbers(margin - now))
+def _seen(model: Any, hidden: Tensor) -> _Seen:
+    logits = logits_of(model, hidden)
+    top, tokens = logits.topk(min(_LIKELIEST, logits.shape[-1]), dim=-1)
+    logs = top - logits.logsumexp(-1, keepdim=True)
+    return _Seen(tokens, logs, _left(logs), top[:, 0] - top[:, 1])
+
+
+def _left(logs: Tensor) -> Tensor:
+    """The probability that is left beside these, (N,), in float64; never quite nothing."""
+    left: Tensor = (1 - logs.double().exp().sum(-1)).clamp_min(_LEAST)
+    return left
+
+
+def _compared(model: Any, hidden: Tensor, before: _Seen) -> tuple[Numbers, Numbers]:
+    """(kl, moved) of some tokens: see :class:`Drift`.
+
+    KL is that over the likeliest tokens of the original and all others as one: no more than that
+    over all tokens, and hardly less. The original's output layer need not be computed again.
+    """
+    logits = logits_of(model, hidden)
+    logs = logits.gather(1, before.tokens) - logits.logsumexp(-1, keepdim=True)
+    kl = torch.linalg.vecdot(before.logs.exp(), before.logs - logs).double()
+    kl += before.rest * (before.rest.log() - _left(logs).log())
+    first = before.tokens[:, :1]
+    own = logits.gather(1, first)[:, 0]
+    ahead = own - logits.scatter_(1, first, -torch.inf).amax(-1)
+    return _numbers(kl.clamp_min(0)), _numbers(before.margin - ahead)
 
 
 def _numbers(values: Tensor) -> Numbers:
     numbers: Numbers = values.double().cpu().numpy()
     return numbers
-
-
-def _ahead(chances: Tensor, first: Tensor) -> Tensor:
-    """How far the tokens ``first`` (N,) are ahead of all others in ``chances`` (N, vocabulary)."""
-    own = chances.gather(1, first[:, None])[:, 0]
-    (best, second), (top, _) = (x.unbind(-1) for x in chances.topk(2, dim=-1))
-    return own - torch.where(top == first, second, best)

@@ -26,10 +26,10 @@ __all__ = ["ANSWER_TOKENS", "Judge"]
 
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
-_METHOD: Final = "1"
+_METHOD: Final = "2"
 """Changes when the same factors would be given other numbers."""
-_REFERENCES: Final = 2
-"""Tasks whose references are in memory at once."""
+_ROOM: Final = 1 << 29
+"""Bytes of references that are in memory at once."""
 
 
 class Judge:
@@ -123,11 +123,12 @@ class Judge:
 
     def _reference(self, task: str) -> Reference:
         if task not in self._references:
-            while len(self._references) >= _REFERENCES:
+            made = reference_of(self._model, self.answers(task), self._originals(task))
+            while self._references and made.nbytes > _ROOM - sum(
+                x.nbytes for x in self._references.values()
+            ):
                 self._references.pop(next(iter(self._references)))
-            self._references[task] = reference_of(
-                self._model, self.answers(task), self._originals(task)
-            )
+            self._references[task] = made
         return self._references[task]
 
 
