@@ -46,7 +46,7 @@ def test_a_folder_lists_its_commands_and_refuses_others(monkeypatch, capsys) -> 
     assert all(summary_of("benchmarks.quality", x) in text for x in commands_of("quality"))
     monkeypatch.setattr(sys, "argv", ["x", "nothing"])
     assert dispatch("benchmarks.quality", commands_of("quality")) == 2
-    assert "expected: evidence, methods" in capsys.readouterr().err
+    assert "expected: evidence, prompts_needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["headline", "quality", "speed", "coding", "hostile", "reports"])

@@ -122,7 +122,7 @@ def test_an_error_limit_is_kept_and_only_offenders_go_back(three, tmp_path, limi
     assert "b" not in changed(plain, out)
     assert changed(plain, out)
     back = 3 - len(changed(plain, out))
-    assert f"the parts of {back} tasks kept the lengths" in made.notes[-1]
+    assert f"the parts of {back} tasks stayed as the encoder made them" in made.notes[-1]
     assert f"the {limit.replace('_', '-')} would not be kept" in made.notes[-1]
     assert open_bundle(out).recipe["rescaled"] == 3 - back
 
