@@ -237,18 +237,24 @@ def _plan(
         check_plot(plot)
     if asked.base is None or not asked.prompted or (asked.size is None) == (asked.harm is None):
         raise click.UsageError("--plan-only needs --base, --prompts, and a --size or a --harm")
+    other = asked.error is not None or asked.max_error is not None or asked.lossless
+    if other or asked.fair or asked.forms or asked.exact or asked.method:
+        raise click.UsageError("--plan-only has no other limit, and no fair, form, exact or method")
     from hydraopt.adapters import read_adapters
     from hydraopt.basemodel.model import products_of
     from hydraopt.merging.harm.plan import plan
 
     opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
     with products_of(asked.products):
+        onlooker = _onlooker(asked, opened, progress)
         made = plan(
             opened,
-            _onlooker(asked, opened, progress).judge,
+            onlooker.judge,
             size=asked.size,
             harm=asked.harm,
             importance=asked.importance,
+            measure=asked.measure,
+            sensitivity=onlooker.sensitivities(),
             same_base=asked.same_base,
             base=_base_tensors(asked, opened),
             threads=asked.threads,

@@ -34,7 +34,7 @@ from hydraopt.merging.budget import (
 )
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import TRIALS, solve_by_harm
+from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
@@ -45,7 +45,7 @@ from hydraopt.merging.solving import Options, solve
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
-__all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "write"]
+__all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "recipe_of", "write"]
 
 DEFAULT_MAX_ERROR: Final = 0.03
 """Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
@@ -124,16 +124,17 @@ def merge(
     weighed = importance or {}, sensitivity or {}
     options = Options(chosen, tuple(forms or FORMS), fair, threads, progress, *weighed)
     budget = limits.budget(pieces.fp16_bytes)
-    job, solution = Job.of(pieces, _recipe(options, budget, lossless, helpers)), None
+    job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
     if pieces.contents:
         job, solution = _solved(job, budget, options, judge)
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
 
 
-def _recipe(
+def recipe_of(
     options: Options, budget: Budget | HarmLimit, lossless: bool, helpers: Finishers
 ) -> MergeRecipe:
+    """What a merge with these was asked for."""
     limit = "lossless" if lossless else budget.name, budget.limit
     seen = tuple(sorted(options.sensitivity))
     return MergeRecipe(
@@ -154,8 +155,6 @@ def _solved(
     if judge is None:
         assert not isinstance(budget, HarmLimit)
         return job, solve(job, budget, options)
-    expected = Measured.unlike(sorted(judge.tasks()), TRIALS)
-    job = dataclasses.replace(job, measured=expected)
     if isinstance(budget, MeanError | WorstError):
         return job, solve(job, budget, options)
     if options.fair:

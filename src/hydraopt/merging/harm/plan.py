@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +16,17 @@ from hydraopt.compress.measure import measure_named
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import HarmLimit, Size, parse_harm, parse_size
+from hydraopt.merging.finish import Finishers
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import HarmPlan, plan_by_harm
 from hydraopt.merging.harm.trials import Seen
+from hydraopt.merging.merge import DEFAULT_MEASURE, recipe_of
 from hydraopt.merging.outcome import Job, StrPath, load
-from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.solving import Options
+from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
 __all__ = ["Plan", "TaskPlanned", "plan"]
-
-_MEASURE: Final = "bias-aware"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def plan(
     size: str | int | None = None,
     harm: str | None = None,
     importance: Mapping[str, float] | None = None,
+    measure: str = DEFAULT_MEASURE,
+    sensitivity: Sensitivity | None = None,
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
@@ -85,10 +87,9 @@ def plan(
     if not pieces.contents:
         raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
-    recipe = MergeRecipe(_MEASURE, aim.name, aim.limit, tuple(FORMS))
-    options = Options(measure_named(_MEASURE), tuple(FORMS), threads=threads, progress=progress)
-    if importance:
-        options = Options(**{**vars(options), "importance": importance})
+    weighed = importance or {}, sensitivity or {}
+    options = Options(measure_named(measure), tuple(FORMS), False, threads, progress, *weighed)
+    recipe = recipe_of(options, aim, False, Finishers(judge))
     made = plan_by_harm(Job.of(pieces, recipe), aim, options, judge)
     tasks = tuple(_planned(made))
     shares = not isinstance(aim, HarmLimit) or aim.shares

@@ -22,7 +22,7 @@ from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
 from hydraopt.merging.harm.trials import Counted, Trials
-from hydraopt.merging.outcome import Job
+from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
@@ -76,6 +76,8 @@ def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJ
 
     Raises UsageError for a limit on harm where a task has no prompts or there are other tensors.
     """
+    # Sizes count what the manifest will say of each task, which is known at the end.
+    job = dataclasses.replace(job, measured=Measured.unlike(sorted(judge.tasks()), TRIALS))
     passes = passes_of(job, options)
     weights = weights_of(
         job.pieces,

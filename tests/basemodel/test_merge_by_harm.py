@@ -1,0 +1,99 @@
+"""merge --harm, --plan-only and a folder of prompts, with a small model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hydraopt import open_bundle
+from hydraopt.cli.main import cli
+
+PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
+
+
+@pytest.fixture
+def place(trained, make_adapter, tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    (tmp_path / "prompts").mkdir()
+    for seed, name in enumerate(("en", "fr")):
+        rng = np.random.default_rng(seed)
+        modules = {
+            p: (0.2 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))) for p in PATHS
+        }
+        make_adapter(tmp_path / "adapters" / name, modules)
+        lines = "".join(json.dumps(f"Spell.\n{i}\n=>") + "\n" for i in range(12))
+        (tmp_path / "prompts" / f"{name}.jsonl").write_text(lines)
+    return tmp_path
+
+
+def call(place: Path, *more: str):
+    inputs = [str(place / "adapters" / name) for name in ("en", "fr")]
+    options = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
+    return CliRunner().invoke(cli, ["merge", *inputs, *options, *more])
+
+
+def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
+    out = place / "x.hydra.safetensors"
+    made = call(place, "--harm", "20%", "--no-refit", "-o", str(out))
+    assert made.exit_code == 0, made.output
+    assert "answers that change" in made.stdout
+    manifest = open_bundle(out).manifest
+    assert (manifest.recipe["limit"], manifest.recipe["value"]) == ("harm", 0.2)
+    for task in manifest.tasks:
+        assert task.harm is not None
+        assert task.harm.likely <= 0.2
+        assert len(task.curve) >= 2
+
+
+def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
+    picture = place / "plan.png"
+    told = call(place, "--size", "40%", "--plan-only", "--plot", str(picture), "--json")
+    assert told.exit_code == 0, told.output
+    report = json.loads(told.stdout)
+    assert report["schema"] == "hydraopt.merge.plan/1"
+    assert (report["limit"], report["counted"]) == ("size", "answers")
+    for task in report["tasks"]:
+        sizes = [trial["size"] for trial in task["trials"]]
+        assert len(sizes) == 5
+        assert sizes == sorted(sizes, reverse=True)
+        assert min(sizes) <= task["size"] <= max(sizes) * 1.5
+        assert task["harm"] >= 0
+    assert picture.stat().st_size > 10_000
+    assert not list(place.glob("*.safetensors"))
+
+
+def test_the_merge_after_a_plan_measures_no_trial_again(place: Path, monkeypatch) -> None:
+    assert call(place, "--size", "40%", "--plan-only").exit_code == 0
+    before = set((place / "cache" / "harm").iterdir())
+    out = str(place / "x.hydra.safetensors")
+    assert call(place, "--size", "40%", "--no-refit", "-o", out).exit_code == 0
+    new = set((place / "cache" / "harm").iterdir()) - before
+    # Two rounds of two tasks, where all trials would be fourteen.
+    assert 0 < len(new) <= 4
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--size", "40%", "--plan-only", "-o", "x"], "no -o"),
+        (["--size", "40%", "--plot", "x.png"], "--plan-only"),
+        (["--plan-only"], "a --size or a --harm"),
+        (["--size", "40%", "--harm", "1%", "-o", "x"], "more than one limit"),
+        (["--harm", "nothing", "-o", "x"], "cannot read the harm"),
+        (["--size", "40%"], "--output"),
+        (["--size", "40%", "--plan-only", "--fair"], "no fair"),
+        (["--size", "40%", "--plan-only", "--form", "private"], "no fair, form"),
+        (["--size", "40%", "--plan-only", "--plot", "x.txt"], "unknown kind of picture"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(place: Path, more, said) -> None:
+    refused = call(place, *more)
+    assert refused.exit_code == 2
+    assert said in refused.output
+    assert not (place / "x").exists()
