@@ -88,8 +88,8 @@ __all__ = ["merge"]
     "--refit/--no-refit",
     default=True,
     show_default=True,
-    help="With --prompts: train the coded parts to keep the answers, where that helps on a quarter "
-    "of the prompts that is held out.",
+    help="With --prompts and without --harm: train the coded parts to keep the answers, where that "
+    "helps on a quarter of the prompts that is held out.",
 )
 @click.option(
     "--plan-only",
@@ -288,7 +288,7 @@ def _merge(
         fair=asked.fair,
         measure=asked.measure,
         sensitivity=onlooker.sensitivities() if onlooker else None,
-        refitter=onlooker.refit if onlooker and asked.prompts and asked.refit else None,
+        refitter=onlooker.refit if onlooker and asked.refits else None,
         harm=asked.harm,
         judge=onlooker.judge if onlooker and asked.prompts else None,
         forms=asked.forms or None,

@@ -118,6 +118,11 @@ class Asked:
             )
 
     @property
+    def refits(self) -> bool:
+        """Whether coded parts are trained: what keeps a limit on harm is as it was measured."""
+        return bool(self.refit and self.prompted and self.harm is None)
+
+    @property
     def importance(self) -> dict[str, float]:
         """By task; for a method, its weights."""
         return dict(self.weights)

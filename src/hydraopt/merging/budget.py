@@ -138,11 +138,6 @@ class HarmLimit:
         """As a user writes it."""
         return f"{100 * self.limit:g}%" if self.shares else f"{self.limit:g}nats"
 
-    def strain(self, change: Change) -> float:
-        """How much of the blame is the change's, if ever there is any: nothing that is kept only
-        where it lowers harm can break this budget."""
-        return float(change.bytes)
-
     def said(self, harm: float) -> str:
         """A measured harm, in words."""
         return f"{100 * harm:.2g} % of the answers" if self.shares else f"{harm:.2g} nats an answer"

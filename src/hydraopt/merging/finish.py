@@ -44,17 +44,20 @@ class Finishers:
         return len(self.judge.tasks()) if self.judge else 0
 
     def check(self, limited: bool) -> None:
-        """Raise UsageError for a limit on harm that nobody measures, and for both who train."""
+        """Raise UsageError for a limit on harm that nobody measures, or that training would follow,
+        and for two who train."""
         if limited and self.judge is None:
             raise UsageError(explain("a limit on harm needs a judge", do=_GIVE_PROMPTS))
-        if self.rescaler and (self.refitter or limited):
+        if limited and (self.refitter or self.rescaler):
             raise UsageError(
                 explain(
-                    "lengths of parts are fitted last, and for a size or an error alone",
-                    got="a limit on harm" if limited else "a refit, which fits them too",
-                    do="Leave the rescaler out",
+                    "what keeps a limit on harm is not trained any more",
+                    got="a refitter" if self.refitter else "a rescaler",
+                    expected="a size or an error with it",
                 )
             )
+        if self.rescaler and self.refitter:
+            raise UsageError(explain("a refit fits lengths too", do="Leave the rescaler out"))
 
 
 def finished(
@@ -71,10 +74,11 @@ def finished(
     """
     originals = {adapter.name: adapter for adapter in adapters}
     changed: set[str] = set()
-    if helpers.refitter:
-        job, solution = _refitted(job, solution, budget, originals, helpers.refitter, changed)
-    if helpers.rescaler and not isinstance(budget, HarmLimit):
-        job, solution = _rescaled(job, solution, budget, originals, helpers.rescaler)
+    if not isinstance(budget, HarmLimit):  # helpers.check refuses training after one
+        if helpers.refitter:
+            job, solution = _refitted(job, solution, budget, originals, helpers.refitter, changed)
+        if helpers.rescaler:
+            job, solution = _rescaled(job, solution, budget, originals, helpers.rescaler)
     if helpers.judge is None:
         return job, solution
     everything = range(job.pieces.contents)
@@ -91,7 +95,7 @@ def finished(
 def _refitted(
     job: Job,
     solution: Solution[Draft],
-    budget: Budget | HarmLimit,
+    budget: Budget,
     originals: Mapping[str, Adapter],
     ask: Refitter,
     changed: set[str],
@@ -105,8 +109,6 @@ def _refitted(
         return others
 
     def value_of(draft: Draft, tasks: int) -> float:
-        if isinstance(budget, HarmLimit):
-            return 0.0  # what keeps more answers breaks no limit on those that change
         return _with(job, "refit", tasks).value(budget, draft)
 
     made = refitted(solution.draft, job.pieces, originals, asked, budget, value_of)
@@ -149,7 +151,7 @@ def _with(job: Job, what: Literal["refit", "rescaled"], tasks: int) -> Job:
     return dataclasses.replace(job, recipe=dataclasses.replace(recipe, rescaled=tasks))
 
 
-def _noted(job: Job, made: Rewritten, what: str, budget: Budget | HarmLimit) -> Job:
+def _noted(job: Job, made: Rewritten, what: str, budget: Budget) -> Job:
     """With notes: in how many tasks, and if the budget stood in the way."""
     notes = [f"coded parts were {what} in {made.tasks} of {len(job.pieces.tasks)} tasks"]
     if made.back:

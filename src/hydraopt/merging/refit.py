@@ -14,7 +14,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.coding.records import PartsRecord
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.budget import Budget, HarmLimit
+from hydraopt.merging.budget import Budget
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.rewrite import CodedModules, Rewritten, rewritten
 
@@ -31,7 +31,7 @@ def refitted(
     pieces: MergeSet,
     adapters: Mapping[str, Adapter],
     ask: Refitter,
-    budget: Budget | HarmLimit,
+    budget: Budget,
     value_of: Callable[[Draft, int], float],
 ) -> Rewritten:
     """The draft with the records that ``ask`` gives; its errors stay those from the originals.

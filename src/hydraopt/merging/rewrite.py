@@ -25,7 +25,7 @@ from hydraopt.compress.recode import CodedModule
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.budget import Budget, Change, HarmLimit
+from hydraopt.merging.budget import Budget, Change
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.passes import Draft
 
@@ -64,7 +64,7 @@ def rewritten(
     pieces: MergeSet,
     adapters: Mapping[str, Adapter],
     ask: Asked,
-    budget: Budget | HarmLimit,
+    budget: Budget,
     value_of: Callable[[Draft, int], float],
 ) -> Rewritten:
     """The draft with the records that ``ask`` gives, its errors measured anew.
@@ -96,7 +96,7 @@ def rewritten(
 
 
 def _stream(
-    decoded: DecodedDraft, task: TaskEntry, adapter: Adapter, ask: Asked, budget: Budget | HarmLimit
+    decoded: DecodedDraft, task: TaskEntry, adapter: Adapter, ask: Asked, budget: Budget
 ) -> _Stream | None:
     draft, content = decoded.draft, task.content
     assert content is not None

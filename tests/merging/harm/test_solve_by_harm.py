@@ -199,3 +199,11 @@ def test_the_order_in_which_a_judge_names_its_tasks_does_not_matter(adapters, tm
     for name, judge in (("a", PowerJudge), ("b", Backwards)):
         merge(adapters, tmp_path / name, size="20%", judge=judge(adapters, SCALES))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("who", ["refitter", "rescaler"])
+def test_what_keeps_a_limit_is_not_trained_any_more(adapters, tmp_path: Path, who) -> None:
+    judge, train = PowerJudge(adapters, SCALES), {who: lambda name, coded: {}}
+    with pytest.raises(UsageError, match=f"not trained any more; got a {who}"):
+        merge(adapters, tmp_path / "x", harm="1%", judge=judge, **train)
+    assert not (tmp_path / "x").exists()
