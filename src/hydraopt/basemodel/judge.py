@@ -56,6 +56,7 @@ class Judge:
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
         self._of_base = f"{known} {where} {_METHOD} {ANSWER_TOKENS}"
         self._references: dict[str, Reference] = {}
+        self._keys: dict[str, str] = {}
 
     def tasks(self) -> frozenset[str]:
         """The tasks that have prompts."""
@@ -109,14 +110,17 @@ class Judge:
         """Other records of a task's modules, trained to keep its answers, as hydraopt.merge takes
         them; none where that does not help, for a task without prompts, or of too few answers.
         See :func:`hydraopt.basemodel.refit.refit`."""
-        if task not in self._prompts or not held_out(self.answers(task))[1]:
+        answers = self.answers(task) if task in self._prompts else []
+        if not held_out(answers)[1]:
             return {}
-        answers, original = self.answers(task), self._originals(task)
-        return refit(self._model, answers, original, modules()).records
+        return refit(self._model, answers, self._originals(task), modules()).records
 
     def _key(self, task: str) -> str:
-        asked = [" ".join(map(str, item.prompt)) for item in self._prompts[task]]
-        return key_of([self._of_base, self._adapters[task].content_hash(), *asked])
+        if task not in self._keys:  # an adapter's hash reads all of its file
+            asked = [" ".join(map(str, item.prompt)) for item in self._prompts[task]]
+            content = self._adapters[task].content_hash()
+            self._keys[task] = key_of([self._of_base, content, *asked])
+        return self._keys[task]
 
     def _originals(self, task: str) -> TaskFactors:
         return {path: x.factors() for path, x in self._adapters[task].modules.items()}

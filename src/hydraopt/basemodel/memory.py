@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.files.reading import MOST_CONFIG, file_hash, read_regular
 
 __all__ = ["Memory", "base_hash", "cache_folder", "key_of"]
 
@@ -46,11 +46,7 @@ def base_hash(base: str | Path, model: Any) -> str | None:
         commit = getattr(model.config, "_commit_hash", None)
         return f"{base}@{commit}" if commit else None
     files = sorted({*(f for x in _WEIGHTS for f in folder.glob(x)), folder / "config.json"})
-    parts = []
-    for file in files:
-        with file.open("rb") as stream:
-            parts.append(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
-    return key_of(parts)
+    return key_of(f"{file.name} {file_hash(file)}" for file in files)
 
 
 class Memory:

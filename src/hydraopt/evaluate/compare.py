@@ -24,9 +24,10 @@ from hydraopt.evaluate.classify import (
     run_classification,
     saved_tensors,
 )
-from hydraopt.evaluate.provenance import file_hash, versions, weights_hash
+from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
+from hydraopt.files.reading import file_hash
 from hydraopt.progress import Progress
 
 __all__ = [

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["file_hash", "versions", "weights_hash"]
+from hydraopt.files.reading import file_hash
+
+__all__ = ["versions", "weights_hash"]
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -20,12 +22,6 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             numbers[name] = "not installed"
     return numbers
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_hash(base: Path) -> str | None:

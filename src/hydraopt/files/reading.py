@@ -8,12 +8,13 @@ turn into an error of their own kind.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["MOST_CONFIG", "HeldFile", "open_regular", "read_regular"]
+__all__ = ["MOST_CONFIG", "HeldFile", "file_hash", "open_regular", "read_regular"]
 
 MOST_CONFIG: Final = 16 << 20
 """Bytes that a config may have."""
@@ -99,3 +100,9 @@ class HeldFile:
             pieces.append(piece)
             start, size = start + len(piece), size - len(piece)
         return b"".join(pieces)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

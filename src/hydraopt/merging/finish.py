@@ -6,12 +6,12 @@ Each is asked of somebody else, who has the model; nothing here knows of one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from hydraopt.adapters import Adapter
-from hydraopt.coding.records import PartsRecord
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.harm.judging import HarmJudge
@@ -21,7 +21,7 @@ from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter, refitted
 from hydraopt.merging.rescale import Rescaler, rescaled
-from hydraopt.merging.rewrite import CodedModules, Rewritten
+from hydraopt.merging.rewrite import Rewritten
 from hydraopt.merging.search import Solution
 from hydraopt.progress import Progress, silent
 
@@ -72,17 +72,19 @@ def finished(
 
     adapters: the originals. Raises what they raise who are asked.
     """
-    originals = {adapter.name: adapter for adapter in adapters}
-    changed: set[str] = set()
+    originals, before = {adapter.name: adapter for adapter in adapters}, solution.draft
     if not isinstance(budget, HarmLimit):  # helpers.check refuses training after one
+        known = job.pieces, originals
         if helpers.refitter:
-            job, solution = _refitted(job, solution, budget, originals, helpers.refitter, changed)
+            refit = functools.partial(refitted, before, *known, helpers.refitter, budget)
+            job, solution = _trained(job, solution, budget, "refit", refit)
         if helpers.rescaler:
-            job, solution = _rescaled(job, solution, budget, originals, helpers.rescaler)
+            rescale = functools.partial(rescaled, before, *known, helpers.rescaler, budget)
+            job, solution = _trained(job, solution, budget, "rescaled", rescale)
     if helpers.judge is None:
         return job, solution
-    everything = range(job.pieces.contents)
-    told = progress or silent
+    everything, told = range(job.pieces.contents), progress or silent
+    changed = _other_streams(job, before, solution.draft)
     judged = measure_tasks(solution.draft, job, helpers.judge, everything, told, changed)
     nothing = Measured(None)
     measured = {
@@ -92,54 +94,29 @@ def finished(
     return dataclasses.replace(job, measured=measured), solution
 
 
-def _refitted(
+def _trained(
     job: Job,
     solution: Solution[Draft],
     budget: Budget,
-    originals: Mapping[str, Adapter],
-    ask: Refitter,
-    changed: set[str],
+    what: Literal["refit", "rescaled"],
+    train: Callable[[Callable[[Draft, int], float]], Rewritten],
 ) -> tuple[Job, Solution[Draft]]:
-    """``changed`` gets the names of the tasks that have other records."""
+    """With other records in some tasks, as many of them as keep the budget.
 
-    def asked(name: str, modules: CodedModules) -> Mapping[str, PartsRecord]:
-        others = ask(name, modules)
-        if others:
-            changed.add(name)
-        return others
-
-    def value_of(draft: Draft, tasks: int) -> float:
-        return _with(job, "refit", tasks).value(budget, draft)
-
-    made = refitted(solution.draft, job.pieces, originals, asked, budget, value_of)
-    if made.back:
-        changed.intersection_update(_other_streams(job, solution.draft, made.draft))
-    job = _noted(_with(job, "refit", made.tasks), made, "refitted", budget)
+    train: takes what says the value of the budget, of a draft in which so many tasks are changed.
+    """
+    made = train(lambda draft, tasks: _with(job, what, tasks).value(budget, draft))
+    job = _noted(_with(job, what, made.tasks), made, what, budget)
     return job, dataclasses.replace(solution, draft=made.draft)
 
 
 def _other_streams(job: Job, before: Draft, after: Draft) -> set[str]:
-    """The tasks whose streams differ."""
+    """The tasks whose streams differ: those that something was fitted to."""
     return {
         task.name
         for task in job.pieces.tasks
         if task.content is not None and before.streams[task.content] != after.streams[task.content]
     }
-
-
-def _rescaled(
-    job: Job,
-    solution: Solution[Draft],
-    budget: Budget,
-    originals: Mapping[str, Adapter],
-    ask: Rescaler,
-) -> tuple[Job, Solution[Draft]]:
-    def value_of(draft: Draft, tasks: int) -> float:
-        return _with(job, "rescaled", tasks).value(budget, draft)
-
-    made = Rewritten(*rescaled(solution.draft, job.pieces, originals, ask, budget, value_of))
-    job = _noted(_with(job, "rescaled", made.tasks), made, "rescaled", budget)
-    return job, dataclasses.replace(solution, draft=made.draft)
 
 
 def _with(job: Job, what: Literal["refit", "rescaled"], tasks: int) -> Job:
@@ -151,9 +128,10 @@ def _with(job: Job, what: Literal["refit", "rescaled"], tasks: int) -> Job:
     return dataclasses.replace(job, recipe=dataclasses.replace(recipe, rescaled=tasks))
 
 
-def _noted(job: Job, made: Rewritten, what: str, budget: Budget) -> Job:
+def _noted(job: Job, made: Rewritten, what: Literal["refit", "rescaled"], budget: Budget) -> Job:
     """With notes: in how many tasks, and if the budget stood in the way."""
-    notes = [f"coded parts were {what} in {made.tasks} of {len(job.pieces.tasks)} tasks"]
+    words = {"refit": "refitted", "rescaled": "rescaled"}
+    notes = [f"coded parts were {words[what]} in {made.tasks} of {len(job.pieces.tasks)} tasks"]
     if made.back:
         notes.append(
             f"the parts of {made.back} tasks stayed as the encoder made them: with others the "

@@ -21,7 +21,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget
 from hydraopt.merging.passes import Draft
-from hydraopt.merging.rewrite import CodedModules, rewritten
+from hydraopt.merging.rewrite import CodedModules, Rewritten, rewritten
 
 __all__ = ["Rescaler", "rescaled"]
 
@@ -40,9 +40,8 @@ def rescaled(
     ask: Rescaler,
     budget: Budget,
     value_of: Callable[[Draft, int], float],
-) -> tuple[Draft, int, int]:
-    """The draft with the coefficients that ``ask`` gives, its errors measured anew; how many tasks
-    have them; and how many had to keep their old ones for the budget to be kept.
+) -> Rewritten:
+    """The draft with the coefficients that ``ask`` gives, its errors measured anew.
 
     adapters, value_of, and which tasks go back: as for :func:`hydraopt.merging.rewrite.rewritten`.
     Raises UsageError for an answer that does not fit the parts.
@@ -51,8 +50,7 @@ def rescaled(
     def records(name: str, modules: CodedModules) -> dict[str, PartsRecord]:
         return _moved(name, modules, ask)
 
-    made = rewritten(draft, pieces, adapters, records, budget, value_of)
-    return made.draft, made.tasks, made.back
+    return rewritten(draft, pieces, adapters, records, budget, value_of)
 
 
 def _moved(name: str, modules: CodedModules, ask: Rescaler) -> dict[str, PartsRecord]:

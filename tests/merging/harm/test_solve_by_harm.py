@@ -207,3 +207,22 @@ def test_what_keeps_a_limit_is_not_trained_any_more(adapters, tmp_path: Path, wh
     with pytest.raises(UsageError, match=f"not trained any more; got a {who}"):
         merge(adapters, tmp_path / "x", harm="1%", judge=judge, **train)
     assert not (tmp_path / "x").exists()
+
+
+def test_what_something_was_fitted_to_is_judged_by_other_answers(adapters, tmp_path) -> None:
+    class Noting(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            if apart:
+                asked_apart.add(task)
+            return super().measure(task, coded, error, apart)
+
+    asked_apart: set[str] = set()
+
+    def grow(name, coded):
+        return (
+            {p: np.ones(len(x.A), np.int64) for p, x in coded().items()} if name == "easy" else {}
+        )
+
+    judge = Noting(adapters, SCALES)
+    merge(adapters, tmp_path / "x", size="30%", judge=judge, rescaler=grow)
+    assert asked_apart == {"easy"}

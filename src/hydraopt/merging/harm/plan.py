@@ -93,13 +93,11 @@ def plan(
     made = plan_by_harm(Job.of(pieces, recipe), aim, options, judge)
     tasks = tuple(_planned(made))
     shares = not isinstance(aim, HarmLimit) or aim.shares
-    whole = sum({_content(made, task.name): task.size for task in tasks}.values())
+    # Tasks of equal content share a stream.
+    contents = {task.name: task.content for task in pieces.tasks}
+    whole = sum({contents[task.name]: task.size for task in tasks}.values())
     counted = "answers" if shares else "nats"
     return Plan(aim.name, float(aim.limit), counted, tasks, whole, pieces.fp16_bytes)
-
-
-def _content(made: HarmPlan, name: str) -> int | None:
-    return next(x.content for x in made.trials.job.pieces.tasks if x.name == name)
 
 
 def _planned(made: HarmPlan) -> Iterable[TaskPlanned]:
@@ -107,13 +105,12 @@ def _planned(made: HarmPlan) -> Iterable[TaskPlanned]:
         if task.content is None:
             yield TaskPlanned(task.name, (), 0.0, None)
             continue
-        log = np.array([math.log(made.prices[task.content])])
+        price = float(made.prices[task.content])
         seen = sorted(made.trials.seen.get(task.name, ()), key=lambda x: -x.size)
         curve = made.curves.get(task.content)
         if curve is None:
-            points = made.trials.points[task.content]
-            near = min(points, key=lambda x: abs(math.log(x.price) - float(log[0])))
-            yield TaskPlanned(task.name, (), near.size, None)
+            yield TaskPlanned(task.name, (), made.trials.size_near(task.content, price), None)
             continue
+        log = np.array([math.log(price)])
         size, harm = float(curve.sizes(log)[0]), float(curve.harms(log)[0])
         yield TaskPlanned(task.name, tuple(seen), size, harm)

@@ -74,7 +74,7 @@ class HarmSolution:
 def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJudge) -> HarmPlan:
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
 
-    Raises UsageError for a limit on harm where a task has no prompts or there are other tensors.
+    Raises UsageError for a limit on harm where a task has no prompts.
     """
     # Sizes count what the manifest will say of each task, which is known at the end.
     job = dataclasses.replace(job, measured=Measured.unlike(sorted(judge.tasks()), TRIALS))
@@ -168,9 +168,10 @@ def _prices(
         return np.full(trials.contents, trials.points[0][0].price)
     mine = [curves[i] for i in known]
     if isinstance(aim, Size):
-        middle = np.log([curve.points[len(curve.points) // 2].price for curve in mine]).mean()
+        logs = np.log([curve.points[len(curve.points) // 2].price for curve in mine])
+        middle = float(np.exp(logs.mean()))
         others = [i for i in range(trials.contents) if i not in curves]
-        spent = sum(_size_at(trials, i, float(middle)) for i in others)
+        spent = sum(trials.size_near(i, middle) for i in others)
         importance = importances(trials.job.pieces, options.importance)[known]
         coded = _coded_bytes(trials, aim) - spent
         chosen = prices_for_size(mine, importance, coded, trials.counted.shares)
@@ -185,11 +186,6 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
     """Bytes that streams may take of a size: all but header, manifest and what is carried."""
     around = trials.job.value(aim, Draft.empty(trials.weights.whole, trials.weights.counting))
     return max(aim.limit - around, 1.0)
-
-
-def _size_at(trials: Trials, content: int, log: float) -> float:
-    points = trials.points[content]
-    return min(points, key=lambda point: abs(np.log(point.price) - log)).size
 
 
 def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
@@ -208,8 +204,7 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         solution = search(trials.passes, trials.job, aim, weights, start=price)
         trials.count += solution.passes
         own = prices * (solution.draft.price / price)
-        judged = trials.look(solution.draft, own, trials.prompted())
-        points = trials.points_of(solution.draft, own, judged)
+        points = trials.look(solution.draft, own, trials.prompted())
         best = min(best, (cost(points), solution.draft), key=lambda pair: pair[0])
         curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
         prices = _prices(trials, curves, aim, options)
@@ -222,8 +217,7 @@ def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSoluti
     best: tuple[int, Draft] | None = None
     points: list[TrialPoint] = []
     for count in range(_MOST_TRIES):
-        draft, judged = trials.run(prices, trials.prompted())
-        points = trials.points_of(draft, prices, judged)
+        draft, points = trials.run(prices, trials.prompted())
         harms = [point.harm or 0.0 for point in points]
         beyond = [i for i, harm in enumerate(harms) if harm > aim.limit]
         # Later tries only lower prices, so that they come to an end.

@@ -116,17 +116,18 @@ class Trials:
         by_task = self.weights.by_task * (price / prices)
         return price, dataclasses.replace(self.weights, by_task=by_task)
 
-    def run(self, prices: Array, measured: Collection[int]) -> tuple[Draft, dict[str, Judged]]:
-        """A pass at these own prices, (contents,), and the harm to the ``measured`` contents."""
+    def run(self, prices: Array, measured: Collection[int]) -> tuple[Draft, list[TrialPoint]]:
+        """A pass at these own prices, (contents,), and what it shows of each content, the harm to
+        the ``measured`` ones among it."""
         self.count += 1
         price, weights = self.weighed(prices)
         draft = self.passes.run(price, weights.whole, weights.counting, f"pass {self.count}")
         return draft, self.look(draft, prices, measured)
 
-    def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> dict[str, Judged]:
-        """Measure a draft that was made at these own prices, and note the points."""
+    def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> list[TrialPoint]:
+        """Measure a draft that was made at these own prices, and note the points, (contents,)."""
         judged = measure_tasks(draft, self.job, self.judge, measured, self.progress)
-        points = self.points_of(draft, prices, judged)
+        points = self._points_of(draft, prices, judged)
         for content, point in enumerate(points):
             self.points.setdefault(content, []).append(point)
         for task in self.job.pieces.tasks:
@@ -134,9 +135,14 @@ class Trials:
                 harm, point = judged[task.name].harm, points[task.content]
                 seen = Seen(point.size, point.error, harm.likely, harm.kl)
                 self.seen.setdefault(task.name, []).append(seen)
-        return judged
+        return points
 
-    def points_of(
+    def size_near(self, content: int, price: float) -> float:
+        """Bytes of a content in the trial whose own price is nearest."""
+        near = min(self.points[content], key=lambda x: abs(math.log(x.price / price)))
+        return near.size
+
+    def _points_of(
         self, draft: Draft, prices: Array, judged: Mapping[str, Judged]
     ) -> list[TrialPoint]:
         """What a draft shows, by content: the worst of its tasks counts."""
