@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import batches_by_tokens, encode_row
-from hydraopt.basemodel.model import attached, generate, load_model, place
-from hydraopt.cli.main import cli
+from hydraopt.basemodel.model import attached, generate, place
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.metrics import METRICS
 from hydraopt.evaluate.run import encode_task, run_task
@@ -311,130 +307,3 @@ def test_missing_tasks_are_named(tasks) -> None:
     assert task_of("spell-en", None, tasks) == ("spell", "en")
     with pytest.raises(UsageError, match="cannot tell the task of adapter x"):
         task_of("x", None, tasks)
-
-
-# --- the verb -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def adapter(tmp_path):
-    folder = tmp_path / "spell-en"
-    folder.mkdir()
-    b, a = factors(0.1)[PATH]
-    key = f"base_model.model.{PATH}.lora"
-    save_file(
-        {f"{key}_A.weight": a, f"{key}_B.weight": b}, str(folder / "adapter_model.safetensors")
-    )
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(
-        json.dumps({**config, "base_model_name_or_path": "tiny", "bias": "none"})
-    )
-    return folder
-
-
-@pytest.fixture
-def base(trained, tmp_path):
-    model, tokenizer = trained
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(cli, [str(x) for x in arguments])
-
-
-def test_adapters_and_bundle_side_by_side(adapter, base, tasks, tmp_path) -> None:
-    bundle = tmp_path / "x.hydra.safetensors"
-    assert run("merge", adapter, "--error", "0.02", "-o", bundle, "-q").exit_code == 0
-    said = run(
-        "eval", adapter, bundle, "--base", base, "--tasks", tasks, "-o", tmp_path / "r.json", "-q"
-    )
-    assert said.exit_code == 0, said.output
-    assert re.search(r"spell-en +x +exact match +\d", said.output), said.output
-    assert "changed" in said.output
-    result = json.loads((tmp_path / "r.json").read_text())
-    assert result["schema"] == "hydraopt.eval/1"
-    (task,) = result["tasks"]
-    assert (task["task"], task["language"], task["rows"]) == ("spell", "en", 10)
-    results = task["results"]
-    assert set(results) == {"base", "original", "x.hydra.safetensors"}
-    assert results["x.hydra.safetensors"]["agreement"] > 90
-    assert results["x.hydra.safetensors"]["kl"] < results["base"]["kl"]
-    assert set(results["original"]["scores"]) == {"exact match", "chrF"}
-    mine = results["x.hydra.safetensors"]
-    assert mine["changed_pct"] == pytest.approx(100 * mine["changed"] / 10)
-    assert mine["kl_answer"] > 0
-    assert not any("changed" in results[name] for name in ("base", "original"))
-    change = results["x.hydra.safetensors"]["difference"]["chrF"]
-    assert change["low"] <= change["difference"] <= change["high"]
-    again = run("eval", adapter, bundle, "--base", base, "--tasks", tasks, "--json", "-q")
-    same = json.loads(again.output)
-    assert same | {"seconds": 0} == result | {"seconds": 0}
-
-
-def test_without_generation_only_what_forcing_tells(adapter, base, tasks) -> None:
-    said = run("eval", adapter, "--base", base, "--tasks", tasks, "--no-generate", "--json")
-    (task,) = json.loads(said.output)["tasks"]
-    assert set(task["results"]["original"]["scores"]) == {"exact match"}
-
-
-@pytest.mark.parametrize(
-    ("more", "what"),
-    [
-        (["--task", "spell-en"], "cannot read --task"),
-        (["--task", "x=spell/en"], "an adapter that is not there; got x"),
-        (["--task", "spell-en=spell"], "cannot read the task"),
-        (["--task", "spell-en=sing/en"], "sing is no task"),
-        (["--split", "train"], "no train rows"),
-    ],
-)
-def test_wrong_options_are_refused_before_the_model_loads(adapter, tasks, more, what) -> None:
-    said = run("eval", adapter, "--base", "nowhere", "--tasks", tasks, *more)
-    assert said.exit_code == 2
-    assert what in said.output
-
-
-def test_a_base_that_is_none_is_refused(adapter, tasks, tmp_path) -> None:
-    (tmp_path / "empty").mkdir()
-    said = run("eval", adapter, "--base", tmp_path / "empty", "--tasks", tasks)
-    assert said.exit_code == 2
-    assert "cannot load the base model" in said.output
-
-
-@pytest.mark.parametrize("name", ["nowhere", "./some/where", "/some/where/else", "a/b/c"])
-def test_a_base_that_is_nowhere_is_not_searched_for_on_the_network(name, monkeypatch) -> None:
-    import transformers
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("transformers was asked")
-
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", never)
-    with pytest.raises(UsageError, match=r"there is no base model .*no folder of that name"):
-        load_model(name)
-    with pytest.raises(UsageError, match="transformers was asked"):
-        load_model("owner/name")
-
-
-def test_a_file_is_no_base(tmp_path) -> None:
-    (tmp_path / "base.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UsageError, match="got a file"):
-        load_model(tmp_path / "base.gguf")
-
-
-def test_more_than_factors_is_refused(adapter, base, tasks) -> None:
-    from safetensors.numpy import load_file
-
-    path = adapter / "adapter_model.safetensors"
-    tensors = load_file(str(path))
-    tensors["base_model.model.lm_head.weight"] = np.zeros((259, 32), np.float32)
-    save_file(tensors, str(path))
-    said = run("eval", adapter, "--base", base, "--tasks", tasks)
-    assert said.exit_code == 2
-    assert "more than low-rank factors" in said.output
-    bundle = adapter.parent / "x.hydra.safetensors"
-    for more in (["--size", "95%"], ["--lossless"]):
-        assert run("merge", adapter, *more, "-o", bundle, "-q").exit_code == 0
-        said = run("eval", bundle, "--base", base, "--tasks", tasks)
-        assert said.exit_code == 2
-        assert "more than low-rank factors" in said.output
