@@ -13,14 +13,7 @@ from safetensors.numpy import save_file
 from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
-
-PATH = "model.layers.0.self_attn.q_proj"
-
-
-def factors(scale: float, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    b, a = rng.standard_normal((32, 4)), rng.standard_normal((4, 32))
-    return {PATH: ((scale * b).astype(np.float32), a.astype(np.float32))}
+from tests.evaluate.test_run import PATH, factors
 
 
 @pytest.fixture
