@@ -12,8 +12,7 @@ from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record, write_record
-from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
+from hydraopt.coding.chunks import ChunkReader, ChunkWriter
 from hydraopt.errors import UsageError
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import decoded as reading
@@ -45,11 +44,13 @@ def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> N
     modules = bundle.manifest.modules
     for entry in bundle.manifest.tasks:
         data = bundle.read(f"task/{entry.content}")
-        reader, writer = StreamReader(data, VERSION), StreamWriter()
+        reader, writer = ChunkReader(data, len(entry.modules)), ChunkWriter()
         for i in entry.modules:
             bases = bundle.bases(i)
             record = read_record(reader, modules[i].m, modules[i].n, *bases)
+            reader.end_record()
             write_record(writer, record, bases != (None, None))
+            writer.end_record(record.numbers if record else 0)
         assert writer.finish() == data
 
 
