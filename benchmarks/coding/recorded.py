@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
-from hydraopt.coding.forms import FORMS
 from hydraopt.coding.chunks import ChunkWriter
+from hydraopt.coding.forms import FORMS
 from hydraopt.coding.stream import Block, quantise_block
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import measure_named

@@ -32,8 +32,8 @@ from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.refit import Refit, Schedule, refit
 from hydraopt.basemodel.sensitivity import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.coding.records import PartsRecord, read_record, write_record
 from hydraopt.coding.chunks import ChunkWriter
+from hydraopt.coding.records import PartsRecord, read_record, write_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.evaluate.compare import products_of
 from hydraopt.evaluate.taskfile import read_task_file, task_of

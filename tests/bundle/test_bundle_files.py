@@ -21,7 +21,6 @@ from hydraopt.bundle import (
     write_bundle,
 )
 from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
-from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from tests.bundle.bundles import Parts, tiny
 

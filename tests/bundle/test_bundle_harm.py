@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from hydraopt.bundle import Harm, HarmPoint, Manifest, TaskEntry, open_bundle, write_bundle
 from hydraopt.bundle.harm import MAX_POINTS, pack_curve, thinned, unpack_curve
+from hydraopt.bundle.rules import rules_of
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
-from tests.bundle.golden.make import CURVE, SECOND, FIRST, HARM
+from tests.bundle.golden.make import CURVE, FIRST, HARM, SECOND
 
 NUMBERS = st.floats(0, 1e6)
 SHARES = st.floats(0, 1)
