@@ -12,11 +12,11 @@ import zstandard
 
 from hydraopt.bundle import (
     open_bundle,
-    reader,
     verify_bundle,
     write_bundle,
     writer,
 )
+from hydraopt.coding import version
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import UnsupportedVersionError
 from tests.bundle.golden.make import FIRST, SECOND, TENSORS, dense_records, parts, table
@@ -114,7 +114,7 @@ def test_coded_tensors_are_what_they_were() -> None:
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> int:
     """A library that writes the next version of the format."""
-    for module in (reader, writer):
+    for module in (version, writer):
         monkeypatch.setattr(module, "VERSION", VERSION + 1)
     return VERSION + 1
 
@@ -132,6 +132,6 @@ def test_what_a_newer_library_writes_is_refused_by_an_older_one(
 ) -> None:
     write_bundle(tmp_path / "b", *parts().args)
     assert open_bundle(tmp_path / "b").version == newer
-    monkeypatch.setattr(reader, "VERSION", VERSION)
+    monkeypatch.setattr(version, "VERSION", VERSION)
     with pytest.raises(UnsupportedVersionError, match="got format version 3, expected at most 2"):
         open_bundle(tmp_path / "b")
