@@ -242,7 +242,7 @@ ROW = {"name": ["de"], "content": [0], "errors": ["AAAA"]}
         ({"tasks": {**ROW, "content": [1]}}, "numbered from 0"),
         ({"tasks": {**ROW, "modules": [[0, 9]]}}, "ranges"),
         ({"tasks": {"name": []}}, "tasks of a task file"),
-        ({"tasks": {"name": ["a", "b"]}}, "content of task|tasks of a task file"),
+        ({"tasks": {"name": ["a", "b"]}}, "errors of task"),
         ([], "not an object"),
     ],
 )

@@ -86,6 +86,12 @@ def packed_task(
         configs=manifest.configs[task.config : task.config + 1],
     )
     value = {key: x for key, x in alone.to_json().items() if key in _TASK_KEYS}
+    # A byte here counts as often as there are tasks, so what a reader knows is left out.
+    row = value["tasks"]
+    row.pop("content", None)
+    base = row.pop("base_model", {"=": None})
+    if base != {"=": manifest.base_model}:
+        row["base_model"] = base
     other = strictjson.config_difference(manifest.configs[0], manifest.configs[task.config])
     value["configs"] = [other]
     if not other:
@@ -218,6 +224,11 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
         one = isinstance(differences, list) and len(differences) == 1
         check(one, "configs of a task", differences, "one")
         config = strictjson.config_from_difference(first, differences[0])
+        row = value.get("tasks")
+        if isinstance(row, dict):
+            content = 0 if "task/0" in file.sizes else None
+            known = {"base_model": {"=": core.base_model}, "content": {"=": content}}
+            value = {**value, "tasks": {**known, **row}}
         manifest = Manifest.of_task(value, core, config)
         streams = manifest.streams
         check(len(manifest.tasks) == 1, "tasks of a task file", len(manifest.tasks), "one")

@@ -135,7 +135,7 @@ def _manifests(parts: Parts) -> Iterator[Case]:
     yield "unknown column", changed("tasks", "more", to=[]), bad, "unknown columns"
     yield "not an object", pack(parts, manifest=[]), bad, "not an object"
     count = len(parts.manifest.tasks)
-    for name in ("../up", "a/b", "a\\b", "..", "", "a\n", "\u202eab", "x" * 201):
+    for name in ("../up", "a/b", "a\\b", "..", "", "a\n", "\u202eab", "a\u200bb", "x" * 201):
         names = [*[f"t{i}" for i in range(count - 1)], name]
         yield f"task {name[:9]!r}", changed("tasks", "name", to=names), bad, "task name"
     twice = ["de"] * count
