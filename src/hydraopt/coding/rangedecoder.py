@@ -24,6 +24,7 @@ from hydraopt.coding.model import (
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 from hydraopt.compiled import njit
+from hydraopt.machinecode import INLINED
 
 __all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "taken"]
 
@@ -31,7 +32,6 @@ __all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "tak
 _LOW, _RANGE, _POS = 0, 1, 2
 
 
-@njit(cache=True, nogil=True)
 def new_decoder(data: NDArray[np.uint8]) -> NDArray[np.int64]:
     """State at the start of a stream; bytes past its end read as zero."""
     state = np.zeros(3, np.int64)
@@ -93,7 +93,7 @@ def _decode_raw(
     return value, low, span, pos
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def _decode_magnitude_rest(
     low: int,
     span: int,
@@ -119,7 +119,7 @@ def _decode_magnitude_rest(
     return (1 << width) + rest - 1 + (BINS - 1), low, span, pos
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def decode_integer(
     state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32], kind: int
 ) -> int:
@@ -136,7 +136,7 @@ def decode_integer(
     return value
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def decode_run(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],
@@ -157,7 +157,7 @@ def decode_run(
     return inside
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def _decode_column(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],
@@ -195,7 +195,7 @@ def _decode_column(
     state[_LOW], state[_RANGE], state[_POS] = low, span, pos
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def decode_columns(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],
