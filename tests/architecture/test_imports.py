@@ -56,6 +56,8 @@ HEAVY = {
     "peft": set(),
     "matplotlib": {"report"},
     "gguf": {"export"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "vllm": {"export.vllm_plugin"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -35,7 +35,7 @@ def content(target: Path) -> dict[str, bytes]:
 def test_all_have_a_reader_and_the_command_knows_them() -> None:
     assert set(READERS) == set(FORMATS) == set(NAMED)
     with pytest.raises(UsageError, match="unknown format"):
-        find_format("onnx")
+        find_format("coreml")
 
 
 @EVERY

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hydraopt.export.image import export_diffusers, export_kohya
     from hydraopt.export.merged import export_merged
     from hydraopt.export.mlx import export_mlx
+    from hydraopt.export.onnx import export_onnx
     from hydraopt.export.vllm import export_vllm
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "export_kohya",
     "export_merged",
     "export_mlx",
+    "export_onnx",
     "export_peft",
     "export_task",
     "export_vllm",
@@ -36,6 +38,7 @@ _HOMES = {
     "export_kohya": "hydraopt.export.image",
     "export_merged": "hydraopt.export.merged",
     "export_mlx": "hydraopt.export.mlx",
+    "export_onnx": "hydraopt.export.onnx",
     "export_peft": "hydraopt.bundle.restore.peft",
     "export_task": "hydraopt.export.formats",
     "export_vllm": "hydraopt.export.vllm",
