@@ -33,9 +33,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    compiled._private_folder.cache_clear()
+    compiled.private_folder.cache_clear()
     yield folder
-    compiled._private_folder.cache_clear()
+    compiled.private_folder.cache_clear()
 
 
 def run(folder: Path, **settings: str) -> tuple[str, str]:
@@ -53,14 +53,14 @@ def run(folder: Path, **settings: str) -> tuple[str, str]:
 def test_the_folder_is_private_and_said_once(
     temporary: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = compiled._private_folder()
+    folder = compiled.private_folder()
     assert folder == temporary / f"hydraopt-{os.geteuid()}"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert compiled._private_folder() == folder
+    assert compiled.private_folder() == folder
     assert len(caplog.messages) == 1
     assert str(folder) in caplog.messages[0]
-    compiled._private_folder.cache_clear()
-    assert compiled._private_folder() == folder  # the next process takes it again
+    compiled.private_folder.cache_clear()
+    assert compiled.private_folder() == folder  # the next process takes it again
 
 
 @pytest.mark.parametrize("bad", ["open to others", "a link", "a file", "another's"])
@@ -79,7 +79,7 @@ def test_a_folder_of_unknown_hands_is_not_used(bad: str, temporary: Path) -> Non
         if os.geteuid():
             pytest.skip("only root can give a folder away")
         os.chown(planted, 65534, 65534)
-    folder = compiled._private_folder()
+    folder = compiled.private_folder()
     assert folder is not None
     assert folder != planted
     assert folder.parent == temporary
@@ -90,18 +90,18 @@ def test_there_is_no_safe_place_where_others_may_rename(
     temporary: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     temporary.chmod(0o777)
-    assert compiled._private_folder() is None
+    assert compiled.private_folder() is None
     assert "compiles anew" in caplog.messages[0]
-    compiled._private_folder.cache_clear()
+    compiled.private_folder.cache_clear()
     temporary.chmod(0o1777)  # sticky, as the system's own is
-    assert compiled._private_folder() is not None
+    assert compiled.private_folder() is not None
 
 
 def test_without_any_place_functions_compile_all_the_same(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary.chmod(0o777)
-    monkeypatch.setattr(compiled, "_has_own_place", lambda: False)
+    monkeypatch.setattr(compiled, "own_place", lambda: False)
 
     @compiled.njit(cache=True)
     def twice(x: int) -> int:
@@ -115,7 +115,7 @@ def test_the_place_of_other_code_stays(temporary: Path, monkeypatch: pytest.Monk
     from numba import config
 
     before = config.CACHE_DIR
-    monkeypatch.setattr(compiled, "_has_own_place", lambda: False)
+    monkeypatch.setattr(compiled, "own_place", lambda: False)
     made = compiled.njit(cache=True)(_thrice)
     assert str(temporary) in made.stats.cache_path
     assert before == config.CACHE_DIR
@@ -158,12 +158,27 @@ def test_a_full_disk_only_costs_the_cache(tmp_path: Path) -> None:
     assert done.stderr == "note: compiled code could not be kept: File too large.\n"
 
 
+def test_numba_loads_when_a_function_runs(tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy\n"
+        "from hydraopt.coding import trellis\n"
+        "before = 'numba' in sys.modules\n"
+        "out = numpy.zeros(2, 'i4')\n"
+        "trellis.reconstruct(numpy.ones(2, 'i4'), out)\n"
+        "print(before, 'numba' in sys.modules, *out, trellis.reconstruct.__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "False True 2 2 reconstruct\n"
+
+
 def test_too_low_a_limit_is_an_error_and_no_abort(tmp_path: Path) -> None:
     script = (
         "import resource, numpy\n"
         "from hydraopt.errors import MemoryLimitError\n"
         "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
-        "try:\n    import hydraopt.coding.trellis\n"
+        "from hydraopt.coding import trellis\n"
+        "try:\n    trellis.reconstruct(numpy.zeros(1, 'i4'), numpy.zeros(1, 'i4'))\n"
         "except MemoryError as error:\n    assert isinstance(error, MemoryLimitError)\n"
         "    print(error)\n"
     )

@@ -10,8 +10,9 @@ The names below load on first use, so that ``import hydraopt`` and the command l
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from hydraopt.lazy import load
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter, read_adapter, read_adapters
@@ -60,9 +61,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'hydraopt' has no attribute {name!r}")
+    return load(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

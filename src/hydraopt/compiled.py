@@ -14,13 +14,13 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property, update_wrapper
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydraopt.errors import MemoryLimitError, explain
 
-__all__ = ["check_memory", "njit"]
+__all__ = ["check_memory", "njit", "own_place", "private_folder", "say_unkept"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -31,32 +31,57 @@ _say = logging.getLogger("hydraopt").warning  # on stderr, unless the program th
 
 
 def njit(**options: Any) -> Callable[[Function], Function]:
-    """numba.njit; with cache=True the machine code is kept between processes where it can be.
+    """numba.njit, which is loaded when the function is first called, or compiled into another.
 
-    First numba's own places: $NUMBA_CACHE_DIR, beside the source, the user's cache folder. Then
-    hydraopt-UID in the folder for temporary files, mode 0700. Then none. The last two are said once
-    for each process, as a warning of the logger "hydraopt".
+    With cache=True the machine code is kept between processes where it can be. First numba's own
+    places: $NUMBA_CACHE_DIR, beside the source, the user's cache folder. Then hydraopt-UID in the
+    folder for temporary files, mode 0700. Then none. The last two are said once for each process,
+    as a warning of the logger "hydraopt".
 
-    Raises MemoryLimitError if the process may not take the memory that compiling needs: LLVM ends
-    the process where it runs out.
+    The function raises MemoryLimitError if the process may not take the memory that compiling
+    needs: LLVM ends the process where it runs out.
     """
-    _check_once()
-    import numba
-
-    caching = options.pop("cache", False)
 
     def compiled(function: Function) -> Function:
-        made: Any = numba.njit(**options)(function)
-        if caching and hasattr(made, "enable_caching"):  # with NUMBA_DISABLE_JIT it is plain Python
-            _keep(made)
-        return made  # type: ignore[no-any-return]
+        if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+            return function
+        return _Compiled(function, options)  # type: ignore[return-value]
 
     return compiled
 
 
+class _Compiled:
+    """A function that numba compiles; before its first use it is a name and nothing more.
+
+    numba takes one for the dispatcher it stands for, since it has all attributes of it.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        update_wrapper(self, function)
+        self._function, self._options = function, options
+
+    @cached_property
+    def _dispatcher(self) -> Any:
+        _check_once()
+        import numba
+
+        options = dict(self._options)
+        caching = options.pop("cache", False)
+        made: Any = numba.njit(**options)(self._function)
+        if caching:
+            _keep(made)
+        return made
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._dispatcher(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatcher, name)
+
+
 def _keep(made: Any) -> None:
     """Give a dispatcher of numba's the first cache that there is."""
-    if _has_own_place():
+    if own_place():
         try:
             made.enable_caching()
         except (RuntimeError, OSError):  # numba has found no folder that it can write
@@ -64,7 +89,7 @@ def _keep(made: Any) -> None:
         else:
             _forgive(made)
             return
-    folder = _private_folder()
+    folder = private_folder()
     if folder is None:
         return
     try:
@@ -75,7 +100,7 @@ def _keep(made: Any) -> None:
     _forgive(made)
 
 
-def _has_own_place() -> bool:
+def own_place() -> bool:
     """Whether numba may look for a folder itself.
 
     Without a home folder, numba takes "~" for the name of a folder in the current one, which may be
@@ -100,7 +125,7 @@ def _placed(folder: Path) -> Iterator[None]:
 
 
 @cache
-def _private_folder() -> Path | None:
+def private_folder() -> Path | None:
     """A folder for temporary files that only this user can write, said once; None, said once."""
     remedy = "Set NUMBA_CACHE_DIR to a folder of yours that can be written."
     try:
@@ -160,13 +185,13 @@ def _forgive(made: Any) -> None:
                 kept.flush()
                 save(*arguments)
         except Exception as error:
-            _say_unkept(getattr(error, "strerror", None) or str(error))
+            say_unkept(getattr(error, "strerror", None) or str(error))
 
     kept.load_overload, kept.save_overload = load_overload, save_overload
 
 
 @cache
-def _say_unkept(reason: str) -> None:
+def say_unkept(reason: str) -> None:
     _say("note: compiled code could not be kept: %s.", reason)
 
 

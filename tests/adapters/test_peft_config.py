@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hydraopt.adapters.expressions import ends_with, path_parts
 from hydraopt.adapters.peftconfig import (
     exact_pattern,
     finds,
@@ -43,6 +47,24 @@ def test_a_pattern_is_the_path_where_that_is_enough() -> None:
     assert pattern_of("h.0.q", ["h.0.q", "h_0.q"]) == r"^h\.0\.q"
     assert pattern_of("a+b.q", ["a+b.q"]) == r"^a\+b\.q"
     assert pattern_of("a(b.q", ["a(b.q"]) == r"^a\(b\.q"
+
+
+@given(
+    pattern=st.text("aé1_..", min_size=1, max_size=6),
+    path=st.text("aé1_..\n-", max_size=9),
+)
+def test_paths_as_patterns_match_without_being_compiled(pattern: str, path: str) -> None:
+    matched = ends_with(path, pattern)
+    if matched is None:
+        assert "\n" in path
+    else:
+        assert matched == bool(re.match(rf"(.*\.)?({pattern})$", path))
+
+
+def test_other_expressions_are_compiled() -> None:
+    for pattern in ("a+", "a-b", "^a", "", "a" * (1 << 17)):
+        assert path_parts(pattern) is None
+        assert ends_with("a", pattern) is None
 
 
 def test_peft_gives_each_path_its_rank_and_alpha() -> None:

@@ -16,8 +16,9 @@ SOURCE = ROOT / "src" / "hydraopt"
 # A module may import its own layer and those before it; those of one layer import one another only
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
-    {"errors", "progress"},
+    {"errors", "lazy", "progress"},
     {"compiled"},
+    {"machinecode"},
     {"files", "linalg"},
     {"coding"},
     {"adapters"},
@@ -55,6 +56,8 @@ HEAVY = {
     "peft": set(),
     "matplotlib": {"report"},
     "gguf": {"export"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "vllm": {"export.vllm_plugin"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -8,6 +8,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -110,6 +111,15 @@ def of_gguf(target: Path, base: Path) -> Dense:
     return found
 
 
+def of_onnx(target: Path, base: Path) -> Dense:
+    """What a model with LoRA inputs adds to each weight: (n, r) times (r, m), for x W."""
+    read = onnxruntime.AdapterFormat.read_adapter(str(target)).get_parameters()
+    tensors = {name: x.numpy().astype(np.float64) for name, x in read.items()}
+    paths = {name.rpartition(".lora_")[0] for name in tensors}
+    assert set(tensors) == {f"{x}.lora_{half}.weight" for x in paths for half in "AB"}
+    return {x: (tensors[f"{x}.lora_A.weight"] @ tensors[f"{x}.lora_B.weight"]).T for x in paths}
+
+
 def of_merged(target: Path, base: Path) -> Dense:
     def weights(folder: Path) -> dict[str, Any]:
         return {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in load_file(f).items()}
@@ -127,6 +137,7 @@ READERS: Mapping[str, Callable[[Path, Path], Dense]] = {
     "vllm": of_adapter,
     "gguf": of_gguf,
     "mlx": of_adapter,
+    "onnx": of_onnx,
     "kohya": of_kohya,
     "diffusers": of_adapter,
     "merged": of_merged,

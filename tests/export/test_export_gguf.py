@@ -64,6 +64,30 @@ def test_the_file_says_what_llama_cpp_asks(tmp_path: Path) -> None:
     assert len(shapes) == 2 * 2 * len(SHAPES)
 
 
+def test_an_alora_says_after_which_tokens_it_acts(tmp_path: Path) -> None:
+    base = config(tmp_path / "base")
+    key = "adapter.alora.invocation_tokens"
+    task = small_task(tmp_path / "a", alora_invocation_tokens=[7, 151645, 2])
+    export_gguf(task, tmp_path / "x.gguf", base=base, dtype="f32")
+    field = gguf.GGUFReader(tmp_path / "x.gguf").fields[key]
+    # llama.cpp takes an array of uint32 and refuses the file for any other type.
+    assert field.types == [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32]
+    assert [int(field.parts[i][0]) for i in field.data] == [7, 151645, 2]
+    found, expected = of_gguf(tmp_path / "x.gguf", base), products(task)
+    for path, dense in expected.items():
+        np.testing.assert_allclose(found[path], dense, atol=1e-6)
+    export_gguf(small_task(tmp_path / "b"), tmp_path / "y.gguf", base=base)
+    assert key not in gguf.GGUFReader(tmp_path / "y.gguf").fields
+
+
+@pytest.mark.parametrize("tokens", ["<think>", [1, -1], [1 << 31], [1.5], [True], {"a": 1}])
+def test_invocation_tokens_that_are_none_are_refused(tokens: Any, tmp_path: Path) -> None:
+    task = small_task(tmp_path, alora_invocation_tokens=tokens)
+    with pytest.raises(ExportError, match=r"alora_invocation_tokens are no tokens.*numbers"):
+        export_gguf(task, tmp_path / "x.gguf", base=config(tmp_path / "base"))
+    assert not (tmp_path / "x.gguf").exists()
+
+
 @pytest.mark.parametrize(
     ("model_type", "architecture", "permuted"),
     [("llama", "llama", True), ("gemma3_text", "gemma3", False), ("qwen2", "qwen2", False)],

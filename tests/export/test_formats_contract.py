@@ -35,7 +35,7 @@ def content(target: Path) -> dict[str, bytes]:
 def test_all_have_a_reader_and_the_command_knows_them() -> None:
     assert set(READERS) == set(FORMATS) == set(NAMED)
     with pytest.raises(UsageError, match="unknown format"):
-        find_format("onnx")
+        find_format("coreml")
 
 
 @EVERY
@@ -113,6 +113,8 @@ def test_what_has_no_place_is_refused_by_name(form: str, base: Path, tmp_path: P
 def test_settings_that_mean_another_sum_are_refused(
     form: str, settings: dict[str, Any], what: str, base: Path, tmp_path: Path
 ) -> None:
+    if (form, what) == ("gguf", "aLoRA"):
+        return  # has a place for them: test_export_gguf.py
     task = small_task(tmp_path, form=form, **settings)
     with pytest.raises(ExportError, match=what):
         export_task(task, tmp_path / "out", **options(form, base))

@@ -12,15 +12,14 @@ import re
 import time
 from typing import Any, Final
 
-import regex
-
-__all__ = ["Patience", "compiled", "match"]
+__all__ = ["Patience", "compiled", "ends_with", "match", "path_parts"]
 
 _LONGEST: Final = 1 << 16
 _MOST_REPEATS: Final = 10**6
 """Counted repeats multiplied, since an expression is as large as that once it is compiled."""
 _COUNTED: Final = re.compile(r"\{(?:\d*,)?(\d+)\}")
 _SECONDS: Final = 1.0
+_PLAIN: Final = re.compile(r"[\w.]+")
 
 
 class Patience:
@@ -37,6 +36,8 @@ class Patience:
 def compiled(pattern: str) -> Any:
     """The expression, compiled. Raises ValueError for a broken one, for one of 64 k and more
     characters, and for one that stands for a million and more."""
+    import regex  # most configs have nothing to match
+
     if len(pattern) > _LONGEST:
         raise ValueError(f"an expression of {len(pattern)} characters")
     repeats = math.prod(max(int(count), 1) for count in _COUNTED.findall(pattern))
@@ -63,3 +64,32 @@ def match(pattern: str, path: str, patience: Patience, whole: bool = False) -> A
         return seek(path, timeout=patience.left)
     finally:
         patience.left -= time.monotonic() - started
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def path_parts(pattern: str) -> tuple[str, ...] | None:
+    """The parts of an expression that is a path of word characters, and needs no compiling; None
+    for any other."""
+    if len(pattern) > _LONGEST or not _PLAIN.fullmatch(pattern):
+        return None
+    return tuple(pattern.split("."))
+
+
+def ends_with(path: str, pattern: str) -> bool | None:
+    """Whether ``(.*\\.)?(PATTERN)$`` matches the path; None where :func:`path_parts` are none.
+
+    The dots of a pattern match any character, as those of expressions do.
+    """
+    parts = path_parts(pattern)
+    if parts is None or "\n" in path:
+        return None
+    if not path.endswith(parts[-1]):
+        return False
+    place = len(path) - len(pattern)
+    if place < 0 or (place and path[place - 1] != "."):
+        return False
+    for part in parts:
+        if not path.startswith(part, place):
+            return False
+        place += len(part) + 1
+    return True

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from hydraopt.adapters.expressions import Patience, match
+from hydraopt.adapters.expressions import Patience, ends_with, match
 
 __all__ = ["exact_pattern", "finds", "pattern_of", "ranks_and_alphas", "written_config"]
 
@@ -135,8 +135,13 @@ def pattern_of(path: str, paths: Collection[str]) -> str:
     if len(paths) > _MOST_COMPARED:
         return exact_pattern(path)
     patience = Patience()
-    alone = [x for x in paths if _match(plain, x, patience)] == [path]
-    return path if alone else exact_pattern(path)
+    for other in paths:
+        matched = ends_with(other, path)
+        if matched is None:
+            matched = _match(plain, other, patience) is not None
+        if matched != (other == path):
+            return exact_pattern(path)
+    return path
 
 
 def exact_pattern(path: str) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.adapters.expressions import Patience, compiled, match
+from hydraopt.adapters.expressions import Patience, compiled, ends_with, match, path_parts
 from hydraopt.adapters.rawtensor import refuse
 
 __all__ = ["ScaleRule", "mlx_scale", "ratio"]
@@ -53,7 +53,8 @@ class ScaleRule:
                 else:
                     _check(f"{key}[{pattern!r}]", value, _is_finite, "a finite number", file)
                 try:
-                    compiled(_whole(pattern))
+                    if path_parts(pattern) is None:
+                        compiled(_whole(pattern))
                 except ValueError as error:
                     refuse(f"{key} holds a broken pattern {pattern!r}", file, got=error, do=_EDIT)
         rslora = bool(config.get("use_rslora", False))
@@ -115,7 +116,10 @@ class _Patterns:
         for i, pattern, other in self._others:
             if i > place:
                 break
-            if match(_whole(pattern), path, patience):
+            matched = ends_with(path, pattern)
+            if matched is None:
+                matched = match(_whole(pattern), path, patience) is not None
+            if matched:
                 return other
         return value
 

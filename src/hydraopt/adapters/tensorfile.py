@@ -11,20 +11,31 @@ import os
 from pathlib import Path
 from typing import Final
 
-from hydraopt.adapters.otherfiles import open_npz
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.safetensorsfile import open_safetensors
-from hydraopt.adapters.torchfile import open_torch
 from hydraopt.files.reading import open_regular
 
 __all__ = ["WEIGHT_SUFFIXES", "RawTensor", "TensorFile", "open_tensors"]
 
+
+def _open_npz(path: Path, size: int) -> TensorFile:
+    from hydraopt.adapters.otherfiles import open_npz  # loads zipfile, which few files need
+
+    return open_npz(path, size)
+
+
+def _open_torch(path: Path, size: int) -> TensorFile:
+    from hydraopt.adapters.torchfile import open_torch
+
+    return open_torch(path, size)
+
+
 _OPENERS: Final = {
     ".safetensors": open_safetensors,
-    ".npz": open_npz,
-    ".bin": open_torch,
-    ".pt": open_torch,
-    ".pth": open_torch,
+    ".npz": _open_npz,
+    ".bin": _open_torch,
+    ".pt": _open_torch,
+    ".pth": _open_torch,
 }
 WEIGHT_SUFFIXES: Final = tuple(_OPENERS)
 _LFS_MARK: Final = b"version https://git-lfs"

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -196,6 +195,8 @@ def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
 
 
 def _library() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # who reads needs no writer
+
     try:
         return f"hydraopt {version('hydraopt')}"
     except PackageNotFoundError:

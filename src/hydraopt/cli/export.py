@@ -11,7 +11,7 @@ from hydraopt.cli.common import emit_json, json_option, say
 __all__ = ["FORMATS", "export"]
 
 # Written out, because the help must not load what writes them; a test holds it to the exporters.
-FORMATS = ("peft", "vllm", "gguf", "mlx", "kohya", "diffusers", "merged")
+FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged")
 
 
 @click.command()
@@ -27,21 +27,24 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "kohya", "diffusers", "merged")
     default="peft",
     show_default=True,
     help="peft: adapter folders. vllm: the same as vLLM and LoRAX want them. gguf: LoRA files for "
-    "llama.cpp. mlx: folders for mlx-lm. kohya and diffusers: files and folders for image models. "
+    "llama.cpp. mlx: folders for mlx-lm. onnx: files for models with LoRA inputs in onnxruntime. "
+    "kohya and diffusers: files and folders for image models. "
     "merged: the base with the task folded in.",
 )
 @click.option(
     "--base",
     metavar="BASE",
-    help="The base model: for merged its transformers folder, for gguf that or its .gguf file, for "
-    "mlx, if you like, its folder; and for all, if tensors are kept as differences from it.",
+    help="The base model: for merged its transformers folder, for gguf that or its .gguf file; if "
+    "you like, for mlx its folder and for onnx the model with LoRA inputs; and for all, if tensors "
+    "are kept as differences from it.",
 )
 @click.option(
     "--dtype",
     default="same",
     show_default=True,
     help="Of the factors: float32, float16, bfloat16, or same as the original. For gguf: f32, f16 "
-    "(also same), q8_0. A merged model keeps the base's.",
+    "(also same), q8_0. For onnx, same is that of the model's inputs. A merged model keeps the "
+    "base's.",
 )
 @click.option("--uniform-rank", is_flag=True, help="One rank for all modules (peft, diffusers).")
 @click.option("--overwrite", is_flag=True, help="Write into folders, and over files, that exist.")
@@ -61,9 +64,10 @@ def export(
 ) -> None:
     """Write TASKS of BUNDLE for another tool: as adapters, or folded into the base.
 
-    One task: DIR is its folder (gguf, kohya: its file). Several, or --all: DIR/TASK (DIR/TASK.gguf,
-    DIR/TASK.safetensors). In PEFT folders ranks may differ between modules (rank_pattern); the
-    scale is inside B, and lora_alpha equals r. What a format cannot hold is refused by name.
+    One task: DIR is its folder (gguf, onnx, kohya: its file). Several, or --all: DIR/TASK
+    (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks may differ between modules
+    (rank_pattern); the scale is inside B, and lora_alpha equals r. What a format cannot hold is
+    refused by name.
 
     \b
     Example:
@@ -72,6 +76,7 @@ def export(
       hydraopt export phone.hydra.safetensors --all -o adapters --format vllm
       hydraopt export phone.hydra.safetensors --task dates-de -o de.gguf --format gguf --base b.gguf
       hydraopt export phone.hydra.safetensors dates-de -o de --format mlx
+      hydraopt export phone.hydra.safetensors dates-de -o de.onnx_adapter --format onnx
       hydraopt export styles.hydra.safetensors --all -o styles --format kohya
       hydraopt export phone.hydra.safetensors numbers-de -o merged --format merged --base BASE
     """

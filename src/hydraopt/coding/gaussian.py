@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 __all__ = ["level_bits"]
 
@@ -17,6 +16,8 @@ def level_bits(spread: float) -> NDArray[np.float64]:
     spread: standard deviation of a centred Gaussian, in steps. From 16 on the density is flat over
     a step, so that probability no longer tells neighbouring levels apart: all zeros.
     """
+    from scipy.special import ndtr  # takes a while to load, and no decoder needs it
+
     if spread >= _LEVELS / 4:
         return np.zeros((2, _LEVELS + 1))
     bits = np.empty((2, _LEVELS + 1))

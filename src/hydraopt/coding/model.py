@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.compiled import njit
+from hydraopt.machinecode import INLINED
 
 __all__ = [
     "ACTIVITIES",
@@ -82,7 +83,7 @@ def moved(known: int, bit: int) -> int:
     return (p << 8) | min(count + 1, LIMIT)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def bounds(total: int, count: int) -> tuple[int, int]:
     """Where rows begin to be usual, and lively: 0.7 and 1.3 times the mean, rounded up.
 

@@ -27,6 +27,7 @@ from hydraopt.coding.model import (
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 from hydraopt.compiled import njit
+from hydraopt.machinecode import INLINED
 
 __all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "taken"]
 
@@ -34,7 +35,6 @@ __all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "tak
 _LOW, _RANGE, _POS = 0, 1, 2
 
 
-@njit(cache=True, nogil=True)
 def new_decoder(data: NDArray[np.uint8]) -> NDArray[np.int64]:
     """State at the start of a stream; bytes past its end read as zero."""
     state = np.zeros(3, np.int64)
@@ -96,7 +96,7 @@ def _decode_raw(
     return value, low, span, pos
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def _decode_magnitude_rest(
     low: int,
     span: int,
@@ -122,7 +122,7 @@ def _decode_magnitude_rest(
     return (1 << width) + rest - 1 + (BINS - 1), low, span, pos
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def decode_integer(
     state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32], kind: int
 ) -> int:
@@ -139,7 +139,7 @@ def decode_integer(
     return value
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def decode_run(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],
@@ -161,7 +161,7 @@ def decode_run(
     return inside
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def _decode_column(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],
@@ -203,7 +203,7 @@ def _decode_column(
     return inside
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, **INLINED)
 def decode_columns(
     state: NDArray[np.int64],
     data: NDArray[np.uint8],

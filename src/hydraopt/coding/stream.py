@@ -16,15 +16,15 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.gaussian import level_bits
-from hydraopt.coding.model import MOST_NUMBER, MOST_SIDE, MOST_SUM, new_model
-from hydraopt.coding.rangedecoder import (
+from hydraopt.coding.decoder import (
     decode_columns,
     decode_integer,
     decode_run,
     new_decoder,
     taken,
 )
+from hydraopt.coding.gaussian import level_bits
+from hydraopt.coding.model import MOST_NUMBER, MOST_SIDE, MOST_SUM, new_model
 from hydraopt.coding.rangeencoder import (
     encode_columns,
     encode_integer,

@@ -16,6 +16,7 @@ from hydraopt.export.gguf import export_gguf
 from hydraopt.export.image import export_diffusers, export_kohya
 from hydraopt.export.merged import export_merged
 from hydraopt.export.mlx import export_mlx
+from hydraopt.export.onnx import export_onnx
 from hydraopt.export.vllm import export_vllm
 
 __all__ = ["FORMATS", "ExportFormat", "export_task"]
@@ -43,6 +44,7 @@ FORMATS: Final[Mapping[str, ExportFormat]] = {
     "vllm": ExportFormat(export_vllm, frozenset({"dtype"})),
     "gguf": ExportFormat(export_gguf, frozenset({"dtype", "base"}), ".gguf", True),
     "mlx": ExportFormat(export_mlx, frozenset({"dtype", "base"})),
+    "onnx": ExportFormat(export_onnx, frozenset({"dtype", "base"}), ".onnx_adapter"),
     "kohya": ExportFormat(export_kohya, frozenset({"dtype"}), ".safetensors"),
     "diffusers": ExportFormat(export_diffusers, frozenset({"dtype", "uniform_rank"})),
     "merged": ExportFormat(export_merged, frozenset({"base"}), "", True),
@@ -59,7 +61,7 @@ def export_task(
     uniform_rank: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write ``task`` to ``target``, a folder, or a file for "gguf" and "kohya".
+    """Write ``task`` to ``target``, a folder, or a file for "gguf", "onnx" and "kohya".
 
     format: a key of :data:`FORMATS`; its own function says what it holds and what it refuses.
     Raises UsageError for an option that the format does not have, and what that function raises.

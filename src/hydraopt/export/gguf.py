@@ -3,11 +3,14 @@
 What llama.cpp does with one (``src/llama-adapter.cpp``): for each tensor NAME of the base it takes
 NAME.lora_a (r, n) and NAME.lora_b (m, r) and adds ``alpha / r * lora_b lora_a`` with r that pair's
 own rank. There is one alpha for the file, so what a pair of another rank lacks goes into its B.
+An array adapter.alora.invocation_tokens, which has to be of uint32, makes it an aLoRA: llama-server
+lets it act from the last place in the prompt where these tokens stand.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +22,7 @@ from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.export.ggufbase import GgufBase, load_gguf, read_gguf_base
-from hydraopt.export.plain import plain_pairs, refused
+from hydraopt.export.plain import ALORA, plain_pairs, refused
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file
 from hydraopt.linalg.shapes import Array
@@ -62,7 +65,8 @@ def export_gguf(
     check_file(target, overwrite)
     gguf = load_gguf()
     about = read_gguf_base(Path(base))
-    pairs = plain_pairs(task, _ENGINE)
+    pairs = plain_pairs(task, _ENGINE, [ALORA])
+    invocation = _invocation(task)
     alpha = max(pair.rank for pair in pairs)
     tensors: dict[str, Array] = {}
     for pair, name in zip(pairs, _names(gguf, task, pairs, about), strict=True):
@@ -72,7 +76,8 @@ def export_gguf(
             b = _permuted(task, pair, b, about.heads if last == "q_proj" else about.kv_heads)
         tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a, b
     with replaced_file(target, ".gguf") as made:
-        _write(gguf, made, task, about.architecture, float(alpha), DTYPES[dtype], tensors)
+        head = _Head(about.architecture, task.name, float(alpha), invocation)
+        _write(gguf, made, head, DTYPES[dtype], tensors)
         _read_back(gguf, made, task, tensors)
 
 
@@ -127,20 +132,43 @@ def _permuted(task: TaskAdapter, pair: Pair, b: Array, heads: int) -> Array:
     return b.reshape(heads, 2, m // heads // 2, r).swapaxes(1, 2).reshape(m, r)
 
 
-def _write(
-    gguf: Any,
-    file: Path,
-    task: TaskAdapter,
-    architecture: str,
-    alpha: float,
-    dtype: str,
-    tensors: dict[str, Array],
-) -> None:
-    writer = gguf.GGUFWriter(file, architecture)
+@dataclass(frozen=True)
+class _Head:
+    """What the file says of the adapter.  invocation: an aLoRA's tokens, else none."""
+
+    architecture: str
+    name: str
+    alpha: float
+    invocation: list[int]
+
+
+def _invocation(task: TaskAdapter) -> list[int]:
+    """The tokens after which an aLoRA acts; none for other LoRAs. Raises ExportError for others
+    than whole numbers: the config is the author's."""
+    tokens = task.config.get(ALORA) or []
+    if isinstance(tokens, list) and all(type(x) is int and 0 <= x < 1 << 31 for x in tokens):
+        return tokens
+    raise ExportError(
+        explain(
+            f"{ALORA} are no tokens",
+            adapter=task.name,
+            got=repr(tokens)[:80],
+            expected="a list of whole numbers",
+            do="Correct adapter_config.json and merge again",
+        )
+    )
+
+
+def _write(gguf: Any, file: Path, head: _Head, dtype: str, tensors: dict[str, Array]) -> None:
+    writer = gguf.GGUFWriter(file, head.architecture)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_string("general.name", task.name)
-    writer.add_float32("adapter.lora.alpha", alpha)
+    writer.add_string("general.name", head.name)
+    writer.add_float32("adapter.lora.alpha", head.alpha)
+    if head.invocation:
+        kinds = gguf.GGUFValueType
+        key = "adapter.alora.invocation_tokens"
+        writer.add_key_value(key, head.invocation, kinds.ARRAY, kinds.UINT32)
     if dtype == "q8_0":
         writer.add_uint32("general.quantization_version", gguf.GGML_QUANT_VERSION)
     for name, values in tensors.items():
@@ -150,7 +178,7 @@ def _write(
             writer.add_tensor(name, packed, raw_dtype=eight)
             continue
         code, kind = ("F32", "<f4") if dtype == "f32" else ("F16", "<f2")
-        data = rounded(name, values, code, task.name, "Choose --dtype f32").raw()
+        data = rounded(name, values, code, head.name, "Choose --dtype f32").raw()
         writer.add_tensor(name, np.frombuffer(data, kind).reshape(values.shape))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

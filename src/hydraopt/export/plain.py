@@ -14,7 +14,7 @@ from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, explain
 
-__all__ = ["LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
+__all__ = ["ALORA", "LINEAR", "plain_pairs", "refuse_all_but", "refuse_settings", "refused"]
 
 LINEAR: Final[tuple[Kind, ...]] = ("linear",)
 _PLAIN: Final[tuple[Layout, ...]] = ("plain",)
@@ -32,17 +32,21 @@ _KINDS: Final = {
 }
 
 
-def plain_pairs(task: TaskAdapter, engine: str) -> list[Pair]:
+ALORA: Final = "alora_invocation_tokens"
+"""PEFT's setting that makes a LoRA one that acts only after these tokens."""
+
+
+def plain_pairs(task: TaskAdapter, engine: str, settings: Collection[str] = ()) -> list[Pair]:
     """The task's pairs by module path: A (r, n) and B (m, r) of linear layers, scale inside.
 
     engine: who is to load them, for messages. Names are those of the paths, whatever the original
-    file called them.
+    file called them.  settings: such as change what pairs mean and have a place in the format.
 
     Raises ExportError, naming adapter and module, for everything else a task may hold: tensors that
     are not low-rank (biases, saved modules, DoRA, token rows), embeddings, convolutions, fused or
     stacked layers, two pairs on one layer, and settings that change what the pairs mean.
     """
-    refuse_all_but(task, engine)
+    refuse_all_but(task, engine, settings=settings)
     factors = task.factors()
     return [
         Pair((spell(path, "A"), spell(path, "B")), path, ((0, module, factors[path]),))
@@ -56,14 +60,15 @@ def refuse_all_but(
     kinds: Collection[Kind] = LINEAR,
     extras: Collection[ExtraKind] = (),
     layouts: Collection[Layout] = _PLAIN,
+    settings: Collection[str] = (),
 ) -> None:
     """Raise ExportError, naming adapter and module, for what is none of these.
 
     kinds: of modules that are well, unless fused, stacked or wrapped twice.  extras: of tensors.
-    layouts: of modules.
+    layouts: of modules.  settings: those of :func:`refuse_settings` that are well.
     Settings that change what the pairs mean are refused as well, and an adapter without modules.
     """
-    refuse_settings(task, engine)
+    refuse_settings(task, engine, settings)
     for key, kind in task.extra_kinds.items():
         if kind not in extras:
             raise refused(task, engine, _KINDS[kind], key)
@@ -75,8 +80,11 @@ def refuse_all_but(
         raise refused(task, engine, "an adapter without any module")
 
 
-def refuse_settings(task: TaskAdapter, engine: str) -> None:
-    """Raise ExportError for settings by which PEFT computes something else than W + B A."""
+def refuse_settings(task: TaskAdapter, engine: str, but: Collection[str] = ()) -> None:
+    """Raise ExportError for settings by which PEFT computes something else than W + B A.
+
+    but: names of settings that the format has a place for.
+    """
     tuner = other_tuner(task.config)
     if tuner is not None:
         raise refused(task, engine, f"a task of PEFT's {tuner}")
@@ -84,10 +92,10 @@ def refuse_settings(task: TaskAdapter, engine: str) -> None:
     if CHANGES_BASE.search(start):
         raise refused(task, engine, f"init_lora_weights {start!r}, which also changes the base")
     for setting, what in (
-        ("alora_invocation_tokens", "aLoRA, which acts only after its invocation tokens"),
+        (ALORA, "aLoRA, which acts only after its invocation tokens"),
         ("layer_replication", "layer_replication, which is another base model"),
     ):
-        if task.config.get(setting):
+        if setting not in but and task.config.get(setting):
             raise refused(task, engine, what)
 
 

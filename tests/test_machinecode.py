@@ -1,0 +1,131 @@
+"""Code that is kept and loaded without numba: where it lies, and what happens without it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydraopt import machinecode
+from hydraopt.machinecode import INLINED, machine_code
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="code is loaded so on Linux only")
+
+MODULE = """
+import ctypes, sys
+from pathlib import Path
+from hydraopt.machinecode import INLINED, machine_code
+
+def make():
+    import numba
+    whole = numba.types.int64
+    @numba.njit(**INLINED)
+    def half(x):
+        return x // 2
+    @numba.cfunc(whole(whole), **INLINED)
+    def twice(x):
+        return 4 * half(x)
+    @numba.cfunc(whole(whole, whole), **INLINED)
+    def ratio(x, y):
+        return x // y
+    return {"twice": twice, "ratio": ratio}
+
+found = machine_code(("twice", "ratio"), [Path(__file__)], make)
+whole = ctypes.c_int64
+print(ctypes.CFUNCTYPE(whole, whole)(found["twice"])(22),
+      ctypes.CFUNCTYPE(whole, whole, whole)(found["ratio"])(7, 2), "numba" in sys.modules)
+"""
+
+
+def run(folder: Path, **settings: str) -> tuple[str, str]:
+    """stdout and stderr of the module in a process of its own."""
+    file = folder / "module.py"
+    if not file.exists():
+        file.write_text(MODULE)
+    done = subprocess.run(
+        [sys.executable, file], capture_output=True, text=True, env={**os.environ, **settings}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_second_process_needs_no_numba(tmp_path: Path) -> None:
+    place = str(tmp_path / "place")
+    assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("44 3 True\n", "")
+    assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("44 3 False\n", "")
+
+
+def test_damaged_code_is_made_anew(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    run(tmp_path, NUMBA_CACHE_DIR=str(place))
+    (file,) = place.rglob("*.o")
+    whole = file.read_bytes()
+    for content in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:70], b""):
+        file.write_bytes(content)
+        assert run(tmp_path, NUMBA_CACHE_DIR=str(place)) == ("44 3 True\n", "")
+    assert file.read_bytes() == whole
+
+
+def test_another_source_is_other_code(tmp_path: Path) -> None:
+    place = str(tmp_path / "place")
+    run(tmp_path, NUMBA_CACHE_DIR=place)
+    (tmp_path / "module.py").write_text(MODULE.replace("4 * half", "6 * half"))
+    assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("66 3 True\n", "")
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_and_said(tmp_path: Path) -> None:
+    script = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        f"runpy.run_path({str(tmp_path / 'module.py')!r}, run_name='__main__')\n"
+    )
+    (tmp_path / "module.py").write_text(MODULE)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "place")},
+    )
+    assert (done.returncode, done.stdout) == (0, "44 3 True\n"), done.stderr
+    assert done.stderr == "note: compiled code could not be kept: File too large.\n"
+    assert not list((tmp_path / "place").rglob("*.o"))
+    assert len(list((tmp_path / "place" / "hydraopt").iterdir())) == 0  # nothing half written
+
+
+def cfuncs(**options: Any) -> Any:
+    def make() -> dict[str, Any]:
+        import numba
+
+        @numba.njit(**options)
+        def checked(x):  # type: ignore[no-untyped-def]
+            if x < 0:
+                raise ValueError("below zero")
+            return x
+
+        @numba.cfunc(numba.types.int64(numba.types.int64), **options)
+        def same(x):  # type: ignore[no-untyped-def]
+            return checked(x)
+
+        return {"same": same}
+
+    return make
+
+
+def test_what_needs_numba_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert machine_code(("same",), [], cfuncs(**INLINED)) is None
+    assert not list(tmp_path.rglob("*.o"))
+
+
+def test_without_machine_code_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> dict[str, Any]:
+        raise AssertionError
+
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert machine_code(("x",), [], never) is None
+    monkeypatch.delenv("NUMBA_DISABLE_JIT")
+    monkeypatch.setattr(machinecode.sys, "platform", "win32")
+    assert machine_code(("x",), [], never) is None
