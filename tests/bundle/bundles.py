@@ -22,6 +22,7 @@ from hydraopt.bundle import (
     write_bundle,
 )
 from hydraopt.bundle.spec import default_key
+from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import (
@@ -31,7 +32,6 @@ from hydraopt.coding.records import (
     write_basis,
     write_record,
 )
-from hydraopt.coding.stream import StreamWriter
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import thin
@@ -89,7 +89,7 @@ def encode_bases(
     modules: Sequence[ModuleEntry], rng: np.random.Generator, q: int = 3
 ) -> tuple[bytes, list[tuple[Basis, Basis]]]:
     """A shared stream with two random bases a module."""
-    writer = StreamWriter()
+    writer = ChunkWriter()
     bases = []
     for module in modules:
         pair = []
@@ -97,6 +97,7 @@ def encode_bases(
             block = quantise_basis(rng.standard_normal((length, min(q, length))) * 8)
             write_basis(writer, block)
             pair.append(block.basis)
+        writer.end_record(sum(basis.vectors.size for basis in pair))
         bases.append((pair[0], pair[1]))
     return writer.finish(), bases
 
@@ -109,19 +110,21 @@ def encode_task(
     scale: float = 0.05,
 ) -> Coded:
     """A random task over all ``modules``; with bases, the forms go round."""
-    writer = StreamWriter()
+    writer = ChunkWriter()
     coded = Coded(b"")
     ways = [(Way.EXPLICIT, Way.SHARED), (Way.SHARED, Way.SHARED), (Way.PREDICTED, Way.EXPLICIT)]
     for i, module in enumerate(modules):
         k = (ranks or {}).get(module.path, min(2, module.m, module.n))
         if k == 0:
             write_record(writer, None, bases is not None)
+            writer.end_record(0)
             coded.factors[module.path] = Factors(np.zeros((module.m, 0)), np.zeros((0, module.n)))
             continue
         b = rng.standard_normal((module.m, k)) * scale
         a = rng.standard_normal((k, module.n))
         parts = record(b, a) if bases is None else record(b, a, ways[i % 3], bases[i])
         write_record(writer, parts, bases is not None)
+        writer.end_record(parts.numbers)
         coded.factors[module.path] = parts.factors
     coded.stream = writer.finish()
     return coded
@@ -226,7 +229,7 @@ def remade(bundle: Bundle, target: Path, **changes: Mapping[str, Any]) -> Path:
 
 
 def _encode_adapter(adapter: Adapter, modules: Sequence[ModuleEntry], step: float) -> Coded:
-    writer, coded = StreamWriter(), Coded(b"")
+    writer, coded = ChunkWriter(), Coded(b"")
     wrong, whole = 0.0, 0.0
     for module in modules:
         if module.path not in adapter.modules:
@@ -236,6 +239,7 @@ def _encode_adapter(adapter: Adapter, modules: Sequence[ModuleEntry], step: floa
         found = Factors(np.zeros((module.m, 0)), np.zeros((0, module.n)))
         parts = record(svd.U * svd.s, svd.V.T, step=step) if svd.s.size else None
         write_record(writer, parts, False)
+        writer.end_record(parts.numbers if parts else 0)
         coded.factors[module.path] = found = parts.factors if parts else found
         error = relative_error(Factors(b, a), found)
         coded.errors[module.path] = error

@@ -13,42 +13,47 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.bundle.items import CarriedBlob
-from hydraopt.coding.stream import StreamReader, most_numbers
+from hydraopt.bundle.rules import CURRENT, Limit, Rules, at_most
+from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import BundleFormatError, explain
 
-__all__ = ["AGAIN", "Allowance", "check_blobs", "check_manifest", "most_text", "naming"]
+__all__ = ["AGAIN", "Allowance", "check_blobs", "check_manifest", "check_text", "naming"]
 
 AGAIN: Final = "Fetch the bundle again or restore a copy"
 
-_TEXT: Final = 1 << 23, 64
 _ENTRIES: Final = 1 << 17, 2
 _CONFIGS: Final = 1 << 24, 64
-_CARRIED: Final = 1 << 26, 256
-
-
-def most_text(packed: int) -> int:
-    """Bytes of JSON that a manifest of ``packed`` bytes may unpack to."""
-    return _TEXT[0] + _TEXT[1] * packed
 
 
 class Allowance:
-    """How many numbers the streams of a bundle may still hold, each stream counted once."""
+    """How many numbers the streams of a bundle may still hold, each stream counted once.
 
-    def __init__(self, size: int) -> None:
-        self._most = most_numbers(size)
+    size: bytes of all streams of the file.  rules: of its version.
+    """
+
+    def __init__(self, size: int, rules: Rules = CURRENT) -> None:
+        self._rules = rules
+        self._most = at_most(rules.numbers, size)
         self._spent: dict[str, int] = {}
 
-    def open(self, name: str, data: bytes, version: int) -> StreamReader:
-        """A reader of the stream ``name`` that refuses to go beyond what is left."""
+    def open(self, name: str, data: bytes, records: int) -> StreamReader:
+        """A reader of the stream ``name``, of so many records, that refuses to go beyond what is
+        left."""
         self._spent[name] = 0
 
         def spend(numbers: int) -> None:
             self._spent[name] += numbers
             if sum(self._spent.values()) > self._most:
-                reader.damaged("more numbers than the bytes of the file can hold")
+                raise BundleFormatError(
+                    explain(
+                        f"{name} stands for more numbers than the bytes of the file can hold",
+                        got=sum(self._spent.values()),
+                        expected=f"at most {self._most}",
+                        do=AGAIN,
+                    )
+                )
 
-        reader = StreamReader(data, version, spend)
-        return reader
+        return self._rules.stream(data, records, spend)
 
 
 def check_manifest(value: Any, size: int) -> None:
@@ -77,10 +82,15 @@ def check_manifest(value: Any, size: int) -> None:
         _limit("bytes of configs", len(configs) * _weight(configs[0]), size, _CONFIGS)
 
 
-def check_blobs(blobs: Sequence[CarriedBlob], packed: int) -> None:
+def check_text(size: int, packed: int) -> None:
+    """Refuse a manifest of ``size`` bytes that is far more than the ``packed`` that hold it."""
+    _limit("bytes of the manifest", size, packed, CURRENT.text)
+
+
+def check_blobs(blobs: Sequence[CarriedBlob], packed: int, rules: Rules = CURRENT) -> None:
     """Refuse carried tensors that are far more bytes than the ``packed`` that hold them."""
     whole = sum(item.nbytes for blob in blobs for item in blob.items)
-    _limit("bytes of carried tensors", whole, packed, _CARRIED)
+    _limit("bytes of carried tensors", whole, packed, rules.carried)
 
 
 @contextmanager
@@ -96,8 +106,8 @@ def naming(file: Path) -> Iterator[None]:
         raise type(error)(f"{file}: {text}{remedy}") from error
 
 
-def _limit(what: str, count: int, size: int, rule: tuple[int, int]) -> None:
-    most = rule[0] + rule[1] * size
+def _limit(what: str, count: int, size: int, limit: Limit) -> None:
+    most = at_most(limit, size)
     if count > most:
         raise BundleFormatError(
             explain(f"too many {what} for the bytes there are", got=count, expected=most)

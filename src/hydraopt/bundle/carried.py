@@ -3,21 +3,22 @@
 Tensors that the same set of tasks holds go into one blob. The bytes of its distinct tensors,
 grouped by element size, are split into byte planes (all first bytes, then all second bytes, ...),
 because the exponents of neighbouring floats are alike and their mantissas are not, and the planes
-are compressed with zstd.
+are deflated.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.container import compress, decompress
+from hydraopt.bundle.container import MOST_CONTENT, deflate
 from hydraopt.bundle.items import MAX_RAW, CarriedBlob, CarriedItem
+from hydraopt.bundle.rules import CURRENT, Rules
 
 __all__ = ["Carried", "pack_carried", "unpack_blob"]
 
@@ -44,28 +45,52 @@ def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
         for key, tensor in tensors[task].items():
             digest = hashlib.sha256(tensor.raw()).digest()
             holders.setdefault((key, tensor.dtype, tensor.shape, digest), []).append((task, tensor))
-    groups: dict[tuple[str, ...], list[tuple[CarriedItem, bytes, RawTensor]]] = {}
+    groups: dict[tuple[str, ...], list[_Member]] = {}
     for (key, dtype, shape, digest), held in sorted(holders.items(), key=lambda x: x[0]):
         tasks = tuple(task for task, _ in held)
         item = CarriedItem(key, dtype, shape)
         groups.setdefault(tasks, []).append((item, digest, held[0][1]))
     result = Carried(tasks=dict.fromkeys(tensors, ()))
     for tasks, members in sorted(groups.items(), key=lambda x: x[0]):
-        items: list[CarriedItem] = []
-        first: dict[tuple[bytes, int], int] = {}
-        own: list[tuple[int, bytes]] = []
-        for item, digest, tensor in members:
-            of = first.setdefault((digest, item.itemsize), len(items))
-            if of == len(items):
-                items.append(item)
-                own.append((item.itemsize, tensor.raw()))
-            else:
-                items.append(CarriedItem(item.key, item.dtype, item.shape, of))
-        for task in tasks:
-            result.tasks[task] += (len(result.blobs),)
-        result.blobs.append(CarriedBlob(tuple(items)))
-        result.data.append(compress(_split(own)))
+        for some in _parted(members):
+            for task in tasks:
+                result.tasks[task] += (len(result.blobs),)
+            blob, data = _packed(some)
+            result.blobs.append(blob)
+            result.data.append(data)
     return result
+
+
+_Member = tuple[CarriedItem, bytes, RawTensor]
+"""An item, the digest of its bytes, the tensor."""
+
+
+def _parted(members: list[_Member]) -> Iterator[list[_Member]]:
+    """The members of one blob, or of several where 32 bits cannot state the size of one."""
+    some: list[_Member] = []
+    size = 0
+    for member in members:
+        if some and size + member[0].nbytes > MOST_CONTENT:
+            yield some
+            some, size = [], 0
+        some.append(member)
+        size += member[0].nbytes
+    yield some
+
+
+def _packed(members: list[_Member]) -> tuple[CarriedBlob, bytes]:
+    """A blob of these, each distinct content once."""
+    items: list[CarriedItem] = []
+    first: dict[tuple[bytes, int], int] = {}
+    own: list[tuple[int, bytes]] = []
+    for item, digest, tensor in members:
+        of = first.setdefault((digest, item.itemsize), len(items))
+        if of == len(items):
+            items.append(item)
+            own.append((item.itemsize, tensor.raw()))
+        else:
+            items.append(CarriedItem(item.key, item.dtype, item.shape, of))
+    return CarriedBlob(tuple(items)), deflate(_split(own))
 
 
 def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
@@ -78,12 +103,14 @@ def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
     return planes
 
 
-def unpack_blob(blob: CarriedBlob, data: bytes, path: Path, version: int) -> dict[str, RawTensor]:
+def unpack_blob(
+    blob: CarriedBlob, data: bytes, path: Path, rules: Rules = CURRENT
+) -> dict[str, RawTensor]:
     """The tensors of a blob by key; raises BundleFormatError before it allocates too much.
 
-    version: of the format, as the file's header says; all so far pack blobs alike.
+    rules: of the file's version.
     """
-    planes = memoryview(decompress(data, blob.raw_size, MAX_RAW, "a blob of carried tensors"))
+    planes = memoryview(rules.unpack(data, blob.raw_size, MAX_RAW, "a blob of carried tensors"))
     joined: dict[int, bytes] = {}
     position = 0
     for width in _WIDTHS:

@@ -1,83 +1,78 @@
-"""The safetensors container and zstd: exact sizes, bounded decompression."""
+"""The safetensors container and deflate: exact sizes, bounded unpacking."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
-
-import zstandard
+from typing import Any, Final, NoReturn
 
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
     "FORMAT",
-    "compress",
-    "decompress",
+    "MOST_CONTENT",
+    "deflate",
     "header_of",
+    "inflate",
+    "refuse",
     "tensor_names",
 ]
 
 FORMAT: Final = "hydraopt"
 
-_LEVEL: Final = 19
-# Level 19 takes a minute for each 200 MB; whole saved embeddings hardly gain by it.
-_LARGE: Final = 64 << 20
-_LARGE_LEVEL: Final = 9
-
-_FREE: Final = 256 << 20
-_RATIO: Final = 4096
+MOST_CONTENT: Final = (1 << 32) - 1
+"""Bytes of content that 32 bits can state."""
+_LEVEL: Final = 9
+_SIZE_BYTES: Final = 4
 
 
-def compress(data: bytes) -> bytes:
-    """One zstd frame that states its content size; the same bytes for the same zstd version.
+def deflate(data: bytes) -> bytes:
+    """The size in 32 bits and one zlib stream; the same bytes for the same zlib.
 
-    Raises BundleFormatError for data so regular that :func:`decompress` would take it for a bomb.
+    Raises BundleFormatError for content whose size they cannot state.
     """
-    level = _LEVEL if len(data) <= _LARGE else _LARGE_LEVEL
-    packed = zstandard.ZstdCompressor(level=level, write_checksum=False).compress(data)
-    if len(data) > _most(len(packed)):
+    if len(data) > MOST_CONTENT:
         raise BundleFormatError(
             explain(
-                "data is too regular to be stored",
-                got=f"{len(data)} bytes, {len(packed)} compressed",
-                expected=f"at most {_most(len(packed))} bytes",
-                do="Large constant tensors carry nothing; leave them out of the adapter",
+                "a tensor is too large to be kept",
+                got=f"{len(data)} bytes",
+                expected=f"at most {MOST_CONTENT}",
+                do="Leave the adapter out",
             )
         )
-    return packed
+    return len(data).to_bytes(_SIZE_BYTES, "little") + zlib.compress(data, _LEVEL)
 
 
-def decompress(data: bytes, size: int | None, most: int, what: str) -> bytes:
-    """The content of one zstd frame; nothing is allocated before its stated size was checked.
+def inflate(data: bytes, size: int | None, most: int, what: str) -> bytes:
+    """The inverse of :func:`deflate`; nothing is allocated before the stated size was checked.
 
-    size: the size it must have, or None if only the frame knows; most: the largest size allowed.
+    size: the size it must have, or None if only the data says; most: the largest size allowed.
     Raises BundleFormatError.
     """
+    if len(data) < _SIZE_BYTES:
+        refuse(what, f"{len(data)} bytes", "its size and one zlib stream")
+    stated = int.from_bytes(data[:_SIZE_BYTES], "little")
+    if stated > most or (size is not None and stated != size):
+        expected = f"at most {most} bytes" if size is None else f"{size} bytes"
+        refuse(what, f"{stated} bytes, as it says", expected)
+    stream = zlib.decompressobj()
     try:
-        # All ones if the frame does not state its size, which the cap then refuses.
-        stated = zstandard.get_frame_parameters(data).content_size
-        most = min(most, _most(len(data)))
-        if stated > most or (size is not None and stated != size):
-            _refuse(
-                what, f"{stated} bytes, as its frame says", f"{size or f'at most {most}'} bytes"
-            )
-        # The one-shot call trusts the frame's size, which is checked by now, and a second frame or
-        # other bytes behind it are refused.
-        content = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        _refuse(what, str(error), "one zstd frame")
+        # One byte more than stated, so that more is seen, and the checksum is read in any case.
+        content = stream.decompress(memoryview(data)[_SIZE_BYTES:], stated + 1)
+    except zlib.error as error:
+        refuse(what, str(error), "one zlib stream")
     if len(content) != stated:
-        _refuse(what, f"{len(content)} bytes", f"{stated} bytes")
+        got = "more" if len(content) > stated else f"{len(content)}"
+        refuse(what, f"{got} bytes", f"{stated} bytes")
+    if not stream.eof or stream.unused_data:
+        got = "bytes after it" if stream.eof else "a part of it"
+        refuse(what, got, "one whole zlib stream")
     return content
 
 
-def _most(packed: int) -> int:
-    """Largest content that so many compressed bytes may stand for."""
-    return _FREE + _RATIO * packed
-
-
-def _refuse(what: str, got: str, expected: str) -> Any:
+def refuse(what: str, got: str, expected: str) -> NoReturn:
+    """Raise BundleFormatError about packed bytes."""
     do = "The bundle is damaged; fetch it again or restore a copy"
     raise BundleFormatError(
         explain(f"{what} cannot be unpacked", got=got, expected=expected, do=do)

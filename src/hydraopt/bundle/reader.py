@@ -18,11 +18,11 @@ from hydraopt.bundle.bounds import (
     Allowance,
     check_blobs,
     check_manifest,
-    most_text,
     naming,
 )
 from hydraopt.bundle.carried import unpack_blob
-from hydraopt.bundle.container import FORMAT, decompress, tensor_names
+from hydraopt.bundle.container import FORMAT, tensor_names
+from hydraopt.bundle.rules import at_most, rules_of
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor, checksum
@@ -30,7 +30,7 @@ from hydraopt.bundle.writer import metadata_of
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
 from hydraopt.coding.records import read_basis
 from hydraopt.coding.stream import StreamReader
-from hydraopt.coding.version import DRAFT, VERSION
+from hydraopt.coding.version import VERSION
 from hydraopt.errors import (
     AdapterFormatError,
     BundleFormatError,
@@ -87,19 +87,21 @@ class Bundle(Mapping[str, TaskAdapter]):
         self.metadata = self._file.metadata
         self.bytes_read = size - sum(tensor.nbytes for tensor in self._file.values())
         self.version = self._format_version()
+        self._rules = rules_of(self.version)
         with naming(path):
             self._checksums = self._read_checksums()
             packed = self.read("manifest")
-            text = decompress(packed, None, most_text(len(packed)), "the manifest")
-            value = strictjson.loads(text)
+            most = at_most(self._rules.text, len(packed))
+            value = strictjson.loads(self._rules.unpack(packed, None, most, "the manifest"))
             check_manifest(value, size)
-            self.manifest = Manifest.from_json(value, self.version)
+            self._rules.check(value)
+            self.manifest = Manifest.from_json(value)
             self.manifest.check_canonical()
             self._check_container()
             sizes = self.tensor_bytes
-            check_blobs(self.manifest.blobs, _sum_of(sizes, "carried/"))
+            check_blobs(self.manifest.blobs, _sum_of(sizes, "carried/"), self._rules)
         self._dense: dict[int, dict[str, RawTensor]] = {}
-        self.allowance = Allowance(sizes["shared"] + _sum_of(sizes, "task/"))
+        self.allowance = Allowance(sizes["shared"] + _sum_of(sizes, "task/"), self._rules)
         self._tasks = {entry.name: entry for entry in self.manifest.tasks}
 
     @property
@@ -188,7 +190,7 @@ class Bundle(Mapping[str, TaskAdapter]):
             return self._dense[index]
         blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
         with naming(self.path):
-            tensors = unpack_blob(blob, data, self.path, self.version)
+            tensors = unpack_blob(blob, data, self.path, self._rules)
         if blob.raw_size > _DENSE * len(data):
             self._dense[index] = tensors
         return tensors
@@ -230,27 +232,35 @@ class Bundle(Mapping[str, TaskAdapter]):
             return None
         return base_tensor(self.base, entry, self.path)
 
+    def open_stream(self, name: str, records: int) -> StreamReader:
+        """A reader of ``shared`` or a ``task/i``, which is to have so many records.
+
+        Raises ChecksumError or BundleFormatError, also for more numbers than the file may hold.
+        """
+        data = self.read(name)
+        with naming(self.path):
+            return self.allowance.open(name, data, records)
+
     def _open_shared(self) -> StreamReader | None:
         if not self._file["shared"].nbytes:
             return None
-        return self.allowance.open("shared", self.read("shared"), self.version)
+        return self.open_stream("shared", len(self.manifest.modules) + len(self.manifest.tensors))
 
     def _read_bases(self, reader: StreamReader) -> Iterator[Bases]:
         for module in self.manifest.modules:
             with naming(self.path):
                 left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
                 right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
+                reader.end_record()
             yield left, right
         commons = []
-        for tensor in self.manifest.tensors:
-            with naming(self.path):
+        with naming(self.path):
+            for tensor in self.manifest.tensors:
                 commons.append(read_common(reader, matrix_shape(tensor.shape)))
+                reader.end_record()
+            reader.close()
         # Kept: whoever reads the bases has paid for them, and tasks are few that need them.
         self.__dict__["_commons"] = commons
-        size = self._file["shared"].nbytes
-        if reader.position != size:
-            with naming(self.path):
-                reader.damaged(f"{size} bytes, of which what is shared takes {reader.position}")
 
     @cached_property
     def _commons(self) -> list[DenseRecord | None]:
@@ -289,14 +299,14 @@ class Bundle(Mapping[str, TaskAdapter]):
                 )
             )
         draft = self.metadata.get("draft")
-        if int(text) == 2 and draft != DRAFT:
+        if draft is not None:
             raise UnsupportedVersionError(
                 explain(
-                    "bundle was written in a draft of format 2, which other builds cannot read",
+                    "bundle was written in a draft of format 2, made before the freeze",
                     file=self.path,
-                    got=f"draft {str(draft)[:40]}",
-                    expected=f"draft {DRAFT}",
-                    do="Read it with the build that wrote it, or merge the adapters again",
+                    got=f"draft {draft[:40]}",
+                    expected="format version 2, or 1",
+                    do="Merge the adapters again",
                 )
             )
         return int(text)

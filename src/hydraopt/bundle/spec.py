@@ -246,12 +246,8 @@ class Manifest:
         return {key: value for key, value in whole.items() if value not in ([], {}, None)}
 
     @classmethod
-    def from_json(cls, value: Any, version: int) -> Manifest:
-        """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included.
-
-        version: of the format, as the file's header says; the first has no coded tensors, and says
-        nothing of harm.
-        """
+    def from_json(cls, value: Any) -> Manifest:
+        """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included."""
         names = [x.name for x in fields(cls)]
         check(isinstance(value, dict), "not an object", value)
         unknown = sorted(set(value) - set(names))
@@ -261,7 +257,6 @@ class Manifest:
         modules = tuple(ModuleEntry(**{**x, "a_tail": as_tuple(x["a_tail"])}) for x in rows)
         rows = []
         if "tensors" in value:
-            check(version > 1, "coded tensors in a file of version 1")
             rows = strictjson.unpack_columns(
                 value["tensors"], "key", _TENSOR_DEFAULTS, "tensors", MAX_ITEMS
             )
@@ -282,8 +277,6 @@ class Manifest:
         rows = strictjson.unpack_columns(
             value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS
         )
-        measured = sorted({"harm", "curve"} & set(value["tasks"]))
-        check(version > 1 or not measured, "harm in a file of version 1", measured)
         tasks = tuple(TaskEntry(**_task_row(row, modules, tensors)) for row in rows)
         base, recipe = value.get("base_model"), value.get("recipe", {})
         return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base, tensors)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.bounds import AGAIN, naming
+from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
@@ -268,26 +268,19 @@ class TaskAdapter:
         """
         if self.entry.content is None:
             return
-        name = f"task/{self.entry.content}"
-        data = self.bundle.read(name)
-        reader = self.bundle.allowance.open(name, data, self.bundle.version)
+        records = len(self.entry.modules) + len(self.entry.tensors)
+        reader = self.bundle.open_stream(f"task/{self.entry.content}", records)
         for i in self.entry.modules:
             yield i, reader
+            with naming(self.bundle.path):
+                reader.end_record()
         for i in self.entry.tensors:
             entry, start = self.bundle.manifest.tensors[i], reader.position
             with naming(self.bundle.path):
                 has = self.bundle.common(i) is not None
                 record = read_dense(reader, matrix_shape(entry.shape), has, entry.base is not None)
+                reader.end_record()
             if into is not None:
                 into.tensors[i], into.tensor_bytes[i] = record, reader.position - start
-        if reader.position != len(data):
-            raise BundleFormatError(
-                explain(
-                    "a task's stream is longer than its records",
-                    adapter=self.name,
-                    file=self.bundle.path,
-                    got=f"{len(data)} bytes",
-                    expected=f"{reader.position} bytes",
-                    do=AGAIN,
-                )
-            )
+        with naming(self.bundle.path):
+            reader.close()

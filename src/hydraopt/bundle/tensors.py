@@ -33,6 +33,7 @@ __all__ = [
 DENSE_DTYPES: Final = ("F16", "BF16", "F32", "F64")
 """Of tensors that are coded: floats that are rounded to when a task is read."""
 _MOST: Final = 1 << 37
+_MOST_ROWS: Final = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class TensorEntry:
         for size in self.shape:
             natural(size, f"shape of {self.key!r}", 1, _MOST)
         check(self.numbers <= _MOST, f"size of {self.key!r}", self.numbers)
+        rows = matrix_shape(self.shape)[0]
+        check(rows <= _MOST_ROWS, f"rows of {self.key!r}", rows, f"at most {_MOST_ROWS}")
         one_of(self.kind, get_args(ExtraKind), f"kind of {self.key!r}")
         if self.base is not None:
             text(self.base, f"base of {self.key!r}")

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import check_blobs, check_manifest
+from hydraopt.bundle.bounds import check_blobs, check_manifest, check_text
 from hydraopt.bundle.container import (
     FORMAT,
-    compress,
+    deflate,
     header_of,
     tensor_names,
 )
 from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.tensors import checksum
-from hydraopt.coding.version import DRAFT, VERSION
+from hydraopt.coding.version import VERSION
 from hydraopt.files.writing import write_atomically
 
 __all__ = [
@@ -144,13 +144,15 @@ def pack_bundle(
 
     shared: the coded bases, b"" for none.  streams, blobs: what ``TaskEntry.content`` and
     ``TaskEntry.carried`` index. The order of tasks, streams, blobs and configs does not matter (see
-    :func:`canonical`): equal content gives equal bytes, under one version of zstd. Raises
+    :func:`canonical`): equal content gives equal bytes, under one version of zlib. Raises
     BundleFormatError for a manifest that does not fit its payload.
     """
     manifest, streams, blobs = canonical(manifest, streams, blobs)
     manifest.check_canonical()
     value = manifest.to_json()
-    packed = compress(strictjson.dumps(value).encode())
+    text = strictjson.dumps(value).encode()
+    packed = deflate(text)
+    check_text(len(text), len(packed))
     check_manifest(value, len(packed) + sum(map(len, (shared, *streams, *blobs))))
     check_blobs(manifest.blobs, sum(map(len, blobs)))
     names = tensor_names(len(streams), len(blobs))
@@ -177,8 +179,6 @@ def write_bundle(
 def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
     """What of a file's metadata follows from its manifest and its format version."""
     about = {"format": FORMAT, "format_version": str(version)}
-    if version == 2:
-        about["draft"] = DRAFT
     if manifest.base_model is not None:
         about["base_model"] = manifest.base_model
     about["tasks"] = strictjson.dumps([task.name for task in manifest.tasks])

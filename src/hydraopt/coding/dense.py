@@ -131,11 +131,15 @@ class DenseRecord:
     rest: Rest | None = None
     common: bool = False
 
-    @property
-    def exponents(self) -> NDArray[np.int64]:
-        """Those of its parts and of its step, on the grid of coefficients."""
-        own = [] if self.rest is None else [self.rest.exponent // _FINER]
-        return np.append(self.parts.exponents if self.parts else [], own).astype(np.int64)
+    def check(self, adapter: str | None = None, module: str | None = None) -> None:
+        """Raise NumericalError, naming adapter and module, for what no stream can hold."""
+        if self.parts is not None:
+            self.parts.check(adapter, module)
+        if self.rest is not None:
+            own = np.array([self.rest.exponent // _FINER], np.int64)
+            check_exponents(own, adapter, module)
+            for block in self.rest.blocks:
+                block.check(adapter, module)
 
     def numbers(self, whole: int, bounded: bool) -> int:
         """Numbers that the record stands for, of a tensor of ``whole``; see :func:`read_dense`."""

@@ -21,6 +21,9 @@ __all__ = [
     "LIMIT",
     "MASK",
     "MODEL_SIZE",
+    "MOST_NUMBER",
+    "MOST_SIDE",
+    "MOST_SUM",
     "RATE",
     "SHIFT_FROM",
     "SIDE_CONTEXTS",
@@ -42,6 +45,13 @@ SIDE_CONTEXTS = 8
 """Kinds of side integers that learn apart."""
 CONTEXTS = 2 * CLASSES * ACTIVITIES * BINS
 MODEL_SIZE = CONTEXTS + SIDE_CONTEXTS * 2 * BINS
+
+MOST_SIDE = 1 << 30
+"""Every |side integer| is below; part of the format."""
+MOST_NUMBER = 1 << 27
+"""Largest |integer| of a block, in steps; part of the format, so that 32 bits are enough."""
+MOST_SUM = 1 << 30
+"""Every row's sum is below, where a column begins; part of the format."""
 
 LIMIT = 255
 RATE: NDArray[np.int64] = np.array([655360 // (10 * n + 16) for n in range(LIMIT + 1)], np.int64)

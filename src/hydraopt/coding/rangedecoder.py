@@ -16,6 +16,9 @@ from hydraopt.coding.model import (
     CLASSES,
     CONTEXTS,
     MASK,
+    MOST_NUMBER,
+    MOST_SIDE,
+    MOST_SUM,
     SHIFT_FROM,
     TOP,
     activity,
@@ -151,9 +154,10 @@ def decode_run(
     before = 0
     inside = True
     for i in range(values.size):
-        before += decode_integer(state, data, model, kind)
+        step = decode_integer(state, data, model, kind)
+        before += step
         values[i] = before
-        inside &= low <= before <= high
+        inside &= low <= before <= high and abs(step) < MOST_SIDE
     return inside
 
 
@@ -165,12 +169,14 @@ def _decode_column(
     integers: NDArray[np.int32],
     spread: int,
     rows: NDArray[np.int64],
-) -> None:
+) -> bool:
+    """The next column, and whether its numbers are such as a writer writes."""
     shift = 0 if spread < CLASSES else (spread - SHIFT_FROM) >> 2
     cls = spread - 4 * shift
     count = integers.shape[0]
     usual, lively = bounds(rows.sum(), count)
     low, span, pos = state[_LOW], state[_RANGE], state[_POS]
+    inside = True
     s = np.uint64(0)  # Unsigned, so that no check for a negative index is compiled.
     for i in range(count):
         q = QUANTISER[s]
@@ -187,12 +193,14 @@ def _decode_column(
         if a != 0:
             magnitude = 2 * a - q
             rows[i] += magnitude
+            inside &= magnitude <= MOST_NUMBER
             sign, low, span, pos = _decode_raw(low, span, pos, data, 1)
             integers[i] = -magnitude if sign else magnitude
         else:
             integers[i] = 0
         s = np.uint64(NEXT_STATE[s, np.uint64(a & 1)])
     state[_LOW], state[_RANGE], state[_POS] = low, span, pos
+    return inside
 
 
 @njit(cache=True, nogil=True)
@@ -203,7 +211,14 @@ def decode_columns(
     integers: NDArray[np.int32],
     spreads: NDArray[np.int64],
     rows: NDArray[np.int64],
-) -> None:
-    """The next columns, already reconstructed: ``integers`` (k, N), in steps; updates ``rows``."""
+) -> bool:
+    """The next columns, already reconstructed: ``integers`` (k, N), in steps; updates ``rows``.
+
+    Returns whether all numbers and all sums of rows are such as a writer writes.
+    """
+    inside = True
     for j in range(integers.shape[0]):
-        _decode_column(state, data, model, integers[j], spreads[j], rows)
+        if rows.size:
+            inside &= rows.max() < MOST_SUM
+        inside &= _decode_column(state, data, model, integers[j], spreads[j], rows)
+    return inside

@@ -109,6 +109,14 @@ class PartsRecord:
         """Numbers of the factors, k (m + n)."""
         return self.left.values.size + self.right.values.size
 
+    def check(self, adapter: str | None = None, module: str | None = None) -> None:
+        """Raise NumericalError, naming adapter and module, for what no stream can hold."""
+        check_exponents(self.exponents, adapter, module)
+        for side in (self.right, self.left):
+            for block in (side.coordinates, side.own):
+                if block is not None:
+                    block.check(adapter, module)
+
     @property
     def factors(self) -> Factors:
         """B (m, k) with the coefficients inside, A (k, n): what a reader will rebuild."""

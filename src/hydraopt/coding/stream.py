@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.gaussian import level_bits
-from hydraopt.coding.model import new_model
+from hydraopt.coding.model import MOST_NUMBER, MOST_SIDE, MOST_SUM, new_model
 from hydraopt.coding.rangedecoder import (
     decode_columns,
     decode_integer,
@@ -40,6 +40,8 @@ from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [
     "LAMBDA",
+    "MOST_NUMBERS",
+    "MOST_NUMBERS_OF_FILE",
     "Block",
     "StreamReader",
     "StreamWriter",
@@ -94,6 +96,33 @@ class Block:
         """Only the marked columns."""
         return Block(self.levels[columns], self.integers[columns], self.spreads[columns])
 
+    def check(self, adapter: str | None = None, module: str | None = None) -> None:
+        """Raise NumericalError, naming adapter and module, for what no reader takes: too many
+        numbers, numbers or sums of rows that leave 32 bits."""
+        columns, count = self.levels.shape
+        got = expected = None
+        if self.levels.size > MOST_NUMBERS:
+            got, expected = f"{count} x {columns} numbers in a block", f"at most {MOST_NUMBERS}"
+        else:
+            worst = max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
+            if worst > MOST_NUMBER:
+                got, expected = f"a number of {worst} steps", f"at most {MOST_NUMBER}"
+            elif worst * (columns - 1) >= MOST_SUM:
+                rows = np.abs(self.integers[:-1].astype(np.int64)).sum(axis=0)
+                if int(rows.max(initial=0)) >= MOST_SUM:
+                    got, expected = f"a row of {rows.max()} steps in sum", f"below {MOST_SUM}"
+        if got is not None:
+            raise NumericalError(
+                explain(
+                    "a module is too large to be coded",
+                    adapter=adapter,
+                    module=module,
+                    got=got,
+                    expected=expected,
+                    do="Ask for a smaller size, or use --lossless",
+                )
+            )
+
 
 def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     """Quantise ``x`` (N, k), in steps, column by column; spreads follow from the columns' RMS."""
@@ -109,29 +138,34 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
 
 _RESERVED = 1 << 16
 """Numbers that are coded at once, as far as a column allows; a number takes 16 bytes at most."""
-_MOST_NUMBERS = 1 << 25
+MOST_NUMBERS = 1 << 25
 """Most numbers of a block, which bounds what a damaged or hostile stream can make us allocate."""
 
 
-# The examples and forty adapters of a real model, at 1 % of fp16, hold 7 numbers to a byte. Streams
-# that claim many more are meant to fill the memory; a number takes about 30 bytes of it.
-_NUMBERS_PER_BYTE = 256
-_FREE_NUMBERS = 1 << 22
+MOST_NUMBERS_OF_FILE: Final = 1 << 20, 128
+"""Numbers that the streams of a file may stand for, and how many more for each of their bytes. The
+examples and forty adapters of a real model, at 1 % of fp16, hold 7 numbers to a byte. Streams that
+claim many more are meant to fill the memory; a number takes about 16 bytes of it."""
 
 
 def most_numbers(size: int) -> int:
     """Numbers that streams of ``size`` bytes, all of a file together, may stand for, multiplied
     out; part of the format."""
-    return _FREE_NUMBERS + _NUMBERS_PER_BYTE * size
+    return MOST_NUMBERS_OF_FILE[0] + MOST_NUMBERS_OF_FILE[1] * size
 
 
 class StreamWriter:
-    """Writes one stream. Not thread-safe; separate streams may be written side by side."""
+    """Writes one stream without chunks; see :class:`hydraopt.coding.chunks.ChunkWriter` for those
+    of files. Not thread-safe; separate streams may be written side by side."""
 
     def __init__(self) -> None:
+        self._out = np.zeros(1 << 12, np.uint8)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew: an empty stream, and contexts that have learned nothing."""
         self._state = new_encoder()
         self._model = new_model()
-        self._out = np.zeros(1 << 12, np.uint8)
 
     def _reserve(self, extra: int) -> None:
         # The pending bytes of a carry chain are written later, so they need room as well.
@@ -148,7 +182,7 @@ class StreamWriter:
 
     def integer(self, kind: int, value: int) -> None:
         """Append a side integer of one of the kinds [0, 8); |value| < 2^30."""
-        if abs(value) >= 1 << 30:
+        if abs(value) >= MOST_SIDE:
             raise ValueError(f"side integer out of range: {value}")
         self._reserve(64)
         # int(): numba looks an IntEnum up anew at every call, which costs more than the coding.
@@ -164,17 +198,9 @@ class StreamWriter:
     def block(self, block: Block, kind: int) -> None:
         """Append the spread classes, as differences coded under ``kind``, and the columns.
 
-        Raises NumericalError for more numbers than a reader takes.
+        Raises NumericalError for what no reader takes, see :meth:`Block.check`.
         """
-        if block.levels.size > _MOST_NUMBERS:
-            raise NumericalError(
-                explain(
-                    "a module is too large to be coded",
-                    got=f"{block.levels.shape[1]} x {block.levels.shape[0]} numbers in a block",
-                    expected=f"at most {_MOST_NUMBERS}",
-                    do="Ask for a smaller size, or use --lossless",
-                )
-            )
+        block.check()
         self.run(kind, block.spreads)
         rows = np.zeros(block.levels.shape[1], np.int64)
         some = max(_RESERVED // max(rows.size, 1), 1)
@@ -193,7 +219,8 @@ class StreamWriter:
 
 
 class StreamReader:
-    """Reads one stream, in the order in which it was written.
+    """Reads one stream without chunks, in the order in which it was written: all of a file of
+    version 1, or a chunk (see :class:`hydraopt.coding.chunks.ChunkReader`).
 
     version: of the format that the stream was written in, as the file's header says; what reads
     records asks for it. spend: told how many numbers a record stands for before they are decoded;
@@ -208,6 +235,10 @@ class StreamReader:
     ) -> None:
         self.version = version
         self._spend = spend
+        self.restart(data)
+
+    def restart(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
+        """Begin with other bytes, and contexts that have learned nothing."""
         self._data = np.frombuffer(data, np.uint8)
         self._state = new_decoder(self._data)
         self._model = new_model()
@@ -220,7 +251,7 @@ class StreamReader:
     def integer(self, kind: int, low: int, high: int, what: str) -> int:
         """The next side integer; raises BundleFormatError unless it is in [low, high]."""
         value = int(decode_integer(self._state, self._data, self._model, int(kind)))
-        if not low <= value <= high:
+        if not low <= value <= high or abs(value) >= MOST_SIDE:
             self.damaged(f"{what} is {value}, expected {low} to {high}")
         return value
 
@@ -252,13 +283,23 @@ class StreamReader:
         """Spread classes and integers (columns, count) of the next block."""
         if taken(self._state) > self._data.size + 64:
             self.damaged(f"its end was passed with {count * columns} numbers still to come")
-        if count * columns > _MOST_NUMBERS:
+        if count * columns > MOST_NUMBERS:
             self.damaged(f"a block claims {count} x {columns} numbers")
         spreads = self.run(kind, columns, 0, MAX_SPREAD, "a spread class")
         rows = np.zeros(count, np.int64)
         integers = np.empty((columns, count), np.int32)
-        decode_columns(self._state, self._data, self._model, integers, spreads, rows)
+        inside = decode_columns(self._state, self._data, self._model, integers, spreads, rows)
+        if not inside and self.version > 1:
+            self.damaged("a number or the sum of a row is beyond what a block may hold")
         return spreads, integers
+
+    def end_record(self) -> None:
+        """Where a record ends; a stream without chunks does not need to know."""
+
+    def close(self) -> None:
+        """Raises BundleFormatError unless the stream ends here."""
+        if self.position != self._data.size:
+            self.damaged(f"{self._data.size} bytes, of which the records take {self.position}")
 
     @property
     def position(self) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["DRAFT", "VERSION"]
+__all__ = ["VERSION"]
 
 VERSION: Final = 2
 """What is written. Readers take this and every version before it, and are told which it is."""
-DRAFT: Final = "2"
-"""Until version 2 is frozen a file of it says its draft, and that draft alone reads it."""

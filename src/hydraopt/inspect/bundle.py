@@ -9,7 +9,6 @@ from typing import Any
 
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.records import read_basis
-from hydraopt.coding.stream import StreamReader
 from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis
 from hydraopt.progress import Progress, silent
@@ -62,8 +61,8 @@ def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
     modules = bundle.manifest.modules
     if not bundle.tensor_bytes["shared"] or not modules:
         return [({"left": 0, "right": 0}, {"left": 0, "right": 0}) for _ in modules]
-    bundle.bases(0)  # the checks against hostile streams are in there
-    reader = StreamReader(bundle.read("shared"), bundle.version)
+    records = len(modules) + len(bundle.manifest.tensors)
+    reader = bundle.open_stream("shared", records)
     costs = []
     for module in modules:
         vectors, sizes = {}, {}
@@ -72,6 +71,7 @@ def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:
             basis: Basis | None = read_basis(reader, length, length)
             vectors[side] = basis.q if basis else 0
             sizes[side] = reader.position - start
+        reader.end_record()
         costs.append((vectors, sizes))
     return costs
 

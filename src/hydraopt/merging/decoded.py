@@ -6,10 +6,9 @@ import functools
 from dataclasses import dataclass
 
 from hydraopt.bundle.spec import TaskEntry
+from hydraopt.coding.chunks import ChunkReader
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common, read_dense
 from hydraopt.coding.records import PartsRecord, read_basis, read_record
-from hydraopt.coding.stream import StreamReader
-from hydraopt.coding.version import VERSION
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
@@ -36,25 +35,33 @@ class DecodedDraft:
         modules, tensors = self.pieces.modules, self.pieces.tensors
         if not self.draft.shared:
             return [(None, None)] * len(modules), [False] * len(tensors)
-        reader = StreamReader(self.draft.shared, VERSION)
-        bases = [(read_basis(reader, x.m, x.m), read_basis(reader, x.n, x.n)) for x in modules]
-        commons = [read_common(reader, matrix_shape(x.shape)) for x in tensors]
+        reader = ChunkReader(self.draft.shared, len(modules) + len(tensors))
+        bases, commons = [], []
+        for x in modules:
+            bases.append((read_basis(reader, x.m, x.m), read_basis(reader, x.n, x.n)))
+            reader.end_record()
+        for tensor in tensors:
+            commons.append(read_common(reader, matrix_shape(tensor.shape)))
+            reader.end_record()
         return bases, [common is not None for common in commons]
 
     def read(self, task: TaskEntry) -> tuple[dict[int, PartsRecord | None], list[DenseRecord]]:
         """A task's records by module index, in the order in which they are coded, and those of its
         coded tensors, which follow."""
         assert task.content is not None
-        reader = StreamReader(self.draft.streams[task.content], VERSION)
+        count = len(task.modules) + len(task.tensors)
+        reader = ChunkReader(self.draft.streams[task.content], count)
         records = {}
         for index in task.modules:
             module = self.pieces.modules[index]
             records[index] = read_record(reader, module.m, module.n, *self.bases[index])
+            reader.end_record()
         tensors = []
         for i in task.tensors:
             entry, common = self.pieces.tensors[i], self._shared[1][i]
             based = entry.base is not None
             tensors.append(read_dense(reader, matrix_shape(entry.shape), common, based))
+            reader.end_record()
         return records, tensors
 
     def factors(self, task: TaskEntry) -> dict[str, Factors]:

@@ -20,10 +20,11 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import check_exponents, write_basis, write_record
-from hydraopt.coding.stream import StreamWriter, most_numbers
+from hydraopt.coding.records import write_basis, write_record
+from hydraopt.coding.stream import most_numbers
 from hydraopt.compress.core import CoreStore, ModuleCore
 from hydraopt.compress.dense import EncodedTensor, encode_tensor, estimate_tensor
 from hydraopt.compress.encode import EncodedModule, encode_module
@@ -141,8 +142,8 @@ class _Written:
     """
 
     def __init__(self, contents: int, items: int) -> None:
-        self._shared = StreamWriter()
-        self._streams = [StreamWriter() for _ in range(contents)]
+        self._shared = ChunkWriter()
+        self._streams = [ChunkWriter() for _ in range(contents)]
         self._has_shared = False
         self._numbers = 0
         self.errors = np.zeros((contents, items))
@@ -156,18 +157,20 @@ class _Written:
 
     def module(self, module: EncodedModule, path: str, adapters: Sequence[str]) -> None:
         """Append a module. path, adapters (of each content): for errors."""
+        bases = [x for x in (module.left, module.right) if x is not None]
+        for basis in bases:
+            basis.block.check(module=path)
         write_basis(self._shared, module.left)
         write_basis(self._shared, module.right)
-        bases = [x for x in (module.left, module.right) if x is not None]
+        self._ended(self._shared, sum(x.block.levels.size for x in bases))
         self._has_shared |= bool(bases)
-        self._numbers += sum(x.block.levels.size for x in bases)
         for i, content in enumerate(module.contents):
             record = module.records[i]
             if record is not None:
-                check_exponents(record.exponents, adapters[content], path)
+                record.check(adapters[content], path)
             write_record(self._streams[content], record, bool(bases))
+            self._ended(self._streams[content], record.numbers if record else 0)
             self.forms[record.mode.form if record else "nothing"] += 1
-            self._numbers += record.numbers if record else 0
             self.errors[content, module.index] = module.errors[i]
             self.energies[content, module.index] = module.energies[i]
 
@@ -177,16 +180,21 @@ class _Written:
         """Append a coded tensor, the item of that index."""
         whole = math.prod(tensor.shape)
         common = DenseRecord(rest=encoded.common)
+        common.check(module=tensor.entry.key)
         write_dense(self._shared, common)
+        self._ended(self._shared, common.numbers(whole, bounded=True))
         self._has_shared |= encoded.common is not None
-        self._numbers += common.numbers(whole, bounded=True)
         for i, content in enumerate(tensor.contents):
             record = encoded.records[i]
-            check_exponents(record.exponents, adapters[content], tensor.entry.key)
+            record.check(adapters[content], tensor.entry.key)
             write_dense(self._streams[content], record)
-            self._numbers += record.numbers(whole, tensor.own is not None)
+            self._ended(self._streams[content], record.numbers(whole, tensor.own is not None))
             self.errors[content, index] = encoded.errors[i]
             self.energies[content, index] = encoded.energies[i]
+
+    def _ended(self, stream: ChunkWriter, numbers: int) -> None:
+        stream.end_record(numbers)
+        self._numbers += numbers
 
     def finish(self) -> tuple[bytes, tuple[bytes, ...]]:
         """Shared and task streams. Raises NumericalError for what no reader would take."""

@@ -17,9 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.spec import TaskEntry
+from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import write_dense
 from hydraopt.coding.records import PartsRecord, write_record
-from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress.encode import squared_error
 from hydraopt.compress.recode import CodedModule
 from hydraopt.linalg.shapes import Array, Factors
@@ -113,7 +113,7 @@ def _stream(
     others = ask(task.name, modules)
     if not others:
         return None
-    writer = StreamWriter()
+    writer = ChunkWriter()
     errors = draft.errors[content].copy()
     with threadpool_limits(1, user_api="blas"):
         for index, record in read()[0].items():
@@ -121,9 +121,15 @@ def _stream(
             if other is not None:
                 original = Factors.of(*adapter.modules[paths[index]].factors())
                 errors[index] = squared_error(thin(original.B, original.A), other)
-            write_record(writer, other or record, decoded.bases[index] != (None, None))
-    for tensor in read()[1]:
+            coded = other or record
+            if coded is not None:
+                coded.check(task.name, paths[index])
+            write_record(writer, coded, decoded.bases[index] != (None, None))
+            writer.end_record(coded.numbers if coded else 0)
+    for i, tensor in zip(task.tensors, read()[1], strict=True):
+        entry = decoded.pieces.tensors[i]
         write_dense(writer, tensor)
+        writer.end_record(tensor.numbers(entry.numbers, entry.base is not None))
     stream = writer.finish()
     counted = draft.errors.copy()
     counted[content] = errors

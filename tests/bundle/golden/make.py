@@ -1,4 +1,4 @@
-"""Writes draft.hydra.safetensors, a bundle of the format as it is now.
+"""Writes second.hydra.safetensors, a bundle of the format as it is now.
 
     PYTHONPATH=src:. python -m tests.bundle.golden.make
 
@@ -25,6 +25,7 @@ from hydraopt.bundle import (
     write_bundle,
 )
 from hydraopt.bundle.tensors import TensorEntry
+from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, quantise_rest, write_dense
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import (
@@ -34,12 +35,11 @@ from hydraopt.coding.records import (
     write_basis,
     write_record,
 )
-from hydraopt.coding.stream import StreamWriter
 from hydraopt.linalg.shapes import Array
 from tests.bundle.bundles import Parts, record
 
 FIRST = Path(__file__).with_name("tiny.hydra.safetensors")
-DRAFT = Path(__file__).with_name("draft.hydra.safetensors")
+SECOND = Path(__file__).with_name("second.hydra.safetensors")
 TENSORS = (
     TensorEntry("head.weight", "F32", (3, 24), "saved"),
     TensorEntry("ia3_l", "F16", (8,), "tuner_ones"),
@@ -50,6 +50,8 @@ MODULES = (
     ModuleEntry("h.0.v", "linear", 5, 8),
     ModuleEntry("conv", "conv", 4, 18, a_tail=(3, 3)),
 )
+CHUNK = 40
+"""Bytes that close a chunk: few, so that streams of a few hundred bytes have several."""
 HARM = Harm(changed=3, answers=48, likely=0.0471, kl=0.0123, held_out=True)
 CURVE = (HarmPoint(0.125, 0.0, 0.0), HarmPoint(0.25, 0.0625, 0.5), HarmPoint(0.5, 1.0, 4.0))
 _WAYS = ((Way.EXPLICIT, Way.SHARED), (Way.SHARED, Way.SHARED), (Way.PREDICTED, Way.EXPLICIT))
@@ -77,26 +79,30 @@ def parts(dense: bool = True) -> Parts:
 
     dense: with coded tensors, and one task's harm, as from version 2 on.
     """
-    shared = StreamWriter()
+    shared = ChunkWriter(CHUNK)
     bases = []
     for i, module in enumerate(MODULES):
         pair = [quantise_basis(table(x, 2, i) * 3) for x in (module.m, module.n)]
         for basis in pair:
             write_basis(shared, basis)
+        shared.end_record(sum(basis.block.levels.size for basis in pair))
         bases.append((pair[0].basis, pair[1].basis))
     commons, own = dense_records()
-    for common in commons if dense else ():
+    for entry, common in zip(TENSORS, commons, strict=True) if dense else ():
         write_dense(shared, common)
+        shared.end_record(common.numbers(entry.numbers, bounded=True))
     expected, streams = {}, []
     for seed, name in enumerate(("de", "fr")):
-        writer, expected[name] = StreamWriter(), {}
+        writer, expected[name] = ChunkWriter(CHUNK), {}
         for i, module in enumerate(MODULES):
             b, a = table(module.m, 2, seed + 7), table(2, module.n, seed + 9)
             coded = record(b, a, _WAYS[(i + seed) % 3], bases[i])
             write_record(writer, coded, True)
+            writer.end_record(coded.numbers)
             expected[name][module.path] = coded.factors
-        for tensor in own if dense and name == "fr" else ():
+        for entry, tensor in zip(TENSORS, own, strict=True) if dense and name == "fr" else ():
             write_dense(writer, tensor)
+            writer.end_record(tensor.numbers(entry.numbers, bounded=False))
         streams.append(writer.finish())
     last = "head.other" if dense else "head.weight"
     extras = {
@@ -120,4 +126,4 @@ def parts(dense: bool = True) -> Parts:
 
 
 if __name__ == "__main__":
-    print(write_bundle(DRAFT, *parts().args, library="hydraopt 0.1.0"))
+    print(write_bundle(SECOND, *parts().args, library="hydraopt 0.1.0"))

@@ -1,0 +1,236 @@
+"""Streams in chunks: runs of whole records, each of which is checked and decoded alone.
+
+A stream is a table of its chunks, then the chunks. The table says how many records, numbers and
+bytes each chunk has, so that work is refused before it begins, and any chunk can be read without
+those before it. docs/reference/streams.md is the normative text.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from hydraopt.coding.stream import StreamReader, StreamWriter
+from hydraopt.coding.version import VERSION
+from hydraopt.errors import NumericalError, explain
+
+__all__ = ["CHUNK_BYTES", "Chunk", "ChunkReader", "ChunkWriter", "pack_table", "read_table"]
+
+CHUNK_BYTES: Final = 1 << 16
+"""A chunk is closed as soon as it has so many bytes: docs/evidence/format.md has the table."""
+_MOST_NUMBERS: Final = 1 << 31
+"""A chunk is closed as soon as it has so many numbers, and no record has more, so that the counts
+of the table are below 2^32."""
+_VARINT_BYTES: Final = 5
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A row of the table. numbers: that its records stand for.  crc: of its bytes, zlib's crc32."""
+
+    records: int
+    numbers: int
+    size: int
+    crc: int
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def pack_table(chunks: Sequence[Chunk]) -> bytes:
+    """The table's bytes; nothing for no chunks."""
+    if not chunks:
+        return b""
+    out = bytearray(_varint(len(chunks)))
+    for x in chunks:
+        out += _varint(x.records) + _varint(x.numbers) + _varint(x.size)
+        out += x.crc.to_bytes(4, "little")
+    return bytes(out) + zlib.crc32(out).to_bytes(4, "little")
+
+
+class _Table:
+    """A cursor over the bytes of a table."""
+
+    def __init__(self, data: memoryview, damaged: Callable[[str], NoReturn]) -> None:
+        self._data = data
+        self._damaged = damaged
+        self.position = 0
+
+    def take(self, size: int) -> memoryview:
+        piece = self._data[self.position : self.position + size]
+        if len(piece) < size:
+            self._damaged("its table of chunks is cut off")
+        self.position += size
+        return piece
+
+    def u32(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def varint(self, least: int, what: str) -> int:
+        """An integer below 2^32, in as few bytes as it needs."""
+        value = 0
+        for place in range(_VARINT_BYTES):
+            byte = self.take(1)[0]
+            value |= (byte & 127) << 7 * place
+            if byte < 128:
+                break
+        shortest = byte < 128 and (byte > 0 or place == 0)
+        if not shortest or not least <= value < 1 << 32:
+            self._damaged(f"its table of chunks states {what} that no writer writes")
+        return value
+
+
+def read_table(
+    data: memoryview, records: int, damaged: Callable[[str], NoReturn]
+) -> tuple[list[Chunk], int]:
+    """The chunks of a stream of so many records, and the bytes of the table before them.
+
+    damaged: raises for a table that is not that of ``data``, which is the whole stream.
+    """
+    if not data and not records:
+        return [], 0
+    table = _Table(data, damaged)
+    chunks = []
+    for _ in range(table.varint(1, "a number of chunks")):
+        counts = table.varint(1, "records"), table.varint(0, "numbers"), table.varint(0, "bytes")
+        chunks.append(Chunk(*counts, table.u32()))
+    crc = zlib.crc32(data[: table.position])
+    if table.u32() != crc:
+        damaged("its table of chunks does not fit its checksum")
+    said = sum(x.records for x in chunks)
+    if said != records:
+        damaged(f"its chunks have {said} records, expected {records}")
+    rest = len(data) - table.position
+    size = sum(x.size for x in chunks)
+    if size != rest:
+        damaged(f"its chunks have {size} bytes, expected {rest}")
+    return chunks, table.position
+
+
+class ChunkWriter(StreamWriter):
+    """Writes one stream. Whoever writes records says where each ends. Not thread-safe.
+
+    most: bytes from which on a chunk is closed; 0 makes a chunk of each record.
+    """
+
+    def __init__(self, most: int = CHUNK_BYTES) -> None:
+        super().__init__()
+        self._most = most
+        self._chunks: list[Chunk] = []
+        self._closed: list[bytes] = []
+        self._bytes = self._records = self._numbers = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, without the table, to within the few that the coder still holds."""
+        return self._bytes + super().size
+
+    def end_record(self, numbers: int) -> None:
+        """What was written since the last call is one record, and stands for so many numbers.
+
+        Raises NumericalError for more numbers than the table can state.
+        """
+        if numbers >= _MOST_NUMBERS:
+            raise NumericalError(
+                explain(
+                    "a tensor is too large to be coded",
+                    got=f"{numbers} numbers",
+                    expected=f"below {_MOST_NUMBERS}",
+                    do="Use --lossless",
+                )
+            )
+        self._records += 1
+        self._numbers += numbers
+        if super().size >= self._most or self._numbers >= _MOST_NUMBERS:
+            self._close()
+
+    def _close(self) -> None:
+        data = super().finish()
+        crc = zlib.crc32(data)
+        self._chunks.append(Chunk(self._records, self._numbers, len(data), crc))
+        self._closed.append(data)
+        self._bytes += len(data)
+        self._records = self._numbers = 0
+        self.restart()
+
+    def finish(self) -> bytes:
+        """Close the stream and return its bytes; those of no records are none."""
+        if self._records:
+            self._close()
+        return b"".join([pack_table(self._chunks), *self._closed])
+
+
+class ChunkReader(StreamReader):
+    """Reads one stream, chunk after chunk, in the order in which it was written.
+
+    records: how many the stream has, as its file says. spend: told how many numbers the table
+    states, before any is decoded. Raises BundleFormatError.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        records: int,
+        spend: Callable[[int], None] | None = None,
+    ) -> None:
+        self._whole = memoryview(data)
+        chunks, self._start = read_table(self._whole, records, self.damaged)
+        if spend is not None:
+            spend(sum(x.numbers for x in chunks))
+        self._chunks = chunks[::-1]
+        self._left = self._counted = 0
+        super().__init__(b"", VERSION)
+        self._open()
+
+    def _open(self) -> None:
+        """Begin with the next chunk; after the last one nothing can be read."""
+        if not self._chunks:
+            self.restart(b"")
+            return
+        chunk = self._chunks[-1]
+        data = self._whole[self._start : self._start + chunk.size]
+        if zlib.crc32(data) != chunk.crc:
+            self.damaged("a chunk does not fit its checksum")
+        self._left, self._counted = chunk.records, 0
+        self.restart(data)
+
+    def spend(self, numbers: int) -> None:
+        """Raises BundleFormatError if the chunk has not so many more, as the table says."""
+        self._counted += numbers
+        stated = self._chunks[-1].numbers if self._chunks else 0
+        if self._counted > stated:
+            self.damaged(f"a chunk holds more than the {stated} numbers that its table states")
+
+    def end_record(self) -> None:
+        """Where the record ends that was read; with the last one of a chunk the chunk has to."""
+        if not self._chunks:
+            self.damaged("it has fewer records than are read")
+        self._left -= 1
+        if self._left:
+            return
+        chunk = self._chunks[-1]
+        if self._counted != chunk.numbers:
+            self.damaged(f"a chunk holds {self._counted} numbers, its table states {chunk.numbers}")
+        if super().position != chunk.size:
+            self.damaged(f"a chunk of {chunk.size} bytes ends after {super().position}")
+        self._chunks.pop()
+        self._start += chunk.size
+        self._open()
+
+    def close(self) -> None:
+        """Raises BundleFormatError unless all records were read."""
+        if self._chunks:
+            self.damaged("it has more records than are read")
+
+    @property
+    def position(self) -> int:
+        """Bytes taken from the stream so far, the table included."""
+        return self._start + super().position
