@@ -88,33 +88,43 @@ static uint64_t weight(const hy_json *json, uint32_t node) {
     return whole;
 }
 
-hydra_status hy_check_entries(hy_env *env, const hy_json *json, uint64_t size) {
-    uint32_t tasks = hy_get(json, 0, "tasks"), blobs = hy_get(json, 0, "blobs");
-    uint32_t configs = hy_get(json, 0, "configs"), at, i = 0;
-    uint64_t names, entries, most = ((uint64_t)1 << 17) + 2 * size;
+hydra_status hy_count_entries(hy_env *env, const hy_json *json, const hy_json *core,
+                              uint64_t *entries) {
+    const hy_json *of = core ? core : json;
+    uint32_t tasks = hy_get(json, 0, "tasks"), blobs = hy_get(json, 0, "blobs"), at, i = 0;
+    uint64_t names;
     Counts c;
     c.json = json;
-    c.modules = rows_of(json, hy_get(json, 0, "modules"), "path");
-    c.tensors = rows_of(json, hy_get(json, 0, "tensors"), "key");
+    c.modules = rows_of(of, hy_get(of, 0, "modules"), "path");
+    c.tensors = rows_of(of, hy_get(of, 0, "tensors"), "key");
     c.blob_count = blobs && hy_kind(json, blobs) == HY_LIST ? json->nodes[blobs].size : 0;
     c.items = hy_alloc(env, c.blob_count, sizeof *c.items);
     if (!c.items) return env->error->status;
     names = rows_of(json, tasks, "name");
-    entries = c.modules + c.tensors + names;
+    *entries = sum(*entries, names + (core ? 0 : c.modules + c.tensors));
     for (at = blobs + 1; i < c.blob_count; at = json->nodes[at].next, i++)
-        entries += c.items[i] = rows_of(json, at, "key");
-    entries = sum(entries, of_tasks(&c, tasks, names));
+        *entries += c.items[i] = rows_of(json, at, "key");
+    *entries = sum(*entries, of_tasks(&c, tasks, names));
     hy_free(env, c.items, c.blob_count, sizeof *c.items);
+    return HYDRA_OK;
+}
+
+hydra_status hy_check_entries(hy_env *env, uint64_t entries, uint64_t size) {
+    uint64_t most = ((uint64_t)1 << 17) + 2 * size;
     HY_CHECK(env, entries <= most,
              "too many entries of modules, tasks and their lists for the bytes there are; got %llu, "
              "expected at most %llu",
              (unsigned long long)entries, (unsigned long long)most);
-    if (configs && hy_kind(json, configs) == HY_LIST && json->nodes[configs].size) {
-        uint64_t whole = times(json->nodes[configs].size, weight(json, configs + 1));
-        most = ((uint64_t)1 << 24) + 64 * size;
-        HY_CHECK(env, whole <= most,
-                 "too many bytes of configs for the bytes there are; got %llu, expected at most %llu",
-                 (unsigned long long)whole, (unsigned long long)most);
-    }
+    return HYDRA_OK;
+}
+
+hydra_status hy_check_config_sizes(hy_env *env, const hy_json *json, uint64_t size) {
+    uint32_t configs = hy_get(json, 0, "configs");
+    uint64_t whole, most = ((uint64_t)1 << 24) + 64 * size;
+    if (!configs || hy_kind(json, configs) != HY_LIST || !json->nodes[configs].size) return HYDRA_OK;
+    whole = times(json->nodes[configs].size, weight(json, configs + 1));
+    HY_CHECK(env, whole <= most,
+             "too many bytes of configs for the bytes there are; got %llu, expected at most %llu",
+             (unsigned long long)whole, (unsigned long long)most);
     return HYDRA_OK;
 }

@@ -129,6 +129,7 @@ struct hydra_bundle {
     uint64_t stream_bytes, most_numbers;
     int limits_numbers; /* most_numbers is the caller's */
     hy_slice base_model, library; /* data is NULL if there is none */
+    uint64_t entry_sum;           /* entries of all manifests */
     int by_method;                /* the recipe names a method */
     hy_core *core;                /* kept, or NULL */
     void (*on_close)(void *user); /* of who opened the files, or NULL */
@@ -156,7 +157,7 @@ typedef struct hy_column {
 hydra_status hy_table_open(hy_env *env, const hy_json *json, uint32_t table, hy_column *columns,
                            uint32_t most, const char *what, uint32_t *rows);
 void hy_table_next(const hy_json *json, hy_column *columns);
-/* Whether it is a text of 1 to 4096 printable characters. empty: also any text of that length. */
+/* Whether it is a text of 1 to 4096 characters, none hidden. empty: also any text of that length. */
 int hy_is_text(const hy_json *json, uint32_t node, int empty);
 hydra_status hy_ranges_read(hydra_bundle *b, const hy_json *json, uint32_t node, uint32_t count,
                             const char *what, hy_ranges *ranges);
@@ -170,8 +171,12 @@ hydra_status hy_shape_read(hydra_bundle *b, const hy_json *json, uint32_t node, 
                            uint64_t high, uint64_t most, const char *what, const uint64_t **shape,
                            uint32_t *axes, uint64_t *product);
 
-/* bounds.c: counts entries before they are believed. size: bytes of the file. */
-hydra_status hy_check_entries(hy_env *env, const hy_json *json, uint64_t size);
+/* bounds.c: what is counted before it is believed. core: of a task's file, the core's manifest.
+ * size: bytes of the file, or of all files. */
+hydra_status hy_count_entries(hy_env *env, const hy_json *json, const hy_json *core,
+                              uint64_t *entries);
+hydra_status hy_check_entries(hy_env *env, uint64_t entries, uint64_t size);
+hydra_status hy_check_config_sizes(hy_env *env, const hy_json *json, uint64_t size);
 
 /* manifest.c, tasks.c: what a manifest says, into the bundle. */
 hydra_status hy_read_modules(hydra_bundle *b, const hy_json *json, uint32_t table);
@@ -179,17 +184,24 @@ hydra_status hy_read_entries(hydra_bundle *b, const hy_json *json, uint32_t tabl
 hydra_status hy_read_blobs(hydra_bundle *b, const hy_json *json, uint32_t list, uint32_t file,
                            uint32_t first_tensor);
 hydra_status hy_read_configs(hydra_bundle *b, const hy_json *json, uint32_t list);
+hydra_status hy_add_empty_config(hydra_bundle *b);
 /* The config that differs so from the first. node: 0 for not at all. */
 hydra_status hy_add_config(hydra_bundle *b, const hy_json *json, uint32_t node);
-/* blob_base, stream_base, config_base: what the table's indices count from. */
+/* blob_base, stream_base, config_base: what the table's indices count from. content: what it is where
+ * the table does not say, or HY_NONE. */
 hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table, uint32_t blob_base,
-                           uint32_t blob_count, uint32_t stream_base, uint32_t config_base,
-                           uint32_t config_count);
+                           uint32_t blob_count, uint32_t stream_base, uint32_t content,
+                           uint32_t config_base, uint32_t config_count);
 /* Tasks sorted, everything numbered by its first use. */
 hydra_status hy_check_canonical(hydra_bundle *b);
 
 double hy_error_of(unsigned code);
 double hy_kl_of(unsigned code);
+
+/* As hydra_open_parts. lenient: tasks of other cores are left out. */
+hydra_status hy_open(const hydra_reader *readers, const char *const *names, size_t count,
+                     int lenient, const hydra_options *options, hydra_bundle **bundle,
+                     hydra_error *error);
 
 #define HY_CHECK(env, fine, ...)                                                        \
     do {                                                                                \

@@ -129,6 +129,7 @@ hydra_status hydra_open_path(const char *path, const hydra_options *options, hyd
     hydra_status status;
     char folder[MOST_PATH];
     const char *slash = strrchr(path, '/');
+    int beside = 0; /* the tasks beside a core that was named */
     *bundle = NULL;
     if (!opened) return hy_fail_in(error, HYDRA_MEMORY, "no memory is left");
     if (stat(path, &about)) {
@@ -138,13 +139,14 @@ hydra_status hydra_open_path(const char *path, const hydra_options *options, hyd
     } else if (ends_with(path, ".core.safetensors") && strlen(path) < sizeof folder) {
         strcpy(folder, slash ? path : ".");
         if (slash) folder[slash == path ? 1 : slash - path] = 0;
+        beside = 1;
         status = add_folder(opened, folder, path, error);
     } else {
         status = add_file(opened, path, error);
     }
     if (!status)
-        status = hydra_open_parts(opened->readers, (const char *const *)opened->names, opened->count,
-                                  options, bundle, error);
+        status = hy_open(opened->readers, (const char *const *)opened->names, opened->count, beside,
+                         options, bundle, error);
     if (status) {
         close_all(opened);
         return status;

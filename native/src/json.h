@@ -94,7 +94,7 @@ double hy_to_double(const char *text, size_t size);
 int32_t hy_character(const char *text, size_t size, size_t *at);
 /* The number of characters of a valid text. */
 size_t hy_length(hy_slice text);
-/* As Python's str.isprintable. */
-int hy_printable(hy_slice text);
+/* Whether it has none of the hidden characters of format.md, section 2. */
+int hy_shown(hy_slice text);
 
 #endif

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "json.h"
-#include "unicode_table.h"
 
 hy_slice hy_slice_of(const char *word) {
     hy_slice slice;
@@ -361,28 +360,16 @@ size_t hy_length(hy_slice text) {
     return count;
 }
 
-static int printable_code(int32_t code) {
-    int32_t end = 0, run = 0;
-    size_t i;
-    int shift = 0, printable = 1;
-    for (i = 0; i < sizeof PRINTABLE; i++) {
-        run |= (int32_t)(PRINTABLE[i] & 127) << shift;
-        shift += 7;
-        if (PRINTABLE[i] & 128) continue;
-        end += run;
-        if (code < end) return printable;
-        printable = !printable;
-        run = 0, shift = 0;
-    }
-    return 0;
-}
-
-int hy_printable(hy_slice text) {
-    size_t at = 0;
+int hy_shown(hy_slice text) {
+    static const int32_t hidden[][2] = {
+        {0, 0x1F},         {0x7F, 0xA0},     {0xAD, 0xAD},     {0x61C, 0x61C},   {0x1680, 0x1680},
+        {0x180E, 0x180E},  {0x2000, 0x200F}, {0x2028, 0x202F}, {0x205F, 0x206F}, {0x3000, 0x3000},
+        {0xD800, 0xDFFF},  {0xFEFF, 0xFEFF}, {0xFFF0, 0xFFFB}, {0xE0000, 0xE0FFF}};
+    size_t at = 0, i;
     while (at < text.size) {
         int32_t code = hy_character(text.data, text.size, &at);
-        if (code < 0x20 || code == 0x7F) return 0;
-        if (code > 0x7F && !printable_code(code)) return 0;
+        for (i = 0; i < sizeof hidden / sizeof *hidden; i++)
+            if (code >= hidden[i][0] && code <= hidden[i][1]) return 0;
     }
     return 1;
 }

@@ -65,7 +65,7 @@ static hydra_status read_module(hydra_bundle *b, const hy_json *json, const hy_c
     uint64_t m, n, group = 0, groups = 1;
     int kind = 0, layout = 0;
     HY_CHECK(&b->env, hy_is_text(json, c[PATH].at, 0),
-             "manifest: a module's path is no text of 1 to 4096 printable characters");
+             "manifest: a module's path is no text of 1 to 4096 characters, none hidden");
     x->path = hy_string(json, c[PATH].at);
     if (c[KIND].at)
         kind = hy_kind(json, c[KIND].at) == HY_STRING
@@ -128,7 +128,7 @@ static hydra_status read_entry(hydra_bundle *b, const hy_json *json, const hy_co
     uint64_t numbers, first, others;
     int dtype = HY_F32, kind = HY_SAVED;
     HY_CHECK(&b->env, hy_is_text(json, c[KEY].at, 0),
-             "manifest: the key of a coded tensor is no text of 1 to 4096 printable characters");
+             "manifest: the key of a coded tensor is no text of 1 to 4096 characters, none hidden");
     x->key = hy_string(json, c[KEY].at);
     if (c[DTYPE].at)
         dtype = hy_kind(json, c[DTYPE].at) == HY_STRING
@@ -331,6 +331,13 @@ static hy_text *new_config(hydra_bundle *b) {
         return NULL;
     hy_text_open(b->configs + b->config_count, &b->env);
     return b->configs + b->config_count++;
+}
+
+hydra_status hy_add_empty_config(hydra_bundle *b) {
+    hy_text *text = new_config(b);
+    if (!text) return b->env.error->status;
+    hy_put(text, "{}", 3);
+    return text->failed ? b->env.error->status : HYDRA_OK;
 }
 
 hydra_status hy_add_config(hydra_bundle *b, const hy_json *json, uint32_t node) {

@@ -148,6 +148,13 @@ static const char *const CORE_ABOUT[] = {"format", "format_version", "library", 
                                          "checksums", NULL};
 static const char *const TASK_ABOUT[] = {"format", "format_version", "core", "checksums", NULL};
 
+static uint64_t file_bytes(const hydra_bundle *b) {
+    uint64_t bytes = 0;
+    size_t i;
+    for (i = 0; i < b->file_count; i++) bytes += b->files[i].reader.size;
+    return bytes;
+}
+
 /* A bundle or a core. */
 static hydra_status read_main(hydra_bundle *b, uint32_t index) {
     hy_file *file = b->files + index;
@@ -155,7 +162,9 @@ static hydra_status read_main(hydra_bundle *b, uint32_t index) {
     uint32_t streams = 0, blobs, tasks;
     int core = file->kind == HY_CORE;
     HY_TRY(known_keys(&b->env, json, 0, core ? CORE_KEYS : BUNDLE_KEYS, "the manifest"));
-    HY_TRY(hy_check_entries(&b->env, json, file->reader.size));
+    HY_TRY(hy_count_entries(&b->env, json, NULL, &b->entry_sum));
+    HY_TRY(hy_check_entries(&b->env, b->entry_sum, core ? file_bytes(b) : file->reader.size));
+    HY_TRY(hy_check_config_sizes(&b->env, json, file->reader.size));
     HY_TRY(hy_read_modules(b, json, hy_get(json, 0, "modules")));
     HY_TRY(hy_read_entries(b, json, hy_get(json, 0, "tensors")));
     HY_TRY(hy_read_configs(b, json, hy_get(json, 0, "configs")));
@@ -172,10 +181,19 @@ static hydra_status read_main(hydra_bundle *b, uint32_t index) {
         return HYDRA_OK;
     }
     tasks = hy_get(json, 0, "tasks");
-    HY_TRY(hy_read_tasks(b, json, tasks, 0, b->blob_count, 1, 0, b->config_count));
+    HY_TRY(hy_read_tasks(b, json, tasks, 0, b->blob_count, 1, HY_NONE, 0, b->config_count));
     HY_TRY(hy_check_canonical(b));
     HY_TRY(check_task_names(b, file));
     return check_blob_sizes(b, 0);
+}
+
+/* Whether a task's file names the core that was opened. */
+static int is_of_core(const hydra_bundle *b, uint32_t index) {
+    uint32_t about = hy_about(b->files + index, "core"), node = hy_about(b->files, "checksums");
+    hy_slice sums = hy_string(&b->files->header, node);
+    char digits[17];
+    hy_checksum(sums.data, sums.size, digits);
+    return about && hy_is(hy_string(&b->files[index].header, about), digits);
 }
 
 /* A task's own file, behind its core. */
@@ -183,19 +201,15 @@ static hydra_status read_part(hydra_bundle *b, uint32_t index) {
     hy_file *file = b->files + index;
     const hy_json *json = &file->manifest;
     uint32_t streams, first_blob = b->blob_count, first_stream = b->stream_count, node, i;
-    uint32_t about = hy_about(file, "core"), core_sums = hy_about(b->files, "checksums");
-    hy_slice sums = hy_string(&b->files->header, core_sums);
     hy_task *task;
-    char digits[17];
-    hy_checksum(sums.data, sums.size, digits);
-    HY_CHECK(&b->env, about && hy_is(hy_string(&file->header, about), digits),
-             "the task of another core; got core %.20s, expected %s (%s). Fetch the core that belongs "
-             "to it",
-             about ? hy_string(&file->header, about).data : "none", digits,
-             b->files->name ? b->files->name : "the core");
+    if (!is_of_core(b, index))
+        return hy_fail(&b->env, HYDRA_DAMAGED,
+                       "the task of another core than %s. Give the core that it was split from",
+                       b->files->name ? b->files->name : "the one that was given");
     HY_TRY(known_keys(&b->env, json, 0, TASK_KEYS, "the manifest"));
     HY_TRY(known_keys(&b->env, &file->header, file->metadata, TASK_ABOUT, "metadata"));
-    HY_TRY(hy_check_entries(&b->env, json, file->reader.size));
+    HY_TRY(hy_count_entries(&b->env, json, &b->files->manifest, &b->entry_sum));
+    HY_TRY(hy_check_entries(&b->env, b->entry_sum, file_bytes(b)));
     HY_TRY(hy_read_blobs(b, json, hy_get(json, 0, "blobs"), index, 0));
     HY_TRY(check_places(&b->env, file, b->blob_count - first_blob, &streams));
     HY_CHECK(&b->env, streams <= 1, "a task's file holds %u streams. " AGAIN, (unsigned)streams);
@@ -204,11 +218,11 @@ static hydra_status read_part(hydra_bundle *b, uint32_t index) {
     node = hy_get(json, 0, "configs");
     HY_CHECK(&b->env, !node || (hy_kind(json, node) == HY_LIST && json->nodes[node].size == 1),
              "manifest: configs of a task are no list of one");
-    HY_CHECK(&b->env, b->config_count, "the core has no config. " AGAIN);
+    if (!b->config_count) HY_TRY(hy_add_empty_config(b));
     HY_TRY(hy_add_config(b, json, node ? node + 1 : 0));
     i = b->task_count;
     HY_TRY(hy_read_tasks(b, json, hy_get(json, 0, "tasks"), first_blob, b->blob_count - first_blob,
-                         first_stream, b->config_count - 1, 1));
+                         first_stream, streams ? first_stream : HY_NONE, b->config_count - 1, 1));
     HY_CHECK(&b->env, b->task_count == i + 1, "manifest: a task's file is to have one task");
     task = b->tasks + i;
     HY_CHECK(&b->env,
@@ -221,7 +235,7 @@ static hydra_status read_part(hydra_bundle *b, uint32_t index) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-static hydra_status open_files(hydra_bundle *b) {
+static hydra_status open_files(hydra_bundle *b, int lenient) {
     uint32_t i, cores = 0, core = 0;
     for (i = 0; i < b->file_count; i++) {
         HY_TRY(hy_file_open(&b->env, &b->arena, b->files + i));
@@ -245,7 +259,7 @@ static hydra_status open_files(hydra_bundle *b) {
     HY_TRY(read_main(b, 0));
     for (i = 1; i < b->file_count; i++) {
         b->env.where = b->files[i].name;
-        HY_TRY(read_part(b, i));
+        if (!lenient || is_of_core(b, i)) HY_TRY(read_part(b, i));
     }
     if (b->task_count) qsort(b->tasks, b->task_count, sizeof *b->tasks, hy_compare);
     for (i = 1; i < b->task_count; i++)
@@ -257,6 +271,12 @@ static hydra_status open_files(hydra_bundle *b) {
 hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *names, size_t count,
                               const hydra_options *options, hydra_bundle **bundle,
                               hydra_error *error) {
+    return hy_open(readers, names, count, 0, options, bundle, error);
+}
+
+hydra_status hy_open(const hydra_reader *readers, const char *const *names, size_t count,
+                     int lenient, const hydra_options *options, hydra_bundle **bundle,
+                     hydra_error *error) {
     hy_env env;
     hydra_bundle *b;
     hydra_status status;
@@ -276,7 +296,7 @@ hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *na
             b->files[i].reader = readers[i];
             b->files[i].name = names ? names[i] : NULL;
         }
-        status = open_files(b);
+        status = open_files(b, lenient);
         b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
         if (b->env.limits.numbers && b->most_numbers > b->env.limits.numbers) {
             b->limits_numbers = 1;
@@ -285,9 +305,7 @@ hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *na
     } else {
         status = b->env.error->status;
     }
-    if (!names || !names[0]) b->env.where = NULL;
-    if (count == 1) b->env.where = b->files ? b->files->name : NULL;
-    else b->env.where = NULL;
+    b->env.where = count == 1 && b->files ? b->files->name : NULL;
     if (status) hydra_close(b);
     else *bundle = b;
     return status;

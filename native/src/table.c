@@ -67,7 +67,7 @@ int hy_is_text(const hy_json *json, uint32_t node, int empty) {
     if (hy_kind(json, node) != HY_STRING) return 0;
     text = hy_string(json, node);
     if (hy_length(text) > MOST_TEXT) return 0;
-    return empty || (text.size && hy_printable(text));
+    return empty || (text.size && hy_shown(text));
 }
 
 hydra_status hy_ranges_read(hydra_bundle *b, const hy_json *json, uint32_t node, uint32_t count,

@@ -16,7 +16,7 @@ double hy_kl_of(unsigned code) { return code == 255 ? 0.0 : exp2(8 - (double)cod
 
 static int usable_name(hy_slice name) {
     size_t i;
-    if (!name.size || hy_length(name) > MOST_NAME || !hy_printable(name)) return 0;
+    if (!name.size || hy_length(name) > MOST_NAME || !hy_shown(name)) return 0;
     if (name.data[0] == ' ' || name.data[name.size - 1] == ' ') return 0;
     if (hy_is(name, ".") || hy_is(name, "..")) return 0;
     for (i = 0; i < name.size; i++)
@@ -254,8 +254,8 @@ static hydra_status read_task(hydra_bundle *b, const hy_json *json, const hy_col
 }
 
 hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table, uint32_t blob_base,
-                           uint32_t blob_count, uint32_t stream_base, uint32_t config_base,
-                           uint32_t config_count) {
+                           uint32_t blob_count, uint32_t stream_base, uint32_t content,
+                           uint32_t config_base, uint32_t config_count) {
     hy_column c[] = {{"name", 0, 0}, {"config", 0, 0}, {"content", 0, 0}, {"format", 0, 0},
                      {"base_model", 0, 0}, {"numbers", 0, 0}, {"dtype", 0, 0}, {"lossless", 0, 0},
                      {"modules", 0, 0}, {"errors", 0, 0}, {"error", 0, 0}, {"carried", 0, 0},
@@ -271,7 +271,7 @@ hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table,
             return b->env.error->status;
         x = b->tasks + b->task_count;
         memset(x, 0, sizeof *x);
-        x->content = HY_NONE;
+        x->content = c[CONTENT].at ? HY_NONE : content;
         if (c[CONTENT].at && hy_kind(json, c[CONTENT].at) != HY_NULL) {
             HY_CHECK(&b->env, hy_natural(json, c[CONTENT].at, 0, MOST_TASKS - 1, &index),
                      "manifest: the content of a task is no index");
