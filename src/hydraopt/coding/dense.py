@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import EXPONENT_GRID, power
+from hydraopt.coding.product import product
 from hydraopt.coding.records import (
     Kind,
     PartsRecord,
@@ -156,7 +157,7 @@ class DenseRecord:
         matrix: Array = reference.astype(np.float64)
         if self.parts is not None:
             factors = self.parts.factors
-            matrix += factors.B @ factors.A
+            matrix += product(factors.B, factors.A)
         if self.rest is not None:
             self.rest.add_to(matrix)
         return matrix

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import EXPONENT_GRID, exponents, power
 from hydraopt.coding.forms import MODES, PRIVATE, Mode, Way
+from hydraopt.coding.product import product
 from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
 from hydraopt.errors import NumericalError, explain
 from hydraopt.linalg.basis import Basis
@@ -138,7 +139,7 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
     if basis is None:
         raise ValueError(f"a side that is {way.name.lower()} needs a basis")
     coordinates = quantise_block(basis.coordinates(x))
-    values = basis.vectors @ coordinates.values
+    values = product(basis.vectors, coordinates.values)
     if way is Way.SHARED:
         return Side(way, coordinates, None, values)
     own = quantise_block(x - values)
@@ -229,7 +230,7 @@ class SplitSide:
         if self.coordinates is None or basis is None:
             assert self.own is not None
             return self.own.astype(np.float64, copy=False)
-        shared: Array = basis.vectors @ self.coordinates.astype(np.float64, copy=False)
+        shared = product(basis.vectors, self.coordinates)
         return shared if self.own is None else shared + self.own
 
 
@@ -331,7 +332,7 @@ def _read_coded(
     if way is not Way.EXPLICIT:
         assert basis is not None
         coordinates = reader.coded(basis.q, count, Kind.COORDINATE_SPREAD)
-        values = basis.vectors @ coordinates.values
+        values = product(basis.vectors, coordinates.values)
     if way is not Way.SHARED:
         own = reader.coded(length, count, kind)
         values = values + own.values

@@ -1,0 +1,299 @@
+/* libhydra: reads hydraopt bundles (docs/reference/format.md, version 2), in C99.
+ *
+ * A bundle holds many LoRA adapters ("tasks") of one base model in one file. This library finds a
+ * task, multiplies it out, and writes it as a PEFT folder or as a LoRA GGUF for llama.cpp. It needs
+ * libc and zlib. Nothing is global: two threads may use two bundles at once; one bundle belongs to
+ * one thread at a time.
+ *
+ *     hydra_error error;
+ *     hydra_bundle *bundle;
+ *     if (hydra_open_path("phone.hydra.safetensors", NULL, &bundle, &error)) {
+ *         fprintf(stderr, "%s\n", error.text);
+ *         return 1;
+ *     }
+ *     hydra_task task;
+ *     if (!hydra_find(bundle, "numbers-de", &task, &error))
+ *         hydra_write_peft_folder(bundle, task, NULL, "numbers-de", &error);
+ *     hydra_close(bundle);
+ *
+ * Letters: a module of the base has m outputs and n inputs, and a task changes its weight by
+ * dW = B A, with B (m, k) and A (k, n). The adapter's scale is inside B. Matrices are row-major.
+ *
+ * Conventions. Every function that can fail returns a hydra_status, HYDRA_OK = 0 if it went well,
+ * and then says what and where in *error; error may be NULL. Outputs are then as they were. Texts
+ * are UTF-8 and end with a zero byte; those that a bundle hands out live until hydra_close.
+ * Sizes in bytes are size_t, offsets in files uint64_t.
+ */
+#ifndef HYDRA_H
+#define HYDRA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HYDRA_VERSION "0.1.0"
+#define HYDRA_FORMAT_VERSION 2 /* of the bundles that are read */
+
+/* ---- errors --------------------------------------------------------------------------------- */
+
+typedef enum hydra_status {
+    HYDRA_OK = 0,
+    HYDRA_DAMAGED = 1,     /* no bundle, cut off, or against the format */
+    HYDRA_CHECKSUM = 2,    /* bytes are not those that were written; a kind of damage */
+    HYDRA_VERSION_ERROR = 3, /* a version or draft of the format that is not read here */
+    HYDRA_NOT_THERE = 4,   /* no task, tensor or file of that name */
+    HYDRA_UNSUPPORTED = 5, /* sound, but the target cannot hold it, or this library cannot make it */
+    HYDRA_RANGE = 6,       /* a number does not fit the dtype asked for */
+    HYDRA_LIMIT = 7,       /* beyond what the caller's hydra_limits allow */
+    HYDRA_MEMORY = 8,      /* the allocator returned NULL */
+    HYDRA_IO = 9,          /* a reader or writer of the caller's, or the system's, failed */
+    HYDRA_USAGE = 10       /* an argument makes no sense */
+} hydra_status;
+
+/* What went wrong: one or two sentences, what, where, what was got and expected, what to do. */
+typedef struct hydra_error {
+    hydra_status status;
+    char text[512];
+} hydra_error;
+
+/* The status in a word, such as "damaged". */
+const char *hydra_status_name(hydra_status status);
+
+/* ---- what the caller may set ---------------------------------------------------------------- */
+
+/* All memory comes from here. resize: a block of new_size bytes with the content of `block`, which
+ * has old_size bytes and is NULL if old_size is 0; new_size 0 frees it. NULL if there is none. */
+typedef struct hydra_allocator {
+    void *(*resize)(void *user, void *block, size_t old_size, size_t new_size);
+    void *user;
+} hydra_allocator;
+
+/* Where the bytes of a file come from: size bytes, of which read_at copies some. It returns 0, or
+ * anything else if it cannot: then the call that needed them returns HYDRA_IO. The reader must go
+ * on working, and the bytes stay the same, until hydra_close. */
+typedef struct hydra_reader {
+    int (*read_at)(void *user, uint64_t offset, void *buffer, size_t size);
+    void *user;
+    uint64_t size;
+} hydra_reader;
+
+/* Bounds on top of those of the format (section 7: a file of N bytes asks for a stated multiple of
+ * N), for programs that take files from strangers. 0 stands for no bound but the format's. */
+typedef struct hydra_limits {
+    size_t memory;         /* bytes that may be allocated at once */
+    uint64_t numbers;      /* that streams of one file may stand for, multiplied out */
+    uint64_t output;       /* bytes of one exported file */
+} hydra_limits;
+
+/* NULL in place of options, and zeros in it, stand for malloc, no limits. */
+typedef struct hydra_options {
+    hydra_allocator allocator;
+    hydra_limits limits;
+} hydra_options;
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+typedef struct hydra_bundle hydra_bundle;
+
+/* Opens a bundle: reads its header and manifest and checks them whole; streams are read when a task
+ * needs them. The reader is copied. *bundle is NULL on failure. */
+hydra_status hydra_open(const hydra_reader *reader, const hydra_options *options,
+                        hydra_bundle **bundle, hydra_error *error);
+
+/* Opens a core and tasks that lie apart ("hydraopt split") as one bundle: `count` readers, one of
+ * them of the core file, the others of task files of this core, in any order. names: how messages
+ * call them, or NULL. */
+hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *names, size_t count,
+                              const hydra_options *options, hydra_bundle **bundle,
+                              hydra_error *error);
+
+/* Opens bytes in memory, which stay the caller's until hydra_close. */
+hydra_status hydra_open_memory(const void *data, size_t size, const hydra_options *options,
+                               hydra_bundle **bundle, hydra_error *error);
+
+/* Frees everything that belongs to the bundle. NULL is fine. */
+void hydra_close(hydra_bundle *bundle);
+
+/* ---- what is in it -------------------------------------------------------------------------- */
+
+/* A task's index, 0 to hydra_task_count - 1, by name in the order of code points. */
+typedef size_t hydra_task;
+
+typedef struct hydra_task_info {
+    const char *name;
+    const char *base_model;  /* what the task belongs to, or NULL */
+    const char *format;      /* of the original: peft, kohya, diffusers, loralib, mlx */
+    const char *dtype;       /* of the original's low-rank numbers: F16, BF16, F32, ... */
+    double error;            /* relative Frobenius error of its weights, as the writer measured */
+    int lossless;            /* every tensor is kept bit by bit */
+    size_t modules;          /* low-rank modules; of a lossless task those that are listed */
+    size_t tensors;          /* coded tensors that are no low-rank products */
+    size_t carried;          /* tensors that are kept bit by bit */
+    uint64_t stream_bytes;   /* of its own stream; tasks of equal content share one */
+    double harm_likely;      /* expected share of answers that change, or -1: nobody measured */
+} hydra_task_info;
+
+/* A module that a task changes. */
+typedef struct hydra_module_info {
+    const char *path;        /* in the base model; "...::GROUP" for one of several in one pair */
+    const char *kind;        /* linear, embedding: dW is (dim, vocabulary), conv: (out, in kernel) */
+    const char *layout;      /* plain, rows, experts, factor */
+    uint32_t m, n;
+    uint32_t group, groups;
+    double error;            /* relative Frobenius error, on a grid of 4.4 % */
+} hydra_module_info;
+
+size_t hydra_task_count(const hydra_bundle *bundle);
+
+/* The base model of all tasks, or NULL; who wrote the file, or NULL. */
+const char *hydra_base_model(const hydra_bundle *bundle);
+const char *hydra_library(const hydra_bundle *bundle);
+
+/* Everything the manifest says of a task; HYDRA_USAGE for an index beyond the last. */
+hydra_status hydra_describe(const hydra_bundle *bundle, hydra_task task, hydra_task_info *info,
+                            hydra_error *error);
+
+/* The task of a name; HYDRA_NOT_THERE, with names that there are, if there is none. */
+hydra_status hydra_find(const hydra_bundle *bundle, const char *name, hydra_task *task,
+                        hydra_error *error);
+
+/* Module `index` of a task, 0 to modules - 1, in the order of the streams. */
+hydra_status hydra_describe_module(const hydra_bundle *bundle, hydra_task task, size_t index,
+                                   hydra_module_info *info, hydra_error *error);
+
+/* The original's adapter_config.json, as canonical JSON: keys sorted, no spaces. */
+hydra_status hydra_config(hydra_bundle *bundle, hydra_task task, const char **json,
+                          hydra_error *error);
+
+/* ---- the core ------------------------------------------------------------------------------- */
+
+/* Decodes what all tasks share and keeps it, so that every further task costs its own stream only.
+ * Without it each call that needs the core decodes it anew, module by module, and keeps nothing.
+ * most: bytes that it may take; HYDRA_LIMIT if it takes more, 0 for no bound. Calling it again is
+ * free. */
+hydra_status hydra_keep_core(hydra_bundle *bundle, size_t most, hydra_error *error);
+
+/* Gives the memory of hydra_keep_core back. */
+void hydra_drop_core(hydra_bundle *bundle);
+
+/* ---- numbers -------------------------------------------------------------------------------- */
+
+typedef enum hydra_dtype {
+    HYDRA_SAME = 0, /* as the original's; of 8-bit floats BF16 */
+    HYDRA_F16 = 1,
+    HYDRA_BF16 = 2,
+    HYDRA_F32 = 3,
+    HYDRA_F64 = 4
+} hydra_dtype;
+
+/* One module of a task: dW = B A. b (m, k), a (k, n), in the dtype asked for; k may be 0, then both
+ * are NULL. The norms of B's columns and A's rows are alike within a factor of two. The pointers
+ * are good until the call returns. */
+typedef struct hydra_pair {
+    size_t index; /* as of hydra_describe_module */
+    hydra_module_info module;
+    uint32_t k;
+    hydra_dtype dtype;
+    const void *b, *a;
+} hydra_pair;
+
+/* Calls `take` for every module of a task in the order of the streams, with one module in memory at
+ * a time. It stops when `take` returns anything but 0, and returns HYDRA_IO then. HYDRA_RANGE if a
+ * number does not fit the dtype. Lossless tasks have no coded pairs: read their carried tensors. */
+hydra_status hydra_pairs(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
+                         int (*take)(void *user, const hydra_pair *pair), void *user,
+                         hydra_error *error);
+
+/* A tensor of a task beside its low-rank pairs. */
+typedef struct hydra_tensor {
+    const char *key;
+    const char *dtype;      /* safetensors name */
+    const char *kind;       /* saved, bias, dora_magnitude, token_rows, ... (format.md) */
+    const uint64_t *shape;
+    size_t axes;
+    int coded;              /* comes back with an error; else bit by bit */
+    const void *data;       /* little-endian, row-major */
+    size_t size;
+} hydra_tensor;
+
+/* Calls `take` for every carried tensor, bit by bit, and every coded one, in its own dtype, of a
+ * task. As hydra_pairs otherwise. HYDRA_UNSUPPORTED for a tensor that is kept as a difference from
+ * the base model's own. */
+hydra_status hydra_tensors(hydra_bundle *bundle, hydra_task task,
+                           int (*take)(void *user, const hydra_tensor *tensor), void *user,
+                           hydra_error *error);
+
+/* ---- writing adapters ----------------------------------------------------------------------- */
+
+/* Where an export goes: files by name, each written from its start to its end. All three return 0,
+ * or anything else if they cannot; then the export returns HYDRA_IO. `size` is that of the whole
+ * file, known before. */
+typedef struct hydra_sink {
+    int (*begin)(void *user, const char *name, uint64_t size);
+    int (*write)(void *user, const void *data, size_t size);
+    int (*end)(void *user);
+    void *user;
+} hydra_sink;
+
+typedef struct hydra_peft_options {
+    hydra_dtype dtype; /* of the factors; other tensors keep theirs */
+} hydra_peft_options;
+
+/* Writes a PEFT adapter: adapter_model.safetensors, adapter_config.json and README.md. The bytes are
+ * those of "hydraopt export". NULL options: the original's dtype. HYDRA_UNSUPPORTED for what PEFT
+ * cannot hold. */
+hydra_status hydra_write_peft(hydra_bundle *bundle, hydra_task task,
+                              const hydra_peft_options *options, const hydra_sink *sink,
+                              hydra_error *error);
+
+/* What a LoRA GGUF has to know of its base model. */
+typedef struct hydra_gguf_options {
+    const char *architecture; /* llama, qwen2 or gemma3 */
+    uint32_t blocks;          /* layers */
+    uint32_t heads, kv_heads; /* of attention; a llama's rows of q and k are stored by head */
+    hydra_dtype dtype;        /* HYDRA_SAME or HYDRA_F16: f16; HYDRA_F32 */
+} hydra_gguf_options;
+
+/* Reads a transformers config.json (text of `size` bytes) of the base into *options, whose dtype
+ * stays. `architecture` then points to a constant. HYDRA_UNSUPPORTED for other architectures. */
+hydra_status hydra_gguf_base(const char *json, size_t size, hydra_gguf_options *options,
+                             hydra_error *error);
+
+/* Writes a LoRA GGUF for llama.cpp, one file. The bytes are those of "hydraopt export --format gguf
+ * --base config.json". HYDRA_UNSUPPORTED for what llama.cpp cannot hold. */
+hydra_status hydra_write_gguf(hydra_bundle *bundle, hydra_task task,
+                              const hydra_gguf_options *options, const hydra_sink *sink,
+                              hydra_error *error);
+
+/* ---- checking ------------------------------------------------------------------------------- */
+
+/* Reads every byte: all checksums, and every stream to its end. The first thing that is wrong is
+ * the error. */
+hydra_status hydra_verify(hydra_bundle *bundle, hydra_error *error);
+
+/* ---- files of the system; left out of builds with HYDRA_NO_FILES ---------------------------- */
+
+#ifndef HYDRA_NO_FILES
+/* Opens a bundle file; or a folder of a core and task files, or the core file of one. */
+hydra_status hydra_open_path(const char *path, const hydra_options *options,
+                             hydra_bundle **bundle, hydra_error *error);
+
+/* Writes a PEFT folder, which is made; HYDRA_USAGE if it is there already and not empty. It appears
+ * whole: on failure nothing is left. */
+hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
+                                     const hydra_peft_options *options, const char *folder,
+                                     hydra_error *error);
+
+/* Writes a GGUF file, in one step; HYDRA_USAGE if it is there already. */
+hydra_status hydra_write_gguf_file(hydra_bundle *bundle, hydra_task task,
+                                   const hydra_gguf_options *options, const char *file,
+                                   hydra_error *error);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,237 @@
+/* The library's own test: what the command does not reach. Usage: api FILE...
+ *
+ * Every allocation fails once, and every read: the call must say so and leave nothing behind. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hydra.h"
+
+static int failures;
+
+#define EXPECT(fine)                                                                    \
+    do {                                                                                \
+        if (!(fine)) {                                                                  \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #fine);          \
+            failures++;                                                                 \
+        }                                                                               \
+    } while (0)
+
+typedef struct {
+    long left;    /* allocations until one fails; -1: none does */
+    size_t bytes; /* held at present */
+    size_t most;
+} Heap;
+
+static void *resize(void *user, void *block, size_t old_size, size_t new_size) {
+    Heap *heap = user;
+    void *made;
+    if (!new_size) {
+        free(block);
+        heap->bytes -= old_size;
+        return NULL;
+    }
+    if (heap->left == 0) return NULL;
+    if (heap->left > 0) heap->left--;
+    made = realloc(block, new_size);
+    heap->bytes += new_size - old_size;
+    if (heap->bytes > heap->most) heap->most = heap->bytes;
+    return made;
+}
+
+typedef struct {
+    const unsigned char *data;
+    long left; /* reads until one fails; -1: none does */
+} File;
+
+static int read_at(void *user, uint64_t offset, void *buffer, size_t size) {
+    File *file = user;
+    if (file->left == 0) return -1;
+    if (file->left > 0) file->left--;
+    memcpy(buffer, file->data + offset, size);
+    return 0;
+}
+
+typedef struct {
+    uint64_t stated, got;
+    long left;
+    unsigned long sum; /* of the bytes, so that exports can be compared */
+} Sink;
+
+static int begin(void *user, const char *name, uint64_t size) {
+    Sink *sink = user;
+    (void)name;
+    if (sink->left == 0) return -1;
+    if (sink->left > 0) sink->left--;
+    sink->stated = size;
+    sink->got = 0;
+    return 0;
+}
+
+static int write_some(void *user, const void *data, size_t size) {
+    Sink *sink = user;
+    const unsigned char *p = data;
+    size_t i;
+    if (sink->left == 0) return -1;
+    if (sink->left > 0) sink->left--;
+    sink->got += size;
+    for (i = 0; i < size; i++) sink->sum = sink->sum * 31 + p[i];
+    return 0;
+}
+
+static int end(void *user) {
+    Sink *sink = user;
+    EXPECT(sink->got == sink->stated);
+    return 0;
+}
+
+static int take_pair(void *user, const hydra_pair *pair) {
+    unsigned long *count = user;
+    EXPECT((pair->k == 0) == (pair->a == NULL));
+    ++*count;
+    return 0;
+}
+
+static int take_tensor(void *user, const hydra_tensor *tensor) {
+    unsigned long *count = user;
+    EXPECT(tensor->data != NULL && tensor->key != NULL);
+    ++*count;
+    return 0;
+}
+
+static int stop(void *user, const hydra_pair *pair) {
+    (void)user, (void)pair;
+    return 1;
+}
+
+/* Everything that a bundle can be asked; the first status that is not OK, or is not the task's. */
+static hydra_status everything(const hydra_options *options, File *file, size_t size, Sink *counts,
+                               int core) {
+    hydra_reader reader;
+    hydra_bundle *bundle;
+    hydra_error error;
+    hydra_sink sink;
+    hydra_status status;
+    size_t task;
+    reader.read_at = read_at;
+    reader.user = file;
+    reader.size = size;
+    sink.begin = begin, sink.write = write_some, sink.end = end, sink.user = counts;
+    status = hydra_open(&reader, options, &bundle, &error);
+    EXPECT((status == HYDRA_OK) == (bundle != NULL));
+    EXPECT(status == error.status && (status == HYDRA_OK) == (error.text[0] == 0));
+    if (!status && core) status = hydra_keep_core(bundle, 0, &error);
+    for (task = 0; !status && task < hydra_task_count(bundle); task++) {
+        hydra_task_info info;
+        const char *json;
+        unsigned long pairs = 0, tensors = 0;
+        EXPECT(!hydra_describe(bundle, task, &info, NULL));
+        EXPECT(!hydra_config(bundle, task, &json, NULL) && json[0] == '{');
+        if (!info.lossless) {
+            status = hydra_pairs(bundle, task, HYDRA_F32, take_pair, &pairs, &error);
+            EXPECT(status || pairs == info.modules);
+        }
+        if (!status) {
+            status = hydra_tensors(bundle, task, take_tensor, &tensors, &error);
+            EXPECT(status || tensors == info.tensors + info.carried);
+        }
+        if (!status) status = hydra_write_peft(bundle, task, NULL, &sink, &error);
+        if (status == HYDRA_UNSUPPORTED) status = HYDRA_OK;
+    }
+    if (!status) status = hydra_verify(bundle, &error);
+    EXPECT(status == HYDRA_OK || error.text[0]);
+    hydra_close(bundle);
+    return status;
+}
+
+static void fail_each(File *file, size_t size) {
+    Heap heap = {-1, 0, 0};
+    Sink sink = {0, 0, -1, 0};
+    hydra_options options;
+    unsigned long whole;
+    size_t most;
+    long i;
+    hydra_status status = HYDRA_MEMORY;
+    memset(&options, 0, sizeof options);
+    options.allocator.resize = resize;
+    options.allocator.user = &heap;
+    EXPECT(everything(&options, file, size, &sink, 0) == HYDRA_OK);
+    EXPECT(heap.bytes == 0);
+    whole = sink.sum;
+    sink.sum = 0;
+    EXPECT(everything(&options, file, size, &sink, 1) == HYDRA_OK && sink.sum == whole);
+    most = heap.most;
+    for (i = 0; status; i += 1 + i / 50) {
+        heap.left = i;
+        status = everything(&options, file, size, &sink, (int)(i & 1));
+        EXPECT(status == HYDRA_OK || status == HYDRA_MEMORY);
+        EXPECT(heap.bytes == 0);
+    }
+    heap.left = -1;
+    for (i = 0, status = HYDRA_IO; status; i++) {
+        file->left = i;
+        status = everything(&options, file, size, &sink, 0);
+        EXPECT(status == HYDRA_OK || status == HYDRA_IO);
+        EXPECT(heap.bytes == 0);
+    }
+    file->left = -1;
+    for (i = 0, status = HYDRA_IO; status; i += 1 + i / 20) {
+        sink.left = i;
+        status = everything(&options, file, size, &sink, 0);
+        EXPECT(status == HYDRA_OK || status == HYDRA_IO);
+        EXPECT(heap.bytes == 0);
+    }
+    /* A limit of memory is kept, and says that it is one. */
+    options.limits.memory = most - 1;
+    status = everything(&options, file, size, &sink, 0);
+    EXPECT(status == HYDRA_LIMIT || everything(&options, file, size, &sink, 1) == HYDRA_LIMIT);
+    EXPECT(heap.bytes == 0);
+}
+
+static void edges(const void *data, size_t size) {
+    hydra_options options;
+    hydra_bundle *bundle = NULL;
+    hydra_error error;
+    hydra_task task = 77;
+    hydra_task_info info;
+    memset(&options, 0, sizeof options);
+    EXPECT(hydra_open_memory(data, 5, NULL, &bundle, &error) == HYDRA_DAMAGED && !bundle);
+    EXPECT(hydra_open_memory(data, size - 1, NULL, &bundle, NULL) == HYDRA_DAMAGED && !bundle);
+    EXPECT(hydra_open_parts(NULL, NULL, 0, NULL, &bundle, &error) == HYDRA_USAGE);
+    EXPECT(!hydra_open_memory(data, size, NULL, &bundle, &error));
+    EXPECT(hydra_find(bundle, "no such task", &task, &error) == HYDRA_NOT_THERE && task == 77);
+    EXPECT(hydra_describe(bundle, 1000, &info, &error) == HYDRA_USAGE);
+    EXPECT(!hydra_describe(bundle, 0, &info, &error));
+    EXPECT(!hydra_find(bundle, info.name, &task, &error) && task == 0);
+    if (info.modules && !info.lossless) {
+        EXPECT(hydra_pairs(bundle, 0, HYDRA_SAME, stop, NULL, &error) == HYDRA_IO);
+        hydra_close(bundle);
+        options.limits.numbers = 1;
+        EXPECT(!hydra_open_memory(data, size, &options, &bundle, &error));
+        EXPECT(hydra_verify(bundle, &error) == HYDRA_LIMIT);
+    }
+    EXPECT(hydra_keep_core(bundle, 1, NULL) == HYDRA_LIMIT || hydra_keep_core(bundle, 0, NULL) == HYDRA_OK);
+    hydra_close(bundle);
+    hydra_close(NULL);
+    EXPECT(!strcmp(hydra_status_name(HYDRA_LIMIT), "limit") && hydra_status_name((hydra_status)99));
+}
+
+int main(int count, char **names) {
+    int i;
+    for (i = 1; i < count; i++) {
+        FILE *stream = fopen(names[i], "rb");
+        unsigned char *data = malloc(1 << 20);
+        size_t size = stream && data ? fread(data, 1, 1 << 20, stream) : 0;
+        File file;
+        int before = failures;
+        file.data = data;
+        file.left = -1;
+        if (!size) failures++;
+        else fail_each(&file, size), edges(data, size);
+        if (failures > before) fprintf(stderr, "in %s\n", names[i]);
+        if (stream) fclose(stream);
+        free(data);
+    }
+    if (count < 2) failures++;
+    return failures ? 1 : 0;
+}
