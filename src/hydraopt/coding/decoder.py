@@ -1,7 +1,8 @@
 """The door to the decoder, behind which its loops may be anybody's machine code.
 
-The loops are those of rangedecoder.py, called as C functions: see :class:`Loops`. A library that
-exports the same three may take their place; whatever does, integers are equal.
+The loops are those of rangedecoder.py and product.py, called as C functions: see
+:data:`_PROTOTYPES`. A library that exports the same four may take their place; whatever does, the
+numbers are equal.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt.coding import product as products
 from hydraopt.coding import rangedecoder
 from hydraopt.coding.model import MODEL_SIZE
+from hydraopt.linalg.shapes import Array
 from hydraopt.machinecode import INLINED, machine_code
 
-__all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "taken"]
+__all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "product", "taken"]
 
 new_decoder = rangedecoder.new_decoder
 taken = rangedecoder.taken
 
 _SOURCES: Final = [
-    Path(__file__).with_name(f"{x}.py") for x in ("decoder", "model", "rangedecoder", "trellis")
+    Path(__file__).with_name(f"{x}.py")
+    for x in ("decoder", "model", "product", "rangedecoder", "trellis")
 ]
 
 # int64_t integer(int64_t *state, const uint8_t *data, int64_t size, int32_t *model, int64_t kind)
@@ -33,13 +37,17 @@ _SOURCES: Final = [
 #             int64_t high)
 # int64_t columns(state, data, size, model, int32_t *integers, const int64_t *spreads,
 #                 int64_t *rows, int64_t columns, int64_t count)
-# state: 3 numbers.  model: MODEL_SIZE.  integers: (columns, count).  rows: count.
+# int64_t product(const double *columns, const double *right, double *out, int64_t vectors,
+#                 int64_t parts, int64_t count)
+# state: 3 numbers.  model: MODEL_SIZE.  integers: (columns, count).  rows: count.  Of a product:
+# columns (vectors, count), right (vectors, parts), out (parts, count).
 _STREAM: Final = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 _WHOLE: Final = ctypes.c_int64
 _PROTOTYPES: Final = {
     "integer": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE),
     "run": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, _WHOLE, ctypes.c_void_p, _WHOLE, _WHOLE, _WHOLE),
     "columns": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, *[ctypes.c_void_p] * 3, _WHOLE, _WHOLE),
+    "product": ctypes.CFUNCTYPE(_WHOLE, *[ctypes.c_void_p] * 3, _WHOLE, _WHOLE, _WHOLE),
 }
 
 
@@ -92,6 +100,26 @@ def decode_columns(
     return bool(loops["columns"](*_stream(state, data, model), *arrays, *integers.shape))
 
 
+def product(left: Array, right: NDArray[np.float64] | NDArray[np.int32]) -> Array:
+    """``left @ right``, (N, q) times (q, k): products of column 0 of ``left`` first, then of
+    column 1 and so on, each rounded, then added to the sum, which is rounded again.
+
+    A BLAS adds up in an order of its own, which differs from machine to machine.
+    """
+    loops = _loops()
+    columns = np.ascontiguousarray(left.T, np.float64)
+    numbers = np.ascontiguousarray(right, np.float64)
+    out = np.zeros((right.shape[1], left.shape[0]))
+    if columns.shape[0] != numbers.shape[0]:
+        raise ValueError(f"a product of {left.shape} and {right.shape}")
+    if loops is None:
+        products.add_products(columns, numbers, out)
+    else:
+        arrays = (_pointer(x, "float64") for x in (columns, numbers, out))
+        loops["product"](*arrays, *numbers.shape, left.shape[0])
+    return out.T
+
+
 def _stream(
     state: NDArray[np.int64], data: NDArray[np.uint8], model: NDArray[np.int32]
 ) -> tuple[int, int, int, int]:
@@ -107,7 +135,7 @@ def _pointer(array: NDArray[Any], dtype: str) -> int:
 
 @cache
 def _loops() -> Mapping[str, Any] | None:
-    """The three C functions; None where there is no machine code but numba's own."""
+    """The C functions; None where there is no machine code but numba's own."""
     addresses = machine_code(tuple(_PROTOTYPES), _SOURCES, _compile)
     if addresses is None:
         return None
@@ -121,6 +149,7 @@ def _compile() -> dict[str, Any]:
     carray, cfunc, types = untyped.carray, untyped.cfunc, untyped.types
     whole, size = types.int64, MODEL_SIZE
     wholes, bytes_, narrow = (types.CPointer(x) for x in (whole, types.uint8, types.int32))
+    doubles = types.CPointer(types.float64)
     stream = (wholes, bytes_, whole, narrow)
 
     @cfunc(whole(*stream, whole), nopython=True, **INLINED)
@@ -156,4 +185,13 @@ def _compile() -> dict[str, Any]:
             )
         )
 
-    return {"integer": integer, "run": run, "columns": columns}
+    @cfunc(whole(doubles, doubles, doubles, whole, whole, whole), nopython=True, **INLINED)
+    def product(columns, right, out, vectors, parts, count):  # type: ignore[no-untyped-def]
+        products.add_products(
+            carray(columns, (vectors, count)),
+            carray(right, (vectors, parts)),
+            carray(out, (parts, count)),
+        )
+        return 0
+
+    return {"integer": integer, "run": run, "columns": columns, "product": product}

@@ -1,36 +1,23 @@
-"""Products of matrices of which every bit is defined, so that a reader in any language has the same.
-
-A BLAS adds up in an order of its own, which differs from machine to machine, and rounds a product
-and a sum at once where the processor can.
-"""
+"""The loop of a product of which every bit is defined, so that a reader in any language has the
+same; :func:`hydraopt.coding.decoder.product` calls it."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hydraopt.compiled import njit
 from hydraopt.linalg.shapes import Array
+from hydraopt.machinecode import INLINED
 
-__all__ = ["product"]
+__all__ = ["add_products"]
 
 _ROWS: Final = 1024
 """Rows at a time, so that a column and its sums stay in the cache nearest to the processor."""
 
 
-def product(left: Array, right: NDArray[np.float64] | NDArray[np.int32]) -> Array:
-    """``left @ right``, (N, q) times (q, k): products of column 0 of ``left`` first, then of
-    column 1 and so on, each rounded, then added to the sum, which is rounded again."""
-    out = np.zeros((right.shape[1], left.shape[0]))
-    columns = np.ascontiguousarray(left.T)
-    _add_products(columns, np.ascontiguousarray(right, np.float64), out)
-    return out.T
-
-
-@njit(cache=True, nogil=True)
-def _add_products(columns: Array, right: Array, out: Array) -> None:
+@njit(cache=True, nogil=True, **INLINED)
+def add_products(columns: Array, right: Array, out: Array) -> None:
+    """Add ``columns^T right`` to ``out^T``: columns (q, N), right (q, k), out (k, N)."""
     # Without fastmath neither the order of sums is changed nor a product fused with a sum.
     count = out.shape[1]
     for start in range(0, count, _ROWS):

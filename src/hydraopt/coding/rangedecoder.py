@@ -218,7 +218,7 @@ def decode_columns(
     """
     inside = True
     for j in range(integers.shape[0]):
-        if rows.size:
-            inside &= rows.max() < MOST_SUM
+        for i in range(rows.size):
+            inside &= rows[i] < MOST_SUM
         inside &= _decode_column(state, data, model, integers[j], spreads[j], rows)
     return inside
