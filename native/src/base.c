@@ -21,18 +21,23 @@ static void whole_characters(char *text, size_t room) {
     if (start > 0 && (unsigned char)text[start - 1] >= 0xC0) text[start - 1] = 0;
 }
 
-static void write_error(hydra_error *error, hydra_status status, const char *format,
-                        va_list arguments) {
+static void write_error(hydra_error *error, hydra_status status, const char *where,
+                        const char *format, va_list arguments) {
+    int used = 0;
     if (!error) return;
     error->status = status;
-    if (vsnprintf(error->text, sizeof error->text, format, arguments) < 0) error->text[0] = 0;
+    error->text[0] = 0;
+    if (where) used = snprintf(error->text, sizeof error->text, "%.200s: ", where);
+    if (used < 0) used = 0;
+    if (vsnprintf(error->text + used, sizeof error->text - (size_t)used, format, arguments) < 0)
+        error->text[used] = 0;
     whole_characters(error->text, sizeof error->text);
 }
 
 hydra_status hy_fail(hy_env *env, hydra_status status, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    write_error(env->error, status, format, arguments);
+    write_error(env->error, status, env->where, format, arguments);
     va_end(arguments);
     return status;
 }
@@ -40,7 +45,7 @@ hydra_status hy_fail(hy_env *env, hydra_status status, const char *format, ...) 
 hydra_status hy_fail_in(hydra_error *error, hydra_status status, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    write_error(error, status, format, arguments);
+    write_error(error, status, NULL, format, arguments);
     va_end(arguments);
     return status;
 }
@@ -84,6 +89,52 @@ void hy_free(hy_env *env, void *block, uint64_t count, size_t size) {
     if (!bytes) bytes = 1;
     env->allocator.resize(env->allocator.user, block, bytes, 0);
     env->used -= bytes;
+}
+
+int hy_grow(hy_env *env, void *array, uint32_t count, uint32_t *room, size_t size) {
+    void *block, *grown;
+    uint64_t more = (uint64_t)*room + *room / 2 + 8;
+    if (count < *room) return 1;
+    memcpy(&block, array, sizeof block);
+    if (more > 0xFFFFFFFFu) more = 0xFFFFFFFFu;
+    grown = hy_resize(env, block, *room * size, more * size);
+    if (!grown) return 0;
+    memset((char *)grown + *room * size, 0, (size_t)(more - *room) * size);
+    memcpy(array, &grown, sizeof grown);
+    *room = (uint32_t)more;
+    return 1;
+}
+
+typedef struct hy_page {
+    struct hy_page *next;
+    size_t size, used; /* of the whole page; from its start */
+} hy_page;
+
+enum { ALIGNED = 16, PAGE = 1 << 13, HEAD = (sizeof(hy_page) + ALIGNED - 1) / ALIGNED * ALIGNED };
+
+void *hy_arena_alloc(hy_env *env, hy_arena *arena, uint64_t count, size_t size) {
+    hy_page *page = arena->pages;
+    uint64_t bytes = (count * size + ALIGNED - 1) / ALIGNED * ALIGNED, whole;
+    if (count > ((uint64_t)1 << 40) / size) bytes = (uint64_t)1 << 60;
+    if (!page || page->size - page->used < bytes) {
+        whole = bytes + HEAD > PAGE ? bytes + HEAD : PAGE;
+        page = hy_alloc(env, whole, 1);
+        if (!page) return NULL;
+        page->size = (size_t)whole;
+        page->used = HEAD;
+        page->next = arena->pages;
+        arena->pages = page;
+    }
+    page->used += (size_t)bytes;
+    return (char *)page + (page->used - (size_t)bytes);
+}
+
+void hy_arena_close(hy_env *env, hy_arena *arena) {
+    while (arena->pages) {
+        hy_page *page = arena->pages;
+        arena->pages = page->next;
+        hy_free(env, page, page->size, 1);
+    }
 }
 
 void hy_text_open(hy_text *text, hy_env *env) {

@@ -8,7 +8,9 @@ typedef struct hy_env {
     hydra_allocator allocator;
     hydra_limits limits;
     size_t used;
-    hydra_error *error; /* of the call in progress, or NULL */
+    hydra_error *error; /* of the call in progress, never NULL */
+    hydra_error own;    /* what it is if the caller gave none */
+    const char *where;  /* the file that messages name, or NULL */
 } hy_env;
 
 #if defined(__GNUC__)
@@ -27,6 +29,16 @@ hydra_status hy_fail_in(hydra_error *error, hydra_status status, const char *for
 void *hy_alloc(hy_env *env, uint64_t count, size_t size);
 void *hy_resize(hy_env *env, void *block, size_t old_size, uint64_t new_size);
 void hy_free(hy_env *env, void *block, uint64_t count, size_t size);
+
+/* Room for one more behind `count` elements; 0 if there is none. array: a pointer's address. */
+int hy_grow(hy_env *env, void *array, uint32_t count, uint32_t *room, size_t size);
+
+/* What is freed all at once. */
+typedef struct hy_arena {
+    struct hy_page *pages;
+} hy_arena;
+void *hy_arena_alloc(hy_env *env, hy_arena *arena, uint64_t count, size_t size);
+void hy_arena_close(hy_env *env, hy_arena *arena);
 
 /* A growing row of bytes. Once `failed` it stays as it is, so that only the end is asked. */
 typedef struct hy_text {

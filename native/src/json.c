@@ -259,7 +259,7 @@ hydra_status hy_json_open(hy_json *json, hy_env *env, char *text, size_t size, s
         if (p.at == size) return HYDRA_OK;
         fail(&p, "something behind the value");
     }
-    if (!*p.problem) return env->error ? env->error->status : HYDRA_MEMORY;
+    if (!*p.problem) return env->error->status;
     return hy_fail(env, HYDRA_DAMAGED, "%s is not valid JSON; got %s at byte %llu", what, p.problem,
                    (unsigned long long)p.at);
 }
@@ -269,7 +269,7 @@ hydra_status hy_json_copy(hy_json *json, hy_env *env, const char *text, size_t s
     char *copy;
     memset(json, 0, sizeof *json);
     copy = hy_alloc(env, (uint64_t)size + 1, 1);
-    if (!copy) return HYDRA_MEMORY;
+    if (!copy) return env->error->status;
     memcpy(copy, text, size);
     return hy_json_open(json, env, copy, size, size + 1, what);
 }

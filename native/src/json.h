@@ -67,6 +67,17 @@ uint32_t hy_first(uint32_t node);
 uint32_t hy_end(const hy_json *json, uint32_t node);
 uint32_t hy_next(const hy_json *json, uint32_t node);
 
+/* A sorted set of texts: the keys of an object, or the texts of a list. */
+typedef struct hy_set {
+    hy_slice *texts;
+    uint32_t count;
+} hy_set;
+hydra_status hy_set_open(hy_set *set, const hy_json *json, uint32_t node);
+int hy_set_has(const hy_set *set, hy_slice text);
+void hy_set_close(hy_set *set, hy_env *env);
+/* Whether no text occurs twice; sorts them. */
+int hy_unique(hy_slice *texts, size_t count);
+
 typedef enum { HY_COMPACT, HY_PRETTY } hy_style;
 
 /* The value as JSON with sorted keys: compact as UTF-8, or as Python's json.dumps(indent=2). */
@@ -74,6 +85,8 @@ void hy_dump(hy_text *out, const hy_json *json, uint32_t node, hy_style style);
 void hy_dump_string(hy_text *out, hy_slice text, int ascii);
 /* The shortest text that is this double again, as Python's repr; finite. */
 void hy_dump_double(hy_text *out, double value);
+/* The value to so many significant digits, as Python's float(f"{value:.3g}"). */
+double hy_rounded(double value, int digits);
 /* A number's text as a double, whatever the locale. */
 double hy_to_double(const char *text, size_t size);
 

@@ -140,11 +140,66 @@ int hy_truth(const hy_json *json, uint32_t node) {
     }
 }
 
+hydra_status hy_set_open(hy_set *set, const hy_json *json, uint32_t node) {
+    uint32_t i, k = 0;
+    set->count = json->nodes[node].size;
+    set->texts = hy_alloc(json->env, set->count, sizeof *set->texts);
+    if (!set->texts) return json->env->error->status;
+    for (i = hy_first(node); k < set->count; k++) {
+        set->texts[k] = hy_string(json, i);
+        i = hy_kind(json, node) == HY_OBJECT ? hy_next(json, i) : json->nodes[i].next;
+    }
+    if (k) qsort(set->texts, k, sizeof *set->texts, hy_compare);
+    return HYDRA_OK;
+}
+
+int hy_set_has(const hy_set *set, hy_slice text) {
+    return set->count && bsearch(&text, set->texts, set->count, sizeof text, hy_compare) != NULL;
+}
+
+void hy_set_close(hy_set *set, hy_env *env) {
+    if (set->texts) hy_free(env, set->texts, set->count, sizeof *set->texts);
+    set->texts = NULL;
+}
+
+int hy_unique(hy_slice *texts, size_t count) {
+    size_t i;
+    if (count) qsort(texts, count, sizeof *texts, hy_compare);
+    for (i = 1; i < count; i++)
+        if (hy_same(texts[i - 1], texts[i])) return 0;
+    return 1;
+}
+
 /* ---- texts of values ------------------------------------------------------------------------ */
 
+/* `count` digits of a positive number, rounded, whatever the locale takes for a point; it is
+ * 0.DIGITS times 10 to the returned power. */
+static int digits_of(double number, int count, char *digits) {
+    char text[48];
+    int i, made = 0;
+    snprintf(text, sizeof text, "%.*e", count - 1, number);
+    for (i = 0; text[i] && text[i] != 'e'; i++)
+        if (text[i] >= '0' && text[i] <= '9') digits[made++] = text[i];
+    return (int)strtol(text + i + 1, NULL, 10) + 1;
+}
+
+static double of_digits(const char *digits, int count, int power) {
+    char text[48];
+    int size = snprintf(text, sizeof text, "%.*se%d", count, digits, power - count);
+    return hy_to_double(text, (size_t)size);
+}
+
+double hy_rounded(double value, int digits) {
+    char held[32];
+    int power;
+    if (value == 0) return 0;
+    power = digits_of(value, digits, held);
+    return of_digits(held, digits, power);
+}
+
 void hy_dump_double(hy_text *out, double number) {
-    char text[40], digits[24];
-    int precision, size, count = 0, i, at;
+    char text[16], digits[32];
+    int count = 0, power = 0, i;
     if (number < 0 || (number == 0 && 1 / number < 0)) {
         hy_puts(out, "-");
         number = -number;
@@ -153,33 +208,25 @@ void hy_dump_double(hy_text *out, double number) {
         hy_puts(out, "0.0");
         return;
     }
-    for (precision = 0; precision < 17; precision++) {
-        snprintf(text, sizeof text, "%.*e", precision, number);
-        /* Whatever the locale takes for a point is left out. */
-        for (i = 0, count = 0; text[i] && text[i] != 'e'; i++)
-            if (text[i] >= '0' && text[i] <= '9') digits[count++] = text[i];
-        at = (int)strtol(text + i + 1, NULL, 10);
-        size = snprintf(text, sizeof text, "%.*se%d", count, digits, at - count + 1);
-        if (hy_to_double(text, (size_t)size) == number) break;
-    }
-    at = (int)strtol(strchr(text, 'e') + 1, NULL, 10) + count; /* 0.DIGITS times 10^at */
+    do power = digits_of(number, ++count, digits);
+    while (count < 17 && of_digits(digits, count, power) != number);
     while (count > 1 && digits[count - 1] == '0') count--;
-    if (at > 16 || at < -3) {
+    if (power > 16 || power < -3) {
         hy_put(out, digits, 1);
         if (count > 1) hy_puts(out, "."), hy_put(out, digits + 1, (size_t)count - 1);
-        size = snprintf(text, sizeof text, "e%c%02d", at > 0 ? '+' : '-', abs(at - 1));
-        hy_put(out, text, (size_t)size);
+        snprintf(text, sizeof text, "e%c%02d", power > 0 ? '+' : '-', abs(power - 1));
+        hy_puts(out, text);
         return;
     }
-    if (at <= 0) {
+    if (power <= 0) {
         hy_puts(out, "0.");
-        for (i = at; i < 0; i++) hy_puts(out, "0");
+        for (i = power; i < 0; i++) hy_puts(out, "0");
         hy_put(out, digits, (size_t)count);
         return;
     }
-    for (i = 0; i < at; i++) hy_put(out, i < count ? digits + i : "0", 1);
+    for (i = 0; i < power; i++) hy_put(out, i < count ? digits + i : "0", 1);
     hy_puts(out, ".");
-    if (count > at) hy_put(out, digits + at, (size_t)(count - at));
+    if (count > power) hy_put(out, digits + power, (size_t)(count - power));
     else hy_puts(out, "0");
 }
 

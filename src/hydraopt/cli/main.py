@@ -20,10 +20,12 @@ from hydraopt.cli.eval import eval_
 from hydraopt.cli.export import export
 from hydraopt.cli.failures import Doing, Interrupted, failure_of
 from hydraopt.cli.inspect import inspect
+from hydraopt.cli.join import join
 from hydraopt.cli.merge import merge
 from hydraopt.cli.methods import methods
 from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
+from hydraopt.cli.split import split
 from hydraopt.cli.use import use
 from hydraopt.cli.verify import verify
 from hydraopt.compiled import check_memory
@@ -97,7 +99,7 @@ def cli() -> None:
     """
 
 
-for verb in (merge, inspect, verify, export, shrink, eval_, methods, serve, use):
+for verb in (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use):
     cli.add_command(verb)
 
 

@@ -1,0 +1,301 @@
+/* The command hydra: looks into bundles and takes tasks out of them. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "hydra.h"
+
+static const char HELP[] =
+    "hydra " HYDRA_VERSION ": takes LoRA adapters out of hydraopt bundles (format version 2)\n"
+    "\n"
+    "  hydra list BUNDLE                       tasks, sizes and errors\n"
+    "  hydra extract BUNDLE TASK -o OUTPUT     one task as an adapter\n"
+    "  hydra verify BUNDLE                     reads every byte\n"
+    "\n"
+    "BUNDLE is a file, or a folder with a core and its tasks (hydraopt split).\n"
+    "\n"
+    "Options of extract:\n"
+    "  --to peft       a PEFT folder (the usual one)\n"
+    "  --to gguf       a LoRA file for llama.cpp; needs --base\n"
+    "  --to raw        a safetensors file: PATH.B (m, k) and PATH.A (k, n) of each module, and every\n"
+    "                  other tensor under its own name\n"
+    "  --dtype TYPE    of the factors: same (as the original), f16, bf16, f32, f64\n"
+    "  --base CONFIG   the base model's config.json, or its folder (gguf)\n"
+    "\n"
+    "Examples:\n"
+    "  hydra list phone.hydra.safetensors\n"
+    "  hydra extract phone.hydra.safetensors numbers-de -o numbers-de\n"
+    "  hydra extract phone.hydra.safetensors numbers-de -o de.gguf --to gguf --base llama/config.json\n"
+    "\n"
+    "Exit: 0 well, 1 the bundle or the output, 2 the command line.\n";
+
+static int fail(const hydra_error *error) {
+    fprintf(stderr, "hydra: %s\n", error->text);
+    return error->status == HYDRA_USAGE ? 2 : 1;
+}
+
+static int wrong(const char *what) {
+    fprintf(stderr, "hydra: %s. Run hydra --help\n", what);
+    return 2;
+}
+
+static int list(hydra_bundle *bundle) {
+    size_t count = hydra_task_count(bundle), i;
+    const char *base = hydra_base_model(bundle);
+    printf("%lu tasks of %s\n", (unsigned long)count, base ? base : "a base model without a name");
+    printf("%10s %9s %9s  %s\n", "bytes", "error %", "harm %", "task");
+    for (i = 0; i < count; i++) {
+        hydra_task_info info;
+        char harm[16] = "-";
+        hydra_describe(bundle, i, &info, NULL);
+        if (info.harm_likely >= 0) sprintf(harm, "%.2f", 100 * info.harm_likely);
+        printf("%10llu %9.2f %9s  %s%s\n", (unsigned long long)info.stream_bytes, 100 * info.error, harm,
+               info.name, info.lossless ? " (lossless)" : "");
+    }
+    return ferror(stdout) || fflush(stdout) ? 1 : 0;
+}
+
+/* ---- raw ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    char *name, *shape;
+    const char *dtype;
+    void *data;
+    size_t size;
+} Row;
+
+typedef struct {
+    Row *rows;
+    size_t count;
+    int failed;
+} Rows;
+
+static void add_row(Rows *rows, const char *name, const char *end, const char *dtype,
+                    const uint64_t *shape, size_t axes, const void *data, size_t size) {
+    Row *grown = realloc(rows->rows, (rows->count + 1) * sizeof *grown), *row;
+    size_t i, room = 24 * axes + 1, used = 0;
+    if (!grown) {
+        rows->failed = 1;
+        return;
+    }
+    rows->rows = grown;
+    row = grown + rows->count++;
+    row->name = malloc(strlen(name) + strlen(end) + 1);
+    row->shape = malloc(room);
+    row->data = malloc(size + 1);
+    row->dtype = dtype;
+    row->size = size;
+    if (!row->name || !row->shape || !row->data) {
+        rows->failed = 1;
+        return;
+    }
+    sprintf(row->name, "%s%s", name, end);
+    row->shape[0] = 0;
+    for (i = 0; i < axes; i++)
+        used += (size_t)snprintf(row->shape + used, room - used, "%s%llu", i ? "," : "",
+                                 (unsigned long long)shape[i]);
+    if (size) memcpy(row->data, data, size);
+}
+
+static int take_pair(void *user, const hydra_pair *pair) {
+    static const char *const names[] = {"", "F16", "BF16", "F32", "F64"};
+    static const size_t sizes[] = {0, 2, 2, 4, 8};
+    uint64_t b[2], a[2];
+    b[0] = pair->module.m, b[1] = a[0] = pair->k, a[1] = pair->module.n;
+    add_row(user, pair->module.path, ".B", names[pair->dtype], b, 2, pair->b,
+            (size_t)(b[0] * b[1]) * sizes[pair->dtype]);
+    add_row(user, pair->module.path, ".A", names[pair->dtype], a, 2, pair->a,
+            (size_t)(a[0] * a[1]) * sizes[pair->dtype]);
+    return ((Rows *)user)->failed;
+}
+
+static int take_tensor(void *user, const hydra_tensor *tensor) {
+    add_row(user, tensor->key, "", tensor->dtype, tensor->shape, tensor->axes, tensor->data, tensor->size);
+    return ((Rows *)user)->failed;
+}
+
+static void put_json(FILE *out, const char *text) {
+    fputc('"', out);
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\') fprintf(out, "\\%c", *text);
+        else if ((unsigned char)*text < 0x20) fprintf(out, "\\u%04x", (unsigned)*text);
+        else fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+static int write_rows(const Rows *rows, const char *path) {
+    FILE *head = tmpfile(), *out;
+    size_t i, at = 0;
+    long size;
+    int c, failed;
+    if (!head) return -1;
+    fputc('{', head);
+    for (i = 0; i < rows->count; i++) {
+        const Row *row = rows->rows + i;
+        if (i) fputc(',', head);
+        put_json(head, row->name);
+        fprintf(head, ":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%lu,%lu]}", row->dtype,
+                row->shape, (unsigned long)at, (unsigned long)(at + row->size));
+        at += row->size;
+    }
+    fputc('}', head);
+    while (ftell(head) % 8) fputc(' ', head);
+    size = ftell(head);
+    out = fopen(path, "wb");
+    if (!out) {
+        fclose(head);
+        return -1;
+    }
+    for (i = 0; i < 8; i++) fputc((int)((unsigned long long)size >> 8 * i & 255), out);
+    rewind(head);
+    while ((c = fgetc(head)) != EOF) fputc(c, out);
+    for (i = 0; i < rows->count; i++) fwrite(rows->rows[i].data, 1, rows->rows[i].size, out);
+    failed = ferror(out) || ferror(head);
+    fclose(head);
+    return fclose(out) || failed ? -1 : 0;
+}
+
+static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype, const char *path) {
+    Rows rows = {NULL, 0, 0};
+    hydra_task_info info;
+    hydra_error error;
+    hydra_status status = hydra_describe(bundle, task, &info, &error);
+    int failed = 0;
+    size_t i;
+    if (!status && !info.lossless) status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
+    if (!status) status = hydra_tensors(bundle, task, take_tensor, &rows, &error);
+    if (!status && write_rows(&rows, path)) {
+        fprintf(stderr, "hydra: %s: cannot be written; got %s\n", path, strerror(errno));
+        remove(path);
+        failed = 1;
+    }
+    for (i = 0; i < rows.count; i++) free(rows.rows[i].name), free(rows.rows[i].shape), free(rows.rows[i].data);
+    free(rows.rows);
+    return status ? fail(&error) : failed;
+}
+
+/* ---- gguf ----------------------------------------------------------------------------------- */
+
+/* The text of config.json, of the file itself or in a folder. */
+static char *read_config(const char *path, size_t *size) {
+    struct stat about;
+    char name[4096], *text = NULL;
+    FILE *file;
+    if (strlen(path) + 20 > sizeof name) return NULL;
+    strcpy(name, path);
+    if (!stat(path, &about) && S_ISDIR(about.st_mode)) strcat(name, "/config.json");
+    file = fopen(name, "rb");
+    if (!file) return NULL;
+    if (!fseek(file, 0, SEEK_END)) {
+        long end = ftell(file);
+        rewind(file);
+        text = end >= 0 && end < 1 << 24 ? malloc((size_t)end + 1) : NULL;
+        *size = text ? fread(text, 1, (size_t)end, file) : 0;
+    }
+    fclose(file);
+    return text;
+}
+
+static int extract_gguf(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype, const char *base,
+                        const char *path) {
+    hydra_gguf_options options;
+    hydra_error error;
+    hydra_status status;
+    size_t size = 0;
+    char *text;
+    if (!base) return wrong("--to gguf needs --base, the base model's config.json");
+    text = read_config(base, &size);
+    if (!text) {
+        fprintf(stderr, "hydra: %s: cannot be read; got %s\n", base, strerror(errno));
+        return 1;
+    }
+    memset(&options, 0, sizeof options);
+    options.dtype = dtype;
+    status = hydra_gguf_base(text, size, &options, &error);
+    free(text);
+    if (!status) status = hydra_write_gguf_file(bundle, task, &options, path, &error);
+    return status ? fail(&error) : 0;
+}
+
+/* ---- the command line ----------------------------------------------------------------------- */
+
+typedef struct {
+    const char *verb, *bundle, *task, *output, *to, *dtype, *base;
+} Line;
+
+static int parse(int count, char **words, Line *line) {
+    static const char *const names[] = {"-o", "--output", "--to", "--dtype", "--base"};
+    const char **const places[] = {&line->output, &line->output, &line->to, &line->dtype, &line->base};
+    const char **plain[3];
+    int i, at = 0;
+    size_t j;
+    plain[0] = &line->verb, plain[1] = &line->bundle, plain[2] = &line->task;
+    for (i = 1; i < count; i++) {
+        for (j = 0; j < 5 && strcmp(words[i], names[j]);) j++;
+        if (j < 5) {
+            if (++i == count) return wrong("an option lacks its value");
+            *places[j] = words[i];
+        } else if (words[i][0] == '-' && words[i][1]) {
+            return wrong("an unknown option");
+        } else if (at == 3) {
+            return wrong("too many arguments");
+        } else {
+            *plain[at++] = words[i];
+        }
+    }
+    return 0;
+}
+
+static int dtype_of(const char *name, hydra_dtype *dtype) {
+    static const char *const names[] = {"same", "f16", "bf16", "f32", "f64",
+                                        "same", "float16", "bfloat16", "float32", "float64"};
+    size_t i;
+    for (i = 0; i < 10; i++)
+        if (!strcmp(name, names[i])) return *dtype = (hydra_dtype)(i % 5), 1;
+    return 0;
+}
+
+static int extract(hydra_bundle *bundle, const Line *line) {
+    hydra_peft_options options;
+    hydra_task task;
+    hydra_error error;
+    if (!line->task || !line->output) return wrong("extract needs TASK and -o OUTPUT");
+    if (!dtype_of(line->dtype, &options.dtype)) return wrong("--dtype is same, f16, bf16, f32 or f64");
+    if (hydra_find(bundle, line->task, &task, &error)) return fail(&error);
+    if (!strcmp(line->to, "gguf"))
+        return extract_gguf(bundle, task, options.dtype, line->base, line->output);
+    if (!strcmp(line->to, "raw")) return extract_raw(bundle, task, options.dtype, line->output);
+    if (strcmp(line->to, "peft")) return wrong("--to is peft, gguf or raw");
+    return hydra_write_peft_folder(bundle, task, &options, line->output, &error) ? fail(&error) : 0;
+}
+
+int main(int count, char **words) {
+    Line line = {NULL, NULL, NULL, NULL, "peft", "same", NULL};
+    hydra_bundle *bundle;
+    hydra_error error;
+    int i, code;
+    for (i = 1; i < count; i++) {
+        if (!strcmp(words[i], "--help") || !strcmp(words[i], "-h")) return fputs(HELP, stdout) < 0;
+        if (!strcmp(words[i], "--version")) return puts("hydra " HYDRA_VERSION) < 0;
+    }
+    if (count < 2) return fputs(HELP, stderr), 2;
+    code = parse(count, words, &line);
+    if (code) return code;
+    if (!line.bundle) return wrong("a bundle is missing");
+    if (strcmp(line.verb, "list") && strcmp(line.verb, "extract") && strcmp(line.verb, "verify"))
+        return wrong("the verbs are list, extract and verify");
+    if (hydra_open_path(line.bundle, NULL, &bundle, &error)) return fail(&error);
+    if (!strcmp(line.verb, "list")) {
+        code = list(bundle);
+    } else if (!strcmp(line.verb, "extract")) {
+        code = extract(bundle, &line);
+    } else {
+        code = hydra_verify(bundle, &error) ? fail(&error) : 0;
+        if (!code) printf("%s: sound, %lu tasks\n", line.bundle, (unsigned long)hydra_task_count(bundle));
+    }
+    hydra_close(bundle);
+    return code;
+}

@@ -1,0 +1,178 @@
+/* From a task to an adapter: numbers in their dtypes, pairs, configs, and who writes files. */
+#ifndef HYDRA_ADAPTER_H
+#define HYDRA_ADAPTER_H
+
+#include "core.h"
+
+/* ---- round.c: numbers in their dtypes ------------------------------------------------------- */
+
+/* Stores `count` doubles in a float dtype, little-endian, rounded to nearest, ties to even; 0 if
+ * one of them is too large for it. */
+int hy_store(int dtype, const double *values, size_t count, uint8_t *out);
+/* The same of what is clipped to the largest number of the dtype. */
+void hy_store_clipped(int dtype, double *values, size_t count, uint8_t *out);
+/* The number at `data` of a float dtype, through float32. */
+double hy_load(int dtype, const uint8_t *data);
+/* The dtype of factors that a caller asked for, of a task whose own is `own`. */
+int hy_dtype_of(hydra_dtype asked, int own);
+
+/* ---- factors.c ------------------------------------------------------------------------------ */
+
+/* A module of a task in its dtype: b (m, k), a (k, n), row-major. */
+typedef struct hy_factors {
+    uint32_t k;
+    uint8_t *b, *a;
+} hy_factors;
+
+/* The product over `scale`, its two norms balanced; scale 0 gives zeros. */
+hydra_status hy_factors_of(hy_factors *factors, hy_env *env, const hy_product *product, int dtype,
+                           double scale, const hy_task *task, const hy_module *module);
+void hy_factors_close(hy_factors *factors, hy_env *env, const hy_module *module, int dtype);
+
+/* ---- regex.c -------------------------------------------------------------------------------- */
+
+typedef enum { HY_NO, HY_YES, HY_UNKNOWN } hy_answer;
+
+/* Whether a Python expression matches a text from its start, and to its end if `whole`. group: the
+ * first group of the match, if not NULL. HY_UNKNOWN for expressions that are not understood here,
+ * broken ones included, or take too long. */
+hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_slice *group);
+
+/* ---- keys.c: names of tensors --------------------------------------------------------------- */
+
+/* A name without what wrappers of training left in it; to be closed. */
+void hy_plain_name(hy_text *out, hy_slice key);
+/* The module's path of a PEFT key of A or B, up to ".base_layer": what PEFT matches patterns with.
+ * 0 if it is no such key. inner: the path as the name has it. */
+int hy_parse_key(hy_text *settings, hy_text *inner, hy_slice key);
+/* The usual key of A (half 0) or B of a module. */
+void hy_default_key(hy_text *out, const hy_module *module, int half);
+/* That of a task. */
+hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half, hy_text *out);
+/* The name that PEFT gives a tensor beside the pairs. */
+void hy_peft_name(hy_text *out, hy_slice key);
+/* The path up to "::". */
+hy_slice hy_stem(const hy_module *module);
+/* Index of the text `part` in `whole`, from `from` on, or the size of whole. */
+size_t hy_find_text(hy_slice whole, const char *part, size_t from);
+
+/* ---- extras.c ------------------------------------------------------------------------------- */
+
+/* A tensor to be written. data: of it, or NULL for what `pair` gives. */
+typedef struct hy_out {
+    hy_slice name; /* in the arena */
+    int dtype;
+    const uint64_t *shape;
+    uint32_t axes;
+    uint64_t size;
+    uint8_t *data;
+    uint64_t data_room;
+    uint32_t pair, half;
+} hy_out;
+
+typedef struct hy_outs {
+    hy_arena arena;
+    hy_out *rows;
+    uint32_t count, room;
+} hy_outs;
+
+hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype, const uint64_t *shape,
+                         uint32_t axes, hy_out **out);
+void hy_outs_close(hy_outs *outs, hy_env *env);
+
+/* The kind of a key of a task's tensors. */
+int hy_kind_of(const hydra_bundle *b, const hy_task *task, hy_slice key);
+/* The tensors of a blob, under their own names. */
+hydra_status hy_blob_tensors(hydra_bundle *b, const hy_blob *blob, hy_outs *outs);
+/* Every carried and coded tensor, under its own name. */
+hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs);
+/* The tensor of a coded record, as bytes of its dtype; size + 1 of room. */
+hydra_status hy_dense_bytes(hydra_bundle *b, const hy_entry *entry, const hy_dense *dense,
+                            const hy_dense *common, uint8_t **data);
+/* Those tensors as PEFT names and shapes them. unfolded: the scale stays in the config. */
+hydra_status hy_exported_extras(hydra_bundle *b, const hy_task *task, int unfolded, hy_outs *outs);
+
+/* ---- config.c ------------------------------------------------------------------------------- */
+
+/* The rank of a path, as PEFT matches patterns with it. */
+typedef struct hy_rank {
+    hy_slice path;
+    uint64_t rank;
+} hy_rank;
+
+/* The tuner of a config: LORA for none. */
+hy_slice hy_tuner(const hy_json *config);
+/* Whether PEFT's initialisation of it changes the base (PiSSA and its kin). */
+int hy_changes_base(const hy_json *config);
+/* Rank and scale that a config's own patterns give a path. alpha: the key of it. */
+hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha, int rslora, hy_slice path,
+                     uint64_t *rank, double *scale);
+/* The compact JSON of adapter_config.json. ranks: sorted by path. kept: as the config has them. */
+hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
+                               const hy_rank *ranks, uint32_t count, int kept, hy_text *out);
+/* The same config without what is ours, for other tuners. */
+void hy_same_config(hydra_bundle *b, const hy_task *task, const hy_json *config, hy_text *out);
+
+/* ---- pairs.c -------------------------------------------------------------------------------- */
+
+/* One stored pair, A and B, of one module or all groups of one: members first to first + count of
+ * the row of members. */
+typedef struct hy_pair {
+    hy_slice keys[2], path;
+    uint32_t first, count, slots; /* slots: of a fused projection, else 0 */
+    uint64_t rank;                /* that it is written with */
+    double scale;
+} hy_pair;
+
+typedef struct hy_member {
+    uint32_t index, module, pair; /* index: in the task */
+    uint64_t position;
+    hy_slice key; /* of A; for sorting */
+    hy_factors factors;
+} hy_member;
+
+typedef struct hy_pairs {
+    hy_arena arena;
+    hy_pair *pairs;
+    uint32_t count;
+    hy_member *members; /* sorted by pair and position */
+    hy_member **by_index;
+    uint32_t member_count;
+    int dtype;
+} hy_pairs;
+
+/* Names and groups, nothing decoded. config: of the task. */
+hydra_status hy_pairs_open(hy_pairs *pairs, hydra_bundle *b, const hy_task *task,
+                           const hy_json *config);
+/* Decodes the factors, over each pair's scale. */
+hydra_status hy_pairs_decode(hy_pairs *pairs, hydra_bundle *b, const hy_task *task);
+void hy_pairs_close(hy_pairs *pairs, hydra_bundle *b);
+uint64_t hy_pair_least_rank(const hy_pairs *pairs, const hydra_bundle *b, const hy_pair *pair);
+uint32_t hy_pair_multiple(const hydra_bundle *b, const hy_pairs *pairs, const hy_pair *pair);
+/* Numbers of A and B together, as they are written. */
+uint64_t hy_pair_numbers(const hydra_bundle *b, const hy_pairs *pairs, const hy_pair *pair);
+hydra_status hy_check_room(hydra_bundle *b, const hy_task *task, uint64_t numbers);
+/* The shape of A (half 0) or B; sizes has room for 10. */
+uint32_t hy_pair_shape(const hydra_bundle *b, const hy_pairs *pairs, const hy_pair *pair, int half,
+                       uint64_t *sizes);
+/* The bytes of A or B, into `out`, which is all zeros. */
+void hy_pair_fill(const hydra_bundle *b, const hy_pairs *pairs, const hy_pair *pair, int half,
+                  uint8_t *out);
+/* A and B of the pairs as tensors to be written, under their keys. */
+hydra_status hy_pairs_outs(const hy_pairs *pairs, hydra_bundle *b, hy_outs *outs);
+
+/* tuners.c: the pairs of other tuners than LoRA. */
+hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *config, int dtype,
+                           hy_outs *outs);
+
+/* card.c: README.md. library: who loads the folder. */
+void hy_card(const hydra_bundle *b, const hy_task *task, const char *library, hy_text *out);
+
+/* safetensors.c: sorts the tensors and writes them. metadata: node of task->json, or 0. */
+hydra_status hy_write_safetensors(hydra_bundle *b, const hy_task *task, hy_outs *outs,
+                                  const hy_pairs *pairs, const hydra_sink *sink);
+hydra_status hy_sink_text(hydra_bundle *b, const hydra_sink *sink, const char *name,
+                          const void *data, size_t size);
+hydra_status hy_sink_failed(hydra_bundle *b, const char *name);
+
+#endif

@@ -1,0 +1,426 @@
+/* What adapter_config.json has to say so that PEFT gives each module its rank and its scale. */
+#include <math.h>
+#include <string.h>
+
+#include "adapter.h"
+
+enum { MOST_COMPARED = 1000 };
+
+static const char *const VARIANTS[][2] = {{"kasa_config", "LORA, KaSA"},
+                                          {"use_bdlora", "LORA, BD-LoRA"},
+                                          {"use_qalora", "LORA, QALoRA"},
+                                          {"monteclora_config", "LORA, MonteCLoRA"},
+                                          {"arrow_config", "LORA, Arrow"}};
+
+hy_slice hy_tuner(const hy_json *config) {
+    uint32_t node = hy_get(config, 0, "peft_type"), i;
+    if (node && hy_kind(config, node) != HY_NULL) {
+        if (hy_kind(config, node) != HY_STRING) return hy_slice_of("?");
+        if (!hy_is(hy_string(config, node), "LORA")) return hy_string(config, node);
+    }
+    for (i = 0; i < sizeof VARIANTS / sizeof *VARIANTS; i++) {
+        node = hy_get(config, 0, VARIANTS[i][0]);
+        if (node && hy_truth(config, node)) return hy_slice_of(VARIANTS[i][1]);
+    }
+    return hy_slice_of("LORA");
+}
+
+int hy_changes_base(const hy_json *config) {
+    static const char *const names[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};
+    uint32_t node = hy_get(config, 0, "init_lora_weights");
+    hy_slice text;
+    size_t i;
+    if (!node || hy_kind(config, node) < HY_STRING) return 0;
+    /* Of a list or an object the bytes up to its end. */
+    text.data = config->text + config->nodes[node].start;
+    text.size = hy_kind(config, node) == HY_STRING ? config->nodes[node].size
+                                                   : config->size - config->nodes[node].start;
+    for (i = 0; i < 5; i++)
+        if (hy_find_text(text, names[i], 0) < text.size) return 1;
+    return 0;
+}
+
+/* ---- what PEFT matches ---------------------------------------------------------------------- */
+
+static hydra_status not_understood(hy_env *env, hy_slice pattern) {
+    return hy_fail(env, HYDRA_UNSUPPORTED,
+                   "an expression of the adapter's config is not understood here; got '%.120s'. "
+                   "Export it with hydraopt",
+                   pattern.data);
+}
+
+/* Whether a regular expression matches the path whole, or a list holds it or its end. */
+static hydra_status named(hy_env *env, const hy_json *config, uint32_t node, hy_slice path, int *yes) {
+    uint32_t i;
+    *yes = 0;
+    if (!node) return HYDRA_OK;
+    if (hy_kind(config, node) == HY_STRING) {
+        hy_answer answer = hy_match(env, hy_string(config, node), path, 1, NULL);
+        if (answer == HY_UNKNOWN) return not_understood(env, hy_string(config, node));
+        *yes = answer == HY_YES;
+        return HYDRA_OK;
+    }
+    if (hy_kind(config, node) != HY_LIST) return HYDRA_OK;
+    for (i = hy_first(node); i < hy_end(config, node) && !*yes; i = config->nodes[i].next) {
+        hy_slice name;
+        if (hy_kind(config, i) != HY_STRING) continue;
+        name = hy_string(config, i);
+        *yes = hy_ends_with(path, name.data) && strlen(name.data) == name.size &&
+               (path.size == name.size || path.data[path.size - name.size - 1] == '.');
+        if (name.size == path.size + 1 && name.data[0] == '.') *yes = 0;
+    }
+    return HYDRA_OK;
+}
+
+static int holds(const hy_json *config, uint32_t node, hy_slice path) {
+    uint32_t i;
+    for (i = hy_first(node); i < hy_end(config, node); i = config->nodes[i].next)
+        if (hy_kind(config, i) == HY_STRING && hy_same(hy_string(config, i), path)) return 1;
+    return 0;
+}
+
+/* The path's layer by one head of layers_pattern (or the usual one); size 0 if it does not match. */
+static hydra_status layer_by(hy_env *env, hy_slice head, hy_slice path, hy_slice *layer, int *hit) {
+    hy_text pattern;
+    hy_slice whole;
+    hy_answer answer;
+    hy_text_open(&pattern, env);
+    hy_puts(&pattern, head.data ? "(?:^|.*?\\.)" : ".*?\\.[^.]*");
+    hy_put(&pattern, head.data, head.size);
+    hy_puts(&pattern, "\\.(\\d+)\\.");
+    if (pattern.failed) return env->error->status;
+    whole.data = pattern.data, whole.size = pattern.size;
+    answer = hy_match(env, whole, path, 0, layer);
+    hy_text_close(&pattern);
+    if (answer == HY_UNKNOWN) return not_understood(env, head);
+    *hit = answer == HY_YES;
+    return HYDRA_OK;
+}
+
+/* Whether the path's first number is among layers_to_transform, if any are named. */
+static hydra_status in_layers(hy_env *env, const hy_json *config, hy_slice path, int *yes) {
+    uint32_t wanted = hy_get(config, 0, "layers_to_transform"), i;
+    uint32_t patterns = hy_get(config, 0, "layers_pattern");
+    hy_slice layer = {NULL, 0}, none = {NULL, 0};
+    uint64_t number = 0, one;
+    int hit = 0;
+    *yes = 1;
+    if (!wanted || hy_kind(config, wanted) == HY_NULL) return HYDRA_OK;
+    if (hy_kind(config, wanted) == HY_LIST && !config->nodes[wanted].size) return HYDRA_OK;
+    *yes = 0;
+    if (patterns && hy_kind(config, patterns) == HY_STRING && config->nodes[patterns].size) {
+        HY_TRY(layer_by(env, hy_string(config, patterns), path, &layer, &hit));
+    } else if (patterns && hy_kind(config, patterns) == HY_LIST && config->nodes[patterns].size) {
+        for (i = hy_first(patterns); i < hy_end(config, patterns) && !hit; i = config->nodes[i].next)
+            if (hy_kind(config, i) == HY_STRING)
+                HY_TRY(layer_by(env, hy_string(config, i), path, &layer, &hit));
+    } else {
+        HY_TRY(layer_by(env, none, path, &layer, &hit));
+    }
+    if (!hit) return HYDRA_OK;
+    for (i = 0; i < layer.size && i < 18; i++) {
+        if (layer.data[i] < '0' || layer.data[i] > '9') return HYDRA_OK;
+        number = number * 10 + (uint64_t)(layer.data[i] - '0');
+    }
+    if (hy_kind(config, wanted) == HY_INT)
+        *yes = hy_natural(config, wanted, 0, (uint64_t)1 << 62, &one) && one == number;
+    else if (hy_kind(config, wanted) == HY_LIST)
+        for (i = hy_first(wanted); i < hy_end(config, wanted); i = config->nodes[i].next)
+            *yes |= hy_natural(config, i, 0, (uint64_t)1 << 62, &one) && one == number;
+    return HYDRA_OK;
+}
+
+/* Whether PEFT wraps the module at `path` by the config's own settings. */
+static hydra_status finds(hy_env *env, const hy_json *config, hy_slice path, int *yes) {
+    uint32_t targets = hy_get(config, 0, "target_modules");
+    int text = targets && hy_kind(config, targets) == HY_STRING, i;
+    if (text && config->nodes[targets].size == 10) {
+        const char *name = hy_string(config, targets).data;
+        for (i = 0; i < 10 && (name[i] | 32) == ("all-linear"[i] | 32); i++) continue;
+        if (i == 10) return *yes = 1, HYDRA_OK;
+    }
+    HY_TRY(named(env, config, hy_get(config, 0, "exclude_modules"), path, yes));
+    if (*yes) return *yes = 0, HYDRA_OK;
+    HY_TRY(named(env, config, targets, path, yes));
+    if (!*yes || text || holds(config, targets, path)) return HYDRA_OK;
+    return in_layers(env, config, path, yes);
+}
+
+/* ---- patterns ------------------------------------------------------------------------------- */
+
+static int plain_path(hy_slice path) {
+    size_t i;
+    for (i = 0; i < path.size; i++) {
+        char c = path.data[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '_' || c == '.' || c == '-'))
+            return 0;
+    }
+    return 1;
+}
+
+/* (.*\.)?(PATTERN)$, as PEFT tries a pattern. */
+static hy_answer peft_match(hy_env *env, hy_slice pattern, hy_slice path) {
+    hy_text text;
+    hy_slice whole;
+    hy_answer answer = HY_UNKNOWN;
+    size_t i, from;
+    if (plain_path(pattern) && plain_path(path)) {
+        if (pattern.size > path.size) return HY_NO;
+        from = path.size - pattern.size;
+        for (i = 0; i < pattern.size; i++)
+            if (pattern.data[i] != '.' && pattern.data[i] != path.data[from + i]) return HY_NO;
+        return !from || path.data[from - 1] == '.' ? HY_YES : HY_NO;
+    }
+    hy_text_open(&text, env);
+    hy_puts(&text, "(.*\\.)?(");
+    hy_put(&text, pattern.data, pattern.size);
+    hy_puts(&text, ")$");
+    if (!text.failed) {
+        whole.data = text.data, whole.size = text.size;
+        answer = hy_match(env, whole, path, 0, NULL);
+    }
+    hy_text_close(&text);
+    return answer;
+}
+
+/* A pattern that PEFT matches with this path and with no other of the ranks': the path itself, if
+ * that does. */
+static void put_pattern(hy_text *out, hy_env *env, hy_slice path, const hy_rank *ranks,
+                        uint32_t count) {
+    hy_text text;
+    hy_slice whole;
+    int alone = count <= MOST_COMPARED;
+    uint32_t i;
+    size_t j;
+    for (i = 0; i < count && alone; i++)
+        alone = (peft_match(env, path, ranks[i].path) == HY_YES) == hy_same(ranks[i].path, path);
+    hy_text_open(&text, env);
+    if (!alone) hy_puts(&text, "^");
+    for (j = 0; j < path.size; j++) {
+        if (!alone && strchr("()[]{}?*+-|^$\\.&~# \t\n\r\v\f", path.data[j])) hy_puts(&text, "\\");
+        hy_put(&text, path.data + j, 1);
+    }
+    whole.data = text.data, whole.size = text.size;
+    hy_dump_string(out, whole, 0);
+    if (text.failed) out->failed = 1;
+    hy_text_close(&text);
+}
+
+static void put_ranks(hy_text *out, hy_env *env, const hy_rank *ranks, uint32_t count, uint64_t r) {
+    uint32_t i;
+    int any = 0;
+    hy_puts(out, "{");
+    for (i = 0; i < count; i++) {
+        if (ranks[i].rank == r) continue;
+        if (any) hy_puts(out, ",");
+        any = 1;
+        put_pattern(out, env, ranks[i].path, ranks, count);
+        hy_puts(out, ":");
+        hy_put_natural(out, ranks[i].rank);
+    }
+    hy_puts(out, "}");
+}
+
+static hydra_status find_pattern(hy_env *env, const hy_json *config, const char *key, hy_slice path,
+                                 uint32_t *node) {
+    uint32_t patterns = hy_get(config, 0, key), i;
+    if (!patterns || hy_kind(config, patterns) != HY_OBJECT) return HYDRA_OK;
+    for (i = hy_first(patterns); i < hy_end(config, patterns); i = hy_next(config, i)) {
+        hy_answer answer = peft_match(env, hy_string(config, i), path);
+        if (answer == HY_UNKNOWN) return not_understood(env, hy_string(config, i));
+        if (answer == HY_YES) return *node = i + 1, HYDRA_OK;
+    }
+    return HYDRA_OK;
+}
+
+hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha_key, int rslora,
+                     hy_slice path, uint64_t *rank, double *scale) {
+    uint32_t r = hy_get(config, 0, "r"), alpha = hy_get(config, 0, alpha_key), rs;
+    double strength;
+    HY_TRY(find_pattern(env, config, "rank_pattern", path, &r));
+    HY_TRY(find_pattern(env, config, "alpha_pattern", path, &alpha));
+    if (!r || !alpha || !hy_natural(config, r, 1, ((uint64_t)1 << 31) - 1, rank) ||
+        hy_kind(config, alpha) < HY_INT || !hy_number(config, alpha, &strength) ||
+        fabs(strength) >= 1e300)
+        return hy_fail(env, HYDRA_DAMAGED, "the adapter's config gives '%.120s' no rank and scale",
+                       path.data);
+    rs = rslora ? hy_get(config, 0, "use_rslora") : 0;
+    *scale = strength / (rs && hy_truth(config, rs) ? sqrt((double)*rank) : (double)*rank);
+    return HYDRA_OK;
+}
+
+/* ---- the written config --------------------------------------------------------------------- */
+
+typedef struct {
+    hydra_bundle *b;
+    const hy_task *task;
+    const hy_json *config;
+    hy_text *out;
+    const char *names[24]; /* written anew, or left out */
+    uint32_t count;
+} Writer;
+
+static void replace(Writer *w, const char *name) { w->names[w->count++] = name; }
+
+/* A member that is written anew; its value follows. */
+static void put_name(Writer *w, const char *name) {
+    if (w->out->size > 1) hy_puts(w->out, ",");
+    hy_dump_string(w->out, hy_slice_of(name), 0);
+    hy_puts(w->out, ":");
+}
+
+static void put_rest(Writer *w) {
+    const hy_json *config = w->config;
+    uint32_t i, j;
+    for (i = hy_first(0); i < hy_end(config, 0); i = hy_next(config, i)) {
+        hy_slice key = hy_string(config, i);
+        for (j = 0; j < w->count && !hy_is(key, w->names[j]);) j++;
+        if (j < w->count) continue;
+        if (w->out->size > 1) hy_puts(w->out, ",");
+        hy_dump_string(w->out, key, 0);
+        hy_puts(w->out, ":");
+        hy_dump(w->out, config, i + 1, HY_COMPACT);
+    }
+}
+
+/* The base model's name, where the config has none. */
+static void put_base(Writer *w) {
+    uint32_t node = hy_get(w->config, 0, "base_model_name_or_path");
+    hy_slice base = w->task->base_model.data ? w->task->base_model : w->b->base_model;
+    if ((node && hy_truth(w->config, node)) || !base.data) return;
+    put_name(w, "base_model_name_or_path");
+    hy_dump_string(w->out, base, 0);
+    replace(w, "base_model_name_or_path");
+}
+
+static hydra_status put_targets(Writer *w, const hy_rank *ranks, uint32_t count) {
+    uint32_t parameters = hy_get(w->config, 0, "target_parameters"), i;
+    int yes = 1;
+    for (i = 0; i < count && yes; i++) HY_TRY(finds(&w->b->env, w->config, ranks[i].path, &yes));
+    if (yes || (parameters && hy_truth(w->config, parameters))) return HYDRA_OK;
+    put_name(w, "target_modules");
+    hy_puts(w->out, "[");
+    for (i = 0; i < count; i++) {
+        if (i) hy_puts(w->out, ",");
+        hy_dump_string(w->out, ranks[i].path, 0);
+    }
+    hy_puts(w->out, "]");
+    replace(w, "target_modules"), replace(w, "layers_to_transform");
+    replace(w, "layers_pattern"), replace(w, "exclude_modules");
+    return HYDRA_OK;
+}
+
+/* Keys of a task's carried and coded tensors, one after another; 0 at the end. */
+static int nth_tensor(const Writer *w, uint32_t *blob, uint32_t *item, uint32_t *tensor, hy_slice *key) {
+    const hydra_bundle *b = w->b;
+    while (*blob < w->task->carried_count) {
+        const hy_blob *held = b->blobs + w->task->carried[*blob];
+        if (*item < held->count) return *key = held->items[(*item)++].key, 1;
+        ++*blob, *item = 0;
+    }
+    if (*tensor >= w->task->tensors.count) return 0;
+    return *key = b->entries[hy_nth(&w->task->tensors, (*tensor)++)].key, 1;
+}
+
+/* Settings that follow from the kinds of the task's other tensors. */
+static hydra_status put_kinds(Writer *w) {
+    uint32_t blob = 0, item = 0, tensor = 0, count = 0, i, made = 0;
+    int dora = 0, bias = 0;
+    hy_slice key, *saved = hy_alloc(&w->b->env, (uint64_t)w->task->carried_items + w->task->tensors.count,
+                                    sizeof *saved);
+    if (!saved) return w->b->env.error->status;
+    while (nth_tensor(w, &blob, &item, &tensor, &key)) {
+        int kind = hy_kind_of(w->b, w->task, key);
+        dora |= kind == HY_DORA_MAGNITUDE;
+        bias |= kind == HY_LORA_BIAS;
+        if (kind != HY_SAVED || w->task->format != HY_LORALIB) continue;
+        key.size = hy_last(key, '.') == key.size ? 0 : hy_last(key, '.');
+        saved[count++] = key;
+    }
+    if (dora) put_name(w, "use_dora"), hy_puts(w->out, "true"), replace(w, "use_dora");
+    if (bias) put_name(w, "lora_bias"), hy_puts(w->out, "true"), replace(w, "lora_bias");
+    if (count) {
+        hy_unique(saved, count);
+        put_name(w, "modules_to_save");
+        hy_puts(w->out, "[");
+        for (i = 0; i < count; i++) {
+            if (i && hy_same(saved[i], saved[i - 1])) continue;
+            if (made++) hy_puts(w->out, ",");
+            hy_dump_string(w->out, saved[i], 0);
+        }
+        hy_puts(w->out, "]");
+        replace(w, "modules_to_save");
+    }
+    hy_free(&w->b->env, saved, (uint64_t)w->task->carried_items + w->task->tensors.count, sizeof *saved);
+    return HYDRA_OK;
+}
+
+/* The largest rank, so that readers which know no patterns make room enough; then the others'. */
+static void put_rank_settings(Writer *w, const hy_rank *ranks, uint32_t count) {
+    uint64_t r = count ? 0 : 1;
+    uint32_t i;
+    for (i = 0; i < count; i++)
+        if (ranks[i].rank > r) r = ranks[i].rank;
+    put_name(w, "r"), hy_put_natural(w->out, r);
+    put_name(w, "lora_alpha"), hy_put_natural(w->out, r);
+    put_name(w, "use_rslora"), hy_puts(w->out, "false");
+    put_name(w, "rank_pattern"), put_ranks(w->out, &w->b->env, ranks, count, r);
+    put_name(w, "alpha_pattern"), put_ranks(w->out, &w->b->env, ranks, count, r);
+    replace(w, "r"), replace(w, "lora_alpha"), replace(w, "use_rslora");
+    replace(w, "rank_pattern"), replace(w, "alpha_pattern");
+}
+
+hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
+                               const hy_rank *ranks, uint32_t count, int kept, hy_text *out) {
+    static const char *const ours[] = {"hydraopt", "enable_lora", "merge_weights", "peft_type"};
+    static const char *const adalora[] = {"beta1", "beta2", "deltaT", "init_r", "orth_reg_weight",
+                                          "rank_pattern", "target_r", "tfinal", "tinit", "total_step"};
+    Writer w;
+    hy_json plain;
+    const hy_json *from = config;
+    hydra_status status = HYDRA_OK;
+    uint32_t i;
+    memset(&w, 0, sizeof w);
+    memset(&plain, 0, sizeof plain);
+    w.b = b, w.task = task, w.out = out, w.config = from;
+    if (hy_is(hy_tuner(config), "ADALORA")) {
+        /* What an AdaLoRA says that a LoRA does not goes first. */
+        hy_text text;
+        hy_text_open(&text, &b->env);
+        w.out = &text;
+        for (i = 0; i < sizeof adalora / sizeof *adalora; i++) replace(&w, adalora[i]);
+        hy_puts(&text, "{");
+        put_rest(&w);
+        hy_puts(&text, "}");
+        status = text.failed ? b->env.error->status
+                             : hy_json_copy(&plain, &b->env, text.data, text.size, "a config");
+        hy_text_close(&text);
+        w.config = &plain, w.out = out, w.count = 0;
+    }
+    for (i = 0; i < 4; i++) replace(&w, ours[i]);
+    hy_puts(out, "{");
+    put_name(&w, "peft_type"), hy_puts(out, "\"LORA\"");
+    if (!status) {
+        put_base(&w);
+        status = put_targets(&w, ranks, count);
+    }
+    if (!status) status = put_kinds(&w);
+    if (!status && !kept) put_rank_settings(&w, ranks, count);
+    if (!status) put_rest(&w);
+    hy_puts(out, "}");
+    hy_json_close(&plain);
+    if (!status && out->failed) status = b->env.error->status;
+    return status;
+}
+
+void hy_same_config(hydra_bundle *b, const hy_task *task, const hy_json *config, hy_text *out) {
+    Writer w;
+    memset(&w, 0, sizeof w);
+    w.b = b, w.task = task, w.config = config, w.out = out;
+    hy_puts(out, "{");
+    replace(&w, "hydraopt");
+    put_base(&w);
+    put_rest(&w);
+    hy_puts(out, "}");
+}

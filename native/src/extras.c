@@ -1,0 +1,326 @@
+/* Tensors beside the low-rank pairs: unpacked, decoded, and under the names that PEFT gives them. */
+#include <math.h>
+#include <string.h>
+
+#include "adapter.h"
+
+hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype, const uint64_t *shape,
+                         uint32_t axes, hy_out **out) {
+    hy_out *x;
+    uint64_t *sizes;
+    char *copy;
+    uint32_t i;
+    if (!hy_grow(env, &outs->rows, outs->count, &outs->room, sizeof *outs->rows))
+        return env->error->status;
+    copy = hy_arena_alloc(env, &outs->arena, (uint64_t)name.size + 1, 1);
+    sizes = copy ? hy_arena_alloc(env, &outs->arena, (uint64_t)axes + 1, sizeof *sizes) : NULL;
+    if (!sizes) return env->error->status;
+    if (name.size) memcpy(copy, name.data, name.size);
+    x = outs->rows + outs->count++;
+    memset(x, 0, sizeof *x);
+    x->name.data = copy;
+    x->name.size = name.size;
+    x->dtype = dtype;
+    x->shape = sizes;
+    x->axes = axes;
+    x->size = HY_DTYPE_BYTES[dtype];
+    for (i = 0; i < axes; i++) {
+        sizes[i] = shape[i];
+        x->size *= shape[i];
+    }
+    *out = x;
+    return HYDRA_OK;
+}
+
+void hy_outs_close(hy_outs *outs, hy_env *env) {
+    uint32_t i;
+    for (i = 0; i < outs->count; i++)
+        hy_free(env, outs->rows[i].data, outs->rows[i].data_room, 1);
+    hy_free(env, outs->rows, outs->room, sizeof *outs->rows);
+    hy_arena_close(env, &outs->arena);
+    memset(outs, 0, sizeof *outs);
+}
+
+int hy_kind_of(const hydra_bundle *b, const hy_task *task, hy_slice key) {
+    uint32_t i, pair;
+    for (pair = 0; pair < task->tensors.pairs; pair++)
+        for (i = task->tensors.bounds[2 * pair]; i < task->tensors.bounds[2 * pair + 1]; i++)
+            if (hy_same(b->entries[i].key, key)) return b->entries[i].kind;
+    if (!task->extra_kinds) return HY_SAVED;
+    for (i = hy_first(task->extra_kinds); i < hy_end(task->json, task->extra_kinds);
+         i = hy_next(task->json, i))
+        if (hy_same(hy_string(task->json, i), key))
+            return hy_one_of(hy_string(task->json, i + 1), HY_EXTRA_KINDS);
+    return HY_SAVED;
+}
+
+/* ---- carried -------------------------------------------------------------------------------- */
+
+/* Where a blob's elements of a size begin, in bytes; they are planes: all first bytes, and so on. */
+static uint64_t begin_of(const hy_blob *blob, int width) {
+    uint64_t begin = 0;
+    uint32_t i;
+    for (i = 0; i < blob->count; i++)
+        if (blob->items[i].of == HY_NONE && HY_DTYPE_BYTES[blob->items[i].dtype] > width)
+            begin += blob->items[i].size;
+    return begin;
+}
+
+static uint64_t bytes_of(const hy_blob *blob, int width) {
+    uint64_t bytes = 0;
+    uint32_t i;
+    for (i = 0; i < blob->count; i++)
+        if (blob->items[i].of == HY_NONE && HY_DTYPE_BYTES[blob->items[i].dtype] == width)
+            bytes += blob->items[i].size;
+    return bytes;
+}
+
+static hydra_status unpack(hydra_bundle *b, const hy_blob *blob, uint8_t **planes) {
+    const hy_file *file = b->files + blob->file;
+    uint64_t packed = file->places[blob->tensor].size, stated = 0;
+    uint8_t *data;
+    hydra_status status;
+    *planes = NULL;
+    HY_TRY(hy_file_read(&b->env, file, blob->tensor, &data));
+    if (packed >= 4)
+        stated = data[0] | (uint64_t)data[1] << 8 | (uint64_t)data[2] << 16 | (uint64_t)data[3] << 24;
+    if (packed < 4 || stated != blob->raw_size)
+        status = hy_fail(&b->env, HYDRA_DAMAGED,
+                         "'%s' cannot be unpacked; got %llu bytes, as it says, expected %llu",
+                         file->places[blob->tensor].name.data, (unsigned long long)stated,
+                         (unsigned long long)blob->raw_size);
+    else {
+        *planes = hy_alloc(&b->env, blob->raw_size + 1, 1);
+        status = *planes ? hy_inflate(&b->env, data + 4, (size_t)packed - 4, *planes,
+                                      (size_t)blob->raw_size, file->places[blob->tensor].name.data)
+                         : b->env.error->status;
+    }
+    hy_free(&b->env, data, packed + 1, 1);
+    if (status && *planes) {
+        hy_free(&b->env, *planes, blob->raw_size + 1, 1);
+        *planes = NULL;
+    }
+    return status;
+}
+
+/* Copies `size` bytes from element `at` on out of planes of `count` elements each. */
+static void gather(uint8_t *out, const uint8_t *planes, uint64_t count, uint64_t at, uint64_t size,
+                   int width) {
+    uint64_t i, elements = size / (uint64_t)width;
+    int p;
+    for (p = 0; p < width; p++)
+        for (i = 0; i < elements; i++)
+            out[i * (uint64_t)width + (uint64_t)p] = planes[(uint64_t)p * count + at + i];
+}
+
+hydra_status hy_blob_tensors(hydra_bundle *b, const hy_blob *blob, hy_outs *outs) {
+    uint8_t *planes;
+    hydra_status status = unpack(b, blob, &planes);
+    uint64_t used[9] = {0}, *places;
+    uint32_t i;
+    if (status) return status;
+    places = hy_alloc(&b->env, blob->count, sizeof *places);
+    if (!places) status = b->env.error->status;
+    for (i = 0; i < blob->count && !status; i++) {
+        const hy_item *x = blob->items + i;
+        int width = HY_DTYPE_BYTES[x->dtype];
+        hy_out *out;
+        if (x->of == HY_NONE) {
+            places[i] = used[width];
+            used[width] += x->size;
+        } else {
+            places[i] = places[x->of];
+        }
+        status = hy_outs_add(outs, &b->env, x->key, x->dtype, x->shape, x->axes, &out);
+        if (status) break;
+        out->data = hy_alloc(&b->env, x->size + 1, 1);
+        if (!out->data) status = b->env.error->status;
+        else {
+            out->data_room = x->size + 1;
+            gather(out->data, planes + begin_of(blob, width),
+                   bytes_of(blob, width) / (uint64_t)width, places[i] / (uint64_t)width, x->size, width);
+        }
+    }
+    hy_free(&b->env, places, blob->count, sizeof *places);
+    hy_free(&b->env, planes, blob->raw_size + 1, 1);
+    return status;
+}
+
+/* ---- coded ---------------------------------------------------------------------------------- */
+
+hydra_status hy_dense_bytes(hydra_bundle *b, const hy_entry *x, const hy_dense *dense,
+                            const hy_dense *common, uint8_t **data) {
+    size_t size = HY_DTYPE_BYTES[x->dtype];
+    uint32_t each = (1u << 16) / x->columns ? (1u << 16) / x->columns : 1, first, count, i, c;
+    double *rows, *sum;
+    int32_t *scratch;
+    if (x->base.data)
+        return hy_fail(&b->env, HYDRA_UNSUPPORTED,
+                       "tensor '%.200s' is kept as its difference from the base model's own. Export it "
+                       "with hydraopt --base",
+                       x->key.data);
+    if (each > x->rows) each = x->rows;
+    *data = hy_alloc(&b->env, (uint64_t)x->rows * x->columns * size + 1, 1);
+    rows = *data ? hy_alloc(&b->env, (uint64_t)each * x->columns, sizeof *rows) : NULL;
+    sum = rows ? hy_alloc(&b->env, x->columns, sizeof *sum) : NULL;
+    scratch = sum ? hy_alloc(&b->env, each, sizeof *scratch) : NULL;
+    for (first = 0; scratch && first < x->rows; first += count) {
+        count = x->rows - first < each ? x->rows - first : each;
+        hy_dense_rows(dense, common, x, first, count, rows, sum, scratch);
+        if (!x->turned) {
+            hy_store_clipped(x->dtype, rows, (size_t)count * x->columns,
+                             *data + (size_t)first * x->columns * size);
+            continue;
+        }
+        for (i = 0; i < count; i++)
+            for (c = 0; c < x->columns; c++)
+                hy_store_clipped(x->dtype, rows + (size_t)i * x->columns + c, 1,
+                                 *data + ((size_t)c * x->rows + first + i) * size);
+    }
+    hy_free(&b->env, scratch, each, sizeof *scratch);
+    hy_free(&b->env, sum, x->columns, sizeof *sum);
+    hy_free(&b->env, rows, (uint64_t)each * x->columns, sizeof *rows);
+    if (scratch) return HYDRA_OK;
+    if (*data) hy_free(&b->env, *data, (uint64_t)x->rows * x->columns * size + 1, 1);
+    *data = NULL;
+    return b->env.error->status;
+}
+
+typedef struct {
+    hydra_bundle *b;
+    hy_outs *outs;
+} Adder;
+
+static hydra_status add_dense(void *user, uint32_t index, const hy_entry *x, const hy_dense *dense,
+                              const hy_dense *common) {
+    Adder *a = user;
+    hy_out *out;
+    (void)index;
+    HY_TRY(hy_outs_add(a->outs, &a->b->env, x->key, x->dtype, x->shape, x->axes, &out));
+    HY_TRY(hy_dense_bytes(a->b, x, dense, common, &out->data));
+    out->data_room = out->size + 1;
+    out->half = 1; /* marks what is coded */
+    return HYDRA_OK;
+}
+
+hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs) {
+    hy_visitor visitor;
+    Adder adder;
+    uint32_t i;
+    for (i = 0; i < task->carried_count; i++) HY_TRY(hy_blob_tensors(b, b->blobs + task->carried[i], outs));
+    if (!task->tensors.count) return HYDRA_OK;
+    adder.b = b;
+    adder.outs = outs;
+    visitor.module = NULL;
+    visitor.tensor = add_dense;
+    visitor.user = &adder;
+    return hy_visit(b, task, &visitor);
+}
+
+/* ---- as PEFT has them ----------------------------------------------------------------------- */
+
+static hydra_status no_place(hydra_bundle *b, const hy_task *task, hy_slice key, const char *why) {
+    return hy_fail(&b->env, HYDRA_UNSUPPORTED,
+                   "PEFT has no place for tensor '%.160s' of task '%s': %s. Export it raw, or in the "
+                   "format that it came in",
+                   key.data, task->name.data, why);
+}
+
+/* A bias of lora_B times the scale of its module: in its own dtype, or a wider one where a number
+ * would not fit. */
+static hydra_status scale_bias(hydra_bundle *b, const hy_task *task, hy_out *x) {
+    uint32_t node = 0, i;
+    double scale = 1;
+    uint64_t count = x->size / HY_DTYPE_BYTES[x->dtype], k;
+    int dtype = x->dtype, wide;
+    uint8_t *made = NULL;
+    for (i = hy_first(task->bias_scales); task->bias_scales && i < hy_end(task->json, task->bias_scales);
+         i = hy_next(task->json, i))
+        if (hy_same(hy_string(task->json, i), x->name)) node = i + 1;
+    if (!node) return no_place(b, task, x->name, "the scale of its module is not known");
+    hy_number(task->json, node, &scale);
+    if (scale == 1) return HYDRA_OK;
+    if (!strchr(HY_DTYPES[dtype], 'F')) return no_place(b, task, x->name, "it is no float");
+    if (dtype == HY_F8_E4M3 || dtype == HY_F8_E5M2) dtype = HY_BF16;
+    for (wide = 0; wide < 2; wide++) {
+        int fine = 1;
+        if (wide) dtype = HY_F32;
+        made = hy_alloc(&b->env, count * HY_DTYPE_BYTES[dtype] + 1, 1);
+        if (!made) return b->env.error->status;
+        for (k = 0; k < count; k++) {
+            double value = hy_load(x->dtype, x->data + k * HY_DTYPE_BYTES[x->dtype]) * scale;
+            int finite = value - value == 0;
+            fine &= hy_store(dtype, &value, 1, made + k * HY_DTYPE_BYTES[dtype]) || !finite;
+        }
+        if (fine) break;
+        hy_free(&b->env, made, count * HY_DTYPE_BYTES[dtype] + 1, 1);
+        made = NULL;
+    }
+    if (!made)
+        return hy_fail(&b->env, HYDRA_RANGE, "numbers of '%.160s' of task '%s' do not fit F32 once scaled",
+                       x->name.data, task->name.data);
+    hy_free(&b->env, x->data, x->data_room, 1);
+    x->data = made;
+    x->dtype = dtype;
+    x->size = count * HY_DTYPE_BYTES[dtype];
+    x->data_room = x->size + 1;
+    return HYDRA_OK;
+}
+
+/* Gives a tensor the name, which is closed. */
+static hydra_status rename_out(hydra_bundle *b, hy_outs *outs, hy_out *x, hy_text *name) {
+    char *copy = name->failed ? NULL : hy_arena_alloc(&b->env, &outs->arena, (uint64_t)name->size + 1, 1);
+    if (copy) {
+        if (name->size) memcpy(copy, name->data, name->size);
+        x->name.data = copy;
+        x->name.size = name->size;
+    }
+    hy_text_close(name);
+    return copy ? HYDRA_OK : b->env.error->status;
+}
+
+/* A DoRA magnitude of kohya or MLX, as PEFT holds that of a linear layer: one number an output. */
+static hydra_status magnitude(hydra_bundle *b, const hy_task *task, hy_outs *outs, hy_out *x) {
+    static const char *const ends[] = {".m", ".dora_scale", ".lora_magnitude_vector"};
+    const hy_module *module = NULL;
+    uint64_t outputs = x->size / HY_DTYPE_BYTES[x->dtype], *shape;
+    hy_slice stem = {NULL, 0};
+    uint32_t i, pair;
+    hy_text name;
+    for (i = 0; i < 3 && !stem.data; i++)
+        if (hy_ends_with(x->name, ends[i]) && x->name.size > strlen(ends[i])) {
+            stem.data = x->name.data;
+            stem.size = x->name.size - strlen(ends[i]);
+        }
+    for (pair = 0; stem.data && pair < task->modules.pairs; pair++)
+        for (i = task->modules.bounds[2 * pair]; i < task->modules.bounds[2 * pair + 1]; i++)
+            if (hy_same(b->modules[i].path, stem)) module = b->modules + i;
+    if (!module || module->kind != HY_LINEAR || outputs != module->m ||
+        !(x->axes == 1 || (x->axes == 2 && x->shape[0] == outputs)))
+        return no_place(b, task, x->name, "a magnitude of that shape");
+    shape = (uint64_t *)(uintptr_t)x->shape;
+    shape[0] = outputs;
+    x->axes = 1;
+    hy_text_open(&name, &b->env);
+    hy_put(&name, stem.data, stem.size);
+    hy_puts(&name, ".lora_magnitude_vector");
+    return rename_out(b, outs, x, &name);
+}
+
+hydra_status hy_exported_extras(hydra_bundle *b, const hy_task *task, int unfolded, hy_outs *outs) {
+    uint32_t i, first = outs->count;
+    HY_TRY(hy_all_tensors(b, task, outs));
+    for (i = first; i < outs->count; i++) {
+        hy_out *x = outs->rows + i;
+        int kind = hy_kind_of(b, task, x->name);
+        hy_text name;
+        if (kind == HY_LORA_BIAS && !unfolded) HY_TRY(scale_bias(b, task, x));
+        if (task->format != HY_PEFT && kind == HY_DORA_MAGNITUDE) HY_TRY(magnitude(b, task, outs, x));
+        else if (task->format != HY_PEFT && kind != HY_LORA_BIAS && task->format != HY_LORALIB)
+            return no_place(b, task, x->name, "tensors of this kind have no match");
+        hy_text_open(&name, &b->env);
+        hy_peft_name(&name, x->name);
+        HY_TRY(rename_out(b, outs, x, &name));
+    }
+    return HYDRA_OK;
+}

@@ -1,0 +1,165 @@
+/* Numbers of a task for a caller who writes no adapter: pairs, tensors; and reading all of them. */
+#include <string.h>
+
+#include "adapter.h"
+
+typedef struct {
+    hydra_bundle *b;
+    const hy_task *task;
+    int dtype;
+    hydra_dtype named;
+    int (*take)(void *user, const hydra_pair *pair);
+    void *user;
+} Giver;
+
+static hydra_status give_pair(void *user, uint32_t index, const hy_module *module,
+                              const hy_product *product) {
+    Giver *g = user;
+    hydra_pair pair;
+    hy_factors f;
+    hydra_status status = hy_factors_of(&f, &g->b->env, product, g->dtype, 1, g->task, module);
+    memset(&pair, 0, sizeof pair);
+    if (!status) {
+        hy_module_info(g->b, g->task, index, &pair.module);
+        pair.index = index;
+        pair.k = f.k;
+        pair.dtype = g->named;
+        pair.b = f.b, pair.a = f.a;
+        if (g->take(g->user, &pair))
+            status = hy_fail(&g->b->env, HYDRA_IO, "the caller stopped at module '%.200s'",
+                             module->path.data);
+    }
+    hy_factors_close(&f, &g->b->env, module, g->dtype);
+    return status;
+}
+
+hydra_status hydra_pairs(hydra_bundle *b, hydra_task index, hydra_dtype dtype,
+                         int (*take)(void *user, const hydra_pair *pair), void *user,
+                         hydra_error *error) {
+    const hy_task *task = NULL;
+    hy_visitor visitor;
+    Giver giver;
+    hy_env_call(&b->env, error);
+    HY_TRY(hy_task_of(b, index, &task, b->env.error));
+    if (task->lossless)
+        return hy_fail(&b->env, HYDRA_UNSUPPORTED,
+                       "task '%s' is kept bit by bit and has no coded pairs; read its tensors",
+                       task->name.data);
+    giver.b = b;
+    giver.task = task;
+    giver.dtype = hy_dtype_of(dtype, task->dtype);
+    giver.named = giver.dtype == HY_F16    ? HYDRA_F16
+                  : giver.dtype == HY_BF16 ? HYDRA_BF16
+                  : giver.dtype == HY_F32  ? HYDRA_F32
+                                           : HYDRA_F64;
+    giver.take = take;
+    giver.user = user;
+    visitor.module = give_pair;
+    visitor.tensor = NULL;
+    visitor.user = &giver;
+    return hy_visit(b, task, &visitor);
+}
+
+hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
+                           int (*take)(void *user, const hydra_tensor *tensor), void *user,
+                           hydra_error *error) {
+    const hy_task *task = NULL;
+    hy_outs outs;
+    hydra_status status;
+    uint32_t i;
+    hy_env_call(&b->env, error);
+    HY_TRY(hy_task_of(b, index, &task, b->env.error));
+    memset(&outs, 0, sizeof outs);
+    status = hy_all_tensors(b, task, &outs);
+    for (i = 0; i < outs.count && !status; i++) {
+        const hy_out *x = outs.rows + i;
+        hydra_tensor tensor;
+        tensor.key = x->name.data;
+        tensor.dtype = HY_DTYPES[x->dtype];
+        tensor.kind = HY_EXTRA_KINDS[hy_kind_of(b, task, x->name)];
+        tensor.shape = x->shape;
+        tensor.axes = x->axes;
+        tensor.coded = x->half != 0;
+        tensor.data = x->data;
+        tensor.size = (size_t)x->size;
+        if (take(user, &tensor))
+            status = hy_fail(&b->env, HYDRA_IO, "the caller stopped at tensor '%.200s'", tensor.key);
+    }
+    hy_outs_close(&outs, &b->env);
+    return status;
+}
+
+/* ---- verify --------------------------------------------------------------------------------- */
+
+static hydra_status no_module(void *user, uint32_t index, const hy_module *module,
+                              const hy_product *product) {
+    (void)user, (void)index, (void)module, (void)product;
+    return HYDRA_OK;
+}
+
+static hydra_status read_dense(void *user, uint32_t index, const hy_entry *x, const hy_dense *dense,
+                               const hy_dense *common) {
+    hydra_bundle *b = user;
+    uint8_t *data;
+    (void)index;
+    if (x->base.data) return HYDRA_OK; /* its numbers need the base model */
+    HY_TRY(hy_dense_bytes(b, x, dense, common, &data));
+    hy_free(&b->env, data, (uint64_t)x->rows * x->columns * HY_DTYPE_BYTES[x->dtype] + 1, 1);
+    return HYDRA_OK;
+}
+
+static hydra_status verify_tensors(hydra_bundle *b) {
+    size_t f;
+    uint32_t i;
+    for (f = 0; f < b->file_count; f++)
+        for (i = 0; i < b->files[f].count; i++) {
+            uint8_t *data;
+            HY_TRY(hy_file_read(&b->env, b->files + f, i, &data));
+            hy_free(&b->env, data, b->files[f].places[i].size + 1, 1);
+        }
+    return HYDRA_OK;
+}
+
+static hydra_status verify_blobs(hydra_bundle *b) {
+    uint32_t i;
+    for (i = 0; i < b->blob_count; i++) {
+        hy_outs outs;
+        hydra_status status;
+        memset(&outs, 0, sizeof outs);
+        status = hy_blob_tensors(b, b->blobs + i, &outs);
+        hy_outs_close(&outs, &b->env);
+        HY_TRY(status);
+    }
+    return HYDRA_OK;
+}
+
+/* Each stream once, by the first task that has it, with the core kept. */
+static hydra_status verify_streams(hydra_bundle *b) {
+    uint8_t *seen = hy_alloc(&b->env, b->stream_count, 1);
+    hydra_status status = seen ? HYDRA_OK : b->env.error->status;
+    hy_visitor visitor;
+    uint32_t i;
+    visitor.module = no_module;
+    visitor.tensor = read_dense;
+    visitor.user = b;
+    for (i = 0; i < b->task_count && !status; i++) {
+        const hy_task *task = b->tasks + i;
+        if (task->content == HY_NONE || seen[task->content]) continue;
+        seen[task->content] = 1;
+        status = hy_visit(b, task, &visitor);
+    }
+    hy_free(&b->env, seen, b->stream_count, 1);
+    return status;
+}
+
+hydra_status hydra_verify(hydra_bundle *b, hydra_error *error) {
+    int kept = b->core != NULL;
+    hydra_status status;
+    hy_env_call(&b->env, error);
+    HY_TRY(verify_tensors(b));
+    HY_TRY(hydra_keep_core(b, 0, b->env.error));
+    status = verify_streams(b);
+    if (!kept) hy_core_close(b);
+    if (!status) status = verify_blobs(b);
+    return status;
+}

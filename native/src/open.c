@@ -1,0 +1,331 @@
+/* Opening bundles, and what is asked of an open one without reading streams. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core.h"
+
+#define AGAIN "Fetch the bundle again or restore a copy"
+
+static void *plain_resize(void *user, void *block, size_t old_size, size_t new_size) {
+    (void)user, (void)old_size;
+    if (new_size) return realloc(block, new_size);
+    free(block);
+    return NULL;
+}
+
+void hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error) {
+    memset(env, 0, sizeof *env);
+    if (options) {
+        env->allocator = options->allocator;
+        env->limits = options->limits;
+    }
+    if (!env->allocator.resize) env->allocator.resize = plain_resize;
+    hy_env_call(env, error);
+}
+
+void hy_env_call(hy_env *env, hydra_error *error) {
+    env->error = error ? error : &env->own;
+    env->error->status = HYDRA_OK;
+    env->error->text[0] = 0;
+}
+
+/* ---- what a file holds ---------------------------------------------------------------------- */
+
+static hydra_status known_keys(hy_env *env, const hy_json *json, uint32_t object,
+                               const char *const known[], const char *what) {
+    uint32_t i;
+    HY_CHECK(env, hy_kind(json, object) == HY_OBJECT, "%s is no object. " AGAIN, what);
+    for (i = hy_first(object); i < hy_end(json, object); i = hy_next(json, i))
+        HY_CHECK(env, hy_one_of(hy_string(json, i), known) >= 0, "%s has an unknown key '%.80s'. " AGAIN,
+                 what, hy_string(json, i).data);
+    return HYDRA_OK;
+}
+
+/* manifest, then shared (unless a task's file), then task/0 ..., carried/0 ...: how many tasks. */
+static hydra_status check_places(hy_env *env, const hy_file *file, uint32_t blobs,
+                                 uint32_t *streams) {
+    uint32_t i = 1, j;
+    char name[32];
+    *streams = 0;
+    if (file->kind != HY_TASK) {
+        HY_CHECK(env, file->count > 1 && hy_is(file->places[1].name, "shared"),
+                 "tensors are not those of the manifest; the second is to be 'shared'. " AGAIN);
+        i = 2;
+    }
+    for (; i < file->count; i++, ++*streams) {
+        snprintf(name, sizeof name, "task/%u", (unsigned)*streams);
+        if (!hy_is(file->places[i].name, name)) break;
+    }
+    for (j = 0; j < blobs; j++, i++) {
+        snprintf(name, sizeof name, "carried/%u", (unsigned)j);
+        HY_CHECK(env, i < file->count && hy_is(file->places[i].name, name),
+                 "tensors are not those of the manifest; '%s' is missing. " AGAIN, name);
+    }
+    HY_CHECK(env, i == file->count, "tensors are not those of the manifest; got '%.80s' as well. " AGAIN,
+             file->places[i].name.data);
+    return HYDRA_OK;
+}
+
+/* The base model's name, in the manifest and, if there is one, in the metadata. */
+static hydra_status check_base_model(hydra_bundle *b, const hy_file *file) {
+    const hy_json *json = &file->manifest;
+    uint32_t node = hy_get(json, 0, "base_model"), about = hy_about(file, "base_model");
+    if (node && hy_kind(json, node) != HY_NULL) {
+        HY_CHECK(&b->env, hy_is_text(json, node, 0), "manifest: the base model is no text");
+        b->base_model = hy_string(json, node);
+    }
+    HY_CHECK(&b->env,
+             b->base_model.data ? about && hy_same(hy_string(&file->header, about), b->base_model)
+                                : !about,
+             "metadata 'base_model' contradicts the manifest. " AGAIN);
+    node = hy_about(file, "library");
+    if (node) b->library = hy_string(&file->header, node);
+    node = hy_get(json, 0, "recipe");
+    HY_CHECK(&b->env, !node || hy_kind(json, node) == HY_OBJECT, "manifest: the recipe is no object");
+    b->by_method = node && hy_get(json, node, "method");
+    return HYDRA_OK;
+}
+
+static hydra_status check_task_names(hydra_bundle *b, const hy_file *file) {
+    uint32_t node = hy_about(file, "tasks"), i;
+    hy_text text;
+    hy_slice slice;
+    int same;
+    hy_text_open(&text, &b->env);
+    hy_puts(&text, "[");
+    for (i = 0; i < b->task_count; i++) {
+        if (i) hy_puts(&text, ",");
+        hy_dump_string(&text, b->tasks[i].name, 0);
+    }
+    hy_puts(&text, "]");
+    slice.data = text.data, slice.size = text.size;
+    same = !text.failed && node && hy_same(hy_string(&file->header, node), slice);
+    hy_text_close(&text);
+    if (text.failed) return b->env.error->status;
+    HY_CHECK(&b->env, same, "metadata 'tasks' contradicts the manifest. " AGAIN);
+    return HYDRA_OK;
+}
+
+static hydra_status add_streams(hydra_bundle *b, uint32_t file, uint32_t first, uint32_t count) {
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        hy_stream *stream;
+        if (!hy_grow(&b->env, &b->streams, b->stream_count, &b->stream_room, sizeof *b->streams))
+            return b->env.error->status;
+        stream = b->streams + b->stream_count++;
+        stream->file = file;
+        stream->tensor = first + i;
+        stream->spent = 0;
+        b->stream_bytes += b->files[file].places[first + i].size;
+    }
+    return HYDRA_OK;
+}
+
+/* Bytes of all items of blobs `first` and later, copies included, against those that hold them. */
+static hydra_status check_blob_sizes(hydra_bundle *b, uint32_t first) {
+    uint64_t whole = 0, packed = 0, most;
+    uint32_t i, j;
+    for (i = first; i < b->blob_count; i++) {
+        packed += b->files[b->blobs[i].file].places[b->blobs[i].tensor].size;
+        for (j = 0; j < b->blobs[i].count; j++) whole += b->blobs[i].items[j].size;
+    }
+    most = ((uint64_t)1 << 24) + 256 * packed;
+    HY_CHECK(&b->env, whole <= most,
+             "too many bytes of carried tensors for the bytes there are; got %llu, expected at most "
+             "%llu",
+             (unsigned long long)whole, (unsigned long long)most);
+    return HYDRA_OK;
+}
+
+static const char *const BUNDLE_KEYS[] = {"modules", "tasks", "tensors", "blobs", "configs",
+                                          "recipe", "base_model", NULL};
+static const char *const CORE_KEYS[] = {"modules", "tensors", "configs", "recipe", "base_model", NULL};
+static const char *const TASK_KEYS[] = {"tasks", "blobs", "configs", NULL};
+static const char *const BUNDLE_ABOUT[] = {"format", "format_version", "library", "base_model",
+                                           "tasks", "checksums", NULL};
+static const char *const CORE_ABOUT[] = {"format", "format_version", "library", "base_model",
+                                         "checksums", NULL};
+static const char *const TASK_ABOUT[] = {"format", "format_version", "core", "checksums", NULL};
+
+/* A bundle or a core. */
+static hydra_status read_main(hydra_bundle *b, uint32_t index) {
+    hy_file *file = b->files + index;
+    const hy_json *json = &file->manifest;
+    uint32_t streams = 0, blobs, tasks;
+    int core = file->kind == HY_CORE;
+    HY_TRY(known_keys(&b->env, json, 0, core ? CORE_KEYS : BUNDLE_KEYS, "the manifest"));
+    HY_TRY(hy_check_entries(&b->env, json, file->reader.size));
+    HY_TRY(hy_read_modules(b, json, hy_get(json, 0, "modules")));
+    HY_TRY(hy_read_entries(b, json, hy_get(json, 0, "tensors")));
+    HY_TRY(hy_read_configs(b, json, hy_get(json, 0, "configs")));
+    HY_TRY(check_base_model(b, file));
+    HY_TRY(known_keys(&b->env, &file->header, file->metadata, core ? CORE_ABOUT : BUNDLE_ABOUT,
+                      "metadata"));
+    blobs = hy_get(json, 0, "blobs");
+    HY_TRY(hy_read_blobs(b, json, blobs, index, 0));
+    HY_TRY(check_places(&b->env, file, b->blob_count, &streams));
+    HY_TRY(add_streams(b, index, 1, 1 + streams));
+    for (blobs = 0; blobs < b->blob_count; blobs++) b->blobs[blobs].tensor += 2 + streams;
+    if (core) {
+        HY_CHECK(&b->env, !streams && b->config_count <= 1, "a core holds tasks, or several configs. " AGAIN);
+        return HYDRA_OK;
+    }
+    tasks = hy_get(json, 0, "tasks");
+    HY_TRY(hy_read_tasks(b, json, tasks, 0, b->blob_count, 1, 0, b->config_count));
+    HY_TRY(hy_check_canonical(b));
+    HY_TRY(check_task_names(b, file));
+    return check_blob_sizes(b, 0);
+}
+
+/* A task's own file, behind its core. */
+static hydra_status read_part(hydra_bundle *b, uint32_t index) {
+    hy_file *file = b->files + index;
+    const hy_json *json = &file->manifest;
+    uint32_t streams, first_blob = b->blob_count, first_stream = b->stream_count, node, i;
+    uint32_t about = hy_about(file, "core"), core_sums = hy_about(b->files, "checksums");
+    hy_slice sums = hy_string(&b->files->header, core_sums);
+    hy_task *task;
+    char digits[17];
+    hy_checksum(sums.data, sums.size, digits);
+    HY_CHECK(&b->env, about && hy_is(hy_string(&file->header, about), digits),
+             "the task of another core; got core %.20s, expected %s (%s). Fetch the core that belongs "
+             "to it",
+             about ? hy_string(&file->header, about).data : "none", digits,
+             b->files->name ? b->files->name : "the core");
+    HY_TRY(known_keys(&b->env, json, 0, TASK_KEYS, "the manifest"));
+    HY_TRY(known_keys(&b->env, &file->header, file->metadata, TASK_ABOUT, "metadata"));
+    HY_TRY(hy_check_entries(&b->env, json, file->reader.size));
+    HY_TRY(hy_read_blobs(b, json, hy_get(json, 0, "blobs"), index, 0));
+    HY_TRY(check_places(&b->env, file, b->blob_count - first_blob, &streams));
+    HY_CHECK(&b->env, streams <= 1, "a task's file holds %u streams. " AGAIN, (unsigned)streams);
+    for (i = first_blob; i < b->blob_count; i++) b->blobs[i].tensor += 1 + streams;
+    HY_TRY(add_streams(b, index, 1, streams));
+    node = hy_get(json, 0, "configs");
+    HY_CHECK(&b->env, !node || (hy_kind(json, node) == HY_LIST && json->nodes[node].size == 1),
+             "manifest: configs of a task are no list of one");
+    HY_CHECK(&b->env, b->config_count, "the core has no config. " AGAIN);
+    HY_TRY(hy_add_config(b, json, node ? node + 1 : 0));
+    i = b->task_count;
+    HY_TRY(hy_read_tasks(b, json, hy_get(json, 0, "tasks"), first_blob, b->blob_count - first_blob,
+                         first_stream, b->config_count - 1, 1));
+    HY_CHECK(&b->env, b->task_count == i + 1, "manifest: a task's file is to have one task");
+    task = b->tasks + i;
+    HY_CHECK(&b->env,
+             (task->content == HY_NONE) == !streams &&
+                 (task->content == HY_NONE || task->content == first_stream) &&
+                 task->carried_count == b->blob_count - first_blob,
+             "tensors are not those of the manifest. " AGAIN);
+    return check_blob_sizes(b, first_blob);
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static hydra_status open_files(hydra_bundle *b) {
+    uint32_t i, cores = 0, core = 0;
+    for (i = 0; i < b->file_count; i++) {
+        HY_TRY(hy_file_open(&b->env, &b->arena, b->files + i));
+        if (b->files[i].kind == HY_CORE) cores++, core = i;
+        HY_CHECK(&b->env, b->files[i].kind != HY_BUNDLE || b->file_count == 1,
+                 "a whole bundle; open it alone");
+    }
+    if (b->files->kind == HY_BUNDLE) return read_main(b, 0);
+    if (cores != 1) {
+        b->env.where = cores ? b->files[core].name : b->files->name;
+        return hy_fail(&b->env, HYDRA_USAGE,
+                       cores ? "a second core; give one core and its tasks"
+                             : "a task without its core; give the core file as well");
+    }
+    if (core) {
+        hy_file first = b->files[core];
+        b->files[core] = b->files[0];
+        b->files[0] = first;
+    }
+    b->env.where = b->files->name;
+    HY_TRY(read_main(b, 0));
+    for (i = 1; i < b->file_count; i++) {
+        b->env.where = b->files[i].name;
+        HY_TRY(read_part(b, i));
+    }
+    if (b->task_count) qsort(b->tasks, b->task_count, sizeof *b->tasks, hy_compare);
+    for (i = 1; i < b->task_count; i++)
+        HY_CHECK(&b->env, !hy_same(b->tasks[i - 1].name, b->tasks[i].name), "two tasks are named '%s'",
+                 b->tasks[i].name.data);
+    return HYDRA_OK;
+}
+
+hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *names, size_t count,
+                              const hydra_options *options, hydra_bundle **bundle,
+                              hydra_error *error) {
+    hy_env env;
+    hydra_bundle *b;
+    hydra_status status;
+    size_t i;
+    *bundle = NULL;
+    hy_env_open(&env, options, error);
+    if (!count || count >= HY_NONE)
+        return hy_fail(&env, HYDRA_USAGE, "%llu files are no bundle", (unsigned long long)count);
+    b = hy_alloc(&env, 1, sizeof *b);
+    if (!b) return env.error->status;
+    b->env = env;
+    hy_env_call(&b->env, error);
+    b->files = hy_alloc(&b->env, count, sizeof *b->files);
+    if (b->files) {
+        b->file_count = count;
+        for (i = 0; i < count; i++) {
+            b->files[i].reader = readers[i];
+            b->files[i].name = names ? names[i] : NULL;
+        }
+        status = open_files(b);
+        b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
+        if (b->env.limits.numbers && b->most_numbers > b->env.limits.numbers) {
+            b->limits_numbers = 1;
+            b->most_numbers = b->env.limits.numbers;
+        }
+    } else {
+        status = b->env.error->status;
+    }
+    if (!names || !names[0]) b->env.where = NULL;
+    if (count == 1) b->env.where = b->files ? b->files->name : NULL;
+    else b->env.where = NULL;
+    if (status) hydra_close(b);
+    else *bundle = b;
+    return status;
+}
+
+hydra_status hydra_open(const hydra_reader *reader, const hydra_options *options,
+                        hydra_bundle **bundle, hydra_error *error) {
+    return hydra_open_parts(reader, NULL, 1, options, bundle, error);
+}
+
+static int read_memory(void *user, uint64_t offset, void *buffer, size_t size) {
+    memcpy(buffer, (const char *)user + (size_t)offset, size);
+    return 0;
+}
+
+hydra_status hydra_open_memory(const void *data, size_t size, const hydra_options *options,
+                               hydra_bundle **bundle, hydra_error *error) {
+    hydra_reader reader;
+    reader.read_at = read_memory;
+    reader.user = (void *)(uintptr_t)data;
+    reader.size = size;
+    return hydra_open(&reader, options, bundle, error);
+}
+
+void hydra_close(hydra_bundle *b) {
+    hy_env env;
+    size_t i;
+    if (!b) return;
+    hy_core_close(b);
+    for (i = 0; i < b->file_count; i++) hy_file_close(&b->env, b->files + i);
+    hy_free(&b->env, b->files, b->file_count, sizeof *b->files);
+    for (i = 0; i < b->config_count; i++) hy_text_close(b->configs + i);
+    hy_free(&b->env, b->configs, b->config_room, sizeof *b->configs);
+    hy_free(&b->env, b->blobs, b->blob_room, sizeof *b->blobs);
+    hy_free(&b->env, b->tasks, b->task_room, sizeof *b->tasks);
+    hy_free(&b->env, b->streams, b->stream_room, sizeof *b->streams);
+    hy_arena_close(&b->env, &b->arena);
+    if (b->on_close) b->on_close(b->on_close_user);
+    env = b->env;
+    hy_free(&env, b, 1, sizeof *b);
+}

@@ -1,0 +1,165 @@
+/* A task of another tuner than LoRA, as PEFT holds it: the same settings, names and shapes. Ranks
+ * and scales stay those of the config; a factor of less rank is padded with zeros. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "adapter.h"
+
+#define PREFIX "base_model.model."
+
+static hydra_status cannot(hydra_bundle *b, const hy_task *task, const char *what, hy_slice path) {
+    return hy_fail(&b->env, HYDRA_UNSUPPORTED,
+                   "task '%s', module '%.160s' cannot be written as a PEFT adapter: %s. Merge it with "
+                   "--lossless, or leave it out",
+                   task->name.data, path.data, what);
+}
+
+typedef struct {
+    hydra_bundle *b;
+    const hy_task *task;
+    const hy_json *config;
+    hy_outs *outs;
+    int dtype, adalora;
+    const char *const *names; /* B and A of w1, then of w2; or NULL */
+    uint64_t numbers;
+} Tuner;
+
+/* How many of AdaLoRA's ranks are left of a module: rank_pattern has a truth for each, by lora_E. */
+static hydra_status adalora_rule(Tuner *t, hy_slice inner, uint64_t *rank, double *scale) {
+    const hy_json *config = t->config;
+    uint32_t r = hy_get(config, 0, "init_r"), alpha = hy_get(config, 0, "lora_alpha"), i, j;
+    uint32_t patterns = hy_get(config, 0, "rank_pattern");
+    double strength;
+    if (!r || !alpha || !hy_natural(config, r, 1, ((uint64_t)1 << 31) - 1, rank) ||
+        hy_kind(config, alpha) < HY_INT || !hy_number(config, alpha, &strength))
+        return cannot(t->b, t->task, "its config has no init_r and lora_alpha", inner);
+    if (!(strength > 0)) strength = (double)*rank;
+    *scale = strength / ((double)*rank + 1e-5);
+    if (!patterns || hy_kind(config, patterns) != HY_OBJECT) return HYDRA_OK;
+    for (i = hy_first(patterns); i < hy_end(config, patterns); i = hy_next(config, i)) {
+        hy_slice key = hy_string(config, i);
+        size_t at = hy_find_text(key, ".lora_E", 0), end = at + 7;
+        uint64_t left = 0;
+        if (at < key.size && (end == key.size || (key.data[end] == '.' && end + 1 < key.size &&
+                                                  !memchr(key.data + end + 1, '.', key.size - end - 1))))
+            key.size = at;
+        if (!hy_same(key, inner) || hy_kind(config, i + 1) != HY_LIST) continue;
+        for (j = hy_first(i + 1); j < hy_end(config, i + 1); j = config->nodes[j].next)
+            left += hy_kind(config, j) == HY_TRUE;
+        *rank = left;
+    }
+    return HYDRA_OK;
+}
+
+/* Adds a tensor of `rows` x `columns` numbers, all zeros. */
+static hydra_status add(Tuner *t, hy_slice inner, const char *part, uint64_t rows, uint64_t columns,
+                        hy_out **out) {
+    uint64_t shape[2];
+    hy_text name;
+    hy_slice slice;
+    hydra_status status;
+    shape[0] = rows, shape[1] = columns;
+    t->numbers += rows * columns;
+    HY_TRY(hy_check_room(t->b, t->task, t->numbers));
+    hy_text_open(&name, &t->b->env);
+    hy_puts(&name, PREFIX);
+    hy_put(&name, inner.data, inner.size);
+    hy_puts(&name, ".");
+    hy_puts(&name, part);
+    slice.data = name.data, slice.size = name.size;
+    status = name.failed ? t->b->env.error->status
+                         : hy_outs_add(t->outs, &t->b->env, slice, t->dtype, shape, 2, out);
+    hy_text_close(&name);
+    if (status) return status;
+    (*out)->data = hy_alloc(&t->b->env, (*out)->size + 1, 1);
+    if (!(*out)->data) return t->b->env.error->status;
+    (*out)->data_room = (*out)->size + 1;
+    return HYDRA_OK;
+}
+
+/* The name of the factor, w1 or w2, that a path ends in: 0 or 1; -1 for none. */
+static int factor_of(hy_slice path) {
+    size_t at = hy_find_text(path, "::w", 0);
+    if (at + 3 >= path.size) return -1;
+    if (at + 4 < path.size && path.data[at + 4] != '.') return -1;
+    return path.data[at + 3] == '1' ? 0 : path.data[at + 3] == '2' ? 1 : -1;
+}
+
+/* Whether a factor of the same product comes before it, which has the scale then. */
+static int is_later(const Tuner *t, uint32_t index) {
+    const hy_module *x = t->b->modules + hy_nth(&t->task->modules, index);
+    hy_slice stem = hy_stem(x), other;
+    uint32_t i;
+    if (x->group == 0) return 0;
+    for (i = 0; i < t->task->modules.count; i++) {
+        const hy_module *y = t->b->modules + hy_nth(&t->task->modules, i);
+        other = hy_stem(y);
+        if (y->group < x->group && hy_same(stem, other)) return 1;
+    }
+    return 0;
+}
+
+static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
+                               const hy_product *product) {
+    Tuner *t = user;
+    size_t size = HY_DTYPE_BYTES[t->dtype], i;
+    uint64_t rank = 0;
+    double scale = 1;
+    int factor = factor_of(x->path);
+    hy_text key, settings, inner_text;
+    hy_slice inner;
+    hy_out *out;
+    hy_factors f;
+    hydra_status status;
+    if (t->adalora ? x->layout != HY_PLAIN || x->kind != HY_LINEAR
+                   : !t->names || x->layout != HY_FACTOR || factor < 0)
+        return cannot(t->b, t->task, "the tuner has no such module", x->path);
+    hy_text_open(&key, &t->b->env), hy_text_open(&settings, &t->b->env);
+    hy_text_open(&inner_text, &t->b->env);
+    status = hy_key_of(t->b, t->task, hy_nth(&t->task->modules, index), 0, &key);
+    inner.data = key.data, inner.size = key.size;
+    if (!status && !hy_parse_key(&settings, &inner_text, inner))
+        status = cannot(t->b, t->task, "the name of a tensor is none of PEFT's", x->path);
+    hy_put(&inner_text, "", 1);
+    if (!status && inner_text.failed) status = t->b->env.error->status;
+    inner.data = inner_text.data, inner.size = inner_text.size ? inner_text.size - 1 : 0;
+    if (!status) status = t->adalora ? adalora_rule(t, inner, &rank, &scale)
+                                     : hy_rule(&t->b->env, t->config, "alpha", 0, inner, &rank, &scale);
+    if (!t->adalora && is_later(t, index)) scale = 1;
+    if (!status && product->k > rank)
+        status = cannot(t->b, t->task, "a module has more parts than its config's rank", x->path);
+    memset(&f, 0, sizeof f);
+    if (!status) status = hy_factors_of(&f, &t->b->env, product, t->dtype, scale, t->task, x);
+    if (!status) status = add(t, inner, t->adalora ? "lora_A" : t->names[2 * factor + 1], rank, x->n, &out);
+    if (!status && f.k) memcpy(out->data, f.a, (size_t)f.k * x->n * size);
+    if (!status) status = add(t, inner, t->adalora ? "lora_B" : t->names[2 * factor], x->m, rank, &out);
+    for (i = 0; !status && f.k && i < x->m; i++)
+        memcpy(out->data + i * rank * size, f.b + i * f.k * size, f.k * size);
+    if (!status && t->adalora) {
+        double one = 1;
+        status = add(t, inner, "lora_E", rank, 1, &out);
+        for (i = 0; !status && i < rank; i++) hy_store(t->dtype, &one, 1, out->data + i * size);
+    }
+    hy_factors_close(&f, &t->b->env, x, t->dtype);
+    hy_text_close(&key), hy_text_close(&settings), hy_text_close(&inner_text);
+    return status;
+}
+
+hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *config, int dtype,
+                           hy_outs *outs) {
+    static const char *const loha[] = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"};
+    static const char *const lokr[] = {"lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"};
+    hy_slice name = hy_tuner(config);
+    hy_visitor visitor;
+    Tuner t;
+    memset(&t, 0, sizeof t);
+    t.b = b, t.task = task, t.config = config, t.outs = outs, t.dtype = dtype;
+    t.adalora = hy_is(name, "ADALORA");
+    t.names = hy_is(name, "LOHA") ? loha : hy_is(name, "LOKR") ? lokr : NULL;
+    visitor.module = one_module;
+    visitor.tensor = NULL;
+    visitor.user = &t;
+    if (task->modules.count) HY_TRY(hy_visit(b, task, &visitor));
+    return hy_all_tensors(b, task, outs);
+}
