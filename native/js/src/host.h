@@ -11,5 +11,9 @@ IMPORT("read_at") int host_read_at(uint32_t file, double offset, void *buffer, u
 /* One zlib stream that gives exactly `size` bytes. */
 IMPORT("inflate") int host_inflate(const void *packed, uint32_t packed_size, void *out,
                                    uint32_t size);
+/* The double nearest to a decimal text. */
+IMPORT("number") double host_number(const char *text, uint32_t size);
+/* printf's %.*e, %.*f, %.*g; its bytes, or -1 for more than `room`. */
+IMPORT("text") int host_text(int kind, int precision, double value, char *out, uint32_t room);
 
 #endif

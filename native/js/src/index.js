@@ -1,5 +1,6 @@
 /** Reads hydraopt bundles in browsers and Node. See index.d.ts for what each thing takes. */
 
+import { printed } from "./printed.js";
 import { Source } from "./source.js";
 
 const STATUS = [
@@ -246,6 +247,13 @@ export class Bundle {
         this.#missing = async () =>
           this.#unpacked.push({ packed: copy, content: await inflated(copy, size) });
         return 1;
+      },
+      number: (at, size) => Number(new TextDecoder().decode(bytes(at, size))),
+      text: (kind, precision, value, at, room) => {
+        const text = printed(String.fromCharCode(kind), precision, value);
+        if (text.length > room) return -1;
+        bytes(at, text.length).set(new TextEncoder().encode(text));
+        return text.length;
       },
       begin: (name, size) => {
         this.#sink.push({ name: this.#text(name), data: new Uint8Array(size), done: 0 });
