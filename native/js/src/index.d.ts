@@ -1,0 +1,140 @@
+/** hydraopt bundles in browsers and Node: many LoRA adapters ("tasks") of one base model in one
+ * file, each of which comes back as a PEFT folder, a llama.cpp GGUF, or numbers. */
+
+/** Where a file is: its bytes, a URL (read by ranges), or a reader of your own. */
+export type Source =
+  | Blob
+  | ArrayBuffer
+  | ArrayBufferView
+  | string
+  | URL
+  | { size: number; read(offset: number, size: number): Promise<Uint8Array> };
+
+export interface Options {
+  /** Keep what all tasks share decoded: every further task then costs its own bytes only. True. */
+  keepCore?: boolean;
+  /** Bounds on top of the format's own, for files of strangers; 0 is none. */
+  limits?: {
+    /** Bytes of memory. */
+    memory?: number;
+    /** Numbers that the coded streams may stand for. */
+    numbers?: number;
+    /** Bytes of an exported file. */
+    output?: number;
+  };
+  /** Used for URLs in place of the global one. */
+  fetch?: typeof fetch;
+  /** Ends the requests for URLs. */
+  signal?: AbortSignal;
+  /** hydra.wasm, where it does not lie beside the module: its URL, its bytes, or compiled. */
+  wasm?: string | URL | ArrayBuffer | ArrayBufferView | WebAssembly.Module;
+}
+
+export type Dtype = "same" | "float16" | "bfloat16" | "float32" | "float64";
+
+export interface Task {
+  readonly index: number;
+  readonly name: string;
+  readonly baseModel: string | null;
+  /** Of the original file: peft, kohya, diffusers, loralib, mlx. */
+  readonly format: string;
+  /** Of the original's numbers, by its safetensors name. */
+  readonly dtype: string;
+  /** Every tensor is kept bit by bit. */
+  readonly lossless: boolean;
+  /** Low-rank modules, coded tensors beside them, and tensors that are kept bit by bit. */
+  readonly modules: number;
+  readonly tensors: number;
+  readonly carried: number;
+  /** Relative Frobenius error of the weights, as measured when the bundle was made. */
+  readonly error: number;
+  /** Bytes of its own stream. */
+  readonly streamBytes: number;
+  /** Expected share of answers that change, 0 to 1; null if nobody measured it. */
+  readonly harm: number | null;
+}
+
+export interface Module {
+  path: string;
+  kind: "linear" | "embedding" | "conv";
+  layout: string;
+  /** Outputs and inputs of the base model's weight. */
+  m: number;
+  n: number;
+  group: number;
+  groups: number;
+  error: number;
+}
+
+/** One module of a task: dW = B A, the adapter's scale inside B. */
+export interface Pair extends Module {
+  k: number;
+  dtype: "F16" | "BF16" | "F32" | "F64";
+  /** B (m, k), row-major. Of F16 and BF16 the bits. */
+  b: Uint16Array | Float32Array | Float64Array;
+  /** A (k, n), row-major. */
+  a: Uint16Array | Float32Array | Float64Array;
+}
+
+export interface Tensor {
+  key: string;
+  dtype: string;
+  kind: string;
+  shape: number[];
+  /** It comes back with an error; else bit by bit. */
+  coded: boolean;
+  /** Little-endian, row-major. */
+  data: Uint8Array;
+}
+
+export interface AdapterFile {
+  name: string;
+  data: Uint8Array;
+}
+
+export interface ExtractOptions {
+  /** A PEFT folder (three files), or a LoRA GGUF for llama.cpp (one). "peft". */
+  to?: "peft" | "gguf";
+  /** Of the factors; "same" is the original's, and F16 in a GGUF. */
+  dtype?: Dtype;
+  /** The base model's config.json, its text or parsed: a GGUF needs it. */
+  baseConfig?: string | object;
+}
+
+export type HydraErrorCode =
+  | "damaged" | "checksum" | "version" | "not there" | "unsupported" | "range" | "limit"
+  | "memory" | "io" | "usage";
+
+/** Something is wrong with a bundle, or with what was asked for; the message says what to do. */
+export class HydraError extends Error {
+  readonly code: HydraErrorCode;
+}
+
+export class Bundle {
+  readonly tasks: readonly Task[];
+  readonly baseModel: string | null;
+  /** Who wrote the file. */
+  readonly library: string | null;
+  /** Bytes of the files, and how many of them were read, in how many requests. */
+  readonly size: number;
+  readonly bytesRead: number;
+  readonly requests: number;
+  /** Throws HydraError, "not there". */
+  task(name: string): Task;
+  modules(name: string): Module[];
+  /** The original's adapter_config.json. */
+  config(name: string): Promise<Record<string, unknown>>;
+  /** The files of an adapter: the bytes of `hydraopt export`. */
+  extract(name: string, options?: ExtractOptions): Promise<AdapterFile[]>;
+  pairs(name: string, options?: { dtype?: Dtype }): Promise<Pair[]>;
+  /** Tensors beside the pairs: those kept bit by bit, and those that are coded. */
+  tensors(name: string): Promise<Tensor[]>;
+  /** Reads every byte; throws HydraError for the first thing that is wrong. */
+  verify(): Promise<void>;
+  /** Gives the memory back. */
+  close(): void;
+}
+
+/** Opens a bundle file, or a core file and its task files (`hydraopt split`), in any order. Of a
+ * URL only the header is fetched, later what all tasks share, once, and what a task needs. */
+export function openBundle(from: Source | Source[], options?: Options): Promise<Bundle>;

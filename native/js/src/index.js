@@ -1,0 +1,389 @@
+/** Reads hydraopt bundles in browsers and Node. See index.d.ts for what each thing takes. */
+
+import { printed } from "./printed.js";
+import { Source } from "./source.js";
+
+const STATUS = [
+  "ok", "damaged", "checksum", "version", "not there", "unsupported", "range", "limit", "memory",
+  "io", "usage",
+];
+const IO = 9;
+const DTYPES = { same: 0, float16: 1, bfloat16: 2, float32: 3, float64: 4 };
+/** By hydra_dtype: what numbers come in. Halves come as their bits. */
+const ARRAYS = [null, Uint16Array, Uint16Array, Float32Array, Float64Array];
+const DTYPE_NAMES = [null, "F16", "BF16", "F32", "F64"];
+
+/** Something is wrong with a bundle, or with what was asked for. code: one of a few words. */
+export class HydraError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.name = "HydraError";
+    this.code = code;
+  }
+}
+
+let compiled;
+
+/** The module, compiled once. wasm: its bytes, a Response or a URL, where it lies elsewhere. */
+async function moduleOf(wasm) {
+  if (wasm instanceof WebAssembly.Module) return wasm;
+  if (wasm === undefined) return (compiled ??= compile(new URL("./hydra.wasm", import.meta.url)));
+  return compile(wasm);
+}
+
+async function compile(wasm) {
+  if (wasm instanceof ArrayBuffer || ArrayBuffer.isView(wasm)) return WebAssembly.compile(wasm);
+  const url = new URL(String(wasm), import.meta.url);
+  if (url.protocol === "file:") {
+    const { readFile } = await import("node:fs/promises");
+    return WebAssembly.compile(await readFile(url));
+  }
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`${url}: the server answers ${answer.status}`);
+  return WebAssembly.compile(await answer.arrayBuffer());
+}
+
+export async function openBundle(from, options = {}) {
+  const given = Array.isArray(from) ? from : [from];
+  const sources = await Promise.all(given.map((x) => Source.of(x, options)));
+  const bundle = new Bundle(sources, options);
+  await bundle.start(await moduleOf(options.wasm));
+  return bundle;
+}
+
+export class Bundle {
+  #sources;
+  #options;
+  #wasm;
+  #missing; // what an import could not answer yet
+  #unpacked = []; // [{packed, content}]
+  #sink;
+  #take;
+  #last = Promise.resolve(); // calls wait for each other: an instance does one thing at a time
+
+  constructor(sources, options) {
+    this.#sources = sources;
+    this.#options = options;
+  }
+
+  /** Called by openBundle. */
+  async start(module) {
+    const instance = await WebAssembly.instantiate(module, {
+      hydra: this.#imports(),
+      wasi_snapshot_preview1: new Proxy({}, { get: () => () => 52 }), // ENOSYS: nothing uses files
+    });
+    this.#wasm = instance.exports;
+    this.#wasm._initialize?.();
+    const sizes = this.#sources.map((x) => x.size);
+    const at = this.#wasm.take(8 * sizes.length);
+    new Float64Array(this.#wasm.memory.buffer, at, sizes.length).set(sizes);
+    const { memory = 0, numbers = 0, output = 0 } = this.#options.limits ?? {};
+    await this.#run(() => this.#wasm.open(sizes.length, at, memory, numbers, output));
+    this.#wasm.give(at);
+    this.#unpacked = [];
+    this.baseModel = this.#text(this.#wasm.base_model());
+    this.library = this.#text(this.#wasm.library());
+    this.tasks = Object.freeze(
+      Array.from({ length: this.#wasm.task_count() }, (_, i) => this.#describe(i)),
+    );
+  }
+
+  get size() {
+    return this.#sources.reduce((sum, x) => sum + x.size, 0);
+  }
+
+  get bytesRead() {
+    return this.#sources.reduce((sum, x) => sum + x.bytesRead, 0);
+  }
+
+  get requests() {
+    return this.#sources.reduce((sum, x) => sum + x.requests, 0);
+  }
+
+  task(name) {
+    const task = this.tasks.find((x) => x.name === name);
+    if (task) return task;
+    const some = this.tasks.slice(0, 8).map((x) => x.name).join(", ");
+    throw new HydraError("not there", `no task ${name}; expected one of ${some}`);
+  }
+
+  modules(name) {
+    const { index, modules } = this.task(name);
+    return Array.from({ length: modules }, (_, i) =>
+      this.#module(this.#wasm.describe_module(index, i)),
+    );
+  }
+
+  async config(name) {
+    const { index } = this.task(name);
+    return this.#alone(async () => {
+      const at = this.#wasm.take(4);
+      await this.#run(() => this.#wasm.config(index, at));
+      const json = this.#text(new DataView(this.#wasm.memory.buffer).getUint32(at, true));
+      this.#wasm.give(at);
+      return JSON.parse(json);
+    });
+  }
+
+  /** Files of an adapter, [{name, data}]. */
+  async extract(name, { to = "peft", dtype = "same", baseConfig } = {}) {
+    const { index } = this.task(name);
+    const type = dtypeOf(dtype);
+    return this.#alone(async () => {
+      await this.#core();
+      if (to === "peft") return this.#written(() => this.#wasm.write_peft(index, type));
+      if (to !== "gguf") throw new TypeError(`to: "peft" or "gguf", not ${JSON.stringify(to)}`);
+      if (!baseConfig) throw new TypeError("a GGUF needs baseConfig: the base model's config.json");
+      const text = typeof baseConfig === "string" ? baseConfig : JSON.stringify(baseConfig);
+      const bytes = new TextEncoder().encode(text);
+      const at = this.#wasm.take(bytes.length);
+      new Uint8Array(this.#wasm.memory.buffer).set(bytes, at);
+      try {
+        return await this.#written(() => this.#wasm.write_gguf(index, type, at, bytes.length));
+      } finally {
+        this.#wasm.give(at);
+      }
+    });
+  }
+
+  async pairs(name, { dtype = "float32" } = {}) {
+    const { index } = this.task(name);
+    const type = dtypeOf(dtype);
+    return this.#alone(async () => {
+      await this.#core();
+      return this.#taken((at) => this.#pair(at), () => this.#wasm.pairs(index, type));
+    });
+  }
+
+  async tensors(name) {
+    const { index } = this.task(name);
+    return this.#alone(async () => {
+      await this.#core();
+      return this.#taken((at) => this.#tensor(at), () => this.#wasm.tensors(index));
+    });
+  }
+
+  async verify() {
+    return this.#alone(() => this.#run(() => this.#wasm.verify()));
+  }
+
+  close() {
+    this.#wasm = undefined;
+    this.#sources.forEach((x) => x.forget());
+  }
+
+  /** One call after another, and none after close. */
+  #alone(work) {
+    const turn = this.#last.then(() => {
+      if (!this.#wasm) throw new HydraError("usage", "the bundle is closed");
+      return work();
+    });
+    this.#last = turn.catch(() => undefined);
+    return turn.finally(() => this.#forget());
+  }
+
+  #forget() {
+    this.#unpacked = [];
+    this.#sources.forEach((x) => x.forget());
+  }
+
+  async #core() {
+    if (this.#options.keepCore === false) return;
+    await this.#run(() => this.#wasm.keep_core(0));
+    this.#forget();
+  }
+
+  async #written(call) {
+    let files;
+    await this.#run(() => {
+      files = []; // from the start, also when called again
+      this.#sink = files;
+      return call();
+    });
+    return files.map(({ name, data }) => ({ name, data }));
+  }
+
+  async #taken(read, call) {
+    let all;
+    await this.#run(() => {
+      all = [];
+      this.#take = (at) => all.push(read(at));
+      return call();
+    });
+    return all;
+  }
+
+  /** Calls until nothing is missing any more. */
+  async #run(call) {
+    for (;;) {
+      this.#missing = undefined;
+      const status = call();
+      if (status === 0) return;
+      if (status !== IO || !this.#missing)
+        throw new HydraError(STATUS[status], this.#text(this.#wasm.error_text()));
+      await this.#missing();
+    }
+  }
+
+  #imports() {
+    const bytes = (at, size) => new Uint8Array(this.#wasm.memory.buffer, at, size);
+    return {
+      read_at: (file, offset, at, size) => {
+        const source = this.#sources[file];
+        const held = source.held(offset, size);
+        if (held) bytes(at, size).set(held);
+        else this.#missing = () => source.fetch(offset, size);
+        return held ? 0 : 1;
+      },
+      inflate: (from, packed, at, size) => {
+        const wanted = bytes(from, packed);
+        const known = this.#unpacked.find((x) => same(x.packed, wanted));
+        if (known?.content.length === size) {
+          bytes(at, size).set(known.content);
+          return 0;
+        }
+        if (known) return 2;
+        const copy = wanted.slice();
+        this.#missing = async () =>
+          this.#unpacked.push({ packed: copy, content: await inflated(copy, size) });
+        return 1;
+      },
+      number: (at, size) => Number(new TextDecoder().decode(bytes(at, size))),
+      text: (kind, precision, value, at, room) => {
+        const text = printed(String.fromCharCode(kind), precision, value);
+        if (text.length > room) return -1;
+        bytes(at, text.length).set(new TextEncoder().encode(text));
+        return text.length;
+      },
+      begin: (name, size) => {
+        this.#sink.push({ name: this.#text(name), data: new Uint8Array(size), done: 0 });
+        return 0;
+      },
+      write: (from, size) => {
+        const file = this.#sink.at(-1);
+        file.data.set(bytes(from, size), file.done);
+        file.done += size;
+        return 0;
+      },
+      end: () => 0,
+      pair: (at) => (this.#take(at), 0),
+      tensor: (at) => (this.#take(at), 0),
+    };
+  }
+
+  #text(at) {
+    if (!at) return null;
+    const bytes = new Uint8Array(this.#wasm.memory.buffer);
+    return new TextDecoder().decode(bytes.subarray(at, bytes.indexOf(0, at)));
+  }
+
+  #fields(at) {
+    const view = new DataView(this.#wasm.memory.buffer, at);
+    return {
+      word: (i) => view.getUint32(4 * i, true),
+      text: (i) => this.#text(view.getUint32(4 * i, true)),
+      double: (offset) => view.getFloat64(offset, true),
+    };
+  }
+
+  #describe(index) {
+    const at = this.#fields(this.#wasm.describe(index));
+    const likely = at.double(48);
+    return Object.freeze({
+      index,
+      name: at.text(0),
+      baseModel: at.text(1),
+      format: at.text(2),
+      dtype: at.text(3),
+      lossless: at.word(4) !== 0,
+      modules: at.word(5),
+      tensors: at.word(6),
+      carried: at.word(7),
+      error: at.double(32),
+      streamBytes: at.double(40),
+      harm: likely < 0 ? null : likely,
+    });
+  }
+
+  #module(place) {
+    const at = this.#fields(place);
+    return {
+      path: at.text(0),
+      kind: at.text(1),
+      layout: at.text(2),
+      m: at.word(3),
+      n: at.word(4),
+      group: at.word(5),
+      groups: at.word(6),
+      error: at.double(32),
+    };
+  }
+
+  /** wasm.c asserts the places in hydra_pair and hydra_tensor that are read here. */
+  #pair(place) {
+    const at = this.#fields(place);
+    const module = this.#module(place + 8);
+    const k = at.word(12);
+    const dtype = at.word(13);
+    const { m, n } = module;
+    const numbers = (from, count) =>
+      k ? new ARRAYS[dtype](this.#bytes(from, count * ARRAYS[dtype].BYTES_PER_ELEMENT)) : new ARRAYS[dtype](0);
+    return { ...module, k, dtype: DTYPE_NAMES[dtype], b: numbers(at.word(14), m * k), a: numbers(at.word(15), k * n) };
+  }
+
+  #tensor(place) {
+    const at = this.#fields(place);
+    const axes = at.word(4);
+    const shape = new BigUint64Array(this.#bytes(at.word(3), 8 * axes));
+    return {
+      key: at.text(0),
+      dtype: at.text(1),
+      kind: at.text(2),
+      shape: Array.from(shape, Number),
+      coded: at.word(5) !== 0,
+      data: new Uint8Array(this.#bytes(at.word(6), at.word(7))),
+    };
+  }
+
+  /** A copy of memory, which moves when it grows. */
+  #bytes(at, size) {
+    return this.#wasm.memory.buffer.slice(at, at + size);
+  }
+}
+
+const same = (a, b) => a.length === b.length && a.every((x, i) => x === b[i]);
+
+function dtypeOf(name) {
+  if (!(name in DTYPES))
+    throw new TypeError(`dtype: one of ${Object.keys(DTYPES).join(", ")}, not ${name}`);
+  return DTYPES[name];
+}
+
+/** One zlib stream; no more than `most` bytes of it are kept, so that it cannot fill the memory. */
+async function inflated(packed, most) {
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const reader = stream.getReader();
+  const pieces = [];
+  let size = 0;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      size += value.length;
+      if (size > most) {
+        await reader.cancel();
+        return new Uint8Array(0);
+      }
+      pieces.push(value);
+    }
+  } catch {
+    return new Uint8Array(0); // damaged: the reader says so
+  }
+  const content = new Uint8Array(size);
+  let at = 0;
+  for (const piece of pieces) {
+    content.set(piece, at);
+    at += piece.length;
+  }
+  return content;
+}

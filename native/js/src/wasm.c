@@ -1,0 +1,162 @@
+/* libhydra for one bundle in WebAssembly: what src/index.js calls, and what it has to offer.
+ *
+ * An instance holds one bundle, so the memory of a bundle goes with its instance. Reading and
+ * unpacking belong to the host, which may have to wait for both: an import that cannot answer yet
+ * returns 1, the call ends with HYDRA_IO, and the host calls again when it has what was missing.
+ */
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "hydra.h"
+#include "host.h"
+
+#define EXPORT(name) __attribute__((export_name(name)))
+
+IMPORT("begin") int host_begin(const char *name, double size);
+IMPORT("write") int host_write(const void *data, uint32_t size);
+IMPORT("end") int host_end(void);
+IMPORT("pair") int host_pair(const hydra_pair *pair);
+IMPORT("tensor") int host_tensor(const hydra_tensor *tensor);
+
+static hydra_bundle *bundle;
+static hydra_error error;
+
+/* What index.js reads by offset: pointers and counts of 4 bytes, then doubles of 8. */
+static struct {
+    const char *name, *base_model, *format, *dtype;
+    uint32_t lossless, modules, tensors, carried;
+    double error, stream_bytes, harm_likely;
+} about;
+
+static struct {
+    const char *path, *kind, *layout;
+    uint32_t m, n, group, groups, padding;
+    double error;
+} module;
+
+/* index.js reads these structures by place. */
+#define AT(type, field, place) \
+    _Static_assert(offsetof(type, field) == (place), "index.js reads " #field " elsewhere")
+AT(hydra_pair, module.error, 40);
+AT(hydra_pair, k, 48);
+AT(hydra_pair, dtype, 52);
+AT(hydra_pair, b, 56);
+AT(hydra_pair, a, 60);
+AT(hydra_tensor, shape, 12);
+AT(hydra_tensor, axes, 16);
+AT(hydra_tensor, coded, 20);
+AT(hydra_tensor, data, 24);
+AT(hydra_tensor, size, 28);
+_Static_assert(sizeof about == 56 && sizeof module == 40, "index.js reads these by place");
+
+EXPORT("take") void *take(uint32_t size) { return malloc(size ? size : 1); }
+EXPORT("give") void give(void *block) { free(block); }
+EXPORT("error_text") const char *error_text(void) { return error.text; }
+
+static int read_at(void *user, uint64_t offset, void *buffer, size_t size) {
+    return host_read_at((uint32_t)(uintptr_t)user, (double)offset, buffer, (uint32_t)size);
+}
+
+/* sizes: of `count` files: a bundle, or a core and its task files. */
+EXPORT("open") int open_files(uint32_t count, const double *sizes, double memory, double numbers,
+                              double output) {
+    hydra_options options = {0};
+    hydra_reader *readers;
+    uint32_t i;
+    int status;
+    options.limits.memory = (size_t)memory;
+    options.limits.numbers = (uint64_t)numbers;
+    options.limits.output = (uint64_t)output;
+    readers = calloc(count ? count : 1, sizeof *readers);
+    if (!readers) return HYDRA_MEMORY;
+    for (i = 0; i < count; i++) {
+        readers[i].read_at = read_at;
+        readers[i].user = (void *)(uintptr_t)i;
+        readers[i].size = (uint64_t)sizes[i];
+    }
+    status = count == 1 ? hydra_open(readers, &options, &bundle, &error)
+                        : hydra_open_parts(readers, NULL, count, &options, &bundle, &error);
+    free(readers);
+    return status;
+}
+
+EXPORT("task_count") uint32_t task_count(void) { return (uint32_t)hydra_task_count(bundle); }
+EXPORT("base_model") const char *base_model(void) { return hydra_base_model(bundle); }
+EXPORT("library") const char *library(void) { return hydra_library(bundle); }
+
+EXPORT("describe") const void *describe(uint32_t task) {
+    hydra_task_info info;
+    if (hydra_describe(bundle, task, &info, &error)) return NULL;
+    about.name = info.name, about.base_model = info.base_model;
+    about.format = info.format, about.dtype = info.dtype;
+    about.lossless = (uint32_t)info.lossless, about.modules = (uint32_t)info.modules;
+    about.tensors = (uint32_t)info.tensors, about.carried = (uint32_t)info.carried;
+    about.error = info.error, about.stream_bytes = (double)info.stream_bytes;
+    about.harm_likely = info.harm_likely;
+    return &about;
+}
+
+EXPORT("describe_module") const void *describe_module(uint32_t task, uint32_t index) {
+    hydra_module_info info;
+    if (hydra_describe_module(bundle, task, index, &info, &error)) return NULL;
+    module.path = info.path, module.kind = info.kind, module.layout = info.layout;
+    module.m = info.m, module.n = info.n, module.group = info.group, module.groups = info.groups;
+    module.error = info.error;
+    return &module;
+}
+
+/* The status; *json is then the text. */
+EXPORT("config") int config(uint32_t task, const char **json) {
+    return hydra_config(bundle, task, json, &error);
+}
+
+EXPORT("keep_core") int keep_core(double most) {
+    return hydra_keep_core(bundle, (size_t)most, &error);
+}
+EXPORT("drop_core") void drop_core(void) { hydra_drop_core(bundle); }
+EXPORT("verify") int verify(void) { return hydra_verify(bundle, &error); }
+
+static int sink_begin(void *user, const char *name, uint64_t size) {
+    (void)user;
+    return host_begin(name, (double)size);
+}
+static int sink_write(void *user, const void *data, size_t size) {
+    (void)user;
+    return host_write(data, (uint32_t)size);
+}
+static int sink_end(void *user) {
+    (void)user;
+    return host_end();
+}
+static const hydra_sink SINK = {sink_begin, sink_write, sink_end, NULL};
+
+EXPORT("write_peft") int write_peft(uint32_t task, int dtype) {
+    hydra_peft_options options;
+    options.dtype = (hydra_dtype)dtype;
+    return hydra_write_peft(bundle, task, &options, &SINK, &error);
+}
+
+/* json: the base model's config.json. */
+EXPORT("write_gguf") int write_gguf(uint32_t task, int dtype, const char *json, uint32_t size) {
+    hydra_gguf_options options = {0};
+    int status = hydra_gguf_base(json, size, &options, &error);
+    if (status) return status;
+    options.dtype = (hydra_dtype)dtype;
+    return hydra_write_gguf(bundle, task, &options, &SINK, &error);
+}
+
+static int take_pair(void *user, const hydra_pair *pair) {
+    (void)user;
+    return host_pair(pair);
+}
+static int take_tensor(void *user, const hydra_tensor *tensor) {
+    (void)user;
+    return host_tensor(tensor);
+}
+
+EXPORT("pairs") int pairs(uint32_t task, int dtype) {
+    return hydra_pairs(bundle, task, (hydra_dtype)dtype, take_pair, NULL, &error);
+}
+EXPORT("tensors") int tensors(uint32_t task) {
+    return hydra_tensors(bundle, task, take_tensor, NULL, &error);
+}
