@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["MergeRecipe", "MethodRecipe", "Recipe", "ShrinkRecipe"]
+__all__ = ["CoreRecipe", "MergeRecipe", "MethodRecipe", "Recipe", "ShrinkRecipe"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,15 @@ class ShrinkRecipe:
 
 
 @dataclass(frozen=True)
+class CoreRecipe:
+    """A task that is coded over a core: the core has its recipe already, and it stays."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Nothing that the manifest would hold."""
+        return {}
+
+
+@dataclass(frozen=True)
 class MethodRecipe:
     """A method of the literature, with its options; dtype: of the numbers that it made."""
 
@@ -83,4 +92,4 @@ class MethodRecipe:
         }
 
 
-Recipe = MergeRecipe | ShrinkRecipe | MethodRecipe
+Recipe = MergeRecipe | ShrinkRecipe | MethodRecipe | CoreRecipe
