@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hydraopt import merge
-from tests.collection.collections import Kind, kinds
+from tests.collection.living import Kind, kinds
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 

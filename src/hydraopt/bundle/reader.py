@@ -161,6 +161,10 @@ class Bundle(Mapping[str, TaskAdapter]):
             f"Bundle({str(self.path)!r}, {len(self)} tasks, {len(self.manifest.modules)} modules)"
         )
 
+    def checksum(self, name: str) -> str:
+        """The checksum that a tensor's bytes must have, as a file says; they are not read."""
+        return self._checksums[name]
+
     def read(self, name: str) -> bytes:
         """The bytes of one tensor of the file, held against its checksum.
 

@@ -28,6 +28,13 @@ def kinds() -> list[Kind]:
     return [Kind("file", _file)]
 
 
+def copied(collection: Path, folder: Path) -> Path:
+    """A copy of a collection, in a new folder."""
+    folder.mkdir()
+    copy = shutil.copytree if collection.is_dir() else shutil.copy
+    return Path(copy(collection, folder / collection.name))
+
+
 def state(path: Path) -> dict[str, bytes]:
     """The bytes of all files of a collection, by name; of what starts with a dot none."""
     files = [path] if path.is_file() else sorted(path.iterdir())
