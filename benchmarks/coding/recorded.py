@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
+from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.forms import FORMS
-from hydraopt.coding.stream import Block, StreamWriter, quantise_block
+from hydraopt.coding.stream import Block, quantise_block
 from hydraopt.compress.core import CoreStore
 from hydraopt.compress.measure import measure_named
 from hydraopt.compress.plan import modes_of
@@ -74,11 +75,11 @@ class _Recorder:
         self.streams: list[Stream] = []
         self.sources: dict[tuple[int, bytes], Reals] = {}
 
-    def writer(self) -> StreamWriter:
+    def writer(self) -> ChunkWriter:
         made = Stream()
         self.streams.append(made)
 
-        class Writer(StreamWriter):
+        class Writer(ChunkWriter):
             def integer(self, kind: int, value: int) -> None:
                 made.sides += 1
                 super().integer(kind, value)
@@ -122,7 +123,7 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
     found = solve(Job.of(pieces, recipe), budget, Options(measure)).draft
     recorder = _Recorder()
     with (
-        patch("hydraopt.merging.passes.StreamWriter", recorder.writer),
+        patch("hydraopt.merging.passes.ChunkWriter", recorder.writer),
         patch("hydraopt.coding.records.quantise_block", recorder.quantise),
     ):
         passes = Passes(CoreStore(pieces.readers), pieces, measure, modes_of(FORMS))

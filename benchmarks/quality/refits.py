@@ -32,9 +32,8 @@ from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.refit import Refit, Schedule, refit
 from hydraopt.basemodel.sensitivity import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import PartsRecord, read_record, write_record
-from hydraopt.coding.stream import StreamReader, StreamWriter
-from hydraopt.coding.version import VERSION
 from hydraopt.compress.recode import CodedModule
 from hydraopt.evaluate.compare import products_of
 from hydraopt.evaluate.taskfile import read_task_file, task_of
@@ -68,11 +67,12 @@ TRIALS: Final[Mapping[str, Trial]] = {
 def modules_of(bundle: Bundle, name: str) -> dict[str, CodedModule]:
     """The records of a task and the bases beside them, by module path; empty ones left out."""
     entry = next(x for x in bundle.manifest.tasks if x.name == name)
-    reader = StreamReader(bundle.read(f"task/{entry.content}"), VERSION)
+    reader = bundle.open_stream(f"task/{entry.content}", len(entry.modules) + len(entry.tensors))
     coded = {}
     for index in entry.modules:
         module, bases = bundle.manifest.modules[index], bundle.bases(index)
         record = read_record(reader, module.m, module.n, *bases)
+        reader.end_record()
         if record is not None:
             coded[module.path] = CodedModule(record, *bases)
     return coded
@@ -80,9 +80,11 @@ def modules_of(bundle: Bundle, name: str) -> dict[str, CodedModule]:
 
 def _bytes(coded: Mapping[str, CodedModule], records: Mapping[str, PartsRecord]) -> int:
     """Of the task's stream, with these records in the place of its own."""
-    writer = StreamWriter()
+    writer = ChunkWriter()
     for path, x in coded.items():
-        write_record(writer, records.get(path, x.record), (x.left, x.right) != (None, None))
+        record = records.get(path, x.record)
+        write_record(writer, record, (x.left, x.right) != (None, None))
+        writer.end_record(record.numbers)
     return len(writer.finish())
 
 

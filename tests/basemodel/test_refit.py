@@ -16,8 +16,6 @@ from hydraopt.basemodel.harm import drift_of, reference_of
 from hydraopt.basemodel.refit import HELD_OUT, Schedule, refit
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
-from hydraopt.coding.stream import StreamReader
-from hydraopt.coding.version import VERSION
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, UsageError
 from tests.basemodel.test_gains import PATHS, factors_of, texts_of
@@ -32,11 +30,13 @@ def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = N
     adapters = read_adapters(folders)
     merge(adapters, folder / "x", size=size, forms=form and [form])
     bundle = open_bundle(folder / "x")
-    reader = StreamReader(bundle.read("task/0"), VERSION)
+    modules = bundle.manifest.tasks[0].modules
+    reader = bundle.open_stream("task/0", len(modules))
     coded = {}
-    for index in bundle.manifest.tasks[0].modules:
+    for index in modules:
         entry, bases = bundle.manifest.modules[index], bundle.bases(index)
         record = read_record(reader, entry.m, entry.n, *bases)
+        reader.end_record()
         if record is not None:
             coded[entry.path] = CodedModule(record, *bases)
     return {p: x.factors() for p, x in adapters[0].modules.items()}, coded

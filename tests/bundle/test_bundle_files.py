@@ -21,7 +21,6 @@ from hydraopt.bundle import (
     write_bundle,
 )
 from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
-from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from tests.bundle.bundles import Parts, tiny
 
@@ -214,7 +213,7 @@ def test_manifest_equals_itself_through_json() -> None:
     configs = ({"r": 4, "x": None, "alpha": 1.0}, {"r": 8, "x": None, "new": [1]})
     manifest = Manifest(modules, (task, other), configs=configs, recipe={"size": 5})
     value = json.loads(json.dumps(manifest.to_json()))
-    assert Manifest.from_json(value, VERSION) == manifest
+    assert Manifest.from_json(value) == manifest
     assert manifest.tasks[0].error == 0.1235
     assert manifest.tasks[0].errors[0] == 0
 

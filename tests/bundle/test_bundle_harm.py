@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from hydraopt.bundle import Harm, HarmPoint, Manifest, TaskEntry, open_bundle, write_bundle
 from hydraopt.bundle.harm import MAX_POINTS, pack_curve, thinned, unpack_curve
-from hydraopt.coding.version import VERSION
+from hydraopt.bundle.rules import rules_of
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
-from tests.bundle.golden.make import CURVE, DRAFT, FIRST, HARM
+from tests.bundle.golden.make import CURVE, FIRST, HARM, SECOND
 
 NUMBERS = st.floats(0, 1e6)
 SHARES = st.floats(0, 1)
@@ -47,8 +47,8 @@ def measured(harm: Harm | None, curve: tuple[HarmPoint, ...] = ()) -> Parts:
 def test_a_manifest_equals_itself_through_json(harm: Harm, points: list[HarmPoint]) -> None:
     manifest = measured(harm, thinned(points)).manifest
     value = json.loads(json.dumps(manifest.to_json(), allow_nan=False))
-    assert Manifest.from_json(value, VERSION) == manifest
-    again = Manifest.from_json(value, VERSION).to_json()
+    assert Manifest.from_json(value) == manifest
+    again = Manifest.from_json(value).to_json()
     assert json.dumps(again, sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
@@ -108,7 +108,7 @@ def test_by_hand() -> None:
 
 
 def test_the_golden_files() -> None:
-    tasks = {task.name: task for task in open_bundle(DRAFT).manifest.tasks}
+    tasks = {task.name: task for task in open_bundle(SECOND).manifest.tasks}
     assert (tasks["fr"].harm, tasks["fr"].curve) == (HARM, CURVE)
     assert (tasks["de"].harm, tasks["de"].curve) == (None, ())
     assert all(x.harm is None and not x.curve for x in open_bundle(FIRST).manifest.tasks)
@@ -208,15 +208,15 @@ def test_a_hostile_manifest_is_refused(name: str) -> None:
     value = measured(HARM, CURVE).manifest.to_json()
     value["tasks"][column][0] = cell
     with pytest.raises(BundleFormatError, match=words):
-        Manifest.from_json(value, VERSION)
+        Manifest.from_json(value)
 
 
 def test_version_1_knows_no_harm() -> None:
     for parts, column in ((measured(HARM), "harm"), (measured(None, CURVE), "curve")):
         value = parts.manifest.to_json()
-        assert Manifest.from_json(value, 2) == parts.manifest
+        rules_of(2).check(value)
         with pytest.raises(BundleFormatError, match=f"harm in a file of version 1.*{column}"):
-            Manifest.from_json(value, 1)
+            rules_of(1).check(value)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hydraopt.coding.stream import StreamWriter, quantise_block
+from hydraopt.coding.chunks import ChunkWriter
+from hydraopt.coding.stream import quantise_block
 
 SOURCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "decoder.c"
 
@@ -20,7 +21,8 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C compiler on this machine")
     binary = tmp_path_factory.mktemp("decoder") / "decoder"
-    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-o", binary, SOURCE], check=True)
+    command = [compiler, "-O2", "-Wall", "-Werror", "-o", binary, SOURCE, "-lz"]
+    subprocess.run(command, check=True)
     return binary
 
 
@@ -29,11 +31,27 @@ def test_c_decoder_reads_the_same_integers(decoder: Path, tmp_path: Path, spread
     rng = np.random.default_rng(int(spread * 10))
     # Rows of different liveliness exercise all three activity contexts.
     x = rng.standard_normal((200, 5)) * spread * np.exp(rng.standard_normal((200, 1)) / 2)
-    block = quantise_block(x)
-    writer = StreamWriter()
-    writer.block(block, 3)
+    blocks = [quantise_block(x * factor) for factor in (1.0, 0.5, 2.0)]
+    writer = ChunkWriter(most=0)
+    for block in blocks:
+        writer.block(block, 3)
+        writer.end_record(block.levels.size)
     stream = tmp_path / "stream"
     stream.write_bytes(writer.finish())
     done = subprocess.run([decoder, stream, "3", "200", "5"], check=True, capture_output=True)
     got = np.array([line.split() for line in done.stdout.decode().splitlines()], np.int64)
-    assert np.array_equal(got, block.values.astype(np.int64))
+    expected = np.concatenate([block.values for block in blocks])
+    assert np.array_equal(got, expected.astype(np.int64))
+
+
+@pytest.mark.parametrize("place", [0, 1, 3, 5, 7, 11, 40, -1])
+def test_c_decoder_refuses_a_flipped_bit(decoder: Path, tmp_path: Path, place: int) -> None:
+    writer = ChunkWriter()
+    writer.block(quantise_block(np.random.default_rng(0).standard_normal((50, 4)) * 9), 3)
+    writer.end_record(200)
+    data = bytearray(writer.finish())
+    data[place] ^= 1
+    stream = tmp_path / "stream"
+    stream.write_bytes(data)
+    done = subprocess.run([decoder, stream, "3", "50", "4"], capture_output=True)
+    assert done.returncode == 1

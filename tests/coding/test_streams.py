@@ -64,7 +64,7 @@ def test_every_spread_class_round_trips(spread: int) -> None:
 
 
 @given(
-    st.lists(st.lists(st.integers(-(2**27), 2**27), min_size=5, max_size=5), max_size=4),
+    st.lists(st.lists(st.integers(-(2**26), 2**26), min_size=5, max_size=5), max_size=4),
     st.lists(st.integers(0, MAX_SPREAD), min_size=4, max_size=4),
 )
 def test_any_levels_round_trip_under_any_class(levels: list[list[int]], spreads: list[int]) -> None:
@@ -274,8 +274,12 @@ def test_reading_on_past_the_end_is_refused() -> None:
     with pytest.raises(BundleFormatError, match="damaged stream"):
         drain(whole_stream(), 50, 4)
     # Past its end a stream reads as zeros, which decode to something; that has to end as well.
+    reader = StreamReader(b"", VERSION)
+    for _ in range(20):
+        with pytest.raises(BundleFormatError, match="x is -"):
+            reader.integer(0, 0, 1, "x")
     with pytest.raises(BundleFormatError, match="its end was passed"):
-        drain(b"", 50, 0)
+        reader.block(50, 0, KIND)
 
 
 def test_an_integer_outside_its_range_says_what_it_is() -> None:
@@ -305,4 +309,4 @@ def test_zeros_are_told_from_numbers_that_somebody_wanted() -> None:
     size = len(writer.finish())
     assert 2 * count > most_numbers(size)
     # Real bundles at 1 % of fp16 have 7 numbers to a byte.
-    assert most_numbers(1) - most_numbers(0) > 30 * 7
+    assert most_numbers(1) - most_numbers(0) > 18 * 7

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.splitting import split
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,13 @@ def _file(bundle: Path, at: Path) -> Path:
     return target
 
 
+def _folder(bundle: Path, at: Path) -> Path:
+    split(bundle, at)
+    return at
+
+
 def kinds() -> list[Kind]:
-    return [Kind("file", _file)]
+    return [Kind("file", _file), Kind("folder", _folder)]
 
 
 def copied(collection: Path, folder: Path) -> Path:

@@ -16,8 +16,8 @@ from tests.collection.living import state
 
 HOLDER = """
 import sys
-from hydraopt.collection.lock import locked
-with locked(sys.argv[1]):
+from hydraopt.collection.kinds import collection_at
+with collection_at(sys.argv[1]).held():
     print("held", flush=True)
     sys.stdin.readline()
 """

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final, NoReturn
 
-__all__ = ["strict_json"]
+__all__ = ["shown", "strict_json"]
 
 _DEEPEST: Final = 64
 """Levels of nesting; what writes a value again recurses by as many."""
+
+
+_HIDDEN: Final = re.compile(
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
+    "\ud800-\udfff\ufeff\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
+"""Characters that show nothing, or change how others are shown. A list, since what is printable
+depends on the version of Unicode; part of the format."""
+
+
+def shown(text: str) -> bool:
+    """Whether a text has no hidden characters: controls, marks of direction, spaces but the one."""
+    return _HIDDEN.search(text) is None
 
 
 def strict_json(text: bytes, *, unique: bool = True) -> Any:

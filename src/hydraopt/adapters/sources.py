@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.adapters.jsontext import strict_json
+from hydraopt.adapters.jsontext import shown, strict_json
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
 from hydraopt.errors import UsageError, explain
@@ -198,7 +198,7 @@ def _may_be(path: Path) -> bool:
 def check_name(name: str) -> str:
     """The name itself if it can name a task and, later, a folder; else UsageError."""
     bad = not name or name in (".", "..") or name != name.strip() or len(name) > 200
-    if bad or any(x in "/\\:\0" or not x.isprintable() for x in name):
+    if bad or any(x in "/\\:" for x in name) or not shown(name):
         raise UsageError(
             explain(
                 "not usable as a task name",

@@ -17,12 +17,22 @@ from hydraopt.bundle.rules import CURRENT, Limit, Rules, at_most
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import BundleFormatError, explain
 
-__all__ = ["AGAIN", "Allowance", "check_blobs", "check_manifest", "check_text", "naming"]
+__all__ = [
+    "AGAIN",
+    "Allowance",
+    "check_blobs",
+    "check_entries",
+    "check_manifest",
+    "check_text",
+    "count_entries",
+    "naming",
+]
 
 AGAIN: Final = "Fetch the bundle again or restore a copy"
 
 _ENTRIES: Final = 1 << 17, 2
 _CONFIGS: Final = 1 << 24, 64
+_LEADS: Final = ("modules", "path"), ("tensors", "key")
 
 
 class Allowance:
@@ -56,28 +66,40 @@ class Allowance:
         return self._rules.stream(data, records, spend)
 
 
-def check_manifest(value: Any, size: int) -> None:
-    """Refuse a manifest that has more entries than a file of ``size`` bytes may.
+def count_entries(value: Any, core: Any = None) -> int:
+    """Entries of a manifest, of which only the lengths of lists and texts are believed.
 
-    value: the parsed JSON, of which only the lengths of lists and texts are believed. Raises
-    BundleFormatError.
+    value: the parsed JSON.  core: of a task file, the core's.
     """
     if not isinstance(value, dict):
-        return
-    modules = len(_column(value.get("modules"), "path"))
-    tensors = len(_column(value.get("tensors"), "key"))
+        return 0
+    of = core if isinstance(core, dict) else value
+    modules, tensors = (len(_column(of.get(x), y)) for x, y in _LEADS)
     tasks = value.get("tasks")
     names = len(_column(tasks, "name"))
     blobs = value.get("blobs")
     items = [len(_column(x, "key")) for x in blobs] if isinstance(blobs, list) else []
-    entries = modules + tensors + names + sum(items)
+    entries = names + sum(items) + (0 if core else modules + tensors)
     if isinstance(tasks, dict):
         for name, column in {"modules": {"=": "all"}, **tasks}.items():
             all_of = tensors if name == "tensors" else modules
             lengths = [_length(name, x, all_of, items) for x in _cells(column)]
             entries += sum(lengths) * (names if isinstance(column, Mapping) else 1)
+    return entries
+
+
+def check_entries(entries: int, size: int) -> None:
+    """Refuse more entries than files of ``size`` bytes may have; raises BundleFormatError."""
     _limit("entries of modules, tasks and their lists", entries, size, _ENTRIES)
-    configs = value.get("configs")
+
+
+def check_manifest(value: Any, size: int) -> None:
+    """Refuse a parsed manifest that stands for more than a file of ``size`` bytes may.
+
+    Raises BundleFormatError.
+    """
+    check_entries(count_entries(value), size)
+    configs = value.get("configs") if isinstance(value, dict) else None
     if isinstance(configs, list) and configs:
         _limit("bytes of configs", len(configs) * _weight(configs[0]), size, _CONFIGS)
 

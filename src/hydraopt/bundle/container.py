@@ -10,8 +10,12 @@ from typing import Any, Final, NoReturn
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
+    "CORE",
+    "CORE_SUFFIX",
     "FORMAT",
     "MOST_CONTENT",
+    "TASK",
+    "TASK_SUFFIX",
     "deflate",
     "header_of",
     "inflate",
@@ -20,6 +24,11 @@ __all__ = [
 ]
 
 FORMAT: Final = "hydraopt"
+CORE: Final = "hydraopt-core"
+TASK: Final = "hydraopt-task"
+"""What ``format`` says in the header of a bundle, of its core and of a task's file."""
+CORE_SUFFIX: Final = ".core.safetensors"
+TASK_SUFFIX: Final = ".task.safetensors"
 
 MOST_CONTENT: Final = (1 << 32) - 1
 """Bytes of content that 32 bits can state."""

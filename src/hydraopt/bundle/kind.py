@@ -6,22 +6,27 @@ import json
 import os
 from pathlib import Path
 
-from hydraopt.bundle.container import FORMAT
+from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, TASK, TASK_SUFFIX
 from hydraopt.files.reading import open_regular
 
 __all__ = ["BUNDLE_SUFFIX", "is_bundle"]
 
 BUNDLE_SUFFIX = ".hydra.safetensors"
+_SUFFIXES = (BUNDLE_SUFFIX, CORE_SUFFIX, TASK_SUFFIX)
+_FORMATS = (FORMAT, CORE, TASK)
 _MOST_HEADER = 100 << 20
 
 
-def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """Whether the file says that it is a bundle; nothing else about it is checked.
+def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
+    """Whether the file says that it is a bundle, its core or a task; nothing else is checked.
 
     A file whose header cannot be read counts as one if it has a bundle's name, so that whoever
-    opens it next can say what is wrong with it. False for folders and for what does not exist.
+    opens it next can say what is wrong with it. A folder is one if a core file is in it. False for
+    what does not exist, and, for ``whole``, for parts of a bundle.
     """
     file = Path(path)
+    if file.is_dir():
+        return not whole and any(file.glob(f"*{CORE_SUFFIX}"))
     if not file.is_file():
         return False
     with open_regular(file) as stream:
@@ -30,6 +35,8 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     try:
         parsed = json.loads(header)
     except (ValueError, RecursionError):
-        return file.name.endswith(BUNDLE_SUFFIX)
+        return file.name.endswith(_SUFFIXES[:1] if whole else _SUFFIXES)
     metadata = parsed.get("__metadata__") if isinstance(parsed, dict) else None
-    return isinstance(metadata, dict) and metadata.get("format") == FORMAT
+    return isinstance(metadata, dict) and metadata.get("format") in (
+        _FORMATS[:1] if whole else _FORMATS
+    )

@@ -7,39 +7,21 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
-from hydraopt.adapters.rawtensor import RawTensor, TensorFile
-from hydraopt.adapters.safetensorsfile import open_safetensors
-from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import (
-    AGAIN,
-    Allowance,
-    check_blobs,
-    check_manifest,
-    naming,
-)
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.apart import open_apart, parts_beside
+from hydraopt.bundle.bounds import Allowance, check_blobs, naming
 from hydraopt.bundle.carried import unpack_blob
-from hydraopt.bundle.container import FORMAT, tensor_names
-from hydraopt.bundle.rules import at_most, rules_of
-from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.container import CORE, FORMAT, TASK
+from hydraopt.bundle.opening import Container, Source, open_source, refuse_file
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.bundle.tensors import base_tensor, checksum
-from hydraopt.bundle.writer import metadata_of
+from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
 from hydraopt.coding.records import read_basis
 from hydraopt.coding.stream import StreamReader
-from hydraopt.coding.version import VERSION
-from hydraopt.errors import (
-    AdapterFormatError,
-    BundleFormatError,
-    ChecksumError,
-    TaskNotFoundError,
-    UnsupportedVersionError,
-    explain,
-)
-from hydraopt.files.reading import HeldFile
+from hydraopt.errors import TaskNotFoundError, explain
 from hydraopt.linalg.basis import Basis
 
 __all__ = ["Bundle", "open_bundle"]
@@ -56,6 +38,8 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle; only its header and its manifest are read.
 
+    path: the file; or the folder of a core file and task files; or a core file, with the task files
+    beside it that belong to it.
     base: the base model's folder, or its own tensors by name, for tasks that hold differences from
     them. Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for
     a damaged manifest, UnsupportedVersionError for a bundle of a newer format.
@@ -66,42 +50,27 @@ def open_bundle(
 class Bundle(Mapping[str, TaskAdapter]):
     """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
 
-    path: the file.  base: see :func:`open_bundle`.  version: of its format.
+    path: the file or folder.  base: see :func:`open_bundle`.  version: of its format.
     allowance: what its streams may hold.  manifest: what it holds.
     metadata: the header's, for people.
     bytes_read: bytes read from the file so far.
     """
 
-    def __init__(self, path: Path, base: BaseTensors | None = None) -> None:
+    def __init__(
+        self, path: Path, base: BaseTensors | None = None, source: Source | None = None
+    ) -> None:
         self.path = path
         self.base = base
-        try:
-            # Held, so that a bundle that is replaced goes on being what it was for who opened it.
-            self._held = HeldFile(path)
-            size = self._held.size
-            self._file: TensorFile = open_safetensors(path, size, self._held)
-        except OSError as error:
-            _refuse("bundle cannot be read", path, error)
-        except AdapterFormatError as error:
-            raise BundleFormatError(f"not a bundle, or damaged: {error}") from error
-        self.metadata = self._file.metadata
-        self.bytes_read = size - sum(tensor.nbytes for tensor in self._file.values())
-        self.version = self._format_version()
-        self._rules = rules_of(self.version)
+        self._source = source or _source_of(path)
+        self.metadata = self._source.metadata
+        self.version = self._source.version
+        self.bytes_read = self._source.header
+        self.manifest = self._source.manifest
+        sizes = self.tensor_bytes
         with naming(path):
-            self._checksums = self._read_checksums()
-            packed = self.read("manifest")
-            most = at_most(self._rules.text, len(packed))
-            value = strictjson.loads(self._rules.unpack(packed, None, most, "the manifest"))
-            check_manifest(value, size)
-            self._rules.check(value)
-            self.manifest = Manifest.from_json(value)
-            self.manifest.check_canonical()
-            self._check_container()
-            sizes = self.tensor_bytes
-            check_blobs(self.manifest.blobs, _sum_of(sizes, "carried/"), self._rules)
+            check_blobs(self.manifest.blobs, _sum_of(sizes, "carried/"), self._source.rules)
         self._dense: dict[int, dict[str, RawTensor]] = {}
-        self.allowance = Allowance(sizes["shared"] + _sum_of(sizes, "task/"), self._rules)
+        self.allowance = Allowance(sizes["shared"] + _sum_of(sizes, "task/"), self._source.rules)
         self._tasks = {entry.name: entry for entry in self.manifest.tasks}
 
     @property
@@ -116,13 +85,13 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
-        return self._held.size
+        """Bytes of the file, or of all files."""
+        return self._source.size
 
     @property
     def tensor_bytes(self) -> dict[str, int]:
         """Bytes of each tensor of the file, in file order: what each thing in a bundle costs."""
-        return {name: tensor.nbytes for name, tensor in self._file.items()}
+        return dict(self._source.sizes)
 
     def __getitem__(self, name: str) -> TaskAdapter:
         """The task of that name, a fresh object: what it decodes is freed with it.
@@ -163,29 +132,15 @@ class Bundle(Mapping[str, TaskAdapter]):
 
     def checksum(self, name: str) -> str:
         """The checksum that a tensor's bytes must have, as a file says; they are not read."""
-        return self._checksums[name]
+        return self._source.checksum(name)
 
     def read(self, name: str) -> bytes:
         """The bytes of one tensor of the file, held against its checksum.
 
         Raises ChecksumError; BundleFormatError if the file changed since it was opened.
         """
-        try:
-            data = self._file[name].raw()
-        except AdapterFormatError as error:
-            raise BundleFormatError(str(error)) from error
+        data = self._source.read(name)
         self.bytes_read += len(data)
-        actual, expected = checksum(data), self._checksums[name]
-        if actual != expected:
-            raise ChecksumError(
-                explain(
-                    f"bytes of {name!r} are not those that were written",
-                    file=self.path,
-                    got=f"checksum {actual}",
-                    expected=expected,
-                    do=AGAIN,
-                )
-            )
         return data
 
     def read_blob(self, index: int) -> dict[str, RawTensor]:
@@ -194,7 +149,7 @@ class Bundle(Mapping[str, TaskAdapter]):
             return self._dense[index]
         blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
         with naming(self.path):
-            tensors = unpack_blob(blob, data, self.path, self._rules)
+            tensors = unpack_blob(blob, data, self.path, self._source.rules)
         if blob.raw_size > _DENSE * len(data):
             self._dense[index] = tensors
         return tensors
@@ -246,7 +201,7 @@ class Bundle(Mapping[str, TaskAdapter]):
             return self.allowance.open(name, data, records)
 
     def _open_shared(self) -> StreamReader | None:
-        if not self._file["shared"].nbytes:
+        if not self.tensor_bytes["shared"]:
             return None
         return self.open_stream("shared", len(self.manifest.modules) + len(self.manifest.tensors))
 
@@ -280,82 +235,20 @@ class Bundle(Mapping[str, TaskAdapter]):
     def _bases(self) -> list[Bases]:
         return list(self.read_bases())
 
-    def _format_version(self) -> int:
-        """The version that the header states; raises unless it can be read."""
-        if self.metadata.get("format") != FORMAT:
-            _refuse(
-                "a safetensors file, but not a bundle",
-                self.path,
-                self.metadata.get("format"),
-                FORMAT,
-            )
-        text = self.metadata.get("format_version", "")
-        if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
-            _refuse("format version makes no sense", self.path, repr(text)[:40], VERSION)
-        if int(text) > VERSION:
-            raise UnsupportedVersionError(
-                explain(
-                    "bundle was written in a newer format",
-                    file=self.path,
-                    got=f"format version {text}",
-                    expected=f"at most {VERSION}",
-                    do="Install a newer hydraopt: pip install --upgrade hydraopt",
-                )
-            )
-        draft = self.metadata.get("draft")
-        if draft is not None:
-            raise UnsupportedVersionError(
-                explain(
-                    "bundle was written in a draft of format 2, made before the freeze",
-                    file=self.path,
-                    got=f"draft {draft[:40]}",
-                    expected="format version 2, or 1",
-                    do="Merge the adapters again",
-                )
-            )
-        return int(text)
 
-    def _read_checksums(self) -> dict[str, str]:
-        checksums = strictjson.loads(
-            self.metadata.get("checksums", "null").encode("utf-8", "replace")
-        )
-        names = list(self._file)
-        right = isinstance(checksums, list) and all(isinstance(x, str) for x in checksums)
-        if not right or len(checksums) != len(names) or "manifest" not in self._file:
-            _refuse(
-                "checksums do not fit the tensors", self.path, repr(checksums)[:80], f"{len(names)}"
-            )
-        return dict(zip(names, checksums, strict=True))
-
-    def _check_container(self) -> None:
-        """The file holds the tensors that the manifest needs, in order, and no others."""
-        needed = tensor_names(self.manifest.streams, len(self.manifest.blobs))
-        if list(self._file) != needed:
-            odd = sorted(set(needed) ^ set(self._file))[:8]
-            _refuse(
-                "tensors are not those of the manifest", self.path, odd, f"{len(needed)} tensors"
-            )
-        for name, tensor in self._file.items():
-            if tensor.dtype != "U8" or len(tensor.shape) != 1:
-                _refuse(f"tensor {name!r} is not a row of bytes", self.path, tensor.dtype, "U8")
-        about = metadata_of(self.manifest, self.version)
-        for key, value in about.items():
-            if self.metadata.get(key) != value:
-                _refuse(
-                    f"metadata {key!r} contradicts the manifest",
-                    self.path,
-                    repr(self.metadata.get(key))[:80],
-                    value[:80],
-                )
-        unknown = sorted(set(self.metadata) - {*about, "library", "checksums"})
-        if unknown:
-            _refuse("metadata has unknown keys", self.path, ", ".join(unknown)[:80])
+def _source_of(path: Path) -> Source:
+    """A bundle in one file; or a folder, or a core file, with the task files in it or beside it."""
+    if path.is_dir():
+        core, tasks = parts_beside(path)
+        return open_apart(Container(core, (CORE,)), tasks, path)
+    file = Container(path, (FORMAT, CORE, TASK))
+    if file.format == TASK:
+        do = "Put its core file beside it, and give that or the folder"
+        refuse_file("a task file holds nothing without its core", path, do=do)
+    if file.format == CORE:
+        return open_apart(file, parts_beside(path)[1], path, strict=False)
+    return open_source(file)
 
 
 def _sum_of(sizes: Mapping[str, int], start: str) -> int:
     return sum(size for name, size in sizes.items() if name.startswith(start))
-
-
-def _refuse(what: str, file: Path, got: object = None, expected: object = None) -> NoReturn:
-    message = explain(what, file=file, got=got, expected=expected, do=AGAIN)
-    raise BundleFormatError(message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, get_args
 
 from hydraopt.adapters.model import ExtraKind, Format
@@ -253,10 +253,7 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
         """The manifest of a parsed JSON value; raises BundleFormatError, unknown keys included."""
-        names = [x.name for x in fields(cls)]
-        check(isinstance(value, dict), "not an object", value)
-        unknown = sorted(set(value) - set(names))
-        check(not unknown, "unknown keys", unknown, f"only {', '.join(names)}")
+        _check_keys(value, [x.name for x in fields(cls)])
         table = value.get("modules")
         rows = strictjson.unpack_columns(table, "path", _MODULE_DEFAULTS, "modules", MAX_MODULES)
         modules = tuple(ModuleEntry(**{**x, "a_tail": as_tuple(x["a_tail"])}) for x in rows)
@@ -266,25 +263,24 @@ class Manifest:
                 value["tensors"], "key", _TENSOR_DEFAULTS, "tensors", MAX_ITEMS
             )
         tensors = tuple(TensorEntry(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
-        blobs = []
-        for blob in as_tuple(value.get("blobs", [])):
-            rows = strictjson.unpack_columns(
-                blob, "key", _ITEM_DEFAULTS, "carried items", MAX_ITEMS
-            )
-            items = (CarriedItem(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
-            blobs.append(CarriedBlob(tuple(items)))
         configs: list[Mapping[str, Any]] = []
         for config in as_tuple(value.get("configs", [])):
             configs.append(
                 strictjson.config_from_difference(configs[0], config) if configs else config
             )
             check(isinstance(configs[0], dict), "config", config, "an object")
-        rows = strictjson.unpack_columns(
-            value.get("tasks"), "name", _TASK_DEFAULTS, "tasks", MAX_TASKS
-        )
-        tasks = tuple(TaskEntry(**_task_row(row, modules, tensors)) for row in rows)
         base, recipe = value.get("base_model"), value.get("recipe", {})
-        return cls(modules, tasks, tuple(blobs), tuple(configs), recipe, base, tensors)
+        own = _tasks_of(value, modules, tensors), _blobs_of(value)
+        return cls(modules, *own, tuple(configs), recipe, base, tensors)
+
+    @classmethod
+    def of_task(cls, value: Any, core: Manifest, config: Mapping[str, Any]) -> Manifest:
+        """The manifest of what a task file says of tasks and blobs, beside its core's.
+
+        Raises as :meth:`from_json`.
+        """
+        tasks = _tasks_of(value, core.modules, core.tensors)
+        return replace(core, tasks=tasks, blobs=_blobs_of(value), configs=(config,))
 
 
 # What a column of the manifest holds when it is left out.
@@ -303,6 +299,29 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "tensors": [], "tensor_errors": "", "harm": None, "curve": "",
     "added": None,
 }  # fmt: skip
+
+
+def _check_keys(value: Any, names: list[str]) -> None:
+    check(isinstance(value, dict), "not an object", value)
+    unknown = sorted(set(value) - set(names))
+    check(not unknown, "unknown keys", unknown, f"only {', '.join(names)}")
+
+
+def _blobs_of(value: Mapping[str, Any]) -> tuple[CarriedBlob, ...]:
+    blobs = []
+    for blob in as_tuple(value.get("blobs", [])):
+        rows = strictjson.unpack_columns(blob, "key", _ITEM_DEFAULTS, "carried items", MAX_ITEMS)
+        items = (CarriedItem(**{**x, "shape": as_tuple(x["shape"])}) for x in rows)
+        blobs.append(CarriedBlob(tuple(items)))
+    return tuple(blobs)
+
+
+def _tasks_of(
+    value: Mapping[str, Any], modules: tuple[ModuleEntry, ...], tensors: tuple[TensorEntry, ...]
+) -> tuple[TaskEntry, ...]:
+    table = value.get("tasks")
+    rows = strictjson.unpack_columns(table, "name", _TASK_DEFAULTS, "tasks", MAX_TASKS)
+    return tuple(TaskEntry(**_task_row(row, modules, tensors)) for row in rows)
 
 
 def _rows(items: tuple[Any, ...], lead: str, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 
-from hydraopt.adapters.jsontext import strict_json
+from hydraopt.adapters.jsontext import shown, strict_json
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
@@ -216,7 +216,7 @@ def text(value: Any, what: str, empty: bool = False) -> None:
     fine = isinstance(value, str) and (empty or value) and len(value) <= MAX_TEXT
     check(fine, what, value, f"text of at most {MAX_TEXT} characters")
     # Control characters hide in terminals; a lone surrogate cannot be written as UTF-8.
-    check(value.isprintable() or empty, what, value, "printable text")
+    check(empty or shown(value), what, value, "text without hidden characters")
 
 
 def natural(value: Any, what: str, low: int, high: int) -> None:

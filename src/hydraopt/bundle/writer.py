@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -111,11 +112,13 @@ class PackedBundle:
     """A bundle ready to be written.
 
     metadata: that follows from the manifest. names, payload: the file's tensors, in file order.
+    has_library: whether the header says who wrote it.
     """
 
     metadata: Mapping[str, str]
     names: Sequence[str]
     payload: Sequence[bytes]
+    has_library: bool = True
 
     @property
     def size(self) -> int:
@@ -125,16 +128,23 @@ class PackedBundle:
 
     def write(self, path: str | os.PathLike[str], library: str | None = None) -> int:
         """Write the file and return its size; atomic, as :func:`write_bundle`."""
-        head = self._head(library or _library(), [checksum(data) for data in self.payload])
+        head = self._head(library or _library(), self.checksums)
         return write_atomically(Path(path), [head, *self.payload])
+
+    @cached_property
+    def checksums(self) -> list[str]:
+        """Of each tensor, as the header says them."""
+        return [checksum(data) for data in self.payload]
 
     def _head(self, library: str, digests: Sequence[str]) -> bytes:
         tensors = [
             (name, "U8", (len(data),), len(data))
             for name, data in zip(self.names, self.payload, strict=True)
         ]
-        more = {"library": library, "checksums": strictjson.dumps(digests)}
-        return header_of(tensors, {**self.metadata, **more})
+        about = dict(self.metadata)
+        if self.has_library:
+            about["library"] = library
+        return header_of(tensors, {**about, "checksums": strictjson.dumps(digests)})
 
 
 def pack_bundle(

@@ -195,7 +195,7 @@ def check_target(path: str, force: bool) -> None:
         return
     from hydraopt.bundle.kind import is_bundle
 
-    if not is_bundle(target):
+    if not is_bundle(target, whole=True):
         raise UsageError(
             explain(
                 "the output exists and is not a bundle",

@@ -22,6 +22,7 @@ from hydraopt.cli.eval import eval_
 from hydraopt.cli.export import export
 from hydraopt.cli.failures import Doing, Interrupted, failure_of
 from hydraopt.cli.inspect import inspect
+from hydraopt.cli.join import join
 from hydraopt.cli.ls import ls
 from hydraopt.cli.merge import merge
 from hydraopt.cli.methods import methods
@@ -30,6 +31,7 @@ from hydraopt.cli.rename import rename
 from hydraopt.cli.replace import replace
 from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
+from hydraopt.cli.split import split
 from hydraopt.cli.use import use
 from hydraopt.cli.verify import verify
 from hydraopt.compiled import check_memory
@@ -103,7 +105,7 @@ def cli() -> None:
     """
 
 
-_MADE = (merge, inspect, verify, export, shrink, eval_, methods, serve, use)
+_MADE = (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use)
 _CHANGED = (ls, add, remove, replace, rename, diff)
 for verb in (*_MADE, *_CHANGED):
     cli.add_command(verb)

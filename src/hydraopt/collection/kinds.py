@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection as Names
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import pack_bundle
+from hydraopt.collection.folder import FolderCollection, is_folder
 from hydraopt.collection.lock import locked
-from hydraopt.collection.piece import TaskPiece, held_in, packed_parts
+from hydraopt.collection.piece import Change, held_in, packed_parts
 
-__all__ = ["Change", "Collection", "collection_at"]
+__all__ = ["Collection", "StrPath", "collection_at"]
 
 StrPath = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What goes, what comes and what is called otherwise, all at once.
-
-    gone: names. come: tasks by themselves. renamed: new names by old ones.
-    """
-
-    gone: Names[str] = ()
-    come: Sequence[TaskPiece] = ()
-    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Collection(Protocol):
@@ -39,12 +26,16 @@ class Collection(Protocol):
 
     path: Path
 
-    def held(self) -> Any:
+    def held(self) -> AbstractContextManager[None]:
         """A context in which nobody else writes. Raises LockedError."""
         ...
 
     def core(self, base: BaseTensors | None = None) -> Bundle:
-        """What tasks are coded against: a bundle, maybe without tasks."""
+        """What tasks are coded against: a bundle, maybe without its tasks."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether there is a task of that name."""
         ...
 
     def names(self) -> set[str]:
@@ -66,7 +57,7 @@ class Collection(Protocol):
 
 def collection_at(path: StrPath) -> Collection:
     """The collection that lies there. Raises BundleFormatError for what is none."""
-    return _OneFile(Path(path))
+    return FolderCollection(Path(path)) if is_folder(Path(path)) else _OneFile(Path(path))
 
 
 class _OneFile:
@@ -78,8 +69,9 @@ class _OneFile:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        open_bundle(self.path)  # A name that stands for no bundle gets no lock beside it.
         with locked(self.path):
-            self._open = None  # It may be another file by now.
+            self._open = None
             yield
 
     def bundle(self) -> Bundle:
@@ -91,6 +83,9 @@ class _OneFile:
         bundle = self.bundle()
         bundle.base = base or bundle.base
         return bundle
+
+    def has(self, name: str) -> bool:
+        return name in self.bundle()
 
     def names(self) -> set[str]:
         return set(self.bundle())
@@ -105,24 +100,9 @@ class _OneFile:
             for name in bundle
             if name not in change.gone
         ]
-        recipe = recipe_without(bundle.recipe, change)
-        core = dataclasses.replace(bundle.manifest, tasks=(), blobs=(), configs=(), recipe=recipe)
+        core = dataclasses.replace(bundle.manifest, tasks=(), blobs=(), configs=())
         manifest, streams, blobs = packed_parts(core, [*pieces, *change.come])
         packed = pack_bundle(manifest, bundle.read("shared"), streams, blobs)
         size = packed.write(self.path)
         self._open = None
         return size
-
-
-def recipe_without(recipe: Mapping[str, Any], change: Change) -> dict[str, Any]:
-    """The recipe, which names tasks in one place, after a change."""
-    seen = recipe.get("sensitivity")
-    if not isinstance(seen, list):
-        return dict(recipe)
-    gone = set(change.gone)
-    left = sorted(change.renamed.get(name, name) for name in seen if name not in gone)
-    return {**recipe, "sensitivity": left} if left else _without(recipe, "sensitivity")
-
-
-def _without(recipe: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in recipe.items() if name != key}

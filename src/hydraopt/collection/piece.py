@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
 
-__all__ = ["TaskPiece", "held_in", "packed_parts"]
+__all__ = ["Change", "TaskPiece", "held_in", "packed_parts"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,18 @@ class TaskPiece:
     def renamed(self, name: str) -> TaskPiece:
         """The same task under another name."""
         return dataclasses.replace(self, entry=dataclasses.replace(self.entry, name=name))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What goes, what comes and what is called otherwise, all at once.
+
+    gone: names. come: tasks by themselves; they may have names that go. renamed: new names by old.
+    """
+
+    gone: Collection[str] = ()
+    come: Sequence[TaskPiece] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def held_in(bundle: Bundle, name: str) -> TaskPiece:

@@ -7,6 +7,7 @@ checks everything before it writes. What it leaves is the old state or the new o
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle.harm import Harm
 from hydraopt.collection.encode import Coder, Encoded, Limit, today
-from hydraopt.collection.kinds import Change, Collection, StrPath, collection_at
+from hydraopt.collection.kinds import Collection, StrPath, collection_at
+from hydraopt.collection.piece import Change
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.harm.judging import HarmJudge
@@ -109,8 +111,8 @@ def add(
     """
     given = _Given.of(adapters, same_base, alpha)
 
-    def vacant(names: set[str]) -> None:
-        there = sorted(x.name for x in given.adapters if x.name in names)
+    def vacant(collection: Collection) -> None:
+        there = sorted(x.name for x in given.adapters if collection.has(x.name))
         if there:
             raise UsageError(
                 explain(
@@ -146,7 +148,7 @@ def replace(
     given = _Given.of(adapters, same_base, alpha)
     names = [x.name for x in given.adapters]
     coder = _coder(limit, onlooker, exact, same_base, base, threads, progress)
-    return _put(path, given, lambda there: _check_there(path, names, there), coder, day)
+    return _put(path, given, lambda there: _check_there(there, names), coder, day)
 
 
 def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
@@ -158,7 +160,7 @@ def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
     names = sorted(set(tasks))
     collection = collection_at(path)
     with collection.held():
-        _check_there(path, names, collection.names())
+        _check_there(collection, names)
         before = collection.size()
         size = collection.write(Change(gone=names))
     return Changed(Path(path), before, size, removed=tuple(names))
@@ -170,23 +172,23 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
     check_name(new)
     collection = collection_at(path)
     with collection.held():
-        names = collection.names()
-        _check_there(path, [old], names)
-        if new in names:
+        _check_there(collection, [old])
+        if collection.has(new):
             raise UsageError(explain("the collection has a task of that name", file=path, got=new))
         before = collection.size()
         size = collection.write(Change(renamed={old: new}))
     return Changed(Path(path), before, size, renamed={old: new})
 
 
-def _check_there(path: StrPath, names: Iterable[str], there: set[str]) -> None:
-    import difflib
-
+def _check_there(collection: Collection, names: Iterable[str]) -> None:
     for name in names:
-        if name not in there:
+        if not collection.has(name):
+            there = collection.names()
             near = difflib.get_close_matches(name, there, 5, 0.5) or sorted(there)[:8]
             raise TaskNotFoundError(
-                explain("no such task", file=path, got=repr(name), expected=", ".join(near))
+                explain(
+                    "no such task", file=collection.path, got=repr(name), expected=", ".join(near)
+                )
             )
 
 
@@ -223,7 +225,7 @@ def _coder(
 def _put(
     path: StrPath,
     given: _Given,
-    check: Callable[[set[str]], None],
+    check: Callable[[Collection], None],
     coder: _MakeCoder,
     day: str | None,
 ) -> Changed:
@@ -231,12 +233,11 @@ def _put(
     collection, day = collection_at(path), day or today()
     check_apart(path, inputs_of(given.adapters))
     with collection.held():
-        there = collection.names()
-        check(there)
+        check(collection)
         before, at_hand = collection.size(), coder(collection)
         coded = [(adapter, at_hand.encode(adapter, day)) for adapter in given.adapters]
-        names = {adapter.name for adapter in given.adapters}
-        size = collection.write(Change(names & there, [x.piece for _, x in coded]))
+        gone = [x.name for x in given.adapters if collection.has(x.name)]
+        size = collection.write(Change(gone, [x.piece for _, x in coded]))
     notes = (*given.notes, *(note for _, x in coded for note in x.notes))
     rows = tuple(_row(adapter, x) for adapter, x in coded)
     return Changed(collection.path, before, size, rows, notes=notes)

@@ -14,7 +14,7 @@ class MergeRecipe:
     """A merge by hydraopt's own coder.
 
     limit, value: the budget's name ("size", "error", "max-error", or "lossless") and its limit.
-    sensitivity: the tasks of which it was seen which modules matter. rescaled: tasks whose coded
+    sensitivity: tasks of which it was seen which modules matter. rescaled: tasks whose coded
     parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
     their own greedy answers, teacher-forced, and by which a size was shared out. refit: tasks whose
     coded parts were trained to keep these.
@@ -25,7 +25,7 @@ class MergeRecipe:
     value: float
     forms: tuple[str, ...]
     fair: bool = False
-    sensitivity: tuple[str, ...] = ()
+    sensitivity: int = 0
     rescaled: int = 0
     judged: int = 0
     refit: int = 0
@@ -40,7 +40,7 @@ class MergeRecipe:
             "value": self.value,
         }
         if self.sensitivity:
-            recipe["sensitivity"] = list(self.sensitivity)
+            recipe["sensitivity"] = self.sensitivity
         if self.rescaled:
             recipe["rescaled"] = self.rescaled
         if self.judged:

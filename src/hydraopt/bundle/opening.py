@@ -1,0 +1,228 @@
+"""A file of a bundle, opened: its header is checked, and every tensor against its checksum.
+
+A bundle is one such file, or a core file and task files (see hydraopt.bundle.apart); a Source says
+which tensor of the bundle is where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, NoReturn
+
+from hydraopt.adapters.rawtensor import TensorFile
+from hydraopt.adapters.safetensorsfile import open_safetensors
+from hydraopt.bundle import strictjson
+from hydraopt.bundle.bounds import AGAIN, check_manifest, naming
+from hydraopt.bundle.container import FORMAT, tensor_names
+from hydraopt.bundle.rules import Rules, at_most, rules_of
+from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.tensors import checksum
+from hydraopt.bundle.writer import metadata_of
+from hydraopt.coding import version as newest
+from hydraopt.errors import (
+    AdapterFormatError,
+    BundleFormatError,
+    ChecksumError,
+    UnsupportedVersionError,
+    explain,
+)
+from hydraopt.files.reading import HeldFile
+
+__all__ = ["Container", "Source", "open_source", "refuse_file"]
+
+_FIRST_APART: Final = 2
+"""The version from which on there are core and task files."""
+
+
+class Container:
+    """One safetensors file of ours. Raises BundleFormatError unless its header is in order.
+
+    formats: what it may say that it is.  hold: keep the file open, so that one that is replaced
+    goes on being what it was.  metadata, version: the header's.  header: its bytes.
+    """
+
+    def __init__(self, path: Path, formats: tuple[str, ...] = (FORMAT,), hold: bool = True) -> None:
+        self.path = path
+        try:
+            held = HeldFile(path)
+            self.size = held.size
+            self._file: TensorFile = open_safetensors(path, self.size, held if hold else None)
+        except OSError as error:
+            refuse_file("bundle cannot be read", path, error)
+        except AdapterFormatError as error:
+            raise BundleFormatError(f"not a bundle, or damaged: {error}") from error
+        self.metadata = self._file.metadata
+        if self.format not in formats:
+            what = "a safetensors file, but not a bundle"
+            refuse_file(what, path, self.metadata.get("format"), " or ".join(formats))
+        self.version = self._format_version()
+        with naming(path):
+            self.checksums = self._read_checksums()
+        self.header = self.size - sum(self.sizes.values())
+
+    @property
+    def format(self) -> str | None:
+        """What it says that it is."""
+        return self.metadata.get("format")
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each tensor, in file order."""
+        return {name: tensor.nbytes for name, tensor in self._file.items()}
+
+    @cached_property
+    def rules(self) -> Rules:
+        """Those of its version."""
+        return rules_of(self.version)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one tensor, held against its checksum.
+
+        Raises ChecksumError; BundleFormatError if the file changed since it was opened.
+        """
+        try:
+            data = self._file[name].raw()
+        except AdapterFormatError as error:
+            raise BundleFormatError(str(error)) from error
+        actual, expected = checksum(data), self.checksums[name]
+        if actual != expected:
+            raise ChecksumError(
+                explain(
+                    f"bytes of {name!r} are not those that were written",
+                    file=self.path,
+                    got=f"checksum {actual}",
+                    expected=expected,
+                    do=AGAIN,
+                )
+            )
+        return data
+
+    def manifest(self) -> object:
+        """The parsed JSON of its manifest, of which nothing but the size and the number of its
+        entries is checked."""
+        packed = self.read("manifest")
+        with naming(self.path):
+            most = at_most(self.rules.text, len(packed))
+            value = strictjson.loads(self.rules.unpack(packed, None, most, "the manifest"))
+            check_manifest(value, self.size)
+            self.rules.check(value)
+        return value
+
+    def check(self, names: list[str], about: Mapping[str, str]) -> None:
+        """Refuse a file whose tensors are not those named, in order, or whose metadata is not what
+        follows from the manifest."""
+        if list(self._file) != names:
+            odd = sorted(set(names) ^ set(self._file))[:8]
+            refuse_file(
+                "tensors are not those of the manifest", self.path, odd, f"{len(names)} tensors"
+            )
+        for name, tensor in self._file.items():
+            if tensor.dtype != "U8" or len(tensor.shape) != 1:
+                refuse_file(f"tensor {name!r} is not a row of bytes", self.path, tensor.dtype, "U8")
+        for key, value in about.items():
+            if self.metadata.get(key) != value:
+                got = repr(self.metadata.get(key))[:80]
+                what = f"metadata {key!r} contradicts the manifest"
+                refuse_file(what, self.path, got, value[:80])
+        unknown = sorted(set(self.metadata) - {*about, "library", "checksums"})
+        if unknown:
+            refuse_file("metadata has unknown keys", self.path, ", ".join(unknown)[:80])
+
+    def _format_version(self) -> int:
+        """The version that the header states; raises unless it can be read."""
+        text = self.metadata.get("format_version", "")
+        if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
+            refuse_file("format version makes no sense", self.path, repr(text)[:40], newest.VERSION)
+        if self.format != FORMAT and int(text) < _FIRST_APART:
+            refuse_file("format version knows no parts", self.path, text, _FIRST_APART)
+        if int(text) > newest.VERSION:
+            raise UnsupportedVersionError(
+                explain(
+                    "bundle was written in a newer format",
+                    file=self.path,
+                    got=f"format version {text}",
+                    expected=f"at most {newest.VERSION}",
+                    do="Install a newer hydraopt: pip install --upgrade hydraopt",
+                )
+            )
+        draft = self.metadata.get("draft")
+        if draft is not None:
+            raise UnsupportedVersionError(
+                explain(
+                    "bundle was written in a draft of format 2, made before the freeze",
+                    file=self.path,
+                    got=f"draft {draft[:40]}",
+                    expected="format version 2, or 1",
+                    do="Merge the adapters again",
+                )
+            )
+        return int(text)
+
+    def _read_checksums(self) -> dict[str, str]:
+        text = self.metadata.get("checksums", "null").encode("utf-8", "replace")
+        checksums = strictjson.loads(text)
+        names = list(self._file)
+        right = isinstance(checksums, list) and all(isinstance(x, str) for x in checksums)
+        if not right or len(checksums) != len(names) or "manifest" not in self._file:
+            got = repr(checksums)[:80]
+            refuse_file("checksums do not fit the tensors", self.path, got, f"{len(names)}")
+        return dict(zip(names, checksums, strict=True))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a bundle holds, and where.
+
+    path: the file, or the folder.  version: of its format.  manifest: canonical.  places: of each
+    of the bundle's tensors, in order, the file that it is in and its name there.  size: bytes of
+    all files.  header: those that were read to know all this.
+    """
+
+    path: Path
+    metadata: Mapping[str, str]
+    version: int
+    rules: Rules
+    manifest: Manifest
+    places: Mapping[str, tuple[Container, str]]
+    size: int
+    header: int
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each tensor."""
+        return {name: file.sizes[own] for name, (file, own) in self.places.items()}
+
+    def checksum(self, name: str) -> str:
+        """Of the bytes of one tensor, as its file says it."""
+        file, own = self.places[name]
+        return file.checksums[own]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one tensor; see :meth:`Container.read`."""
+        file, own = self.places[name]
+        return file.read(own)
+
+
+def open_source(file: Container) -> Source:
+    """A bundle in one file."""
+    path = file.path
+    value = file.manifest()
+    with naming(path):
+        manifest = Manifest.from_json(value)
+        manifest.check_canonical()
+        names = tensor_names(manifest.streams, len(manifest.blobs))
+        file.check(names, metadata_of(manifest, file.version))
+    places = {name: (file, name) for name in names}
+    header = file.header + file.sizes["manifest"]
+    about = path, file.metadata, file.version, file.rules
+    return Source(*about, manifest, places, file.size, header)
+
+
+def refuse_file(
+    what: str, file: Path, got: object = None, expected: object = None, do: str = AGAIN
+) -> NoReturn:
+    """Raise BundleFormatError about a file."""
+    raise BundleFormatError(explain(what, file=file, got=got, expected=expected, do=do))

@@ -1,0 +1,71 @@
+"""``split`` and ``join``, and the other commands on what split wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import TASKS, Run
+
+
+def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
+    folder, back = tmp_path / "apart", tmp_path / "back.hydra.safetensors"
+    result = run("split", bundle, "-o", folder)
+    assert result.exit_code == 0, result.output
+    files = sorted(folder.iterdir())
+    for text in (*TASKS, "core ->", f"{len(TASKS) + 1} files"):
+        assert text in result.stdout
+    assert len(files) == len(TASKS) + 1
+    result = run("join", *files, "-o", back)
+    assert result.exit_code == 0, result.output
+    assert f"{len(TASKS)} tasks" in result.stdout
+    assert back.read_bytes() == bundle.read_bytes()
+
+
+def test_as_json(run: Run, bundle: Path, tmp_path: Path) -> None:
+    folder, back = tmp_path / "apart", tmp_path / "back"
+    said = json.loads(run("split", bundle, "-o", folder, "--json").stdout)
+    assert said["schema"] == "hydraopt.split/1"
+    assert [x["task"] for x in said["files"]] == [None, *TASKS]
+    assert said["bytes"] == sum(x.stat().st_size for x in folder.iterdir())
+    assert all(Path(x["file"]).stat().st_size == x["bytes"] for x in said["files"])
+    said = json.loads(run("join", folder, "-o", back, "--json").stdout)
+    assert said["schema"] == "hydraopt.join/1"
+    assert (said["tasks"], said["bytes"]) == (list(TASKS), bundle.stat().st_size)
+
+
+def test_other_commands_take_the_folder(run: Run, bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "apart"
+    run("split", bundle, "-o", folder)
+    (core,) = folder.glob("*.core.safetensors")
+    for place in (folder, core):
+        result = run("inspect", place)
+        assert result.exit_code == 0, result.output
+        assert "Module types" in result.stdout
+    assert run("verify", folder).exit_code == 0
+    task = TASKS[0]
+    for place, out in ((folder, "a"), (bundle, "b")):
+        result = run("export", place, task, "-o", tmp_path / out)
+        assert result.exit_code == 0, result.output
+    one, other = ((tmp_path / x / "adapter_model.safetensors").read_bytes() for x in "ab")
+    assert one == other
+    result = run("shrink", folder, "-o", tmp_path / "small.hydra.safetensors", "--size", "25%")
+    assert result.exit_code == 0, result.output
+
+
+def test_refused_without_output(run: Run, bundle: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "apart", tmp_path / "out"
+    run("split", bundle, "-o", folder)
+    assert "the folder is not empty" in run("split", bundle, "-o", folder).stderr
+    assert run("split", bundle, "-o", folder, "--overwrite").exit_code == 0
+    (core,) = folder.glob("*.core.safetensors")
+    refused = run("join", folder, core, "-o", out)
+    assert refused.exit_code == 2
+    assert "one core" in refused.stderr
+    assert not out.exists()
+    # A mistyped output does not destroy a part.
+    refused = run("join", folder, "-o", core)
+    assert "is not a bundle" in refused.stderr
+    (tmp_path / "text").write_text("mine")
+    assert run("join", folder, "-o", tmp_path / "text").exit_code == 2
+    assert run("join", folder, "-o", tmp_path / "text", "--force").exit_code == 0

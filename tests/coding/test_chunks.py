@@ -1,0 +1,227 @@
+"""Streams in chunks: each decodes alone, and no table that lies is believed."""
+
+from __future__ import annotations
+
+import zlib
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydraopt.coding.chunks import (
+    CHUNK_BYTES,
+    Chunk,
+    ChunkReader,
+    ChunkWriter,
+    pack_table,
+    read_table,
+)
+from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.coding.version import VERSION
+from hydraopt.errors import BundleFormatError, NumericalError
+
+KIND = 3
+SHAPE = 30, 4
+
+
+def blocks(count: int) -> list[Block]:
+    rng = np.random.default_rng(count)
+    return [quantise_block(rng.standard_normal(SHAPE) * 5) for _ in range(count)]
+
+
+def written(records: list[Block], most: int = CHUNK_BYTES) -> bytes:
+    writer = ChunkWriter(most)
+    for block in records:
+        writer.block(block, KIND)
+        writer.end_record(block.levels.size)
+    return writer.finish()
+
+
+def read_all(data: bytes, count: int) -> None:
+    reader = ChunkReader(data, count)
+    for _ in range(count):
+        reader.spend(SHAPE[0] * SHAPE[1])
+        reader.block(*SHAPE, KIND)
+        reader.end_record()
+
+
+def never(what: str) -> NoReturn:
+    raise AssertionError(what)
+
+
+def refuse(what: str) -> NoReturn:
+    raise BundleFormatError(what)
+
+
+@given(st.integers(0, 12), st.sampled_from([0, 1, 60, 200, 1 << 16]))
+def test_what_is_written_comes_back(count: int, most: int) -> None:
+    records = blocks(count)
+    data = written(records, most)
+    told: list[int] = []
+    reader = ChunkReader(data, count, told.append)
+    for block in records:
+        reader.spend(block.levels.size)
+        assert np.array_equal(reader.block(*SHAPE, KIND), block.integers.T)
+        reader.end_record()
+    reader.close()
+    assert reader.position == len(data)
+    # Told once and in advance, by the table.
+    assert told == [sum(block.levels.size for block in records)]
+
+
+def test_a_stream_of_no_records_is_no_bytes() -> None:
+    assert ChunkWriter().finish() == b""
+    ChunkReader(b"", 0).close()
+
+
+def test_a_chunk_is_what_a_stream_of_its_records_would_be() -> None:
+    records = blocks(5)
+    data = written(records, 0)
+    chunks, start = read_table(memoryview(data), 5, never)
+    assert len(chunks) == 5
+    for chunk, block in zip(chunks, records, strict=True):
+        alone = StreamWriter()
+        alone.block(block, KIND)
+        assert data[start : start + chunk.size] == alone.finish()
+        start += chunk.size
+    assert start == len(data)
+
+
+@pytest.mark.parametrize("most", [100, 1000])
+def test_a_chunk_is_closed_as_soon_as_it_is_large_enough(most: int) -> None:
+    chunks, _ = read_table(memoryview(written(blocks(60), most)), 60, never)
+    assert len(chunks) > 1
+    for chunk in chunks[:-1]:
+        assert most <= chunk.size + 4
+        assert chunk.size < most + 120
+
+
+def test_a_chunk_is_closed_before_its_numbers_leave_32_bits() -> None:
+    writer = ChunkWriter()
+    for numbers in ((1 << 31) - 1, (1 << 31) - 1, 5):
+        writer.integer(0, 1)
+        writer.end_record(numbers)
+    chunks, _ = read_table(memoryview(writer.finish()), 3, never)
+    assert [chunk.numbers for chunk in chunks] == [(1 << 32) - 2, 5]
+    with pytest.raises(NumericalError, match="too large to be coded; got 2147483648 numbers"):
+        writer.end_record(1 << 31)
+
+
+ROWS = st.tuples(
+    st.integers(1, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 300), st.integers(0, 9)
+)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=5))
+def test_a_table_comes_back(rows: list[tuple[int, int, int, int]]) -> None:
+    chunks = [Chunk(*row) for row in rows]
+    table = pack_table(chunks)
+    data = table + bytes(sum(chunk.size for chunk in chunks))
+    again, start = read_table(memoryview(data), sum(x.records for x in chunks), never)
+    assert (again, start) == (chunks, len(table))
+
+
+def test_golden_bytes() -> None:
+    table = pack_table([Chunk(1, 300, 2, 0x01020304), Chunk(200, 0, 0, 7)])
+    body = bytes.fromhex("0201ac020204030201c801000007000000")
+    assert table == body + zlib.crc32(body).to_bytes(4, "little")
+
+
+@given(st.binary(max_size=40), st.integers(0, 3))
+def test_any_bytes_give_a_table_or_a_typed_error(data: bytes, records: int) -> None:
+    try:
+        chunks, start = read_table(memoryview(data), records, refuse)
+    except BundleFormatError:
+        return
+    assert sum(x.size for x in chunks) + start == len(data)
+
+
+@pytest.mark.parametrize("place", range(0, 200, 7))
+def test_any_flipped_bit_is_noticed(place: int) -> None:
+    data = bytearray(written(blocks(4), 60))
+    data[place % len(data)] ^= 1 << place % 8
+    with pytest.raises(BundleFormatError):
+        read_all(bytes(data), 4)
+
+
+def test_a_part_of_a_stream_cannot_be_left_or_passed() -> None:
+    reader = ChunkReader(written(blocks(2)), 2)
+    reader.spend(SHAPE[0] * SHAPE[1])
+    reader.block(*SHAPE, KIND)
+    with pytest.raises(BundleFormatError, match="more records than are read"):
+        reader.close()
+    with pytest.raises(BundleFormatError, match="more than the 240 numbers"):
+        reader.spend(121)
+    done = ChunkReader(written([]), 0)
+    with pytest.raises(BundleFormatError, match="fewer records"):
+        done.end_record()
+    with pytest.raises(BundleFormatError, match="more than the 0 numbers"):
+        done.spend(1)
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+def block_of(integers: list[list[int]]) -> Block:
+    """A block of even integers in a class where high bits are cheap."""
+    array = np.array(integers, np.int32)
+    levels = array // 2
+    return Block(levels, array, np.full(array.shape[0], 92, np.int64))
+
+
+MOST = 1 << 27
+
+
+@pytest.mark.parametrize(
+    ("integers", "words"),
+    [
+        ([[MOST + 2]], "a number of 134217730 steps, expected at most 134217728"),
+        ([[MOST]] * 9, "a row of 1073741824 steps in sum, expected below 1073741824"),
+    ],
+)
+def test_the_writer_refuses_what_leaves_32_bits(integers: list[list[int]], words: str) -> None:
+    with pytest.raises(NumericalError, match=words):
+        StreamWriter().block(block_of(integers), KIND)
+    with pytest.raises(NumericalError, match=r"\[adapter fr, module h\.q\].*--lossless"):
+        block_of(integers).check("fr", "h.q")
+
+
+@pytest.mark.parametrize("integers", [[[MOST]], [[-MOST]], [[MOST]] * 8])
+def test_the_largest_numbers_come_back(integers: list[list[int]]) -> None:
+    # Runs of equal parity keep the trellis in state 0, where levels are halves.
+    block = block_of(integers)
+    writer = StreamWriter()
+    writer.block(block, KIND)
+    got = StreamReader(writer.finish(), VERSION).block(1, len(integers), KIND)
+    assert got.tolist() == [[column[0] for column in integers]]
+
+
+@pytest.mark.parametrize("integers", [[[MOST + 2]], [[MOST]] * 9])
+def test_the_reader_refuses_what_leaves_32_bits(
+    integers: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Block, "check", lambda *_: None)
+    writer = StreamWriter()
+    writer.block(block_of(integers), KIND)
+    data = writer.finish()
+    with pytest.raises(BundleFormatError, match="beyond what a block may hold"):
+        StreamReader(data, VERSION).block(1, len(integers), KIND)
+    # Version 1 had no such bounds.
+    StreamReader(data, 1).block(1, len(integers), KIND)
+
+
+def test_a_step_between_integers_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = StreamWriter()
+    for value in ((1 << 30) - 1, (1 << 30) - 1, -((1 << 30) - 1)):
+        writer.integer(0, value)
+    monkeypatch.setattr("hydraopt.coding.stream.MOST_SIDE", 1 << 31)
+    writer.integer(0, 1 << 30)
+    data = writer.finish()
+    far = 1 << 40
+    reader = StreamReader(data, VERSION)
+    assert reader.run(0, 3, -far, far, "a row").tolist()[-1] == (1 << 30) - 1
+    reader = StreamReader(data, VERSION)
+    with pytest.raises(BundleFormatError, match="a row"):
+        reader.run(0, 4, -far, far, "a row")
