@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
@@ -24,7 +24,7 @@ from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.forms import FORMS
-from hydraopt.collection.piece import TaskPiece
+from hydraopt.collection.piece import TaskPiece, check_version
 from hydraopt.compress.measure import measure_named
 from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError, explain
 from hydraopt.files.reading import file_hash
@@ -39,11 +39,11 @@ from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import CoreRecipe
-from hydraopt.merging.solving import Options, passes_of, solve
-from hydraopt.merging.weights import Sensitivity, importances, weights_of
+from hydraopt.merging.solving import Options, solve, solve_at
+from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress, silent
 
-__all__ = ["Coder", "Encoded", "Limit", "today"]
+__all__ = ["Coder", "Encoded", "Limit", "digest_of", "options_in", "today"]
 
 _DIGITS: Final = 16
 _MERGE_ANEW: Final = "Make a new core with it: hydraopt refresh, or merge all adapters anew"
@@ -156,14 +156,7 @@ class Coder:
 
     def _check(self, adapter: Adapter) -> None:
         path, recipe = self.bundle.path, self.bundle.recipe
-        if self.bundle.version == 1:
-            raise UsageError(
-                explain(
-                    "a bundle of format version 1 stays as it is",
-                    file=path,
-                    do="Write it anew first: hydraopt refresh",
-                )
-            )
+        check_version(self.bundle)
         if "method" in recipe:
             raise UsageError(
                 explain(
@@ -254,17 +247,9 @@ class Coder:
     def _solved(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
         """The draft that meets the limit, or the one at the collection's own price; and the job
         with what was measured."""
-        recipe = self.bundle.recipe
-        measure = recipe.get("measure")
-        forms = [form for form in FORMS if form in (recipe.get("forms") or FORMS)]
+        options = options_in(self.bundle.recipe, self.threads, self.progress)
         seen = {k: x for k, x in self.sensitivity.items() if k == adapter.name}
-        options = Options(
-            measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE),
-            forms or tuple(FORMS),
-            threads=self.threads,
-            progress=self.progress,
-            sensitivity=seen,
-        )
+        options = dataclasses.replace(options, sensitivity=seen)
         budget = self.limit.budget(job.pieces.fp16_bytes)
         measured = Measured(None)
         if isinstance(budget, HarmLimit):
@@ -300,10 +285,7 @@ class Coder:
                     do=f"Give --size, --error or --harm of each adapter{mean}",
                 )
             )
-        passes, one = passes_of(job, options), importances(job.pieces, {})
-        energies, seen = passes.energies(), options.sensitivity
-        weights = weights_of(job.pieces, energies, options.measure, one, seen)
-        return passes.run(price.price, weights.whole, weights.counting)
+        return solve_at(job, price.price, options)
 
     def _encoded(
         self,
@@ -330,6 +312,17 @@ class Coder:
         )
         notes = (*planned.pieces.notes, *planned.notes)
         return Encoded(piece, dict(draft.forms) if draft else {}, notes)
+
+
+def options_in(
+    recipe: Mapping[str, Any], threads: int | None, progress: Progress | None
+) -> Options:
+    """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
+    that is not known."""
+    measure, named = recipe.get("measure"), recipe.get("forms")
+    forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
+    chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
+    return Options(chosen, forms or tuple(FORMS), threads=threads, progress=progress)
 
 
 def digest_of(adapter: Adapter) -> str:

@@ -14,7 +14,7 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.folder import FolderCollection, is_folder
 from hydraopt.collection.lock import locked
-from hydraopt.collection.piece import Change, held_in, packed_parts
+from hydraopt.collection.piece import Change, check_version, held_in, packed_parts
 
 __all__ = ["Collection", "StrPath", "collection_at"]
 
@@ -95,6 +95,7 @@ class _OneFile:
 
     def write(self, change: Change) -> int:
         bundle = self.bundle()
+        check_version(bundle)
         pieces = [
             held_in(bundle, name).renamed(change.renamed.get(name, name))
             for name in bundle

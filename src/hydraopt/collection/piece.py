@@ -10,8 +10,9 @@ from typing import Any
 from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.errors import UsageError, explain
 
-__all__ = ["Change", "TaskPiece", "held_in", "packed_parts"]
+__all__ = ["Change", "TaskPiece", "check_version", "held_in", "packed_parts"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ def held_in(bundle: Bundle, name: str) -> TaskPiece:
         tuple(manifest.blobs[i] for i in entry.carried),
         tuple(bundle.read(f"carried/{i}") for i in entry.carried),
     )
+
+
+def check_version(bundle: Bundle) -> None:
+    """Raise UsageError for a bundle of version 1, whose streams are no streams of today's."""
+    if bundle.version == 1:
+        raise UsageError(
+            explain(
+                "a bundle of format version 1 stays as it is",
+                file=bundle.path,
+                do="Write it anew first: hydraopt refresh",
+            )
+        )
 
 
 def packed_parts(

@@ -130,7 +130,9 @@ class Job:
                 changes.update(vars(self.measured[task.name]))
             tasks.append(dataclasses.replace(task, **changes))
         price = {}
-        if draft is not None and draft.middle and self.pieces.core is None:
+        # With a core, or a size to be relative to, the price is the one that the recipe has.
+        fresh = self.pieces.core is None and self.pieces.norm is None
+        if fresh and draft is not None and draft.middle:
             price = draft.middle.to_json()
         return Manifest(
             self.pieces.modules,

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CoreRecipe", "MergeRecipe", "MethodRecipe", "Recipe", "ShrinkRecipe"]
+__all__ = [
+    "CoreRecipe",
+    "MergeRecipe",
+    "MethodRecipe",
+    "Recipe",
+    "RefreshRecipe",
+    "ShrinkRecipe",
+]
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,29 @@ class CoreRecipe:
 
 
 @dataclass(frozen=True)
+class RefreshRecipe:
+    """A new core for what a bundle holds: the recipe ``before`` it, as far as it holds on.
+
+    limit, value: of a new limit; without one the price stayed. decoded: tasks were coded again from
+    what the bundle held, so that their errors are estimates.
+    """
+
+    before: Mapping[str, Any] = field(repr=False)
+    limit: str | None
+    value: float | None
+    decoded: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        changes: dict[str, Any] = {"refreshed": True}
+        if self.limit is not None:
+            changes |= {"limit": self.limit, "value": self.value}
+        if self.decoded:
+            changes["errors"] = "estimated"
+        return {**self.before, **changes}
+
+
+@dataclass(frozen=True)
 class MethodRecipe:
     """A method of the literature, with its options; dtype: of the numbers that it made."""
 
@@ -92,4 +122,4 @@ class MethodRecipe:
         }
 
 
-Recipe = MergeRecipe | ShrinkRecipe | MethodRecipe | CoreRecipe
+Recipe = MergeRecipe | ShrinkRecipe | RefreshRecipe | MethodRecipe | CoreRecipe
