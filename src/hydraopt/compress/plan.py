@@ -261,16 +261,7 @@ def plan_module(
         for mode in possible
     ]
     costs = np.array([x.harm + price * x.bits for x in priced])
-    options = []
-    choices = [(None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])]
-    for left, right in choices if given is None else choices[3:]:
-        able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
-        if able:
-            shared = sum(basis.bits for basis in (left, right) if basis)
-            best = costs[able].argmin(axis=0)
-            total = price * shared + float(costs[able].min(axis=0).sum())
-            options.append((total, left, right, [able[i] for i in best]))
-    _, left, right, chosen = min(options, key=lambda option: option[0])
+    left, right, chosen = _chosen(bases, possible, costs, price, given is not None)
     edges = np.cumsum([0, *sizes])
     tasks = []
     for i, mode in enumerate(chosen):
@@ -283,6 +274,30 @@ def plan_module(
             )
         )
     return ModulePlan(left, right, tuple(tasks), price)
+
+
+def _chosen(
+    bases: Sequence[BasisPlan | None],
+    possible: Sequence[Mode],
+    costs: Array,
+    price: float,
+    given: bool,
+) -> tuple[BasisPlan | None, BasisPlan | None, list[int]]:
+    """Which bases are stored, and the mode of each task, by its number among the possible ones.
+
+    costs: (modes, tasks). given: both bases are there in any case.
+    """
+    options = []
+    choices = [(None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])]
+    for left, right in choices[3:] if given else choices:
+        able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
+        if able:
+            shared = sum(basis.bits for basis in (left, right) if basis)
+            best = costs[able].argmin(axis=0)
+            total = price * shared + float(costs[able].min(axis=0).sum())
+            options.append((total, left, right, [able[i] for i in best]))
+    _, left, right, chosen = min(options, key=lambda option: option[0])
+    return left, right, chosen
 
 
 def _nothing(parts: _Parts, mode: Mode, price: float, measure: Measure) -> ModulePlan:
