@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
+import zlib
 from typing import Any
-
-import zstandard
 
 from benchmarks.hostile.mutate import (
     ANY,
@@ -21,6 +21,7 @@ from benchmarks.hostile.mutate import (
     swap_ranges,
     truncate,
 )
+from hydraopt.coding.chunks import Chunk, pack_table
 
 
 def seal(header: Any, parts: list[bytes]) -> bytes:
@@ -48,37 +49,83 @@ def parts_of(data: bytes) -> tuple[Any, list[bytes]]:
 def forge_manifest(data: bytes, rng: random.Random) -> bytes:
     """A manifest that says something else, with a checksum that agrees."""
     header, parts = parts_of(data)
-    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
+    manifest = manifest_of(parts[0])
     for _ in range(rng.choice([1, 1, 2, 5])):
         manifest = damage_json(manifest, rng)
     text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8", "replace"
     )
-    parts[0] = zstandard.ZstdCompressor(level=1).compress(text)
+    parts[0] = deflated(text)
     return seal(header, parts)
 
 
 def forge_shape(data: bytes, rng: random.Random) -> bytes:
     """Modules of another size than the streams were written for."""
     header, parts = parts_of(data)
-    manifest = json.loads(zstandard.ZstdDecompressor().decompress(parts[0]))
+    manifest = manifest_of(parts[0])
     for side in ("m", "n"):
         manifest["modules"][side] = {"=": rng.choice([1, 2, 31, 33, 4096, 2**20, 2**24])}
-    parts[0] = zstandard.ZstdCompressor(level=1).compress(json.dumps(manifest).encode())
+    parts[0] = deflated(json.dumps(manifest).encode())
     return seal(header, parts)
 
 
 def forge_stream(data: bytes, rng: random.Random) -> bytes:
-    """A coded stream or blob that is damaged, with a checksum that agrees."""
+    """A coded stream or blob that is damaged, with checksums that agree; most often inside a chunk
+    whose table agrees as well."""
     header, parts = parts_of(data)
     choices = [i for i, part in enumerate(parts) if part and i > 0]
     i = rng.choice(choices)
     kinds: list[Mutation] = [flip_bits, truncate, extend, swap_ranges, blank]
-    damaged = rng.choice(kinds)(parts[i], rng)
-    if rng.random() < 0.1:
-        damaged = rng.randbytes(len(damaged))
-    parts[i] = damaged
+    names = [name for name in header if name != "__metadata__"]
+    if names[i].startswith("carried") or rng.random() < 0.2:
+        damaged = rng.choice(kinds)(parts[i], rng)
+        parts[i] = rng.randbytes(len(damaged)) if rng.random() < 0.1 else damaged
+    else:
+        parts[i] = damage_chunk(parts[i], rng, kinds)
     return seal(header, parts)
+
+
+def damage_chunk(stream: bytes, rng: random.Random, kinds: list[Mutation]) -> bytes:
+    """A stream with one chunk damaged, or one row of its table, and a table that agrees."""
+    chunks, start = chunks_of(stream)
+    pieces = []
+    for chunk in chunks:
+        pieces.append(stream[start : start + chunk.size])
+        start += chunk.size
+    i = rng.randrange(len(chunks))
+    if rng.random() < 0.8:
+        pieces[i] = rng.choice(kinds)(pieces[i], rng) if pieces[i] else b"\1"
+    rows = [
+        Chunk(x.records, x.numbers, len(piece), zlib.crc32(piece))
+        for x, piece in zip(chunks, pieces, strict=True)
+    ]
+    if rng.random() < 0.2:
+        name = rng.choice(["records", "numbers"])
+        other = rng.choice([1, 2, 1 << 16, (1 << 32) - 1])
+        rows[i] = dataclasses.replace(rows[i], **{name: other})
+    return pack_table(rows) + b"".join(pieces)
+
+
+def chunks_of(stream: bytes) -> tuple[list[Chunk], int]:
+    """The table of a sound stream and its bytes."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = place = 0
+        while True:
+            byte = stream[at]
+            value |= (byte & 127) << place
+            at, place = at + 1, place + 7
+            if byte < 128:
+                return value
+
+    rows = []
+    for _ in range(varint()):
+        counts = varint(), varint(), varint()
+        rows.append(Chunk(*counts, int.from_bytes(stream[at : at + 4], "little")))
+        at += 4
+    return rows, at + 4
 
 
 def swap_streams(data: bytes, rng: random.Random) -> bytes:
@@ -90,21 +137,24 @@ def swap_streams(data: bytes, rng: random.Random) -> bytes:
 
 
 def bomb(data: bytes, rng: random.Random) -> bytes:
-    """A zstd frame that unpacks to far more than it should, or lies about how much."""
+    """Something deflated that unpacks to far more than it should, or lies about how much."""
     header, parts = parts_of(data)
     if rng.random() < 0.5:
-        packed = zstandard.ZstdCompressor(level=1).compress(bytes(rng.choice([10**6, 10**8])))
+        packed = deflated(bytes(rng.choice([10**6, 10**8])))
     else:
-        frame = bytearray(zstandard.ZstdCompressor().compress(rng.randbytes(300)))
-        frame[5] = rng.randrange(256)
-        packed = bytes(frame)
+        lie = rng.choice([0, 299, 301, 2**24, 2**32 - 1])
+        packed = lie.to_bytes(4, "little") + zlib.compress(rng.randbytes(300))
     carried = [i for i, name in enumerate(x for x in header if x != "__metadata__") if "c" in name]
     parts[rng.choice([0, *carried])] = packed
     return seal(header, parts)
 
 
 def manifest_of(part: bytes) -> Any:
-    return json.loads(zstandard.ZstdDecompressor().decompress(part))
+    return json.loads(zlib.decompress(part[4:]))
+
+
+def deflated(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + zlib.compress(data, 1)
 
 
 def packed(manifest: Any) -> bytes:
@@ -112,7 +162,7 @@ def packed(manifest: Any) -> bytes:
         text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:
         text = "[" * 20_000
-    return zstandard.ZstdCompressor(level=1).compress(text.encode("utf-8", "replace"))
+    return deflated(text.encode("utf-8", "replace"))
 
 
 def forge_many(data: bytes, rng: random.Random) -> bytes:
@@ -202,12 +252,9 @@ def forge_blobs(data: bytes, rng: random.Random) -> bytes:
             of=[None, *([0] * (copies - 1))],
         )  # fmt: skip
         at = names.index(f"carried/{i}")
-        if size <= 2**24:
-            parts[at] = zstandard.ZstdCompressor(level=1).compress(bytes(size))
-        else:
-            chunks = zstandard.ZstdCompressor(level=1).compressobj(size=size)
-            made = [chunks.compress(bytes(2**24)) for _ in range(size // 2**24)]
-            parts[at] = b"".join([*made, chunks.flush()])
+        stream = zlib.compressobj(1)
+        made = [stream.compress(bytes(min(size, 2**24))) for _ in range(max(size // 2**24, 1))]
+        parts[at] = (size % 2**32).to_bytes(4, "little") + b"".join([*made, stream.flush()])
     parts[0] = packed(manifest)
     return seal(header, parts)
 

@@ -19,6 +19,7 @@ __all__ = ["REPORTS", "main", "sections_of"]
 
 REPORTS = (
     "bdrate",
+    "chunks",
     "default",
     "evidence",
     "head_map",

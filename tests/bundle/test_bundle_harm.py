@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hydraopt.bundle import Harm, HarmPoint, Manifest, TaskEntry, open_bundle, write_bundle
 from hydraopt.bundle.harm import MAX_POINTS, pack_curve, thinned, unpack_curve
-from hydraopt.bundle.rules import rules_of
+from hydraopt.bundle.opening import rules_of
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.golden.make import CURVE, FIRST, HARM, SECOND

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from hydraopt.bundle import open_bundle, strictjson, verify_bundle, version1
-from hydraopt.bundle.rules import rules_of
+from hydraopt.bundle.opening import rules_of
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts
 from tests.bundle.golden.make import FIRST, SECOND

@@ -24,7 +24,7 @@ from hydraopt.bundle.container import (
     tensor_names,
 )
 from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.opening import Container, Source, refuse_file
+from hydraopt.bundle.opening import Container, Opened, refuse_file
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle, canonical, metadata_of
@@ -152,7 +152,7 @@ def only_core(cores: Sequence[Path], where: Path) -> Path:
     return cores[0]
 
 
-def open_apart(file: Container, tasks: Iterable[Path], where: Path, strict: bool = True) -> Source:
+def open_apart(file: Container, tasks: Iterable[Path], where: Path, strict: bool = True) -> Opened:
     """The bundle of a core file and task files.
 
     file: the core.  where: what errors call all of them. strict: tasks of another core are refused,
@@ -239,7 +239,7 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     return manifest
 
 
-def _combined(core: Container, own: Manifest, parts: Sequence[_Part], where: Path) -> Source:
+def _combined(core: Container, own: Manifest, parts: Sequence[_Part], where: Path) -> Opened:
     """The canonical bundle, in which equal streams, blobs and configs of several files are one.
 
     Bytes are told apart by size and checksum, without being read.
@@ -283,7 +283,7 @@ def _combined(core: Container, own: Manifest, parts: Sequence[_Part], where: Pat
     header = sum(file.header + file.sizes["manifest"] for file in files)
     size = sum(file.size for file in files)
     about = where, metadata, core.version, core.rules
-    return Source(*about, made.manifest, places, size, header)
+    return Opened(*about, made.manifest, places, size, header)
 
 
 def _token(file: Container, name: str) -> bytes:

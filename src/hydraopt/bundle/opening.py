@@ -1,6 +1,6 @@
 """A file of a bundle, opened: its header is checked, and every tensor against its checksum.
 
-A bundle is one such file, or a core file and task files (see hydraopt.bundle.apart); a Source says
+A bundle is one such file, or a core file and task files (see hydraopt.bundle.apart); a Opened says
 which tensor of the bundle is where.
 """
 
@@ -17,7 +17,7 @@ from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import AGAIN, check_manifest, naming
 from hydraopt.bundle.container import FORMAT, tensor_names
-from hydraopt.bundle.rules import Rules, at_most, rules_of
+from hydraopt.bundle.rules import CURRENT, Rules, at_most
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.tensors import checksum
 from hydraopt.bundle.writer import metadata_of
@@ -31,10 +31,20 @@ from hydraopt.errors import (
 )
 from hydraopt.files.reading import HeldFile
 
-__all__ = ["Container", "Source", "open_source", "refuse_file"]
+__all__ = ["Container", "Opened", "open_source", "refuse_file", "rules_of"]
 
 _FIRST_APART: Final = 2
 """The version from which on there are core and task files."""
+
+
+def rules_of(version: int) -> Rules:
+    """Those of a version that this library reads."""
+    if version == 1:
+        # Here, so that zstd is loaded for old files only.
+        from hydraopt.bundle import version1
+
+        return version1.RULES
+    return CURRENT
 
 
 class Container:
@@ -173,7 +183,7 @@ class Container:
 
 
 @dataclass(frozen=True)
-class Source:
+class Opened:
     """What a bundle holds, and where.
 
     path: the file, or the folder.  version: of its format.  manifest: canonical.  places: of each
@@ -206,7 +216,7 @@ class Source:
         return file.read(own)
 
 
-def open_source(file: Container) -> Source:
+def open_source(file: Container) -> Opened:
     """A bundle in one file."""
     path = file.path
     value = file.manifest()
@@ -218,7 +228,7 @@ def open_source(file: Container) -> Source:
     places = {name: (file, name) for name in names}
     header = file.header + file.sizes["manifest"]
     about = path, file.metadata, file.version, file.rules
-    return Source(*about, manifest, places, file.size, header)
+    return Opened(*about, manifest, places, file.size, header)
 
 
 def refuse_file(

@@ -15,7 +15,7 @@ from hydraopt.bundle.apart import open_apart, parts_beside
 from hydraopt.bundle.bounds import Allowance, check_blobs, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import CORE, FORMAT, TASK
-from hydraopt.bundle.opening import Container, Source, open_source, refuse_file
+from hydraopt.bundle.opening import Container, Opened, open_source, refuse_file
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
@@ -236,7 +236,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         return list(self.read_bases())
 
 
-def _source_of(path: Path) -> Source:
+def _source_of(path: Path) -> Opened:
     """A bundle in one file; or a folder, or a core file, with the task files in it or beside it."""
     if path.is_dir():
         core, tasks = parts_beside(path)

@@ -11,7 +11,7 @@ from hydraopt.coding.chunks import ChunkReader
 from hydraopt.coding.stream import MOST_NUMBERS_OF_FILE, StreamReader
 from hydraopt.coding.version import VERSION
 
-__all__ = ["CURRENT", "Limit", "Rules", "at_most", "rules_of"]
+__all__ = ["CURRENT", "Limit", "Rules", "at_most"]
 
 Limit = tuple[int, int]
 """What is free, and how much more for each byte."""
@@ -51,13 +51,3 @@ CURRENT: Final = Rules(
     numbers=MOST_NUMBERS_OF_FILE,
     carried=(1 << 24, 256),
 )
-
-
-def rules_of(version: int) -> Rules:
-    """Those of a version that this library reads."""
-    if version == 1:
-        # Here, so that zstd is loaded for old files only.
-        from hydraopt.bundle import version1
-
-        return version1.RULES
-    return CURRENT

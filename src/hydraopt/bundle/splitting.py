@@ -19,7 +19,7 @@ from hydraopt.bundle.apart import (
 )
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK, TASK_SUFFIX
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
-from hydraopt.bundle.opening import Container, Source
+from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import UsageError, explain
@@ -91,7 +91,7 @@ def join(
     return size, [task.name for task in source.manifest.tasks]
 
 
-def _source_of(paths: Sequence[Path]) -> Source:
+def _source_of(paths: Sequence[Path]) -> Opened:
     cores: list[Path] = []
     tasks: list[Path] = []
     for path in paths:

@@ -1,0 +1,65 @@
+"""What format 2 costs in bytes: the tables of docs/evidence/format.md, from chunk_sizes.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.coding.chunk_sizes import SIZES
+from benchmarks.common import CODING
+from benchmarks.reports.tables import table
+
+__all__ = ["SECTIONS"]
+
+Row = Mapping[str, Any]
+
+
+def _rows() -> Sequence[Row]:
+    rows: Sequence[Row] = json.loads((CODING / "chunk_sizes.json").read_text())["rows"]
+    return rows
+
+
+def _more(size: int, than: int) -> str:
+    return f"{100 * (size / than - 1):+.2f} %"
+
+
+def _formats() -> str:
+    head = ["bundle", "format 1, bytes", "format 2, bytes", "more", "apart, bytes", "more"]
+    lines = [
+        [
+            row["bundle"],
+            f"{row['format_1']:,}",
+            f"{row['format_2']:,}",
+            _more(row["format_2"], row["format_1"]),
+            f"{row['apart']:,}",
+            _more(row["apart"], row["format_2"]),
+        ]
+        for row in _rows()
+    ]
+    return table(head, lines)
+
+
+def _chunks() -> str:
+    sizes = [name for name in SIZES if name != "whole"]
+    lines = [
+        [row["bundle"], *(_more(row[x]["bytes"], row["whole"]["bytes"]) for x in sizes)]
+        for row in _rows()
+    ]
+    return table(["bundle", *sizes], lines)
+
+
+def _shared() -> str:
+    sizes = [name for name in SIZES if name != "whole"]
+    lines = []
+    for row in _rows():
+        whole = row["whole"]["shared"]
+        cells = [
+            f"{_more(row[x]['shared'], whole)} ({row[x]['shared_chunks']})" if whole else "-"
+            for x in sizes
+        ]
+        lines.append([row["bundle"], *cells])
+    return table(["bundle", *sizes], lines)
+
+
+SECTIONS = {"formats": _formats, "chunks": _chunks, "shared chunks": _shared}
