@@ -57,7 +57,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     """
 
     def __init__(
-        self, path: Path, base: BaseTensors | None = None, source: Source | None = None
+        self, path: Path, base: BaseTensors | None = None, source: Opened | None = None
     ) -> None:
         self.path = path
         self.base = base
