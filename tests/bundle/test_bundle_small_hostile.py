@@ -31,7 +31,7 @@ from tests.bundle.bundles import tiny
 from tests.limited import run_limited
 
 BYTES = 30_000
-MEGABYTES = 96
+MEGABYTES = 100
 SECONDS = 10
 CONFIG = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": "all-linear"}
 
@@ -121,7 +121,7 @@ def carried_zeros(path: Path) -> None:
 
 def many_names(path: Path) -> None:
     """As many tasks with all modules as the entries allow."""
-    count, tasks = 600, 300
+    count, tasks = 600, 210
     modules = tuple(ModuleEntry(f"m{i}", "linear", 1, 1) for i in range(count))
     writer = ChunkWriter()
     for _ in modules:

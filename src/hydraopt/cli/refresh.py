@@ -80,10 +80,10 @@ def refresh(
 def _check(bundle: str, output: str, force: bool) -> None:
     from pathlib import Path
 
-    from hydraopt.collection.folder import is_folder
+    from hydraopt.collection.folder import folder_of
     from hydraopt.errors import UsageError, explain
 
-    if not is_folder(Path(bundle)):
+    if folder_of(Path(bundle)) is None:
         check_target(output, force)
     elif not force and Path(output).is_dir() and any(Path(output).iterdir()):
         raise UsageError(

@@ -12,7 +12,7 @@ import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
@@ -22,11 +22,19 @@ from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import pack_bundle
+from hydraopt.coding.chunks import read_table
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.forms import FORMS
+from hydraopt.coding.stream import most_numbers
 from hydraopt.collection.piece import TaskPiece, check_version
 from hydraopt.compress.measure import measure_named
-from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError, explain
+from hydraopt.errors import (
+    AlignmentError,
+    BaseMismatchError,
+    NumericalError,
+    UsageError,
+    explain,
+)
 from hydraopt.files.reading import file_hash
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.align import MergeSet, align
@@ -295,6 +303,8 @@ class Coder:
         day: str,
     ) -> Encoded:
         job, draft = coded or (Job.of(planned.pieces, CoreRecipe()), None)
+        if draft is not None:
+            _check_readable(draft.streams[0], len(planned.modules) + len(planned.tensors), adapter)
         manifest = job.manifest(draft)
         entry: TaskEntry = dataclasses.replace(
             manifest.tasks[0],
@@ -312,6 +322,29 @@ class Coder:
         )
         notes = (*planned.pieces.notes, *planned.notes)
         return Encoded(piece, dict(draft.forms) if draft else {}, notes)
+
+
+def _check_readable(stream: bytes, records: int, adapter: Adapter) -> None:
+    """Raise NumericalError for more numbers than the stream's own bytes stand for.
+
+    A file has some free; but whatever tasks it comes to hold, readers must take all of them.
+    """
+    numbers = sum(chunk.numbers for chunk in read_table(memoryview(stream), records, _never)[0])
+    most = most_numbers(len(stream)) - most_numbers(0)
+    if numbers > most:
+        raise NumericalError(
+            explain(
+                "the stream would stand for more numbers than a reader takes",
+                adapter=adapter.name,
+                got=f"{numbers:,} numbers in {len(stream):,} bytes",
+                expected=f"at most {most:,}",
+                do="Ask for a larger size or a smaller error, or use --lossless",
+            )
+        )
+
+
+def _never(what: str) -> NoReturn:
+    raise NumericalError(explain("a stream of our own cannot be read", got=what))
 
 
 def options_in(

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.apart import core_id, open_apart, packed_task, parts_beside
-from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK_SUFFIX
+from hydraopt.bundle.container import CORE, FORMAT, TASK, TASK_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.splitting import task_file_name, task_stem
@@ -25,7 +25,7 @@ from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
 from hydraopt.files.writing import sync_folder, write_atomically
 
-__all__ = ["FolderCollection"]
+__all__ = ["FolderCollection", "folder_of"]
 
 _JOURNAL: Final = ".renaming.json"
 """What a rename is about to do, so that the next change can finish it."""
@@ -159,9 +159,12 @@ class FolderCollection:
             journal.unlink()
 
 
-def is_folder(path: Path) -> bool:
-    """Whether a collection at that path is a folder, or the core file of one."""
-    return path.is_dir() or path.name.endswith(CORE_SUFFIX)
+def folder_of(path: Path) -> Path | None:
+    """The folder of a collection of several files, by itself or by its core file; None if what is
+    there is one file. Raises BundleFormatError for what is no bundle."""
+    if path.is_dir():
+        return path
+    return path.parent if Container(path, (FORMAT, CORE, TASK)).format == CORE else None
 
 
 def _is_task(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import pack_bundle
-from hydraopt.collection.folder import FolderCollection, is_folder
+from hydraopt.collection.folder import FolderCollection, folder_of
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, check_version, held_in, packed_parts
 
@@ -57,7 +57,9 @@ class Collection(Protocol):
 
 def collection_at(path: StrPath) -> Collection:
     """The collection that lies there. Raises BundleFormatError for what is none."""
-    return FolderCollection(Path(path)) if is_folder(Path(path)) else _OneFile(Path(path))
+    if folder_of(Path(path)) is None:
+        return _OneFile(Path(path))
+    return FolderCollection(Path(path))
 
 
 class _OneFile:

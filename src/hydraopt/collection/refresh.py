@@ -27,7 +27,7 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.encode import digest_of, options_in
-from hydraopt.collection.folder import is_folder
+from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
@@ -159,7 +159,8 @@ def refresh(
     started = time.monotonic()
     if size is not None and error is not None:
         raise UsageError(explain("more than one limit", got="size, error", expected="one at most"))
-    collection = collection_at(path)
+    # The folder and not its core file: every task in it gets another core.
+    collection = collection_at(folder_of(Path(path)) or path)
     if output is not None:
         check_apart(output, [collection.path])
     with collection.held():
@@ -305,12 +306,11 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
 
 def _write(packed: PackedBundle, path: Path, output: StrPath | None) -> None:
     """As a file or a folder, as the collection was; its core keeps its name."""
-    if not is_folder(path):
+    if not path.is_dir():
         packed.write(output if output is not None else path)
         return
-    folder = path if path.is_dir() else path.parent
-    core, _ = parts_beside(folder)
+    core, _ = parts_beside(path)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
         packed.write(whole)
-        split(whole, folder if output is None else output, overwrite=True)
+        split(whole, path if output is None else output, overwrite=True)

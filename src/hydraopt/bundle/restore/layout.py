@@ -73,11 +73,15 @@ class Pair:
             return a, b
         groups = module.groups if module.layout in ("rows", "experts") else 1
         each = rank if module.layout == "experts" else rank // groups
-        a, b = np.zeros((groups, each, n)), np.zeros((groups, m, each))
-        for position, _, factors in self.members:
-            own, k = balanced(factors, scale), factors.A.shape[0]
-            a[position, :k], b[position, :, :k] = own.A, own.B
-        a = a.reshape(groups * each, n)
+        if len(self.members) == groups == 1 and first.A.shape[0] == each:
+            own = balanced(first, scale)
+            a, b = own.A, own.B[None]
+        else:
+            a, b = np.zeros((groups, each, n)), np.zeros((groups, m, each))
+            for position, _, factors in self.members:
+                own, k = balanced(factors, scale), factors.A.shape[0]
+                a[position, :k], b[position, :, :k] = own.A, own.B
+            a = a.reshape(groups * each, n)
         if module.layout == "experts":
             # The rank varies slowest in the columns of B: group g has columns g, g + groups, ...
             return a, b.transpose(1, 2, 0).reshape(m, each * groups)
@@ -124,7 +128,8 @@ def balanced(factors: Factors, scale: float = 1.0) -> Factors:
     Parts are scaled by powers of two, which is exact, so norms agree to a factor of 2. It keeps
     both sides in the middle of a narrow range: fp16 holds neither 10^5 nor 10^-8.
     """
-    b, a = factors.B / scale, factors.A
+    # No copy where none is needed: an export's memory is bounded by the bytes of its bundle.
+    b, a = factors.B if scale == 1 else factors.B / scale, factors.A
     nb, na = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
     ratio = np.divide(nb, na, out=np.ones_like(nb), where=(na > 0) & (nb > 0))
     shift = np.rint(0.5 * np.log2(ratio)).astype(np.int32)
