@@ -16,6 +16,7 @@ __all__ = [
     "ChecksumError",
     "ExportError",
     "HydraoptError",
+    "LockedError",
     "MemoryLimitError",
     "NumericalError",
     "TaskNotFoundError",
@@ -67,6 +68,10 @@ class ChecksumError(BundleFormatError):
 
 class UnsupportedVersionError(BundleFormatError):
     """A bundle was written in a format version that this library cannot read."""
+
+
+class LockedError(HydraoptError, BlockingIOError):
+    """Another process is writing what was to be written."""
 
 
 class ExportError(HydraoptError, ValueError):

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"bundle"},
     {"methods"},
     {"merging"},
+    {"collection"},
     {"basemodel"},
     {"export", "runtime"},
     {"inspect", "report", "serve"},

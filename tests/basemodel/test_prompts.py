@@ -124,7 +124,7 @@ def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
     assert seen.exit_code == 0, seen.output
     assert json.loads(seen.stdout)["size"] == out.stat().st_size
     recipe = open_bundle(out).recipe
-    assert recipe["sensitivity"] == ["en", "fr"]
+    assert recipe["sensitivity"] == 2
     assert recipe["judged"] == 1
     (told,) = [task.harm for task in open_bundle(out).manifest.tasks if task.name == "fr"]
     assert told is not None

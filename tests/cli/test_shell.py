@@ -16,14 +16,27 @@ from hydraopt.cli import common
 from hydraopt.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("eval", "export", "inspect", "merge", "methods", "serve", "shrink", "use", "verify")
+VERBS = (
+    *("add", "diff", "eval", "export", "inspect", "join", "ls", "merge", "methods", "refresh"),
+    *("remove", "rename", "replace", "serve", "shrink", "split", "use", "verify"),
+)
+SHARED = {"adding", "common", "failures", "main", "mergeoptions", "results"}
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
 
 def test_the_verbs_are_these_with_a_file_each() -> None:
     assert tuple(sorted(cli.commands)) == VERBS
     files = {path.stem for path in Path(common.__file__).parent.glob("*.py")}
-    assert files == {*VERBS, "__init__", "common", "failures", "main", "mergeoptions", "results"}
+    assert files == {
+        *VERBS,
+        "__init__",
+        "adding",
+        "common",
+        "failures",
+        "main",
+        "mergeoptions",
+        "results",
+    }
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])

@@ -205,6 +205,11 @@ class Opened:
         """Bytes of each tensor."""
         return {name: file.sizes[own] for name, (file, own) in self.places.items()}
 
+    def checksum(self, name: str) -> str:
+        """Of the bytes of one tensor, as its file says it."""
+        file, own = self.places[name]
+        return file.checksums[own]
+
     def read(self, name: str) -> bytes:
         """The bytes of one tensor; see :meth:`Container.read`."""
         file, own = self.places[name]

@@ -56,10 +56,12 @@ class Bundle(Mapping[str, TaskAdapter]):
     bytes_read: bytes read from the file so far.
     """
 
-    def __init__(self, path: Path, base: BaseTensors | None = None) -> None:
+    def __init__(
+        self, path: Path, base: BaseTensors | None = None, source: Opened | None = None
+    ) -> None:
         self.path = path
         self.base = base
-        self._source = _source_of(path)
+        self._source = source or _source_of(path)
         self.metadata = self._source.metadata
         self.version = self._source.version
         self.bytes_read = self._source.header
@@ -127,6 +129,10 @@ class Bundle(Mapping[str, TaskAdapter]):
         return (
             f"Bundle({str(self.path)!r}, {len(self)} tasks, {len(self.manifest.modules)} modules)"
         )
+
+    def checksum(self, name: str) -> str:
+        """The checksum that a tensor's bytes must have, as a file says; they are not read."""
+        return self._source.checksum(name)
 
     def read(self, name: str) -> bytes:
         """The bytes of one tensor of the file, held against its checksum.

@@ -25,6 +25,7 @@ from hydraopt.bundle.harm import (
     pack_curve,
     unpack_curve,
 )
+from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
 from hydraopt.bundle.items import MAX_ITEMS, CarriedBlob, CarriedItem
 from hydraopt.bundle.modules import ModuleEntry, default_key
 from hydraopt.bundle.strictjson import (
@@ -70,6 +71,7 @@ class TaskEntry:
     harm: what the coded task does to its answers, as measured; None where nobody looked.
     curve: trial encodings of the task, at most 16, whose errors rise by a step of 4.4 % at least.
         Both are snapped; see :mod:`hydraopt.bundle.harm`.
+    added: where the task came from, if it was added after the merge.
     """
 
     name: str
@@ -93,6 +95,7 @@ class TaskEntry:
     tensor_errors: tuple[float, ...] = ()
     harm: Harm | None = None
     curve: tuple[HarmPoint, ...] = ()
+    added: Added | None = None
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -127,6 +130,7 @@ class TaskEntry:
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
         object.__setattr__(self, "harm", check_harm(self.harm, where))
         object.__setattr__(self, "curve", check_curve(self.curve, where))
+        check_added(self.added, where)
         text_map(self.bias_scales, f"bias scales of {where}", (int, float))
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
         for kind in self.extra_kinds.values():
@@ -228,6 +232,7 @@ class Manifest:
             row["tensors"] = _ranges_or_none(task.tensors, len(self.tensors))
             row["tensor_errors"] = strictjson.pack_errors(task.tensor_errors)
             row["harm"], row["curve"] = harm_to_json(task.harm), pack_curve(task.curve)
+            row["added"] = added_to_json(task.added)
             keys = sorted(task.keys.items())
             row["keys"] = [[index[path], half, key] for (path, half), key in keys]
             tasks.append(row)
@@ -292,6 +297,7 @@ _TASK_DEFAULTS: Final[Mapping[str, Any]] = {
     "dtype": "F32", "lossless": False, "modules": "all", "errors": "", "error": 0.0,
     "carried": [], "keys": [], "bias_scales": {}, "extra_kinds": {}, "notes": [], "metadata": {},
     "tensors": [], "tensor_errors": "", "harm": None, "curve": "",
+    "added": None,
 }  # fmt: skip
 
 
@@ -347,4 +353,5 @@ def _task_row(
         "keys": keys,
         "harm": harm_from_json(row["harm"]),
         "curve": unpack_curve(row["curve"]),
+        "added": added_from_json(row["added"]),
     }

@@ -25,7 +25,7 @@ from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.writing import replaced_folder
 
-__all__ = ["SplitFile", "join", "split"]
+__all__ = ["SplitFile", "join", "split", "task_file_name", "task_stem"]
 
 _LONGEST: Final = 255
 """Bytes of a file's name."""
@@ -118,16 +118,25 @@ def _files_of(bundle: Bundle) -> Iterator[tuple[str | None, str, PackedBundle]]:
     for index, task in enumerate(bundle.manifest.tasks):
         stream = None if task.content is None else bundle.read(f"task/{task.content}")
         blobs = [bundle.read(f"carried/{i}") for i in task.carried]
-        file = _file_name(task.name, taken)
+        file = task_file_name(task.name, taken)
         yield task.name, file, packed_task(bundle.manifest, index, stream, blobs, known)
 
 
-def _file_name(task: str, taken: set[str]) -> str:
-    """A name that no file system takes for another or for too long; the manifest has the task's."""
+def task_stem(task: str) -> str:
+    """What a task's file is called by, without the suffix, as long as no other has that name."""
     name = task
     while len(f"{name}{TASK_SUFFIX}".encode()) > _LONGEST - len(".tmp-") - 24:
         name = name[:-1]
-    stem, number = name, 1
+    return name
+
+
+def task_file_name(task: str, taken: set[str]) -> str:
+    """A name that no file system takes for another or for too long; the manifest has the task's.
+
+    taken: stems in use, casefolded; the new one is added.
+    """
+    name = stem = task_stem(task)
+    number = 1
     while name.casefold() in taken:
         number += 1
         name = f"{stem}~{number}"

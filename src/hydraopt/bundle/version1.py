@@ -56,6 +56,7 @@ def _check(manifest: Any) -> None:
     columns = set(tasks) if isinstance(tasks, Mapping) else set()
     measured = sorted({"harm", "curve"} & columns)
     check(not measured, "harm in a file of version 1", measured)
+    check("added" not in columns, "history in a file of version 1")
 
 
 RULES: Final = Rules(

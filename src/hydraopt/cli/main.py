@@ -15,14 +15,21 @@ from typing import Any
 import click
 
 from hydraopt import __version__
+from hydraopt.cli.add import add
 from hydraopt.cli.common import open_streams
+from hydraopt.cli.diff import diff
 from hydraopt.cli.eval import eval_
 from hydraopt.cli.export import export
 from hydraopt.cli.failures import Doing, Interrupted, failure_of
 from hydraopt.cli.inspect import inspect
 from hydraopt.cli.join import join
+from hydraopt.cli.ls import ls
 from hydraopt.cli.merge import merge
 from hydraopt.cli.methods import methods
+from hydraopt.cli.refresh import refresh
+from hydraopt.cli.remove import remove
+from hydraopt.cli.rename import rename
+from hydraopt.cli.replace import replace
 from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
 from hydraopt.cli.split import split
@@ -99,7 +106,9 @@ def cli() -> None:
     """
 
 
-for verb in (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use):
+_MADE = (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use)
+_CHANGED = (ls, add, remove, replace, rename, diff, refresh)
+for verb in (*_MADE, *_CHANGED):
     cli.add_command(verb)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from hydraopt.cli.common import (
@@ -16,7 +17,7 @@ from hydraopt.cli.common import (
     size_text,
 )
 
-__all__ = ["show_combined", "show_plan", "show_result"]
+__all__ = ["show_changed", "show_combined", "show_plan", "show_result"]
 
 
 def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
@@ -61,6 +62,44 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
         f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
         f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
     )
+
+
+def show_changed(done: Any, as_json: bool) -> None:
+    """What was done to a collection.  done: a hydraopt.collection.verbs.Changed."""
+    if as_json:
+        emit_json({"schema": "hydraopt.change/1", **done.to_dict()})
+        return
+    if done.added:
+        judged = any(task.harm for task in done.added)
+        show_table(
+            f"{len(done.added)} tasks added to {done.path}",
+            [
+                "task",
+                "error",
+                "own bytes",
+                "fp16 bytes",
+                *list(HARM_COLUMNS)[: 4 * judged],
+                "forms",
+            ],
+            [
+                [
+                    task.name,
+                    f"{task.error:.4f}",
+                    f"{task.own_bytes:,}",
+                    f"{task.fp16_bytes:,}",
+                    *harm_cells(asdict(task.harm) if task.harm else None)[: 4 * judged],
+                    ", ".join(f"{name} {count}" for name, count in task.forms.items()) or "-",
+                ]
+                for task in done.added
+            ],
+        )
+    for name in done.removed:
+        say(f"removed {name}")
+    for old, new in done.renamed.items():
+        say(f"renamed {old} to {new}")
+    for note in done.notes:
+        say(f"note: {note}")
+    say(f"size    {done.size_before:,} -> {done.size:,} bytes")
 
 
 def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: bool) -> None:

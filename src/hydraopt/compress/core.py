@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.cutoff import STORED_IN_FLOAT32, significant
 from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors, Thin
@@ -159,6 +160,13 @@ class ModuleCore:
         """The first q directions of a space, (N, q), float64."""
         stacked = self.U if side == "left" else self.V
         return stacked.astype(np.float64) @ space.mix[:, :q]
+
+    def over(self, basis: Basis, side: str) -> SharedSpace:
+        """The space of a basis that is there already: its directions are of no strength here."""
+        stacked = self.U if side == "left" else self.V
+        coordinates = stacked.T.astype(np.float64) @ basis.orthonormal
+        by_task = [coordinates[a:b] for a, b in itertools.pairwise(self._edges)]
+        return SharedSpace(np.zeros(basis.q), by_task, np.zeros((len(coordinates), 0)))
 
     @property
     def spaces_nbytes(self) -> int:

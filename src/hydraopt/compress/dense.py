@@ -30,11 +30,19 @@ from hydraopt.compress.sides import PART_BITS
 from hydraopt.linalg.basis import symmetric_inverse
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["EncodedTensor", "MatrixReader", "encode_tensor", "estimate_tensor"]
+__all__ = ["EncodedTensor", "Given", "MatrixReader", "encode_tensor", "estimate_tensor"]
 
 MatrixReader = Callable[[int], Array]
 """The matrix (N, k), float64, of the i-th task that has the tensor; read anew at each call. Where
 the reader of a bundle has a reference, the difference from it."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What tasks of a tensor share already: a record of a stream, or nothing."""
+
+    common: DenseRecord | None
+
 
 _RECORD_BITS: Final = 24.0
 _FINEST: Final = 2.0**-18
@@ -260,17 +268,36 @@ def _common(
     return (None, []) if rest.is_zero else (rest, members)
 
 
+def _closer(read: MatrixReader, shared: Array, weights: Sequence[float], price: float) -> list[int]:
+    """Which tensors take fewer bits as differences from ``shared``, by the estimate."""
+    return [
+        i
+        for i, weight in enumerate(weights)
+        if _estimate(read(i) - shared, price, weight) < _estimate(read(i), price, weight)
+    ]
+
+
 def encode_tensor(
-    read: MatrixReader, shape: tuple[int, int], weights: Sequence[float], price: float
+    read: MatrixReader,
+    shape: tuple[int, int],
+    weights: Sequence[float],
+    price: float,
+    given: Given | None = None,
 ) -> EncodedTensor:
     """Encode a tensor of all its tasks; deterministic.
 
     read: see :data:`MatrixReader`. shape: (N, k). weights: what a unit of squared error counts, for
-    each task. price: harm that a bit may cost.
+    each task. price: harm that a bit may cost. given: what is shared already, if anything is; then
+    nothing more is.
     """
-    common, members = _common(read, weights, price, shape)
     nothing = np.broadcast_to(np.zeros(1), shape)
-    shared = DenseRecord(rest=common).values(nothing) if common is not None else nothing
+    common: Rest | None = None
+    if given is None:
+        common, members = _common(read, weights, price, shape)
+        shared = DenseRecord(rest=common).values(nothing) if common is not None else nothing
+    else:
+        shared = nothing if given.common is None else given.common.values(nothing)
+        members = [] if given.common is None else _closer(read, shared, weights, price)
     records: list[DenseRecord] = []
     energies, errors = [], []
     for i, weight in enumerate(weights):
@@ -286,14 +313,38 @@ def encode_tensor(
 
 
 def estimate_tensor(
-    read: MatrixReader, shape: tuple[int, int], weights: Sequence[float], price: float
+    read: MatrixReader,
+    shape: tuple[int, int],
+    weights: Sequence[float],
+    price: float,
+    given: Given | None = None,
 ) -> float:
     """About the bits that :func:`encode_tensor` would take; nothing is rounded."""
+    if given is not None:
+        return _estimate_over(read, shape, weights, price, given)
     mean, members, total = _shared(read, weights, price, shape)
     bits = 0.0 if mean is None else _estimate(mean, price, total)
     for i, weight in enumerate(weights):
         x = read(i)
         bits += _estimate(x - mean if mean is not None and i in members else x, price, weight)
+    return bits
+
+
+def _estimate_over(
+    read: MatrixReader,
+    shape: tuple[int, int],
+    weights: Sequence[float],
+    price: float,
+    given: Given,
+) -> float:
+    """About the bits beside what is shared already."""
+    bits = 0.0
+    nothing = np.broadcast_to(np.zeros(1), shape)
+    shared = None if given.common is None else given.common.values(nothing)
+    for i, weight in enumerate(weights):
+        x = read(i)
+        alone = _estimate(x, price, weight)
+        bits += alone if shared is None else min(alone, _estimate(x - shared, price, weight))
     return bits
 
 

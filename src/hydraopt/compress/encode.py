@@ -21,7 +21,7 @@ from hydraopt.compress.core import ModuleCore
 from hydraopt.compress.measure import InnerProduct, Measure, displacement
 from hydraopt.compress.plan import ModulePlan, TaskPlan
 from hydraopt.compress.sides import BasisPlan, Classes
-from hydraopt.linalg.basis import Basis, symmetric_inverse
+from hydraopt.linalg.basis import Bases, Basis, symmetric_inverse
 from hydraopt.linalg.shapes import Array, Factors, Thin
 
 __all__ = ["EncodedModule", "encode_module", "squared_error"]
@@ -35,6 +35,8 @@ that is all noise: it keeps the length of what it stands for."""
 class EncodedModule:
     """One module, ready to be written.
 
+    left, right: the bases to be written; has_bases: whether records are over any, also over such
+    as are written elsewhere.
     records: for each task of the module, in the core's order, its parts or None if nothing pays.
     energies, errors: squared Frobenius norms of dW_t and of dW_t - dW~_t, measured after rounding.
     """
@@ -46,6 +48,7 @@ class EncodedModule:
     records: tuple[PartsRecord | None, ...]
     energies: tuple[float, ...]
     errors: tuple[float, ...]
+    has_bases: bool
 
 
 def _steps(classes: Classes, numbers: int) -> Array:
@@ -134,12 +137,19 @@ def _fit(
     return coefficients
 
 
-def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> EncodedModule:
-    """Encode all tasks of a module under its plan; deterministic."""
-    left = _encode_basis(core, plan.left, "left")
-    right = _encode_basis(core, plan.right, "right")
-    left_basis = left.basis if left else None
-    right_basis = right.basis if right else None
+def encode_module(
+    core: ModuleCore, plan: ModulePlan, measure: Measure, given: Bases | None = None
+) -> EncodedModule:
+    """Encode all tasks of a module under its plan; deterministic.
+
+    given: the bases that the plan was made over, if they are there already.
+    """
+    left = right = None
+    if given is None:
+        left = _encode_basis(core, plan.left, "left")
+        right = _encode_basis(core, plan.right, "right")
+        given = left.basis if left else None, right.basis if right else None
+    left_basis, right_basis = given
     thins = [core.thin(i) for i in range(len(core.s))]
     moved = None
     if measure.displacement:
@@ -163,6 +173,7 @@ def encode_module(core: ModuleCore, plan: ModulePlan, measure: Measure) -> Encod
         tuple(records),
         tuple(t.energy for t in thins),
         tuple(errors),
+        any(basis is not None for basis in given),
     )
 
 

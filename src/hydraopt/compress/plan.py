@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from hydraopt.coding.forms import FORMS, Mode
 from hydraopt.compiled import njit
 from hydraopt.compress.core import ModuleCore, SharedSpace
-from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
+from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.compress.measure import Measure, left_noise, part_harm
 from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideTable, side_table
+from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
@@ -81,6 +82,27 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
         return None
     chosen = classes[best[:q]]
     return BasisPlan(space, chosen, float(bits[best[:q]].sum()) + _RECORD_BITS)
+
+
+def _planned(
+    core: ModuleCore,
+    weights: Sequence[float],
+    price: float,
+    measure: Measure,
+    given: Bases | None,
+) -> list[BasisPlan | None]:
+    """Both bases, left and right. Those that are given cost nothing more, and what they are is
+    what a reader has: no rounding is to come."""
+    if given is None:
+        lengths = (core.m, core.n)
+        spaces = core.spaces(weights)
+        return [_basis(space, lengths[side], price, measure) for side, space in enumerate(spaces)]
+    return [
+        BasisPlan(core.over(basis, side), np.full(basis.q, LAST_CLASS, np.int64), 0.0)
+        if basis is not None and basis.q
+        else None
+        for side, basis in zip(("left", "right"), given, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -206,11 +228,13 @@ def plan_module(
     price: float,
     measure: Measure,
     modes: Sequence[Mode],
+    given: Bases | None = None,
 ) -> ModulePlan:
     """The cheapest plan of a module.
 
     weights: w_t of the module's tasks, so that ``w_t |dW_t|^2`` counts. price: harm a bit may cost.
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
+    given: bases that are there already, in place of such as would pay for themselves.
     """
     singular = [s * np.sqrt(w) for s, w in zip(core.s, weights, strict=True)]
     sizes = [s.size for s in singular]
@@ -219,10 +243,8 @@ def plan_module(
     bases: list[BasisPlan | None] = [None, None]
     own = [np.zeros((0, 0))] * 2
     if any(mode.code for mode in modes):
-        for side, space in enumerate(core.spaces(weights)):
-            plan = bases[side] = _basis(space, lengths[side], price, measure)
-            if plan:
-                own[side] = np.concatenate(space.coordinates)[:, : plan.q]
+        bases = _planned(core, weights, price, measure, given)
+        own = [np.concatenate(x.space.coordinates)[:, : x.q] if x else own[0] for x in bases]
     possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
     if not possible:
         # No basis pays at this price, and no other form is permitted: nothing is stored.
@@ -239,15 +261,7 @@ def plan_module(
         for mode in possible
     ]
     costs = np.array([x.harm + price * x.bits for x in priced])
-    options = []
-    for left, right in ((None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])):
-        able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
-        if able:
-            shared = sum(basis.bits for basis in (left, right) if basis)
-            best = costs[able].argmin(axis=0)
-            total = price * shared + float(costs[able].min(axis=0).sum())
-            options.append((total, left, right, [able[i] for i in best]))
-    _, left, right, chosen = min(options, key=lambda option: option[0])
+    left, right, chosen = _chosen(bases, possible, costs, price, given is not None)
     edges = np.cumsum([0, *sizes])
     tasks = []
     for i, mode in enumerate(chosen):
@@ -260,6 +274,30 @@ def plan_module(
             )
         )
     return ModulePlan(left, right, tuple(tasks), price)
+
+
+def _chosen(
+    bases: Sequence[BasisPlan | None],
+    possible: Sequence[Mode],
+    costs: Array,
+    price: float,
+    given: bool,
+) -> tuple[BasisPlan | None, BasisPlan | None, list[int]]:
+    """Which bases are stored, and the mode of each task, by its number among the possible ones.
+
+    costs: (modes, tasks). given: both bases are there in any case.
+    """
+    options = []
+    choices = [(None, None), (None, bases[1]), (bases[0], None), (bases[0], bases[1])]
+    for left, right in choices[3:] if given else choices:
+        able = [i for i, mode in enumerate(possible) if mode.needs_no_more_than(left, right)]
+        if able:
+            shared = sum(basis.bits for basis in (left, right) if basis)
+            best = costs[able].argmin(axis=0)
+            total = price * shared + float(costs[able].min(axis=0).sum())
+            options.append((total, left, right, [able[i] for i in best]))
+    _, left, right, chosen = min(options, key=lambda option: option[0])
+    return left, right, chosen
 
 
 def _nothing(parts: _Parts, mode: Mode, price: float, measure: Measure) -> ModulePlan:

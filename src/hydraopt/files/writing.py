@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["replaced_file", "replaced_folder", "write_atomically"]
+__all__ = ["replaced_file", "replaced_folder", "sync_folder", "write_atomically"]
 
 _EXCHANGE: Final = 2
 """RENAME_EXCHANGE of renameat2(2)."""
@@ -53,7 +53,7 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
             os.replace(scratch, target)
     except OSError as error:
         raise _named(error, path) from error
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return size
 
 
@@ -74,7 +74,7 @@ def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
             _like(target, stream.fileno())
             os.fsync(stream.fileno())
         os.replace(made, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def replaced_folder(
             _put_in_place(made, target, stale)
         else:
             os.replace(made, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 @contextmanager
@@ -251,14 +251,14 @@ def _replace_one_by_one(made: Path, target: Path) -> None:
     for name in sorted((old - new) | (old & set(stops))):
         if not (target / name).is_dir():
             (target / name).unlink()
-    _sync_folder(target)
+    sync_folder(target)
     for name in [*sorted(new - set(stops)), *stops]:
         if (made / name).is_dir() and not (made / name).is_symlink():
             continue  # It was brought along, and is there.
         os.replace(made / name, target / name)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     # Makes the new name survive a power cut; some systems cannot open folders, and the file itself
     # is safe without it.
     with contextlib.suppress(OSError):

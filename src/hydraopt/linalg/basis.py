@@ -10,7 +10,7 @@ import numpy as np
 from hydraopt.linalg.cutoff import GRAM, significant
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["Basis", "symmetric_inverse"]
+__all__ = ["Bases", "Basis", "symmetric_inverse"]
 
 
 def symmetric_inverse(gram: Array) -> Array:
@@ -46,3 +46,7 @@ class Basis:
         """Least-squares coordinates (q, k) of the columns of ``x`` (N, k)."""
         coordinates: Array = self._inverse @ (self.vectors.T @ x)
         return coordinates
+
+
+Bases = tuple[Basis | None, Basis | None]
+"""Left (m, p) and right (n, q) of a module, None where there is none."""

@@ -22,6 +22,7 @@ from hydraopt.compress.core import FactorReader
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensors_of
+from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
 
 __all__ = ["MergeSet", "align"]
@@ -38,6 +39,8 @@ class MergeSet:
     tasks: entries without errors, sorted by name; ``content`` indexes the coded streams.
     configs: distinct configs, by first use. carried: tensors to keep, one mapping per task.
     numbers: numbers in all inputs, duplicates included; their fp16 size is twice that.
+    core: what the tasks are coded against, if it is there already; then nothing more is shared.
+    norm: the |dW| that the size of a task is relative to; None for the middle one of these.
     """
 
     modules: tuple[ModuleEntry, ...]
@@ -50,6 +53,8 @@ class MergeSet:
     notes: tuple[str, ...] = field(default=())
     tensors: tuple[TensorEntry, ...] = ()
     matrices: tuple[TensorMatrices, ...] = ()
+    core: FrozenCore | None = None
+    norm: float | None = None
 
     @property
     def contents(self) -> int:

@@ -33,6 +33,9 @@ class DecodedDraft:
     def _shared(self) -> tuple[list[tuple[Basis | None, Basis | None]], list[bool]]:
         """The bases of all modules, and whether the tasks share something of each tensor."""
         modules, tensors = self.pieces.modules, self.pieces.tensors
+        core = self.pieces.core
+        if core is not None:
+            return list(core.bases), [common is not None for common in core.commons]
         if not self.draft.shared:
             return [(None, None)] * len(modules), [False] * len(tensors)
         reader = ChunkReader(self.draft.shared, len(modules) + len(tensors))

@@ -136,7 +136,7 @@ def recipe_of(
 ) -> MergeRecipe:
     """What a merge with these was asked for."""
     limit = "lossless" if lossless else budget.name, budget.limit
-    seen = tuple(sorted(options.sensitivity))
+    seen = len(options.sensitivity)
     return MergeRecipe(
         options.measure.name,
         *limit,

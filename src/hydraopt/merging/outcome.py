@@ -102,13 +102,15 @@ class Measured:
 class Job:
     """What is put together: pieces, those of them that are carried, and the manifest's recipe.
 
-    measured: by task, what the manifest is to say of its answers.
+    measured: by task, what the manifest is to say of its answers. around: bytes of a file without
+    the tasks, where these are to be counted alone.
     """
 
     pieces: MergeSet
     carried: Carried
     recipe: Recipe
     measured: Mapping[str, Measured] = field(default_factory=dict)
+    around: int = 0
 
     @classmethod
     def of(cls, pieces: MergeSet, recipe: Recipe) -> Job:
@@ -127,12 +129,17 @@ class Job:
             if task.name in self.measured:
                 changes.update(vars(self.measured[task.name]))
             tasks.append(dataclasses.replace(task, **changes))
+        price = {}
+        # With a core, or a size to be relative to, the price is the one that the recipe has.
+        fresh = self.pieces.core is None and self.pieces.norm is None
+        if fresh and draft is not None and draft.middle:
+            price = draft.middle.to_json()
         return Manifest(
             self.pieces.modules,
             tuple(tasks),
             tuple(self.carried.blobs),
             tuple(self.pieces.configs),
-            self.recipe.to_json(),
+            {**self.recipe.to_json(), **price},
             self.pieces.base_model,
             self.pieces.tensors,
         )
@@ -161,7 +168,7 @@ class Job:
     def value(self, budget: Budget, draft: Draft) -> float:
         """What ``budget`` limits, of a draft: bytes of the whole file, or an error of the tasks."""
         if isinstance(budget, Size):
-            return float(self.packed(draft).size)
+            return float(self.packed(draft).size - self.around)
         return budget.of(self.task_errors(draft))
 
     def task_errors(self, draft: Draft) -> Array:

@@ -26,15 +26,17 @@ from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.stream import most_numbers
 from hydraopt.compress.core import CoreStore, ModuleCore
-from hydraopt.compress.dense import EncodedTensor, encode_tensor, estimate_tensor
+from hydraopt.compress.dense import EncodedTensor, Given, encode_tensor, estimate_tensor
 from hydraopt.compress.encode import EncodedModule, encode_module
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module
 from hydraopt.errors import NumericalError, explain
+from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
-from hydraopt.merging.weights import Counting
+from hydraopt.merging.frozen import MiddlePrice
+from hydraopt.merging.weights import Counting, middle_price
 from hydraopt.progress import Progress, silent
 
 __all__ = ["Course", "Draft", "Passes"]
@@ -55,6 +57,7 @@ class Draft:
     and of dW, zero where a content lacks the item. forms: how many records have each form.
     price, weights: what it was made at; the average price, if that was mended on the way, and what
     a unit of squared error counted, (contents, items). counting: what errors mean to a task.
+    middle: what the price comes to for a task of the middle size.
     """
 
     shared: bytes
@@ -65,13 +68,16 @@ class Draft:
     price: float
     weights: Array
     counting: Counting
+    middle: MiddlePrice | None = None
 
     @classmethod
     def empty(cls, weights: Array, counting: Counting) -> Draft:
-        """Nothing is coded; errors that take as many bytes in a manifest as measured ones do."""
+        """Nothing is coded; errors and a price that take as many bytes in a manifest as those of a
+        pass do."""
         errors = np.random.default_rng(0).random(weights.shape)
+        ones, middle = np.ones(weights.shape), MiddlePrice(1.23456e-08, 1.23456)
         streams = (b"",) * len(weights)
-        return cls(b"", streams, errors, np.ones(weights.shape), {}, math.inf, weights, counting)
+        return cls(b"", streams, errors, ones, {}, math.inf, weights, counting, middle)
 
     @property
     def coded_bytes(self) -> int:
@@ -138,10 +144,12 @@ def _check_readable(numbers: int, size: int) -> None:
 class _Written:
     """The streams of a pass while they are written.
 
-    errors, energies, forms: as a Draft's.
+    frozen: what is shared is there already, and is not written. errors, energies, forms: as a
+    Draft's.
     """
 
-    def __init__(self, contents: int, items: int) -> None:
+    def __init__(self, contents: int, items: int, frozen: bool) -> None:
+        self._frozen = frozen
         self._shared = ChunkWriter()
         self._streams = [ChunkWriter() for _ in range(contents)]
         self._has_shared = False
@@ -160,15 +168,16 @@ class _Written:
         bases = [x for x in (module.left, module.right) if x is not None]
         for basis in bases:
             basis.block.check(module=path)
-        write_basis(self._shared, module.left)
-        write_basis(self._shared, module.right)
-        self._ended(self._shared, sum(x.block.levels.size for x in bases))
-        self._has_shared |= bool(bases)
+        if not self._frozen:
+            write_basis(self._shared, module.left)
+            write_basis(self._shared, module.right)
+            self._ended(self._shared, sum(x.block.levels.size for x in bases))
+            self._has_shared |= bool(bases)
         for i, content in enumerate(module.contents):
             record = module.records[i]
             if record is not None:
                 record.check(adapters[content], path)
-            write_record(self._streams[content], record, bool(bases))
+            write_record(self._streams[content], record, module.has_bases)
             self._ended(self._streams[content], record.numbers if record else 0)
             self.forms[record.mode.form if record else "nothing"] += 1
             self.errors[content, module.index] = module.errors[i]
@@ -181,9 +190,10 @@ class _Written:
         whole = math.prod(tensor.shape)
         common = DenseRecord(rest=encoded.common)
         common.check(module=tensor.entry.key)
-        write_dense(self._shared, common)
-        self._ended(self._shared, common.numbers(whole, bounded=True))
-        self._has_shared |= encoded.common is not None
+        if not self._frozen:
+            write_dense(self._shared, common)
+            self._ended(self._shared, common.numbers(whole, bounded=True))
+            self._has_shared |= encoded.common is not None
         for i, content in enumerate(tensor.contents):
             record = encoded.records[i]
             record.check(adapters[content], tensor.entry.key)
@@ -225,6 +235,7 @@ class Passes:
         self._paths = [module.path for module in pieces.modules]
         self._tensors = pieces.matrices
         self._items = len(store) + len(self._tensors)
+        self._core = pieces.core
         self._measure = measure
         self._modes = modes
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -256,7 +267,8 @@ class Passes:
         def one(index: int) -> float:
             if index >= len(self._store):
                 tensor, own = self._tensor(index, weights)
-                return estimate_tensor(tensor.read, tensor.shape, own, price)
+                shared = self._common(index)
+                return estimate_tensor(tensor.read, tensor.shape, own, price, shared)
             return self._plan(self._store.core(index), price, weights).bits
 
         return np.array(list(self._map(one, range(self._items))))
@@ -268,7 +280,18 @@ class Passes:
 
     def _plan(self, core: ModuleCore, price: float, weights: Array) -> ModulePlan:
         own = weights[list(core.contents), core.index].tolist()
-        return plan_module(core, own, price, self._measure, self._modes)
+        given = self._given(core.index)
+        return plan_module(core, own, price, self._measure, self._modes, given)
+
+    def _given(self, index: int) -> Bases | None:
+        """The bases of a module that are there already."""
+        return None if self._core is None else self._core.bases[index]
+
+    def _common(self, index: int) -> Given | None:
+        """What is shared already of the coded tensor that is the item of that index."""
+        if self._core is None:
+            return None
+        return Given(self._core.commons[index - len(self._store)])
 
     def run(
         self,
@@ -287,14 +310,16 @@ class Passes:
         def one(price: float, index: int) -> tuple[EncodedModule | EncodedTensor, float]:
             if index >= len(self._store):
                 tensor, own = self._tensor(index, weights)
-                encoded = encode_tensor(tensor.read, tensor.shape, own, price)
+                shared = self._common(index)
+                encoded = encode_tensor(tensor.read, tensor.shape, own, price, shared)
                 # What was expected is estimated once, for the course of a whole pass.
                 return encoded, float(course.bits[index]) if course else 0.0
             core = self._store.core(index)
             plan = self._plan(core, price, weights)
-            return encode_module(core, plan, self._measure), plan.bits
+            encoding = encode_module(core, plan, self._measure, self._given(index))
+            return encoding, plan.bits
 
-        written = _Written(self._contents, self._items)
+        written = _Written(self._contents, self._items, self._core is not None)
         mended, planned = price, 0.0
         for leg in _legs(self._items) if course else [range(self._items)]:
             items = self._map(functools.partial(one, mended), leg)
@@ -311,8 +336,10 @@ class Passes:
         shared, own = written.finish()
         average = course.average(price, planned) if course else price
         forms = dict(sorted(written.forms.items()))
-        parts = shared, own, written.errors, written.energies, forms
-        return Draft(*parts, average, weights, counting)
+        energies = written.energies
+        middle = middle_price(average, weights, energies, counting, self._measure)
+        parts = shared, own, written.errors, energies, forms
+        return Draft(*parts, average, weights, counting, middle)
 
     def _map(self, one: Callable[[int], T], indices: range) -> Iterator[T]:
         """Results in order, computed ahead by at most a few modules."""

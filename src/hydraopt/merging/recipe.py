@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["MergeRecipe", "MethodRecipe", "Recipe", "ShrinkRecipe"]
+__all__ = [
+    "CoreRecipe",
+    "MergeRecipe",
+    "MethodRecipe",
+    "Recipe",
+    "RefreshRecipe",
+    "ShrinkRecipe",
+]
 
 
 @dataclass(frozen=True)
@@ -14,7 +21,7 @@ class MergeRecipe:
     """A merge by hydraopt's own coder.
 
     limit, value: the budget's name ("size", "error", "max-error", or "lossless") and its limit.
-    sensitivity: the tasks of which it was seen which modules matter. rescaled: tasks whose coded
+    sensitivity: tasks of which it was seen which modules matter. rescaled: tasks whose coded
     parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
     their own greedy answers, teacher-forced, and by which a size was shared out. refit: tasks whose
     coded parts were trained to keep these.
@@ -25,7 +32,7 @@ class MergeRecipe:
     value: float
     forms: tuple[str, ...]
     fair: bool = False
-    sensitivity: tuple[str, ...] = ()
+    sensitivity: int = 0
     rescaled: int = 0
     judged: int = 0
     refit: int = 0
@@ -40,7 +47,7 @@ class MergeRecipe:
             "value": self.value,
         }
         if self.sensitivity:
-            recipe["sensitivity"] = list(self.sensitivity)
+            recipe["sensitivity"] = self.sensitivity
         if self.rescaled:
             recipe["rescaled"] = self.rescaled
         if self.judged:
@@ -66,6 +73,38 @@ class ShrinkRecipe:
 
 
 @dataclass(frozen=True)
+class CoreRecipe:
+    """A task that is coded over a core: the core has its recipe already, and it stays."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Nothing that the manifest would hold."""
+        return {}
+
+
+@dataclass(frozen=True)
+class RefreshRecipe:
+    """A new core for what a bundle holds: the recipe ``before`` it, as far as it holds on.
+
+    limit, value: of a new limit; without one the price stayed. decoded: tasks were coded again from
+    what the bundle held, so that their errors are estimates.
+    """
+
+    before: Mapping[str, Any] = field(repr=False)
+    limit: str | None
+    value: float | None
+    decoded: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        changes: dict[str, Any] = {"refreshed": True}
+        if self.limit is not None:
+            changes |= {"limit": self.limit, "value": self.value}
+        if self.decoded:
+            changes["errors"] = "estimated"
+        return {**self.before, **changes}
+
+
+@dataclass(frozen=True)
 class MethodRecipe:
     """A method of the literature, with its options; dtype: of the numbers that it made."""
 
@@ -83,4 +122,4 @@ class MethodRecipe:
         }
 
 
-Recipe = MergeRecipe | ShrinkRecipe | MethodRecipe
+Recipe = MergeRecipe | ShrinkRecipe | RefreshRecipe | MethodRecipe | CoreRecipe

@@ -21,6 +21,7 @@ from hydraopt.merging.guide import SIZE_SLOPE, Guide
 from hydraopt.merging.passes import Course
 
 __all__ = [
+    "CODED",
     "MOST_PASSES",
     "Runner",
     "Solution",
@@ -37,7 +38,7 @@ _GUIDED = 3
 """Passes after which the search for a size goes by what passes made alone."""
 _STEERED = (0.997, 0.995)
 """The shares of a size that the first passes are steered to."""
-_CODED = 0.96
+CODED = 0.96
 """What coding takes of the planner's estimate, about: parts are livelier than Gaussian ones."""
 _ERROR_SLOPE = 0.45
 """Errors rise about as price^0.45: as its root where all is coded finely, less where parts are left
@@ -127,7 +128,7 @@ def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float
 
 def coded_bits(budget: Size, fixed: int) -> float:
     """Bits that the planner may expect of what is coded, in a file of the wanted size."""
-    return 8 * max(_SIZE_AIM * budget.limit - fixed, 1.0) / _CODED
+    return 8 * max(_SIZE_AIM * budget.limit - fixed, 1.0) / CODED
 
 
 class _Nearest(Generic[D]):

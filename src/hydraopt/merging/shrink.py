@@ -8,27 +8,19 @@ the recipe says so).
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.task import TaskAdapter
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
-from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
-from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
+from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Draft
@@ -40,21 +32,8 @@ from hydraopt.progress import Progress
 __all__ = ["shrink"]
 
 
-@dataclass(frozen=True)
-class _DecodedFactors:
-    """Factors of one module out of a bundle's decoded tasks."""
-
-    path: str
-    tasks: tuple[tuple[int, TaskAdapter], ...]
-
-    def __call__(self) -> Iterator[tuple[int, Factors]]:
-        for content, task in self.tasks:
-            yield content, task.factors()[self.path]
-
-
 def _merge_set(bundle: Bundle) -> MergeSet:
-    manifest = bundle.manifest
-    if any(task.lossless for task in manifest.tasks):
+    if any(task.lossless for task in bundle.manifest.tasks):
         raise UsageError(
             explain(
                 "a lossless bundle holds the adapters themselves",
@@ -62,44 +41,7 @@ def _merge_set(bundle: Bundle) -> MergeSet:
                 do="Export its tasks and merge them to the size you want",
             )
         )
-    # A task keeps what it has decoded: its stream is read once, however many passes there are.
-    firsts: dict[int, TaskAdapter] = {}
-    for entry in manifest.tasks:
-        if entry.content is not None and entry.content not in firsts:
-            firsts[entry.content] = bundle[entry.name]
-    readers = tuple(
-        _DecodedFactors(
-            module.path,
-            tuple((c, task) for c, task in sorted(firsts.items()) if module.path in task.modules),
-        )
-        for module in manifest.modules
-    )
-    return MergeSet(
-        manifest.modules,
-        readers,
-        tuple(dataclasses.replace(task, carried=()) for task in manifest.tasks),
-        tuple(manifest.configs),
-        tuple(bundle[task.name].carried for task in manifest.tasks),
-        manifest.base_model,
-        sum(task.numbers for task in manifest.tasks),
-        (),
-        manifest.tensors,
-        tuple(_matrices(bundle, firsts)),
-    )
-
-
-def _matrices(bundle: Bundle, firsts: Mapping[int, TaskAdapter]) -> Iterator[TensorMatrices]:
-    """The coded tensors of a bundle's decoded tasks."""
-    holders: dict[int, list[tuple[int, RawTensor]]] = {}
-    for content, task in sorted(firsts.items()):
-        coded = task.coded_tensors()
-        for i in task.entry.tensors:
-            tensor = coded[bundle.manifest.tensors[i].key]
-            holders.setdefault(i, []).append((content, tensor))
-    for i, entry in enumerate(bundle.manifest.tensors):
-        held = holders.get(i, [])
-        contents, tensors = tuple(x for x, _ in held), tuple(x for _, x in held)
-        yield TensorMatrices(entry, contents, tensors, bundle.base_tensor(i))
+    return decoded_set(bundle, set(bundle))
 
 
 def shrink(
@@ -142,7 +84,7 @@ def shrink(
         options = Options(chosen, threads=threads, progress=progress)
         solution = _solved(job, budget, options, StoredCurves(before.manifest))
     added = job.manifest(solution.draft if solution else None)
-    manifest = _against_originals(added, before.manifest)
+    manifest = against_originals(added, before.manifest, set(before))
     return write(output, job, solution, chosen, budget, started, manifest)
 
 
@@ -168,25 +110,3 @@ def _check_smaller(bundle: Bundle, budget: Size) -> None:
             do="Copy it as it is, or merge the original adapters for a better one",
         )
     )
-
-
-def _against_originals(added: Manifest, before: Manifest) -> Manifest:
-    """The manifest ``added``, whose errors are against the bundle before, with estimates of the
-    errors against what that was made of.
-
-    Nobody has seen the answers of what was coded again, so no task states its harm any more.  The
-    curve of a task is about its original, and stays.
-    """
-    old = {task.name: task for task in before.tasks}
-    whole = {task.name: task.error for task in before.tasks}
-    tasks = tuple(
-        dataclasses.replace(
-            task,
-            error=math.hypot(task.error, whole[task.name]),
-            errors=tuple(map(math.hypot, task.errors, old[task.name].errors)),
-            tensor_errors=tuple(map(math.hypot, task.tensor_errors, old[task.name].tensor_errors)),
-            harm=None,
-        )
-        for task in added.tasks
-    )
-    return dataclasses.replace(added, tasks=tasks)

@@ -20,6 +20,7 @@ from hydraopt.merging.guide import Guide
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Course, Draft, Passes
 from hydraopt.merging.search import (
+    CODED,
     MOST_PASSES,
     Solution,
     Trial,
@@ -30,7 +31,15 @@ from hydraopt.merging.search import (
 from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_of
 from hydraopt.progress import Progress
 
-__all__ = ["Options", "passes_of", "price_of", "search", "solve"]
+__all__ = [
+    "Options",
+    "expected_bits",
+    "passes_of",
+    "price_of",
+    "search",
+    "solve",
+    "solve_at",
+]
 
 _MOST_ROOM: Final = 1 << 30
 """Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
@@ -62,11 +71,26 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     unknown = sorted(set(options.forms) - set(FORMS))
     if unknown:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
-    passes = passes_of(job, options)
-    energies = passes.energies()
-    importance = importances(job.pieces, options.importance)
-    weights = weights_of(job.pieces, energies, options.measure, importance, options.sensitivity)
+    passes, weights = _weighed(job, options)
     return search(passes, job, budget, weights, options.fair)
+
+
+def solve_at(job: Job, price: float, options: Options) -> Draft:
+    """One pass at a price of a bit, whatever comes out."""
+    passes, weights = _weighed(job, options)
+    return passes.run(price, weights.whole, weights.counting)
+
+
+def expected_bits(job: Job, price: float, options: Options) -> float:
+    """What coding would take at a price, by the planner; nothing is rounded or coded."""
+    passes, weights = _weighed(job, options)
+    return CODED * float(passes.estimate(price, weights.whole).sum())
+
+
+def _weighed(job: Job, options: Options) -> tuple[Passes, Weights]:
+    passes, importance = passes_of(job, options), importances(job.pieces, options.importance)
+    energies, seen = passes.energies(), options.sensitivity
+    return passes, weights_of(job.pieces, energies, options.measure, importance, seen)
 
 
 def passes_of(job: Job, options: Options) -> Passes:

@@ -28,6 +28,7 @@ from hydraopt.compress.measure import OF_THE_WHOLE, Measure
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
+from hydraopt.merging.frozen import MiddlePrice
 
 __all__ = [
     "Counting",
@@ -35,6 +36,7 @@ __all__ = [
     "Weights",
     "counting",
     "importances",
+    "middle_price",
     "module_weights",
     "task_weights",
     "weights_of",
@@ -151,7 +153,8 @@ def weights_of(
     by_item = counted.gains.copy()
     own = energies[:, :modules] * counted.shares
     by_item[:, :modules] *= module_weights(pieces, own, measure, seen)
-    return Weights(task_weights(counted.totals[:, None], importance, measure), by_item, counted)
+    by_task = task_weights(counted.totals[:, None], importance, measure, pieces.norm)
+    return Weights(by_task, by_item, counted)
 
 
 def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:
@@ -178,22 +181,51 @@ def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:
     return importance
 
 
-def task_weights(energies: Array, importance: Array, measure: Measure) -> Array:
+def task_weights(
+    energies: Array, importance: Array, measure: Measure, norm: float | None = None
+) -> Array:
     """``w_c = importance_c / |dW_c|^(2 relative)``, (contents,).
 
     energies: (contents, modules), squared Frobenius norms. In all the weights are as if relative
-    errors counted, so that a price means the same in every measure.
+    errors counted, so that a price means the same in every measure. norm: with the |dW| of a middle
+    task given, a weight depends on its own task alone, and a middle one's is as if its relative
+    error counted.
     """
     norms = np.sqrt(energies.sum(axis=1))
     some = norms > 0
     if not some.any():
         return importance
     norms = np.where(some, norms, 1.0)
-    size = norms / np.median(norms[some])
-    size = np.clip(size, 1 / measure.farthest, measure.farthest)
-    weights: Array = importance * size ** (2 - 2 * measure.relative) / norms**2
-    weights *= importance[some].sum() / (weights[some] @ norms[some] ** 2)
+    weights: Array = importance * _by_size(norms, norm or np.median(norms[some]), measure)
+    if norm is None:
+        weights *= importance[some].sum() / (weights[some] @ norms[some] ** 2)
     return weights
+
+
+def _by_size(norms: Array, middle: float, measure: Measure) -> Array:
+    """Weights of tasks of these norms, (contents,), of the importance 1."""
+    size = np.clip(norms / middle, 1 / measure.farthest, measure.farthest)
+    weights: Array = size ** (2 - 2 * measure.relative) / norms**2
+    return weights
+
+
+def middle_price(
+    price: float, weights: Array, energies: Array, counted: Counting, measure: Measure
+) -> MiddlePrice | None:
+    """What a price comes to for a task of the middle size; None where no task changes anything.
+
+    weights: (contents, items), what squared errors cost. energies: the same shape. Where tasks have
+    own prices, the middle one counts.
+    """
+    own = (counted.gains * energies).sum(axis=1)
+    some = (own > 0) & (counted.totals > 0)
+    if not some.any():
+        return None
+    norms = np.sqrt(counted.totals[some])
+    by_task = (weights * energies).sum(axis=1)[some] / own[some]
+    middle = float(np.median(norms))
+    prices = price * _by_size(norms, middle, measure) / by_task
+    return MiddlePrice(float(np.median(prices)), middle)
 
 
 def module_weights(pieces: MergeSet, energies: Array, measure: Measure, seen: Sensitivity) -> Array:

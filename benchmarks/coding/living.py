@@ -1,0 +1,90 @@
+"""Adapters added to a collection, a few at a time, against merging all at once.
+
+    python -m benchmarks.coding living zoo/adapters/gemma3-5x8
+
+The folder's adapters are named KIND-VARIANT. Batches hold one variant of each kind, as new
+languages would come to a platform. The first batches are merged to --size, and the others are added
+at the price that came out. Then all are merged at once to the mean error that the collection has,
+and the collection is refreshed from the originals.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.commands import parser_of
+from benchmarks.common import CODING, provenance, write_result
+from hydraopt import merge, open_bundle
+from hydraopt.collection.refresh import expected_saving, refresh
+from hydraopt.collection.verbs import add
+
+DAY = "2026-01-01"
+
+
+def batches_of(folder: Path) -> list[list[Path]]:
+    """The i-th batch has the i-th variant of every kind."""
+    kinds: dict[str, list[Path]] = {}
+    for path in sorted(x for x in folder.iterdir() if x.is_dir()):
+        kinds.setdefault(path.name.partition("-")[0], []).append(path)
+    most = max(map(len, kinds.values()))
+    return [[own[i] for own in kinds.values() if i < len(own)] for i in range(most)]
+
+
+def mean_error(path: Path) -> float:
+    """Mean relative error of the tasks, as the manifest says."""
+    errors = [task.error for task in open_bundle(path).manifest.tasks]
+    return sum(errors) / len(errors)
+
+
+def grown(batches: Sequence[Sequence[Path]], first: int, size: str, folder: Path) -> dict[str, Any]:
+    """A collection whose first batches were merged and whose others were added."""
+    path, once = folder / "grown", folder / "once"
+    everything = [x for batch in batches for x in batch]
+    merge([x for batch in batches[:first] for x in batch], path, size=size)
+    seconds = []
+    for batch in batches[first:]:
+        started = time.process_time()
+        add(path, batch, day=DAY)
+        seconds.append((time.process_time() - started) / len(batch))
+    error = mean_error(path)
+    at_once = merge(everything, once, error=error)
+    expected = expected_saving(path, adapters=everything)
+    before = open_bundle(path).size
+    fresh = refresh(path, adapters=everything)
+    return {
+        "merged": sum(map(len, batches[:first])),
+        "added": sum(map(len, batches[first:])),
+        "size": size,
+        "bytes": before,
+        "mean_error": error,
+        "at_once_bytes": at_once.size,
+        "at_once_mean_error": mean_error(once),
+        "larger": before / at_once.size - 1,
+        "expected_saving": expected.saved,
+        "refreshed_bytes": fresh.size,
+        "refreshed_mean_error": mean_error(path),
+        "process_seconds_to_add_one": sum(seconds) / len(seconds),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("adapters", type=Path)
+    parser.add_argument("--size", default="5%", help="Of the merge of the first batches.")
+    parser.add_argument("--first", type=int, nargs="*", default=(1, 2, 4, 7), metavar="BATCHES")
+    args = parser.parse_args(arguments)
+    head = provenance("adapters added to a collection against merging all at once")
+    batches, rows = batches_of(args.adapters), []
+    for first in args.first:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(grown(batches, first, args.size, Path(folder)))
+        print(rows[-1], flush=True)
+        write_result(CODING, "living", head, rows)
+
+
+if __name__ == "__main__":
+    main()

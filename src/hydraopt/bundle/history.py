@@ -1,0 +1,58 @@
+"""Where a task came from that a merge did not make: the day, and the file's hash."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+from hydraopt.bundle.strictjson import check
+
+__all__ = ["Added", "added_from_json", "added_to_json", "check_added"]
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Added:
+    """day: ISO, in UTC. digest: first 16 hex digits of the sha256 of the adapter's tensor file.
+
+    A day and no more, so that what was added on one day does not depend on the order.
+    """
+
+    day: str
+    digest: str
+
+
+def check_added(added: Any, where: str) -> None:
+    """Raise BundleFormatError unless it is None or an Added that makes sense."""
+    if added is None:
+        return
+    check(isinstance(added, Added), f"history of {where}", added, "an Added or None")
+    check(_is_day(added.day), f"day of {where}", added.day, "YYYY-MM-DD")
+    right = isinstance(added.digest, str) and _DIGEST.fullmatch(added.digest)
+    check(right, f"digest of {where}", added.digest, "16 hex digits")
+
+
+def _is_day(value: Any) -> bool:
+    # Other spellings that fromisoformat takes are not the one of the format.
+    if not isinstance(value, str) or len(value) != 10 or not value.isascii():
+        return False
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+def added_to_json(added: Added | None) -> list[str] | None:
+    """As JSON values; :func:`added_from_json` is the inverse."""
+    return None if added is None else [added.day, added.digest]
+
+
+def added_from_json(value: Any) -> Added | None:
+    """Inverse of :func:`added_to_json`; raises BundleFormatError for anything else."""
+    if value is None:
+        return None
+    check(isinstance(value, list) and len(value) == 2, "history of a task", value, "[day, digest]")
+    return Added(*value)

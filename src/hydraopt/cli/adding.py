@@ -1,0 +1,160 @@
+"""What ``add`` and ``replace`` share: their options, and the base model that looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hydraopt.cli.common import json_option, progress_bar, quiet_option, threads_option
+from hydraopt.cli.mergeoptions import Prompts
+from hydraopt.cli.results import show_changed
+
+if TYPE_CHECKING:
+    from hydraopt.collection.verbs import Changed
+    from hydraopt.progress import Progress
+
+__all__ = ["Adding", "adding_options", "run_adding"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def adding_options(command: F) -> F:
+    """The options of both, in the order of the help."""
+    for option in reversed(
+        [
+            click.option(
+                "--size", help="Limit of each adapter: 5% of its fp16 bytes, 30KB, bytes."
+            ),
+            click.option(
+                "--error",
+                "--max-error",
+                "error",
+                type=float,
+                help="Limit of the relative error of each adapter: 0.1.",
+            ),
+            click.option(
+                "--harm",
+                metavar="SHARE|NATS",
+                help="Limit of each adapter, measured on --prompts: 1% of its answers may change, "
+                "or 0.01nats of KL an answer.",
+            ),
+            click.option("--lossless", is_flag=True, help="Every tensor comes back bit for bit."),
+            click.option(
+                "--base",
+                help="The base model, as for merge: see which modules matter; also where tensors "
+                "are kept as differences from it.",
+            ),
+            click.option(
+                "--prompts",
+                "prompted",
+                type=Prompts(),
+                multiple=True,
+                help="Measure on the answers to these prompts what coding changes; needs --base. "
+                "As for merge, but that nothing is trained.",
+            ),
+            click.option(
+                "--exact",
+                multiple=True,
+                metavar="PATTERN",
+                help="Keep tensors whose keys match PATTERN (with * and ?) bit by bit.",
+            ),
+            click.option(
+                "--same-base", is_flag=True, help="The base is the same one, by another name."
+            ),
+            click.option(
+                "--alpha", type=float, help="lora_alpha of files that do not state theirs."
+            ),
+            threads_option,
+            json_option,
+            quiet_option,
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Adding:
+    """The options, held against each other. Raises click's errors."""
+
+    size: str | None
+    error: float | None
+    harm: str | None
+    lossless: bool
+    base: str | None
+    prompted: tuple[tuple[str, str], ...]
+    exact: tuple[str, ...]
+    same_base: bool
+    alpha: float | None
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if len(dict(self.prompted)) != len(self.prompted):
+            raise click.BadParameter("a task is named twice", param_hint="--prompts")
+        if self.harm is not None and not self.prompted:
+            raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
+        if self.prompted and self.base is None:
+            raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
+        if self.prompted and self.lossless:
+            raise click.BadParameter("--lossless changes no answer", param_hint="--prompts")
+
+
+def run_adding(
+    verb: Callable[..., Changed],
+    bundle: str,
+    adapters: tuple[str, ...],
+    asked: Adding,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Read the adapters, look at them with the base model if there is one, change, and say so.
+
+    verb: add or replace, of hydraopt.collection.verbs.
+    """
+    from hydraopt.adapters import read_adapters
+    from hydraopt.collection.encode import Limit
+
+    limit = Limit(asked.size, asked.error, asked.harm, asked.lossless)
+    with progress_bar(quiet or as_json) as progress:
+        opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+        done = verb(
+            bundle,
+            opened,
+            limit=limit,
+            onlooker=_onlooker(asked, opened, progress),
+            exact=asked.exact,
+            same_base=asked.same_base,
+            base=_tensors(asked, opened),
+            threads=asked.threads,
+            progress=progress,
+        )
+    show_changed(done, as_json)
+
+
+def _onlooker(asked: Adding, opened: Sequence[Any], progress: Progress | None) -> Any:
+    """Who looks at the adapters with the base model, if it is given."""
+    if asked.base is None or asked.lossless:
+        return None
+    from hydraopt.basemodel.onlooker import Onlooker
+    from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
+    from hydraopt.collection import verbs
+
+    files = dict(asked.prompted)
+    folder = files.pop("", None)
+    names = [adapter.name for adapter in opened]
+    texts = read_prompt_folder(folder, names) if folder is not None else {}
+    texts |= {task: read_prompts(file) for task, file in files.items()}
+    seen = Onlooker(asked.base, opened, texts, progress)
+    return verbs.Onlooker(seen.sensitivities(), seen.judge if texts else None)
+
+
+def _tensors(asked: Adding, opened: Sequence[Any]) -> Any:
+    """The base's own tensors, if there is something that could take their place."""
+    if asked.base is None or not any(adapter.extras for adapter in opened):
+        return None
+    from hydraopt.adapters.basefiles import open_base
+
+    return open_base(asked.base)

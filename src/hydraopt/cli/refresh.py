@@ -1,0 +1,115 @@
+"""``hydraopt refresh``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hydraopt.cli.common import (
+    check_target,
+    emit_json,
+    json_option,
+    percent,
+    progress_bar,
+    quiet_option,
+    say,
+    threads_option,
+)
+
+__all__ = ["refresh"]
+
+
+@click.command()
+@click.argument("bundle")
+@click.argument("adapters", nargs=-1)
+@click.option("-o", "--output", metavar="OUT", help="Write a file or a folder, as BUNDLE is.")
+@click.option("--apply", "in_place", is_flag=True, help="Write it in the place of BUNDLE.")
+@click.option("--size", help="Limit of the whole: 5% (of the adapters' fp16 bytes), 3MB, bytes.")
+@click.option("--error", type=float, help="Limit of the mean relative error that is added.")
+@click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
+@click.option("--same-base", is_flag=True, help="The base is the same one, by another name.")
+@click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
+@click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
+@threads_option
+@json_option
+@quiet_option
+def refresh(
+    bundle: str,
+    adapters: tuple[str, ...],
+    output: str | None,
+    in_place: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Say what a new core for all tasks of BUNDLE would save; with -o or --apply make it.
+
+    Without either nothing is coded: the planner estimates. ADAPTERS are originals, by the names of
+    their tasks. Other tasks are coded again as BUNDLE holds them, so that errors add up, and those
+    in the new bundle are estimates. Without --size or --error a bit may cost what it cost before.
+
+    \b
+    Example:
+      hydraopt refresh phone.hydra.safetensors
+      hydraopt refresh phone.hydra.safetensors adapters/* --apply
+    """
+    limited = options["size"] is not None or options["error"] is not None
+    if output is not None and in_place:
+        raise click.UsageError("give -o or --apply, not both")
+    if limited and output is None and not in_place:
+        raise click.UsageError("--size and --error need -o or --apply")
+    if output is not None:
+        _check(bundle, output, force)
+    from hydraopt.collection.refresh import expected_saving
+    from hydraopt.collection.refresh import refresh as refresh_at
+
+    with progress_bar(quiet or as_json) as progress:
+        if output is None and not in_place:
+            known = {name: options[name] for name in ("same_base", "alpha", "base", "threads")}
+            expected = expected_saving(bundle, adapters=adapters, progress=progress, **known)
+        else:
+            done = refresh_at(bundle, output, adapters=adapters, progress=progress, **options)
+    if output is None and not in_place:
+        _show_expected(expected, as_json)
+    else:
+        _show_done(done, as_json)
+
+
+def _check(bundle: str, output: str, force: bool) -> None:
+    from pathlib import Path
+
+    from hydraopt.collection.folder import folder_of
+    from hydraopt.errors import UsageError, explain
+
+    if folder_of(Path(bundle)) is None:
+        check_target(output, force)
+    elif not force and Path(output).is_dir() and any(Path(output).iterdir()):
+        raise UsageError(
+            explain("the folder is not empty", file=output, do="Empty it, or pass --force")
+        )
+
+
+def _show_expected(expected: Any, as_json: bool) -> None:
+    if as_json:
+        emit_json({"schema": "hydraopt.refresh.expected/1", **expected.to_dict()})
+        return
+    saved = percent(expected.saved)
+    say(f"tasks     {expected.tasks}, {expected.added} of them added after the merge")
+    say(f"coded     {expected.coded_bytes:,} bytes now")
+    say(f"expected  {expected.expected_bytes:,} bytes over a new core, {saved} less")
+    say("nothing was coded or written; give -o OUT or --apply to make it")
+
+
+def _show_done(done: Any, as_json: bool) -> None:
+    if as_json:
+        emit_json({"schema": "hydraopt.refresh/1", **done.to_dict()})
+        return
+    for note in done.notes:
+        say(f"note: {note}")
+    errors = list(done.errors.values())
+    said = f"{sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst" if errors else "-"
+    say(f"tasks   {len(errors)}, {len(done.from_originals)} of them from their originals")
+    say(f"errors  {said} (relative, Frobenius)")
+    say(f"size    {done.size_before:,} -> {done.size:,} bytes in {done.path}; {done.seconds:.1f} s")

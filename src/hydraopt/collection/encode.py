@@ -1,0 +1,370 @@
+"""An adapter coded against a core that is there already: nothing of the core changes.
+
+The result depends on the core, the price (or the limit) and the adapter alone, so it is the same
+whatever was added before. What the core's tables do not name cannot be coded over it: modules are
+refused, other tensors are carried bit by bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.adapters.bases import base_key
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.history import Added
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
+from hydraopt.bundle.writer import pack_bundle
+from hydraopt.coding.chunks import read_table
+from hydraopt.coding.dense import DenseRecord
+from hydraopt.coding.forms import FORMS
+from hydraopt.coding.stream import most_numbers
+from hydraopt.collection.piece import TaskPiece, check_version
+from hydraopt.compress.measure import measure_named
+from hydraopt.errors import (
+    AlignmentError,
+    BaseMismatchError,
+    NumericalError,
+    UsageError,
+    explain,
+)
+from hydraopt.files.reading import file_hash
+from hydraopt.linalg.basis import Bases
+from hydraopt.merging.align import MergeSet, align
+from hydraopt.merging.budget import HarmLimit, MeanError, Size, parse_harm, parse_size
+from hydraopt.merging.frozen import FrozenCore, MiddlePrice
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.solve import solve_by_harm
+from hydraopt.merging.harm.trials import measure_tasks
+from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.outcome import Job, Measured
+from hydraopt.merging.passes import Draft
+from hydraopt.merging.recipe import CoreRecipe
+from hydraopt.merging.solving import Options, solve, solve_at
+from hydraopt.merging.weights import Sensitivity
+from hydraopt.progress import Progress, silent
+
+__all__ = ["Coder", "Encoded", "Limit", "digest_of", "options_in", "today"]
+
+_DIGITS: Final = 16
+_MERGE_ANEW: Final = "Make a new core with it: hydraopt refresh, or merge all adapters anew"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What is limited of each adapter that is added; nothing: the collection's own price counts.
+
+    size: "5%" of its fp16 bytes, "30KB" or bytes, of all that it adds. error: its relative error.
+    harm: "1%" of its answers, or "0.01nats" an answer. lossless: it is kept bit by bit. Raises
+    UsageError for more than one.
+    """
+
+    size: str | int | None = None
+    error: float | None = None
+    harm: str | None = None
+    lossless: bool = False
+
+    def __post_init__(self) -> None:
+        limits = vars(self) | {"lossless": self.lossless or None}
+        given = [name for name, value in limits.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(
+                explain("more than one limit", got=", ".join(given), expected="one at most")
+            )
+
+    def budget(self, fp16_bytes: int) -> Size | MeanError | HarmLimit | None:
+        """The budget of an adapter of these bytes. Raises UsageError for what cannot be read."""
+        if self.size is not None:
+            return Size(parse_size(self.size, fp16_bytes))
+        if self.error is not None:
+            return MeanError(self.error)
+        return None if self.harm is None else parse_harm(self.harm)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A coded adapter. forms: records by form. notes: what a user should know."""
+
+    piece: TaskPiece
+    forms: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of its stream and of what it carries."""
+        return len(self.piece.stream) + sum(map(len, self.piece.carried))
+
+    @property
+    def harm(self) -> Harm | None:
+        """As measured, if it was."""
+        return self.piece.entry.harm
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What is coded, of which modules and tensors of the core, and what a user should know."""
+
+    pieces: MergeSet
+    modules: tuple[int, ...]
+    tensors: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Coder:
+    """Codes adapters, one by one, against the core of an open bundle.
+
+    sensitivity: by task and module path, which modules matter. judge: measures harm. exact:
+    patterns of keys of tensors to carry. same_base: take a base model that is named differently.
+    base: its own tensors, where the core has differences from them.
+    """
+
+    bundle: Bundle
+    limit: Limit = field(default_factory=Limit)
+    sensitivity: Sensitivity = field(default_factory=dict)
+    judge: HarmJudge | None = None
+    exact: Sequence[str] = ()
+    same_base: bool = False
+    base: BaseTensors | None = None
+    threads: int | None = None
+    progress: Progress | None = None
+
+    def encode(self, adapter: Adapter, day: str) -> Encoded:
+        """The adapter as a task. day: of its history.
+
+        Raises UsageError where neither a price nor a limit is known, BaseMismatchError for another
+        base model, AlignmentError for a module that the core lacks, BudgetError for a limit that
+        cannot be met, and what align raises.
+        """
+        self._check(adapter)
+        if self._is_lossless:
+            return self._encoded(adapter, self._whole(adapter), None, day)
+        planned = self._planned(adapter)
+        job = Job.of(planned.pieces, CoreRecipe())
+        around = Manifest(planned.pieces.modules, (), (), (), {}, None, planned.pieces.tensors)
+        job = dataclasses.replace(job, around=pack_bundle(around, b"", (), ()).size)
+        draft = None
+        if planned.pieces.contents:
+            job, draft = self._solved(job, adapter)
+        return self._encoded(adapter, planned, (job, draft), day)
+
+    @property
+    def _is_lossless(self) -> bool:
+        limited = self.limit.budget(100) is not None
+        return self.limit.lossless or (
+            not limited and self.bundle.recipe.get("limit") == "lossless"
+        )
+
+    def _check(self, adapter: Adapter) -> None:
+        path, recipe = self.bundle.path, self.bundle.recipe
+        check_version(self.bundle)
+        if "method" in recipe:
+            raise UsageError(
+                explain(
+                    "what a method of the literature made has no core to code against",
+                    file=path,
+                    got=f"method {recipe['method']}",
+                    do="Run the method on all adapters anew",
+                )
+            )
+        ours = self.bundle.base_model
+        names = [base_key(name) if name else None for name in (adapter.base_model, ours)]
+        if names[0] != names[1] and not self.same_base:
+            raise BaseMismatchError(
+                explain(
+                    "the adapter belongs to another base model",
+                    adapter=adapter.name,
+                    got=adapter.base_model or "(not stated)",
+                    expected=ours or "(not stated)",
+                    do="If it is the same one under another name, say so: --same-base",
+                )
+            )
+
+    def _planned(self, adapter: Adapter) -> _Planned:
+        """What is coded of an adapter over this core."""
+        known = {entry: i for i, entry in enumerate(self.bundle.manifest.tensors)}
+        model, exact = self.bundle.base_model, list(self.exact)
+        pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
+        foreign = [entry.key for entry in pieces.tensors if entry not in known]
+        notes: tuple[str, ...] = ()
+        if foreign:
+            exact += [glob.escape(key) for key in foreign]
+            pieces = align([adapter], model, lossless=False, exact=exact, base=self.base)
+            more = f" and {len(foreign) - 1} more tensors" if len(foreign) > 1 else ""
+            notes = (
+                f"{adapter.name}: {foreign[0]}{more} carried bit by bit, because the core has no "
+                "such coded tensor (or needs --base for it)",
+            )
+        modules = [self._index_of(adapter, entry) for entry in pieces.modules]
+        order = sorted(range(len(modules)), key=modules.__getitem__)
+        tensors = [known[entry] for entry in pieces.tensors]
+        turned = sorted(range(len(tensors)), key=tensors.__getitem__)
+        price = MiddlePrice.in_recipe(self.bundle.recipe)
+        where = tuple(sorted(modules)), tuple(sorted(tensors))
+        pieces = dataclasses.replace(
+            pieces,
+            modules=tuple(pieces.modules[i] for i in order),
+            readers=tuple(pieces.readers[i] for i in order),
+            tensors=tuple(pieces.tensors[i] for i in turned),
+            matrices=tuple(pieces.matrices[i] for i in turned),
+            core=FrozenCore(tuple(map(self._bases, where[0])), tuple(map(self._common, where[1]))),
+            norm=price.norm if price else None,
+        )
+        return _Planned(pieces, *where, notes)
+
+    def _bases(self, module: int) -> Bases:
+        return self.bundle.bases(module)
+
+    def _common(self, tensor: int) -> DenseRecord | None:
+        return self.bundle.common(tensor)
+
+    def _index_of(self, adapter: Adapter, entry: ModuleEntry) -> int:
+        """The core's module that this one is. Raises AlignmentError."""
+        known = {module.path: i for i, module in enumerate(self.bundle.manifest.modules)}
+        at = known.get(entry.path)
+        if at is not None and self.bundle.manifest.modules[at] == entry:
+            return at
+        ours = self.bundle.manifest.modules[at] if at is not None else None
+        raise AlignmentError(
+            explain(
+                "the core has no such module",
+                adapter=adapter.name,
+                file=self.bundle.path,
+                module=entry.path,
+                got=f"{entry.kind} of {entry.m} x {entry.n} ({entry.layout})",
+                expected=f"{ours.kind} of {ours.m} x {ours.n} ({ours.layout})" if ours else None,
+                do=_MERGE_ANEW,
+            )
+        )
+
+    def _whole(self, adapter: Adapter) -> _Planned:
+        """An adapter that is kept bit by bit. Of modules that the core lacks nothing is said."""
+        pieces = align([adapter], self.bundle.base_model, lossless=True)
+        known = {module: i for i, module in enumerate(self.bundle.manifest.modules)}
+        listed = [known.get(entry) for entry in pieces.modules]
+        modules = tuple(sorted(i for i in listed if i is not None))
+        return _Planned(pieces, modules if len(modules) == len(listed) else (), ())
+
+    def _solved(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
+        """The draft that meets the limit, or the one at the collection's own price; and the job
+        with what was measured."""
+        options = options_in(self.bundle.recipe, self.threads, self.progress)
+        seen = {k: x for k, x in self.sensitivity.items() if k == adapter.name}
+        options = dataclasses.replace(options, sensitivity=seen)
+        budget = self.limit.budget(job.pieces.fp16_bytes)
+        measured = Measured(None)
+        if isinstance(budget, HarmLimit):
+            if self.judge is None:
+                raise UsageError(
+                    explain("a limit on harm needs a judge", do="Give --base and --prompts")
+                )
+            solution = solve_by_harm(job, budget, options, self.judge)
+            draft = solution.draft
+            measured = Measured(None, solution.curves[adapter.name])
+        elif budget is not None:
+            draft = solve(job, budget, options).draft
+        else:
+            draft = self._at_price(job, options)
+        if self.judge is not None and adapter.name in self.judge.tasks():
+            judged = measure_tasks(draft, job, self.judge, {0}, self.progress or silent)
+            measured = dataclasses.replace(measured, harm=judged[adapter.name].harm)
+        job = dataclasses.replace(job, measured={adapter.name: measured})
+        if isinstance(budget, Size) and job.value(budget, draft) > budget.limit:
+            raise job.too_small(budget, int(job.value(budget, draft)))
+        return job, draft
+
+    def _at_price(self, job: Job, options: Options) -> Draft:
+        """One pass at the price that the collection's merge came to."""
+        price = MiddlePrice.in_recipe(self.bundle.recipe)
+        if price is None:
+            errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
+            mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""
+            raise UsageError(
+                explain(
+                    "the collection does not say at which price it was made",
+                    file=self.bundle.path,
+                    do=f"Give --size, --error or --harm of each adapter{mean}",
+                )
+            )
+        return solve_at(job, price.price, options)
+
+    def _encoded(
+        self,
+        adapter: Adapter,
+        planned: _Planned,
+        coded: tuple[Job, Draft | None] | None,
+        day: str,
+    ) -> Encoded:
+        job, draft = coded or (Job.of(planned.pieces, CoreRecipe()), None)
+        if draft is not None:
+            _check_readable(draft.streams[0], len(planned.modules) + len(planned.tensors), adapter)
+        manifest = job.manifest(draft)
+        entry: TaskEntry = dataclasses.replace(
+            manifest.tasks[0],
+            modules=planned.modules,
+            errors=manifest.tasks[0].errors if planned.modules else (),
+            tensors=planned.tensors,
+            added=Added(day, digest_of(adapter)),
+        )
+        piece = TaskPiece(
+            entry,
+            adapter.config,
+            draft.streams[0] if draft else b"",
+            manifest.blobs,
+            tuple(job.carried.data),
+        )
+        notes = (*planned.pieces.notes, *planned.notes)
+        return Encoded(piece, dict(draft.forms) if draft else {}, notes)
+
+
+def _check_readable(stream: bytes, records: int, adapter: Adapter) -> None:
+    """Raise NumericalError for more numbers than the stream's own bytes stand for.
+
+    A file has some free; but whatever tasks it comes to hold, readers must take all of them.
+    """
+    numbers = sum(chunk.numbers for chunk in read_table(memoryview(stream), records, _never)[0])
+    most = most_numbers(len(stream)) - most_numbers(0)
+    if numbers > most:
+        raise NumericalError(
+            explain(
+                "the stream would stand for more numbers than a reader takes",
+                adapter=adapter.name,
+                got=f"{numbers:,} numbers in {len(stream):,} bytes",
+                expected=f"at most {most:,}",
+                do="Ask for a larger size or a smaller error, or use --lossless",
+            )
+        )
+
+
+def _never(what: str) -> NoReturn:
+    raise NumericalError(explain("a stream of our own cannot be read", got=what))
+
+
+def options_in(
+    recipe: Mapping[str, Any], threads: int | None, progress: Progress | None
+) -> Options:
+    """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
+    that is not known."""
+    measure, named = recipe.get("measure"), recipe.get("forms")
+    forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
+    chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
+    return Options(chosen, forms or tuple(FORMS), threads=threads, progress=progress)
+
+
+def digest_of(adapter: Adapter) -> str:
+    """First 16 hex digits of the sha256 of its tensor file; of its content, if it has none."""
+    if adapter.source.is_file():
+        return file_hash(adapter.source)[:_DIGITS]
+    return adapter.content_hash()[:_DIGITS]
+
+
+def today() -> str:
+    """The day, ISO, in UTC."""
+    return datetime.now(UTC).date().isoformat()

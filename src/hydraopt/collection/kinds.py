@@ -1,0 +1,111 @@
+"""The kinds of collections: what a change reads, and how it is written in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from hydraopt.adapters.basefiles import BaseTensors
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.writer import pack_bundle
+from hydraopt.collection.folder import FolderCollection, folder_of
+from hydraopt.collection.lock import locked
+from hydraopt.collection.piece import Change, check_version, held_in, packed_parts
+
+__all__ = ["Collection", "StrPath", "collection_at"]
+
+StrPath = str | os.PathLike[str]
+
+
+class Collection(Protocol):
+    """Where a collection lies."""
+
+    path: Path
+
+    def held(self) -> AbstractContextManager[None]:
+        """A context in which nobody else writes. Raises LockedError."""
+        ...
+
+    def core(self, base: BaseTensors | None = None) -> Bundle:
+        """What tasks are coded against: a bundle, maybe without its tasks."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether there is a task of that name."""
+        ...
+
+    def names(self) -> set[str]:
+        """The tasks that there are."""
+        ...
+
+    def bundle(self) -> Bundle:
+        """All of it, open."""
+        ...
+
+    def size(self) -> int:
+        """Bytes of the whole."""
+        ...
+
+    def write(self, change: Change) -> int:
+        """Make a change; the bytes of the whole after it."""
+        ...
+
+
+def collection_at(path: StrPath) -> Collection:
+    """The collection that lies there. Raises BundleFormatError for what is none."""
+    if folder_of(Path(path)) is None:
+        return _OneFile(Path(path))
+    return FolderCollection(Path(path))
+
+
+class _OneFile:
+    """A bundle: every change writes the file anew, and takes over all bytes that stay."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: Bundle | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        open_bundle(self.path)  # A name that stands for no bundle gets no lock beside it.
+        with locked(self.path):
+            self._open = None
+            yield
+
+    def bundle(self) -> Bundle:
+        if self._open is None:
+            self._open = open_bundle(self.path)
+        return self._open
+
+    def core(self, base: BaseTensors | None = None) -> Bundle:
+        bundle = self.bundle()
+        bundle.base = base or bundle.base
+        return bundle
+
+    def has(self, name: str) -> bool:
+        return name in self.bundle()
+
+    def names(self) -> set[str]:
+        return set(self.bundle())
+
+    def size(self) -> int:
+        return self.bundle().size
+
+    def write(self, change: Change) -> int:
+        bundle = self.bundle()
+        check_version(bundle)
+        pieces = [
+            held_in(bundle, name).renamed(change.renamed.get(name, name))
+            for name in bundle
+            if name not in change.gone
+        ]
+        core = dataclasses.replace(bundle.manifest, tasks=(), blobs=(), configs=())
+        manifest, streams, blobs = packed_parts(core, [*pieces, *change.come])
+        packed = pack_bundle(manifest, bundle.read("shared"), streams, blobs)
+        size = packed.write(self.path)
+        self._open = None
+        return size

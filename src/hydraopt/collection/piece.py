@@ -1,0 +1,109 @@
+"""A task by itself: what goes into a collection, or comes out of one, in one piece."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydraopt.bundle.items import CarriedBlob
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["Change", "TaskPiece", "check_version", "held_in", "packed_parts"]
+
+
+@dataclass(frozen=True)
+class TaskPiece:
+    """A task's row and bytes, apart from all others.
+
+    entry: modules and tensors are those of the core; ``content`` is 0 or None, ``config`` is 0, and
+    ``carried`` counts ``blobs``. stream: b"" where nothing is coded. blobs, carried: tables of what
+    is kept bit by bit, and their packed bytes, in step.
+    """
+
+    entry: TaskEntry
+    config: Mapping[str, Any]
+    stream: bytes
+    blobs: tuple[CarriedBlob, ...]
+    carried: tuple[bytes, ...]
+
+    def renamed(self, name: str) -> TaskPiece:
+        """The same task under another name."""
+        return dataclasses.replace(self, entry=dataclasses.replace(self.entry, name=name))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What goes, what comes and what is called otherwise, all at once.
+
+    gone: names. come: tasks by themselves; they may have names that go. renamed: new names by old.
+    """
+
+    gone: Collection[str] = ()
+    come: Sequence[TaskPiece] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def held_in(bundle: Bundle, name: str) -> TaskPiece:
+    """A task as a bundle holds it, no byte decoded. Raises TaskNotFoundError, ChecksumError."""
+    entry = bundle[name].entry
+    manifest = bundle.manifest
+    stream = b"" if entry.content is None else bundle.read(f"task/{entry.content}")
+    alone = dataclasses.replace(
+        entry,
+        content=None if entry.content is None else 0,
+        config=0,
+        carried=tuple(range(len(entry.carried))),
+    )
+    return TaskPiece(
+        alone,
+        manifest.configs[entry.config],
+        stream,
+        tuple(manifest.blobs[i] for i in entry.carried),
+        tuple(bundle.read(f"carried/{i}") for i in entry.carried),
+    )
+
+
+def check_version(bundle: Bundle) -> None:
+    """Raise UsageError for a bundle of version 1, whose streams are no streams of today's."""
+    if bundle.version == 1:
+        raise UsageError(
+            explain(
+                "a bundle of format version 1 stays as it is",
+                file=bundle.path,
+                do="Write it anew first: hydraopt refresh",
+            )
+        )
+
+
+def packed_parts(
+    core: Manifest, pieces: Sequence[TaskPiece]
+) -> tuple[Manifest, list[bytes], list[bytes]]:
+    """A manifest, streams and blobs of these tasks over the tables of a core.
+
+    Equal blobs become one; equal streams and configs do so when the bundle is packed. core: its
+    tasks, blobs and configs do not count.
+    """
+    streams: list[bytes] = []
+    blobs: dict[tuple[bytes, CarriedBlob], int] = {}
+    tasks = []
+    for config, piece in enumerate(pieces):
+        content = None
+        if piece.entry.content is not None:
+            content = len(streams)
+            streams.append(piece.stream)
+        held = zip(piece.carried, piece.blobs, strict=True)
+        carried = tuple(sorted(blobs.setdefault(blob, len(blobs)) for blob in held))
+        tasks.append(
+            dataclasses.replace(piece.entry, content=content, config=config, carried=carried)
+        )
+    manifest = dataclasses.replace(
+        core,
+        tasks=tuple(tasks),
+        blobs=tuple(blob for _, blob in blobs),
+        configs=tuple(piece.config for piece in pieces),
+    )
+    return manifest, streams, [data for data, _ in blobs]

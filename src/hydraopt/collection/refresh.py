@@ -1,0 +1,316 @@
+"""A new core for a collection: what it would save, and the collection made anew over it.
+
+Tasks come from their originals where these are given, else as the collection holds them; then what
+the new coding adds to their errors is an estimate, as after a shrink.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.basefiles import BaseTensors, open_base
+from hydraopt.bundle.apart import parts_beside
+from hydraopt.bundle.carried import Carried
+from hydraopt.bundle.container import CORE_SUFFIX
+from hydraopt.bundle.kind import BUNDLE_SUFFIX
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.splitting import split
+from hydraopt.bundle.writer import PackedBundle
+from hydraopt.collection.encode import digest_of, options_in
+from hydraopt.collection.folder import folder_of
+from hydraopt.collection.kinds import StrPath, collection_at
+from hydraopt.errors import TaskNotFoundError, UsageError, explain
+from hydraopt.files.apart import check_apart
+from hydraopt.merging.align import MergeSet, align
+from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.frozen import MiddlePrice
+from hydraopt.merging.held import against_originals, decoded_set
+from hydraopt.merging.joined import joined
+from hydraopt.merging.outcome import Job, load
+from hydraopt.merging.passes import Draft
+from hydraopt.merging.recipe import CoreRecipe, RefreshRecipe
+from hydraopt.merging.solving import Options, expected_bits, solve, solve_at
+from hydraopt.progress import Progress
+
+__all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
+
+_BITS: Final = 8
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a new core would come to. coded_bytes: of the core and all streams now. expected_bytes:
+    of those over a new core, by the planner, at the collection's own price; nothing is coded.
+    added: tasks that came after the merge."""
+
+    path: Path
+    coded_bytes: int
+    expected_bytes: int
+    tasks: int
+    added: int
+
+    @property
+    def saved(self) -> float:
+        """The share of the coded bytes that a new core would save; below 0 if it costs."""
+        return 1 - self.expected_bytes / self.coded_bytes if self.coded_bytes else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path), "saved": self.saved}
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """A collection with a new core. size_before, size: bytes of the whole. errors: of each task.
+    from_originals: the tasks that were coded from their originals."""
+
+    path: Path
+    size_before: int
+    size: int
+    errors: Mapping[str, float]
+    from_originals: tuple[str, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """All tasks as something to merge, and which of them are the originals."""
+
+    bundle: Bundle
+    pieces: MergeSet
+    originals: Mapping[str, Adapter]
+    notes: tuple[str, ...]
+
+    @property
+    def decoded(self) -> set[str]:
+        """The tasks that are coded again from what the collection holds."""
+        tasks = self.bundle.manifest.tasks
+        return {x.name for x in tasks if not x.lossless and x.name not in self.originals}
+
+
+def expected_saving(
+    path: StrPath,
+    *,
+    adapters: StrPath | Iterable[StrPath | Adapter] = (),
+    same_base: bool = False,
+    alpha: float | None = None,
+    base: StrPath | BaseTensors | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Expected:
+    """What :func:`refresh` would save without a limit; arguments as there.
+
+    Raises UsageError where the recipe does not say a price.
+    """
+    collection = collection_at(path)
+    tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
+    sizes, manifest = tasks.bundle.tensor_bytes, tasks.bundle.manifest
+    now = sizes["shared"] + sum(x for name, x in sizes.items() if name.startswith("task/"))
+    bits = 0.0
+    if tasks.pieces.contents:
+        price = _price_of(tasks.bundle)
+        pieces = dataclasses.replace(tasks.pieces, norm=price.norm)
+        # What is carried stays as it is: it need not be packed to be told about.
+        job = Job(pieces, Carried(), CoreRecipe())
+        options = options_in(tasks.bundle.recipe, threads, progress)
+        bits = expected_bits(job, price.price, options)
+    added = sum(task.added is not None for task in manifest.tasks)
+    return Expected(collection.path, now, round(bits / _BITS), len(manifest.tasks), added)
+
+
+def refresh(
+    path: StrPath,
+    output: StrPath | None = None,
+    *,
+    adapters: StrPath | Iterable[StrPath | Adapter] = (),
+    size: str | int | None = None,
+    error: float | None = None,
+    same_base: bool = False,
+    alpha: float | None = None,
+    base: StrPath | BaseTensors | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Refreshed:
+    """Make a new core for all tasks of the collection at ``path``, and code them over it.
+
+    output: where to, of the same kind (a file or a folder); None is in its own place, in one step.
+    adapters: originals, by the names of their tasks. size, error: as of :func:`hydraopt.merge`;
+    without them the price of a bit stays. same_base, alpha, base, threads, progress: as there.
+
+    Tasks that were added keep their history. Raises TaskNotFoundError for an adapter that is no
+    task, UsageError for one that is not the file which was added, or where no price is known, and
+    what :func:`hydraopt.merge` raises, before anything is written.
+    """
+    started = time.monotonic()
+    if size is not None and error is not None:
+        raise UsageError(explain("more than one limit", got="size, error", expected="one at most"))
+    # The folder and not its core file: every task in it gets another core.
+    collection = collection_at(folder_of(Path(path)) or path)
+    if output is not None:
+        check_apart(output, [collection.path])
+    with collection.held():
+        before = collection.size()
+        tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
+        budget: Size | MeanError | None = None
+        if size is not None:
+            budget = Size(parse_size(size, tasks.pieces.fp16_bytes))
+        elif error is not None:
+            budget = MeanError(error)
+        options = options_in(tasks.bundle.recipe, threads, progress)
+        job, draft = _solved(tasks, budget, options)
+        manifest = _told(job.manifest(draft), tasks)
+        packed = job.packed(draft, manifest)
+        if isinstance(budget, Size) and packed.size > budget.limit:
+            raise job.too_small(budget, packed.size)
+        _write(packed, collection.path, output)
+    target = Path(output) if output is not None else collection.path
+    return Refreshed(
+        target,
+        before,
+        collection_at(target).size(),
+        {task.name: task.error for task in manifest.tasks},
+        tuple(sorted(tasks.originals)),
+        time.monotonic() - started,
+        tasks.notes,
+    )
+
+
+def _tasks(
+    bundle: Bundle,
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    same_base: bool,
+    alpha: float | None,
+    base: BaseTensors | None,
+) -> _Tasks:
+    bundle.base = base or bundle.base
+    if "method" in bundle.recipe:
+        raise UsageError(
+            explain(
+                "what a method of the literature made has no core",
+                file=bundle.path,
+                got=f"method {bundle.recipe['method']}",
+                do="Run the method on all adapters anew",
+            )
+        )
+    given = [adapters] if isinstance(adapters, str | os.PathLike) else list(adapters)
+    loaded = load(given, same_base, alpha) if given else None
+    originals = {x.name: x for x in loaded.adapters} if loaded else {}
+    _check_originals(bundle, originals)
+    tasks = bundle.manifest.tasks
+    whole = [x.name for x in tasks if x.lossless]
+    decoded = {x.name for x in tasks if not x.lossless and x.name not in originals}
+    sets = []
+    kept = [originals.get(name) or bundle[name].original for name in whole]
+    coded = [adapter for name, adapter in originals.items() if name not in whole]
+    if kept:
+        lossless = [adapter for adapter in kept if adapter is not None]
+        sets.append(align(lossless, bundle.base_model, lossless=True))
+    if coded:
+        exact = _exact(bundle, [adapter.name for adapter in coded])
+        sets.append(align(coded, bundle.base_model, lossless=False, exact=exact, base=base))
+    if decoded:
+        sets.append(decoded_set(bundle, decoded))
+    if not sets:
+        raise UsageError(explain("the collection has no tasks", file=bundle.path))
+    pieces = joined(sets, bundle.base_model)
+    return _Tasks(bundle, pieces, originals, (*(loaded.notes if loaded else ()), *pieces.notes))
+
+
+def _exact(bundle: Bundle, names: Sequence[str]) -> list[str]:
+    """Keys that are carried bit by bit now, which they stay."""
+    blobs = bundle.manifest.blobs
+    held = (i for name in names for i in bundle[name].entry.carried)
+    return sorted({glob.escape(item.key) for i in held for item in blobs[i].items})
+
+
+def _check_originals(bundle: Bundle, originals: Mapping[str, Adapter]) -> None:
+    for name, adapter in originals.items():
+        if name not in bundle:
+            raise TaskNotFoundError(
+                explain(
+                    "no such task",
+                    file=bundle.path,
+                    got=repr(name),
+                    do="Name an original after its task: TASK=PATH",
+                )
+            )
+        added = bundle[name].entry.added
+        if added is not None and digest_of(adapter) != added.digest:
+            raise UsageError(
+                explain(
+                    "the adapter is not the one that was added",
+                    adapter=name,
+                    file=adapter.source,
+                    got=f"hash {digest_of(adapter)}",
+                    expected=f"{added.digest}, of {added.day}",
+                    do="Give that file, or put this one in its place first: hydraopt replace",
+                )
+            )
+
+
+def _price_of(bundle: Bundle) -> MiddlePrice:
+    price = MiddlePrice.in_recipe(bundle.recipe)
+    if price is None:
+        raise UsageError(
+            explain(
+                "the collection does not say at which price it was made",
+                file=bundle.path,
+                do="Give --size or --error, and -o or --apply",
+            )
+        )
+    return price
+
+
+def _solved(
+    tasks: _Tasks, budget: Size | MeanError | None, options: Options
+) -> tuple[Job, Draft | None]:
+    """All tasks over a new core: within the budget, or at the price that there was."""
+    name, value = (budget.name, float(budget.limit)) if budget else (None, None)
+    recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
+    if not tasks.pieces.contents:
+        return Job.of(tasks.pieces, recipe), None
+    if budget is not None:
+        job = Job.of(tasks.pieces, recipe)
+        return job, solve(job, budget, options).draft
+    price = _price_of(tasks.bundle)
+    job = Job.of(dataclasses.replace(tasks.pieces, norm=price.norm), recipe)
+    return job, solve_at(job, price.price, options)
+
+
+def _told(made: Manifest, tasks: _Tasks) -> Manifest:
+    """The manifest with what is known of the tasks from before: errors of those that were coded
+    again, curves, and history."""
+    old = {task.name: task for task in tasks.bundle.manifest.tasks}
+    rows = tuple(
+        dataclasses.replace(task, added=old[task.name].added, curve=old[task.name].curve)
+        for task in made.tasks
+    )
+    whole = dataclasses.replace(made, tasks=rows)
+    return against_originals(whole, tasks.bundle.manifest, tasks.decoded)
+
+
+def _write(packed: PackedBundle, path: Path, output: StrPath | None) -> None:
+    """As a file or a folder, as the collection was; its core keeps its name."""
+    if not path.is_dir():
+        packed.write(output if output is not None else path)
+        return
+    core, _ = parts_beside(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
+        packed.write(whole)
+        split(whole, path if output is None else output, overwrite=True)

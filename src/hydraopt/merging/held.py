@@ -1,0 +1,134 @@
+"""What a bundle holds as something to merge: its decoded tasks in the place of adapters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.spec import Manifest, TaskEntry
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.dense import TensorMatrices
+
+__all__ = ["against_originals", "decoded_set"]
+
+
+@dataclass(frozen=True)
+class _DecodedFactors:
+    """Factors of one module out of a bundle's decoded tasks."""
+
+    path: str
+    tasks: tuple[tuple[int, TaskAdapter], ...]
+
+    def __call__(self) -> Iterator[tuple[int, Factors]]:
+        for content, task in self.tasks:
+            yield content, task.factors()[self.path]
+
+
+def decoded_set(bundle: Bundle, names: Collection[str]) -> MergeSet:
+    """The merge set of tasks of a bundle that are coded, not lossless, as they decode.
+
+    Modules and coded tensors that none of them has are left out: a core may be larger than what is
+    left of its tasks. What was carried is carried on; harm, curve and history stay in the entries.
+    """
+    manifest = bundle.manifest
+    entries = [task for task in manifest.tasks if task.name in names]
+    numbers: dict[int, int] = {}
+    # A task keeps what it has decoded: its stream is read once, however many passes there are.
+    firsts: dict[int, TaskAdapter] = {}
+    for entry in entries:
+        if entry.content is not None and entry.content not in numbers:
+            firsts[len(numbers)] = bundle[entry.name]
+            numbers[entry.content] = len(numbers)
+    modules = sorted({i for entry in entries for i in entry.modules})
+    tensors = sorted({i for entry in entries for i in entry.tensors})
+    tasks = tuple(_renumbered(entry, numbers, modules, tensors) for entry in entries)
+    used = [manifest.modules[i] for i in modules]
+    return MergeSet(
+        tuple(used),
+        tuple(_DecodedFactors(x.path, _with_module(firsts, x.path)) for x in used),
+        tasks,
+        tuple(manifest.configs),
+        tuple(bundle[entry.name].carried for entry in entries),
+        manifest.base_model,
+        sum(entry.numbers for entry in entries),
+        (),
+        tuple(manifest.tensors[i] for i in tensors),
+        tuple(_matrices(bundle, firsts, tensors)),
+    )
+
+
+def _with_module(
+    firsts: Mapping[int, TaskAdapter], path: str
+) -> tuple[tuple[int, TaskAdapter], ...]:
+    return tuple((c, task) for c, task in firsts.items() if path in task.modules)
+
+
+def _renumbered(
+    entry: TaskEntry, contents: Mapping[int, int], modules: list[int], tensors: list[int]
+) -> TaskEntry:
+    """The entry over the modules and coded tensors that are left, its blobs not yet packed."""
+    at_module, at_tensor = ({x: i for i, x in enumerate(kept)} for kept in (modules, tensors))
+    return dataclasses.replace(
+        entry,
+        content=None if entry.content is None else contents[entry.content],
+        modules=tuple(at_module[i] for i in entry.modules),
+        tensors=tuple(at_tensor[i] for i in entry.tensors),
+        carried=(),
+    )
+
+
+def _matrices(
+    bundle: Bundle, firsts: Mapping[int, TaskAdapter], tensors: Sequence[int]
+) -> Iterator[TensorMatrices]:
+    """The coded tensors of a bundle's decoded tasks."""
+    holders: dict[int, list[tuple[int, RawTensor]]] = {}
+    for content, task in firsts.items():
+        coded = task.coded_tensors()
+        for i in task.entry.tensors:
+            tensor = coded[bundle.manifest.tensors[i].key]
+            holders.setdefault(i, []).append((content, tensor))
+    for i in tensors:
+        contents, held = zip(*holders[i], strict=True)
+        yield TensorMatrices(bundle.manifest.tensors[i], contents, held, bundle.base_tensor(i))
+
+
+def against_originals(added: Manifest, before: Manifest, names: Collection[str]) -> Manifest:
+    """The manifest ``added``, in which the errors of the tasks ``names`` are against the bundle
+    before, with estimates of the errors against what that was made of.
+
+    Nobody has seen the answers of what was coded again, so these tasks state no harm any more. The
+    curve of a task is about its original, and stays.
+    """
+    old = {task.name: task for task in before.tasks}
+
+    def whole(task: TaskEntry) -> TaskEntry:
+        if task.name not in names:
+            return task
+        first = old[task.name]
+        modules = _errors(first.modules, first.errors, before.modules)
+        tensors = _errors(first.tensors, first.tensor_errors, before.tensors)
+        more = (modules[added.modules[i]] for i in task.modules)
+        dense = (tensors[added.tensors[i]] for i in task.tensors)
+        return dataclasses.replace(
+            task,
+            error=math.hypot(task.error, first.error),
+            errors=tuple(map(math.hypot, task.errors, more)),
+            tensor_errors=tuple(map(math.hypot, task.tensor_errors, dense)),
+            harm=None,
+        )
+
+    return dataclasses.replace(added, tasks=tuple(map(whole, added.tasks)))
+
+
+def _errors(
+    indices: Sequence[int], errors: Sequence[float], table: Sequence[Any]
+) -> dict[Any, float]:
+    """By what they are of: its number may be another one in another manifest."""
+    return {table[i]: error for i, error in zip(indices, errors, strict=True)}

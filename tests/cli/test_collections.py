@@ -1,0 +1,101 @@
+"""The commands for collections: what they do, print and refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from hydraopt import merge, open_bundle
+from tests.conftest import write_adapter
+from tests.merging.merge_cases import modules_of
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three adapters, and a bundle of the first two."""
+    folder = tmp_path_factory.mktemp("collections")
+    for seed, name in enumerate("abc"):
+        write_adapter(folder / name, modules_of(seed))
+    merge([folder / "a", folder / "b"], folder / "two.hydra.safetensors", error=0.1)
+    return folder
+
+
+@pytest.fixture
+def two(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(folder / "two.hydra.safetensors", tmp_path / "two.hydra.safetensors"))
+
+
+def document(result: Result, schema: str) -> dict[str, object]:
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.output)
+    assert value.pop("schema") == schema
+    return dict(value)
+
+
+def test_a_collection_changes(run: Run, two: Path, folder: Path, tmp_path: Path) -> None:
+    first = shutil.copy(two, tmp_path / "first")
+    added = document(run("add", two, folder / "c", "--json"), "hydraopt.change/1")
+    assert [task["name"] for task in added["added"]] == ["c"]  # type: ignore[attr-defined]
+    assert added["size"] == two.stat().st_size
+    table = run("ls", two)
+    assert table.exit_code == 0
+    assert "3 tasks" in table.output
+    listed = document(run("ls", two, "--json"), "hydraopt.ls/1")
+    assert [bool(x["added"]) for x in listed["tasks"]] == [False, False, True]  # type: ignore[attr-defined]
+    assert "renamed c to d" in run("rename", two, "c", "d").output
+    assert "removed a" in run("remove", two, "a").output
+    replaced = run("replace", two, f"b={folder / 'c'}", "--error", "0.2")
+    assert replaced.exit_code == 0
+    said = document(run("diff", first, two, "--json"), "hydraopt.diff/1")
+    assert (said["added"], said["removed"]) == (["d"], ["a"])
+    assert [row["name"] for row in said["changed"]] == ["b"]  # type: ignore[attr-defined]
+    shown = run("diff", first, two).output
+    for text in ("added", "removed", "changed", "core    the same"):
+        assert text in shown
+    assert list(open_bundle(two)) == ["b", "d"]
+
+
+def test_a_refresh_is_told_before_it_is_made(run: Run, two: Path, folder: Path) -> None:
+    run("add", two, folder / "c")
+    before = two.read_bytes()
+    expected = document(run("refresh", two, "--json"), "hydraopt.refresh.expected/1")
+    assert expected["added"] == 1
+    assert "nothing was coded" in run("refresh", two).output
+    assert two.read_bytes() == before
+    output = two.with_name("new.hydra.safetensors")
+    made = run("refresh", two, *(folder / name for name in "abc"), "-o", output)
+    assert made.exit_code == 0, made.output
+    assert "3 of them from their originals" in made.output
+    assert two.read_bytes() == before
+    done = document(run("refresh", two, "--apply", "--json"), "hydraopt.refresh/1")
+    assert done["size"] == two.stat().st_size
+    assert two.read_bytes() != before
+
+
+def test_they_refuse(run: Run, two: Path, folder: Path) -> None:
+    before = two.read_bytes()
+    for arguments, text in (
+        (("add", two, folder / "a"), "has a task of that name"),
+        (("add", two), "Missing argument"),
+        (("add", two, folder / "c", "--size", "5%", "--error", "0.1"), "more than one limit"),
+        (("add", two, folder / "c", "--harm", "1%"), "give --base and --prompts as well"),
+        (("add", two, folder / "c", "--size", "60"), "the size cannot be kept"),
+        (("replace", two, folder / "c"), "no such task"),
+        (("remove", two, "c"), "no such task"),
+        (("rename", two, "a", "b"), "has a task of that name"),
+        (("ls", folder / "a" / "adapter_config.json"), "not a bundle"),
+        (("refresh", two, "--apply", "-o", "x"), "not both"),
+        (("refresh", two, "--size", "5%"), "need -o or --apply"),
+        (("refresh", two, "-o", two), "the output is what is read"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert text in result.stderr
+    assert two.read_bytes() == before

@@ -1,0 +1,150 @@
+"""A new core: what it is expected to save, and what it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge, open_bundle, read_adapters, verify_bundle
+from hydraopt.bundle.verify import relative_error
+from hydraopt.collection.encode import Limit
+from hydraopt.collection.refresh import expected_saving, refresh
+from hydraopt.collection.verbs import add, remove
+from hydraopt.errors import TaskNotFoundError, UsageError
+from hydraopt.linalg.shapes import Factors
+from tests.collection.living import copied, state
+from tests.conftest import write_adapter
+
+DAY = "2026-03-01"
+
+
+def test_from_all_originals_it_is_the_merge_at_that_price(
+    four: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    # As it was merged: nothing was added, so nothing but the recipe may change.
+    before = open_bundle(four)
+    refresh(four, adapters=[adapters[name] for name in "abcd"])
+    after = open_bundle(four)
+    assert after.read("shared") == before.read("shared")
+    for name in "abcd":
+        first, second = (x[name].entry for x in (before, after))
+        assert dataclasses.replace(second, content=first.content) == first
+    assert after.recipe == {**before.recipe, "refreshed": True}
+
+
+def test_what_was_added_gets_into_the_core(four: Path, adapters: dict[str, Path]) -> None:
+    add(four, [adapters["e"], adapters["f"]], day=DAY)
+    before, expected = open_bundle(four), expected_saving(four)
+    originals = [adapters[name] for name in "abcdef"]
+    done = refresh(four, adapters=originals)
+    after = open_bundle(four)
+    assert done.from_originals == tuple("abcdef")
+    assert after.read("shared") != before.read("shared")
+    assert verify_bundle(four, read_adapters(originals)).ok
+    assert after["e"].entry.added == before["e"].entry.added
+    assert (expected.tasks, expected.added) == (6, 2)
+    coded = len(after.read("shared")) + sum(
+        size for name, size in after.tensor_bytes.items() if name.startswith("task/")
+    )
+    assert expected.expected_bytes == pytest.approx(coded, rel=0.15)
+
+
+def test_tasks_as_they_decode_take_the_place_of_originals(
+    four: Path, adapters: dict[str, Path]
+) -> None:
+    add(four, [adapters["e"]], day=DAY)
+    before = open_bundle(four)
+    buffer = before["e"].extras["base_model.model.buffer"].raw()
+    refresh(four, adapters=[adapters["a"]], error=0.05)
+    after = open_bundle(four)
+    assert after.recipe["errors"] == "estimated"
+    originals = {x.name: x for x in read_adapters([adapters[name] for name in "abcde"])}
+    for name, task in after.items():
+        true = originals[name].modules
+        for path, factors in task.factors().items():
+            stated = task.module_errors[path]
+            actual = relative_error(Factors.of(*true[path].factors()), factors)
+            assert actual == pytest.approx(stated, rel=0.35), (name, path)
+        if name != "a":
+            assert task.error > before[name].error
+    assert after["e"].extras["base_model.model.buffer"].raw() == buffer
+
+
+def test_another_output_leaves_the_collection_as_it_was(
+    four: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    add(four, [adapters["e"]], day=DAY)
+    before = state(four)
+    output = tmp_path / "output"
+    done = refresh(four, output)
+    assert state(four) == before
+    assert done.path == output
+    assert output.is_dir() == four.is_dir()
+    assert list(open_bundle(output)) == list("abcde")
+    refresh(four)
+    assert state(four).values() != before.values()
+    assert sorted(state(four).values()) == sorted(state(output).values())
+
+
+def test_a_lossless_task_stays_lossless(four: Path, adapters: dict[str, Path]) -> None:
+    add(four, [adapters["e"]], limit=Limit(lossless=True), day=DAY)
+    before = open_bundle(four)["e"].tensors
+    refresh(four)
+    after = open_bundle(four)["e"]
+    assert after.entry.lossless
+    assert {k: x.raw() for k, x in after.tensors.items()} == {k: x.raw() for k, x in before.items()}
+
+
+def test_a_lossless_collection_shares_again(adapters: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "lossless"
+    merge([adapters["a"], adapters["c"]], path, lossless=True)
+    add(path, [adapters["e"]], day=DAY)  # without a limit as all the others
+    assert open_bundle(path)["e"].entry.lossless
+    grown = open_bundle(path).size
+    refresh(path)
+    whole = tmp_path / "whole"
+    merge([adapters[name] for name in "ace"], whole, lossless=True)
+    assert open_bundle(path).size < grown
+    blobs = [sorted(open_bundle(x).read_blob(i)) for x in (path, whole) for i in range(4)]
+    assert blobs[:4] == blobs[4:]
+
+
+def test_what_no_task_has_any_more_goes(
+    one_file: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    from tests.merging.merge_cases import modules_of
+
+    more = {**modules_of(9), "h.9.q": modules_of(8)["h.0.q"]}
+    wide = write_adapter(tmp_path / "wide", more)
+    path = tmp_path / "wider"
+    merge([adapters["a"], adapters["b"], wide], path, error=0.1)
+    remove(path, ["wide", "b"])
+    bundle = open_bundle(path)
+    assert len(bundle.manifest.modules) == 5
+    assert len(bundle.manifest.tensors) == 1
+    assert verify_bundle(path, read_adapters([adapters["a"]])).ok
+    refresh(path, adapters=[adapters["a"]])
+    assert len(open_bundle(path).manifest.modules) == 4
+    assert len(open_bundle(path).manifest.tensors) == 0
+
+
+def test_what_does_not_fit_is_refused(
+    four: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    add(four, [adapters["e"]], day=DAY)
+    before = state(four)
+    with pytest.raises(TaskNotFoundError, match="'f'"):
+        refresh(four, adapters=[adapters["f"]])
+    with pytest.raises(UsageError, match="not the one that was added"):
+        refresh(four, adapters=[f"e={adapters['c']}"])
+    with pytest.raises(UsageError, match="more than one limit"):
+        refresh(four, size="5%", error=0.1)
+    with pytest.raises(UsageError, match="the output is"):
+        refresh(four, four)
+    assert state(four) == before
+    other = copied(four, tmp_path / "other")
+    remove(other, list("abcde"))
+    with pytest.raises(UsageError, match="has no tasks"):
+        refresh(other)
