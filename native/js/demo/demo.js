@@ -55,7 +55,8 @@ function button(text, label, act) {
 function row(task) {
   const line = document.createElement("tr");
   const harm = task.harm === null ? "not measured" : percent(task.harm);
-  const cells = [task.name, kilobytes(task.streamBytes), percent(task.error), harm];
+  const size = task.lossless ? "kept whole" : kilobytes(task.streamBytes);
+  const cells = [task.name, size, percent(task.error), harm];
   for (const [i, text] of cells.entries()) {
     const cell = line.insertCell();
     cell.textContent = text;
