@@ -2,14 +2,16 @@
 
     python native/gguf_table.py > native/src/gguf_table.h        (needs the gguf package)
 
-Each row is a name that a base model's own files have, with # for the layer's number, what llama.cpp
-calls it, and which architectures have it.
+Few texts, since a C compiler takes 4095 characters, and pointers cost more: for each name of llama.cpp's, with # for the layer's number, that name and
+the names that base models' own files have for it. Each of these ends with a character for the
+architectures that have it, from @ on; a zero byte ends every name, and an empty one a row.
 """
 
 import gguf
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3")
 LAYERS = 2
+_MOST = 4000
 
 
 def rows() -> dict[tuple[str, str], int]:
@@ -31,9 +33,19 @@ def rows() -> dict[tuple[str, str], int]:
 
 def main() -> None:
     print("/* Made by native/gguf_table.py: bits are", ", ".join(ARCHITECTURES), "*/")
-    print("static const struct {\n    const char *own, *theirs;\n    unsigned char in;\n} LAYERS[] = {")
+    print("static const char *const LAYERS[] = {")
+    groups: dict[str, list[str]] = {}
     for (own, theirs), bits in sorted(rows().items()):
-        print(f'    {{"{own}", "{theirs}", {bits}}},')
+        groups.setdefault(theirs, []).append(own + chr(ord("@") + bits))
+    size = 0
+    for theirs, names in sorted(groups.items()):
+        own = sum(len(x) + 1 for x in (theirs, *names)) + 1
+        if size + own > _MOST:
+            print("    ,")
+            size = 0
+        size += own
+        for name in (theirs, *names, ""):
+            print(f'    "{name}\\0"')
     print("};")
 
 

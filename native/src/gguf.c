@@ -59,11 +59,11 @@ static hydra_status check_plain(hydra_bundle *b, const hy_task *task, const hy_j
 }
 
 /* The layer's number in `path` where `own` has '#', the two alike otherwise; -2: not alike, -1: no
- * number in it. */
-static int64_t layer_in(const char *own, hy_slice path) {
+ * number in it. size: of own. */
+static int64_t layer_in(const char *own, size_t size, hy_slice path) {
     int64_t layer = -1;
     size_t i = 0;
-    for (; *own; own++) {
+    for (; size; own++, size--) {
         if (*own != '#') {
             if (i == path.size || path.data[i++] != *own) return -2;
             continue;
@@ -77,25 +77,34 @@ static int64_t layer_in(const char *own, hy_slice path) {
     return i == path.size ? layer : -2;
 }
 
+/* llama.cpp's name of a layer, with '#' for its number, which goes to *layer; NULL if there is none. */
+static const char *find_layer(int architecture, hy_slice path, int64_t blocks, int64_t *layer) {
+    const char *theirs, *own;
+    size_t i;
+    for (i = 0; i < sizeof LAYERS / sizeof *LAYERS; i++)
+        for (theirs = LAYERS[i]; *theirs; theirs = own + 1)
+            for (own = theirs + strlen(theirs) + 1; *own; own += strlen(own) + 1) {
+                size_t size = strlen(own) - 1;
+                if (!((own[size] - '@') >> architecture & 1)) continue;
+                *layer = layer_in(own, size, path);
+                if (*layer != -2 && *layer < blocks) return theirs;
+            }
+    return NULL;
+}
+
 /* llama.cpp's name of a layer, without ".weight". */
 static hydra_status name_of(hydra_bundle *b, const hy_task *task, const hydra_gguf_options *options,
                             int architecture, hy_slice path, hy_text *out) {
-    size_t i;
-    for (i = 0; i < sizeof LAYERS / sizeof *LAYERS; i++) {
-        int64_t layer;
-        const char *c;
-        if (!(LAYERS[i].in >> architecture & 1)) continue;
-        layer = layer_in(LAYERS[i].own, path);
-        if (layer == -2 || (layer >= 0 && layer >= options->blocks)) continue;
-        if (!strcmp(LAYERS[i].theirs, "output"))
-            return refused(b, task, "an output layer without knowing whether the base has one", path);
-        for (c = LAYERS[i].theirs; *c; c++) {
-            if (*c == '#') hy_put_natural(out, (uint64_t)layer);
-            else hy_put(out, c, 1);
-        }
-        return HYDRA_OK;
+    int64_t layer = -1;
+    const char *c = find_layer(architecture, path, options->blocks, &layer);
+    if (!c) return refused(b, task, "a module that the architecture with so many layers lacks", path);
+    if (!strcmp(c, "output"))
+        return refused(b, task, "an output layer without knowing whether the base has one", path);
+    for (; *c; c++) {
+        if (*c == '#') hy_put_natural(out, (uint64_t)layer);
+        else hy_put(out, c, 1);
     }
-    return refused(b, task, "a module that the architecture with so many layers lacks", path);
+    return HYDRA_OK;
 }
 
 static void put_string(hy_text *out, hy_slice text) {

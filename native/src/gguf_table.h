@@ -1,373 +1,416 @@
 /* Made by native/gguf_table.py: bits are llama, qwen2, gemma3 */
-static const struct {
-    const char *own, *theirs;
-    unsigned char in;
-} LAYERS[] = {
-    {"backbone.embedding", "token_embd", 7},
-    {"backbone.embeddings", "token_embd", 7},
-    {"backbone.final_layer_norm", "output_norm", 7},
-    {"backbone.layers.#.mixer.down_proj", "blk.#.ffn_down", 7},
-    {"backbone.layers.#.mixer.gate", "blk.#.ffn_gate_inp", 1},
-    {"backbone.layers.#.mixer.k_proj", "blk.#.attn_k", 7},
-    {"backbone.layers.#.mixer.o_proj", "blk.#.attn_output", 7},
-    {"backbone.layers.#.mixer.q_proj", "blk.#.attn_q", 7},
-    {"backbone.layers.#.mixer.up_proj", "blk.#.ffn_up", 7},
-    {"backbone.layers.#.mixer.v_proj", "blk.#.attn_v", 7},
-    {"backbone.layers.#.norm", "blk.#.attn_norm", 7},
-    {"backbone.norm_f", "output_norm", 7},
-    {"blk.#.attn_k", "blk.#.attn_k", 7},
-    {"blk.#.attn_k_norm", "blk.#.attn_k_norm", 4},
-    {"blk.#.attn_norm", "blk.#.attn_norm", 7},
-    {"blk.#.attn_output", "blk.#.attn_output", 7},
-    {"blk.#.attn_q", "blk.#.attn_q", 7},
-    {"blk.#.attn_q_norm", "blk.#.attn_q_norm", 4},
-    {"blk.#.attn_rot_embd", "blk.#.attn_rot_embd", 1},
-    {"blk.#.attn_v", "blk.#.attn_v", 7},
-    {"blk.#.ffn_down", "blk.#.ffn_down", 7},
-    {"blk.#.ffn_down_exps", "blk.#.ffn_down_exps", 1},
-    {"blk.#.ffn_gate", "blk.#.ffn_gate", 7},
-    {"blk.#.ffn_gate_exps", "blk.#.ffn_gate_exps", 1},
-    {"blk.#.ffn_gate_inp", "blk.#.ffn_gate_inp", 1},
-    {"blk.#.ffn_norm", "blk.#.ffn_norm", 7},
-    {"blk.#.ffn_up", "blk.#.ffn_up", 7},
-    {"blk.#.ffn_up_exps", "blk.#.ffn_up_exps", 1},
-    {"blk.#.post_attention_norm", "blk.#.post_attention_norm", 4},
-    {"blk.#.post_ffw_norm", "blk.#.post_ffw_norm", 4},
-    {"embed_out", "output", 7},
-    {"embed_tokens", "token_embd", 7},
-    {"embedding.word_embeddings", "token_embd", 7},
-    {"embeddings.tok_embeddings", "token_embd", 7},
-    {"embeddings.word_embeddings", "token_embd", 7},
-    {"encoder", "token_embd", 7},
-    {"encoder.final_layernorm", "output_norm", 7},
-    {"encoder.layer.#.attention.output.dense", "blk.#.attn_output", 7},
-    {"encoder.layer.#.attention.self.key", "blk.#.attn_k", 7},
-    {"encoder.layer.#.attention.self.layer_norm_k", "blk.#.attn_k_norm", 4},
-    {"encoder.layer.#.attention.self.layer_norm_q", "blk.#.attn_q_norm", 4},
-    {"encoder.layer.#.attention.self.query", "blk.#.attn_q", 7},
-    {"encoder.layer.#.attention.self.value", "blk.#.attn_v", 7},
-    {"encoder.layer.#.intermediate.dense", "blk.#.ffn_up", 7},
-    {"encoder.layer.#.mlp.down_layer", "blk.#.ffn_down", 7},
-    {"encoder.layer.#.mlp.gated_layers", "blk.#.ffn_up", 7},
-    {"encoder.layer.#.mlp.gated_layers_v", "blk.#.ffn_up", 7},
-    {"encoder.layer.#.mlp.gated_layers_w", "blk.#.ffn_gate", 7},
-    {"encoder.layer.#.mlp.up_gated_layer", "blk.#.ffn_up", 7},
-    {"encoder.layer.#.mlp.wo", "blk.#.ffn_down", 7},
-    {"encoder.layer.#.output.dense", "blk.#.ffn_down", 7},
-    {"encoder.layers.#.attn.out_proj", "blk.#.attn_output", 7},
-    {"encoder.layers.#.input_layernorm", "blk.#.attn_norm", 7},
-    {"encoder.layers.#.mixer.out_proj", "blk.#.attn_output", 7},
-    {"encoder.layers.#.mlp.dense_4h_to_h", "blk.#.ffn_down", 7},
-    {"encoder.layers.#.mlp.dense_h_to_4h", "blk.#.ffn_up", 7},
-    {"encoder.layers.#.mlp.experts.mlp.w1", "blk.#.ffn_up_exps", 1},
-    {"encoder.layers.#.mlp.experts.mlp.w2", "blk.#.ffn_down_exps", 1},
-    {"encoder.layers.#.mlp.fc1", "blk.#.ffn_up", 7},
-    {"encoder.layers.#.mlp.fc11", "blk.#.ffn_up", 7},
-    {"encoder.layers.#.mlp.fc12", "blk.#.ffn_gate", 7},
-    {"encoder.layers.#.mlp.fc2", "blk.#.ffn_down", 7},
-    {"encoder.layers.#.mlp.router.layer", "blk.#.ffn_gate_inp", 1},
-    {"encoder.layers.#.post_attention_layernorm", "blk.#.ffn_norm", 3},
-    {"encoder.layers.#.self_attention.dense", "blk.#.attn_output", 7},
-    {"encoder.layers.#.self_attention.k_layernorm", "blk.#.attn_k_norm", 4},
-    {"encoder.layers.#.self_attention.q_layernorm", "blk.#.attn_q_norm", 4},
-    {"encoder.layers.0.self_attention.rotary_emb.inv_freq", "rope_freqs", 3},
-    {"encoder.layers.1.self_attention.rotary_emb.inv_freq", "rope_freqs", 3},
-    {"final_norm", "output_norm", 7},
-    {"gpt_neox.embed_in", "token_embd", 7},
-    {"gpt_neox.final_layer_norm", "output_norm", 7},
-    {"gpt_neox.layers.#.attention.dense", "blk.#.attn_output", 7},
-    {"gpt_neox.layers.#.input_layernorm", "blk.#.attn_norm", 7},
-    {"gpt_neox.layers.#.mlp.dense_4h_to_h", "blk.#.ffn_down", 7},
-    {"gpt_neox.layers.#.mlp.dense_h_to_4h", "blk.#.ffn_up", 7},
-    {"gpt_neox.layers.#.post_attention_layernorm", "blk.#.ffn_norm", 3},
-    {"h.#.attn.c_proj", "blk.#.attn_output", 7},
-    {"h.#.input_layernorm", "blk.#.attn_norm", 7},
-    {"h.#.ln_1", "blk.#.attn_norm", 7},
-    {"h.#.ln_2", "blk.#.ffn_norm", 3},
-    {"h.#.mlp.c_fc", "blk.#.ffn_up", 7},
-    {"h.#.mlp.c_proj", "blk.#.ffn_down", 7},
-    {"h.#.mlp.dense_4h_to_h", "blk.#.ffn_down", 7},
-    {"h.#.mlp.dense_h_to_4h", "blk.#.ffn_up", 7},
-    {"h.#.post_attention_layernorm", "blk.#.ffn_norm", 3},
-    {"h.#.self_attention.dense", "blk.#.attn_output", 7},
-    {"head", "output", 7},
-    {"head.decoder", "output", 7},
-    {"head.out", "output", 7},
-    {"layers.#.attention.inner_attention.rope.freqs", "blk.#.attn_rot_embd", 1},
-    {"layers.#.attention.wk", "blk.#.attn_k", 7},
-    {"layers.#.attention.wo", "blk.#.attn_output", 7},
-    {"layers.#.attention.wq", "blk.#.attn_q", 7},
-    {"layers.#.attention.wv", "blk.#.attn_v", 7},
-    {"layers.#.attention_norm", "blk.#.attn_norm", 7},
-    {"layers.#.attn.Wo", "blk.#.attn_output", 7},
-    {"layers.#.attn_norm", "blk.#.attn_norm", 7},
-    {"layers.#.feed_forward.experts.w1", "blk.#.ffn_gate_exps", 1},
-    {"layers.#.feed_forward.experts.w2", "blk.#.ffn_down_exps", 1},
-    {"layers.#.feed_forward.experts.w3", "blk.#.ffn_up_exps", 1},
-    {"layers.#.feed_forward.gate", "blk.#.ffn_gate_inp", 1},
-    {"layers.#.feed_forward.w1", "blk.#.ffn_gate", 7},
-    {"layers.#.feed_forward.w2", "blk.#.ffn_down", 7},
-    {"layers.#.feed_forward.w3", "blk.#.ffn_up", 7},
-    {"layers.#.ffn_norm", "blk.#.ffn_norm", 3},
-    {"layers.#.gate", "blk.#.ffn_gate_inp", 1},
-    {"layers.#.input_layernorm", "blk.#.attn_norm", 7},
-    {"layers.#.mlp.Wi", "blk.#.ffn_up", 7},
-    {"layers.#.mlp.Wo", "blk.#.ffn_down", 7},
-    {"layers.#.mlp.down_proj", "blk.#.ffn_down", 7},
-    {"layers.#.mlp.gate_proj", "blk.#.ffn_gate", 7},
-    {"layers.#.mlp.up_proj", "blk.#.ffn_up", 7},
-    {"layers.#.mlp_norm", "blk.#.ffn_norm", 3},
-    {"layers.#.post_attention_layernorm", "blk.#.ffn_norm", 3},
-    {"layers.#.post_attention_layernorm", "blk.#.post_attention_norm", 4},
-    {"layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm", 4},
-    {"layers.#.pre_feedforward_layernorm", "blk.#.ffn_norm", 4},
-    {"layers.#.self_attn.k_norm", "blk.#.attn_k_norm", 4},
-    {"layers.#.self_attn.k_proj", "blk.#.attn_k", 7},
-    {"layers.#.self_attn.o_proj", "blk.#.attn_output", 7},
-    {"layers.#.self_attn.q_norm", "blk.#.attn_q_norm", 4},
-    {"layers.#.self_attn.q_proj", "blk.#.attn_q", 7},
-    {"layers.#.self_attn.v_proj", "blk.#.attn_v", 7},
-    {"lm_head", "output", 7},
-    {"lm_head.linear", "output", 7},
-    {"lm_head.ln", "output_norm", 7},
-    {"ln_f", "output_norm", 7},
-    {"model.embed_tokens", "token_embd", 7},
-    {"model.embedding", "token_embd", 7},
-    {"model.embeddings", "token_embd", 7},
-    {"model.final_layernorm", "output_norm", 7},
-    {"model.layers.#.attention.dense", "blk.#.attn_output", 7},
-    {"model.layers.#.attention.key_layernorm", "blk.#.attn_k_norm", 4},
-    {"model.layers.#.attention.query_layernorm", "blk.#.attn_q_norm", 4},
-    {"model.layers.#.attention.wk", "blk.#.attn_k", 7},
-    {"model.layers.#.attention.wo", "blk.#.attn_output", 7},
-    {"model.layers.#.attention.wq", "blk.#.attn_q", 7},
-    {"model.layers.#.attention.wv", "blk.#.attn_v", 7},
-    {"model.layers.#.attention_layernorm", "blk.#.attn_norm", 7},
-    {"model.layers.#.attention_norm", "blk.#.attn_norm", 7},
-    {"model.layers.#.block_sparse_moe.down", "blk.#.ffn_down", 7},
-    {"model.layers.#.block_sparse_moe.experts.down", "blk.#.ffn_down_exps", 1},
-    {"model.layers.#.block_sparse_moe.experts.gate", "blk.#.ffn_gate_exps", 1},
-    {"model.layers.#.block_sparse_moe.experts.up", "blk.#.ffn_up_exps", 1},
-    {"model.layers.#.block_sparse_moe.experts.w1", "blk.#.ffn_gate_exps", 1},
-    {"model.layers.#.block_sparse_moe.experts.w2", "blk.#.ffn_down_exps", 1},
-    {"model.layers.#.block_sparse_moe.experts.w3", "blk.#.ffn_up_exps", 1},
-    {"model.layers.#.block_sparse_moe.gate", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.block_sparse_moe.output_linear", "blk.#.ffn_down_exps", 1},
-    {"model.layers.#.block_sparse_moe.primary_router", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.block_sparse_moe.router.layer", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.block_sparse_moe.up", "blk.#.ffn_up", 7},
-    {"model.layers.#.experts.down_proj", "blk.#.ffn_down_exps", 1},
-    {"model.layers.#.feed_forward.down_proj", "blk.#.ffn_down", 7},
-    {"model.layers.#.feed_forward.experts.down_proj", "blk.#.ffn_down_exps", 1},
-    {"model.layers.#.feed_forward.experts.gate_proj", "blk.#.ffn_gate_exps", 1},
-    {"model.layers.#.feed_forward.experts.up_proj", "blk.#.ffn_up_exps", 1},
-    {"model.layers.#.feed_forward.gate", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.feed_forward.gate_proj", "blk.#.ffn_gate", 7},
-    {"model.layers.#.feed_forward.router", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.feed_forward.up_proj", "blk.#.ffn_up", 7},
-    {"model.layers.#.feed_forward.w1", "blk.#.ffn_gate", 7},
-    {"model.layers.#.feed_forward.w2", "blk.#.ffn_down", 7},
-    {"model.layers.#.feed_forward.w3", "blk.#.ffn_up", 7},
-    {"model.layers.#.feedforward_layernorm", "blk.#.ffn_norm", 3},
-    {"model.layers.#.ffn_norm", "blk.#.ffn_norm", 3},
-    {"model.layers.#.input_layernorm", "blk.#.attn_norm", 7},
-    {"model.layers.#.ln1", "blk.#.attn_norm", 7},
-    {"model.layers.#.ln2", "blk.#.ffn_norm", 3},
-    {"model.layers.#.mlp.c_fc", "blk.#.ffn_up", 7},
-    {"model.layers.#.mlp.c_proj", "blk.#.ffn_down", 7},
-    {"model.layers.#.mlp.dense_4h_to_h", "blk.#.ffn_down", 7},
-    {"model.layers.#.mlp.dense_h_to_4h", "blk.#.ffn_up", 7},
-    {"model.layers.#.mlp.down_proj", "blk.#.ffn_down", 7},
-    {"model.layers.#.mlp.experts.down_proj", "blk.#.ffn_down_exps", 1},
-    {"model.layers.#.mlp.experts.gate_proj", "blk.#.ffn_gate_exps", 1},
-    {"model.layers.#.mlp.experts.up_proj", "blk.#.ffn_up_exps", 1},
-    {"model.layers.#.mlp.fc1", "blk.#.ffn_up", 7},
-    {"model.layers.#.mlp.fc2", "blk.#.ffn_down", 7},
-    {"model.layers.#.mlp.gate", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.mlp.gate.wg", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.mlp.gate_proj", "blk.#.ffn_gate", 7},
-    {"model.layers.#.mlp.gate_up_proj", "blk.#.ffn_up", 7},
-    {"model.layers.#.mlp.language_mlp.down_proj", "blk.#.ffn_down", 7},
-    {"model.layers.#.mlp.language_mlp.gate_proj", "blk.#.ffn_gate", 7},
-    {"model.layers.#.mlp.language_mlp.up_proj", "blk.#.ffn_up", 7},
-    {"model.layers.#.mlp.router", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.mlp.router.gate", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.mlp.up_proj", "blk.#.ffn_up", 7},
-    {"model.layers.#.moe.down_proj", "blk.#.ffn_down_exps", 1},
-    {"model.layers.#.moe.gate", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.moe.gate_proj", "blk.#.ffn_gate_exps", 1},
-    {"model.layers.#.moe.up_proj", "blk.#.ffn_up_exps", 1},
-    {"model.layers.#.norm", "blk.#.attn_norm", 7},
-    {"model.layers.#.operator_norm", "blk.#.attn_norm", 7},
-    {"model.layers.#.post_attention_layernorm", "blk.#.ffn_norm", 3},
-    {"model.layers.#.post_attention_layernorm", "blk.#.post_attention_norm", 4},
-    {"model.layers.#.post_feedforward_layernorm", "blk.#.post_ffw_norm", 4},
-    {"model.layers.#.post_mlp_layernorm", "blk.#.post_ffw_norm", 4},
-    {"model.layers.#.post_moe_norm", "blk.#.post_ffw_norm", 4},
-    {"model.layers.#.post_self_attn_layernorm", "blk.#.post_attention_norm", 4},
-    {"model.layers.#.pre_attention_layernorm", "blk.#.attn_norm", 7},
-    {"model.layers.#.pre_attn_norm", "blk.#.attn_norm", 7},
-    {"model.layers.#.pre_feedforward_layernorm", "blk.#.ffn_norm", 4},
-    {"model.layers.#.pre_ff_layernorm", "blk.#.ffn_norm", 3},
-    {"model.layers.#.pre_ff_layernorm.weight", "blk.#.ffn_norm", 4},
-    {"model.layers.#.pre_mlp_layernorm", "blk.#.ffn_norm", 7},
-    {"model.layers.#.pre_moe_layernorm", "blk.#.ffn_norm", 3},
-    {"model.layers.#.pre_moe_norm", "blk.#.ffn_norm", 3},
-    {"model.layers.#.residual_mlp.w1", "blk.#.ffn_gate", 7},
-    {"model.layers.#.residual_mlp.w2", "blk.#.ffn_down", 7},
-    {"model.layers.#.residual_mlp.w3", "blk.#.ffn_up", 7},
-    {"model.layers.#.router.proj", "blk.#.ffn_gate_inp", 1},
-    {"model.layers.#.self_attn.dense", "blk.#.attn_output", 7},
-    {"model.layers.#.self_attn.k_layernorm", "blk.#.attn_k_norm", 4},
-    {"model.layers.#.self_attn.k_norm", "blk.#.attn_k_norm", 4},
-    {"model.layers.#.self_attn.k_proj", "blk.#.attn_k", 7},
-    {"model.layers.#.self_attn.k_proj_no_perm", "blk.#.attn_k", 7},
-    {"model.layers.#.self_attn.key_layernorm", "blk.#.attn_k_norm", 4},
-    {"model.layers.#.self_attn.language_expert_dense", "blk.#.attn_output", 7},
-    {"model.layers.#.self_attn.linear_attn", "blk.#.attn_output", 7},
-    {"model.layers.#.self_attn.o_proj", "blk.#.attn_output", 7},
-    {"model.layers.#.self_attn.out_proj", "blk.#.attn_output", 7},
-    {"model.layers.#.self_attn.q_layernorm", "blk.#.attn_q_norm", 4},
-    {"model.layers.#.self_attn.q_norm", "blk.#.attn_q_norm", 4},
-    {"model.layers.#.self_attn.q_proj", "blk.#.attn_q", 7},
-    {"model.layers.#.self_attn.q_proj_no_perm", "blk.#.attn_q", 7},
-    {"model.layers.#.self_attn.query_layernorm", "blk.#.attn_q_norm", 4},
-    {"model.layers.#.self_attn.rotary_emb.inv_freq", "blk.#.attn_rot_embd", 1},
-    {"model.layers.#.self_attn.v_proj", "blk.#.attn_v", 7},
-    {"model.layers.h.#.mlp.c_proj", "blk.#.ffn_down", 7},
-    {"model.layers.layers.#.mixer.k", "blk.#.attn_k_norm", 4},
-    {"model.layers.layers.#.mixer.k_norm", "blk.#.attn_k_norm", 4},
-    {"model.layers.layers.#.mixer.o_proj", "blk.#.attn_output", 7},
-    {"model.layers.layers.#.mixer.q", "blk.#.attn_q_norm", 4},
-    {"model.layers.layers.#.mixer.q_norm", "blk.#.attn_q_norm", 4},
-    {"model.layers.layers.#.mlp.down_proj", "blk.#.ffn_down", 7},
-    {"model.layers.layers.#.mlp.gate_proj", "blk.#.ffn_gate", 7},
-    {"model.layers.layers.#.mlp.gate_up_proj", "blk.#.ffn_up", 7},
-    {"model.layers.layers.#.mlp.up_proj", "blk.#.ffn_up", 7},
-    {"model.layers.layers.#.norm", "blk.#.attn_norm", 7},
-    {"model.layers.layers.#.post_mixer_norm.weight", "blk.#.post_attention_norm", 4},
-    {"model.layers.layers.#.post_mlp_norm.weight", "blk.#.post_ffw_norm", 4},
-    {"model.layers.layers.#.pre_mixer_norm", "blk.#.attn_norm", 7},
-    {"model.layers.layers.#.pre_mlp_norm", "blk.#.ffn_norm", 3},
-    {"model.layers.layers.#.self_attn.k_proj", "blk.#.attn_k", 7},
-    {"model.layers.layers.#.self_attn.o_proj", "blk.#.attn_output", 7},
-    {"model.layers.layers.#.self_attn.q_proj", "blk.#.attn_q", 7},
-    {"model.layers.layers.#.self_attn.rotary_emb.inv_freq", "blk.#.attn_rot_embd", 1},
-    {"model.layers.layers.#.self_attn.v_proj", "blk.#.attn_v", 7},
-    {"model.ln_out", "output_norm", 7},
-    {"model.norm", "output_norm", 7},
-    {"model.norm_f", "output_norm", 7},
-    {"model.tok_embeddings", "token_embd", 7},
-    {"model.transformer.blocks.#.attn_norm", "blk.#.attn_norm", 7},
-    {"model.transformer.blocks.#.attn_out", "blk.#.attn_output", 7},
-    {"model.transformer.blocks.#.ff_norm", "blk.#.ffn_norm", 3},
-    {"model.transformer.blocks.#.ff_out", "blk.#.ffn_down", 7},
-    {"model.transformer.blocks.#.ff_proj", "blk.#.ffn_gate", 7},
-    {"model.transformer.blocks.#.k_proj", "blk.#.attn_k", 7},
-    {"model.transformer.blocks.#.q_proj", "blk.#.attn_q", 7},
-    {"model.transformer.blocks.#.up_proj", "blk.#.ffn_up", 7},
-    {"model.transformer.blocks.#.v_proj", "blk.#.attn_v", 7},
-    {"model.transformer.ff_out", "output", 7},
-    {"model.transformer.ln_f", "output_norm", 7},
-    {"model.transformer.wte", "token_embd", 7},
-    {"model.word_embeddings", "token_embd", 7},
-    {"norm", "output_norm", 7},
-    {"output", "output", 7},
-    {"output_layer", "output", 7},
-    {"output_norm", "output_norm", 7},
-    {"rope.freqs", "rope_freqs", 3},
-    {"rope_freqs", "rope_freqs", 3},
-    {"rotary_pos_emb.inv_freq", "rope_freqs", 3},
-    {"rwkv.blocks.#.ln1", "blk.#.attn_norm", 7},
-    {"rwkv.embeddings", "token_embd", 7},
-    {"rwkv.ln_out", "output_norm", 7},
-    {"shared", "token_embd", 7},
-    {"tok_embeddings", "token_embd", 7},
-    {"token_embd", "token_embd", 7},
-    {"transformer.blocks.#.attn.k_ln", "blk.#.attn_k_norm", 4},
-    {"transformer.blocks.#.attn.out_proj", "blk.#.attn_output", 7},
-    {"transformer.blocks.#.attn.q_ln", "blk.#.attn_q_norm", 4},
-    {"transformer.blocks.#.ffn.down_proj", "blk.#.ffn_down", 7},
-    {"transformer.blocks.#.ffn.experts.mlp.v1", "blk.#.ffn_up_exps", 1},
-    {"transformer.blocks.#.ffn.experts.mlp.w1", "blk.#.ffn_gate_exps", 1},
-    {"transformer.blocks.#.ffn.experts.mlp.w2", "blk.#.ffn_down_exps", 1},
-    {"transformer.blocks.#.ffn.router.layer", "blk.#.ffn_gate_inp", 1},
-    {"transformer.blocks.#.ffn.up_proj", "blk.#.ffn_up", 7},
-    {"transformer.blocks.#.norm_1", "blk.#.attn_norm", 7},
-    {"transformer.blocks.#.norm_2", "blk.#.ffn_norm", 3},
-    {"transformer.blocks.#.norm_attn_norm.attn.out_proj", "blk.#.attn_output", 7},
-    {"transformer.blocks.#.norm_attn_norm.norm_1", "blk.#.attn_norm", 7},
-    {"transformer.decoder_layer.#.moe.linear", "blk.#.ffn_gate_exps", 1},
-    {"transformer.decoder_layer.#.moe.linear_1", "blk.#.ffn_down_exps", 1},
-    {"transformer.decoder_layer.#.moe.linear_v", "blk.#.ffn_up_exps", 1},
-    {"transformer.decoder_layer.#.multi_head_attention.key", "blk.#.attn_k", 7},
-    {"transformer.decoder_layer.#.multi_head_attention.linear", "blk.#.attn_output", 7},
-    {"transformer.decoder_layer.#.multi_head_attention.query", "blk.#.attn_q", 7},
-    {"transformer.decoder_layer.#.multi_head_attention.value", "blk.#.attn_v", 7},
-    {"transformer.decoder_layer.#.rms_norm", "blk.#.attn_norm", 7},
-    {"transformer.decoder_layer.#.rms_norm_2", "blk.#.ffn_norm", 3},
-    {"transformer.decoder_layer.#.router", "blk.#.ffn_gate_inp", 1},
-    {"transformer.embd.wte", "token_embd", 7},
-    {"transformer.h.#.attn.attention.k_proj", "blk.#.attn_k", 7},
-    {"transformer.h.#.attn.attention.out_proj", "blk.#.attn_output", 7},
-    {"transformer.h.#.attn.attention.q_proj", "blk.#.attn_q", 7},
-    {"transformer.h.#.attn.attention.v_proj", "blk.#.attn_v", 7},
-    {"transformer.h.#.attn.c_proj", "blk.#.attn_output", 7},
-    {"transformer.h.#.attn.k", "blk.#.attn_k", 7},
-    {"transformer.h.#.attn.k_proj", "blk.#.attn_k", 7},
-    {"transformer.h.#.attn.out_proj", "blk.#.attn_output", 7},
-    {"transformer.h.#.attn.q_proj", "blk.#.attn_q", 7},
-    {"transformer.h.#.attn.rotary_emb.inv_freq", "blk.#.attn_rot_embd", 1},
-    {"transformer.h.#.attn.v", "blk.#.attn_v", 7},
-    {"transformer.h.#.attn.v_proj", "blk.#.attn_v", 7},
-    {"transformer.h.#.input_layernorm", "blk.#.attn_norm", 7},
-    {"transformer.h.#.ln", "blk.#.attn_norm", 7},
-    {"transformer.h.#.ln_1", "blk.#.attn_norm", 7},
-    {"transformer.h.#.ln_2", "blk.#.ffn_norm", 3},
-    {"transformer.h.#.ln_mlp", "blk.#.attn_norm", 7},
-    {"transformer.h.#.mixer.out_proj", "blk.#.attn_output", 7},
-    {"transformer.h.#.mlp.c_fc", "blk.#.ffn_up", 7},
-    {"transformer.h.#.mlp.c_fc2", "blk.#.ffn_gate", 7},
-    {"transformer.h.#.mlp.c_fc_0", "blk.#.ffn_gate", 7},
-    {"transformer.h.#.mlp.c_fc_1", "blk.#.ffn_up", 7},
-    {"transformer.h.#.mlp.c_proj", "blk.#.ffn_down", 7},
-    {"transformer.h.#.mlp.dense_4h_to_h", "blk.#.ffn_down", 7},
-    {"transformer.h.#.mlp.dense_h_to_4h", "blk.#.ffn_up", 7},
-    {"transformer.h.#.mlp.fc1", "blk.#.ffn_up", 7},
-    {"transformer.h.#.mlp.fc2", "blk.#.ffn_down", 7},
-    {"transformer.h.#.mlp.fc_in", "blk.#.ffn_up", 7},
-    {"transformer.h.#.mlp.fc_out", "blk.#.ffn_down", 7},
-    {"transformer.h.#.mlp.linear_1", "blk.#.ffn_gate", 7},
-    {"transformer.h.#.mlp.linear_3", "blk.#.ffn_up", 7},
-    {"transformer.h.#.mlp.w1", "blk.#.ffn_up", 7},
-    {"transformer.h.#.mlp.w2", "blk.#.ffn_gate", 7},
-    {"transformer.h.#.self_attention.dense", "blk.#.attn_output", 7},
-    {"transformer.in_out_embed", "token_embd", 7},
-    {"transformer.layer.#.attention.k_lin", "blk.#.attn_k", 7},
-    {"transformer.layer.#.attention.out_lin", "blk.#.attn_output", 7},
-    {"transformer.layer.#.attention.q_lin", "blk.#.attn_q", 7},
-    {"transformer.layer.#.attention.v_lin", "blk.#.attn_v", 7},
-    {"transformer.layer.#.ffn.lin1", "blk.#.ffn_up", 7},
-    {"transformer.layer.#.ffn.lin2", "blk.#.ffn_down", 7},
-    {"transformer.layers.#.attn.k_norm", "blk.#.attn_k_norm", 4},
-    {"transformer.layers.#.attn.out_proj", "blk.#.attn_output", 7},
-    {"transformer.layers.#.attn.q_norm", "blk.#.attn_q_norm", 4},
-    {"transformer.layers.#.attn_norm", "blk.#.attn_norm", 7},
-    {"transformer.layers.#.ffn.proj_2", "blk.#.ffn_down", 7},
-    {"transformer.layers.#.ffn_norm", "blk.#.ffn_norm", 3},
-    {"transformer.ln_f", "output_norm", 7},
-    {"transformer.norm", "output_norm", 7},
-    {"transformer.norm_f", "output_norm", 7},
-    {"transformer.rms_norm", "output_norm", 7},
-    {"transformer.token_embeddings", "token_embd", 7},
-    {"transformer.word_embeddings", "token_embd", 7},
-    {"transformer.wte", "token_embd", 7},
-    {"transformer_encoder.#.attention_norm", "blk.#.attn_norm", 7},
-    {"transformer_encoder.#.ffn.w12", "blk.#.ffn_up", 7},
-    {"transformer_encoder.#.ffn.w3", "blk.#.ffn_down", 7},
-    {"transformer_encoder.#.ffn_norm", "blk.#.ffn_norm", 3},
-    {"transformer_encoder.#.wo", "blk.#.attn_output", 7},
-    {"word_embeddings", "token_embd", 7},
-    {"word_embeddings_for_head", "output", 7},
-    {"wte", "token_embd", 7},
+static const char *const LAYERS[] = {
+    "blk.#.attn_k\0"
+    "backbone.layers.#.mixer.k_projG\0"
+    "blk.#.attn_kG\0"
+    "encoder.layer.#.attention.self.keyG\0"
+    "layers.#.attention.wkG\0"
+    "layers.#.self_attn.k_projG\0"
+    "model.layers.#.attention.wkG\0"
+    "model.layers.#.self_attn.k_projG\0"
+    "model.layers.#.self_attn.k_proj_no_permG\0"
+    "model.layers.layers.#.self_attn.k_projG\0"
+    "model.transformer.blocks.#.k_projG\0"
+    "transformer.decoder_layer.#.multi_head_attention.keyG\0"
+    "transformer.h.#.attn.attention.k_projG\0"
+    "transformer.h.#.attn.kG\0"
+    "transformer.h.#.attn.k_projG\0"
+    "transformer.layer.#.attention.k_linG\0"
+    "\0"
+    "blk.#.attn_k_norm\0"
+    "blk.#.attn_k_normD\0"
+    "encoder.layer.#.attention.self.layer_norm_kD\0"
+    "encoder.layers.#.self_attention.k_layernormD\0"
+    "layers.#.self_attn.k_normD\0"
+    "model.layers.#.attention.key_layernormD\0"
+    "model.layers.#.self_attn.k_layernormD\0"
+    "model.layers.#.self_attn.k_normD\0"
+    "model.layers.#.self_attn.key_layernormD\0"
+    "model.layers.layers.#.mixer.kD\0"
+    "model.layers.layers.#.mixer.k_normD\0"
+    "transformer.blocks.#.attn.k_lnD\0"
+    "transformer.layers.#.attn.k_normD\0"
+    "\0"
+    "blk.#.attn_norm\0"
+    "backbone.layers.#.normG\0"
+    "blk.#.attn_normG\0"
+    "encoder.layers.#.input_layernormG\0"
+    "gpt_neox.layers.#.input_layernormG\0"
+    "h.#.input_layernormG\0"
+    "h.#.ln_1G\0"
+    "layers.#.attention_normG\0"
+    "layers.#.attn_normG\0"
+    "layers.#.input_layernormG\0"
+    "model.layers.#.attention_layernormG\0"
+    "model.layers.#.attention_normG\0"
+    "model.layers.#.input_layernormG\0"
+    "model.layers.#.ln1G\0"
+    "model.layers.#.normG\0"
+    "model.layers.#.operator_normG\0"
+    "model.layers.#.pre_attention_layernormG\0"
+    "model.layers.#.pre_attn_normG\0"
+    "model.layers.layers.#.normG\0"
+    "model.layers.layers.#.pre_mixer_normG\0"
+    "model.transformer.blocks.#.attn_normG\0"
+    "rwkv.blocks.#.ln1G\0"
+    "transformer.blocks.#.norm_1G\0"
+    "transformer.blocks.#.norm_attn_norm.norm_1G\0"
+    "transformer.decoder_layer.#.rms_normG\0"
+    "transformer.h.#.input_layernormG\0"
+    "transformer.h.#.lnG\0"
+    "transformer.h.#.ln_1G\0"
+    "transformer.h.#.ln_mlpG\0"
+    "transformer.layers.#.attn_normG\0"
+    "transformer_encoder.#.attention_normG\0"
+    "\0"
+    "blk.#.attn_output\0"
+    "backbone.layers.#.mixer.o_projG\0"
+    "blk.#.attn_outputG\0"
+    "encoder.layer.#.attention.output.denseG\0"
+    "encoder.layers.#.attn.out_projG\0"
+    "encoder.layers.#.mixer.out_projG\0"
+    "encoder.layers.#.self_attention.denseG\0"
+    "gpt_neox.layers.#.attention.denseG\0"
+    "h.#.attn.c_projG\0"
+    "h.#.self_attention.denseG\0"
+    "layers.#.attention.woG\0"
+    "layers.#.attn.WoG\0"
+    "layers.#.self_attn.o_projG\0"
+    "model.layers.#.attention.denseG\0"
+    "model.layers.#.attention.woG\0"
+    "model.layers.#.self_attn.denseG\0"
+    "model.layers.#.self_attn.language_expert_denseG\0"
+    "model.layers.#.self_attn.linear_attnG\0"
+    "model.layers.#.self_attn.o_projG\0"
+    "model.layers.#.self_attn.out_projG\0"
+    "model.layers.layers.#.mixer.o_projG\0"
+    "model.layers.layers.#.self_attn.o_projG\0"
+    "model.transformer.blocks.#.attn_outG\0"
+    "transformer.blocks.#.attn.out_projG\0"
+    "transformer.blocks.#.norm_attn_norm.attn.out_projG\0"
+    "transformer.decoder_layer.#.multi_head_attention.linearG\0"
+    "transformer.h.#.attn.attention.out_projG\0"
+    "transformer.h.#.attn.c_projG\0"
+    "transformer.h.#.attn.out_projG\0"
+    "transformer.h.#.mixer.out_projG\0"
+    "transformer.h.#.self_attention.denseG\0"
+    "transformer.layer.#.attention.out_linG\0"
+    "transformer.layers.#.attn.out_projG\0"
+    "transformer_encoder.#.woG\0"
+    "\0"
+    "blk.#.attn_q\0"
+    "backbone.layers.#.mixer.q_projG\0"
+    "blk.#.attn_qG\0"
+    "encoder.layer.#.attention.self.queryG\0"
+    "layers.#.attention.wqG\0"
+    "layers.#.self_attn.q_projG\0"
+    "model.layers.#.attention.wqG\0"
+    "model.layers.#.self_attn.q_projG\0"
+    "model.layers.#.self_attn.q_proj_no_permG\0"
+    "model.layers.layers.#.self_attn.q_projG\0"
+    "model.transformer.blocks.#.q_projG\0"
+    "transformer.decoder_layer.#.multi_head_attention.queryG\0"
+    "transformer.h.#.attn.attention.q_projG\0"
+    "transformer.h.#.attn.q_projG\0"
+    "transformer.layer.#.attention.q_linG\0"
+    "\0"
+    "blk.#.attn_q_norm\0"
+    "blk.#.attn_q_normD\0"
+    "encoder.layer.#.attention.self.layer_norm_qD\0"
+    "encoder.layers.#.self_attention.q_layernormD\0"
+    "layers.#.self_attn.q_normD\0"
+    "model.layers.#.attention.query_layernormD\0"
+    "model.layers.#.self_attn.q_layernormD\0"
+    "model.layers.#.self_attn.q_normD\0"
+    "model.layers.#.self_attn.query_layernormD\0"
+    "model.layers.layers.#.mixer.qD\0"
+    "model.layers.layers.#.mixer.q_normD\0"
+    "transformer.blocks.#.attn.q_lnD\0"
+    "transformer.layers.#.attn.q_normD\0"
+    "\0"
+    ,
+    "blk.#.attn_rot_embd\0"
+    "blk.#.attn_rot_embdA\0"
+    "layers.#.attention.inner_attention.rope.freqsA\0"
+    "model.layers.#.self_attn.rotary_emb.inv_freqA\0"
+    "model.layers.layers.#.self_attn.rotary_emb.inv_freqA\0"
+    "transformer.h.#.attn.rotary_emb.inv_freqA\0"
+    "\0"
+    "blk.#.attn_v\0"
+    "backbone.layers.#.mixer.v_projG\0"
+    "blk.#.attn_vG\0"
+    "encoder.layer.#.attention.self.valueG\0"
+    "layers.#.attention.wvG\0"
+    "layers.#.self_attn.v_projG\0"
+    "model.layers.#.attention.wvG\0"
+    "model.layers.#.self_attn.v_projG\0"
+    "model.layers.layers.#.self_attn.v_projG\0"
+    "model.transformer.blocks.#.v_projG\0"
+    "transformer.decoder_layer.#.multi_head_attention.valueG\0"
+    "transformer.h.#.attn.attention.v_projG\0"
+    "transformer.h.#.attn.vG\0"
+    "transformer.h.#.attn.v_projG\0"
+    "transformer.layer.#.attention.v_linG\0"
+    "\0"
+    "blk.#.ffn_down\0"
+    "backbone.layers.#.mixer.down_projG\0"
+    "blk.#.ffn_downG\0"
+    "encoder.layer.#.mlp.down_layerG\0"
+    "encoder.layer.#.mlp.woG\0"
+    "encoder.layer.#.output.denseG\0"
+    "encoder.layers.#.mlp.dense_4h_to_hG\0"
+    "encoder.layers.#.mlp.fc2G\0"
+    "gpt_neox.layers.#.mlp.dense_4h_to_hG\0"
+    "h.#.mlp.c_projG\0"
+    "h.#.mlp.dense_4h_to_hG\0"
+    "layers.#.feed_forward.w2G\0"
+    "layers.#.mlp.WoG\0"
+    "layers.#.mlp.down_projG\0"
+    "model.layers.#.block_sparse_moe.downG\0"
+    "model.layers.#.feed_forward.down_projG\0"
+    "model.layers.#.feed_forward.w2G\0"
+    "model.layers.#.mlp.c_projG\0"
+    "model.layers.#.mlp.dense_4h_to_hG\0"
+    "model.layers.#.mlp.down_projG\0"
+    "model.layers.#.mlp.fc2G\0"
+    "model.layers.#.mlp.language_mlp.down_projG\0"
+    "model.layers.#.residual_mlp.w2G\0"
+    "model.layers.h.#.mlp.c_projG\0"
+    "model.layers.layers.#.mlp.down_projG\0"
+    "model.transformer.blocks.#.ff_outG\0"
+    "transformer.blocks.#.ffn.down_projG\0"
+    "transformer.h.#.mlp.c_projG\0"
+    "transformer.h.#.mlp.dense_4h_to_hG\0"
+    "transformer.h.#.mlp.fc2G\0"
+    "transformer.h.#.mlp.fc_outG\0"
+    "transformer.layer.#.ffn.lin2G\0"
+    "transformer.layers.#.ffn.proj_2G\0"
+    "transformer_encoder.#.ffn.w3G\0"
+    "\0"
+    "blk.#.ffn_down_exps\0"
+    "blk.#.ffn_down_expsA\0"
+    "encoder.layers.#.mlp.experts.mlp.w2A\0"
+    "layers.#.feed_forward.experts.w2A\0"
+    "model.layers.#.block_sparse_moe.experts.downA\0"
+    "model.layers.#.block_sparse_moe.experts.w2A\0"
+    "model.layers.#.block_sparse_moe.output_linearA\0"
+    "model.layers.#.experts.down_projA\0"
+    "model.layers.#.feed_forward.experts.down_projA\0"
+    "model.layers.#.mlp.experts.down_projA\0"
+    "model.layers.#.moe.down_projA\0"
+    "transformer.blocks.#.ffn.experts.mlp.w2A\0"
+    "transformer.decoder_layer.#.moe.linear_1A\0"
+    "\0"
+    "blk.#.ffn_gate\0"
+    "blk.#.ffn_gateG\0"
+    "encoder.layer.#.mlp.gated_layers_wG\0"
+    "encoder.layers.#.mlp.fc12G\0"
+    "layers.#.feed_forward.w1G\0"
+    "layers.#.mlp.gate_projG\0"
+    "model.layers.#.feed_forward.gate_projG\0"
+    "model.layers.#.feed_forward.w1G\0"
+    "model.layers.#.mlp.gate_projG\0"
+    "model.layers.#.mlp.language_mlp.gate_projG\0"
+    "model.layers.#.residual_mlp.w1G\0"
+    "model.layers.layers.#.mlp.gate_projG\0"
+    "model.transformer.blocks.#.ff_projG\0"
+    "transformer.h.#.mlp.c_fc2G\0"
+    "transformer.h.#.mlp.c_fc_0G\0"
+    "transformer.h.#.mlp.linear_1G\0"
+    "transformer.h.#.mlp.w2G\0"
+    "\0"
+    "blk.#.ffn_gate_exps\0"
+    "blk.#.ffn_gate_expsA\0"
+    "layers.#.feed_forward.experts.w1A\0"
+    "model.layers.#.block_sparse_moe.experts.gateA\0"
+    "model.layers.#.block_sparse_moe.experts.w1A\0"
+    "model.layers.#.feed_forward.experts.gate_projA\0"
+    "model.layers.#.mlp.experts.gate_projA\0"
+    "model.layers.#.moe.gate_projA\0"
+    "transformer.blocks.#.ffn.experts.mlp.w1A\0"
+    "transformer.decoder_layer.#.moe.linearA\0"
+    "\0"
+    "blk.#.ffn_gate_inp\0"
+    "backbone.layers.#.mixer.gateA\0"
+    "blk.#.ffn_gate_inpA\0"
+    "encoder.layers.#.mlp.router.layerA\0"
+    "layers.#.feed_forward.gateA\0"
+    "layers.#.gateA\0"
+    "model.layers.#.block_sparse_moe.gateA\0"
+    "model.layers.#.block_sparse_moe.primary_routerA\0"
+    "model.layers.#.block_sparse_moe.router.layerA\0"
+    "model.layers.#.feed_forward.gateA\0"
+    "model.layers.#.feed_forward.routerA\0"
+    "model.layers.#.mlp.gateA\0"
+    "model.layers.#.mlp.gate.wgA\0"
+    "model.layers.#.mlp.routerA\0"
+    "model.layers.#.mlp.router.gateA\0"
+    "model.layers.#.moe.gateA\0"
+    "model.layers.#.router.projA\0"
+    "transformer.blocks.#.ffn.router.layerA\0"
+    "transformer.decoder_layer.#.routerA\0"
+    "\0"
+    ,
+    "blk.#.ffn_norm\0"
+    "blk.#.ffn_normG\0"
+    "encoder.layers.#.post_attention_layernormC\0"
+    "gpt_neox.layers.#.post_attention_layernormC\0"
+    "h.#.ln_2C\0"
+    "h.#.post_attention_layernormC\0"
+    "layers.#.ffn_normC\0"
+    "layers.#.mlp_normC\0"
+    "layers.#.post_attention_layernormC\0"
+    "layers.#.pre_feedforward_layernormD\0"
+    "model.layers.#.feedforward_layernormC\0"
+    "model.layers.#.ffn_normC\0"
+    "model.layers.#.ln2C\0"
+    "model.layers.#.post_attention_layernormC\0"
+    "model.layers.#.pre_feedforward_layernormD\0"
+    "model.layers.#.pre_ff_layernormC\0"
+    "model.layers.#.pre_ff_layernorm.weightD\0"
+    "model.layers.#.pre_mlp_layernormG\0"
+    "model.layers.#.pre_moe_layernormC\0"
+    "model.layers.#.pre_moe_normC\0"
+    "model.layers.layers.#.pre_mlp_normC\0"
+    "model.transformer.blocks.#.ff_normC\0"
+    "transformer.blocks.#.norm_2C\0"
+    "transformer.decoder_layer.#.rms_norm_2C\0"
+    "transformer.h.#.ln_2C\0"
+    "transformer.layers.#.ffn_normC\0"
+    "transformer_encoder.#.ffn_normC\0"
+    "\0"
+    "blk.#.ffn_up\0"
+    "backbone.layers.#.mixer.up_projG\0"
+    "blk.#.ffn_upG\0"
+    "encoder.layer.#.intermediate.denseG\0"
+    "encoder.layer.#.mlp.gated_layersG\0"
+    "encoder.layer.#.mlp.gated_layers_vG\0"
+    "encoder.layer.#.mlp.up_gated_layerG\0"
+    "encoder.layers.#.mlp.dense_h_to_4hG\0"
+    "encoder.layers.#.mlp.fc1G\0"
+    "encoder.layers.#.mlp.fc11G\0"
+    "gpt_neox.layers.#.mlp.dense_h_to_4hG\0"
+    "h.#.mlp.c_fcG\0"
+    "h.#.mlp.dense_h_to_4hG\0"
+    "layers.#.feed_forward.w3G\0"
+    "layers.#.mlp.WiG\0"
+    "layers.#.mlp.up_projG\0"
+    "model.layers.#.block_sparse_moe.upG\0"
+    "model.layers.#.feed_forward.up_projG\0"
+    "model.layers.#.feed_forward.w3G\0"
+    "model.layers.#.mlp.c_fcG\0"
+    "model.layers.#.mlp.dense_h_to_4hG\0"
+    "model.layers.#.mlp.fc1G\0"
+    "model.layers.#.mlp.gate_up_projG\0"
+    "model.layers.#.mlp.language_mlp.up_projG\0"
+    "model.layers.#.mlp.up_projG\0"
+    "model.layers.#.residual_mlp.w3G\0"
+    "model.layers.layers.#.mlp.gate_up_projG\0"
+    "model.layers.layers.#.mlp.up_projG\0"
+    "model.transformer.blocks.#.up_projG\0"
+    "transformer.blocks.#.ffn.up_projG\0"
+    "transformer.h.#.mlp.c_fcG\0"
+    "transformer.h.#.mlp.c_fc_1G\0"
+    "transformer.h.#.mlp.dense_h_to_4hG\0"
+    "transformer.h.#.mlp.fc1G\0"
+    "transformer.h.#.mlp.fc_inG\0"
+    "transformer.h.#.mlp.linear_3G\0"
+    "transformer.h.#.mlp.w1G\0"
+    "transformer.layer.#.ffn.lin1G\0"
+    "transformer_encoder.#.ffn.w12G\0"
+    "\0"
+    "blk.#.ffn_up_exps\0"
+    "blk.#.ffn_up_expsA\0"
+    "encoder.layers.#.mlp.experts.mlp.w1A\0"
+    "layers.#.feed_forward.experts.w3A\0"
+    "model.layers.#.block_sparse_moe.experts.upA\0"
+    "model.layers.#.block_sparse_moe.experts.w3A\0"
+    "model.layers.#.feed_forward.experts.up_projA\0"
+    "model.layers.#.mlp.experts.up_projA\0"
+    "model.layers.#.moe.up_projA\0"
+    "transformer.blocks.#.ffn.experts.mlp.v1A\0"
+    "transformer.decoder_layer.#.moe.linear_vA\0"
+    "\0"
+    "blk.#.post_attention_norm\0"
+    "blk.#.post_attention_normD\0"
+    "layers.#.post_attention_layernormD\0"
+    "model.layers.#.post_attention_layernormD\0"
+    "model.layers.#.post_self_attn_layernormD\0"
+    "model.layers.layers.#.post_mixer_norm.weightD\0"
+    "\0"
+    "blk.#.post_ffw_norm\0"
+    "blk.#.post_ffw_normD\0"
+    "layers.#.post_feedforward_layernormD\0"
+    "model.layers.#.post_feedforward_layernormD\0"
+    "model.layers.#.post_mlp_layernormD\0"
+    "model.layers.#.post_moe_normD\0"
+    "model.layers.layers.#.post_mlp_norm.weightD\0"
+    "\0"
+    "output\0"
+    "embed_outG\0"
+    "headG\0"
+    "head.decoderG\0"
+    "head.outG\0"
+    "lm_headG\0"
+    "lm_head.linearG\0"
+    "model.transformer.ff_outG\0"
+    "outputG\0"
+    "output_layerG\0"
+    "word_embeddings_for_headG\0"
+    "\0"
+    "output_norm\0"
+    "backbone.final_layer_normG\0"
+    "backbone.norm_fG\0"
+    "encoder.final_layernormG\0"
+    "final_normG\0"
+    "gpt_neox.final_layer_normG\0"
+    "lm_head.lnG\0"
+    "ln_fG\0"
+    "model.final_layernormG\0"
+    "model.ln_outG\0"
+    "model.normG\0"
+    "model.norm_fG\0"
+    "model.transformer.ln_fG\0"
+    "normG\0"
+    "output_normG\0"
+    "rwkv.ln_outG\0"
+    "transformer.ln_fG\0"
+    "transformer.normG\0"
+    "transformer.norm_fG\0"
+    "transformer.rms_normG\0"
+    "\0"
+    "rope_freqs\0"
+    "encoder.layers.0.self_attention.rotary_emb.inv_freqC\0"
+    "encoder.layers.1.self_attention.rotary_emb.inv_freqC\0"
+    "rope.freqsC\0"
+    "rope_freqsC\0"
+    "rotary_pos_emb.inv_freqC\0"
+    "\0"
+    "token_embd\0"
+    "backbone.embeddingG\0"
+    "backbone.embeddingsG\0"
+    "embed_tokensG\0"
+    "embedding.word_embeddingsG\0"
+    "embeddings.tok_embeddingsG\0"
+    "embeddings.word_embeddingsG\0"
+    "encoderG\0"
+    "gpt_neox.embed_inG\0"
+    "model.embed_tokensG\0"
+    "model.embeddingG\0"
+    "model.embeddingsG\0"
+    "model.tok_embeddingsG\0"
+    "model.transformer.wteG\0"
+    "model.word_embeddingsG\0"
+    "rwkv.embeddingsG\0"
+    "sharedG\0"
+    "tok_embeddingsG\0"
+    "token_embdG\0"
+    "transformer.embd.wteG\0"
+    "transformer.in_out_embedG\0"
+    "transformer.token_embeddingsG\0"
+    "transformer.word_embeddingsG\0"
+    "transformer.wteG\0"
+    "word_embeddingsG\0"
+    "wteG\0"
+    "\0"
 };

@@ -181,6 +181,7 @@ static void fail_each(File *file, size_t size) {
         EXPECT(status == HYDRA_OK || status == HYDRA_IO);
         EXPECT(heap.bytes == 0);
     }
+    sink.left = -1;
     /* A limit of memory is kept, and says that it is one. */
     options.limits.memory = most - 1;
     status = everything(&options, file, size, &sink, 0);

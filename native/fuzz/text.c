@@ -1,0 +1,46 @@
+/* The parsers of texts alone: JSON, expressions, names of tensors, base64, numbers. See fuzz.c.
+ * The first byte is the length of an expression, which is matched with the rest. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../src/adapter.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    hy_env env;
+    hydra_error error;
+    hydra_options options;
+    hy_json json;
+    hy_text text;
+    hy_slice pattern, rest;
+    hydra_gguf_options base;
+    uint8_t *codes;
+    memset(&options, 0, sizeof options);
+    options.limits.memory = (size_t)64 << 20;
+    hy_env_open(&env, &options, &error);
+    if (!hy_json_copy(&json, &env, (const char *)data, size, "a text")) {
+        hy_text_open(&text, &env);
+        hy_dump(&text, &json, 0, HY_COMPACT);
+        hy_dump(&text, &json, 0, HY_PRETTY);
+        hy_text_close(&text);
+    }
+    hy_json_close(&json);
+    hydra_gguf_base((const char *)data, size, &base, &error);
+    if (!size) return 0;
+    pattern.size = data[0] < size - 1 ? data[0] : size - 1;
+    pattern.data = (const char *)data + 1;
+    rest.data = pattern.data + pattern.size;
+    rest.size = size - 1 - pattern.size;
+    if (rest.size < 512) {
+        hy_match(&env, pattern, rest, 0, &pattern);
+        hy_match(&env, pattern, rest, 1, NULL);
+    }
+    hy_text_open(&text, &env);
+    hy_parse_key(&text, NULL, rest);
+    hy_peft_name(&text, rest);
+    hy_text_close(&text);
+    codes = malloc(rest.size + 4);
+    if (codes) hy_base64(rest, codes);
+    free(codes);
+    if (env.used) abort(); /* something was not given back */
+    return 0;
+}

@@ -1,0 +1,69 @@
+"""The command ``hydra``, built once for all tests."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "bundle" / "golden"
+LAYOUTS = sorted(path.parent for path in GOLDEN.glob("layouts/*/bundle.hydra.safetensors"))
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def build(folder: Path) -> Path:
+    """The command in ``folder``, compiled there unless it is."""
+    made = folder / "hydra"
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler on this machine")
+    if made.exists():
+        return made
+    sources = [*sorted((ROOT / "native" / "src").glob("*.c")), ROOT / "native" / "cli" / "hydra.c"]
+    flags = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion"]
+    include = ["-I", ROOT / "native" / "include"]
+    part = folder / "hydra.part"
+    done = subprocess.run(
+        [compiler, *flags, "-Werror", *include, "-o", part, *sources, "-lz", "-lm"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "zlib.h" in done.stderr:
+        pytest.skip("the headers of zlib are not installed")
+    assert done.returncode == 0, done.stderr
+    part.rename(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def hydra(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of the command; HYDRA_COMMAND names one that is built already."""
+    if given := os.environ.get("HYDRA_COMMAND"):
+        return given
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # one build for all workers
+    with (folder / "hydra.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return str(build(folder))
+
+
+@pytest.fixture(scope="session")
+def run(hydra: str) -> Run:
+    """Run the command; what it prints is in the result."""
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [hydra, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr
+        assert done.returncode in (0, 1, 2), done.stderr
+        return done
+
+    return call

@@ -1,0 +1,34 @@
+"""The library and hydraopt accept the same files, and refuse the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydraopt.bundle import verify_bundle
+from tests.bundle.hostile.generate import generate
+from tests.bundle.test_bundle_hostile import parts_with_blob
+from tests.native.conftest import Run
+from tests.native.mutants import compare, sources
+
+CASES = list(generate(parts_with_blob()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
+def test_hostile_files_are_refused(run: Run, case: tuple[object, ...], tmp_path: Path) -> None:
+    path = tmp_path / "x.hydra.safetensors"
+    path.write_bytes(case[1])  # type: ignore[arg-type]
+    done = run("verify", path)
+    assert (done.returncode == 0) == verify_bundle(path).ok
+    assert done.returncode == 0 or str(path) in done.stderr
+
+
+def test_mutants_are_judged_alike(hydra: str) -> None:
+    accepted, differing = compare(hydra, 120, seed=1)
+    assert not differing
+    assert accepted
+
+
+def test_sound_bundles_are_accepted(hydra: str, tmp_path: Path) -> None:
+    assert len(sources()) > 20

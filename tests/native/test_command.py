@@ -1,0 +1,134 @@
+"""The command hydra: the same bytes as hydraopt's, and what it says where it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydraopt.adapters.safetensorsfile import open_safetensors
+from hydraopt.bundle import open_bundle
+from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.bundle.splitting import split
+from tests.native.conftest import GOLDEN, LAYOUTS, Run
+
+SECOND = GOLDEN / "second.hydra.safetensors"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: x.name)
+def test_every_layout_gives_the_golden_adapter(run: Run, layout: Path, tmp_path: Path) -> None:
+    bundle = layout / "bundle.hydra.safetensors"
+    for name in open_bundle(bundle):
+        done = run("extract", bundle, name, "-o", tmp_path / "x")
+        assert done.returncode == 0, done.stderr
+        made, golden = files(tmp_path / "x"), files(layout / "adapter")
+        made.pop("README.md"), golden.pop("README.md", None)
+        assert made == golden
+
+
+@pytest.mark.parametrize("dtype", ["same", "float32", "bfloat16"])
+def test_the_bytes_are_those_of_python(run: Run, dtype: str, tmp_path: Path) -> None:
+    for bundle in (SECOND, *(x / "bundle.hydra.safetensors" for x in LAYOUTS)):
+        for i, task in enumerate(open_bundle(bundle).one_by_one()):
+            ours, theirs = (tmp_path / f"{side}-{bundle.parent.name}-{i}" for side in "ab")
+            export_peft(task, ours, dtype=dtype)
+            done = run("extract", bundle, task.name, "--dtype", dtype, "-o", theirs)
+            assert done.returncode == 0, (bundle, done.stderr)
+            assert files(theirs) == files(ours), bundle
+
+
+def test_a_core_and_its_tasks_are_the_bundle(run: Run, tmp_path: Path) -> None:
+    split(SECOND, tmp_path / "apart")
+    assert run("verify", tmp_path / "apart").returncode == 0
+    run("extract", SECOND, "fr", "-o", tmp_path / "whole")
+    for place in (tmp_path / "apart", next((tmp_path / "apart").glob("*.core.safetensors"))):
+        out = tmp_path / f"from-{place.suffix}"
+        assert run("extract", place, "fr", "-o", out).returncode == 0
+        assert files(out) == files(tmp_path / "whole")
+    (tmp_path / "apart" / "de.task.safetensors").unlink()
+    assert "de" not in run("list", tmp_path / "apart").stdout.split()
+    alone = run("list", tmp_path / "apart" / "fr.task.safetensors")
+    assert alone.returncode == 2 and "core" in alone.stderr
+
+
+def test_tasks_of_another_core_are_refused(run: Run, tmp_path: Path) -> None:
+    for source in (SECOND, LAYOUTS[0] / "bundle.hydra.safetensors"):
+        split(source, tmp_path / source.parent.name)
+    stranger = next((tmp_path / LAYOUTS[0].name).glob("*.task.safetensors"))
+    folder = tmp_path / SECOND.parent.name
+    stranger.rename(folder / "zz.task.safetensors")
+    done = run("list", folder)
+    assert done.returncode == 1 and "another core" in done.stderr and "zz.task" in done.stderr
+
+
+def test_list_says_names_sizes_and_errors(run: Run) -> None:
+    lines = run("list", SECOND).stdout.splitlines()
+    assert lines[0] == "3 tasks of org/tiny"
+    assert [line.split()[-1] for line in lines[2:]] == ["de", "fr", "same"]
+    assert lines[3].split()[1:3] == ["15.00", "4.71"]
+
+
+def test_raw_holds_what_the_task_is(run: Run, tmp_path: Path) -> None:
+    task, made = open_bundle(SECOND)["fr"], tmp_path / "x"
+    words = ("extract", SECOND, "fr", "--to", "raw", "--dtype", "f64", "-o", made)
+    assert run(*words).returncode == 0
+    tensors = open_safetensors(made, made.stat().st_size)
+    for path, factors in task.factors().items():
+        product = tensors[f"{path}.B"].float64() @ tensors[f"{path}.A"].float64()
+        assert abs(product - factors.B @ factors.A).max() <= 1e-12 * abs(product).max()
+    for key, tensor in task.extras.items():
+        assert tensors[key].raw() == tensor.raw()
+
+
+def test_what_is_there_stays(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("mine")
+    done = run("extract", SECOND, "fr", "-o", tmp_path / "x")
+    assert done.returncode == 2 and "files in it" in done.stderr
+    assert files(tmp_path / "x") == {"mine": b"mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_failure_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    data = bytearray(SECOND.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "bad").write_bytes(data)
+    done = run("extract", tmp_path / "bad", "fr", "-o", tmp_path / "x")
+    assert done.returncode == 1 and "checksum" in done.stderr and "carried/0" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ((), 2, "Examples:"),
+        (("--help",), 0, "Examples:"),
+        (("look", "x"), 2, "verbs are"),
+        (("list",), 2, "bundle is missing"),
+        (("list", "no-such-file"), 1, "No such file"),
+        (("list", GOLDEN), 1, "without a core"),
+        (("extract", SECOND, "xx", "-o", "y"), 1, "no such task"),
+        (("extract", SECOND, "fr"), 2, "needs TASK and -o"),
+        (("extract", SECOND, "fr", "-o", "y", "--dtype", "int"), 2, "--dtype is"),
+        (("extract", SECOND, "fr", "-o", "y", "--to", "zip"), 2, "--to is"),
+        (("extract", SECOND, "fr", "-o", "y", "--to", "gguf"), 2, "needs --base"),
+        (("list", GOLDEN / "tiny.hydra.safetensors"), 1, "format version 1"),
+    ],
+)
+def test_the_command_line(run: Run, words: tuple[object, ...], code: int, says: str) -> None:
+    done = run(*words)
+    assert done.returncode == code
+    assert says in done.stdout + done.stderr
+
+
+def test_drafts_are_refused(run: Run, tmp_path: Path) -> None:
+    data = SECOND.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    head = data[8 : 8 + length].replace(b'"format_version":"2"', b'"format_version":"2","draft":"2"')
+    (tmp_path / "x").write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
+    done = run("list", tmp_path / "x")
+    assert done.returncode == 1 and "draft" in done.stderr and "Merge" in done.stderr
