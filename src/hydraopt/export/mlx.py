@@ -5,6 +5,9 @@ What mlx-lm does with one (``tuner/utils.py``, ``load_adapters``): every module 
 whose whole name is, becomes a LoRA layer of one rank and one scale, B zero; then the tensors are
 loaded by name, lora_a (n, r) and lora_b (r, m). Layers that get none keep B zero and change
 nothing; a tensor that no layer takes is an error, in older versions ignored.
+
+mlx-swift-lm (``LoRAContainer``) does the same with Linear modules of the layers alone, stops at a
+negative ``num_layers``, and drops what is for layers past the model's last one without a word.
 """
 
 from __future__ import annotations
@@ -70,7 +73,11 @@ def export_mlx(
     kept = kept_file(task, "mlx", dtype) if base is None else None
     if kept is not None:
         tensors, metadata = kept
-        config = {"fine_tune_type": "dora" if _is_dora(task) else "lora", **_origin(task)}
+        config = {
+            "fine_tune_type": "dora" if _is_dora(task) else "lora",
+            "num_layers": _stated_layers(task),
+            **_origin(task),
+        }
     else:
         (config, tensors), metadata = mlx_adapter(task, dtype, base), {}
     with replaced_folder(target) as made:
@@ -151,8 +158,7 @@ def _keys(task: TaskAdapter) -> tuple[list[str], int]:
 
 def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: int) -> int:
     if base is None:
-        count = _origin(task).get("num_layers")
-        return count if type(count) is int else _ALL_LAYERS
+        return _stated_layers(task)
     file = Path(base) / "config.json"
     try:
         layers = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))["num_hidden_layers"]
@@ -172,6 +178,13 @@ def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: i
             )
         )
     return layers
+
+
+def _stated_layers(task: TaskAdapter) -> int:
+    """``num_layers`` of an adapter that came from MLX, which called it lora_layers until 2024."""
+    origin = _origin(task)
+    count = origin.get("num_layers", origin.get("lora_layers"))
+    return count if type(count) is int else _ALL_LAYERS
 
 
 def _is_dora(task: TaskAdapter) -> bool:
