@@ -143,7 +143,9 @@ def _exchange(draw: random.Random, inner: object, key: object) -> None:
     elif way == 1 and isinstance(inner, list):
         inner.insert(draw.randrange(len(inner) + 1), draw.choice(_ODD))
     elif way == 2 and isinstance(inner, dict):
-        inner[draw.choice(("more", "=", "harm", "curve", "keys", "modules", "of"))] = draw.choice(_ODD)
+        inner[draw.choice(("more", "=", "harm", "curve", "keys", "modules", "of"))] = draw.choice(
+            _ODD
+        )
     elif way == 3 and type(inner[key]) is int:  # type: ignore[call-overload]
         inner[key] += draw.choice((-1, 1, 100))  # type: ignore[index, call-overload]
     else:
