@@ -1,6 +1,6 @@
 """Writes seeds for the fuzz targets: golden and hostile files, and mutants of them.
 
-    PYTHONPATH=src:. python -m native.fuzz.seeds FOLDER        makes FOLDER/bundles, FOLDER/texts
+PYTHONPATH=src:. python -m native.fuzz.seeds FOLDER        makes FOLDER/bundles, FOLDER/texts
 """
 
 from __future__ import annotations

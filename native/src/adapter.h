@@ -80,8 +80,20 @@ hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype, c
                          uint32_t axes, hy_out **out);
 void hy_outs_close(hy_outs *outs, hy_env *env);
 
-/* The kind of a key of a task's tensors. */
-int hy_kind_of(const hydra_bundle *b, const hy_task *task, hy_slice key);
+/* What the manifest says of a task's tensors by key: kinds, or scales of biases; sorted. */
+typedef struct hy_kinds {
+    struct hy_kind_row {
+        hy_slice key; /* first, so that hy_compare sorts */
+        int kind;     /* -1: not said */
+        double scale; /* NAN: not said */
+    } *rows;
+    uint32_t count, room;
+} hy_kinds;
+hydra_status hy_kinds_open(hy_kinds *kinds, hydra_bundle *b, const hy_task *task);
+void hy_kinds_close(hy_kinds *kinds, hydra_bundle *b);
+/* The kind of a key; the scale of a bias goes to *scale, unless that is NULL. */
+int hy_kind_of(const hy_kinds *kinds, hy_slice key, double *scale);
+
 /* The tensors of a blob, under their own names. */
 hydra_status hy_blob_tensors(hydra_bundle *b, const hy_blob *blob, hy_outs *outs);
 /* Every carried and coded tensor, under its own name. */

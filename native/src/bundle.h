@@ -64,7 +64,7 @@ typedef struct hy_ranges {
 } hy_ranges;
 
 typedef struct hy_key {
-    uint32_t module, half; /* half: 0 is A, 1 is B */
+    uint32_t module, half, order; /* half: 0 is A, 1 is B; order: in the manifest */
     hy_slice key;
 } hy_key;
 
@@ -79,7 +79,7 @@ typedef struct hy_task {
     int held_out;
     const uint32_t *carried; /* blobs */
     uint32_t carried_count, carried_items;
-    const hy_key *keys;
+    const hy_key *keys; /* sorted; of two for one place the last counts */
     uint32_t key_count;
     const hy_json *json; /* of what follows: nodes, or 0 */
     uint32_t bias_scales, extra_kinds, metadata;

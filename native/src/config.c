@@ -327,11 +327,17 @@ static int nth_tensor(const Writer *w, uint32_t *blob, uint32_t *item, uint32_t 
 static hydra_status put_kinds(Writer *w) {
     uint32_t blob = 0, item = 0, tensor = 0, count = 0, i, made = 0;
     int dora = 0, bias = 0;
-    hy_slice key, *saved = hy_alloc(&w->b->env, (uint64_t)w->task->carried_items + w->task->tensors.count,
-                                    sizeof *saved);
-    if (!saved) return w->b->env.error->status;
+    uint64_t most = (uint64_t)w->task->carried_items + w->task->tensors.count;
+    hy_kinds kinds;
+    hy_slice key, *saved;
+    hydra_status status = hy_kinds_open(&kinds, w->b, w->task);
+    saved = status ? NULL : hy_alloc(&w->b->env, most, sizeof *saved);
+    if (!saved) {
+        hy_kinds_close(&kinds, w->b);
+        return w->b->env.error->status;
+    }
     while (nth_tensor(w, &blob, &item, &tensor, &key)) {
-        int kind = hy_kind_of(w->b, w->task, key);
+        int kind = hy_kind_of(&kinds, key, NULL);
         dora |= kind == HY_DORA_MAGNITUDE;
         bias |= kind == HY_LORA_BIAS;
         if (kind != HY_SAVED || w->task->format != HY_LORALIB) continue;
@@ -352,7 +358,8 @@ static hydra_status put_kinds(Writer *w) {
         hy_puts(w->out, "]");
         replace(w, "modules_to_save");
     }
-    hy_free(&w->b->env, saved, (uint64_t)w->task->carried_items + w->task->tensors.count, sizeof *saved);
+    hy_free(&w->b->env, saved, most, sizeof *saved);
+    hy_kinds_close(&kinds, w->b);
     return HYDRA_OK;
 }
 

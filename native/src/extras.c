@@ -1,5 +1,6 @@
 /* Tensors beside the low-rank pairs: unpacked, decoded, and under the names that PEFT gives them. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "adapter.h"
@@ -41,17 +42,65 @@ void hy_outs_close(hy_outs *outs, hy_env *env) {
     memset(outs, 0, sizeof *outs);
 }
 
-int hy_kind_of(const hydra_bundle *b, const hy_task *task, hy_slice key) {
+static hydra_status put_row(hy_kinds *kinds, hydra_bundle *b, uint32_t *room, hy_slice key, int kind,
+                            double scale) {
+    struct hy_kind_row *row;
+    if (!hy_grow(&b->env, &kinds->rows, kinds->count, room, sizeof *kinds->rows))
+        return b->env.error->status;
+    row = kinds->rows + kinds->count++;
+    row->key = key, row->kind = kind, row->scale = scale;
+    return HYDRA_OK;
+}
+
+/* Rows of one key become one. */
+static void join_rows(hy_kinds *kinds) {
+    uint32_t i, made = 0;
+    if (kinds->count) qsort(kinds->rows, kinds->count, sizeof *kinds->rows, hy_compare);
+    for (i = 0; i < kinds->count; i++) {
+        struct hy_kind_row *row = kinds->rows + i, *last = kinds->rows + made - 1;
+        if (!made || !hy_same(last->key, row->key)) {
+            kinds->rows[made++] = *row;
+            continue;
+        }
+        if (last->kind < 0) last->kind = row->kind;
+        if (last->scale != last->scale) last->scale = row->scale;
+    }
+    for (i = made; i < kinds->count; i++) memset(kinds->rows + i, 0, sizeof *kinds->rows);
+    kinds->count = made;
+}
+
+hydra_status hy_kinds_open(hy_kinds *kinds, hydra_bundle *b, const hy_task *task) {
+    const hy_json *json = task->json;
     uint32_t i, pair;
+    double scale = 1;
+    kinds->rows = NULL;
+    kinds->count = kinds->room = 0;
     for (pair = 0; pair < task->tensors.pairs; pair++)
         for (i = task->tensors.bounds[2 * pair]; i < task->tensors.bounds[2 * pair + 1]; i++)
-            if (hy_same(b->entries[i].key, key)) return b->entries[i].kind;
-    if (!task->extra_kinds) return HY_SAVED;
-    for (i = hy_first(task->extra_kinds); i < hy_end(task->json, task->extra_kinds);
-         i = hy_next(task->json, i))
-        if (hy_same(hy_string(task->json, i), key))
-            return hy_one_of(hy_string(task->json, i + 1), HY_EXTRA_KINDS);
-    return HY_SAVED;
+            HY_TRY(put_row(kinds, b, &kinds->room, b->entries[i].key, b->entries[i].kind, NAN));
+    for (i = hy_first(task->extra_kinds); task->extra_kinds && i < hy_end(json, task->extra_kinds);
+         i = hy_next(json, i))
+        HY_TRY(put_row(kinds, b, &kinds->room, hy_string(json, i),
+                       hy_one_of(hy_string(json, i + 1), HY_EXTRA_KINDS), NAN));
+    for (i = hy_first(task->bias_scales); task->bias_scales && i < hy_end(json, task->bias_scales);
+         i = hy_next(json, i)) {
+        hy_number(json, i + 1, &scale);
+        HY_TRY(put_row(kinds, b, &kinds->room, hy_string(json, i), -1, scale));
+    }
+    join_rows(kinds);
+    return HYDRA_OK;
+}
+
+void hy_kinds_close(hy_kinds *kinds, hydra_bundle *b) {
+    hy_free(&b->env, kinds->rows, kinds->room, sizeof *kinds->rows);
+    kinds->rows = NULL;
+}
+
+int hy_kind_of(const hy_kinds *kinds, hy_slice key, double *scale) {
+    const struct hy_kind_row *row = NULL;
+    if (kinds->count) row = bsearch(&key, kinds->rows, kinds->count, sizeof *row, hy_compare);
+    if (scale) *scale = row ? row->scale : NAN;
+    return row && row->kind >= 0 ? row->kind : HY_SAVED;
 }
 
 /* ---- carried -------------------------------------------------------------------------------- */
@@ -228,17 +277,11 @@ static hydra_status no_place(hydra_bundle *b, const hy_task *task, hy_slice key,
 
 /* A bias of lora_B times the scale of its module: in its own dtype, or a wider one where a number
  * would not fit. */
-static hydra_status scale_bias(hydra_bundle *b, const hy_task *task, hy_out *x) {
-    uint32_t node = 0, i;
-    double scale = 1;
+static hydra_status scale_bias(hydra_bundle *b, const hy_task *task, hy_out *x, double scale) {
     uint64_t count = x->size / HY_DTYPE_BYTES[x->dtype], k;
     int dtype = x->dtype, wide;
     uint8_t *made = NULL;
-    for (i = hy_first(task->bias_scales); task->bias_scales && i < hy_end(task->json, task->bias_scales);
-         i = hy_next(task->json, i))
-        if (hy_same(hy_string(task->json, i), x->name)) node = i + 1;
-    if (!node) return no_place(b, task, x->name, "the scale of its module is not known");
-    hy_number(task->json, node, &scale);
+    if (scale != scale) return no_place(b, task, x->name, "the scale of its module is not known");
     if (scale == 1) return HYDRA_OK;
     if (!strchr(HY_DTYPES[dtype], 'F')) return no_place(b, task, x->name, "it is no float");
     if (dtype == HY_F8_E4M3 || dtype == HY_F8_E5M2) dtype = HY_BF16;
@@ -307,20 +350,28 @@ static hydra_status magnitude(hydra_bundle *b, const hy_task *task, hy_outs *out
     return rename_out(b, outs, x, &name);
 }
 
+static hydra_status export_one(hydra_bundle *b, const hy_task *task, const hy_kinds *kinds,
+                               int unfolded, hy_outs *outs, hy_out *x) {
+    double scale;
+    int kind = hy_kind_of(kinds, x->name, &scale);
+    hy_text name;
+    if (kind == HY_LORA_BIAS && !unfolded) HY_TRY(scale_bias(b, task, x, scale));
+    if (task->format != HY_PEFT && kind == HY_DORA_MAGNITUDE) HY_TRY(magnitude(b, task, outs, x));
+    else if (task->format != HY_PEFT && kind != HY_LORA_BIAS && task->format != HY_LORALIB)
+        return no_place(b, task, x->name, "tensors of this kind have no match");
+    hy_text_open(&name, &b->env);
+    hy_peft_name(&name, x->name);
+    return rename_out(b, outs, x, &name);
+}
+
 hydra_status hy_exported_extras(hydra_bundle *b, const hy_task *task, int unfolded, hy_outs *outs) {
-    uint32_t i, first = outs->count;
+    uint32_t i = outs->count;
+    hy_kinds kinds;
+    hydra_status status;
     HY_TRY(hy_all_tensors(b, task, outs));
-    for (i = first; i < outs->count; i++) {
-        hy_out *x = outs->rows + i;
-        int kind = hy_kind_of(b, task, x->name);
-        hy_text name;
-        if (kind == HY_LORA_BIAS && !unfolded) HY_TRY(scale_bias(b, task, x));
-        if (task->format != HY_PEFT && kind == HY_DORA_MAGNITUDE) HY_TRY(magnitude(b, task, outs, x));
-        else if (task->format != HY_PEFT && kind != HY_LORA_BIAS && task->format != HY_LORALIB)
-            return no_place(b, task, x->name, "tensors of this kind have no match");
-        hy_text_open(&name, &b->env);
-        hy_peft_name(&name, x->name);
-        HY_TRY(rename_out(b, outs, x, &name));
-    }
-    return HYDRA_OK;
+    status = hy_kinds_open(&kinds, b, task);
+    for (; i < outs->count && !status; i++)
+        status = export_one(b, task, &kinds, unfolded, outs, outs->rows + i);
+    hy_kinds_close(&kinds, b);
+    return status;
 }

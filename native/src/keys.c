@@ -92,13 +92,19 @@ void hy_default_key(hy_text *out, const hy_module *module, int half) {
 }
 
 hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half, hy_text *out) {
-    uint32_t i = task->key_count;
-    while (i-- > 0) /* of two for one place, the last one counts */
-        if (task->keys[i].module == module && task->keys[i].half == (uint32_t)half) {
-            hy_put(out, task->keys[i].key.data, task->keys[i].key.size);
-            break;
-        }
-    if (i == (uint32_t)-1) hy_default_key(out, b->modules + module, half);
+    uint32_t low = 0, high = task->key_count;
+    while (low < high) { /* the first key that is behind this place */
+        uint32_t middle = low + (high - low) / 2;
+        const hy_key *key = task->keys + middle;
+        if (key->module < module || (key->module == module && key->half <= (uint32_t)half))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low && task->keys[low - 1].module == module && task->keys[low - 1].half == (uint32_t)half)
+        hy_put(out, task->keys[low - 1].key.data, task->keys[low - 1].key.size);
+    else
+        hy_default_key(out, b->modules + module, half);
     return out->failed ? b->env.error->status : HYDRA_OK;
 }
 

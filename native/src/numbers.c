@@ -65,18 +65,20 @@ hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
                            hydra_error *error) {
     const hy_task *task = NULL;
     hy_outs outs;
+    hy_kinds kinds;
     hydra_status status;
     uint32_t i;
     hy_env_call(&b->env, error);
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     memset(&outs, 0, sizeof outs);
-    status = hy_all_tensors(b, task, &outs);
+    status = hy_kinds_open(&kinds, b, task);
+    if (!status) status = hy_all_tensors(b, task, &outs);
     for (i = 0; i < outs.count && !status; i++) {
         const hy_out *x = outs.rows + i;
         hydra_tensor tensor;
         tensor.key = x->name.data;
         tensor.dtype = HY_DTYPES[x->dtype];
-        tensor.kind = HY_EXTRA_KINDS[hy_kind_of(b, task, x->name)];
+        tensor.kind = HY_EXTRA_KINDS[hy_kind_of(&kinds, x->name, NULL)];
         tensor.shape = x->shape;
         tensor.axes = x->axes;
         tensor.coded = x->half != 0;
@@ -86,6 +88,7 @@ hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
             status = hy_fail(&b->env, HYDRA_IO, "the caller stopped at tensor '%.200s'", tensor.key);
     }
     hy_outs_close(&outs, &b->env);
+    hy_kinds_close(&kinds, b);
     return status;
 }
 

@@ -1,5 +1,6 @@
 /* The table of tasks of a manifest, and what the whole has to be. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bundle.h"
@@ -122,6 +123,13 @@ static int has_module(const hy_ranges *ranges, uint32_t module) {
     return 0;
 }
 
+static int by_place(const void *one, const void *other) {
+    const hy_key *a = one, *b = other;
+    if (a->module != b->module) return a->module < b->module ? -1 : 1;
+    if (a->half != b->half) return a->half < b->half ? -1 : 1;
+    return a->order < b->order ? -1 : a->order > b->order;
+}
+
 static hydra_status read_keys(hydra_bundle *b, const hy_json *json, uint32_t node, hy_task *x) {
     uint32_t size = node ? json->nodes[node].size : 0, at, i;
     hy_key *keys;
@@ -144,7 +152,9 @@ static hydra_status read_keys(hydra_bundle *b, const hy_json *json, uint32_t nod
         keys[i].module = (uint32_t)module;
         keys[i].half = hy_is(hy_string(json, at + 2), "B") ? 1 : 0;
         keys[i].key = hy_string(json, at + 3);
+        keys[i].order = i;
     }
+    if (size) qsort(keys, size, sizeof *keys, by_place);
     x->keys = keys;
     x->key_count = size;
     return HYDRA_OK;

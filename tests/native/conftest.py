@@ -27,7 +27,15 @@ def build(folder: Path) -> Path:
     if made.exists():
         return made
     sources = [*sorted((ROOT / "native" / "src").glob("*.c")), ROOT / "native" / "cli" / "hydra.c"]
-    flags = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion"]
+    flags = [
+        "-std=c99",
+        "-O2",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+        "-Wpedantic",
+        "-Wconversion",
+    ]
     include = ["-I", ROOT / "native" / "include"]
     part = folder / "hydra.part"
     done = subprocess.run(

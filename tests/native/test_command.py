@@ -52,7 +52,8 @@ def test_a_core_and_its_tasks_are_the_bundle(run: Run, tmp_path: Path) -> None:
     (tmp_path / "apart" / "de.task.safetensors").unlink()
     assert "de" not in run("list", tmp_path / "apart").stdout.split()
     alone = run("list", tmp_path / "apart" / "fr.task.safetensors")
-    assert alone.returncode == 2 and "core" in alone.stderr
+    assert alone.returncode == 2
+    assert "core" in alone.stderr
 
 
 def test_tasks_of_another_core_are_refused(run: Run, tmp_path: Path) -> None:
@@ -62,7 +63,9 @@ def test_tasks_of_another_core_are_refused(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / SECOND.parent.name
     stranger.rename(folder / "zz.task.safetensors")
     done = run("list", folder)
-    assert done.returncode == 1 and "another core" in done.stderr and "zz.task" in done.stderr
+    assert done.returncode == 1
+    assert "another core" in done.stderr
+    assert "zz.task" in done.stderr
 
 
 def test_list_says_names_sizes_and_errors(run: Run) -> None:
@@ -88,7 +91,8 @@ def test_what_is_there_stays(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine").write_text("mine")
     done = run("extract", SECOND, "fr", "-o", tmp_path / "x")
-    assert done.returncode == 2 and "files in it" in done.stderr
+    assert done.returncode == 2
+    assert "files in it" in done.stderr
     assert files(tmp_path / "x") == {"mine": b"mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
@@ -98,7 +102,9 @@ def test_a_failure_leaves_nothing(run: Run, tmp_path: Path) -> None:
     data[-1] ^= 1
     (tmp_path / "bad").write_bytes(data)
     done = run("extract", tmp_path / "bad", "fr", "-o", tmp_path / "x")
-    assert done.returncode == 1 and "checksum" in done.stderr and "carried/0" in done.stderr
+    assert done.returncode == 1
+    assert "checksum" in done.stderr
+    assert "carried/0" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
@@ -128,7 +134,11 @@ def test_the_command_line(run: Run, words: tuple[object, ...], code: int, says: 
 def test_drafts_are_refused(run: Run, tmp_path: Path) -> None:
     data = SECOND.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    head = data[8 : 8 + length].replace(b'"format_version":"2"', b'"format_version":"2","draft":"2"')
+    head = data[8 : 8 + length].replace(
+        b'"format_version":"2"', b'"format_version":"2","draft":"2"'
+    )
     (tmp_path / "x").write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
     done = run("list", tmp_path / "x")
-    assert done.returncode == 1 and "draft" in done.stderr and "Merge" in done.stderr
+    assert done.returncode == 1
+    assert "draft" in done.stderr
+    assert "Merge" in done.stderr
