@@ -2,6 +2,13 @@
 
 #include <string.h>
 
+/* A Live that is handed to a function travels through memory, on some machines. */
+#if defined(__GNUC__)
+#define HY_INLINE inline __attribute__((always_inline))
+#else
+#define HY_INLINE inline
+#endif
+
 /* RATE[count] = floor(655360 / (10 count + 16)): part of the format. */
 #define R1(n) (uint16_t)(655360 / (10 * (n) + 16))
 #define R8(n) R1(n), R1(n + 1), R1(n + 2), R1(n + 3), R1(n + 4), R1(n + 5), R1(n + 6), R1(n + 7)
@@ -19,7 +26,7 @@ typedef struct {
     int ahead;
 } Live;
 
-static inline Live live_of(const hy_coder *c) {
+static HY_INLINE Live live_of(const hy_coder *c) {
     Live s;
     s.window = c->window;
     s.range = c->range;
@@ -33,12 +40,12 @@ static inline void keep(hy_coder *c, Live s) {
     c->ahead = s.ahead;
 }
 
-static inline uint32_t byte_at(const hy_coder *c, size_t at) {
+static HY_INLINE uint32_t byte_at(const hy_coder *c, size_t at) {
     return at < c->size ? c->data[at] : 0;
 }
 
 /* Two more bytes, if fewer than two are ahead: a step takes two at most. */
-static inline Live refill(hy_coder *c, Live s) {
+static HY_INLINE Live refill(hy_coder *c, Live s) {
     if (s.ahead < 16) {
         uint32_t two;
         if (c->size >= 2 && c->at <= c->size - 2)
@@ -52,7 +59,7 @@ static inline Live refill(hy_coder *c, Live s) {
     return s;
 }
 
-static inline Live normal(hy_coder *c, Live s) {
+static HY_INLINE Live normal(hy_coder *c, Live s) {
     if (s.range < (uint32_t)1 << 24) {
         int bits = s.range < (uint32_t)1 << 16 ? 16 : 8;
         s.range <<= bits;
@@ -79,7 +86,7 @@ void hy_coder_open(hy_coder *c, const uint8_t *data, size_t size) {
 size_t hy_coder_taken(const hy_coder *c) { return c->at - (size_t)c->ahead / 8; }
 
 /* One adaptive decision; the bit goes to *bit. */
-static inline Live decide(hy_coder *c, Live s, uint32_t *context, int *bit) {
+static HY_INLINE Live decide(hy_coder *c, Live s, uint32_t *context, int *bit) {
     uint32_t known = *context, p = known >> 8, count = known & 255;
     uint32_t bound = (s.range >> 16) * p, rate = RATE[count];
     uint64_t edge = (uint64_t)bound << s.ahead;
@@ -100,7 +107,7 @@ static inline Live decide(hy_coder *c, Live s, uint32_t *context, int *bit) {
     return normal(c, s);
 }
 
-static inline Live raw_bit(hy_coder *c, Live s, uint32_t *bit) {
+static HY_INLINE Live raw_bit(hy_coder *c, Live s, uint32_t *bit) {
     uint64_t edge;
     s.range >>= 1;
     edge = (uint64_t)s.range << s.ahead;
@@ -109,7 +116,7 @@ static inline Live raw_bit(hy_coder *c, Live s, uint32_t *bit) {
     return normal(c, s);
 }
 
-static Live raw_bits(hy_coder *c, Live s, int width, uint32_t *value) {
+static HY_INLINE Live raw_bits(hy_coder *c, Live s, int width, uint32_t *value) {
     uint32_t bit;
     *value = 0;
     while (width-- > 0) {
@@ -120,7 +127,7 @@ static Live raw_bits(hy_coder *c, Live s, int width, uint32_t *value) {
 }
 
 /* A magnitude that is `least` or more, below 2^30 + 2^4. */
-static Live magnitude_from(hy_coder *c, Live s, uint32_t *contexts, int least, uint32_t *value) {
+static HY_INLINE Live magnitude_from(hy_coder *c, Live s, uint32_t *contexts, int least, uint32_t *value) {
     int j, bit, width = 0;
     uint32_t rest;
     for (j = least; j < HY_BINS - 1; j++) {
