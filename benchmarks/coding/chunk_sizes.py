@@ -81,7 +81,7 @@ def records_of(bundle: Bundle) -> Records:
         parts, dense = [], []
         for i in task.modules:
             module = manifest.modules[i]
-            left, right = (x and x.basis for x in records.bases[i])
+            left, right = (None if x is None else x.basis for x in records.bases[i])
             parts.append(read_record(reader, module.m, module.n, left, right))
             reader.end_record()
         for i in task.tensors:

@@ -27,8 +27,8 @@ class Bound:
     seconds: of the processor, since the machine may be busy; by the clock six times that.
     """
 
-    constant: int = 512 << 20
-    factor: int = 8192
+    constant: int = 128 << 20
+    factor: int = 4096
     seconds: float = 10.0
 
     def memory(self, path: Path) -> int:

@@ -166,10 +166,10 @@ def write(name: str, path: Path) -> None:
             coded = record(b, a, case.ways, bases)
         write_record(stream, coded, has_bases)
         stream.end_record(coded.numbers if coded else 0)
-    for seed, entry in enumerate(case.tensors):
-        x = as_matrix(table(entry.numbers, 1, seed + 5).reshape(entry.shape))
+    for seed, tensor in enumerate(case.tensors):
+        x = as_matrix(table(tensor.numbers, 1, seed + 5).reshape(tensor.shape))
         write_dense(stream, DenseRecord(rest=quantise_rest(x * 9, -256 * 7)))
-        stream.end_record(entry.numbers)
+        stream.end_record(tensor.numbers)
     made = {
         key: RawTensor.from_numpy(key, table(*size, 3).astype("<f2").ravel())
         for key, size in case.extras.items()
