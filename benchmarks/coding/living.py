@@ -4,12 +4,14 @@
 
 The folder's adapters are named KIND-VARIANT. Batches hold one variant of each kind, as new
 languages would come to a platform. The first batches are merged to --size, and the others are added
-at the price that came out. Then all are merged at once to the mean error that the collection has,
-and the collection is refreshed from the originals.
+at the price that came out. Then all are merged at once to the bytes that the collection has, and to
+a tenth less: between the two lies the size that has the same mean error. At last the collection is
+refreshed from the originals.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -50,10 +52,14 @@ def grown(batches: Sequence[Sequence[Path]], first: int, size: str, folder: Path
         started = time.process_time()
         add(path, batch, day=DAY)
         seconds.append((time.process_time() - started) / len(batch))
-    error = mean_error(path)
-    at_once = merge(everything, once, error=error)
+    error, before = mean_error(path), open_bundle(path).size
+    points = []
+    for share in (1.0, 1 / 1.1):
+        size_once = merge(everything, once, size=int(share * before)).size
+        points.append((math.log(mean_error(once)), math.log(size_once)))
+    (x0, y0), (x1, y1) = points
+    alike = math.exp(y0 + (math.log(error) - x0) * (y1 - y0) / (x1 - x0))
     expected = expected_saving(path, adapters=everything)
-    before = open_bundle(path).size
     fresh = refresh(path, adapters=everything)
     return {
         "merged": sum(map(len, batches[:first])),
@@ -61,9 +67,9 @@ def grown(batches: Sequence[Sequence[Path]], first: int, size: str, folder: Path
         "size": size,
         "bytes": before,
         "mean_error": error,
-        "at_once_bytes": at_once.size,
-        "at_once_mean_error": mean_error(once),
-        "larger": before / at_once.size - 1,
+        "at_once_mean_error_at_these_bytes": math.exp(x0),
+        "at_once_bytes_at_this_error": round(alike),
+        "larger": before / alike - 1,
         "expected_saving": expected.saved,
         "refreshed_bytes": fresh.size,
         "refreshed_mean_error": mean_error(path),

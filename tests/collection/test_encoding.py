@@ -64,6 +64,17 @@ def test_one_price_for_all(merged: Path, adapters: dict[str, Path], one_file: Pa
         assert bundle[f"again-{name}"].error == pytest.approx(bundle[name].error, rel=0.25)
 
 
+def test_a_large_adapter_is_coded_more_finely(
+    one_file: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """The size of a task is relative to that of the merge, not to its own."""
+    for name, times in (("large", 1.8), ("small", 0.6)):
+        write_adapter(tmp_path / name, modules_of(4), alpha=4 * times)
+    add(one_file, [tmp_path / "large", tmp_path / "small"], day=DAY)
+    bundle = open_bundle(one_file)
+    assert bundle["large"].error < 0.8 * bundle["small"].error
+
+
 def test_one_content_under_two_names_is_stored_once(
     one_file: Path, adapters: dict[str, Path]
 ) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt import merge, open_bundle, read_adapters, verify_bundle
+from hydraopt import merge, open_bundle, read_adapters, shrink, verify_bundle
 from hydraopt.bundle.verify import relative_error
 from hydraopt.collection.encode import Limit
 from hydraopt.collection.refresh import expected_saving, refresh
 from hydraopt.collection.verbs import add, remove
 from hydraopt.errors import TaskNotFoundError, UsageError
+from hydraopt.inspect.bundle import inspect_bundle
 from hydraopt.linalg.shapes import Factors
 from tests.collection.living import copied, state
 from tests.conftest import write_adapter
@@ -125,6 +126,9 @@ def test_what_no_task_has_any_more_goes(
     assert len(bundle.manifest.modules) == 5
     assert len(bundle.manifest.tensors) == 1
     assert verify_bundle(path, read_adapters([adapters["a"]])).ok
+    assert [x["tasks"] for x in inspect_bundle(path)["modules"]] == [1, 1, 1, 1, 0]
+    shrink(path, tmp_path / "small", error=0.3)
+    assert len(open_bundle(tmp_path / "small").manifest.modules) == 4
     refresh(path, adapters=[adapters["a"]])
     assert len(open_bundle(path).manifest.modules) == 4
     assert len(open_bundle(path).manifest.tensors) == 0
