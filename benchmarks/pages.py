@@ -57,6 +57,7 @@ BLOCKS: Mapping[str, Path] = {
     "formats": _EVIDENCE / "format.md",
     "chunks": _EVIDENCE / "format.md",
     "shared chunks": _EVIDENCE / "format.md",
+    "readers": _EVIDENCE / "format.md",
     "heads": _EVIDENCE / "kinds.md",
     "real": _EVIDENCE / "kinds.md",
     "embedding": _EVIDENCE / "kinds.md",

@@ -1,4 +1,4 @@
-"""What format 2 costs in bytes: the tables of docs/evidence/format.md, from chunk_sizes.json."""
+"""What format 2 costs, in bytes and to read: the tables of docs/evidence/format.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.coding.chunk_sizes import SIZES
-from benchmarks.common import CODING
+from benchmarks.common import CODING, SPEED
 from benchmarks.reports.tables import table
 
 __all__ = ["SECTIONS"]
@@ -62,4 +62,30 @@ def _shared() -> str:
     return table(["bundle", *sizes], lines)
 
 
-SECTIONS = {"formats": _formats, "chunks": _chunks, "shared chunks": _shared}
+def _readers() -> str:
+    result = json.loads((SPEED / "readers.json").read_text())
+    speeds = result["million_integers_a_second"]
+    lines = [
+        [
+            row["reader"],
+            f"{row['process_ms']:.1f}",
+            f"{row['memory_mb']:.1f}",
+            f"{speeds[who]:.0f}" if kind == "verify" else "",
+        ]
+        for row in result["rows"]
+        for who, _, kind in [row["reader"].partition(" ")]
+    ]
+    integers = result["integers"]
+    return (
+        f"`{result['task']}` of `{result['bundle']}`, {integers['task']:,} integers with the core, "
+        f"{integers['bundle']:,} in the\nbundle; the least of {result['times']} runs.\n\n"
+        + table(["process", "ms", "MB", "million integers a second"], lines)
+    )
+
+
+SECTIONS = {
+    "formats": _formats,
+    "chunks": _chunks,
+    "shared chunks": _shared,
+    "readers": _readers,
+}
