@@ -171,6 +171,9 @@ hydra_status hy_shape_read(hydra_bundle *b, const hy_json *json, uint32_t node, 
                            uint64_t high, uint64_t most, const char *what, const uint64_t **shape,
                            uint32_t *axes, uint64_t *product);
 
+/* [day, digest] of where a task came from; also null, and no node. */
+int hy_is_history(const hy_json *json, uint32_t node);
+
 /* bounds.c: what is counted before it is believed. core: of a task's file, the core's manifest.
  * size: bytes of the file, or of all files. */
 hydra_status hy_count_entries(hy_env *env, const hy_json *json, const hy_json *core,

@@ -181,3 +181,36 @@ hydra_status hy_shape_read(hydra_bundle *b, const hy_json *json, uint32_t node, 
     *product = zero ? 0 : whole;
     return HYDRA_OK;
 }
+
+/* YYYY-MM-DD, a date of the Gregorian calendar. */
+static int is_day(hy_slice text) {
+    static const char days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    int part[3] = {0, 0, 0}, i, k = 0, leap;
+    if (text.size != 10) return 0;
+    for (i = 0; i < 10; i++) {
+        if (i == 4 || i == 7) {
+            if (text.data[i] != '-') return 0;
+            k++;
+        } else {
+            if (text.data[i] < '0' || text.data[i] > '9') return 0;
+            part[k] = 10 * part[k] + (text.data[i] - '0');
+        }
+    }
+    leap = part[0] % 4 == 0 && (part[0] % 100 != 0 || part[0] % 400 == 0);
+    if (part[0] < 1 || part[1] < 1 || part[1] > 12 || part[2] < 1) return 0;
+    return part[2] <= days[part[1] - 1] + (part[1] == 2 && leap);
+}
+
+int hy_is_history(const hy_json *json, uint32_t node) {
+    hy_slice digest;
+    uint32_t i, second;
+    if (!node || hy_kind(json, node) == HY_NULL) return 1;
+    if (hy_kind(json, node) != HY_LIST || json->nodes[node].size != 2) return 0;
+    second = json->nodes[node + 1].next;
+    if (hy_kind(json, node + 1) != HY_STRING || hy_kind(json, second) != HY_STRING) return 0;
+    digest = hy_string(json, second);
+    if (digest.size != 16) return 0;
+    for (i = 0; i < 16; i++)
+        if (!strchr("0123456789abcdef", digest.data[i])) return 0;
+    return is_day(hy_string(json, node + 1));
+}

@@ -9,7 +9,8 @@ enum { MOST_TASKS = 1000000, MOST_POINTS = 16, MOST_NAME = 200 };
 
 enum {
     NAME, CONFIG, CONTENT, FORMAT, BASE_MODEL, NUMBERS, DTYPE, LOSSLESS, MODULES, ERRORS, ERROR,
-    CARRIED, KEYS, BIAS_SCALES, EXTRA_KINDS, NOTES, METADATA, TENSORS, TENSOR_ERRORS, HARM, CURVE
+    CARRIED, KEYS, BIAS_SCALES, EXTRA_KINDS, NOTES, METADATA, TENSORS, TENSOR_ERRORS, HARM, CURVE,
+    ADDED
 };
 
 double hy_error_of(unsigned code) { return code == 255 ? 0.0 : exp2(-(double)code / 16); }
@@ -260,6 +261,8 @@ static hydra_status read_task(hydra_bundle *b, const hy_json *json, const hy_col
     HY_TRY(read_keys(b, json, c[KEYS].at, x));
     HY_TRY(read_harm(b, json, c[HARM].at, x));
     HY_TRY(check_curve(b, json, c[CURVE].at, x));
+    HY_CHECK(&b->env, hy_is_history(json, c[ADDED].at),
+             "manifest: the history of '%s' is no [day, 16 hex digits]", x->name.data);
     return check_tensor_keys(b, json, x);
 }
 
@@ -271,7 +274,7 @@ hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table,
                      {"modules", 0, 0}, {"errors", 0, 0}, {"error", 0, 0}, {"carried", 0, 0},
                      {"keys", 0, 0}, {"bias_scales", 0, 0}, {"extra_kinds", 0, 0}, {"notes", 0, 0},
                      {"metadata", 0, 0}, {"tensors", 0, 0}, {"tensor_errors", 0, 0}, {"harm", 0, 0},
-                     {"curve", 0, 0}, {NULL, 0, 0}};
+                     {"curve", 0, 0}, {"added", 0, 0}, {NULL, 0, 0}};
     uint32_t i, rows;
     HY_TRY(hy_table_open(&b->env, json, table, c, MOST_TASKS, "tasks", &rows));
     for (i = 0; i < rows; i++, hy_table_next(json, c)) {

@@ -107,9 +107,11 @@ def _text(draw: random.Random, data: bytes) -> bytes:
 
 
 _ODD = (
-    None, True, False, 0, -1, 1, 2, 3, 1.0, 0.5, -0.5, 1e308, 2**24, 2**24 + 1, 2**31, 2**63, 10**30, "", "all", "F16",
-    "lora_bias", "A", "AAAA", "A===", "a\u200bb", "x" * 4097, [], [0], [0, 1], [1, 0], [[]], {}, {"=": 1}, {"=": "all"},
-    {"set": {}}, {"drop": ["r"]}, "conv", "rows", "experts", "factor", "embedding", [3, 3], 255, "::w1", "tuner_ones",
+    None, True, False, 0, -1, 1, 2, 3, 1.0, 0.5, -0.5, 1e308, 2**24, 2**24 + 1, 2**31, 2**63,
+    10**30, "", "all", "F16", "lora_bias", "A", "AAAA", "A===", "a\u200bb", "x" * 4097, [], [0],
+    [0, 1], [1, 0], [[]], {}, {"=": 1}, {"=": "all"}, {"set": {}}, {"drop": ["r"]}, "conv", "rows",
+    "experts", "factor", "embedding", [3, 3], 255, "::w1", "tuner_ones",
+    ["2026-11-26", "0123456789abcdef"], ["2026-02-30", "0123456789abcdef"], ["2026-11-26", "0"],
 )  # fmt: skip
 
 
@@ -143,9 +145,8 @@ def _exchange(draw: random.Random, inner: object, key: object) -> None:
     elif way == 1 and isinstance(inner, list):
         inner.insert(draw.randrange(len(inner) + 1), draw.choice(_ODD))
     elif way == 2 and isinstance(inner, dict):
-        inner[draw.choice(("more", "=", "harm", "curve", "keys", "modules", "of"))] = draw.choice(
-            _ODD
-        )
+        names = ("more", "=", "harm", "curve", "keys", "modules", "of", "added")
+        inner[draw.choice(names)] = draw.choice(_ODD)
     elif way == 3 and type(inner[key]) is int:  # type: ignore[call-overload]
         inner[key] += draw.choice((-1, 1, 100))  # type: ignore[index, call-overload]
     else:

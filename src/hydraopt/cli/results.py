@@ -72,7 +72,7 @@ def show_changed(done: Any, as_json: bool) -> None:
     if done.added:
         judged = any(task.harm for task in done.added)
         show_table(
-            f"{len(done.added)} tasks added to {done.path}",
+            f"added to {done.path}: {len(done.added)}",
             [
                 "task",
                 "error",
