@@ -2,9 +2,10 @@
 
     python native/gguf_table.py > native/src/gguf_table.h        (needs the gguf package)
 
-Few texts, since a C compiler takes 4095 characters, and pointers cost more: for each name of llama.cpp's, with # for the layer's number, that name and
-the names that base models' own files have for it. Each of these ends with a character for the
-architectures that have it, from @ on; a zero byte ends every name, and an empty one a row.
+Few texts, since a C compiler takes 4095 characters, and pointers cost more. For each name of
+llama.cpp's, with # for the layer's number, there are that name and the names that base models' own
+files have for it. Each of these ends with a character for the architectures that have it, from @
+on; a zero byte ends every name, and an empty one a row.
 """
 
 import gguf

@@ -107,9 +107,10 @@ def _text(draw: random.Random, data: bytes) -> bytes:
 
 
 _ODD = (
-    None, True, False, 0, -1, 1, 2, 3, 1.0, 0.5, -0.5, 1e308, 2**24, 2**24 + 1, 2**31, 2**63, 10**30, "", "all", "F16",
-    "lora_bias", "A", "AAAA", "A===", "a\u200bb", "x" * 4097, [], [0], [0, 1], [1, 0], [[]], {}, {"=": 1}, {"=": "all"},
-    {"set": {}}, {"drop": ["r"]}, "conv", "rows", "experts", "factor", "embedding", [3, 3], 255, "::w1", "tuner_ones",
+    None, True, False, 0, -1, 1, 2, 3, 1.0, 0.5, -0.5, 1e308, 2**24, 2**24 + 1, 2**31, 2**63,
+    10**30, "", "all", "F16", "lora_bias", "A", "AAAA", "A===", "a\u200bb", "x" * 4097, [], [0],
+    [0, 1], [1, 0], [[]], {}, {"=": 1}, {"=": "all"}, {"set": {}}, {"drop": ["r"]}, "conv",
+    "rows", "experts", "factor", "embedding", [3, 3], 255, "::w1", "tuner_ones",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Products of matrices of which every bit is defined, so that a reader in any language has the same.
+"""Products of matrices of which every bit is defined: a reader in any language has the same.
 
 A BLAS adds up in an order of its own, which differs from machine to machine, and rounds a product
 and a sum at once where the processor can.
