@@ -133,8 +133,11 @@ def test_gguf_files_are_the_same(run: Run, kind: str, dtype: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("layout", "says"),
-    [("conv", "convolution"), ("embedding", "embedding"), ("fused", "fused"),
-     ("bias", "no low-rank"), ("pissa", "changes the base"), ("ia3", "another tuner"), ("linear", "lacks")],
+    [
+        ("conv", "convolution"), ("embedding", "embedding"), ("fused", "fused"),
+        ("bias", "no low-rank"), ("pissa", "changes the base"), ("ia3", "another tuner"),
+        ("linear", "lacks"),
+    ],
 )  # fmt: skip
 def test_what_llama_cpp_cannot_hold(run: Run, layout: str, says: str, tmp_path: Path) -> None:
     base = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2}
