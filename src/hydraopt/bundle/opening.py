@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, NoReturn
 
-from hydraopt.adapters.rawtensor import TensorFile
+from hydraopt.adapters.rawtensor import HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import AGAIN, check_manifest, naming
@@ -129,6 +129,9 @@ class Container:
             refuse_file(
                 "tensors are not those of the manifest", self.path, odd, f"{len(names)} tensors"
             )
+        starts = [x.read.start for x in self._file.values() if isinstance(x.read, HeldSpan)]
+        if starts != sorted(starts):
+            refuse_file("tensors lie in another order than the header names them", self.path)
         for name, tensor in self._file.items():
             if tensor.dtype != "U8" or len(tensor.shape) != 1:
                 refuse_file(f"tensor {name!r} is not a row of bytes", self.path, tensor.dtype, "U8")

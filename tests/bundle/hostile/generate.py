@@ -95,7 +95,14 @@ def _container(parts: Parts) -> Iterator[Case]:
     def signed(head: dict[str, Any]) -> None:
         head["shared"]["dtype"] = "I8"
 
+    def turned(head: dict[str, Any]) -> None:
+        first, second = head["task/0"], head["task/1"]
+        start, middle = first["data_offsets"][0], first["data_offsets"][0] + second["shape"][0]
+        second["data_offsets"] = [start, middle]
+        first["data_offsets"] = [middle, middle + first["shape"][0]]
+
     bad = BundleFormatError
+    yield "another order", pack(parts, header=turned), bad, "another order"
     yield "overlap", pack(parts, header=offsets("shared", 0, 9)), bad, "overlap others"
     yield "overflowing shape", pack(parts, header=wide), bad, "does not follow from its shape"
     yield "other dtype", pack(parts, header=signed), bad, "not a row of bytes"
