@@ -59,9 +59,11 @@ HEAD = [
 ]
 
 
-def _ours(rows: Sequence[Row]) -> list[Row]:
-    """hydraopt's own rows."""
-    return [row for row in rows if row["method"] == METHOD]
+def _ours(entry: Mapping[str, Any]) -> list[Row]:
+    """hydraopt's own rows of a set, over all its tasks; a part of them is easier or harder."""
+    return [
+        row for row in entry["rows"] if row["method"] == METHOD and row["tasks"] == entry["n"]
+    ]
 
 
 def _main_sets() -> dict[str, Any]:
@@ -72,7 +74,7 @@ def _main_sets() -> dict[str, Any]:
 def curves() -> str:
     parts = []
     for name, entry in _main_sets().items():
-        rows = [_scores(row) for row in _ours(entry["rows"])]
+        rows = [_scores(row) for row in _ours(entry)]
         parts.append(f"{name}, {entry['n']} tasks:\n\n{table(HEAD, rows)}")
     others = [f"`{name}`" for name in headline()["sets"] if name not in SETS]
     if others:
@@ -191,7 +193,7 @@ def summary() -> str:
     """README's table: every set at a few sizes."""
     lines = []
     for name, entry in _main_sets().items():
-        for row in _ours(entry["rows"]):
+        for row in _ours(entry):
             if row["setting"] in _SUMMARY:
                 low, high = row["mean_drop_interval"]
                 lines.append(

@@ -83,7 +83,8 @@ def _failures(folder: Path) -> Iterator[tuple[str, str, str, str]]:
             yield result["set"], note["method"], note["setting"], note["failed"]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, tasks: int) -> list[str]:
+    """tasks: those of the set; a row of fewer says so."""
     cells = [
         row["method"],
         row["setting"] or "-",
@@ -96,7 +97,8 @@ def _cells(row: Row) -> list[str]:
         low, high = row["mean_drop_interval"]
         cells += [f"{row['mean_drop_pct']:+.2f}", f"[{low:+.2f}, {high:+.2f}]"]
         cells += [f"{row['worst_drop_pct']:+.1f} ({row['worst_task']})", changed(row)]
-        cells.append(f"{row['test_rows']:,}")
+        part = f" ({row['tasks']} tasks)" if row["tasks"] < tasks else ""
+        cells.append(f"{row['test_rows']:,}{part}")
     else:
         cells += ["-"] * 5
     return [*cells, *("-" if row[key] is None else f"{row[key]:,.1f}" for key in
@@ -130,7 +132,9 @@ def leaderboard(folder: Path = QUALITY) -> str:
             "",
         ]
         have = [row for row in rows if "mean_drop_pct" in row]
-        fair = [row for row in have if row["mean_drop_pct"] <= NO_DROP]
+        tasks = max((row["tasks"] for row in have), default=0)
+        whole = [row for row in have if row["tasks"] == tasks]
+        fair = [row for row in whole if row["mean_drop_pct"] <= NO_DROP]
         if fair:
             best = min(fair, key=lambda row: row["bytes"])
             lines += [
@@ -140,7 +144,7 @@ def leaderboard(folder: Path = QUALITY) -> str:
             ]
         if not have:
             lines += ["Not scored yet: bytes and errors alone.", ""]
-        lines += [table([*_HEAD, *_COST], [_cells(row) for row in rows]), ""]
+        lines += [table([*_HEAD, *_COST], [_cells(row, tasks) for row in rows]), ""]
     failed = sorted(set(_failures(folder)))
     if failed:
         lines += ["## Failed", "", table(["set", "method", "setting", "what it said"], failed), ""]

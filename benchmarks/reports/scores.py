@@ -173,6 +173,15 @@ def best_seen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def _widest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without rows over a part of the tasks where the same method and setting has one over more."""
+    most: dict[tuple[str, str], int] = {}
+    for row in rows:
+        key = row["method"], row["setting"]
+        most[key] = max(most.get(key, 0), row["tasks"])
+    return [row for row in rows if row["tasks"] == most[row["method"], row["setting"]]]
+
+
 def grown(folder: Path = QUALITY) -> Any:
     """The result of growth.py; None where it has not come to its end."""
     file = folder / "growth.json"
@@ -192,7 +201,7 @@ def headline(folder: Path = QUALITY) -> dict[str, Any]:
         named = [label for label in result["methods"] if drops(result, label)]
         entry["rows"] += [row_of(name, result, label) for label in named]
     for entry in sets.values():
-        entry["rows"] = best_seen(entry["rows"])
+        entry["rows"] = _widest(best_seen(entry["rows"]))
         entry["rows"].sort(key=lambda row: (row["method"], -row["bytes"]))
     order = {name: place for place, name in enumerate(sorted(pinned()))}
     return {"sets": dict(sorted(sets.items(), key=lambda x: (order.get(x[0], math.inf), x[0])))}

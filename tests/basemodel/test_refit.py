@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_and_the_model_stays(trained, make_adapter,
 
     first, again, other = learned(0), learned(0), learned(1)
     assert all(np.array_equal(again[path], b) for path, b in first.items())
-    assert not any(np.array_equal(other[path], b) for path, b in first.items())
+    assert not all(np.array_equal(other[path], b) for path, b in first.items())
     refit(model, texts, original, coded, schedule=how)
     assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
     assert not any(x.requires_grad for x in model.parameters())

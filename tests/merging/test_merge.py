@@ -362,8 +362,7 @@ def test_a_size_takes_two_passes(tmp_path, size) -> None:
 
 def test_streams_that_no_reader_would_take_are_not_written(three, tmp_path, monkeypatch) -> None:
     # Not to be had with real weights: a context's rarest bit costs 1/710 bit.
-    monkeypatch.setattr("hydraopt.coding.stream._FREE_NUMBERS", 0)
-    monkeypatch.setattr("hydraopt.coding.stream._NUMBERS_PER_BYTE", 1)
+    monkeypatch.setattr("hydraopt.coding.stream.MOST_NUMBERS_OF_FILE", (0, 1))
     with pytest.raises(NumericalError, match=r"more numbers than a reader takes; got .* bytes"):
         merge(three, tmp_path / "out", size="10%", threads=1)
     assert not (tmp_path / "out").exists()

@@ -205,7 +205,7 @@ def test_equal_adapters_are_asked_once(make_adapter, tmp_path) -> None:
         return {path: np.ones(f.A.shape[0], int) for path, f in coded().items()}
 
     out = tmp_path / "out.hydra.safetensors"
-    merge(folders, out, size="40%", rescaler=ask)
+    merge(folders, out, size="100%", rescaler=ask)
     assert asked == ["x"]
     assert open_bundle(out).recipe["rescaled"] == 2
     both = decoded(out)
@@ -215,8 +215,8 @@ def test_equal_adapters_are_asked_once(make_adapter, tmp_path) -> None:
 def test_of_equal_adapters_the_one_with_an_answer_decides(make_adapter, tmp_path) -> None:
     folders = [make_adapter(tmp_path / name, modules_of(0)) for name in ("x", "y")]
     plain, out = tmp_path / "plain.hydra.safetensors", tmp_path / "out.hydra.safetensors"
-    merge(folders, plain, size="45%")
-    merge(folders, out, size="45%", rescaler=grow_all(2, "y"))
+    merge(folders, plain, size="100%")
+    merge(folders, out, size="100%", rescaler=grow_all(2, "y"))
     assert (
         pytest.approx(decoded(plain)["x"]["h.0.q"].B * 2 ** (2 / EXPONENT_GRID), rel=1e-8)
         == decoded(out)["x"]["h.0.q"].B

@@ -142,7 +142,9 @@ def only_core(cores: Sequence[Path], where: Path) -> Path:
     if len(cores) != 1:
         raise BundleFormatError(
             explain(
-                "a bundle in several files has one core" if cores else "there is no core file",
+                "a bundle in several files has one core"
+                if cores
+                else "bundle cannot be read: a folder without a core file",
                 file=where,
                 got=", ".join(x.name for x in cores[:8]) or None,
                 expected=f"one file NAME{CORE_SUFFIX}",

@@ -91,23 +91,19 @@ def export(
     opened.give_base(base)
     names = list(opened) if everything else list(dict.fromkeys(wanted))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
-    single = len(names) == 1 and not everything
-    row, written = ROWS[file_format], []
-    places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
+    row, into = ROWS[file_format], Path(output)
+    if len(names) > 1 or everything:
+        places = [into / f"{name}{row.suffix}" for name in names]
+    else:
+        places = [into]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
+    how = {"dtype": dtype, "base": base, "uniform_rank": uniform_rank, "overwrite": overwrite}
     for name, task, target in zip(names, chosen, places, strict=True):
-        export_task(
-            task,
-            target,
-            format=file_format,
-            dtype=dtype,
-            base=base,
-            uniform_rank=uniform_rank,
-            overwrite=overwrite,
-        )
-        written.append({"task": name, "file" if row.suffix else "folder": str(target)})
+        export_task(task, target, format=file_format, **how)
         if not as_json:
             say(f"{name} -> {target}")
+    kind = "file" if row.suffix else "folder"
+    written = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
     if as_json:
         emit_json({"schema": "hydraopt.export/1", "bundle": bundle, "written": written})
