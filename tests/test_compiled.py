@@ -132,6 +132,7 @@ def test_numbas_own_place_comes_first(tmp_path: Path) -> None:
     assert list(place.rglob("*.nbi"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 def test_a_damaged_cache_is_made_anew(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "place"

@@ -77,6 +77,7 @@ def deflated(path: Path) -> None:
             new.writestr(name, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -97,6 +98,7 @@ def test_a_torch_file_that_claims_gigabytes(tmp_path: Path, make: Any, words: st
     assert "x.bin" in said
 
 
+@pytest.mark.slow
 def test_an_npz_of_zeros(tmp_path: Path) -> None:
     sound, path = tmp_path / "sound.npz", tmp_path / "x.npz"
     np.savez(sound, x=np.zeros(3))
@@ -183,6 +185,7 @@ def test_an_expression_that_would_be_huge_is_broken(pattern: str) -> None:
     assert match("(a{500}){100}", "b", Patience()) is None
 
 
+@pytest.mark.slow
 def test_an_expression_that_backtracks_ends() -> None:
     started = time.process_time()
     config = {"target_modules": EVIL}

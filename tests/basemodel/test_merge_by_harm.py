@@ -51,6 +51,7 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
         assert len(task.curve) >= 2
 
 
+@pytest.mark.slow
 def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
     picture = place / "plan.png"
     told = call(place, "--size", "40%", "--plan-only", "--plot", str(picture), "--json")
@@ -68,6 +69,7 @@ def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
     assert not list(place.glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_merge_after_a_plan_measures_no_trial_again(place: Path, monkeypatch) -> None:
     assert call(place, "--size", "40%", "--plan-only").exit_code == 0
     before = set((place / "cache" / "harm").iterdir())

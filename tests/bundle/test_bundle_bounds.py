@@ -193,6 +193,7 @@ def test_a_config_cannot_make_an_export_large_or_slow(
         assert said == "done"
 
 
+@pytest.mark.slow
 def test_many_coded_tensors_take_no_longer_than_their_bytes(tmp_path: Path) -> None:
     parts = with_carried()
     sound, path = tmp_path / "sound", tmp_path / "forged"

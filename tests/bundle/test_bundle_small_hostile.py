@@ -139,6 +139,7 @@ CASES: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_it_stays_far_below(name: str, tmp_path: Path) -> None:
     sound, path = tmp_path / "sound", tmp_path / "hostile"

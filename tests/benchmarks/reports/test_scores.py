@@ -141,4 +141,8 @@ def test_a_bundle_that_two_runs_scored_stands_once(folder) -> None:
     assert (row["tasks"], row["test_rows"]) == (1, 500)  # more rows, fewer tasks
     result["methods"][LABEL] |= {"bytes": 999}
     (folder / "gemma3-5x8.rivals.json").write_text(json.dumps(result))
+    (row,) = headline(folder)["sets"]["gemma3-5x8"]["rows"]
+    assert (row["bytes"], row["tasks"]) == (1000, 2)  # another bundle, over a part of the tasks
+    result["tasks"] = json.loads(path.read_text())["tasks"]
+    (folder / "gemma3-5x8.rivals.json").write_text(json.dumps(result))
     assert len(headline(folder)["sets"]["gemma3-5x8"]["rows"]) == 2
