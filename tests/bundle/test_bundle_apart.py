@@ -173,14 +173,14 @@ def test_one_name_twice(apart: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_part(apart: Path, tmp_path: Path) -> None:
     whole = apart.with_name("whole.hydra.safetensors")
-    with pytest.raises(BundleFormatError, match=r"no core file.*one file NAME\.core"):
+    with pytest.raises(BundleFormatError, match=r"without a core file.*one file NAME\.core"):
         join([file_of(apart, "fr")], tmp_path / "out")
     with pytest.raises(BundleFormatError, match="got hydraopt, expected hydraopt-core or"):
         join([apart, whole], tmp_path / "out")
     with pytest.raises(BundleFormatError, match=r"a task file holds nothing without its core.*Put"):
         open_bundle(file_of(apart, "fr"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleFormatError, match="no core file"):
+    with pytest.raises(BundleFormatError, match="without a core file"):
         open_bundle(tmp_path / "empty")
     with pytest.raises(BundleFormatError, match="cannot be read"):
         open_bundle(tmp_path / "nowhere")

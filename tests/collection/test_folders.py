@@ -110,6 +110,6 @@ def test_a_journal_of_nonsense_does_nothing(folder: Path) -> None:
 
 
 def test_a_folder_without_a_core_is_refused(tmp_path: Path, adapters: dict[str, Path]) -> None:
-    with pytest.raises(BundleFormatError, match="there is no core file"):
+    with pytest.raises(BundleFormatError, match="a folder without a core file"):
         add(tmp_path, [adapters["e"]])
     assert [x for x in tmp_path.iterdir() if x.is_file()] == []
