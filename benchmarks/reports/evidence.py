@@ -61,9 +61,7 @@ HEAD = [
 
 def _ours(entry: Mapping[str, Any]) -> list[Row]:
     """hydraopt's own rows of a set, over all its tasks; a part of them is easier or harder."""
-    return [
-        row for row in entry["rows"] if row["method"] == METHOD and row["tasks"] == entry["n"]
-    ]
+    return [row for row in entry["rows"] if row["method"] == METHOD and row["tasks"] == entry["n"]]
 
 
 def _main_sets() -> dict[str, Any]:

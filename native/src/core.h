@@ -30,6 +30,7 @@ typedef struct hy_source {
     uint32_t chunk_count, chunk, left; /* left: records of the chunk that are to be read */
     uint32_t record, record_count;     /* next record, and how many there are */
     uint64_t counted;                  /* numbers of the chunk so far */
+    int only_read;                     /* nobody wants the products: sides lack what is shared */
     hy_coder coder;
 } hy_source;
 
@@ -138,6 +139,7 @@ typedef struct hy_visitor {
     hydra_status (*tensor)(void *user, uint32_t index, const hy_entry *entry, const hy_dense *dense,
                            const hy_dense *common);
     void *user;
+    int only_read; /* nobody looks at the numbers */
 } hy_visitor;
 
 /* Decodes a task's stream, record by record; nothing for a task without one. */

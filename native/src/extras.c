@@ -263,6 +263,7 @@ hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs)
     visitor.module = NULL;
     visitor.tensor = add_dense;
     visitor.user = &adder;
+    visitor.only_read = 0;
     return hy_visit(b, task, &visitor);
 }
 

@@ -57,6 +57,7 @@ hydra_status hydra_pairs(hydra_bundle *b, hydra_task index, hydra_dtype dtype,
     visitor.module = give_pair;
     visitor.tensor = NULL;
     visitor.user = &giver;
+    visitor.only_read = 0;
     return hy_visit(b, task, &visitor);
 }
 
@@ -145,6 +146,7 @@ static hydra_status verify_streams(hydra_bundle *b) {
     visitor.module = no_module;
     visitor.tensor = read_dense;
     visitor.user = b;
+    visitor.only_read = 1;
     for (i = 0; i < b->task_count && !status; i++) {
         const hy_task *task = b->tasks + i;
         if (task->content == HY_NONE || seen[task->content]) continue;

@@ -152,6 +152,7 @@ hydra_status hy_pairs_decode(hy_pairs *pairs, hydra_bundle *b, const hy_task *ta
     visitor.module = decode_one;
     visitor.tensor = NULL;
     visitor.user = &decoder;
+    visitor.only_read = 0;
     return hy_visit(b, task, &visitor);
 }
 

@@ -267,7 +267,7 @@ static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint
         *values = hy_alloc(&s->b->env, (uint64_t)n * k, sizeof **values);
         if (!*values) status = s->b->env.error->status;
     }
-    if (!status && way) status = add_shared(&s->b->env, basis, &coordinates, *values);
+    if (!status && way && !s->only_read) status = add_shared(&s->b->env, basis, &coordinates, *values);
     hy_block_close(&coordinates, &s->b->env);
     if (status || way == 1) return status;
     adder.values = *values;

@@ -160,6 +160,7 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     visitor.module = one_module;
     visitor.tensor = NULL;
     visitor.user = &t;
+    visitor.only_read = 0;
     if (task->modules.count) HY_TRY(hy_visit(b, task, &visitor));
     return hy_all_tensors(b, task, outs);
 }

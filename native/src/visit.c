@@ -125,6 +125,7 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
     own->b = b;
     status = open_shared(shared, b);
     if (!status) status = hy_source_open(own, b, task->content, task->modules.count + task->tensors.count);
+    own->only_read = visitor->only_read;
     if (!status && (visitor->module || task->tensors.count))
         status = visit_modules(shared, own, task, visitor);
     if (!status && (visitor->tensor || !visitor->module))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
@@ -98,9 +99,11 @@ def export(
         places = [into]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
-    how = {"dtype": dtype, "base": base, "uniform_rank": uniform_rank, "overwrite": overwrite}
+    write = functools.partial(
+        export_task, format=file_format, dtype=dtype, base=base, uniform_rank=uniform_rank
+    )
     for name, task, target in zip(names, chosen, places, strict=True):
-        export_task(task, target, format=file_format, **how)
+        write(task, target, overwrite=overwrite)
         if not as_json:
             say(f"{name} -> {target}")
     kind = "file" if row.suffix else "folder"
