@@ -165,6 +165,12 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
     hydra_status status = hydra_describe(bundle, task, &info, &error);
     int failed = 0;
     size_t i;
+    FILE *there = fopen(path, "rb");
+    if (there) {
+        fclose(there);
+        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n", path);
+        return 2;
+    }
     if (!status && !info.lossless) status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
     if (!status) status = hydra_tensors(bundle, task, take_tensor, &rows, &error);
     if (!status && write_rows(&rows, path)) {

@@ -13,9 +13,10 @@ import pytest
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle import open_bundle, pack_carried, verify_bundle, write_bundle
+from hydraopt.bundle.apart import folded
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX, deflate
 from hydraopt.bundle.kind import is_bundle
-from hydraopt.bundle.splitting import join, split
+from hydraopt.bundle.splitting import join, split, task_file_name
 from hydraopt.bundle.tensors import checksum
 from hydraopt.errors import BundleFormatError, ChecksumError, UsageError
 from hydraopt.inspect.bundle import inspect_bundle
@@ -307,3 +308,9 @@ def test_many_tasks_of_many_modules_are_too_many(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "x", file_of(tmp_path / "apart", name))
     with pytest.raises(BundleFormatError, match="too many entries"):
         open_bundle(tmp_path / "apart")
+
+
+def test_names_that_look_alike_have_files_of_their_own() -> None:
+    taken: set[str] = set()
+    files = [task_file_name(name, taken) for name in ("\u00e9", "e\u0301", "\u00c9")]
+    assert len({folded(file) for file in files}) == 3

@@ -142,3 +142,13 @@ def test_drafts_are_refused(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "draft" in done.stderr
     assert "Merge" in done.stderr
+
+
+def test_raw_takes_no_others_place(run: Run, tmp_path: Path) -> None:
+    (name, *_) = open_bundle(SECOND)
+    target = tmp_path / "x.safetensors"
+    target.write_bytes(b"mine")
+    done = run("extract", SECOND, name, "-o", target, "--to", "raw")
+    assert done.returncode == 2
+    assert "already" in done.stderr
+    assert target.read_bytes() == b"mine"

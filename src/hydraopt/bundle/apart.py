@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
     "core_id",
+    "folded",
     "only_core",
     "open_apart",
     "packed_core",
@@ -200,6 +202,11 @@ def open_apart(file: Container, tasks: Iterable[Path], where: Path, strict: bool
             )
     with naming(where):
         return _combined(file, own, list(parts.values()), where)
+
+
+def folded(name: str) -> str:
+    """Equal for names that some file system takes for one: case, and how accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _core_manifest(file: Container, value: Any) -> Manifest:

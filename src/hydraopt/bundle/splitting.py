@@ -11,6 +11,7 @@ from typing import Final
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.apart import (
     core_id,
+    folded,
     only_core,
     open_apart,
     packed_core,
@@ -125,7 +126,8 @@ def _files_of(bundle: Bundle) -> Iterator[tuple[str | None, str, PackedBundle]]:
 def task_stem(task: str) -> str:
     """What a task's file is called by, without the suffix, as long as no other has that name."""
     name = task
-    while len(f"{name}{TASK_SUFFIX}".encode()) > _LONGEST - len(".tmp-") - 24:
+    # A name that is no text is refused elsewhere, by its own words.
+    while len(f"{name}{TASK_SUFFIX}".encode(errors="surrogatepass")) > _LONGEST - len(".tmp-") - 24:
         name = name[:-1]
     return name
 
@@ -133,12 +135,12 @@ def task_stem(task: str) -> str:
 def task_file_name(task: str, taken: set[str]) -> str:
     """A name that no file system takes for another or for too long; the manifest has the task's.
 
-    taken: stems in use, casefolded; the new one is added.
+    taken: stems in use, as :func:`folded` gives them; the new one is added.
     """
     name = stem = task_stem(task)
     number = 1
-    while name.casefold() in taken:
+    while folded(name) in taken:
         number += 1
         name = f"{stem}~{number}"
-    taken.add(name.casefold())
+    taken.add(folded(name))
     return f"{name}{TASK_SUFFIX}"

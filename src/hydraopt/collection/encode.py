@@ -54,7 +54,7 @@ from hydraopt.progress import Progress, silent
 __all__ = ["Coder", "Encoded", "Limit", "digest_of", "options_in", "today"]
 
 _DIGITS: Final = 16
-_MERGE_ANEW: Final = "Make a new core with it: hydraopt refresh, or merge all adapters anew"
+_MERGE_ANEW: Final = "Merge all adapters anew, this one with them"
 
 
 @dataclass(frozen=True)

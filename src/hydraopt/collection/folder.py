@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.apart import core_id, open_apart, packed_task, parts_beside
+from hydraopt.bundle.apart import core_id, folded, open_apart, packed_task, parts_beside
 from hydraopt.bundle.container import CORE, FORMAT, TASK, TASK_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -71,7 +71,7 @@ class FolderCollection:
         come = {piece.entry.name: piece for piece in change.come}
         for old, new in change.renamed.items():
             self._rename(old, new)
-        taken = {stem.casefold() for stem in self._stems}
+        taken = {folded(stem) for stem in self._stems}
         for name, piece in come.items():
             file = self._file_of(name) if name in change.gone else None
             target = file or self._folder / task_file_name(name, taken)
@@ -103,10 +103,10 @@ class FolderCollection:
 
     def _file_of(self, name: str) -> Path | None:
         """The file that holds the task. Only those are opened that may, by their names."""
-        wanted = task_stem(name).casefold()
+        wanted = folded(task_stem(name))
         for stem in sorted(self._stems):
-            head, tilde, number = stem.casefold().rpartition("~")
-            if stem.casefold() == wanted or (tilde and number.isdecimal() and head == wanted):
+            head, tilde, number = folded(stem).rpartition("~")
+            if folded(stem) == wanted or (tilde and number.isdecimal() and head == wanted):
                 file = self._folder / f"{stem}{TASK_SUFFIX}"
                 if name in self._opened(file):
                     return file
@@ -133,7 +133,7 @@ class FolderCollection:
         """Two steps, of which the first one counts: the file gets the new row, then its name."""
         file = self._file_of(old)
         assert file is not None
-        taken = {stem.casefold() for stem in self._stems - {file.name.removesuffix(TASK_SUFFIX)}}
+        taken = {folded(stem) for stem in self._stems - {file.name.removesuffix(TASK_SUFFIX)}}
         target = self._folder / task_file_name(new, taken)
         told = json.dumps({"task": new, "from": file.name, "to": target.name})
         write_atomically(self._folder / _JOURNAL, [told.encode()])
