@@ -42,6 +42,7 @@ __all__ = [
     "parts_beside",
 ]
 
+_CORE_TENSORS: Final = "manifest", "shared"
 _CORE_KEYS: Final = {"modules", "tensors", "configs", "recipe", "base_model"}
 _TASK_KEYS: Final = {"tasks", "blobs", "configs"}
 _DIGITS: Final = 16
@@ -54,6 +55,17 @@ def core_id(checksums: str) -> str:
     return hashlib.sha256(checksums.encode()).hexdigest()[:_DIGITS]
 
 
+def _about_core(manifest: Manifest, version: int) -> dict[str, str]:
+    """What of a core file's metadata follows from its manifest."""
+    base = {} if manifest.base_model is None else {"base_model": manifest.base_model}
+    return {"format": CORE, "format_version": str(version), **base}
+
+
+def _task_tensors(streams: int, blobs: int) -> list[str]:
+    """Names of a task file's tensors, in file order."""
+    return [name for name in tensor_names(streams, blobs) if name != "shared"]
+
+
 # --- writing ------------------------------------------------------------------------------------
 
 
@@ -63,10 +75,8 @@ def packed_core(manifest: Manifest, shared: bytes) -> PackedBundle:
     kept = {key: x for key, x in value.items() if key in _CORE_KEYS}
     if manifest.configs:
         kept["configs"] = value["configs"][:1]
-    about = {"format": CORE, "format_version": str(VERSION)}
-    if manifest.base_model is not None:
-        about["base_model"] = manifest.base_model
-    return PackedBundle(about, ["manifest", "shared"], [_deflated(kept), shared])
+    about = _about_core(manifest, VERSION)
+    return PackedBundle(about, list(_CORE_TENSORS), [_deflated(kept), shared])
 
 
 def packed_task(
@@ -76,14 +86,7 @@ def packed_task(
     task = manifest.tasks[index]
     alone = dataclasses.replace(
         manifest,
-        tasks=(
-            dataclasses.replace(
-                task,
-                config=0,
-                content=None if task.content is None else 0,
-                carried=tuple(range(len(task.carried))),
-            ),
-        ),
+        tasks=(task.alone(),),
         blobs=tuple(manifest.blobs[i] for i in task.carried),
         configs=manifest.configs[task.config : task.config + 1],
     )
@@ -99,7 +102,7 @@ def packed_task(
     if not other:
         del value["configs"]
     streams = [] if stream is None else [stream]
-    names = [x for x in tensor_names(len(streams), len(blobs)) if x != "shared"]
+    names = _task_tensors(len(streams), len(blobs))
     about = {"format": TASK, "format_version": str(VERSION), "core": core}
     return PackedBundle(about, names, [_deflated(value), *streams, *blobs], has_library=False)
 
@@ -216,10 +219,7 @@ def _core_manifest(file: Container, value: Any) -> Manifest:
         check(not unknown, "unknown keys of a core", unknown, ", ".join(sorted(_CORE_KEYS)))
         manifest = Manifest.from_json({**value, "tasks": {"name": []}})
         check(len(manifest.configs) <= 1, "configs of a core", len(manifest.configs), "at most 1")
-        about = {"format": CORE, "format_version": str(file.version)}
-        if manifest.base_model is not None:
-            about["base_model"] = manifest.base_model
-        file.check(["manifest", "shared"], about)
+        file.check(list(_CORE_TENSORS), _about_core(manifest, file.version))
     return manifest
 
 
@@ -239,10 +239,9 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
             known = {"base_model": {"=": core.base_model}, "content": {"=": content}}
             value = {**value, "tasks": {**known, **row}}
         manifest = Manifest.of_task(value, core, config)
-        streams = manifest.streams
         check(len(manifest.tasks) == 1, "tasks of a task file", len(manifest.tasks), "one")
         manifest.check_canonical()
-        names = [x for x in tensor_names(streams, len(manifest.blobs)) if x != "shared"]
+        names = _task_tensors(manifest.streams, len(manifest.blobs))
         about = {"format": TASK, "format_version": str(file.version)}
         file.check(names, {**about, "core": file.metadata["core"]})
     return manifest

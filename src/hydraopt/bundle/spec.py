@@ -139,6 +139,15 @@ class TaskEntry:
         check(all(isinstance(x, str) for x in self.notes), f"notes of {where}", self.notes, "texts")
         text_map(self.metadata, f"metadata of {where}", str)
 
+    def alone(self) -> TaskEntry:
+        """The same where nothing else is: streams, configs and its blobs are counted from 0."""
+        return replace(
+            self,
+            content=None if self.content is None else 0,
+            config=0,
+            carried=tuple(range(len(self.carried))),
+        )
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -92,18 +92,14 @@ def export(
     opened.give_base(base)
     names = list(opened) if everything else list(dict.fromkeys(wanted))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
-    row, into = ROWS[file_format], Path(output)
-    if len(names) > 1 or everything:
-        places = [into / f"{name}{row.suffix}" for name in names]
-    else:
-        places = [into]
+    row, single = ROWS[file_format], len(names) == 1 and not everything
+    places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
-    write = functools.partial(
-        export_task, format=file_format, dtype=dtype, base=base, uniform_rank=uniform_rank
-    )
+    how = functools.partial(export_task, format=file_format, dtype=dtype, base=base)
+    write = functools.partial(how, uniform_rank=uniform_rank, overwrite=overwrite)
     for name, task, target in zip(names, chosen, places, strict=True):
-        write(task, target, overwrite=overwrite)
+        write(task, target)
         if not as_json:
             say(f"{name} -> {target}")
     kind = "file" if row.suffix else "folder"

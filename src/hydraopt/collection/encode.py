@@ -51,7 +51,16 @@ from hydraopt.merging.solving import Options, solve, solve_at
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress, silent
 
-__all__ = ["Coder", "Encoded", "Limit", "digest_of", "options_in", "today"]
+__all__ = [
+    "Coder",
+    "Encoded",
+    "Limit",
+    "check_has_core",
+    "digest_of",
+    "options_in",
+    "price_of",
+    "today",
+]
 
 _DIGITS: Final = 16
 _MERGE_ANEW: Final = "Merge all adapters anew, this one with them"
@@ -157,23 +166,13 @@ class Coder:
 
     @property
     def _is_lossless(self) -> bool:
-        limited = self.limit.budget(100) is not None
-        return self.limit.lossless or (
-            not limited and self.bundle.recipe.get("limit") == "lossless"
-        )
+        limit = self.limit
+        free = all(x is None for x in (limit.size, limit.error, limit.harm))
+        return limit.lossless or (free and self.bundle.recipe.get("limit") == "lossless")
 
     def _check(self, adapter: Adapter) -> None:
-        path, recipe = self.bundle.path, self.bundle.recipe
         check_version(self.bundle)
-        if "method" in recipe:
-            raise UsageError(
-                explain(
-                    "what a method of the literature made has no core to code against",
-                    file=path,
-                    got=f"method {recipe['method']}",
-                    do="Run the method on all adapters anew",
-                )
-            )
+        check_has_core(self.bundle)
         ours = self.bundle.base_model
         names = [base_key(name) if name else None for name in (adapter.base_model, ours)]
         if names[0] != names[1] and not self.same_base:
@@ -282,18 +281,10 @@ class Coder:
 
     def _at_price(self, job: Job, options: Options) -> Draft:
         """One pass at the price that the collection's merge came to."""
-        price = MiddlePrice.in_recipe(self.bundle.recipe)
-        if price is None:
-            errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
-            mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""
-            raise UsageError(
-                explain(
-                    "the collection does not say at which price it was made",
-                    file=self.bundle.path,
-                    do=f"Give --size, --error or --harm of each adapter{mean}",
-                )
-            )
-        return solve_at(job, price.price, options)
+        errors = [task.error for task in self.bundle.manifest.tasks if not task.lossless]
+        mean = f"; its tasks have {sum(errors) / len(errors):.3g} in the mean" if errors else ""
+        do = f"Give --size, --error or --harm of each adapter{mean}"
+        return solve_at(job, price_of(self.bundle, do).price, options)
 
     def _encoded(
         self,
@@ -345,6 +336,32 @@ def _check_readable(stream: bytes, records: int, adapter: Adapter) -> None:
 
 def _never(what: str) -> NoReturn:
     raise NumericalError(explain("a stream of our own cannot be read", got=what))
+
+
+def check_has_core(bundle: Bundle) -> None:
+    """Raise UsageError for what a method of the literature made."""
+    if "method" in bundle.recipe:
+        raise UsageError(
+            explain(
+                "what a method of the literature made has no core",
+                file=bundle.path,
+                got=f"method {bundle.recipe['method']}",
+                do="Run the method on all adapters anew",
+            )
+        )
+
+
+def price_of(bundle: Bundle, do: str) -> MiddlePrice:
+    """The price that the bundle's merge came to. Raises UsageError, with what to do, where its
+    recipe says none."""
+    price = MiddlePrice.in_recipe(bundle.recipe)
+    if price is None:
+        raise UsageError(
+            explain(
+                "the collection does not say at which price it was made", file=bundle.path, do=do
+            )
+        )
+    return price
 
 
 def options_in(

@@ -52,14 +52,8 @@ def held_in(bundle: Bundle, name: str) -> TaskPiece:
     entry = bundle[name].entry
     manifest = bundle.manifest
     stream = b"" if entry.content is None else bundle.read(f"task/{entry.content}")
-    alone = dataclasses.replace(
-        entry,
-        content=None if entry.content is None else 0,
-        config=0,
-        carried=tuple(range(len(entry.carried))),
-    )
     return TaskPiece(
-        alone,
+        entry.alone(),
         manifest.configs[entry.config],
         stream,
         tuple(manifest.blobs[i] for i in entry.carried),

@@ -26,14 +26,13 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import PackedBundle
-from hydraopt.collection.encode import digest_of, options_in
+from hydraopt.collection.encode import check_has_core, digest_of, options_in, price_of
 from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import MeanError, Size, parse_size
-from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, load
@@ -45,6 +44,7 @@ from hydraopt.progress import Progress
 __all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
 
 _BITS: Final = 8
+_GIVE_LIMIT: Final = "Give --size or --error, and -o or --apply"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def expected_saving(
     now = sizes["shared"] + sum(x for name, x in sizes.items() if name.startswith("task/"))
     bits = 0.0
     if tasks.pieces.contents:
-        price = _price_of(tasks.bundle)
+        price = price_of(tasks.bundle, _GIVE_LIMIT)
         pieces = dataclasses.replace(tasks.pieces, norm=price.norm)
         # What is carried stays as it is: it need not be packed to be told about.
         job = Job(pieces, Carried(), CoreRecipe())
@@ -198,15 +198,7 @@ def _tasks(
     base: BaseTensors | None,
 ) -> _Tasks:
     bundle.base = base or bundle.base
-    if "method" in bundle.recipe:
-        raise UsageError(
-            explain(
-                "what a method of the literature made has no core",
-                file=bundle.path,
-                got=f"method {bundle.recipe['method']}",
-                do="Run the method on all adapters anew",
-            )
-        )
+    check_has_core(bundle)
     given = [adapters] if isinstance(adapters, str | os.PathLike) else list(adapters)
     loaded = load(given, same_base, alpha) if given else None
     originals = {x.name: x for x in loaded.adapters} if loaded else {}
@@ -263,19 +255,6 @@ def _check_originals(bundle: Bundle, originals: Mapping[str, Adapter]) -> None:
             )
 
 
-def _price_of(bundle: Bundle) -> MiddlePrice:
-    price = MiddlePrice.in_recipe(bundle.recipe)
-    if price is None:
-        raise UsageError(
-            explain(
-                "the collection does not say at which price it was made",
-                file=bundle.path,
-                do="Give --size or --error, and -o or --apply",
-            )
-        )
-    return price
-
-
 def _solved(
     tasks: _Tasks, budget: Size | MeanError | None, options: Options
 ) -> tuple[Job, Draft | None]:
@@ -287,7 +266,7 @@ def _solved(
     if budget is not None:
         job = Job.of(tasks.pieces, recipe)
         return job, solve(job, budget, options).draft
-    price = _price_of(tasks.bundle)
+    price = price_of(tasks.bundle, _GIVE_LIMIT)
     job = Job.of(dataclasses.replace(tasks.pieces, norm=price.norm), recipe)
     return job, solve_at(job, price.price, options)
 

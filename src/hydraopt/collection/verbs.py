@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
@@ -27,7 +27,7 @@ from hydraopt.merging.outcome import inputs_of, load
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
-__all__ = ["AddedTask", "Changed", "Onlooker", "add", "remove", "rename", "replace"]
+__all__ = ["AddedTask", "Changed", "How", "Onlooker", "add", "remove", "rename", "replace"]
 
 
 @dataclass(frozen=True)
@@ -68,51 +68,38 @@ class Changed:
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
-@dataclass(frozen=True)
-class _Given:
-    """Adapters that were read, and what was noted on the way."""
+class How(TypedDict, total=False):
+    """How adapters are coded, each by itself against the core.
 
-    adapters: list[Adapter]
-    notes: tuple[str, ...]
+    exact, same_base, alpha, base, threads, progress: as in :func:`hydraopt.merge`. limit: of each
+    adapter; without one the price of a bit counts that the merge came to. onlooker: who has looked
+    at them with the base model. day: for the history, ISO; default today, in UTC.
+    """
 
-    @classmethod
-    def of(
-        cls, adapters: StrPath | Iterable[StrPath | Adapter], same_base: bool, alpha: float | None
-    ) -> _Given:
-        loaded = load(adapters, same_base, alpha)
-        if not loaded.adapters:
-            raise UsageError(explain("nothing to add", got="no adapters", do="Name at least one"))
-        return cls(sorted(loaded.adapters, key=lambda x: x.name), loaded.notes)
+    limit: Limit | None
+    onlooker: Onlooker | None
+    exact: Sequence[str]
+    same_base: bool
+    alpha: float | None
+    base: StrPath | BaseTensors | None
+    threads: int | None
+    progress: Progress | None
+    day: str | None
 
 
 def add(
-    path: StrPath,
-    adapters: StrPath | Iterable[StrPath | Adapter],
-    *,
-    limit: Limit | None = None,
-    onlooker: Onlooker | None = None,
-    exact: Sequence[str] = (),
-    same_base: bool = False,
-    alpha: float | None = None,
-    base: StrPath | BaseTensors | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-    day: str | None = None,
+    path: StrPath, adapters: StrPath | Iterable[StrPath | Adapter], **how: Unpack[How]
 ) -> Changed:
-    """Add adapters to the collection at ``path``, each coded by itself against its core.
+    """Add adapters to the collection at ``path``.
 
-    adapters, exact, same_base, alpha, base, threads, progress: as in :func:`hydraopt.merge`.
-    limit: of each adapter; without one the price of a bit counts that the merge came to. onlooker:
-    who has looked at them with the base model. day: for the history, ISO; default today, in UTC.
-
-    The same core, adapter, limit and day give the same bytes, in whatever order adapters are added.
-    Raises UsageError for a name that is there already, and a HydraoptError for anything else that
-    is wrong, before anything is written.
+    adapters: as in :func:`hydraopt.merge`. how: see :class:`How`. The same core, adapter, limit and
+    day give the same bytes, in whatever order adapters are added. Raises UsageError for a name that
+    is there already, and a HydraoptError for anything else that is wrong, before anything is
+    written.
     """
-    given = _Given.of(adapters, same_base, alpha)
 
-    def vacant(collection: Collection) -> None:
-        there = sorted(x.name for x in given.adapters if collection.has(x.name))
+    def vacant(collection: Collection, names: Sequence[str]) -> None:
+        there = [name for name in names if collection.has(name)]
         if there:
             raise UsageError(
                 explain(
@@ -123,32 +110,17 @@ def add(
                 )
             )
 
-    coder = _coder(limit, onlooker, exact, same_base, base, threads, progress)
-    return _put(path, given, vacant, coder, day)
+    return _put(path, adapters, vacant, how)
 
 
 def replace(
-    path: StrPath,
-    adapters: StrPath | Iterable[StrPath | Adapter],
-    *,
-    limit: Limit | None = None,
-    onlooker: Onlooker | None = None,
-    exact: Sequence[str] = (),
-    same_base: bool = False,
-    alpha: float | None = None,
-    base: StrPath | BaseTensors | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-    day: str | None = None,
+    path: StrPath, adapters: StrPath | Iterable[StrPath | Adapter], **how: Unpack[How]
 ) -> Changed:
     """Put other adapters in the place of tasks of the same names; otherwise as :func:`add`.
 
     Raises TaskNotFoundError for a name that is not there.
     """
-    given = _Given.of(adapters, same_base, alpha)
-    names = [x.name for x in given.adapters]
-    coder = _coder(limit, onlooker, exact, same_base, base, threads, progress)
-    return _put(path, given, lambda there: _check_there(there, names), coder, day)
+    return _put(path, adapters, _check_there, how)
 
 
 def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
@@ -192,53 +164,42 @@ def _check_there(collection: Collection, names: Iterable[str]) -> None:
             )
 
 
-_MakeCoder = Callable[[Collection], Coder]
-
-
-def _coder(
-    limit: Limit | None,
-    onlooker: Onlooker | None,
-    exact: Sequence[str],
-    same_base: bool,
-    base: StrPath | BaseTensors | None,
-    threads: int | None,
-    progress: Progress | None,
-) -> _MakeCoder:
-    tensors, seen = open_base(base), onlooker or Onlooker()
-
-    def make(collection: Collection) -> Coder:
-        return Coder(
-            collection.core(tensors),
-            limit or Limit(),
-            seen.sensitivity,
-            seen.judge,
-            exact,
-            same_base,
-            tensors,
-            threads,
-            progress,
-        )
-
-    return make
-
-
 def _put(
     path: StrPath,
-    given: _Given,
-    check: Callable[[Collection], None],
-    coder: _MakeCoder,
-    day: str | None,
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    check: Callable[[Collection, Sequence[str]], None],
+    how: How,
 ) -> Changed:
-    """Code the adapters and write them, in the place of tasks of the same names, if there are."""
-    collection, day = collection_at(path), day or today()
-    check_apart(path, inputs_of(given.adapters))
+    """Code the adapters and write them, in the place of tasks of the same names, if there are.
+
+    check: raises for a collection that these names do not fit.
+    """
+    same_base, day = how.get("same_base", False), how.get("day") or today()
+    loaded = load(adapters, same_base, how.get("alpha"))
+    if not loaded.adapters:
+        raise UsageError(explain("nothing to add", got="no adapters", do="Name at least one"))
+    given = sorted(loaded.adapters, key=lambda x: x.name)
+    base, seen = open_base(how.get("base")), how.get("onlooker") or Onlooker()
+    collection = collection_at(path)
+    check_apart(path, inputs_of(given))
     with collection.held():
-        check(collection)
-        before, at_hand = collection.size(), coder(collection)
-        coded = [(adapter, at_hand.encode(adapter, day)) for adapter in given.adapters]
-        gone = [x.name for x in given.adapters if collection.has(x.name)]
+        check(collection, [x.name for x in given])
+        coder = Coder(
+            collection.core(base),
+            how.get("limit") or Limit(),
+            seen.sensitivity,
+            seen.judge,
+            how.get("exact", ()),
+            same_base,
+            base,
+            how.get("threads"),
+            how.get("progress"),
+        )
+        before = collection.size()
+        coded = [(adapter, coder.encode(adapter, day)) for adapter in given]
+        gone = [x.name for x in given if collection.has(x.name)]
         size = collection.write(Change(gone, [x.piece for _, x in coded]))
-    notes = (*given.notes, *(note for _, x in coded for note in x.notes))
+    notes = (*loaded.notes, *(note for _, x in coded for note in x.notes))
     rows = tuple(_row(adapter, x) for adapter, x in coded)
     return Changed(collection.path, before, size, rows, notes=notes)
 

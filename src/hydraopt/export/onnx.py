@@ -36,6 +36,7 @@ _HALVES: Final = ("lora_A", "lora_B")
 _STORED: Final = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _CODES: Final = {"F32": 1, "F16": 10, "BF16": 16}
 """onnx.TensorProto.DataType of each."""
+_DTYPES: Final = {code: dtype for dtype, code in _CODES.items()}
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,7 @@ def _inputs(base: Path) -> dict[tuple[str, str], LoraInput]:
         sizes = [int(d.dim_value) or None for d in x.type.tensor_type.shape.dim]
         if len(sizes) != 2 or key in inputs:
             raise _unreadable(file, f"an input {x.name!r} of {len(sizes)} axes, or twice")
-        codes = {code: dtype for dtype, code in _CODES.items()}
-        dtype = codes.get(x.type.tensor_type.elem_type)
+        dtype = _DTYPES.get(x.type.tensor_type.elem_type)
         inputs[key] = LoraInput(x.name, (sizes[0], sizes[1]), dtype, x.name not in given)
     if not inputs:
         raise _unreadable(file, "a model without inputs named lora_A and lora_B")
@@ -201,19 +201,18 @@ def _name(
     if inputs is None:
         return f"{pair.path}.{half}.weight"
     own = inputs.get((_module(pair.path), half))
-    sizes = None if own is None else own.shape
-    if sizes is None or any(x not in (None, y) for x, y in zip(sizes, shape, strict=True)):
-        raise ExportError(
-            explain(
-                "the model has no such input",
-                adapter=task.name,
-                module=pair.path,
-                got=f"{own.name} {sizes}" if own is not None else f"none for {half}",
-                expected=shape,
-                do="Give the model that was made for such adapters, with LoRA inputs for them",
-            )
+    if own and all(x in (None, y) for x, y in zip(own.shape, shape, strict=True)):
+        return own.name
+    raise ExportError(
+        explain(
+            "the model has no such input",
+            adapter=task.name,
+            module=pair.path,
+            got=f"{own.name} {own.shape}" if own else f"none for {half}",
+            expected=shape,
+            do="Give the model that was made for such adapters, with LoRA inputs for them",
         )
-    return str(own.name) if own is not None else ""
+    )
 
 
 def _missing(
@@ -225,7 +224,7 @@ def _missing(
         if not x.required or x.name in tensors:
             continue
         shape = tuple(rank if size is None else size for size in x.shape)
-        if None in (x.shape[0 if half == "lora_A" else 1],):
+        if x.shape[0 if half == "lora_A" else 1] is None:
             raise refused(task, _ENGINE, f"nothing for {x.name}, whose size it does not say", path)
         zeros[x.name] = np.zeros(shape)
     return zeros
