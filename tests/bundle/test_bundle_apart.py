@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle import open_bundle, pack_carried, verify_bundle, write_bundle
-from hydraopt.bundle.apart import folded
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX, deflate
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.splitting import join, split, task_file_name
@@ -313,4 +313,20 @@ def test_many_tasks_of_many_modules_are_too_many(tmp_path: Path) -> None:
 def test_names_that_look_alike_have_files_of_their_own() -> None:
     taken: set[str] = set()
     files = [task_file_name(name, taken) for name in ("\u00e9", "e\u0301", "\u00c9")]
-    assert len({folded(file) for file in files}) == 3
+    assert len({unicodedata.normalize("NFC", file).casefold() for file in files}) == 3
+
+
+def test_tensors_in_another_order_than_their_names(apart: Path) -> None:
+    file = file_of(apart, "fr")
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    last, before = (header[name] for name in list(header)[:-3:-1])
+    start = before["data_offsets"][0]
+    middle = start + last["shape"][0]
+    last["data_offsets"] = [start, middle]
+    before["data_offsets"] = [middle, middle + before["shape"][0]]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(BundleFormatError, match="another order"):
+        open_bundle(apart)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, NoReturn
 
-from hydraopt.adapters.rawtensor import HeldSpan, TensorFile
+from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import AGAIN, check_manifest, naming
@@ -129,7 +129,8 @@ class Container:
             refuse_file(
                 "tensors are not those of the manifest", self.path, odd, f"{len(names)} tensors"
             )
-        starts = [x.read.start for x in self._file.values() if isinstance(x.read, HeldSpan)]
+        spans = (x.read for x in self._file.values())
+        starts = [x.start for x in spans if isinstance(x, FileSpan | HeldSpan)]
         if starts != sorted(starts):
             refuse_file("tensors lie in another order than the header names them", self.path)
         for name, tensor in self._file.items():
