@@ -119,6 +119,13 @@ int hy_changes_base(const hy_json *config);
 /* Rank and scale that a config's own patterns give a path. alpha: the key of it. */
 hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha, int rslora, hy_slice path,
                      uint64_t *rank, double *scale);
+/* *yes: whether PEFT wraps a module of that path by the config's own settings. */
+hydra_status hy_finds(hy_env *env, const hy_json *config, hy_slice path, int *yes);
+/* A rank_pattern: a JSON object of what is not of rank r. */
+void hy_put_ranks(hy_text *out, hy_env *env, const hy_rank *ranks, uint32_t count, uint64_t r);
+
+/* ---- written.c ------------------------------------------------------------------------------ */
+
 /* The compact JSON of adapter_config.json. ranks: sorted by path. kept: as the config has them. */
 hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
                                const hy_rank *ranks, uint32_t count, int kept, hy_text *out);

@@ -131,7 +131,7 @@ static hydra_status in_layers(hy_env *env, const hy_json *config, hy_slice path,
 }
 
 /* Whether PEFT wraps the module at `path` by the config's own settings. */
-static hydra_status finds(hy_env *env, const hy_json *config, hy_slice path, int *yes) {
+hydra_status hy_finds(hy_env *env, const hy_json *config, hy_slice path, int *yes) {
     uint32_t targets = hy_get(config, 0, "target_modules");
     int text = targets && hy_kind(config, targets) == HY_STRING, i;
     if (text && config->nodes[targets].size == 10) {
@@ -207,7 +207,7 @@ static void put_pattern(hy_text *out, hy_env *env, hy_slice path, const hy_rank 
     hy_text_close(&text);
 }
 
-static void put_ranks(hy_text *out, hy_env *env, const hy_rank *ranks, uint32_t count, uint64_t r) {
+void hy_put_ranks(hy_text *out, hy_env *env, const hy_rank *ranks, uint32_t count, uint64_t r) {
     uint32_t i;
     int any = 0;
     hy_puts(out, "{");
@@ -248,186 +248,4 @@ hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha_key, 
     rs = rslora ? hy_get(config, 0, "use_rslora") : 0;
     *scale = strength / (rs && hy_truth(config, rs) ? sqrt((double)*rank) : (double)*rank);
     return HYDRA_OK;
-}
-
-/* ---- the written config --------------------------------------------------------------------- */
-
-typedef struct {
-    hydra_bundle *b;
-    const hy_task *task;
-    const hy_json *config;
-    hy_text *out;
-    const char *names[24]; /* written anew, or left out */
-    uint32_t count;
-} Writer;
-
-static void replace(Writer *w, const char *name) { w->names[w->count++] = name; }
-
-/* A member that is written anew; its value follows. */
-static void put_name(Writer *w, const char *name) {
-    if (w->out->size > 1) hy_puts(w->out, ",");
-    hy_dump_string(w->out, hy_slice_of(name), 0);
-    hy_puts(w->out, ":");
-}
-
-static void put_rest(Writer *w) {
-    const hy_json *config = w->config;
-    uint32_t i, j;
-    for (i = hy_first(0); i < hy_end(config, 0); i = hy_next(config, i)) {
-        hy_slice key = hy_string(config, i);
-        for (j = 0; j < w->count && !hy_is(key, w->names[j]);) j++;
-        if (j < w->count) continue;
-        if (w->out->size > 1) hy_puts(w->out, ",");
-        hy_dump_string(w->out, key, 0);
-        hy_puts(w->out, ":");
-        hy_dump(w->out, config, i + 1, HY_COMPACT);
-    }
-}
-
-/* The base model's name, where the config has none. */
-static void put_base(Writer *w) {
-    uint32_t node = hy_get(w->config, 0, "base_model_name_or_path");
-    hy_slice base = w->task->base_model.data ? w->task->base_model : w->b->base_model;
-    if ((node && hy_truth(w->config, node)) || !base.data) return;
-    put_name(w, "base_model_name_or_path");
-    hy_dump_string(w->out, base, 0);
-    replace(w, "base_model_name_or_path");
-}
-
-static hydra_status put_targets(Writer *w, const hy_rank *ranks, uint32_t count) {
-    uint32_t parameters = hy_get(w->config, 0, "target_parameters"), i;
-    int yes = 1;
-    for (i = 0; i < count && yes; i++) HY_TRY(finds(&w->b->env, w->config, ranks[i].path, &yes));
-    if (yes || (parameters && hy_truth(w->config, parameters))) return HYDRA_OK;
-    put_name(w, "target_modules");
-    hy_puts(w->out, "[");
-    for (i = 0; i < count; i++) {
-        if (i) hy_puts(w->out, ",");
-        hy_dump_string(w->out, ranks[i].path, 0);
-    }
-    hy_puts(w->out, "]");
-    replace(w, "target_modules"), replace(w, "layers_to_transform");
-    replace(w, "layers_pattern"), replace(w, "exclude_modules");
-    return HYDRA_OK;
-}
-
-/* Keys of a task's carried and coded tensors, one after another; 0 at the end. */
-static int nth_tensor(const Writer *w, uint32_t *blob, uint32_t *item, uint32_t *tensor, hy_slice *key) {
-    const hydra_bundle *b = w->b;
-    while (*blob < w->task->carried_count) {
-        const hy_blob *held = b->blobs + w->task->carried[*blob];
-        if (*item < held->count) return *key = held->items[(*item)++].key, 1;
-        ++*blob, *item = 0;
-    }
-    if (*tensor >= w->task->tensors.count) return 0;
-    return *key = b->entries[hy_nth(&w->task->tensors, (*tensor)++)].key, 1;
-}
-
-/* Settings that follow from the kinds of the task's other tensors. */
-static hydra_status put_kinds(Writer *w) {
-    uint32_t blob = 0, item = 0, tensor = 0, count = 0, i, made = 0;
-    int dora = 0, bias = 0;
-    uint64_t most = (uint64_t)w->task->carried_items + w->task->tensors.count;
-    hy_kinds kinds;
-    hy_slice key, *saved;
-    hydra_status status = hy_kinds_open(&kinds, w->b, w->task);
-    saved = status ? NULL : hy_alloc(&w->b->env, most, sizeof *saved);
-    if (!saved) {
-        hy_kinds_close(&kinds, w->b);
-        return w->b->env.error->status;
-    }
-    while (nth_tensor(w, &blob, &item, &tensor, &key)) {
-        int kind = hy_kind_of(&kinds, key, NULL);
-        dora |= kind == HY_DORA_MAGNITUDE;
-        bias |= kind == HY_LORA_BIAS;
-        if (kind != HY_SAVED || w->task->format != HY_LORALIB) continue;
-        key.size = hy_last(key, '.') == key.size ? 0 : hy_last(key, '.');
-        saved[count++] = key;
-    }
-    if (dora) put_name(w, "use_dora"), hy_puts(w->out, "true"), replace(w, "use_dora");
-    if (bias) put_name(w, "lora_bias"), hy_puts(w->out, "true"), replace(w, "lora_bias");
-    if (count) {
-        hy_unique(saved, count);
-        put_name(w, "modules_to_save");
-        hy_puts(w->out, "[");
-        for (i = 0; i < count; i++) {
-            if (i && hy_same(saved[i], saved[i - 1])) continue;
-            if (made++) hy_puts(w->out, ",");
-            hy_dump_string(w->out, saved[i], 0);
-        }
-        hy_puts(w->out, "]");
-        replace(w, "modules_to_save");
-    }
-    hy_free(&w->b->env, saved, most, sizeof *saved);
-    hy_kinds_close(&kinds, w->b);
-    return HYDRA_OK;
-}
-
-/* The largest rank, so that readers which know no patterns make room enough; then the others'. */
-static void put_rank_settings(Writer *w, const hy_rank *ranks, uint32_t count) {
-    uint64_t r = count ? 0 : 1;
-    uint32_t i;
-    for (i = 0; i < count; i++)
-        if (ranks[i].rank > r) r = ranks[i].rank;
-    put_name(w, "r"), hy_put_natural(w->out, r);
-    put_name(w, "lora_alpha"), hy_put_natural(w->out, r);
-    put_name(w, "use_rslora"), hy_puts(w->out, "false");
-    put_name(w, "rank_pattern"), put_ranks(w->out, &w->b->env, ranks, count, r);
-    put_name(w, "alpha_pattern"), put_ranks(w->out, &w->b->env, ranks, count, r);
-    replace(w, "r"), replace(w, "lora_alpha"), replace(w, "use_rslora");
-    replace(w, "rank_pattern"), replace(w, "alpha_pattern");
-}
-
-hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
-                               const hy_rank *ranks, uint32_t count, int kept, hy_text *out) {
-    static const char *const ours[] = {"hydraopt", "enable_lora", "merge_weights", "peft_type"};
-    static const char *const adalora[] = {"beta1", "beta2", "deltaT", "init_r", "orth_reg_weight",
-                                          "rank_pattern", "target_r", "tfinal", "tinit", "total_step"};
-    Writer w;
-    hy_json plain;
-    const hy_json *from = config;
-    hydra_status status = HYDRA_OK;
-    uint32_t i;
-    memset(&w, 0, sizeof w);
-    memset(&plain, 0, sizeof plain);
-    w.b = b, w.task = task, w.out = out, w.config = from;
-    if (hy_is(hy_tuner(config), "ADALORA")) {
-        /* What an AdaLoRA says that a LoRA does not goes first. */
-        hy_text text;
-        hy_text_open(&text, &b->env);
-        w.out = &text;
-        for (i = 0; i < sizeof adalora / sizeof *adalora; i++) replace(&w, adalora[i]);
-        hy_puts(&text, "{");
-        put_rest(&w);
-        hy_puts(&text, "}");
-        status = text.failed ? b->env.error->status
-                             : hy_json_copy(&plain, &b->env, text.data, text.size, "a config");
-        hy_text_close(&text);
-        w.config = &plain, w.out = out, w.count = 0;
-    }
-    for (i = 0; i < 4; i++) replace(&w, ours[i]);
-    hy_puts(out, "{");
-    put_name(&w, "peft_type"), hy_puts(out, "\"LORA\"");
-    if (!status) {
-        put_base(&w);
-        status = put_targets(&w, ranks, count);
-    }
-    if (!status) status = put_kinds(&w);
-    if (!status && !kept) put_rank_settings(&w, ranks, count);
-    if (!status) put_rest(&w);
-    hy_puts(out, "}");
-    hy_json_close(&plain);
-    if (!status && out->failed) status = b->env.error->status;
-    return status;
-}
-
-void hy_same_config(hydra_bundle *b, const hy_task *task, const hy_json *config, hy_text *out) {
-    Writer w;
-    memset(&w, 0, sizeof w);
-    w.b = b, w.task = task, w.config = config, w.out = out;
-    hy_puts(out, "{");
-    replace(&w, "hydraopt");
-    put_base(&w);
-    put_rest(&w);
-    hy_puts(out, "}");
 }
