@@ -55,21 +55,20 @@ def _measured(
         for size, bundle in bundles.items():
             task = bundle[adapter.name]
             factors = {path: (x.B, x.A) for path, x in task.factors().items()}
-            summary = drift_of(model, reference, factors).summary()
-            changed, answers_in_all, likely, likely_error, kl, kl_error = summary
+            told = drift_of(model, reference, factors).summary()
             found.append(
                 {
                     "task": adapter.name,
                     "split": split,
                     "size": size,
                     "error": task.error,
-                    "answers": answers_in_all,
-                    "changed": changed,
-                    "changed_pct": round(100 * changed / answers_in_all, 3),
-                    "likely_pct": round(100 * likely, 3),
-                    "likely_error_pct": round(100 * likely_error, 3),
-                    "kl_answer": float(f"{kl:.5g}"),
-                    "kl_error": float(f"{kl_error:.5g}"),
+                    "answers": told.answers,
+                    "changed": told.changed,
+                    "changed_pct": round(100 * told.changed / told.answers, 3),
+                    "likely_pct": round(100 * told.likely, 3),
+                    "likely_error_pct": round(100 * told.likely_error, 3),
+                    "kl_answer": float(f"{told.kl:.5g}"),
+                    "kl_error": float(f"{told.kl_error:.5g}"),
                 }
             )
     return found

@@ -119,13 +119,13 @@ def _measured(
 ) -> dict[str, Any]:
     factors = {path: records.get(path, x.record).factors for path, x in coded.items()}
     drift = drift_of(model, test, {path: (x.B, x.A) for path, x in factors.items()})
-    changed, answers, likely, _, kl, error = drift.summary()
-    shares = {"changed_pct": 100 * changed / answers, "likely_pct": 100 * likely}
+    told = drift.summary()
+    shares = {"changed_pct": 100 * told.changed / told.answers, "likely_pct": 100 * told.likely}
     return {
-        "answers": answers,
+        "answers": told.answers,
         **{key: round(value, 3) for key, value in shares.items()},
-        "kl": round(kl, 5),
-        "kl_error": round(error, 5),
+        "kl": round(told.kl, 5),
+        "kl_error": round(told.kl_error, 5),
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import hydraopt.basemodel.judge as module
 from hydraopt import read_adapters
@@ -15,7 +16,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Drift, drift_of, likely_changes, reference_of
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
-from hydraopt.basemodel.model import generate, place
+from hydraopt.basemodel.model import attached, generate, place
 from hydraopt.basemodel.sensitivity import answered
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
@@ -115,7 +116,7 @@ def test_likely_changes_agree_with_noise_drawn_anew() -> None:
     margin = rng.exponential(4.0, row.size)
     nothing = np.zeros(row.size)
     counts = [
-        Drift(row, nothing, margin, size * rng.standard_normal(row.size), answers)
+        Drift(row, nothing, margin, size * rng.standard_normal(row.size), np.ones(answers))
         for _ in range(200)
     ]
     share = np.mean([x.changed for x in counts]) / answers
@@ -131,7 +132,31 @@ def test_nothing_said_is_nothing_changed(trained) -> None:
     model, tokenizer = trained
     silent = asked_of(tokenizer, 3)
     drift = drift_of(model, reference_of(model, silent, factors_of(0)), factors_of(1))
-    assert drift.summary() == (0, 3, 0.0, 0.0, 0.0, 0.0)
+    assert drift.summary() == (0, 3, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_how_sure_the_original_is_of_an_answer(trained, said) -> None:
+    """The product of its tokens' probabilities, as the model itself gives them, one by one."""
+    model, _ = trained
+    placed = place(model, factors_of(0))
+    sure = reference_of(model, said, factors_of(0)).sure
+    for answer, share in zip(said, sure, strict=True):
+        with torch.inference_mode(), attached(model, placed):
+            tokens = [*answer.prompt, *answer.target]
+            logs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        own = logs[len(answer.prompt) - 1 : -1].gather(1, torch.tensor(answer.target)[:, None])
+        assert share == pytest.approx(float(own.sum().exp()), rel=1e-3)
+    assert 0 < sure.min() < sure.max() < 1
+
+
+def test_answers_that_the_original_is_unsure_of_are_lost_less() -> None:
+    row, nothing = np.arange(4), np.zeros(4)
+    margin, moved = np.full(4, 1.0), np.array([1.5, -1.5, 0.5, -0.5])
+    sure = np.array([0.9, 0.1, 0.5, 0.5])
+    drift = Drift(row, nothing, margin, moved, sure)
+    likely = likely_changes(drift)
+    assert drift.summary().lost == pytest.approx(float((likely * sure).mean()))
+    assert drift.only([1]).summary().lost == pytest.approx(0.1 * drift.only([1]).summary().likely)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
     assert told.exit_code == 0, told.output
     report = json.loads(told.stdout)
     assert report["schema"] == "hydraopt.merge.plan/1"
-    assert (report["limit"], report["counted"]) == ("size", "answers")
+    assert (report["limit"], report["counted"]) == ("size", "lost")
     for task in report["tasks"]:
         sizes = [trial["size"] for trial in task["trials"]]
         assert len(sizes) == 5

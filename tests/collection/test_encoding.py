@@ -175,7 +175,7 @@ class Judge:
         return frozenset("e")
 
     def measure(self, task: str, coded: object, error: float, apart: bool = False) -> Judged:
-        return Judged(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0)
+        return Judged(Harm(round(100 * error), 100, error, error**2, True), 0.0, 0.0, error)
 
 
 def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Path]) -> None:

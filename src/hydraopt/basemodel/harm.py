@@ -7,14 +7,16 @@ the KL of the whole answer's distribution on that path.
 
 A count of changed answers is coarse: of 64 answers none, or one, or two change. So the share that
 is likely to change is told as well, from how sure the original is of each token (its margin) and
-how far margins move: see :func:`likely_changes`.
+how far margins move: see :func:`likely_changes`. And not every change is a loss: an answer that the
+original holds for unlikely itself may as well be another. So a third share is told, that of answers
+*lost*: likely to change, each counted by the probability that the original gives it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ __all__ = [
     "HELD_OUT",
     "Drift",
     "Reference",
+    "Summary",
     "drift_of",
     "held_out",
     "likely_changes",
@@ -72,13 +75,13 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the original says, batch by batch. order: which answers a batch has. answers: how many
-    there are in all; an empty one cannot change."""
+    """What the original says, batch by batch. order: which answers a batch has. sure: (answers,)
+    the probability that it gives each of its answers; of an empty one, which cannot change, 1."""
 
     batches: tuple[Batch, ...]
     order: tuple[tuple[int, ...], ...]
     seen: tuple[tuple[_Seen, ...], ...]
-    answers: int
+    sure: Numbers
 
     @property
     def nbytes(self) -> int:
@@ -87,21 +90,39 @@ class Reference:
         return sum(x.tokens.nbytes + x.logs.nbytes for x in kept)
 
 
+class Summary(NamedTuple):
+    """What drift comes to. changed, of so many answers. likely: expected share of answers that
+    change; likely_error: its standard error. kl: nats an answer; kl_error likewise. lost: expected
+    share of answers that change, each counted by its probability."""
+
+    changed: int
+    answers: int
+    likely: float
+    likely_error: float
+    kl: float
+    kl_error: float
+    lost: float
+
+
 @dataclass(frozen=True)
 class Drift:
     """What other factors make of the original's answers, token by token, (N,).
 
     row: the answer of each. kl: KL(original || other), nats. margin, moved: how far the original's
     first choice is ahead of all others, in logits, and how much less far it is now; negative is
-    more. A token changes where ``moved > margin``. answers: how many there are.
+    more. A token changes where ``moved > margin``. sure: (answers,), as a Reference's.
     """
 
     row: NDArray[np.int64]
     kl: Numbers
     margin: Numbers
     moved: Numbers
+    sure: Numbers
 
-    answers: int
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return len(self.sure)
 
     def only(self, some: Sequence[int]) -> Drift:
         """That of these answers alone."""
@@ -109,21 +130,22 @@ class Drift:
         place[list(some)] = np.arange(len(some))
         kept = place[self.row] >= 0
         row = place[self.row[kept]]
-        return Drift(row, self.kl[kept], self.margin[kept], self.moved[kept], len(some))
+        return Drift(row, self.kl[kept], self.margin[kept], self.moved[kept], self.sure[list(some)])
 
     @property
     def changed(self) -> int:
         """Answers of which some token changes."""
         return len(set(self.row[self.moved > self.margin].tolist()))
 
-    def summary(self) -> tuple[int, int, float, float, float, float]:
-        """(changed, answers, likely share of changes, its standard error, KL an answer in nats, its
-        standard error)."""
+    def summary(self) -> Summary:
+        """All that is told of it."""
         likely = likely_changes(self)
         kl = np.bincount(self.row, self.kl, self.answers)
         spread = 1 / np.sqrt(self.answers)
         told = float(likely.mean()), float(likely.std() * spread)
-        return self.changed, self.answers, *told, float(kl.mean()), float(kl.std() * spread)
+        nats = float(kl.mean()), float(kl.std() * spread)
+        lost = float((likely * self.sure).mean())
+        return Summary(self.changed, self.answers, *told, *nats, lost)
 
 
 def likely_changes(drift: Drift) -> Numbers:
@@ -171,7 +193,23 @@ def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) 
     batches = tuple(collate([answers[i] for i in chunk]) for chunk in chunks)
     placed = place(model, original)
     seen = tuple(tuple(_seen(model, x) for x in _pieces(model, y, placed)) for y in batches)
-    return Reference(batches, tuple(chunks), seen, len(answers))
+    sure = _probabilities(batches, chunks, seen, len(answers))
+    return Reference(batches, tuple(chunks), seen, sure)
+
+
+def _probabilities(
+    batches: Sequence[Batch],
+    chunks: Sequence[Sequence[int]],
+    seen: Sequence[Sequence[_Seen]],
+    answers: int,
+) -> Numbers:
+    """Of each greedy answer, the product of its tokens' probabilities, (answers,)."""
+    logs = np.zeros(answers)
+    for batch, chunk, pieces in zip(batches, chunks, seen, strict=True):
+        rows = np.array(chunk)[batch.row.cpu().numpy()]
+        np.add.at(logs, rows, np.concatenate([_numbers(piece.logs[:, 0]) for piece in pieces]))
+    sure: Numbers = np.exp(np.minimum(logs, 0.0))
+    return sure
 
 
 @torch.inference_mode()
@@ -188,9 +226,9 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
             start += len(kl)
     if not columns:
         nothing = np.zeros(0)
-        return Drift(nothing.astype(np.int64), nothing, nothing, nothing, reference.answers)
+        return Drift(nothing.astype(np.int64), nothing, nothing, nothing, reference.sure)
     row, kl, margin, moved = (np.concatenate(x) for x in zip(*columns, strict=True))
-    return Drift(row.astype(np.int64), kl, margin, moved, reference.answers)
+    return Drift(row.astype(np.int64), kl, margin, moved, reference.sure)
 
 
 def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:

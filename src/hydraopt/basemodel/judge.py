@@ -11,7 +11,7 @@ import torch
 
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Reference, drift_of, held_out, reference_of
+from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
 from hydraopt.basemodel.memory import Memory, base_hash, cache_folder, key_of
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.refit import refit
@@ -26,7 +26,7 @@ __all__ = ["ANSWER_TOKENS", "Judge"]
 
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
-_METHOD: Final = "2"
+_METHOD: Final = "3"
 """Changes when the same factors would be given other numbers."""
 _ROOM: Final = 1 << 29
 """Bytes of references that are in memory at once."""
@@ -101,8 +101,9 @@ class Judge:
             drift = drift_of(self._model, self._reference(task), factors)
             known = list(drift.only(some).summary())
             self._memory.put(key, known)
-        changed, answers, likely, likely_error, kl, kl_error = known
-        return Judged(Harm(changed, answers, likely, kl, True), likely_error, kl_error)
+        told = Summary(*known)
+        harm = Harm(told.changed, told.answers, told.likely, told.kl, True)
+        return Judged(harm, told.likely_error, told.kl_error, told.lost)
 
     def refit(
         self, task: str, modules: Callable[[], Mapping[str, CodedModule]]
@@ -146,7 +147,7 @@ def _are_answers(value: Any, count: int) -> bool:
 
 def _is_summary(value: Any, answers: int) -> bool:
     """Whether a remembered value is what ``Drift.summary`` gives of so many answers."""
-    if not (isinstance(value, list) and len(value) == 6):
+    if not (isinstance(value, list) and len(value) == len(Summary._fields)):
         return False
     fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
-    return fine and value[1] == answers and type(value[0]) is int and value[2] <= 1
+    return fine and value[1] == answers and type(value[0]) is int and max(value[2], value[6]) <= 1

@@ -124,8 +124,8 @@ def refit(
 
 def _harm(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Harm:
     factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
-    changed, answers, likely, _, kl, _ = drift_of(model, judges, factors).summary()
-    return Harm(changed, answers, likely, kl, False)
+    told = drift_of(model, judges, factors).summary()
+    return Harm(told.changed, told.answers, told.likely, told.kl, False)
 
 
 # --- training ---------------------------------------------------------------------------------

@@ -134,8 +134,11 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(report))
         return
-    answers = report["counted"] == "answers"
-    key, scale, unit = ("likely", 100.0, "%") if answers else ("kl", 1.0, "nats")
+    key, scale, unit, what = {
+        "answers": ("likely", 100.0, "%", "answers that change"),
+        "lost": ("lost", 100.0, "%", "answers lost (those that change, by how sure they were)"),
+        "nats": ("kl", 1.0, "nats", "KL an answer"),
+    }[report["counted"]]
     most = max((len(task["trials"]) for task in report["tasks"]), default=0)
     rows = []
     for task in report["tasks"]:
@@ -143,7 +146,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
         cells += ["-"] * (most - len(cells))
         harm = "-" if task["harm"] is None else f"{scale * task['harm']:.3g}"
         rows.append([task["name"], *cells, f"{task['size'] / 1e3:.1f} kB", harm])
-    title = f"Trials: bytes, and {'answers that change' if answers else 'KL an answer'} in {unit}"
+    title = f"Trials: bytes, and {what} in {unit}"
     trials = [f"trial {i + 1}" for i in range(most)]
     show_table(title, ["task", *trials, "planned", f"expected {unit}"], rows)
     share = report["size"] / report["fp16_bytes"]

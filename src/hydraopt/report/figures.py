@@ -295,14 +295,17 @@ def _type_bytes(axis: Any, report: Report) -> None:
 
 def _draw_plan(report: Report) -> Any:
     """A line for each task, and where the plan puts it."""
-    answers = report["counted"] == "answers"
+    key, factor, label_of_harm = {
+        "answers": ("likely", 100.0, "answers that change, %"),
+        "lost": ("lost", 100.0, "answers lost, %"),
+        "nats": ("kl", 1.0, "KL an answer, nats"),
+    }[report["counted"]]
     figure, axes = _figure(1, 1, 6.0, f"{len(report['tasks'])} tasks: harm against bytes")
     figure.set_size_inches(9.0, 6.0)
     axis, measured = axes[0, 0], [x for x in report["tasks"] if x["harm"] is not None]
     worst = sorted(measured, key=lambda x: -x["harm"])[: len(_COLOURS)]
     for task in measured:
         colour = _COLOURS[worst.index(task)] if task in worst else "0.75"
-        key, factor = ("likely", 100.0) if answers else ("kl", 1.0)
         sizes = [trial["size"] / 1e3 for trial in task["trials"]]
         harms = [max(factor * trial[key], _LEAST_DRAWN) for trial in task["trials"]]
         axis.plot(sizes, harms, "-", color=colour, lw=1, zorder=2 + (task in worst))
@@ -310,7 +313,7 @@ def _draw_plan(report: Report) -> Any:
         at = task["size"] / 1e3, max(factor * task["harm"], _LEAST_DRAWN)
         axis.plot(*at, "o", color=colour, label=label, zorder=3 + (task in worst))
     axis.set(xscale="log", yscale="log", xlabel="kB a task, its share of the core among them")
-    axis.set_ylabel("answers that change, %" if answers else "KL an answer, nats")
+    axis.set_ylabel(label_of_harm)
     axis.set_title("dots: where the plan puts each task; named: the most harmed", fontsize=10)
     axis.grid(alpha=0.25)
     if worst:

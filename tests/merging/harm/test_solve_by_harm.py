@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,7 +43,9 @@ class PowerJudge:
             got = decoded[path].B @ decoded[path].A if path in decoded else 0.0
             lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
-        return Judged(Harm(round(64 * likely), 64, likely, likely / 10, True), 0.1 * likely, 0.0)
+        return Judged(
+            Harm(round(64 * likely), 64, likely, likely / 10, True), 0.1 * likely, 0.0, likely
+        )
 
 
 @pytest.fixture
@@ -72,6 +75,25 @@ def test_a_size_is_shared_out_by_harm(adapters, tmp_path: Path) -> None:
     assert sum(after.values()) < 0.9 * sum(before.values())
     assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
     assert {name: x.likely for name, x in made.harms.items()} == after
+
+
+def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None:
+    """Two tasks whose answers change alike: the one that is unsure of its own gets less."""
+
+    class Unsure(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            judged = super().measure(task, coded, error)
+            share = 0.1 if task == "easy" else 1.0
+            return dataclasses.replace(judged, lost=share * judged.lost)
+
+    made = merge(
+        adapters, tmp_path / "x", size="30%", judge=Unsure(adapters, dict.fromkeys(SCALES, 0.1))
+    )
+    assert made.errors["easy"] > 1.5 * max(made.errors["fair"], made.errors["hard"])
+    limit = merge(
+        adapters, tmp_path / "y", harm="2%", judge=Unsure(adapters, dict.fromkeys(SCALES, 0.1))
+    )
+    assert limit.errors["easy"] < 1.2 * limit.errors["fair"]
 
 
 def test_the_bundle_keeps_curves_and_says_that_it_was_judged(adapters, tmp_path: Path) -> None:
@@ -134,7 +156,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> 
             judged = super().measure(task, coded, error)
             if task != "fair":
                 return judged
-            return Judged(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0)
+            return Judged(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0, 0.05)
 
     with pytest.raises(BudgetError, match=r"cannot be kept: 1% \[adapter fair\]; got 5 % of the"):
         merge(adapters, tmp_path / "x", harm="1%", judge=Stubborn(adapters, SCALES))

@@ -14,11 +14,16 @@ __all__ = ["HarmJudge", "Judged"]
 
 @dataclass(frozen=True)
 class Judged:
-    """A measured harm, and the standard errors of its numbers: what other prompts might say."""
+    """A measured harm, and the standard errors of its numbers: what other prompts might say.
+
+    lost: expected share of answers that change, each counted by the probability that the original
+    gives it: how many right answers are lost, if the original judges itself well.
+    """
 
     harm: Harm
     likely_error: float
     kl_error: float
+    lost: float
 
 
 class HarmJudge(Protocol):

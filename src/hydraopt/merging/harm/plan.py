@@ -15,7 +15,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import measure_named
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import align
-from hydraopt.merging.budget import HarmLimit, Size, parse_harm, parse_size
+from hydraopt.merging.budget import Size, parse_harm, parse_size
 from hydraopt.merging.finish import Finishers
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import HarmPlan, plan_by_harm
@@ -43,9 +43,10 @@ class TaskPlanned:
 
 @dataclass(frozen=True)
 class Plan:
-    """limit: what was asked for, as "size" or "harm". counted: what harm is, "answers" that change
-    or "nats" an answer; of a limit with a standard error more. size: bytes that are expected of all
-    streams; header, manifest and carried tensors come to it. fp16_bytes: of the inputs."""
+    """limit: what was asked for, as "size" or "harm". counted: what harm is: "lost" answers of a
+    size; "answers" that change or "nats" an answer of a limit, with a standard error more. size:
+    bytes that are expected of all streams; header, manifest and carried tensors come to it.
+    fp16_bytes: of the inputs."""
 
     limit: str
     value: float
@@ -92,11 +93,10 @@ def plan(
     recipe = recipe_of(options, aim, False, Finishers(judge))
     made = plan_by_harm(Job.of(pieces, recipe), aim, options, judge)
     tasks = tuple(_planned(made))
-    shares = not isinstance(aim, HarmLimit) or aim.shares
     # Tasks of equal content share a stream.
     contents = {task.name: task.content for task in pieces.tasks}
     whole = sum({contents[task.name]: task.size for task in tasks}.values())
-    counted = "answers" if shares else "nats"
+    counted = made.trials.counted.what
     return Plan(aim.name, float(aim.limit), counted, tasks, whole, pieces.fp16_bytes)
 
 

@@ -88,7 +88,7 @@ def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJ
     )
     totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
     alike = dataclasses.replace(weights, by_task=_same(weights.by_task, 1 / totals))
-    counts = Counted(True) if isinstance(aim, Size) else Counted(aim.shares, _SURE)
+    counts = _counted(aim)
     progress = options.progress or silent
     trials = Trials(job, passes, alike, judge, counts, progress)
     draft = None
@@ -99,6 +99,13 @@ def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJ
         _try_for_limit(trials, aim)
     curves = trials.curves()
     return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
+
+
+def _counted(aim: Size | HarmLimit) -> Counted:
+    """What is minimised at a size, or limited."""
+    if isinstance(aim, Size):
+        return Counted("lost")
+    return Counted("answers" if aim.shares else "nats", _SURE)
 
 
 def solve_by_harm(

@@ -23,7 +23,8 @@ class StoredCurves:
     """Harm by the relative error against the original, from the curves in a manifest.
 
     A task's errors against what the bundle holds add to those that the bundle has: they are
-    independent noise, so squares add. A task of fewer than two points has no curve.
+    independent noise, so squares add. A task of fewer than two points has no curve. How sure the
+    original is of its answers is not kept, so each that changes counts as lost.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -57,7 +58,7 @@ class StoredCurves:
         log = math.log(max(math.hypot(error, self._before[task]), LEAST_HARM))
         share, nats = (math.exp(float(line(np.array([log]))[0])) for line in (likely, kl))
         share = min(share, 1.0) if log <= last + _ROUNDED else 1.0
-        return Judged(Harm(round(share * _ANSWERS), _ANSWERS, share, nats, True), 0.0, 0.0)
+        return Judged(Harm(round(share * _ANSWERS), _ANSWERS, share, nats, True), 0.0, 0.0, share)
 
 
 _ROUNDED: Final = 0.05

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -29,24 +29,34 @@ _LEAST_SHARE: Final = 0.05
 
 @dataclass(frozen=True)
 class Counted:
-    """What is counted of a measured harm. shares: answers that change, else KL in nats an answer.
-    sure: so many standard errors are added, for what other prompts might say.
+    """What is counted of a measured harm: "answers" that change, "lost" ones, those that change
+    counted by how sure the original is of them, or "nats", KL an answer. errors: so many standard
+    errors are added, for what other prompts might say.
+
+    A limit is on answers or nats; a size is shared out by what is lost, for an answer that the
+    original may as well have given otherwise is no loss (docs/log.md).
 
     Answers change about as the root of KL, with a factor of each task's own. Where none of a few
     answers is likely to change, the least factor that was seen stands in: before a cliff KL rises
     first.
     """
 
-    shares: bool = True
-    sure: float = 0.0
+    what: Literal["answers", "lost", "nats"]
+    errors: float = 0.0
+
+    @property
+    def shares(self) -> bool:
+        """Whether it is a share of the answers."""
+        return self.what != "nats"
 
     def of(self, judged: Judged) -> float:
         """The one number."""
         harm = judged.harm
-        if self.shares:
-            told = harm.likely + self.sure * judged.likely_error
-            return min(max(told, _LEAST_SHARE * math.sqrt(harm.kl)), 1.0)
-        return harm.kl + self.sure * judged.kl_error
+        if self.what == "nats":
+            return harm.kl + self.errors * judged.kl_error
+        told = judged.lost if self.what == "lost" else harm.likely
+        told += self.errors * judged.likely_error
+        return min(max(told, _LEAST_SHARE * math.sqrt(harm.kl)), 1.0)
 
 
 def measure_tasks(
@@ -73,12 +83,14 @@ def measure_tasks(
 @dataclass(frozen=True)
 class Seen:
     """What a trial showed of one task. size: bytes, its share of the shared core among them. error:
-    relative Frobenius. likely: share of answers that change. kl: nats an answer."""
+    relative Frobenius. likely: share of answers that change. kl: nats an answer. lost: share of
+    answers that change, each counted by how sure the original is of it."""
 
     size: float
     error: float
     likely: float
     kl: float
+    lost: float
 
 
 @dataclass
@@ -132,8 +144,9 @@ class Trials:
             self.points.setdefault(content, []).append(point)
         for task in self.job.pieces.tasks:
             if task.name in judged and task.content is not None:
-                harm, point = judged[task.name].harm, points[task.content]
-                seen = Seen(point.size, point.error, harm.likely, harm.kl)
+                told, point = judged[task.name], points[task.content]
+                harm = told.harm
+                seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost)
                 self.seen.setdefault(task.name, []).append(seen)
         return points
 
