@@ -59,7 +59,9 @@ def test_bases_do_not_depend_on_threads(
     assert any(x is not None for pair in expected for x in pair)
     got = [bundle.bases(i) for i in range(MODULES)]
     assert seen == [threads]
-    assert all(same(*x) for pair in zip(expected, got, strict=True) for x in zip(*pair, strict=True))
+    assert all(
+        same(*x) for pair in zip(expected, got, strict=True) for x in zip(*pair, strict=True)
+    )
 
 
 def test_damage_is_told_alike(bundle: Bundle, threads: int) -> None:
