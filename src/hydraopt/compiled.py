@@ -8,7 +8,6 @@ a cache can run code: a folder is used only if it is ours alone.
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
 import tempfile
@@ -27,7 +26,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 NEEDED = 500 << 20
 """Bytes of address space that numba and its compiler take at most, loaded and at work; measured."""
 
-_say = logging.getLogger("hydraopt").warning  # on stderr, unless the program that uses us says else
+
+def _say(message: str, *values: object) -> None:
+    """A warning, on stderr unless the program that uses us says else."""
+    import logging
+
+    logging.getLogger("hydraopt").warning(message, *values)
 
 
 def njit(**options: Any) -> Callable[[Function], Function]:

@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"basemodel"},
     {"export", "runtime"},
     {"inspect", "report", "serve"},
-    {"evaluate"},
+    {"evaluate", "doctor"},
     {"cli"},
     {"__main__"},
 ]
@@ -47,6 +47,7 @@ HEAVY = {
         "runtime",
         "serve",
         "cli.serve",
+        "doctor.look",
     },
     "transformers": {"basemodel", "evaluate", "serve"},
     "fastapi": {"serve.api"},

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 HEAVY = (
-    "numba", "scipy", "torch", "transformers", "rich", "matplotlib", "regex",
+    "numba", "scipy", "torch", "transformers", "rich", "matplotlib", "regex", "logging",
+    "hydraopt.cli.merge", "hydraopt.adapters.foreign", "hydraopt.adapters.tunerfiles",
+    "hydraopt.export.gguf", "hydraopt.bundle.lossless",
 )  # fmt: skip
 
 # Numba compiles the decoder once, which the first of two runs may have to do.

@@ -4,6 +4,8 @@ All are in :data:`FORMATS`; a new one is a reader in a file of its own and a lin
 tensor decides, the first in the file that is typical of any format; earlier lines win where one
 name could be of two. Full differences and the like stand beside pairs of several formats, so they
 tell a kohya file only where no other name tells a format.
+
+A parser's file loads when a file is read by it: most are PEFT's.
 """
 
 from __future__ import annotations
@@ -13,13 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
 from hydraopt.adapters.keys import parse
-from hydraopt.adapters.lycoris import has_other_kind, has_product
 from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
-from hydraopt.adapters.tunerfiles import read_tuner
 from hydraopt.adapters.tuners import tuner_named
 
 __all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
@@ -90,6 +89,8 @@ def _peft(name: str, opened: Opened) -> bool:
 
 
 def _kohya(name: str, opened: Opened) -> bool:
+    from hydraopt.adapters.lycoris import has_product
+
     own = name.endswith((".lora_down.weight", ".lora_up.weight"))
     return own or has_product(name) or (_as_peft(name) and _kohya_prefix(name))
 
@@ -105,8 +106,31 @@ def _other_method(opened: Opened) -> bool:
 
 
 def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
-    read = read_peft if tuner_named(config) == "LORA" else read_tuner
-    return read(file, config, config_file)
+    if tuner_named(config) == "LORA":
+        return read_peft(file, config, config_file)
+    from hydraopt.adapters.tunerfiles import read_tuner
+
+    return read_tuner(file, config, config_file)
+
+
+def _read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+    from hydraopt.adapters.foreign import read_mlx
+
+    return read_mlx(file, config, config_file)
+
+
+def _read_loralib(
+    file: TensorFile, alpha: float | None, config: Mapping[str, Any] | None
+) -> Parsed:
+    from hydraopt.adapters.foreign import read_loralib
+
+    return read_loralib(file, alpha, config)
+
+
+def _read_image(file: TensorFile, file_format: Format, alpha: float | None) -> Parsed:
+    from hydraopt.adapters.foreign import read_image_lora
+
+    return read_image_lora(file, file_format, alpha)
 
 
 def _map(value: Any) -> Mapping[str, Any]:
@@ -122,7 +146,7 @@ def _texts(value: Any) -> dict[str, str]:
 def _image_again(file_format: Format) -> Again:
     def again(file: TensorFile, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Parsed:
         metadata = {**_texts(origin.get("metadata")), **file.metadata}
-        return read_image_lora(TensorFile(file.path, file, metadata), file_format, None)
+        return _read_image(TensorFile(file.path, file, metadata), file_format, None)
 
     return again
 
@@ -138,25 +162,25 @@ FORMATS: Final = (
     FileFormat(
         "mlx",
         lambda name, opened: name.endswith((".lora_a", ".lora_b")),
-        lambda opened: read_mlx(opened.file, opened.need_config(), opened.config_file),
-        lambda file, config, origin: read_mlx(file, _map(origin.get("config")), file.path),
+        lambda opened: _read_mlx(opened.file, opened.need_config(), opened.config_file),
+        lambda file, config, origin: _read_mlx(file, _map(origin.get("config")), file.path),
     ),
     FileFormat(
         "loralib",
         lambda name, opened: name.endswith((".lora_A", ".lora_B")),
-        lambda opened: read_loralib(opened.file, opened.alpha, opened.config),
-        lambda file, config, origin: read_loralib(file, None, config),
+        lambda opened: _read_loralib(opened.file, opened.alpha, opened.config),
+        lambda file, config, origin: _read_loralib(file, None, config),
     ),
     FileFormat(
         "kohya",
         _kohya,
-        lambda opened: read_image_lora(opened.file, "kohya", opened.alpha),
+        lambda opened: _read_image(opened.file, "kohya", opened.alpha),
         _image_again("kohya"),
     ),
     FileFormat(
         "diffusers",
         _diffusers,
-        lambda opened: read_image_lora(opened.file, "diffusers", opened.alpha),
+        lambda opened: _read_image(opened.file, "diffusers", opened.alpha),
         _image_again("diffusers"),
         says=lambda opened: "lora_adapter_metadata" in opened.file.metadata,
     ),
@@ -172,6 +196,8 @@ def format_of(opened: Opened) -> FileFormat:
         for known in FORMATS:
             if known.typical(name, opened):
                 return known
+    from hydraopt.adapters.lycoris import has_other_kind
+
     if any(map(has_other_kind, opened.file)):
         return next(known for known in FORMATS if known.name == "kohya")
     first = ", ".join(map(repr, list(opened.file)[:2]))

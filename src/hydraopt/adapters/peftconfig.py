@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from hydraopt.adapters.expressions import Patience, ends_with, match
+from hydraopt.adapters.expressions import Patience, ends_with, match, path_parts
 
 __all__ = ["exact_pattern", "finds", "pattern_of", "ranks_and_alphas", "written_config"]
 
@@ -135,6 +135,9 @@ def pattern_of(path: str, paths: Collection[str]) -> str:
     if len(paths) > _MOST_COMPARED:
         return exact_pattern(path)
     patience = Patience()
+    parts = path_parts(path)
+    if parts is not None:  # what ends otherwise does not match, and is most of them
+        paths = [x for x in paths if x.endswith(parts[-1]) or "\n" in x]
     for other in paths:
         matched = ends_with(other, path)
         if matched is None:

@@ -102,20 +102,24 @@ class _Patterns:
 
     def __init__(self, patterns: Mapping[str, Any]) -> None:
         self._exact: dict[str, tuple[int, Any]] = {}
-        self._others: list[tuple[int, str, Any]] = []
+        self._others: list[tuple[int, str, str, Any]] = []
         for i, (pattern, value) in enumerate(patterns.items()):
             if _EXACT.fullmatch(pattern):
                 path = re.sub(r"\\(.)", r"\1", pattern[1:])
                 self._exact[path] = i, value
             else:
-                self._others.append((i, pattern, value))
+                # What every path ends with that a plain pattern matches; nothing of the others.
+                end = (path_parts(pattern) or ("",))[-1]
+                self._others.append((i, end, pattern, value))
 
     def find(self, path: str, default: Any, patience: Patience) -> Any:
         """The value of the first pattern that matches; TimeoutError when the patience ends."""
         place, value = self._exact.get(path, (len(self._exact) + len(self._others), default))
-        for i, pattern, other in self._others:
+        for i, end, pattern, other in self._others:
             if i > place:
                 break
+            if not path.endswith(end) and "\n" not in path:
+                continue
             matched = ends_with(path, pattern)
             if matched is None:
                 matched = match(_whole(pattern), path, patience) is not None

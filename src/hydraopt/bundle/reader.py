@@ -16,21 +16,17 @@ from hydraopt.bundle.bounds import Allowance, check_blobs, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import CORE, FORMAT, TASK
 from hydraopt.bundle.opening import Container, Opened, open_source, refuse_file
+from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor
-from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
-from hydraopt.coding.records import read_basis
+from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import TaskNotFoundError, explain
-from hydraopt.linalg.basis import Basis
 
 __all__ = ["Bundle", "open_bundle"]
 
-_MOST_VECTORS = 1 << 16
 # Blobs that unpack to so many times their bytes are kept: many tasks may name one.
 _DENSE = 16
-
-Bases = tuple[Basis | None, Basis | None]
 
 
 def open_bundle(
@@ -206,34 +202,30 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self.open_stream("shared", len(self.manifest.modules) + len(self.manifest.tensors))
 
     def _read_bases(self, reader: StreamReader) -> Iterator[Bases]:
-        for module in self.manifest.modules:
-            with naming(self.path):
-                left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
-                right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
-                reader.end_record()
-            yield left, right
-        commons = []
         with naming(self.path):
-            for tensor in self.manifest.tensors:
-                commons.append(read_common(reader, matrix_shape(tensor.shape)))
-                reader.end_record()
+            yield from each_bases(reader, self.manifest.modules)
+            commons = list(each_common(reader, self.manifest.tensors))
             reader.close()
         # Kept: whoever reads the bases has paid for them, and tasks are few that need them.
         self.__dict__["_commons"] = commons
 
     @cached_property
-    def _commons(self) -> list[DenseRecord | None]:
+    def _commons(self) -> Commons:
         reader = self._open_shared()
         if reader is None:
             return []
         for _ in self._read_bases(reader):
             pass
-        commons: list[DenseRecord | None] = self.__dict__["_commons"]
+        commons: Commons = self.__dict__["_commons"]
         return commons
 
     @cached_property
     def _bases(self) -> list[Bases]:
-        return list(self.read_bases())
+        reader = self._open_shared()
+        if reader is None:
+            return []
+        bases, self.__dict__["_commons"] = read_shared(reader, self.manifest, self.path)
+        return bases
 
 
 def _source_of(path: Path) -> Opened:

@@ -33,6 +33,7 @@ __all__ = [
     "pack_errors",
     "pack_ranges",
     "rising",
+    "snapped",
     "text",
     "text_map",
     "unique",
@@ -150,6 +151,14 @@ def code_of(error: float) -> int:
 def error_of(code: int) -> float:
     """The relative error that a code stands for."""
     return 0.0 if code == _EXACT else 2.0 ** (-code / _STEPS)
+
+
+_GRID: Final = frozenset(map(error_of, range(_EXACT + 1)))
+
+
+def snapped(error: float) -> float:
+    """The relative error that is written for this one; for most, which were read, the same."""
+    return float(error) if error in _GRID else error_of(code_of(error))
 
 
 def pack_errors(errors: Iterable[float]) -> str:

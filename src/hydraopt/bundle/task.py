@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from hydraopt.adapters.model import Adapter, ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.bounds import naming
-from hydraopt.bundle.lossless import adapter_of
 from hydraopt.bundle.restore.peft import export_peft, torch_state_dict
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry, reference_of, tensor_of
@@ -230,6 +229,9 @@ class TaskAdapter:
 
     @cached_property
     def _original(self) -> Adapter:
+        # It knows all formats there are, and few tasks are lossless.
+        from hydraopt.bundle.lossless import adapter_of
+
         try:
             original = adapter_of(self.entry, self.config, self.carried, self.bundle.path)
         except AdapterFormatError as error:

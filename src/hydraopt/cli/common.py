@@ -33,6 +33,7 @@ __all__ = [
     "progress_bar",
     "quiet_option",
     "say",
+    "say_raw",
     "show_table",
     "size_text",
     "threads_option",
@@ -90,6 +91,11 @@ def say(text: str) -> None:
     _write(printable(text))
 
 
+def say_raw(text: str) -> None:
+    """Text of our own on stdout, line ends and all."""
+    _write(text)
+
+
 def _write(text: str) -> None:
     """Text to stdout. Once its reader has gone, the rest is dropped: the work goes on.
 
@@ -130,8 +136,14 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table for people on stdout; columns after the first are numbers and lean right."""
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    words: bool = False,
+) -> None:
+    """A table for people on stdout; columns after the first are numbers and lean right, unless they
+    hold words."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -142,7 +154,9 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     console = Console(file=page, highlight=False, width=None if sys.stdout.isatty() else 140)
     table = Table(title=Text(printable(title)), title_justify="left", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(Text(printable(column)), justify="right" if i else "left", overflow="fold")
+        right = bool(i) and not words
+        heading = Text(printable(column))
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in rows:
         # Text, not str: names may hold what rich takes for markup.
         table.add_row(*(Text(printable(str(cell))) for cell in row))
@@ -168,9 +182,16 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    said = TextColumn("{task.description}", markup=False)
+    columns = (said, BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("starting", total=None)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Iterable
@@ -66,6 +65,8 @@ class Doing:
     @property
     def line(self) -> str:
         """The command as it could be typed."""
+        import shlex  # for who has failed
+
         return shlex.join(["hydraopt", self.name, *self.words])
 
 
@@ -142,6 +143,8 @@ def _bug(error: Exception, doing: Doing | None) -> str:
     ours = [frame for frame in frames if "hydraopt" in frame.filename] or frames
     last = ours[-1] if ours else None
     at = f" at {os.path.basename(last.filename)}:{last.lineno}" if last else ""
+    import shlex
+
     again = _clip(doing.line) if doing else shlex.join(sys.argv)
     return (
         f"{what} {where}; got {_clipped(error)}{at}. Please report it as a bug of hydraopt, with "

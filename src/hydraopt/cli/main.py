@@ -1,40 +1,24 @@
 """``hydraopt``: the group of verbs, and what becomes of errors.
 
-Start-up imports click and nothing heavy: numpy, numba, torch and rich load inside a verb, once its
-arguments are known to be right.
+Start-up imports click and nothing heavy: a verb's file loads when the verb is named; numpy, numba,
+torch and rich load inside a verb, once its arguments are known to be right.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import click
 
 from hydraopt import __version__
-from hydraopt.cli.add import add
 from hydraopt.cli.common import open_streams
-from hydraopt.cli.diff import diff
-from hydraopt.cli.eval import eval_
-from hydraopt.cli.export import export
 from hydraopt.cli.failures import Doing, Interrupted, failure_of
-from hydraopt.cli.inspect import inspect
-from hydraopt.cli.join import join
-from hydraopt.cli.ls import ls
-from hydraopt.cli.merge import merge
-from hydraopt.cli.methods import methods
-from hydraopt.cli.refresh import refresh
-from hydraopt.cli.remove import remove
-from hydraopt.cli.rename import rename
-from hydraopt.cli.replace import replace
-from hydraopt.cli.serve import serve
-from hydraopt.cli.shrink import shrink
-from hydraopt.cli.split import split
-from hydraopt.cli.use import use
-from hydraopt.cli.verify import verify
 from hydraopt.compiled import check_memory
 
 __all__ = ["cli", "main"]
@@ -43,6 +27,41 @@ LOADED = 700 << 20
 """Bytes of address space that a command takes, libraries loaded and compiler at work."""
 PER_THREAD = 80 << 20
 """Bytes that the two linear algebra libraries set aside for each thread after the second."""
+_MADE = (
+    "merge", "inspect", "verify", "export", "shrink", "split", "join", "eval", "methods", "serve",
+    "use", "doctor", "completion",
+)  # fmt: skip
+_CHANGED = ("ls", "add", "remove", "replace", "rename", "diff", "refresh")
+_YOUNG = 100_000
+"""Objects made before Python looks for garbage. Imports make tens of thousands that stay, and at
+its usual 700 to look at them again and again takes a tenth of a short command's time."""
+
+
+class Verbs(MutableMapping[str, click.Command]):
+    """The commands by name. The file of one, hydraopt.cli.NAME, loads when it is asked for."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._made: dict[str, click.Command | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> click.Command:
+        command = self._made[name]
+        if command is None:
+            file = importlib.import_module(f"hydraopt.cli.{name}")
+            # eval is Python's own word.
+            command = self._made[name] = getattr(file, {"eval": "eval_"}.get(name, name))
+        return command
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._made[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
 
 
 class Shell(click.Group):
@@ -90,12 +109,16 @@ class Shell(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Shell,
+    commands=Verbs((*_MADE, *_CHANGED)),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="hydraopt")
 def cli() -> None:
     """Many LoRA adapters of one base model in one small file, and every adapter back.
 
-    Exit codes: 0 done, 1 verify found problems, 2 refused (the reason is on stderr), 70 an error
+    Exit codes: 0 done, 1 verify or doctor found problems, 2 refused (the reason is on stderr), 70 an error
     that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted.
 
     \b
@@ -106,13 +129,8 @@ def cli() -> None:
     """
 
 
-_MADE = (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use)
-_CHANGED = (ls, add, remove, replace, rename, diff, refresh)
-for verb in (*_MADE, *_CHANGED):
-    cli.add_command(verb)
-
-
 def main() -> None:
     """Entry point of the ``hydraopt`` command."""
+    gc.set_threshold(_YOUNG)
     open_streams()
     cli()

@@ -8,7 +8,7 @@ those before it. docs/reference/streams.md is the normative text.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -181,14 +181,33 @@ class ChunkReader(StreamReader):
         records: int,
         spend: Callable[[int], None] | None = None,
     ) -> None:
-        self._whole = memoryview(data)
-        chunks, self._start = read_table(self._whole, records, self.damaged)
+        whole = memoryview(data)
+        chunks, start = read_table(whole, records, self.damaged)
         if spend is not None:
             spend(sum(x.numbers for x in chunks))
-        self._chunks = chunks[::-1]
-        self._left = self._counted = 0
         super().__init__(b"", VERSION)
+        self._begin(whole, chunks, start)
+
+    def _begin(self, whole: memoryview, chunks: Sequence[Chunk], start: int) -> None:
+        self._whole, self._start = whole, start
+        self._chunks = list(chunks[::-1])
+        self._left = self._counted = 0
         self._open()
+
+    @property
+    def numbers(self) -> int:
+        """That the records stand for which are not read yet, and those of the same chunk."""
+        return sum(x.numbers for x in self._chunks)
+
+    def apart(self) -> Iterator[tuple[int, ChunkReader]]:
+        """Records and a reader of each chunk, from the one that is open; they do not touch one
+        another, so each may be another thread's. This reader is not to be used any more."""
+        start = self._start
+        for chunk in reversed(self._chunks):
+            reader = ChunkReader(b"", 0)
+            reader._begin(self._whole, [chunk], start)
+            start += chunk.size
+            yield chunk.records, reader
 
     def _open(self) -> None:
         """Begin with the next chunk; after the last one nothing can be read."""

@@ -22,7 +22,15 @@ from hydraopt.coding.model import MODEL_SIZE
 from hydraopt.linalg.shapes import Array
 from hydraopt.machinecode import INLINED, machine_code
 
-__all__ = ["decode_columns", "decode_integer", "decode_run", "new_decoder", "product", "taken"]
+__all__ = [
+    "decode_columns",
+    "decode_integer",
+    "decode_run",
+    "new_decoder",
+    "prepare",
+    "product",
+    "taken",
+]
 
 new_decoder = rangedecoder.new_decoder
 taken = rangedecoder.taken
@@ -49,6 +57,12 @@ _PROTOTYPES: Final = {
     "columns": ctypes.CFUNCTYPE(_WHOLE, *_STREAM, *[ctypes.c_void_p] * 3, _WHOLE, _WHOLE),
     "product": ctypes.CFUNCTYPE(_WHOLE, *[ctypes.c_void_p] * 3, _WHOLE, _WHOLE, _WHOLE),
 }
+
+
+def prepare() -> None:
+    """Load the machine code, which otherwise the first call does: for one thread, before several
+    decode at the same time."""
+    _loops()
 
 
 def decode_integer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,30 +10,30 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.bundle.restore.folders import check_file, check_target
-from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
-from hydraopt.export.gguf import export_gguf
-from hydraopt.export.image import export_diffusers, export_kohya
-from hydraopt.export.merged import export_merged
-from hydraopt.export.mlx import export_mlx
-from hydraopt.export.onnx import export_onnx
-from hydraopt.export.vllm import export_vllm
 
 __all__ = ["FORMATS", "ExportFormat", "export_task"]
 
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """write: (task, target, overwrite=..., and those of ``takes``).  suffix: of a file, else "".
+    """home: module and name of what writes it.  suffix: of a file, else "".
 
     takes: which of the options dtype, base and uniform_rank it has.  needs_base: not without one.
     """
 
-    write: Callable[..., None]
+    home: str
     takes: frozenset[str]
     suffix: str = ""
     needs_base: bool = False
+
+    @property
+    def write(self) -> Callable[..., None]:
+        """(task, target, overwrite=..., and those of ``takes``); loads what is needed for it."""
+        module, _, name = self.home.partition(":")
+        function: Callable[..., None] = getattr(importlib.import_module(module), name)
+        return function
 
     def check(self, target: Path, overwrite: bool) -> None:
         """Raise UsageError if something is in the way, as ``write`` would."""
@@ -40,14 +41,24 @@ class ExportFormat:
 
 
 FORMATS: Final[Mapping[str, ExportFormat]] = {
-    "peft": ExportFormat(export_peft, frozenset({"dtype", "uniform_rank"})),
-    "vllm": ExportFormat(export_vllm, frozenset({"dtype"})),
-    "gguf": ExportFormat(export_gguf, frozenset({"dtype", "base"}), ".gguf", True),
-    "mlx": ExportFormat(export_mlx, frozenset({"dtype", "base"})),
-    "onnx": ExportFormat(export_onnx, frozenset({"dtype", "base"}), ".onnx_adapter"),
-    "kohya": ExportFormat(export_kohya, frozenset({"dtype"}), ".safetensors"),
-    "diffusers": ExportFormat(export_diffusers, frozenset({"dtype", "uniform_rank"})),
-    "merged": ExportFormat(export_merged, frozenset({"base"}), "", True),
+    "peft": ExportFormat(
+        "hydraopt.bundle.restore.peft:export_peft", frozenset({"dtype", "uniform_rank"})
+    ),
+    "vllm": ExportFormat("hydraopt.export.vllm:export_vllm", frozenset({"dtype"})),
+    "gguf": ExportFormat(
+        "hydraopt.export.gguf:export_gguf", frozenset({"dtype", "base"}), ".gguf", True
+    ),
+    "mlx": ExportFormat("hydraopt.export.mlx:export_mlx", frozenset({"dtype", "base"})),
+    "onnx": ExportFormat(
+        "hydraopt.export.onnx:export_onnx", frozenset({"dtype", "base"}), ".onnx_adapter"
+    ),
+    "kohya": ExportFormat(
+        "hydraopt.export.image:export_kohya", frozenset({"dtype"}), ".safetensors"
+    ),
+    "diffusers": ExportFormat(
+        "hydraopt.export.image:export_diffusers", frozenset({"dtype", "uniform_rank"})
+    ),
+    "merged": ExportFormat("hydraopt.export.merged:export_merged", frozenset({"base"}), "", True),
 }
 
 

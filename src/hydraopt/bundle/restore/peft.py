@@ -24,7 +24,6 @@ from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target, read_back
 from hydraopt.bundle.restore.layout import Pair, check_room, pairs_of
 from hydraopt.bundle.restore.tensors import dtype_named, file_chunks, rounded
-from hydraopt.bundle.restore.tuners import tuner_adapter
 from hydraopt.errors import ExportError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically
@@ -84,6 +83,8 @@ def peft_adapter(
 ) -> tuple[dict[str, Any], dict[str, RawTensor]]:
     """Config and tensors of the task as PEFT takes them; see :func:`export_peft`."""
     if task.entry.format == "peft" and tuner_named(task.config) != "LORA":
+        from hydraopt.bundle.restore.tuners import tuner_adapter
+
         return tuner_adapter(task, dtype, uniform_rank)
     kind = dtype_named(dtype, task.entry.dtype)
     factors = task.factors()

@@ -1,0 +1,137 @@
+"""What a bundle's tasks share, decoded: the bases of modules, and the mean of coded tensors.
+
+A reader of one task waits longest for this. The chunks of a stream stand alone, so threads decode
+several at the same time; the loops that do it hold no lock of Python's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from hydraopt.bundle.bounds import naming
+from hydraopt.bundle.modules import ModuleEntry
+from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.tensors import TensorEntry
+from hydraopt.coding.chunks import ChunkReader
+from hydraopt.coding.decoder import prepare
+from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
+from hydraopt.coding.records import read_basis
+from hydraopt.coding.stream import StreamReader
+from hydraopt.linalg.basis import Basis
+
+__all__ = ["Bases", "Commons", "at_once", "each_bases", "each_common", "read_shared"]
+
+Bases = tuple[Basis | None, Basis | None]
+"""Left (m, q) and right (n, q) of one module."""
+Commons = list[DenseRecord | None]
+"""What tasks share of each coded tensor."""
+Result = TypeVar("Result")
+
+_MOST_VECTORS: Final = 1 << 16
+_MOST_THREADS: Final = 4
+_WORTH: Final = 1 << 19
+"""Numbers of a stream from which on threads are worth their memory; 10 ms of work."""
+
+
+def each_bases(reader: StreamReader, modules: Sequence[ModuleEntry]) -> Iterator[Bases]:
+    """The bases of these modules, whose records come next. Raises BundleFormatError."""
+    for module in modules:
+        left = read_basis(reader, module.m, min(module.m, _MOST_VECTORS))
+        right = read_basis(reader, module.n, min(module.n, _MOST_VECTORS))
+        reader.end_record()
+        yield left, right
+
+
+def each_common(
+    reader: StreamReader, tensors: Sequence[TensorEntry]
+) -> Iterator[DenseRecord | None]:
+    """What tasks share of these tensors, whose records come next. Raises BundleFormatError."""
+    for tensor in tensors:
+        common = read_common(reader, matrix_shape(tensor.shape))
+        reader.end_record()
+        yield common
+
+
+def read_shared(
+    reader: StreamReader, manifest: Manifest, path: Path
+) -> tuple[list[Bases], Commons]:
+    """All records of the stream, by several threads if it is long and there are processors.
+
+    path: named in what is raised, which is the same however many threads there are.
+    Raises BundleFormatError.
+    """
+    count = len(manifest.modules)
+
+    def job(piece: StreamReader, first: int, end: int) -> Callable[[], tuple[list[Bases], Commons]]:
+        modules = manifest.modules[first:end]
+        tensors = manifest.tensors[max(first - count, 0) : max(end - count, 0)]
+
+        def read() -> tuple[list[Bases], Commons]:
+            with naming(path):
+                bases = list(each_bases(piece, modules))
+                commons = list(each_common(piece, tensors))
+                piece.close()
+            return bases, commons
+
+        return read
+
+    threads = min(_processors(), _MOST_THREADS)
+    if threads < 2 or not isinstance(reader, ChunkReader) or reader.numbers < _WORTH:
+        return job(reader, 0, count + len(manifest.tensors))()
+    jobs, first = [], 0
+    with naming(path):
+        for records, piece in reader.apart():
+            jobs.append(job(piece, first, first + records))
+            first += records
+    prepare()
+    done = at_once(jobs, threads)
+    return [x for bases, _ in done for x in bases], [x for _, some in done for x in some]
+
+
+def at_once(jobs: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
+    """What each job returns, in order; so many threads, this one among them, work at them.
+
+    Raises what the first job raised that failed, first in their order; later ones may be left out.
+    """
+    waiting = deque(enumerate(jobs))
+    results: dict[int, Result] = {}
+    failures: dict[int, BaseException] = {}
+
+    def work() -> None:
+        while True:
+            try:
+                i, job = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                results[i] = job()
+            except BaseException as error:
+                failures[i] = error
+                waiting.clear()
+
+    helpers = [threading.Thread(target=work) for _ in range(min(threads, len(jobs)) - 1)]
+    started = []
+    for helper in helpers:
+        try:
+            helper.start()
+        except RuntimeError:  # no memory for one more: then fewer do it
+            break
+        started.append(helper)
+    work()
+    for helper in started:
+        helper.join()
+    if failures:
+        raise failures[min(failures)]
+    return [results[i] for i in range(len(jobs))]
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,222 @@
+"""Everything that doctor looks at. Each look is small, and none raises: trouble is what it says.
+
+Nothing leaves the machine, and nothing is written but a bundle in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hydraopt.errors import HydraoptError
+
+__all__ = ["State", "Symptom", "look"]
+
+State = Literal["ok", "note", "trouble"]
+"""note: something optional is not there. trouble: something that commands need does not work."""
+
+PACKAGE: Final = "hydraopt"
+_FOR_USERS: Final = ("plot", "gguf", "onnx", "eval", "serve", "remote", "ray", "report")
+"""Extras that commands ask for; those there are of a version are in its metadata."""
+_LITTLE: Final = 1 << 30
+"""Bytes of memory or of disk below which a merge of a few adapters may not end."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One thing looked at. what: its name. state: see :data:`State`. said: what was seen. do: the
+    remedy, empty where none is needed."""
+
+    what: str
+    state: State
+    said: str
+    do: str = ""
+
+
+def look(base: str | None = None) -> Iterator[Symptom]:
+    """All symptoms, in the order in which trouble would spread. base: a base model's folder, looked
+    at without loading its weights."""
+    yield Symptom("hydraopt", "ok", f"{metadata.version(PACKAGE)}, {Path(__file__).parents[1]}")
+    yield _python()
+    yield from _required()
+    yield from _extras()
+    yield _cores()
+    yield _memory()
+    yield _gpu()
+    yield from _folders()
+    if base is not None:
+        yield _base(base)
+    yield _merge()
+    yield _machine_code()
+
+
+def _python() -> Symptom:
+    said = f"{platform.python_version()} ({platform.python_implementation()}), {platform.system()}"
+    return Symptom("Python", "ok", f"{said} {platform.machine()}")
+
+
+def _requirements(extra: str | None) -> list[str]:
+    """The requirements of an extra, or of the package itself, without markers."""
+    own = []
+    for line in metadata.requires(PACKAGE) or ():
+        requirement, _, marker = line.partition(";")
+        named = re.search(r"extra == ['\"]([^'\"]+)", marker)
+        if (named[1] if named else None) == extra:
+            own.append(requirement.strip())
+    return own
+
+
+def _unmet(requirement: str) -> str | None:
+    """What is wrong with one requirement; None where it is met."""
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    try:
+        version = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        return f"{wanted.name} is not installed"
+    if not wanted.specifier.contains(version, prereleases=True):
+        return f"{wanted.name} {version} is outside {wanted.specifier}"
+    return None
+
+
+def _required() -> Iterator[Symptom]:
+    problems = [x for x in map(_unmet, _requirements(None)) if x]
+    if problems:
+        yield Symptom("packages", "trouble", "; ".join(problems), "pip install -U hydraopt")
+        return
+    names = sorted(re.split(r"[^\w.-]", x)[0] for x in _requirements(None))
+    said = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    yield Symptom("packages", "ok", said)
+
+
+def _extras() -> Iterator[Symptom]:
+    there = set(metadata.metadata(PACKAGE).get_all("Provides-Extra") or ())
+    for extra in (x for x in _FOR_USERS if x in there):
+        problems = [x for x in map(_unmet, _requirements(extra)) if x]
+        if problems:
+            do = f"pip install 'hydraopt[{extra}]'"
+            yield Symptom(f"extra {extra}", "note", "; ".join(problems), do)
+        else:
+            yield Symptom(f"extra {extra}", "ok", "installed")
+
+
+def _cores() -> Symptom:
+    there, ours = os.cpu_count() or 1, os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        ours = len(os.sched_getaffinity(0))
+    return Symptom("cores", "ok", f"{ours} of {there} for this process")
+
+
+def _memory() -> Symptom:
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return Symptom("memory", "note", "the system does not say")
+    said = f"{whole / 1e9:.1f} GB"
+    with suppress(OSError):
+        rows = dict(x.split(":", 1) for x in Path("/proc/meminfo").read_text().splitlines())
+        free = int(rows.get("MemAvailable", "0").split()[0]) << 10
+        said = f"{free / 1e9:.1f} GB free of {said}"
+    if whole < _LITTLE:
+        return Symptom("memory", "trouble", said, "Merge fewer adapters at a time")
+    return Symptom("memory", "ok", said)
+
+
+def _gpu() -> Symptom:
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            return Symptom("GPU", "ok", torch.cuda.get_device_name(0))
+        if torch.backends.mps.is_available():
+            return Symptom("GPU", "ok", "Apple's, through MPS")
+    except Exception as error:  # whatever a driver does
+        return Symptom("GPU", "note", f"torch says: {error}", "Install a torch that fits the GPU")
+    return Symptom("GPU", "ok", "none; no command needs one")
+
+
+def _folders() -> Iterator[Symptom]:
+    """The folders that hydraopt writes: whether it can, and how much room there is."""
+    from hydraopt.basemodel.memory import cache_folder
+
+    yield _writable("measured harm", cache_folder(), "Set HYDRAOPT_CACHE to a folder of yours")
+    yield _writable("temporary files", Path(tempfile.gettempdir()), "Set TMPDIR to a folder")
+
+
+def _writable(what: str, folder: Path, do: str) -> Symptom:
+    import shutil
+
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        return Symptom(what, "trouble", f"{folder} cannot be written", do)
+    free = shutil.disk_usage(there).free
+    said = f"{folder}, {free / 1e9:.1f} GB free"
+    return Symptom(what, "trouble" if free < _LITTLE else "ok", said, do if free < _LITTLE else "")
+
+
+def _base(base: str) -> Symptom:
+    """Headers alone are read, whatever the base's size."""
+    from hydraopt.adapters.basefiles import open_base
+
+    try:
+        tensors = open_base(base) or {}
+    except (HydraoptError, OSError) as error:
+        return Symptom("base", "trouble", str(error), "Give the folder that transformers loads")
+    numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    return Symptom("base", "ok", f"{base}: {len(tensors)} tensors, {numbers / 1e6:,.0f} M numbers")
+
+
+def _merge() -> Symptom:
+    """Two small adapters merged, read back and compared."""
+    import numpy as np
+
+    from hydraopt.doctor.sample import two_adapters
+
+    started = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="hydraopt-doctor-") as folder:
+            from hydraopt import merge, open_bundle
+
+            made = merge(two_adapters(Path(folder)), Path(folder) / "x", max_error=0.1)
+            bundle = open_bundle(made.path)
+            finite = all(
+                np.isfinite(x.B).all() and np.isfinite(x.A).all()
+                for task in bundle.values()
+                for x in task.factors().values()
+            )
+    except Exception as error:  # whatever is wrong here is what the user wants to know
+        said = f"a small merge failed: {type(error).__name__}: {error}"
+        return Symptom("merge", "trouble", said, "Mend what is above; else report this as a bug")
+    if not (finite and max(made.errors.values()) <= 0.1):
+        said = f"a small merge gave errors of {max(made.errors.values()):.3g}, 0.1 permitted"
+        return Symptom("merge", "trouble", said, "Please report this as a bug of hydraopt")
+    took = time.monotonic() - started
+    return Symptom("merge", "ok", f"two small adapters, there and back, in {took:.1f} s")
+
+
+def _machine_code() -> Symptom:
+    """Where compiled loops are kept, once a merge has compiled them."""
+    from hydraopt.coding.rangeencoder import _encode_magnitude_rest
+
+    do = "Set NUMBA_CACHE_DIR to a folder of yours that can be written"
+    compiled: Any = _encode_magnitude_rest
+    try:
+        kept = compiled.stats.cache_path
+    except Exception as error:  # no compiler, or compiling is switched off
+        return Symptom("machine code", "note", f"loops are not compiled: {error}", do)
+    if kept is None:
+        return Symptom("machine code", "note", "not kept: every process compiles anew", do)
+    return Symptom("machine code", "ok", f"kept in {kept}")

@@ -1,0 +1,43 @@
+"""Two adapters of our own making, small enough to merge in a moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from safetensors.numpy import save_file
+
+__all__ = ["two_adapters"]
+
+_RANK: Final = 4
+_M: Final = 48
+_N: Final = 40
+_PATHS: Final = tuple(f"model.layers.{i}.self_attn.{x}_proj" for i in range(2) for x in "qv")
+
+
+def two_adapters(folder: Path) -> list[Path]:
+    """PEFT folders of one base model, written under ``folder``; A is alike in both."""
+    config = {
+        "peft_type": "LORA",
+        "r": _RANK,
+        "lora_alpha": _RANK,
+        "base_model_name_or_path": "hydraopt/sample",
+        "target_modules": ["q_proj", "v_proj"],
+    }
+    common = np.random.default_rng(0).standard_normal((len(_PATHS), _RANK, _N))
+    made = []
+    for seed, name in enumerate(("one", "two"), 1):
+        rng, tensors = np.random.default_rng(seed), {}
+        for path, a in zip(_PATHS, common, strict=True):
+            own = a + 0.3 * rng.standard_normal(a.shape)
+            stem = f"base_model.model.{path}"
+            tensors[f"{stem}.lora_A.weight"] = own.astype(np.float16)
+            b = rng.standard_normal((_M, _RANK)).astype(np.float16)
+            tensors[f"{stem}.lora_B.weight"] = b
+        (folder / name).mkdir()
+        (folder / name / "adapter_config.json").write_text(json.dumps(config))
+        save_file(tensors, folder / name / "adapter_model.safetensors")
+        made.append(folder / name)
+    return made
