@@ -47,7 +47,11 @@ __all__ = ["merge"]
     help="How much a task's error counts, default 1; repeat for more tasks. With --method: the "
     "method's own weights.",
 )
-@click.option("--fair", is_flag=True, help="Bring all tasks to the same error.")
+@click.option(
+    "--fair",
+    is_flag=True,
+    help="Bring all tasks to the same error; with --prompts and a size, to the same harm.",
+)
 @click.option(
     "--measure",
     default=DEFAULT_MEASURE,

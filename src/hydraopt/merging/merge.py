@@ -99,7 +99,8 @@ def merge(
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
     tasks), max_error (of the worst task; default 0.03), harm ("1%" of each task's answers may
     change, or "0.01nats" of KL an answer; needs a judge), or lossless. importance: weight of a
-    task's error, default 1. fair: weights are moved until all tasks have the same error. measure:
+    task's error, default 1. fair: all tasks come as near to one error as can be; where a
+    judge shares a size out, to one harm. measure:
     see hydraopt.compress.measure. sensitivity: which modules of a task matter more; only ratios
     within a task count. judge: measures harm, see hydraopt.basemodel.judge: a size is shared out by
     it, and the bundle keeps what was measured. refitter, rescaler: train coded parts, see
@@ -157,12 +158,9 @@ def _solved(
         return job, solve(job, budget, options)
     if isinstance(budget, MeanError | WorstError):
         return job, solve(job, budget, options)
-    if options.fair:
+    if options.fair and isinstance(budget, HarmLimit):
         raise UsageError(
-            explain(
-                "fair makes errors alike, and a judge shares bytes out by harm",
-                do="Leave one of them out",
-            )
+            explain("a limit on harm holds for each task already", do="Leave fair out")
         )
     solution = solve_by_harm(job, budget, options, judge)
     curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}

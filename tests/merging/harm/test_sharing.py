@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
-from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
+from hydraopt.merging.harm.sharing import (
+    counted,
+    prices_for_limit,
+    prices_for_size,
+    prices_if_fair,
+)
 
 PRICES = (1e-6, 1e-5, 1e-4, 1e-3)
 
@@ -35,6 +40,28 @@ def test_a_size_is_kept_and_used_up() -> None:
     for size in (3000.0, 9000.0, 20000.0):
         prices = prices_for_size(curves, np.ones(3), size, True)
         assert 0.95 * size < sizes_at(curves, prices) <= size
+
+
+def test_fair_makes_the_most_that_counts_the_least() -> None:
+    """All count the same, and so no other sharing out has a smaller largest one."""
+    curves, size = [curve(0.001), curve(0.002), curve(0.004)], 9000.0
+    importance = np.array([1.0, 1.0, 2.0])
+    prices = prices_if_fair(curves, importance, size, True)
+    assert 0.95 * size < sizes_at(curves, prices) <= size
+    logs = np.log(prices)
+    costs = [importance[i] * counted(x.harms(logs[i : i + 1]))[0] for i, x in enumerate(curves)]
+    assert max(costs) < 1.05 * min(costs)
+    summed = np.log(prices_for_size(curves, importance, size, True))
+    other = [importance[i] * counted(x.harms(summed[i : i + 1]))[0] for i, x in enumerate(curves)]
+    assert max(other) > 1.1 * max(costs)
+
+
+def test_fair_stops_where_nobody_has_looked() -> None:
+    """A task that is hardly harmed is not pushed beyond its coarsest trial."""
+    curves = [curve(1e-6), curve(0.05)]
+    prices = prices_if_fair(curves, np.ones(2), 12000.0, True)
+    assert prices[0] == pytest.approx(PRICES[-1])
+    assert sizes_at(curves, prices) <= 12000.0
 
 
 def test_tasks_of_more_harm_get_more_bytes_and_the_sum_falls() -> None:

@@ -195,10 +195,30 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
         assert task.curve
 
 
-def test_fair_is_another_way_to_share_out(adapters, tmp_path: Path) -> None:
+def test_fair_harms_the_worst_task_least(adapters, tmp_path: Path) -> None:
+    """The sum gives up on a task that bytes hardly help; fair does not."""
+
+    class Flat(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            judged = super().measure(task, coded, error)
+            if task != "hard":
+                return judged
+            share = (judged.lost / self.scales[task]) ** 0.3 * 0.1
+            return dataclasses.replace(judged, lost=share, harm=Harm(3, 64, share, share, True))
+
+    judge = Flat(adapters, {"easy": 0.1, "fair": 0.1, "hard": 0.1})
+    merge(adapters, tmp_path / "x", size="30%", judge=judge)
+    made = merge(adapters, tmp_path / "y", size="30%", judge=judge, fair=True)
+    before, after = harms_of(tmp_path / "x"), harms_of(tmp_path / "y")
+    assert made.size <= 0.3 * made.fp16_bytes
+    assert max(after.values()) < 0.9 * max(before.values())
+    assert after["hard"] / after["easy"] < 0.8 * before["hard"] / before["easy"]
+
+
+def test_a_limit_on_harm_is_fair_already(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
-    with pytest.raises(UsageError, match="fair makes errors alike"):
-        merge(adapters, tmp_path / "x", size="30%", judge=judge, fair=True)
+    with pytest.raises(UsageError, match="holds for each task already"):
+        merge(adapters, tmp_path / "x", harm="5%", judge=judge, fair=True)
     assert not (tmp_path / "x").exists()
 
 

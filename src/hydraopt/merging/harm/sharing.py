@@ -1,9 +1,12 @@
-"""Own prices for all streams, from their curves: equal slope for a size, or a limit for each.
+"""Own prices for all streams, from their curves: equal slope or equal harm for a size, or a limit.
 
 For a size the sum over streams of what is counted is lowered at a given number of bytes: with one
 multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. What is
 counted of a share p of answers that change is -log(1 - p): about p where p is small, and more the
 fewer answers are left, so that no task is given up for the others.
+
+Fair is the other way to share a size out: what counts most of any stream is lowered, which makes
+all alike as far as their curves reach.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.harm.curves import HarmCurve
 
-__all__ = ["counted", "prices_for_limit", "prices_for_size"]
+__all__ = ["counted", "prices_for_limit", "prices_for_size", "prices_if_fair"]
 
 _STEPS: Final = 400
 """Prices that are tried of each stream."""
@@ -39,10 +42,7 @@ def prices_for_size(
 
     importance: (streams,). shares: whether harm is a share of answers, not a KL.
     """
-    grids = [np.linspace(*curve.range, _STEPS) for curve in curves]
-    sizes = np.stack([curve.sizes(grid) for curve, grid in zip(curves, grids, strict=True)])
-    harms = np.stack([curve.harms(grid) for curve, grid in zip(curves, grids, strict=True)])
-    costs = importance[:, None] * (counted(harms) if shares else harms)
+    grids, sizes, costs = _tables(curves, importance, shares)
     rows = np.arange(len(curves))
 
     def chosen(log: float) -> Array:
@@ -54,8 +54,45 @@ def prices_for_size(
         middle = (low + high) / 2
         fits = sizes[rows, chosen(middle)].sum() <= size
         low, high = (low, middle) if fits else (middle, high)
-    prices: Array = np.exp(np.stack(grids)[rows, chosen(high)])
+    prices: Array = np.exp(grids[rows, chosen(high)])
     return prices
+
+
+def prices_if_fair(
+    curves: Sequence[HarmCurve], importance: Array, size: float, shares: bool
+) -> Array:
+    """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
+    and the largest of importance times what harm counts is least.
+
+    Arguments as of :func:`prices_for_size`.
+    """
+    grids, sizes, costs = _tables(curves, importance, shares)
+    costs = np.maximum.accumulate(costs, axis=1)
+    rows = np.arange(len(curves))
+
+    def within(log: float) -> Array:
+        """The coarsest of each that counts at most so much; the finest where none does."""
+        most: Array = np.maximum((costs <= np.exp(log)).sum(axis=1) - 1, 0)
+        return most
+
+    low, high = -40.0, 40.0  # logarithms of what may count; bytes fall as it grows
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        fits = sizes[rows, within(middle)].sum() <= size
+        low, high = (low, middle) if fits else (middle, high)
+    prices: Array = np.exp(grids[rows, within(high)])
+    return prices
+
+
+def _tables(
+    curves: Sequence[HarmCurve], importance: Array, shares: bool
+) -> tuple[Array, Array, Array]:
+    """Logarithms of own prices that are tried, bytes there and what harm counts there, each
+    (streams, _STEPS)."""
+    grids = np.stack([np.linspace(*curve.range, _STEPS) for curve in curves])
+    sizes = np.stack([curve.sizes(grid) for curve, grid in zip(curves, grids, strict=True)])
+    harms = np.stack([curve.harms(grid) for curve, grid in zip(curves, grids, strict=True)])
+    return grids, sizes, importance[:, None] * (counted(harms) if shares else harms)
 
 
 def prices_for_limit(curves: Sequence[HarmCurve], limit: float) -> Array:

@@ -1,8 +1,9 @@
 """Solve by harm: trials of all tasks, their curves, own prices, and again what came out there.
 
-A size is shared out so that the most is gained for it; a limit on harm is kept by each task. Curves
-move with the weights of the others (a task of little weight lives on bases that were made for
-them), so what was chosen is measured again and the curves are corrected, in a few rounds.
+A size is shared out so that the most is gained for it, or, fair, so that the worst task is harmed
+least; a limit on harm is kept by each task. Curves move with the weights of the others (a task of
+little weight lives on bases that were made for them), so what was chosen is measured again and the
+curves are corrected, in a few rounds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size
+from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size, prices_if_fair
 from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Draft
@@ -181,7 +182,8 @@ def _prices(
         spent = sum(trials.size_near(i, middle) for i in others)
         importance = importances(trials.job.pieces, options.importance)[known]
         coded = _coded_bytes(trials, aim) - spent
-        chosen = prices_for_size(mine, importance, coded, trials.counted.shares)
+        share_out = prices_if_fair if options.fair else prices_for_size
+        chosen = share_out(mine, importance, coded, trials.counted.shares)
     else:
         chosen = prices_for_limit(mine, _AIM * aim.limit)
     prices = np.full(trials.contents, float(np.exp(np.log(chosen).mean())))
@@ -202,7 +204,8 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
 
     def cost(points: Sequence[TrialPoint]) -> float:
         known = [(i, point.harm) for i, point in enumerate(points) if point.harm is not None]
-        return sum(float(importance[i] * counted(np.array(harm))) for i, harm in known)
+        costs = [float(importance[i] * counted(np.array(harm))) for i, harm in known]
+        return max(costs, default=0.0) if options.fair else sum(costs)
 
     assert plan.alike is not None
     best = cost([trials.points[i][0] for i in range(trials.contents)]), plan.alike
