@@ -1,1 +1,1 @@
-"""The command line: one file for each command, and no logic."""
+"""The command line: a file a command, no logic."""

@@ -1,1 +1,1 @@
-"""A collection that lives: tasks come and go, and no byte of any other task changes."""
+"""Tasks come and go; no byte of any other changes."""
