@@ -13,7 +13,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.stream import Block, quantise_block
-from hydraopt.compress.core import CoreStore
+from hydraopt.coding.trellis import reconstruct
 from hydraopt.compress.measure import measure_named
 from hydraopt.compress.plan import modes_of
 from hydraopt.merging.align import align
@@ -88,9 +88,14 @@ class _Recorder:
                 made.sides += values.size
                 super().run(kind, values)
 
-            def block(self, block: Block, kind: int) -> None:
-                made.blocks.append(block)
-                super().block(block, kind)
+            def levels(
+                self, levels: NDArray[np.int32], spreads: NDArray[np.int64], kind: int
+            ) -> None:
+                integers = np.empty_like(levels)
+                for row, out in zip(levels, integers, strict=True):
+                    reconstruct(row, out)
+                made.blocks.append(Block(levels, integers, spreads))
+                super().levels(levels, spreads, kind)
 
             def finish(self) -> bytes:
                 made.data = super().finish()
@@ -123,10 +128,10 @@ def record(adapters: Sequence[Adapter], size: str) -> Recorded:
     found = solve(Job.of(pieces, recipe), budget, Options(measure)).draft
     recorder = _Recorder()
     with (
-        patch("hydraopt.merging.passes.ChunkWriter", recorder.writer),
+        patch("hydraopt.merging.servant.ChunkWriter", recorder.writer),
         patch("hydraopt.coding.records.quantise_block", recorder.quantise),
     ):
-        passes = Passes(CoreStore(pieces.readers), pieces, measure, modes_of(FORMS))
+        passes = Passes(pieces, measure, modes_of(FORMS))
         again = passes.run(found.price, found.weights, found.counting)
     made = {stream.data for stream in recorder.streams}
     if (

@@ -79,7 +79,7 @@ def exercise_adapter(path: Path, scratch: Path, seed: str) -> Verdict:
         bundle = scratch / "x.hydra.safetensors"
         if not adapter.tensors:
             raise Broken("an adapter without tensors was read")
-        merge([path], bundle, threads=1, alpha=alpha, **limit)
+        merge([path], bundle, workers=1, alpha=alpha, **limit)
         report = verify_bundle(bundle, [adapter])
         if not report.ok:
             raise Broken(f"merged ({limit}), but: {report.problems[0]}")
@@ -195,4 +195,4 @@ def _shrink(path: Path, scratch: Path, rng: random.Random) -> None:
     from hydraopt import shrink
 
     limit: dict[str, Any] = rng.choice([{"size": "3%"}, {"error": 0.4}, {"error": 1e-300}])
-    shrink(path, scratch / "smaller.hydra.safetensors", threads=1, **limit)
+    shrink(path, scratch / "smaller.hydra.safetensors", workers=1, **limit)

@@ -68,14 +68,14 @@ def jobs(folder: Path) -> list[Job]:
     def bundle(of: list[Path], error: float) -> Path:
         path = bundles / f"{of[0].stem}-{error}.hydra.safetensors"
         if not path.exists():
-            merge(of, path, error=error, threads=1)
+            merge(of, path, error=error, workers=1)
         return path
 
     def merging(error: float) -> Callable[[Path], Any]:
-        return lambda target: merge(plain, target, error=error, threads=1)
+        return lambda target: merge(plain, target, error=error, workers=1)
 
     def shrinking(error: float) -> Callable[[Path], Any]:
-        return lambda target: shrink(bundle(plain, 0.02), target, error=error, threads=1)
+        return lambda target: shrink(bundle(plain, 0.02), target, error=error, workers=1)
 
     def exporting(name: str, error: float) -> Callable[[Path], Any]:
         source = bundle(kinds.get(name, plain), error)

@@ -166,15 +166,15 @@ def write_bundles(folder: Path, adapters: dict[str, Path]) -> list[Path]:
     folder.mkdir()
     plain = [adapters[f"plain{i}"] for i in range(3)]
     bundles = [folder / f"bundle{i}.hydra.safetensors" for i in range(9)]
-    merge(plain, bundles[0], error=0.02, threads=1)
-    merge([*plain, adapters["headed"]], bundles[1], error=0.3, threads=1)
-    merge(plain, bundles[2], error=0.2, forms=["private"], threads=1)
+    merge(plain, bundles[0], error=0.02, workers=1)
+    merge([*plain, adapters["headed"]], bundles[1], error=0.3, workers=1)
+    merge(plain, bundles[2], error=0.2, forms=["private"], workers=1)
     merge([plain[0], adapters["headed"]], bundles[3], lossless=True)
-    merge([adapters["image"]], bundles[4], error=0.1, threads=1)
-    merge([adapters["mlx-safetensors"]], bundles[5], error=0.1, threads=1)
+    merge([adapters["image"]], bundles[4], error=0.1, workers=1)
+    merge([adapters["mlx-safetensors"]], bundles[5], error=0.1, workers=1)
     merge([adapters["loralib"]], bundles[6], lossless=True)
-    merge([adapters["diffusers"]], bundles[7], error=0.1, threads=1)
-    merge([adapters[name] for name in lycoris()], bundles[8], error=0.1, threads=1)
+    merge([adapters["diffusers"]], bundles[7], error=0.1, workers=1)
+    merge([adapters[name] for name in lycoris()], bundles[8], error=0.1, workers=1)
     return bundles
 
 

@@ -57,5 +57,5 @@ def write_tiny(folder: Path, tasks: Sequence[str]) -> tuple[Path, list[Path]]:
             for i, task in enumerate(tasks)
         ]
         bundles.append(folder / f"{which}.hydra.safetensors")
-        merge(adapters, bundles[-1], size="60%", threads=1)
+        merge(adapters, bundles[-1], size="60%", workers=1)
     return base, bundles

@@ -22,6 +22,7 @@ __all__ = [
     "TaskNotFoundError",
     "UnsupportedVersionError",
     "UsageError",
+    "WorkerError",
     "explain",
 ]
 
@@ -84,6 +85,10 @@ class TaskNotFoundError(HydraoptError, KeyError):
 
 class UsageError(HydraoptError, ValueError):
     """An argument or a combination of arguments makes no sense."""
+
+
+class WorkerError(HydraoptError, ChildProcessError):
+    """A process that did a share of the work ended in the middle of it."""
 
 
 def explain(

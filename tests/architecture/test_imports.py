@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"compiled"},
     {"machinecode"},
     {"files", "linalg"},
+    {"engines"},
     {"coding"},
     {"adapters"},
     {"compress"},

@@ -49,7 +49,7 @@ def bundle(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hydraopt.merging.merge import merge
 
     path = tmp_path_factory.mktemp("bundle") / "three.hydra.safetensors"
-    merge(adapters / "*", path, size="30%", threads=1)
+    merge(adapters / "*", path, size="30%", workers=1)
     return path
 
 

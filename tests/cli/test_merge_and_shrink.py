@@ -50,7 +50,7 @@ ROW_KEYS = {
 
 def test_merge_makes_a_bundle_and_says_so(run: Run, adapters: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.hydra.safetensors"
-    result = run("merge", f"{adapters}/*", "--size", "30%", "-o", output, "--threads", 1)
+    result = run("merge", f"{adapters}/*", "--size", "30%", "-o", output, "--workers", 1)
     assert result.exit_code == 0, result.output
     bundle = open_bundle(output)
     assert list(bundle) == list(TASKS)
@@ -63,7 +63,7 @@ def test_merge_makes_a_bundle_and_says_so(run: Run, adapters: Path, tmp_path: Pa
 
 def test_merge_json(run: Run, adapters: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.hydra.safetensors"
-    arguments = ("--size", "30%", "-o", output, "--json", "--threads", 1)
+    arguments = ("--size", "30%", "-o", output, "--json", "--workers", 1)
     result = run("merge", adapters / "de", adapters / "fr", *arguments)
     report = json.loads(result.stdout)
     assert set(report) == RESULT_KEYS
@@ -83,7 +83,7 @@ def test_merge_json(run: Run, adapters: Path, tmp_path: Path) -> None:
 )
 def test_limits(run: Run, adapters: Path, tmp_path: Path, limit: list[str], keeps: object) -> None:
     output = tmp_path / "out.hydra.safetensors"
-    result = run("merge", f"{adapters}/*", *limit, "-o", output, "--json", "--threads", 1)
+    result = run("merge", f"{adapters}/*", *limit, "-o", output, "--json", "--workers", 1)
     assert result.exit_code == 0, result.output
     assert callable(keeps)
     assert keeps(list(json.loads(result.stdout)["errors"].values()))
@@ -93,7 +93,7 @@ def test_options_reach_the_library(run: Run, adapters: Path, tmp_path: Path) -> 
     output = tmp_path / "out.hydra.safetensors"
     chosen = ("--form", "private", "--form", "two-sided", "--measure", "frobenius", "--fair")
     names = (f"one={adapters / 'de'}", adapters / "fr")
-    base = ("merge", *names, "--size", "30%", "-o", output, "--json", "--threads", 1)
+    base = ("merge", *names, "--size", "30%", "-o", output, "--json", "--workers", 1)
     plain = json.loads(run(*base).stdout)
     result = run(*base, "--weight", "one=50")
     weighted = json.loads(result.stdout)
@@ -119,7 +119,7 @@ def test_options_reach_the_library(run: Run, adapters: Path, tmp_path: Path) -> 
         (["--weight", "=2"], "has no '='"),
         (["--weight", "de=much"], "'much' in 'de=much' is not a number"),
         (["--weight", "de=1", "--weight", "de=2"], "a task is named twice"),
-        (["--threads", "0"], "0 is not in the range"),
+        (["--workers", "0"], "0 is not in the range"),
     ],
 )
 def test_refusals(
@@ -143,7 +143,7 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(
     run: Run, adapters: Path, bundle: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.safetensors"
-    arguments = ("merge", f"{adapters}/*", "--size", "40%", "-o", output, "--threads", 1)
+    arguments = ("merge", f"{adapters}/*", "--size", "40%", "-o", output, "--workers", 1)
     output.write_bytes(bundle.read_bytes())
     assert run(*arguments).exit_code == 0
     assert output.read_bytes() != bundle.read_bytes()
@@ -170,7 +170,7 @@ def test_an_impossible_target(
 
 def test_shrink(run: Run, bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "small.hydra.safetensors"
-    arguments = ("--size", "25%", "-o", output, "--threads", 1)
+    arguments = ("--size", "25%", "-o", output, "--workers", 1)
     result = run("shrink", bundle, *arguments, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)

@@ -210,15 +210,15 @@ def test_a_size_that_cannot_be_kept(one_file: Path, adapters: dict[str, Path]) -
         add(one_file, [f"x={adapters['c']}"], limit=Limit("200"))
 
 
-def test_numbers_of_threads_do_not_matter(
+def test_numbers_of_workers_do_not_matter(
     merged: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     import shutil
 
     paths = [tmp_path / "one", tmp_path / "two"]
-    for threads, path in enumerate(paths, 1):
+    for workers, path in enumerate(paths, 1):
         shutil.copy(merged, path)
-        add(path, [adapters["f"]], threads=threads, day=DAY)
+        add(path, [adapters["f"]], workers=workers, day=DAY)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 

@@ -42,9 +42,9 @@ def turn():
     try:
         remove(path, ["e"])
     except KeyError:
-        add(path, [adapter], day="2026-03-01", threads=1)
+        add(path, [adapter], day="2026-03-01", workers=1)
 
-add(path, [adapter], day="2026-03-01", threads=1)  # all is compiled and imported
+add(path, [adapter], day="2026-03-01", workers=1)  # all is compiled and imported
 print_state()
 remove(path, ["e"])
 print_state()

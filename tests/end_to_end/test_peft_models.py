@@ -89,7 +89,7 @@ def with_factors(base: Callable[[], Any], task: TaskAdapter) -> np.ndarray:
 
 
 def test_a_task_of_a_bundle_works_in_peft(base, adapters, tmp_path) -> None:
-    result = merge(f"{adapters}/*", tmp_path / "out", size="30%", threads=1)
+    result = merge(f"{adapters}/*", tmp_path / "out", size="30%", workers=1)
     assert sorted(result.errors) == list(TASKS)
     assert (tmp_path / "out").stat().st_size <= 0.3 * result.fp16_bytes
     bundle = open_bundle(tmp_path / "out")
@@ -108,7 +108,7 @@ def test_a_task_of_a_bundle_works_in_peft(base, adapters, tmp_path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_one_rank_and_another_dtype(base, adapters, tmp_path, dtype) -> None:
-    merge(f"{adapters}/*", tmp_path / "out", error=0.01, threads=1)
+    merge(f"{adapters}/*", tmp_path / "out", error=0.01, workers=1)
     for name, task in open_bundle(tmp_path / "out").items():
         task.save_pretrained(tmp_path / name, dtype=dtype, uniform_rank=True)
         got = with_peft(base, tmp_path / name)
@@ -129,7 +129,7 @@ def test_lossless_gives_the_same_logits(base, adapters, tmp_path) -> None:
 def test_the_state_dict_is_what_is_saved(adapters, tmp_path) -> None:
     from safetensors.torch import load_file
 
-    merge(f"{adapters}/*", tmp_path / "out", error=0.05, threads=1)
+    merge(f"{adapters}/*", tmp_path / "out", error=0.05, workers=1)
     task = open_bundle(tmp_path / "out")["fr"]
     task.save_pretrained(tmp_path / "fr")
     saved = load_file(tmp_path / "fr" / "adapter_model.safetensors")
@@ -139,10 +139,10 @@ def test_the_state_dict_is_what_is_saved(adapters, tmp_path) -> None:
 
 
 def test_what_was_saved_merges_again(adapters, tmp_path) -> None:
-    merge(f"{adapters}/*", tmp_path / "one", error=0.05, threads=1)
+    merge(f"{adapters}/*", tmp_path / "one", error=0.05, workers=1)
     for name, task in open_bundle(tmp_path / "one").items():
         task.save_pretrained(tmp_path / "back" / name)
-    again = merge(f"{tmp_path}/back/*", tmp_path / "two", error=0.05, threads=1)
+    again = merge(f"{tmp_path}/back/*", tmp_path / "two", error=0.05, workers=1)
     one = {name: task.factors() for name, task in open_bundle(tmp_path / "one").items()}
     for name, task in open_bundle(tmp_path / "two").items():
         wanted = np.concatenate([(f.B @ f.A).ravel() for f in one[name].values()])
@@ -152,11 +152,11 @@ def test_what_was_saved_merges_again(adapters, tmp_path) -> None:
 
 
 def test_verify_and_shrink(adapters, tmp_path) -> None:
-    merge(f"{adapters}/*", tmp_path / "out", size="60%", threads=1)
+    merge(f"{adapters}/*", tmp_path / "out", size="60%", workers=1)
     originals = read_adapters(f"{adapters}/*")
     assert verify_bundle(tmp_path / "out", originals).ok
-    result = shrink(tmp_path / "out", tmp_path / "small", size="30%", threads=1)
-    direct = merge(f"{adapters}/*", tmp_path / "direct", size="30%", threads=1)
+    result = shrink(tmp_path / "out", tmp_path / "small", size="30%", workers=1)
+    direct = merge(f"{adapters}/*", tmp_path / "direct", size="30%", workers=1)
     assert (tmp_path / "small").stat().st_size <= 0.3 * result.fp16_bytes
     assert result.fp16_bytes == direct.fp16_bytes
     assert verify_bundle(tmp_path / "small").ok
@@ -175,7 +175,7 @@ def test_verify_and_shrink(adapters, tmp_path) -> None:
 
 
 def test_a_bundle_of_other_adapters_does_not_verify(adapters, tmp_path) -> None:
-    merge(f"{adapters}/*", tmp_path / "out", size="60%", threads=1)
+    merge(f"{adapters}/*", tmp_path / "out", size="60%", workers=1)
     swapped = [f"{b}={adapters}/{a}" for a, b in zip(("de", "en"), ("en", "de"), strict=True)]
     report = verify_bundle(tmp_path / "out", read_adapters(swapped))
     assert not report.ok

@@ -72,7 +72,7 @@ def peft_logits(base: Path, folder: Path, labels: int = 3) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's own use of transformers
 def test_scores_are_those_of_peft_and_scikit_learn(base, mood, tmp_path) -> None:
-    merge([adapter(tmp_path / "mood-en")], tmp_path / "b", error=0.3, threads=1)
+    merge([adapter(tmp_path / "mood-en")], tmp_path / "b", error=0.3, workers=1)
     open_bundle(tmp_path / "b")["mood-en"].save_pretrained(tmp_path / "out", dtype="float32")
     compared = read_compared([str(tmp_path / "mood-en"), str(tmp_path / "b")])
     (task,) = evaluate(compared, Request(str(base), mood))["tasks"]
@@ -194,7 +194,7 @@ def test_a_base_that_lacks_a_tensor_of_its_body_is_refused(base) -> None:
 def test_adapters_with_heads_and_others_in_one_command(base, mood, tasks, tmp_path) -> None:
     writer = write_adapter(tmp_path / "spell-en", {Q: (np.ones((32, 2)), np.ones((2, 32)))})
     adapters = [str(adapter(tmp_path / "mood-en")), str(writer)]
-    merge(adapters, tmp_path / "b", error=0.3, threads=1)
+    merge(adapters, tmp_path / "b", error=0.3, workers=1)
     command = ["eval", *adapters, str(tmp_path / "b"), "--base", str(base), "--tasks", str(mood)]
     shown = CliRunner().invoke(cli, [*command, "-q", "-o", str(tmp_path / "r.json")])
     assert shown.exit_code == 0, shown.output

@@ -135,7 +135,7 @@ def save(folder: Path, parts: Tensors, name: str = "style", path: str = PATH) ->
 def task_of(folder: Path, *files: Path, **limit: Any) -> TaskAdapter:
     bundle = folder / "b.hydra.safetensors"
     bundle.unlink(missing_ok=True)
-    merge(list(files), bundle, threads=1, **limit)
+    merge(list(files), bundle, workers=1, **limit)
     return open_bundle(bundle)["style"]
 
 

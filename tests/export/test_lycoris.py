@@ -111,7 +111,7 @@ def test_lycoris_computes_the_same_with_what_comes_back(
         save_file(tensors(method, kind, settings, seed), tmp_path / f"style{seed}.safetensors")
     files = sorted(tmp_path.glob("style*"))
     bundle = tmp_path / "b.hydra.safetensors"
-    merge(files, bundle, threads=1, **limit)
+    merge(files, bundle, workers=1, **limit)
     for file in files:
         target = tmp_path / f"out-{file.name}"
         export_kohya(open_bundle(bundle)[file.stem], target)

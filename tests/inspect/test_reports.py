@@ -56,7 +56,7 @@ def report(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "six.hydra.safetensors"
-    merge(folder / "*", path, size="30%", threads=1)
+    merge(folder / "*", path, size="30%", workers=1)
     return path
 
 
@@ -139,7 +139,7 @@ def test_the_guess_is_near_what_a_merge_makes(make_adapter: MakeAdapter, tmp_pat
         make_adapter(tmp_path / name, modules)
     points = inspect_adapters(tmp_path / "*")["curve"]
     for error in (0.1, 0.3):
-        made = merge([tmp_path / x for x in "xyz"], tmp_path / "made", error=error, threads=1)
+        made = merge([tmp_path / x for x in "xyz"], tmp_path / "made", error=error, workers=1)
         sizes = [math.log(point["bytes"]) for point in points]
         errors = [math.log(point["error"]) for point in points]
         reached = math.log(np.mean(list(made.errors.values())))
@@ -204,7 +204,7 @@ def test_bundle_report_adds_up(bundle: Path) -> None:
 
 def test_bundle_report_with_bases(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "shared.hydra.safetensors"
-    merge(folder / "t*", path, size="40%", forms=["shared-input"], threads=1)
+    merge(folder / "t*", path, size="40%", forms=["shared-input"], workers=1)
     report = inspect_bundle(path)
     assert any(row["basis_vectors"]["right"] for row in report["modules"])
     assert all(row["basis_vectors"]["left"] == 0 for row in report["modules"])

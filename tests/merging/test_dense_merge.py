@@ -40,13 +40,13 @@ def error_of(got: np.ndarray, true: np.ndarray) -> float:
 
 @pytest.mark.parametrize("size", ["10%", "5%"])
 def test_a_head_that_is_most_of_an_adapter_is_no_hindrance(headed, tmp_path, size) -> None:
-    result = merge(headed, tmp_path / "b", size=size, threads=1)
+    result = merge(headed, tmp_path / "b", size=size, workers=1)
     assert result.size <= float(size[:-1]) / 100 * result.fp16_bytes
     assert verify_bundle(tmp_path / "b", read_adapters(headed)).ok
 
 
 def test_what_the_manifest_says_of_a_head_is_what_comes_back(headed, tmp_path) -> None:
-    merge(headed, tmp_path / "b", error=0.2, threads=1)
+    merge(headed, tmp_path / "b", error=0.2, workers=1)
     bundle = open_bundle(tmp_path / "b")
     for folder in headed:
         task = bundle[folder.name]
@@ -60,14 +60,14 @@ def test_what_the_manifest_says_of_a_head_is_what_comes_back(headed, tmp_path) -
 
 
 def test_verify_finds_a_head_that_is_another(headed, tmp_path, make_adapter) -> None:
-    merge(headed, tmp_path / "b", error=0.2, threads=1)
+    merge(headed, tmp_path / "b", error=0.2, workers=1)
     other = make_adapter(tmp_path / "o" / "t0", modules_of(0), extras={HEAD: numbers(40, 64)[::-1]})
     report = verify_bundle(tmp_path / "b", read_adapters([other, *headed[1:]]))
     assert [HEAD in problem for problem in report.problems] == [True]
 
 
 def test_what_is_named_is_kept_bit_by_bit(headed, tmp_path) -> None:
-    result = merge(headed, tmp_path / "b", error=0.2, exact=["*score*"], threads=1)
+    result = merge(headed, tmp_path / "b", error=0.2, exact=["*score*"], workers=1)
     task = open_bundle(tmp_path / "b")["t1"]
     true = load_file(headed[1] / "adapter_model.safetensors")[HEAD]
     np.testing.assert_array_equal(task.extras[HEAD].numpy(), true)
@@ -88,7 +88,7 @@ def test_what_is_named_is_kept_bit_by_bit(headed, tmp_path) -> None:
 )
 def test_what_no_rounding_gives_back_is_kept(make_adapter, tmp_path, key, array) -> None:
     one = make_adapter(tmp_path / "a", modules_of(0), extras={key: array})
-    merge([one], tmp_path / "b", error=0.5, threads=1)
+    merge([one], tmp_path / "b", error=0.5, workers=1)
     got = open_bundle(tmp_path / "b")["a"].extras[key].numpy()
     np.testing.assert_array_equal(got, array)
 
@@ -98,7 +98,7 @@ def test_a_tensor_comes_back_in_its_dtype(make_adapter, tmp_path, dtype, name) -
     # Rounding would take the largest numbers out of the type.
     large = (np.sign(numbers(40, 8)) * np.finfo(np.float16).max).astype(dtype)
     one = make_adapter(tmp_path / "a", modules_of(0), extras={HEAD: large})
-    merge([one], tmp_path / "b", error=0.1, threads=1)
+    merge([one], tmp_path / "b", error=0.1, workers=1)
     got = open_bundle(tmp_path / "b")["a"].extras[HEAD]
     assert got.dtype == name
     assert np.isfinite(got.numpy()).all()
@@ -108,8 +108,8 @@ def test_a_tensor_comes_back_in_its_dtype(make_adapter, tmp_path, dtype, name) -
 def test_equal_adapters_share_their_heads_stream(make_adapter, tmp_path) -> None:
     extras = {HEAD: numbers(40, 64)}
     folders = [make_adapter(tmp_path / x, modules_of(0), extras=extras) for x in ("a", "b")]
-    merge(folders, tmp_path / "two", error=0.2, threads=1)
-    merge(folders[:1], tmp_path / "one", error=0.2, threads=1)
+    merge(folders, tmp_path / "two", error=0.2, workers=1)
+    merge(folders[:1], tmp_path / "one", error=0.2, workers=1)
     both = open_bundle(tmp_path / "two")
     assert list(both.tensor_bytes) == list(open_bundle(tmp_path / "one").tensor_bytes)
     np.testing.assert_array_equal(both["a"].extras[HEAD].numpy(), both["b"].extras[HEAD].numpy())
@@ -122,20 +122,21 @@ def test_an_adapter_without_low_rank_modules(tmp_path) -> None:
     config = {"peft_type": "LN_TUNING", "target_modules": ["norm"]}
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
     adapter = read_adapter(tmp_path / "a")
-    merge([adapter], tmp_path / "b", error=0.1, threads=1)
+    merge([adapter], tmp_path / "b", error=0.1, workers=1)
     task = open_bundle(tmp_path / "b")["a"]
     assert 0 < task.error == pytest.approx(error_of(task.extras[key].numpy(), norm), rel=1e-3)
 
 
-def test_threads_do_not_change_the_bytes(headed, tmp_path) -> None:
-    for threads in (1, 3):
-        merge(headed, tmp_path / str(threads), size="10%", threads=threads)
+def test_workers_do_not_change_the_bytes(headed, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("hydraopt.merging.portable.WORTH", 1)
+    for workers in (1, 3):
+        merge(headed, tmp_path / str(workers), size="10%", workers=workers)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
 
 
 def test_a_bundle_with_heads_shrinks(headed, tmp_path) -> None:
-    before = merge(headed, tmp_path / "b", size="20%", threads=1)
-    after = shrink(tmp_path / "b", tmp_path / "s", size="8%", threads=1)
+    before = merge(headed, tmp_path / "b", size="20%", workers=1)
+    after = shrink(tmp_path / "b", tmp_path / "s", size="8%", workers=1)
     assert after.size < before.size / 2
     one, two = (open_bundle(tmp_path / x)["t0"].tensor_errors[HEAD] for x in ("b", "s"))
     assert two > one
@@ -146,7 +147,7 @@ def test_one_tensor_that_configs_mean_otherwise_is_two(make_adapter, tmp_path) -
     folders = [
         make_adapter(tmp_path / x, modules_of(0), extras=extras, bias=x) for x in ("all", "none")
     ]
-    merge(folders, tmp_path / "b", error=0.2, threads=1)
+    merge(folders, tmp_path / "b", error=0.2, workers=1)
     assert verify_bundle(tmp_path / "b", read_adapters(folders)).ok
     kinds = [task.extra_kinds[BIAS] for task in open_bundle(tmp_path / "b").values()]
     assert kinds == ["bias", "saved"]
@@ -161,7 +162,7 @@ def test_what_an_adapter_has_beside_modules_of_zeros_is_kept_to_the_error(
         make_adapter(tmp_path / "zeros", zeros, extras=bias, bias="all"),
         make_adapter(tmp_path / "other", modules_of(1)),
     ]
-    merge(folders, tmp_path / "b", max_error=0.1, threads=1)
+    merge(folders, tmp_path / "b", max_error=0.1, workers=1)
     assert open_bundle(tmp_path / "b")["zeros"].tensor_errors[BIAS] < 0.1
 
 
@@ -170,13 +171,13 @@ def test_the_tensors_of_a_bundle_are_decoded_once(
 ) -> None:
     extras = {HEAD: numbers(40, 64), "base_model.model.other.weight": numbers(20, 64)}
     folders = [*headed, make_adapter(tmp_path / "two", modules_of(3), extras=extras)]
-    merge(folders, tmp_path / "b", size="20%", threads=1)
+    merge(folders, tmp_path / "b", size="20%", workers=1)
     asked: list[str] = []
     real = TaskAdapter.coded_tensors
     monkeypatch.setattr(
         TaskAdapter, "coded_tensors", lambda self: asked.append(self.name) or real(self)
     )
-    shrink(tmp_path / "b", tmp_path / "s", size="8%", threads=1)
+    shrink(tmp_path / "b", tmp_path / "s", size="8%", workers=1)
     assert sorted(asked) == ["t0", "t1", "t2", "two"]
 
 
@@ -199,8 +200,8 @@ def embedding(make_adapter: Make, base: Path, tmp_path: Path) -> Path:
 
 
 def test_an_embedding_of_which_ten_rows_changed_costs_ten_rows(embedding, base, tmp_path) -> None:
-    whole = merge([embedding], tmp_path / "w", error=0.1, threads=1)
-    rows = merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    whole = merge([embedding], tmp_path / "w", error=0.1, workers=1)
+    rows = merge([embedding], tmp_path / "r", error=0.1, base=base, workers=1)
     assert rows.size < whole.size / 8
     true = load_file(embedding / "adapter_model.safetensors")[EMBEDDING]
     got = open_bundle(tmp_path / "r", base)["e"].extras[EMBEDDING].numpy()
@@ -213,7 +214,7 @@ def test_an_embedding_of_which_ten_rows_changed_costs_ten_rows(embedding, base, 
 
 
 def test_without_the_base_it_is_refused_by_name(embedding, base, tmp_path) -> None:
-    merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    merge([embedding], tmp_path / "r", error=0.1, base=base, workers=1)
     bundle = open_bundle(tmp_path / "r")
     assert list(bundle["e"].factors()) == ["h.0.q", "h.0.v", "h.1.q", "h.1.v"]
     with pytest.raises(UsageError, match=r"embed_tokens.weight' is kept as its difference.*--base"):
@@ -224,7 +225,7 @@ def test_without_the_base_it_is_refused_by_name(embedding, base, tmp_path) -> No
 
 
 def test_another_base_is_refused(embedding, base, tmp_path) -> None:
-    merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    merge([embedding], tmp_path / "r", error=0.1, base=base, workers=1)
     (tmp_path / "other").mkdir()
     other = {"embed_tokens.weight": numbers(2000, 32, seed=8)}
     save_file(other, tmp_path / "other" / "model.safetensors")
@@ -236,7 +237,7 @@ def test_a_base_with_nan_is_no_reference(embedding, base, tmp_path) -> None:
     own = load_file(base / "model.safetensors")
     own["embed_tokens.weight"][3, 3] = np.nan
     save_file(own, base / "model.safetensors")
-    merge([embedding], tmp_path / "r", error=0.1, base=base, threads=1)
+    merge([embedding], tmp_path / "r", error=0.1, base=base, workers=1)
     assert open_bundle(tmp_path / "r").manifest.tensors[0].base is None
     assert verify_bundle(tmp_path / "r", [read_adapter(embedding)]).ok
 
@@ -252,7 +253,7 @@ def test_a_large_base_takes_no_numbers_beside_shared_bases(
         changed = load_file(base / "model.safetensors")["embed_tokens.weight"]
         changed[i] += 0.5
         folders.append(make_adapter(tmp_path / f"t{i}", modules_of(i), extras={EMBEDDING: changed}))
-    merge(folders, tmp_path / "b", error=0.1, base=base, forms=["shared-input"], threads=1)
+    merge(folders, tmp_path / "b", error=0.1, base=base, forms=["shared-input"], workers=1)
     bundle = open_bundle(tmp_path / "b", base)
     assert bundle.tensor_bytes["shared"] > 0
     assert verify_bundle(tmp_path / "b", read_adapters(folders), base).ok
@@ -267,9 +268,9 @@ def test_a_base_without_weights_is_refused(embedding, tmp_path) -> None:
 def test_a_tensor_of_which_nothing_is_kept_is_told(make_adapter, tmp_path) -> None:
     tiny = {f"{BIAS}": 1e-6 * numbers(64)}
     one = make_adapter(tmp_path / "a", modules_of(0), extras=tiny, bias="all")
-    result = merge([one], tmp_path / "b", error=0.3, threads=1)
+    result = merge([one], tmp_path / "b", error=0.3, workers=1)
     assert [BIAS in note and "--exact" in note for note in result.notes] == [True]
-    kept = merge([one], tmp_path / "b", error=0.3, exact=["*.bias"], threads=1)
+    kept = merge([one], tmp_path / "b", error=0.3, exact=["*.bias"], workers=1)
     assert kept.notes == ()
 
 
@@ -277,7 +278,7 @@ def test_a_tensor_of_which_nothing_is_kept_is_told(make_adapter, tmp_path) -> No
 def test_numbers_of_64_bits_beyond_those_of_32(make_adapter, tmp_path, scale) -> None:
     head = scale * numbers(40, 8).astype(np.float64)
     one = make_adapter(tmp_path / "a", modules_of(0), extras={HEAD: head})
-    merge([one], tmp_path / "b", error=0.2, threads=1)
+    merge([one], tmp_path / "b", error=0.2, workers=1)
     task = open_bundle(tmp_path / "b")["a"]
     got = np.frombuffer(task.extras[HEAD].raw()).reshape(40, 8)
     assert error_of(got / scale, head / scale) == pytest.approx(task.tensor_errors[HEAD], rel=0.03)
@@ -288,7 +289,7 @@ def test_numbers_of_64_bits_beyond_those_of_32(make_adapter, tmp_path, scale) ->
 def test_numbers_that_no_step_reaches_are_kept(make_adapter, tmp_path, scale) -> None:
     head = scale * numbers(40, 8).astype(np.float64)
     one = make_adapter(tmp_path / "a", modules_of(0), extras={HEAD: head})
-    merge([one], tmp_path / "b", error=0.2, threads=1)
+    merge([one], tmp_path / "b", error=0.2, workers=1)
     task = open_bundle(tmp_path / "b")["a"]
     assert task.extras[HEAD].raw() == head.tobytes()
     assert task.tensor_errors == {}

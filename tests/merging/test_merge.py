@@ -24,7 +24,7 @@ from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near
 
 @pytest.mark.parametrize("form", [None, *FORMS])
 def test_errors_in_the_bundle_are_the_measured_ones(three, tmp_path, form) -> None:
-    result = merge(three, tmp_path / "out", size="20%", forms=[form] if form else None, threads=1)
+    result = merge(three, tmp_path / "out", size="20%", forms=[form] if form else None, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(three)
     for name, error in result.errors.items():
         assert error == pytest.approx(measured(got[name], wanted[name]), rel=1e-3)
@@ -35,27 +35,27 @@ def test_errors_in_the_bundle_are_the_measured_ones(three, tmp_path, form) -> No
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("limit", [0.5, 0.1, 1e-3])
 def test_an_error_limit_is_kept_and_used(three, tmp_path, measure, limit) -> None:
-    merge(three, tmp_path / "out", error=limit, measure=measure, threads=1)
+    merge(three, tmp_path / "out", error=limit, measure=measure, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(three)
     mean = np.mean([measured(got[name], wanted[name]) for name in wanted])
     assert 0.9 * limit <= mean <= limit * (1 + 1e-6)
 
 
 def test_a_merge_without_a_limit_limits_the_worst_error(three, tmp_path) -> None:
-    made = merge(three, tmp_path / "out", threads=1)
+    made = merge(three, tmp_path / "out", workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(three)
     worst = max(measured(got[name], wanted[name]) for name in wanted)
     assert 0.9 * DEFAULT_MAX_ERROR <= worst <= DEFAULT_MAX_ERROR * (1 + 1e-6)
     assert made.notes == ()
-    merge(three, tmp_path / "same", max_error=DEFAULT_MAX_ERROR, threads=1)
+    merge(three, tmp_path / "same", max_error=DEFAULT_MAX_ERROR, workers=1)
     assert (tmp_path / "same").read_bytes() == (tmp_path / "out").read_bytes()
 
 
 def test_what_adapters_have_in_common_counts_once(make_adapter, tmp_path) -> None:
     one = modules_of(0, m=96, n=128, r=8)
     folders = [make_adapter(tmp_path / f"t{i}", near(one, i)) for i in range(10)]
-    alone = merge(folders[:1], tmp_path / "one", threads=1)
-    ten = merge(folders, tmp_path / "ten", threads=1)
+    alone = merge(folders[:1], tmp_path / "one", workers=1)
+    ten = merge(folders, tmp_path / "ten", workers=1)
     # Nothing in the default's figure holds the bytes up where one pays for all.
     assert ten.size < 2.5 * alone.size
     assert ten.fraction < 0.1 < alone.fraction
@@ -78,13 +78,13 @@ def test_the_first_pass_of_an_error_limit_is_near(
     loud = {path: (30 * b, a) for path, (b, a) in modules_of(7).items()}
     uneven = [*three, make_adapter(tmp_path / "loud", loud)]
     uneven.append(make_adapter(tmp_path / "full", modules_of(9, r=16)))
-    merge(uneven, tmp_path / "out", importance=importance, threads=1, **limit)
+    merge(uneven, tmp_path / "out", importance=importance, workers=1, **limit)
     assert 0.8 < found[0] < 1.25
 
 
 def test_the_worst_error_is_limited(three, tmp_path, make_adapter) -> None:
     uneven = [*three[:2], make_adapter(tmp_path / "full", modules_of(9, r=16))]
-    merge(uneven, tmp_path / "out", max_error=0.2, threads=1)
+    merge(uneven, tmp_path / "out", max_error=0.2, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(uneven)
     worst = max(measured(got[name], wanted[name]) for name in wanted)
     assert 0.18 <= worst <= 0.2 * (1 + 1e-6)
@@ -96,7 +96,7 @@ def test_fair_brings_the_tasks_together(three, tmp_path, make_adapter) -> None:
 
     def errors(fair: bool) -> list[float]:
         return list(
-            merge(uneven, tmp_path / "out", size="15%", fair=fair, threads=1).errors.values()
+            merge(uneven, tmp_path / "out", size="15%", fair=fair, workers=1).errors.values()
         )
 
     plain, fair = errors(False), errors(True)
@@ -105,15 +105,15 @@ def test_fair_brings_the_tasks_together(three, tmp_path, make_adapter) -> None:
 
 
 def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
-    assert merge(three, tmp_path / "out", size="25%", threads=1).notes == ()
-    (note,) = merge(three, tmp_path / "out", size="120%", threads=1).notes
+    assert merge(three, tmp_path / "out", size="25%", workers=1).notes == ()
+    (note,) = merge(three, tmp_path / "out", size="120%", workers=1).notes
     assert "lossless" in note
     assert merge(three, tmp_path / "out", lossless=True).notes == ()
 
 
 def test_importance_lowers_an_error(three, tmp_path) -> None:
-    even = merge(three, tmp_path / "out", size="25%", threads=1).errors
-    more = merge(three, tmp_path / "out", size="25%", importance={"b": 20.0}, threads=1).errors
+    even = merge(three, tmp_path / "out", size="25%", workers=1).errors
+    more = merge(three, tmp_path / "out", size="25%", importance={"b": 20.0}, workers=1).errors
     assert more["b"] < 0.8 * even["b"]
     assert more["a"] > even["a"]
 
@@ -124,7 +124,7 @@ def test_absolute_errors_count_more_where_the_adapter_is_large(make_adapter, tmp
     folders = [make_adapter(tmp_path / "small", small), make_adapter(tmp_path / "large", large)]
 
     def errors(measure: str) -> dict[str, float]:
-        merge(folders, tmp_path / "out", size="25%", measure=measure, threads=1)
+        merge(folders, tmp_path / "out", size="25%", measure=measure, workers=1)
         got, wanted = decoded(tmp_path / "out"), originals(folders)
         return {name: measured(got[name], wanted[name]) for name in wanted}
 
@@ -137,7 +137,7 @@ def test_absolute_errors_count_more_where_the_adapter_is_large(make_adapter, tmp
 
 def test_sensitivity_lowers_the_error_of_a_module(three, tmp_path) -> None:
     def errors(sensitivity) -> dict[str, float]:
-        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity, threads=1)
+        merge(three, tmp_path / "out", size="25%", sensitivity=sensitivity, workers=1)
         wanted = originals(three)["b"]
         return {
             path: measured({path: got}, {path: wanted[path]})
@@ -169,7 +169,7 @@ def test_wrong_sensitivity_is_refused(three, tmp_path, sensitivity, what) -> Non
 
 def test_more_bytes_less_error(three, tmp_path) -> None:
     sizes = ["22%", "25%", "35%", "50%"]
-    errors = [merge(three, tmp_path / "out", size=size, threads=1).errors for size in sizes]
+    errors = [merge(three, tmp_path / "out", size=size, workers=1).errors for size in sizes]
     for name in errors[0]:
         assert sorted((e[name] for e in errors), reverse=True) == [e[name] for e in errors]
 
@@ -180,7 +180,7 @@ def test_more_bytes_less_error(three, tmp_path) -> None:
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("size", ["8%", "20%", 6000, "0.012MB", "100%"])
 def test_a_size_is_never_exceeded_and_used(three, tmp_path, size, measure) -> None:
-    result = merge(three, tmp_path / "out", size=size, measure=measure, threads=1)
+    result = merge(three, tmp_path / "out", size=size, measure=measure, workers=1)
     limit = parse_size(size, result.fp16_bytes)
     real = (tmp_path / "out").stat().st_size
     assert result.size == real <= limit
@@ -191,7 +191,7 @@ def test_a_size_is_never_exceeded_and_used(three, tmp_path, size, measure) -> No
 def test_a_larger_size_is_used_to_one_percent(make_adapter, tmp_path) -> None:
     # So large that one percent, not 4 KiB, is what counts.
     folders = [make_adapter(tmp_path / str(i), modules_of(i, m=700, n=900, r=16)) for i in range(4)]
-    result = merge(folders, tmp_path / "out", size="60%", threads=1)
+    result = merge(folders, tmp_path / "out", size="60%", workers=1)
     limit = 0.6 * result.fp16_bytes
     assert 0.01 * limit > 4096
     assert 0.99 * limit <= (tmp_path / "out").stat().st_size <= limit
@@ -200,7 +200,7 @@ def test_a_larger_size_is_used_to_one_percent(make_adapter, tmp_path) -> None:
 def test_fp16_bytes_count_every_number(three, tmp_path, make_adapter) -> None:
     head = {"base_model.model.head.weight": np.ones((5, 7), np.float32)}
     one = make_adapter(tmp_path / "head", modules_of(0), extras=head)
-    result = merge([one], tmp_path / "out", size="50%", threads=1)
+    result = merge([one], tmp_path / "out", size="50%", workers=1)
     assert result.fp16_bytes == 2 * (4 * 4 * (48 + 64) + 35)
 
 
@@ -213,18 +213,18 @@ def test_less_than_what_is_carried_is_refused_and_nothing_is_written(
     )
     target = tmp_path / "out"
     with pytest.raises(BudgetError, match=r"the size cannot be kept.*carried bit by bit"):
-        merge([one], target, size=20_000, threads=1, exact=["*.head.*"])
+        merge([one], target, size=20_000, workers=1, exact=["*.head.*"])
     assert not target.exists()
     target.write_bytes(b"old")
     with pytest.raises(BudgetError):
-        merge([one], target, size=200, threads=1, exact=["*.head.*"])
+        merge([one], target, size=200, workers=1, exact=["*.head.*"])
     assert target.read_bytes() == b"old"
     assert sorted(x.name for x in tmp_path.iterdir()) == ["head", "out"]
 
 
 def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
     with pytest.raises(BudgetError):
-        merge(three, tmp_path / "out", size=400, threads=1)
+        merge(three, tmp_path / "out", size=400, workers=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -267,12 +267,13 @@ def test_an_unknown_form_is_refused(three, tmp_path) -> None:
 # --- symmetries ----------------------------------------------------------------------------------
 
 
-def test_neither_order_nor_threads_change_a_byte(three, tmp_path) -> None:
+def test_neither_order_nor_workers_change_a_byte(three, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("hydraopt.merging.portable.WORTH", 1)
     results = []
-    for i, (order, threads) in enumerate(
+    for i, (order, workers) in enumerate(
         [(three, 1), (three[::-1], 2), (three[1:] + three[:1], 1)]
     ):
-        merge(order, tmp_path / f"out{i}", size="15%", threads=threads)
+        merge(order, tmp_path / f"out{i}", size="15%", workers=workers)
         results.append((tmp_path / f"out{i}").read_bytes())
     assert results[0] == results[1] == results[2]
 
@@ -290,8 +291,8 @@ def test_the_gauge_changes_nothing_that_counts(make_adapter, tmp_path, form) -> 
         plain.append(make_adapter(tmp_path / "plain" / str(i), modules))
         turned.append(make_adapter(tmp_path / "turned" / str(i), other))
     forms = [form] if form else None
-    one = merge(plain, tmp_path / "one", error=0.1, forms=forms, threads=1)
-    two = merge(turned, tmp_path / "two", error=0.1, forms=forms, threads=1)
+    one = merge(plain, tmp_path / "one", error=0.1, forms=forms, workers=1)
+    two = merge(turned, tmp_path / "two", error=0.1, forms=forms, workers=1)
     assert one.size == pytest.approx(two.size, rel=0.01)
     a, b = decoded(tmp_path / "one"), decoded(tmp_path / "two")
     for name in a:
@@ -302,7 +303,7 @@ def test_the_gauge_changes_nothing_that_counts(make_adapter, tmp_path, form) -> 
 
 
 def test_one_adapter_at_a_small_error_comes_back(three, tmp_path) -> None:
-    result = merge(three[:1], tmp_path / "out", error=1e-3, threads=1)
+    result = merge(three[:1], tmp_path / "out", error=1e-3, workers=1)
     assert list(result.errors) == ["a"]
     got, wanted = decoded(tmp_path / "out")["a"], originals(three[:1])["a"]
     assert measured(got, wanted) <= 1e-3
@@ -335,7 +336,7 @@ def test_lossless_is_bit_for_bit(make_adapter, tmp_path) -> None:
 
 
 def test_one_task_reads_only_its_own_bytes(three, tmp_path) -> None:
-    merge(three, tmp_path / "out", size="30%", threads=1)
+    merge(three, tmp_path / "out", size="30%", workers=1)
     bundle = open_bundle(tmp_path / "out")
     before = bundle.bytes_read
     bundle["b"].factors()
@@ -346,7 +347,7 @@ def test_one_task_reads_only_its_own_bytes(three, tmp_path) -> None:
 
 def test_progress_is_told(three, tmp_path) -> None:
     told = []
-    merge(three, tmp_path / "out", size="30%", threads=2, progress=lambda *x: told.append(x))
+    merge(three, tmp_path / "out", size="30%", workers=2, progress=lambda *x: told.append(x))
     assert all(0 < done <= total == len(PATHS) for _, done, total in told)
     assert {stage for stage, _, _ in told} >= {"reading", "pass 1"}
 
@@ -364,7 +365,7 @@ def test_streams_that_no_reader_would_take_are_not_written(three, tmp_path, monk
     # Not to be had with real weights: a context's rarest bit costs 1/710 bit.
     monkeypatch.setattr("hydraopt.coding.stream.MOST_NUMBERS_OF_FILE", (0, 1))
     with pytest.raises(NumericalError, match=r"more numbers than a reader takes; got .* bytes"):
-        merge(three, tmp_path / "out", size="10%", threads=1)
+        merge(three, tmp_path / "out", size="10%", workers=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -373,5 +374,5 @@ def test_weights_out_of_range_name_adapter_and_module(make_adapter, tmp_path, sc
     odd = {path: (a * scale, b * scale) for path, (a, b) in modules_of(1).items()}
     named = [make_adapter(tmp_path / "plain", modules_of(0)), make_adapter(tmp_path / "odd", odd)]
     with pytest.raises(NumericalError, match=r"too large or too small.*\[adapter odd, module h"):
-        merge(named, tmp_path / "out", error=0.1, threads=1)
+        merge(named, tmp_path / "out", error=0.1, workers=1)
     assert not (tmp_path / "out").exists()

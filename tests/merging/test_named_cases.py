@@ -22,7 +22,7 @@ def test_identical_adapters_are_stored_once(make_adapter, tmp_path) -> None:
     def size(count: int) -> int:
         for i in range(count):
             make_adapter(tmp_path / str(count) / f"t{i}", modules_of(0))
-        result = merge(str(tmp_path / str(count) / "*"), tmp_path / "out", error=0.05, threads=1)
+        result = merge(str(tmp_path / str(count) / "*"), tmp_path / "out", error=0.05, workers=1)
         assert sum(result.forms.values()) == len(PATHS)  # coded once, not only stored once
         return result.size
 
@@ -40,7 +40,7 @@ def test_an_all_zero_adapter(make_adapter, three, tmp_path, form) -> None:
     zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
     folders = [*three, make_adapter(tmp_path / "zero", zero)]
     forms = [form] if form else None
-    result = merge(folders, tmp_path / "out", error=0.2, forms=forms, threads=1)
+    result = merge(folders, tmp_path / "out", error=0.2, forms=forms, workers=1)
     assert result.errors["zero"] == 0
     for factors in decoded(tmp_path / "out")["zero"].values():
         assert not dense(factors).any()
@@ -55,7 +55,7 @@ LIMITS: list[dict[str, Any]] = [
 def test_nothing_but_zeros(make_adapter, tmp_path, limit) -> None:
     zero = {path: (np.zeros_like(b), a) for path, (b, a) in modules_of(5).items()}
     folder = make_adapter(tmp_path / "zero", zero)
-    result = merge([folder], tmp_path / "out", threads=1, **limit)
+    result = merge([folder], tmp_path / "out", workers=1, **limit)
     assert result.errors == {"zero": 0.0}
     assert "size" in limit or result.passes <= 1
     for factors in decoded(tmp_path / "out")["zero"].values():
@@ -97,7 +97,7 @@ def _apart_in_size(make_adapter: Any, folder: Path) -> list[Path]:
 )
 def test_the_default_keeps_its_word_of_odd_adapters(make_adapter, tmp_path, case) -> None:
     folders = case(make_adapter, tmp_path)
-    result = merge(folders, tmp_path / "out", threads=1)
+    result = merge(folders, tmp_path / "out", workers=1)
     assert max(result.errors.values()) <= DEFAULT_MAX_ERROR
     assert verify_bundle(tmp_path / "out", read_adapters(folders)).ok
 
@@ -105,7 +105,7 @@ def test_the_default_keeps_its_word_of_odd_adapters(make_adapter, tmp_path, case
 def test_the_default_of_adapters_of_which_nothing_is_coded(make_adapter, tmp_path) -> None:
     head = {HEAD: np.ones((40, 64), np.float32)}
     folder = make_adapter(tmp_path / "t", modules_of(0), extras=head)
-    result = merge([folder], tmp_path / "out", exact=["*"], threads=1)
+    result = merge([folder], tmp_path / "out", exact=["*"], workers=1)
     kept = open_bundle(tmp_path / "out")["t"].carried
     assert HEAD in kept
     assert max(result.errors.values()) <= DEFAULT_MAX_ERROR
@@ -129,7 +129,7 @@ def test_ranks_of_one_and_beyond_the_shape(make_adapter, tmp_path, shape, form) 
         }
         folders.append(make_adapter(tmp_path / str(i), pairs))
     forms = [form] if form else None
-    result = merge(folders, tmp_path / "out", error=0.05, forms=forms, threads=1)
+    result = merge(folders, tmp_path / "out", error=0.05, forms=forms, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(folders)
     for name, error in result.errors.items():
         assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
@@ -144,7 +144,7 @@ def test_a_module_that_one_adapter_has(make_adapter, three, tmp_path) -> None:
         "h.9.extra": (rng.standard_normal((10, 2)), rng.standard_normal((2, 12))),
     }
     folders = [*three, make_adapter(tmp_path / "more", more, base="org/tiny")]
-    merge(folders, tmp_path / "out", error=0.1, threads=1)
+    merge(folders, tmp_path / "out", error=0.1, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(folders)
     assert set(got["more"]) == {*PATHS, "h.9.extra"}
     assert set(got["a"]) == set(PATHS)
@@ -157,7 +157,7 @@ def test_mixed_ranks(make_adapter, tmp_path) -> None:
         make_adapter(tmp_path / "a", mixed),
         make_adapter(tmp_path / "b", modules_of(2, r=8)),
     ]
-    result = merge(folders, tmp_path / "out", error=0.1, threads=1)
+    result = merge(folders, tmp_path / "out", error=0.1, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(folders)
     for name, error in result.errors.items():
         assert measured(got[name], wanted[name]) == pytest.approx(error, rel=1e-3)
@@ -172,7 +172,7 @@ def test_a_broken_adapter_is_refused_and_nothing_is_written(
     modules["h.1.v"][side][1, 2] = bad
     broken = make_adapter(tmp_path / "broken", modules)
     with pytest.raises(NumericalError, match=r"module h\.1\.v.*1 bad of") as caught:
-        merge([*three, broken], tmp_path / "out", size="20%", threads=1)
+        merge([*three, broken], tmp_path / "out", size="20%", workers=1)
     assert "broken" in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))

@@ -11,8 +11,8 @@ import pytest
 
 from hydraopt.errors import BudgetError
 from hydraopt.merging.budget import MeanError, Size, WorstError
+from hydraopt.merging.draft import Course
 from hydraopt.merging.guide import Guide
-from hydraopt.merging.passes import Course
 from hydraopt.merging.search import MOST_PASSES, Trial, search_error, search_size
 
 FIXED = 1000

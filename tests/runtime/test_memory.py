@@ -130,7 +130,7 @@ def test_forty_tasks_take_at_most_a_third_of_forty_adapters(model, tmp_path, mon
         write_adapter(tmp_path / f"t{i}", {Q: (0.1 * rng.standard_normal((32, 4)), a)})
         for i in range(40)
     ]
-    merge(sources, tmp_path / "b", error=0.2, threads=1)
+    merge(sources, tmp_path / "b", error=0.2, workers=1)
     # The least is for sets that a test would take long to make.
     monkeypatch.setattr("hydraopt.runtime.attached.LEAST_CACHE_BYTES", 0)
     for dtype in (torch.float32, torch.bfloat16):
@@ -172,7 +172,7 @@ def test_the_default_cache_of_what_is_not_coded(model, tmp_path, monkeypatch) ->
 
 def test_tasks_of_equal_content_have_one_head(model, tmp_path) -> None:
     one, two = adapters(tmp_path / "a")[:2]
-    merge([f"x={one}", f"y={one}", f"z={two}"], tmp_path / "b", size="60%", threads=1)
+    merge([f"x={one}", f"y={one}", f"z={two}"], tmp_path / "b", size="60%", workers=1)
     with attach(model, tmp_path / "b") as attached:
         attached.set_task("x")
         first = logits(model)

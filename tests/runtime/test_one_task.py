@@ -148,7 +148,7 @@ def test_a_block_may_detach(model, bundle_of) -> None:
 
 def test_several_bundles(model, bundle_of, tmp_path) -> None:
     sources = adapters(tmp_path / "a")
-    merge([sources[0], f"pl={sources[1]}"], tmp_path / "own.safetensors", size="60%", threads=1)
+    merge([sources[0], f"pl={sources[1]}"], tmp_path / "own.safetensors", size="60%", workers=1)
     paths = [bundle_of("shared-input"), tmp_path / "own.safetensors"]
     with attach(model, paths) as attached:
         assert attached.tasks == ("shared-input:de", "en", "es", "fr", "own:de", "pl")
@@ -238,7 +238,7 @@ def test_more_than_factors_is_refused(model, tmp_path, extra, config, reason, lo
     # A plain adapter with the same factors shares the stream, but not the refusal.
     twin = write_adapter(tmp_path / "twin", pair)
     limit: dict[str, Any] = {"lossless": True} if lossless else {"error": 0.3}
-    merge([sources[0], odd, twin], tmp_path / "b", threads=1, **limit)
+    merge([sources[0], odd, twin], tmp_path / "b", workers=1, **limit)
     with attach(model, tmp_path / "b") as attached:
         attached.set_task("twin")
         with pytest.raises(UsageError, match=f"'odd'.*{reason}.*Export it and load it with PEFT"):

@@ -59,7 +59,7 @@ def heads(tmp_path, request) -> Path:
         task_type="SEQ_CLS",
     )
     plain = write_adapter(tmp_path / "plain", _factors(1))
-    merge([*paths, same, plain], tmp_path / "b", error=0.1, threads=1, exact=request.param)
+    merge([*paths, same, plain], tmp_path / "b", error=0.1, workers=1, exact=request.param)
     return tmp_path / "b"
 
 
@@ -123,7 +123,7 @@ def test_output_layer_embedding_and_norm(tmp_path) -> None:
     rng = np.random.default_rng(4)
     change = (rng.standard_normal((97, 2)), rng.standard_normal((2, 32)))
     changes = write_adapter(tmp_path / "changes", {**_factors(5), "lm_head": change})
-    merge([own, changes], tmp_path / "b", error=0.1, threads=1)
+    merge([own, changes], tmp_path / "b", error=0.1, workers=1)
     with attach(model, tmp_path / "b") as attached:
         found = {}
         for name in ("own", "changes", None):
@@ -142,7 +142,7 @@ def test_output_layer_embedding_and_norm(tmp_path) -> None:
 def test_a_bias_alone_leaves_the_weight(classifier, tmp_path) -> None:
     classifier.score = torch.nn.Linear(32, 3)
     weight = classifier.score.weight.detach().clone()
-    merge([adapter(tmp_path / "x", 1, {"score.bias": (3,)})], tmp_path / "b", error=0.1, threads=1)
+    merge([adapter(tmp_path / "x", 1, {"score.bias": (3,)})], tmp_path / "b", error=0.1, workers=1)
     bias = np.frombuffer(
         open_bundle(tmp_path / "b")["x"].extras[f"{PREFIX}score.bias"].raw(), np.float32
     )
@@ -188,7 +188,7 @@ def test_a_thread_that_selected_another_head_is_refused(classifier, heads) -> No
 def test_what_has_no_place_is_refused_by_name(saved, config, reason, tmp_path) -> None:
     odd = adapter(tmp_path / "odd", 1, saved, **config)
     plain = write_adapter(tmp_path / "plain", pairs(1, 2))
-    merge([odd, plain], tmp_path / "b", error=0.3, threads=1)
+    merge([odd, plain], tmp_path / "b", error=0.3, workers=1)
     model = tiny_llama(intermediate_size=64)
     with attach(model, tmp_path / "b") as attached:
         attached.set_task("plain")
@@ -209,7 +209,7 @@ def test_an_embedding_as_the_difference_from_the_models_own(tmp_path) -> None:
     one = write_adapter(
         tmp_path / "one", _factors(1), extras={key: changed}, modules_to_save=["embed_tokens"]
     )
-    merge([one], tmp_path / "b", error=0.05, base=tmp_path / "base", threads=1)
+    merge([one], tmp_path / "b", error=0.05, base=tmp_path / "base", workers=1)
     assert open_bundle(tmp_path / "b").manifest.tensors[0].base is not None
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
     with attach(model, tmp_path / "b") as attached:

@@ -137,7 +137,7 @@ def test_a_file_like_the_original_has_its_numbers(bundle_of, tmp_path) -> None:
 
 
 def test_one_task_is_switched_to_from_the_base(tmp_path, here) -> None:
-    merge(adapters(tmp_path / "a")[:1], tmp_path / "b", size="60%", threads=1)
+    merge(adapters(tmp_path / "a")[:1], tmp_path / "b", size="60%", workers=1)
     report = measure_use(tmp_path / "b", repeats=1)
     assert (report["task"], report["other"]) == ("de", None)
     assert report["held"]["other_bytes"] == 0
@@ -151,13 +151,13 @@ def test_tasks_that_cannot_be_attached_are_left_out(tmp_path, here) -> None:
     pair = {q: (rng.standard_normal((32, 2)), rng.standard_normal((2, 32)))}
     head = {"base_model.model.lm_head.weight": rng.standard_normal((9, 32)).astype(np.float32)}
     odd = write_adapter(tmp_path / "odd", pair, extras=head, modules_to_save=["lm_head"])
-    merge([odd, *adapters(tmp_path / "a")[:2]], tmp_path / "b", error=0.3, threads=1)
+    merge([odd, *adapters(tmp_path / "a")[:2]], tmp_path / "b", error=0.3, workers=1)
     report = measure_use(tmp_path / "b", repeats=1)
     assert (report["task"], report["other"], report["tasks"]) == ("de", "en", 3)
     assert "1 task cannot be attached and is not in the comparison" in report["notes"]
     with pytest.raises(UsageError, match=r"'odd' cannot be attached.*kind saved.*expected de, en"):
         measure_use(tmp_path / "b", "odd")
-    merge([odd], tmp_path / "b", error=0.3, threads=1)
+    merge([odd], tmp_path / "b", error=0.3, workers=1)
     with pytest.raises(UsageError, match="'odd' cannot be attached"):
         measure_use(tmp_path / "b")
 

@@ -30,7 +30,7 @@ def bundle(folder: Path, vocabulary: int, **config: Any) -> Path:
         write_adapter(folder / "head", pairs(1, 3), extras=extra, **settings),
         write_adapter(folder / "plain", pairs(1, 3)),
     ]
-    merge(tasks, folder / "b", error=0.1, threads=1)
+    merge(tasks, folder / "b", error=0.1, workers=1)
     return folder / "b"
 
 

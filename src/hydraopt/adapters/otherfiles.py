@@ -6,7 +6,7 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -23,6 +23,7 @@ _RATIO: Final = 64
 class _Member:
     """The data of one array in an npz file, read when called."""
 
+    portable: ClassVar[bool] = True
     path: Path
     member: str
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,6 +190,8 @@ class FileSpan:
     guards against a training run that overwrites its checkpoint meanwhile.
     """
 
+    portable: ClassVar[bool] = True
+    """Whether another process can read it as well; what does not say so cannot."""
     path: Path
     start: int
     size: int

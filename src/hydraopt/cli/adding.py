@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hydraopt.cli.common import json_option, progress_bar, quiet_option, threads_option
+from hydraopt.cli.common import json_option, progress_bar, quiet_option, workers_option
 from hydraopt.cli.mergeoptions import Prompts
 from hydraopt.cli.results import show_changed
 
@@ -67,7 +67,7 @@ def adding_options(command: F) -> F:
             click.option(
                 "--alpha", type=float, help="lora_alpha of files that do not state theirs."
             ),
-            threads_option,
+            workers_option,
             json_option,
             quiet_option,
         ]
@@ -89,7 +89,7 @@ class Adding:
     exact: tuple[str, ...]
     same_base: bool
     alpha: float | None
-    threads: int | None
+    workers: int | None
 
     def __post_init__(self) -> None:
         if len(dict(self.prompted)) != len(self.prompted):
@@ -128,7 +128,7 @@ def run_adding(
             exact=asked.exact,
             same_base=asked.same_base,
             base=_tensors(asked, opened),
-            threads=asked.threads,
+            workers=asked.workers,
             progress=progress,
         )
     show_changed(done, as_json)

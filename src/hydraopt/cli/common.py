@@ -36,7 +36,7 @@ __all__ = [
     "say_raw",
     "show_table",
     "size_text",
-    "threads_option",
+    "workers_option",
 ]
 
 
@@ -44,10 +44,11 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table."
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-threads_option = click.option(
-    "--threads",
+workers_option = click.option(
+    "--workers",
     type=click.IntRange(min=1),
-    help="Threads to use; default all cores. Does not change the result.",
+    help="Processes at most; default one for each core, or one where the work is small. Does not "
+    "change the result.",
 )
 
 

@@ -14,7 +14,7 @@ from hydraopt.cli.common import (
     json_option,
     progress_bar,
     quiet_option,
-    threads_option,
+    workers_option,
 )
 from hydraopt.cli.mergeoptions import DEFAULT_MEASURE, Asked, Importance, Prompts, Setting
 from hydraopt.cli.results import show_combined, show_plan, show_result
@@ -122,7 +122,7 @@ __all__ = ["merge"]
 @click.option("--same-base", is_flag=True, help="All were trained on one base, whatever they say.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
-@threads_option
+@workers_option
 @json_option
 @quiet_option
 def merge(
@@ -261,7 +261,7 @@ def _plan(
             sensitivity=onlooker.sensitivities(),
             same_base=asked.same_base,
             base=_base_tensors(asked, opened),
-            threads=asked.threads,
+            workers=asked.workers,
             progress=progress,
         )
     report = {"schema": "hydraopt.merge.plan/1", **made.to_dict()}
@@ -300,7 +300,7 @@ def _merge(
         alpha=asked.alpha,
         exact=asked.exact,
         base=_base_tensors(asked, opened),
-        threads=asked.threads,
+        workers=asked.workers,
         progress=progress,
     )
 

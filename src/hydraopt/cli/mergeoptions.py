@@ -83,7 +83,7 @@ class Asked:
     exact: tuple[str, ...]
     same_base: bool
     alpha: float | None
-    threads: int | None
+    workers: int | None
 
     def __post_init__(self) -> None:
         if len(self.importance) != len(self.weights):
@@ -107,13 +107,13 @@ class Asked:
             or self.harm
             or self.forms
             or self.fair
-            or self.threads
+            or self.workers
             or self.exact
         )
         given = (self.error, self.max_error, self.base) != (None, None, None)
         if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):
             raise click.UsageError(
-                "--method has no size, limit, form, measure, base, threads or exact: what it makes "
+                "--method has no size, limit, form, measure, base, workers or exact: what it makes "
                 "is stored"
             )
 

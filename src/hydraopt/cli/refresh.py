@@ -14,7 +14,7 @@ from hydraopt.cli.common import (
     progress_bar,
     quiet_option,
     say,
-    threads_option,
+    workers_option,
 )
 
 __all__ = ["refresh"]
@@ -31,7 +31,7 @@ __all__ = ["refresh"]
 @click.option("--same-base", is_flag=True, help="The base is the same one, by another name.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
-@threads_option
+@workers_option
 @json_option
 @quiet_option
 def refresh(
@@ -67,7 +67,7 @@ def refresh(
 
     with progress_bar(quiet or as_json) as progress:
         if output is None and not in_place:
-            known = {name: options[name] for name in ("same_base", "alpha", "base", "threads")}
+            known = {name: options[name] for name in ("same_base", "alpha", "base", "workers")}
             expected = expected_saving(bundle, adapters=adapters, progress=progress, **known)
         else:
             done = refresh_at(bundle, output, adapters=adapters, progress=progress, **options)

@@ -9,7 +9,7 @@ from hydraopt.cli.common import (
     json_option,
     progress_bar,
     quiet_option,
-    threads_option,
+    workers_option,
 )
 from hydraopt.cli.results import show_result
 
@@ -23,7 +23,7 @@ __all__ = ["shrink"]
 @click.option("--error", type=float, help="Limit of the mean relative error that is added.")
 @click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
-@threads_option
+@workers_option
 @json_option
 @quiet_option
 def shrink(
@@ -33,7 +33,7 @@ def shrink(
     error: float | None,
     base: str | None,
     force: bool,
-    threads: int | None,
+    workers: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -58,7 +58,7 @@ def shrink(
             size=size,
             error=error,
             base=base,
-            threads=threads,
+            workers=workers,
             progress=progress,
         )
     show_result("hydraopt.shrink/1", result, task_rows(open_bundle(output)), as_json)

@@ -201,15 +201,17 @@ class StreamWriter:
         Raises NumericalError for what no reader takes, see :meth:`Block.check`.
         """
         block.check()
-        self.run(kind, block.spreads)
-        rows = np.zeros(block.levels.shape[1], np.int64)
+        self.levels(block.levels, block.spreads, kind)
+
+    def levels(self, levels: NDArray[np.int32], spreads: NDArray[np.int64], kind: int) -> None:
+        """Append the levels (k, N) and spread classes (k,) of a block that was checked."""
+        self.run(kind, spreads)
+        rows = np.zeros(levels.shape[1], np.int64)
         some = max(_RESERVED // max(rows.size, 1), 1)
-        for j in range(0, block.spreads.size, some):
-            levels = block.levels[j : j + some]
-            self._reserve(16 * levels.size + 64)
-            encode_columns(
-                self._state, self._out, self._model, levels, block.spreads[j : j + some], rows
-            )
+        for j in range(0, spreads.size, some):
+            part = levels[j : j + some]
+            self._reserve(16 * part.size + 64)
+            encode_columns(self._state, self._out, self._model, part, spreads[j : j + some], rows)
 
     def finish(self) -> bytes:
         """Close the stream and return its bytes."""

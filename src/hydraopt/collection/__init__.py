@@ -1,1 +1,1 @@
-"""Tasks come and go, and no byte of any other changes."""
+"""Tasks come and go; no byte of any other changes."""

@@ -39,13 +39,13 @@ from hydraopt.files.reading import file_hash
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import HarmLimit, MeanError, Size, parse_harm, parse_size
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.frozen import FrozenCore, MiddlePrice
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.trials import measure_tasks
 from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job, Measured
-from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import CoreRecipe
 from hydraopt.merging.solving import Options, solve, solve_at
 from hydraopt.merging.weights import Sensitivity
@@ -142,7 +142,7 @@ class Coder:
     exact: Sequence[str] = ()
     same_base: bool = False
     base: BaseTensors | None = None
-    threads: int | None = None
+    workers: int | None = None
     progress: Progress | None = None
 
     def encode(self, adapter: Adapter, day: str) -> Encoded:
@@ -254,7 +254,7 @@ class Coder:
     def _solved(self, job: Job, adapter: Adapter) -> tuple[Job, Draft]:
         """The draft that meets the limit, or the one at the collection's own price; and the job
         with what was measured."""
-        options = options_in(self.bundle.recipe, self.threads, self.progress)
+        options = options_in(self.bundle.recipe, self.workers, self.progress)
         seen = {k: x for k, x in self.sensitivity.items() if k == adapter.name}
         options = dataclasses.replace(options, sensitivity=seen)
         budget = self.limit.budget(job.pieces.fp16_bytes)
@@ -365,14 +365,14 @@ def price_of(bundle: Bundle, do: str) -> MiddlePrice:
 
 
 def options_in(
-    recipe: Mapping[str, Any], threads: int | None, progress: Progress | None
+    recipe: Mapping[str, Any], workers: int | None, progress: Progress | None
 ) -> Options:
     """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
     that is not known."""
     measure, named = recipe.get("measure"), recipe.get("forms")
     forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
     chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
-    return Options(chosen, forms or tuple(FORMS), threads=threads, progress=progress)
+    return Options(chosen, forms or tuple(FORMS), workers=workers, progress=progress)
 
 
 def digest_of(adapter: Adapter) -> str:

@@ -33,10 +33,10 @@ from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, load
-from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import CoreRecipe, RefreshRecipe
 from hydraopt.merging.solving import Options, expected_bits, solve, solve_at
 from hydraopt.progress import Progress
@@ -110,7 +110,7 @@ def expected_saving(
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
-    threads: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Expected:
     """What :func:`refresh` would save without a limit; arguments as there.
@@ -127,7 +127,7 @@ def expected_saving(
         pieces = dataclasses.replace(tasks.pieces, norm=price.norm)
         # What is carried stays as it is: it need not be packed to be told about.
         job = Job(pieces, Carried(), CoreRecipe())
-        options = options_in(tasks.bundle.recipe, threads, progress)
+        options = options_in(tasks.bundle.recipe, workers, progress)
         bits = expected_bits(job, price.price, options)
     added = sum(task.added is not None for task in manifest.tasks)
     return Expected(collection.path, now, round(bits / _BITS), len(manifest.tasks), added)
@@ -143,14 +143,14 @@ def refresh(
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
-    threads: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Refreshed:
     """Make a new core for all tasks of the collection at ``path``, and code them over it.
 
     output: where to, of the same kind (a file or a folder); None is in its own place, in one step.
     adapters: originals, by the names of their tasks. size, error: as of :func:`hydraopt.merge`;
-    without them the price of a bit stays. same_base, alpha, base, threads, progress: as there.
+    without them the price of a bit stays. same_base, alpha, base, workers, progress: as there.
 
     Tasks that were added keep their history. Raises TaskNotFoundError for an adapter that is no
     task, UsageError for one that is not the file which was added, or where no price is known, and
@@ -171,7 +171,7 @@ def refresh(
             budget = Size(parse_size(size, tasks.pieces.fp16_bytes))
         elif error is not None:
             budget = MeanError(error)
-        options = options_in(tasks.bundle.recipe, threads, progress)
+        options = options_in(tasks.bundle.recipe, workers, progress)
         job, draft = _solved(tasks, budget, options)
         manifest = _told(job.manifest(draft), tasks)
         packed = job.packed(draft, manifest)

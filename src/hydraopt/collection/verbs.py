@@ -71,7 +71,7 @@ class Changed:
 class How(TypedDict, total=False):
     """How adapters are coded, each by itself against the core.
 
-    exact, same_base, alpha, base, threads, progress: as in :func:`hydraopt.merge`. limit: of each
+    exact, same_base, alpha, base, workers, progress: as in :func:`hydraopt.merge`. limit: of each
     adapter; without one the price of a bit counts that the merge came to. onlooker: who has looked
     at them with the base model. day: for the history, ISO; default today, in UTC.
     """
@@ -82,7 +82,7 @@ class How(TypedDict, total=False):
     same_base: bool
     alpha: float | None
     base: StrPath | BaseTensors | None
-    threads: int | None
+    workers: int | None
     progress: Progress | None
     day: str | None
 
@@ -192,7 +192,7 @@ def _put(
             how.get("exact", ()),
             same_base,
             base,
-            how.get("threads"),
+            how.get("workers"),
             how.get("progress"),
         )
         before = collection.size()

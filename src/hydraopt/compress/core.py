@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -205,7 +205,10 @@ class CoreStore:
     """
 
     def __init__(
-        self, readers: Sequence[FactorReader], room: int = ROOM, vectors: int = 48 << 20
+        self,
+        readers: Sequence[FactorReader] | Mapping[int, FactorReader],
+        room: int = ROOM,
+        vectors: int = 48 << 20,
     ) -> None:
         self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}

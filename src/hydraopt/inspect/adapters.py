@@ -28,9 +28,9 @@ from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import Size
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import Progress, silent

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hydraopt.adapters import Adapter, RawTensor
+from hydraopt.adapters import Adapter, LowRankModule, RawTensor
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.spec import ModuleEntry, TaskEntry, default_key
 from hydraopt.bundle.tensors import TensorEntry
@@ -25,7 +25,7 @@ from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensor
 from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
 
-__all__ = ["MergeSet", "align"]
+__all__ = ["AdapterFactors", "MergeSet", "align"]
 
 HALVES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
@@ -103,15 +103,14 @@ def _describe(entry: ModuleEntry) -> str:
 
 
 @dataclass(frozen=True)
-class _AdapterFactors:
+class AdapterFactors:
     """Factors of one module from the adapters' files, in the order of the contents."""
 
-    path: str
-    contents: tuple[tuple[int, Adapter], ...]
+    contents: tuple[tuple[int, LowRankModule], ...]
 
     def __call__(self) -> Iterator[tuple[int, Factors]]:
-        for content, adapter in self.contents:
-            yield content, Factors.of(*adapter.modules[self.path].factors())
+        for content, module in self.contents:
+            yield content, Factors.of(*module.factors())
 
 
 def _dtype(adapter: Adapter) -> str:
@@ -217,7 +216,9 @@ def align(
         known = list(entries.values()), lossless, apart[i].kept, coded.of_adapter[i]
         tasks.append(_task(adapter, content, config, index, *known))
     readers = tuple(
-        _AdapterFactors(path, tuple((i, a) for i, a in enumerate(distinct) if path in a.modules))
+        AdapterFactors(
+            tuple((i, a.modules[path]) for i, a in enumerate(distinct) if path in a.modules)
+        )
         for path in entries
     )
     return MergeSet(

@@ -12,7 +12,7 @@ from hydraopt.coding.records import PartsRecord, read_basis, read_record
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.passes import Draft
+from hydraopt.merging.draft import Draft
 
 __all__ = ["DecodedDraft"]
 

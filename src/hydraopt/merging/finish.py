@@ -14,10 +14,10 @@ from typing import Final, Literal
 from hydraopt.adapters import Adapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, HarmLimit
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.trials import measure_tasks
 from hydraopt.merging.outcome import Job, Measured
-from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter, refitted
 from hydraopt.merging.rescale import Rescaler, rescaled

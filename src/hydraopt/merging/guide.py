@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.passes import Course
+from hydraopt.merging.draft import Course
 
 __all__ = ["SIZE_SLOPE", "Guide"]
 

@@ -15,11 +15,11 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
 
-__all__ = ["joined"]
+__all__ = ["JoinedFactors", "joined"]
 
 
 @dataclass(frozen=True)
-class _JoinedFactors:
+class JoinedFactors:
     """Factors of one module out of several sets, each with the number of its first content."""
 
     readers: tuple[tuple[int, FactorReader], ...]
@@ -103,13 +103,13 @@ def _moved(
     )
 
 
-def _readers(sets: Sequence[MergeSet], firsts: Sequence[int]) -> dict[str, _JoinedFactors]:
+def _readers(sets: Sequence[MergeSet], firsts: Sequence[int]) -> dict[str, JoinedFactors]:
     """By path."""
     readers: dict[str, list[tuple[int, FactorReader]]] = {}
     for pieces, first in zip(sets, firsts, strict=True):
         for module, read in zip(pieces.modules, pieces.readers, strict=True):
             readers.setdefault(module.path, []).append((first, read))
-    return {path: _JoinedFactors(tuple(own)) for path, own in readers.items()}
+    return {path: JoinedFactors(tuple(own)) for path, own in readers.items()}
 
 
 def _matrices(

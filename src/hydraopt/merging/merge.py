@@ -32,11 +32,11 @@ from hydraopt.merging.budget import (
     parse_harm,
     parse_size,
 )
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
-from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
@@ -90,7 +90,7 @@ def merge(
     alpha: float | None = None,
     exact: Sequence[str] = (),
     base: StrPath | BaseTensors | None = None,
-    threads: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
     """Merge adapters of one base model into one bundle file at ``output``.
@@ -108,8 +108,8 @@ def merge(
     hydraopt.coding.forms.FORMS. same_base: take base models written differently as one. alpha: for
     files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by
     bit. base: the base model's folder or tensors; what takes the place of one is coded as the
-    difference, and whoever reads it needs the base too. threads: default all cores; does not change
-    the result. progress: called with (stage, done, total).
+    difference, and whoever reads it needs the base too. workers: processes at most, default one for
+    each core; does not change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -123,7 +123,7 @@ def merge(
     check_apart(output, inputs_of(loaded.adapters))
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
-    options = Options(chosen, tuple(forms or FORMS), fair, threads, progress, *weighed)
+    options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
     budget = limits.budget(pieces.fp16_bytes)
     job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
     if pieces.contents:

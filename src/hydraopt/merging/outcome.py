@@ -24,7 +24,7 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget, Size
-from hydraopt.merging.passes import Draft
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.recipe import Recipe
 
 __all__ = ["Job", "Loaded", "Measured", "StrPath", "Written", "inputs_of", "load"]

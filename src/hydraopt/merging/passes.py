@@ -1,131 +1,48 @@
 """One pass: every module and coded tensor planned, encoded and written at one price of a bit.
 
-Both are items here, modules first. Items are independent until they meet in the streams, so they
-are planned and encoded in threads and written in order; a few are in memory at a time. The result
-does not depend on the number of threads: each item is computed by one thread, with the BLAS library
-held to one.
+Both are items here, modules first. Items are independent until they meet in the streams. So the
+workers of an engine have items of their own, and streams of their own; what goes from one to the
+other are scripts, in the items' order. The result does not depend on the number of workers: each
+item is computed by one, with the BLAS library held to one thread, and each stream written by one.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hydraopt.coding.chunks import ChunkWriter
-from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import write_basis, write_record
+from hydraopt.coding.script import SHARED
 from hydraopt.coding.stream import most_numbers
-from hydraopt.compress.core import CoreStore, ModuleCore
-from hydraopt.compress.dense import EncodedTensor, Given, encode_tensor, estimate_tensor
-from hydraopt.compress.encode import EncodedModule, encode_module
+from hydraopt.compress.core import ROOM
+from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
-from hydraopt.compress.plan import ModulePlan, plan_module
+from hydraopt.engines.pool import Alone, Answer, Pool, WorkerLostError
 from hydraopt.errors import NumericalError, explain
-from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.dense import TensorMatrices
-from hydraopt.merging.frozen import MiddlePrice
+from hydraopt.merging.draft import Course, Draft, legs_of
+from hydraopt.merging.servant import Item, Made, ModuleItem, Servant, Setup, TensorItem
 from hydraopt.merging.weights import Counting, middle_price
 from hydraopt.progress import Progress, silent
 
-__all__ = ["Course", "Draft", "Passes"]
+__all__ = ["Passes"]
 
 T = TypeVar("T")
 
-_LEG = 4
-"""A pass that has a course mends its price after each 1/_LEG of the modules that are left."""
-_FAR = 0.5
-"""The most that the logarithm of a price is mended."""
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What one pass made.
-
-    shared, streams: coded bytes. errors, energies: (contents, items), squared norms of dW - dW~
-    and of dW, zero where a content lacks the item. forms: how many records have each form.
-    price, weights: what it was made at; the average price, if that was mended on the way, and what
-    a unit of squared error counted, (contents, items). counting: what errors mean to a task.
-    middle: what the price comes to for a task of the middle size.
-    """
-
-    shared: bytes
-    streams: tuple[bytes, ...]
-    errors: Array
-    energies: Array
-    forms: dict[str, int]
-    price: float
-    weights: Array
-    counting: Counting
-    middle: MiddlePrice | None = None
-
-    @classmethod
-    def empty(cls, weights: Array, counting: Counting) -> Draft:
-        """Nothing is coded; errors and a price that take as many bytes in a manifest as those of a
-        pass do."""
-        errors = np.random.default_rng(0).random(weights.shape)
-        ones, middle = np.ones(weights.shape), MiddlePrice(1.23456e-08, 1.23456)
-        streams = (b"",) * len(weights)
-        return cls(b"", streams, errors, ones, {}, math.inf, weights, counting, middle)
-
-    @property
-    def coded_bytes(self) -> int:
-        return len(self.shared) + sum(map(len, self.streams))
-
-    def relative_errors(self) -> Array:
-        """Relative error of each content, (contents,), everything that is coded counted."""
-        return self.counting.errors(self.errors)
-
-
-@dataclass(frozen=True)
-class Course:
-    """Where a pass should end, and how to steer there.
-
-    bits: what the planner expects of each module, (modules,), at the price that the pass starts
-    with. slope: of log bits over log price. wanted: bits that the pass should take in all.
-    """
-
-    bits: Array
-    slope: float
-    wanted: float
-
-    def average(self, price: float, planned: float) -> float:
-        """The one price at which the planner would have expected ``planned`` bits."""
-        expected = float(self.bits.sum())
-        if not (planned > 0 and expected > 0):
-            return price
-        return price * math.exp(math.log(planned / expected) / self.slope)
-
-    def mended(self, price: float, done: int, planned: float, taken: float) -> float:
-        """The price for the modules from ``done`` on, when those before took ``taken`` bits.
-
-        planned: what the planner expected of these, at the prices that they really had.
-        """
-        rest = float(self.bits[done:].sum())
-        if not (planned > 0 and rest > 0):
-            return price
-        room = max(self.wanted - taken, 1.0) / (taken / planned * rest)
-        return price * math.exp(float(np.clip(math.log(room) / self.slope, -_FAR, _FAR)))
-
-
-def _legs(modules: int) -> Iterator[range]:
-    """Long legs first, single modules last: what these miss by is what the pass will miss by."""
-    start = 0
-    while start < modules:
-        stop = start + max((modules - start) // _LEG, 1)
-        yield range(start, stop)
-        start = stop
+_MOST_ROOM: Final = 1 << 30
+"""Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
+_VECTORS: Final = 48 << 20
+"""Bytes of singular vectors kept between passes."""
+_AHEAD: Final = 2
+"""Items that a worker is asked for before what it made of the first is used."""
+_TRIES: Final = 3
+"""Times that a pass is begun while workers are lost in it."""
 
 
 def _check_readable(numbers: int, size: int) -> None:
@@ -141,122 +58,101 @@ def _check_readable(numbers: int, size: int) -> None:
         )
 
 
-class _Written:
-    """The streams of a pass while they are written.
+class _Tally:
+    """What is known of a pass while it runs. errors, energies: (contents, items), as a Draft's.
+    size: bytes of all streams so far, when nothing is being written."""
 
-    frozen: what is shared is there already, and is not written. errors, energies, forms: as a
-    Draft's.
-    """
-
-    def __init__(self, contents: int, items: int, frozen: bool) -> None:
-        self._frozen = frozen
-        self._shared = ChunkWriter()
-        self._streams = [ChunkWriter() for _ in range(contents)]
-        self._has_shared = False
-        self._numbers = 0
+    def __init__(self, contents: int, items: int, workers: int) -> None:
         self.errors = np.zeros((contents, items))
         self.energies = np.zeros_like(self.errors)
         self.forms = Counter[str]()
+        self.shares, self.numbers, self.planned = False, 0, 0.0
+        self.sizes = [0] * workers
+
+    def add(self, index: int, made: Made) -> None:
+        contents = list(made.contents)
+        self.errors[contents, index] = made.errors
+        self.energies[contents, index] = made.energies
+        self.forms.update(made.forms)
+        self.shares |= made.shares
+        self.numbers += made.numbers
+        self.planned += made.bits
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
-        return self._shared.size + sum(stream.size for stream in self._streams)
-
-    def module(self, module: EncodedModule, path: str, adapters: Sequence[str]) -> None:
-        """Append a module. path, adapters (of each content): for errors."""
-        bases = [x for x in (module.left, module.right) if x is not None]
-        for basis in bases:
-            basis.block.check(module=path)
-        if not self._frozen:
-            write_basis(self._shared, module.left)
-            write_basis(self._shared, module.right)
-            self._ended(self._shared, sum(x.block.levels.size for x in bases))
-            self._has_shared |= bool(bases)
-        for i, content in enumerate(module.contents):
-            record = module.records[i]
-            if record is not None:
-                record.check(adapters[content], path)
-            write_record(self._streams[content], record, module.has_bases)
-            self._ended(self._streams[content], record.numbers if record else 0)
-            self.forms[record.mode.form if record else "nothing"] += 1
-            self.errors[content, module.index] = module.errors[i]
-            self.energies[content, module.index] = module.energies[i]
-
-    def tensor(
-        self, index: int, encoded: EncodedTensor, tensor: TensorMatrices, adapters: Sequence[str]
-    ) -> None:
-        """Append a coded tensor, the item of that index."""
-        whole = math.prod(tensor.shape)
-        common = DenseRecord(rest=encoded.common)
-        common.check(module=tensor.entry.key)
-        if not self._frozen:
-            write_dense(self._shared, common)
-            self._ended(self._shared, common.numbers(whole, bounded=True))
-            self._has_shared |= encoded.common is not None
-        for i, content in enumerate(tensor.contents):
-            record = encoded.records[i]
-            record.check(adapters[content], tensor.entry.key)
-            write_dense(self._streams[content], record)
-            self._ended(self._streams[content], record.numbers(whole, tensor.own is not None))
-            self.errors[content, index] = encoded.errors[i]
-            self.energies[content, index] = encoded.energies[i]
-
-    def _ended(self, stream: ChunkWriter, numbers: int) -> None:
-        stream.end_record(numbers)
-        self._numbers += numbers
-
-    def finish(self) -> tuple[bytes, tuple[bytes, ...]]:
-        """Shared and task streams. Raises NumericalError for what no reader would take."""
-        shared = self._shared.finish() if self._has_shared else b""
-        streams = tuple(stream.finish() for stream in self._streams)
-        _check_readable(self._numbers, len(shared) + sum(map(len, streams)))
-        return shared, streams
+        return sum(self.sizes)
 
 
 class Passes:
-    """Runs passes over one set of modules and tensors; keeps what passes have in common.
+    """Runs passes over one set of modules and tensors; what they have in common stays with the
+    workers.
 
-    store: the cores of the modules of ``pieces``.
+    pool: default this process alone; it is closed with the passes, at the end of a ``with`` block.
     """
 
     def __init__(
         self,
-        store: CoreStore,
         pieces: MergeSet,
         measure: Measure,
         modes: Sequence[Mode],
-        threads: int | None = None,
+        pool: Pool | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._store = store
-        self._adapters = pieces.owners
+        self._pieces, self._measure = pieces, measure
         self._contents = pieces.contents
-        self._paths = [module.path for module in pieces.modules]
-        self._tensors = pieces.matrices
-        self._items = len(store) + len(self._tensors)
-        self._core = pieces.core
-        self._measure = measure
-        self._modes = modes
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._modules = len(pieces.modules)
+        self._items = self._modules + len(pieces.matrices)
+        self._holders, self._names = _holders(pieces), pieces.owners
         self._progress = progress or silent
+        self._pool: Pool = pool or Alone()
+        self._of_item = self._shared_out()
+        self._told: list[set[int]] = [set() for _ in range(self._pool.size)]
+        room = min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) // self._pool.size
+        owners = {content: content % self._pool.size for content in range(self._contents)}
+        owners[SHARED] = self._pool.size - 1
+        frozen, workers = pieces.core is not None, self._pool.size
+        about = measure, tuple(modes), owners, workers, frozen, room, _VECTORS // workers
+        self._pool.hire(Servant, Setup(*about))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.close()
+
+    def _shared_out(self) -> list[int]:
+        """The worker of each item: in every leg, who has least to do so far; then, in all."""
+        workers = self._pool.size
+        entries = [module.m + module.n for module in self._pieces.modules]
+        entries += [sum(tensor.shape) for tensor in self._pieces.matrices]
+        loads, chosen = np.zeros(workers), [0] * self._items
+        for leg in legs_of(self._items):
+            here = np.zeros(workers)
+            for index in leg:
+                worker = min(range(workers), key=lambda w: (here[w], loads[w], -w))
+                work = entries[index] * len(self._holders[index])
+                here[worker] += work
+                loads[worker] += work
+                chosen[index] = worker
+        return chosen
 
     def energies(self) -> Array:
         """Squared Frobenius norms, (contents, items)."""
-        energies = np.zeros((self._contents, self._items))
 
-        def one(index: int) -> None:
-            if index >= len(self._store):
-                tensor = self._tensors[index - len(self._store)]
-                energies[list(tensor.contents), index] = tensor.squared_norms()
-                return
-            core = self._store.core(index)
-            for content, s in zip(core.contents, core.s, strict=True):
-                energies[content, index] = s @ s
+        def once() -> Array:
+            energies = np.zeros((self._contents, self._items))
+            answers = self._map("energies", ((i,) for i in range(self._items)))
+            for index, (contents, own) in answers:
+                energies[list(contents), index] = own
+                self._progress("reading", index + 1, self._items)
+            return energies
 
-        for done, _ in enumerate(self._map(one, range(self._items)), 1):
-            self._progress("reading", done, self._items)
-        return energies
+        return self._steadily(once)
 
     def estimate(self, price: float, weights: Array) -> Array:
         """Bits that the planner expects of each item at a price; no number is rounded.
@@ -264,34 +160,11 @@ class Passes:
         weights: as for :meth:`run`.
         """
 
-        def one(index: int) -> float:
-            if index >= len(self._store):
-                tensor, own = self._tensor(index, weights)
-                shared = self._common(index)
-                return estimate_tensor(tensor.read, tensor.shape, own, price, shared)
-            return self._plan(self._store.core(index), price, weights).bits
+        def once() -> Array:
+            asked = ((i, price, self._own(i, weights)) for i in range(self._items))
+            return np.array([bits for _, bits in self._map("bits", asked)])
 
-        return np.array(list(self._map(one, range(self._items))))
-
-    def _tensor(self, index: int, weights: Array) -> tuple[TensorMatrices, list[float]]:
-        """A coded tensor, by the number of its item, and what errors of its tasks count."""
-        tensor = self._tensors[index - len(self._store)]
-        return tensor, weights[list(tensor.contents), index].tolist()
-
-    def _plan(self, core: ModuleCore, price: float, weights: Array) -> ModulePlan:
-        own = weights[list(core.contents), core.index].tolist()
-        given = self._given(core.index)
-        return plan_module(core, own, price, self._measure, self._modes, given)
-
-    def _given(self, index: int) -> Bases | None:
-        """The bases of a module that are there already."""
-        return None if self._core is None else self._core.bases[index]
-
-    def _common(self, index: int) -> Given | None:
-        """What is shared already of the coded tensor that is the item of that index."""
-        if self._core is None:
-            return None
-        return Given(self._core.commons[index - len(self._store)])
+        return self._steadily(once)
 
     def run(
         self,
@@ -306,52 +179,126 @@ class Passes:
         weights: what a unit of squared error counts, (contents, items). With a course the price is
         mended after every few items, by what they took.
         """
-
-        def one(price: float, index: int) -> tuple[EncodedModule | EncodedTensor, float]:
-            if index >= len(self._store):
-                tensor, own = self._tensor(index, weights)
-                shared = self._common(index)
-                encoded = encode_tensor(tensor.read, tensor.shape, own, price, shared)
-                # What was expected is estimated once, for the course of a whole pass.
-                return encoded, float(course.bits[index]) if course else 0.0
-            core = self._store.core(index)
-            plan = self._plan(core, price, weights)
-            encoding = encode_module(core, plan, self._measure, self._given(index))
-            return encoding, plan.bits
-
-        written = _Written(self._contents, self._items, self._core is not None)
-        mended, planned = price, 0.0
-        for leg in _legs(self._items) if course else [range(self._items)]:
-            items = self._map(functools.partial(one, mended), leg)
-            for index, (item, bits) in zip(leg, items, strict=True):
-                planned += bits
-                if isinstance(item, EncodedModule):
-                    written.module(item, self._paths[index], self._adapters)
-                else:
-                    tensor = self._tensors[index - len(self._store)]
-                    written.tensor(index, item, tensor, self._adapters)
-                self._progress(stage, index + 1, self._items)
-            if course:
-                mended = course.mended(price, leg.stop, planned, 8 * written.size)
-        shared, own = written.finish()
-        average = course.average(price, planned) if course else price
-        forms = dict(sorted(written.forms.items()))
-        energies = written.energies
-        middle = middle_price(average, weights, energies, counting, self._measure)
-        parts = shared, own, written.errors, energies, forms
+        tally, streams = self._steadily(lambda: self._written(price, weights, stage, course))
+        shared = streams[SHARED] if tally.shares else b""
+        own = tuple(streams[content] for content in range(self._contents))
+        _check_readable(tally.numbers, len(shared) + sum(map(len, own)))
+        average = course.average(price, tally.planned) if course else price
+        forms = dict(sorted(tally.forms.items()))
+        middle = middle_price(average, weights, tally.energies, counting, self._measure)
+        parts = shared, own, tally.errors, tally.energies, forms
         return Draft(*parts, average, weights, counting, middle)
 
-    def _map(self, one: Callable[[int], T], indices: range) -> Iterator[T]:
-        """Results in order, computed ahead by at most a few modules."""
+    def _written(
+        self, price: float, weights: Array, stage: str, course: Course | None
+    ) -> tuple[_Tally, dict[int, bytes]]:
+        """All items at a price, mended by a course; and the streams, by content and SHARED."""
+        workers = range(self._pool.size)
+        tally = _Tally(self._contents, self._items, self._pool.size)
+        mended = price
+        for answer in [self._pool.call(worker, "begin") for worker in workers]:
+            answer.result()
+        for leg in legs_of(self._items) if course else [range(self._items)]:
+            self._leg(leg, mended, weights, stage, course, tally)
+            if course:
+                mended = course.mended(price, leg.stop, tally.planned, 8 * tally.size)
+        streams: dict[int, bytes] = dict.fromkeys(range(self._contents), b"")
+        for answer in [self._pool.call(worker, "finish") for worker in workers]:
+            streams |= answer.result()
+        return tally, streams
+
+    def _leg(
+        self,
+        leg: range,
+        price: float,
+        weights: Array,
+        stage: str,
+        course: Course | None,
+        tally: _Tally,
+    ) -> None:
+        """Items at one price; when they are written, the tally has the size of the streams."""
+        writing: deque[list[Answer]] = deque()
+        asked = (
+            (i, price, self._own(i, weights), float(course.bits[i]) if course else 0.0) for i in leg
+        )
+        for index, made, answer in self._encoded(asked):
+            tally.add(index, made)
+            parts = range(self._pool.size)
+            writing.append([self._pool.call(w, "write", answer.part(w)) for w in parts])
+            # Scripts that wait to be coded take memory.
+            while len(writing) > _AHEAD * self._pool.size:
+                self._sizes(writing.popleft(), tally)
+            self._progress(stage, index + 1, self._items)
+        while writing:
+            self._sizes(writing.popleft(), tally)
+
+    def _sizes(self, answers: list[Answer], tally: _Tally) -> None:
+        tally.sizes = [answer.result() for answer in answers]
+
+    def _own(self, index: int, weights: Array) -> list[float]:
+        own: list[float] = weights[self._holders[index], index].tolist()
+        return own
+
+    def _encoded(self, asked: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Made, Answer]]:
+        for index, answer in self._ahead("encode", asked, parts=self._pool.size):
+            yield index, answer.result(), answer
+
+    def _map(self, method: str, asked: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """(item, result) in order; each question starts with its item."""
+        for index, answer in self._ahead(method, asked):
+            yield index, answer.result()
+
+    def _ahead(
+        self, method: str, asked: Iterable[tuple[Any, ...]], parts: int = 0
+    ) -> Iterator[tuple[int, Answer]]:
+        """(item, answer) in order, asked for ahead by at most a few items."""
         with threadpool_limits(1, user_api="blas"):
-            if self._threads == 1:
-                yield from map(one, indices)
-                return
-            with ThreadPoolExecutor(self._threads) as pool:
-                waiting: deque[Future[T]] = deque()
-                for index in indices:
-                    waiting.append(pool.submit(one, index))
-                    if len(waiting) > 2 * self._threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+            waiting: deque[tuple[int, Answer]] = deque()
+            for question in asked:
+                index = question[0]
+                worker = self._of_item[index]
+                if index not in self._told[worker]:
+                    self._pool.call(worker, "learn", index, self._item(index))
+                    self._told[worker].add(index)
+                answer = self._pool.call(worker, method, *question, parts=parts)
+                waiting.append((index, answer))
+                if len(waiting) > _AHEAD * self._pool.size:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+
+    def _item(self, index: int) -> Item:
+        """What a worker has to know of an item."""
+        pieces, core = self._pieces, self._pieces.core
+        names = {content: self._names[content] for content in self._holders[index]}
+        if index < self._modules:
+            given = None if core is None else core.bases[index]
+            return ModuleItem(pieces.modules[index].path, pieces.readers[index], names, given)
+        at = index - self._modules
+        common = None if core is None else Given(core.commons[at])
+        return TensorItem(pieces.matrices[at], names, common)
+
+    def _steadily(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives; from the start with new workers, where some were lost."""
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                return make()
+            except WorkerLostError:
+                if not left:
+                    raise
+                self._pool.revive()
+                # Also those that live may have been told something that they have not heard.
+                self._told = [set() for _ in range(self._pool.size)]
+        raise AssertionError
+
+
+def _holders(pieces: MergeSet) -> list[list[int]]:
+    """The contents that have each item, rising, modules first."""
+    held: list[set[int]] = [set() for _ in range(len(pieces.modules) + len(pieces.matrices))]
+    for task in pieces.tasks:
+        if task.content is not None:
+            for index in task.modules:
+                held[index].add(task.content)
+    for i, tensor in enumerate(pieces.matrices, len(pieces.modules)):
+        held[i].update(tensor.contents)
+    return [sorted(contents) for contents in held]

@@ -20,7 +20,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget
-from hydraopt.merging.passes import Draft
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.rewrite import CodedModules, Rewritten, rewritten
 
 __all__ = ["Rescaler", "rescaled"]

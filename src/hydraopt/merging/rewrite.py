@@ -27,7 +27,7 @@ from hydraopt.linalg.svd import thin
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget, Change
 from hydraopt.merging.decoded import DecodedDraft
-from hydraopt.merging.passes import Draft
+from hydraopt.merging.draft import Draft
 
 __all__ = ["Asked", "CodedModules", "Rewritten", "rewritten"]
 

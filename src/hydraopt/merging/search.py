@@ -17,8 +17,8 @@ import numpy as np
 
 from hydraopt.errors import BudgetError, explain
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
+from hydraopt.merging.draft import Course
 from hydraopt.merging.guide import SIZE_SLOPE, Guide
-from hydraopt.merging.passes import Course
 
 __all__ = [
     "CODED",

@@ -18,12 +18,12 @@ from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import MeanError, Size, parse_size
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.passes import Draft
 from hydraopt.merging.recipe import ShrinkRecipe
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve
@@ -52,7 +52,7 @@ def shrink(
     error: float | None = None,
     measure: str | Measure = DEFAULT_MEASURE,
     base: str | os.PathLike[str] | BaseTensors | None = None,
-    threads: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
     """Write a smaller bundle with the tasks of ``bundle`` to ``output``; the originals are not
@@ -81,7 +81,7 @@ def shrink(
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
     job, solution = Job.of(pieces, recipe), None
     if pieces.contents:
-        options = Options(chosen, threads=threads, progress=progress)
+        options = Options(chosen, workers=workers, progress=progress)
         solution = _solved(job, budget, options, StoredCurves(before.manifest))
     added = job.manifest(solution.draft if solution else None)
     manifest = against_originals(added, before.manifest, set(before))

@@ -11,14 +11,15 @@ from typing import Final
 import numpy as np
 
 from hydraopt.coding.forms import FORMS
-from hydraopt.compress.core import ROOM, CoreStore
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
+from hydraopt.merging.draft import Course, Draft
 from hydraopt.merging.guide import Guide
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.passes import Course, Draft, Passes
+from hydraopt.merging.passes import Passes
+from hydraopt.merging.portable import pool_for
 from hydraopt.merging.search import (
     CODED,
     MOST_PASSES,
@@ -41,8 +42,6 @@ __all__ = [
     "solve_at",
 ]
 
-_MOST_ROOM: Final = 1 << 30
-"""Bytes of shared spaces kept between passes are as many as the inputs have, up to this."""
 _NOISE: Final = 1.75
 """Noise of a number over that of a Gaussian source at the same price, about: coding is not all that
 a price is asked for, and noise on some sides counts less (seen on all sets)."""
@@ -57,7 +56,7 @@ class Options:
     measure: Measure
     forms: Sequence[str] = tuple(FORMS)
     fair: bool = False
-    threads: int | None = None
+    workers: int | None = None
     progress: Progress | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=dict)
@@ -71,39 +70,35 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
     unknown = sorted(set(options.forms) - set(FORMS))
     if unknown:
         raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
-    passes, weights = _weighed(job, options)
-    return search(passes, job, budget, weights, options.fair)
+    with passes_of(job, options) as passes:
+        weights = _weights(passes, job, options)
+        return search(passes, job, budget, weights, options.fair)
 
 
 def solve_at(job: Job, price: float, options: Options) -> Draft:
     """One pass at a price of a bit, whatever comes out."""
-    passes, weights = _weighed(job, options)
-    return passes.run(price, weights.whole, weights.counting)
+    with passes_of(job, options) as passes:
+        weights = _weights(passes, job, options)
+        return passes.run(price, weights.whole, weights.counting)
 
 
 def expected_bits(job: Job, price: float, options: Options) -> float:
     """What coding would take at a price, by the planner; nothing is rounded or coded."""
-    passes, weights = _weighed(job, options)
-    return CODED * float(passes.estimate(price, weights.whole).sum())
+    with passes_of(job, options) as passes:
+        weights = _weights(passes, job, options)
+        return CODED * float(passes.estimate(price, weights.whole).sum())
 
 
-def _weighed(job: Job, options: Options) -> tuple[Passes, Weights]:
-    passes, importance = passes_of(job, options), importances(job.pieces, options.importance)
+def _weights(passes: Passes, job: Job, options: Options) -> Weights:
+    importance = importances(job.pieces, options.importance)
     energies, seen = passes.energies(), options.sensitivity
-    return passes, weights_of(job.pieces, energies, options.measure, importance, seen)
+    return weights_of(job.pieces, energies, options.measure, importance, seen)
 
 
 def passes_of(job: Job, options: Options) -> Passes:
-    """Passes over the modules and tensors of a job."""
-    pieces = job.pieces
-    return Passes(
-        CoreStore(pieces.readers, room=min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM)),
-        pieces,
-        options.measure,
-        modes_of(options.forms),
-        options.threads,
-        options.progress,
-    )
+    """Passes over the modules and tensors of a job; to be closed, as by ``with``."""
+    pool, pieces = pool_for(job.pieces, options.workers)
+    return Passes(pieces, options.measure, modes_of(options.forms), pool, options.progress)
 
 
 def search(

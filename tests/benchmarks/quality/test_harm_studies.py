@@ -140,7 +140,7 @@ def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
         """As if sizes and limits of harm had been errors: so small a bundle is mostly header."""
         asked.append(options)
         error = {"1%": 0.1, "2%": 0.5}[options["harm"]] if "harm" in options else 0.3
-        return merge(adapters, path, error=error, threads=1)
+        return merge(adapters, path, error=error, workers=1)
 
     def request(_set, tasks, rows, products):
         return Request(str(tmp_path / "base"), tasks, rows=rows, products=products)

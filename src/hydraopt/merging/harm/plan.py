@@ -22,7 +22,7 @@ from hydraopt.merging.harm.solve import HarmPlan, plan_by_harm
 from hydraopt.merging.harm.trials import Seen
 from hydraopt.merging.merge import DEFAULT_MEASURE, recipe_of
 from hydraopt.merging.outcome import Job, StrPath, load
-from hydraopt.merging.solving import Options
+from hydraopt.merging.solving import Options, passes_of
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
@@ -72,7 +72,7 @@ def plan(
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
-    threads: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Trials of all tasks, and where a merge with these options would put each of them.
@@ -89,9 +89,11 @@ def plan(
         raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
     weighed = importance or {}, sensitivity or {}
-    options = Options(measure_named(measure), tuple(FORMS), False, threads, progress, *weighed)
+    options = Options(measure_named(measure), tuple(FORMS), False, workers, progress, *weighed)
     recipe = recipe_of(options, aim, False, Finishers(judge))
-    made = plan_by_harm(Job.of(pieces, recipe), aim, options, judge)
+    job = Job.of(pieces, recipe)
+    with passes_of(job, options) as passes:
+        made = plan_by_harm(job, aim, options, judge, passes)
     tasks = tuple(_planned(made))
     # Tasks of equal content share a stream.
     contents = {task.name: task.content for task in pieces.tasks}

@@ -19,12 +19,13 @@ from hydraopt.bundle.harm import HarmPoint
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size, prices_if_fair
 from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job, Measured
-from hydraopt.merging.passes import Draft
+from hydraopt.merging.passes import Passes
 from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import silent
@@ -72,14 +73,15 @@ class HarmSolution:
     curves: Mapping[str, tuple[HarmPoint, ...]]
 
 
-def plan_by_harm(job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJudge) -> HarmPlan:
+def plan_by_harm(
+    job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJudge, passes: Passes
+) -> HarmPlan:
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
 
     Raises UsageError for a limit on harm where a task has no prompts.
     """
     # Sizes count what the manifest will say of each task, which is known at the end.
     job = dataclasses.replace(job, measured=Measured.unlike(sorted(judge.tasks()), TRIALS))
-    passes = passes_of(job, options)
     weights = weights_of(
         job.pieces,
         passes.energies(),
@@ -116,10 +118,11 @@ def solve_by_harm(
 
     Raises as :func:`plan_by_harm`, and BudgetError for an aim that cannot be met.
     """
-    plan = plan_by_harm(job, aim, options, judge)
-    if isinstance(aim, Size):
-        return _solve_size(plan, aim, options)
-    return _solve_limit(plan, aim, options)
+    with passes_of(job, options) as passes:
+        plan = plan_by_harm(job, aim, options, judge, passes)
+        if isinstance(aim, Size):
+            return _solve_size(plan, aim, options)
+        return _solve_limit(plan, aim, options)
 
 
 def _same(by_task: Array, wanted: Array) -> Array:

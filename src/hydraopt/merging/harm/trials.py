@@ -14,10 +14,11 @@ import numpy as np
 from hydraopt.bundle.harm import HarmPoint, thinned
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.decoded import DecodedDraft
+from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge, Judged
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.passes import Draft, Passes
+from hydraopt.merging.passes import Passes
 from hydraopt.merging.weights import Weights
 from hydraopt.progress import Progress
 

@@ -1,0 +1,1 @@
+"""Workers: here, beside, on Ray."""

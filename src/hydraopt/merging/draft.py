@@ -1,0 +1,99 @@
+"""What a pass makes, and how it is steered to its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydraopt.linalg.shapes import Array
+from hydraopt.merging.frozen import MiddlePrice
+from hydraopt.merging.weights import Counting
+
+__all__ = ["Course", "Draft", "legs_of"]
+
+_LEG = 4
+"""A pass that has a course mends its price after each 1/_LEG of the modules that are left."""
+_FAR = 0.5
+"""The most that the logarithm of a price is mended."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What one pass made.
+
+    shared, streams: coded bytes. errors, energies: (contents, items), squared norms of dW - dW~
+    and of dW, zero where a content lacks the item. forms: how many records have each form.
+    price, weights: what it was made at; the average price, if that was mended on the way, and what
+    a unit of squared error counted, (contents, items). counting: what errors mean to a task.
+    middle: what the price comes to for a task of the middle size.
+    """
+
+    shared: bytes
+    streams: tuple[bytes, ...]
+    errors: Array
+    energies: Array
+    forms: dict[str, int]
+    price: float
+    weights: Array
+    counting: Counting
+    middle: MiddlePrice | None = None
+
+    @classmethod
+    def empty(cls, weights: Array, counting: Counting) -> Draft:
+        """Nothing is coded; errors and a price that take as many bytes in a manifest as those of a
+        pass do."""
+        errors = np.random.default_rng(0).random(weights.shape)
+        ones, middle = np.ones(weights.shape), MiddlePrice(1.23456e-08, 1.23456)
+        streams = (b"",) * len(weights)
+        return cls(b"", streams, errors, ones, {}, math.inf, weights, counting, middle)
+
+    @property
+    def coded_bytes(self) -> int:
+        return len(self.shared) + sum(map(len, self.streams))
+
+    def relative_errors(self) -> Array:
+        """Relative error of each content, (contents,), everything that is coded counted."""
+        return self.counting.errors(self.errors)
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where a pass should end, and how to steer there.
+
+    bits: what the planner expects of each module, (modules,), at the price that the pass starts
+    with. slope: of log bits over log price. wanted: bits that the pass should take in all.
+    """
+
+    bits: Array
+    slope: float
+    wanted: float
+
+    def average(self, price: float, planned: float) -> float:
+        """The one price at which the planner would have expected ``planned`` bits."""
+        expected = float(self.bits.sum())
+        if not (planned > 0 and expected > 0):
+            return price
+        return price * math.exp(math.log(planned / expected) / self.slope)
+
+    def mended(self, price: float, done: int, planned: float, taken: float) -> float:
+        """The price for the modules from ``done`` on, when those before took ``taken`` bits.
+
+        planned: what the planner expected of these, at the prices that they really had.
+        """
+        rest = float(self.bits[done:].sum())
+        if not (planned > 0 and rest > 0):
+            return price
+        room = max(self.wanted - taken, 1.0) / (taken / planned * rest)
+        return price * math.exp(float(np.clip(math.log(room) / self.slope, -_FAR, _FAR)))
+
+
+def legs_of(modules: int) -> Iterator[range]:
+    """Long legs first, single modules last: what these miss by is what the pass will miss by."""
+    start = 0
+    while start < modules:
+        stop = start + max((modules - start) // _LEG, 1)
+        yield range(start, stop)
+        start = stop

@@ -1,0 +1,110 @@
+"""Which workers a job gets, and what of it has to be written down so that they can read it.
+
+A worker reads ranges of the adapters' files itself. A tensor that is in memory, or in a file that
+cannot be read by ranges (a pickle), is written to a temporary folder once. What a bundle decodes
+stays in this process: it is decoded once, whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from hydraopt.adapters.model import LowRankModule
+from hydraopt.adapters.rawtensor import FileSpan, RawTensor, stamp_of
+from hydraopt.compress.core import FactorReader
+from hydraopt.engines.pool import Alone, Pool
+from hydraopt.engines.processes import Processes
+from hydraopt.merging.align import AdapterFactors, MergeSet
+from hydraopt.merging.dense import TensorMatrices
+from hydraopt.merging.joined import JoinedFactors
+
+__all__ = ["WORTH", "Spool", "cores", "pool_for", "portable"]
+
+WORTH: Final = 3_000_000
+"""Numbers of the inputs that a further process is started for: about two seconds of work, where the
+start takes one (``python -m benchmarks.speed workers``)."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Spool:
+    """A temporary folder of tensors that have no file of their own; it goes with :meth:`close`."""
+
+    def __init__(self, place: str | os.PathLike[str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hydraopt-", dir=place)
+        # With the tensor, so that no other gets its identity.
+        self._known: dict[int, tuple[RawTensor, RawTensor]] = {}
+
+    def portable(self, tensor: RawTensor) -> RawTensor:
+        """The tensor itself, or one with the same bytes in a file."""
+        if getattr(tensor.read, "portable", False):
+            return tensor
+        if id(tensor) not in self._known:
+            path = Path(self._folder.name) / f"{len(self._known)}"
+            size = path.write_bytes(tensor.raw())
+            span = FileSpan(path, 0, size, stamp_of(path.stat()))
+            self._known[id(tensor)] = tensor, dataclasses.replace(tensor, read=span)
+        return self._known[id(tensor)][1]
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._folder.cleanup()
+
+
+def _reads_modules(read: FactorReader) -> bool:
+    if isinstance(read, JoinedFactors):
+        return all(_reads_modules(own) for _, own in read.readers)
+    return isinstance(read, AdapterFactors)
+
+
+def pool_for(pieces: MergeSet, workers: int | None) -> tuple[Pool, MergeSet]:
+    """The pool of a job, and its pieces as that pool's workers can read them.
+
+    workers: at most; default one for each core. Small jobs, and what a bundle decodes, get this
+    process alone.
+    """
+    items = len(pieces.readers) + len(pieces.matrices)
+    size = min(workers or cores(), items, 1 + pieces.numbers // WORTH)
+    if size < 2 or not all(map(_reads_modules, pieces.readers)):
+        return Alone(), pieces
+    spool = Spool()
+    return Processes(size, spool.close), portable(pieces, spool)
+
+
+def portable(pieces: MergeSet, spool: Spool) -> MergeSet:
+    """The same pieces, all of which can be sent to another process."""
+    return dataclasses.replace(
+        pieces,
+        readers=tuple(_portable_reader(read, spool) for read in pieces.readers),
+        matrices=tuple(_portable_matrices(x, spool) for x in pieces.matrices),
+    )
+
+
+def _portable_reader(read: FactorReader, spool: Spool) -> FactorReader:
+    if isinstance(read, JoinedFactors):
+        own = tuple((first, _portable_reader(x, spool)) for first, x in read.readers)
+        return JoinedFactors(own)
+    assert isinstance(read, AdapterFactors)
+    return AdapterFactors(tuple((i, _portable_module(x, spool)) for i, x in read.contents))
+
+
+def _portable_module(module: LowRankModule, spool: Spool) -> LowRankModule:
+    a, b = spool.portable(module.a), spool.portable(module.b)
+    between = None if module.between is None else spool.portable(module.between)
+    if a is module.a and b is module.b and between is module.between:
+        return module
+    return dataclasses.replace(module, a=a, b=b, between=between)
+
+
+def _portable_matrices(x: TensorMatrices, spool: Spool) -> TensorMatrices:
+    own = None if x.own is None else spool.portable(x.own)
+    return dataclasses.replace(x, tensors=tuple(map(spool.portable, x.tensors)), own=own)

@@ -1,0 +1,43 @@
+"""A servant of tests, which worker processes import by name."""
+
+from __future__ import annotations
+
+import time
+
+from hydraopt.errors import UsageError, explain
+
+
+class Counter:
+    """Counts, and fails in several ways."""
+
+    def __init__(self, start: int) -> None:
+        self.value = start
+
+    def add(self, more: int) -> int:
+        self.value += more
+        return self.value
+
+    def split(self, *parts: bytes) -> tuple[int | bytes, ...]:
+        return len(parts), *parts
+
+    def length(self, data: bytes) -> int:
+        return len(data)
+
+    def echo(self, data: bytes) -> bytes:
+        return data
+
+    def refuse(self) -> None:
+        raise UsageError(explain("refused", module="m"))
+
+    def fail(self) -> float:
+        return 1 / (self.value - self.value)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def blas_threads(self) -> list[int]:
+        import numpy as np
+        from threadpoolctl import threadpool_info
+
+        np.eye(3) @ np.eye(3)
+        return [x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"]

@@ -1,0 +1,111 @@
+"""What every engine promises: order, errors, parts, and what happens when a worker is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hydraopt.engines.pool import Alone, Pool, WorkerLostError
+from hydraopt.engines.processes import Processes
+from hydraopt.errors import UsageError
+from tests.engines.servants import Counter
+
+POOLS: dict[str, Callable[[], Pool]] = {
+    "alone": Alone,
+    "one": lambda: Processes(1),
+    "three": lambda: Processes(3),
+}
+
+
+@pytest.fixture(params=POOLS)
+def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    with POOLS[request.param]() as made:
+        made.hire(Counter, 10)
+        yield made
+
+
+def test_calls_to_one_worker_are_answered_in_order(pool: Pool) -> None:
+    answers = [pool.call(n % pool.size, "add", 1) for n in range(9)]
+    per = 9 // pool.size
+    assert [x.result() for x in answers] == [10 + 1 + n // pool.size for n in range(9)]
+    assert [pool.call(w, "add", 0).result() for w in range(pool.size)] == [10 + per] * pool.size
+
+
+def test_answers_may_be_waited_for_in_any_order(pool: Pool) -> None:
+    answers = [pool.call(n % pool.size, "add", 1) for n in range(6)]
+    later = [x.result() for x in reversed(answers)]
+    assert later[::-1] == [x.result() for x in answers]
+
+
+def test_parts_go_from_one_worker_to_another(pool: Pool) -> None:
+    answer = pool.call(0, "split", b"left", b"right", parts=2)
+    assert answer.result() == 2
+    last = pool.size - 1
+    assert pool.call(last, "length", answer.part(1)).result() == len(b"right")
+    assert pool.call(last, "length", answer.part(0)).result() == len(b"left")
+
+
+def test_errors_are_raised_where_the_answer_is_asked_for(pool: Pool) -> None:
+    last = pool.size - 1
+    wrong, right = pool.call(last, "refuse"), pool.call(last, "add", 1)
+    assert right.result() == 11
+    with pytest.raises(UsageError, match=r"refused \[module m\]"):
+        wrong.result()
+
+
+def test_nothing_is_revived_where_nothing_is_lost(pool: Pool) -> None:
+    assert pool.revive() == []
+
+
+def test_large_arguments_and_answers_do_not_block_each_other() -> None:
+    with Processes(2) as pool:
+        pool.hire(Counter, 0)
+        data = bytes(8 << 20)
+        answers = [pool.call(1, "echo", data) for _ in range(8)]
+        assert all(x.result() == data for x in answers)
+
+
+def test_a_lost_worker_is_an_error_and_another_takes_its_place() -> None:
+    with Processes(3) as pool:
+        pool.hire(Counter, 5)
+        assert pool.call(1, "add", 1).result() == 6
+        owed = pool.call(1, "sleep", 60)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        with pytest.raises(WorkerLostError, match="signal 9"):
+            owed.result()
+        with pytest.raises(WorkerLostError, match="worker 1 ended"):
+            pool.call(1, "add", 1).result()
+        assert pool.revive() == [1]
+        assert pool.call(1, "add", 1).result() == 6  # a new servant, which remembers nothing
+        assert pool.revive() == []
+
+
+def test_a_worker_that_fails_unexpectedly_says_where() -> None:
+    with Processes(2) as pool:
+        pool.hire(Counter, 0)
+        with pytest.raises(ZeroDivisionError) as caught:
+            pool.call(1, "fail").result()
+        assert "servants.py" in "".join(caught.value.__notes__)
+
+
+def test_closing_ends_workers_that_are_at_work() -> None:
+    pool = Processes(2)
+    (pid,) = pool.pids
+    pool.hire(Counter, 0)
+    pool.call(1, "sleep", 60)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_workers_have_one_thread_for_linear_algebra() -> None:
+    with Processes(2) as pool:
+        pool.hire(Counter, 0)
+        counts = pool.call(1, "blas_threads").result()
+        assert set(counts) == {1}

@@ -1,0 +1,199 @@
+"""Merges in several processes: the same bytes, whatever is merged and whatever happens to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from hydraopt import merge, read_adapters
+from hydraopt.engines.processes import Processes
+from hydraopt.errors import NumericalError, WorkerError
+from hydraopt.merging import portable
+from tests.merging.merge_cases import modules_of
+
+
+@pytest.fixture(autouse=True)
+def small_work_is_worth_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "WORTH", 1)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Processes]:
+    """The pools that a test started."""
+    pools: list[Processes] = []
+
+    class Noted(Processes):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            pools.append(self)
+
+    monkeypatch.setattr(portable, "Processes", Noted)
+    return pools
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def torch_file(folder: Path) -> Path:
+    """The same adapter as a pickle."""
+    weights = folder / "adapter_model.safetensors"
+    held = {key: torch.from_numpy(x) for key, x in load_file(weights).items()}
+    torch.save(held, folder / "adapter_model.bin")
+    weights.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("limit", [{"size": "20%"}, {"error": 0.1}, {"size": "30%", "fair": True}])
+def test_one_two_and_three_workers_give_the_same_bytes(three, tmp_path, started, limit) -> None:
+    made = []
+    for workers in (1, 2, 3):
+        merge(three, tmp_path / f"{workers}", workers=workers, **limit)
+        made.append((tmp_path / f"{workers}").read_bytes())
+    assert made[0] == made[1] == made[2]
+    assert [pool.size for pool in started] == [2, 3]
+    assert all(gone(pid) for pool in started for pid in pool.pids)
+
+
+def test_what_has_no_file_of_its_own_is_sent_as_well(three, tmp_path, started) -> None:
+    merge(three, tmp_path / "files", size="20%", workers=1)
+    merge(read_adapters(three), tmp_path / "read", size="20%", workers=2)
+    for folder in three[1:]:
+        torch_file(folder)
+    merge(three, tmp_path / "pickles-1", size="20%", workers=1)
+    merge(three, tmp_path / "pickles-2", size="20%", workers=2)
+    assert [pool.size for pool in started] == [2, 2]
+    names = ["files", "read", "pickles-1", "pickles-2"]
+    assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+    assert not list(Path(portable.tempfile.gettempdir()).glob("hydraopt-*/0"))
+
+
+def test_small_work_stays_in_this_process(three, tmp_path, started, monkeypatch) -> None:
+    monkeypatch.setattr(portable, "WORTH", 10**9)
+    merge(three, tmp_path / "out", size="20%", workers=2)
+    assert started == []
+
+
+def test_what_a_bundle_decodes_stays_in_this_process(three, tmp_path, started) -> None:
+    from hydraopt import shrink
+
+    merge(three, tmp_path / "out", size="60%", workers=1)
+    shrink(tmp_path / "out", tmp_path / "less", size="30%", workers=2)
+    assert started == []
+
+
+def test_errors_name_what_they_are_about_and_leave_the_output(
+    make_adapter, tmp_path, started
+) -> None:
+    wrong = modules_of(1)
+    wrong["h.1.v"][0][0, 0] = np.nan
+    folders = [make_adapter(tmp_path / "a", modules_of(0)), make_adapter(tmp_path / "b", wrong)]
+    (tmp_path / "out").write_text("before")
+    with pytest.raises(NumericalError, match=r"NaN.*b/adapter_model.*module h\.1\.v"):
+        merge(folders, tmp_path / "out", size="20%", workers=2)
+    assert (tmp_path / "out").read_text() == "before"
+    assert all(gone(pid) for pid in started[0].pids)
+
+
+def killing(monkeypatch: pytest.MonkeyPatch, times: int, method: str) -> list[int]:
+    """Kill the second worker when it is first asked for ``method``, so many times."""
+    killed: list[int] = []
+    call = Processes.call
+
+    def deadly(self: Processes, worker: int, name: str, *arguments: object, parts: int = 0):
+        answer = call(self, worker, name, *arguments, parts=parts)
+        if worker == 1 and name == method and len(killed) < times:
+            (pid,) = self.pids
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
+        return answer
+
+    monkeypatch.setattr(Processes, "call", deadly)
+    return killed
+
+
+@pytest.mark.parametrize("method", ["learn", "energies", "bits", "encode", "write", "finish"])
+def test_a_killed_worker_is_replaced_and_changes_no_byte(
+    three, tmp_path, started, monkeypatch, method
+) -> None:
+    merge(three, tmp_path / "one", size="20%", workers=1)
+    killed = killing(monkeypatch, 1, method)
+    merge(three, tmp_path / "two", size="20%", workers=2)
+    assert len(killed) == 1
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_workers_that_are_killed_again_and_again_are_an_error(
+    three, tmp_path, started, monkeypatch
+) -> None:
+    (tmp_path / "out").write_text("before")
+    killed = killing(monkeypatch, 100, "encode")
+    with pytest.raises(WorkerError, match=r"worker 1 ended.*signal 9.*--workers"):
+        merge(three, tmp_path / "out", size="20%", workers=2)
+    assert len(killed) >= 3
+    assert (tmp_path / "out").read_text() == "before"
+    assert all(gone(pid) for pid in killed + started[0].pids)
+
+
+_MERGE = """
+import sys, time
+from hydraopt import merge
+from hydraopt.merging import portable
+
+portable.WORTH = 1
+def told(stage, done, total):
+    if stage != "reading":
+        print(*pools[0].pids, flush=True)
+        time.sleep(60)
+pools = []
+class Noted(portable.Processes):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        pools.append(self)
+portable.Processes = Noted
+merge(sys.argv[2:], sys.argv[1], size="20%", workers=2, progress=told)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_merge_leaves_no_process_and_no_output(three, tmp_path, end) -> None:
+    command = [sys.executable, "-c", _MERGE, str(tmp_path / "out"), *map(str, three)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        (pid,) = map(int, process.stdout.readline().split())
+        assert not gone(pid)
+        process.send_signal(end)
+        process.wait(60)
+    until = time.monotonic() + 30
+    while not gone(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert gone(pid)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_script_needs_no_guard(three, tmp_path) -> None:
+    """A worker does not run the user's script again, as those of multiprocessing do."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom hydraopt import merge\nfrom hydraopt.merging import portable\n"
+        "portable.WORTH = 1\nprint('ran')\n"
+        "print(merge(sys.argv[2:], sys.argv[1], size='20%', workers=2).size)\n"
+    )
+    command = [sys.executable, str(script), str(tmp_path / "out"), *map(str, three)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert said == ["ran", str((tmp_path / "out").stat().st_size)]
