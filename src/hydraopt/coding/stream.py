@@ -92,7 +92,7 @@ class Block:
         """(N, k): the reconstruction, in steps."""
         return self.integers.T.astype(np.float64)
 
-    def keep(self, columns: NDArray[np.bool_]) -> Block:
+    def keep(self, columns: NDArray[np.bool_] | slice) -> Block:
         """Only the marked columns."""
         return Block(self.levels[columns], self.integers[columns], self.spreads[columns])
 
