@@ -8,7 +8,6 @@ import pytest
 from hydraopt.coding.forms import FORMS, Mode, Way
 from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
-from hydraopt.compress import plan as planner
 from hydraopt.compress.alike import coefficients
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.compress.measure import MEASURES, InnerProduct, displacement, measure_named
@@ -149,7 +148,7 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
     core = core_of(nearly_one())
     plan = plan_module(core, [1.0] * T, price, measure, [Mode(left, right)])
     energies = np.concatenate([s**2 for s in core.s])
-    parts = planner._Parts(np.sqrt(energies), np.repeat(np.arange(T), [s.size for s in core.s]), T)
+    owners = np.repeat(np.arange(T), [s.size for s in core.s])
     tables = []
     for side, (basis, way) in enumerate(((plan.left, left), (plan.right, right))):
         length = (core.m, core.n)[side]
@@ -158,7 +157,7 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
         tables.append(side_table(way, length, basis, own))
     curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)
     harm = np.zeros(T)
-    for i, task in enumerate(parts.task):
+    for i, task in enumerate(owners):
         rows = [
             [x[min(i, len(x) - 1)] for x in (table.bits, table.noise, table.lost)]
             for table in tables

@@ -27,6 +27,8 @@ _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
 _MOST_DIRECTIONS = 512
 """Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
+_FAINT = 1e-6
+"""Of the largest weighted singular value: coordinates of fainter vectors are multiplied out."""
 _TOGETHER = 1 << 20
 """Numbers of the tasks that are decomposed at once, about."""
 _SPARE, _ROUNDS = 32, 3
@@ -71,7 +73,10 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
     keep = np.flatnonzero(sound)[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
-    if d.size <= _EXACT:
+    if d.size <= _EXACT and d.min() > _FAINT * d.max():
+        # gram mix, since (gram * d d^T) w is energy w.
+        coordinates = w[:, keep] * values / d[:, None]
+    elif d.size <= _EXACT:
         coordinates = gram @ mix
     else:
         coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
