@@ -40,23 +40,26 @@ _BEFORE: NDArray[np.int64] = np.array(
 """The two (state, parity) that lead to each state, by falling precedence."""
 
 _FAR = 1e300
-_MOST = 1e5
-"""No column has numbers beyond, in steps, of which the bits tell levels apart: it would be longer
-than a block."""
 
 
 @njit(**LENT, inline="always")
-def _best(a: float, q: int, costs: NDArray[np.float64]) -> tuple[int, float, int, float]:
+def _best(
+    a: float, q: int, lam: float, bits: NDArray[np.float64], slope: float
+) -> tuple[int, float, int, float]:
     """The best even and the best odd level of quantiser ``q`` for ``a`` >= 0, with their costs.
 
     The two levels around ``a`` have different parities, so each parity has a candidate; zero, and
-    one level less, compete where the saved bits outweigh the error. costs: lam times the bits of
-    each level, the last of them those of all beyond.
+    one level less, compete where the saved bits outweigh the error. slope: what a level more costs
+    beyond those of ``bits``.
     """
+    # Every choice here hangs on the numbers alone, and a processor would guess it wrong as often as
+    # not: all that might be chosen is computed.
     k = int((a + q) * 0.5)
-    i = min(k, costs.size - 2)
-    at, near = costs[np.uint64(i)], costs[np.uint64(i + 1)]
-    far = costs[np.uint64(max(i - 1, 0))]
+    i = min(k, bits.shape[1] - 2)
+    more = slope * (k - i)
+    at = lam * bits[q, np.uint64(i)] + more
+    near = lam * bits[q, np.uint64(i + 1)] + more
+    far = lam * bits[q, np.uint64(max(i - 1, 0))] + more
     nothing = a * a
     off = a - (2.0 * k - q)
     here = nothing if k == 0 else off * off
@@ -69,27 +72,11 @@ def _best(a: float, q: int, costs: NDArray[np.float64]) -> tuple[int, float, int
     odd = (k & 1) == 1
     even_level, even = (other if odd else k), (cost if odd else here)
     odd_level, uneven = (k if odd else other), (here if odd else cost)
-    zero = nothing + costs[np.uint64(0)]
+    zero = nothing + lam * bits[q, 0]
     return (0 if zero < even else even_level), min(zero, even), odd_level, uneven
 
 
-@njit(cache=True, nogil=True)
-def _reaching(bits: NDArray[np.float64], lam: float, most: float) -> NDArray[np.float64]:
-    """``lam`` times bits (2, K+1), gone on by the last difference as far as levels of numbers up to
-    ``most`` may reach."""
-    top = bits.shape[1] - 1
-    slope = bits[0, top] - bits[0, top - 1]
-    count = top + 2
-    if slope != 0:
-        count = max(count, int(min(most, _MOST) * 0.5) + 4)
-    costs = np.empty((2, count))
-    for q in range(2):
-        for k in range(count):
-            costs[q, k] = lam * (bits[q, k] if k <= top else bits[q, top] + slope * (k - top))
-    return costs
-
-
-@njit(cache=True, nogil=True)
+@njit(**LENT, error_model="numpy")
 def quantise(
     x: NDArray[np.float64],
     lam: float,
@@ -105,21 +92,9 @@ def quantise(
     quantiser, signs included; levels beyond K go on with the last difference. levels: (N,) output.
     choices (N, 4), paths (N,): scratch. Deterministic; O(8 N).
     """
-    costs = _reaching(bits, lam, np.abs(x).max() if x.size else 0.0)
-    _walk(x, costs[0], costs[1], levels, choices, paths)
-
-
-@njit(**LENT, error_model="numpy")
-def _walk(
-    x: NDArray[np.float64],
-    costs0: NDArray[np.float64],
-    costs1: NDArray[np.float64],
-    levels: NDArray[np.int32],
-    choices: NDArray[np.int32],
-    paths: NDArray[np.uint8],
-) -> None:
-    """The search of :func:`quantise`. costs0, costs1: lam times the bits of levels in Q0 and Q1."""
     count = x.shape[0]
+    top = bits.shape[1] - 1
+    slope = lam * (bits[0, top] - bits[0, top - 1])
     # Each state has two ways in, from the states and by the parities that NEXT_STATE says; written
     # out, the eight costs stay in registers, which is why this function is longer than a screen.
     # Bit t of paths: whether the second way won.
@@ -127,8 +102,8 @@ def _walk(
     c1 = c2 = c3 = c4 = c5 = c6 = c7 = _FAR
     for i in range(count):
         a = abs(x[i])
-        k00, e00, k01, e01 = _best(a, 0, costs0)
-        k10, e10, k11, e11 = _best(a, 1, costs1)
+        k00, e00, k01, e01 = _best(a, 0, lam, bits, slope)
+        k10, e10, k11, e11 = _best(a, 1, lam, bits, slope)
         choices[i, 0], choices[i, 1], choices[i, 2], choices[i, 3] = k00, k01, k10, k11
         n0, m0 = c0 + e00, c4 + e01
         n1, m1 = c2 + e00, c6 + e01
