@@ -16,19 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.forms import FORMS, Mode
-from hydraopt.compiled import njit
 from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of, tables
-from hydraopt.compress.measure import Measure, left_noise, part_harm
-from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideCost, side_at, side_costs
+from hydraopt.compress.measure import Measure
+from hydraopt.compress.pricing import price_mode
+from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideCost, side_costs
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 
 __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 
 _RECORD_BITS = 6.0
-_DIP = 0.6
-"""Bits a number that a finer class may take less where predictions are written, at most."""
 _END_OF_BASES = 80
 """Directions are rounded to less than this class, 2^16 steps: no part that is coded over them needs
 a finer one."""
@@ -131,122 +129,25 @@ class _Priced:
     bits: Array
 
 
-# The measure's formulas, compiled into the loop below.
-_part_harm = njit(cache=True, nogil=True, inline="always")(part_harm)
-_left_noise = njit(cache=True, nogil=True, inline="always")(left_noise)
-
-
-@njit(cache=True, nogil=True)
-def _cheapest(
-    energy: Array,
-    left: tuple[int, int, int, int, Array, Array],
-    right: tuple[int, int, int, int, Array, Array],
-    choices: tuple[Classes, Classes],
-    tables: tuple[Array, Array],
-    weighed: tuple[float, float, float],
-    price: float,
-) -> tuple[Classes, Array, Array, Array]:
-    """For each part the two classes with the least harm + price * bits, its harm and bits, and what
-    of its energy is explained.
-
-    left, right: packed SideCosts. choices: classes of both sides, from the coarsest on. weighed: a
-    measure's lost, projected and output.
-    """
-    lost, projected, output = weighed
-    best = np.zeros(energy.size, np.int64)
-    harms, spent, explained = np.empty((3, energy.size))
-    # Bits rise from choice to choice but for this much: where predictions err less, what is left to
-    # be written starts to be written more coarsely.
-    dip = _DIP * ((left[0] == 2) * left[1] + (right[0] == 2) * right[1])
-    for part in range(energy.size):
-        least = np.inf
-        a = side_at(left, part, choices[0][0], tables[0], tables[1])
-        b = side_at(right, part, choices[1][0], tables[0], tables[1])
-        explained[part] = energy[part] * (1 - a[2]) * (1 - b[2])
-        for choice in range(choices[0].size):
-            if choice > 0:
-                # One side is refined at a time.
-                if choices[0][choice] != choices[0][choice - 1]:
-                    a = side_at(left, part, choices[0][choice], tables[0], tables[1])
-                else:
-                    b = side_at(right, part, choices[1][choice], tables[0], tables[1])
-            bits = a[0] + b[0] + PART_BITS
-            if price * (bits - dip) > least:
-                break
-            noise = _left_noise(a[1], output) + b[1]
-            kept = (1 - a[2]) * (1 - b[2])
-            harm = _part_harm(energy[part], kept, noise, lost, projected)
-            if harm + price * bits < least:
-                least = harm + price * bits
-                best[part], harms[part], spent[part] = choice, harm, bits
-    return best, harms, spent, explained
-
-
-@njit(cache=True, nogil=True)
-def _in_order(explained: Array, edges: Classes) -> Classes:
-    """The parts of each task from the one that explains most on; equal ones as they come."""
-    order = np.arange(explained.size)
-    for t in range(edges.size - 1):
-        for i in range(edges[t] + 1, edges[t + 1]):
-            part, j = order[i], i
-            while j > edges[t] and explained[order[j - 1]] < explained[part]:
-                order[j] = order[j - 1]
-                j -= 1
-            order[j] = part
-    return order
-
-
-@njit(cache=True, nogil=True)
-def _kept(
-    order: Classes,
-    edges: Classes,
-    uncut: Array,
-    harms: Array,
-    spent: Array,
-    price: float,
-    record: float,
-) -> tuple[Classes, Array, Array]:
-    """How many parts each task keeps, harm and bits: its parts in ``order``, up to the first that
-    does not pay.
-
-    A prefix, so that "the first k" says it all. uncut (P,): the harm of leaving a part out. record:
-    bits of a record without parts.
-    """
-    count = np.zeros(edges.size - 1, np.int64)
-    harm, bits = np.zeros(count.size), np.full(count.size, record)
-    for t in range(count.size):
-        ended = False
-        for part in order[edges[t] : edges[t + 1]]:
-            ended |= harms[part] + price * spent[part] >= uncut[part]
-            if ended:
-                harm[t] += uncut[part]
-            else:
-                harm[t] += harms[part]
-                bits[t] += spent[part]
-                count[t] += 1
-    return count, harm, bits
-
-
 def _priced(
     parts: _Parts, left: SideCost, right: SideCost, price: float, measure: Measure
 ) -> _Priced:
     """The two best classes for every part, and which parts pay."""
-    choices = part_curve(left.numbers, right.numbers, measure.output)
-    energy = parts.s**2
-    best, harms, spent, explained = _cheapest(
-        energy,
-        left.packed,
-        right.packed,
-        (choices.left, choices.right),
+    curve = part_curve(left.numbers, right.numbers, measure.output)
+    weighed = measure.lost, measure.projected, measure.output, price, PART_BITS, _RECORD_BITS
+    classes = np.empty((2, parts.s.size), np.int64)
+    sums, counts = np.zeros((2, parts.edges.size - 1)), np.zeros(parts.edges.size - 1, np.int64)
+    price_mode(
+        parts.s**2,
+        parts.edges,
+        (left.head, left.shares, curve.left),
+        (right.head, right.shares, curve.right),
         tables(),
-        (float(measure.lost), float(measure.projected), float(measure.output)),
-        price,
+        np.array(weighed, np.float64),
+        (np.empty((3, parts.s.size)), np.empty((2, parts.s.size), np.int64)),
+        (classes, counts, sums),
     )
-    # Parts are written in the order of what they explain, which is falling where nothing is shared.
-    order = _in_order(explained, parts.edges)
-    kept = _kept(order, parts.edges, measure.left_out(energy), harms, spent, price, _RECORD_BITS)
-    chosen = best[order]
-    return _Priced(choices.left[chosen], choices.right[chosen], *kept)
+    return _Priced(classes[0], classes[1], counts, sums[0], sums[1])
 
 
 def plan_module(
