@@ -11,15 +11,19 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property, update_wrapper
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from hydraopt.errors import MemoryLimitError, explain
 
-__all__ = ["check_memory", "njit", "own_place", "private_folder", "say_unkept"]
+__all__ = ["LENT", "check_memory", "njit", "own_place", "private_folder", "say_unkept"]
+
+LENT: Final[Mapping[str, Any]] = {"cache": True, "nogil": True, "_nrt": False}
+"""Options of a function that allocates nothing: the arrays that it is lent are not counted, which
+would take longer than to code a number."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

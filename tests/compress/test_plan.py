@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 
 from hydraopt.coding.forms import FORMS, Mode, Way
-from hydraopt.coding.records import Side, write_basis, write_record
+from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
-from hydraopt.compress import encode as encoder
-from hydraopt.compress import plan as planner
+from hydraopt.compress.alike import coefficients
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
 from hydraopt.compress.measure import MEASURES, InnerProduct, displacement, measure_named
 from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.compress.sides import side_table
 from hydraopt.errors import UsageError
-from hydraopt.linalg.shapes import Thin
 from tests.compress.core_factors import Pair, core_of, encoded, low_rank, orthonormal, planned
 
 M, N, R, T = 96, 160, 8, 5
@@ -150,7 +148,7 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
     core = core_of(nearly_one())
     plan = plan_module(core, [1.0] * T, price, measure, [Mode(left, right)])
     energies = np.concatenate([s**2 for s in core.s])
-    parts = planner._Parts(np.sqrt(energies), np.repeat(np.arange(T), [s.size for s in core.s]), T)
+    owners = np.repeat(np.arange(T), [s.size for s in core.s])
     tables = []
     for side, (basis, way) in enumerate(((plan.left, left), (plan.right, right))):
         length = (core.m, core.n)[side]
@@ -159,7 +157,7 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
         tables.append(side_table(way, length, basis, own))
     curve = part_curve(tables[0].numbers, tables[1].numbers, measure.output)
     harm = np.zeros(T)
-    for i, task in enumerate(parts.task):
+    for i, task in enumerate(owners):
         rows = [
             [x[min(i, len(x) - 1)] for x in (table.bits, table.noise, table.lost)]
             for table in tables
@@ -255,19 +253,12 @@ def test_the_unbiased_measure_keeps_the_inner_product() -> None:
 # --- what is written whatever the plan says -------------------------------------------------------
 
 
-def sides(left: np.ndarray, right: np.ndarray) -> tuple[Side, Side]:
-    return Side(Way.EXPLICIT, None, None, left), Side(Way.EXPLICIT, None, None, right)
-
-
 @pytest.mark.parametrize(
     ("factor", "kept"), [(1.0, True), (7.9, True), (1 / 7.9, True), (8.1, False), (-1.0, False)]
 )
 def test_a_coefficient_moves_eightfold_at_most(factor: float, kept: bool) -> None:
-    # The rounded left side is that of the part, times 1 / factor; what it stands for has length 1.
-    rng = np.random.default_rng(0)
-    u, v = orthonormal(rng, 12, 1), orthonormal(rng, 9, 1)
-    thin, plain = Thin(u, np.array([1.0]), v), InnerProduct(np.zeros((12, 0)), np.zeros(0))
-    into = InnerProduct(np.zeros((9, 0)), np.zeros(0))
-    lefts, rights = sides(u / factor, v)
-    (found,) = encoder._fit(thin, lefts, rights, into, plain, u / abs(factor))
+    # The rounded left side is that of the part, times 1 / factor; what it stands for is as long.
+    squared = np.full((1, 1, 1), factor**-2)
+    rhs, lengths = np.full((1, 1), 1 / factor), np.full((1, 1), 1 / abs(factor))
+    ((found,),) = coefficients(squared, rhs, squared, lengths)
     assert found == pytest.approx(factor if kept else 1.0)

@@ -16,15 +16,17 @@ from hydraopt.coding.model import (
     BINS,
     CLASSES,
     CONTEXTS,
+    FLOOR,
+    LIMIT,
     MASK,
+    RATE,
     SHIFT_FROM,
     TOP,
     activity,
     bounds,
-    moved,
 )
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
-from hydraopt.compiled import njit
+from hydraopt.compiled import LENT, njit
 
 __all__ = ["encode_columns", "encode_integer", "encode_run", "finish", "new_encoder", "written"]
 
@@ -42,22 +44,22 @@ def written(state: NDArray[np.int64]) -> int:
     return int(state[_POS] + state[_PENDING])
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT)
 def _shift_low(state: NDArray[np.int64], out: NDArray[np.uint8], low: int) -> int:
     if low < 0xFF000000 or low > MASK:
         carry = low >> 32
-        byte = state[_CACHE]
-        while state[_PENDING] > 0:
-            out[state[_POS]] = (byte + carry) & 0xFF
-            state[_POS] += 1
+        byte, position = state[_CACHE], state[_POS]
+        for _ in range(state[_PENDING]):
+            out[np.uint64(position)] = (byte + carry) & 0xFF
+            position += 1
             byte = 0xFF
-            state[_PENDING] -= 1
+        state[_POS], state[_PENDING] = position, 0
         state[_CACHE] = (low >> 24) & 0xFF
     state[_PENDING] += 1
     return (low & 0x00FFFFFF) << 8
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(**LENT, inline="always")
 def _encode_bit(
     low: int,
     span: int,
@@ -70,34 +72,36 @@ def _encode_bit(
     at = np.uint64(ctx)
     known = int(model[at])
     bound = (span >> 16) * (known >> 8)
-    if bit:
-        span = bound
-        model[at] = moved(known, 1)
-    else:
-        low += bound
-        span -= bound
-        model[at] = moved(known, 0)
+    # The bit is what cannot be guessed: selected by arithmetic, so that no processor tries to.
+    other = bit - 1
+    low += bound & other
+    span = bound + ((span - 2 * bound) & other)
+    # A probability that falls is one that rises, seen from the other end.
+    p, count = known >> 8, known & 255
+    sign = 1 - 2 * bit
+    step = (((65536 & -bit) + p * sign) * int(RATE[np.uint64(count)])) >> 16
+    p = min(max(p - step * sign, FLOOR), 65536 - FLOOR)
+    model[at] = (p << 8) | min(count + 1, LIMIT)
     while span < TOP:
         span <<= 8
         low = _shift_low(state, out, low)
     return low, span
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(**LENT, inline="always")
 def _encode_raw(
     low: int, span: int, state: NDArray[np.int64], out: NDArray[np.uint8], value: int, width: int
 ) -> tuple[int, int]:
     for i in range(width - 1, -1, -1):
         span >>= 1
-        if (value >> i) & 1:
-            low += span
+        low += span & -((value >> i) & 1)
         while span < TOP:
             span <<= 8
             low = _shift_low(state, out, low)
     return low, span
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT, inline="always")
 def _encode_magnitude_rest(
     low: int,
     span: int,
@@ -108,10 +112,10 @@ def _encode_magnitude_rest(
     value: int,
 ) -> tuple[int, int]:
     """A magnitude that is known not to be zero."""
-    for j in range(1, BINS - 1):
-        if value <= j:
-            return _encode_bit(low, span, state, out, model, base + j, 0)
-        low, span = _encode_bit(low, span, state, out, model, base + j, 1)
+    for j in range(1, min(value, BINS - 2) + 1):
+        low, span = _encode_bit(low, span, state, out, model, base + j, 1 if value > j else 0)
+    if value < BINS - 1:
+        return low, span
     rest = value - (BINS - 1) + 1
     width = 0
     while (rest >> (width + 1)) > 0:
@@ -121,7 +125,7 @@ def _encode_magnitude_rest(
     return _encode_raw(low, span, state, out, rest, width)
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT)
 def encode_integer(
     state: NDArray[np.int64],
     out: NDArray[np.uint8],
@@ -139,7 +143,7 @@ def encode_integer(
     state[_LOW], state[_RANGE] = low, span
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT)
 def encode_run(
     state: NDArray[np.int64],
     out: NDArray[np.uint8],
@@ -154,7 +158,7 @@ def encode_run(
         before = value
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT)
 def _encode_column(
     state: NDArray[np.int64],
     out: NDArray[np.uint8],
@@ -175,7 +179,6 @@ def _encode_column(
         q = QUANTISER[s]
         base = ((q * CLASSES + cls) * ACTIVITIES + activity(rows[i], usual, lively)) * BINS
         high = a >> shift
-        # Most numbers are zero: that one decision is taken here, the rest in a call.
         low, span = _encode_bit(low, span, state, out, model, base, 1 if high != 0 else 0)
         if high != 0:
             low, span = _encode_magnitude_rest(low, span, state, out, model, base, high)
@@ -188,7 +191,7 @@ def _encode_column(
     state[_LOW], state[_RANGE] = low, span
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT)
 def encode_columns(
     state: NDArray[np.int64],
     out: NDArray[np.uint8],
@@ -205,7 +208,7 @@ def encode_columns(
         _encode_column(state, out, model, levels[j], spreads[j], rows)
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT)
 def finish(state: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
     """Flush; returns the length, trailing zero bytes dropped: a decoder reads zeros there."""
     for _ in range(5):

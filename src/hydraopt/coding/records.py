@@ -29,6 +29,7 @@ __all__ = [
     "SplitSide",
     "check_exponents",
     "quantise_basis",
+    "quantise_over",
     "quantise_side",
     "read_basis",
     "read_exponents",
@@ -79,10 +80,8 @@ class Side:
     own: Block | None
     values: Array
 
-    def keep(self, columns: NDArray[np.bool_]) -> Side:
+    def keep(self, columns: NDArray[np.bool_] | slice) -> Side:
         """Only the marked columns."""
-        if columns.all():
-            return self
         coordinates = self.coordinates and self.coordinates.keep(columns)
         return Side(
             self.way, coordinates, self.own and self.own.keep(columns), self.values[:, columns]
@@ -138,12 +137,20 @@ def quantise_side(x: Array, way: Way, basis: Basis | None) -> Side:
         return Side(way, None, own, own.values)
     if basis is None:
         raise ValueError(f"a side that is {way.name.lower()} needs a basis")
-    coordinates = quantise_block(basis.coordinates(x))
-    values = product(basis.vectors, coordinates.values)
-    if way is Way.SHARED:
-        return Side(way, coordinates, None, values)
+    return quantise_over(basis.coordinates(x), x if way is Way.PREDICTED else None, basis)
+
+
+def quantise_over(coordinates: Array, x: Array | None, basis: Basis) -> Side:
+    """Quantise one side of k parts, in steps, of which the coordinates (q, k) are known already.
+
+    x (N, k): the side itself, of which what the coordinates leave is written too; None: nothing.
+    """
+    written = quantise_block(coordinates)
+    values = product(basis.vectors, written.values)
+    if x is None:
+        return Side(Way.SHARED, written, None, values)
     own = quantise_block(x - values)
-    return Side(way, coordinates, own, values + own.values)
+    return Side(Way.PREDICTED, written, own, values + own.values)
 
 
 def check_exponents(

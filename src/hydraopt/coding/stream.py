@@ -35,7 +35,7 @@ from hydraopt.coding.rangeencoder import (
 )
 from hydraopt.coding.spread import MAX_SPREAD, spread_classes, spread_of
 from hydraopt.coding.trellis import levels_of, quantise, reconstruct
-from hydraopt.compiled import njit
+from hydraopt.compiled import LENT, njit
 from hydraopt.errors import BundleFormatError, NumericalError, explain
 
 __all__ = [
@@ -60,7 +60,7 @@ def _bits() -> NDArray[np.float64]:
     return np.stack([level_bits(float(s)) for s in spread_of(np.arange(MAX_SPREAD + 1))])
 
 
-@njit(cache=True, nogil=True)
+@njit(**LENT)
 def _quantise_columns(
     x: NDArray[np.float64],
     spreads: NDArray[np.int64],
@@ -68,9 +68,9 @@ def _quantise_columns(
     bits: NDArray[np.float64],
     levels: NDArray[np.int32],
     integers: NDArray[np.int32],
+    choices: NDArray[np.int32],
+    paths: NDArray[np.uint8],
 ) -> None:
-    choices = np.empty((x.shape[1], 4), np.int32)
-    paths = np.empty(x.shape[1], np.uint8)
     for j in range(x.shape[0]):
         quantise(x[j], lam, bits[spreads[j]], levels[j], choices, paths)
         reconstruct(levels[j], integers[j])
@@ -92,7 +92,7 @@ class Block:
         """(N, k): the reconstruction, in steps."""
         return self.integers.T.astype(np.float64)
 
-    def keep(self, columns: NDArray[np.bool_]) -> Block:
+    def keep(self, columns: NDArray[np.bool_] | slice) -> Block:
         """Only the marked columns."""
         return Block(self.levels[columns], self.integers[columns], self.spreads[columns])
 
@@ -132,7 +132,8 @@ def quantise_block(x: NDArray[np.float64], lam: float = LAMBDA) -> Block:
     spreads = spread_classes(rms)
     levels = np.empty((columns, count), np.int32)
     integers = np.empty((columns, count), np.int32)
-    _quantise_columns(by_column, spreads, lam, _bits(), levels, integers)
+    scratch = np.empty((count, 4), np.int32), np.empty(count, np.uint8)
+    _quantise_columns(by_column, spreads, lam, _bits(), levels, integers, *scratch)
     return Block(levels, integers, spreads)
 
 

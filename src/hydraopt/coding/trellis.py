@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compiled import njit
+from hydraopt.compiled import LENT, njit
 
 __all__ = ["NEXT_STATE", "QUANTISER", "STATES", "levels_of", "quantise", "reconstruct"]
 
@@ -42,47 +42,41 @@ _BEFORE: NDArray[np.int64] = np.array(
 _FAR = 1e300
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _candidate(
-    a: float, k: int, q: int, lam: float, bits: NDArray[np.float64], top: int, slope: float
-) -> float:
-    """Cost of coding ``a`` >= 0 with level ``k`` > 0 of quantiser ``q``."""
-    d = a - (2.0 * k - q)
-    rate = bits[q, k] if k <= top else bits[q, top] + slope * (k - top)
-    return d * d + lam * float(rate)
-
-
-@njit(cache=True, nogil=True, inline="always")
+@njit(**LENT, inline="always")
 def _best(
-    a: float, q: int, lam: float, bits: NDArray[np.float64], top: int, slope: float
+    a: float, q: int, lam: float, bits: NDArray[np.float64], slope: float
 ) -> tuple[int, float, int, float]:
-    """The best even and the best odd level of quantiser ``q`` for ``a``, with their costs.
+    """The best even and the best odd level of quantiser ``q`` for ``a`` >= 0, with their costs.
 
     The two levels around ``a`` have different parities, so each parity has a candidate; zero, and
-    one level less, compete where the saved bits outweigh the error.
+    one level less, compete where the saved bits outweigh the error. slope: what a level more costs
+    beyond those of ``bits``.
     """
-    low = int((a + q) * 0.5)
-    zero = a * a + lam * bits[q, 0]
-    if low == 0:
-        return 0, zero, 1, _candidate(a, 1, q, lam, bits, top, slope)
-    here = _candidate(a, low, q, lam, bits, top, slope)
-    over = _candidate(a, low + 1, q, lam, bits, top, slope)
-    k, c = low + 1, over
-    if low > 1:
-        less = _candidate(a, low - 1, q, lam, bits, top, slope)
-        if less < over:
-            k, c = low - 1, less
-    if low & 1:
-        if zero < c:
-            k, c = 0, zero
-        return k, c, low, here
-    even = low
-    if zero < here:
-        even, here = 0, zero
-    return even, here, k, c
+    # Every choice here hangs on the numbers alone, and a processor would guess it wrong as often as
+    # not: all that might be chosen is computed.
+    k = int((a + q) * 0.5)
+    i = min(k, bits.shape[1] - 2)
+    more = slope * (k - i)
+    at = lam * bits[q, np.uint64(i)] + more
+    near = lam * bits[q, np.uint64(i + 1)] + more
+    far = lam * bits[q, np.uint64(max(i - 1, 0))] + more
+    nothing = a * a
+    off = a - (2.0 * k - q)
+    here = nothing if k == 0 else off * off
+    over = (off - 2.0) * (off - 2.0) + near
+    less = nothing if k == 1 else (off + 2.0) * (off + 2.0)
+    less = _FAR if k == 0 else less + far
+    here += at
+    other = k - 1 if less < over else k + 1
+    cost = min(less, over)
+    odd = (k & 1) == 1
+    even_level, even = (other if odd else k), (cost if odd else here)
+    odd_level, uneven = (k if odd else other), (here if odd else cost)
+    zero = nothing + lam * bits[q, 0]
+    return (0 if zero < even else even_level), min(zero, even), odd_level, uneven
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
+@njit(**LENT, error_model="numpy")
 def quantise(
     x: NDArray[np.float64],
     lam: float,
@@ -100,7 +94,7 @@ def quantise(
     """
     count = x.shape[0]
     top = bits.shape[1] - 1
-    slope = bits[0, top] - bits[0, top - 1]
+    slope = lam * (bits[0, top] - bits[0, top - 1])
     # Each state has two ways in, from the states and by the parities that NEXT_STATE says; written
     # out, the eight costs stay in registers, which is why this function is longer than a screen.
     # Bit t of paths: whether the second way won.
@@ -108,8 +102,8 @@ def quantise(
     c1 = c2 = c3 = c4 = c5 = c6 = c7 = _FAR
     for i in range(count):
         a = abs(x[i])
-        k00, e00, k01, e01 = _best(a, 0, lam, bits, top, slope)
-        k10, e10, k11, e11 = _best(a, 1, lam, bits, top, slope)
+        k00, e00, k01, e01 = _best(a, 0, lam, bits, slope)
+        k10, e10, k11, e11 = _best(a, 1, lam, bits, slope)
         choices[i, 0], choices[i, 1], choices[i, 2], choices[i, 3] = k00, k01, k10, k11
         n0, m0 = c0 + e00, c4 + e01
         n1, m1 = c2 + e00, c6 + e01
@@ -131,9 +125,6 @@ def quantise(
         )
         c0, c1, c2, c3 = min(n0, m0), min(n1, m1), min(n2, m2), min(n3, m3)
         c4, c5, c6, c7 = min(n4, m4), min(n5, m5), min(n6, m6), min(n7, m7)
-        least = min(min(min(c0, c1), min(c2, c3)), min(min(c4, c5), min(c6, c7)))
-        c0, c1, c2, c3 = c0 - least, c1 - least, c2 - least, c3 - least
-        c4, c5, c6, c7 = c4 - least, c5 - least, c6 - least, c7 - least
     costs = (c0, c1, c2, c3, c4, c5, c6, c7)
     state = 0
     for s in range(1, 8):
@@ -147,7 +138,7 @@ def quantise(
         state = before
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
+@njit(**LENT)
 def reconstruct(levels: NDArray[np.int32], out: NDArray[np.int32]) -> None:
     """The integers (in steps) that a column of levels stands for; levels (N,), out (N,)."""
     state = 0

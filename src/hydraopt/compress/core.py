@@ -19,7 +19,7 @@ from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.cutoff import STORED_IN_FLOAT32, significant
 from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors, Thin
-from hydraopt.linalg.svd import thin
+from hydraopt.linalg.stack import thin_stack
 
 __all__ = ["ROOM", "CoreStore", "FactorReader", "ModuleCore", "SharedSpace"]
 
@@ -27,6 +27,10 @@ _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
 _MOST_DIRECTIONS = 512
 """Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
+_FAINT = 1e-6
+"""Of the largest weighted singular value: coordinates of fainter vectors are multiplied out."""
+_TOGETHER = 1 << 20
+"""Numbers of the tasks that are decomposed at once, about."""
 _SPARE, _ROUNDS = 32, 3
 """Directions tried beyond those asked for, and power iterations, of the randomised method."""
 
@@ -69,7 +73,10 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
     keep = np.flatnonzero(sound)[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
-    if d.size <= _EXACT:
+    if d.size <= _EXACT and d.min() > _FAINT * d.max():
+        # gram mix, since (gram * d d^T) w is energy w.
+        coordinates = w[:, keep] * values / d[:, None]
+    elif d.size <= _EXACT:
         coordinates = gram @ mix
     else:
         coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
@@ -186,15 +193,32 @@ FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
 
 
 def _decomposed(read: FactorReader) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
-    """The contents of a module, their singular values, and their vectors (U, V) side by side."""
-    contents, us, vs, ss = [], [], [], []
+    """The contents of a module, their singular values, and their vectors (U, V) side by side.
+
+    A task's vectors lie together in memory: U and V are views of rows.
+    """
+    contents: list[int] = []
+    us: list[Stacked] = []
+    vs: list[Stacked] = []
+    ss: list[Array] = []
+    waiting: list[Factors] = []
+
+    def take() -> None:
+        b = np.stack([x.B.T for x in waiting])
+        a = np.stack([x.A for x in waiting])
+        waiting.clear()
+        for into, some in zip((us, ss, vs), thin_stack(b, a), strict=True):
+            into.extend(some)  # type: ignore[attr-defined]
+
     for content, factors in read():
-        t = thin(factors.B, factors.A)
         contents.append(content)
-        us.append(t.U.astype(np.float32))
-        vs.append(t.V.astype(np.float32))
-        ss.append(t.s)
-    return contents, ss, (np.concatenate(us, 1), np.concatenate(vs, 1))
+        most = max(_TOGETHER // max(factors.B.size + factors.A.size, 1), 1)
+        if waiting and (waiting[0].A.shape != factors.A.shape or len(waiting) >= most):
+            take()
+        waiting.append(factors)
+    if waiting:
+        take()
+    return contents, ss, (np.concatenate(us).T, np.concatenate(vs).T)
 
 
 class CoreStore:
@@ -208,7 +232,7 @@ class CoreStore:
         self,
         readers: Sequence[FactorReader] | Mapping[int, FactorReader],
         room: int = ROOM,
-        vectors: int = 48 << 20,
+        vectors: int = 160 << 20,
     ) -> None:
         self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}

@@ -18,7 +18,7 @@ from hydraopt.coding.spread import MAX_SPREAD
 from hydraopt.compress.measure import left_noise
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["FIRST_CLASS", "LAST_CLASS", "Curve", "noise_of", "part_curve", "rate_of"]
+__all__ = ["FIRST_CLASS", "LAST_CLASS", "Curve", "noise_of", "part_curve", "rate_of", "tables"]
 
 FIRST_CLASS = 13
 """Below this class nearly every number rounds to zero: such a part is not worth its place."""
@@ -38,7 +38,8 @@ LAST_CLASS = MAX_SPREAD
 
 
 @functools.cache
-def _tables() -> tuple[Array, Array]:
+def tables() -> tuple[Array, Array]:
+    """(rates, noises) by spread class, from 0 on."""
     # At high rate each class (a quarter octave of spread) adds a quarter bit and divides the noise
     # by 2^(1/2): the measured tables go on with these slopes.
     more = np.arange(1, LAST_CLASS + 2 - _RATE.size)
@@ -50,12 +51,12 @@ def _tables() -> tuple[Array, Array]:
 
 def rate_of(classes: NDArray[np.int64]) -> Array:
     """Bits a number at the given spread classes (clipped to the table)."""
-    return _tables()[0].take(classes, mode="clip")
+    return tables()[0].take(classes, mode="clip")
 
 
 def noise_of(classes: NDArray[np.int64]) -> Array:
     """Relative squared noise, bias undone, at the given spread classes (clipped to the table)."""
-    return _tables()[1].take(classes, mode="clip")
+    return tables()[1].take(classes, mode="clip")
 
 
 @dataclass(frozen=True)

@@ -9,26 +9,28 @@ noise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from hydraopt.coding.coefficients import exponents, power
-from hydraopt.coding.forms import Way
-from hydraopt.coding.records import BasisRecord, PartsRecord, Side, quantise_basis, quantise_side
-from hydraopt.coding.spread import spread_of
+from hydraopt.coding.forms import Mode, Way
+from hydraopt.coding.records import BasisRecord, PartsRecord, quantise_basis
+from hydraopt.compress.alike import Alike, Moved, encode_alike, steps
 from hydraopt.compress.core import ModuleCore
-from hydraopt.compress.measure import InnerProduct, Measure, displacement
+from hydraopt.compress.measure import Measure, displacement
 from hydraopt.compress.plan import ModulePlan, TaskPlan
-from hydraopt.compress.sides import BasisPlan, Classes
-from hydraopt.linalg.basis import Bases, Basis, symmetric_inverse
+from hydraopt.compress.sides import BasisPlan
+from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array, Factors, Thin
 
 __all__ = ["EncodedModule", "encode_module", "squared_error"]
 
-_FARTHEST_FIT = 8
-"""A coefficient that the fit moves by more than this factor, or turns negative, belongs to a part
-that is all noise: it keeps the length of what it stands for."""
+_TOGETHER: Final = 1 << 20
+"""Numbers of a side that are rounded at once, about."""
+_EXACT: Final = 1e-4
+"""Of |dW|^2: errors below are measured by what the stored factors really multiply to."""
 
 
 @dataclass(frozen=True)
@@ -51,90 +53,11 @@ class EncodedModule:
     has_bases: bool
 
 
-def _steps(classes: Classes, numbers: int) -> Array:
-    """Lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
-    lengths: Array = np.sqrt(numbers) * spread_of(classes)
-    return lengths
-
-
 def _encode_basis(core: ModuleCore, plan: BasisPlan | None, side: str) -> BasisRecord | None:
     if plan is None:
         return None
     directions = core.directions(plan.space, side, plan.q)
-    return quantise_basis(directions * _steps(plan.classes, directions.shape[0]))
-
-
-def _restrict(thin: Thin, left: Basis | None, right: Basis | None) -> Thin:
-    """The product projected on the given bases, as a thin SVD of the projection."""
-    if left is None and right is None:
-        return thin
-    ql: Array = thin.U if left is None else left.orthonormal
-    qr: Array = thin.V if right is None else right.orthonormal
-    u, s, vt = np.linalg.svd(((ql.T @ thin.U) * thin.s) @ (thin.V.T @ qr), full_matrices=False)
-    return Thin(ql @ u, s, qr @ vt.T)
-
-
-def _scaled(x: Array, classes: Classes, way: Way, basis: Basis | None) -> Array:
-    """Columns of ``x`` brought to the length that puts the written numbers at their spread."""
-    numbers = basis.q if way is Way.SHARED and basis is not None else x.shape[0]
-    lengths = np.linalg.norm(x, axis=0)
-    return x * (_steps(classes, numbers) / np.where(lengths > 0, lengths, 1.0))
-
-
-def _encode_task(
-    thin: Thin,
-    plan: TaskPlan,
-    left: Basis | None,
-    right: Basis | None,
-    into: InnerProduct,
-    out: InnerProduct,
-) -> PartsRecord | None:
-    """Round one task's parts; ``into``: the product on inputs (n); ``out``: that on outputs (m)."""
-    mode = plan.mode
-    target = _restrict(
-        thin,
-        left if mode.left is Way.SHARED else None,
-        right if mode.right is Way.SHARED else None,
-    )
-    k = min(plan.left.size, target.s.size)
-    if k == 0:
-        return None
-    rights = quantise_side(
-        _scaled(target.V[:, :k], plan.right[:k], mode.right, right), mode.right, right
-    )
-    rights = rights.keep(np.any(rights.values != 0, axis=0))
-    k = rights.values.shape[1]
-    if k == 0:
-        return None
-    weighted = into @ rights.values
-    ideal: Array = thin.U @ (thin.s[:, None] * (thin.V.T @ weighted))
-    ideal = ideal @ symmetric_inverse(rights.values.T @ weighted)
-    lefts = quantise_side(_scaled_to(ideal, plan.left[:k], mode.left, left), mode.left, left)
-    coefficients = _fit(thin, lefts, rights, into, out, ideal)
-    return PartsRecord(lefts, rights, exponents(coefficients))
-
-
-def _scaled_to(ideal: Array, classes: Classes, way: Way, basis: Basis | None) -> Array:
-    """The ideal left side over coefficients on the grid, which therefore cost no accuracy."""
-    x = _scaled(ideal, classes, way, basis)
-    lengths = np.linalg.norm(x, axis=0)
-    ratio = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
-    return ideal / power(exponents(ratio))
-
-
-def _fit(
-    thin: Thin, lefts: Side, rights: Side, into: InnerProduct, out: InnerProduct, ideal: Array
-) -> Array:
-    """Coefficients c_j > 0 with the least error of ``sum_j c_j l_j r_j^T`` in the inner product."""
-    outer, inner = out @ lefts.values, into @ rights.values
-    gram = (lefts.values.T @ outer) * (rights.values.T @ inner)
-    rhs = np.einsum("jr,rj->j", (outer.T @ thin.U) * thin.s, thin.V.T @ inner)
-    fitted = symmetric_inverse(gram) @ rhs
-    lengths = np.linalg.norm(lefts.values, axis=0)
-    before = np.linalg.norm(ideal, axis=0) / np.where(lengths > 0, lengths, 1.0)
-    sound = (fitted > before / _FARTHEST_FIT) & (fitted < before * _FARTHEST_FIT)
-    coefficients: Array = np.where(sound, fitted, np.maximum(before, 1e-30))
-    return coefficients
+    return quantise_basis(directions * steps(plan.classes, directions.shape[0]))
 
 
 def encode_module(
@@ -149,31 +72,92 @@ def encode_module(
         left = _encode_basis(core, plan.left, "left")
         right = _encode_basis(core, plan.right, "right")
         given = left.basis if left else None, right.basis if right else None
-    left_basis, right_basis = given
-    thins = [core.thin(i) for i in range(len(core.s))]
-    moved = None
-    if measure.displacement:
-        moved = displacement(thins, max((t.s.size for t in thins), default=0))
-    records: list[PartsRecord | None] = []
-    errors = []
-    for i, (thin, task) in enumerate(zip(thins, plan.tasks, strict=True)):
-        into = InnerProduct.own_space(thin.V, measure.unbiased)
-        if moved is not None:
-            vectors, shares = moved[i]
-            into = into.plus(vectors, shares * measure.displacement * core.n)
-        out = InnerProduct.own_space(thin.U, measure.unbiased)
-        record = _encode_task(thin, task, left_basis, right_basis, into, out)
-        records.append(record)
-        errors.append(thin.energy if record is None else squared_error(thin, record))
+    records: list[PartsRecord | None] = [None] * len(core.s)
+    energies = [float(s @ s) for s in core.s]
+    errors = energies.copy()
+    moved = _moved(core, measure)
+    for tasks, k in _groups(core, plan, given):
+        alike = _alike(core, plan, tasks, k, measure, moved)
+        for i, done in zip(tasks, encode_alike(alike, *given), strict=True):
+            if done is None:
+                continue
+            records[i], errors[i] = done
+            if errors[i] <= _EXACT * energies[i]:
+                errors[i] = squared_error(core.thin(i), done[0])
     return EncodedModule(
         core.index,
         core.contents,
         left,
         right,
         tuple(records),
-        tuple(t.energy for t in thins),
+        tuple(energies),
         tuple(errors),
         any(basis is not None for basis in given),
+    )
+
+
+def _groups(core: ModuleCore, plan: ModulePlan, given: Bases) -> Iterator[tuple[list[int], int]]:
+    """Tasks of one mode, rank and number of parts, which is beside them, some at a time; not those
+    without parts."""
+    groups: dict[tuple[Mode, int, int], list[int]] = {}
+    for i, (task, s) in enumerate(zip(plan.tasks, core.s, strict=True)):
+        k = min(_most(task, given), s.size)
+        if k:
+            groups.setdefault((task.mode, s.size, k), []).append(i)
+    for (_, rank, k), tasks in groups.items():
+        some = max(_TOGETHER // (rank * max(core.m, core.n)), 1)
+        for first in range(0, len(tasks), some):
+            yield tasks[first : first + some], k
+
+
+def _most(task: TaskPlan, given: Bases) -> int:
+    """The most parts that the shared sides of a task have room for."""
+    ways = (task.mode.left, task.mode.right)
+    rooms = [
+        basis.q
+        for way, basis in zip(ways, given, strict=True)
+        if way is Way.SHARED and basis is not None
+    ]
+    return min([task.left.size, *rooms])
+
+
+def _moved(core: ModuleCore, measure: Measure) -> list[tuple[Array, Array]] | None:
+    """What a measure with displacement adds to each task's inner product on inputs: vectors (n, c)
+    and weights (c,)."""
+    if not measure.displacement:
+        return None
+    thins = [core.thin(i) for i in range(len(core.s))]
+    found = displacement(thins, max((t.s.size for t in thins), default=0))
+    return [(vectors, shares * measure.displacement * core.n) for vectors, shares in found]
+
+
+def _alike(
+    core: ModuleCore,
+    plan: ModulePlan,
+    tasks: Sequence[int],
+    k: int,
+    measure: Measure,
+    moved: Sequence[tuple[Array, Array]] | None,
+) -> Alike:
+    """What encode_alike takes of these tasks, which :func:`_groups` put together, of k parts."""
+    thins = [core.thin(i) for i in tasks]
+    more = None
+    if moved is not None:
+        most = max(moved[i][1].size for i in tasks)
+        rows, weights = np.zeros((len(tasks), most, core.n)), np.zeros((len(tasks), most))
+        for place, i in enumerate(tasks):
+            vectors, own = moved[i]
+            rows[place, : own.size], weights[place, : own.size] = vectors.T, own
+        more = Moved(rows, weights)
+    return Alike(
+        plan.tasks[tasks[0]].mode,
+        np.stack([t.U.T for t in thins]),
+        np.stack([t.s for t in thins]),
+        np.stack([t.V.T for t in thins]),
+        np.stack([plan.tasks[i].left[:k] for i in tasks]),
+        np.stack([plan.tasks[i].right[:k] for i in tasks]),
+        measure.unbiased,
+        more,
     )
 
 
@@ -182,7 +166,7 @@ def squared_error(thin: Thin, record: PartsRecord) -> float:
     got = record.factors
     cross = np.sum(((thin.U.T @ got.B) * thin.s[:, None]) * (got.A @ thin.V).T)
     error = thin.energy - 2 * float(cross) + got.squared_norm()
-    if error > 1e-4 * thin.energy:
+    if error > _EXACT * thin.energy:
         return error
     # The stored factors are orthonormal to single precision only: where that shows, use the norm
     # of what they really multiply to, so that the three terms cancel exactly.

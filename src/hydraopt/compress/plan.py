@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.forms import FORMS, Mode
-from hydraopt.compiled import njit
 from hydraopt.compress.core import ModuleCore, SharedSpace
-from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of
-from hydraopt.compress.measure import Measure, left_noise, part_harm
-from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideTable, side_table
+from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of, tables
+from hydraopt.compress.measure import Measure
+from hydraopt.compress.pricing import price_mode
+from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideCost, side_costs
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
 
@@ -109,16 +109,12 @@ def _planned(
 class _Parts:
     """The parts of all tasks of a module, P in all, at first each one's own.
 
-    s (P,): weighted singular values, falling within a task. task (P,): which task, of ``tasks``.
+    s (P,): weighted singular values, falling within a task. edges (tasks + 1,): where each task's
+    begin.
     """
 
     s: Array
-    task: NDArray[np.int64]
-    tasks: int
-
-    def sums(self, values: Array) -> Array:
-        """Sum over the parts of each task, (tasks,)."""
-        return np.bincount(self.task, values, self.tasks).astype(np.float64)
+    edges: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -133,93 +129,25 @@ class _Priced:
     bits: Array
 
 
-# The measure's formulas, compiled into the loop below.
-_part_harm = njit(cache=True, nogil=True, inline="always")(part_harm)
-_left_noise = njit(cache=True, nogil=True, inline="always")(left_noise)
-
-
-@njit(cache=True, nogil=True)
-def _cheapest(
-    energy: Array,
-    left: tuple[Array, Array, Array],
-    right: tuple[Array, Array, Array],
-    choices: tuple[Classes, Classes],
-    lost: float,
-    projected: float,
-    output: float,
-    price: float,
-) -> tuple[Classes, Array, Array]:
-    """For each part the two classes with the least harm + price * bits, its harm and bits."""
-    best = np.zeros(energy.size, np.int64)
-    harms, spent = np.zeros(energy.size), np.zeros(energy.size)
-    for part in range(energy.size):
-        # A table of one row is that of every part.
-        a, b = part % left[0].shape[0], part % right[0].shape[0]
-        least = np.inf
-        for choice in range(choices[0].size):
-            i, j = choices[0][choice], choices[1][choice]
-            bits = left[0][a, i] + right[0][b, j] + PART_BITS
-            noise = _left_noise(left[1][a, i], output) + right[1][b, j]
-            kept = (1 - left[2][a, i]) * (1 - right[2][b, j])
-            harm = _part_harm(energy[part], kept, noise, lost, projected)
-            if harm + price * bits < least:
-                least = harm + price * bits
-                best[part], harms[part], spent[part] = choice, harm, bits
-    return best, harms, spent
-
-
-@njit(cache=True, nogil=True)
-def _kept(
-    order: Classes,
-    task: Classes,
-    uncut: Array,
-    harms: Array,
-    spent: Array,
-    price: float,
-    count: Classes,
-    harm: Array,
-    bits: Array,
-) -> None:
-    """Add up what each task keeps: its parts in ``order``, up to the first that does not pay.
-
-    A prefix, so that "the first k" says it all. uncut (P,): the harm of leaving a part out.
-    """
-    ended = np.zeros(count.size, np.bool_)
-    for part in order:
-        t = task[part]
-        ended[t] |= harms[part] + price * spent[part] >= uncut[part]
-        if ended[t]:
-            harm[t] += uncut[part]
-        else:
-            harm[t] += harms[part]
-            bits[t] += spent[part]
-            count[t] += 1
-
-
 def _priced(
-    parts: _Parts, left: SideTable, right: SideTable, price: float, measure: Measure
+    parts: _Parts, left: SideCost, right: SideCost, price: float, measure: Measure
 ) -> _Priced:
     """The two best classes for every part, and which parts pay."""
-    choices = part_curve(left.numbers, right.numbers, measure.output)
-    energy = parts.s**2
-    best, harms, spent = _cheapest(
-        energy,
-        (left.bits, left.noise, left.lost),
-        (right.bits, right.noise, right.lost),
-        (choices.left - FIRST_CLASS, choices.right - FIRST_CLASS),
-        measure.lost,
-        measure.projected,
-        measure.output,
-        price,
+    curve = part_curve(left.numbers, right.numbers, measure.output)
+    weighed = measure.lost, measure.projected, measure.output, price, PART_BITS, _RECORD_BITS
+    classes = np.empty((2, parts.s.size), np.int64)
+    sums, counts = np.zeros((2, parts.edges.size - 1)), np.zeros(parts.edges.size - 1, np.int64)
+    price_mode(
+        parts.s**2,
+        parts.edges,
+        (left.head, left.shares, curve.left),
+        (right.head, right.shares, curve.right),
+        tables(),
+        np.array(weighed, np.float64),
+        (np.empty((3, parts.s.size)), np.empty((2, parts.s.size), np.int64)),
+        (classes, counts, sums),
     )
-    # Parts are written in the order of what they explain, which is falling where nothing is shared.
-    shared = energy * (1 - left.lost[:, 0]) * (1 - right.lost[:, 0])
-    order = np.lexsort((-shared, parts.task))
-    count = np.zeros(parts.tasks, np.int64)
-    harm, bits = np.zeros(parts.tasks), np.full(parts.tasks, _RECORD_BITS)
-    _kept(order, parts.task, measure.left_out(energy), harms, spent, price, count, harm, bits)
-    chosen = best[order]
-    return _Priced(choices.left[chosen], choices.right[chosen], count, harm, bits)
+    return _Priced(classes[0], classes[1], counts, sums[0], sums[1])
 
 
 def plan_module(
@@ -238,7 +166,7 @@ def plan_module(
     """
     singular = [s * np.sqrt(w) for s, w in zip(core.s, weights, strict=True)]
     sizes = [s.size for s in singular]
-    parts = _Parts(np.concatenate(singular), np.repeat(np.arange(len(sizes)), sizes), len(sizes))
+    parts = _Parts(np.concatenate(singular), np.cumsum([0, *sizes]))
     lengths = (core.m, core.n)
     bases: list[BasisPlan | None] = [None, None]
     own = [np.zeros((0, 0))] * 2
@@ -249,23 +177,19 @@ def plan_module(
     if not possible:
         # No basis pays at this price, and no other form is permitted: nothing is stored.
         return _nothing(parts, modes[0], price, measure)
-    tables = {
-        (side, way): side_table(way, lengths[side], bases[side], own[side])
-        for side, ways in enumerate(
-            ({mode.left for mode in possible}, {mode.right for mode in possible})
-        )
-        for way in ways
-    }
+    ways = {mode.left for mode in possible}, {mode.right for mode in possible}
+    left_costs, right_costs = (
+        side_costs(ways[side], lengths[side], bases[side], own[side]) for side in (0, 1)
+    )
     priced = [
-        _priced(parts, tables[0, mode.left], tables[1, mode.right], price, measure)
+        _priced(parts, left_costs[mode.left], right_costs[mode.right], price, measure)
         for mode in possible
     ]
     costs = np.array([x.harm + price * x.bits for x in priced])
     left, right, chosen = _chosen(bases, possible, costs, price, given is not None)
-    edges = np.cumsum([0, *sizes])
     tasks = []
     for i, mode in enumerate(chosen):
-        priced_mode, a = priced[mode], int(edges[i])
+        priced_mode, a = priced[mode], int(parts.edges[i])
         b = a + int(priced_mode.count[i])
         classes = priced_mode.left[a:b], priced_mode.right[a:b]
         tasks.append(
@@ -302,6 +226,7 @@ def _chosen(
 
 def _nothing(parts: _Parts, mode: Mode, price: float, measure: Measure) -> ModulePlan:
     none = np.zeros(0, np.int64)
-    harm = measure.left_out(parts.sums(parts.s**2))
+    energies = [float(s @ s) for s in np.split(parts.s, parts.edges[1:-1])]
+    harm = measure.left_out(np.array(energies))
     tasks = tuple(TaskPlan(mode, none, none, float(h), 0.0) for h in harm)
     return ModulePlan(None, None, tasks, price)

@@ -6,6 +6,7 @@ it chose.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,10 +15,20 @@ from numpy.typing import NDArray
 
 from hydraopt.coding.forms import Way
 from hydraopt.compress.core import SharedSpace
-from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, rate_of
+from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, tables
+from hydraopt.compress.pricing import fill_table
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["CLASSES", "PART_BITS", "BasisPlan", "Classes", "SideTable", "side_table"]
+__all__ = [
+    "CLASSES",
+    "PART_BITS",
+    "BasisPlan",
+    "Classes",
+    "SideCost",
+    "SideTable",
+    "side_costs",
+    "side_table",
+]
 
 Classes = NDArray[np.int64]
 
@@ -38,6 +49,52 @@ class BasisPlan:
     @property
     def q(self) -> int:
         return int(self.classes.size)
+
+
+@dataclass(frozen=True)
+class SideCost:
+    """What the costs of one side of all parts, written in one way, follow from.
+
+    A part of a shared side is taken to keep its own direction, as far as the basis can express it:
+    exact where the basis can, which is where such a side pays.
+    length: of a vector. q: of the basis; wider: how many classes finer its coordinates are than a
+    part's spread class says. shares (2, P), or (2, 1) for all parts alike: what of a part's energy
+    the basis cannot express, and what noise its rounding leaves.
+    """
+
+    way: Way
+    length: int
+    q: int
+    wider: int
+    shares: Array
+
+    @property
+    def numbers(self) -> int:
+        """How many a part holds, about."""
+        return self.q if self.way is Way.SHARED else self.length
+
+    @property
+    def head(self) -> Classes:
+        """Way, length, q and wider, for compiled code."""
+        return np.array([self.way, self.length, self.q, self.wider], np.int64)
+
+
+def side_costs(
+    ways: Iterable[Way], length: int, plan: BasisPlan | None, own: Array
+) -> dict[Way, SideCost]:
+    """Costs of one side by way; ``own`` (P, q): the parts' vectors in the directions of the basis,
+    without which no other way than an explicit one is possible."""
+    costs = {Way.EXPLICIT: SideCost(Way.EXPLICIT, length, length, 0, np.zeros((2, 1)))}
+    if plan is None:
+        return costs
+    squared = own**2
+    lost = np.clip(1 - squared.sum(axis=1), 0, 1)
+    shares = np.stack([lost, squared @ noise_of(plan.classes)])
+    wider = round(2 * np.log2(length / plan.q))
+    for way in ways:
+        if way is not Way.EXPLICIT:
+            costs[way] = SideCost(way, length, plan.q, wider, shares)
+    return costs
 
 
 @dataclass(frozen=True)
@@ -62,30 +119,9 @@ class SideTable:
 
 
 def side_table(way: Way, length: int, plan: BasisPlan | None, own: Array) -> SideTable:
-    """Costs of one side; ``own`` (P, q): the parts' vectors in the directions of the basis.
-
-    A part of a shared side is taken to keep its own direction, as far as the basis can express it:
-    exact where the basis can, which is where such a side pays.
-    """
-    rate, noise = rate_of(CLASSES), noise_of(CLASSES)
-    if way is Way.EXPLICIT or plan is None:
-        return SideTable(length, length * rate[None], noise[None], np.zeros((1, rate.size)))
-    squared = own**2
-    q = plan.q
-    lost = np.clip(1 - squared.sum(axis=1), 0, 1)[:, None]
-    rounding = (squared @ noise_of(plan.classes))[:, None]
-    if way is Way.SHARED:
-        columns = np.broadcast_arrays(q * rate[None], noise + rounding, lost)
-        return SideTable(q, *map(np.ascontiguousarray, columns))
-    wide = CLASSES + round(2 * np.log2(length / q))
-    # The own numbers mend what the rounding of basis and coordinates leaves, too.
-    within = rounding + noise_of(wide)
-    shift = np.round(2 * np.log2(np.maximum(lost + within, 1e-9))).astype(np.int64)
-    finer = np.minimum(CLASSES + shift, CLASSES)
-    bits = length * rate_of(finer) + q * rate_of(wide)
-    # One coefficient scales prediction and own numbers alike, so it cannot undo the shrinking of
-    # the own ones alone: of what the basis misses a share is lost effect, and the rest is noise.
-    # Where own numbers are too small to be written, all of it is lost.
-    share = np.where(finer >= FIRST_CLASS, noise_of(finer) / (1 + noise_of(finer)), 1.0)
-    remaining = share * within + lost * share * (1 - share)
-    return SideTable(length, bits, remaining, lost * share**2)
+    """The costs of one side at all spread classes; arguments as for :func:`side_costs`."""
+    costs = side_costs([way], length, plan, own)
+    cost = costs.get(way, costs[Way.EXPLICIT])
+    out = np.empty((3, cost.shares.shape[1], CLASSES.size))
+    fill_table(cost.head, cost.shares, FIRST_CLASS, *tables(), out)
+    return SideTable(cost.numbers, *out)

@@ -39,12 +39,13 @@ class Basis:
         return q
 
     @cached_property
-    def _inverse(self) -> Array:
+    def inverse(self) -> Array:
+        """Of the Gram matrix of the vectors, (q, q)."""
         return symmetric_inverse(self.vectors.T @ self.vectors)
 
     def coordinates(self, x: Array) -> Array:
         """Least-squares coordinates (q, k) of the columns of ``x`` (N, k)."""
-        coordinates: Array = self._inverse @ (self.vectors.T @ x)
+        coordinates: Array = self.inverse @ (self.vectors.T @ x)
         return coordinates
 
 

@@ -1,0 +1,217 @@
+"""Tasks of one module that are written alike, encoded side by side.
+
+All fits are of the size of a task's rank: a side is known by its products with the task's own
+singular vectors, and only what is rounded has the module's size. Matrices of a stack are multiplied
+one by one, so that a task's numbers do not depend on which others are in its stack.
+
+Letters, beside those of hydraopt.linalg.shapes: a stack has T tasks of rank r with k parts each;
+vectors are rows, so that U and V are (T, r, m) and (T, r, n), L and R (T, k, m) and (T, k, n).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from hydraopt.coding.coefficients import exponents, power
+from hydraopt.coding.forms import Mode, Way
+from hydraopt.coding.records import PartsRecord, Side, quantise_over, quantise_side
+from hydraopt.coding.spread import spread_of
+from hydraopt.compress.sides import Classes
+from hydraopt.linalg.basis import Basis
+from hydraopt.linalg.shapes import Array
+from hydraopt.linalg.stack import inverses
+
+__all__ = ["Alike", "Moved", "coefficients", "encode_alike", "steps"]
+
+_FARTHEST_FIT: Final = 8
+"""A coefficient that the fit moves by more than this factor, or turns negative, belongs to a part
+that is all noise: it keeps the length of what it stands for."""
+_LEAST: Final = 1e-15
+"""Of the largest singular value: what a smaller one has for a direction is rounding."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What is added to the inner product on inputs: rows (T, c, n), and their weights (T, c)."""
+
+    rows: Array
+    weights: Array
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Tasks of one rank, mode and number of parts.
+
+    u (T, r, m), s (T, r), v (T, r, n): thin SVDs. left, right (T, k): spread classes. unbiased: as
+    of a measure.
+    """
+
+    mode: Mode
+    u: Array
+    s: Array
+    v: Array
+    left: Classes
+    right: Classes
+    unbiased: float
+    moved: Moved | None = None
+
+
+def steps(classes: Classes, numbers: int) -> Array:
+    """Lengths, in steps, of columns of ``numbers`` entries at the given spread classes."""
+    lengths: Array = np.sqrt(numbers) * spread_of(classes)
+    return lengths
+
+
+@dataclass(frozen=True)
+class _Over:
+    """Vectors over a basis. products: of the basis' vectors with them, (T, q, r). coordinates: by
+    least squares, (T, q, r)."""
+
+    products: Array
+    coordinates: Array
+
+    @classmethod
+    def of(cls, basis: Basis | None, rows: Array, way: Way) -> _Over | None:
+        if way is Way.EXPLICIT:
+            return None
+        if basis is None:
+            raise ValueError(f"a side that is {way.name.lower()} needs a basis")
+        products = basis.vectors.T @ rows.transpose(0, 2, 1)
+        return cls(products, basis.inverse @ products)
+
+    @property
+    def gram(self) -> Array:
+        """Inner products of what the basis has of the vectors, (T, r, r)."""
+        gram: Array = self.products.transpose(0, 2, 1) @ self.coordinates
+        return gram
+
+
+def encode_alike(
+    tasks: Alike, left: Basis | None, right: Basis | None
+) -> list[tuple[PartsRecord, float] | None]:
+    """Each task's rounded parts and what they leave of it, |dW - dW~|^2; None where nothing is
+    kept. left, right: the bases that the mode is over.
+
+    The right side (the inputs, where errors hurt most) is rounded first; then the left side, fitted
+    to the rounded right one; then the coefficients, fitted to both.
+    """
+    mode, s, extra = tasks.mode, tasks.s, tasks.unbiased - 1.0
+    over_left = _Over.of(left, tasks.u, mode.left)
+    over_right = _Over.of(right, tasks.v, mode.right)
+    turn = _target(tasks, over_left, over_right)
+    rights = _quantised(tasks.v, over_right, turn, mode.right, right)
+    R = _rows(rights, tasks.right.shape)
+    VR, RR = tasks.v @ _t(R), R @ _t(R)
+    VmR, RmR = tasks.unbiased * VR, RR + extra * (_t(VR) @ VR)
+    if tasks.moved is not None:
+        ZR = tasks.moved.rows @ _t(R)
+        weighted = tasks.moved.weights[:, :, None] * ZR
+        VmR = VmR + (tasks.v @ _t(tasks.moved.rows)) @ weighted
+        RmR = RmR + _t(ZR) @ weighted
+    ideal = (s[:, :, None] * VmR) @ inverses(RmR)
+    lengths = np.sqrt(np.einsum("trk,trk->tk", ideal, ideal))
+    numbers = left.q if mode.left is Way.SHARED and left is not None else tasks.u.shape[2]
+    # Over coefficients on the grid, which therefore cost no accuracy.
+    ratio = power(exponents(lengths / steps(tasks.left, numbers)))
+    lefts = _quantised(tasks.u, over_left, ideal / ratio[:, None], mode.left, left)
+    L = _rows(lefts, tasks.left.shape)
+    UL, LL = tasks.u @ _t(L), L @ _t(L)
+    gram = (LL + extra * (_t(UL) @ UL)) * RmR
+    rhs = tasks.unbiased * np.einsum("trk,tr,trk->tk", UL, s, VmR)
+    grid = exponents(coefficients(gram, rhs, LL, lengths))
+    c = power(grid)
+    energy = np.einsum("tr,tr->t", s, s)
+    cross = np.einsum("tk,trk,tr,trk->t", c, UL, s, VR)
+    errors = energy - 2 * cross + np.einsum("tk,tl,tkl,tkl->t", c, c, LL, RR)
+    kept = R.any(axis=2)
+    return [
+        (_record(lefts, rights, grid, i, kept[i]), float(errors[i])) if kept[i].any() else None
+        for i in range(len(s))
+    ]
+
+
+def _t(x: Array) -> Array:
+    return x.transpose(0, 2, 1)
+
+
+def _target(tasks: Alike, left: _Over | None, right: _Over | None) -> Array:
+    """(T, r, k): what turns the rows of V into the right side, in steps.
+
+    Where a side is shared, the product is projected on its basis; its singular vectors are those
+    of a matrix of size r.
+    """
+    k = tasks.right.shape[1]
+    shared = [mode is Way.SHARED for mode in (tasks.mode.left, tasks.mode.right)]
+    size = tasks.s.shape[1]
+    numbers = tasks.v.shape[2]
+    turn, gram = np.broadcast_to(np.eye(size), (len(tasks.s), size, size)), None
+    if right is not None and shared[1]:
+        gram, numbers = right.gram, right.products.shape[1]
+    if any(shared):
+        half = tasks.s[:, :, None] * turn
+        if left is not None and shared[0]:
+            half = tasks.s[:, :, None] * _root(left.gram)
+        values, vectors = np.linalg.eigh(_t(half) @ (half if gram is None else gram @ half))
+        values = np.maximum(values, np.maximum(values[:, -1:], 1e-300) * _LEAST**2)
+        turn = ((half @ vectors) / np.sqrt(values)[:, None])[:, :, ::-1]
+    turn = turn[:, :, :k]
+    squared = np.einsum("trk,trk->tk", turn, turn if gram is None else gram @ turn)
+    lengths = np.sqrt(np.where(squared > 0, squared, 1.0))
+    result: Array = turn * (steps(tasks.right, numbers) / lengths)[:, None]
+    return result
+
+
+def _root(grams: Array) -> Array:
+    """The symmetric roots of symmetric positive matrices (T, r, r)."""
+    values, vectors = np.linalg.eigh(grams)
+    root: Array = (vectors * np.sqrt(np.maximum(values, 0.0))[:, None]) @ _t(vectors)
+    return root
+
+
+def _quantised(rows: Array, over: _Over | None, turn: Array, way: Way, basis: Basis | None) -> Side:
+    """The sides of all tasks one after the other, (N, T k), of vectors (T, r, N) turned by
+    ``turn`` (T, r, k)."""
+    count = turn.shape[0] * turn.shape[2]
+    x = None
+    if way is not Way.SHARED:
+        x = (_t(turn) @ rows).reshape(count, rows.shape[2]).T
+    if over is None or basis is None:
+        assert x is not None
+        return quantise_side(x, way, None)
+    coordinates = (_t(turn) @ _t(over.coordinates)).reshape(count, basis.q).T
+    return quantise_over(coordinates, x, basis)
+
+
+def _rows(side: Side, shape: tuple[int, ...]) -> Array:
+    """The columns of a side as rows by task, (T, k, N)."""
+    return side.values.T.reshape(*shape, -1)
+
+
+def coefficients(gram: Array, rhs: Array, LL: Array, lengths: Array) -> Array:
+    """Coefficients c > 0 (T, k) with the least ``c^T gram c - 2 c^T rhs``: the error of
+    ``sum_j c_j l_j r_j^T`` in the inner product.
+
+    gram, LL (T, k, k): of the rounded parts in the inner product, and of their left sides in the
+    plain one. lengths (T, k): of what the left sides stand for.
+    """
+    fitted = (inverses(gram) @ rhs[:, :, None])[:, :, 0]
+    rounded = np.sqrt(np.einsum("tkk->tk", LL))
+    before = lengths / np.where(rounded > 0, rounded, 1.0)
+    sound = (fitted > before / _FARTHEST_FIT) & (fitted < before * _FARTHEST_FIT)
+    result: Array = np.where(sound, fitted, np.maximum(before, 1e-30))
+    return result
+
+
+def _record(lefts: Side, rights: Side, grid: Classes, i: int, kept: Sequence[bool]) -> PartsRecord:
+    """The i-th task's parts, those of which the right side is not rounded to nothing."""
+    k = grid.shape[1]
+    mine = slice(i * k, (i + 1) * k)
+    left, right = lefts.keep(mine), rights.keep(mine)
+    if all(kept):
+        return PartsRecord(left, right, grid[i])
+    some = np.asarray(kept)
+    return PartsRecord(left.keep(some), right.keep(some), grid[i, some])

@@ -1,0 +1,164 @@
+"""The planner's inner loops: for every part of a module the best spread classes in one mode.
+
+Compiled, and lent all arrays that they write to. A side comes as three arrays: the head and the
+shares of a SideCost, and the classes of the curve that it is refined along.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.compiled import LENT, njit
+from hydraopt.compress.curve import FIRST_CLASS
+from hydraopt.compress.measure import left_noise, part_harm
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["fill_table", "price_mode", "side_at"]
+
+Classes = NDArray[np.int64]
+Side = tuple[Classes, Array, Classes]
+
+_DIP: Final = 0.6
+"""Bits a number that a finer class may take less where predictions are written, at most: where a
+prediction errs less, what is left to be written is written more coarsely."""
+
+# The measure's formulas, compiled into the loops below.
+_part_harm = njit(**LENT, inline="always")(part_harm)
+_left_noise = njit(**LENT, inline="always")(left_noise)
+
+
+@njit(**LENT, inline="always")
+def _clipped(table: Array, index: int) -> float:
+    """An entry, or the one at the nearer end."""
+    return float(table[min(max(index, 0), table.size - 1)])
+
+
+@njit(**LENT, inline="always")
+def side_at(
+    head: Classes, shares: Array, part: int, spread: int, rates: Array, noises: Array
+) -> tuple[float, float, float]:
+    """Bits of one side of a part at a spread class; its noise, relative to the part's energy; and
+    what of that energy is lost effect that no coefficient brings back.
+
+    head, shares: of a SideCost. rates, noises: by class.
+    """
+    way, length, q, wider = head[0], head[1], head[2], head[3]
+    bits = length * _clipped(rates, spread)
+    noise = _clipped(noises, spread)
+    gone = 0.0
+    if way == 1:
+        bits = q * _clipped(rates, spread)
+        noise += shares[1, part]
+        gone = shares[0, part]
+    elif way == 2:
+        lost = shares[0, part]
+        # The own numbers mend what the rounding of basis and coordinates leaves, too.
+        within = shares[1, part] + _clipped(noises, spread + wider)
+        shift = int(np.rint(2 * np.log2(max(lost + within, 1e-9))))
+        finer = min(spread + shift, spread)
+        bits = length * _clipped(rates, finer) + q * _clipped(rates, spread + wider)
+        # One coefficient scales prediction and own numbers alike, so it cannot undo the shrinking
+        # of the own ones alone: of what the basis misses a share is lost effect, and the rest is
+        # noise. Where own numbers are too small to be written, all of it is lost.
+        own = _clipped(noises, finer)
+        share = own / (1 + own) if finer >= FIRST_CLASS else 1.0
+        noise = share * within + lost * share * (1 - share)
+        gone = lost * share**2
+    return bits, noise, gone
+
+
+@njit(**LENT)
+def fill_table(
+    head: Classes, shares: Array, first: int, rates: Array, noises: Array, out: Array
+) -> None:
+    """All of :func:`side_at` from class ``first`` on: out (3, P, C)."""
+    for part in range(out.shape[1]):
+        for i in range(out.shape[2]):
+            bits, noise, gone = side_at(head, shares, part, first + i, rates, noises)
+            out[0, part, i], out[1, part, i], out[2, part, i] = bits, noise, gone
+
+
+@njit(**LENT)
+def _cheapest(
+    energy: Array,
+    left: Side,
+    right: Side,
+    tables: tuple[Array, Array],
+    weighed: Array,
+    found: Array,
+    best: Classes,
+) -> None:
+    """For each part the choice of the curve with the least harm + price * bits, best (P,); its
+    harm, its bits, and what of its energy is explained, found (3, P)."""
+    lost, projected, output, price, fixed = weighed[:5]
+    rates, noises = tables
+    dip = _DIP * ((left[0][0] == 2) * left[0][1] + (right[0][0] == 2) * right[0][1])
+    for part in range(energy.size):
+        of_left, of_right = min(part, left[1].shape[1] - 1), min(part, right[1].shape[1] - 1)
+        least = np.inf
+        a0, a1, a2 = side_at(left[0], left[1], of_left, left[2][0], rates, noises)
+        b0, b1, b2 = side_at(right[0], right[1], of_right, right[2][0], rates, noises)
+        explained = energy[part] * (1 - a2) * (1 - b2)
+        for choice in range(left[2].size):
+            # One side is refined at a time.
+            if choice > 0 and left[2][choice] != left[2][choice - 1]:
+                a0, a1, a2 = side_at(left[0], left[1], of_left, left[2][choice], rates, noises)
+            elif choice > 0:
+                b0, b1, b2 = side_at(right[0], right[1], of_right, right[2][choice], rates, noises)
+            bits = a0 + b0 + fixed
+            if price * (bits - dip) > least:
+                break
+            noise, kept = _left_noise(a1, output) + b1, (1 - a2) * (1 - b2)
+            harm = _part_harm(energy[part], kept, noise, lost, projected)
+            if harm + price * bits < least:
+                least = harm + price * bits
+                best[part], found[0, part], found[1, part] = choice, harm, bits
+        found[2, part] = explained
+
+
+@njit(**LENT)
+def price_mode(
+    energy: Array,
+    edges: Classes,
+    left: Side,
+    right: Side,
+    tables: tuple[Array, Array],
+    weighed: Array,
+    scratch: tuple[Array, Classes],
+    out: tuple[Classes, Classes, Array],
+) -> None:
+    """The best classes of all parts of all tasks in one mode, and what each task keeps.
+
+    energy (P,): of the parts; those of task t are at edges[t] to edges[t + 1]. weighed: lost,
+    projected and output of a measure, the price of a bit, bits of a part beside its sides, bits of
+    a record. scratch: (3, P) and (2, P). out: classes (2, P) of both sides, in the order in which a
+    task's parts are written; how many parts pay (T,); harm and bits (2, T).
+    """
+    found, (best, order) = scratch[0], scratch[1]
+    classes, counts, sums = out
+    _cheapest(energy, left, right, tables, weighed, found, best)
+    for t in range(edges.size - 1):
+        # Parts are written from the one that explains most on, equal ones as they come.
+        for i in range(edges[t], edges[t + 1]):
+            j = i
+            while j > edges[t] and found[2, order[j - 1]] < found[2, i]:
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = i
+        ended = False
+        sums[1, t] = weighed[5]
+        for i in range(edges[t], edges[t + 1]):
+            part = order[i]
+            classes[0, i], classes[1, i] = left[2][best[part]], right[2][best[part]]
+            # A prefix, so that "the first k" says it all.
+            cut = weighed[0] * energy[part]
+            ended |= found[0, part] + weighed[3] * found[1, part] >= cut
+            if ended:
+                sums[0, t] += cut
+            else:
+                sums[0, t] += found[0, part]
+                sums[1, t] += found[1, part]
+                counts[t] += 1
