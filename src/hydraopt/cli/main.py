@@ -16,9 +16,11 @@ import click
 
 from hydraopt import __version__
 from hydraopt.cli.add import add
+from hydraopt.cli.card import card
 from hydraopt.cli.common import open_streams
 from hydraopt.cli.diff import diff
 from hydraopt.cli.eval import eval_
+from hydraopt.cli.explore import explore
 from hydraopt.cli.export import export
 from hydraopt.cli.failures import Doing, Interrupted, failure_of
 from hydraopt.cli.inspect import inspect
@@ -30,6 +32,7 @@ from hydraopt.cli.refresh import refresh
 from hydraopt.cli.remove import remove
 from hydraopt.cli.rename import rename
 from hydraopt.cli.replace import replace
+from hydraopt.cli.report import report
 from hydraopt.cli.serve import serve
 from hydraopt.cli.shrink import shrink
 from hydraopt.cli.split import split
@@ -107,8 +110,9 @@ def cli() -> None:
 
 
 _MADE = (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use)
+_LOOKED_AT = (report, explore, card)
 _CHANGED = (ls, add, remove, replace, rename, diff, refresh)
-for verb in (*_MADE, *_CHANGED):
+for verb in (*_MADE, *_LOOKED_AT, *_CHANGED):
     cli.add_command(verb)
 
 
