@@ -17,10 +17,11 @@ from hydraopt.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
-    *("add", "diff", "eval", "export", "inspect", "join", "ls", "merge", "methods", "refresh"),
-    *("remove", "rename", "replace", "serve", "shrink", "split", "use", "verify"),
+    *("add", "card", "diff", "eval", "explore", "export", "inspect", "join", "ls", "merge"),
+    *("methods", "refresh", "remove", "rename", "replace", "report", "serve", "shrink", "split"),
+    *("use", "verify"),
 )
-SHARED = {"adding", "common", "failures", "main", "mergeoptions", "results"}
+SHARED = {"adding", "common", "failures", "looking", "main", "mergeoptions", "results"}
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
 
@@ -33,6 +34,7 @@ def test_the_verbs_are_these_with_a_file_each() -> None:
         "adding",
         "common",
         "failures",
+        "looking",
         "main",
         "mergeoptions",
         "results",

@@ -45,6 +45,12 @@ __all__ = ["eval_"]
     "--no-generate", is_flag=True, help="Only what teacher forcing tells: loss, KL, exact match."
 )
 @click.option(
+    "--answers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep what was written for N rows of a task, those that change first, in the result.",
+)
+@click.option(
     "--products",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
@@ -65,6 +71,7 @@ def eval_(
     rows: int | None,
     max_tokens: int | None,
     no_generate: bool,
+    answers: int | None,
     products: str,
     seed: int,
     same_base: bool,
@@ -84,6 +91,14 @@ def eval_(
     Example:
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
     """
+    if answers is not None and no_generate:
+        raise UsageError(
+            explain(
+                "no answers are written without generation",
+                got="--answers and --no-generate",
+                do="Leave one of the two out",
+            )
+        )
     compare = _library()
     chosen = dict(_named(text) for text in named)
     if output and not Path(output).resolve().parent.is_dir():
@@ -99,6 +114,7 @@ def eval_(
         write=not no_generate,
         products=products,
         seed=seed,
+        answers=answers,
     )
     with progress_bar(quiet) as progress:
         result = compare.evaluate(compared, request, progress)

@@ -16,6 +16,7 @@ from hydraopt.basemodel.model import TaskFactors, load_classifier, load_model, p
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.answers import answer_rows
 from hydraopt.evaluate.classify import (
     Classifier,
     encode_texts,
@@ -166,7 +167,7 @@ class Request:
     answers for metrics that need them; write_base: those of the base too. products: "float32", or
     "bfloat16": matrix products of numbers rounded to bfloat16, all else in float32, which is faster
     where the processor has such products. seed: of the bootstrap. only: adapters to score, all if
-    empty."""
+    empty. answers: of how many rows of a task the result keeps what was written, if of any."""
 
     base: str
     tasks: Path
@@ -179,6 +180,7 @@ class Request:
     products: str = "float32"
     seed: int = 0
     only: Sequence[str] = ()
+    answers: int | None = None
 
 
 def evaluate(
@@ -213,6 +215,8 @@ def evaluate(
                 scored = _classified if compared.classifies(name) else _written
                 rows, scores = scored(models, compared, name, wanted[name], request, progress)
                 tasks[name] = {"adapter": name, **task_result(rows, scores, request.seed)}
+                if request.answers is not None:
+                    tasks[name]["answers"] = answer_rows(rows, scores, request.answers)
                 if keep:
                     keep(result())
     return result()
@@ -250,7 +254,8 @@ def _written(
     written = [label for label in sets if label != BASE or request.write_base]
     write = written if request.write else False
     changes = [label for label in sets if label != BASE]
-    return rows, run_task(model, tokenizer, rows, sets, reference, write, progress, changes)
+    texts = request.answers is not None
+    return rows, run_task(model, tokenizer, rows, sets, reference, write, progress, changes, texts)
 
 
 def _classified(

@@ -133,27 +133,30 @@ def run_task(
     write: bool | Collection[str] = True,
     progress: Progress | None = None,
     changes: Collection[str] | None = None,
+    texts: bool = False,
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
     reference: the set that the others are compared with. write: whether, or for which sets, answers
-    are generated where a metric needs them; without, only metrics that teacher forcing tells are
-    there. changes: for which of these it is told which of the reference's greedy answers change,
-    all of them if None; the reference's are generated for that, whatever the metrics need.
+    are generated where a metric needs them, or wherever ``texts`` asks for them; without, only
+    metrics that teacher forcing tells are there. changes: for which of these it is told which of
+    the reference's greedy answers change, all of them if None; the reference's are generated for
+    that, whatever the metrics need.
     """
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
     }
     first = forced(model, rows.items, placed, reference, _bar(progress, _title(rows)))
     chosen = set(sets if write is True else write or ())
-    texts = set() if all(metric.exact for metric in rows.metrics) else chosen
+    needed = texts or not all(metric.exact for metric in rows.metrics)
+    writers = chosen if needed else set()
     told = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
-    begun = {name: first[name].written for name in placed if name in texts}
+    begun = {name: first[name].written for name in placed if name in writers}
     along: dict[str, Forced] = {}
-    if texts or told:
+    if writers or told:
         bar = _bar(progress, f"{_title(rows)} answers")
         bar(0, 1)
-        followers = [name for name in placed if name in texts | told and name != reference]
+        followers = [name for name in placed if name in writers | told and name != reference]
         if reference in placed and followers:
             alone = {reference: first[reference].written}
             known = _answers(model, tokenizer, rows.items, placed, alone)[reference]

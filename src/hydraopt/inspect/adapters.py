@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,22 +16,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import check_same_base, read_adapters
-from hydraopt.coding.forms import FORMS
 from hydraopt.compress.core import CoreStore
-from hydraopt.compress.dense import estimate_tensor
-from hydraopt.compress.estimate import guess_module
-from hydraopt.compress.measure import measure_named
-from hydraopt.compress.plan import modes_of
 from hydraopt.inspect.likeness import Watched, likeness, mean_between
 from hydraopt.inspect.summary import by_type, extremes, module_type
+from hydraopt.inspect.walk import Walk
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
-from hydraopt.merging.budget import Size
-from hydraopt.merging.draft import Draft
 from hydraopt.merging.merge import DEFAULT_MEASURE
-from hydraopt.merging.outcome import Job
-from hydraopt.merging.recipe import MergeRecipe
-from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import Progress, silent
 
 __all__ = ["ERRORS", "SCHEMA", "inspect_adapters"]
@@ -246,7 +236,7 @@ class _Curves:
         cls, pieces: MergeSet, store: CoreStore, energies: Array, measure: str, report: Progress
     ) -> _Curves:
         """Plan all modules at prices that span errors from small to useless."""
-        walk = _Walk(pieces, store, energies, measure, report)
+        walk = Walk(pieces, store, energies, measure, report)
         if not energies.any():
             return cls([], [], [], pieces.fp16_bytes)
         start = 1e-5 * 0.2**3 / pieces.contents
@@ -261,7 +251,7 @@ class _Curves:
             price = np.interp(math.log(_REFERENCE), sizes[::-1], prices[::-1])
             done.append(walk.at(math.exp(price)))
             done.sort(key=lambda x: float(x[0]["price"]))
-        points, costs, bits = (list(x) for x in zip(*done, strict=True))
+        points, costs, bits, _ = (list(x) for x in zip(*done, strict=True))
         return cls(points, costs, bits, pieces.fp16_bytes)
 
     @property
@@ -309,72 +299,3 @@ class _Curves:
         if not x.size or not x[0] <= np.log(error) <= x[-1]:
             return None
         return round(float(np.exp(np.interp(np.log(error), x, y))))
-
-
-def _of_tensors(pieces: MergeSet) -> Array:
-    """Squared norms of the coded tensors, (contents, tensors)."""
-    energies = np.zeros((pieces.contents, len(pieces.matrices)))
-    for index, tensor in enumerate(pieces.matrices):
-        energies[list(tensor.contents), index] = tensor.squared_norms()
-    return energies
-
-
-class _Walk:
-    """Plans every module at a price."""
-
-    def __init__(
-        self, pieces: MergeSet, store: CoreStore, energies: Array, measure: str, report: Progress
-    ) -> None:
-        self._pieces, self._store, self._report = pieces, store, report
-        self._measure = measure_named(measure)
-        energies = np.concatenate([energies, _of_tensors(pieces)], axis=1)
-        self._importance = importances(pieces, {})
-        weights = weights_of(pieces, energies, self._measure, self._importance, {})
-        self._weights, self._counting = weights.whole, weights.counting
-        recipe = MergeRecipe(measure, Size.name, 0, tuple(FORMS))
-        empty = Draft.empty(self._weights, self._counting)
-        self._fixed = Job.of(pieces, recipe).packed(empty).size
-
-    def _tensor_bits(self, price: float) -> float:
-        """Of the coded tensors; their errors are not guessed."""
-        bits = 0.0
-        for index, tensor in enumerate(self._pieces.matrices, len(self._store)):
-            weights = self._weights[list(tensor.contents), index].tolist()
-            bits += estimate_tensor(tensor.read, tensor.shape, weights, price)
-        return bits
-
-    def at(self, price: float) -> tuple[dict[str, Any], Array, Array]:
-        """(point, costs, bits) at ``price``."""
-        count = len(self._store)
-        costs, bits = np.zeros((count, 2)), np.zeros((count, 2))
-        errors = np.zeros((2, self._pieces.contents))
-        forms = Counter[str]()
-        for index in range(count):
-            core = self._store.core(index)
-            weights = [float(self._weights[c, index]) for c in core.contents]
-            for which, permitted in enumerate((tuple(FORMS), ("private",))):
-                guess = guess_module(core, weights, price, self._measure, modes_of(permitted))
-                costs[index, which], bits[index, which] = guess.cost, guess.bits
-                errors[which, list(core.contents)] += guess.errors
-                if which == 0:
-                    forms.update(
-                        task.mode.form if task.left.size else "nothing" for task in guess.plan.tasks
-                    )
-            self._report(f"guessing at price {price:.1e}", index + 1, count)
-        totals = self._counting.totals
-        relative = np.sqrt(errors / np.where(totals > 0, totals, 1.0))
-        mean = relative @ self._importance / self._importance.sum()
-        more = self._tensor_bits(price)
-        sizes = [self._fixed + round((float(x) + more) / 8) for x in bits.sum(axis=0)]
-        point = {
-            "price": price,
-            "bytes": sizes[0],
-            "fraction": sizes[0] / self._pieces.fp16_bytes,
-            "error": float(mean[0]),
-            "worst_error": float(relative[0].max()),
-            "forms": dict(sorted(forms.items())),
-            "private_bytes": sizes[1],
-            "private_fraction": sizes[1] / self._pieces.fp16_bytes,
-            "private_error": float(mean[1]),
-        }
-        return point, costs, bits

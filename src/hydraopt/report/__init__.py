@@ -1,1 +1,1 @@
-"""Pictures of what inspect says; nothing else is read."""
+"""Pages, pictures and cards for people: what a bundle costs, and what it does to its tasks."""

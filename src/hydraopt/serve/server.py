@@ -20,6 +20,7 @@ from hydraopt.serve.api import make_app
 from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, is_loopback, limited
+from hydraopt.serve.listening import bind
 from hydraopt.serve.reload import Reload, check_names
 
 __all__ = ["Server", "bind", "check_key", "is_loopback", "load_engine", "make_server"]
@@ -46,20 +47,6 @@ def check_key(host: str, api_key: str | None) -> None:
                 do="Set HYDRAOPT_API_KEY, or bind to 127.0.0.1",
             )
         )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address, not yet listening; UsageError if there is none or it is taken."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise UsageError(
-            explain("cannot listen there", got=f"{host}, port {port}: {error.strerror}")
-        ) from error
-    return listener
 
 
 def load_engine(

@@ -1,0 +1,52 @@
+"use strict";
+// Where the data come from: the page itself, or the server that it came from. Both answer alike.
+
+H.perPage = 50;
+
+H.orders = {
+  harm: (x) => [H.missing(x.harm) ? -1 : x.harm, x.likely || 0, x.kl || 0, x.error],
+  error: (x) => [x.error],
+  size: (x) => [x.own_bytes + x.carried_bytes],
+  drop: (x) => [-(x.judged?.difference ?? 0)],
+};
+
+H.inside = (page) => {
+  const compare = (a, b) => { for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return b[i] - a[i]; return 0; };
+  const names = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
+  return {
+    page: async () => page,
+    tasks: async (wanted) => {
+      const query = wanted.query.toLowerCase();
+      const left = page.tasks.filter((x) => x.name.toLowerCase().includes(query) &&
+        ["language", "group", "kind"].every((key) => !wanted[key] || wanted[key] === x[key]));
+      if (wanted.sort === "name") left.sort((a, b) => (wanted.up ? -1 : 1) * names(a, b));
+      else {
+        const key = H.orders[wanted.sort];
+        left.sort((a, b) => (wanted.up ? -1 : 1) * compare(key(a), key(b)) || names(a, b));
+      }
+      return { total: left.length, tasks: left.slice(wanted.from, wanted.from + H.perPage) };
+    },
+    task: async (name) => {
+      const task = page.tasks.find((x) => x.name === name);
+      if (!task) return null;
+      return { task, layers: Object.hasOwn(page.layers, name) ? page.layers[name] : null,
+        examples: page.examples.filter((x) => x.task === name) };
+    },
+    examples: async (from, count) => ({ total: page.examples.length, examples: page.examples.slice(from, from + count) }),
+  };
+};
+
+H.server = () => {
+  const ask = async (path, parameters = {}) => {
+    const answer = await fetch(`/api/${path}?${new URLSearchParams(parameters)}`);
+    if (answer.status === 404) return null;
+    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+    return answer.json();
+  };
+  return {
+    page: () => ask("page"),
+    tasks: (wanted) => ask("tasks", wanted),
+    task: (name) => ask("task", { name }),
+    examples: (from, count) => ask("examples", { from, count }),
+  };
+};

@@ -1,0 +1,251 @@
+"""From a bundle, its originals and results to the page as data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from hydraopt import __version__
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.spec import TaskEntry
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import file_hash
+from hydraopt.inspect.choices import Choices, choices
+from hydraopt.inspect.summary import module_type
+from hydraopt.progress import Progress, silent
+from hydraopt.report.evidence import Evidence, read_evidence
+from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of
+from hydraopt.report.model import Layers, Page, TaskView
+from hydraopt.report.naming import language_name
+from hydraopt.report.sizes import size_rows
+from hydraopt.report.summary import summary_of
+from hydraopt.report.tasks import judged_by, task_views, values_of
+
+__all__ = ["Collected", "build", "collect", "layers_of", "live_page"]
+
+StrPath = str | os.PathLike[str]
+
+MOST_TASKS: Final = 2000
+"""In the list of one file; a server has no such limit."""
+_MOST_LAYERS: Final = 40_000
+_MOST_COMPARED: Final = 100
+_MOST_EXAMPLES: Final = 400
+_MOST_HISTORY: Final = 500
+
+
+@dataclass
+class Collected:
+    """What is known before anything is decoded. tasks: all, the most harmed first."""
+
+    bundle: Bundle
+    evidence: Evidence
+    tasks: list[TaskView]
+
+    @property
+    def fp16_bytes(self) -> int:
+        """Two bytes for each number of the originals."""
+        return sum(task.fp16_bytes for task in self.tasks)
+
+
+def collect(path: StrPath, results: Iterable[StrPath] = ()) -> Collected:
+    """Open a bundle and read what results say of it; raises HydraoptError."""
+    bundle = open_bundle(path)
+    if not len(bundle):
+        raise UsageError(explain("the bundle has no tasks", file=path, do="Add some first"))
+    evidence = read_evidence(bundle, results)
+    return Collected(bundle, evidence, task_views(bundle, evidence))
+
+
+def build(
+    path: StrPath,
+    originals: Iterable[StrPath] = (),
+    results: Iterable[StrPath] = (),
+    *,
+    same_base: bool = False,
+    progress: Progress | None = None,
+) -> Page:
+    """The page of a bundle as data; every task that it shows is decoded once.
+
+    originals: the adapters it was made of; then other sizes are those of another merge, else those
+    of shrinking. results: files of ``hydraopt eval -o``. Raises HydraoptError.
+    """
+    known, report = collect(path, results), progress or silent
+    tasks = known.tasks[:MOST_TASKS]
+    layers = _layers(known.bundle, tasks, report)
+    compared = {task.name for task in known.tasks[:_MOST_COMPARED]}
+    whole = len(known.tasks) <= _MOST_COMPARED
+    given = list(originals)
+    made = choices(
+        known.bundle, given, compared, sizes=whole, same_base=same_base, progress=progress
+    )
+    page = _page(known, layers, made if made.tasks else None, len(given))
+    notes = list(page.notes)
+    if len(tasks) < len(known.tasks):
+        notes.append(
+            f"The list has the {len(tasks):,} most harmed of {len(known.tasks):,} tasks. "
+            "hydraopt explore shows all."
+        )
+    rows = [x for task in tasks for x in known.evidence.examples.get(task.name, ())]
+    rows.sort(key=lambda x: not x.changed)
+    return replace(
+        page,
+        tasks=tuple(tasks),
+        layers=layers,
+        examples=tuple(rows[:_MOST_EXAMPLES]),
+        notes=tuple(notes),
+    )
+
+
+def live_page(known: Collected) -> Page:
+    """The page of a server: what the manifest and the results say. Nothing is decoded; tasks,
+    layers and examples are asked for one by one."""
+    return replace(_page(known, {}, None, 0), live=True)
+
+
+def layers_of(task: TaskAdapter) -> Layers:
+    """A task's modules with bytes and forms; it is decoded, unless nothing of it is coded."""
+    entry, bundle = task.entry, task.bundle
+    paths = [bundle.manifest.modules[i].path for i in entry.modules]
+    forms, sizes = task.forms(), task.coded_bytes()
+    tensors = tuple(_tensors(task, entry)) if entry.tensors else ()
+    return Layers(
+        entry.modules,
+        entry.errors or (0.0,) * len(entry.modules),
+        tuple(sizes.get(path, 0) for path in paths),
+        tuple(forms.get(path) for path in paths),
+        tensors,
+    )
+
+
+def _tensors(task: TaskAdapter, entry: TaskEntry) -> Iterable[dict[str, Any]]:
+    errors, sizes = task.tensor_errors, task.tensor_bytes()
+    for i in entry.tensors:
+        held = task.bundle.manifest.tensors[i]
+        shape = " x ".join(map(str, held.shape)) or "1"
+        yield {"key": held.key, "shape": shape, "bytes": sizes[held.key], "error": errors[held.key]}
+
+
+def _layers(bundle: Bundle, tasks: Sequence[TaskView], report: Progress) -> dict[str, Layers]:
+    """Of the most harmed tasks, as many as a page has room for."""
+    chosen, room = set(), _MOST_LAYERS
+    for task in tasks:
+        room -= task.modules
+        if room < 0:
+            break
+        chosen.add(task.name)
+    made: dict[str, Layers] = {}
+    # The order in which each stream is decoded once, whoever shares it.
+    for adapter in bundle.one_by_one():
+        if adapter.name in chosen:
+            made[adapter.name] = layers_of(adapter)
+            report("decoding", len(made), len(chosen))
+    return made
+
+
+def _page(
+    known: Collected, layers: dict[str, Layers], made: Choices | None, originals: int
+) -> Page:
+    bundle, tasks, evidence = known.bundle, known.tasks, known.evidence
+    sizes = size_rows(bundle.path.name, bundle.size, known.fp16_bytes, tasks, made, evidence)
+    return Page(
+        name=bundle.path.name,
+        base_model=bundle.base_model,
+        count=len(tasks),
+        size=bundle.size,
+        fp16_bytes=known.fp16_bytes,
+        judged_by=judged_by(tasks),
+        summary=summary_of(bundle, tasks, known.fp16_bytes),
+        tasks=(),
+        layers={},
+        modules=tuple(module.path for module in bundle.manifest.modules),
+        sizes=sizes,
+        sizes_note=_sizes_note(made, originals),
+        map=map_of(bundle, tasks, layers),
+        alike=alike_of(made, len(tasks)) if made is not None else None,
+        languages=group_rows(tasks, lambda x: language_name(x.language)),
+        groups=group_rows(tasks, lambda x: x.group),
+        filters=values_of(tasks),
+        forms=forms_of(layers),
+        parts=_parts(bundle),
+        types=_types(bundle, tasks),
+        examples=(),
+        made=(*_made(bundle), *evidence.origin),
+        history=_history(bundle),
+        notes=tuple(dict.fromkeys([*evidence.notes, *(n for x in tasks for n in x.notes)]))[:100],
+    )
+
+
+def _sizes_note(made: Choices | None, originals: int) -> str:
+    if made is None or len(made.points) < 2:
+        return (
+            "No other size was planned for this page. "
+            "hydraopt report --originals ADAPTERS guesses what a merge to another size would give."
+        )
+    if originals:
+        return (
+            "Guessed sizes are plans from the originals: nothing was coded. "
+            "hydraopt merge --size makes one."
+        )
+    return (
+        "Guessed sizes are what hydraopt shrink would give. Without --originals no larger size is "
+        "known, and a merge from the originals gives a better one of the same size."
+    )
+
+
+def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:
+    """Where the bytes of the file are."""
+    sizes = bundle.tensor_bytes
+    sums = {
+        "the tasks' own": sum(v for k, v in sizes.items() if k.startswith("task/")),
+        "shared by tasks": sizes["shared"],
+        "kept bit by bit": sum(v for k, v in sizes.items() if k.startswith("carried/")),
+        "manifest and headers": bundle.size - sum(sizes.values()) + sizes["manifest"],
+    }
+    return tuple((what, size) for what, size in sums.items() if size)
+
+
+def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], ...]:
+    """Types of modules: how many, and the mean and worst error over modules and tasks."""
+    types = [module_type(module.path) for module in bundle.manifest.modules]
+    held: dict[str, list[float]] = {}
+    worst: dict[str, tuple[float, str]] = {}
+    for entry in bundle.manifest.tasks:
+        for i, error in zip(entry.modules, entry.errors, strict=False):
+            held.setdefault(types[i], []).append(error)
+            if types[i] not in worst or error > worst[types[i]][0]:
+                worst[types[i]] = error, entry.name
+    return tuple(
+        {
+            "type": kind,
+            "modules": types.count(kind),
+            "mean": sum(errors) / len(errors),
+            "worst": worst[kind][0],
+            "task": worst[kind][1],
+        }
+        for kind, errors in sorted(held.items())
+    )
+
+
+def _history(bundle: Bundle) -> tuple[tuple[str, str, str], ...]:
+    """(task, day, file) of what was added after the merge, the latest first."""
+    rows = [(x.name, x.added.day, x.added.digest) for x in bundle.manifest.tasks if x.added]
+    return tuple(sorted(rows, key=lambda row: row[1], reverse=True)[:_MOST_HISTORY])
+
+
+def _made(bundle: Bundle) -> list[tuple[str, str]]:
+    """How the bundle was made, as its own file says it."""
+    rows = [("file", f"{bundle.path.name}, {bundle.size:,} bytes")]
+    if bundle.path.is_file():
+        rows.append(("sha256", file_hash(bundle.path)))
+    rows.append(("format version", str(bundle.version)))
+    rows.append(("written by", str(bundle.metadata.get("library", "(not said)"))))
+    rows.append(("base model", bundle.base_model or "(not named)"))
+    for key, value in bundle.recipe.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        rows.append((f"recipe: {key}", text if len(text) <= 600 else f"{text[:600]} [cut]"))
+    rows.append(("this page", f"hydraopt {__version__}"))
+    return rows

@@ -1,0 +1,235 @@
+"""Results of ``hydraopt eval``, read for one bundle: what was scored of it, and of other sizes.
+
+A result is somebody's file: what it says is checked where it is used, and a number that is none is
+left out rather than believed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.bundle.reader import Bundle
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import file_hash, read_regular
+from hydraopt.report.answers import marked
+from hydraopt.report.model import Example, Judged, SizeRow
+
+__all__ = ["Evidence", "read_evidence"]
+
+_SCHEMA: Final = "hydraopt.eval/1"
+_MOST_BYTES: Final = 256 << 20
+_MOST_EXAMPLES: Final = 40
+"""Of one task."""
+_MOST_TEXT: Final = 2000
+"""Characters of a text that are shown."""
+
+
+@dataclass
+class Evidence:
+    """What results say. judged, where: by task. examples: by task, those that change first.
+
+    others: sizes of other bundles of the same tasks. origin: (what, text) lines on how they were
+    measured. notes: what does not fit.
+    """
+
+    judged: dict[str, Judged] = field(default_factory=dict)
+    where: dict[str, tuple[str, str]] = field(default_factory=dict)
+    examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
+    others: list[SizeRow] = field(default_factory=list)
+    origin: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> Evidence:
+    """What the files say of ``bundle``, which they name by its hash; later files win.
+
+    Raises UsageError for a file that is no result, and for one without any task of the bundle.
+    """
+    evidence = Evidence()
+    digest = file_hash(bundle.path) if bundle.path.is_file() else None
+    for path in results:
+        result = _read(path)
+        mine = _label(result, digest)
+        tasks = [x for x in _dicts(result.get("tasks")) if x.get("adapter") in bundle]
+        if not tasks:
+            raise UsageError(
+                explain("the result has no task of the bundle", file=path, do="Leave it out")
+            )
+        name = Path(path).name
+        if mine is None:
+            evidence.notes.append(
+                f"{name} was made with other files than this bundle: its scores are shown as other "
+                "sizes alone."
+            )
+        for task in tasks:
+            _take(evidence, task, mine)
+        evidence.others += _sizes(result, tasks, mine)
+        evidence.origin.append((f"result {name}", _origin(result, tasks)))
+    return evidence
+
+
+def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    try:
+        value = json.loads(read_regular(path, _MOST_BYTES).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(explain("the result is no JSON", file=path, got=str(error))) from error
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != _SCHEMA:
+        raise UsageError(
+            explain(
+                "the file is no result of hydraopt eval",
+                file=path,
+                got=f"schema {schema!r}",
+                expected=_SCHEMA,
+                do="Make one: hydraopt eval ADAPTERS BUNDLE ... -o FILE.json",
+            )
+        )
+    return dict(value)
+
+
+def _label(result: Mapping[str, Any], digest: str | None) -> str | None:
+    """The bundle's name in the result, by its hash."""
+    for name, said in _items(result.get("bundles")):
+        if digest is not None and isinstance(said, dict) and said.get("sha256") == digest:
+            return name
+    return None
+
+
+def _take(evidence: Evidence, task: Mapping[str, Any], mine: str | None) -> None:
+    """The task's language, and what was scored and written of this bundle."""
+    name = str(task["adapter"])
+    said = task.get("task"), task.get("language")
+    if all(isinstance(x, str) for x in said):
+        evidence.where[name] = str(said[0]), str(said[1])
+    results = task.get("results")
+    if mine is None or not isinstance(results, dict) or not isinstance(results.get(mine), dict):
+        return
+    evidence.judged[name] = _judged(task, results, mine)
+    rows = [_example(name, row, mine) for row in _dicts(task.get("answers"))]
+    if rows:
+        rows.sort(key=lambda x: (not x.changed, x.row))
+        evidence.examples[name] = tuple(rows[:_MOST_EXAMPLES])
+
+
+def _judged(task: Mapping[str, Any], results: Mapping[str, Any], mine: str) -> Judged:
+    metric, own = str(task.get("metric", "")), results[mine]
+
+    def score(who: str) -> float | None:
+        return _number(_of(_of(results, who), "scores").get(metric))
+
+    change = _of(_of(own, "difference"), metric)
+    rows, changed = _count(task.get("rows")), own.get("changed")
+    known = type(changed) is int and 0 <= changed <= rows
+    return Judged(
+        rows=rows,
+        metric=metric,
+        base=score("base"),
+        original=score("original"),
+        bundle=score(mine),
+        difference=_number(change.get("difference")),
+        low=_number(change.get("low")),
+        high=_number(change.get("high")),
+        deviation=_number(change.get("deviation")),
+        changed=changed if known else None,
+        kl=_number(own.get("kl_answer")),
+    )
+
+
+def _example(task: str, row: Mapping[str, Any], mine: str) -> Example:
+    texts, changed = _of(row, "texts"), row.get("changed")
+    base, original, own = (_text(texts.get(x)) for x in ("base", "original", mine))
+    pieces = marked(original, own) if original is not None and own is not None else ()
+    told = isinstance(changed, list) and mine in changed
+    return Example(
+        task,
+        _count(row.get("row")),
+        _text(row.get("input")) or "",
+        _text(row.get("expected")) or "",
+        base,
+        original,
+        own,
+        told or any(kind != "same" for kind, _ in pieces),
+        pieces,
+    )
+
+
+def _sizes(
+    result: Mapping[str, Any], tasks: list[Mapping[str, Any]], mine: str | None
+) -> Iterator[SizeRow]:
+    """The other bundles of a result, with means over its tasks and the worst of them."""
+    for label, said in _items(result.get("bundles")):
+        size = _count(said.get("bytes")) if isinstance(said, dict) else 0
+        if label == mine or not size:
+            continue
+        values = measured(tasks, label)
+        if values:
+            text = f"{label.removesuffix('.hydra.safetensors')}, scored on {len(tasks)} tasks"
+            yield SizeRow("measured", text, size, values)
+
+
+def measured(tasks: Iterable[Mapping[str, Any]], label: str) -> dict[str, tuple[float, float, str]]:
+    """By measure (mean, worst, worst task) of what was scored of one bundle."""
+    numbers: dict[str, dict[str, float]] = {"changed": {}, "kl": {}, "drop": {}}
+    for task in tasks:
+        own = _of(_of(task, "results"), label)
+        change = _of(_of(own, "difference"), str(task.get("metric")))
+        pairs = (
+            ("changed", _number(own.get("changed_pct")), 0.01),
+            ("kl", _number(own.get("kl_answer")), 1.0),
+            ("drop", _number(change.get("difference")), -1.0),
+        )
+        for key, value, scale in pairs:
+            if value is not None:
+                numbers[key][str(task["adapter"])] = scale * value
+    made = {}
+    for key, by_task in numbers.items():
+        if by_task:
+            worst = max(by_task, key=lambda name: by_task[name])
+            made[key] = sum(by_task.values()) / len(by_task), by_task[worst], worst
+    return made
+
+
+def _origin(result: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> str:
+    """How the result was made, in a line."""
+    base, limits = _of(result, "base"), _of(result, "limits")
+    rows = sum(_count(task.get("rows")) for task in tasks)
+    said = [f"{rows:,} rows of {len(tasks)} tasks, split {result.get('split')}"]
+    said += [f"base {base.get('name')}, weights {str(base.get('sha256'))[:16]}"]
+    said += [f"at most {value} {key}" for key, value in limits.items() if value is not None]
+    said += [f"products {result.get('products')}"]
+    said += [f"{key} {value}" for key, value in sorted(_of(result, "versions").items())]
+    return "; ".join(said)
+
+
+def _of(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    inner = value.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _dicts(value: Any) -> list[Mapping[str, Any]]:
+    return [x for x in value if isinstance(x, dict)] if isinstance(value, list) else []
+
+
+def _number(value: Any) -> float | None:
+    right = isinstance(value, float | int) and type(value) is not bool and math.isfinite(value)
+    return float(value) if right else None
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0
+
+
+def _text(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    return value if len(value) <= _MOST_TEXT else f"{value[:_MOST_TEXT]} [cut]"

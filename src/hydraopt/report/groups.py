@@ -1,0 +1,146 @@
+"""Tasks taken together: by language, by group, and as a map of modules."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from hydraopt.bundle.reader import Bundle
+from hydraopt.inspect.choices import Choices
+from hydraopt.inspect.summary import module_type
+from hydraopt.report.model import Alike, GroupRow, Layers, MapView, TaskView
+
+__all__ = ["FORM_TEXTS", "alike_of", "forms_of", "group_rows", "map_of"]
+
+_MOST_ROWS: Final = 60
+_MOST_COLUMNS: Final = 160
+_PAIRS: Final = 12
+
+FORM_TEXTS: Final[Mapping[str, str]] = {
+    "private": "The task has bases of its own; nothing is shared.",
+    "shared-input": "All tasks share a basis of the module's inputs.",
+    "shared-output": "All tasks share a basis of the module's outputs.",
+    "two-sided": "All tasks share both bases; a task has a small matrix between them.",
+    "predicted": "A shared start predicts the task's factors; the difference is coded.",
+    "nothing": "The module's change is too small to be worth bytes; nothing is kept.",
+}
+
+
+def group_rows(tasks: Sequence[TaskView], key: Callable[[TaskView], str]) -> tuple[GroupRow, ...]:
+    """Means over the tasks of each group; none if all are in one. Most harmed first.
+
+    The interval is of the rows alone: tasks are taken as they are, and their bootstrap variances
+    add.
+    """
+    members: dict[str, list[TaskView]] = {}
+    for task in tasks:
+        members.setdefault(key(task), []).append(task)
+    if len(members) < 2:
+        return ()
+    rows = [_group(name, held) for name, held in members.items()]
+
+    def order(row: GroupRow) -> tuple[float, float, str]:
+        return -(row.changed if row.changed is not None else -1.0), -row.error, row.name
+
+    return tuple(sorted(rows, key=order))
+
+
+def _group(name: str, tasks: Sequence[TaskView]) -> GroupRow:
+    shares = [x.harm for x in tasks if x.harm is not None]
+    scored = [x.judged for x in tasks if x.judged is not None and x.judged.difference is not None]
+    difference = low = high = None
+    if scored:
+        difference = sum(x.difference or 0.0 for x in scored) / len(scored)
+        spread = math.sqrt(sum((x.deviation or 0.0) ** 2 for x in scored)) / len(scored)
+        low, high = difference - 1.96 * spread, difference + 1.96 * spread
+    worst = max(tasks, key=lambda x: (-1.0 if x.harm is None else x.harm, x.error))
+    error = sum(x.error for x in tasks) / len(tasks)
+    changed = sum(shares) / len(shares) if shares else None
+    return GroupRow(name, len(tasks), error, changed, difference, low, high, worst.name)
+
+
+def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layers]) -> MapView:
+    """The map of the first tasks; by types of modules where modules are many."""
+    entries = {entry.name: entry for entry in bundle.manifest.tasks}
+    shown = [x.name for x in tasks if not x.lossless and entries[x.name].modules][:_MOST_ROWS]
+    paths = [module.path for module in bundle.manifest.modules]
+    used = sorted(
+        {i for name in shown for i in entries[name].modules}, key=lambda i: _key(paths[i])
+    )
+    grouped = len(used) > _MOST_COLUMNS
+    label = {i: module_type(paths[i]) if grouped else paths[i] for i in used}
+    columns = list(dict.fromkeys(label[i] for i in used))
+    errors, sizes = [], []
+    for name in shown:
+        entry = entries[name]
+        held: dict[str, list[float]] = {}
+        for i, error in zip(entry.modules, entry.errors, strict=True):
+            held.setdefault(label[i], []).append(error)
+        means = {column: sum(values) / len(values) for column, values in held.items()}
+        errors.append(tuple(means.get(column) for column in columns))
+        counts = Counter[str]()
+        for i, size in (
+            zip(layers[name].modules, layers[name].bytes, strict=True) if (name in layers) else ()
+        ):
+            counts[label[i]] += size or 0
+        decoded = name in layers
+        sizes.append(tuple(counts[c] if decoded and c in means else None for c in columns))
+    told = any(value is not None for row in sizes for value in row)
+    said = [f"The {len(shown)} most harmed of {len(tasks):,} tasks."] * (len(shown) < len(tasks))
+    said += ["Modules of one type are taken together: mean errors, summed bytes."] * grouped
+    return MapView(
+        tuple(shown), tuple(columns), tuple(errors), tuple(sizes) if told else (), " ".join(said)
+    )
+
+
+def _key(path: str) -> list[tuple[int, int, str]]:
+    """Numbers in a path count as numbers."""
+    pieces = re.split(r"(\d+)", path)
+    return [(0, int(x), "") if x.isdecimal() and len(x) < 10 else (1, 0, x) for x in pieces]
+
+
+def alike_of(choices: Choices, count: int) -> Alike | None:
+    """The likeness of the tasks, such that alike ones stand together; None for fewer than two."""
+    names, cosines = choices.tasks, np.nan_to_num(choices.cosines)
+    if len(names) < 2:
+        return None
+    order = _order(cosines)
+    percent = np.rint(100 * choices.cosines)
+    rows = tuple(
+        tuple(int(percent[i, j]) if np.isfinite(percent[i, j]) else None for j in order)
+        for i in order
+    )
+    above = np.triu_indices(len(names), 1)
+    best = np.argsort(-cosines[above], kind="stable")[:_PAIRS]
+    pairs = tuple(
+        (names[i], names[j], round(100 * float(cosines[i, j])))
+        for i, j in zip(above[0][best], above[1][best], strict=True)
+    )
+    left = len(names) < count
+    note = f"{len(names)} of {count:,} tasks." if left else ""
+    return Alike(tuple(names[i] for i in order), rows, pairs, note)
+
+
+def _order(cosines: Any) -> list[int]:
+    """Leaves of an average-linkage tree over 1 - cosine, neighbours as near as they can be."""
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    apart = np.clip(1 - cosines, 0, 2)
+    np.fill_diagonal(apart, 0)
+    condensed = squareform((apart + apart.T) / 2, checks=False)
+    if condensed.size == 0:
+        return list(range(len(cosines)))
+    tree = linkage(condensed, "average")
+    return [int(i) for i in leaves_list(optimal_leaf_ordering(tree, condensed))]
+
+
+def forms_of(layers: Mapping[str, Layers]) -> tuple[tuple[str, int, str], ...]:
+    """(form, how many records have it, what it means), the commonest first."""
+    counts = Counter(form for held in layers.values() for form in held.forms if form is not None)
+    return tuple((form, count, FORM_TEXTS.get(form, "")) for form, count in counts.most_common())

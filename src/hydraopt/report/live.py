@@ -1,0 +1,143 @@
+"""The page of a large collection, served to the browser of this machine: it asks for what it shows.
+
+Only what is looked at is decoded. Nothing is written, and nothing is sent to anybody else.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from hydraopt.errors import HydraoptError
+from hydraopt.report.build import Collected, layers_of, live_page
+from hydraopt.report.page import compact, render_live
+from hydraopt.report.tasks import SORTS, Wanted, selected
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+__all__ = ["PER_PAGE", "make_app", "make_server"]
+
+PER_PAGE: Final = 50
+"""Tasks of one answer; the page's script has the same number."""
+_MOST_EXAMPLES: Final = 50
+_HEADERS: Final = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+
+
+class Explorer:
+    """What the page asks for, as JSON values."""
+
+    def __init__(self, known: Collected) -> None:
+        self._known = known
+        self._tasks = {task.name: task for task in known.tasks}
+        examples = known.evidence.examples
+        rows = [row for task in known.tasks for row in examples.get(task.name, ())]
+        self._examples = sorted(rows, key=lambda row: not row.changed)
+        self._decoding = threading.Lock()  # a bundle is read by one at a time
+        self.page = _text(asdict(live_page(known)))
+
+    def tasks(self, asked: Mapping[str, str]) -> Any:
+        """A page of the list. Raises ValueError for a question that makes no sense."""
+        sort, start = asked.get("sort", "harm"), _natural(asked.get("from", "0"))
+        if sort != "name" and sort not in SORTS:
+            raise ValueError(f"no order is called {sort!r}")
+        words = {key: asked.get(key, "") for key in ("query", "language", "group", "kind")}
+        left = selected(self._known.tasks, Wanted(**words, sort=sort, up=asked.get("up") == "true"))
+        return {"total": len(left), "tasks": [asdict(x) for x in left[start : start + PER_PAGE]]}
+
+    def task(self, name: str) -> Any:
+        """A task with its layers, which are decoded for it; None if there is none."""
+        if name not in self._tasks:
+            return None
+        with self._decoding:
+            layers = layers_of(self._known.bundle[name])
+        examples = self._known.evidence.examples.get(name, ())
+        return {
+            "task": asdict(self._tasks[name]),
+            "layers": asdict(layers),
+            "examples": [asdict(row) for row in examples],
+        }
+
+    def examples(self, asked: Mapping[str, str]) -> Any:
+        """Some rows of all tasks, those that change first."""
+        start = _natural(asked.get("from", "0"))
+        count = min(_natural(asked.get("count", "6")), _MOST_EXAMPLES)
+        rows = self._examples[start : start + count]
+        return {"total": len(self._examples), "examples": [asdict(row) for row in rows]}
+
+
+def make_app(known: Collected) -> Any:
+    """The application: the page, and four questions under /api/."""
+    from starlette.applications import Starlette
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    explorer = Explorer(known)
+    page = render_live(known.bundle.path.name)
+
+    def answer(text: str, kind: str = "application/json", status: int = 200) -> Response:
+        return Response(text, status, _HEADERS, f"{kind}; charset=utf-8")
+
+    def asking(act: Callable[[Mapping[str, str]], Any]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            try:
+                said = act(request.query_params)
+            except ValueError as error:
+                return answer(_text({"error": str(error)}), status=400)
+            except HydraoptError as error:
+                return answer(_text({"error": str(error)}), status=500)
+            if said is None:
+                return answer(_text({"error": "no such task"}), status=404)
+            return answer(_text(said))
+
+        return endpoint
+
+    return Starlette(
+        routes=[
+            Route("/", lambda request: answer(page, "text/html")),
+            Route("/api/page", lambda request: answer(explorer.page)),
+            Route("/api/tasks", asking(explorer.tasks)),
+            Route("/api/task", asking(lambda asked: explorer.task(asked.get("name", "")))),
+            Route("/api/examples", asking(explorer.examples)),
+        ]
+    )
+
+
+def make_server(known: Collected, host: str) -> Any:
+    """A uvicorn server of the page, to ``run(sockets=[...])``; it answers for this machine's own
+    names alone."""
+    import uvicorn
+
+    from hydraopt.serve.limits import IDLE_SECONDS, OwnHosts, limited
+
+    app: Callable[..., Awaitable[None]] = OwnHosts(make_app(known), (host,))
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        http=limited(64),
+        ws="none",
+        lifespan="off",
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ValueError(f"{text!r} is no count")
+    return int(text)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(compact(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))

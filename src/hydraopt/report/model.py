@@ -1,0 +1,201 @@
+"""The page as data: what a report says, before it is a page; dataclasses.asdict makes it JSON.
+
+Errors are relative Frobenius errors, shares are of one, sizes are bytes. A harm of a task is the
+share of its original's answers that change, as somebody measured it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+__all__ = [
+    "SCHEMA",
+    "Alike",
+    "Example",
+    "GroupRow",
+    "Judged",
+    "Layers",
+    "MapView",
+    "Page",
+    "SizeRow",
+    "TaskView",
+]
+
+SCHEMA: Final = "hydraopt.report/1"
+
+JudgedBy = Literal["results", "manifest", "error"]
+"""What says how much a task is harmed: rows that were scored, what the bundle remembers, or the
+error of the weights alone."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What rows of a task said of it, from a result of ``hydraopt eval``.
+
+    rows: how many were scored. scores: in percent, of base, original and bundle; None where one was
+    not scored. difference, low, high, deviation: bundle less original in points, its 95 % interval
+    and the bootstrap's standard deviation. changed: answers that change; kl: nats an answer.
+    """
+
+    rows: int
+    metric: str
+    base: float | None
+    original: float | None
+    bundle: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    deviation: float | None
+    changed: int | None
+    kl: float | None
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """One task in the list.
+
+    group, language: parts of its name, or what a result says. kind: how it was trained. harm: the
+    share of answers that change, None where nobody measured; likely: of them that is likely to.
+    """
+
+    name: str
+    group: str
+    language: str
+    kind: str
+    error: float
+    lossless: bool
+    own_bytes: int
+    carried_bytes: int
+    fp16_bytes: int
+    modules: int
+    tensors: int
+    base_model: str | None
+    added: str | None
+    shared_with: tuple[str, ...]
+    notes: tuple[str, ...]
+    harm: float | None
+    likely: float | None
+    kl: float | None
+    measured: str
+    judged: Judged | None
+    examples: int = 0
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A task's modules, parallel. modules: indices into the page's. bytes, forms: None where the
+    task was not decoded. tensors: coded tensors beside the modules, as inspect says them."""
+
+    modules: tuple[int, ...]
+    errors: tuple[float, ...]
+    bytes: tuple[int | None, ...]
+    forms: tuple[str | None, ...]
+    tensors: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """A size that the bundle has or could have.
+
+    kind: "chosen" is the bundle itself, "measured" another bundle of the same tasks in a result,
+    "guessed" a plan. values: by measure, (mean, worst, the worst task's name).
+    """
+
+    kind: Literal["chosen", "measured", "guessed"]
+    label: str
+    size: int
+    values: Mapping[str, tuple[float, float, str]]
+
+
+@dataclass(frozen=True)
+class MapView:
+    """Tasks x columns. columns: modules, or types of modules where these are many. errors: by task
+    and column, None where a task lacks it. bytes: the same, empty if nothing was decoded."""
+
+    tasks: tuple[str, ...]
+    columns: tuple[str, ...]
+    errors: tuple[tuple[float | None, ...], ...]
+    bytes: tuple[tuple[int | None, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Cosines of the tasks' products in percent, in the order of a clustering. pairs: the most
+    alike, (one, other, percent)."""
+
+    tasks: tuple[str, ...]
+    cosines: tuple[tuple[int | None, ...], ...]
+    pairs: tuple[tuple[str, str, int], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Tasks of one language or one group together.
+
+    changed: mean share of answers that change. difference: mean difference of scores in points,
+    with the 95 % interval of rows drawn anew. Means over those tasks that have the number.
+    """
+
+    name: str
+    tasks: int
+    error: float
+    changed: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    worst: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a task, as base, original and bundle answered.
+
+    marked: the original's and the bundle's answer as pieces (kind, text), kind "same", "removed"
+    (the original alone) or "added" (the bundle alone); empty if one is missing.
+    """
+
+    task: str
+    row: int
+    input: str
+    expected: str
+    base: str | None
+    original: str | None
+    bundle: str | None
+    changed: bool
+    marked: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All of a report. tasks, layers, examples are left to a server where these are many."""
+
+    name: str
+    base_model: str | None
+    count: int
+    size: int
+    fp16_bytes: int
+    judged_by: JudgedBy
+    summary: tuple[str, ...]
+    tasks: tuple[TaskView, ...]
+    layers: Mapping[str, Layers]
+    modules: tuple[str, ...]
+    sizes: tuple[SizeRow, ...]
+    sizes_note: str
+    map: MapView
+    alike: Alike | None
+    languages: tuple[GroupRow, ...]
+    groups: tuple[GroupRow, ...]
+    filters: Mapping[str, tuple[str, ...]]
+    forms: tuple[tuple[str, int, str], ...]
+    parts: tuple[tuple[str, int], ...]
+    types: tuple[Mapping[str, Any], ...]
+    examples: tuple[Example, ...]
+    made: tuple[tuple[str, str], ...]
+    history: tuple[tuple[str, str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    live: bool = False
+    schema: str = field(default=SCHEMA)

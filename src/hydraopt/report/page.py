@@ -1,0 +1,89 @@
+"""One HTML file of a page: its data, styles and scripts inside, and nothing that it fetches.
+
+The page's own policy forbids any connection and any script but these, by their hashes: what a name
+or an answer holds is text, and would stay text even if it were not escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from html import escape
+from importlib.resources import files
+from typing import Any, Final
+
+from hydraopt.report.model import Page
+
+__all__ = ["SCRIPTS", "compact", "data_text", "policy_of", "render", "render_live"]
+
+_ASSETS = files("hydraopt.report") / "assets"
+
+VENDOR: Final = ("vendor/d3.min.js", "vendor/plot.umd.min.js")
+SCRIPTS: Final = (
+    *VENDOR,
+    *(f"{name}.js" for name in ("text", "dom", "source", "plots", "tasks", "task", "main")),
+)
+"""In the order in which they run."""
+
+
+def render(page: Page) -> str:
+    """The whole file as text."""
+    return _assembled(page.name, data_text(page), "connect-src 'none'")
+
+
+def render_live(name: str) -> str:
+    """The same page without data: it asks its own server for them."""
+    return _assembled(name, "null", "connect-src 'self'")
+
+
+def _assembled(name: str, data: str, connections: str) -> str:
+    scripts = [_text(path) for path in SCRIPTS]
+    parts = {
+        "policy": policy_of(scripts, connections),
+        "title": escape(name),
+        "style": _text("page.css"),
+        "data": data,
+        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+    }
+    page = _text("page.html")
+    for key, value in parts.items():
+        page = page.replace(f"<!--{key}-->", value, 1)
+    return page
+
+
+def policy_of(scripts: list[str], connections: str) -> str:
+    """The content security policy: these scripts, inline styles, and no other source."""
+    hashes = [base64.b64encode(hashlib.sha256(x.encode()).digest()).decode() for x in scripts]
+    allowed = " ".join(f"'sha256-{x}'" for x in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        f"{connections}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def data_text(page: Page) -> str:
+    """The page's data as JSON that cannot end the element it stands in."""
+    text = json.dumps(
+        compact(asdict(page)), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    # Inside an object these three stand in strings alone, where the escapes mean the same.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def compact(value: Any) -> Any:
+    """The same with floats of four digits: a page is no place for more."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: compact(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [compact(x) for x in value]
+    return value
+
+
+def _text(name: str) -> str:
+    return _ASSETS.joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,72 @@
+"""What a page says first, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydraopt.bundle.reader import Bundle
+from hydraopt.report.model import TaskView
+
+__all__ = ["bytes_text", "summary_of"]
+
+
+def bytes_text(count: float) -> str:
+    """Bytes for people: "912 bytes", "46.8 kB", "3.10 MB" (powers of ten)."""
+    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
+        if count >= 10**power:
+            return f"{count / 10**power:.{2 if count < 10 ** (power + 1) else 1}f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def summary_of(bundle: Bundle, tasks: Sequence[TaskView], fp16_bytes: int) -> tuple[str, ...]:
+    """Size, harm and scores, one sentence each."""
+    count = f"{len(tasks):,} task" + "s" * (len(tasks) != 1)
+    base = bundle.base_model or "a base model that is not named"
+    said = [f"{count} of {base} take {bytes_text(bundle.size)}."]
+    if fp16_bytes:
+        share = bundle.size / fp16_bytes
+        said = [
+            f"{count} of {base} take {bytes_text(bundle.size)}: {100 * share:.2f} % of the "
+            f"{bytes_text(fp16_bytes)} that the adapters have in fp16, {1 / share:.1f} times "
+            "smaller."
+        ]
+    said.append(_harm(tasks))
+    differences = [
+        x.judged.difference for x in tasks if x.judged and x.judged.difference is not None
+    ]
+    if differences:
+        mean = sum(differences) / len(differences)
+        least = min(differences)
+        said.append(
+            f"Against the originals, scores change by {mean:+.2f} points in the mean of "
+            f"{len(differences)} tasks, and by {least:+.2f} points in the worst."
+        )
+    errors = [x.error for x in tasks]
+    worst = max(tasks, key=lambda x: x.error)
+    said.append(
+        f"The relative error of the weights is {sum(errors) / len(errors):.3f} in the mean, and "
+        f"{worst.error:.3f} in the worst task, {worst.name}."
+    )
+    return tuple(said)
+
+
+def _harm(tasks: Sequence[TaskView]) -> str:
+    told = [x for x in tasks if x.harm is not None]
+    if not told:
+        return (
+            "Nobody measured whether the tasks' answers change: hydraopt eval and merge --prompts "
+            "do."
+        )
+    mean = sum(x.harm or 0.0 for x in told) / len(told)
+    worst = max(told, key=lambda x: x.harm or 0.0)
+    among = (
+        f"{len(told):,} of {len(tasks):,} tasks"
+        if len(told) < len(tasks)
+        else f"all {len(tasks):,} tasks"
+    )
+    if not worst.harm:
+        return f"None of the originals' answers changes in what was measured, of {among}."
+    return (
+        f"{100 * mean:.1f} % of the originals' answers change, in the mean of {among}; "
+        f"most in {worst.name}: {worst.measured}."
+    )

@@ -1,0 +1,118 @@
+"""The list of tasks: one view each, those first that are harmed most, and what a filter leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hydraopt.bundle.reader import Bundle
+from hydraopt.inspect.bundle import task_rows
+from hydraopt.report.evidence import Evidence
+from hydraopt.report.model import JudgedBy, TaskView
+from hydraopt.report.naming import kind_of, parts_of
+
+__all__ = ["SORTS", "Wanted", "judged_by", "selected", "task_views", "values_of"]
+
+SORTS: Final = {
+    "harm": lambda x: _harm_key(x),
+    "error": lambda x: x.error,
+    "size": lambda x: x.own_bytes + x.carried_bytes,
+    "drop": lambda x: -(x.judged.difference or 0.0) if x.judged else 0.0,
+}
+"""What a list is sorted by, largest first; "name" is the other way."""
+
+
+def task_views(bundle: Bundle, evidence: Evidence) -> list[TaskView]:
+    """All tasks, the most harmed first. Nothing is decoded."""
+    parts = parts_of(list(bundle), evidence.where)
+    views = []
+    for row, entry in zip(task_rows(bundle), bundle.manifest.tasks, strict=True):
+        name, harm = entry.name, entry.harm
+        judged = evidence.judged.get(name)
+        share = likely = kl = None
+        measured = ""
+        if harm is not None:
+            share, likely, kl = harm.changed / harm.answers, harm.likely, harm.kl
+            measured = f"{harm.changed:,} of {harm.answers:,} prompts"
+            measured += ", held out" if harm.held_out else ", some of them fitted to"
+        if judged is not None and judged.changed is not None and judged.rows:
+            share, kl = judged.changed / judged.rows, judged.kl
+            measured = f"{judged.changed:,} of {judged.rows:,} scored rows"
+        config = bundle.manifest.configs[entry.config]
+        added = None if entry.added is None else f"{entry.added.day}, file {entry.added.digest}"
+        views.append(
+            TaskView(
+                name,
+                *parts[name],
+                kind_of(config, entry.lossless, bool(entry.carried or entry.tensors)),
+                entry.error,
+                entry.lossless,
+                row["own_bytes"],
+                row["carried_bytes"],
+                row["fp16_bytes"],
+                row["modules"],
+                row["tensors"],
+                entry.base_model,
+                added,
+                tuple(row["shared_with"]),
+                entry.notes,
+                share,
+                likely,
+                kl,
+                measured,
+                judged,
+                len(evidence.examples.get(name, ())),
+            )
+        )
+    return sorted(views, key=lambda x: (tuple(-v for v in _harm_key(x)), x.name))
+
+
+def _harm_key(task: TaskView) -> tuple[float, ...]:
+    share = -1.0 if task.harm is None else task.harm
+    return share, task.likely or 0.0, task.kl or 0.0, task.error
+
+
+def judged_by(tasks: Sequence[TaskView]) -> JudgedBy:
+    """What the order of the list rests on: the best that any task has."""
+    if any(x.judged is not None and x.judged.changed is not None for x in tasks):
+        return "results"
+    return "manifest" if any(x.harm is not None for x in tasks) else "error"
+
+
+def values_of(tasks: Sequence[TaskView]) -> dict[str, tuple[str, ...]]:
+    """The values of each filter that divide the tasks at all."""
+    made = {}
+    for key in ("language", "group", "kind"):
+        values = sorted({str(getattr(x, key)) for x in tasks})
+        made[key] = tuple(values) if len(values) > 1 else ()
+    return made
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A filter and an order. query: in the name, whatever the case. sort: of SORTS, or "name"."""
+
+    query: str = ""
+    language: str = ""
+    group: str = ""
+    kind: str = ""
+    sort: str = "harm"
+    up: bool = False
+
+
+def selected(tasks: Sequence[TaskView], wanted: Wanted) -> list[TaskView]:
+    """The tasks that a filter leaves, in its order; ``tasks`` are in that of harm."""
+    query = wanted.query.casefold()
+    left = [
+        x
+        for x in tasks
+        if query in x.name.casefold()
+        and wanted.language in ("", x.language)
+        and wanted.group in ("", x.group)
+        and wanted.kind in ("", x.kind)
+    ]
+    if wanted.sort == "name":
+        return sorted(left, key=lambda x: x.name, reverse=wanted.up)
+    key = SORTS.get(wanted.sort, SORTS["harm"])
+    return sorted(left, key=key, reverse=not wanted.up)
