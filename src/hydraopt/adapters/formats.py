@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.foreign import read_image_lora, read_loralib, read_mlx
@@ -21,6 +20,7 @@ from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
 from hydraopt.adapters.tunerfiles import read_tuner
 from hydraopt.adapters.tuners import tuner_named
+from hydraopt.files.url import AnyPath
 
 __all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
 
@@ -31,7 +31,7 @@ class Opened:
 
     file: TensorFile
     config: Mapping[str, Any] | None
-    config_file: Path
+    config_file: AnyPath
     alpha: float | None = None
 
     @property
@@ -104,7 +104,7 @@ def _other_method(opened: Opened) -> bool:
     return tuner_named(opened.config) != "LORA"
 
 
-def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
     read = read_peft if tuner_named(config) == "LORA" else read_tuner
     return read(file, config, config_file)
 

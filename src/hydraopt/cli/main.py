@@ -26,6 +26,7 @@ from hydraopt.cli.join import join
 from hydraopt.cli.ls import ls
 from hydraopt.cli.merge import merge
 from hydraopt.cli.methods import methods
+from hydraopt.cli.pull import pull
 from hydraopt.cli.refresh import refresh
 from hydraopt.cli.remove import remove
 from hydraopt.cli.rename import rename
@@ -106,7 +107,7 @@ def cli() -> None:
     """
 
 
-_MADE = (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use)
+_MADE = (merge, inspect, verify, export, shrink, split, join, eval_, methods, serve, use, pull)
 _CHANGED = (ls, add, remove, replace, rename, diff, refresh)
 for verb in (*_MADE, *_CHANGED):
     cli.add_command(verb)
