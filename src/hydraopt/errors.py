@@ -18,7 +18,9 @@ __all__ = [
     "HydraoptError",
     "LockedError",
     "MemoryLimitError",
+    "NotThereError",
     "NumericalError",
+    "RemoteError",
     "TaskNotFoundError",
     "UnsupportedVersionError",
     "UsageError",
@@ -73,6 +75,14 @@ class UnsupportedVersionError(BundleFormatError):
 
 class LockedError(HydraoptError, BlockingIOError):
     """Another process is writing what was to be written."""
+
+
+class RemoteError(HydraoptError, OSError):
+    """What an address stands for cannot be read or written."""
+
+
+class NotThereError(RemoteError, FileNotFoundError):
+    """Nothing is at that address."""
 
 
 class ExportError(HydraoptError, ValueError):

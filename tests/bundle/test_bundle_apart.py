@@ -14,9 +14,10 @@ import pytest
 
 from hydraopt.adapters import RawTensor
 from hydraopt.bundle import open_bundle, pack_carried, verify_bundle, write_bundle
+from hydraopt.bundle.beside import task_file_name
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX, deflate
 from hydraopt.bundle.kind import is_bundle
-from hydraopt.bundle.splitting import join, split, task_file_name
+from hydraopt.bundle.splitting import join, split
 from hydraopt.bundle.tensors import checksum
 from hydraopt.errors import BundleFormatError, ChecksumError, UsageError
 from hydraopt.inspect.bundle import inspect_bundle

@@ -13,7 +13,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.keys import spell
@@ -23,6 +22,7 @@ from hydraopt.adapters.peft import Parsed
 from hydraopt.adapters.peftconfig import exact_pattern
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule, mlx_scale, ratio
+from hydraopt.files.url import AnyPath
 
 __all__ = ["read_image_lora", "read_loralib", "read_mlx"]
 
@@ -162,7 +162,7 @@ def read_loralib(
     return result
 
 
-def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+def read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
     """Modules of an mlx-lm adapter: ``dW = scale * (lora_a @ lora_b)^T``.
 
     Raises AdapterFormatError for expert layers (3-D lora_a), which mlx-lm stacks in one tensor.
@@ -209,7 +209,7 @@ def _suffix_pairs(file: TensorFile, a_name: str, b_name: str) -> dict[str, Store
     return {path: _both(path, sides, file.path) for path, sides in halves.items()}
 
 
-def _both(path: str, sides: Mapping[str, RawTensor], file: Path) -> StoredPair:
+def _both(path: str, sides: Mapping[str, RawTensor], file: AnyPath) -> StoredPair:
     if len(sides) < 2:
         have = next(iter(sides))
         refuse(
@@ -222,7 +222,7 @@ def _both(path: str, sides: Mapping[str, RawTensor], file: Path) -> StoredPair:
     return sides["A"], sides["B"]
 
 
-def _plain(path: str, a: RawTensor, b: RawTensor, scale: float, file: Path) -> LowRankModule:
+def _plain(path: str, a: RawTensor, b: RawTensor, scale: float, file: AnyPath) -> LowRankModule:
     conv = len(a.shape) > 2 and set(b.shape[2:]) == {1}
     if len(a.shape) != len(b.shape) or len(a.shape) < 2 or 0 in a.shape + b.shape:
         _refuse_pair(path, a, b, file)
@@ -241,12 +241,12 @@ def _layout(name: str) -> Layout:
     return "rows" if name == "rows" else "plain"
 
 
-def _need_matrices(path: str, a: RawTensor, b: RawTensor, file: Path) -> None:
+def _need_matrices(path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:
     if len(a.shape) != 2 or len(b.shape) != 2 or 0 in a.shape + b.shape:
         _refuse_pair(path, a, b, file)
 
 
-def _refuse_pair(path: str, a: RawTensor, b: RawTensor, file: Path) -> None:
+def _refuse_pair(path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:
     refuse(
         "the shapes of A and B do not fit together",
         file,

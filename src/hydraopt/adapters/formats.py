@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.keys import parse
@@ -20,6 +19,7 @@ from hydraopt.adapters.model import Format
 from hydraopt.adapters.peft import Parsed, read_peft
 from hydraopt.adapters.rawtensor import TensorFile, refuse
 from hydraopt.adapters.tuners import tuner_named
+from hydraopt.files.url import AnyPath
 
 __all__ = ["FORMATS", "FileFormat", "Opened", "format_of", "read_again", "read_opened"]
 
@@ -30,7 +30,7 @@ class Opened:
 
     file: TensorFile
     config: Mapping[str, Any] | None
-    config_file: Path
+    config_file: AnyPath
     alpha: float | None = None
 
     @property
@@ -105,7 +105,7 @@ def _other_method(opened: Opened) -> bool:
     return tuner_named(opened.config) != "LORA"
 
 
-def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
     if tuner_named(config) == "LORA":
         return read_peft(file, config, config_file)
     from hydraopt.adapters.tunerfiles import read_tuner
@@ -113,7 +113,7 @@ def _read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -
     return read_tuner(file, config, config_file)
 
 
-def _read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+def _read_mlx(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
     from hydraopt.adapters.foreign import read_mlx
 
     return read_mlx(file, config, config_file)

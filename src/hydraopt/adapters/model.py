@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from hydraopt.adapters.tensorfile import RawTensor
 from hydraopt.errors import NumericalError, UsageError, explain
+from hydraopt.files.url import AnyPath
 
 __all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule", "factor_path"]
 
@@ -194,7 +194,7 @@ class Adapter:
     """
 
     name: str
-    source: Path
+    source: AnyPath
     format: Format
     base_model: str | None
     config: Mapping[str, Any]

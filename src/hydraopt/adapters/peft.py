@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.keys import PeftKey, extra_kind, parse, spell
 from hydraopt.adapters.model import ExtraKind, Format, Layout, LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
+from hydraopt.files.url import AnyPath
 
 __all__ = ["Parsed", "check_types", "pair_up", "read_peft"]
 
@@ -48,7 +48,7 @@ _KNOWN: Final = frozenset(
 )  # fmt: skip
 
 
-def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+def read_peft(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
     """Modules, extras and notes of a PEFT LoRA.
 
     The config is that of a LoRA; others are read by hydraopt.adapters.tunerfiles. Raises
@@ -133,7 +133,7 @@ def _modules_of(
     b: RawTensor,
     rule: ScaleRule,
     config: Mapping[str, Any],
-    file: Path,
+    file: AnyPath,
 ) -> list[LowRankModule]:
     """The modules stored in one pair: one, or one for each group of a fused or grouped layer."""
     path, rank = key.path, rule.rank(key.settings_path)
@@ -195,7 +195,7 @@ def _is_expert_pair(key: PeftKey, config: Mapping[str, Any]) -> bool:
     return any(f".{key.settings_path}".endswith(f".{owner}") for owner in owners)
 
 
-def _enabled(config: Mapping[str, Any], groups: int, path: str, file: Path) -> list[int]:
+def _enabled(config: Mapping[str, Any], groups: int, path: str, file: AnyPath) -> list[int]:
     """Which slots of a fused projection the groups are, by ``enable_lora``."""
     enable = config.get("enable_lora")
     if not isinstance(enable, list) or sum(map(bool, enable)) != groups:
@@ -210,7 +210,7 @@ def _enabled(config: Mapping[str, Any], groups: int, path: str, file: Path) -> l
     return [position for position, on in enumerate(enable) if on]
 
 
-def _check_method(config: Mapping[str, Any], file: Path) -> None:
+def _check_method(config: Mapping[str, Any], file: AnyPath) -> None:
     patterns = config.get("rank_pattern") or config.get("alpha_pattern")
     if config.get("target_parameters") and patterns:
         refuse(
@@ -238,7 +238,7 @@ def _all(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(x, kind) for x in value)
 
 
-def check_types(config: Mapping[str, Any], file: Path) -> None:
+def check_types(config: Mapping[str, Any], file: AnyPath) -> None:
     """Raise AdapterFormatError if a setting that readers count on is of another type."""
     for setting, (expected, fine) in _TYPES.items():
         value = config.get(setting)
@@ -277,7 +277,7 @@ def _notes(parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, An
     return notes
 
 
-def _refuse_shapes(what: str, path: str, a: RawTensor, b: RawTensor, file: Path) -> None:
+def _refuse_shapes(what: str, path: str, a: RawTensor, b: RawTensor, file: AnyPath) -> None:
     refuse(
         what,
         file,

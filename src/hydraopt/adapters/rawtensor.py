@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.errors import AdapterFormatError, explain
-from hydraopt.files.reading import HeldFile, open_regular
+from hydraopt.files.reading import Ranges, open_regular
+from hydraopt.files.url import AnyPath
 
 __all__ = [
     "DAMAGED",
@@ -79,7 +80,7 @@ class RawTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    source: Path
+    source: AnyPath
     read: Callable[[], bytes] = field(repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -153,7 +154,7 @@ class TensorFile(Mapping[str, RawTensor]):
 
     def __init__(
         self,
-        path: Path,
+        path: AnyPath,
         tensors: Mapping[str, RawTensor],
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -212,7 +213,7 @@ class FileSpan:
 class HeldSpan:
     """Bytes of a file that stays open, read when called."""
 
-    file: HeldFile
+    file: Ranges
     start: int
     size: int
 
@@ -230,7 +231,7 @@ DAMAGED: Final = "The file is damaged; download or save the adapter again"
 
 def refuse(
     what: str,
-    file: Path,
+    file: AnyPath,
     *,
     module: object = None,
     got: object = None,

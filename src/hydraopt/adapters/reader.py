@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from hydraopt.adapters.bases import check_same_base
@@ -13,12 +14,15 @@ from hydraopt.adapters.model import Adapter
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.sources import Source, check_name, expand, load_config, locate, name_apart
 from hydraopt.adapters.tensorfile import open_tensors
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import AdapterFormatError, UsageError, explain
+from hydraopt.files.url import AnyPath, Url
 
 __all__ = ["Adapters", "read_adapter", "read_adapters"]
 
 
 _LONGEST: Final = 4096
+_AT_ONCE: Final = 8
+"""Adapters that are fetched at the same time."""
 
 
 class Adapters(list[Adapter]):
@@ -74,7 +78,7 @@ def read_adapters(
     requests = selection.requests
     if not requests:
         raise UsageError(explain("no adapters were given", do="Give at least one path"))
-    sources = [locate(request.path) for request in requests]
+    sources = _located([request.path for request in requests])
     names = [request.name for request in requests]
     unnamed = [i for i, name in enumerate(names) if name is None]
     for i, name in zip(unnamed, name_apart([sources[i].names for i in unnamed]), strict=True):
@@ -94,7 +98,27 @@ def read_adapters(
     return adapters
 
 
+def _located(paths: Sequence[AnyPath]) -> list[Source]:
+    """The files of each, in order; those at addresses are fetched several at a time."""
+    if not any(isinstance(path, Url) for path in paths):
+        return [locate(path) for path in paths]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(locate, paths))
+
+
 def _read(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:
+    if source.origin is None:
+        return _read_files(source, name, base_model, alpha)
+    try:
+        return _read_files(source, name, base_model, alpha)
+    except AdapterFormatError as error:
+        # The copy goes with the process; what is wrong with it is wrong at the address.
+        folder = str(source.weights.parent)
+        said = str(error).replace(folder, str(source.origin).rstrip("/"))
+        raise AdapterFormatError(said) from error
+
+
+def _read_files(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:
     file = open_tensors(source.weights)
     config = load_config(source.config)
     parsed = read_opened(Opened(file, config, source.config, alpha))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,18 +19,20 @@ from hydraopt.adapters.rawtensor import (
     refuse,
     stamp_of,
 )
-from hydraopt.files.reading import HeldFile
+from hydraopt.files.ranges import held_at
+from hydraopt.files.reading import Ranges
+from hydraopt.files.url import AnyPath
 
 __all__ = ["open_safetensors"]
 
 _MAX_HEADER: Final = 100_000_000  # the limit of the safetensors specification
 
 
-def open_safetensors(path: Path, size: int, held: HeldFile | None = None) -> TensorFile:
+def open_safetensors(path: AnyPath, size: int, held: Ranges | None = None) -> TensorFile:
     """The tensors of a safetensors file of ``size`` bytes; only its header is read.
 
-    held: the file itself, if it stays open; else it is opened anew for each tensor. Raises
-    AdapterFormatError.
+    held: the file itself, if it stays open, as one at an address has to; else it is opened anew for
+    each tensor. Raises AdapterFormatError.
     """
     header, data_start = _read_header(path, size, held)
     # MLX writes "__metadata__": null.
@@ -36,14 +40,13 @@ def open_safetensors(path: Path, size: int, held: HeldFile | None = None) -> Ten
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
         refuse("safetensors metadata is not a map from text to text", path, do=DAMAGED)
     spans: list[tuple[int, int, str]] = []
-    stamp = stamp_of(path.stat())
+    span = _spans_of(path, held)
     tensors: dict[str, RawTensor] = {}
     for name, entry in header.items():
         dtype, shape, begin, end = _check_entry(path, name, entry)
         spans.append((begin, end, name))
         start, length = data_start + begin, end - begin
-        read = HeldSpan(held, start, length) if held else FileSpan(path, start, length, stamp)
-        tensors[name] = RawTensor(name, dtype, shape, path, read)
+        tensors[name] = RawTensor(name, dtype, shape, path, span(start, length))
     # The format forbids holes and overlaps, so the sorted spans must tile the data exactly. Empty
     # tensors share their position with the next one and sort first.
     position = 0
@@ -68,9 +71,19 @@ def open_safetensors(path: Path, size: int, held: HeldFile | None = None) -> Ten
     return TensorFile(path, tensors, metadata)
 
 
-def _read_header(path: Path, size: int, held: HeldFile | None) -> tuple[dict[str, Any], int]:
+def _spans_of(path: AnyPath, held: Ranges | None) -> Callable[[int, int], FileSpan | HeldSpan]:
+    """What makes a reader of a start and a length."""
+    if held is not None:
+        return functools.partial(HeldSpan, held)
+    if not isinstance(path, Path):
+        raise TypeError(f"{path} is no file that can be opened anew")
+    stamp = stamp_of(path.stat())
+    return lambda start, length: FileSpan(path, start, length, stamp)
+
+
+def _read_header(path: AnyPath, size: int, held: Ranges | None) -> tuple[dict[str, Any], int]:
     """The parsed header and the position where the tensor data starts."""
-    file = held or HeldFile(path)
+    file = held if held is not None else held_at(path)
     length = int.from_bytes(file.read(0, 8), "little")
     if size < 8 or length > min(size - 8, _MAX_HEADER):
         refuse(
@@ -91,7 +104,7 @@ def _read_header(path: Path, size: int, held: HeldFile | None) -> tuple[dict[str
     return header, 8 + length
 
 
-def _check_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+def _check_entry(path: AnyPath, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     """(dtype, shape, begin, end) of one header entry, consistent with each other."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         refuse(

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.expressions import Patience, compiled, ends_with, match, path_parts
 from hydraopt.adapters.rawtensor import refuse
+from hydraopt.files.url import AnyPath
 
 __all__ = ["ScaleRule", "mlx_scale", "ratio"]
 
@@ -29,12 +29,12 @@ class ScaleRule:
     rslora: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
-    file: Path
+    file: AnyPath
     _patience: Patience = field(default_factory=Patience, compare=False, repr=False)
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], file: Path, alpha_key: str = "lora_alpha"
+        cls, config: Mapping[str, Any], file: AnyPath, alpha_key: str = "lora_alpha"
     ) -> ScaleRule:
         """Read and check r, lora_alpha, use_rslora, rank_pattern and alpha_pattern.
 
@@ -128,7 +128,7 @@ class _Patterns:
         return value
 
 
-def ratio(alpha: float | None, r: int, *, module: str, file: Path) -> float:
+def ratio(alpha: float | None, r: int, *, module: str, file: AnyPath) -> float:
     """alpha / r, and 1 where no alpha is stated or it is 0, as kohya and diffusers define it."""
     if alpha is None or alpha == 0:
         return 1.0
@@ -139,7 +139,7 @@ def ratio(alpha: float | None, r: int, *, module: str, file: Path) -> float:
     return alpha / r
 
 
-def mlx_scale(config: Mapping[str, Any], file: Path) -> tuple[float, int | None]:
+def mlx_scale(config: Mapping[str, Any], file: AnyPath) -> tuple[float, int | None]:
     """(scale, rank) of an MLX config: ``y += scale * (x @ lora_a) @ lora_b``.
 
     mlx-lm has multiplied by ``scale`` alone since June 2024; an ``alpha`` beside it, which it kept
@@ -181,7 +181,7 @@ def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < _MOST_ALPHA
 
 
-def _check(key: str, value: Any, test: Any, expected: str, file: Path) -> None:
+def _check(key: str, value: Any, test: Any, expected: str, file: AnyPath) -> None:
     if not test(value):
         shown = repr(value)[:80]
         refuse(f"setting {key} is missing or wrong", file, got=shown, expected=expected, do=_EDIT)

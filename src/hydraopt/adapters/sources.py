@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from hydraopt.adapters.jsontext import shown, strict_json
 from hydraopt.adapters.rawtensor import refuse
 from hydraopt.adapters.tensorfile import WEIGHT_SUFFIXES
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import NotThereError, UsageError, explain
+from hydraopt.files.answers import gone
+from hydraopt.files.copies import copied, new_folder
+from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.files.stores import patiently, store_of
+from hydraopt.files.url import AnyPath, Url, is_url, place_of
 
 __all__ = [
     "Request", "Selection", "Source", "check_name", "expand", "load_config", "locate", "name_apart",
@@ -35,19 +41,21 @@ _AGAIN: Final = "Correct it, or download or save the adapter again"
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one adapter.  names: candidate task names, the last in the path first."""
+    """The files of one adapter.  names: candidate task names, the last in the path first.  origin:
+    the address that they are copies from."""
 
     weights: Path
     config: Path
     names: tuple[str, ...]
     notes: tuple[str, ...]
+    origin: Url | None = None
 
 
 @dataclass(frozen=True)
 class Request:
     """One adapter that a user asked for, with the name given to it, if any."""
 
-    path: Path
+    path: AnyPath
     name: str | None
 
 
@@ -56,7 +64,7 @@ class Selection:
     """What a user's paths and patterns stand for.  left_out: files among them that hold none."""
 
     requests: tuple[Request, ...]
-    left_out: tuple[Path, ...]
+    left_out: tuple[AnyPath, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -74,9 +82,14 @@ def locate(path: str | os.PathLike[str]) -> Source:
     A folder's usual file names are tried in order, safetensors first; a folder with exactly one
     weight file of another name means that one.
 
-    Raises AdapterFormatError if there is nothing to read or more than one candidate.
+    Of an address both are copied to this machine, where they stay as long as the process lives: all
+    of an adapter is read, and more than once.
+
+    Raises AdapterFormatError if there is nothing to read or more than one candidate, RemoteError.
     """
-    where = Path(path)
+    where = place_of(path)
+    if isinstance(where, Url):
+        return _fetched(where)
     if where.name == _CONFIG:
         where = where.parent
     notes: list[str] = []
@@ -93,26 +106,76 @@ def locate(path: str | os.PathLike[str]) -> Source:
 
 
 def _weights_in(folder: Path, notes: list[str]) -> Path:
-    files = sorted(x for x in folder.iterdir() if x.suffix in WEIGHT_SUFFIXES and x.is_file())
-    usual = [folder / name for name in _USUAL if folder / name in files]
+    files = [x.name for x in folder.iterdir() if x.suffix in WEIGHT_SUFFIXES and x.is_file()]
+    name = _usual_of(files, folder, notes)
+    if name is not None:
+        return folder / name
+    _refuse_empty(folder, sorted(x.name for x in folder.iterdir() if (x / _CONFIG).is_file()))
+
+
+def _usual_of(files: Iterable[str], folder: AnyPath, notes: list[str]) -> str | None:
+    """The weight file that a folder of these stands for; None if there is none."""
+    files = sorted(files)
+    usual = [name for name in _USUAL if name in files]
     if usual:
         if len(usual) > 1:
-            rest = ", ".join(x.name for x in usual[1:])
-            notes.append(f"{usual[0].name} was read, {rest} beside it was not")
+            notes.append(f"{usual[0]} was read, {', '.join(usual[1:])} beside it was not")
         return usual[0]
-    if len(files) == 1:
-        notes.append(f"the folder's only weight file, {files[0].name!r}, was read")
-        return files[0]
-    if files:
-        listed = ", ".join(x.name for x in files[:8])
+    if len(files) > 1:
+        listed = ", ".join(files[:8])
         refuse("folder holds several weight files", folder, got=listed, do="Name the file to read")
-    inside = sorted(x.name for x in folder.iterdir() if (x / _CONFIG).is_file())
+    if files:
+        notes.append(f"the folder's only weight file, {files[0]!r}, was read")
+    return files[0] if files else None
+
+
+def _fetched(url: Url) -> Source:
+    """Copies of the files of an adapter at an address."""
+    if url.name == _CONFIG:
+        url = url.parent
+    notes: list[str] = []
+    single = url.suffix.lower() in WEIGHT_SUFFIXES and not url.is_folder
+    folder = url.parent if single else url
+    name = url.name if single else _remote_weights(url, notes)
+    copies = new_folder(folder)
+    weights = copied(folder / name, copies)
+    with suppress(NotThereError):
+        copied(folder / _CONFIG, copies)
+    names = list(folder.parts)
+    if name not in _USUAL and single:
+        names.append(Path(name).stem)
+    # As on this machine: what cannot name a task is not proposed as one.
+    shown_names = tuple(x for x in reversed(names) if x and not set(x) & set("/\\:"))
+    return Source(weights, copies / _CONFIG, shown_names or ("adapter",), tuple(notes), folder)
+
+
+def _remote_weights(folder: Url, notes: list[str]) -> str:
+    """The name of the weight file in a folder of a store."""
+    entries = files_in(folder)
+    if entries is None:
+        # A plain web server lists nothing: the usual names are tried.
+        for name in _USUAL:
+            if is_there(folder / name):
+                return name
+        raise gone(folder, "none of the usual names of weight files")
+    files = (x.name for x in entries if not x.is_folder)
+    usual = _usual_of((x for x in files if Path(x).suffix in WEIGHT_SUFFIXES), folder, notes)
+    if usual is not None:
+        return usual
+    if not entries:
+        raise gone(folder)
+    folders = [x.name for x in entries if x.is_folder]
+    _refuse_empty(folder, [x for x in folders if is_there(folder / x / _CONFIG)])
+
+
+def _refuse_empty(folder: AnyPath, inside: Sequence[str]) -> NoReturn:
+    there = str(folder).rstrip("/")
     refuse(
         "folder holds no adapter",
         folder,
         got=f"adapters in subfolders: {', '.join(inside[:8])}" if inside else None,
         expected="adapter_model.safetensors and adapter_config.json",
-        do=f"Give {folder}/* to read its subfolders" if inside else "Check the path",
+        do=f"Give {there}/* to read its subfolders" if inside else "Check the path",
     )
 
 
@@ -145,15 +208,19 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     """
     if isinstance(items, str | os.PathLike):
         items = [items]
-    requests: dict[tuple[Path, str | None], Request] = {}
-    left_out: list[Path] = []
+    requests: dict[tuple[AnyPath, str | None], Request] = {}
+    left_out: list[AnyPath] = []
     for item in items:
         name, text = _named(item)
         if not text:
             raise UsageError(explain("an empty path", got=repr(item), do="Give NAME=PATH or PATH"))
-        paths = [Path(text)]
-        if not paths[0].exists() and glob.has_magic(text):
-            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+        place = place_of(text)
+        paths = [place]
+        web = isinstance(place, Url) and place.is_web
+        # A query has marks that are no pattern.
+        magic = "*" in text.partition("?")[0] if web else glob.has_magic(text)
+        if magic and not (isinstance(place, Path) and place.exists()):
+            matches = _matches(place)
             paths = [path for path in matches if _may_be(path)]
             left_out += [path for path in matches if path not in paths]
             if not paths:
@@ -163,11 +230,20 @@ def expand(items: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
                     explain("one name for several adapters", got=item, expected="NAME=PATH of one")
                 )
         for path in paths:
-            requests.setdefault((path.resolve(), name), Request(path, name))
-    folders = {x.path.parent.resolve() for x in requests.values() if _may_be(x.path)}
-    beside = [x for x in requests.values() if x.name is None and _lies_in(x.path, folders)]
+            whole = path.resolve() if isinstance(path, Path) else path
+            requests.setdefault((whole, name), Request(path, name))
+    local = [(x, x.path) for x in requests.values() if isinstance(x.path, Path)]
+    folders = {path.parent.resolve() for _, path in local if _may_be(path)}
+    beside = [x for x, path in local if x.name is None and _lies_in(path, folders)]
     kept = tuple(x for x in requests.values() if x not in beside)
     return Selection(kept, tuple(dict.fromkeys([*left_out, *(x.path for x in beside)])))
+
+
+def _matches(pattern: AnyPath) -> list[AnyPath]:
+    """What fits a pattern, sorted."""
+    if isinstance(pattern, Path):
+        return [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
+    return list(patiently(lambda: store_of(pattern).matches(pattern), pattern))
 
 
 def _named(item: str | os.PathLike[str]) -> tuple[str | None, str]:
@@ -176,7 +252,7 @@ def _named(item: str | os.PathLike[str]) -> tuple[str | None, str]:
     Raises UsageError for an unusable name.
     """
     text = os.fspath(item)
-    if isinstance(item, str) and "=" in text and not Path(text).exists():
+    if isinstance(item, str) and "=" in text and not is_url(text) and not Path(text).exists():
         head, _, tail = text.partition("=")
         if "/" not in head and os.sep not in head:
             return check_name(head), tail
@@ -189,7 +265,12 @@ def _lies_in(path: Path, folders: Collection[Path]) -> bool:
     return other and path.is_file() and path.parent.resolve() in folders
 
 
-def _may_be(path: Path) -> bool:
+def _may_be(path: AnyPath) -> bool:
+    if isinstance(path, Url):
+        if path.suffix.lower() in WEIGHT_SUFFIXES:
+            return True
+        names = [x.name for x in files_in(path) or () if not x.is_folder]
+        return any(Path(x).suffix in WEIGHT_SUFFIXES or x == _CONFIG for x in names)
     if path.is_dir():
         return any(x.suffix in WEIGHT_SUFFIXES or x.name == _CONFIG for x in path.iterdir())
     return path.suffix.lower() in WEIGHT_SUFFIXES

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.keys import PREFIX, extra_kind, spell
@@ -20,6 +19,7 @@ from hydraopt.adapters.peft import Parsed, check_types
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.tuners import Tuner, owner_of, part_of, tuner_of
+from hydraopt.files.url import AnyPath
 
 __all__ = ["AdaLoraRule", "factor_rule", "factor_stems", "read_tuner"]
 
@@ -40,7 +40,7 @@ class _Stem:
     parts: dict[str, list[RawTensor]] = field(default_factory=dict)
 
 
-def read_tuner(file: TensorFile, config: Mapping[str, Any], config_file: Path) -> Parsed:
+def read_tuner(file: TensorFile, config: Mapping[str, Any], config_file: AnyPath) -> Parsed:
     """Modules, extras and notes of an adapter of another tuner than LoRA.
 
     Raises AdapterFormatError for tuners that are unknown or refused, tensors of another one than
@@ -109,7 +109,7 @@ def _sorted_out(
     return stems
 
 
-def _missing(file: Path, stem: str, there: Iterable[str], absent: Iterable[str]) -> None:
+def _missing(file: AnyPath, stem: str, there: Iterable[str], absent: Iterable[str]) -> None:
     refuse(
         "a module lacks a tensor of its tuner",
         file,
@@ -134,7 +134,7 @@ def _take(parsed: Parsed, module: LowRankModule, inner: str) -> None:
     parsed.keys[module.path, "B"] = spell(inner, "B")
 
 
-def _alone(stem: str, held: _Stem, file: Path) -> dict[str, RawTensor]:
+def _alone(stem: str, held: _Stem, file: AnyPath) -> dict[str, RawTensor]:
     """The tensors of a module by part, if there is one of each."""
     for part, tensors in held.parts.items():
         if len(tensors) > 1:
@@ -163,7 +163,7 @@ class AdaLoraRule:
     ranks: Mapping[str, int]
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], file: Path) -> AdaLoraRule:
+    def of(cls, config: Mapping[str, Any], file: AnyPath) -> AdaLoraRule:
         """Raises AdapterFormatError for settings that are missing or senseless."""
         plain = {"r": config.get("init_r"), "lora_alpha": config.get("lora_alpha")}
         rule = ScaleRule.from_config(plain, file)
@@ -189,7 +189,7 @@ class AdaLoraRule:
         return self.ranks.get(path, self.r)
 
 
-def _adalora(stems: Mapping[str, _Stem], rule: AdaLoraRule, parsed: Parsed, file: Path) -> None:
+def _adalora(stems: Mapping[str, _Stem], rule: AdaLoraRule, parsed: Parsed, file: AnyPath) -> None:
     for stem, held in stems.items():
         tensors, parts = _alone(stem, held, file), ("lora_A", "lora_B", "lora_E")
         absent = [part for part in parts if part not in tensors]
@@ -220,7 +220,7 @@ def _adalora(stems: Mapping[str, _Stem], rule: AdaLoraRule, parsed: Parsed, file
 # --- LoHa and LoKr ----------------------------------------------------------------------------
 
 
-def factor_rule(config: Mapping[str, Any], file: Path) -> ScaleRule:
+def factor_rule(config: Mapping[str, Any], file: AnyPath) -> ScaleRule:
     """Ranks and scales of a LoHa or LoKr config; raises AdapterFormatError."""
     return ScaleRule.from_config({**config, "use_rslora": False}, file, "alpha")
 
@@ -231,7 +231,7 @@ def factor_stems(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def _products(
-    stems: Mapping[str, _Stem], tuner: Tuner, rule: ScaleRule, parsed: Parsed, file: Path
+    stems: Mapping[str, _Stem], tuner: Tuner, rule: ScaleRule, parsed: Parsed, file: AnyPath
 ) -> None:
     for stem, held in stems.items():
         tensors, inner = _alone(stem, held, file), _inner(stem)
@@ -264,7 +264,7 @@ def _products(
             refuse("two factors of other shapes", file, module=stem, got=shapes, do=_DO)
 
 
-def _check_whole(stem: str, tensors: Mapping[str, RawTensor], tuner: Tuner, file: Path) -> None:
+def _check_whole(stem: str, tensors: Mapping[str, RawTensor], tuner: Tuner, file: AnyPath) -> None:
     """Each of the two factors is there, whole or as a pair, and not both."""
     for _, left, right in _FACTORS[tuner.name]:
         whole = left.removesuffix("_a") in tensors

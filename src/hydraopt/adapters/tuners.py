@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import refuse
+from hydraopt.files.url import AnyPath
 
 __all__ = [
     "TUNERS",
@@ -261,7 +261,7 @@ def tuner_named(config: Mapping[str, Any] | None) -> str:
     return "LORA" if variant is None else f"LORA, {variant}"
 
 
-def tuner_of(config: Mapping[str, Any], file: Path) -> Tuner:
+def tuner_of(config: Mapping[str, Any], file: AnyPath) -> Tuner:
     """The tuner of a config. Raises AdapterFormatError, naming it, if unknown or refused."""
     name = tuner_named(config)
     tuner = TUNERS.get(name)

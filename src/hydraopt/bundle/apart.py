@@ -8,44 +8,41 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import check_entries, count_entries, naming
 from hydraopt.bundle.container import (
     CORE,
-    CORE_SUFFIX,
     TASK,
-    TASK_SUFFIX,
     deflate,
     tensor_names,
 )
 from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.opening import Container, Opened, refuse_file
+from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle, canonical, metadata_of
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, explain
+from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
     "core_id",
-    "folded",
-    "only_core",
     "open_apart",
     "packed_core",
     "packed_task",
-    "parts_beside",
 ]
 
 _CORE_TENSORS: Final = "manifest", "shared"
 _CORE_KEYS: Final = {"modules", "tensors", "configs", "recipe", "base_model"}
 _TASK_KEYS: Final = {"tasks", "blobs", "configs"}
 _DIGITS: Final = 16
+_AT_ONCE: Final = 8
+"""Task files that are opened in a store at the same time."""
 
 _Place = tuple[Container, str]
 
@@ -126,57 +123,29 @@ class _Part:
         return self.manifest.tasks[0].name
 
 
-def parts_beside(path: Path) -> tuple[Path, list[Path]]:
-    """The core file and the task files of a folder, or those beside a core file.
-
-    Raises BundleFormatError for a folder that has no core file, or several.
-    """
-    folder = path if path.is_dir() else path.parent
-    try:
-        names = sorted(x for x in folder.iterdir() if x.is_file())
-    except OSError as error:
-        refuse_file("bundle cannot be read", path, error)
-    tasks = [x for x in names if x.name.endswith(TASK_SUFFIX)]
-    if path != folder:
-        return path, tasks
-    return only_core([x for x in names if x.name.endswith(CORE_SUFFIX)], folder), tasks
-
-
-def only_core(cores: Sequence[Path], where: Path) -> Path:
-    """The one core file; raises BundleFormatError, which says where, for none and several."""
-    if len(cores) != 1:
-        raise BundleFormatError(
-            explain(
-                "a bundle in several files has one core"
-                if cores
-                else "bundle cannot be read: a folder without a core file",
-                file=where,
-                got=", ".join(x.name for x in cores[:8]) or None,
-                expected=f"one file NAME{CORE_SUFFIX}",
-                do="Give the core that the tasks were split from, and no other",
-            )
-        )
-    return cores[0]
-
-
-def open_apart(file: Container, tasks: Iterable[Path], where: Path, strict: bool = True) -> Opened:
+def open_apart(
+    file: Container,
+    tasks: Iterable[AnyPath],
+    where: AnyPath,
+    strict: bool = True,
+    only: Collection[str] | None = None,
+) -> Opened:
     """The bundle of a core file and task files.
 
     file: the core.  where: what errors call all of them. strict: tasks of another core are refused,
-    else they are left out. Raises BundleFormatError, naming the files, for tasks of one name, for
-    what is damaged and for what is no core or task.
+    else they are left out. only: names of tasks; others are left out. Raises BundleFormatError,
+    naming the files, for tasks of one name, for what is damaged and for what is no core or task.
     """
     name = core_id(file.metadata["checksums"])
     files = []
-    for path in tasks:
-        one = Container(path, (TASK,), hold=False)
+    for one in _containers(list(tasks)):
         if one.metadata.get("core") == name:
             files.append(one)
         elif strict:
             raise BundleFormatError(
                 explain(
                     "a task file belongs to another core",
-                    file=path,
+                    file=one.path,
                     got=f"core {str(one.metadata.get('core'))[:_DIGITS]}",
                     expected=f"{name} ({file.path.name})",
                     do="Give the core that it was split from, or leave it out",
@@ -193,6 +162,8 @@ def open_apart(file: Container, tasks: Iterable[Path], where: Path, strict: bool
         with naming(where):
             check_entries(entries, size)
         part = _Part(one, _task_manifest(one, mine, own))
+        if only is not None and part.name not in only:
+            continue
         before = parts.setdefault(part.name, part)
         if before is not part:
             raise BundleFormatError(
@@ -207,9 +178,15 @@ def open_apart(file: Container, tasks: Iterable[Path], where: Path, strict: bool
         return _combined(file, own, list(parts.values()), where)
 
 
-def folded(name: str) -> str:
-    """Equal for names that some file system takes for one: case, and how accents are written."""
-    return unicodedata.normalize("NFC", name).casefold()
+def _containers(tasks: Sequence[AnyPath]) -> Iterator[Container]:
+    """The task files, in their order. Those at addresses are opened several at a time: each waits
+    for an answer."""
+    if not any(isinstance(path, Url) for path in tasks):
+        for path in tasks:
+            yield Container(path, (TASK,), hold=False)
+        return
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(lambda path: Container(path, (TASK,)), tasks)
 
 
 def _core_manifest(file: Container, value: Any) -> Manifest:
@@ -247,7 +224,7 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     return manifest
 
 
-def _combined(core: Container, own: Manifest, parts: Sequence[_Part], where: Path) -> Opened:
+def _combined(core: Container, own: Manifest, parts: Sequence[_Part], where: AnyPath) -> Opened:
     """The canonical bundle, in which equal streams, blobs and configs of several files are one.
 
     Bytes are told apart by size and checksum, without being read.

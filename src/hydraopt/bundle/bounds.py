@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.bundle.items import CarriedBlob
 from hydraopt.bundle.rules import CURRENT, Limit, Rules, at_most
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import BundleFormatError, explain
+from hydraopt.files.url import AnyPath
 
 __all__ = [
     "AGAIN",
@@ -116,7 +116,7 @@ def check_blobs(blobs: Sequence[CarriedBlob], packed: int, rules: Rules = CURREN
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
+def naming(file: AnyPath) -> Iterator[None]:
     """What goes wrong with the bundle inside says which file it is, and what to do."""
     try:
         yield

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import MOST_CONTENT, deflate
 from hydraopt.bundle.items import MAX_RAW, CarriedBlob, CarriedItem
 from hydraopt.bundle.rules import CURRENT, Rules
+from hydraopt.files.url import AnyPath
 
 __all__ = ["Carried", "pack_carried", "unpack_blob"]
 
@@ -104,7 +104,7 @@ def _split(tensors: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def unpack_blob(
-    blob: CarriedBlob, data: bytes, path: Path, rules: Rules = CURRENT
+    blob: CarriedBlob, data: bytes, path: AnyPath, rules: Rules = CURRENT
 ) -> dict[str, RawTensor]:
     """The tensors of a blob by key; raises BundleFormatError before it allocates too much.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, TASK, TASK_SUFFIX
+from hydraopt.errors import NotThereError
+from hydraopt.files.folders import files_in, is_folder
+from hydraopt.files.ranges import RemoteFile
 from hydraopt.files.reading import open_regular
+from hydraopt.files.url import Url, place_of
 
 __all__ = ["BUNDLE_SUFFIX", "is_bundle"]
 
@@ -24,7 +27,9 @@ def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
     opens it next can say what is wrong with it. A folder is one if a core file is in it. False for
     what does not exist, and, for ``whole``, for parts of a bundle.
     """
-    file = Path(path)
+    file = place_of(path)
+    if isinstance(file, Url):
+        return _is_remote_bundle(file, whole)
     if file.is_dir():
         return not whole and any(file.glob(f"*{CORE_SUFFIX}"))
     if not file.is_file():
@@ -32,10 +37,28 @@ def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
     with open_regular(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = stream.read(length) if length <= _MOST_HEADER else b""
+    return _says_so(header, file.name, whole)
+
+
+def _is_remote_bundle(url: Url, whole: bool) -> bool:
+    if is_folder(url):
+        inside = [] if whole else files_in(url) or []
+        return any(x.name.endswith(CORE_SUFFIX) for x in inside)
+    try:
+        file = RemoteFile(url)
+    except NotThereError:
+        return False
+    length = int.from_bytes(file.read(0, 8), "little")
+    header = file.read(8, length) if length <= min(_MOST_HEADER, file.size - 8) else b""
+    return _says_so(header, url.name, whole)
+
+
+def _says_so(header: bytes, name: str, whole: bool) -> bool:
+    """Whether a header says that the file is a bundle, or its name where the header cannot."""
     try:
         parsed = json.loads(header)
     except (ValueError, RecursionError):
-        return file.name.endswith(_SUFFIXES[:1] if whole else _SUFFIXES)
+        return name.endswith(_SUFFIXES[:1] if whole else _SUFFIXES)
     metadata = parsed.get("__metadata__") if isinstance(parsed, dict) else None
     return isinstance(metadata, dict) and metadata.get("format") in (
         _FORMATS[:1] if whole else _FORMATS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters.formats import read_again
@@ -12,12 +11,13 @@ from hydraopt.adapters.model import Adapter, LowRankModule
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.bundle.spec import TaskEntry
+from hydraopt.files.url import AnyPath
 
 __all__ = ["adapter_of"]
 
 
 def adapter_of(
-    entry: TaskEntry, config: Mapping[str, Any], tensors: Mapping[str, RawTensor], path: Path
+    entry: TaskEntry, config: Mapping[str, Any], tensors: Mapping[str, RawTensor], path: AnyPath
 ) -> Adapter:
     """The adapter of a lossless task, parsed by its format's own reader.
 

@@ -6,10 +6,9 @@ which tensor of the bundle is where.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Final, NoReturn
 
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
@@ -26,10 +25,14 @@ from hydraopt.errors import (
     AdapterFormatError,
     BundleFormatError,
     ChecksumError,
+    RemoteError,
     UnsupportedVersionError,
     explain,
 )
-from hydraopt.files.reading import HeldFile
+from hydraopt.files.cache import Cache, remote_cache
+from hydraopt.files.ranges import RemoteFile, held_at
+from hydraopt.files.reading import Ranges
+from hydraopt.files.url import AnyPath, Url
 
 __all__ = ["Container", "Opened", "open_source", "refuse_file", "rules_of"]
 
@@ -48,18 +51,27 @@ def rules_of(version: int) -> Rules:
 
 
 class Container:
-    """One safetensors file of ours. Raises BundleFormatError unless its header is in order.
+    """One safetensors file of ours. Raises BundleFormatError unless its header is in order, and
+    RemoteError for an address that cannot be read.
 
     formats: what it may say that it is.  hold: keep the file open, so that one that is replaced
-    goes on being what it was.  metadata, version: the header's.  header: its bytes.
+    goes on being what it was; an address always does.  metadata, version: the header's.  header:
+    its bytes.
     """
 
-    def __init__(self, path: Path, formats: tuple[str, ...] = (FORMAT,), hold: bool = True) -> None:
+    def __init__(
+        self, path: AnyPath, formats: tuple[str, ...] = (FORMAT,), hold: bool = True
+    ) -> None:
         self.path = path
+        remote = isinstance(path, Url)
+        self._cache: Cache | None = remote_cache() if remote else None
         try:
-            held = HeldFile(path)
+            held = held_at(path)
             self.size = held.size
-            self._file: TensorFile = open_safetensors(path, self.size, held if hold else None)
+            self._held: Ranges | None = held if hold or remote else None
+            self._file: TensorFile = open_safetensors(path, self.size, self._held)
+        except RemoteError:
+            raise
         except OSError as error:
             refuse_file("bundle cannot be read", path, error)
         except AdapterFormatError as error:
@@ -91,13 +103,18 @@ class Container:
     def read(self, name: str) -> bytes:
         """The bytes of one tensor, held against its checksum.
 
-        Raises ChecksumError; BundleFormatError if the file changed since it was opened.
+        Raises ChecksumError; BundleFormatError if the file changed since it was opened. What is
+        read from an address is kept by its checksum, and taken from there the next time.
         """
+        expected = self.checksums[name]
+        kept = self._kept(name)
+        if kept is not None:
+            return kept
         try:
             data = self._file[name].raw()
         except AdapterFormatError as error:
             raise BundleFormatError(str(error)) from error
-        actual, expected = checksum(data), self.checksums[name]
+        actual = checksum(data)
         if actual != expected:
             raise ChecksumError(
                 explain(
@@ -108,7 +125,36 @@ class Container:
                     do=AGAIN,
                 )
             )
+        if self._cache is not None:
+            self._cache.put(expected, data)
         return data
+
+    def _kept(self, name: str) -> bytes | None:
+        """The bytes of a tensor, if the cache has them unharmed."""
+        if self._cache is None:
+            return None
+        size, expected = self.sizes[name], self.checksums[name]
+        data = self._cache.get(expected, size)
+        if data is not None and checksum(data) != expected:
+            self._cache.drop(expected, size)
+            return None
+        return data
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from a store so far; 0 for a file on this machine."""
+        return self._held.fetched if isinstance(self._held, RemoteFile) else 0
+
+    def is_current(self) -> bool:
+        """Whether the same file is still there. Of one that is not kept open nobody can tell."""
+        return self._held is not None and self._held.is_current()
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes of the whole file in pieces, each but the header held against its checksum."""
+        held = self._held if self._held is not None else held_at(self.path)
+        yield held.read(0, self.header)
+        for name in self._file:
+            yield self.read(name)
 
     def manifest(self) -> object:
         """The parsed JSON of its manifest, of which nothing but the size and the number of its
@@ -190,12 +236,12 @@ class Container:
 class Opened:
     """What a bundle holds, and where.
 
-    path: the file, or the folder.  version: of its format.  manifest: canonical.  places: of each
-    of the bundle's tensors, in order, the file that it is in and its name there.  size: bytes of
-    all files.  header: those that were read to know all this.
+    path: the file, or the folder, or an address of either.  version: of its format.  manifest:
+    canonical.  places: of each of the bundle's tensors, in order, the file that it is in and its
+    name there.  size: bytes of all files.  header: those that were read to know all this.
     """
 
-    path: Path
+    path: AnyPath
     metadata: Mapping[str, str]
     version: int
     rules: Rules
@@ -208,6 +254,11 @@ class Opened:
     def sizes(self) -> dict[str, int]:
         """Bytes of each tensor."""
         return {name: file.sizes[own] for name, (file, own) in self.places.items()}
+
+    @cached_property
+    def files(self) -> list[Container]:
+        """All of them, the core first."""
+        return list(dict.fromkeys(file for file, _ in self.places.values()))
 
     def checksum(self, name: str) -> str:
         """Of the bytes of one tensor, as its file says it."""
@@ -236,7 +287,7 @@ def open_source(file: Container) -> Opened:
 
 
 def refuse_file(
-    what: str, file: Path, got: object = None, expected: object = None, do: str = AGAIN
+    what: str, file: AnyPath, got: object = None, expected: object = None, do: str = AGAIN
 ) -> NoReturn:
     """Raise BundleFormatError about a file."""
     raise BundleFormatError(explain(what, file=file, got=got, expected=expected, do=do))

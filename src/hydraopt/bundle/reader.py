@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.apart import open_apart, parts_beside
+from hydraopt.bundle.apart import open_apart
+from hydraopt.bundle.beside import parts_beside
 from hydraopt.bundle.bounds import Allowance, check_blobs, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import CORE, FORMAT, TASK
@@ -22,6 +24,8 @@ from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import TaskNotFoundError, explain
+from hydraopt.files.folders import is_folder
+from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["Bundle", "open_bundle"]
 
@@ -30,17 +34,29 @@ _DENSE = 16
 
 
 def open_bundle(
-    path: str | os.PathLike[str], base: str | os.PathLike[str] | BaseTensors | None = None
+    path: str | os.PathLike[str],
+    base: str | os.PathLike[str] | BaseTensors | None = None,
+    *,
+    tasks: Iterable[str] | None = None,
 ) -> Bundle:
     """Open a bundle; only its header and its manifest are read.
 
     path: the file; or the folder of a core file and task files; or a core file, with the task files
-    beside it that belong to it.
+    beside it that belong to it; or an address of one of these, of which ranges are fetched that are
+    not in the cache (hydraopt.files.cache).
+    tasks: those that are wanted. Of a bundle in several files the others are not opened, so that
+    the price does not depend on how many there are. TaskNotFoundError if one is not there.
     base: the base model's folder, or its own tensors by name, for tasks that hold differences from
     them. Raises BundleFormatError for a file that is not a bundle or is damaged, ChecksumError for
-    a damaged manifest, UnsupportedVersionError for a bundle of a newer format.
+    a damaged manifest, UnsupportedVersionError for a bundle of a newer format, RemoteError for an
+    address that cannot be read.
     """
-    return Bundle(Path(path), open_base(base))
+    place = place_of(path)
+    wanted = None if tasks is None else list(dict.fromkeys(tasks))
+    bundle = Bundle(place, open_base(base), _source_of(place, wanted))
+    for name in wanted or ():
+        bundle[name]
+    return bundle
 
 
 class Bundle(Mapping[str, TaskAdapter]):
@@ -53,7 +69,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     """
 
     def __init__(
-        self, path: Path, base: BaseTensors | None = None, source: Opened | None = None
+        self, path: AnyPath, base: BaseTensors | None = None, source: Opened | None = None
     ) -> None:
         self.path = path
         self.base = base
@@ -83,6 +99,43 @@ class Bundle(Mapping[str, TaskAdapter]):
     def size(self) -> int:
         """Bytes of the file, or of all files."""
         return self._source.size
+
+    @property
+    def files(self) -> list[Container]:
+        """All of them, the core first."""
+        return self._source.files
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from a store so far; what was in the cache does not count."""
+        return sum(file.fetched for file in self.files)
+
+    def again(self, tasks: Iterable[str]) -> Bundle:
+        """The bundle as it is now, for these tasks; what is as before is not read again.
+
+        A core that did not change keeps what was decoded of it, so that each further task costs its
+        own bytes. Raises as :func:`open_bundle`.
+        """
+        wanted, core = list(dict.fromkeys(tasks)), self.files[0]
+        if not core.is_current():
+            fresh = open_bundle(self.path, self.base, tasks=wanted)
+        elif core.format == FORMAT:
+            fresh = self
+        else:
+            others = parts_beside(self.path if is_folder(self.path) else core.path, wanted)[1]
+            opened = open_apart(core, others, self.path, False, wanted)
+            fresh = Bundle(self.path, self.base, opened)
+        for name in wanted:
+            fresh[name]
+        if fresh is not self and self._same_core(fresh):
+            known = ("_bases", "_commons")
+            fresh.__dict__.update({x: self.__dict__[x] for x in known if x in self.__dict__})
+        return fresh
+
+    def _same_core(self, other: Bundle) -> bool:
+        one, two = self.manifest, other.manifest
+        same = self.checksum("shared") == other.checksum("shared")
+        return same and (one.modules, one.tensors) == (two.modules, two.tensors)
 
     @property
     def tensor_bytes(self) -> dict[str, int]:
@@ -138,6 +191,13 @@ class Bundle(Mapping[str, TaskAdapter]):
         data = self._source.read(name)
         self.bytes_read += len(data)
         return data
+
+    def sha256(self) -> str:
+        """In hex, of the bytes of the file; of several files, one after another."""
+        digest = hashlib.sha256()
+        for piece in (piece for file in self.files for piece in file.content()):
+            digest.update(piece)
+        return digest.hexdigest()
 
     def read_blob(self, index: int) -> dict[str, RawTensor]:
         """The carried tensors of one blob, by key."""
@@ -228,17 +288,20 @@ class Bundle(Mapping[str, TaskAdapter]):
         return bases
 
 
-def _source_of(path: Path) -> Opened:
-    """A bundle in one file; or a folder, or a core file, with the task files in it or beside it."""
-    if path.is_dir():
-        core, tasks = parts_beside(path)
-        return open_apart(Container(core, (CORE,)), tasks, path)
+def _source_of(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened:
+    """A bundle in one file; or a folder, or a core file, with the task files in it or beside it.
+
+    wanted: tasks; of several files no others are opened.
+    """
+    if is_folder(path):
+        core, tasks = parts_beside(path, wanted)
+        return open_apart(Container(core, (CORE,)), tasks, path, wanted is None, wanted)
     file = Container(path, (FORMAT, CORE, TASK))
     if file.format == TASK:
         do = "Put its core file beside it, and give that or the folder"
         refuse_file("a task file holds nothing without its core", path, do=do)
     if file.format == CORE:
-        return open_apart(file, parts_beside(path)[1], path, strict=False)
+        return open_apart(file, parts_beside(path, wanted)[1], path, False, wanted)
     return open_source(file)
 
 

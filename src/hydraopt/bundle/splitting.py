@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from hydraopt.bundle import strictjson
-from hydraopt.bundle.apart import (
-    core_id,
-    folded,
-    only_core,
-    open_apart,
-    packed_core,
-    packed_task,
-    parts_beside,
-)
+from hydraopt.bundle.apart import core_id, open_apart, packed_core, packed_task
+from hydraopt.bundle.beside import only_core, parts_beside, task_file_name
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK, TASK_SUFFIX
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.folders import files_in, is_folder, remove_file
+from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import replaced_folder
 
-__all__ = ["SplitFile", "join", "split", "task_file_name", "task_stem"]
-
-_LONGEST: Final = 255
-"""Bytes of a file's name."""
+__all__ = ["SplitFile", "files_of", "join", "split"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class SplitFile:
     """A file of a bundle that was split. task: None for the core."""
 
     task: str | None
-    path: Path
+    path: AnyPath
     size: int
 
 
@@ -51,7 +41,7 @@ def split(
     BundleFormatError for a damaged bundle, UsageError for one of version 1 and for a folder that is
     not empty.
     """
-    opened, target = open_bundle(bundle), Path(folder)
+    opened, target = open_bundle(bundle), place_of(folder)
     if opened.version < 2:
         raise UsageError(
             explain(
@@ -61,16 +51,35 @@ def split(
                 do="Merge the adapters again",
             )
         )
-    if not overwrite and target.is_dir() and any(target.iterdir()):
+    if not overwrite and is_folder(target) and files_in(target) != []:
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or pass --overwrite")
         )
+    if isinstance(target, Url):
+        return _split_to_store(opened, target)
     written = []
     with replaced_folder(target, lambda name: name.endswith((CORE_SUFFIX, TASK_SUFFIX))) as made:
-        for task, name, packed in _files_of(opened):
+        for task, name, packed in files_of(opened):
             size = packed.write(made / name, opened.metadata.get("library"))
             written.append(SplitFile(task, target / name, size))
     return written
+
+
+def _split_to_store(opened: Bundle, target: Url) -> list[SplitFile]:
+    """Task files first: whoever reads in between has the old core, to which none of them belongs,
+    or the new one with all its tasks. What was there before goes last."""
+    library = opened.metadata.get("library")
+    core, *tasks = [(task, target / name, packed) for task, name, packed in files_of(opened)]
+    written = [
+        SplitFile(task, place, packed.write(place, library))
+        for task, place, packed in (*tasks, core)
+    ]
+    names = {x.path.name for x in written}
+    for entry in files_in(target) or []:
+        ours = entry.name.endswith((CORE_SUFFIX, TASK_SUFFIX))
+        if ours and entry.name not in names and not entry.is_folder:
+            remove_file(target / entry.name)
+    return [written[-1], *written[:-1]]
 
 
 def join(
@@ -82,7 +91,7 @@ def join(
     for byte; of some the bundle of these. Atomic. Raises BundleFormatError, naming the files: for
     no core or several, tasks of another core, two of one name, and damage.
     """
-    source = _source_of([Path(path) for path in paths])
+    source = _source_of([place_of(path) for path in paths])
     data = {name: source.read(name) for name in source.places}
     streams, blobs = (
         [x for name, x in data.items() if name.startswith(start)] for start in ("task/", "carried/")
@@ -92,11 +101,11 @@ def join(
     return size, [task.name for task in source.manifest.tasks]
 
 
-def _source_of(paths: Sequence[Path]) -> Opened:
-    cores: list[Path] = []
-    tasks: list[Path] = []
+def _source_of(paths: Sequence[AnyPath]) -> Opened:
+    cores: list[AnyPath] = []
+    tasks: list[AnyPath] = []
     for path in paths:
-        if path.is_dir():
+        if is_folder(path):
             core, beside = parts_beside(path)
             cores.append(core)
             tasks += beside
@@ -107,40 +116,23 @@ def _source_of(paths: Sequence[Path]) -> Opened:
     return open_apart(Container(only_core(cores, where), (CORE,)), tasks, where)
 
 
-def _files_of(bundle: Bundle) -> Iterator[tuple[str | None, str, PackedBundle]]:
-    """(task, name of the file, its content): the core, then each task."""
+def files_of(
+    bundle: Bundle, wanted: Collection[str] | None = None
+) -> Iterator[tuple[str | None, str, PackedBundle]]:
+    """(task, name of the file, its content): the core, then each task, or those wanted. Of the
+    others nothing is read."""
     core = packed_core(bundle.manifest, bundle.read("shared"))
-    name = bundle.path.resolve().name
+    path = bundle.path
+    name = path.resolve().name if isinstance(path, Path) else path.name
     for suffix in (BUNDLE_SUFFIX, CORE_SUFFIX, ".safetensors"):
         name = name.removesuffix(suffix)
     yield None, f"{name}{CORE_SUFFIX}", core
-    known = core_id(strictjson.dumps(core.checksums))
+    known = core_id(core.checksums_text)
     taken: set[str] = set()
     for index, task in enumerate(bundle.manifest.tasks):
+        file = task_file_name(task.name, taken)
+        if wanted is not None and task.name not in wanted:
+            continue
         stream = None if task.content is None else bundle.read(f"task/{task.content}")
         blobs = [bundle.read(f"carried/{i}") for i in task.carried]
-        file = task_file_name(task.name, taken)
         yield task.name, file, packed_task(bundle.manifest, index, stream, blobs, known)
-
-
-def task_stem(task: str) -> str:
-    """What a task's file is called by, without the suffix, as long as no other has that name."""
-    name = task
-    # A name that is no text is refused elsewhere, by its own words.
-    while len(f"{name}{TASK_SUFFIX}".encode(errors="surrogatepass")) > _LONGEST - len(".tmp-") - 24:
-        name = name[:-1]
-    return name
-
-
-def task_file_name(task: str, taken: set[str]) -> str:
-    """A name that no file system takes for another or for too long; the manifest has the task's.
-
-    taken: stems in use, as :func:`folded` gives them; the new one is added.
-    """
-    name = stem = task_stem(task)
-    number = 1
-    while folded(name) in taken:
-        number += 1
-        name = f"{stem}~{number}"
-    taken.add(folded(name))
-    return f"{name}{TASK_SUFFIX}"

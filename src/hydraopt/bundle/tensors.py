@@ -18,6 +18,7 @@ from hydraopt.bundle.restore.tensors import nearest
 from hydraopt.bundle.strictjson import check, natural, one_of, text
 from hydraopt.coding.dense import DenseRecord, as_matrix, from_matrix, matrix_shape
 from hydraopt.errors import BaseMismatchError, UsageError, explain
+from hydraopt.files.url import AnyPath
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
@@ -105,7 +106,7 @@ def matching_tensor(base: BaseTensors, key: str, shape: tuple[int, ...]) -> RawT
     return None
 
 
-def base_tensor(base: BaseTensors | None, entry: TensorEntry, file: Path) -> RawTensor:
+def base_tensor(base: BaseTensors | None, entry: TensorEntry, file: AnyPath) -> RawTensor:
     """The base model's own tensor of an entry that has one.
 
     Raises UsageError without a base model, BaseMismatchError for another one.

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hydraopt.bundle import strictjson
@@ -21,6 +20,8 @@ from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.tensors import checksum
 from hydraopt.coding.version import VERSION
+from hydraopt.files.cache import remote_cache
+from hydraopt.files.url import is_url
 from hydraopt.files.writing import write_atomically
 
 __all__ = [
@@ -127,8 +128,22 @@ class PackedBundle:
 
     def write(self, path: str | os.PathLike[str], library: str | None = None) -> int:
         """Write the file and return its size; atomic, as :func:`write_bundle`."""
-        head = self._head(library or _library(), self.checksums)
-        return write_atomically(Path(path), [head, *self.payload])
+        size = write_atomically(path, self.pieces(library))
+        if is_url(path):
+            # Whoever wrote them will read them back, to say what was made.
+            cache = remote_cache()
+            for digest, data in zip(self.checksums, self.payload, strict=True):
+                cache.put(digest, data)
+        return size
+
+    def pieces(self, library: str | None = None) -> list[bytes]:
+        """The bytes of the file: its header, and each tensor."""
+        return [self._head(library or _library(), self.checksums), *self.payload]
+
+    @property
+    def checksums_text(self) -> str:
+        """All of them, as the header has them."""
+        return strictjson.dumps(self.checksums)
 
     @cached_property
     def checksums(self) -> list[str]:

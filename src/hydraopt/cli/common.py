@@ -13,15 +13,17 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.url import Url, is_url
 from hydraopt.progress import Progress
 
 __all__ = [
     "HARM_COLUMNS",
+    "check_local",
     "check_target",
     "emit_json",
     "factor",
@@ -208,6 +210,9 @@ def check_target(path: str, force: bool) -> None:
     Raises UsageError otherwise. Running a command again works; a mistyped ``-o`` does not destroy
     an adapter.
     """
+    if is_url(path):
+        _check_address(path, force)
+        return
     target = Path(path)
     if target.is_dir():
         raise UsageError(explain("the output is a folder", file=path, expected="a file name"))
@@ -218,13 +223,31 @@ def check_target(path: str, force: bool) -> None:
     from hydraopt.bundle.kind import is_bundle
 
     if not is_bundle(target, whole=True):
-        raise UsageError(
-            explain(
-                "the output exists and is not a bundle",
-                file=path,
-                do="Choose another name, or pass --force to replace it",
-            )
-        )
+        _refuse_other(path)
+
+
+def _check_address(path: str, force: bool) -> None:
+    url = Url(path)
+    if url.is_web or not url.name or url.is_folder:
+        do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
+        raise UsageError(explain("nothing can be written to the output", file=url, do=do))
+    from hydraopt.bundle.kind import is_bundle
+    from hydraopt.files.folders import is_there
+
+    if not force and is_there(url) and not is_bundle(url, whole=True):
+        _refuse_other(url)
+
+
+def _refuse_other(path: object) -> NoReturn:
+    do = "Choose another name, or pass --force to replace it"
+    raise UsageError(explain("the output exists and is not a bundle", file=path, do=do))
+
+
+def check_local(output: str) -> None:
+    """Raise UsageError for an address where only this machine is written to."""
+    if is_url(output):
+        do = "Write to a local folder, and copy that with the store's own tool"
+        raise UsageError(explain("nothing is exported to an address", file=Url(output), do=do))
 
 
 def size_text(count: float) -> str:

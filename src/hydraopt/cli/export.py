@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hydraopt.cli.common import emit_json, json_option, say
+from hydraopt.cli.common import check_local, emit_json, json_option, say
 
 __all__ = ["FORMATS", "export"]
 
@@ -81,6 +81,7 @@ def export(
       hydraopt export styles.hydra.safetensors --all -o styles --format kohya
       hydraopt export phone.hydra.safetensors numbers-de -o merged --format merged --base BASE
     """
+    check_local(output)
     wanted = tasks + more
     if everything == bool(wanted):
         raise click.UsageError("name the tasks to export, or pass --all")
@@ -88,7 +89,7 @@ def export(
     from hydraopt.export.formats import FORMATS as ROWS
     from hydraopt.export.formats import export_task
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, tasks=None if everything else wanted)
     opened.give_base(base)
     names = list(opened) if everything else list(dict.fromkeys(wanted))
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written

@@ -29,7 +29,7 @@ PER_THREAD = 80 << 20
 """Bytes that the two linear algebra libraries set aside for each thread after the second."""
 _MADE = (
     "merge", "inspect", "verify", "export", "shrink", "split", "join", "eval", "methods", "serve",
-    "use", "report", "explore", "card", "doctor", "completion",
+    "use", "pull", "report", "explore", "card", "doctor", "completion",
 )  # fmt: skip
 _CHANGED = ("ls", "add", "remove", "replace", "rename", "diff", "refresh")
 _YOUNG = 100_000
@@ -118,8 +118,8 @@ class Shell(click.Group):
 def cli() -> None:
     """Many LoRA adapters of one base model in one small file, and every adapter back.
 
-    Exit codes: 0 done, 1 verify or doctor found problems, 2 refused (the reason is on stderr), 70 an error
-    that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted.
+    Exit codes: 0 done, 1 verify or doctor found problems, 2 refused (the reason is on stderr), 70
+    an error that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted.
 
     \b
     Example:

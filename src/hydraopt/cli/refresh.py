@@ -78,14 +78,14 @@ def refresh(
 
 
 def _check(bundle: str, output: str, force: bool) -> None:
-    from pathlib import Path
-
     from hydraopt.collection.folder import folder_of
     from hydraopt.errors import UsageError, explain
+    from hydraopt.files.folders import files_in, is_folder
+    from hydraopt.files.url import place_of
 
-    if folder_of(Path(bundle)) is None:
+    if folder_of(place_of(bundle)) is None:
         check_target(output, force)
-    elif not force and Path(output).is_dir() and any(Path(output).iterdir()):
+    elif not force and is_folder(place_of(output)) and files_in(place_of(output)) != []:
         raise UsageError(
             explain("the folder is not empty", file=output, do="Empty it, or pass --force")
         )

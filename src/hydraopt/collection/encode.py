@@ -12,6 +12,7 @@ import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from hydraopt.adapters import Adapter
@@ -377,7 +378,7 @@ def options_in(
 
 def digest_of(adapter: Adapter) -> str:
     """First 16 hex digits of the sha256 of its tensor file; of its content, if it has none."""
-    if adapter.source.is_file():
+    if isinstance(adapter.source, Path) and adapter.source.is_file():
         return file_hash(adapter.source)[:_DIGITS]
     return adapter.content_hash()[:_DIGITS]
 

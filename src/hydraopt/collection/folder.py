@@ -16,13 +16,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.apart import core_id, folded, open_apart, packed_task, parts_beside
+from hydraopt.bundle.apart import core_id, open_apart, packed_task
+from hydraopt.bundle.beside import (
+    folded,
+    is_task_name,
+    of_tasks,
+    parts_beside,
+    task_file_name,
+)
 from hydraopt.bundle.container import CORE, FORMAT, TASK, TASK_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.splitting import task_file_name, task_stem
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
+from hydraopt.errors import RemoteError, explain
+from hydraopt.files.answers import Entry
+from hydraopt.files.folders import files_in, is_folder, is_there, remove_file
+from hydraopt.files.ranges import held_at
+from hydraopt.files.reading import MOST_CONFIG
+from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import sync_folder, write_atomically
 
 __all__ = ["FolderCollection", "folder_of"]
@@ -32,14 +44,14 @@ _JOURNAL: Final = ".renaming.json"
 
 
 class FolderCollection:
-    """A folder with one core file, or the core file of several.
+    """A folder with one core file, or the core file of several; on this machine or in a store.
 
     path: the folder, or that file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
-        core, _ = parts_beside(path)
+        core, _ = parts_beside(path, ())
         self._core_path = core
         self._folder = core.parent
 
@@ -57,14 +69,20 @@ class FolderCollection:
 
     def size(self) -> int:
         """Bytes of the core and of all task files in the folder."""
-        sizes = (entry.stat().st_size for entry in os.scandir(self._folder) if _is_task(entry.name))
-        return self._core.size + sum(sizes)
+        return self._core.size + sum(x.size or 0 for x in self._task_files)
 
     def has(self, name: str) -> bool:
         return self._file_of(name) is not None
 
     def names(self) -> set[str]:
         return set(self.bundle())
+
+    @property
+    def _task_files(self) -> list[Entry]:
+        files = files_in(self._folder)
+        if files is None:
+            raise RemoteError(explain("over HTTP this folder lists no files", file=self.path))
+        return [x for x in files if not x.is_folder and is_task_name(x.name)]
 
     def write(self, change: Change) -> int:
         """Make a change. Tasks that come in the place of others are written over these."""
@@ -80,8 +98,9 @@ class FolderCollection:
             if name not in come:
                 file = self._file_of(name)
                 assert file is not None
-                file.unlink()
-        sync_folder(self._folder)
+                remove_file(file)
+        if isinstance(self._folder, Path):
+            sync_folder(self._folder)
         return self.size()
 
     @cached_property
@@ -98,25 +117,20 @@ class FolderCollection:
 
     @property
     def _stems(self) -> set[str]:
-        names = (entry.name for entry in os.scandir(self._folder))
-        return {name.removesuffix(TASK_SUFFIX) for name in names if _is_task(name)}
+        return {x.name.removesuffix(TASK_SUFFIX) for x in self._task_files}
 
-    def _file_of(self, name: str) -> Path | None:
+    def _file_of(self, name: str) -> AnyPath | None:
         """The file that holds the task. Only those are opened that may, by their names."""
-        wanted = folded(task_stem(name))
-        for stem in sorted(self._stems):
-            head, tilde, number = folded(stem).rpartition("~")
-            if folded(stem) == wanted or (tilde and number.isdecimal() and head == wanted):
-                file = self._folder / f"{stem}{TASK_SUFFIX}"
-                if name in self._opened(file):
-                    return file
+        for file in of_tasks([x.name for x in self._task_files], [name]):
+            if name in self._opened(self._folder / file):
+                return self._folder / file
         return None
 
-    def _opened(self, file: Path) -> Bundle:
+    def _opened(self, file: AnyPath) -> Bundle:
         """The bundle of one task file; of no task if it belongs to another core."""
         return Bundle(file, None, open_apart(self._core, [file], self.path, strict=False))
 
-    def _write(self, target: Path, piece: TaskPiece) -> None:
+    def _write(self, target: AnyPath, piece: TaskPiece) -> None:
         core = self.core().manifest
         manifest, streams, blobs = packed_parts(core, [piece])
         # The core's config first: that of the task is stored as the difference.
@@ -130,7 +144,10 @@ class FolderCollection:
         packed_task(manifest, 0, stream, blobs, known).write(target)
 
     def _rename(self, old: str, new: str) -> None:
-        """Two steps, of which the first one counts: the file gets the new row, then its name."""
+        """Two steps, of which the first one counts: the file gets the new row, then its name.
+
+        A store has no renaming: there the second step is a copy, after which the first one goes.
+        """
         file = self._file_of(old)
         assert file is not None
         taken = {folded(stem) for stem in self._stems - {file.name.removesuffix(TASK_SUFFIX)}}
@@ -144,28 +161,43 @@ class FolderCollection:
         """What a rename had still to do when it was killed; nothing if it had not begun."""
         journal = self._folder / _JOURNAL
         try:
-            told = json.loads(journal.read_bytes())
+            told = json.loads(_content(journal))
             names = [Path(told[key]).name for key in ("from", "to")]
             task = str(told["task"])
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError):
             names, task = [], ""
-        if names and all(map(_is_task, names)):
+        if names and all(map(is_task_name, names)):
             file, target = (self._folder / name for name in names)
-            if file.is_file() and not target.exists() and task in self._opened(file):
-                os.rename(file, target)
+            if is_there(file) and task in self._opened(file):
+                self._move(file, target, task)
         with suppress(OSError):
-            journal.unlink()
+            remove_file(journal)
+
+    def _move(self, file: AnyPath, target: AnyPath, task: str) -> None:
+        """Give a task's file another name, unless that is another file's."""
+        if isinstance(file, Path) and isinstance(target, Path):
+            if not target.exists():
+                os.rename(file, target)
+            return
+        if file == target or (is_there(target) and task not in self._opened(target)):
+            return
+        self._write(target, held_in(self._opened(file), task))
+        remove_file(file)
 
 
-def folder_of(path: Path) -> Path | None:
+def _content(file: AnyPath) -> bytes:
+    """Of a small file. Raises FileNotFoundError, OSError."""
+    if isinstance(file, Path):
+        return file.read_bytes()
+    held = held_at(file)
+    return held.read(0, min(held.size, MOST_CONFIG))
+
+
+def folder_of(path: AnyPath) -> AnyPath | None:
     """The folder of a collection of several files, by itself or by its core file; None if what is
     there is one file. Raises BundleFormatError for what is no bundle."""
-    if path.is_dir():
+    if is_folder(path):
         return path
     return path.parent if Container(path, (FORMAT, CORE, TASK)).format == CORE else None
-
-
-def _is_task(name: str) -> bool:
-    return name.endswith(TASK_SUFFIX) and not name.startswith(".")

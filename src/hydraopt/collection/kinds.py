@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from hydraopt.adapters.basefiles import BaseTensors
@@ -15,6 +14,7 @@ from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.folder import FolderCollection, folder_of
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, check_version, held_in, packed_parts
+from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["Collection", "StrPath", "collection_at"]
 
@@ -24,7 +24,7 @@ StrPath = str | os.PathLike[str]
 class Collection(Protocol):
     """Where a collection lies."""
 
-    path: Path
+    path: AnyPath
 
     def held(self) -> AbstractContextManager[None]:
         """A context in which nobody else writes. Raises LockedError."""
@@ -57,15 +57,16 @@ class Collection(Protocol):
 
 def collection_at(path: StrPath) -> Collection:
     """The collection that lies there. Raises BundleFormatError for what is none."""
-    if folder_of(Path(path)) is None:
-        return _OneFile(Path(path))
-    return FolderCollection(Path(path))
+    place = place_of(path)
+    if folder_of(place) is None:
+        return _OneFile(place)
+    return FolderCollection(place)
 
 
 class _OneFile:
     """A bundle: every change writes the file anew, and takes over all bytes that stay."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
         self._open: Bundle | None = None
 

@@ -17,17 +17,24 @@ except ImportError:  # Windows, where nothing is locked.
     fcntl = None  # type: ignore[assignment]
 
 from hydraopt.errors import LockedError, explain
+from hydraopt.files.url import Url, is_url
 
 __all__ = ["locked"]
 
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock of a file or folder; links are followed.
+    """Hold the lock of a file or folder; links are followed. Of an address it lies in the store.
 
     Raises LockedError, naming the process, if another one holds it, and OSError if the lock file
     cannot be made.
     """
+    if is_url(path):
+        from hydraopt.collection.remotelock import locked_in_store
+
+        with locked_in_store(Url(os.fspath(path))):
+            yield
+        return
     if fcntl is None:
         yield
         return

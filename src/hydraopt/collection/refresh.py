@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
-from hydraopt.bundle.apart import parts_beside
+from hydraopt.bundle.beside import parts_beside
 from hydraopt.bundle.carried import Carried
 from hydraopt.bundle.container import CORE_SUFFIX
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
@@ -31,6 +31,8 @@ from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
+from hydraopt.files.folders import is_folder
+from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import MeanError, Size, parse_size
 from hydraopt.merging.draft import Draft
@@ -53,7 +55,7 @@ class Expected:
     of those over a new core, by the planner, at the collection's own price; nothing is coded.
     added: tasks that came after the merge."""
 
-    path: Path
+    path: AnyPath
     coded_bytes: int
     expected_bytes: int
     tasks: int
@@ -74,7 +76,7 @@ class Refreshed:
     """A collection with a new core. size_before, size: bytes of the whole. errors: of each task.
     from_originals: the tasks that were coded from their originals."""
 
-    path: Path
+    path: AnyPath
     size_before: int
     size: int
     errors: Mapping[str, float]
@@ -160,7 +162,7 @@ def refresh(
     if size is not None and error is not None:
         raise UsageError(explain("more than one limit", got="size, error", expected="one at most"))
     # The folder and not its core file: every task in it gets another core.
-    collection = collection_at(folder_of(Path(path)) or path)
+    collection = collection_at(folder_of(place_of(path)) or path)
     if output is not None:
         check_apart(output, [collection.path])
     with collection.held():
@@ -178,7 +180,7 @@ def refresh(
         if isinstance(budget, Size) and packed.size > budget.limit:
             raise job.too_small(budget, packed.size)
         _write(packed, collection.path, output)
-    target = Path(output) if output is not None else collection.path
+    target = place_of(output) if output is not None else collection.path
     return Refreshed(
         target,
         before,
@@ -283,12 +285,12 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
     return against_originals(whole, tasks.bundle.manifest, tasks.decoded)
 
 
-def _write(packed: PackedBundle, path: Path, output: StrPath | None) -> None:
+def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None) -> None:
     """As a file or a folder, as the collection was; its core keeps its name."""
-    if not path.is_dir():
+    if not is_folder(path):
         packed.write(output if output is not None else path)
         return
-    core, _ = parts_beside(path)
+    core, _ = parts_beside(path, ())
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
         packed.write(whole)

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from hydraopt.adapters import Adapter
@@ -22,6 +21,7 @@ from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
+from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.outcome import inputs_of, load
 from hydraopt.merging.weights import Sensitivity
@@ -55,7 +55,7 @@ class AddedTask:
 class Changed:
     """What was done. size_before, size: bytes of the whole collection. removed, renamed: names."""
 
-    path: Path
+    path: AnyPath
     size_before: int
     size: int
     added: tuple[AddedTask, ...] = ()
@@ -135,7 +135,7 @@ def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
         _check_there(collection, names)
         before = collection.size()
         size = collection.write(Change(gone=names))
-    return Changed(Path(path), before, size, removed=tuple(names))
+    return Changed(place_of(path), before, size, removed=tuple(names))
 
 
 def rename(path: StrPath, old: str, new: str) -> Changed:
@@ -149,7 +149,7 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
             raise UsageError(explain("the collection has a task of that name", file=path, got=new))
         before = collection.size()
         size = collection.write(Change(renamed={old: new}))
-    return Changed(Path(path), before, size, renamed={old: new})
+    return Changed(place_of(path), before, size, renamed={old: new})
 
 
 def _check_there(collection: Collection, names: Iterable[str]) -> None:

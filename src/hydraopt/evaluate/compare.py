@@ -28,7 +28,7 @@ from hydraopt.evaluate.classify import (
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
-from hydraopt.files.reading import file_hash
+from hydraopt.files.url import place_of
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -145,7 +145,7 @@ def read_compared(
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
     adapters = read_adapters(others, same_base=same_base) if others else Adapters()
-    labels = {Path(path).name: open_bundle(path) for path in bundles}
+    labels = {place_of(path).name: open_bundle(path) for path in bundles}
     for bundle in labels.values():
         bundle.give_base(base)
     if len(labels) != len(bundles):
@@ -155,7 +155,7 @@ def read_compared(
     return Compared(
         {adapter.name: adapter for adapter in adapters},
         labels,
-        {adapter.name: adapter.source.parent for adapter in adapters},
+        {adapter.name: _folder_of(adapter) for adapter in adapters},
         notes=adapters.notes,
     )
 
@@ -299,13 +299,18 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
     return wanted
 
 
+def _folder_of(adapter: Adapter) -> Path | None:
+    """What it was read from, which may name its task."""
+    return adapter.source.parent if isinstance(adapter.source, Path) else None
+
+
 def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
     """Bytes and sha256 of every bundle, as the result says them, and the stated errors of its
     tasks: of their modules, and the largest of their coded tensors."""
     return {
         label: {
-            "bytes": bundle.path.stat().st_size,
-            "sha256": file_hash(bundle.path),
+            "bytes": bundle.size,
+            "sha256": bundle.sha256(),
             "errors": {x.name: x.error for x in bundle.manifest.tasks},
             "tensor_errors": {
                 x.name: max(x.tensor_errors) for x in bundle.manifest.tasks if x.tensor_errors

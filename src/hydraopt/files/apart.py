@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.url import Url, is_url
 
 __all__ = ["check_apart"]
 
@@ -16,8 +17,13 @@ def check_apart(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLi
 
     Links are followed, and another hard link to an input counts as the input.
     """
+    if is_url(output):
+        _check_addresses(Url(os.fspath(output)), inputs)
+        return
     target = Path(os.path.realpath(output))
     for given in inputs:
+        if is_url(given):
+            continue
         source = Path(os.path.realpath(given))
         if target == source or _same(target, source):
             _refuse(output, given, "is")
@@ -25,6 +31,16 @@ def check_apart(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLi
             _refuse(output, given, "lies in")
         if target in source.parents:
             _refuse(output, given, "is around")
+
+
+def _check_addresses(target: Url, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    for source in (Url(os.fspath(x)) for x in inputs if is_url(x)):
+        if target == source:
+            _refuse(target, source, "is")
+        if target.under(source):
+            _refuse(target, source, "lies in")
+        if source.under(target):
+            _refuse(target, source, "is around")
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -38,8 +54,8 @@ def _refuse(output: str | os.PathLike[str], given: str | os.PathLike[str], how: 
     raise UsageError(
         explain(
             f"the output {how} what is read",
-            file=os.fspath(output),
-            got=f"the input {os.fspath(given)}",
+            file=output,
+            got=f"the input {given}",
             do="Give an output of its own",
         )
     )

@@ -12,9 +12,16 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
-__all__ = ["MOST_CONFIG", "HeldFile", "file_hash", "open_regular", "read_regular"]
+__all__ = [
+    "MOST_CONFIG",
+    "HeldFile",
+    "Ranges",
+    "file_hash",
+    "open_regular",
+    "read_regular",
+]
 
 MOST_CONFIG: Final = 16 << 20
 """Bytes that a config may have."""
@@ -68,6 +75,23 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
+class Ranges(Protocol):
+    """A file, or an object in a store, of which any bytes can be read."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of it."""
+        ...
+
+    def read(self, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on, fewer only at the end."""
+        ...
+
+    def is_current(self) -> bool:
+        """Whether the same is still there under its name, unchanged."""
+        ...
+
+
 class HeldFile:
     """A regular file that stays open, so that it is the same one whatever its name stands for
     later.
@@ -79,6 +103,7 @@ class HeldFile:
         self.path = Path(path)
         self._descriptor = -1
         self._descriptor = _descriptor(path, None)
+        self._was = _mark_of(os.fstat(self._descriptor))
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -90,6 +115,13 @@ class HeldFile:
         """Bytes of the file."""
         return os.fstat(self._descriptor).st_size
 
+    def is_current(self) -> bool:
+        """Whether its name stands for it, and nobody has written into it."""
+        try:
+            return _mark_of(os.stat(self.path)) == self._was
+        except OSError:
+            return False
+
     def read(self, start: int, size: int) -> bytes:
         """``size`` bytes from ``start`` on, fewer only at the end of the file."""
         pieces = []
@@ -100,6 +132,10 @@ class HeldFile:
             pieces.append(piece)
             start, size = start + len(piece), size - len(piece)
         return b"".join(pieces)
+
+
+def _mark_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def file_hash(path: Path) -> str:

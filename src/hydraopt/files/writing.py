@@ -24,7 +24,9 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["replaced_file", "replaced_folder", "sync_folder", "write_atomically"]
+from hydraopt.files.url import Url, is_url
+
+__all__ = ["replaced_file", "replaced_folder", "scratch_folder", "sync_folder", "write_atomically"]
 
 _EXCHANGE: Final = 2
 """RENAME_EXCHANGE of renameat2(2)."""
@@ -40,8 +42,10 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
     The bytes are synced before they replace the target in one step. A link is followed; a file that
     is replaced keeps its mode and, where the system lets us, its owner. Returns the size. On
     failure nothing is left behind. Raises OSError, naming the target; a device or a FIFO is no
-    target.
+    target. An address is written whole or not at all, too; RemoteError.
     """
+    if is_url(path):
+        return _sent(Url(os.fspath(path)), b"".join(chunks))
     target = _target(path)
     _clean(target)
     try:
@@ -57,6 +61,13 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
     return size
 
 
+def _sent(url: Url, data: bytes) -> int:
+    from hydraopt.files.stores import patiently, store_of  # who writes here needs no store
+
+    patiently(lambda: store_of(url).put(url, data), url)
+    return len(data)
+
+
 @contextmanager
 def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
     """A name to write a file to, which becomes ``path`` when the block ends well, else vanishes.
@@ -67,7 +78,7 @@ def replaced_file(path: str | os.PathLike[str], suffix: str) -> Iterator[Path]:
     """
     target = _target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch_folder(target) as scratch:
+    with scratch_folder(target) as scratch:
         made = scratch / f"new{suffix}"
         yield made
         with made.open("rb") as stream:
@@ -90,7 +101,7 @@ def replaced_folder(
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch_folder(target) as scratch:
+    with scratch_folder(target) as scratch:
         made = scratch / "new"
         made.mkdir()
         yield made
@@ -103,7 +114,7 @@ def replaced_folder(
 
 
 @contextmanager
-def _scratch_folder(target: Path) -> Iterator[Path]:
+def scratch_folder(target: Path) -> Iterator[Path]:
     """A new, locked folder beside the target; removed in the end with what is left in it."""
     _clean(target)
     scratch = target.with_name(_scratch_name(target))

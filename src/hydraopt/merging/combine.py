@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.verify import relative_error
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
+from hydraopt.files.url import place_of
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
@@ -87,7 +87,7 @@ def combine(
     counts = [importance.get(name, 1.0) if row.weighs_errors else 1.0 for name in errors]
     squares = np.square(list(errors.values()))
     return Combined(
-        path=Path(output),
+        path=place_of(output),
         size=job.packed(None, manifest).write(output),
         fp16_bytes=2 * sum(numbers.values()),
         errors=errors,

@@ -11,7 +11,6 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters import Adapter
@@ -22,6 +21,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
+from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import (
     Budget,
@@ -262,7 +262,7 @@ def write(
             f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still",
         )
     return MergeResult(
-        path=Path(output),
+        path=place_of(output),
         size=packed.write(output),
         fp16_bytes=fp16,
         errors={task.name: task.error for task in manifest.tasks},

@@ -21,6 +21,8 @@ from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.files.copies import origin_of
+from hydraopt.files.url import AnyPath
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import Budget, Size
@@ -68,14 +70,17 @@ def load(
     return Loaded(ready, check_same_base(by_name, same_base), notes)
 
 
-def inputs_of(adapters: Iterable[Adapter]) -> list[Path]:
-    """What adapters were read from: folders where a config belongs to the weights, else files."""
+def inputs_of(adapters: Iterable[Adapter]) -> list[AnyPath]:
+    """What adapters were read from: folders where a config belongs to the weights, else files. Of a
+    copy, the address that it is a copy of."""
     folders = {"peft", "mlx"}
-    return [
-        adapter.source.parent if adapter.format in folders else adapter.source
-        for adapter in adapters
-        if adapter.source.is_file()
-    ]
+    inputs: list[AnyPath] = []
+    for adapter in adapters:
+        source = adapter.source
+        if isinstance(source, Path) and source.is_file():
+            place = source.parent if adapter.format in folders else source
+            inputs.append(origin_of(place) or place)
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ class Written:
     the inputs. errors: relative Frobenius error of each task. notes: what a user should know.
     """
 
-    path: Path
+    path: AnyPath
     size: int
     fp16_bytes: int
     errors: Mapping[str, float]

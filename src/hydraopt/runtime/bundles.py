@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.url import place_of
 from hydraopt.runtime.heads import Head, ModuleHead, Replaced, Site, module_head, site_of
 from hydraopt.runtime.places import Places
 from hydraopt.runtime.saved import UnfitError, replacements
@@ -162,7 +162,7 @@ def named_bundles(bundles: Bundles) -> dict[str, Bundle]:
 
 
 def _label(bundle: BundleLike) -> str:
-    name = (bundle.path if isinstance(bundle, Bundle) else Path(bundle)).name
+    name = (bundle.path if isinstance(bundle, Bundle) else place_of(bundle)).name
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name

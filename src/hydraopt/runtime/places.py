@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.errors import AlignmentError, explain
+from hydraopt.files.url import AnyPath
 
 __all__ = ["Place", "Places", "Renaming", "shape_of"]
 
@@ -65,7 +65,7 @@ class Places:
     Raises AlignmentError, naming the first module that is missing or has another shape.
     """
 
-    def __init__(self, model: nn.Module, entries: Iterable[ModuleEntry], file: Path) -> None:
+    def __init__(self, model: nn.Module, entries: Iterable[ModuleEntry], file: AnyPath) -> None:
         self._modules = dict(model.named_modules())
         self._file = file
         self.fallback = next(_float_types(model.parameters()), torch.float32)

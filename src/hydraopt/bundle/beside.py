@@ -1,0 +1,140 @@
+"""Which files a bundle in several files has: their names, and what lies beside a core file."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NoReturn
+
+from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX
+from hydraopt.bundle.opening import refuse_file
+from hydraopt.errors import BundleFormatError, RemoteError, UsageError, explain
+from hydraopt.files.folders import files_in, is_folder, is_there
+from hydraopt.files.url import AnyPath, Url
+
+__all__ = [
+    "folded", "is_task_name", "of_tasks", "only_core", "parts_beside", "task_file_name",
+    "task_stem",
+]  # fmt: skip
+
+_LONGEST: Final = 255
+"""Bytes of a file's name."""
+_MOST_ALIKE: Final = 64
+"""Task files that are looked for by one task's name, where no folder can be listed."""
+
+
+def parts_beside(
+    path: AnyPath, tasks: Iterable[str] | None = None
+) -> tuple[AnyPath, list[AnyPath]]:
+    """The core file and the task files of a folder, or those beside a core file.
+
+    tasks: those wanted; only files that may hold them, by their names, are given. Raises
+    BundleFormatError for a folder that has no core file, or several; UsageError if no tasks are
+    named and the folder is one over HTTP that lists nothing.
+    """
+    whole = is_folder(path)
+    folder = path if whole else path.parent
+    if not whole and isinstance(folder, Url) and folder.is_web and tasks is not None:
+        # By their names: a page that lists all may be long, and mostly there is none.
+        return path, [x for task in tasks for x in _alike(folder, task)]
+    names = _names_in(folder)
+    if names is None:
+        _refuse_unlisted(path, whole)
+    files = [x for x in names if x.endswith(TASK_SUFFIX)]
+    if tasks is not None:
+        files = of_tasks(files, tasks)
+    core = path
+    if whole:
+        core = only_core([folder / x for x in names if x.endswith(CORE_SUFFIX)], folder)
+    return core, [folder / x for x in files]
+
+
+def _names_in(folder: AnyPath) -> list[str] | None:
+    try:
+        entries = files_in(folder)
+    except RemoteError:
+        raise
+    except OSError as error:
+        refuse_file("bundle cannot be read", folder, error)
+    return None if entries is None else [x.name for x in entries if not x.is_folder]
+
+
+def _refuse_unlisted(path: AnyPath, whole: bool) -> NoReturn:
+    name = f"NAME{CORE_SUFFIX}"
+    do = f"Give the address of {name}" if whole else "Name the tasks that are wanted"
+    raise UsageError(explain("over HTTP this folder lists no files", file=path, do=do))
+
+
+def only_core(cores: Sequence[AnyPath], where: AnyPath) -> AnyPath:
+    """The one core file; raises BundleFormatError, which says where, for none and several."""
+    if len(cores) != 1:
+        raise BundleFormatError(
+            explain(
+                "a bundle in several files has one core"
+                if cores
+                else "bundle cannot be read: a folder without a core file",
+                file=where,
+                got=", ".join(x.name for x in cores[:8]) or None,
+                expected=f"one file NAME{CORE_SUFFIX}",
+                do="Give the core that the tasks were split from, and no other",
+            )
+        )
+    return cores[0]
+
+
+def is_task_name(name: str) -> bool:
+    """Whether a file of that name is a task's."""
+    return name.endswith(TASK_SUFFIX) and not name.startswith(".")
+
+
+def of_tasks(files: Iterable[str], tasks: Iterable[str]) -> list[str]:
+    """Those of the files, sorted, that may hold one of the tasks, by their names."""
+    wanted = {folded(task_stem(task)) for task in tasks}
+    return [x for x in sorted(files) if _stems_of(x) & wanted]
+
+
+def _stems_of(file: str) -> set[str]:
+    """The folded stems of tasks that a file may hold."""
+    stem = folded(file.removesuffix(TASK_SUFFIX))
+    head, tilde, number = stem.rpartition("~")
+    return {stem, head} if tilde and number.isdecimal() else {stem}
+
+
+def _alike(folder: Url, task: str) -> Iterator[Url]:
+    """The addresses that are there of those that a task's file may have."""
+    stem = task_stem(task)
+    for number in range(1, _MOST_ALIKE):
+        name = stem if number == 1 else f"{stem}~{number}"
+        url = folder / f"{name}{TASK_SUFFIX}"
+        if is_there(url):
+            yield url
+        elif number > 1:  # The first may lie under its name in capitals, which is another address.
+            return
+
+
+def folded(name: str) -> str:
+    """Equal for names that some file system takes for one: case, and how accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def task_stem(task: str) -> str:
+    """What a task's file is called by, without the suffix, as long as no other has that name."""
+    name = task
+    # A name that is no text is refused elsewhere, by its own words.
+    while len(f"{name}{TASK_SUFFIX}".encode(errors="surrogatepass")) > _LONGEST - len(".tmp-") - 24:
+        name = name[:-1]
+    return name
+
+
+def task_file_name(task: str, taken: set[str]) -> str:
+    """A name that no file system takes for another or for too long; the manifest has the task's.
+
+    taken: stems in use, as :func:`folded` gives them; the new one is added.
+    """
+    name = stem = task_stem(task)
+    number = 1
+    while folded(name) in taken:
+        number += 1
+        name = f"{stem}~{number}"
+    taken.add(folded(name))
+    return f"{name}{TASK_SUFFIX}"

@@ -1,0 +1,62 @@
+"""What stores answer, and how they refuse; see hydraopt.files.stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hydraopt.errors import NotThereError, RemoteError, explain
+from hydraopt.files.url import Url
+
+__all__ = ["Entry", "Mark", "PassingError", "Start", "gone", "refuse"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What tells an object from another at the same address. size: bytes. tag: the store's; None
+    if it has none."""
+
+    size: int
+    tag: str | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """An object that was opened. head: its first bytes. whole: a copy of all of it, where the
+    server sends no ranges."""
+
+    mark: Mark
+    head: bytes
+    whole: Path | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name in a folder. is_folder: of a folder; size: bytes of an object, if that is known."""
+
+    name: str
+    is_folder: bool
+    size: int | None = None
+
+
+class PassingError(Exception):
+    """What may be gone at the next try. wait: seconds that the server asks for."""
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+def refuse(
+    what: str, url: Url, got: object = None, expected: object = None, do: str | None = None
+) -> NoReturn:
+    """Raise RemoteError about an address; what is secret in it is left out of the message."""
+    said = None if got is None else str(got).replace(url.text, str(url))[:300]
+    raise RemoteError(explain(what, file=url, got=said, expected=expected, do=do))
+
+
+def gone(url: Url, got: str | None = None) -> NotThereError:
+    """Nothing is there."""
+    do = "Check the address; a store may also answer so to who may not read it"
+    return NotThereError(explain("nothing is at the address", file=url, got=got, do=do))

@@ -1,0 +1,142 @@
+"""Bytes that were fetched, kept on this machine by their checksum, and no more than a bound.
+
+They lie under ``$HYDRAOPT_CACHE/remote`` (default ``~/.cache/hydraopt/remote``), a file for each.
+``$HYDRAOPT_CACHE_SIZE`` is the most that all of them take (default 4GB; 0 keeps nothing); what was
+not used for longest goes first. Whoever reads them checks them again. Nothing depends on the
+folder: where it cannot be written, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes may together keep a little too much.
+    fcntl = None  # type: ignore[assignment]
+
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["Cache", "bytes_of", "cache_root", "remote_cache"]
+
+_DEFAULT: Final = "4GB"
+_UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE: Final = re.compile(r"(\d{1,15})\s*([KMGT]?B?)", re.IGNORECASE)
+_KEY: Final = re.compile(r"[0-9a-f]{8,64}-\d+")
+_LOCK: Final = ".lock"
+
+
+def cache_root(environment: Mapping[str, str] | None = None) -> Path:
+    """Where everything lies that hydraopt keeps; not created here."""
+    root = (os.environ if environment is None else environment).get("HYDRAOPT_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "hydraopt"
+
+
+def bytes_of(text: str, name: str) -> int:
+    """The bytes that a setting states: "500MB", "4GB", "0". Raises UsageError, naming it."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = match[2].upper() if match else ""
+    if match is None or (unit and unit not in _UNITS):
+        raise UsageError(
+            explain(f"{name} is no size", got=text[:40], expected="bytes, 500MB or 4GB")
+        )
+    return int(match[1]) * _UNITS[unit]
+
+
+def remote_cache() -> Cache:
+    """The cache of this machine, as the environment sets it."""
+    most = bytes_of(os.environ.get("HYDRAOPT_CACHE_SIZE") or _DEFAULT, "HYDRAOPT_CACHE_SIZE")
+    return Cache(cache_root() / "remote", most)
+
+
+class Cache:
+    """Bytes by key, which is their checksum and their number. most: bytes that all may take."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.folder = folder
+        self.most = most
+
+    def get(self, checksum: str, size: int) -> bytes | None:
+        """What was put under the key, if it has that size; None if nothing is there."""
+        file = self._file(checksum, size)
+        if file is None:
+            return None
+        try:
+            data = file.read_bytes()
+            os.utime(file)
+        except OSError:
+            return None
+        return data if len(data) == size else None
+
+    def put(self, checksum: str, data: bytes) -> None:
+        """Keep bytes, in one step, if there is room for them at all."""
+        file = self._file(checksum, len(data))
+        if file is None or len(data) > self.most or not data:
+            return
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._alone():
+                if file.exists():
+                    return
+                self._make_room(len(data))
+                handle, name = tempfile.mkstemp(dir=self.folder, suffix=".new")
+                try:
+                    with os.fdopen(handle, "wb") as stream:
+                        stream.write(data)
+                    os.replace(name, file)
+                except BaseException:
+                    with suppress(OSError):
+                        os.unlink(name)
+                    raise
+
+    def drop(self, checksum: str, size: int) -> None:
+        """Forget what is under the key."""
+        file = self._file(checksum, size)
+        if file is not None:
+            with suppress(OSError):
+                file.unlink()
+
+    def size(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(size for _, size, _ in self._files())
+
+    def _file(self, checksum: str, size: int) -> Path | None:
+        key = f"{checksum}-{size}"
+        return self.folder / key if _KEY.fullmatch(key) and self.most else None
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(time of last use, bytes, file) of all, also of those that were never finished."""
+        files = []
+        with suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.name != _LOCK and entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                        files.append((status.st_mtime, status.st_size, Path(entry.path)))
+        return files
+
+    def _make_room(self, size: int) -> None:
+        files = sorted(self._files())
+        kept = sum(size for _, size, _ in files)
+        for _, count, file in files:
+            # What a killed writer left is nobody's: writers hold the lock.
+            if kept + size <= self.most and file.suffix != ".new":
+                continue
+            file.unlink(missing_ok=True)
+            kept -= count
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

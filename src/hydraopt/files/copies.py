@@ -1,0 +1,64 @@
+"""Local copies of what is read whole from a store: an adapter's weights and its config.
+
+They lie under ``$HYDRAOPT_CACHE/copies`` in a folder of this process, which is removed when it
+ends; of one that was killed, with the next.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+from hydraopt.files.cache import cache_root
+from hydraopt.files.stores import copy_to
+from hydraopt.files.url import Url
+from hydraopt.files.writing import scratch_folder
+
+__all__ = ["copied", "new_folder", "origin_of"]
+
+_one = threading.Lock()
+_numbers = itertools.count()
+_folders: dict[int, Path] = {}
+_origins: dict[Path, Url] = {}
+
+
+def new_folder(origin: Url) -> Path:
+    """An empty folder for copies of what lies at an address."""
+    process = os.getpid()
+    with _one:
+        if process not in _folders:
+            stack = ExitStack()
+            root = cache_root()
+            root.mkdir(parents=True, exist_ok=True)
+            _folders[process] = stack.enter_context(scratch_folder(root / "copies"))
+            atexit.register(_close, process, stack)
+    folder = _folders[process] / str(next(_numbers))
+    folder.mkdir()
+    _origins[folder] = origin
+    return folder
+
+
+def origin_of(path: Path) -> Url | None:
+    """The address that a copy, or the folder of it, is from; None for any other path."""
+    for folder in (path, *path.parents[:1]):
+        if folder in _origins:
+            return _origins[folder] if folder == path else _origins[folder] / path.name
+    return None
+
+
+def copied(url: Url, folder: Path) -> Path:
+    """The object as a file of its name in ``folder``. Raises RemoteError."""
+    name = Path(url.name).name or "object"
+    target = folder / name
+    copy_to(url, target)
+    return target
+
+
+def _close(process: int, stack: ExitStack) -> None:
+    # A fork that ends must not take away what its parent reads.
+    if process == os.getpid():
+        stack.close()

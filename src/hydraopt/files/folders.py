@@ -1,0 +1,60 @@
+"""What lies in a folder, on this machine or in a store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hydraopt.errors import NotThereError
+from hydraopt.files.answers import Entry
+from hydraopt.files.stores import patiently, store_of
+from hydraopt.files.url import AnyPath, Url
+
+__all__ = ["files_in", "is_folder", "is_there", "remove_file"]
+
+
+def is_folder(place: AnyPath) -> bool:
+    """Whether a folder is meant: one that is there, or of an address one that ends in a slash or
+    is no object. Over HTTP only the slash tells."""
+    if isinstance(place, Path):
+        return place.is_dir()
+    if place.is_folder or not place.name:
+        return True
+    return not place.is_web and not is_there(place)
+
+
+def is_there(place: AnyPath) -> bool:
+    """Whether a file or an object of that name is there. Raises RemoteError if nobody can tell."""
+    if isinstance(place, Path):
+        return place.is_file()
+    try:
+        patiently(lambda: store_of(place).mark(place), place)
+    except NotThereError:
+        return False
+    return True
+
+
+def files_in(folder: AnyPath) -> list[Entry] | None:
+    """The files and folders in it, by name; None for a folder over HTTP that lists nothing.
+
+    Raises OSError.
+    """
+    if isinstance(folder, Url):
+        url = folder
+        entries = patiently(lambda: store_of(url).entries(url), url)
+        return None if entries is None else sorted(entries, key=lambda x: x.name)
+    with os.scandir(folder) as inside:
+        rows = [(x.name, x.is_dir(), x) for x in inside]
+    sizes = (None if is_dir else x.stat().st_size for _, is_dir, x in rows)
+    return [
+        Entry(name, is_dir, size)
+        for size, (name, is_dir, _) in sorted(zip(sizes, rows, strict=True), key=lambda x: x[1][0])
+    ]
+
+
+def remove_file(place: AnyPath) -> None:
+    """Delete a file; an object that is gone already counts as deleted. Raises OSError."""
+    if isinstance(place, Path):
+        place.unlink()
+    else:
+        patiently(lambda: store_of(place).remove(place), place)

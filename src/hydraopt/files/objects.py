@@ -1,0 +1,168 @@
+"""Objects in stores that fsspec knows: s3://, gs://, hf://, memory:// and others.
+
+This file alone imports fsspec, when an address is first used. Settings and credentials are those of
+each store's own library, from its environment variables and files; hydraopt sees none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from hydraopt.errors import RemoteError, explain
+from hydraopt.files.answers import Entry, Mark, PassingError, Start, gone, refuse
+from hydraopt.files.url import Url
+
+__all__ = ["ObjectStore"]
+
+T = TypeVar("T")
+
+_TAGS: Final = ("ETag", "etag", "md5Hash", "blob_id", "generation", "LastModified", "created")
+_LIBRARIES: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+_LIBRARIES_MORE: Final = {"hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
+_IN_EXTRA: Final = {"s3fs", "requests"}
+_DENIED: Final = (
+    "accessdenied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
+    "nocredentials", "unable to locate credentials", "partialcredentials", "unauthorized",
+    "anonymous caller", "invalid_grant", "defaultcredentials", "not authorized", "access denied",
+)  # fmt: skip
+_KEYS: Final = "Check the store's own settings (for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and more)"
+_NO_WRITE: Final = (NotImplementedError, TypeError)
+
+
+class ObjectStore:
+    """See hydraopt.files.stores.Store."""
+
+    def start(self, url: Url, ahead: int) -> Start:
+        mark = self.mark(url)
+        return Start(mark, self.read(url, 0, min(ahead, mark.size), mark))
+
+    def read(self, url: Url, start: int, size: int, mark: Mark) -> bytes:
+        if not size:
+            return b""
+        with _naming(url):
+            data = bytes(_system(url).cat_file(url.text, start=start, end=start + size))
+        if len(data) < size:
+            # Shorter for good only if it is another object now.
+            now = self.mark(url)
+            if now != mark:
+                got, expected = f"{now.size} bytes", f"{mark.size} bytes"
+                refuse("object changed while it was read", url, got, expected, "Run again")
+            raise PassingError(f"a range that came short: {len(data)} bytes of {size}")
+        if len(data) > size:
+            refuse("store sent more than was asked for", url, f"{len(data)} bytes", f"{size} bytes")
+        return data
+
+    def mark(self, url: Url) -> Mark:
+        with _naming(url):
+            about = _system(url).info(url.text)
+        if about.get("type") == "directory" or not isinstance(about.get("size"), int):
+            raise gone(url, "a folder")
+        tags = (about[key] for key in _TAGS if about.get(key) is not None)
+        return Mark(about["size"], next((str(tag) for tag in tags), None))
+
+    def entries(self, url: Url) -> list[Entry] | None:
+        with _naming(url):
+            try:
+                rows = _system(url).ls(url.text.rstrip("/"), detail=True)
+            except FileNotFoundError:
+                return []
+        inside = []
+        for row in rows:
+            name = str(row["name"]).rstrip("/").rpartition("/")[2]
+            folder = row.get("type") == "directory"
+            # A store may list an object of the folder's own name.
+            if name and (folder or not str(row["name"]).endswith("/")):
+                inside.append(Entry(name, folder, row.get("size")))
+        return inside
+
+    def matches(self, url: Url) -> list[Url]:
+        with _naming(url):
+            return [Url(_full(str(x), url)) for x in sorted(_system(url).glob(url.text))]
+
+    def put(self, url: Url, data: bytes) -> None:
+        self._written(url, lambda system: system.pipe_file(url.text, data))
+        if self.mark(url).size != len(data):
+            raise PassingError("an object of another size than was written")
+
+    def create(self, url: Url, data: bytes) -> bool:
+        try:
+            self._written(url, lambda system: system.pipe_file(url.text, data, mode="create"))
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, url: Url) -> None:
+        def gone_now(system: Any) -> None:
+            try:
+                system.rm_file(url.text)
+            except FileNotFoundError:
+                return
+
+        self._written(url, gone_now)
+
+    def _written(self, url: Url, act: Callable[[Any], object]) -> None:
+        with _naming(url):
+            try:
+                act(_system(url))
+            except _NO_WRITE as error:
+                refuse("store cannot be written", url, type(error).__name__, do="Choose another")
+
+
+def _system(url: Url) -> Any:
+    """The file system of an address, which remembers nothing of what it has listed."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise _missing("fsspec", url) from error
+    try:
+        system, _ = fsspec.core.url_to_fs(url.text)
+    except ImportError as error:
+        library = {**_LIBRARIES, **_LIBRARIES_MORE}.get(url.scheme, url.scheme)
+        raise _missing(library, url) from error
+    except ValueError as error:
+        refuse("no store of that kind is known", url, url.scheme, "s3, gs, hf, https", None)
+        raise AssertionError from error
+    system.invalidate_cache()
+    return system
+
+
+def _missing(library: str, url: Url) -> RemoteError:
+    what = "hydraopt[remote]" if library in {*_IN_EXTRA, "fsspec"} else library
+    return RemoteError(
+        explain(
+            "the address needs a library that is not installed",
+            file=url,
+            got=f"no {library}",
+            do=f"Install it: pip install '{what}'",
+        )
+    )
+
+
+@contextmanager
+def _naming(url: Url) -> Iterator[None]:
+    """What a store's library raises becomes an error of ours that names the address."""
+    try:
+        yield
+    except (RemoteError, PassingError, FileExistsError):
+        raise
+    except FileNotFoundError as error:
+        raise gone(url) from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        low = said.lower().replace(" ", "")
+        if isinstance(error, PermissionError) or any(x.replace(" ", "") in low for x in _DENIED):
+            refuse("store denies access", url, type(error).__name__, do=_KEYS)
+        if "preconditionfailed" in low or "atleastoneofthepre-conditions" in low:
+            raise FileExistsError(str(url)) from error
+        if isinstance(error, IsADirectoryError):
+            raise gone(url, "a folder") from error
+        if isinstance(error, ValueError | TypeError | KeyError | AttributeError):
+            refuse("store cannot be used", url, said, do="Check the address")
+        raise PassingError(said) from error
+
+
+def _full(path: str, pattern: Url) -> str:
+    """The address of a path that a system gave, in the scheme that was asked."""
+    return path if "://" in path else f"{pattern.scheme}://{path.lstrip('/')}"

@@ -1,0 +1,78 @@
+"""An object at an address, open: bytes from any position, as of a file that is held.
+
+Its length and tag are those of the first answer, and any later one that differs is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Final
+
+from hydraopt.files.answers import Mark, refuse
+from hydraopt.files.reading import HeldFile, Ranges
+from hydraopt.files.stores import patiently, store_of
+from hydraopt.files.url import AnyPath, Url
+
+__all__ = ["AHEAD", "RemoteFile", "held_at"]
+
+AHEAD: Final = 8 << 10
+"""Bytes that the first request takes: the header of most bundles. All of them are needed anyway."""
+
+
+class RemoteFile:
+    """Safe to read from several threads, and in forks. Raises RemoteError.
+
+    fetched: bytes that were read from the store so far.
+    """
+
+    def __init__(self, path: Url) -> None:
+        self.path = path
+        begun = patiently(lambda: store_of(path).start(path, AHEAD), path)
+        self._mark, self._head = begun.mark, begun.head
+        self.fetched = len(begun.head)
+        self._copy: HeldFile | None = None
+        if begun.whole is not None:
+            # Without a name it goes with the last who reads it.
+            self._copy = HeldFile(begun.whole)
+            self.fetched = self._copy.size
+            weakref.finalize(self, _forget, os.fspath(begun.whole))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self._mark.size
+
+    def read(self, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on, fewer only at the end of the object."""
+        if self._copy is not None:
+            return self._copy.read(start, size)
+        stop = min(start + size, self.size)
+        known = self._head[start:stop]
+        start += len(known)
+        if start >= stop:
+            return known
+        url, count = self.path, stop - start
+        data = patiently(lambda: store_of(url).read(url, start, count, self._mark), url)
+        if len(data) != count:
+            refuse("a range came short", url, f"{len(data)} bytes", f"{count} bytes")
+        self.fetched += count
+        return known + data
+
+    def is_current(self) -> bool:
+        """Whether the same object is still there. Without a tag one of its length counts as it."""
+        url = self.path
+        now: Mark = patiently(lambda: store_of(url).mark(url), url)
+        return now == self._mark
+
+
+def held_at(place: AnyPath) -> Ranges:
+    """What lies there, open. Raises OSError; RemoteError for an address."""
+    return RemoteFile(place) if isinstance(place, Url) else HeldFile(place)
+
+
+def _forget(name: str) -> None:
+    try:
+        os.unlink(name)
+    except OSError:
+        return

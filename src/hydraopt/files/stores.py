@@ -1,0 +1,107 @@
+"""Stores of objects behind one small interface, with patience: what may pass is tried again.
+
+HTTP is read by hydraopt.files.web, which checks each answer; all else goes through fsspec, in
+hydraopt.files.objects. Both load when an address is first used.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from hydraopt.files.answers import Entry, Mark, PassingError, Start, refuse
+from hydraopt.files.url import Url
+
+__all__ = ["WAITS", "Store", "copy_to", "patiently", "store_of"]
+
+T = TypeVar("T")
+
+WAITS: Final = [0.2, 0.5, 1.0, 2.0, 4.0]
+"""Seconds before each new try, of which a random half is left out. Tests shorten them."""
+_CHUNK: Final = 16 << 20
+
+
+class Store(Protocol):
+    """Errors of all: RemoteError; NotThereError where nothing is; PassingError."""
+
+    def start(self, url: Url, ahead: int) -> Start:
+        """Open an object and read up to ``ahead`` of its first bytes."""
+        ...
+
+    def read(self, url: Url, start: int, size: int, mark: Mark) -> bytes:
+        """Exactly ``size`` bytes of the object of that mark, all of which it has."""
+        ...
+
+    def mark(self, url: Url) -> Mark:
+        """Of what is there now; no byte of it is read."""
+        ...
+
+    def entries(self, url: Url) -> list[Entry] | None:
+        """What lies in a folder, unsorted; [] for none, and None where it cannot be told."""
+        ...
+
+    def matches(self, url: Url) -> list[Url]:
+        """Addresses that fit a pattern with ``*``, ``?`` and ``[]``."""
+        ...
+
+    def put(self, url: Url, data: bytes) -> None:
+        """Write an object, whole or not at all."""
+        ...
+
+    def create(self, url: Url, data: bytes) -> bool:
+        """Write an object if nothing is there; whether it was written."""
+        ...
+
+    def remove(self, url: Url) -> None:
+        """Delete an object, if it is there."""
+        ...
+
+
+def store_of(url: Url) -> Store:
+    """The store of an address. Raises RemoteError if its library is missing."""
+    if url.is_web:
+        from hydraopt.files.web import WebStore
+
+        return WebStore()
+    from hydraopt.files.objects import ObjectStore
+
+    return ObjectStore()
+
+
+def patiently(act: Callable[[], T], url: Url) -> T:
+    """What ``act`` gives, tried again while it raises PassingError; then RemoteError."""
+    for wait in WAITS:
+        try:
+            return act()
+        except PassingError as error:
+            time.sleep(max(wait * (0.5 + random.random() / 2), error.wait))
+    try:
+        return act()
+    except PassingError as error:
+        tries = len(WAITS) + 1
+        refuse(f"store does not answer as it should, {tries} times", url, error, do=LATER)
+
+
+LATER: Final = "Check the address and the network, and try again later"
+
+
+def copy_to(url: Url, target: Path) -> int:
+    """Write an object to a local file; its bytes. Pieces are of one and the same object."""
+    store = store_of(url)
+    begun = patiently(lambda: store.start(url, _CHUNK), url)
+    if begun.whole is not None:
+        begun.whole.replace(target)
+        return begun.mark.size
+    position = len(begun.head)
+    with target.open("wb") as file:
+        file.write(begun.head)
+        while position < begun.mark.size:
+            size = min(_CHUNK, begun.mark.size - position)
+            piece = partial(store.read, url, position, size, begun.mark)
+            file.write(patiently(piece, url))
+            position += size
+    return position

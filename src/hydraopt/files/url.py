@@ -1,0 +1,134 @@
+"""An address of an object in a store: s3://, gs://, hf://, memory://, http:// or https://.
+
+It stands where a Path does for what is on this machine. Its text in a message has no password and
+no query, since a signed address is a key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+__all__ = ["AnyPath", "Url", "is_url", "place_of"]
+
+_ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
+_WEB: Final = ("http", "https")
+_SECRET: Final = re.compile(r"[^/@]*@")
+
+
+class Url(os.PathLike[str]):
+    """One address. Two are equal if their texts are."""
+
+    __slots__ = ("_path", "_query", "scheme")
+
+    def __init__(self, text: str) -> None:
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not an address: {text[:80]!r}")
+        self.scheme: str = match[1]
+        path: str = match[2]
+        cut = path.find("?") if self.is_web else -1
+        self._path = path if cut < 0 else path[:cut]
+        self._query = "" if cut < 0 else path[cut:]
+
+    @property
+    def is_web(self) -> bool:
+        """Whether it is read over HTTP itself, and can only be read."""
+        return self.scheme in _WEB
+
+    @property
+    def text(self) -> str:
+        """All of it, as a store takes it; not for messages."""
+        return f"{self.scheme}://{self._path}{self._query}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, "" for none; of "a/b/" it is "b"."""
+        last = self._inner.rpartition("/")[2]
+        return unquote(last) if self.is_web else last
+
+    @property
+    def suffix(self) -> str:
+        """As of a Path."""
+        return Path(self.name).suffix
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Host or bucket, folders, name."""
+        return tuple(unquote(x) if self.is_web else x for x in self._inner.split("/") if x)
+
+    @property
+    def parent(self) -> Url:
+        """The folder that it lies in, with the same query."""
+        return self._with(self._inner.rpartition("/")[0])
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is written as a folder."""
+        return self._path.endswith("/")
+
+    def __truediv__(self, name: str) -> Url:
+        added = quote(name, safe="~") if self.is_web else name
+        return self._with(f"{self._inner}/{added}")
+
+    def with_name(self, name: str) -> Url:
+        """The address of that name in the same folder."""
+        return self.parent / name
+
+    def under(self, other: Url) -> bool:
+        """Whether it is ``other``, or lies in it."""
+        mine, theirs = f"{self._inner}/", f"{other._inner}/"
+        return self.scheme == other.scheme and mine.startswith(theirs)
+
+    @property
+    def _inner(self) -> str:
+        return self._path.rstrip("/")
+
+    def _with(self, path: str) -> Url:
+        return Url(f"{self.scheme}://{path}{self._query}")
+
+    def __fspath__(self) -> str:
+        return self.text
+
+    def __str__(self) -> str:
+        hidden = "?..." if self._query else ""
+        return f"{self.scheme}://{_SECRET.sub('', self._path, count=1)}{hidden}"
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Url) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __reduce__(self) -> tuple[type[Url], tuple[str]]:
+        return Url, (self.text,)
+
+
+AnyPath = Path | Url
+"""Where something lies: on this machine, or in a store."""
+
+
+def is_url(given: str | os.PathLike[str]) -> bool:
+    """Whether it is an address of a store; "file:///a" is a path."""
+    if isinstance(given, Url):
+        return True
+    if isinstance(given, Path):
+        return False
+    match = _ADDRESS.fullmatch(os.fspath(given))
+    return match is not None and match[1] != "file"
+
+
+def place_of(given: str | os.PathLike[str]) -> AnyPath:
+    """What a user gave, as a Path or a Url."""
+    if isinstance(given, Path | Url):
+        return given
+    text = os.fspath(given)
+    if is_url(text):
+        return Url(text)
+    return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text)

@@ -1,0 +1,127 @@
+"""Two stores on this machine: a web server with ranges that counts and can lie, and S3 by moto."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+__all__ = ["Fault", "Web", "s3_server", "web_server"]
+
+Fault = Callable[["Reply"], None]
+"""What is done to an answer before it is sent."""
+
+
+@dataclass
+class Reply:
+    """An answer. number: of the request, from 0. asked: the range, or None."""
+
+    number: int
+    path: str
+    asked: tuple[int, int] | None
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    cut: bool = False
+    """Whether the connection ends before the length that is promised."""
+
+
+@dataclass
+class Web:
+    """Files of a folder at ``address``. sent: bytes of bodies so far. requests: their paths."""
+
+    folder: Path
+    address: str = ""
+    ranges: bool = True
+    listed: bool = False
+    fault: Fault | None = None
+    sent: int = 0
+    requests: list[str] = field(default_factory=list)
+
+    def url(self, name: str) -> str:
+        return f"{self.address}/{name}"
+
+    def reset(self) -> None:
+        self.sent, self.fault = 0, None
+        self.requests.clear()
+
+    def reply(self, path: str, header: str | None) -> Reply:
+        number = len(self.requests)
+        self.requests.append(path)
+        file = self.folder / unquote(path.partition("?")[0].lstrip("/"))
+        if self.listed and file.is_dir():
+            names = sorted(x.name + "/" * x.is_dir() for x in file.iterdir())
+            page = "".join(f'<a href="{name}">{name}</a>\n' for name in names).encode()
+            return Reply(number, path, None, 200, {"Content-Type": "text/html"}, page)
+        if not file.is_file():
+            return Reply(number, path, None, 404, {}, b"nothing here")
+        data = file.read_bytes()
+        headers = {"ETag": f'"{hashlib.md5(data).hexdigest()}"', "Content-Type": "x/y"}
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", header or "")
+        if not self.ranges or match is None:
+            return Reply(number, path, None, 200, headers, data)
+        first, last = int(match[1]), min(int(match[2]), len(data) - 1)
+        if first >= len(data):
+            headers["Content-Range"] = f"bytes */{len(data)}"
+            return Reply(number, path, (first, last), 416, headers, b"")
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        return Reply(number, path, (first, last), 206, headers, data[first : last + 1])
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[Web]:
+    web = Web(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            reply = web.reply(self.path, self.headers.get("Range"))
+            if web.fault is not None:
+                web.fault(reply)
+            self.send_response(reply.status)
+            headers = {"Content-Length": str(len(reply.body)), **reply.headers}
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+            web.sent += len(reply.body)
+            if reply.cut:
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    web.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()

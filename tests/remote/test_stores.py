@@ -1,0 +1,347 @@
+"""Bundles, collections and adapters in stores that can be written: memory, and S3 by moto."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bundle
+from hydraopt.bundle.pulling import pull
+from hydraopt.bundle.splitting import join, split
+from hydraopt.collection.verbs import add, remove, rename, replace
+from hydraopt.errors import (
+    AdapterFormatError,
+    HydraoptError,
+    LockedError,
+    NotThereError,
+    RemoteError,
+    TaskNotFoundError,
+    UsageError,
+)
+from hydraopt.files.copies import origin_of
+from hydraopt.files.stores import store_of
+from hydraopt.files.url import Url
+from tests.collection.living import all_bytes, state
+
+DAY = "2026-03-01"
+
+Upload = Callable[[Path, str], None]
+Content = Callable[[str], dict[str, bytes]]
+
+S3_ALONE = pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+"""What is in memory is of one process, and denies nobody."""
+
+
+@pytest.fixture(params=["file", "folder"])
+def both(request: pytest.FixtureRequest, merged: Path, apart: Path, tmp_path: Path) -> Path:
+    """A collection of a, b, c and d on this machine, of each kind, to be changed."""
+    if request.param == "file":
+        return Path(shutil.copy(merged, tmp_path / merged.name))
+    return Path(shutil.copytree(apart, tmp_path / "four"))
+
+
+def at_address(local: Path, bucket: str, upload: Upload) -> str:
+    address = f"{bucket}/{local.name}"
+    upload(local, address)
+    return address
+
+
+def test_a_bundle_there_is_the_bundle_here(
+    both: Path, bucket: str, upload: Upload, adapters: dict[str, Path]
+) -> None:
+    address = at_address(both, bucket, upload)
+    there, here = open_bundle(address), open_bundle(both)
+    assert list(there) == list(here)
+    assert there.size == here.size
+    assert there.sha256() == here.sha256()
+    report = verify_bundle(address, read_adapters([adapters[name] for name in "abcd"]))
+    assert report.ok, report.problems
+
+
+def test_a_merge_from_there_to_there_is_the_merge_from_here_to_here(
+    bucket: str, upload: Upload, content: Content, adapters: dict[str, Path], merged: Path
+) -> None:
+    for name in "abcd":
+        upload(adapters[name], f"{bucket}/adapters/{name}")
+    upload(merged, f"{bucket}/adapters/README.md")
+    result = merge(f"{bucket}/adapters/*", f"{bucket}/made/four.hydra.safetensors", error=0.05)
+    assert content(f"{bucket}/made") == {"four.hydra.safetensors": merged.read_bytes()}
+    assert str(result.path) == f"{bucket}/made/four.hydra.safetensors"
+    files = f"{bucket}/adapters/*/*.safetensors"
+    named = [f"{bucket}/adapters/a", f"b={bucket}/adapters/b/adapter_model.safetensors"]
+    assert [x.name for x in read_adapters(files)] == list("abcd")
+    assert [x.name for x in read_adapters(named)] == list("ab")
+
+
+def test_an_output_over_an_input_is_refused(
+    bucket: str, upload: Upload, content: Content, adapters: dict[str, Path]
+) -> None:
+    upload(adapters["a"], f"{bucket}/a")
+    before = content(bucket)
+    file = "adapter_model.safetensors"
+    for output, says in ((f"a/{file}", "lies in"), ("a", "is what is read")):
+        with pytest.raises(UsageError, match=says):
+            merge(f"{bucket}/a", f"{bucket}/{output}", error=0.05)
+    assert content(bucket) == before
+
+
+def test_what_is_wrong_with_an_adapter_names_its_address(
+    bucket: str, upload: Upload, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(NotThereError, match=f"nothing is at the address.*{bucket}/none"):
+        read_adapter(f"{bucket}/none")
+    with pytest.raises(NotThereError, match=f"{bucket}/none.safetensors"):
+        read_adapter(f"{bucket}/none.safetensors")
+    with pytest.raises(UsageError, match="pattern matches no adapter"):
+        read_adapters(f"{bucket}/none*")
+    upload(adapters["a"], f"{bucket}/in/a")
+    with pytest.raises(AdapterFormatError, match=rf"subfolders: a.*Give {bucket}/in/\*"):
+        read_adapter(f"{bucket}/in")
+    bad = tmp_path / "bad"
+    shutil.copytree(adapters["a"], bad)
+    (bad / "adapter_model.safetensors").write_bytes(b"\xff" * 100)
+    upload(bad, f"{bucket}/bad")
+    with pytest.raises(AdapterFormatError, match=f"{bucket}/bad/adapter_model") as caught:
+        read_adapter(f"{bucket}/bad")
+    assert "copies" not in str(caught.value)
+
+
+@S3_ALONE
+def test_copies_go_with_the_process(
+    bucket: str, upload: Upload, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    upload(adapters["a"], f"{bucket}/a")
+    source = read_adapter(f"{bucket}/a").source
+    assert isinstance(source, Path)
+    assert str(origin_of(source)) == f"{bucket}/a/adapter_model.safetensors"
+    root = tmp_path / "elsewhere"
+    script = (
+        f"import os; os.environ['HYDRAOPT_CACHE'] = {str(root)!r}; import hydraopt\n"
+        f"print(hydraopt.read_adapter('{bucket}/a').source.is_file())\n"
+        "import sys; sys.stdout.flush(); os._exit(1) if sys.argv[1:] else None"
+    )
+    run = [sys.executable, "-c", script]
+    assert subprocess.run([*run, "killed"], capture_output=True, check=False).stdout == b"True\n"
+    assert len(list(root.iterdir())) == 1
+    assert subprocess.run(run, capture_output=True, check=True).stdout == b"True\n"
+    assert list(root.iterdir()) == []
+
+
+def test_split_there_and_joined_back(
+    bucket: str, upload: Upload, content: Content, merged: Path, apart: Path, tmp_path: Path
+) -> None:
+    upload(merged, f"{bucket}/four.hydra.safetensors")
+    folder = f"{bucket}/parts"
+    files = split(f"{bucket}/four.hydra.safetensors", folder)
+    assert files[0].path.name == "four.core.safetensors"
+    assert content(folder) == state(apart)
+    with pytest.raises(UsageError, match="not empty"):
+        split(merged, folder)
+    upload(apart / "a.task.safetensors", f"{folder}/stale.task.safetensors")
+    upload(apart / "a.task.safetensors", f"{folder}/other.bin")
+    split(merged, folder, overwrite=True)
+    assert content(folder).keys() == {*state(apart), "other.bin"}
+    join([folder], f"{bucket}/again.hydra.safetensors")
+    join([f"{folder}/four.core.safetensors", f"{folder}/b.task.safetensors"], tmp_path / "b")
+    assert content(bucket)["again.hydra.safetensors"] == merged.read_bytes()
+    assert list(open_bundle(tmp_path / "b")) == ["b"]
+
+
+def test_one_task_of_a_folder_is_all_that_is_opened(
+    bucket: str, upload: Upload, apart: Path
+) -> None:
+    upload(apart, f"{bucket}/four")
+    for address in (f"{bucket}/four", f"{bucket}/four/", f"{bucket}/four/four.core.safetensors"):
+        bundle = open_bundle(address, tasks=["b"])
+        assert list(bundle) == ["b"]
+        assert [file.path.name for file in bundle.files][1:] == ["b.task.safetensors"]
+        with pytest.raises(TaskNotFoundError):
+            open_bundle(address, tasks=["b", "z"])
+    for local in (apart, apart / "four.core.safetensors"):
+        assert list(open_bundle(local, tasks=["b"])) == ["b"]
+        assert list(open_bundle(local, tasks=())) == []
+
+
+def test_verbs_there_leave_what_they_leave_here(
+    both: Path, bucket: str, upload: Upload, content: Content, adapters: dict[str, Path]
+) -> None:
+    address = at_address(both, bucket, upload)
+
+    def same() -> None:
+        there = content(address) if both.is_dir() else {both.name: content(bucket)[both.name]}
+        assert there == state(both)
+        assert all_bytes(address) == all_bytes(both)  # type: ignore[arg-type]
+
+    upload(adapters["e"], f"{bucket}/e")
+    for path in (both, address):
+        add(path, [adapters["e"] if path is both else f"{bucket}/e"], day=DAY)
+    same()
+    for path in (both, address):
+        rename(path, "e", "0-first")
+        replace(path, [f"c={adapters['a']}"], day=DAY)
+    same()
+    for path in (both, address):
+        remove(path, ["d", "0-first"])
+    same()
+    for act, kind in (
+        (lambda: add(address, [adapters["a"]]), UsageError),
+        (lambda: remove(address, ["z"]), TaskNotFoundError),
+    ):
+        with pytest.raises(kind):
+            act()
+    same()
+
+
+def test_adding_there_costs_what_the_task_costs(
+    bucket: str,
+    upload: Upload,
+    apart: Path,
+    adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upload(apart, f"{bucket}/four")
+    kind = type(store_of(Url(bucket)))
+    opened = []
+    start = kind.start
+
+    def counted(self: object, url: Url, ahead: int) -> object:
+        opened.append(url.name)
+        return start(self, url, ahead)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kind, "start", counted)
+    add(f"{bucket}/four", [adapters["e"]], day=DAY)
+    assert set(opened) <= {"four.core.safetensors", ".renaming.json"}
+
+
+def test_two_writers_and_a_lock_that_was_left(
+    both: Path, bucket: str, upload: Upload, adapters: dict[str, Path]
+) -> None:
+    from hydraopt.collection.kinds import collection_at
+
+    address = at_address(both, bucket, upload)
+    with collection_at(address).held(), pytest.raises(LockedError, match=r"process \d+ on ") as no:
+        remove(address, ["a"])
+    assert "no longer runs, delete" in str(no.value)
+    remove(address, ["a"])  # the lock went with its holder
+    core = "four/.four.core.safetensors.lock" if both.is_dir() else f".{both.name}.lock"
+    system, where = fsspec.core.url_to_fs(f"{bucket}/{core}")
+    assert not system.exists(where)
+    system.pipe_file(where, b"no JSON")
+    with pytest.raises(LockedError, match=r"got a lock\. Wait"):
+        remove(address, ["b"])
+    system.rm_file(where)
+    remove(address, ["b"])
+
+
+def test_only_one_of_many_creates(bucket: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    url = Url(f"{bucket}/lock")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: store_of(url).create(url, b"%d" % i), range(8)))
+    assert made.count(True) == 1
+
+
+def test_pull_writes_the_files_of_a_task(
+    both: Path, bucket: str, upload: Upload, apart: Path, tmp_path: Path
+) -> None:
+    address = at_address(both, bucket, upload)
+    folder = tmp_path / "pulled"
+    done = pull(address, folder, ["b"])
+    names = {"four.core.safetensors", "b.task.safetensors"}
+    assert {file.name for file in done.files} == names
+    assert state(folder) == {x: data for x, data in state(apart).items() if x in names}
+    more = pull(address, folder, ["a", "b"])
+    assert {file.name for file in more.files} == {"a.task.safetensors", "b.task.safetensors"}
+    assert list(open_bundle(folder)) == ["a", "b"]
+    with pytest.raises(TaskNotFoundError):
+        pull(address, folder, ["z"])
+    whole = tmp_path / "whole"
+    pull(address, whole)
+    assert state(whole) == state(both)
+    pull(address, whole)
+    assert state(whole) == state(both)
+
+
+def test_pull_refuses_a_folder_of_another_core(
+    bucket: str,
+    upload: Upload,
+    apart: Path,
+    merged: Path,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other.hydra.safetensors"
+    merge([adapters["e"], adapters["a"]], other, error=0.05)
+    upload(other, f"{bucket}/other.hydra.safetensors")
+    folder = Path(shutil.copytree(apart, tmp_path / "here"))
+    before = state(folder)
+    with pytest.raises(UsageError, match="another core"):
+        pull(f"{bucket}/other.hydra.safetensors", folder, ["a"])
+    with pytest.raises(UsageError, match="another bundle"):
+        pull(f"{bucket}/other.hydra.safetensors", folder)
+    assert state(folder) == before
+
+
+def test_pull_into_the_cache_is_what_the_next_reader_needs(
+    both: Path, bucket: str, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = at_address(both, bucket, upload)
+    assert pull(address, None, ["b"]).fetched > 0
+    bundle = open_bundle(address, tasks=["b"])
+    before = bundle.fetched
+    bundle["b"].factors()
+    assert bundle.fetched == before
+    monkeypatch.setenv("HYDRAOPT_CACHE_SIZE", "100")
+    with pytest.raises(UsageError, match=r"cache is too small.*-o"):
+        pull(address, None, ["b"])
+
+
+@S3_ALONE
+def test_denied_is_said_without_secrets(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, s3: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fsspec.filesystem("s3").clear_instance_cache()
+    with pytest.raises(RemoteError, match=r"denies access.*AWS_PROFILE"):
+        open_bundle(f"{bucket}/x.hydra.safetensors")
+
+
+def test_an_object_that_changes_in_between_is_an_error(bucket: str) -> None:
+    from hydraopt.files.ranges import AHEAD, RemoteFile
+
+    system, where = fsspec.core.url_to_fs(f"{bucket}/x")
+    system.pipe_file(where, bytes(3 * AHEAD))
+    file = RemoteFile(Url(f"{bucket}/x"))
+    assert file.is_current()
+    system.pipe_file(where, bytes(AHEAD + 10))
+    assert not file.is_current()
+    with pytest.raises(RemoteError, match="changed while it was read"):
+        file.read(AHEAD, AHEAD)
+
+
+def test_nothing_is_written_over_http(adapters: dict[str, Path]) -> None:
+    with pytest.raises(RemoteError, match="nothing can be written over HTTP"):
+        merge([adapters["a"]], "http://127.0.0.1:9/x.hydra.safetensors", error=0.1)
+    with pytest.raises(HydraoptError, match="over HTTP"):
+        read_adapters("http://127.0.0.1:9/*")
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(RemoteError, match=r"not installed.*no gcsfs.*pip install"):
+        open_bundle("gs://bucket/x.hydra.safetensors")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(RemoteError, match=r"hydraopt\[remote\]"):
+        open_bundle("s3://bucket/x.hydra.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(RemoteError, match="no store of that kind"):
+        open_bundle("nosuch://bucket/x")
