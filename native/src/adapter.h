@@ -7,8 +7,8 @@
 /* ---- round.c: numbers in their dtypes ------------------------------------------------------- */
 
 /* Stores `count` doubles in a float dtype, little-endian, rounded to nearest, ties to even; 0 if
- * one of them is too large for it. */
-int hy_store(int dtype, const double *values, size_t count, uint8_t *out);
+ * one of them is too large for it. apart: numbers from one's place to the next one's. */
+int hy_store(int dtype, const double *values, size_t count, size_t apart, uint8_t *out);
 /* The same of what is clipped to the largest number of the dtype. */
 void hy_store_clipped(int dtype, double *values, size_t count, uint8_t *out);
 /* The number at `data` of a float dtype, through float32. */

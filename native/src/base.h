@@ -15,8 +15,10 @@ typedef struct hy_env {
 
 #if defined(__GNUC__)
 #define HY_PRINTF(a, b) __attribute__((format(printf, a, b)))
+#define HY_INLINE inline __attribute__((always_inline))
 #else
 #define HY_PRINTF(a, b)
+#define HY_INLINE inline
 #endif
 
 /* Returns `status` after it has put it and the text into the error of the call. */

@@ -31,16 +31,19 @@ enum {
 #define HY_MOST_NUMBER ((uint32_t)1 << 27) /* of a block, in steps */
 #define HY_MOST_SUM ((uint32_t)1 << 30)    /* of a row, before a column */
 
-/* One chunk. `window` holds the code word of the format, and below it `ahead` bits that were read
- * in advance: so that a renormalisation is a subtraction, and bytes are fetched two at a time. */
+/* Apart, not in one word: a decision then waits for nothing but the probability. */
+typedef struct hy_context {
+    uint16_t p;     /* of a 1, in 1/65536 */
+    uint16_t count; /* of decisions, up to 255 */
+} hy_context;
+
+/* One chunk. A context of levels lies beside that of the other q. */
 typedef struct hy_coder {
     const uint8_t *data;
-    size_t size, at; /* bytes of the chunk; bytes fetched, which may be more */
-    uint64_t window;
-    uint32_t range;
-    int ahead;
-    int damaged;                   /* a width or a number that no writer writes */
-    uint32_t model[HY_CONTEXTS];   /* 256 p + count */
+    size_t size, at; /* bytes of the chunk; bytes taken, which may be more */
+    uint32_t range, code;
+    int damaged; /* a width or a number that no writer writes */
+    hy_context model[HY_CONTEXTS];
 } hy_coder;
 
 /* Starts a chunk; `data` stays the caller's. */
@@ -52,15 +55,9 @@ size_t hy_coder_taken(const hy_coder *coder);
 /* The next side integer of a kind; |value| < 2^30. Sets `damaged` for what no writer writes. */
 int32_t hy_coder_integer(hy_coder *coder, int kind);
 
-/* What the columns of a block so far add up to in each row: all 0 at its start. */
-typedef struct {
-    uint32_t *rows;
-    uint64_t total;
-    uint32_t any; /* all of them, or-ed */
-} hy_sums;
-
-/* The next column of a block: `rows` integers of a spread class into out; updates the sums. Sets
- * `damaged` at numbers above HY_MOST_NUMBER, and where a sum had reached HY_MOST_SUM before. */
-void hy_coder_column(hy_coder *coder, int spread, uint32_t rows, hy_sums *sums, int32_t *out);
+/* The next column of a block: `rows` integers of a spread class into out. sums: what the columns
+ * before add up to in each row, all 0 at a block's start; this one is added. Sets `damaged` at
+ * numbers above HY_MOST_NUMBER, and where a sum had reached HY_MOST_SUM before. */
+void hy_coder_column(hy_coder *coder, int spread, uint32_t rows, uint32_t *sums, int32_t *out);
 
 #endif

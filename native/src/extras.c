@@ -294,7 +294,7 @@ static hydra_status scale_bias(hydra_bundle *b, const hy_task *task, hy_out *x, 
         for (k = 0; k < count; k++) {
             double value = hy_load(x->dtype, x->data + k * HY_DTYPE_BYTES[x->dtype]) * scale;
             int finite = value - value == 0;
-            fine &= hy_store(dtype, &value, 1, made + k * HY_DTYPE_BYTES[dtype]) || !finite;
+            fine &= hy_store(dtype, &value, 1, 1, made + k * HY_DTYPE_BYTES[dtype]) || !finite;
         }
         if (fine) break;
         hy_free(&b->env, made, count * HY_DTYPE_BYTES[dtype] + 1, 1);

@@ -24,6 +24,17 @@ static int shift_of(double nb, double na) {
     return octaves - octaves == 0 ? (int)octaves : 0;
 }
 
+/* row *= 2^shift, rounded once. A product with a power of two is that; ldexp is for others. */
+static void scale_by(double *row, uint32_t n, int shift) {
+    uint32_t i;
+    double by = ldexp(1, shift);
+    if (!shift) return;
+    if (shift >= -1022 && shift <= 1023)
+        for (i = 0; i < n; i++) row[i] *= by;
+    else
+        for (i = 0; i < n; i++) row[i] = ldexp(row[i], shift);
+}
+
 /* Where a row of b or a column of a begins goes with the dtype's size. */
 hydra_status hy_factors_of(hy_factors *f, hy_env *env, const hy_product *p, int dtype, double scale,
                            const hy_task *task, const hy_module *module) {
@@ -47,12 +58,12 @@ hydra_status hy_factors_of(hy_factors *f, hy_env *env, const hy_product *p, int 
         } else {
             memset(row, 0, p->m * sizeof *row);
         }
-        for (i = 0; i < p->m; i++) {
-            double value = ldexp(row[i], -shift);
-            fine &= hy_store(dtype, &value, 1, f->b + ((size_t)i * p->k + j) * size);
-        }
-        for (i = 0; i < p->n; i++) row[i] = scale != 0 ? ldexp(right[i], shift) : 0;
-        fine &= hy_store(dtype, row, p->n, f->a + (size_t)j * p->n * size);
+        scale_by(row, p->m, -shift);
+        fine &= hy_store(dtype, row, p->m, p->k, f->b + (size_t)j * size);
+        if (scale != 0) memcpy(row, right, p->n * sizeof *row);
+        else memset(row, 0, p->n * sizeof *row);
+        scale_by(row, p->n, shift);
+        fine &= hy_store(dtype, row, p->n, 1, f->a + (size_t)j * p->n * size);
     }
     hy_free(env, row, p->m > p->n ? p->m : p->n, sizeof *row);
     if (!fine)

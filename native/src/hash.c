@@ -22,28 +22,39 @@ void hy_sha256_open(hy_sha256 *sha) {
 
 static uint32_t turned(uint32_t x, int by) { return x >> by | x << (32 - by); }
 
+/* One round. Eight of them turn the names once around, so that no value is moved. */
+#define ROUND(a, b, c, d, e, f, g, h, i)                                                \
+    do {                                                                                \
+        uint32_t sum = h + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) +             \
+                       (g ^ (e & (f ^ g))) + K[i] + w[i];                               \
+        d += sum;                                                                       \
+        h = sum + (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + ((a & b) | (c & (a | b))); \
+    } while (0)
+
 static void one_block(uint32_t state[8], const uint8_t *p) {
-    uint32_t w[64], s[8];
+    uint32_t w[64], a = state[0], b = state[1], c = state[2], d = state[3], e = state[4],
+                    f = state[5], g = state[6], h = state[7];
     int i;
     for (i = 0; i < 16; i++, p += 4)
         w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
     for (; i < 64; i++) {
-        uint32_t a = w[i - 15], b = w[i - 2];
-        a = turned(a, 7) ^ turned(a, 18) ^ a >> 3;
-        b = turned(b, 17) ^ turned(b, 19) ^ b >> 10;
-        w[i] = w[i - 16] + a + w[i - 7] + b;
+        uint32_t x = w[i - 15], y = w[i - 2];
+        x = turned(x, 7) ^ turned(x, 18) ^ x >> 3;
+        y = turned(y, 17) ^ turned(y, 19) ^ y >> 10;
+        w[i] = w[i - 16] + x + w[i - 7] + y;
     }
-    memcpy(s, state, sizeof s);
-    for (i = 0; i < 64; i++) {
-        uint32_t one, two;
-        one = s[7] + (turned(s[4], 6) ^ turned(s[4], 11) ^ turned(s[4], 25)) +
-              ((s[4] & s[5]) ^ (~s[4] & s[6])) + K[i] + w[i];
-        two = (turned(s[0], 2) ^ turned(s[0], 13) ^ turned(s[0], 22)) +
-              ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-        s[7] = s[6], s[6] = s[5], s[5] = s[4], s[4] = s[3] + one;
-        s[3] = s[2], s[2] = s[1], s[1] = s[0], s[0] = one + two;
+    for (i = 0; i < 64; i += 8) {
+        ROUND(a, b, c, d, e, f, g, h, i);
+        ROUND(h, a, b, c, d, e, f, g, i + 1);
+        ROUND(g, h, a, b, c, d, e, f, i + 2);
+        ROUND(f, g, h, a, b, c, d, e, i + 3);
+        ROUND(e, f, g, h, a, b, c, d, i + 4);
+        ROUND(d, e, f, g, h, a, b, c, i + 5);
+        ROUND(c, d, e, f, g, h, a, b, i + 6);
+        ROUND(b, c, d, e, f, g, h, a, i + 7);
     }
-    for (i = 0; i < 8; i++) state[i] += s[i];
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
 void hy_sha256_add(hy_sha256 *sha, const void *data, size_t size) {

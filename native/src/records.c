@@ -98,22 +98,20 @@ static hydra_status read_columns(hy_source *s, uint32_t rows, uint32_t columns, 
     hy_env *env = &s->b->env;
     hydra_status status;
     int32_t *spreads, *values;
-    hy_sums sums;
+    uint32_t *sums;
     uint32_t j;
     HY_TRY(check_block(s, rows, columns));
     spreads = hy_alloc(env, columns, sizeof *spreads);
     values = spreads ? hy_alloc(env, rows, sizeof *values) : NULL;
-    sums.rows = values ? hy_alloc(env, rows, sizeof *sums.rows) : NULL;
-    sums.total = 0;
-    sums.any = 0;
-    status = sums.rows ? hy_read_run(s, kind, columns, 0, HY_MOST_SPREAD, "a spread class", spreads)
-                       : env->error->status;
+    sums = values ? hy_alloc(env, rows, sizeof *sums) : NULL;
+    status = sums ? hy_read_run(s, kind, columns, 0, HY_MOST_SPREAD, "a spread class", spreads)
+                  : env->error->status;
     for (j = 0; j < columns && !status; j++) {
-        hy_coder_column(&s->coder, spreads[j], rows, &sums, values);
+        hy_coder_column(&s->coder, spreads[j], rows, sums, values);
         if (s->coder.damaged) status = hy_damaged(s, "a number or the sum of a row that is too large");
         else if (!to.take(to.user, j, values)) status = env->error->status;
     }
-    hy_free(env, sums.rows, rows, sizeof *sums.rows);
+    hy_free(env, sums, rows, sizeof *sums);
     hy_free(env, values, rows, sizeof *values);
     hy_free(env, spreads, columns, sizeof *spreads);
     return status;

@@ -4,7 +4,7 @@
 
 #include "adapter.h"
 
-static void put(uint8_t *out, uint64_t bits, int bytes) {
+static HY_INLINE void put(uint8_t *out, uint64_t bits, int bytes) {
     int i;
     for (i = 0; i < bytes; i++) out[i] = (uint8_t)(bits >> 8 * i);
 }
@@ -17,56 +17,61 @@ static uint32_t bits_of(float x) {
 
 /* Rounded once, to nearest, ties to even; what is too large becomes infinity. */
 static uint16_t half_of(double x) {
-    uint64_t bits, fraction, rest;
-    uint32_t sign, half;
-    int exponent;
+    const uint64_t least = (uint64_t)(1023 - 14) << 52, most = (uint64_t)(1023 + 16) << 52;
+    uint64_t bits, fraction, rest, half;
+    uint32_t sign;
+    int shift;
     memcpy(&bits, &x, sizeof bits);
     sign = (uint32_t)(bits >> 48 & 0x8000);
-    exponent = (int)(bits >> 52 & 2047) - 1023;
-    fraction = bits & (((uint64_t)1 << 52) - 1);
-    if (exponent > 15) return (uint16_t)(sign | (exponent == 1024 && fraction ? 0x7E00 : 0x7C00));
-    if (exponent < -25) return (uint16_t)sign;
-    if (exponent < -14) {
-        int shift = 42 + (-14 - exponent);
-        fraction |= (uint64_t)1 << 52;
-        rest = fraction & (((uint64_t)1 << shift) - 1);
-        half = (uint32_t)(fraction >> shift);
-        half += rest > (uint64_t)1 << (shift - 1) || (rest == (uint64_t)1 << (shift - 1) && half & 1);
-        return (uint16_t)(sign | half);
-    }
-    rest = fraction & (((uint64_t)1 << 42) - 1);
-    half = (uint32_t)(exponent + 15) << 10 | (uint32_t)(fraction >> 42);
-    half += rest > (uint64_t)1 << 41 || (rest == (uint64_t)1 << 41 && half & 1);
+    bits &= ~((uint64_t)1 << 63);
+    /* Half a unit less one, and the last bit for ties: the carry runs into the exponent. */
+    if (bits >= least && bits < most)
+        return (uint16_t)(sign | ((bits - ((uint64_t)(1023 - 15) << 52) + ((uint64_t)1 << 41) - 1 +
+                                   (bits >> 42 & 1)) >> 42));
+    if (bits >= most) return (uint16_t)(sign | (bits > (uint64_t)2047 << 52 ? 0x7E00 : 0x7C00));
+    shift = 42 + 1023 - 14 - (int)(bits >> 52);
+    if (shift > 53) return (uint16_t)sign;
+    fraction = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52;
+    rest = fraction & (((uint64_t)1 << shift) - 1);
+    half = fraction >> shift;
+    half += rest > (uint64_t)1 << (shift - 1) || (rest == (uint64_t)1 << (shift - 1) && half & 1);
     return (uint16_t)(sign | half);
 }
 
-int hy_store(int dtype, const double *values, size_t count, uint8_t *out) {
-    size_t i;
-    int fine = 1;
-    for (i = 0; i < count; i++) {
-        if (dtype == HY_F16) {
-            uint16_t half = half_of(values[i]);
-            fine &= (half & 0x7C00) != 0x7C00;
-            put(out + 2 * i, half, 2);
-        } else if (dtype == HY_F64) {
-            uint64_t bits;
-            memcpy(&bits, values + i, sizeof bits);
-            fine &= values[i] - values[i] == 0;
-            put(out + 8 * i, bits, 8);
-        } else {
-            uint32_t bits = bits_of((float)values[i]);
-            if (dtype == HY_BF16) {
-                /* The upper half of a float; half a unit, and the last bit for ties, rounds. */
-                bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-                fine &= (bits & 0x7F80) != 0x7F80;
-                put(out + 2 * i, bits, 2);
-            } else {
-                fine &= (bits & 0x7F800000) != 0x7F800000;
-                put(out + 4 * i, bits, 4);
-            }
-        }
+/* The bits of a number in a dtype; *fine goes to 0 if it is finite and they are not. */
+static HY_INLINE uint64_t bits_in(int dtype, double value, int *fine) {
+    uint64_t bits;
+    if (dtype == HY_F16) {
+        bits = half_of(value);
+        *fine &= (bits & 0x7C00) != 0x7C00;
+    } else if (dtype == HY_F64) {
+        memcpy(&bits, &value, sizeof bits);
+        *fine &= value - value == 0;
+    } else if (dtype == HY_BF16) {
+        /* The upper half of a float; half a unit, and the last bit for ties, rounds. */
+        uint32_t single = bits_of((float)value);
+        bits = (uint16_t)((single + 0x7FFF + (single >> 16 & 1)) >> 16);
+        *fine &= (bits & 0x7F80) != 0x7F80;
+    } else {
+        bits = bits_of((float)value);
+        *fine &= (bits & 0x7F800000) != 0x7F800000;
     }
+    return bits;
+}
+
+static HY_INLINE int store(int dtype, int size, const double *values, size_t count, size_t apart,
+                           uint8_t *out) {
+    int fine = 1;
+    for (; count; count--, values++, out += (size_t)size * apart)
+        put(out, bits_in(dtype, *values, &fine), size);
     return fine;
+}
+
+int hy_store(int dtype, const double *values, size_t count, size_t apart, uint8_t *out) {
+    /* What adapters come in is worth a loop of its own. */
+    if (dtype == HY_F16) return store(HY_F16, 2, values, count, apart, out);
+    if (dtype == HY_F32) return store(HY_F32, 4, values, count, apart, out);
+    return store(dtype, HY_DTYPE_BYTES[dtype], values, count, apart, out);
 }
 
 void hy_store_clipped(int dtype, double *values, size_t count, uint8_t *out) {
@@ -80,7 +85,7 @@ void hy_store_clipped(int dtype, double *values, size_t count, uint8_t *out) {
             if (values[i] > most) values[i] = most;
             if (values[i] < -most) values[i] = -most;
         }
-    hy_store(dtype, values, count, out);
+    hy_store(dtype, values, count, 1, out);
 }
 
 double hy_load(int dtype, const uint8_t *data) {

@@ -139,7 +139,7 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     if (!status && t->adalora) {
         double one = 1;
         status = add(t, inner, "lora_E", rank, 1, &out);
-        for (i = 0; !status && i < rank; i++) hy_store(t->dtype, &one, 1, out->data + i * size);
+        for (i = 0; !status && i < rank; i++) hy_store(t->dtype, &one, 1, 1, out->data + i * size);
     }
     hy_factors_close(&f, &t->b->env, x, t->dtype);
     hy_text_close(&key), hy_text_close(&settings), hy_text_close(&inner_text);

@@ -164,7 +164,11 @@ export class Bundle {
   }
 
   async verify() {
-    return this.#alone(() => this.#run(() => this.#wasm.verify()));
+    return this.#alone(async () => {
+      // All of it at once: a call that misses something starts over, and this one reads everything.
+      await Promise.all(this.#sources.map((x) => x.fetch(0, x.size)));
+      await this.#run(() => this.#wasm.verify());
+    });
   }
 
   close() {
