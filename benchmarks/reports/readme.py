@@ -85,10 +85,9 @@ def _against(name: str, folder: Path) -> tuple[list[str], str]:
 
 def _note(others: list[str]) -> str:
     text = (
-        "A drop is in percent of the original adapter's score; negative is a gain. The last two "
-        f"columns divide the best rival's bytes by hydraopt's: where both lose at most {NO_DROP} % "
-        "in the mean; and where both are as near to the originals (KL), of rivals at "
-        f"{_LARGEST:.0f} % of fp16 or less."
+        "Drops are in percent of the originals' scores; negative is a gain. The last columns: the "
+        f"best rival's bytes over hydraopt's, where both lose at most {NO_DROP} %; and at equal KL, "
+        f"of rivals at {_LARGEST:.0f} % of fp16 or less."
     )
     if others:
         names = ", ".join(f"`{name}`" for name in others)

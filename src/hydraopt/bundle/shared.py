@@ -10,7 +10,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Final, TypeVar
 
 from hydraopt.bundle.bounds import naming
@@ -22,6 +21,7 @@ from hydraopt.coding.decoder import prepare
 from hydraopt.coding.dense import DenseRecord, matrix_shape, read_common
 from hydraopt.coding.records import read_basis
 from hydraopt.coding.stream import StreamReader
+from hydraopt.files.url import AnyPath
 from hydraopt.linalg.basis import Basis
 
 __all__ = ["Bases", "Commons", "at_once", "each_bases", "each_common", "read_shared"]
@@ -58,7 +58,7 @@ def each_common(
 
 
 def read_shared(
-    reader: StreamReader, manifest: Manifest, path: Path
+    reader: StreamReader, manifest: Manifest, path: AnyPath
 ) -> tuple[list[Bases], Commons]:
     """All records of the stream, by several threads if it is long and there are processors.
 

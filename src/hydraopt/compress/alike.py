@@ -127,7 +127,7 @@ def encode_alike(
     energy = np.einsum("tr,tr->t", s, s)
     cross = np.einsum("tk,trk,tr,trk->t", c, UL, s, VR)
     errors = energy - 2 * cross + np.einsum("tk,tl,tkl,tkl->t", c, c, LL, RR)
-    kept = R.any(axis=2)
+    kept = np.asarray(R.any(axis=2))
     return [
         (_record(lefts, rights, grid, i, kept[i]), float(errors[i])) if kept[i].any() else None
         for i in range(len(s))

@@ -1,1 +1,1 @@
-"""Files in and out: regular ones, replaced in one step."""
+"""Files in and out, here and in stores; replaced in one step."""

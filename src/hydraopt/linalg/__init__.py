@@ -1,1 +1,1 @@
-"""Thin SVD, range finder, cutoffs, norms, clusters; the arrays' types."""
+"""Thin SVD, range finder, norms, clusters."""

@@ -1,1 +1,1 @@
-"""Pages, pictures and cards for people: what a bundle costs, and what it does to its tasks."""
+"""Pages, pictures and cards of a bundle, for people."""

@@ -13,11 +13,10 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.reading import file_hash
 from hydraopt.inspect.choices import Choices, choices
 from hydraopt.inspect.summary import module_type
 from hydraopt.progress import Progress, silent
-from hydraopt.report.evidence import Evidence, read_evidence
+from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of
 from hydraopt.report.model import Layers, Page, TaskView
 from hydraopt.report.naming import language_name
@@ -239,8 +238,9 @@ def _history(bundle: Bundle) -> tuple[tuple[str, str, str], ...]:
 def _made(bundle: Bundle) -> list[tuple[str, str]]:
     """How the bundle was made, as its own file says it."""
     rows = [("file", f"{bundle.path.name}, {bundle.size:,} bytes")]
-    if bundle.path.is_file():
-        rows.append(("sha256", file_hash(bundle.path)))
+    digest = hash_of(bundle)
+    if digest is not None:
+        rows.append(("sha256", digest))
     rows.append(("format version", str(bundle.version)))
     rows.append(("written by", str(bundle.metadata.get("library", "(not said)"))))
     rows.append(("base model", bundle.base_model or "(not named)"))

@@ -20,7 +20,7 @@ from hydraopt.files.reading import file_hash, read_regular
 from hydraopt.report.answers import marked
 from hydraopt.report.model import Example, Judged, SizeRow
 
-__all__ = ["Evidence", "read_evidence"]
+__all__ = ["Evidence", "hash_of", "read_evidence"]
 
 _SCHEMA: Final = "hydraopt.eval/1"
 _MOST_BYTES: Final = 256 << 20
@@ -46,13 +46,19 @@ class Evidence:
     notes: list[str] = field(default_factory=list)
 
 
+def hash_of(bundle: Bundle) -> str | None:
+    """The SHA-256 of a bundle in one file of this machine, by which results name it; else None."""
+    path = bundle.path
+    return file_hash(path) if isinstance(path, Path) and path.is_file() else None
+
+
 def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> Evidence:
     """What the files say of ``bundle``, which they name by its hash; later files win.
 
     Raises UsageError for a file that is no result, and for one without any task of the bundle.
     """
     evidence = Evidence()
-    digest = file_hash(bundle.path) if bundle.path.is_file() else None
+    digest = hash_of(bundle)
     for path in results:
         result = _read(path)
         mine = _label(result, digest)
