@@ -84,6 +84,14 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
     return BasisPlan(space, chosen, float(bits[best[:q]].sum()) + _RECORD_BITS)
 
 
+def _least(length: int, price: float, measure: Measure) -> float:
+    """The energy below which no direction of :func:`_basis` pays."""
+    classes = np.arange(FIRST_CLASS, _END_OF_BASES)
+    gain = measure.lost - measure.harm(np.ones(classes.size), noise_of(classes))
+    bits = length * rate_of(classes) + PART_BITS
+    return float(price * (bits / np.maximum(gain, 1e-300)).min())
+
+
 def _planned(
     core: ModuleCore,
     weights: Sequence[float],
@@ -95,7 +103,7 @@ def _planned(
     what a reader has: no rounding is to come."""
     if given is None:
         lengths = (core.m, core.n)
-        spaces = core.spaces(weights)
+        spaces = core.spaces(weights, [_least(length, price, measure) for length in lengths])
         return [_basis(space, lengths[side], price, measure) for side, space in enumerate(spaces)]
     return [
         BasisPlan(core.over(basis, side), np.full(basis.q, LAST_CLASS, np.int64), 0.0)
