@@ -64,11 +64,14 @@ class SharedSpace:
 def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0) -> SharedSpace:
     """From the tasks' singular vectors side by side, (N, sum r), and their weighted values.
 
-    least: directions of less energy may be left out.
+    least: directions of less energy may be left out, and all where tasks have no more in common
+    than chance makes; 0: none may.
     """
     d = np.concatenate(scales)
     unit = float(d.max(initial=0.0))
-    coarse = _coarse(stacked, d / unit) if unit and _ENOUGH <= d.size <= _EXACT else None
+    coarse = None
+    if unit and least > 0 and _ENOUGH <= d.size <= _EXACT:
+        coarse = _coarse(stacked, d / unit)
     if unit == 0 or (coarse is not None and _by_chance(coarse, d / unit, scales, len(stacked))):
         nothing = np.zeros((d.size, 0))
         return SharedSpace(np.zeros(0), _by_task(nothing, scales), nothing)
@@ -114,21 +117,21 @@ def _by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) ->
     Of random vectors of this length the squared inner products sum up to the product of the tasks'
     energies over the length.
     """
-    energies = np.array(
-        [float(x @ x) for x in np.split(d, np.cumsum([s.size for s in scales])[:-1])]
-    )
+    energies = np.array([float(x @ x) for x in _by_task(d, scales)])
     others = energies.sum() ** 2 - energies @ energies
     overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
-    return overlap * length < _CHANCE * others
+    return overlap * length < _CHANCE * float(others)
 
 
 def _above(gram: Stacked, least: float) -> tuple[Array, Array]:
     """Eigenvalues above ``least`` of a Gram matrix in single precision, rising, and vectors."""
-    from scipy.linalg import eigh
+    from scipy.linalg import LinAlgError, eigh
 
-    energy, w = eigh(
-        gram, subset_by_value=(least, np.inf), driver="evr", overwrite_a=True, check_finite=False
-    )
+    values = (least, np.inf)
+    try:
+        energy, w = eigh(gram, subset_by_value=values, driver="evr", check_finite=False)
+    except LinAlgError:  # The faster driver may fail where the plain one does not.
+        energy, w = np.linalg.eigh(gram)
     return energy.astype(np.float64), w.astype(np.float64)
 
 
@@ -173,8 +176,8 @@ class ModuleCore:
     n: int
     s: tuple[Array, ...]
     _read: Callable[[], tuple[Stacked, Stacked]] = field(repr=False, compare=False)
-    _spaces: dict[tuple[float, ...], tuple[tuple[float, ...], tuple[SharedSpace, SharedSpace]]] = (
-        field(default_factory=dict, repr=False, compare=False)
+    _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
+        default_factory=dict, repr=False, compare=False
     )
 
     @cached_property
@@ -212,7 +215,8 @@ class ModuleCore:
     ) -> tuple[SharedSpace, SharedSpace]:
         """(left, right) shared spaces for task weights w_t, one for each task of this module.
 
-        least: directions of less energy, left and right, may be left out.
+        least: directions of less energy, left and right, may be left out, and all where tasks have
+        no more in common than chance makes; 0: none may.
         """
         # Most passes differ in the price alone, and little, so the last spaces are kept. What they
         # are must not depend on those before: a store may have had no room for these.
