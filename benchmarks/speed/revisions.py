@@ -70,16 +70,19 @@ def compared(
     return row
 
 
-def rows_of(old: Path, args: Any, work: Path) -> list[Row]:
-    rows = []
+def measure(head: Row, args: Any, work: Path) -> None:
+    """All rows, each saved as it comes."""
+    about, rows = head, list[Row]()
+    old = args.against.resolve()
 
     def add(head: Row, size: str, folders: Sequence[Path], least: bool = False) -> None:
         rows.append({**head, "size": size, **compared(old, size, folders, args, work, least)})
         print(rows[-1], flush=True)
+        write_result(SPEED, args.name, about, rows)
 
     for name, place in SETS.items():
         folders = sorted(x for x in (ROOT / place).iterdir() if x.is_dir())
-        for size in SIZES:
+        for size in args.sizes:
             if not args.only or name in args.only:
                 add({"set": name}, size, folders, size == SIZES[0])
     for cell in CELLS:
@@ -89,7 +92,6 @@ def rows_of(old: Path, args: Any, work: Path) -> list[Row]:
                 head |= {"tasks": cell.tasks, "rank": cell.rank}
                 made = write_adapters(Path(place), cell.shapes, cell.tasks, cell.rank, seed=1)
                 add(head, "5%", made)
-    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,11 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=2, help="merges in a process")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each tree, in turn")
     parser.add_argument("--only", nargs="+", choices=(*SETS, "cells"))
+    parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--name", default="revisions")
     args = parser.parse_args(arguments)
     git = ["git", "-C", str(args.against), "rev-parse", "--short", "HEAD"]
     against = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
     head = {**provenance("CPU seconds of a merge on one core", seed=1), "against": against}
     with tempfile.TemporaryDirectory() as place:
-        rows = rows_of(args.against.resolve(), args, Path(place))
-    print(write_result(SPEED, args.name, head, rows))
+        measure(head, args, Path(place))
