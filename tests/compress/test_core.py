@@ -229,3 +229,50 @@ def test_other_weights_give_other_spaces() -> None:
     other = core.spaces([w * (1 + i) for i, w in enumerate(weights_of(core))])[1].values
     assert not np.allclose(even, other)
     assert replace(core).spaces(weights_of(core))[1].values == pytest.approx(even)
+
+
+def strangers(seed: int, tasks: int = 40) -> list[Pair]:
+    """Tasks that have nothing in common."""
+    rng = np.random.default_rng(seed)
+    return [low_rank(rng, 300, 400, 8) for _ in range(tasks)]
+
+
+def test_no_directions_where_tasks_share_no_more_than_chance() -> None:
+    core = CoreStore([Reads(strangers(12))]).core(0)
+    assert [x.values.size for x in core.spaces(weights_of(core), (1e-9, 1e-9))] == [0, 0]
+    assert [x.values.size for x in core.spaces(weights_of(core))] == [300, 320]
+
+
+def test_one_pair_of_copies_is_more_than_chance() -> None:
+    pairs = strangers(13)
+    pairs[1] = pairs[0]
+    core = CoreStore([Reads(pairs)]).core(0)
+    assert all(x.values.size > 300 - 10 for x in core.spaces(weights_of(core), (1e-9, 1e-9)))
+
+
+def test_directions_of_little_energy_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, exact = spaces_of(14)
+    monkeypatch.setattr(core_module, "_ENOUGH", 8)
+    least = float(exact[1].values[5] ** 2)
+    some = core.spaces(weights_of(core), (least, least))
+    for side in (0, 1):
+        values = some[side].values
+        assert 6 * (side == 1) <= values.size < exact[side].values.size
+        np.testing.assert_allclose(values, exact[side].values[: values.size], rtol=1e-4)
+        directions = core.directions(some[side], ("left", "right")[side], values.size)
+        np.testing.assert_allclose(directions.T @ directions, np.eye(values.size), atol=1e-4)
+        stacked = (core.U, core.V)[side].astype(np.float64)
+        wanted = stacked.T @ directions
+        np.testing.assert_allclose(np.concatenate(some[side].coordinates), wanted, atol=1e-4)
+
+
+def test_what_is_left_out_does_not_hang_on_what_was_asked_before() -> None:
+    core = CoreStore([Reads(alike(15))]).core(0)
+    weights = weights_of(core)
+    first = core.spaces(weights, (0.1, 0.1))
+    assert core.spaces(weights, (0.11, 0.11)) is first
+    core.spaces(weights)
+    again = core.spaces(weights, (0.1, 0.1))
+    assert again is not first
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.mix, b.mix)

@@ -175,6 +175,15 @@ def test_the_planner_takes_the_cheapest_classes(left, right) -> None:
     assert np.allclose([task.harm for task in plan.tasks], harm, rtol=1e-9)
 
 
+def test_forms_that_need_a_basis_get_one_where_nothing_is_shared() -> None:
+    rng = np.random.default_rng(6)
+    pairs = [low_rank(rng, M, N, R) for _ in range(40)]
+    assert planned(pairs, 1e-6, list(FORMS))[1].right is None
+    plan = planned(pairs, 1e-6, ["shared-input"])[1]
+    assert plan.right is not None
+    assert all(task.left.size for task in plan.tasks)
+
+
 def test_a_price_too_high_stores_nothing() -> None:
     _, plan = planned(independent(), 10.0, list(FORMS))
     assert plan.left is plan.right is None

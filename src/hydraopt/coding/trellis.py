@@ -96,7 +96,7 @@ def quantise(
     top = bits.shape[1] - 1
     slope = lam * (bits[0, top] - bits[0, top - 1])
     # Each state has two ways in, from the states and by the parities that NEXT_STATE says; written
-    # out, the eight costs stay in registers, which is why this function is longer than a screen.
+    # out, the eight costs stay in registers.
     # Bit t of paths: whether the second way won.
     c0 = 0.0
     c1 = c2 = c3 = c4 = c5 = c6 = c7 = _FAR

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydraopt.coding.coefficients import exponents, power
 from hydraopt.coding.forms import Mode, Way
@@ -127,7 +128,7 @@ def encode_alike(
     energy = np.einsum("tr,tr->t", s, s)
     cross = np.einsum("tk,trk,tr,trk->t", c, UL, s, VR)
     errors = energy - 2 * cross + np.einsum("tk,tl,tkl,tkl->t", c, c, LL, RR)
-    kept = np.asarray(R.any(axis=2))
+    kept: NDArray[np.bool_] = np.any(R != 0, axis=2)
     return [
         (_record(lefts, rights, grid, i, kept[i]), float(errors[i])) if kept[i].any() else None
         for i in range(len(s))

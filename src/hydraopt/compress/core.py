@@ -7,6 +7,7 @@ does not depend on how a dW was factored.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,12 @@ _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
 _MOST_DIRECTIONS = 512
 """Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
+_ENOUGH = 256
+"""From so many vectors on, what they have in common by chance is known well enough to compare."""
+_CHANCE = 1.05
+"""Times what chance makes, up to which tasks count as having nothing in common."""
+_COARSE = 1e-4
+"""Directions above this share of all energy are as good in single precision as they are needed."""
 _FAINT = 1e-6
 """Of the largest weighted singular value: coordinates of fainter vectors are multiplied out."""
 _TOGETHER = 1 << 20
@@ -54,35 +61,78 @@ class SharedSpace:
     mix: Array
 
 
-def _shared_space(stacked: Stacked, scales: Sequence[Array]) -> SharedSpace:
-    """From the tasks' singular vectors side by side, (N, sum r), and their weighted values."""
+def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0) -> SharedSpace:
+    """From the tasks' singular vectors side by side, (N, sum r), and their weighted values.
+
+    least: directions of less energy may be left out, and all where tasks have no more in common
+    than chance makes; 0: none may.
+    """
     d = np.concatenate(scales)
-    if d.size == 0:
-        nothing = np.zeros((0, 0))
-        return SharedSpace(np.zeros(0), [nothing for _ in scales], nothing)
-    if d.size <= _EXACT:
-        # In float64: float32 would add directions of its own, 3e-4 of the largest.
-        vectors = stacked.astype(np.float64)
-        gram = vectors.T @ vectors
-        energy, w = np.linalg.eigh(gram * np.outer(d, d))
-    elif stacked.shape[0] <= _EXACT:
+    unit = float(d.max(initial=0.0))
+    coarse = None
+    if unit and least > 0 and _ENOUGH <= d.size <= _EXACT:
+        coarse = _coarse(stacked, d / unit)
+    if unit == 0 or (coarse is not None and _by_chance(coarse, d / unit, scales, len(stacked))):
+        nothing = np.zeros((d.size, 0))
+        return SharedSpace(np.zeros(0), _by_task(nothing, scales), nothing)
+    if coarse is not None and least > _COARSE * unit**2 * np.linalg.norm(coarse):
+        energy, w = _above(coarse, least / unit**2)
+        energy *= unit**2
+    elif min(d.size, len(stacked)) > _EXACT:
+        energy, w = _strongest(stacked, d)
+    elif len(stacked) < d.size:
         energy, w = _by_scatter(stacked, d)
     else:
-        energy, w = _strongest(stacked, d)
+        # In float64: float32 would add directions of its own, 3e-4 of the largest.
+        vectors = stacked.astype(np.float64)
+        energy, w = np.linalg.eigh((vectors.T @ vectors) * np.outer(d, d))
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
     keep = np.flatnonzero(sound)[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
-    if d.size <= _EXACT and d.min() > _FAINT * d.max():
-        # gram mix, since (gram * d d^T) w is energy w.
+    if min(d.size, len(stacked)) <= _EXACT and d.min() > _FAINT * unit:
+        # X^T X mix of the vectors X, since (X^T X * d d^T) w is energy w.
         coordinates = w[:, keep] * values / d[:, None]
-    elif d.size <= _EXACT:
-        coordinates = gram @ mix
     else:
         coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
+    return SharedSpace(values, _by_task(coordinates, scales), mix)
+
+
+def _by_task(rows: Array, scales: Sequence[Array]) -> list[Array]:
     edges = np.cumsum([0, *(s.size for s in scales)])
-    by_task = [coordinates[a:b] for a, b in itertools.pairwise(edges)]
-    return SharedSpace(values, by_task, mix)
+    return [rows[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def _coarse(stacked: Stacked, d: Array) -> Stacked:
+    """The Gram matrix of ``stacked * d``, in single precision."""
+    weight = d.astype(np.float32)
+    gram: Stacked = (stacked.T @ stacked) * np.outer(weight, weight)
+    return gram
+
+
+def _by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) -> bool:
+    """Whether tasks have no more in common than vectors that were drawn at random: then no basis
+    saves anything, since independent sources are best coded apart.
+
+    Of random vectors of this length the squared inner products sum up to the product of the tasks'
+    energies over the length.
+    """
+    energies = np.array([float(x @ x) for x in _by_task(d, scales)])
+    others = energies.sum() ** 2 - energies @ energies
+    overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
+    return overlap * length < _CHANCE * float(others)
+
+
+def _above(gram: Stacked, least: float) -> tuple[Array, Array]:
+    """Eigenvalues above ``least`` of a Gram matrix in single precision, rising, and vectors."""
+    from scipy.linalg import LinAlgError, eigh
+
+    values = (least, np.inf)
+    try:
+        energy, w = eigh(gram, subset_by_value=values, driver="evr", check_finite=False)
+    except LinAlgError:  # The faster driver may fail where the plain one does not.
+        energy, w = np.linalg.eigh(gram)
+    return energy.astype(np.float64), w.astype(np.float64)
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
@@ -151,14 +201,31 @@ class ModuleCore:
         a, b = self._edges[i], self._edges[i + 1]
         return Thin(self.U[:, a:b].astype(np.float64), self.s[i], self.V[:, a:b].astype(np.float64))
 
-    def spaces(self, weights: Sequence[float]) -> tuple[SharedSpace, SharedSpace]:
-        """(left, right) shared spaces for task weights w_t, one for each task of this module."""
-        # Most passes differ in the price alone, so the last weights' spaces are kept.
-        key = tuple(weights)
+    def rows(self, side: str, tasks: Sequence[int]) -> Array:
+        """One side's singular vectors of some tasks of one rank as rows, (T, r, N), float64."""
+        stacked = (self.U if side == "left" else self.V).T
+        if list(tasks) == list(range(tasks[0], tasks[-1] + 1)):
+            some = stacked[self._edges[tasks[0]] : self._edges[tasks[-1] + 1]]
+        else:
+            some = np.concatenate([stacked[self._edges[i] : self._edges[i + 1]] for i in tasks])
+        return some.reshape(len(tasks), -1, stacked.shape[1]).astype(np.float64)
+
+    def spaces(
+        self, weights: Sequence[float], least: Sequence[float] = (0.0, 0.0)
+    ) -> tuple[SharedSpace, SharedSpace]:
+        """(left, right) shared spaces for task weights w_t, one for each task of this module.
+
+        least: directions of less energy, left and right, may be left out, and all where tasks have
+        no more in common than chance makes; 0: none may.
+        """
+        # Most passes differ in the price alone, and little, so the last spaces are kept. What they
+        # are must not depend on those before: a store may have had no room for these.
+        least = tuple(16.0 ** math.floor(math.log(x, 16)) if x > 0 else 0.0 for x in least)
+        key = (*weights, *least)
         if key in self._spaces:
             return self._spaces[key]
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
-        spaces = _shared_space(self.U, scales), _shared_space(self.V, scales)
+        spaces = _shared_space(self.U, scales, least[0]), _shared_space(self.V, scales, least[1])
         self._spaces.clear()
         self._spaces[key] = spaces
         return spaces
@@ -234,6 +301,8 @@ class CoreStore:
         room: int = ROOM,
         vectors: int = 160 << 20,
     ) -> None:
+        import scipy.linalg  # noqa: F401  # its BLAS has to be there before threads are limited
+
         self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}
         self._room = {"spaces": room, "vectors": vectors}

@@ -140,7 +140,6 @@ def _alike(
     moved: Sequence[tuple[Array, Array]] | None,
 ) -> Alike:
     """What encode_alike takes of these tasks, which :func:`_groups` put together, of k parts."""
-    thins = [core.thin(i) for i in tasks]
     more = None
     if moved is not None:
         most = max(moved[i][1].size for i in tasks)
@@ -151,9 +150,9 @@ def _alike(
         more = Moved(rows, weights)
     return Alike(
         plan.tasks[tasks[0]].mode,
-        np.stack([t.U.T for t in thins]),
-        np.stack([t.s for t in thins]),
-        np.stack([t.V.T for t in thins]),
+        core.rows("left", tasks),
+        np.stack([core.s[i] for i in tasks]),
+        core.rows("right", tasks),
         np.stack([plan.tasks[i].left[:k] for i in tasks]),
         np.stack([plan.tasks[i].right[:k] for i in tasks]),
         measure.unbiased,

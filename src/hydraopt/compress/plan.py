@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.coding.forms import FORMS, Mode
+from hydraopt.coding.forms import FORMS, PRIVATE, Mode
 from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of, tables
 from hydraopt.compress.measure import Measure
@@ -84,18 +84,28 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
     return BasisPlan(space, chosen, float(bits[best[:q]].sum()) + _RECORD_BITS)
 
 
+def _least(length: int, price: float, measure: Measure) -> float:
+    """The energy below which no direction of :func:`_basis` pays."""
+    classes = np.arange(FIRST_CLASS, _END_OF_BASES)
+    gain = measure.lost - measure.harm(np.ones(classes.size), noise_of(classes))
+    bits = length * rate_of(classes) + PART_BITS
+    return float(price * (bits / np.maximum(gain, 1e-300)).min())
+
+
 def _planned(
     core: ModuleCore,
     weights: Sequence[float],
     price: float,
     measure: Measure,
     given: Bases | None,
+    needed: bool,
 ) -> list[BasisPlan | None]:
     """Both bases, left and right. Those that are given cost nothing more, and what they are is
-    what a reader has: no rounding is to come."""
+    what a reader has: no rounding is to come. needed: nothing can be stored without bases."""
     if given is None:
         lengths = (core.m, core.n)
-        spaces = core.spaces(weights)
+        least = [0.0 if needed else _least(length, price, measure) for length in lengths]
+        spaces = core.spaces(weights, least)
         return [_basis(space, lengths[side], price, measure) for side, space in enumerate(spaces)]
     return [
         BasisPlan(core.over(basis, side), np.full(basis.q, LAST_CLASS, np.int64), 0.0)
@@ -171,7 +181,7 @@ def plan_module(
     bases: list[BasisPlan | None] = [None, None]
     own = [np.zeros((0, 0))] * 2
     if any(mode.code for mode in modes):
-        bases = _planned(core, weights, price, measure, given)
+        bases = _planned(core, weights, price, measure, given, PRIVATE not in modes)
         own = [np.concatenate(x.space.coordinates)[:, : x.q] if x else own[0] for x in bases]
     possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
     if not possible:

@@ -33,11 +33,11 @@ def thin_stack(b: Array, a: Array) -> tuple[list[Rows], list[Array], list[Rows]]
     """
     (lb, ib, sound_b), (la, ia, sound_a) = _roots(b), _roots(a)
     u, s, vt = np.linalg.svd(lb.transpose(0, 2, 1) @ la)
-    left = (u.transpose(0, 2, 1) @ ib) @ b
     right = (vt @ ia) @ a
-    peak = np.abs(right).argmax(axis=2)
-    sign = np.sign(np.take_along_axis(right, peak[:, :, None], axis=2))
-    lefts, rights = (left * sign).astype(np.float32), (right * sign).astype(np.float32)
+    peak = np.abs(right).argmax(axis=2)[:, :, None]
+    sign = np.sign(np.take_along_axis(right, peak, axis=2))
+    lefts = ((u.transpose(0, 2, 1) * sign) @ ib @ b).astype(np.float32)
+    rights = np.multiply(right, sign, dtype=np.float32, casting="same_kind")
     us, ss, vs = list(lefts), list(s), list(rights)
     for t in np.flatnonzero(~(sound_b & sound_a)):
         one = thin(b[t].T, a[t])
