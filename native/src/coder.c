@@ -71,7 +71,7 @@ void hy_coder_open(hy_coder *c, const uint8_t *data, size_t size) {
 size_t hy_coder_taken(const hy_coder *c) { return c->at; }
 
 /* One adaptive decision. The bounds of the format, 64 and 65472, are no concern here: with these
- * rates no probability comes near them; tests/native/test_decoder.py goes over all there are. */
+ * rates no probability comes near them; tests/coding/test_probabilities.py goes over all there are. */
 static HY_INLINE int decide(Live *s, hy_context *x) {
     uint32_t p = x->p, count = x->count, rate = RATE[count];
     uint32_t bound = (s->range >> 16) * p;
