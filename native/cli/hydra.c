@@ -19,7 +19,8 @@ static const char HELP[] =
     "Options of extract:\n"
     "  --to peft       a PEFT folder (the usual one)\n"
     "  --to gguf       a LoRA file for llama.cpp; needs --base\n"
-    "  --to raw        a safetensors file: PATH.B (m, k) and PATH.A (k, n) of each module, and every\n"
+    "  --to raw        a safetensors file: PATH.B (m, k) and PATH.A (k, n) of each module, and "
+    "every\n"
     "                  other tensor under its own name\n"
     "  --dtype TYPE    of the factors: same (as the original), f16, bf16, f32, f64\n"
     "  --base CONFIG   the base model's config.json, or its folder (gguf)\n"
@@ -27,7 +28,8 @@ static const char HELP[] =
     "Examples:\n"
     "  hydra list phone.hydra.safetensors\n"
     "  hydra extract phone.hydra.safetensors numbers-de -o numbers-de\n"
-    "  hydra extract phone.hydra.safetensors numbers-de -o de.gguf --to gguf --base llama/config.json\n"
+    "  hydra extract phone.hydra.safetensors numbers-de -o de.gguf --to gguf --base "
+    "llama/config.json\n"
     "\n"
     "Exit: 0 well, 1 the bundle or the output, 2 the command line.\n";
 
@@ -51,8 +53,8 @@ static int list(hydra_bundle *bundle) {
         char harm[16] = "-";
         hydra_describe(bundle, i, &info, NULL);
         if (info.harm_likely >= 0) sprintf(harm, "%.2f", 100 * info.harm_likely);
-        printf("%10llu %9.2f %9s  %s%s\n", (unsigned long long)info.stream_bytes, 100 * info.error, harm,
-               info.name, info.lossless ? " (lossless)" : "");
+        printf("%10llu %9.2f %9s  %s%s\n", (unsigned long long)info.stream_bytes, 100 * info.error,
+               harm, info.name, info.lossless ? " (lossless)" : "");
     }
     return ferror(stdout) || fflush(stdout) ? 1 : 0;
 }
@@ -112,7 +114,8 @@ static int take_pair(void *user, const hydra_pair *pair) {
 }
 
 static int take_tensor(void *user, const hydra_tensor *tensor) {
-    add_row(user, tensor->key, "", tensor->dtype, tensor->shape, tensor->axes, tensor->data, tensor->size);
+    add_row(user, tensor->key, "", tensor->dtype, tensor->shape, tensor->axes, tensor->data,
+            tensor->size);
     return ((Rows *)user)->failed;
 }
 
@@ -168,17 +171,20 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
     FILE *there = fopen(path, "rb");
     if (there) {
         fclose(there);
-        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n", path);
+        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n",
+                path);
         return 2;
     }
-    if (!status && !info.lossless) status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
+    if (!status && !info.lossless)
+        status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
     if (!status) status = hydra_tensors(bundle, task, take_tensor, &rows, &error);
     if (!status && write_rows(&rows, path)) {
         fprintf(stderr, "hydra: %s: cannot be written; got %s\n", path, strerror(errno));
         remove(path);
         failed = 1;
     }
-    for (i = 0; i < rows.count; i++) free(rows.rows[i].name), free(rows.rows[i].shape), free(rows.rows[i].data);
+    for (i = 0; i < rows.count; i++)
+        free(rows.rows[i].name), free(rows.rows[i].shape), free(rows.rows[i].data);
     free(rows.rows);
     return status ? fail(&error) : failed;
 }
@@ -234,7 +240,8 @@ typedef struct {
 
 static int parse(int count, char **words, Line *line) {
     static const char *const names[] = {"-o", "--output", "--to", "--dtype", "--base"};
-    const char **const places[] = {&line->output, &line->output, &line->to, &line->dtype, &line->base};
+    const char **const places[] = {&line->output, &line->output, &line->to, &line->dtype,
+                                   &line->base};
     const char **plain[3];
     int i, at = 0;
     size_t j;
@@ -269,7 +276,8 @@ static int extract(hydra_bundle *bundle, const Line *line) {
     hydra_task task;
     hydra_error error;
     if (!line->task || !line->output) return wrong("extract needs TASK and -o OUTPUT");
-    if (!dtype_of(line->dtype, &options.dtype)) return wrong("--dtype is same, f16, bf16, f32 or f64");
+    if (!dtype_of(line->dtype, &options.dtype))
+        return wrong("--dtype is same, f16, bf16, f32 or f64");
     if (hydra_find(bundle, line->task, &task, &error)) return fail(&error);
     if (!strcmp(line->to, "gguf"))
         return extract_gguf(bundle, task, options.dtype, line->base, line->output);
@@ -300,7 +308,8 @@ int main(int count, char **words) {
         code = extract(bundle, &line);
     } else {
         code = hydra_verify(bundle, &error) ? fail(&error) : 0;
-        if (!code) printf("%s: sound, %lu tasks\n", line.bundle, (unsigned long)hydra_task_count(bundle));
+        if (!code)
+            printf("%s: sound, %lu tasks\n", line.bundle, (unsigned long)hydra_task_count(bundle));
     }
     hydra_close(bundle);
     return code;

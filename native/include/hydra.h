@@ -41,16 +41,17 @@ extern "C" {
 
 typedef enum hydra_status {
     HYDRA_OK = 0,
-    HYDRA_DAMAGED = 1,     /* no bundle, cut off, or against the format */
-    HYDRA_CHECKSUM = 2,    /* bytes are not those that were written; a kind of damage */
+    HYDRA_DAMAGED = 1,       /* no bundle, cut off, or against the format */
+    HYDRA_CHECKSUM = 2,      /* bytes are not those that were written; a kind of damage */
     HYDRA_VERSION_ERROR = 3, /* a version or draft of the format that is not read here */
-    HYDRA_NOT_THERE = 4,   /* no task, tensor or file of that name */
-    HYDRA_UNSUPPORTED = 5, /* sound, but the target cannot hold it, or this library cannot make it */
-    HYDRA_RANGE = 6,       /* a number does not fit the dtype asked for */
-    HYDRA_LIMIT = 7,       /* beyond what the caller's hydra_limits allow */
-    HYDRA_MEMORY = 8,      /* the allocator returned NULL */
-    HYDRA_IO = 9,          /* a reader or writer of the caller's, or the system's, failed */
-    HYDRA_USAGE = 10       /* an argument makes no sense */
+    HYDRA_NOT_THERE = 4,     /* no task, tensor or file of that name */
+    HYDRA_UNSUPPORTED =
+        5,            /* sound, but the target cannot hold it, or this library cannot make it */
+    HYDRA_RANGE = 6,  /* a number does not fit the dtype asked for */
+    HYDRA_LIMIT = 7,  /* beyond what the caller's hydra_limits allow */
+    HYDRA_MEMORY = 8, /* the allocator returned NULL */
+    HYDRA_IO = 9,     /* a reader or writer of the caller's, or the system's, failed */
+    HYDRA_USAGE = 10  /* an argument makes no sense */
 } hydra_status;
 
 /* What went wrong: one or two sentences, what, where, what was got and expected, what to do. */
@@ -139,7 +140,7 @@ typedef struct hydra_task_info {
 /* A module that a task changes. */
 typedef struct hydra_module_info {
     const char *path;        /* in the base model; "...::GROUP" for one of several in one pair */
-    const char *kind;        /* linear, embedding: dW is (dim, vocabulary), conv: (out, in kernel) */
+    const char *kind; /* linear, embedding: dW is (dim, vocabulary), conv: (out, in kernel) */
     const char *layout;      /* plain, rows, experts, factor */
     uint32_t m, n;
     uint32_t group, groups;
@@ -242,9 +243,9 @@ typedef struct hydra_peft_options {
     hydra_dtype dtype; /* of the factors; other tensors keep theirs */
 } hydra_peft_options;
 
-/* Writes a PEFT adapter: adapter_model.safetensors, adapter_config.json and README.md. The bytes are
- * those of "hydraopt export". NULL options: the original's dtype. HYDRA_UNSUPPORTED for what PEFT
- * cannot hold. */
+/* Writes a PEFT adapter: adapter_model.safetensors, adapter_config.json and README.md. The bytes
+ * are those of "hydraopt export". NULL options: the original's dtype. HYDRA_UNSUPPORTED for what
+ * PEFT cannot hold. */
 hydra_status hydra_write_peft(hydra_bundle *bundle, hydra_task task,
                               const hydra_peft_options *options, const hydra_sink *sink,
                               hydra_error *error);

@@ -48,7 +48,8 @@ int hy_parse_key(hy_text *settings, hy_text *inner, hy_slice key);
 /* The usual key of A (half 0) or B of a module. */
 void hy_default_key(hy_text *out, const hy_module *module, int half);
 /* That of a task. */
-hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half, hy_text *out);
+hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half,
+                       hy_text *out);
 /* The name that PEFT gives a tensor beside the pairs. */
 void hy_peft_name(hy_text *out, hy_slice key);
 /* The path up to "::". */
@@ -76,8 +77,8 @@ typedef struct hy_outs {
     uint32_t count, room;
 } hy_outs;
 
-hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype, const uint64_t *shape,
-                         uint32_t axes, hy_out **out);
+hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype,
+                         const uint64_t *shape, uint32_t axes, hy_out **out);
 void hy_outs_close(hy_outs *outs, hy_env *env);
 
 /* What the manifest says of a task's tensors by key: kinds, or scales of biases; sorted. */
@@ -117,8 +118,8 @@ hy_slice hy_tuner(const hy_json *config);
 /* Whether PEFT's initialisation of it changes the base (PiSSA and its kin). */
 int hy_changes_base(const hy_json *config);
 /* Rank and scale that a config's own patterns give a path. alpha: the key of it. */
-hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha, int rslora, hy_slice path,
-                     uint64_t *rank, double *scale);
+hydra_status hy_rule(hy_env *env, const hy_json *config, const char *alpha, int rslora,
+                     hy_slice path, uint64_t *rank, double *scale);
 /* *yes: whether PEFT wraps a module of that path by the config's own settings. */
 hydra_status hy_finds(hy_env *env, const hy_json *config, hy_slice path, int *yes);
 /* A rank_pattern: a JSON object of what is not of rank r. */

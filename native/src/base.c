@@ -59,7 +59,8 @@ void *hy_resize(hy_env *env, void *block, size_t old_size, uint64_t new_size) {
         return NULL;
     }
     if (env->limits.memory && after > env->limits.memory) {
-        hy_fail(env, HYDRA_LIMIT, "the limit of memory is passed; got %llu bytes, expected at most %llu",
+        hy_fail(env, HYDRA_LIMIT,
+                "the limit of memory is passed; got %llu bytes, expected at most %llu",
                 (unsigned long long)after, (unsigned long long)env->limits.memory);
         return NULL;
     }

@@ -1,4 +1,5 @@
-/* What everything in the library stands on: memory with a bound, errors with a text, byte buffers. */
+/* What everything in the library stands on: memory with a bound, errors with a text, byte buffers.
+ */
 #ifndef HYDRA_BASE_H
 #define HYDRA_BASE_H
 

@@ -1,4 +1,5 @@
-/* What a manifest may ask of its reader, by the bytes of its file: counted before it is believed. */
+/* What a manifest may ask of its reader, by the bytes of its file: counted before it is believed.
+ */
 #include "bundle.h"
 
 static uint64_t sum(uint64_t a, uint64_t b) { return a > (uint64_t)-1 - b ? (uint64_t)-1 : a + b; }
@@ -111,17 +112,19 @@ hydra_status hy_count_entries(hy_env *env, const hy_json *json, const hy_json *c
 
 hydra_status hy_check_entries(hy_env *env, uint64_t entries, uint64_t size) {
     uint64_t most = ((uint64_t)1 << 17) + 2 * size;
-    HY_CHECK(env, entries <= most,
-             "too many entries of modules, tasks and their lists for the bytes there are; got %llu, "
-             "expected at most %llu",
-             (unsigned long long)entries, (unsigned long long)most);
+    HY_CHECK(
+        env, entries <= most,
+        "too many entries of modules, tasks and their lists for the bytes there are; got %llu, "
+        "expected at most %llu",
+        (unsigned long long)entries, (unsigned long long)most);
     return HYDRA_OK;
 }
 
 hydra_status hy_check_config_sizes(hy_env *env, const hy_json *json, uint64_t size) {
     uint32_t configs = hy_get(json, 0, "configs");
     uint64_t whole, most = ((uint64_t)1 << 24) + 64 * size;
-    if (!configs || hy_kind(json, configs) != HY_LIST || !json->nodes[configs].size) return HYDRA_OK;
+    if (!configs || hy_kind(json, configs) != HY_LIST || !json->nodes[configs].size)
+        return HYDRA_OK;
     whole = times(json->nodes[configs].size, weight(json, configs + 1));
     HY_CHECK(env, whole <= most,
              "too many bytes of configs for the bytes there are; got %llu, expected at most %llu",

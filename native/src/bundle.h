@@ -157,7 +157,8 @@ typedef struct hy_column {
 hydra_status hy_table_open(hy_env *env, const hy_json *json, uint32_t table, hy_column *columns,
                            uint32_t most, const char *what, uint32_t *rows);
 void hy_table_next(const hy_json *json, hy_column *columns);
-/* Whether it is a text of 1 to 4096 characters, none hidden. empty: also any text of that length. */
+/* Whether it is a text of 1 to 4096 characters, none hidden. empty: also any text of that length.
+ */
 int hy_is_text(const hy_json *json, uint32_t node, int empty);
 hydra_status hy_ranges_read(hydra_bundle *b, const hy_json *json, uint32_t node, uint32_t count,
                             const char *what, hy_ranges *ranges);
@@ -190,8 +191,8 @@ hydra_status hy_read_configs(hydra_bundle *b, const hy_json *json, uint32_t list
 hydra_status hy_add_empty_config(hydra_bundle *b);
 /* The config that differs so from the first. node: 0 for not at all. */
 hydra_status hy_add_config(hydra_bundle *b, const hy_json *json, uint32_t node);
-/* blob_base, stream_base, config_base: what the table's indices count from. content: what it is where
- * the table does not say, or HY_NONE. */
+/* blob_base, stream_base, config_base: what the table's indices count from. content: what it is
+ * where the table does not say, or HY_NONE. */
 hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table, uint32_t blob_base,
                            uint32_t blob_count, uint32_t stream_base, uint32_t content,
                            uint32_t config_base, uint32_t config_count);

@@ -60,7 +60,8 @@ static hydra_status read_table(hy_source *s, uint64_t *numbers) {
     c.source = s;
     c.at = 0;
     *numbers = 0;
-    if (!take_varint(&c, 1, &count)) return hy_damaged(s, "a table of chunks that no writer writes");
+    if (!take_varint(&c, 1, &count))
+        return hy_damaged(s, "a table of chunks that no writer writes");
     /* A row takes seven bytes or more. */
     if (count > s->size / 7) return hy_damaged(s, "a table of chunks that is cut off");
     s->chunks = hy_alloc(&s->b->env, count, sizeof *s->chunks);
@@ -97,10 +98,11 @@ hydra_status hy_source_open(hy_source *s, hydra_bundle *b, uint32_t index, uint3
     stream->spent = numbers;
     for (i = 0; i < b->stream_count; i++) whole += b->streams[i].spent;
     if (whole > b->most_numbers)
-        return hy_fail(&b->env, b->limits_numbers ? HYDRA_LIMIT : HYDRA_DAMAGED,
-                       "'%s' stands for more numbers than the bytes of the file can hold; got %llu, "
-                       "expected at most %llu. " AGAIN,
-                       s->name, (unsigned long long)whole, (unsigned long long)b->most_numbers);
+        return hy_fail(
+            &b->env, b->limits_numbers ? HYDRA_LIMIT : HYDRA_DAMAGED,
+            "'%s' stands for more numbers than the bytes of the file can hold; got %llu, "
+            "expected at most %llu. " AGAIN,
+            s->name, (unsigned long long)whole, (unsigned long long)b->most_numbers);
     return open_chunk(s);
 }
 
@@ -149,8 +151,8 @@ hydra_status hy_read_integer(hy_source *s, int kind, int64_t low, int64_t high, 
     *value = hy_coder_integer(&s->coder, kind);
     if (s->coder.damaged || *value < low || *value > high)
         return hy_fail(&s->b->env, HYDRA_DAMAGED,
-                       "damaged stream '%s'; got %ld for %s, expected %lld to %lld. " AGAIN, s->name,
-                       (long)*value, what, (long long)low, (long long)high);
+                       "damaged stream '%s'; got %ld for %s, expected %lld to %lld. " AGAIN,
+                       s->name, (long)*value, what, (long long)low, (long long)high);
     return HYDRA_OK;
 }
 

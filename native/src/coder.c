@@ -12,7 +12,8 @@ static const uint16_t RATE[256] = {R64(0), R64(64), R64(128), R64(192)};
 /* 2 NEXT[state][parity of the level], at 2 state + parity. q is then bit 1. */
 static const uint8_t NEXT[16] = {0, 4, 10, 14, 2, 6, 12, 8, 4, 0, 8, 12, 6, 2, 14, 10};
 
-/* The state of a coder in registers. Places, not pointers: a damaged chunk is read far past its end. */
+/* The state of a coder in registers. Places, not pointers: a damaged chunk is read far past its
+ * end. */
 typedef struct {
     uint32_t range, code;
     const uint8_t *data;
@@ -71,7 +72,8 @@ void hy_coder_open(hy_coder *c, const uint8_t *data, size_t size) {
 size_t hy_coder_taken(const hy_coder *c) { return c->at; }
 
 /* One adaptive decision. The bounds of the format, 64 and 65472, are no concern here: with these
- * rates no probability comes near them; tests/native/test_decoder.py goes over all there are. */
+ * rates no probability comes near them; tests/coding/test_probabilities.py goes over all there are.
+ */
 static HY_INLINE int decide(Live *s, hy_context *x) {
     uint32_t p = x->p, count = x->count, rate = RATE[count];
     uint32_t bound = (s->range >> 16) * p;

@@ -50,7 +50,8 @@ static hydra_status not_understood(hy_env *env, hy_slice pattern) {
 }
 
 /* Whether a regular expression matches the path whole, or a list holds it or its end. */
-static hydra_status named(hy_env *env, const hy_json *config, uint32_t node, hy_slice path, int *yes) {
+static hydra_status named(hy_env *env, const hy_json *config, uint32_t node, hy_slice path,
+                          int *yes) {
     uint32_t i;
     *yes = 0;
     if (!node) return HYDRA_OK;
@@ -79,7 +80,8 @@ static int holds(const hy_json *config, uint32_t node, hy_slice path) {
     return 0;
 }
 
-/* The path's layer by one head of layers_pattern (or the usual one); size 0 if it does not match. */
+/* The path's layer by one head of layers_pattern (or the usual one); size 0 if it does not match.
+ */
 static hydra_status layer_by(hy_env *env, hy_slice head, hy_slice path, hy_slice *layer, int *hit) {
     hy_text pattern;
     hy_slice whole;
@@ -111,7 +113,8 @@ static hydra_status in_layers(hy_env *env, const hy_json *config, hy_slice path,
     if (patterns && hy_kind(config, patterns) == HY_STRING && config->nodes[patterns].size) {
         HY_TRY(layer_by(env, hy_string(config, patterns), path, &layer, &hit));
     } else if (patterns && hy_kind(config, patterns) == HY_LIST && config->nodes[patterns].size) {
-        for (i = hy_first(patterns); i < hy_end(config, patterns) && !hit; i = config->nodes[i].next)
+        for (i = hy_first(patterns); i < hy_end(config, patterns) && !hit;
+             i = config->nodes[i].next)
             if (hy_kind(config, i) == HY_STRING)
                 HY_TRY(layer_by(env, hy_string(config, i), path, &layer, &hit));
     } else {

@@ -34,7 +34,8 @@ static hydra_status read_header(hy_env *env, hy_file *file, uint64_t *start) {
         return HYDRA_IO;
     }
     *start = 8 + length;
-    HY_TRY(hy_json_open(&file->header, env, text, (size_t)length, (size_t)length + 1, "the header"));
+    HY_TRY(
+        hy_json_open(&file->header, env, text, (size_t)length, (size_t)length + 1, "the header"));
     HY_CHECK(env, hy_kind(&file->header, 0) == HY_OBJECT, "not a bundle: its header is no object");
     return HYDRA_OK;
 }
@@ -82,8 +83,9 @@ static hydra_status read_checksums(hy_env *env, hy_arena *arena, hy_file *file) 
     text = hy_string(&file->header, node);
     status = hy_json_copy(&json, env, text.data, text.size, "checksums in the header");
     if (!status && (hy_kind(&json, 0) != HY_LIST || json.nodes[0].size != file->count))
-        status = hy_fail(env, HYDRA_DAMAGED, "checksums do not fit the tensors; expected %u. " AGAIN,
-                         (unsigned)file->count);
+        status =
+            hy_fail(env, HYDRA_DAMAGED, "checksums do not fit the tensors; expected %u. " AGAIN,
+                    (unsigned)file->count);
     for (at = 1; !status && i < file->count; at = json.nodes[at].next, i++) {
         hy_slice one = hy_string(&json, at);
         char *copy;
@@ -116,7 +118,8 @@ static hydra_status read_version(hy_env *env, hy_file *file) {
                  : hy_is(name, "hydraopt-task") ? HY_TASK
                                                 : HY_BUNDLE;
     HY_CHECK(env, file->kind != HY_BUNDLE || hy_is(name, "hydraopt"),
-             "a safetensors file, but not a bundle; got format %.80s, expected hydraopt", name.data);
+             "a safetensors file, but not a bundle; got format %.80s, expected hydraopt",
+             name.data);
     text = node ? hy_string(json, node) : hy_slice_of("");
     for (i = 0; i < text.size && i < 9; i++) {
         if (text.data[i] < '0' || text.data[i] > '9') break;
@@ -141,7 +144,8 @@ static hydra_status read_version(hy_env *env, hy_file *file) {
 }
 
 /* The manifest's JSON, out of its packed bytes. */
-static hydra_status read_manifest(hy_env *env, hy_file *file, const uint8_t *data, uint64_t packed) {
+static hydra_status read_manifest(hy_env *env, hy_file *file, const uint8_t *data,
+                                  uint64_t packed) {
     uint64_t size, most = ((uint64_t)1 << 20) + 64 * packed;
     char *text;
     hydra_status status;
@@ -216,9 +220,10 @@ hydra_status hy_file_open(hy_env *env, hy_arena *arena, hy_file *file) {
         }
         HY_TRY(read_place(env, file, i, start, &position));
     }
-    HY_CHECK(env, start + position == file->reader.size,
-             "cut off, or with bytes that belong to no tensor; got %llu bytes, expected %llu. " AGAIN,
-             (unsigned long long)file->reader.size, (unsigned long long)(start + position));
+    HY_CHECK(
+        env, start + position == file->reader.size,
+        "cut off, or with bytes that belong to no tensor; got %llu bytes, expected %llu. " AGAIN,
+        (unsigned long long)file->reader.size, (unsigned long long)(start + position));
     HY_TRY(read_checksums(env, arena, file));
     HY_CHECK(env, file->count && hy_is(file->places[0].name, "manifest"),
              "tensors are not those of the manifest; the first is to be 'manifest'. " AGAIN);

@@ -26,7 +26,8 @@ static hydra_status read_rows(hy_dense *dense, hy_source *s, const hy_entry *x) 
     uint32_t i;
     dense->rows = hy_alloc(&s->b->env, dense->row_count, sizeof *dense->rows);
     if (!dense->rows) return s->b->env.error->status;
-    HY_TRY(hy_read_run(s, HY_COUNT, dense->row_count, 0, (int64_t)x->rows - 1, "a row", dense->rows));
+    HY_TRY(
+        hy_read_run(s, HY_COUNT, dense->row_count, 0, (int64_t)x->rows - 1, "a row", dense->rows));
     for (i = 1; i < dense->row_count; i++)
         if (dense->rows[i] <= dense->rows[i - 1])
             return hy_damaged(s, "rows of a tensor that do not rise");
@@ -61,7 +62,8 @@ hydra_status hy_dense_read(hy_dense *dense, hy_source *s, const hy_entry *x, con
     if ((what & (ROWS | OFFSETS) && !(what & REST)) ||
         (what & COMMON && (!common || !(common->what & REST))))
         return hy_damaged(s, "a tensor's record that has what it cannot have");
-    if (shared && what & (PARTS | ROWS)) return hy_damaged(s, "what is shared of a tensor not whole");
+    if (shared && what & (PARTS | ROWS))
+        return hy_damaged(s, "what is shared of a tensor not whole");
     dense->what = what;
     if (!bounded) HY_TRY(hy_source_spend(s, whole));
     if (what & PARTS) HY_TRY(hy_product_read(&dense->parts, s, x->rows, x->columns, NULL));
@@ -73,13 +75,15 @@ hydra_status hy_dense_read(hy_dense *dense, hy_source *s, const hy_entry *x, con
         dense->row_count = (uint32_t)rows;
     }
     if (bounded)
-        HY_TRY(hy_source_spend(s, (uint64_t)dense->row_count * x->columns + (what & OFFSETS ? x->columns : 0)));
+        HY_TRY(hy_source_spend(s, (uint64_t)dense->row_count * x->columns +
+                                      (what & OFFSETS ? x->columns : 0)));
     if (what & ROWS) HY_TRY(read_rows(dense, s, x));
     if (what & OFFSETS) {
         dense->offsets = hy_alloc(&s->b->env, x->columns, sizeof *dense->offsets);
         if (!dense->offsets) return s->b->env.error->status;
         dense->offset_count = x->columns;
-        HY_TRY(hy_read_run(s, HY_COUNT, x->columns, -MOST_OFFSET, MOST_OFFSET, "an offset", dense->offsets));
+        HY_TRY(hy_read_run(s, HY_COUNT, x->columns, -MOST_OFFSET, MOST_OFFSET, "an offset",
+                           dense->offsets));
     }
     HY_TRY(read_blocks(dense, s, x));
     return hy_source_end_record(s);
@@ -120,7 +124,8 @@ static void add_coded(const hy_dense *dense, uint32_t first, uint32_t last, uint
             hy_block_column(block, c, at, count, scratch);
             for (i = 0; i < count; i++) {
                 uint32_t row = dense->rows ? (uint32_t)dense->rows[first + i] : first + i;
-                out[(size_t)(row - base) * columns + c] += (double)(scratch[i] + offset) * dense->step;
+                out[(size_t)(row - base) * columns + c] +=
+                    (double)(scratch[i] + offset) * dense->step;
             }
         }
         first += count;

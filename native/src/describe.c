@@ -49,8 +49,9 @@ hydra_status hydra_find(const hydra_bundle *b, const char *name, hydra_task *tas
         const char *some[3] = {"", "", ""};
         size_t i;
         for (i = 0; i < 3 && i < b->task_count; i++) some[i] = b->tasks[i].name.data;
-        return hy_fail_in(error, HYDRA_NOT_THERE, "no such task; got '%.100s', expected one of %u: %.60s %.60s %.60s",
-                          name, (unsigned)b->task_count, some[0], some[1], some[2]);
+        return hy_fail_in(error, HYDRA_NOT_THERE,
+                          "no such task; got '%.100s', expected one of %u: %.60s %.60s %.60s", name,
+                          (unsigned)b->task_count, some[0], some[1], some[2]);
     }
     *task = (hydra_task)(found - b->tasks);
     return HYDRA_OK;

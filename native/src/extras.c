@@ -1,12 +1,13 @@
-/* Tensors beside the low-rank pairs: unpacked, decoded, and under the names that PEFT gives them. */
+/* Tensors beside the low-rank pairs: unpacked, decoded, and under the names that PEFT gives them.
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "adapter.h"
 
-hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype, const uint64_t *shape,
-                         uint32_t axes, hy_out **out) {
+hydra_status hy_outs_add(hy_outs *outs, hy_env *env, hy_slice name, int dtype,
+                         const uint64_t *shape, uint32_t axes, hy_out **out) {
     hy_out *x;
     uint64_t *sizes;
     char *copy;
@@ -42,8 +43,8 @@ void hy_outs_close(hy_outs *outs, hy_env *env) {
     memset(outs, 0, sizeof *outs);
 }
 
-static hydra_status put_row(hy_kinds *kinds, hydra_bundle *b, uint32_t *room, hy_slice key, int kind,
-                            double scale) {
+static hydra_status put_row(hy_kinds *kinds, hydra_bundle *b, uint32_t *room, hy_slice key,
+                            int kind, double scale) {
     struct hy_kind_row *row;
     if (!hy_grow(&b->env, &kinds->rows, kinds->count, room, sizeof *kinds->rows))
         return b->env.error->status;
@@ -105,7 +106,8 @@ int hy_kind_of(const hy_kinds *kinds, hy_slice key, double *scale) {
 
 /* ---- carried -------------------------------------------------------------------------------- */
 
-/* Where a blob's elements of a size begin, in bytes; they are planes: all first bytes, and so on. */
+/* Where a blob's elements of a size begin, in bytes; they are planes: all first bytes, and so on.
+ */
 static uint64_t begin_of(const hy_blob *blob, int width) {
     uint64_t begin = 0;
     uint32_t i;
@@ -132,7 +134,8 @@ static hydra_status unpack(hydra_bundle *b, const hy_blob *blob, uint8_t **plane
     *planes = NULL;
     HY_TRY(hy_file_read(&b->env, file, blob->tensor, &data));
     if (packed >= 4)
-        stated = data[0] | (uint64_t)data[1] << 8 | (uint64_t)data[2] << 16 | (uint64_t)data[3] << 24;
+        stated =
+            data[0] | (uint64_t)data[1] << 8 | (uint64_t)data[2] << 16 | (uint64_t)data[3] << 24;
     if (packed < 4 || stated != blob->raw_size)
         status = hy_fail(&b->env, HYDRA_DAMAGED,
                          "'%s' cannot be unpacked; got %llu bytes, as it says, expected %llu",
@@ -187,7 +190,8 @@ hydra_status hy_blob_tensors(hydra_bundle *b, const hy_blob *blob, hy_outs *outs
         else {
             out->data_room = x->size + 1;
             gather(out->data, planes + begin_of(blob, width),
-                   bytes_of(blob, width) / (uint64_t)width, places[i] / (uint64_t)width, x->size, width);
+                   bytes_of(blob, width) / (uint64_t)width, places[i] / (uint64_t)width, x->size,
+                   width);
         }
     }
     hy_free(&b->env, places, blob->count, sizeof *places);
@@ -204,10 +208,11 @@ hydra_status hy_dense_bytes(hydra_bundle *b, const hy_entry *x, const hy_dense *
     double *rows, *sum;
     int32_t *scratch;
     if (x->base.data)
-        return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                       "tensor '%.200s' is kept as its difference from the base model's own. Export it "
-                       "with hydraopt --base",
-                       x->key.data);
+        return hy_fail(
+            &b->env, HYDRA_UNSUPPORTED,
+            "tensor '%.200s' is kept as its difference from the base model's own. Export it "
+            "with hydraopt --base",
+            x->key.data);
     if (each > x->rows) each = x->rows;
     *data = hy_alloc(&b->env, (uint64_t)x->rows * x->columns * size + 1, 1);
     rows = *data ? hy_alloc(&b->env, (uint64_t)each * x->columns, sizeof *rows) : NULL;
@@ -256,7 +261,8 @@ hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs)
     hy_visitor visitor;
     Adder adder;
     uint32_t i;
-    for (i = 0; i < task->carried_count; i++) HY_TRY(hy_blob_tensors(b, b->blobs + task->carried[i], outs));
+    for (i = 0; i < task->carried_count; i++)
+        HY_TRY(hy_blob_tensors(b, b->blobs + task->carried[i], outs));
     if (!task->tensors.count) return HYDRA_OK;
     adder.b = b;
     adder.outs = outs;
@@ -270,10 +276,11 @@ hydra_status hy_all_tensors(hydra_bundle *b, const hy_task *task, hy_outs *outs)
 /* ---- as PEFT has them ----------------------------------------------------------------------- */
 
 static hydra_status no_place(hydra_bundle *b, const hy_task *task, hy_slice key, const char *why) {
-    return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                   "PEFT has no place for tensor '%.160s' of task '%s': %s. Export it raw, or in the "
-                   "format that it came in",
-                   key.data, task->name.data, why);
+    return hy_fail(
+        &b->env, HYDRA_UNSUPPORTED,
+        "PEFT has no place for tensor '%.160s' of task '%s': %s. Export it raw, or in the "
+        "format that it came in",
+        key.data, task->name.data, why);
 }
 
 /* A bias of lora_B times the scale of its module: in its own dtype, or a wider one where a number
@@ -301,8 +308,9 @@ static hydra_status scale_bias(hydra_bundle *b, const hy_task *task, hy_out *x, 
         made = NULL;
     }
     if (!made)
-        return hy_fail(&b->env, HYDRA_RANGE, "numbers of '%.160s' of task '%s' do not fit F32 once scaled",
-                       x->name.data, task->name.data);
+        return hy_fail(&b->env, HYDRA_RANGE,
+                       "numbers of '%.160s' of task '%s' do not fit F32 once scaled", x->name.data,
+                       task->name.data);
     hy_free(&b->env, x->data, x->data_room, 1);
     x->data = made;
     x->dtype = dtype;
@@ -313,7 +321,8 @@ static hydra_status scale_bias(hydra_bundle *b, const hy_task *task, hy_out *x, 
 
 /* Gives a tensor the name, which is closed. */
 static hydra_status rename_out(hydra_bundle *b, hy_outs *outs, hy_out *x, hy_text *name) {
-    char *copy = name->failed ? NULL : hy_arena_alloc(&b->env, &outs->arena, (uint64_t)name->size + 1, 1);
+    char *copy =
+        name->failed ? NULL : hy_arena_alloc(&b->env, &outs->arena, (uint64_t)name->size + 1, 1);
     if (copy) {
         if (name->size) memcpy(copy, name->data, name->size);
         x->name.data = copy;

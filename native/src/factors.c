@@ -67,8 +67,10 @@ hydra_status hy_factors_of(hy_factors *f, hy_env *env, const hy_product *p, int 
     }
     hy_free(env, row, p->m > p->n ? p->m : p->n, sizeof *row);
     if (!fine)
-        return hy_fail(env, HYDRA_RANGE, "numbers of task '%s', module '%s' do not fit %s. Choose a "
-                       "wider dtype", task->name.data, module->path.data, HY_DTYPES[dtype]);
+        return hy_fail(env, HYDRA_RANGE,
+                       "numbers of task '%s', module '%s' do not fit %s. Choose a "
+                       "wider dtype",
+                       task->name.data, module->path.data, HY_DTYPES[dtype]);
     return HYDRA_OK;
 }
 

@@ -7,7 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #else
-#error "files.c is written for POSIX; build with HYDRA_NO_FILES and use hydra_open and hydra_write_peft"
+#error \
+    "files.c is for POSIX; build with HYDRA_NO_FILES and use hydra_open and hydra_write_peft"
 #endif
 
 #include <errno.h>
@@ -20,8 +21,8 @@
 enum { MOST_PATH = 4096 };
 
 static hydra_status io(hydra_error *error, const char *what, const char *path) {
-    return hy_fail_in(error, errno == ENOENT ? HYDRA_NOT_THERE : HYDRA_IO, "%s: %s; got %s", path, what,
-                      strerror(errno));
+    return hy_fail_in(error, errno == ENOENT ? HYDRA_NOT_THERE : HYDRA_IO, "%s: %s; got %s", path,
+                      what, strerror(errno));
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */
@@ -110,7 +111,8 @@ static hydra_status add_folder(Opened *opened, const char *folder, const char *c
     while (!status && (entry = readdir(dir)) != NULL) {
         int task = ends_with(entry->d_name, ".task.safetensors");
         if (!task && (core || !ends_with(entry->d_name, ".core.safetensors"))) continue;
-        if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name) >= sizeof path) continue;
+        if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name) >= sizeof path)
+            continue;
         status = add_file(opened, path, error);
     }
     closedir(dir);
@@ -208,7 +210,8 @@ static hydra_status scratch_name(const char *target, char *out, hydra_error *err
     const char *slash;
     char plain[MOST_PATH];
     while (size > 1 && target[size - 1] == '/') size--;
-    if (!size || size + 32 >= MOST_PATH) return hy_fail_in(error, HYDRA_USAGE, "a path that is empty or too long");
+    if (!size || size + 32 >= MOST_PATH)
+        return hy_fail_in(error, HYDRA_USAGE, "a path that is empty or too long");
     memcpy(plain, target, size);
     plain[size] = 0;
     slash = strrchr(plain, '/');
@@ -221,7 +224,8 @@ static hydra_status scratch_name(const char *target, char *out, hydra_error *err
 }
 
 static void clear(const char *folder) {
-    static const char *const names[] = {"adapter_model.safetensors", "adapter_config.json", "README.md"};
+    static const char *const names[] = {"adapter_model.safetensors", "adapter_config.json",
+                                        "README.md"};
     char path[2 * MOST_PATH];
     size_t i;
     for (i = 0; i < 3; i++) {
@@ -236,18 +240,22 @@ static hydra_status check_free(const char *folder, hydra_error *error) {
     struct dirent *entry;
     int files = 0;
     if (!dir && errno == ENOENT) return HYDRA_OK;
-    if (!dir) return hy_fail_in(error, HYDRA_USAGE, "%s: something is in the way of the folder", folder);
+    if (!dir)
+        return hy_fail_in(error, HYDRA_USAGE, "%s: something is in the way of the folder", folder);
     while ((entry = readdir(dir)) != NULL)
         files += strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
     closedir(dir);
-    if (files) return hy_fail_in(error, HYDRA_USAGE, "%s: folder has files in it. Give another name", folder);
+    if (files)
+        return hy_fail_in(error, HYDRA_USAGE, "%s: folder has files in it. Give another name",
+                          folder);
     return HYDRA_OK;
 }
 
 static hydra_status with_reason(hydra_status status, const Target *target, const char *path,
                                 hydra_error *error) {
     if (status == HYDRA_IO && target->error)
-        return hy_fail_in(error, HYDRA_IO, "%s: cannot be written; got %s", path, strerror(target->error));
+        return hy_fail_in(error, HYDRA_IO, "%s: cannot be written; got %s", path,
+                          strerror(target->error));
     return status;
 }
 
@@ -262,7 +270,8 @@ hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
     HY_TRY(scratch_name(folder, target.folder, error));
     clear(target.folder);
     if (mkdir(target.folder, 0777)) return io(error, "cannot be made", target.folder);
-    status = with_reason(hydra_write_peft(bundle, task, options, &sink, error), &target, folder, error);
+    status =
+        with_reason(hydra_write_peft(bundle, task, options, &sink, error), &target, folder, error);
     if (target.stream) fclose(target.stream);
     if (!status) {
         rmdir(folder); /* an empty one; rename wants none in some systems */
@@ -280,9 +289,11 @@ hydra_status hydra_write_gguf_file(hydra_bundle *bundle, hydra_task task,
     hydra_status status;
     memset(&target, 0, sizeof target);
     HY_TRY(scratch_name(file, target.file, error));
-    if (!access(file, F_OK)) return hy_fail_in(error, HYDRA_USAGE, "%s: file is there already. Give another name", file);
+    if (!access(file, F_OK))
+        return hy_fail_in(error, HYDRA_USAGE, "%s: file is there already. Give another name", file);
     unlink(target.file);
-    status = with_reason(hydra_write_gguf(bundle, task, options, &sink, error), &target, file, error);
+    status =
+        with_reason(hydra_write_gguf(bundle, task, options, &sink, error), &target, file, error);
     if (target.stream) fclose(target.stream);
     if (!status && rename(target.file, file)) status = io(error, "cannot be put in place", file);
     if (status) unlink(target.file);

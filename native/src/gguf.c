@@ -13,16 +13,18 @@ enum { TYPE_F32 = 0, TYPE_F16 = 1, KV_U32 = 4, KV_F32 = 6, KV_STRING = 8 };
 static const char *const ARCHITECTURES[] = {"llama", "qwen2", "gemma3", NULL};
 
 static hydra_status refused(hydra_bundle *b, const hy_task *task, const char *what, hy_slice path) {
-    return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                   "llama.cpp cannot hold %s (task '%s', '%.160s'). Export it to peft, which holds more",
-                   what, task->name.data, path.data ? path.data : "");
+    return hy_fail(
+        &b->env, HYDRA_UNSUPPORTED,
+        "llama.cpp cannot hold %s (task '%s', '%.160s'). Export it to peft, which holds more", what,
+        task->name.data, path.data ? path.data : "");
 }
 
 /* Whether "base_layer" is one of the path's parts. */
 static int is_wrapped(hy_slice path) {
     size_t at = 0;
     for (; (at = hy_find_text(path, "base_layer", at)) < path.size; at++)
-        if ((!at || path.data[at - 1] == '.') && (at + 10 == path.size || path.data[at + 10] == '.'))
+        if ((!at || path.data[at - 1] == '.') &&
+            (at + 10 == path.size || path.data[at + 10] == '.'))
             return 1;
     return 0;
 }
@@ -42,7 +44,8 @@ static hydra_status check_plain(hydra_bundle *b, const hy_task *task, const hy_j
             return refused(b, task, "what this setting does", hy_slice_of(settings[i]));
     }
     if (task->lossless)
-        return refused(b, task, "a task that is kept bit by bit, which this library does not take apart",
+        return refused(b, task,
+                       "a task that is kept bit by bit, which this library does not take apart",
                        none);
     if (task->tensors.count || task->carried_items)
         return refused(b, task, "tensors that are no low-rank pairs", none);
@@ -50,7 +53,8 @@ static hydra_status check_plain(hydra_bundle *b, const hy_task *task, const hy_j
         for (i = task->modules.bounds[2 * pair]; i < task->modules.bounds[2 * pair + 1]; i++) {
             const hy_module *x = b->modules + i;
             if (x->kind != HY_LINEAR)
-                return refused(b, task, "a low-rank change of an embedding or a convolution", x->path);
+                return refused(b, task, "a low-rank change of an embedding or a convolution",
+                               x->path);
             if (x->layout != HY_PLAIN)
                 return refused(b, task, "layers that are fused or stacked in one tensor", x->path);
             if (is_wrapped(x->path)) return refused(b, task, "two pairs on one layer", x->path);
@@ -69,7 +73,8 @@ static int64_t layer_in(const char *own, size_t size, hy_slice path) {
             continue;
         }
         if (i == path.size || path.data[i] < '0' || path.data[i] > '9') return -2;
-        if (path.data[i] == '0' && i + 1 < path.size && path.data[i + 1] >= '0' && path.data[i + 1] <= '9')
+        if (path.data[i] == '0' && i + 1 < path.size && path.data[i + 1] >= '0' &&
+            path.data[i + 1] <= '9')
             return -2;
         for (layer = 0; i < path.size && path.data[i] >= '0' && path.data[i] <= '9'; i++)
             if (layer < MOST_LAYERS) layer = layer * 10 + (path.data[i] - '0');
@@ -77,7 +82,8 @@ static int64_t layer_in(const char *own, size_t size, hy_slice path) {
     return i == path.size ? layer : -2;
 }
 
-/* llama.cpp's name of a layer, with '#' for its number, which goes to *layer; NULL if there is none. */
+/* llama.cpp's name of a layer, with '#' for its number, which goes to *layer; NULL if there is
+ * none. */
 static const char *find_layer(int architecture, hy_slice path, int64_t blocks, int64_t *layer) {
     const char *theirs, *own;
     size_t i;
@@ -97,7 +103,8 @@ static hydra_status name_of(hydra_bundle *b, const hy_task *task, const hydra_gg
                             int architecture, hy_slice path, hy_text *out) {
     int64_t layer = -1;
     const char *c = find_layer(architecture, path, options->blocks, &layer);
-    if (!c) return refused(b, task, "a module that the architecture with so many layers lacks", path);
+    if (!c)
+        return refused(b, task, "a module that the architecture with so many layers lacks", path);
     if (!strcmp(c, "output"))
         return refused(b, task, "an output layer without knowing whether the base has one", path);
     for (; *c; c++) {
@@ -156,9 +163,10 @@ static hydra_status permute(hydra_bundle *b, const hy_module *x, uint32_t heads,
     uint32_t half = x->m / heads / 2, h, i, side;
     uint8_t *copy;
     if (x->m % (2 * (uint64_t)heads))
-        return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                       "rows of '%.200s' do not divide among the heads of the base; got %u rows, %u heads",
-                       x->path.data, (unsigned)x->m, (unsigned)heads);
+        return hy_fail(
+            &b->env, HYDRA_UNSUPPORTED,
+            "rows of '%.200s' do not divide among the heads of the base; got %u rows, %u heads",
+            x->path.data, (unsigned)x->m, (unsigned)heads);
     copy = hy_alloc(&b->env, x->m, row);
     if (!copy) return b->env.error->status;
     memcpy(copy, data, x->m * row);
@@ -188,7 +196,8 @@ static hydra_status write_tensor(hydra_bundle *b, const hy_pairs *pairs, const h
         if (hy_ends_with(pair->path, ".k_proj") || hy_is(pair->path, "k_proj"))
             status = permute(b, module, options->kv_heads, data, row);
     }
-    if (!status && sink->write(sink->user, data, (size_t)room)) status = hy_sink_failed(b, "adapter.gguf");
+    if (!status && sink->write(sink->user, data, (size_t)room))
+        status = hy_sink_failed(b, "adapter.gguf");
     hy_free(&b->env, data, room, 1);
     return status;
 }
@@ -216,8 +225,9 @@ static hydra_status decode(hydra_bundle *b, const hy_task *task, const hy_json *
     return hy_pairs_decode(pairs, b, task);
 }
 
-static hydra_status add_names(hydra_bundle *b, const hy_task *task, const hydra_gguf_options *options,
-                              int architecture, const hy_pairs *pairs, hy_outs *outs) {
+static hydra_status add_names(hydra_bundle *b, const hy_task *task,
+                              const hydra_gguf_options *options, int architecture,
+                              const hy_pairs *pairs, hy_outs *outs) {
     uint32_t i;
     int half;
     for (i = 0; i < pairs->count; i++)
@@ -234,7 +244,8 @@ static hydra_status add_names(hydra_bundle *b, const hy_task *task, const hydra_
             hy_puts(&name, half ? ".weight.lora_b" : ".weight.lora_a");
             slice.data = name.data, slice.size = name.size;
             if (!status && name.failed) status = b->env.error->status;
-            if (!status) status = hy_outs_add(outs, &b->env, slice, pairs->dtype, sizes, axes, &out);
+            if (!status)
+                status = hy_outs_add(outs, &b->env, slice, pairs->dtype, sizes, axes, &out);
             hy_text_close(&name);
             HY_TRY(status);
             out->pair = i;
@@ -243,9 +254,9 @@ static hydra_status add_names(hydra_bundle *b, const hy_task *task, const hydra_
     return HYDRA_OK;
 }
 
-static hydra_status write_file(hydra_bundle *b, const hy_task *task, const hydra_gguf_options *options,
-                               const hy_pairs *pairs, const hy_outs *outs, uint64_t alpha,
-                               const hydra_sink *sink) {
+static hydra_status write_file(hydra_bundle *b, const hy_task *task,
+                               const hydra_gguf_options *options, const hy_pairs *pairs,
+                               const hy_outs *outs, uint64_t alpha, const hydra_sink *sink) {
     hy_text head;
     hydra_status status = HYDRA_OK;
     uint64_t whole;
@@ -257,11 +268,13 @@ static hydra_status write_file(hydra_bundle *b, const hy_task *task, const hydra
     if (head.failed) status = b->env.error->status;
     else if (b->env.limits.output && whole > b->env.limits.output)
         status = hy_fail(&b->env, HYDRA_LIMIT, "the GGUF file is larger than the limit of outputs");
-    else if (sink->begin(sink->user, "adapter.gguf", whole) || sink->write(sink->user, head.data, head.size))
+    else if (sink->begin(sink->user, "adapter.gguf", whole) ||
+             sink->write(sink->user, head.data, head.size))
         status = hy_sink_failed(b, "adapter.gguf");
     hy_text_close(&head);
     for (i = 0; i < outs->count && !status; i++)
-        status = write_tensor(b, pairs, outs->rows + i, options, !strcmp(options->architecture, "llama"), sink);
+        status = write_tensor(b, pairs, outs->rows + i, options,
+                              !strcmp(options->architecture, "llama"), sink);
     if (!status && sink->end(sink->user)) status = hy_sink_failed(b, "adapter.gguf");
     return status;
 }
@@ -278,9 +291,11 @@ hydra_status hydra_write_gguf(hydra_bundle *b, hydra_task index, const hydra_ggu
     int architecture;
     hy_env_call(&b->env, error);
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
-    architecture = options->architecture ? hy_one_of(hy_slice_of(options->architecture), ARCHITECTURES) : -1;
+    architecture =
+        options->architecture ? hy_one_of(hy_slice_of(options->architecture), ARCHITECTURES) : -1;
     if (architecture < 0 || !options->blocks || !options->heads || !options->kv_heads)
-        return hy_fail(&b->env, HYDRA_USAGE, "options of the base model make no sense; expected llama, "
+        return hy_fail(&b->env, HYDRA_USAGE,
+                       "options of the base model make no sense; expected llama, "
                        "qwen2 or gemma3 and its layers and heads");
     if (options->dtype != HYDRA_SAME && options->dtype != HYDRA_F16 && options->dtype != HYDRA_F32)
         return hy_fail(&b->env, HYDRA_USAGE, "a GGUF file is of f16 or f32");
@@ -308,20 +323,25 @@ hydra_status hydra_gguf_base(const char *text, size_t size, hydra_gguf_options *
     hy_env_open(&env, NULL, error);
     status = hy_json_copy(&json, &env, text, size, "the base model's config");
     if (!status) {
-        uint32_t type = hy_get(&json, 0, "model_type"), heads = hy_get(&json, 0, "num_attention_heads");
+        uint32_t type = hy_get(&json, 0, "model_type"),
+                 heads = hy_get(&json, 0, "num_attention_heads");
         uint32_t kv = hy_get(&json, 0, "num_key_value_heads");
         uint32_t layers = hy_get(&json, 0, "num_hidden_layers");
-        int which = type && hy_kind(&json, type) == HY_STRING ? hy_one_of(hy_string(&json, type), types) : -1;
+        int which = type && hy_kind(&json, type) == HY_STRING
+                        ? hy_one_of(hy_string(&json, type), types)
+                        : -1;
         uint64_t l, h, k;
         if (kv && !hy_truth(&json, kv)) kv = 0;
         if (which < 0)
-            status = hy_fail(&env, HYDRA_UNSUPPORTED,
-                             "LoRA GGUF files are not written for this architecture; expected llama, "
-                             "qwen2 or gemma3_text as model_type");
+            status =
+                hy_fail(&env, HYDRA_UNSUPPORTED,
+                        "LoRA GGUF files are not written for this architecture; expected llama, "
+                        "qwen2 or gemma3_text as model_type");
         else if (!layers || !heads || !hy_natural(&json, layers, 1, 100000, &l) ||
                  !hy_natural(&json, heads, 1, 1 << 20, &h) ||
                  !hy_natural(&json, kv ? kv : heads, 1, 1 << 20, &k))
-            status = hy_fail(&env, HYDRA_UNSUPPORTED, "the base model's config has no layers or heads");
+            status =
+                hy_fail(&env, HYDRA_UNSUPPORTED, "the base model's config has no layers or heads");
         else {
             options->architecture = ARCHITECTURES[which];
             options->blocks = (uint32_t)l;

@@ -109,7 +109,8 @@ static int string(Parser *p) {
     for (;;) {
         unsigned char c = (unsigned char)text[p->at];
         if (c == '"') break;
-        if (c < 0x20) return fail(p, p->at >= p->json->size ? "a text without end" : "a control character");
+        if (c < 0x20)
+            return fail(p, p->at >= p->json->size ? "a text without end" : "a control character");
         if (c == '\\') {
             size_t made;
             p->at++;
@@ -150,7 +151,8 @@ static int number(Parser *p) {
             p->at = at;
         }
     }
-    if (type == HY_INT && p->at - digits > MOST_DIGITS) return fail(p, "a number of too many digits");
+    if (type == HY_INT && p->at - digits > MOST_DIGITS)
+        return fail(p, "a number of too many digits");
     if (type == HY_FLOAT) {
         double value = hy_to_double(text + start, p->at - start);
         if (value - value != 0) return fail(p, "a number that is too large");
@@ -252,8 +254,9 @@ hydra_status hy_json_open(hy_json *json, hy_env *env, char *text, size_t size, s
     if (size >= 0xFFFFFFF0u) return hy_fail(env, HYDRA_LIMIT, "%s has 4 GiB or more", what);
     while (at < size)
         if (hy_character(text, size, &at) < 0)
-            return hy_fail(env, HYDRA_DAMAGED, "%s is not valid JSON; got bytes at %llu that are no UTF-8",
-                           what, (unsigned long long)at);
+            return hy_fail(env, HYDRA_DAMAGED,
+                           "%s is not valid JSON; got bytes at %llu that are no UTF-8", what,
+                           (unsigned long long)at);
     if (value(&p, DEEPEST)) {
         skip_space(&p);
         if (p.at == size) return HYDRA_OK;

@@ -24,8 +24,8 @@ typedef struct hy_json {
     uint32_t count, room;
 } hy_json;
 
-/* Parses `size` bytes at text, which have room for one more and belong to the json from now on, also
- * on failure; they were allocated with text_room bytes. what: for messages. */
+/* Parses `size` bytes at text, which have room for one more and belong to the json from now on,
+ * also on failure; they were allocated with text_room bytes. what: for messages. */
 hydra_status hy_json_open(hy_json *json, hy_env *env, char *text, size_t size, size_t text_room,
                           const char *what);
 /* The same of a copy of the text. */

@@ -348,7 +348,8 @@ int32_t hy_character(const char *text, size_t size, size_t *at) {
         if ((p[i] & 0xC0) != 0x80) return -1;
         code = code << 6 | (p[i] & 0x3F);
     }
-    if ((more == 2 && code < 0x800) || (more == 3 && (code < 0x10000 || code > 0x10FFFF))) return -1;
+    if ((more == 2 && code < 0x800) || (more == 3 && (code < 0x10000 || code > 0x10FFFF)))
+        return -1;
     if (code >= 0xD800 && code < 0xE000) return -1;
     *at += more + 1;
     return code;

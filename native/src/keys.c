@@ -63,12 +63,14 @@ int hy_parse_key(hy_text *settings, hy_text *inner, hy_slice key) {
     hy_text_open(&plain, settings->env);
     hy_plain_name(&plain, key);
     name = slice(plain.data, plain.size);
-    if (starts(name, 0, PREFIX)) name = slice(name.data + strlen(PREFIX), name.size - strlen(PREFIX));
+    if (starts(name, 0, PREFIX))
+        name = slice(name.data + strlen(PREFIX), name.size - strlen(PREFIX));
     if (hy_ends_with(name, ".weight") && !plain.failed) {
         hy_slice most = slice(name.data, name.size - 7);
         if (most.size && most.data[most.size - 1] != '.') end = before_half(most, ".lora_");
     }
-    if (!end && name.size && name.data[name.size - 1] != '.') end = before_half(name, ".lora_embedding_");
+    if (!end && name.size && name.data[name.size - 1] != '.')
+        end = before_half(name, ".lora_embedding_");
     if (end) {
         name.size = end;
         if (inner) hy_put(inner, name.data, end);
@@ -91,7 +93,8 @@ void hy_default_key(hy_text *out, const hy_module *module, int half) {
                                               : (half ? ".lora_B.weight" : ".lora_A.weight"));
 }
 
-hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half, hy_text *out) {
+hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half,
+                       hy_text *out) {
     uint32_t low = 0, high = task->key_count;
     while (low < high) { /* the first key that is behind this place */
         uint32_t middle = low + (high - low) / 2;
@@ -108,7 +111,8 @@ hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, in
     return out->failed ? b->env.error->status : HYDRA_OK;
 }
 
-/* Cuts what follows the last `role` of the name, which is to be of the pattern role + NAME + end. */
+/* Cuts what follows the last `role` of the name, which is to be of the pattern role + NAME + end.
+ */
 static void without_adapter(hy_text *name, const char *role, const char *end, int dots) {
     hy_slice text = slice(name->data, name->size);
     size_t at = hy_find_text(text, role, 0), from, size = strlen(end);

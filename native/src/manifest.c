@@ -88,11 +88,13 @@ static hydra_status read_module(hydra_bundle *b, const hy_json *json, const hy_c
     x->group = (uint32_t)group, x->groups = (uint32_t)groups;
     x->kind = (uint8_t)kind, x->layout = (uint8_t)layout;
     HY_TRY(read_tail(b, json, c[TAIL].at, x));
-    HY_CHECK(&b->env, path_fits(x), "manifest: the path '%s' does not fit its layout", x->path.data);
+    HY_CHECK(&b->env, path_fits(x), "manifest: the path '%s' does not fit its layout",
+             x->path.data);
     return HYDRA_OK;
 }
 
-/* Whether no path or name of `count` rows of `size` bytes, at whose start a slice is, occurs twice. */
+/* Whether no path or name of `count` rows of `size` bytes, at whose start a slice is, occurs twice.
+ */
 static hydra_status check_apart(hy_env *env, const void *rows, uint32_t count, size_t size,
                                 const char *what) {
     hy_slice *names = hy_alloc(env, count, sizeof *names);
@@ -137,7 +139,8 @@ static hydra_status read_entry(hydra_bundle *b, const hy_json *json, const hy_co
         kind = hy_kind(json, c[ENTRY_KIND].at) == HY_STRING
                    ? hy_one_of(hy_string(json, c[ENTRY_KIND].at), HY_EXTRA_KINDS) : -1;
     HY_CHECK(&b->env,
-             kind >= 0 && (dtype == HY_F16 || dtype == HY_BF16 || dtype == HY_F32 || dtype == HY_F64),
+             kind >= 0 &&
+                 (dtype == HY_F16 || dtype == HY_BF16 || dtype == HY_F32 || dtype == HY_F64),
              "manifest: dtype or kind of '%s' is not known", x->key.data);
     HY_CHECK(&b->env, c[SHAPE].at, "manifest: '%s' has no shape", x->key.data);
     HY_TRY(hy_shape_read(b, json, c[SHAPE].at, 1, (uint64_t)1 << 37, (uint64_t)1 << 37, x->key.data,
@@ -242,7 +245,8 @@ hydra_status hy_read_blobs(hydra_bundle *b, const hy_json *json, uint32_t list, 
     uint32_t count = list ? json->nodes[list].size : 0, at, i, j, rows;
     HY_CHECK(&b->env, !list || hy_kind(json, list) == HY_LIST, "manifest: blobs are no list");
     for (at = hy_first(list), i = 0; i < count; at = json->nodes[at].next, i++) {
-        hy_column c[] = {{"key", 0, 0}, {"dtype", 0, 0}, {"shape", 0, 0}, {"of", 0, 0}, {NULL, 0, 0}};
+        hy_column c[] = {
+            {"key", 0, 0}, {"dtype", 0, 0}, {"shape", 0, 0}, {"of", 0, 0}, {NULL, 0, 0}};
         hy_blob *blob;
         HY_TRY(hy_table_open(&b->env, json, at, c, MOST_ROWS, "carried items", &rows));
         HY_CHECK(&b->env, rows, "manifest: a blob has no items");
@@ -299,7 +303,8 @@ static hydra_status differing(hydra_bundle *b, const hy_json *json, uint32_t nod
                  (!drop || hy_kind(json, drop) == HY_LIST),
              "manifest: a config is no {\"set\": {...}, \"drop\": [...]}");
     for (i = hy_first(drop); drop && i < hy_end(json, drop); i = json->nodes[i].next)
-        HY_CHECK(&b->env, hy_kind(json, i) == HY_STRING, "manifest: a config drops what is no text");
+        HY_CHECK(&b->env, hy_kind(json, i) == HY_STRING,
+                 "manifest: a config drops what is no text");
     hy_text_open(&text, &b->env);
     hy_puts(&text, "{");
     status = hy_json_copy(&first, &b->env, b->configs[0].data, b->configs[0].size - 1, "a config");
@@ -358,7 +363,8 @@ hydra_status hy_read_configs(hydra_bundle *b, const hy_json *json, uint32_t list
             HY_TRY(hy_add_config(b, json, at));
             continue;
         }
-        HY_CHECK(&b->env, hy_kind(json, at) == HY_OBJECT, "manifest: the first config is no object");
+        HY_CHECK(&b->env, hy_kind(json, at) == HY_OBJECT,
+                 "manifest: the first config is no object");
         text = new_config(b);
         if (!text) return b->env.error->status;
         hy_dump(text, json, at, HY_COMPACT);

@@ -86,7 +86,8 @@ hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
         tensor.data = x->data;
         tensor.size = (size_t)x->size;
         if (take(user, &tensor))
-            status = hy_fail(&b->env, HYDRA_IO, "the caller stopped at tensor '%.200s'", tensor.key);
+            status =
+                hy_fail(&b->env, HYDRA_IO, "the caller stopped at tensor '%.200s'", tensor.key);
     }
     hy_outs_close(&outs, &b->env);
     hy_kinds_close(&kinds, b);

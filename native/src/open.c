@@ -37,8 +37,8 @@ static hydra_status known_keys(hy_env *env, const hy_json *json, uint32_t object
     uint32_t i;
     HY_CHECK(env, hy_kind(json, object) == HY_OBJECT, "%s is no object. " AGAIN, what);
     for (i = hy_first(object); i < hy_end(json, object); i = hy_next(json, i))
-        HY_CHECK(env, hy_one_of(hy_string(json, i), known) >= 0, "%s has an unknown key '%.80s'. " AGAIN,
-                 what, hy_string(json, i).data);
+        HY_CHECK(env, hy_one_of(hy_string(json, i), known) >= 0,
+                 "%s has an unknown key '%.80s'. " AGAIN, what, hy_string(json, i).data);
     return HYDRA_OK;
 }
 
@@ -62,7 +62,8 @@ static hydra_status check_places(hy_env *env, const hy_file *file, uint32_t blob
         HY_CHECK(env, i < file->count && hy_is(file->places[i].name, name),
                  "tensors are not those of the manifest; '%s' is missing. " AGAIN, name);
     }
-    HY_CHECK(env, i == file->count, "tensors are not those of the manifest; got '%.80s' as well. " AGAIN,
+    HY_CHECK(env, i == file->count,
+             "tensors are not those of the manifest; got '%.80s' as well. " AGAIN,
              file->places[i].name.data);
     return HYDRA_OK;
 }
@@ -82,7 +83,8 @@ static hydra_status check_base_model(hydra_bundle *b, const hy_file *file) {
     node = hy_about(file, "library");
     if (node) b->library = hy_string(&file->header, node);
     node = hy_get(json, 0, "recipe");
-    HY_CHECK(&b->env, !node || hy_kind(json, node) == HY_OBJECT, "manifest: the recipe is no object");
+    HY_CHECK(&b->env, !node || hy_kind(json, node) == HY_OBJECT,
+             "manifest: the recipe is no object");
     b->by_method = node && hy_get(json, node, "method");
     return HYDRA_OK;
 }
@@ -131,16 +133,18 @@ static hydra_status check_blob_sizes(hydra_bundle *b, uint32_t first) {
         for (j = 0; j < b->blobs[i].count; j++) whole += b->blobs[i].items[j].size;
     }
     most = ((uint64_t)1 << 24) + 256 * packed;
-    HY_CHECK(&b->env, whole <= most,
-             "too many bytes of carried tensors for the bytes there are; got %llu, expected at most "
-             "%llu",
-             (unsigned long long)whole, (unsigned long long)most);
+    HY_CHECK(
+        &b->env, whole <= most,
+        "too many bytes of carried tensors for the bytes there are; got %llu, expected at most "
+        "%llu",
+        (unsigned long long)whole, (unsigned long long)most);
     return HYDRA_OK;
 }
 
 static const char *const BUNDLE_KEYS[] = {"modules", "tasks", "tensors", "blobs", "configs",
                                           "recipe", "base_model", NULL};
-static const char *const CORE_KEYS[] = {"modules", "tensors", "configs", "recipe", "base_model", NULL};
+static const char *const CORE_KEYS[] = {"modules", "tensors",    "configs",
+                                        "recipe",  "base_model", NULL};
 static const char *const TASK_KEYS[] = {"tasks", "blobs", "configs", NULL};
 static const char *const BUNDLE_ABOUT[] = {"format", "format_version", "library", "base_model",
                                            "tasks", "checksums", NULL};
@@ -177,7 +181,8 @@ static hydra_status read_main(hydra_bundle *b, uint32_t index) {
     HY_TRY(add_streams(b, index, 1, 1 + streams));
     for (blobs = 0; blobs < b->blob_count; blobs++) b->blobs[blobs].tensor += 2 + streams;
     if (core) {
-        HY_CHECK(&b->env, !streams && b->config_count <= 1, "a core holds tasks, or several configs. " AGAIN);
+        HY_CHECK(&b->env, !streams && b->config_count <= 1,
+                 "a core holds tasks, or several configs. " AGAIN);
         return HYDRA_OK;
     }
     tasks = hy_get(json, 0, "tasks");
@@ -263,8 +268,8 @@ static hydra_status open_files(hydra_bundle *b, int lenient) {
     }
     if (b->task_count) qsort(b->tasks, b->task_count, sizeof *b->tasks, hy_compare);
     for (i = 1; i < b->task_count; i++)
-        HY_CHECK(&b->env, !hy_same(b->tasks[i - 1].name, b->tasks[i].name), "two tasks are named '%s'",
-                 b->tasks[i].name.data);
+        HY_CHECK(&b->env, !hy_same(b->tasks[i - 1].name, b->tasks[i].name),
+                 "two tasks are named '%s'", b->tasks[i].name.data);
     return HYDRA_OK;
 }
 

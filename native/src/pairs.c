@@ -39,7 +39,8 @@ static uint32_t groups_of(const hy_module *x, const hy_pair *pair) {
     return x->layout == HY_ROWS || x->layout == HY_EXPERTS ? x->groups : 1;
 }
 
-static const hy_module *module_of(const hydra_bundle *b, const hy_pairs *pairs, const hy_pair *pair) {
+static const hy_module *module_of(const hydra_bundle *b, const hy_pairs *pairs,
+                                  const hy_pair *pair) {
     return b->modules + pairs->members[pair->first].module;
 }
 
@@ -67,10 +68,11 @@ static hydra_status open_pair(hy_pairs *pairs, hydra_bundle *b, const hy_task *t
     hy_text text;
     uint32_t enabled;
     if (x->layout == HY_FACTOR)
-        return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                       "module '%.200s' of task '%s' is a factor of a product, and no low-rank change "
-                       "of its own. Export it with hydraopt in the format that it came in",
-                       x->path.data, task->name.data);
+        return hy_fail(
+            &b->env, HYDRA_UNSUPPORTED,
+            "module '%.200s' of task '%s' is a factor of a product, and no low-rank change "
+            "of its own. Export it with hydraopt in the format that it came in",
+            x->path.data, task->name.data);
     pair->keys[0] = pairs->members[pair->first].key;
     hy_text_open(&text, &b->env);
     hy_key_of(b, task, pairs->members[pair->first].module, 1, &text);
@@ -86,10 +88,11 @@ static hydra_status open_pair(hy_pairs *pairs, hydra_bundle *b, const hy_task *t
         enabled = hy_get(config, 0, "enable_lora");
         if (!enabled || hy_kind(config, enabled) != HY_LIST ||
             config->nodes[enabled].size <= pairs->members[pair->first + pair->count - 1].position)
-            return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                           "PEFT has to know which parts of the fused projection '%.160s' task '%s' "
-                           "changes; expected enable_lora in its config. Add it and merge again",
-                           x->path.data, task->name.data);
+            return hy_fail(
+                &b->env, HYDRA_UNSUPPORTED,
+                "PEFT has to know which parts of the fused projection '%.160s' task '%s' "
+                "changes; expected enable_lora in its config. Add it and merge again",
+                x->path.data, task->name.data);
         pair->slots = config->nodes[enabled].size;
     }
     return check_members(b, task, pairs, pair);
@@ -106,7 +109,8 @@ hydra_status hy_pairs_open(hy_pairs *pairs, hydra_bundle *b, const hy_task *task
     pairs->pairs = hy_alloc(&b->env, count, sizeof *pairs->pairs);
     if (!pairs->pairs) return b->env.error->status;
     for (pair = 0; pair < task->modules.pairs; pair++)
-        for (i = task->modules.bounds[2 * pair]; i < task->modules.bounds[2 * pair + 1]; i++, index++) {
+        for (i = task->modules.bounds[2 * pair]; i < task->modules.bounds[2 * pair + 1];
+             i++, index++) {
             hy_member *member = pairs->members + index;
             hy_text text;
             hy_text_open(&text, &b->env);
@@ -270,7 +274,8 @@ hydra_status hy_pairs_outs(const hy_pairs *pairs, hydra_bundle *b, hy_outs *outs
             uint64_t sizes[10];
             uint32_t axes = hy_pair_shape(b, pairs, pairs->pairs + i, half, sizes);
             hy_out *out;
-            HY_TRY(hy_outs_add(outs, &b->env, pairs->pairs[i].keys[half], pairs->dtype, sizes, axes, &out));
+            HY_TRY(hy_outs_add(outs, &b->env, pairs->pairs[i].keys[half], pairs->dtype, sizes, axes,
+                               &out));
             out->pair = i;
             out->half = (uint32_t)half;
         }

@@ -14,10 +14,11 @@ static uint64_t up_to(uint64_t rank, uint64_t multiple) {
 }
 
 static hydra_status cannot(hydra_bundle *b, const hy_task *task, const char *what) {
-    return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                   "task '%s' cannot be written as a PEFT adapter: %s. Merge it with --lossless, or "
-                   "leave out what PEFT cannot hold",
-                   task->name.data, what);
+    return hy_fail(
+        &b->env, HYDRA_UNSUPPORTED,
+        "task '%s' cannot be written as a PEFT adapter: %s. Merge it with --lossless, or "
+        "leave out what PEFT cannot hold",
+        task->name.data, what);
 }
 
 static hy_rank *rank_of(hy_rank *ranks, uint32_t count, hy_slice path) {
@@ -72,8 +73,9 @@ static hydra_status set_ranks(hydra_bundle *b, const hy_task *task, const hy_jso
             double scale;
             HY_TRY(hy_rule(&b->env, config, "lora_alpha", 1, ranks[i].path, &own, &scale));
             if (ranks[i].rank > own)
-                return cannot(b, task, "a module has more parts than the rank that its initialisation "
-                                       "ties the base to");
+                return cannot(b, task,
+                              "a module has more parts than the rank that its initialisation "
+                              "ties the base to");
             ranks[i].rank = own;
         }
     } else if (made && parameters && hy_truth(config, parameters)) {
@@ -119,8 +121,9 @@ static hydra_status write_config(hydra_bundle *b, const hy_text *compact, const 
     hy_text_open(&pretty, &b->env);
     if (!status) {
         hy_dump(&pretty, &json, 0, HY_PRETTY);
-        status = pretty.failed ? b->env.error->status
-                               : hy_sink_text(b, sink, "adapter_config.json", pretty.data, pretty.size);
+        status = pretty.failed
+                     ? b->env.error->status
+                     : hy_sink_text(b, sink, "adapter_config.json", pretty.data, pretty.size);
     }
     hy_text_close(&pretty);
     hy_json_close(&json);
@@ -132,7 +135,8 @@ static hydra_status write_card(hydra_bundle *b, const hy_task *task, const hydra
     hydra_status status;
     hy_text_open(&card, &b->env);
     hy_card(b, task, "peft", &card);
-    status = card.failed ? b->env.error->status : hy_sink_text(b, sink, "README.md", card.data, card.size);
+    status = card.failed ? b->env.error->status
+                         : hy_sink_text(b, sink, "README.md", card.data, card.size);
     hy_text_close(&card);
     return status;
 }
@@ -149,8 +153,9 @@ static hydra_status export_task(hydra_bundle *b, const hy_task *task, const hy_j
     hy_text_open(&written, &b->env);
     if (task->lossless) {
         if (task->format != HY_PEFT || (asked && dtype != task->dtype))
-            status = cannot(b, task, "it is kept bit by bit, and is to be read as another format or dtype; "
-                                     "use hydraopt export");
+            status = cannot(b, task,
+                            "it is kept bit by bit, and is to be read as another format or dtype; "
+                            "use hydraopt export");
         else {
             const hy_text *own = b->configs + task->config;
             hy_put(&written, own->data, own->size - 1);
@@ -182,7 +187,8 @@ hydra_status hydra_write_peft(hydra_bundle *b, hydra_task index, const hydra_pef
     HY_TRY(hy_task_of(b, index, &task, b->env.error));
     text = b->configs + task->config;
     status = hy_json_copy(&config, &b->env, text->data, text->size - 1, "the config");
-    if (!status) status = export_task(b, task, &config, options ? options->dtype : HYDRA_SAME, sink);
+    if (!status)
+        status = export_task(b, task, &config, options ? options->dtype : HYDRA_SAME, sink);
     hy_json_close(&config);
     return status;
 }

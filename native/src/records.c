@@ -1,8 +1,8 @@
 /* Records of modules: shared bases, and a task's parts over them, multiplied out.
  *
- * Sums of products have one order, so that every reader gets the same bits: of a side V Y + E, first
- * the products of column 0 of V, then of column 1 and so on, each rounded to a double and added to
- * the sum; then E. No product and sum are fused into one rounding. */
+ * Sums of products have one order, so that every reader gets the same bits: of a side V Y + E,
+ * first the products of column 0 of V, then of column 1 and so on, each rounded to a double and
+ * added to the sum; then E. No product and sum are fused into one rounding. */
 #include <math.h>
 #include <string.h>
 
@@ -33,7 +33,8 @@ void hy_block_close(hy_block *block, hy_env *env) {
 }
 
 /* Appends a column in one, two or four bytes a number; a block's room grows with what it holds. */
-static int pack(hy_block *block, hy_env *env, uint32_t column, const int32_t *values, uint64_t *used) {
+static int pack(hy_block *block, hy_env *env, uint32_t column, const int32_t *values,
+                uint64_t *used) {
     uint32_t i, any = 0;
     uint8_t width, *out;
     for (i = 0; i < block->rows; i++) any |= (uint32_t)(values[i] ^ values[i] >> 31);
@@ -108,7 +109,8 @@ static hydra_status read_columns(hy_source *s, uint32_t rows, uint32_t columns, 
                   : env->error->status;
     for (j = 0; j < columns && !status; j++) {
         hy_coder_column(&s->coder, spreads[j], rows, sums, values);
-        if (s->coder.damaged) status = hy_damaged(s, "a number or the sum of a row that is too large");
+        if (s->coder.damaged)
+            status = hy_damaged(s, "a number or the sum of a row that is too large");
         else if (!to.take(to.user, j, values)) status = env->error->status;
     }
     hy_free(env, sums, rows, sizeof *sums);
@@ -128,7 +130,8 @@ static int pack_column(void *user, uint32_t column, int32_t *values) {
     return pack(p->block, p->env, column, values, &p->used);
 }
 
-hydra_status hy_block_read(hy_block *block, hy_source *s, uint32_t rows, uint32_t columns, int kind) {
+hydra_status hy_block_read(hy_block *block, hy_source *s, uint32_t rows, uint32_t columns,
+                           int kind) {
     Packer packer;
     Columns to;
     hydra_status status;
@@ -145,7 +148,8 @@ hydra_status hy_block_read(hy_block *block, hy_source *s, uint32_t rows, uint32_
     to.user = &packer;
     status = read_columns(s, rows, columns, kind, to);
     if (!status && packer.used < block->room) {
-        uint8_t *less = hy_resize(&s->b->env, block->data, block->room, packer.used ? packer.used : 1);
+        uint8_t *less =
+            hy_resize(&s->b->env, block->data, block->room, packer.used ? packer.used : 1);
         if (!less) return s->b->env.error->status;
         block->data = less;
         block->room = (size_t)(packer.used ? packer.used : 1);
@@ -161,7 +165,9 @@ static hydra_status read_powers(hy_source *s, uint32_t count, double **powers) {
     double *made = exponents ? hy_alloc(env, count, sizeof *made) : NULL;
     hydra_status status = env->error->status;
     uint32_t j;
-    if (made) status = hy_read_run(s, HY_EXPONENT, count, -EXPONENTS, EXPONENTS, "an exponent", exponents);
+    if (made)
+        status =
+            hy_read_run(s, HY_EXPONENT, count, -EXPONENTS, EXPONENTS, "an exponent", exponents);
     for (j = 0; made && !status && j < count; j++) made[j] = hy_power(exponents[j]);
     hy_free(env, exponents, count, sizeof *exponents);
     if (status) hy_free(env, made, count, sizeof *made);
@@ -255,7 +261,8 @@ static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint
     Adder adder;
     Columns to;
     if (way) {
-        if (!basis || !basis->q) return hy_damaged(s, "a shared side in a module without such a basis");
+        if (!basis || !basis->q)
+            return hy_damaged(s, "a shared side in a module without such a basis");
         status = hy_block_read(&coordinates, s, basis->q, k, HY_COORDINATE_SPREAD);
     } else {
         memset(&coordinates, 0, sizeof coordinates);
@@ -265,7 +272,8 @@ static hydra_status read_side(hy_source *s, int way, const hy_basis *basis, uint
         *values = hy_alloc(&s->b->env, (uint64_t)n * k, sizeof **values);
         if (!*values) status = s->b->env.error->status;
     }
-    if (!status && way && !s->only_read) status = add_shared(&s->b->env, basis, &coordinates, *values);
+    if (!status && way && !s->only_read)
+        status = add_shared(&s->b->env, basis, &coordinates, *values);
     hy_block_close(&coordinates, &s->b->env);
     if (status || way == 1) return status;
     adder.values = *values;
@@ -287,7 +295,8 @@ hydra_status hy_product_read(hy_product *p, hy_source *s, uint32_t m, uint32_t n
     p->k = (uint32_t)k;
     if (bases && (bases->left.q || bases->right.q))
         HY_TRY(hy_read_integer(s, HY_MODE, 0, 8, "the mode of a record", &mode));
-    HY_TRY(read_side(s, mode % 3, bases ? &bases->right : NULL, n, p->k, HY_RIGHT_SPREAD, &p->right));
+    HY_TRY(
+        read_side(s, mode % 3, bases ? &bases->right : NULL, n, p->k, HY_RIGHT_SPREAD, &p->right));
     HY_TRY(read_side(s, mode / 3, bases ? &bases->left : NULL, m, p->k, HY_LEFT_SPREAD, &p->left));
     return read_powers(s, p->k, &p->powers);
 }

@@ -304,7 +304,8 @@ static int takes(const Program *p, const Step *step, hy_slice text, size_t *at) 
     if (step->op == CHAR) return c == (int32_t)step->x;
     if (step->op == ANY) return c != '\n';
     for (i = 0; i < step->y; i++)
-        if (c >= p->ranges[step->x + i].low && c <= p->ranges[step->x + i].high) return !step->negated;
+        if (c >= p->ranges[step->x + i].low && c <= p->ranges[step->x + i].high)
+            return !step->negated;
     return step->negated;
 }
 

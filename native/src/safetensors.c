@@ -102,10 +102,11 @@ hydra_status hy_write_safetensors(hydra_bundle *b, const hy_task *task, hy_outs 
     if (outs->count) qsort(outs->rows, outs->count, sizeof *outs->rows, by_name);
     for (i = 1; i < outs->count; i++)
         if (hy_same(outs->rows[i - 1].name, outs->rows[i].name))
-            return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                           "task '%s' cannot be written as a PEFT adapter: two tensors would have the "
-                           "name '%.160s'",
-                           task->name.data, outs->rows[i].name.data);
+            return hy_fail(
+                &b->env, HYDRA_UNSUPPORTED,
+                "task '%s' cannot be written as a PEFT adapter: two tensors would have the "
+                "name '%.160s'",
+                task->name.data, outs->rows[i].name.data);
     if (outs->count) qsort(outs->rows, outs->count, sizeof *outs->rows, by_dtype);
     hy_text_open(&head, &b->env);
     put_header(&head, task, outs);
@@ -113,8 +114,9 @@ hydra_status hy_write_safetensors(hydra_bundle *b, const hy_task *task, hy_outs 
     for (i = 0; i < outs->count; i++) whole += outs->rows[i].size;
     if (head.failed) status = b->env.error->status;
     else if (b->env.limits.output && whole > b->env.limits.output)
-        status = hy_fail(&b->env, HYDRA_LIMIT, "'%s' is larger than the limit of outputs; got %llu bytes",
-                         name, (unsigned long long)whole);
+        status = hy_fail(&b->env, HYDRA_LIMIT,
+                         "'%s' is larger than the limit of outputs; got %llu bytes", name,
+                         (unsigned long long)whole);
     else if (sink->begin(sink->user, name, whole) || sink->write(sink->user, head.data, head.size))
         status = hy_sink_failed(b, name);
     hy_text_close(&head);

@@ -39,7 +39,8 @@ hydra_status hy_table_open(hy_env *env, const hy_json *json, uint32_t table, hy_
         hy_slice name = hy_string(json, i);
         uint32_t cells = i + 1;
         for (j = 0; columns[j].name && !hy_is(name, columns[j].name);) j++;
-        HY_CHECK(env, columns[j].name, "manifest: %s have an unknown column '%.80s'", what, name.data);
+        HY_CHECK(env, columns[j].name, "manifest: %s have an unknown column '%.80s'", what,
+                 name.data);
         if (hy_kind(json, cells) == HY_OBJECT) {
             uint32_t value = hy_get(json, cells, "=");
             HY_CHECK(env, value && json->nodes[cells].size == 1,
@@ -146,7 +147,8 @@ hydra_status hy_codes_read(hydra_bundle *b, const hy_json *json, uint32_t node, 
     HY_CHECK(&b->env, !node || hy_kind(json, node) == HY_STRING, "manifest: %s are no text", what);
     if (node) text = hy_string(json, node);
     /* Before anything is allocated: the length follows from the count. */
-    HY_CHECK(&b->env, text.size <= (uint64_t)count * 4 / 3 + 4 && text.size >= (uint64_t)count * 4 / 3,
+    HY_CHECK(&b->env,
+             text.size <= (uint64_t)count * 4 / 3 + 4 && text.size >= (uint64_t)count * 4 / 3,
              "manifest: %s are not base64 of %u codes", what, (unsigned)count);
     made = hy_arena_alloc(&b->env, &b->arena, (uint64_t)text.size + 4, 1);
     if (!made) return b->env.error->status;

@@ -201,14 +201,16 @@ static hydra_status read_plain(hydra_bundle *b, const hy_json *json, const hy_co
     uint64_t numbers;
     int format = named_or(json, c[FORMAT].at, HY_FORMATS, HY_PEFT);
     int dtype = named_or(json, c[DTYPE].at, HY_DTYPES, HY_F32);
-    HY_CHECK(&b->env, hy_kind(json, c[NAME].at) == HY_STRING && usable_name(hy_string(json, c[NAME].at)),
+    HY_CHECK(&b->env,
+             hy_kind(json, c[NAME].at) == HY_STRING && usable_name(hy_string(json, c[NAME].at)),
              "manifest: a task's name is not usable as a folder's");
     x->name = hy_string(json, c[NAME].at);
     HY_CHECK(&b->env, format >= 0 && dtype >= 0 && strchr(HY_DTYPES[dtype], 'F'),
              "manifest: format or dtype of '%s' is not known", x->name.data);
     x->format = (uint8_t)format;
     x->dtype = (uint8_t)dtype;
-    HY_CHECK(&b->env, !c[NUMBERS].at || hy_natural(json, c[NUMBERS].at, 0, (uint64_t)1 << 50, &numbers),
+    HY_CHECK(&b->env,
+             !c[NUMBERS].at || hy_natural(json, c[NUMBERS].at, 0, (uint64_t)1 << 50, &numbers),
              "manifest: numbers of '%s' make no sense", x->name.data);
     if (c[BASE_MODEL].at && hy_kind(json, c[BASE_MODEL].at) != HY_NULL) {
         HY_CHECK(&b->env, hy_is_text(json, c[BASE_MODEL].at, 0),
@@ -226,7 +228,8 @@ static hydra_status read_plain(hydra_bundle *b, const hy_json *json, const hy_co
                               x->error - x->error == 0),
              "manifest: the error of '%s' is no number >= 0", x->name.data);
     x->error = hy_rounded(x->error, 4);
-    HY_CHECK(&b->env, all_texts(json, c[NOTES].at), "manifest: notes of '%s' are no texts", x->name.data);
+    HY_CHECK(&b->env, all_texts(json, c[NOTES].at), "manifest: notes of '%s' are no texts",
+             x->name.data);
     HY_CHECK(&b->env,
              is_map(json, c[METADATA].at, 1) && is_map(json, c[EXTRA_KINDS].at, 1) &&
                  is_map(json, c[BIAS_SCALES].at, 0),
@@ -238,7 +241,8 @@ static hydra_status read_plain(hydra_bundle *b, const hy_json *json, const hy_co
     return HYDRA_OK;
 }
 
-static hydra_status read_task(hydra_bundle *b, const hy_json *json, const hy_column *c, hy_task *x) {
+static hydra_status read_task(hydra_bundle *b, const hy_json *json, const hy_column *c,
+                              hy_task *x) {
     uint32_t i, kinds;
     int coded;
     HY_TRY(read_plain(b, json, c, x));
@@ -292,7 +296,8 @@ hydra_status hy_read_tasks(hydra_bundle *b, const hy_json *json, uint32_t table,
         }
         index = 0;
         HY_CHECK(&b->env,
-                 config_count && (!c[CONFIG].at || hy_natural(json, c[CONFIG].at, 0, config_count - 1, &index)),
+                 config_count &&
+                     (!c[CONFIG].at || hy_natural(json, c[CONFIG].at, 0, config_count - 1, &index)),
                  "manifest: a task names a config that is not there");
         x->config = config_base + (uint32_t)index;
         HY_TRY(read_carried(b, json, c[CARRIED].at, blob_base, blob_count, x));
@@ -313,8 +318,8 @@ static hydra_status check_sharing(hydra_bundle *b) {
         hy_task *x = b->tasks + i, *first;
         if (x->content == HY_NONE) continue;
         if (x->content >= b->stream_count) {
-            status = hy_fail(&b->env, HYDRA_DAMAGED, "manifest: '%s' names a stream that is not there",
-                             x->name.data);
+            status = hy_fail(&b->env, HYDRA_DAMAGED,
+                             "manifest: '%s' names a stream that is not there", x->name.data);
             break;
         }
         first = users[x->content];
@@ -344,9 +349,11 @@ static hydra_status check_first_use(hydra_bundle *b) {
             fine &= x->carried[j] <= blobs;
             blobs += x->carried[j] == blobs;
         }
-        HY_CHECK(&b->env, fine, "manifest: configs, streams or blobs are not numbered by first use");
+        HY_CHECK(&b->env, fine,
+                 "manifest: configs, streams or blobs are not numbered by first use");
     }
-    HY_CHECK(&b->env, configs == b->config_count && streams == b->stream_count && blobs == b->blob_count,
+    HY_CHECK(&b->env,
+             configs == b->config_count && streams == b->stream_count && blobs == b->blob_count,
              "manifest: a config, stream or blob belongs to no task");
     return HYDRA_OK;
 }

@@ -9,10 +9,11 @@
 #define PREFIX "base_model.model."
 
 static hydra_status cannot(hydra_bundle *b, const hy_task *task, const char *what, hy_slice path) {
-    return hy_fail(&b->env, HYDRA_UNSUPPORTED,
-                   "task '%s', module '%.160s' cannot be written as a PEFT adapter: %s. Merge it with "
-                   "--lossless, or leave it out",
-                   task->name.data, path.data, what);
+    return hy_fail(
+        &b->env, HYDRA_UNSUPPORTED,
+        "task '%s', module '%.160s' cannot be written as a PEFT adapter: %s. Merge it with "
+        "--lossless, or leave it out",
+        task->name.data, path.data, what);
 }
 
 typedef struct {
@@ -25,7 +26,8 @@ typedef struct {
     uint64_t numbers;
 } Tuner;
 
-/* How many of AdaLoRA's ranks are left of a module: rank_pattern has a truth for each, by lora_E. */
+/* How many of AdaLoRA's ranks are left of a module: rank_pattern has a truth for each, by lora_E.
+ */
 static hydra_status adalora_rule(Tuner *t, hy_slice inner, uint64_t *rank, double *scale) {
     const hy_json *config = t->config;
     uint32_t r = hy_get(config, 0, "init_r"), alpha = hy_get(config, 0, "lora_alpha"), i, j;
@@ -41,8 +43,9 @@ static hydra_status adalora_rule(Tuner *t, hy_slice inner, uint64_t *rank, doubl
         hy_slice key = hy_string(config, i);
         size_t at = hy_find_text(key, ".lora_E", 0), end = at + 7;
         uint64_t left = 0;
-        if (at < key.size && (end == key.size || (key.data[end] == '.' && end + 1 < key.size &&
-                                                  !memchr(key.data + end + 1, '.', key.size - end - 1))))
+        if (at < key.size &&
+            (end == key.size || (key.data[end] == '.' && end + 1 < key.size &&
+                                 !memchr(key.data + end + 1, '.', key.size - end - 1))))
             key.size = at;
         if (!hy_same(key, inner) || hy_kind(config, i + 1) != HY_LIST) continue;
         for (j = hy_first(i + 1); j < hy_end(config, i + 1); j = config->nodes[j].next)
@@ -124,16 +127,19 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     hy_put(&inner_text, "", 1);
     if (!status && inner_text.failed) status = t->b->env.error->status;
     inner.data = inner_text.data, inner.size = inner_text.size ? inner_text.size - 1 : 0;
-    if (!status) status = t->adalora ? adalora_rule(t, inner, &rank, &scale)
-                                     : hy_rule(&t->b->env, t->config, "alpha", 0, inner, &rank, &scale);
+    if (!status)
+        status = t->adalora ? adalora_rule(t, inner, &rank, &scale)
+                            : hy_rule(&t->b->env, t->config, "alpha", 0, inner, &rank, &scale);
     if (!t->adalora && is_later(t, index)) scale = 1;
     if (!status && product->k > rank)
         status = cannot(t->b, t->task, "a module has more parts than its config's rank", x->path);
     memset(&f, 0, sizeof f);
     if (!status) status = hy_factors_of(&f, &t->b->env, product, t->dtype, scale, t->task, x);
-    if (!status) status = add(t, inner, t->adalora ? "lora_A" : t->names[2 * factor + 1], rank, x->n, &out);
+    if (!status)
+        status = add(t, inner, t->adalora ? "lora_A" : t->names[2 * factor + 1], rank, x->n, &out);
     if (!status && f.k) memcpy(out->data, f.a, (size_t)f.k * x->n * size);
-    if (!status) status = add(t, inner, t->adalora ? "lora_B" : t->names[2 * factor], x->m, rank, &out);
+    if (!status)
+        status = add(t, inner, t->adalora ? "lora_B" : t->names[2 * factor], x->m, rank, &out);
     for (i = 0; !status && f.k && i < x->m; i++)
         memcpy(out->data + i * rank * size, f.b + i * f.k * size, f.k * size);
     if (!status && t->adalora) {

@@ -62,7 +62,7 @@ hydra_status hy_inflate(hy_env *env, const uint8_t *data, size_t packed, uint8_t
     inflateEnd(&stream);
     if (code != Z_STREAM_END || made != size || in != packed)
         return hy_fail(env, code == Z_MEM_ERROR ? HYDRA_MEMORY : HYDRA_DAMAGED,
-                       "%s cannot be unpacked; got %llu of %llu bytes. Fetch the bundle again", what,
-                       (unsigned long long)made, (unsigned long long)size);
+                       "%s cannot be unpacked; got %llu of %llu bytes. Fetch the bundle again",
+                       what, (unsigned long long)made, (unsigned long long)size);
     return HYDRA_OK;
 }

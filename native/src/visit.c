@@ -63,7 +63,8 @@ static hydra_status common_of(Shared *shared, uint32_t tensor, const hy_dense **
         if (s->record < b->module_count)
             HY_TRY(hy_bases_read(&shared->bases, s, b->modules + s->record));
         else
-            HY_TRY(hy_dense_read(&shared->dense, s, b->entries + (s->record - b->module_count), NULL, 1));
+            HY_TRY(hy_dense_read(&shared->dense, s, b->entries + (s->record - b->module_count),
+                                 NULL, 1));
     }
     *common = &shared->dense;
     return HYDRA_OK;
@@ -82,7 +83,8 @@ static hydra_status visit_modules(Shared *shared, hy_source *own, const hy_task 
             HY_TRY(bases_of(shared, i, &bases));
             status = hy_product_read(&product, own, x->m, x->n, bases);
             if (!status) status = hy_source_end_record(own);
-            if (!status && visitor->module) status = visitor->module(visitor->user, index, x, &product);
+            if (!status && visitor->module)
+                status = visitor->module(visitor->user, index, x, &product);
             hy_product_close(&product, &b->env);
             if (status) return status;
             index++;
@@ -124,7 +126,8 @@ hydra_status hy_visit(hydra_bundle *b, const hy_task *task, const hy_visitor *vi
     }
     own->b = b;
     status = open_shared(shared, b);
-    if (!status) status = hy_source_open(own, b, task->content, task->modules.count + task->tensors.count);
+    if (!status)
+        status = hy_source_open(own, b, task->content, task->modules.count + task->tensors.count);
     own->only_read = visitor->only_read;
     if (!status && (visitor->module || task->tensors.count))
         status = visit_modules(shared, own, task, visitor);
@@ -150,9 +153,10 @@ static hydra_status read_core(hydra_bundle *b, hy_source *s, hy_core *core, size
             HY_TRY(hy_dense_read(core->tensors + (i - b->module_count), s,
                                  b->entries + (i - b->module_count), NULL, 1));
         if (most && b->env.used - before > most)
-            return hy_fail(&b->env, HYDRA_LIMIT,
-                           "what is shared takes more memory than allowed; expected at most %llu bytes",
-                           (unsigned long long)most);
+            return hy_fail(
+                &b->env, HYDRA_LIMIT,
+                "what is shared takes more memory than allowed; expected at most %llu bytes",
+                (unsigned long long)most);
     }
     return HYDRA_OK;
 }
@@ -167,7 +171,8 @@ hydra_status hydra_keep_core(hydra_bundle *b, size_t most, hydra_error *error) {
     s = hy_alloc(&b->env, 1, sizeof *s);
     core = s ? hy_alloc(&b->env, 1, sizeof *core) : NULL;
     if (core) core->modules = hy_alloc(&b->env, b->module_count, sizeof *core->modules);
-    if (core && core->modules) core->tensors = hy_alloc(&b->env, b->entry_count, sizeof *core->tensors);
+    if (core && core->modules)
+        core->tensors = hy_alloc(&b->env, b->entry_count, sizeof *core->tensors);
     status = b->env.error->status;
     if (core && core->tensors) {
         s->b = b;
@@ -186,8 +191,10 @@ void hy_core_close(hydra_bundle *b) {
     hy_core *core = b->core;
     uint32_t i;
     if (!core) return;
-    for (i = 0; core->modules && i < b->module_count; i++) hy_bases_close(core->modules + i, &b->env);
-    for (i = 0; core->tensors && i < b->entry_count; i++) hy_dense_close(core->tensors + i, &b->env);
+    for (i = 0; core->modules && i < b->module_count; i++)
+        hy_bases_close(core->modules + i, &b->env);
+    for (i = 0; core->tensors && i < b->entry_count; i++)
+        hy_dense_close(core->tensors + i, &b->env);
     hy_free(&b->env, core->modules, b->module_count, sizeof *core->modules);
     hy_free(&b->env, core->tensors, b->entry_count, sizeof *core->tensors);
     hy_free(&b->env, core, 1, sizeof *core);

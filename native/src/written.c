@@ -63,7 +63,8 @@ static hydra_status put_targets(Writer *w, const hy_rank *ranks, uint32_t count)
 }
 
 /* Keys of a task's carried and coded tensors, one after another; 0 at the end. */
-static int nth_tensor(const Writer *w, uint32_t *blob, uint32_t *item, uint32_t *tensor, hy_slice *key) {
+static int nth_tensor(const Writer *w, uint32_t *blob, uint32_t *item, uint32_t *tensor,
+                      hy_slice *key) {
     const hydra_bundle *b = w->b;
     while (*blob < w->task->carried_count) {
         const hy_blob *held = b->blobs + w->task->carried[*blob];
@@ -132,8 +133,9 @@ static void put_rank_settings(Writer *w, const hy_rank *ranks, uint32_t count) {
 hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
                                const hy_rank *ranks, uint32_t count, int kept, hy_text *out) {
     static const char *const ours[] = {"hydraopt", "enable_lora", "merge_weights", "peft_type"};
-    static const char *const adalora[] = {"beta1", "beta2", "deltaT", "init_r", "orth_reg_weight",
-                                          "rank_pattern", "target_r", "tfinal", "tinit", "total_step"};
+    static const char *const adalora[] = {"beta1",           "beta2",        "deltaT",   "init_r",
+                                          "orth_reg_weight", "rank_pattern", "target_r", "tfinal",
+                                          "tinit",           "total_step"};
     Writer w;
     hy_json plain;
     const hy_json *from = config;

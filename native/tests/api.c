@@ -211,7 +211,8 @@ static void edges(const void *data, size_t size) {
         EXPECT(!hydra_open_memory(data, size, &options, &bundle, &error));
         EXPECT(hydra_verify(bundle, &error) == HYDRA_LIMIT);
     }
-    EXPECT(hydra_keep_core(bundle, 1, NULL) == HYDRA_LIMIT || hydra_keep_core(bundle, 0, NULL) == HYDRA_OK);
+    EXPECT(hydra_keep_core(bundle, 1, NULL) == HYDRA_LIMIT ||
+           hydra_keep_core(bundle, 0, NULL) == HYDRA_OK);
     hydra_close(bundle);
     hydra_close(NULL);
     EXPECT(!strcmp(hydra_status_name(HYDRA_LIMIT), "limit") && hydra_status_name((hydra_status)99));

@@ -9,7 +9,8 @@
 
 #include "host.h"
 
-/* ---- memory: first fit, neighbours that are free become one (Kernighan and Ritchie, 8.7) ------ */
+/* ---- memory: first fit, neighbours that are free become one (Kernighan and Ritchie, 8.7) ------
+ */
 
 typedef struct block {
     struct block *next; /* of the free ones, by address */
@@ -96,7 +97,8 @@ void *realloc(void *address, size_t size) {
     return other;
 }
 
-/* ---- numbers ---------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------------
+ */
 
 double strtod(const char *text, char **end) {
     if (end) *end = (char *)text + strlen(text);
