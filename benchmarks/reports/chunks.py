@@ -83,9 +83,30 @@ def _readers() -> str:
     )
 
 
+def _remote() -> str:
+    result = json.loads((SPEED / "remote.json").read_text())
+    lines = [
+        [
+            row["store"],
+            row["kind"],
+            str(row["tasks"]),
+            f"{row['needed']:,}",
+            f"{row['wire']:,}",
+            f"{row['ratio']:.3f}",
+            f"{row['again_wire']:,}",
+        ]
+        for row in result["rows"]
+    ]
+    heads = ["store", "bundle", "tasks", "core + tasks", "over the wire", "ratio", "again"]
+    return f"`{result['bundle']}`, {result['size']:,} bytes; all columns in bytes.\n\n" + table(
+        heads, lines
+    )
+
+
 SECTIONS = {
     "formats": _formats,
     "chunks": _chunks,
     "shared chunks": _shared,
     "readers": _readers,
+    "remote": _remote,
 }

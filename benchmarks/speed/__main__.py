@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("merge", "revisions", "scaling", "readers", "runtime", "serve_load")
+COMMANDS = ("merge", "revisions", "scaling", "readers", "remote", "runtime", "serve_load")
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.speed", COMMANDS))

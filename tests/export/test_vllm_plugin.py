@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import tomllib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +19,17 @@ import numpy as np
 import pytest
 
 from hydraopt.adapters import read_adapter
-from hydraopt.errors import BundleFormatError
+from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.splitting import split
+from hydraopt.collection.encode import Limit
+from hydraopt.collection.verbs import remove, rename, replace
+from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.export import vllm_plugin
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
+from tests.remote.servers import Web, web_server
 
+LIMIT = Limit(error=0.01)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -177,4 +185,117 @@ def test_a_damaged_bundle_is_logged_and_a_wrong_setting_stops_the_start(
     assert ask(resolver, "de") is None
     assert "cannot be served" in caplog.text
     with pytest.raises(BundleFormatError):
+        vllm_plugin.register()
+
+
+# --- from a store ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """The bundle as a core and task files, over HTTP."""
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "kept"))
+    (tmp_path / "web").mkdir()
+    split(bundle, tmp_path / "web" / "tiny")
+    with web_server(tmp_path / "web") as web:
+        yield web
+
+
+def at(web: Web, monkeypatch: pytest.MonkeyPatch, registry: Registry, **settings: str) -> Any:
+    monkeypatch.setenv("HYDRAOPT_BUNDLE", web.url(core_of(web)))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    vllm_plugin.register()
+    return registry.resolvers[vllm_plugin.NAME]
+
+
+def core_of(web: Web) -> str:
+    (core,) = (web.folder / "tiny").glob("*.core.safetensors")
+    return f"tiny/{core.name}"
+
+
+def test_a_cold_task_of_an_address_costs_its_own_bytes_and_one_decoding(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, served: Web
+) -> None:
+    resolver = at(served, monkeypatch, registry)
+    decoded = []
+    read_bases = Bundle.read_bases
+
+    def counted(self: Bundle) -> Any:
+        decoded.append(self)
+        return read_bases(self)
+
+    monkeypatch.setattr(Bundle, "read_bases", counted)
+    assert ask(resolver, "de") is not None
+    served.reset()
+    second = ask(resolver, "fr")
+    assert second is not None
+    own = (served.folder / "tiny" / "fr.task.safetensors").stat().st_size
+    assert own <= served.sent <= own + 100  # a byte or a few words for each other question
+    assert not any("de.task" in path for path in served.requests)
+    assert len(decoded) == 1
+    served.reset()
+    assert ask(resolver, "fr") == second
+    assert len(decoded) == 1
+    assert ask(resolver, "es") is None
+
+
+def test_what_is_replaced_at_the_address_is_seen(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, served: Web, tmp_path: Path
+) -> None:
+    resolver = at(served, monkeypatch, registry)
+    first = ask(resolver, "de")
+    other = write_adapter(tmp_path / "n" / "de", pairs(7))
+    replace(served.folder / "tiny", [other], limit=LIMIT, same_base=True)
+    second = ask(resolver, "de")
+    assert first is not None
+    assert second is not None
+    assert second.lora_path != first.lora_path
+    found = read_adapter(second.lora_path)
+    for path, module in read_adapter(other).modules.items():
+        made = np.matmul(*found.modules[path].factors())
+        np.testing.assert_allclose(made, np.matmul(*module.factors()), atol=0.05)
+
+
+def test_a_change_of_another_task_keeps_what_is_exported(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, bundle: Path, tmp_path: Path
+) -> None:
+    resolver = started(monkeypatch, registry, bundle)
+    first = ask(resolver, "de")
+    remove(bundle, ["fr"])
+    assert ask(resolver, "de") == first
+    assert ask(resolver, "fr") is None
+
+
+def test_folders_take_no_more_than_their_bound(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, served: Web
+) -> None:
+    resolver = at(served, monkeypatch, registry, HYDRAOPT_VLLM_CACHE_SIZE="1KB")
+    home = Path(os.environ["HYDRAOPT_CACHE"]) / "vllm"
+    first, second = (ask(resolver, name) for name in ("de", "fr"))
+    assert first is not None
+    assert second is not None
+    # vLLM reads a folder after it was told of it, so none goes in its first minute.
+    assert all(Path(x.lora_path).is_dir() for x in (first, second))
+    for folder in home.iterdir():
+        if folder.is_dir():
+            os.utime(folder, (1, 1))
+    third = ask(resolver, "de")
+    assert third == first
+    rename(served.folder / "tiny", "fr", "fr2")
+    assert ask(resolver, "fr2") is not None
+    assert not Path(second.lora_path).exists()
+    assert Path(first.lora_path).is_dir()
+
+
+def test_a_wrong_size_or_address_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, registry: Registry, served: Web
+) -> None:
+    with pytest.raises(UsageError, match="HYDRAOPT_VLLM_CACHE_SIZE is no size"):
+        at(served, monkeypatch, registry, HYDRAOPT_VLLM_CACHE_SIZE="much")
+    monkeypatch.setenv("HYDRAOPT_BUNDLE", served.url("none.core.safetensors"))
+    with pytest.raises(NotThereError):
+        vllm_plugin.register()
+    monkeypatch.setenv("HYDRAOPT_BUNDLE", f"{served.url(core_of(served))} {served.url('none')}")
+    with pytest.raises(NotThereError):
         vllm_plugin.register()

@@ -34,8 +34,8 @@ def parts_beside(
     """
     whole = is_folder(path)
     folder = path if whole else path.parent
-    if not whole and isinstance(folder, Url) and folder.is_web and tasks is not None:
-        # By their names: a page that lists all may be long, and mostly there is none.
+    if not whole and isinstance(folder, Url) and tasks is not None:
+        # By their names: a list of all of them may be longer than what is wanted, if there is one.
         return path, [x for task in tasks for x in _alike(folder, task)]
     names = _names_in(folder)
     if names is None:

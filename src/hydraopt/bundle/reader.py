@@ -127,15 +127,22 @@ class Bundle(Mapping[str, TaskAdapter]):
             fresh = Bundle(self.path, self.base, opened)
         for name in wanted:
             fresh[name]
-        if fresh is not self and self._same_core(fresh):
-            known = ("_bases", "_commons")
-            fresh.__dict__.update({x: self.__dict__[x] for x in known if x in self.__dict__})
+        fresh.take_core(self)
         return fresh
 
-    def _same_core(self, other: Bundle) -> bool:
-        one, two = self.manifest, other.manifest
-        same = self.checksum("shared") == other.checksum("shared")
-        return same and (one.modules, one.tensors) == (two.modules, two.tensors)
+    def decode_core(self) -> None:
+        """Decode what tasks share, unless that was done."""
+        self._bases  # noqa: B018  # kept by being asked for
+
+    def take_core(self, other: Bundle) -> None:
+        """Take what ``other`` has decoded of a core, if it is the same core."""
+        mine, theirs = (
+            (x.checksum("shared"), x.manifest.modules, x.manifest.tensors) for x in (self, other)
+        )
+        if other is not self and mine == theirs:
+            for name in ("_bases", "_commons"):
+                if name in other.__dict__:
+                    self.__dict__.setdefault(name, other.__dict__[name])
 
     @property
     def tensor_bytes(self) -> dict[str, int]:

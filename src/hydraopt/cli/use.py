@@ -17,6 +17,7 @@ from hydraopt.cli.common import (
     size_text,
 )
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.url import Url, is_url
 
 __all__ = ["use"]
 
@@ -75,6 +76,9 @@ def use(
       hydraopt use phone.hydra.safetensors --task numbers-de
       hydraopt use phone.hydra.safetensors --task numbers-de --base ./base --json
     """
+    if is_url(bundle):
+        do = "Fetch it first: hydraopt pull"
+        raise UsageError(explain("what is measured lies here", file=Url(bundle), do=do))
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.runtime.use import measure_use
 

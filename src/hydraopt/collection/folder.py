@@ -146,15 +146,17 @@ class FolderCollection:
     def _rename(self, old: str, new: str) -> None:
         """Two steps, of which the first one counts: the file gets the new row, then its name.
 
-        A store has no renaming: there the second step is a copy, after which the first one goes.
+        A store gives no object another name. There the task comes under its new name, and then goes
+        under the old one; in between it is there twice.
         """
         file = self._file_of(old)
         assert file is not None
         taken = {folded(stem) for stem in self._stems - {file.name.removesuffix(TASK_SUFFIX)}}
         target = self._folder / task_file_name(new, taken)
-        told = json.dumps({"task": new, "from": file.name, "to": target.name})
+        told = json.dumps({"old": old, "task": new, "from": file.name, "to": target.name})
         write_atomically(self._folder / _JOURNAL, [told.encode()])
-        self._write(file, held_in(self._opened(file), old).renamed(new))
+        first = file if isinstance(file, Path) else target
+        self._write(first, held_in(self._opened(file), old).renamed(new))
         self._finish_renaming()
 
     def _finish_renaming(self) -> None:
@@ -163,28 +165,23 @@ class FolderCollection:
         try:
             told = json.loads(_content(journal))
             names = [Path(told[key]).name for key in ("from", "to")]
-            task = str(told["task"])
+            task, old = str(told["task"]), str(told.get("old", ""))
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError):
-            names, task = [], ""
+            names, task, old = [], "", ""
         if names and all(map(is_task_name, names)):
             file, target = (self._folder / name for name in names)
-            if is_there(file) and task in self._opened(file):
-                self._move(file, target, task)
+            if isinstance(file, Path) and isinstance(target, Path):
+                if file.is_file() and not target.exists() and task in self._opened(file):
+                    os.rename(file, target)
+            elif file != target and self._holds(target, task) and self._holds(file, old):
+                remove_file(file)
         with suppress(OSError):
             remove_file(journal)
 
-    def _move(self, file: AnyPath, target: AnyPath, task: str) -> None:
-        """Give a task's file another name, unless that is another file's."""
-        if isinstance(file, Path) and isinstance(target, Path):
-            if not target.exists():
-                os.rename(file, target)
-            return
-        if file == target or (is_there(target) and task not in self._opened(target)):
-            return
-        self._write(target, held_in(self._opened(file), task))
-        remove_file(file)
+    def _holds(self, file: AnyPath, task: str) -> bool:
+        return is_there(file) and task in self._opened(file)
 
 
 def _content(file: AnyPath) -> bytes:

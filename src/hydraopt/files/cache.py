@@ -27,7 +27,7 @@ __all__ = ["Cache", "bytes_of", "cache_root", "remote_cache"]
 
 _DEFAULT: Final = "4GB"
 _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SIZE: Final = re.compile(r"(\d{1,15})\s*([KMGT]?B?)", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(\d{1,15})\s*([KMGT]?B)?", re.IGNORECASE)
 _KEY: Final = re.compile(r"[0-9a-f]{8,64}-\d+")
 _LOCK: Final = ".lock"
 
@@ -41,7 +41,7 @@ def cache_root(environment: Mapping[str, str] | None = None) -> Path:
 def bytes_of(text: str, name: str) -> int:
     """The bytes that a setting states: "500MB", "4GB", "0". Raises UsageError, naming it."""
     match = _SIZE.fullmatch(text.strip())
-    unit = match[2].upper() if match else ""
+    unit = (match[2] or "").upper() if match else ""
     if match is None or (unit and unit not in _UNITS):
         raise UsageError(
             explain(f"{name} is no size", got=text[:40], expected="bytes, 500MB or 4GB")

@@ -7,6 +7,7 @@ hydraopt.files.objects. Both load when an address is first used.
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -94,7 +95,7 @@ def copy_to(url: Url, target: Path) -> int:
     store = store_of(url)
     begun = patiently(lambda: store.start(url, _CHUNK), url)
     if begun.whole is not None:
-        begun.whole.replace(target)
+        shutil.move(begun.whole, target)  # which may be on another disk
         return begun.mark.size
     position = len(begun.head)
     with target.open("wb") as file:

@@ -78,6 +78,10 @@ class Url(os.PathLike[str]):
         """The address of that name in the same folder."""
         return self.parent / name
 
+    def as_folder(self) -> Url:
+        """The same, written as a folder."""
+        return self._with(f"{self._inner}/")
+
     def under(self, other: Url) -> bool:
         """Whether it is ``other``, or lies in it."""
         mine, theirs = f"{self._inner}/", f"{other._inner}/"

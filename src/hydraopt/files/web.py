@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from hydraopt.errors import RemoteError, explain
@@ -75,11 +75,18 @@ class WebStore:
             return _body(reply, url, size)
 
     def mark(self, url: Url) -> Mark:
-        # A GET, since an address may be signed for that alone.
-        return self.start(url, 1).mark
+        # A GET, since an address may be signed for that alone; of the body nothing is read.
+        with _asked(url, {"Range": "bytes=0-0"}) as reply:
+            tag = reply.headers.get("ETag")
+            if reply.status_code == 416 and _header(reply, "range") == "bytes */0":
+                return Mark(0, tag)
+            _check_status(reply, url)
+            if reply.status_code == 206:
+                return Mark(_range_of(reply, url)[2], tag)
+            return Mark(_stated(reply, url), tag)
 
     def entries(self, url: Url) -> list[Entry] | None:
-        folder = Url(url.text if url.is_folder else f"{url.parent / url.name}/")
+        folder = url.as_folder()
         with _asked(folder, {}) as reply:
             kind = reply.headers.get("Content-Type", "")
             if reply.status_code != 200 or not kind.lower().startswith("text/html"):
@@ -228,19 +235,26 @@ def _body(reply: Response, url: Url, size: int) -> bytes:
     return data
 
 
+def _stated(reply: Response, url: Url) -> int:
+    """The length of a whole file. Without one nobody knows whether it came short."""
+    stated = str(reply.headers.get("Content-Length", ""))
+    if not (stated.isascii() and stated.isdecimal() and len(stated) < 16):
+        refuse("server has no ranges, and states no length", url, stated[:40], "Content-Length")
+    return int(stated)
+
+
 def _whole(reply: Response, url: Url) -> Start:
     """Of a server without ranges: all of the file, as a local copy."""
-    stated: Any = reply.headers.get("Content-Length", "")
-    size = int(stated) if stated.isascii() and stated.isdecimal() else None
+    size = _stated(reply, url)
     handle, name = tempfile.mkstemp(prefix="hydraopt-", suffix=".whole")
     try:
         with os.fdopen(handle, "wb") as file:
-            for piece in _pieces(reply, url, size if size is not None else 1 << 62):
+            for piece in _pieces(reply, url, size):
                 file.write(piece)
             taken = file.tell()
-        if size is not None and taken < size:
+        if taken < size:
             raise PassingError(f"a file that came short: {taken} bytes of {size}")
-        if size is not None and taken > size:
+        if taken > size:
             refuse("server sent more than it said", url, f"{taken} bytes", f"{size} bytes")
     except BaseException:
         os.unlink(name)

@@ -1,0 +1,162 @@
+"""Tasks of a bundle as adapter folders on this machine, for servers that load folders.
+
+The bundle may lie at an address. What tasks share is read and decoded once; each further task costs
+its own bytes and one decoding. The folders take no more than a bound: what was not asked for
+longest goes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two servers may together keep a little too much.
+    fcntl = None  # type: ignore[assignment]
+
+from hydraopt.bundle import strictjson
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import TaskNotFoundError
+from hydraopt.files.url import AnyPath
+
+__all__ = ["FolderCache", "ServedBundle", "content_key"]
+
+_JUST_NOW: Final = 60.0
+"""Seconds for which a folder stays that was handed out: its server may not have read it yet."""
+_DIGITS: Final = 16
+_LOCK: Final = ".lock"
+
+Write = Callable[[TaskAdapter, Path], None]
+
+
+class ServedBundle:
+    """A bundle that is asked for one task at a time, as its files are at that moment.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = path
+        self._one = threading.Lock()
+        self._last: Bundle | None = None
+
+    def task(self, name: str) -> TaskAdapter | None:
+        """The task of that name; None if there is none. Raises as :func:`open_bundle`."""
+        with self._one:
+            try:
+                if self._last is None:
+                    self._last = open_bundle(self.path, tasks=())
+                self._last = self._last.again([name])
+            except TaskNotFoundError:
+                return None
+            return self._last[name]
+
+    def decode_core(self, task: TaskAdapter) -> None:
+        """Have what tasks share decoded for this one, and for those that come after it."""
+        with self._one:
+            if self._last is not None:
+                task.bundle.take_core(self._last)
+            task.bundle.decode_core()
+            if self._last is not None:
+                self._last.take_core(task.bundle)
+
+
+def content_key(task: TaskAdapter) -> str:
+    """What a task's folder is called by: it changes with anything that the folder follows from."""
+    bundle, entry = task.bundle, task.entry
+    manifest = bundle.manifest
+    streams = [] if entry.content is None else [f"task/{entry.content}"]
+    names = ["shared", *streams, *(f"carried/{i}" for i in entry.carried)]
+    about = [
+        version("hydraopt"),  # another version may write it otherwise
+        [bundle.checksum(name) for name in names],
+        repr(entry.alone()),
+        repr([manifest.modules[i] for i in entry.modules]),
+        repr([manifest.tensors[i] for i in entry.tensors]),
+        repr([manifest.blobs[i] for i in entry.carried]),
+        # Module names of other tasks decide how this one's are named.
+        repr([module.path for module in manifest.modules]),
+        strictjson.dumps(task.config),
+        task.base_model,
+    ]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:_DIGITS]
+
+
+class FolderCache:
+    """Folders of tasks under their content. most: bytes that all may take, but that those handed
+    out within a minute stay."""
+
+    def __init__(self, root: Path, most: int) -> None:
+        self.root = root
+        self.most = most
+
+    def folder(self, task: TaskAdapter, write: Write) -> Path:
+        """The folder of a task, written first if it is not there yet.
+
+        Raises what ``write`` raises; OSError.
+        """
+        home = self.root / content_key(task)
+        folder = home / task.name
+        if not _is_whole(folder):
+            try:
+                write(task, folder)
+            except OSError:
+                # Another process of the server may have finished the same folder first.
+                if not _is_whole(folder):
+                    raise
+            self._trim(home)
+        with suppress(OSError):
+            os.utime(home)
+        return folder
+
+    def size(self) -> int:
+        """Bytes of all folders."""
+        return sum(size for _, size, _ in self._homes())
+
+    def _homes(self) -> list[tuple[float, int, Path]]:
+        """(time of last use, bytes, folder) of each."""
+        homes = []
+        with suppress(OSError):
+            for home in self.root.iterdir():
+                with suppress(OSError):
+                    if home.is_dir():
+                        files = [x.stat().st_size for x in home.rglob("*") if x.is_file()]
+                        homes.append((home.stat().st_mtime, sum(files), home))
+        return homes
+
+    def _trim(self, new: Path) -> None:
+        with suppress(OSError), self._alone():
+            homes = sorted(self._homes())
+            kept, border = sum(size for _, size, _ in homes), time.time() - _JUST_NOW
+            for used, size, home in homes:
+                if kept <= self.most or used > border:
+                    break
+                if home != new:
+                    shutil.rmtree(home, ignore_errors=True)
+                    kept -= size
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        descriptor = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()

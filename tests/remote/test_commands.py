@@ -1,0 +1,89 @@
+"""What a user types: addresses on the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hydraopt.cli.main import cli
+from tests.collection.living import state
+from tests.remote.servers import Web
+
+Upload = Callable[[Path, str], None]
+Content = Callable[[str], dict[str, bytes]]
+
+
+def run(*words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, list(words))
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_from_adapters_to_a_task_without_a_local_file(
+    bucket: str,
+    upload: Upload,
+    content: Content,
+    adapters: dict[str, Path],
+    merged: Path,
+    tmp_path: Path,
+) -> None:
+    for name in "abcd":
+        upload(adapters[name], f"{bucket}/in/{name}")
+    file = f"{bucket}/four.hydra.safetensors"
+    said = run("merge", f"{bucket}/in/*", "--error", "0.05", "-o", file).output
+    assert "4 tasks" in said or file in said
+    assert content(bucket)["four.hydra.safetensors"] == merged.read_bytes()
+    run("merge", f"{bucket}/in/*", "--error", "0.05", "-o", file)  # a bundle may be replaced
+    run("split", file, "-o", f"{bucket}/parts")
+    run("rename", f"{bucket}/parts/four.core.safetensors", "a", "first")
+    assert "first" in run("ls", f"{bucket}/parts").output
+    assert json.loads(run("inspect", file, "--json").output)["path"] == file
+    run("verify", file)
+    run("export", f"{bucket}/parts", "b", "-o", str(tmp_path / "b"))
+    run("export", str(merged), "b", "-o", str(tmp_path / "b-local"))
+    exported = state(tmp_path / "b")["adapter_model.safetensors"]
+    assert exported == state(tmp_path / "b-local")["adapter_model.safetensors"]
+
+
+def test_pull(web: Web, apart: Path, tmp_path: Path) -> None:
+    shutil.copytree(apart, web.folder / "four")
+    core = web.url("four/four.core.safetensors")
+    said = json.loads(run("pull", core, "--task", "b", "--json").output)
+    sizes = [(apart / x).stat().st_size for x in ("four.core.safetensors", "b.task.safetensors")]
+    assert said["schema"] == "hydraopt.pull/1"
+    assert said["tasks"] == ["b"]
+    assert said["files"] == []
+    assert said["fetched_bytes"] == sum(sizes)
+    out = tmp_path / "here"
+    said_of_files = run("pull", core, "--task", "b", "--task", "c", "-o", str(out)).output
+    assert "2 tasks ->" in said_of_files
+    assert set(state(out)) == {"four.core.safetensors", "b.task.safetensors", "c.task.safetensors"}
+    assert state(out).items() <= state(apart).items()
+
+
+def test_refusals_are_one_line_with_the_address_and_what_to_do(
+    web: Web, merged: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copy(merged, web.folder / "x.hydra.safetensors")
+    there, none = web.url("x.hydra.safetensors"), web.url("none")
+    folder = str(tmp_path / "o")
+    for words, says in (
+        (("ls", none), "nothing is at the address"),
+        (("export", there, "a", "-o", "s3://bucket/a"), "nothing is exported to an address"),
+        (("pull", there, "-o", "s3://bucket/a"), "nothing is exported to an address"),
+        (("merge", str(adapters["a"]), "-o", there), "nothing can be written to the output"),
+        (("pull", there, "--task", "z", "-o", folder), "no such task"),
+        (("remove", there, "a"), "nothing can be written over HTTP"),
+        (("merge", f"{web.address}/*", "-o", folder), "no matches over HTTP"),
+    ):
+        said = run(*words, code=2).output.strip()
+        assert says in said
+        assert "\n" not in said.partition("Error: ")[2]
+    assert not Path(folder).exists()
+    assert not Path("s3:").exists()
