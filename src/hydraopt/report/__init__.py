@@ -1,1 +1,1 @@
-"""Pages, pictures and cards for people: what a bundle costs, and what it does to its tasks."""
+"""Pages, pictures and model cards: what a bundle does, for people."""
