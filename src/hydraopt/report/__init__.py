@@ -1,1 +1,1 @@
-"""Pages, pictures and model cards: what a bundle does, for people."""
+"""Pages, pictures and model cards of what a bundle does."""
