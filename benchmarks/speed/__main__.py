@@ -6,7 +6,9 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("merge", "revisions", "scaling", "readers", "remote", "runtime", "serve_load")
+COMMANDS = (
+    "merge", "revisions", "scaling", "readers", "remote", "runtime", "serve_load", "report",
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.speed", COMMANDS))

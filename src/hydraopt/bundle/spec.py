@@ -118,15 +118,17 @@ class TaskEntry:
         rising(self.modules, f"modules of {where}")
         rising(self.tensors, f"tensors of {where}")
         rising(self.carried, f"carried blobs of {where}")
-        for value in (*self.errors, *self.tensor_errors, self.error):
-            if not (isinstance(value, (float, int)) and 0 <= value < math.inf):
-                bad(f"error of {where}", value, "a number >= 0")
+        off_grid = {x: strictjson.off_grid(getattr(self, x)) for x in ("errors", "tensor_errors")}
+        for value in (*off_grid["errors"], *off_grid["tensor_errors"], self.error):
+            fine = isinstance(value, float | int) and 0 <= value < math.inf
+            check(fine, f"error of {where}", value, "a number >= 0")
         for name, of in (("errors", self.modules), ("tensor_errors", self.tensors)):
             own = getattr(self, name)
             check(len(own) == len(of), f"{name} of {where}", len(own))
-            # Snapped here, so that a manifest equals itself once written and read.
-            snapped = tuple(map(strictjson.snapped, own))
-            object.__setattr__(self, name, snapped)
+            if off_grid[name]:
+                # Snapped here, so that a manifest equals itself once written and read.
+                snapped = tuple(map(strictjson.snapped, own))
+                object.__setattr__(self, name, snapped)
         object.__setattr__(self, "error", float(f"{self.error:.4g}"))
         object.__setattr__(self, "harm", check_harm(self.harm, where))
         object.__setattr__(self, "curve", check_curve(self.curve, where))

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
@@ -28,6 +29,7 @@ __all__ = [
     "error_of",
     "loads",
     "natural",
+    "off_grid",
     "one_of",
     "pack_columns",
     "pack_errors",
@@ -45,6 +47,8 @@ __all__ = [
 MAX_TEXT: Final = 4096
 _EXACT: Final = 255
 _STEPS: Final = 16
+_GRID: Final = (*(2.0 ** (-code / _STEPS) for code in range(_EXACT)), 0.0)
+_ON_GRID: Final = frozenset(_GRID)
 
 
 def dumps(value: Any) -> str:
@@ -150,7 +154,13 @@ def code_of(error: float) -> int:
 
 def error_of(code: int) -> float:
     """The relative error that a code stands for."""
-    return 0.0 if code == _EXACT else 2.0 ** (-code / _STEPS)
+    return _GRID[code]
+
+
+def off_grid(errors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The errors, or nothing if each is what some code stands for, as of all that were unpacked."""
+    known = set(map(type, errors)) <= {float} and _ON_GRID.issuperset(errors)
+    return () if known else errors
 
 
 _GRID: Final = frozenset(map(error_of, range(_EXACT + 1)))
@@ -241,9 +251,10 @@ def one_of(value: Any, known: Any, what: str) -> None:
 
 def rising(values: tuple[Any, ...], what: str) -> None:
     """Whole numbers >= 0, each greater than the one before."""
-    check(all(type(x) is int and x >= 0 for x in values), what, values, "whole numbers")
-    up = all(a < b for a, b in pairwise(values))
-    check(up, f"{what} do not rise", values)
+    # No loop of ours: a collection has as many of these as it has tasks times modules.
+    whole = set(map(type, values)) <= {int} and min(values, default=0) >= 0
+    check(whole, what, values, "whole numbers")
+    check(all(map(operator.lt, values, values[1:])), f"{what} do not rise", values)
 
 
 def text_map(value: Any, what: str, kinds: type | tuple[type, ...]) -> None:

@@ -91,18 +91,9 @@ def eval_(
     Example:
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
     """
-    if answers is not None and no_generate:
-        raise UsageError(
-            explain(
-                "no answers are written without generation",
-                got="--answers and --no-generate",
-                do="Leave one of the two out",
-            )
-        )
+    _check(answers, no_generate, output)
     compare = _library()
     chosen = dict(_named(text) for text in named)
-    if output and not Path(output).resolve().parent.is_dir():
-        raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
     compared = compare.read_compared(paths, same_base, base)
     request = compare.Request(
         base,
@@ -121,16 +112,33 @@ def eval_(
     if compared.notes:
         result["notes"] = list(compared.notes)
     if output:
-        from hydraopt.files.writing import write_atomically
-
-        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(Path(output), [text.encode()])
+        _write(result, output)
     if as_json:
         emit_json(result)
     else:
         _show(result)
         for note in compared.notes:
             say(f"note: {note}")
+
+
+def _check(answers: int | None, no_generate: bool, output: str | None) -> None:
+    if answers is not None and no_generate:
+        raise UsageError(
+            explain(
+                "no answers are written without generation",
+                got="--answers and --no-generate",
+                do="Leave one of the two out",
+            )
+        )
+    if output and not Path(output).resolve().parent.is_dir():
+        raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
+
+
+def _write(result: Mapping[str, Any], output: str) -> None:
+    from hydraopt.files.writing import write_atomically
+
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(Path(output), [text.encode()])
 
 
 def _library() -> ModuleType:

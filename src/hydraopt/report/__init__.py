@@ -1,1 +1,1 @@
-"""Pages, pictures and cards of a bundle, for people."""
+"""Pages, pictures and model cards of what a bundle does."""

@@ -1,6 +1,14 @@
 "use strict";
 // The plots, drawn by Observable Plot. Each has a label, and a table beside it that says the same.
 
+// One picture with one name: the library names groups of marks, which no reader can reach.
+H.picture = (svg, label) => {
+  svg.querySelectorAll("[aria-label], [aria-description]").forEach((x) => { x.removeAttribute("aria-label"); x.removeAttribute("aria-description"); });
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", label);
+  return svg;
+};
+
 // make: the width at hand to an SVG element. least: below it the plot scrolls.
 H.figure = (label, caption, make, least = 300) => {
   const holder = H.region(label, "");
@@ -11,8 +19,7 @@ H.figure = (label, caption, make, least = 300) => {
     last = width;
     const plot = make(width);
     const svg = plot.tagName === "svg" ? plot : plot.querySelector(":scope > svg:last-of-type");
-    svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", label);
+    H.picture(svg, label);
     holder.replaceChildren(plot);
   };
   new ResizeObserver(() => { if (holder.clientWidth && Math.max(least, Math.floor(holder.clientWidth)) !== last) figure.draw(); }).observe(holder);
@@ -24,6 +31,8 @@ H.sizePlot = (rows, key, fp16, at, width) => {
   const points = rows.filter((row) => row.values[key]).flatMap((row) => ["mean", "worst task"].map((which, i) => ({
     x: (100 * row.size) / fp16, y: measure.scale * row.values[key][i], which, kind: row.kind,
     title: `${row.label}\n${which}: ${measure.text(row.values[key][i])}${i ? `\n${row.values[key][2]}` : ""}` })));
+  const shares = points.map((x) => x.x);
+  const ticks = [0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100].filter((x) => x >= 0.95 * Math.min(...shares) && x <= 1.05 * Math.max(...shares));
   const colour = { domain: ["mean", "worst task"], range: ["var(--accent)", "var(--warm)"] };
   const guessed = points.filter((x) => x.kind === "guessed");
   const measured = points.filter((x) => x.kind === "measured");
@@ -31,7 +40,7 @@ H.sizePlot = (rows, key, fp16, at, width) => {
   return Plot.plot({
     width, height: Math.min(380, Math.max(260, width * 0.55)), marginLeft: 54, marginBottom: 44, marginTop: 24, marginRight: 24,
     style: { background: "transparent", color: "var(--ink)", fontSize: "13px" },
-    x: { type: "log", label: "size, % of fp16", tickFormat: (x) => `${x}`, ticks: width < 480 ? 4 : 8 },
+    x: { type: "log", label: "size, % of fp16", tickFormat: (x) => `${x}`, ticks: ticks.length > 1 ? ticks : 4 },
     y: { label: measure.axis, grid: true, zero: key !== "drop", nice: true, ticks: 6 },
     color: colour, symbol: { domain: ["mean", "worst task"], range: ["circle", "triangle"] },
     marks: [
@@ -70,7 +79,9 @@ H.heat = (cells, columns, rows, options, width) => {
   });
 };
 
-H.legend = (colour, label) => Plot.legend({ color: { ...colour, label }, width: 260, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" } });
+H.legend = (colour, label) => H.picture(
+  Plot.legend({ color: { ...colour, label }, width: 260, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" } }),
+  `Scale of the colours: ${label}, light is low, dark is high, up to ${Number(colour.domain[1].toPrecision(3))}`);
 
 H.groupPlot = (rows, key, width) => {
   const names = Math.min(150, width * 0.32);

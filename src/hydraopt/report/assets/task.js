@@ -2,11 +2,11 @@
 // A task's own page, and examples of answers.
 
 H.example = (row, named) => {
-  const answer = (title, text) => H.el("div", {}, H.el("h4", {}, title), H.el("p", { dir: "auto" }, H.missing(text) ? "(not written)" : text === "" ? "(nothing)" : text));
+  const answer = (title, text) => H.el("div", {}, H.el("p", { class: "who" }, title), H.el("p", { dir: "auto" }, H.missing(text) ? "(not written)" : text === "" ? "(nothing)" : text));
   const pieces = (side) => row.marked.filter(([kind]) => kind === "same" || kind === side).map(([kind, text]) =>
     kind === "same" ? text : H.el(side === "removed" ? "del" : "ins", {}, text));
   const own = (title, side, text) => row.marked.length
-    ? H.el("div", {}, H.el("h4", {}, title), H.el("p", { dir: "auto" }, pieces(side)))
+    ? H.el("div", {}, H.el("p", { class: "who" }, title), H.el("p", { dir: "auto" }, pieces(side)))
     : answer(title, text);
   const verdict = row.changed ? H.el("span", { class: "changed" }, "≠ changed") : H.el("span", { class: "quiet" }, "= the same");
   return H.el("article", { class: "card", "aria-label": `Row ${row.row} of ${row.task}` },

@@ -51,7 +51,7 @@ H.taskList = (source, page) => {
     const more = said.total > H.perPage;
     const button = (text, step, off) => H.el("button", { type: "button", disabled: off, on: { click: () => turn(step).then(() => status.scrollIntoView({ block: "nearest" })) } }, text);
     list.replaceChildren(
-      said.total ? H.table("Tasks", columns, said.tasks.map(row), heads) : "",
+      said.total ? H.table("The tasks of this filter", columns, said.tasks.map(row), heads) : "",
       more ? H.el("div", { class: "controls" }, button("Previous", -1, wanted.from === 0), button("Next", 1, last >= said.total)) : "");
   };
 

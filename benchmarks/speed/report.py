@@ -1,0 +1,157 @@
+"""The report of a bundle and the explorer of a large collection: bytes, seconds, first view.
+
+    python -m benchmarks.speed report BUNDLE [--tasks 10000] [--results EVAL.json ...]
+
+The page is built and opened in a headless Chromium, which says when it had drawn itself. The
+collection is made of the bundle's own streams under other names, with harms and curves drawn at
+random; its server is started as a user would, and asked by the same browser. Needs chromium,
+chromedriver and selenium.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.commands import parser_of
+from benchmarks.common import SPEED, provenance, write_result
+from hydraopt import open_bundle
+from hydraopt.bundle.harm import Harm, HarmPoint
+from hydraopt.bundle.writer import write_bundle
+from hydraopt.report.build import build
+from hydraopt.report.page import render
+from tests.report.browser import chromium, ready, why_not
+
+LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "sw", "tr", "zh")
+
+
+def write_collection(bundle: Path, path: Path, count: int, seed: int = 0) -> None:
+    """A bundle of ``count`` tasks with the streams of another one's tasks."""
+    rng = np.random.default_rng(seed)
+    opened = open_bundle(bundle)
+    entries = opened.manifest.tasks
+    tasks = []
+    for i in range(count):
+        error = float(min(rng.lognormal(-1.2, 0.3), 0.45))  # a curve goes on to twice as much
+        likely = float(min(1.0, 0.2 * error * rng.lognormal(0, 0.7)))
+        changed = int(rng.binomial(64, likely))
+        curve = tuple(HarmPoint(error * x, min(1.0, likely * x), 0.1 * x) for x in (0.5, 1, 2))
+        tasks.append(
+            dataclasses.replace(
+                entries[i % len(entries)],
+                name=f"skill{i // len(LANGUAGES):04d}-{LANGUAGES[i % len(LANGUAGES)]}",
+                error=error,
+                harm=Harm(changed, 64, likely, 0.1, True),
+                curve=curve,
+            )
+        )
+    manifest = dataclasses.replace(opened.manifest, tasks=tuple(tasks))
+    streams = [opened.read(f"task/{i}") for i in range(opened.manifest.streams)]
+    blobs = [opened.read(f"carried/{i}") for i in range(len(opened.manifest.blobs))]
+    write_bundle(path, manifest, opened.read("shared"), streams, blobs)
+
+
+def page_row(bundle: Path, results: Sequence[Path], folder: Path, repeats: int) -> dict[str, Any]:
+    """Bytes of the page, seconds to build it, milliseconds until it is drawn."""
+    started = time.perf_counter()
+    text = render(build(bundle, (), results))
+    seconds = time.perf_counter() - started
+    file = folder / "report.html"
+    file.write_text(text, encoding="utf-8")
+    with chromium() as driver:
+        shown = [_opened(driver, file.as_uri()) for _ in range(repeats)]
+    return {
+        "what": "report",
+        "tasks": len(open_bundle(bundle)),
+        "page_bytes": len(text.encode()),
+        "build_seconds": round(seconds, 2),
+        "drawn_ms": median(shown),
+    }
+
+
+def explorer_row(bundle: Path, count: int, folder: Path, repeats: int) -> dict[str, Any]:
+    """Seconds from the command to its address; milliseconds of the first view and of a filter."""
+    path = folder / "collection.hydra.safetensors"
+    write_collection(bundle, path, count)
+    command = [sys.executable, "-m", "hydraopt", "explore", str(path), "--port", "0", "--json"]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        said = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
+        start_seconds = time.perf_counter() - started
+        try:
+            with chromium() as driver:
+                shown = [_opened(driver, said["address"]) for _ in range(repeats)]
+                filtered = _filtered(driver, "skill0123")
+                looked = _looked_at(driver)
+        finally:
+            server.terminate()
+    return {
+        "what": "explore",
+        "tasks": count,
+        "bundle_bytes": path.stat().st_size,
+        "start_seconds": round(start_seconds, 2),
+        "drawn_ms": median(shown),
+        "filter_ms": filtered,
+        "task_ms": looked,
+    }
+
+
+def _opened(driver: Any, address: str) -> float:
+    driver.get("about:blank")
+    driver.get(address)
+    return ready(driver)
+
+
+def _filtered(driver: Any, text: str) -> float:
+    """Milliseconds from typing to the filtered list, the page's own wait of 150 among them."""
+    script = """
+      const done = arguments[1], box = document.getElementById("query"), from = performance.now();
+      const list = document.querySelector("#tasks table");
+      box.value = arguments[0]; box.dispatchEvent(new Event("input"));
+      const look = () => document.querySelector("#tasks table") !== list
+        ? done(Math.round(performance.now() - from)) : setTimeout(look, 5);
+      look();"""
+    return float(driver.execute_async_script(script, text))
+
+
+def _looked_at(driver: Any) -> float:
+    """Milliseconds from a click on the first task to its page; its stream is decoded."""
+    script = """
+      const done = arguments[0], from = performance.now();
+      document.querySelector("#tasks tbody a").click();
+      const look = () => document.getElementById("task")
+        ? done(Math.round(performance.now() - from)) : setTimeout(look, 5);
+      look();"""
+    return float(driver.execute_async_script(script))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write benchmarks/results/speed/report.json."""
+    parser = parser_of(__name__, __doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--results", type=Path, nargs="*", default=[])
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args(arguments)
+    if reason := why_not():
+        parser.error(reason)
+    head = provenance("the report of a bundle, and the explorer of a large collection", 0)
+    with tempfile.TemporaryDirectory() as place:
+        rows = [
+            page_row(args.bundle, args.results, Path(place), args.repeats),
+            explorer_row(args.bundle, args.tasks, Path(place), args.repeats),
+        ]
+    for row in rows:
+        print(json.dumps(row))
+    write_result(SPEED, "report", head, rows)

@@ -1,0 +1,245 @@
+"""The page as data and as a file: what adds up, what is refused, and that names stay text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.cli.main import cli
+from hydraopt.errors import UsageError
+from hydraopt.inspect import inspect_bundle
+from hydraopt.report.answers import marked
+from hydraopt.report.build import build, collect
+from hydraopt.report.evidence import read_evidence
+from hydraopt.report.model import Page
+from hydraopt.report.naming import NONE, parts_of
+from hydraopt.report.page import data_text, render
+from hydraopt.report.tasks import Wanted, selected, task_views
+from tests.report.conftest import HOSTILE, NAMES, OWN, Made, result_of
+
+LIMIT = 3_000_000
+"""Bytes that a page may have."""
+
+
+@pytest.fixture(scope="module")
+def page(made: Made) -> Page:
+    return build(made.bundle, sorted(made.adapters.iterdir()), [made.result])
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_pieces_are_the_two_answers(one: str, two: str) -> None:
+    pieces = marked(one, two)
+    assert "".join(text for kind, text in pieces if kind != "added") == one
+    assert "".join(text for kind, text in pieces if kind != "removed") == two
+    assert all(text for _, text in pieces)
+
+
+def test_equal_answers_have_no_marks() -> None:
+    assert marked("2011年5月1日", "2011年5月1日") == (("same", "2011年5月1日"),)
+    assert ("removed", "5") in marked("2011年5月1日", "2011年6月1日")
+
+
+def test_names_tell_group_and_language() -> None:
+    names = ["dates-de", "dates-en", "chat-v2", "a_b-zh-Hans", "my-bot"]
+    parts = parts_of(names, {"chat-v2": ("chat", "sv")})
+    assert parts["dates-de"] == ("dates", "de")
+    assert parts["a_b-zh-Hans"] == ("a_b", "zh-Hans")
+    assert parts["chat-v2"] == ("chat", "sv")
+    assert parts["my-bot"] == (NONE, NONE)
+
+
+def test_tasks_come_by_harm_and_are_what_inspect_says(page: Page, made: Made) -> None:
+    said = {row["name"]: row for row in inspect_bundle(made.bundle)["tasks"]}
+    assert [x.name for x in page.tasks] == list(reversed(NAMES))
+    assert page.judged_by == "results"
+    for task in page.tasks:
+        row, layers = said[task.name], page.layers[task.name]
+        assert (task.error, task.own_bytes) == (row["error"], row["own_bytes"])
+        details = {x["path"]: x for x in row["details"]}
+        for i, module in enumerate(layers.modules):
+            one = details[page.modules[module]]
+            assert (layers.errors[i], layers.bytes[i]) == (one["error"], one["bytes"])
+            assert layers.forms[i] == one["form"]
+    assert sum(size for _, size in page.parts) == page.size == made.bundle.stat().st_size
+    assert sum(count for _, count, _ in page.forms) == 36
+
+
+def test_without_results_the_manifest_judges_and_without_harm_the_error(made: Made) -> None:
+    known = collect(made.bundle)
+    assert {x.measured for x in known.tasks} > {"0 of 64 prompts, held out"}
+    assert [x.harm for x in known.tasks] == sorted([4 * i / 64 for i in range(6)], reverse=True)
+    assert "% of the originals' answers change" in build(made.bundle).summary[1]
+
+
+def test_sizes_hold_the_bundle_the_scored_and_the_guessed(page: Page, made: Made) -> None:
+    (chosen,) = (row for row in page.sizes if row.kind == "chosen")
+    assert chosen.size == page.size
+    assert chosen.values["changed"] == (pytest.approx(15 / 72), 5 / 12, HOSTILE)
+    assert chosen.values["drop"] == (pytest.approx(5.0), 10.0, HOSTILE)
+    (other,) = (row for row in page.sizes if row.kind == "measured")
+    assert other.values["changed"][0] == pytest.approx(0.5)
+    guessed = [row for row in page.sizes if row.kind == "guessed"]
+    assert len(guessed) > 10
+    errors = [row.values["error"][0] for row in guessed]
+    assert errors == sorted(errors, reverse=True)  # a larger file is nearer to the originals
+    assert max(row.size for row in guessed) > page.size
+    smaller = [row for row in build(made.bundle).sizes if row.kind == "guessed"]
+    assert max(row.size for row in smaller) <= page.size
+    least = [row.values["likely"][0] for row in smaller]
+    assert least == sorted(least, reverse=True)
+
+
+def test_likeness_is_a_matrix_of_all_tasks(page: Page) -> None:
+    assert page.alike is not None
+    assert sorted(page.alike.tasks) == sorted(NAMES)
+    rows = page.alike.cosines
+    assert all(rows[i][i] == 100 for i in range(6))
+    assert all(rows[i][j] == rows[j][i] for i in range(6) for j in range(6))
+    assert len(page.alike.pairs) == 12
+
+
+def test_the_map_has_a_row_for_a_task_and_a_column_for_a_module(page: Page) -> None:
+    assert page.map.tasks == tuple(x.name for x in page.tasks)
+    assert len(page.map.columns) == 6
+    assert all(x is not None for row in page.map.errors for x in row)
+    own = {x.name: x.own_bytes for x in page.tasks}
+    for name, row in zip(page.map.tasks, page.map.bytes, strict=True):
+        assert 0 < sum(x or 0 for x in row) <= own[name]
+
+
+def test_groups_are_means_of_their_tasks(page: Page) -> None:
+    (german,) = (row for row in page.languages if row.name == "German (de)")
+    assert (german.tasks, german.worst) == (3, HOSTILE)
+    assert german.changed == pytest.approx((0 + 3 + 5) / 36)
+    assert german.difference == pytest.approx(-2 * (0 + 3 + 5) / 3)
+    assert german.low is not None
+    assert german.high is not None
+    assert german.low < german.difference < german.high
+
+
+def test_the_file_is_one_small_text_without_addresses(page: Page) -> None:
+    text = render(page)
+    assert len(text.encode()) < LIMIT
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:,|#)""", text.split("<script", 1)[0])
+    assert not re.search(r"@import|url\(", text.split("</style>", 1)[0])
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
+    assert policy
+    assert "default-src 'none'" in policy[1]
+    assert "connect-src 'none'" in policy[1]
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 9
+    for script in scripts:
+        digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy[1]
+
+
+def test_no_name_leaves_its_text(page: Page) -> None:
+    data = data_text(page)
+    assert not set("<>&") & set(data)
+    assert json.loads(data)["tasks"][0]["name"] == HOSTILE
+    text = render(page)
+    assert "<script>alert" not in text
+    assert "<img" not in text
+    assert "<b>note" not in text
+    assert text.count("<script") == 10
+
+
+def test_a_filter_and_an_order(made: Made) -> None:
+    bundle = open_bundle(made.bundle)
+    tasks = task_views(bundle, read_evidence(bundle, [made.result]))
+    assert [x.name for x in selected(tasks, Wanted(query="MOODS", language="de"))] == ["moods-de"]
+    names = [x.name for x in selected(tasks, Wanted(sort="name"))]
+    assert names == sorted(NAMES)
+    sizes = [x.own_bytes for x in selected(tasks, Wanted(sort="size", up=True))]
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("no json", "the result is no JSON"),
+        ("[1]", "no result of hydraopt eval"),
+        ('{"schema": "hydraopt.eval/2"}', "no result of hydraopt eval"),
+        ('{"schema": "hydraopt.eval/1", "tasks": [{"adapter": "else"}]}', "no task of the bundle"),
+        ('{"schema": "hydraopt.eval/1", "tasks": 7}', "no task of the bundle"),
+    ],
+)
+def test_what_is_no_result_is_refused(made: Made, tmp_path: Path, text: str, what: str) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=what):
+        collect(made.bundle, [file])
+
+
+def test_a_result_of_another_file_is_another_size_alone(made: Made, tmp_path: Path) -> None:
+    result = result_of(made.bundle)
+    result["bundles"][OWN]["sha256"] = "2" * 64
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(result))
+    known = collect(made.bundle, [file])
+    assert not known.evidence.judged
+    assert len(known.evidence.others) == 2
+    assert "made with other files than this bundle" in known.evidence.notes[0]
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=6), x, max_size=3),
+    max_leaves=8,
+)
+_PLACES = ("rows", "results", "answers", "metric", "task", "language")
+
+
+@given(st.sampled_from(_PLACES), _JSON)
+def test_nothing_in_a_result_is_believed(made: Made, place: str, value: object) -> None:
+    result = result_of(made.bundle)
+    result["tasks"][5][place] = value
+    result["limits"] = value
+    file = made.result.with_name("odd.json")
+    file.write_text(json.dumps(result))
+    known = collect(made.bundle, [file])
+    judged = [x.judged for x in known.tasks if x.judged is not None]
+    assert all(x.changed is None or 0 <= x.changed <= x.rows for x in judged)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    said = CliRunner().invoke(cli, [str(x) for x in arguments])
+    return said.exit_code, said.output
+
+
+def test_the_command_writes_a_page_and_no_other_file(made: Made, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    originals = sorted(made.adapters.iterdir())
+    command = ("report", made.bundle, "--originals", *originals, "--results", made.result)
+    code, said = run(*command, "-o", page, "--json", "-q")
+    assert code == 0, said
+    told = json.loads(said)
+    assert (told["tasks"], told["judged_by"]) == (6, "results")
+    assert told["bytes"] == page.stat().st_size
+    assert run("report", made.bundle, "-o", page, "-q")[0] == 0  # one of ours is replaced
+    other = tmp_path / "other.html"
+    other.write_text("<title>mine</title>")
+    code, said = run("report", made.bundle, "-o", other, "-q")
+    assert (code, other.read_text()) == (2, "<title>mine</title>")
+    assert "hydraopt did not make it" in said
+    assert run("report", made.bundle, "-o", tmp_path / "no" / "x.html")[0] == 2
+    assert run("report", made.bundle, "-o", made.bundle, "--force")[0] == 2
+    assert open_bundle(made.bundle)
+
+
+def test_originals_of_another_bundle_are_refused(made: Made, tmp_path: Path, make_adapter) -> None:
+    import numpy as np
+
+    odd = make_adapter(tmp_path / "odd", {"h.0.q": (np.ones((4, 2)), np.ones((2, 4)))})
+    code, said = run("report", made.bundle, odd, "-o", tmp_path / "x.html")
+    assert code == 2
+    assert "none of the originals is a coded task" in said
