@@ -133,7 +133,7 @@ def parts_beside(path: Path) -> tuple[Path, list[Path]]:
     """
     folder = path if path.is_dir() else path.parent
     try:
-        names = sorted(x for x in folder.iterdir() if x.is_file())
+        names = sorted(folder.iterdir())
     except OSError as error:
         refuse_file("bundle cannot be read", path, error)
     tasks = [x for x in names if x.name.endswith(TASK_SUFFIX)]

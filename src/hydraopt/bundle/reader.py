@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import TaskNotFoundError, explain
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "no_such_task", "open_bundle"]
 
 # Blobs that unpack to so many times their bytes are kept: many tasks may name one.
 _DENSE = 16
@@ -41,6 +41,14 @@ def open_bundle(
     a damaged manifest, UnsupportedVersionError for a bundle of a newer format.
     """
     return Bundle(Path(path), open_base(base))
+
+
+def no_such_task(name: str, there: Iterable[str], path: Path) -> TaskNotFoundError:
+    """The error about a name that no task has, which names those that have similar ones."""
+    names = sorted(there)
+    near = difflib.get_close_matches(name, names, 5, 0.5) or names[:8]
+    expected = ", ".join(near) or "nothing: there are no tasks"
+    return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
 
 
 class Bundle(Mapping[str, TaskAdapter]):
@@ -95,10 +103,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         Raises TaskNotFoundError, naming similar ones.
         """
         if name not in self._tasks:
-            near = difflib.get_close_matches(str(name), self._tasks, 5, 0.5) or list(self)[:8]
-            raise TaskNotFoundError(
-                explain("no such task", file=self.path, got=repr(name), expected=", ".join(near))
-            )
+            raise no_such_task(str(name), self._tasks, self.path)
         return TaskAdapter(self, self._tasks[name])
 
     def one_by_one(self) -> Iterator[TaskAdapter]:

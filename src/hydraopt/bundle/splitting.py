@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.writing import replaced_folder
 
 __all__ = ["SplitFile", "join", "split", "task_file_name", "task_stem"]
@@ -42,14 +43,18 @@ class SplitFile:
 
 
 def split(
-    bundle: str | os.PathLike[str], folder: str | os.PathLike[str], overwrite: bool = False
+    bundle: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    overwrite: bool = False,
+    another_core: bool = False,
 ) -> list[SplitFile]:
     """Write what tasks share, and each task, to files of their own in ``folder``; the core first.
 
     bundle: one of format version 2.  overwrite: the folder may hold core and task files, which are
-    replaced; other files in it stay. The folder appears, or changes, in one step. Raises
-    BundleFormatError for a damaged bundle, UsageError for one of version 1 and for a folder that is
-    not empty.
+    replaced; other files in it stay.  another_core: even those of another core, which are another
+    collection's. The folder appears, or changes, in one step. Raises BundleFormatError for a
+    damaged bundle, UsageError for one of version 1 and for a folder that is not empty, or whose
+    files may not be replaced.
     """
     opened, target = open_bundle(bundle), Path(folder)
     if opened.version < 2:
@@ -65,12 +70,43 @@ def split(
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or pass --overwrite")
         )
+    files = _files_of(opened)
+    core = next(files)
+    if not another_core and target.is_dir():
+        _check_core(target, core_id(strictjson.dumps(core[2].checksums)))
     written = []
     with replaced_folder(target, lambda name: name.endswith((CORE_SUFFIX, TASK_SUFFIX))) as made:
-        for task, name, packed in _files_of(opened):
+        for task, name, packed in chain([core], files):
             size = packed.write(made / name, opened.metadata.get("library"))
             written.append(SplitFile(task, target / name, size))
     return written
+
+
+def _check_core(folder: Path, core: str) -> None:
+    """Raise UsageError for a folder with files of another core than the one of that id.
+
+    What cannot be read belongs to nobody.
+    """
+    for path in sorted(folder.iterdir()):
+        if not path.name.endswith((CORE_SUFFIX, TASK_SUFFIX)):
+            continue
+        try:
+            file = Container(path, (CORE, TASK), hold=False)
+        except BundleFormatError:
+            continue
+        own = file.metadata.get("core", "")
+        if file.format == CORE:
+            own = core_id(file.metadata["checksums"])
+        if own != core:
+            raise UsageError(
+                explain(
+                    "the folder holds another collection",
+                    file=path,
+                    got=f"core {own[:16]}",
+                    expected=core,
+                    do="Choose another folder, or empty this one first",
+                )
+            )
 
 
 def join(

@@ -9,21 +9,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.apart import core_id, folded, open_apart, packed_task, parts_beside
+from hydraopt.bundle.apart import (
+    core_id,
+    folded,
+    open_apart,
+    packed_task,
+    parts_beside,
+)
 from hydraopt.bundle.container import CORE, FORMAT, TASK, TASK_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.splitting import task_file_name, task_stem
+from hydraopt.bundle.taskname import task_name_in
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
-from hydraopt.files.writing import sync_folder, write_atomically
+from hydraopt.errors import BundleFormatError
+from hydraopt.files.writing import clean, sync_folder, write_atomically
 
 __all__ = ["FolderCollection", "folder_of"]
 
@@ -46,6 +54,7 @@ class FolderCollection:
     @contextmanager
     def held(self) -> Iterator[None]:
         with locked(self._core_path):
+            clean(self._folder)
             self._finish_renaming()
             yield
 
@@ -65,6 +74,12 @@ class FolderCollection:
 
     def names(self) -> set[str]:
         return set(self.bundle())
+
+    def taken(self, names: Iterable[str]) -> set[str]:
+        """Every task file is asked for its name: it may have another one than its file."""
+        wanted = set(names)
+        there = map(self._name_in, self._files)
+        return {name for name in there if name is not None and name in wanted}
 
     def write(self, change: Change) -> int:
         """Make a change. Tasks that come in the place of others are written over these."""
@@ -89,6 +104,10 @@ class FolderCollection:
         return Container(self._core_path, (CORE,))
 
     @cached_property
+    def _core_id(self) -> str:
+        return core_id(self._core.metadata["checksums"])
+
+    @cached_property
     def _core_config(self) -> Mapping[str, Any]:
         """The config that those of the tasks are stored as differences from."""
         value = self._core.manifest()
@@ -101,8 +120,28 @@ class FolderCollection:
         names = (entry.name for entry in os.scandir(self._folder))
         return {name.removesuffix(TASK_SUFFIX) for name in names if _is_task(name)}
 
+    @property
+    def _files(self) -> list[Path]:
+        return [self._folder / f"{stem}{TASK_SUFFIX}" for stem in sorted(self._stems)]
+
+    def _name_in(self, file: Path) -> str | None:
+        """The name of a file's task; None if the task is another core's."""
+        return task_name_in(file, self._core_id)
+
     def _file_of(self, name: str) -> Path | None:
-        """The file that holds the task. Only those are opened that may, by their names."""
+        """The file that holds the task. Those are opened first that are called like it; the others
+        may be, too, if somebody has renamed a file."""
+        file = self._file_called(name)
+        if file is not None:
+            return file
+        for other in self._files:
+            # A file that cannot be read is no reason not to find the task in another one.
+            with suppress(BundleFormatError):
+                if self._name_in(other) == name and name in self._opened(other):
+                    return other
+        return None
+
+    def _file_called(self, name: str) -> Path | None:
         wanted = folded(task_stem(name))
         for stem in sorted(self._stems):
             head, tilde, number = folded(stem).rpartition("~")
@@ -126,8 +165,7 @@ class FolderCollection:
             tasks=(dataclasses.replace(manifest.tasks[0], config=1),),
         )
         stream = streams[0] if streams else None
-        known = core_id(self._core.metadata["checksums"])
-        packed_task(manifest, 0, stream, blobs, known).write(target)
+        packed_task(manifest, 0, stream, blobs, self._core_id).write(target)
 
     def _rename(self, old: str, new: str) -> None:
         """Two steps, of which the first one counts: the file gets the new row, then its name."""
@@ -168,4 +206,4 @@ def folder_of(path: Path) -> Path | None:
 
 
 def _is_task(name: str) -> bool:
-    return name.endswith(TASK_SUFFIX) and not name.startswith(".")
+    return name.endswith(TASK_SUFFIX)
