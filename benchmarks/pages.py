@@ -55,6 +55,7 @@ BLOCKS: Mapping[str, Path] = {
     "runtime": _EVIDENCE / "speed.md",
     "scaling": _EVIDENCE / "scaling.md",
     "formats": _EVIDENCE / "format.md",
+    "apart": _EVIDENCE / "format.md",
     "chunks": _EVIDENCE / "format.md",
     "shared chunks": _EVIDENCE / "format.md",
     "readers": _EVIDENCE / "format.md",

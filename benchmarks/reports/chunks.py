@@ -40,6 +40,28 @@ def _formats() -> str:
     return table(head, lines)
 
 
+def _apart() -> str:
+    rows = json.loads((CODING / "apart.json").read_text())["rows"]
+    head = [
+        "bundle",
+        "heads, bytes a file",
+        "more",
+        "manifests, bytes a file",
+        "more",
+        "zlib saves",
+    ]
+    lines = []
+    for row in rows:
+        whole, apart = row["whole"], row["apart"]
+        cells = [row["bundle"]]
+        for part in ("heads", "manifests"):
+            cells.append(f"{apart[part] / (row['tasks'] + 1):.0f}")
+            cells.append(f"+{100 * (apart[part] - whole[part]) / whole['bytes']:.2f} %")
+        cells.append(f"{apart['manifests'] - apart['least']} bytes")
+        lines.append(cells)
+    return table(head, lines)
+
+
 def _chunks() -> str:
     sizes = [name for name in SIZES if name != "whole"]
     lines = [
@@ -105,6 +127,7 @@ def _remote() -> str:
 
 SECTIONS = {
     "formats": _formats,
+    "apart": _apart,
     "chunks": _chunks,
     "shared chunks": _shared,
     "readers": _readers,

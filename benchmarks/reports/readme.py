@@ -86,8 +86,8 @@ def _against(name: str, folder: Path) -> tuple[list[str], str]:
 def _note(others: list[str]) -> str:
     text = (
         "Drops are in percent of the originals' scores; negative is a gain. The last columns: the "
-        f"best rival's bytes over hydraopt's, where both lose at most {NO_DROP} %; and at equal KL, "
-        f"of rivals at {_LARGEST:.0f} % of fp16 or less."
+        f"best rival's bytes over hydraopt's, where both lose at most {NO_DROP} %; and at equal "
+        f"KL, of rivals at {_LARGEST:.0f} % of fp16 or less."
     )
     if others:
         names = ", ".join(f"`{name}`" for name in others)

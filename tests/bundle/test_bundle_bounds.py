@@ -152,7 +152,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# It takes seconds, and "many tasks" is refused for the same reason.
+LONG = {"many modules"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow if x in LONG else ()) for x in CASES]
+)
 def test_refused_within_memory_and_time(name: str, tmp_path: Path) -> None:
     forge, words = CASES[name]
     parts = with_carried()

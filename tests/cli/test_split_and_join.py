@@ -69,3 +69,47 @@ def test_refused_without_output(run: Run, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("mine")
     assert run("join", folder, "-o", tmp_path / "text").exit_code == 2
     assert run("join", folder, "-o", tmp_path / "text", "--force").exit_code == 0
+
+
+def test_another_collection_is_not_overwritten(run: Run, bundle: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "apart", tmp_path / "other.hydra.safetensors"
+    run("shrink", bundle, "-o", other, "--size", "25%")
+    run("split", other, "-o", folder)
+    (folder / "mine.txt").write_text("mine")
+    before = {x.name: x.read_bytes() for x in folder.iterdir()}
+    result = run("split", bundle, "-o", folder, "--overwrite")
+    assert result.exit_code == 2
+    assert "another collection" in result.stderr
+    assert "Choose another folder, or empty this one" in result.stderr
+    assert {x.name: x.read_bytes() for x in folder.iterdir()} == before
+    # Without its core, a task file tells as much; what cannot be read belongs to nobody.
+    (core,) = folder.glob("*.core.safetensors")
+    core.write_bytes(b"damaged")
+    assert run("split", bundle, "-o", folder, "--overwrite").exit_code == 2
+    for file in folder.glob("*.task.safetensors"):
+        file.write_bytes(b"damaged")
+    assert run("split", bundle, "-o", folder, "--overwrite").exit_code == 0
+    assert run("verify", folder).exit_code == 0
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
+def test_an_empty_bundle_says_so(run: Run, bundle: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "apart", tmp_path / "out.hydra.safetensors"
+    run("split", bundle, "-o", folder)
+    (core,) = folder.glob("*.core.safetensors")
+    result = run("join", core, "-o", out)
+    assert result.exit_code == 0
+    assert "note: there was no task file, so the bundle has no tasks" in result.stderr
+    assert "expected nothing: there are no tasks" in run("export", out, "x", "-o", folder).stderr
+    result = run("export", out, "--all", "-o", tmp_path / "none")
+    assert (result.exit_code, "no tasks" in result.stderr) == (0, True)
+    assert "hydraopt merge" in run("refresh", out, "--apply").stderr
+
+
+def test_a_path_that_is_not_there_is_no_damage(run: Run, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for words in (["ls"], ["verify"], ["refresh"], ["join", "-o", tmp_path / "x"]):
+        result = run(*words, missing)
+        assert "no such file or folder" in result.output
+        assert "Check the path" in result.output
+        assert "restore a copy" not in result.output

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle
+from hydraopt.bundle.apart import core_id
 from hydraopt.bundle.splitting import join, split
+from hydraopt.bundle.taskname import task_name_in
 from hydraopt.collection.verbs import add, remove, rename, replace
-from hydraopt.errors import BundleFormatError, TaskNotFoundError
+from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
 from tests.collection.living import state
 
 DAY = "2026-03-01"
@@ -36,8 +38,11 @@ def test_it_is_what_the_file_would_be(
 
 def test_no_other_task_is_read_or_written(folder: Path, adapters: dict[str, Path]) -> None:
     before = state(folder)
-    for name in "bcd":
-        (folder / f"{name}.task.safetensors").write_bytes(b"not to be read")
+    others = {}
+    for name in "bcd":  # of which the name of the task is read, and no more
+        file = folder / f"{name}.task.safetensors"
+        others[file.name] = file.read_bytes()[:-1] + b"?"
+        file.write_bytes(others[file.name])
     add(folder, [adapters["e"]], day=DAY)
     replace(folder, [f"a={adapters['f']}"], day=DAY)
     rename(folder, "a", "x")
@@ -47,7 +52,88 @@ def test_no_other_task_is_read_or_written(folder: Path, adapters: dict[str, Path
     assert sorted(set(before) - set(after)) == ["a.task.safetensors"]
     (core,) = folder.glob("*.core.safetensors")
     assert after[core.name] == before[core.name]
-    assert all(after[f"{name}.task.safetensors"] == b"not to be read" for name in "bcd")
+    assert all(after[name] == data for name, data in others.items())
+
+
+def test_a_file_that_was_renamed_by_hand_is_its_task_still(
+    folder: Path, adapters: dict[str, Path]
+) -> None:
+    (folder / "a.task.safetensors").rename(folder / "mine.task.safetensors")
+    before = state(folder)
+    with pytest.raises(UsageError, match="has a task of that name"):
+        add(folder, [f"a={adapters['e']}"], day=DAY)
+    with pytest.raises(UsageError, match="has a task of that name"):
+        rename(folder, "b", "a")
+    assert state(folder) == before
+    replace(folder, [f"a={adapters['e']}"], day=DAY)
+    assert set(state(folder)) == set(before)
+    rename(folder, "a", "x")
+    assert (folder / "x.task.safetensors").is_file()
+    (folder / "b.task.safetensors").rename(folder / "c~2.task.safetensors")
+    remove(folder, ["b", "x"])
+    assert sorted(open_bundle(folder)) == ["c", "d"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not to be read", b"\x10" + b"[" * 40])
+def test_a_file_that_cannot_be_read_may_have_any_name(
+    folder: Path, adapters: dict[str, Path], damage: bytes
+) -> None:
+    """So nothing new comes in; what there is can go, or be replaced."""
+    (folder / "b.task.safetensors").write_bytes(damage)
+    before = state(folder)
+    for act in (lambda: add(folder, [adapters["e"]]), lambda: rename(folder, "a", "x")):
+        with pytest.raises(BundleFormatError, match=r"b\.task\.safetensors"):
+            act()
+    assert state(folder) == before
+    replace(folder, [f"a={adapters['f']}"], day=DAY)
+    remove(folder, ["c"])
+    with pytest.raises(BundleFormatError, match=r"b\.task\."):
+        remove(folder, ["nothing"])
+
+
+def test_a_long_head_or_manifest_is_read_as_well(tmp_path: Path, merged: Path) -> None:
+    split(merged, tmp_path / "folder")
+    core = open_bundle(tmp_path / "folder")._source.places["shared"][0]
+    known = core_id(core.metadata["checksums"])
+    file = tmp_path / "folder" / "a.task.safetensors"
+    assert task_name_in(file, known) == "a"
+    assert task_name_in(file, "0" * 16) is None
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    padded = data[8:end] + b" " * 4096
+    file.write_bytes(len(padded).to_bytes(8, "little") + padded + data[end:])
+    assert task_name_in(file, known) == "a"
+
+
+def test_hidden_names_count(folder: Path, adapters: dict[str, Path]) -> None:
+    done = add(folder, [f".hidden={adapters['e']}"], day=DAY)
+    assert (folder / ".hidden.task.safetensors").is_file()
+    own = (folder / ".hidden.task.safetensors").stat().st_size
+    assert done.size == done.size_before + own == open_bundle(folder).size
+    rename(folder, ".hidden", "x")
+    assert sorted(open_bundle(folder)) == list("abcdx")
+
+
+def test_a_folder_is_no_task_file(folder: Path, adapters: dict[str, Path]) -> None:
+    (folder / "z.task.safetensors").mkdir()
+    for act in (lambda: open_bundle(folder), lambda: add(folder, [adapters["e"]])):
+        with pytest.raises(BundleFormatError, match=r"z\.task\.safetensors"):
+            act()
+
+
+def test_what_killed_writers_left_goes_with_the_next_change(folder: Path) -> None:
+    leftovers = [
+        folder.with_name(f".{folder.name}.tmp-{'0' * 16}"),
+        folder / f".q.task.safetensors.tmp-{'1' * 16}",
+    ]
+    (leftovers[0] / "new").mkdir(parents=True)
+    leftovers[1].write_bytes(b"half")
+    others = [folder.with_name(".mine.tmp-0"), folder / ".mine.tmp"]
+    for other in others:
+        other.write_text("not ours")
+    remove(folder, ["a"])
+    assert not any(path.exists() for path in leftovers)
+    assert all(path.exists() for path in others)
 
 
 def test_the_core_file_stands_for_the_folder(folder: Path, adapters: dict[str, Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -43,12 +43,13 @@ def entries() -> list[str]:
     return [text for text in paragraphs(GLOSSARY) if text.startswith("**")]
 
 
-def trees() -> Iterator[ast.Module]:
-    for path in SOURCE.rglob("*.py"):
-        yield ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def trees() -> list[ast.Module]:
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")]
 
 
-def identifiers() -> set[str]:
+@cache
+def identifiers() -> frozenset[str]:
     """Names that the code gives: of functions, classes, arguments, variables and fields."""
     names = set()
     for node in (node for tree in trees() for node in ast.walk(tree)):
@@ -60,7 +61,7 @@ def identifiers() -> set[str]:
             names.add(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             names.add(node.attr)
-    return names
+    return frozenset(names)
 
 
 def pieces(name: str) -> set[str]:

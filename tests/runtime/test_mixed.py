@@ -97,7 +97,9 @@ def test_rows_of_several_bundles(model, bundle_of, tmp_path) -> None:
         assert close(got[row], right[row])
 
 
-@pytest.mark.parametrize("form", ["shared-input", "private", "all"])
+@pytest.mark.parametrize(
+    "form", ["all", *(pytest.param(x, marks=pytest.mark.slow) for x in ("shared-input", "private"))]
+)
 @pytest.mark.parametrize(
     "options", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}]
 )

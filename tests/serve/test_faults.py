@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,14 +59,27 @@ def test_logits_that_are_no_numbers_are_refused(temperature: float, wrong: float
 
 @contextmanager
 def beside_another(serve: Any) -> Iterator[Any]:
-    """A client of a server that answers another request meanwhile, and answers it right."""
+    """A client of a server that answers another request meanwhile, and answers it right.
+
+    The other one takes no step but while a request waits: on a busy machine it would be over before
+    that comes.
+    """
     with serve() as running, ThreadPoolExecutor(1) as pool:
-        slowly(running.engine, 0.01)
-        client = running.client()
+        client, engine, step = running.client(), running.engine, running.engine._step
         right = complete(client, "de", "go", max_tokens=30).choices[0].text
-        going = pool.submit(complete, client, "de", "go", max_tokens=30)
-        until(lambda: running.engine.load()["running"] == 1)
-        yield client
+        free = threading.Event()
+
+        def held() -> None:
+            until(lambda: free.is_set() or engine.load()["waiting"])
+            step()
+
+        engine._step = held
+        try:
+            going = pool.submit(complete, client, "de", "go", max_tokens=30)
+            until(lambda: engine.load()["running"] == 1)
+            yield client
+        finally:
+            free.set()
         assert going.result().choices[0].text == right
 
 

@@ -39,7 +39,7 @@ async function compile(wasm) {
     return WebAssembly.compile(await readFile(url));
   }
   const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`${url}: the server answers ${answer.status}`);
+  if (!answer.ok) throw new HydraError("io", `${url}: the server answers ${answer.status}`);
   return WebAssembly.compile(await answer.arrayBuffer());
 }
 
@@ -132,8 +132,10 @@ export class Bundle {
     return this.#alone(async () => {
       await this.#core();
       if (to === "peft") return this.#written(() => this.#wasm.write_peft(index, type));
-      if (to !== "gguf") throw new TypeError(`to: "peft" or "gguf", not ${JSON.stringify(to)}`);
-      if (!baseConfig) throw new TypeError("a GGUF needs baseConfig: the base model's config.json");
+      if (to !== "gguf")
+        throw new HydraError("usage", `to: "peft" or "gguf", not ${JSON.stringify(to)}`);
+      if (!baseConfig)
+        throw new HydraError("usage", "a GGUF needs baseConfig: the base model's config.json");
       const text = typeof baseConfig === "string" ? baseConfig : JSON.stringify(baseConfig);
       const bytes = new TextEncoder().encode(text);
       const at = this.#wasm.take(bytes.length);
@@ -359,7 +361,7 @@ const same = (a, b) => a.length === b.length && a.every((x, i) => x === b[i]);
 
 function dtypeOf(name) {
   if (!(name in DTYPES))
-    throw new TypeError(`dtype: one of ${Object.keys(DTYPES).join(", ")}, not ${name}`);
+    throw new HydraError("usage", `dtype: one of ${Object.keys(DTYPES).join(", ")}, not ${name}`);
   return DTYPES[name];
 }
 

@@ -57,6 +57,10 @@ describe("a bundle in memory", () => {
       assert.ok(Buffer.from(made.data).equals(wanted));
     }
     await assert.rejects(bundle.extract(bundle.tasks[0].name, { to: "gguf" }), /baseConfig/);
+    for (const wrong of [{ to: "gguf" }, { to: "onnx" }, { dtype: "int8" }]) {
+      const refused = { name: "HydraError", code: "usage" };
+      await assert.rejects(bundle.extract(bundle.tasks[0].name, wrong), refused);
+    }
   });
 
   test("gives back what is carried bit by bit", async () => {

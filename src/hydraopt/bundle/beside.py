@@ -56,7 +56,7 @@ def _names_in(folder: AnyPath) -> list[str] | None:
         raise
     except OSError as error:
         refuse_file("bundle cannot be read", folder, error)
-    return None if entries is None else [x.name for x in entries if not x.is_folder]
+    return None if entries is None else [x.name for x in entries]
 
 
 def _refuse_unlisted(path: AnyPath, whole: bool) -> NoReturn:
@@ -84,7 +84,7 @@ def only_core(cores: Sequence[AnyPath], where: AnyPath) -> AnyPath:
 
 def is_task_name(name: str) -> bool:
     """Whether a file of that name is a task's."""
-    return name.endswith(TASK_SUFFIX) and not name.startswith(".")
+    return name.endswith(TASK_SUFFIX)
 
 
 def of_tasks(files: Iterable[str], tasks: Iterable[str]) -> list[str]:

@@ -289,5 +289,9 @@ def open_source(file: Container) -> Opened:
 def refuse_file(
     what: str, file: AnyPath, got: object = None, expected: object = None, do: str = AGAIN
 ) -> NoReturn:
-    """Raise BundleFormatError about a file."""
+    """Raise BundleFormatError about a file; got may be why the system does not give it."""
+    if isinstance(got, FileNotFoundError | NotADirectoryError):
+        what, got, do = "no such file or folder", None, "Check the path"
+    elif isinstance(got, PermissionError):
+        got, do = got.strerror, "Change its permissions, or choose another"
     raise BundleFormatError(explain(what, file=file, got=got, expected=expected, do=do))

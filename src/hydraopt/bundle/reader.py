@@ -27,7 +27,7 @@ from hydraopt.errors import TaskNotFoundError, explain
 from hydraopt.files.folders import is_folder
 from hydraopt.files.url import AnyPath, place_of
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "no_such_task", "open_bundle"]
 
 # Blobs that unpack to so many times their bytes are kept: many tasks may name one.
 _DENSE = 16
@@ -57,6 +57,14 @@ def open_bundle(
     for name in wanted or ():
         bundle[name]
     return bundle
+
+
+def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFoundError:
+    """The error about a name that no task has, which names those that have similar ones."""
+    names = sorted(there)
+    near = difflib.get_close_matches(name, names, 5, 0.5) or names[:8]
+    expected = ", ".join(near) or "nothing: there are no tasks"
+    return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
 
 
 class Bundle(Mapping[str, TaskAdapter]):
@@ -155,10 +163,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         Raises TaskNotFoundError, naming similar ones.
         """
         if name not in self._tasks:
-            near = difflib.get_close_matches(str(name), self._tasks, 5, 0.5) or list(self)[:8]
-            raise TaskNotFoundError(
-                explain("no such task", file=self.path, got=repr(name), expected=", ".join(near))
-            )
+            raise no_such_task(str(name), self._tasks, self.path)
         return TaskAdapter(self, self._tasks[name])
 
     def one_by_one(self) -> Iterator[TaskAdapter]:

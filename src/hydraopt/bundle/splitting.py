@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from hydraopt.bundle import strictjson
 from hydraopt.bundle.apart import core_id, open_apart, packed_core, packed_task
 from hydraopt.bundle.beside import only_core, parts_beside, task_file_name
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK, TASK_SUFFIX
@@ -14,7 +16,7 @@ from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.folders import files_in, is_folder, remove_file
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import replaced_folder
@@ -32,14 +34,18 @@ class SplitFile:
 
 
 def split(
-    bundle: str | os.PathLike[str], folder: str | os.PathLike[str], overwrite: bool = False
+    bundle: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    overwrite: bool = False,
+    another_core: bool = False,
 ) -> list[SplitFile]:
     """Write what tasks share, and each task, to files of their own in ``folder``; the core first.
 
     bundle: one of format version 2.  overwrite: the folder may hold core and task files, which are
-    replaced; other files in it stay. The folder appears, or changes, in one step. Raises
-    BundleFormatError for a damaged bundle, UsageError for one of version 1 and for a folder that is
-    not empty.
+    replaced; other files in it stay.  another_core: even those of another core, which are another
+    collection's. The folder appears, or changes, in one step. Raises BundleFormatError for a
+    damaged bundle, UsageError for one of version 1 and for a folder that is not empty, or whose
+    files may not be replaced.
     """
     opened, target = open_bundle(bundle), place_of(folder)
     if opened.version < 2:
@@ -55,21 +61,26 @@ def split(
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or pass --overwrite")
         )
+    files = files_of(opened)
+    core = next(files)
+    if not another_core and is_folder(target):
+        _check_core(target, core_id(strictjson.dumps(core[2].checksums)))
     if isinstance(target, Url):
-        return _split_to_store(opened, target)
+        return _split_to_store(target, [core, *files], opened.metadata.get("library"))
     written = []
     with replaced_folder(target, lambda name: name.endswith((CORE_SUFFIX, TASK_SUFFIX))) as made:
-        for task, name, packed in files_of(opened):
+        for task, name, packed in chain([core], files):
             size = packed.write(made / name, opened.metadata.get("library"))
             written.append(SplitFile(task, target / name, size))
     return written
 
 
-def _split_to_store(opened: Bundle, target: Url) -> list[SplitFile]:
+def _split_to_store(
+    target: Url, files: Sequence[tuple[str | None, str, PackedBundle]], library: str | None
+) -> list[SplitFile]:
     """Task files first: whoever reads in between has the old core, to which none of them belongs,
     or the new one with all its tasks. What was there before goes last."""
-    library = opened.metadata.get("library")
-    core, *tasks = [(task, target / name, packed) for task, name, packed in files_of(opened)]
+    core, *tasks = [(task, target / name, packed) for task, name, packed in files]
     written = [
         SplitFile(task, place, packed.write(place, library))
         for task, place, packed in (*tasks, core)
@@ -80,6 +91,34 @@ def _split_to_store(opened: Bundle, target: Url) -> list[SplitFile]:
         if ours and entry.name not in names and not entry.is_folder:
             remove_file(target / entry.name)
     return [written[-1], *written[:-1]]
+
+
+def _check_core(folder: AnyPath, core: str) -> None:
+    """Raise UsageError for a folder with files of another core than the one of that id.
+
+    What cannot be read belongs to nobody.
+    """
+    for name in sorted(x.name for x in files_in(folder) or []):
+        if not name.endswith((CORE_SUFFIX, TASK_SUFFIX)):
+            continue
+        path = folder / name
+        try:
+            file = Container(path, (CORE, TASK), hold=False)
+        except BundleFormatError:
+            continue
+        own = file.metadata.get("core", "")
+        if file.format == CORE:
+            own = core_id(file.metadata["checksums"])
+        if own != core:
+            raise UsageError(
+                explain(
+                    "the folder holds another collection",
+                    file=path,
+                    got=f"core {own[:16]}",
+                    expected=core,
+                    do="Choose another folder, or empty this one first",
+                )
+            )
 
 
 def join(

@@ -163,12 +163,9 @@ def off_grid(errors: tuple[Any, ...]) -> tuple[Any, ...]:
     return () if known else errors
 
 
-_GRID: Final = frozenset(map(error_of, range(_EXACT + 1)))
-
-
 def snapped(error: float) -> float:
     """The relative error that is written for this one; for most, which were read, the same."""
-    return float(error) if error in _GRID else error_of(code_of(error))
+    return float(error) if error in _ON_GRID else error_of(code_of(error))
 
 
 def pack_errors(errors: Iterable[float]) -> str:

@@ -92,6 +92,8 @@ def export(
     opened = open_bundle(bundle, tasks=None if everything else wanted)
     opened.give_base(base)
     names = list(opened) if everything else list(dict.fromkeys(wanted))
+    if not names:
+        click.echo("note: the bundle has no tasks, so nothing is written", err=True)
     chosen = [opened[name] for name in names]  # a wrong name is refused before anything is written
     row, single = ROWS[file_format], len(names) == 1 and not everything
     places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]

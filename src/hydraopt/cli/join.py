@@ -33,3 +33,5 @@ def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
         emit_json({"schema": "hydraopt.join/1", "bundle": output, "bytes": size, "tasks": tasks})
         return
     say(f"{len(tasks)} tasks -> {output}, {size:,} bytes")
+    if not tasks:
+        click.echo("note: there was no task file, so the bundle has no tasks", err=True)

@@ -12,7 +12,11 @@ __all__ = ["split"]
 @click.command()
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Where to write.")
-@click.option("--overwrite", is_flag=True, help="Replace core and task files that are in DIR.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace core and task files in DIR, if they have the same core.",
+)
 @json_option
 def split(bundle: str, output: str, overwrite: bool, as_json: bool) -> None:
     """Write what the tasks of BUNDLE share, and each task, to files of their own in DIR.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -27,15 +27,16 @@ from hydraopt.bundle.beside import (
 from hydraopt.bundle.container import CORE, FORMAT, TASK, TASK_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.taskname import task_name_in
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
-from hydraopt.errors import RemoteError, explain
+from hydraopt.errors import BundleFormatError, RemoteError, explain
 from hydraopt.files.answers import Entry
 from hydraopt.files.folders import files_in, is_folder, is_there, remove_file
 from hydraopt.files.ranges import held_at
 from hydraopt.files.reading import MOST_CONFIG
 from hydraopt.files.url import AnyPath
-from hydraopt.files.writing import sync_folder, write_atomically
+from hydraopt.files.writing import clean, sync_folder, write_atomically
 
 __all__ = ["FolderCollection", "folder_of"]
 
@@ -58,6 +59,8 @@ class FolderCollection:
     @contextmanager
     def held(self) -> Iterator[None]:
         with locked(self._core_path):
+            if isinstance(self._folder, Path):
+                clean(self._folder)
             self._finish_renaming()
             yield
 
@@ -77,12 +80,25 @@ class FolderCollection:
     def names(self) -> set[str]:
         return set(self.bundle())
 
+    def taken(self, names: Iterable[str]) -> set[str]:
+        """Every task file of a folder here is asked for its name: it may have another one than its
+        file. In a store only those are that may hold the names, for each costs a request."""
+        wanted = set(names)
+        if not isinstance(self._folder, Path):
+            return {name for name in wanted if self._file_of(name) is not None}
+        there = (task_name_in(self._folder / x, self._core_id) for x in self._task_names)
+        return {name for name in there if name is not None and name in wanted}
+
     @property
     def _task_files(self) -> list[Entry]:
         files = files_in(self._folder)
         if files is None:
             raise RemoteError(explain("over HTTP this folder lists no files", file=self.path))
-        return [x for x in files if not x.is_folder and is_task_name(x.name)]
+        return [x for x in files if is_task_name(x.name)]
+
+    @property
+    def _task_names(self) -> list[str]:
+        return sorted(x.name for x in self._task_files)
 
     def write(self, change: Change) -> int:
         """Make a change. Tasks that come in the place of others are written over these."""
@@ -108,6 +124,10 @@ class FolderCollection:
         return Container(self._core_path, (CORE,))
 
     @cached_property
+    def _core_id(self) -> str:
+        return core_id(self._core.metadata["checksums"])
+
+    @cached_property
     def _core_config(self) -> Mapping[str, Any]:
         """The config that those of the tasks are stored as differences from."""
         value = self._core.manifest()
@@ -120,10 +140,19 @@ class FolderCollection:
         return {x.name.removesuffix(TASK_SUFFIX) for x in self._task_files}
 
     def _file_of(self, name: str) -> AnyPath | None:
-        """The file that holds the task. Only those are opened that may, by their names."""
-        for file in of_tasks([x.name for x in self._task_files], [name]):
+        """The file that holds the task. Those are opened first that are called like it; the others
+        of a folder here may be, too, if somebody has renamed a file."""
+        for file in of_tasks(self._task_names, [name]):
             if name in self._opened(self._folder / file):
                 return self._folder / file
+        if not isinstance(self._folder, Path):
+            return None
+        for file in self._task_names:
+            # A file that cannot be read is no reason not to find the task in another one.
+            with suppress(BundleFormatError):
+                path = self._folder / file
+                if task_name_in(path, self._core_id) == name and name in self._opened(path):
+                    return path
         return None
 
     def _opened(self, file: AnyPath) -> Bundle:
@@ -140,8 +169,7 @@ class FolderCollection:
             tasks=(dataclasses.replace(manifest.tasks[0], config=1),),
         )
         stream = streams[0] if streams else None
-        known = core_id(self._core.metadata["checksums"])
-        packed_task(manifest, 0, stream, blobs, known).write(target)
+        packed_task(manifest, 0, stream, blobs, self._core_id).write(target)
 
     def _rename(self, old: str, new: str) -> None:
         """Two steps, of which the first one counts: the file gets the new row, then its name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -40,6 +40,11 @@ class Collection(Protocol):
 
     def names(self) -> set[str]:
         """The tasks that there are."""
+        ...
+
+    def taken(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that tasks have. Raises BundleFormatError where a file that may have
+        one of them cannot be read."""
         ...
 
     def bundle(self) -> Bundle:
@@ -92,6 +97,9 @@ class _OneFile:
 
     def names(self) -> set[str]:
         return set(self.bundle())
+
+    def taken(self, names: Iterable[str]) -> set[str]:
+        return set(names) & self.names()
 
     def size(self) -> int:
         return self.bundle().size

@@ -220,7 +220,8 @@ def _tasks(
     if decoded:
         sets.append(decoded_set(bundle, decoded))
     if not sets:
-        raise UsageError(explain("the collection has no tasks", file=bundle.path))
+        do = "Make a new one of adapters: hydraopt merge"
+        raise UsageError(explain("the collection has no tasks", file=bundle.path, do=do))
     pieces = joined(sets, bundle.base_model)
     return _Tasks(bundle, pieces, originals, (*(loaded.notes if loaded else ()), *pieces.notes))
 
@@ -294,4 +295,5 @@ def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
         packed.write(whole)
-        split(whole, path if output is None else output, overwrite=True)
+        target = path if output is None else output
+        split(whole, target, overwrite=True, another_core=output is None)

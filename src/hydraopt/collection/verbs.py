@@ -7,7 +7,6 @@ checks everything before it writes. What it leaves is the old state or the new o
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
@@ -16,10 +15,11 @@ from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.reader import no_such_task
 from hydraopt.collection.encode import Coder, Encoded, Limit, today
 from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
-from hydraopt.errors import TaskNotFoundError, UsageError, explain
+from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.harm.judging import HarmJudge
@@ -94,12 +94,12 @@ def add(
 
     adapters: as in :func:`hydraopt.merge`. how: see :class:`How`. The same core, adapter, limit and
     day give the same bytes, in whatever order adapters are added. Raises UsageError for a name that
-    is there already, and a HydraoptError for anything else that is wrong, before anything is
-    written.
+    is there already, BundleFormatError for a task file that cannot be read, since it may have that
+    name, and a HydraoptError for anything else that is wrong, before anything is written.
     """
 
-    def vacant(collection: Collection, names: Sequence[str]) -> None:
-        there = [name for name in names if collection.has(name)]
+    def vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
+        there = [name for name in names if name in collection.taken(names)]
         if there:
             raise UsageError(
                 explain(
@@ -109,6 +109,7 @@ def add(
                     do="Use replace, or another name: NAME=PATH",
                 )
             )
+        return ()
 
     return _put(path, adapters, vacant, how)
 
@@ -120,7 +121,12 @@ def replace(
 
     Raises TaskNotFoundError for a name that is not there.
     """
-    return _put(path, adapters, _check_there, how)
+
+    def present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
+        _check_there(collection, names)
+        return names
+
+    return _put(path, adapters, present, how)
 
 
 def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
@@ -145,7 +151,7 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
     collection = collection_at(path)
     with collection.held():
         _check_there(collection, [old])
-        if collection.has(new):
+        if new in collection.taken([new]):
             raise UsageError(explain("the collection has a task of that name", file=path, got=new))
         before = collection.size()
         size = collection.write(Change(renamed={old: new}))
@@ -155,24 +161,18 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
 def _check_there(collection: Collection, names: Iterable[str]) -> None:
     for name in names:
         if not collection.has(name):
-            there = collection.names()
-            near = difflib.get_close_matches(name, there, 5, 0.5) or sorted(there)[:8]
-            raise TaskNotFoundError(
-                explain(
-                    "no such task", file=collection.path, got=repr(name), expected=", ".join(near)
-                )
-            )
+            raise no_such_task(name, collection.names(), collection.path)
 
 
 def _put(
     path: StrPath,
     adapters: StrPath | Iterable[StrPath | Adapter],
-    check: Callable[[Collection, Sequence[str]], None],
+    check: Callable[[Collection, Sequence[str]], Sequence[str]],
     how: How,
 ) -> Changed:
     """Code the adapters and write them, in the place of tasks of the same names, if there are.
 
-    check: raises for a collection that these names do not fit.
+    check: the names of tasks that go; raises for a collection that the names do not fit.
     """
     same_base, day = how.get("same_base", False), how.get("day") or today()
     loaded = load(adapters, same_base, how.get("alpha"))
@@ -183,7 +183,7 @@ def _put(
     collection = collection_at(path)
     check_apart(path, inputs_of(given))
     with collection.held():
-        check(collection, [x.name for x in given])
+        gone = check(collection, [x.name for x in given])
         coder = Coder(
             collection.core(base),
             how.get("limit") or Limit(),
@@ -197,7 +197,6 @@ def _put(
         )
         before = collection.size()
         coded = [(adapter, coder.encode(adapter, day)) for adapter in given]
-        gone = [x.name for x in given if collection.has(x.name)]
         size = collection.write(Change(gone, [x.piece for _, x in coded]))
     notes = (*loaded.notes, *(note for _, x in coded for note in x.notes))
     rows = tuple(_row(adapter, x) for adapter, x in coded)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -26,12 +27,17 @@ except ImportError:  # Windows, where nothing is locked and leftovers stay.
 
 from hydraopt.files.url import Url, is_url
 
-__all__ = ["replaced_file", "replaced_folder", "scratch_folder", "sync_folder", "write_atomically"]
+__all__ = [
+    "clean", "replaced_file", "replaced_folder", "scratch_folder", "sync_folder",
+    "write_atomically",
+]  # fmt: skip
 
 _EXCHANGE: Final = 2
 """RENAME_EXCHANGE of renameat2(2)."""
 _HERE: Final = -100
 """AT_FDCWD."""
+_SCRATCH: Final = re.compile(r"\..+\.tmp-[0-9a-f]{16}", re.DOTALL)
+"""Names of what is being made."""
 _STOPS: Final = (".json",)
 """Endings of the files without which no loader takes a folder for an adapter or a model."""
 
@@ -196,6 +202,18 @@ def _clean(target: Path) -> None:
         for name in os.listdir(target.parent):
             if name.startswith(prefix) and len(name) == len(prefix) + 16:
                 _remove_if_dead(target.parent / name)
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed writers left of a folder, beside it and in it."""
+    if fcntl is None:
+        return
+    folder = Path(os.path.realpath(folder))
+    _clean(folder)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _SCRATCH.fullmatch(name):
+                _remove_if_dead(folder / name)
 
 
 def _remove_if_dead(path: Path) -> None:
