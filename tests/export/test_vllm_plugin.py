@@ -25,6 +25,8 @@ from hydraopt.collection.encode import Limit
 from hydraopt.collection.verbs import remove, rename, replace
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.export import vllm_plugin
+from hydraopt.export.served import ServedBundle
+from hydraopt.files.url import Url
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
 from tests.remote.servers import Web, web_server
@@ -238,6 +240,21 @@ def test_a_cold_task_of_an_address_costs_its_own_bytes_and_one_decoding(
     assert ask(resolver, "fr") == second
     assert len(decoded) == 1
     assert ask(resolver, "es") is None
+
+
+def test_two_tasks_at_once_decode_the_core_once(
+    monkeypatch: pytest.MonkeyPatch, served: Web
+) -> None:
+    decoded = []
+    read_bases = Bundle.read_bases
+    monkeypatch.setattr(Bundle, "read_bases", lambda self: decoded.append(self) or read_bases(self))
+    bundle = ServedBundle(Url(served.url(core_of(served))))
+    tasks = [bundle.task(name) for name in ("de", "fr")]
+    for task in tasks:
+        assert task is not None
+        bundle.decode_core(task)
+        task.factors()
+    assert len(decoded) == 1
 
 
 def test_what_is_replaced_at_the_address_is_seen(

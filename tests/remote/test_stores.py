@@ -163,6 +163,9 @@ def test_one_task_of_a_folder_is_all_that_is_opened(
         assert [file.path.name for file in bundle.files][1:] == ["b.task.safetensors"]
         with pytest.raises(TaskNotFoundError):
             open_bundle(address, tasks=["b", "z"])
+    for none in ("none", "none/", "four/none.core.safetensors"):
+        with pytest.raises(NotThereError, match=f"{bucket}/{none.rstrip('/')}"):
+            open_bundle(f"{bucket}/{none}")
     for local in (apart, apart / "four.core.safetensors"):
         assert list(open_bundle(local, tasks=["b"])) == ["b"]
         assert list(open_bundle(local, tasks=())) == []

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from hydraopt import open_bundle
+from hydraopt.collection.verbs import rename
 from hydraopt.errors import (
     ChecksumError,
     HydraoptError,
@@ -89,11 +90,19 @@ def test_a_folder_that_lists_its_files_is_a_collection(web: Web, apart: Path, me
 
 def test_task_files_with_odd_names_are_asked_for_in_full(web: Web, apart: Path) -> None:
     shutil.copytree(apart, web.folder / "four")
-    from hydraopt.collection.verbs import rename
-
     rename(web.folder / "four", "b", "été #1 100%?")
     bundle = open_bundle(web.url("four/four.core.safetensors"), tasks=["été #1 100%?"])
     assert list(bundle) == ["été #1 100%?"]
+
+
+def test_of_names_that_look_alike_only_the_one_asked_for_is_given(web: Web, apart: Path) -> None:
+    folder = web.folder / "four"
+    shutil.copytree(apart, folder)
+    rename(folder, "b", "A")
+    assert (folder / "A~2.task.safetensors").is_file()
+    for address in (folder, web.url("four/four.core.safetensors")):
+        for name in ("a", "A"):
+            assert list(open_bundle(address, tasks=[name])) == [name]
 
 
 def test_the_second_time_only_the_header_is_fetched(web: Web, served: str) -> None:
@@ -172,12 +181,16 @@ def test_what_passes_is_tried_again(web: Web, long: tuple[str, bytes]) -> None:
     assert len(web.requests) == 6
 
 
-def test_a_range_that_comes_short_once_is_fetched_again(web: Web, long: tuple[str, bytes]) -> None:
+@pytest.mark.parametrize("promised", [True, False])
+def test_a_range_that_comes_short_once_is_fetched_again(
+    web: Web, long: tuple[str, bytes], promised: bool
+) -> None:
     address, data = long
 
     def cut_once(reply: Reply) -> None:
         if reply.number == 1:
-            reply.headers["Content-Length"] = str(len(reply.body))
+            if promised:
+                reply.headers["Content-Length"] = str(len(reply.body))
             reply.body, reply.cut = reply.body[:10], True
 
     web.fault = cut_once

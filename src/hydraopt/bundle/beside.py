@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX
 from hydraopt.bundle.opening import refuse_file
 from hydraopt.errors import BundleFormatError, RemoteError, UsageError, explain
+from hydraopt.files.answers import gone
 from hydraopt.files.folders import files_in, is_folder, is_there
 from hydraopt.files.url import AnyPath, Url
 
@@ -40,6 +41,8 @@ def parts_beside(
     names = _names_in(folder)
     if names is None:
         _refuse_unlisted(path, whole)
+    if not names and isinstance(folder, Url):
+        raise gone(folder)
     files = [x for x in names if x.endswith(TASK_SUFFIX)]
     if tasks is not None:
         files = of_tasks(files, tasks)
