@@ -46,7 +46,7 @@ __all__ = [
 MAX_TEXT: Final = 4096
 _EXACT: Final = 255
 _STEPS: Final = 16
-_GRID: Final = (*(2.0 ** (-code / _STEPS) for code in range(_EXACT)), 0.0)
+_GRID: Final[tuple[float, ...]] = (*(2.0 ** (-code / _STEPS) for code in range(_EXACT)), 0.0)
 _ON_GRID: Final = frozenset(_GRID)
 
 
