@@ -79,6 +79,27 @@ def test_without_generation_only_what_forcing_tells(adapter, base, tasks) -> Non
     assert set(task["results"]["original"]["scores"]) == {"exact match"}
 
 
+def test_answers_are_kept_those_that_change_first(adapter, base, tasks, tmp_path) -> None:
+    bundle = tmp_path / "x.hydra.safetensors"
+    assert run("merge", adapter, "--error", "0.6", "-o", bundle, "-q").exit_code == 0
+    command = ("eval", adapter, bundle, "--base", base, "--tasks", tasks, "-q", "--json")
+    plain, kept = (json.loads(run(*command, *more).output) for more in ((), ("--answers", 7)))
+    (task,) = kept["tasks"]
+    rows = task.pop("answers")
+    assert kept | {"seconds": 0} == plain | {"seconds": 0}  # they change no number
+    assert len(rows) == 7
+    assert set(rows[0]["texts"]) == {"base", "original", bundle.name}
+    changes = [bool(row["changed"]) for row in rows]
+    assert changes == sorted(changes, reverse=True)
+    assert sum(changes) == min(task["results"][bundle.name]["changed"], 7) > 0
+    for row in rows:
+        one, two = row["texts"]["original"], row["texts"][bundle.name]
+        assert row["changed"] or one == two
+    said = run(*command, "--answers", 7, "--no-generate")
+    assert said.exit_code == 2
+    assert "no answers are written without generation" in said.output
+
+
 @pytest.mark.parametrize(
     ("more", "what"),
     [
