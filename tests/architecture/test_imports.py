@@ -63,6 +63,7 @@ HEAVY = {
     "vllm": {"export.vllm_plugin"},
     "click": {"cli"},
     "rich": {"cli"},
+    "ray": {"engines.rayengine"},
 }
 PUBLIC = {
     "Adapter",

@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +19,13 @@ from typing import Final
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.splitting import split
+from hydraopt.bundle.writer import PackedBundle
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet, align
@@ -91,9 +97,13 @@ def merge(
     exact: Sequence[str] = (),
     base: StrPath | BaseTensors | None = None,
     workers: int | None = None,
+    engine: Engine | None = None,
+    work: StrPath | None = None,
+    memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge adapters of one base model into one bundle file at ``output``.
+    """Merge adapters of one base model into one bundle file at ``output``; or, where that ends in a
+    slash or is a folder, into a core file and task files in it.
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
@@ -108,7 +118,10 @@ def merge(
     files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by
     bit. base: the base model's folder or tensors; what takes the place of one is coded as the
     difference, and whoever reads it needs the base too. workers: processes at most, default one for
-    each core; does not change the result. progress: called with (stage, done, total).
+    each core. engine: where workers are, see hydraopt.engines.engine, instead of their number.
+    work: a folder for what is done, so that a merge that was ended goes on; all workers see it.
+    memory: what each worker may keep between passes ("2GB"). None of these changes the result.
+    progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -120,9 +133,13 @@ def merge(
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
+    _check_folder(output)
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
+    kept = None if memory is None else parse_size(memory, 0)
+    where = None if work is None else Path(work)
+    options = dataclasses.replace(options, engine=engine, work=where, memory=kept)
     budget = limits.budget(pieces.fp16_bytes)
     job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
     if pieces.contents:
@@ -239,6 +256,32 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
             )
 
 
+def _as_folder(output: StrPath) -> bool:
+    """Whether a core file and task files are asked for."""
+    return os.fspath(output).endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def _check_folder(output: StrPath) -> None:
+    """Raise UsageError for a folder that is not empty."""
+    target = Path(output)
+    if _as_folder(output) and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(
+            explain("the folder is not empty", file=target, do="Empty it, or name another")
+        )
+
+
+def _written(packed: PackedBundle, output: StrPath) -> int:
+    """Write a file, or a folder of a core and its tasks; the bytes."""
+    target = Path(output)
+    if not _as_folder(output):
+        return packed.write(output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hydraopt-") as scratch:
+        whole = Path(scratch) / f"{target.resolve().name}{BUNDLE_SUFFIX}"
+        packed.write(whole)
+        return sum(file.size for file in split(whole, target))
+
+
 def write(
     output: StrPath,
     job: Job,
@@ -265,7 +308,7 @@ def write(
         )
     return MergeResult(
         path=Path(output),
-        size=packed.write(output),
+        size=_written(packed, output),
         fp16_bytes=fp16,
         errors={task.name: task.error for task in manifest.tasks},
         seconds=time.monotonic() - started,
