@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.commands import dispatch
 
-COMMANDS = ("merge", "scaling", "readers", "runtime", "serve_load")
+COMMANDS = ("merge", "scaling", "readers", "runtime", "serve_load", "fleet")
 
 if __name__ == "__main__":
     sys.exit(dispatch("benchmarks.speed", COMMANDS))

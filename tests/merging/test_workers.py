@@ -152,6 +152,7 @@ def test_workers_that_are_killed_again_and_again_are_an_error(
 _MERGE = """
 import sys, time
 from hydraopt import merge
+from hydraopt.engines import engine
 from hydraopt.merging import portable
 
 portable.WORTH = 1
