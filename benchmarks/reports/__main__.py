@@ -22,6 +22,7 @@ REPORTS = (
     "chunks",
     "default",
     "evidence",
+    "fleet",
     "head_map",
     "kinds",
     "readme",

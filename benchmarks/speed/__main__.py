@@ -8,6 +8,7 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "merge", "revisions", "scaling", "readers", "remote", "runtime", "serve_load", "report",
+    "fleet",
 )  # fmt: skip
 
 if __name__ == "__main__":

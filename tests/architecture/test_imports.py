@@ -67,6 +67,7 @@ HEAVY = {
     "requests": {"files.web"},
     "click": {"cli"},
     "rich": {"cli"},
+    "ray": {"engines.rayengine"},
 }
 PUBLIC = {
     "Adapter",

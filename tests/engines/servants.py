@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from hydraopt.errors import UsageError, explain
@@ -31,6 +32,9 @@ class Counter:
 
     def fail(self) -> float:
         return 1 / (self.value - self.value)
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from hydraopt import merge, read_adapters
+from hydraopt.engines import engine
 from hydraopt.engines.processes import Processes
 from hydraopt.errors import NumericalError, WorkerError
 from hydraopt.merging import portable
@@ -36,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Processes]:
             super().__init__(*arguments)  # type: ignore[arg-type]
             pools.append(self)
 
-    monkeypatch.setattr(portable, "Processes", Noted)
+    monkeypatch.setattr(engine, "Processes", Noted)
     return pools
 
 
@@ -151,6 +152,7 @@ def test_workers_that_are_killed_again_and_again_are_an_error(
 _MERGE = """
 import sys, time
 from hydraopt import merge
+from hydraopt.engines import engine
 from hydraopt.merging import portable
 
 portable.WORTH = 1
@@ -159,11 +161,11 @@ def told(stage, done, total):
         print(*pools[0].pids, flush=True)
         time.sleep(60)
 pools = []
-class Noted(portable.Processes):
+class Noted(engine.Processes):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         pools.append(self)
-portable.Processes = Noted
+engine.Processes = Noted
 merge(sys.argv[2:], sys.argv[1], size="20%", workers=2, progress=told)
 """
 

@@ -204,8 +204,9 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
         yield move
 
 
-def check_target(path: str, force: bool) -> None:
-    """A bundle may be replaced by a new one; any other file only with --force.
+def check_target(path: str, force: bool, folders: bool = False) -> None:
+    """A bundle may be replaced by a new one; any other file only with --force. folders: a path that
+    ends with a slash may be made as one.
 
     Raises UsageError otherwise. Running a command again works; a mistyped ``-o`` does not destroy
     an adapter.
@@ -214,8 +215,13 @@ def check_target(path: str, force: bool) -> None:
         _check_address(path, force)
         return
     target = Path(path)
+    if folders and path.endswith("/"):
+        return
     if target.is_dir():
-        raise UsageError(explain("the output is a folder", file=path, expected="a file name"))
+        do = f"Write {path}/ to get a core file and task files there" if folders else None
+        raise UsageError(
+            explain("the output is a folder", file=path, expected="a file name", do=do)
+        )
     if not target.parent.is_dir():
         raise UsageError(explain("no such folder", file=target.parent, do="Create it first"))
     if force or not target.exists():

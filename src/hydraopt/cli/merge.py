@@ -28,7 +28,12 @@ __all__ = ["merge"]
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="OUT", help="The bundle to write.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="The bundle to write. OUT/, with a slash: a folder of a core file and task files.",
+)
 @click.option("--size", help="Limit of the whole file: 5% (of the inputs' fp16 bytes), 3MB, bytes.")
 @click.option("--error", type=float, help="Limit of the relative error, mean over tasks: 0.2.")
 @click.option("--max-error", type=float, help="Limit of the relative error of the worst task.")
@@ -123,6 +128,21 @@ __all__ = ["merge"]
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
 @click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
 @workers_option
+@click.option(
+    "--engine",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Where workers are: processes of this machine, or a Ray cluster (docs/howto/fleet.md).",
+)
+@click.option("--address", help="Of the Ray cluster; default one on this machine, for this merge.")
+@click.option(
+    "--work",
+    metavar="DIR",
+    help="Keep what is done in this folder, so that the same merge goes on where it was ended; "
+    "all nodes must see it. Remove it afterwards.",
+)
+@click.option("--memory", help="What each worker may keep between passes: 500MB, 2GB.")
 @json_option
 @quiet_option
 def merge(
@@ -151,6 +171,7 @@ def merge(
       hydraopt merge de=run1/best fr=run2/best --error 0.2 --weight de=2 -o two.hydra.safetensors
       hydraopt merge adapters/* --base BASE --prompts DIR --harm 1% -o kept.hydra.safetensors
       hydraopt merge adapters/* --base BASE --prompts DIR --size 5% --plan-only --plot plan.png
+      hydraopt merge 'adapters/*' --engine ray --work work -o collection/
       hydraopt merge adapters/* --method hydraopt --heads 4 --rank 16 -o heads.hydra.safetensors
       hydraopt merge adapters/* --method ties --option density=0.3 -o one.hydra.safetensors
     """
@@ -163,7 +184,7 @@ def merge(
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    check_target(output, force)
+    check_target(output, force, folders=asked.method is None)
     if asked.method is not None:
         _combine(adapters, output, asked.method, asked, as_json)
         return
@@ -279,6 +300,7 @@ def _merge(
     onlooker: Any,
     progress: Progress | None,
 ) -> MergeResult:
+    from hydraopt.engines.engine import engine_named
     from hydraopt.merging.merge import merge as merge_adapters
 
     return merge_adapters(
@@ -300,7 +322,9 @@ def _merge(
         alpha=asked.alpha,
         exact=asked.exact,
         base=_base_tensors(asked, opened),
-        workers=asked.workers,
+        engine=engine_named(asked.engine, asked.address, asked.workers),
+        work=asked.work,
+        memory=asked.memory,
         progress=progress,
     )
 

@@ -84,6 +84,10 @@ class Asked:
     same_base: bool
     alpha: float | None
     workers: int | None
+    engine: str
+    address: str | None
+    work: str | None
+    memory: str | None
 
     def __post_init__(self) -> None:
         if len(self.importance) != len(self.weights):
@@ -109,12 +113,15 @@ class Asked:
             or self.fair
             or self.workers
             or self.exact
+            or self.engine != "local"
+            or self.work
+            or self.memory
         )
         given = (self.error, self.max_error, self.base) != (None, None, None)
         if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):
             raise click.UsageError(
-                "--method has no size, limit, form, measure, base, workers or exact: what it makes "
-                "is stored"
+                "--method has no size, limit, form, measure, base, workers, engine or exact: what "
+                "it makes is stored"
             )
 
     @property

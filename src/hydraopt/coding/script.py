@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hydraopt.coding.stream import Block, StreamWriter
 from hydraopt.errors import BundleFormatError, explain
 
-__all__ = ["SHARED", "Scribe", "play", "scripts_in"]
+__all__ = ["SHARED", "Scribe", "apart", "play", "scripts_in"]
 
 SHARED: Final = 0xFFFFFFFF
 """Stands for the shared stream, where scripts say which content's they are."""
@@ -62,18 +62,26 @@ def _fits(levels: NDArray[np.int32], size: int) -> bool:
     return levels.size == 0 or (int(levels.max()) <= most and int(levels.min()) >= -most)
 
 
-def scripts_in(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
-    """(whose, numbers, steps) of each script. Raises BundleFormatError for what is cut off."""
+def apart(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    """(whose, script) of scripts that stand one after the other. Raises BundleFormatError for what
+    is cut off."""
     whole, at = memoryview(data), 0
     while at < len(whole):
         if at + _RECORD.size > len(whole):
             _damaged("cut off")
-        whose, numbers, size = _RECORD.unpack_from(whole, at)
-        at += _RECORD.size
-        if at + size > len(whole):
+        whose, _, size = _RECORD.unpack_from(whole, at)
+        end = at + _RECORD.size + size
+        if end > len(whole):
             _damaged("cut off")
-        yield whose, numbers, whole[at : at + size]
-        at += size
+        yield whose, whole[at:end]
+        at = end
+
+
+def scripts_in(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
+    """(whose, numbers, steps) of each script; errors as of :func:`apart`."""
+    for _, script in apart(data):
+        whose, numbers, _ = _RECORD.unpack_from(script)
+        yield whose, numbers, script[_RECORD.size :]
 
 
 def play(steps: memoryview, writer: StreamWriter) -> None:

@@ -41,6 +41,7 @@ class MergeSet:
     numbers: numbers in all inputs, duplicates included; their fp16 size is twice that.
     core: what the tasks are coded against, if it is there already; then nothing more is shared.
     norm: the |dW| that the size of a task is relative to; None for the middle one of these.
+    digests: of all numbers of each content, (contents,); none where they are not known.
     """
 
     modules: tuple[ModuleEntry, ...]
@@ -55,6 +56,7 @@ class MergeSet:
     matrices: tuple[TensorMatrices, ...] = ()
     core: FrozenCore | None = None
     norm: float | None = None
+    digests: tuple[str, ...] = ()
 
     @property
     def contents(self) -> int:
@@ -163,9 +165,10 @@ def _task(
 
 def _contents(
     adapters: Sequence[Adapter], apart: Sequence[TensorsApart], lossless: bool
-) -> tuple[list[int | None], list[Adapter]]:
-    """The content of each adapter, None where nothing of it is coded; and the first of each."""
-    content_of: dict[object, int] = {}
+) -> tuple[list[int | None], list[Adapter], list[str]]:
+    """The content of each adapter, None where nothing of it is coded; the first of each, and what
+    tells it from all others."""
+    content_of: dict[str, int] = {}
     distinct: list[Adapter] = []
     numbers_of: list[int | None] = []
     for adapter, own in zip(adapters, apart, strict=True):
@@ -174,12 +177,12 @@ def _contents(
             continue
         # Configs may say of the same tensors that they are something else.
         kinds = tuple(adapter.extra_kinds.get(tensor, "saved") for tensor in own.coded)
-        key = adapter.content_hash(), kinds
+        key = "/".join((adapter.content_hash(), *kinds))
         if key not in content_of:
             content_of[key] = len(distinct)
             distinct.append(adapter)
         numbers_of.append(content_of[key])
-    return numbers_of, distinct
+    return numbers_of, distinct, list(content_of)
 
 
 def align(
@@ -203,7 +206,7 @@ def align(
     for adapter in ordered:
         check_returnable(adapter, lossless=lossless)
     apart = [tensors_of(adapter, exact, lossless) for adapter in ordered]
-    numbers_of, distinct = _contents(ordered, apart, lossless)
+    numbers_of, distinct, digests = _contents(ordered, apart, lossless)
     entries = _modules(ordered)
     index = {path: i for i, path in enumerate(entries)}
     coded = collect(ordered, apart, numbers_of, base)
@@ -232,4 +235,5 @@ def align(
         tuple(f"{a.name}: {note}" for a in ordered for note in a.notes),
         coded.entries,
         coded.matrices,
+        digests=tuple(digests),
     )

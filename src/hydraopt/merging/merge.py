@@ -8,19 +8,27 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.splitting import split
+from hydraopt.bundle.writer import PackedBundle
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
+from hydraopt.files.folders import files_in
 from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import (
@@ -91,9 +99,13 @@ def merge(
     exact: Sequence[str] = (),
     base: StrPath | BaseTensors | None = None,
     workers: int | None = None,
+    engine: Engine | None = None,
+    work: StrPath | None = None,
+    memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge adapters of one base model into one bundle file at ``output``.
+    """Merge adapters of one base model into one bundle file at ``output``; or, where that ends in a
+    slash or is a folder, into a core file and task files in it.
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
@@ -109,7 +121,10 @@ def merge(
     files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by
     bit. base: the base model's folder or tensors; what takes the place of one is coded as the
     difference, and whoever reads it needs the base too. workers: processes at most, default one for
-    each core; does not change the result. progress: called with (stage, done, total).
+    each core. engine: where workers are, see hydraopt.engines.engine, instead of their number.
+    work: a folder for what is done, so that a merge that was ended goes on; all workers see it.
+    memory: what each worker may keep between passes ("2GB"). None of these changes the result.
+    progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -121,9 +136,13 @@ def merge(
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
+    _check_folder(output)
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
+    kept = None if memory is None else parse_size(memory, 0)
+    where = None if work is None else Path(work)
+    options = dataclasses.replace(options, engine=engine, work=where, memory=kept)
     budget = limits.budget(pieces.fp16_bytes)
     job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
     if pieces.contents:
@@ -237,6 +256,38 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
             )
 
 
+def _as_folder(output: StrPath) -> bool:
+    """Whether a core file and task files are asked for."""
+    target = place_of(output)
+    told = os.fspath(output).endswith(("/", os.sep))
+    return told or (isinstance(target, Path) and target.is_dir())
+
+
+def _check_folder(output: StrPath) -> None:
+    """Raise UsageError for a folder that is not empty."""
+    target = place_of(output)
+    if not _as_folder(output) or (isinstance(target, Path) and not target.exists()):
+        return
+    if (isinstance(target, Path) and not target.is_dir()) or files_in(target):
+        raise UsageError(
+            explain("the folder is not empty", file=target, do="Empty it, or name another")
+        )
+
+
+def _written(packed: PackedBundle, output: StrPath) -> int:
+    """Write a file, or a folder of a core and its tasks, here or in a store; the bytes."""
+    if not _as_folder(output):
+        return packed.write(output)
+    target, near = place_of(output), None
+    if isinstance(target, Path):
+        target, near = Path(os.path.abspath(target)), Path(os.path.abspath(target)).parent
+        near.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=near, prefix=".hydraopt-") as scratch:
+        whole = Path(scratch) / f"{target.name}{BUNDLE_SUFFIX}"
+        packed.write(whole)
+        return sum(file.size for file in split(whole, target))
+
+
 def write(
     output: StrPath,
     job: Job,
@@ -263,7 +314,7 @@ def write(
         )
     return MergeResult(
         path=place_of(output),
-        size=packed.write(output),
+        size=_written(packed, output),
         fp16_bytes=fp16,
         errors={task.name: task.error for task in manifest.tasks},
         seconds=time.monotonic() - started,

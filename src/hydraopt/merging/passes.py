@@ -8,6 +8,7 @@ item is computed by one, with the BLAS library held to one thread, and each stre
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -16,6 +17,9 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from hydraopt import __version__
+from hydraopt.bundle.spec import ModuleEntry
+from hydraopt.bundle.tensors import TensorEntry
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.script import SHARED
 from hydraopt.coding.stream import most_numbers
@@ -28,6 +32,7 @@ from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.draft import Course, Draft, legs_of
 from hydraopt.merging.servant import Item, Made, ModuleItem, Servant, Setup, TensorItem
+from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Counting, middle_price
 from hydraopt.progress import Progress, silent
 
@@ -88,6 +93,7 @@ class Passes:
     workers.
 
     pool: default this process alone; it is closed with the passes, at the end of a ``with`` block.
+    memory: bytes that each worker may keep between passes. shards: where answers are kept.
     """
 
     def __init__(
@@ -97,8 +103,10 @@ class Passes:
         modes: Sequence[Mode],
         pool: Pool | None = None,
         progress: Progress | None = None,
+        memory: int | None = None,
+        shards: Shards | None = None,
     ) -> None:
-        self._pieces, self._measure = pieces, measure
+        self._pieces, self._measure, self._modes = pieces, measure, tuple(modes)
         self._contents = pieces.contents
         self._modules = len(pieces.modules)
         self._items = self._modules + len(pieces.matrices)
@@ -107,11 +115,13 @@ class Passes:
         self._pool: Pool = pool or Alone()
         self._of_item = self._shared_out()
         self._told: list[set[int]] = [set() for _ in range(self._pool.size)]
-        room = min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) // self._pool.size
+        room = (min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) + _VECTORS) // self._pool.size
+        room = room if memory is None else memory
+        vectors = min(_VECTORS // self._pool.size, room // 4)
         owners = {content: content % self._pool.size for content in range(self._contents)}
         owners[SHARED] = self._pool.size - 1
         frozen, workers = pieces.core is not None, self._pool.size
-        about = measure, tuple(modes), owners, workers, frozen, room, _VECTORS // workers
+        about = measure, self._modes, owners, workers, frozen, room - vectors, vectors, shards
         self._pool.hire(Servant, Setup(*about))
 
     def __enter__(self) -> Self:
@@ -272,11 +282,22 @@ class Passes:
         pieces, core = self._pieces, self._pieces.core
         names = {content: self._names[content] for content in self._holders[index]}
         if index < self._modules:
-            given = None if core is None else core.bases[index]
-            return ModuleItem(pieces.modules[index].path, pieces.readers[index], names, given)
+            given, module = None if core is None else core.bases[index], pieces.modules[index]
+            digest = self._digest(index, module)
+            return ModuleItem(module.path, pieces.readers[index], names, given, digest)
         at = index - self._modules
         common = None if core is None else Given(core.commons[at])
-        return TensorItem(pieces.matrices[at], names, common)
+        digest = self._digest(index, pieces.tensors[at])
+        return TensorItem(pieces.matrices[at], names, common, digest)
+
+    def _digest(self, index: int, entry: ModuleEntry | TensorEntry) -> str | None:
+        """Of what answers about an item follow from; None where that is not known."""
+        digests = self._pieces.digests
+        if not digests or self._pieces.core is not None:
+            return None
+        about = __version__, np.__version__, self._measure, self._modes, entry
+        held = [(content, digests[content]) for content in self._holders[index]]
+        return hashlib.sha256(repr((about, held)).encode()).hexdigest()
 
     def _steadily(self, make: Callable[[], T]) -> T:
         """What ``make`` gives; from the start with new workers, where some were lost."""

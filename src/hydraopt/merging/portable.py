@@ -16,30 +16,25 @@ from typing import Final
 from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.rawtensor import FileSpan, RawTensor, stamp_of
 from hydraopt.compress.core import FactorReader
+from hydraopt.engines.engine import Engine
 from hydraopt.engines.pool import Alone, Pool
-from hydraopt.engines.processes import Processes
 from hydraopt.merging.align import AdapterFactors, MergeSet
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.joined import JoinedFactors
 
-__all__ = ["WORTH", "Spool", "cores", "pool_for", "portable"]
+__all__ = ["WORTH", "Spool", "pool_for", "portable"]
 
 WORTH: Final = 3_000_000
 """Numbers of the inputs that a further process is started for: about two seconds of work, where the
 start takes one (``python -m benchmarks.speed workers``)."""
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Spool:
     """A temporary folder of tensors that have no file of their own; it goes with :meth:`close`."""
 
     def __init__(self, place: str | os.PathLike[str] | None = None) -> None:
+        if place is not None:
+            os.makedirs(place, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix="hydraopt-", dir=place)
         # With the tensor, so that no other gets its identity.
         self._known: dict[int, tuple[RawTensor, RawTensor]] = {}
@@ -66,18 +61,23 @@ def _reads_modules(read: FactorReader) -> bool:
     return isinstance(read, AdapterFactors)
 
 
-def pool_for(pieces: MergeSet, workers: int | None) -> tuple[Pool, MergeSet]:
+def pool_for(
+    pieces: MergeSet, engine: Engine, place: str | os.PathLike[str] | None = None
+) -> tuple[Pool, MergeSet]:
     """The pool of a job, and its pieces as that pool's workers can read them.
 
-    workers: at most; default one for each core. Small jobs, and what a bundle decodes, get this
-    process alone.
+    Small jobs of a local engine, and what a bundle decodes, get this process alone. place: a folder
+    that all workers see, for what has no file of its own.
     """
-    items = len(pieces.readers) + len(pieces.matrices)
-    size = min(workers or cores(), items, 1 + pieces.numbers // WORTH)
-    if size < 2 or not all(map(_reads_modules, pieces.readers)):
+    if not all(map(_reads_modules, pieces.readers)):
         return Alone(), pieces
-    spool = Spool()
-    return Processes(size, spool.close), portable(pieces, spool)
+    size = min(engine.most(), len(pieces.readers) + len(pieces.matrices))
+    if not engine.remote:
+        size = min(size, 1 + pieces.numbers // WORTH)
+        if size < 2:
+            return Alone(), pieces
+    spool = Spool(place)
+    return engine.pool(max(size, 1), spool.close), portable(pieces, spool)
 
 
 def portable(pieces: MergeSet, spool: Spool) -> MergeSet:

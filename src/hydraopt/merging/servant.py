@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import write_basis, write_record
-from hydraopt.coding.script import SHARED, Scribe, play, scripts_in
+from hydraopt.coding.script import SHARED, Scribe, apart, play, scripts_in
 from hydraopt.compress.core import CoreStore, FactorReader
 from hydraopt.compress.dense import EncodedTensor, Given, encode_tensor, estimate_tensor
 from hydraopt.compress.encode import EncodedModule, encode_module
 from hydraopt.compress.measure import Measure
-from hydraopt.compress.plan import plan_module
+from hydraopt.compress.plan import ModulePlan, plan_module
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.dense import TensorMatrices
+from hydraopt.merging.shards import Shards
 
 __all__ = ["Item", "Made", "ModuleItem", "Servant", "Setup", "TensorItem"]
 
@@ -31,21 +33,24 @@ __all__ = ["Item", "Made", "ModuleItem", "Servant", "Setup", "TensorItem"]
 @dataclass(frozen=True)
 class ModuleItem:
     """A module. names: of the contents that have it, for errors. given: the bases of a core that is
-    there already."""
+    there already. digest: of all that answers about it follow from, beside the question, None where
+    that is not known."""
 
     path: str
     read: FactorReader = field(repr=False)
     names: Mapping[int, str]
     given: Bases | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
 class TensorItem:
-    """A coded tensor. names, given: as a module's."""
+    """A coded tensor. names, given, digest: as a module's."""
 
     matrices: TensorMatrices = field(repr=False)
     names: Mapping[int, str]
     given: Given | None = None
+    digest: str | None = None
 
 
 Item = ModuleItem | TensorItem
@@ -55,7 +60,8 @@ Item = ModuleItem | TensorItem
 class Setup:
     """What all workers know. modules: items below are modules. owners: the worker that codes each
     content's stream, and that of the shared one under SHARED. frozen: what is shared is there
-    already, and is not written. spaces, vectors: bytes that a worker keeps, see CoreStore."""
+    already, and is not written. spaces, vectors: bytes that a worker keeps, see CoreStore. shards:
+    where answers are kept, if they are."""
 
     measure: Measure
     modes: tuple[Mode, ...]
@@ -64,6 +70,7 @@ class Setup:
     frozen: bool
     spaces: int
     vectors: int
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)
@@ -97,24 +104,32 @@ class Servant:
         if isinstance(item, ModuleItem):
             self._readers[index] = item.read
 
-    def energies(self, index: int) -> tuple[tuple[int, ...], list[float]]:
+    def energies(self, index: int) -> tuple[list[int], list[float]]:
         """The contents that have an item, and its squared Frobenius norm in each."""
-        item = self._items[index]
-        if isinstance(item, TensorItem):
-            return item.matrices.contents, item.matrices.squared_norms()
-        core = self._store.core(index)
-        return core.contents, [float(s @ s) for s in core.s]
+
+        def make() -> tuple[Any, bytes]:
+            item = self._items[index]
+            if isinstance(item, TensorItem):
+                return [item.matrices.contents, item.matrices.squared_norms()], b""
+            core = self._store.core(index)
+            return [core.contents, [float(s @ s) for s in core.s]], b""
+
+        contents, norms = self._answer(index, ["energies"], make)[0]
+        return contents, norms
 
     def bits(self, index: int, price: float, weights: Sequence[float]) -> float:
         """What the planner expects of an item; weights: what a unit of squared error counts in
         each content that has it, rising."""
-        item = self._items[index]
-        if isinstance(item, TensorItem):
-            tensor = item.matrices
-            return estimate_tensor(tensor.read, tensor.shape, weights, price, item.given)
-        core, setup = self._store.core(index), self._setup
-        own = _in_order(weights, item, core.contents)
-        return plan_module(core, own, price, setup.measure, setup.modes, item.given).bits
+
+        def make() -> tuple[Any, bytes]:
+            item = self._items[index]
+            if isinstance(item, TensorItem):
+                tensor = item.matrices
+                return estimate_tensor(tensor.read, tensor.shape, weights, price, item.given), b""
+            return self._plan(index, item, price, weights).bits, b""
+
+        bits: float = self._answer(index, ["bits", price, weights], make)[0]
+        return bits
 
     def encode(
         self, index: int, price: float, weights: Sequence[float], expected: float
@@ -123,24 +138,48 @@ class Servant:
 
         expected: bits of a tensor, which are estimated once, for the course of a whole pass.
         """
-        item, setup = self._items[index], self._setup
-        parts: list[list[bytes]] = [[] for _ in range(setup.workers)]
-        if isinstance(item, TensorItem):
-            tensor = item.matrices
-            encoded = encode_tensor(tensor.read, tensor.shape, weights, price, item.given)
-            made = self._tensor(item, encoded, expected, parts)
-        else:
-            core = self._store.core(index)
-            own = _in_order(weights, item, core.contents)
-            plan = plan_module(core, own, price, setup.measure, setup.modes, item.given)
-            module = encode_module(core, plan, setup.measure, item.given)
-            made = self._module(item, module, plan.bits, parts)
-        return made, *map(b"".join, parts)
 
-    def _module(
-        self, item: ModuleItem, module: EncodedModule, bits: float, parts: list[list[bytes]]
-    ) -> Made:
-        owners, scribe, numbers = self._setup.owners, Scribe(), 0
+        def make() -> tuple[Any, bytes]:
+            item = self._items[index]
+            if isinstance(item, TensorItem):
+                tensor = item.matrices
+                encoded = encode_tensor(tensor.read, tensor.shape, weights, price, item.given)
+                made, scripts = self._tensor(item, encoded, expected)
+            else:
+                plan = self._plan(index, item, price, weights)
+                core, measure = self._store.core(index), self._setup.measure
+                module = encode_module(core, plan, measure, item.given)
+                made, scripts = self._module(item, module, plan.bits)
+            return asdict(made), scripts
+
+        question = ["encode", price, weights, expected]
+        head, scripts = self._answer(index, question, make)
+        owners = self._setup.owners
+        parts: list[list[memoryview]] = [[] for _ in range(self._setup.workers)]
+        for whose, script in apart(scripts):
+            parts[owners[whose]].append(script)
+        return Made(**head), *(b"".join(part) for part in parts)
+
+    def _answer(
+        self, index: int, question: list[Any], make: Callable[[], tuple[Any, bytes]]
+    ) -> tuple[Any, bytes]:
+        """As :meth:`Shards.answer`, where answers about the item can be kept."""
+        shards, digest = self._setup.shards, self._items[index].digest
+        if shards is None or digest is None:
+            return make()
+        return shards.answer([digest, *question], make)
+
+    def _plan(
+        self, index: int, item: ModuleItem, price: float, weights: Sequence[float]
+    ) -> ModulePlan:
+        core, setup = self._store.core(index), self._setup
+        # The order in which they were read.
+        by_content = dict(zip(sorted(item.names), weights, strict=True))
+        own = [by_content[content] for content in core.contents]
+        return plan_module(core, own, price, setup.measure, setup.modes, item.given)
+
+    def _module(self, item: ModuleItem, module: EncodedModule, bits: float) -> tuple[Made, bytes]:
+        scribe, numbers, scripts = Scribe(), 0, list[bytes]()
         bases = [x for x in (module.left, module.right) if x is not None]
         for basis in bases:
             basis.block.check(module=item.path)
@@ -148,23 +187,22 @@ class Servant:
             write_basis(scribe, module.left)
             write_basis(scribe, module.right)
             numbers += sum(x.block.levels.size for x in bases)
-            parts[owners[SHARED]].append(scribe.script(SHARED, numbers))
+            scripts.append(scribe.script(SHARED, numbers))
         forms = Counter[str]()
         for content, record in zip(module.contents, module.records, strict=True):
             own = record.numbers if record else 0
             if record is not None:
                 record.check(item.names[content], item.path)
             write_record(scribe, record, module.has_bases)
-            parts[owners[content]].append(scribe.script(content, own))
+            scripts.append(scribe.script(content, own))
             forms[record.mode.form if record else "nothing"] += 1
             numbers += own
-        told = module.contents, module.errors, module.energies, forms
-        return Made(bits, *told, bool(bases) and not self._setup.frozen, numbers)
+        told = module.contents, module.errors, module.energies, dict(forms)
+        shares = bool(bases) and not self._setup.frozen
+        return Made(bits, *told, shares, numbers), b"".join(scripts)
 
-    def _tensor(
-        self, item: TensorItem, encoded: EncodedTensor, bits: float, parts: list[list[bytes]]
-    ) -> Made:
-        owners, scribe, numbers = self._setup.owners, Scribe(), 0
+    def _tensor(self, item: TensorItem, encoded: EncodedTensor, bits: float) -> tuple[Made, bytes]:
+        scribe, numbers, scripts = Scribe(), 0, list[bytes]()
         tensor = item.matrices
         key, whole = tensor.entry.key, math.prod(tensor.shape)
         common = DenseRecord(rest=encoded.common)
@@ -172,16 +210,16 @@ class Servant:
         if not self._setup.frozen:
             write_dense(scribe, common)
             numbers += common.numbers(whole, bounded=True)
-            parts[owners[SHARED]].append(scribe.script(SHARED, numbers))
+            scripts.append(scribe.script(SHARED, numbers))
         for content, record in zip(tensor.contents, encoded.records, strict=True):
             record.check(item.names[content], key)
             write_dense(scribe, record)
             own = record.numbers(whole, tensor.own is not None)
-            parts[owners[content]].append(scribe.script(content, own))
+            scripts.append(scribe.script(content, own))
             numbers += own
         shares = encoded.common is not None and not self._setup.frozen
         told = tensor.contents, encoded.errors, encoded.energies
-        return Made(bits, *told, {}, shares, numbers)
+        return Made(bits, *told, {}, shares, numbers), b"".join(scripts)
 
     def begin(self) -> None:
         """A new pass: this worker's streams are empty."""
@@ -200,9 +238,3 @@ class Servant:
         done = {whose: stream.finish() for whose, stream in self._streams.items()}
         self._streams = {}
         return done
-
-
-def _in_order(weights: Sequence[float], item: ModuleItem, contents: Sequence[int]) -> list[float]:
-    """Weights of the contents of a module in the order in which they were read."""
-    own = dict(zip(sorted(item.names), weights, strict=True))
-    return [own[content] for content in contents]

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of
+from hydraopt.engines.engine import Engine, Local
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
 from hydraopt.merging.draft import Course, Draft
@@ -29,6 +31,7 @@ from hydraopt.merging.search import (
     search_error,
     search_size,
 )
+from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_of
 from hydraopt.progress import Progress
 
@@ -60,6 +63,9 @@ class Options:
     progress: Progress | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=dict)
+    engine: Engine | None = None
+    memory: int | None = None
+    work: Path | None = None
 
 
 def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
@@ -97,8 +103,12 @@ def _weights(passes: Passes, job: Job, options: Options) -> Weights:
 
 def passes_of(job: Job, options: Options) -> Passes:
     """Passes over the modules and tensors of a job; to be closed, as by ``with``."""
-    pool, pieces = pool_for(job.pieces, options.workers)
-    return Passes(pieces, options.measure, modes_of(options.forms), pool, options.progress)
+    engine, work = options.engine or Local(options.workers), options.work
+    pool, pieces = pool_for(job.pieces, engine, work)
+    shards = None if work is None else Shards(work)
+    modes = modes_of(options.forms)
+    about = pool, options.progress, options.memory, shards
+    return Passes(pieces, options.measure, modes, *about)
 
 
 def search(

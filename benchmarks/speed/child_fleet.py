@@ -1,0 +1,63 @@
+"""One merge of a fleet, in a process of its own. Prints a JSON line: seconds and memory.
+
+    python -m benchmarks.speed.child_fleet WORKERS SIZE OUTPUT ADAPTER_FOLDER...
+
+Peak memory of the worker processes is looked at whenever the merge says how far it is.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from hydraopt.merging.merge import merge
+
+__all__ = ["main"]
+
+
+def _peak(pid: str) -> int:
+    """Bytes that a process has had resident at most; 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return 1024 * next((int(x.split()[1]) for x in lines if x.startswith("VmHWM:")), 0)
+
+
+def main() -> None:
+    workers, size, output, *folders = sys.argv[1:]
+    peaks: dict[str, int] = {}
+
+    def look(stage: str, done: int, total: int) -> None:
+        children = Path("/proc/self/task").glob("*/children")
+        for pid in ("self", *(pid for file in children for pid in file.read_text().split())):
+            peaks[pid] = max(peaks.get(pid, 0), _peak(pid))
+
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    started, imported = time.monotonic(), _peak("self")
+    result = merge(folders, output, size=size, workers=int(workers), progress=look)
+    wall = time.monotonic() - started
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = own.ru_utime + own.ru_stime - before.ru_utime - before.ru_stime
+    look("", 1, 1)
+    print(
+        json.dumps(
+            {
+                "wall": round(wall, 2),
+                "cpu": [round(cpu, 2), round(others.ru_utime + others.ru_stime, 2)],
+                "imported": imported,
+                "peaks": sorted(peaks.values(), reverse=True),
+                "bytes": result.size,
+                "fp16_bytes": result.fp16_bytes,
+                "passes": result.passes,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Engines by name: where the workers of a job come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from hydraopt.engines.pool import Alone, Pool
+from hydraopt.engines.processes import Processes
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["ENGINES", "Engine", "Local", "OnRay", "engine_named"]
+
+ENGINES: Final = ("local", "ray")
+
+
+class Engine(Protocol):
+    """Makes pools."""
+
+    def most(self) -> int:
+        """Workers that there is room for."""
+        ...
+
+    def pool(self, size: int, after: Callable[[], None]) -> Pool:
+        """A pool of that size; after: called when it is closed."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether even one worker is elsewhere, and small work goes there too."""
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """This process, and others beside it. workers: at most; default one for each core."""
+
+    workers: int | None = None
+    remote = False
+
+    def most(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+    def pool(self, size: int, after: Callable[[], None]) -> Pool:
+        return Processes(size, after) if size > 1 else Alone()
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Actors of a Ray cluster. address: of a cluster that runs; default one on this machine, which
+    is started and stopped. workers: default one for each core of the cluster."""
+
+    address: str | None = None
+    workers: int | None = None
+    remote = True
+
+    def most(self) -> int:
+        from hydraopt.engines.rayengine import connect, cpus
+
+        connect(self.address)
+        return self.workers or cpus()
+
+    def pool(self, size: int, after: Callable[[], None]) -> Pool:
+        from hydraopt.engines.rayengine import RayPool, connect
+
+        connect(self.address)
+        return RayPool(size, after)
+
+
+def engine_named(name: str, address: str | None = None, workers: int | None = None) -> Engine:
+    """The engine of that name. Raises UsageError for an unknown one, and for an address of none."""
+    if name not in ENGINES:
+        raise UsageError(explain("unknown engine", got=name, expected=", ".join(ENGINES)))
+    if name == "ray":
+        return OnRay(address, workers)
+    if address is not None:
+        raise UsageError(
+            explain("an address is of a Ray cluster", got=address, do="Add --engine ray")
+        )
+    return Local(workers)

@@ -1,0 +1,166 @@
+"""Workers on a Ray cluster, one actor each; the only file that imports ray.
+
+A part stays in Ray's object store until the worker that needs it fetches it. What a lost node had
+is asked for again: answers follow from the questions, so nothing has to be rebuilt by Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Self
+
+from hydraopt.engines.pool import Answer, lost
+from hydraopt.errors import UsageError, explain
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ImportError as error:
+    raise UsageError(
+        explain("Ray is not installed", do="pip install 'hydraopt[ray]', or leave --engine out")
+    ) from error
+
+__all__ = ["RayPool", "connect", "cpus"]
+
+_PATIENCE: Final = 60.0
+"""Seconds in which a worker that lives says so, once it has done what it was asked before."""
+
+
+_ours: list[bool] = []
+"""Not empty while Ray runs because :func:`connect` started or joined it."""
+
+
+def connect(address: str | None) -> None:
+    """Connect to a cluster, or start one of this machine's cores, unless that was done before.
+
+    Raises UsageError where there is none at ``address``, or none can be started.
+    """
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            include_dashboard=None if address else False,
+        )
+    except Exception as error:  # Ray raises that itself, where a node does not come up
+        what = "there is no Ray cluster at that address" if address else "Ray does not start"
+        raise UsageError(
+            explain(
+                what,
+                got=f"{address or 'this machine'}: {str(error)[:200]}",
+                do="Start one with `ray start --head`, and give --address auto",
+            )
+        ) from error
+    _ours.append(True)
+
+
+def _disconnect() -> None:
+    if _ours:
+        _ours.clear()
+        ray.shutdown()
+
+
+def cpus() -> int:
+    """Cores of the cluster."""
+    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
+
+
+class _Actor:
+    """One worker."""
+
+    def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        import numpy  # noqa: F401  # BLAS has to be there before it can be held to one thread
+        from threadpoolctl import threadpool_limits
+
+        self._limit = threadpool_limits(1, user_api="blas")
+        self._servant = make(*arguments)
+
+    def run(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._servant, method)(*arguments)
+
+    def lives(self) -> bool:
+        return True
+
+
+class _Promised:
+    """An answer that an actor owes."""
+
+    def __init__(self, worker: int, references: list[Any]) -> None:
+        self._worker, self._references = worker, references
+
+    def result(self) -> Any:
+        try:
+            return ray.get(self._references[0])
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, RayError):  # an argument of it went with a lost worker
+                raise lost(self._worker, type(cause).__name__) from None
+            raise cause from error
+        except RayError as error:
+            raise lost(self._worker, type(error).__name__) from None
+
+    def part(self, number: int) -> Any:
+        return self._references[1 + number]
+
+
+class RayPool:
+    """``size`` actors, spread over the nodes of the cluster that is connected.
+
+    after: called when all have ended. What :func:`connect` connected ends with the pool.
+    """
+
+    def __init__(self, size: int, after: Callable[[], None] = lambda: None) -> None:
+        self.size, self._after = size, after
+        self._actors: list[Any] = []
+        self._servant: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    def _start(self) -> Any:
+        assert self._servant is not None
+        made = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_Actor)
+        return made.remote(*self._servant)
+
+    def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._servant = make, arguments
+        self._actors = [self._start() for _ in range(self.size)]
+
+    def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> Answer:
+        run = self._actors[worker].run.options(num_returns=1 + parts)
+        references = run.remote(method, *arguments)
+        return _Promised(worker, references if parts else [references])
+
+    def revive(self) -> list[int]:
+        asked = [actor.lives.remote() for actor in self._actors]
+        gone = []
+        for worker, reference in enumerate(asked):
+            try:
+                ray.get(reference, timeout=_PATIENCE)
+            except RayError:
+                ray.kill(self._actors[worker])
+                self._actors[worker] = self._start()
+                gone.append(worker)
+        return gone
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        _disconnect()
+        self._after()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,33 @@
+"""Engines by name."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from hydraopt.engines.engine import Local, OnRay, engine_named
+from hydraopt.engines.pool import Alone
+from hydraopt.errors import UsageError
+
+
+def test_names() -> None:
+    assert engine_named("local", None, 3) == Local(3)
+    assert engine_named("ray", "auto", 3) == OnRay("auto", 3)
+    with pytest.raises(UsageError, match="unknown engine; got dask, expected local, ray"):
+        engine_named("dask")
+    with pytest.raises(UsageError, match="Add --engine ray"):
+        engine_named("local", "auto")
+
+
+def test_one_local_worker_is_this_process() -> None:
+    assert isinstance(Local(1).pool(1, lambda: None), Alone)
+    assert Local(None).most() >= 1
+    assert Local(5).most() == 5
+
+
+def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "hydraopt.engines.rayengine", raising=False)
+    with pytest.raises(UsageError, match=r"Ray is not installed.*hydraopt\[ray\]"):
+        OnRay().most()

@@ -1,0 +1,97 @@
+"""Merges on Ray: the same bytes as here, on one node, on two, and where workers and nodes die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydraopt import merge
+from hydraopt.engines.engine import OnRay
+from hydraopt.engines.pool import WorkerLostError
+from hydraopt.errors import UsageError
+from tests.engines.servants import Counter
+from tests.merging.merge_cases import modules_of
+
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    # Ray's own, from threads and sockets that it leaves to the end of the process.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+STORE = 80 << 20
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each on this machine, beside a head that has none."""
+    from ray.cluster_utils import Cluster
+
+    about = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **about})
+    made.nodes = [made.add_node(num_cpus=1, **about) for _ in range(2)]
+    ray.init(address=made.address, log_to_driver=False)
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture
+def three(make_adapter: Any, tmp_path: Path) -> list[Path]:
+    return [make_adapter(tmp_path / name, modules_of(i)) for i, name in enumerate(("a", "b", "c"))]
+
+
+def test_actors_answer_in_order_and_pass_parts(cluster: Any) -> None:
+    with OnRay().pool(2, lambda: None) as pool:
+        pool.hire(Counter, 10)
+        answers = [pool.call(n % 2, "add", 1) for n in range(6)]
+        assert [x.result() for x in answers] == [11, 11, 12, 12, 13, 13]
+        split = pool.call(0, "split", b"left", b"right", parts=2)
+        assert split.result() == 2
+        assert pool.call(1, "length", split.part(1)).result() == len(b"right")
+        with pytest.raises(UsageError, match=r"^refused \[module m\]\.$"):
+            pool.call(1, "refuse").result()
+
+
+def test_a_lost_actor_is_an_error_and_another_takes_its_place(cluster: Any) -> None:
+    with OnRay().pool(2, lambda: None) as pool:
+        pool.hire(Counter, 5)
+        os.kill(pool.call(1, "pid").result(), signal.SIGKILL)
+        with pytest.raises(WorkerLostError, match="worker 1 ended"):
+            pool.call(1, "add", 1).result()
+        assert pool.revive() == [1]
+        assert pool.call(1, "add", 1).result() == 6
+
+
+def test_two_nodes_give_the_bytes_of_this_process(cluster: Any, three, tmp_path) -> None:
+    merge(three, tmp_path / "here", size="20%", workers=1)
+    merge(three, tmp_path / "ray", size="20%", engine=OnRay(workers=2))
+    assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()
+
+
+def test_a_worker_and_a_node_that_die_change_no_byte(cluster: Any, three, tmp_path) -> None:
+    merge(three, tmp_path / "here", size="20%", workers=1)
+    died: list[str] = []
+
+    def ends(stage: str, done: int, total: int) -> None:
+        if stage == "reading" and done == 2 and not died:
+            died.append("worker")
+            killed = [x for x in ray.util.state.list_actors() if x.state == "ALIVE"]
+            os.kill(killed[0].pid, signal.SIGKILL)
+        elif stage != "reading" and done == 1 and died == ["worker"]:
+            died.append("node")
+            cluster.remove_node(cluster.nodes.pop())
+            about = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE}
+            cluster.nodes.append(cluster.add_node(num_cpus=1, **about))
+
+    kept = {"size": "20%", "work": tmp_path / "work"}
+    merge(three, tmp_path / "ray", engine=OnRay(workers=2), progress=ends, **kept)
+    assert died == ["worker", "node"]
+    assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()

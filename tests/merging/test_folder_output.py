@@ -1,0 +1,36 @@
+"""A merge into a folder: a core file and task files, the same as of a split."""
+
+from __future__ import annotations
+
+import pytest
+
+from hydraopt import merge, open_bundle
+from hydraopt.bundle.splitting import join, split
+from hydraopt.errors import UsageError
+
+
+def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
+    made = merge(three, f"{tmp_path}/new/", size="40%", workers=1)
+    merge(three, tmp_path / "new.hydra.safetensors", size="40%", workers=1)
+    split(tmp_path / "new.hydra.safetensors", tmp_path / "split")
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "split").iterdir())
+    assert len(names) == 4
+    for name in names:
+        assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "split" / name).read_bytes()
+    assert made.size == sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
+    assert sorted(open_bundle(tmp_path / "new")) == ["a", "b", "c"]
+    join([tmp_path / "new"], tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == (tmp_path / "new.hydra.safetensors").read_bytes()
+    assert not list(tmp_path.glob(".hydraopt-*"))
+
+
+def test_a_folder_that_is_not_empty_is_refused_first(three, tmp_path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine").write_text("before")
+    for output in (f"{tmp_path}/new/", tmp_path / "new"):
+        with pytest.raises(UsageError, match="the folder is not empty"):
+            merge(three, output, size="40%", workers=1, progress=lambda *_: pytest.fail("worked"))
+    with pytest.raises(UsageError, match="the folder is not empty"):
+        merge(three, f"{tmp_path}/new/mine/", size="40%", workers=1)
+    assert (tmp_path / "new" / "mine").read_text() == "before"

@@ -1,0 +1,104 @@
+"""Answers that are kept: the same merge goes on, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge
+from hydraopt.merging.servant import Servant
+from hydraopt.merging.shards import Shards
+from tests.merging.merge_cases import modules_of
+
+
+def test_an_answer_is_made_once(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> tuple[list[float], bytes]:
+        made.append(1)
+        return [0.1 + 0.2, 1e-300], b"\x00data"
+
+    shards = Shards(tmp_path / "new" / "work")
+    assert shards.answer(["a", 0.1], make) == ([0.1 + 0.2, 1e-300], b"\x00data")
+    assert shards.answer(["a", 0.1], make) == ([0.1 + 0.2, 1e-300], b"\x00data")
+    assert len(made) == 1
+    shards.answer(["a", 0.1 + 1e-17 + 2e-17], make)
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "turned", "emptied"])
+def test_a_damaged_answer_is_made_again(tmp_path: Path, damage: str) -> None:
+    shards = Shards(tmp_path)
+    shards.answer([1], lambda: ({"x": 1}, b"before"))
+    (file,) = tmp_path.glob("*/*.shard")
+    data = file.read_bytes()
+    other = {"cut": data[:-1], "turned": data[:-1] + b"X", "emptied": b""}
+    file.write_bytes(other[damage])
+    assert shards.answer([1], lambda: ({"x": 1}, b"after")) == ({"x": 1}, b"after")
+    assert shards.answer([1], lambda: ({}, b"")) == ({"x": 1}, b"after")
+
+
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The modules that are encoded and not found done."""
+    done: list[int] = []
+    module = Servant._module
+
+    def noted(self: Servant, item, encoded, bits):
+        done.append(encoded.index)
+        return module(self, item, encoded, bits)
+
+    monkeypatch.setattr(Servant, "_module", noted)
+    return done
+
+
+def test_a_merge_that_was_ended_goes_on(three, tmp_path, monkeypatch) -> None:
+    done = encoded(monkeypatch)
+    merge(three, tmp_path / "whole", size="20%", workers=1)
+    whole = len(done)
+    done.clear()
+
+    class Ended(Exception):
+        pass
+
+    def ends(stage: str, at: int, total: int) -> None:
+        if stage != "reading" and at == total:
+            raise Ended
+
+    with pytest.raises(Ended):
+        merge(three, tmp_path / "out", size="20%", workers=1, work=tmp_path / "w", progress=ends)
+    assert 0 < len(done) < whole
+    assert not (tmp_path / "out").exists()
+    merge(three, tmp_path / "out", size="20%", workers=1, work=tmp_path / "w")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert len(done) == whole  # together as many as in one go
+    merge(three, tmp_path / "twice", size="20%", workers=1, work=tmp_path / "w")
+    assert len(done) == whole
+    assert (tmp_path / "twice").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_other_adapters_and_other_options_find_nothing_of_these(
+    make_adapter, three, tmp_path, monkeypatch
+) -> None:
+    done = encoded(monkeypatch)
+    other = modules_of(2)
+    other["h.0.q"][0][0, 0] += 0.5
+    changed = make_adapter(tmp_path / "changed" / "c", other)
+    for adapters, more in (
+        (three, {}),
+        ([*three[:2], changed], {}),
+        (three, {"measure": "frobenius"}),
+        (three, {"forms": ["private"]}),
+    ):
+        before = len(done)
+        kept = {"size": "20%", "workers": 1, **more}
+        merge(adapters, tmp_path / "kept", work=tmp_path / "w", **kept)
+        assert len(done) > before
+        merge(adapters, tmp_path / "plain", **kept)
+        assert (tmp_path / "kept").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
+def test_memory_changes_no_byte(three, tmp_path) -> None:
+    for memory in ("1", "1MB", None):
+        merge(three, tmp_path / f"{memory}", size="20%", workers=1, memory=memory)
+    assert len({path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}) == 1
