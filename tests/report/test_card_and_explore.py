@@ -14,8 +14,7 @@ from huggingface_hub import ModelCard
 from hydraopt.cli.main import cli
 from hydraopt.report.build import collect
 from hydraopt.report.card import bundle_card
-from hydraopt.report.live import make_app
-from hydraopt.serve.limits import OwnHosts
+from hydraopt.report.live import make_app, make_server
 from tests.report.conftest import HOSTILE, NAMES, OWN, Made
 
 
@@ -118,7 +117,7 @@ def test_odd_questions_are_refused(client: Client, path: str, asked: Any, status
 def test_it_answers_for_this_machine_alone(made: Made) -> None:
     from starlette.testclient import TestClient
 
-    app = OwnHosts(make_app(collect(made.bundle)), ("127.0.0.1",))
+    app = make_server(collect(made.bundle), "127.0.0.1").config.app
     assert TestClient(app, base_url="http://127.0.0.1").get("/api/page").status_code == 200
     assert TestClient(app, base_url="http://evil.example").get("/api/page").status_code == 421
     code, said = run("explore", made.bundle, "--host", "0.0.0.0")

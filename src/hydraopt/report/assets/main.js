@@ -53,7 +53,7 @@ H.groups = (page) => {
   };
   const parts = [...part(page.languages, "language", "By language"), ...part(page.groups, "group", "By group")];
   return H.section("groups", "What changed for which language and group",
-    H.el("p", {}, "Means over the tasks of each. An interval is of the rows alone: other rows of the same tasks would fall into it 95 times of 100."),
+    H.el("p", {}, "Means over the tasks of each. An interval (95 %) is of the rows alone: how far other rows of the same tasks might move the mean."),
     parts.length ? parts : H.el("p", {}, "All tasks are of one language and group, as far as their names tell."));
 };
 
