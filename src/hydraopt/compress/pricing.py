@@ -19,7 +19,7 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["fill_table", "price_mode", "side_at"]
 
 Classes = NDArray[np.int64]
-Side = tuple[Classes, Array, Classes]
+_Side = tuple[Classes, Array, Classes]
 
 _DIP: Final = 0.6
 """Bits a number that a finer class may take less where predictions are written, at most: where a
@@ -84,15 +84,15 @@ def fill_table(
 @njit(**LENT)
 def _cheapest(
     energy: Array,
-    left: Side,
-    right: Side,
+    left: _Side,
+    right: _Side,
     tables: tuple[Array, Array],
     weighed: Array,
-    found: Array,
+    priced: Array,
     best: Classes,
 ) -> None:
     """For each part the choice of the curve with the least harm + price * bits, best (P,); its
-    harm, its bits, and what of its energy is explained, found (3, P)."""
+    harm, its bits, and what of its energy is explained, priced (3, P)."""
     lost, projected, output, price, fixed = weighed[:5]
     rates, noises = tables
     dip = _DIP * ((left[0][0] == 2) * left[0][1] + (right[0][0] == 2) * right[0][1])
@@ -115,16 +115,16 @@ def _cheapest(
             harm = _part_harm(energy[part], kept, noise, lost, projected)
             if harm + price * bits < least:
                 least = harm + price * bits
-                best[part], found[0, part], found[1, part] = choice, harm, bits
-        found[2, part] = explained
+                best[part], priced[0, part], priced[1, part] = choice, harm, bits
+        priced[2, part] = explained
 
 
 @njit(**LENT)
 def price_mode(
     energy: Array,
     edges: Classes,
-    left: Side,
-    right: Side,
+    left: _Side,
+    right: _Side,
     tables: tuple[Array, Array],
     weighed: Array,
     scratch: tuple[Array, Classes],
@@ -137,14 +137,14 @@ def price_mode(
     a record. scratch: (3, P) and (2, P). out: classes (2, P) of both sides, in the order in which a
     task's parts are written; how many parts pay (T,); harm and bits (2, T).
     """
-    found, (best, order) = scratch[0], scratch[1]
+    priced, (best, order) = scratch[0], scratch[1]
     classes, counts, sums = out
-    _cheapest(energy, left, right, tables, weighed, found, best)
+    _cheapest(energy, left, right, tables, weighed, priced, best)
     for t in range(edges.size - 1):
         # Parts are written from the one that explains most on, equal ones as they come.
         for i in range(edges[t], edges[t + 1]):
             j = i
-            while j > edges[t] and found[2, order[j - 1]] < found[2, i]:
+            while j > edges[t] and priced[2, order[j - 1]] < priced[2, i]:
                 order[j] = order[j - 1]
                 j -= 1
             order[j] = i
@@ -155,10 +155,10 @@ def price_mode(
             classes[0, i], classes[1, i] = left[2][best[part]], right[2][best[part]]
             # A prefix, so that "the first k" says it all.
             cut = weighed[0] * energy[part]
-            ended |= found[0, part] + weighed[3] * found[1, part] >= cut
+            ended |= priced[0, part] + weighed[3] * priced[1, part] >= cut
             if ended:
                 sums[0, t] += cut
             else:
-                sums[0, t] += found[0, part]
-                sums[1, t] += found[1, part]
+                sums[0, t] += priced[0, part]
+                sums[1, t] += priced[1, part]
                 counts[t] += 1

@@ -111,20 +111,17 @@ def merge(
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
     tasks), max_error (of the worst task; default 0.03), harm ("1%" of each task's answers may
     change, or "0.01nats" of KL an answer; needs a judge), or lossless. importance: weight of a
-    task's error, default 1. fair: all tasks come as near to one error as can be; where a
-    judge shares a size out, to one harm. measure:
-    see hydraopt.compress.measure. sensitivity: which modules of a task matter more; only ratios
-    within a task count. judge: measures harm, see hydraopt.basemodel.judge: a size is shared out by
-    it, and the bundle keeps what was measured. refitter, rescaler: train coded parts, see
-    hydraopt.merging.refit and .rescale. forms: those permitted, default all of
-    hydraopt.coding.forms.FORMS. same_base: take base models written differently as one. alpha: for
-    files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by
-    bit. base: the base model's folder or tensors; what takes the place of one is coded as the
-    difference, and whoever reads it needs the base too. workers: processes at most, default one for
-    each core. engine: where workers are, see hydraopt.engines.engine, instead of their number.
-    work: a folder for what is done, so that a merge that was ended goes on; all workers see it.
-    memory: what each worker may keep between passes ("2GB"). None of these changes the result.
-    progress: called with (stage, done, total).
+    task's error, default 1. fair: tasks come as near to one error as can be, or to one harm where a
+    judge shares a size out. measure, sensitivity: see hydraopt.compress.measure; which modules of a
+    task matter more. judge: measures harm (hydraopt.basemodel.judge), and the bundle keeps it.
+    refitter, rescaler: train coded parts, see hydraopt.merging.refit and .rescale. forms: those
+    permitted, default all. same_base: take base models written differently as one. alpha: for files
+    that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by bit.
+    base: the base model's folder or tensors; what takes the place of one is coded as the
+    difference, and readers need the base too. workers: processes, default one for each core;
+    engine: where they are (hydraopt.engines.engine); work: a folder that keeps what is done, so
+    that a merge that was ended goes on; memory: of each worker ("2GB"). None of these four changes
+    the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -140,15 +137,30 @@ def merge(
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
+    options = _with_engine(options, engine, work, memory)
+    budget = limits.budget(pieces.fp16_bytes)
+    job: Job = Job.of(pieces, recipe_of(options, budget, lossless, helpers))
+    job, solution = _made(job, budget, options, loaded, helpers)
+    return write(output, job, solution, chosen, None if lossless else budget, started)
+
+
+def _made(
+    job: Job, budget: Budget | HarmLimit, options: Options, loaded: Loaded, helpers: Finishers
+) -> tuple[Job, Solution[Draft] | None]:
+    """The job as it came out, and its draft; none where there is nothing to code."""
+    if not job.pieces.contents:
+        return job, None
+    job, solution = _solved(job, budget, options, helpers.judge)
+    return finished(job, solution, budget, loaded.adapters, helpers, options.progress)
+
+
+def _with_engine(
+    options: Options, engine: Engine | None, work: StrPath | None, memory: str | int | None
+) -> Options:
+    """The options with where workers are and what they may keep, as :func:`merge` takes these."""
     kept = None if memory is None else parse_size(memory, 0)
     where = None if work is None else Path(work)
-    options = dataclasses.replace(options, engine=engine, work=where, memory=kept)
-    budget = limits.budget(pieces.fp16_bytes)
-    job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
-    if pieces.contents:
-        job, solution = _solved(job, budget, options, judge)
-        job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
-    return write(output, job, solution, chosen, None if lossless else budget, started)
+    return dataclasses.replace(options, engine=engine, work=where, memory=kept)
 
 
 def recipe_of(
