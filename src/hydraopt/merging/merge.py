@@ -96,14 +96,11 @@ def merge(
     alpha: float | None = None,
     exact: Sequence[str] = (),
     base: StrPath | BaseTensors | None = None,
-    workers: int | None = None,
-    engine: Engine | None = None,
-    work: StrPath | None = None,
-    memory: str | int | None = None,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge adapters of one base model into one bundle file at ``output``; or, where that ends in a
-    slash or is a folder, into a core file and task files in it.
+    """Merge adapters of one base model into one bundle at ``output``; where that ends in a slash or
+    is a folder, into a core file and task files.
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
@@ -118,10 +115,7 @@ def merge(
     files that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by
     bit. base: the base model's folder or tensors; what takes the place of one is coded as the
     difference, and whoever reads it needs the base too. workers: processes at most, default one for
-    each core. engine: where workers are, see hydraopt.engines.engine, instead of their number.
-    work: a folder for what is done, so that a merge that was ended goes on; all workers see it.
-    memory: what each worker may keep between passes ("2GB"). None of these changes the result.
-    progress: called with (stage, done, total).
+    each core, or an Engine; does not change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -131,15 +125,10 @@ def merge(
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    loaded = load(adapters, same_base, alpha)
-    check_apart(output, inputs_of(loaded.adapters))
-    _check_folder(output)
+    loaded = _loaded(adapters, output, same_base, alpha)
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
-    kept = None if memory is None else parse_size(memory, 0)
-    where = None if work is None else Path(work)
-    options = dataclasses.replace(options, engine=engine, work=where, memory=kept)
     budget = limits.budget(pieces.fp16_bytes)
     job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
     if pieces.contents:
@@ -261,13 +250,21 @@ def _as_folder(output: StrPath) -> bool:
     return os.fspath(output).endswith(("/", os.sep)) or Path(output).is_dir()
 
 
-def _check_folder(output: StrPath) -> None:
-    """Raise UsageError for a folder that is not empty."""
+def _loaded(
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    output: StrPath,
+    same_base: bool,
+    alpha: float | None,
+) -> Loaded:
+    """The adapters. Raises UsageError for an output that is read, or a folder that is not empty."""
+    loaded = load(adapters, same_base, alpha)
+    check_apart(output, inputs_of(loaded.adapters))
     target = Path(output)
     if _as_folder(output) and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or name another")
         )
+    return loaded
 
 
 def _written(packed: PackedBundle, output: StrPath) -> int:
