@@ -31,9 +31,9 @@ def main() -> None:
     from hydraopt.merging.merge import merge
 
     target = work / "merged.hydra.safetensors"
-    merge(folders[:2], target, size=size, threads=1)
+    merge(folders[:2], target, size=size, workers=1)
     for _ in range(repeats):
-        made = timed("merge", lambda: merge(folders, target, size=size, threads=1))
+        made = timed("merge", lambda: merge(folders, target, size=size, workers=1))
     say({"run": "about", "bytes": made.size, "error": mean(made.errors.values())})
 
 

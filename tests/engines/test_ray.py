@@ -18,6 +18,7 @@ from tests.engines.servants import Counter
 from tests.merging.merge_cases import modules_of
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+rayengine = pytest.importorskip("hydraopt.engines.rayengine")
 pytestmark = [
     pytest.mark.slow,
     # Ray's own, from threads and sockets that it leaves to the end of the process.
@@ -30,8 +31,11 @@ STORE = 80 << 20
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes of one core each on this machine, beside a head that has none."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
+    # Ray takes another address of this machine for 127.0.0.1, which need not be reachable.
+    address, services.get_node_ip_address = services.get_node_ip_address, lambda *_: "127.0.0.1"
     about = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **about})
     made.nodes = [made.add_node(num_cpus=1, **about) for _ in range(2)]
@@ -41,6 +45,7 @@ def cluster() -> Iterator[Any]:
     finally:
         ray.shutdown()
         made.shutdown()
+        services.get_node_ip_address = address
 
 
 @pytest.fixture
@@ -72,26 +77,35 @@ def test_a_lost_actor_is_an_error_and_another_takes_its_place(cluster: Any) -> N
 
 def test_two_nodes_give_the_bytes_of_this_process(cluster: Any, three, tmp_path) -> None:
     merge(three, tmp_path / "here", size="20%", workers=1)
-    merge(three, tmp_path / "ray", size="20%", engine=OnRay(workers=2))
+    merge(three, tmp_path / "ray", size="20%", workers=OnRay(workers=2))
     assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()
 
 
-def test_a_worker_and_a_node_that_die_change_no_byte(cluster: Any, three, tmp_path) -> None:
+def test_a_worker_and_a_node_that_die_change_no_byte(
+    cluster: Any, three, tmp_path, monkeypatch
+) -> None:
     merge(three, tmp_path / "here", size="20%", workers=1)
     died: list[str] = []
+    pools: list[Any] = []
+    start = rayengine.RayPool.hire
+
+    def noted(self: Any, make: Any, *arguments: Any) -> None:
+        pools.append(self)
+        start(self, make, *arguments)
+
+    monkeypatch.setattr(rayengine.RayPool, "hire", noted)
 
     def ends(stage: str, done: int, total: int) -> None:
         if stage == "reading" and done == 2 and not died:
             died.append("worker")
-            killed = [x for x in ray.util.state.list_actors() if x.state == "ALIVE"]
-            os.kill(killed[0].pid, signal.SIGKILL)
+            os.kill(pools[0].pids[0], signal.SIGKILL)
         elif stage != "reading" and done == 1 and died == ["worker"]:
             died.append("node")
             cluster.remove_node(cluster.nodes.pop())
             about = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE}
             cluster.nodes.append(cluster.add_node(num_cpus=1, **about))
 
-    kept = {"size": "20%", "work": tmp_path / "work"}
-    merge(three, tmp_path / "ray", engine=OnRay(workers=2), progress=ends, **kept)
+    engine = OnRay(workers=2, work=tmp_path / "work")
+    merge(three, tmp_path / "ray", size="20%", workers=engine, progress=ends)
     assert died == ["worker", "node"]
     assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge
+from hydraopt.engines.engine import Local
 from hydraopt.merging.servant import Servant
 from hydraopt.merging.shards import Shards
 from tests.merging.merge_cases import modules_of
@@ -66,13 +67,13 @@ def test_a_merge_that_was_ended_goes_on(three, tmp_path, monkeypatch) -> None:
             raise Ended
 
     with pytest.raises(Ended):
-        merge(three, tmp_path / "out", size="20%", workers=1, work=tmp_path / "w", progress=ends)
+        merge(three, tmp_path / "out", size="20%", workers=Local(1, tmp_path / "w"), progress=ends)
     assert 0 < len(done) < whole
     assert not (tmp_path / "out").exists()
-    merge(three, tmp_path / "out", size="20%", workers=1, work=tmp_path / "w")
+    merge(three, tmp_path / "out", size="20%", workers=Local(1, tmp_path / "w"))
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert len(done) == whole  # together as many as in one go
-    merge(three, tmp_path / "twice", size="20%", workers=1, work=tmp_path / "w")
+    merge(three, tmp_path / "twice", size="20%", workers=Local(1, tmp_path / "w"))
     assert len(done) == whole
     assert (tmp_path / "twice").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -91,14 +92,14 @@ def test_other_adapters_and_other_options_find_nothing_of_these(
         (three, {"forms": ["private"]}),
     ):
         before = len(done)
-        kept = {"size": "20%", "workers": 1, **more}
-        merge(adapters, tmp_path / "kept", work=tmp_path / "w", **kept)
+        kept = {"size": "20%", **more}
+        merge(adapters, tmp_path / "kept", workers=Local(1, tmp_path / "w"), **kept)
         assert len(done) > before
-        merge(adapters, tmp_path / "plain", **kept)
+        merge(adapters, tmp_path / "plain", workers=1, **kept)
         assert (tmp_path / "kept").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
 def test_memory_changes_no_byte(three, tmp_path) -> None:
-    for memory in ("1", "1MB", None):
-        merge(three, tmp_path / f"{memory}", size="20%", workers=1, memory=memory)
+    for memory in (1, 10**6, None):
+        merge(three, tmp_path / f"{memory}", size="20%", workers=Local(1, None, memory))
     assert len({path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}) == 1

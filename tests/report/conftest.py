@@ -118,7 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for i, name in enumerate(NAMES):
         write_adapter(folder / "adapters" / name, _factors(i))
     bundle = folder / OWN
-    merge(folder / "adapters" / "*", bundle, size="30%", threads=1)
+    merge(folder / "adapters" / "*", bundle, size="30%", workers=1)
     _judged(bundle)
     result = folder / "eval.json"
     result.write_text(json.dumps(result_of(bundle)), encoding="utf-8")

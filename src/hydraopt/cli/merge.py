@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -301,8 +302,11 @@ def _merge(
     progress: Progress | None,
 ) -> MergeResult:
     from hydraopt.engines.engine import engine_named
+    from hydraopt.merging.budget import parse_size
     from hydraopt.merging.merge import merge as merge_adapters
 
+    work = Path(asked.work) if asked.work else None
+    memory = parse_size(asked.memory, 0) if asked.memory else None
     return merge_adapters(
         opened,
         output,
@@ -322,9 +326,7 @@ def _merge(
         alpha=asked.alpha,
         exact=asked.exact,
         base=_base_tensors(asked, opened),
-        engine=engine_named(asked.engine, asked.address, asked.workers),
-        work=asked.work,
-        memory=asked.memory,
+        workers=engine_named(asked.engine, asked.address, asked.workers, work, memory),
         progress=progress,
     )
 

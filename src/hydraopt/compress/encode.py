@@ -127,8 +127,8 @@ def _moved(core: ModuleCore, measure: Measure) -> list[tuple[Array, Array]] | No
     if not measure.displacement:
         return None
     thins = [core.thin(i) for i in range(len(core.s))]
-    found = displacement(thins, max((t.s.size for t in thins), default=0))
-    return [(vectors, shares * measure.displacement * core.n) for vectors, shares in found]
+    spans = displacement(thins, max((t.s.size for t in thins), default=0))
+    return [(vectors, shares * measure.displacement * core.n) for vectors, shares in spans]
 
 
 def _alike(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 from hydraopt.engines.pool import Alone, Pool
@@ -17,7 +18,15 @@ ENGINES: Final = ("local", "ray")
 
 
 class Engine(Protocol):
-    """Makes pools."""
+    """Makes pools. work: a folder for what is done, so that a job that was ended goes on; all
+    workers see it. memory: bytes that each worker may keep between passes. Neither changes a
+    result."""
+
+    @property
+    def work(self) -> Path | None: ...
+
+    @property
+    def memory(self) -> int | None: ...
 
     def most(self) -> int:
         """Workers that there is room for."""
@@ -38,6 +47,8 @@ class Local:
     """This process, and others beside it. workers: at most; default one for each core."""
 
     workers: int | None = None
+    work: Path | None = None
+    memory: int | None = None
     remote = False
 
     def most(self) -> int:
@@ -58,6 +69,8 @@ class OnRay:
 
     address: str | None = None
     workers: int | None = None
+    work: Path | None = None
+    memory: int | None = None
     remote = True
 
     def most(self) -> int:
@@ -73,14 +86,20 @@ class OnRay:
         return RayPool(size, after)
 
 
-def engine_named(name: str, address: str | None = None, workers: int | None = None) -> Engine:
+def engine_named(
+    name: str,
+    address: str | None = None,
+    workers: int | None = None,
+    work: Path | None = None,
+    memory: int | None = None,
+) -> Engine:
     """The engine of that name. Raises UsageError for an unknown one, and for an address of none."""
     if name not in ENGINES:
         raise UsageError(explain("unknown engine", got=name, expected=", ".join(ENGINES)))
     if name == "ray":
-        return OnRay(address, workers)
+        return OnRay(address, workers, work, memory)
     if address is not None:
         raise UsageError(
             explain("an address is of a Ray cluster", got=address, do="Add --engine ray")
         )
-    return Local(workers)
+    return Local(workers, work, memory)

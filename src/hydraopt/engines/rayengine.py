@@ -7,6 +7,7 @@ is asked for again: answers follow from the questions, so nothing has to be rebu
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
@@ -86,6 +87,9 @@ class _Actor:
     def lives(self) -> bool:
         return True
 
+    def pid(self) -> int:
+        return os.getpid()
+
 
 class _Promised:
     """An answer that an actor owes."""
@@ -123,6 +127,12 @@ class RayPool:
         assert self._servant is not None
         made = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_Actor)
         return made.remote(*self._servant)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers, each on its own node."""
+        pids: list[int] = ray.get([actor.pid.remote() for actor in self._actors])
+        return pids
 
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
         for actor in self._actors:

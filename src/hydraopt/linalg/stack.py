@@ -22,10 +22,10 @@ _SOUND: Final = 1e4
 """Largest condition, columns scaled to one length, of a factor that its Gram matrix tells enough
 of: float64 then leaves directions that are right to 1e-8, and float32 holds 6e-8."""
 
-Rows = NDArray[np.float32]
+_Rows = NDArray[np.float32]
 
 
-def thin_stack(b: Array, a: Array) -> tuple[list[Rows], list[Array], list[Rows]]:
+def thin_stack(b: Array, a: Array) -> tuple[list[_Rows], list[Array], list[_Rows]]:
     """(U^T, s, V^T) of each product ``b_t^T a_t``: lists over t of (k, m), (k,) and (k, n).
 
     b (T, r, m), a (T, r, n): the factors' vectors as rows, the scale in either. k, the cut and the

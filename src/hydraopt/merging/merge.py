@@ -29,7 +29,7 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.folders import files_in
-from hydraopt.files.url import place_of
+from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import (
     Budget,
@@ -98,14 +98,11 @@ def merge(
     alpha: float | None = None,
     exact: Sequence[str] = (),
     base: StrPath | BaseTensors | None = None,
-    workers: int | None = None,
-    engine: Engine | None = None,
-    work: StrPath | None = None,
-    memory: str | int | None = None,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge adapters of one base model into one bundle file at ``output``; or, where that ends in a
-    slash or is a folder, into a core file and task files in it.
+    """Merge adapters of one base model into one bundle at ``output``; where that ends in a slash or
+    is a folder, into a core file and task files.
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
     inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
@@ -118,10 +115,8 @@ def merge(
     permitted, default all. same_base: take base models written differently as one. alpha: for files
     that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by bit.
     base: the base model's folder or tensors; what takes the place of one is coded as the
-    difference, and readers need the base too. workers: processes, default one for each core;
-    engine: where they are (hydraopt.engines.engine); work: a folder that keeps what is done, so
-    that a merge that was ended goes on; memory: of each worker ("2GB"). None of these four changes
-    the result. progress: called with (stage, done, total).
+    difference, and readers need the base too. workers: processes at most, default one for each
+    core, or an Engine; does not change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -131,36 +126,16 @@ def merge(
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    loaded = load(adapters, same_base, alpha)
-    check_apart(output, inputs_of(loaded.adapters))
-    _check_folder(output)
+    loaded = _loaded(adapters, output, same_base, alpha)
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
-    options = _with_engine(options, engine, work, memory)
     budget = limits.budget(pieces.fp16_bytes)
-    job: Job = Job.of(pieces, recipe_of(options, budget, lossless, helpers))
-    job, solution = _made(job, budget, options, loaded, helpers)
+    job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
+    if pieces.contents:
+        job, solution = _solved(job, budget, options, judge)
+        job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
-
-
-def _made(
-    job: Job, budget: Budget | HarmLimit, options: Options, loaded: Loaded, helpers: Finishers
-) -> tuple[Job, Solution[Draft] | None]:
-    """The job as it came out, and its draft; none where there is nothing to code."""
-    if not job.pieces.contents:
-        return job, None
-    job, solution = _solved(job, budget, options, helpers.judge)
-    return finished(job, solution, budget, loaded.adapters, helpers, options.progress)
-
-
-def _with_engine(
-    options: Options, engine: Engine | None, work: StrPath | None, memory: str | int | None
-) -> Options:
-    """The options with where workers are and what they may keep, as :func:`merge` takes these."""
-    kept = None if memory is None else parse_size(memory, 0)
-    where = None if work is None else Path(work)
-    return dataclasses.replace(options, engine=engine, work=where, memory=kept)
 
 
 def recipe_of(
@@ -275,15 +250,28 @@ def _as_folder(output: StrPath) -> bool:
     return told or (isinstance(target, Path) and target.is_dir())
 
 
-def _check_folder(output: StrPath) -> None:
-    """Raise UsageError for a folder that is not empty."""
+def _is_empty(target: AnyPath) -> bool:
+    """Whether nothing is there, or a folder with nothing in it."""
+    if isinstance(target, Path) and not target.is_dir():
+        return not target.exists()
+    return not files_in(target)
+
+
+def _loaded(
+    adapters: StrPath | Iterable[StrPath | Adapter],
+    output: StrPath,
+    same_base: bool,
+    alpha: float | None,
+) -> Loaded:
+    """The adapters. Raises UsageError for an output that is read, or a folder that is not empty."""
+    loaded = load(adapters, same_base, alpha)
+    check_apart(output, inputs_of(loaded.adapters))
     target = place_of(output)
-    if not _as_folder(output) or (isinstance(target, Path) and not target.exists()):
-        return
-    if (isinstance(target, Path) and not target.is_dir()) or files_in(target):
+    if _as_folder(output) and not _is_empty(target):
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or name another")
         )
+    return loaded
 
 
 def _written(packed: PackedBundle, output: StrPath) -> int:

@@ -61,13 +61,11 @@ def _reads_modules(read: FactorReader) -> bool:
     return isinstance(read, AdapterFactors)
 
 
-def pool_for(
-    pieces: MergeSet, engine: Engine, place: str | os.PathLike[str] | None = None
-) -> tuple[Pool, MergeSet]:
+def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
     """The pool of a job, and its pieces as that pool's workers can read them.
 
-    Small jobs of a local engine, and what a bundle decodes, get this process alone. place: a folder
-    that all workers see, for what has no file of its own.
+    Small jobs of a local engine, and what a bundle decodes, get this process alone. What has no
+    file of its own is written below the engine's ``work``, if it has one.
     """
     if not all(map(_reads_modules, pieces.readers)):
         return Alone(), pieces
@@ -76,7 +74,7 @@ def pool_for(
         size = min(size, 1 + pieces.numbers // WORTH)
         if size < 2:
             return Alone(), pieces
-    spool = Spool(place)
+    spool = Spool(engine.work)
     return engine.pool(max(size, 1), spool.close), portable(pieces, spool)
 
 

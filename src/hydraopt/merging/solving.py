@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -59,13 +58,10 @@ class Options:
     measure: Measure
     forms: Sequence[str] = tuple(FORMS)
     fair: bool = False
-    workers: int | None = None
+    workers: int | Engine | None = None
     progress: Progress | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=dict)
-    engine: Engine | None = None
-    memory: int | None = None
-    work: Path | None = None
 
 
 def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
@@ -103,11 +99,12 @@ def _weights(passes: Passes, job: Job, options: Options) -> Weights:
 
 def passes_of(job: Job, options: Options) -> Passes:
     """Passes over the modules and tensors of a job; to be closed, as by ``with``."""
-    engine, work = options.engine or Local(options.workers), options.work
-    pool, pieces = pool_for(job.pieces, engine, work)
-    shards = None if work is None else Shards(work)
+    asked = options.workers
+    engine = Local(asked) if isinstance(asked, int | None) else asked
+    pool, pieces = pool_for(job.pieces, engine)
+    shards = None if engine.work is None else Shards(engine.work)
     modes = modes_of(options.forms)
-    about = pool, options.progress, options.memory, shards
+    about = pool, options.progress, engine.memory, shards
     return Passes(pieces, options.measure, modes, *about)
 
 
