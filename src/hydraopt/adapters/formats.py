@@ -200,6 +200,9 @@ def format_of(opened: Opened) -> FileFormat:
 
     if any(map(has_other_kind, opened.file)):
         return next(known for known in FORMATS if known.name == "kohya")
+    if opened.file.metadata.get("format", "").startswith("hydraopt"):
+        do = "Give the adapters themselves; to add to a bundle there is hydraopt add"
+        refuse("a bundle is no adapter", opened.file.path, do=do)
     first = ", ".join(map(repr, list(opened.file)[:2]))
     refuse(
         "file holds no LoRA matrices",

@@ -61,6 +61,8 @@ def split(
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or pass --overwrite")
         )
+    if isinstance(target, Path) and target.exists() and not target.is_dir():
+        raise UsageError(explain("the output is a file", file=target, do="Give a folder"))
     files = files_of(opened)
     core = next(files)
     if not another_core and is_folder(target):

@@ -99,7 +99,8 @@ def add(
     """
 
     def vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
-        there = [name for name in names if name in collection.taken(names)]
+        taken = collection.taken(names)
+        there = [name for name in names if name in taken]
         if there:
             raise UsageError(
                 explain(
@@ -152,7 +153,14 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
     with collection.held():
         _check_there(collection, [old])
         if new in collection.taken([new]):
-            raise UsageError(explain("the collection has a task of that name", file=path, got=new))
+            raise UsageError(
+                explain(
+                    "the collection has a task of that name",
+                    file=path,
+                    got=new,
+                    do="Choose another name, or remove that task first",
+                )
+            )
         before = collection.size()
         size = collection.write(Change(renamed={old: new}))
     return Changed(place_of(path), before, size, renamed={old: new})

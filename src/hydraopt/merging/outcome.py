@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -32,6 +32,10 @@ from hydraopt.merging.recipe import Recipe
 __all__ = ["Job", "Loaded", "Measured", "StrPath", "Written", "inputs_of", "load"]
 
 StrPath = str | os.PathLike[str]
+
+
+_PERCENT: Final = 100
+"""Bytes up to which a size was probably meant in percent."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,9 @@ class Job:
                 got=f"{least:,} bytes at least, {kept:,} of them carried bit by bit "
                 "(what --exact names, integers, buffers)",
                 expected=f"at most {budget.limit:,} bytes",
-                do="Ask for more, or merge fewer adapters",
+                do="Ask for more, or merge fewer adapters"
+                if budget.limit > _PERCENT
+                else "A size without a unit is in bytes; write 5% for a share of the inputs",
             )
         )
 
