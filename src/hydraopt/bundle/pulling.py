@@ -51,6 +51,10 @@ def pull(
         size = _into_cache(opened, names)
         return Pulled(names, size, opened.fetched)
     target = Path(folder)
+    if target.name.endswith(".safetensors") and not target.is_dir():
+        raise UsageError(
+            explain("pull writes into a folder", got=target, do="Give the folder's name")
+        )
     written: list[Path] = []
     size = 0
     for name, pieces in _files(opened, wanted, target):

@@ -131,7 +131,7 @@ def run_adding(
             workers=asked.workers,
             progress=progress,
         )
-    show_changed(done, as_json)
+    show_changed(done, as_json, "replaced in" if verb.__name__ == "replace" else "added to")
 
 
 def _onlooker(asked: Adding, opened: Sequence[Any], progress: Progress | None) -> Any:

@@ -95,11 +95,14 @@ def _show_expected(expected: Any, as_json: bool) -> None:
     if as_json:
         emit_json({"schema": "hydraopt.refresh.expected/1", **expected.to_dict()})
         return
-    saved = percent(expected.saved)
+    share = f"{percent(abs(expected.saved))} {'less' if expected.saved >= 0 else 'more'}"
     say(f"tasks     {expected.tasks}, {expected.added} of them added after the merge")
     say(f"coded     {expected.coded_bytes:,} bytes now")
-    say(f"expected  {expected.expected_bytes:,} bytes over a new core, {saved} less")
-    say("nothing was coded or written; give -o OUT or --apply to make it")
+    say(f"expected  {expected.expected_bytes:,} bytes over a new core, {share}")
+    if expected.saved > 0:
+        say("nothing was coded or written; give -o OUT or --apply to make it")
+    else:
+        say("nothing was coded or written; a new core is not expected to save anything")
 
 
 def _show_done(done: Any, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -58,21 +59,23 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
     worst = max((row["error"] for row in tasks), default=0.0)
     say(f"errors  {mean:.4f} mean, {worst:.4f} worst (relative, Frobenius)")
     say(f"forms   {forms}; measure {result.measure}")
+    say(f"look    hydraopt report {shlex.quote(str(result.path))} -o report.html")
     say(
         f"size    {result.size:,} bytes ({size_text(result.size)}), {percent(result.fraction)} of "
         f"the fp16 bytes, {factor(result.fraction)} smaller; {result.seconds:.1f} s"
     )
 
 
-def show_changed(done: Any, as_json: bool) -> None:
-    """What was done to a collection.  done: a hydraopt.collection.verbs.Changed."""
+def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
+    """What was done to a collection.  done: a hydraopt.collection.verbs.Changed. what: of the tasks
+    that came."""
     if as_json:
         emit_json({"schema": "hydraopt.change/1", **done.to_dict()})
         return
     if done.added:
         judged = any(task.harm for task in done.added)
         show_table(
-            f"added to {done.path}: {len(done.added)}",
+            f"{what} {done.path}: {len(done.added)}",
             [
                 "task",
                 "error",

@@ -308,6 +308,12 @@ def write(
     if isinstance(budget, Size) and packed.size > budget.limit:
         raise job.too_small(budget, packed.size)
     fp16, notes = job.pieces.fp16_bytes, (*job.pieces.notes, *_left_out(manifest))
+    beyond = sum(task.error > 1 for task in manifest.tasks)
+    if beyond:
+        notes += (
+            f"{beyond} tasks have an error above 1: little of each is kept, at its full strength; "
+            "see what they still do before you ship them",
+        )
     if draft and packed.size > _NEARLY_ALL * fp16:
         notes += (
             f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still",

@@ -83,6 +83,12 @@ def build(
     )
     page = _page(known, layers, made if made.tasks else None, len(given))
     notes = list(page.notes)
+    missing = sorted(compared - set(made.tasks)) if given else []
+    if missing:
+        notes.append(
+            f"Guessed sizes are of the {len(made.tasks)} tasks whose originals were given, not of "
+            f"the whole bundle: {len(missing)} have none, {missing[0]} among them."
+        )
     if len(tasks) < len(known.tasks):
         notes.append(
             f"The list has the {len(tasks):,} most harmed of {len(known.tasks):,} tasks. "

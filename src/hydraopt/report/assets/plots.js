@@ -40,7 +40,7 @@ H.sizePlot = (rows, key, fp16, at, width) => {
   return Plot.plot({
     width, height: Math.min(380, Math.max(260, width * 0.55)), marginLeft: 54, marginBottom: 44, marginTop: 24, marginRight: 24,
     style: { background: "transparent", color: "var(--ink)", fontSize: "13px" },
-    x: { type: "log", label: "size, % of fp16", tickFormat: (x) => `${x}`, ticks: ticks.length > 1 ? ticks : 4 },
+    x: { type: "log", label: "size, % of fp16", tickFormat: (x) => `${+x.toPrecision(3)}`, ticks: ticks.length > 1 ? ticks : 4 },
     y: { label: measure.axis, grid: true, zero: key !== "drop", nice: true, ticks: 6 },
     color: colour, symbol: { domain: ["mean", "worst task"], range: ["circle", "triangle"] },
     marks: [
