@@ -17,9 +17,9 @@ from hydraopt.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
-    *("add", "card", "diff", "eval", "explore", "export", "inspect", "join", "ls", "merge"),
-    *("methods", "refresh", "remove", "rename", "replace", "report", "serve", "shrink", "split"),
-    *("use", "verify"),
+    *("add", "card", "completion", "diff", "doctor", "eval", "explore", "export", "inspect"),
+    *("join", "ls", "merge", "methods", "pull", "refresh", "remove", "rename", "replace"),
+    *("report", "serve", "shrink", "split", "use", "verify"),
 )
 SHARED = {"adding", "common", "failures", "looking", "main", "mergeoptions", "results"}
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")

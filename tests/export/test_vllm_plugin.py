@@ -221,13 +221,13 @@ def test_a_cold_task_of_an_address_costs_its_own_bytes_and_one_decoding(
 ) -> None:
     resolver = at(served, monkeypatch, registry)
     decoded = []
-    read_bases = Bundle.read_bases
+    open_shared = Bundle._open_shared
 
     def counted(self: Bundle) -> Any:
         decoded.append(self)
-        return read_bases(self)
+        return open_shared(self)
 
-    monkeypatch.setattr(Bundle, "read_bases", counted)
+    monkeypatch.setattr(Bundle, "_open_shared", counted)
     assert ask(resolver, "de") is not None
     served.reset()
     second = ask(resolver, "fr")
@@ -246,8 +246,9 @@ def test_two_tasks_at_once_decode_the_core_once(
     monkeypatch: pytest.MonkeyPatch, served: Web
 ) -> None:
     decoded = []
-    read_bases = Bundle.read_bases
-    monkeypatch.setattr(Bundle, "read_bases", lambda self: decoded.append(self) or read_bases(self))
+    open_shared = Bundle._open_shared
+    counted = lambda self: decoded.append(self) or open_shared(self)  # noqa: E731
+    monkeypatch.setattr(Bundle, "_open_shared", counted)
     bundle = ServedBundle(Url(served.url(core_of(served))))
     tasks = [bundle.task(name) for name in ("de", "fr")]
     for task in tasks:

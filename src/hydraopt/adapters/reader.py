@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from hydraopt.adapters.bases import check_same_base
@@ -102,6 +101,9 @@ def _located(paths: Sequence[AnyPath]) -> list[Source]:
     """The files of each, in order; those at addresses are fetched several at a time."""
     if not any(isinstance(path, Url) for path in paths):
         return [locate(path) for path in paths]
+    # Loads logging, which reading one task has no use for.
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(locate, paths))
 

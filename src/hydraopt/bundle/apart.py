@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -185,6 +184,9 @@ def _containers(tasks: Sequence[AnyPath]) -> Iterator[Container]:
         for path in tasks:
             yield Container(path, (TASK,), hold=False)
         return
+    # Loads logging, which reading one task has no use for.
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield from pool.map(lambda path: Container(path, (TASK,)), tasks)
 

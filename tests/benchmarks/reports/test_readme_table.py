@@ -76,7 +76,8 @@ def test_factors_are_of_what_loses_nothing_and_of_what_is_as_near(tmp_path: Path
 def test_it_says_when_rivals_were_scored_on_other_adapters(tmp_path: Path) -> None:
     stored(tmp_path, adapters={"a": "trained again"})
     text = readme.in_short(tmp_path)
-    assert text.rstrip().endswith("beside its rivals: `gemma3-5x8 (other adapters)`.")
+    said = " ".join(text.split())
+    assert said.endswith("beside its rivals: `gemma3-5x8 (other adapters)`.")
     assert len(cells(text)) == 1
 
 
