@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -14,6 +15,7 @@ import pytest
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, verify_bundle
 from hydraopt.bundle.pulling import pull
 from hydraopt.bundle.splitting import join, split
+from hydraopt.collection.refresh import refresh
 from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import (
     AdapterFormatError,
@@ -416,3 +418,69 @@ def test_a_writer_that_dies_leaves_each_task_old_or_new(
         if not deaths or deaths <= step:
             break
     assert deaths > 1
+
+
+@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+def test_a_writer_that_dies_leaves_the_old_core_with_its_tasks_or_the_new_one(
+    bucket: str,
+    upload: Upload,
+    content: Content,
+    merged: Path,
+    apart: Path,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hydraopt.files.objects import ObjectStore
+
+    other = tmp_path / "new" / "other.hydra.safetensors"
+    other.parent.mkdir()
+    merge([adapters[name] for name in "abe"], other, error=0.2)
+    sides = [all_bytes(path) for path in (merged, other)]
+    seen, address = [], f"{bucket}/parts"
+    upload(apart, address)
+
+    def over(new: Path) -> None:
+        split(new, address, overwrite=True, another_core=True)
+
+    for step in range(20):
+        left = [step]
+        with monkeypatch.context() as patched:
+            for name in ("put", "create", "remove"):
+                patched.setattr(ObjectStore, name, dying(getattr(ObjectStore, name), left))
+            with suppress(Died):
+                over(other)
+        seen.append(sides.index(all_bytes(address)))  # type: ignore[arg-type]
+        if left[0] >= 0:
+            break
+        if step % 2:  # the next writer goes on, or another one begins
+            over(merged)
+            assert all_bytes(address) == sides[0]  # type: ignore[arg-type]
+            assert len(content(address)) == 5
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1}
+    assert len(content(address)) == 4
+    join([address], tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+@pytest.mark.parametrize("step", [2, 7])
+def test_a_refresh_that_dies_loses_no_task(
+    step: int, bucket: str, upload: Upload, apart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydraopt.files.objects import ObjectStore
+
+    address = f"{bucket}/four"
+    upload(apart, address)
+    before = all_bytes(address)  # type: ignore[arg-type]
+    left = [step]
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "put", dying(ObjectStore.put, left))
+        patched.setattr(ObjectStore, "remove", dying(ObjectStore.remove, left))
+        with pytest.raises(Died):
+            refresh(address, error=0.3)
+    after = all_bytes(address)  # type: ignore[arg-type]
+    assert after.keys() == before.keys()
+    assert (after == before) == (step == 2)
+    assert verify_bundle(address).ok
