@@ -26,8 +26,10 @@ from hydraopt.errors import (
     TaskNotFoundError,
     UsageError,
 )
+from hydraopt.files import stores
+from hydraopt.files.answers import Mark, Start
 from hydraopt.files.copies import origin_of
-from hydraopt.files.stores import store_of
+from hydraopt.files.stores import copy_to, store_of
 from hydraopt.files.url import Url
 from tests.collection.living import all_bytes, state
 
@@ -484,3 +486,58 @@ def test_a_refresh_that_dies_loses_no_task(
     assert after.keys() == before.keys()
     assert (after == before) == (step == 2)
     assert verify_bundle(address).ok
+
+
+@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+def test_an_object_that_is_replaced_while_it_is_copied_is_an_error(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydraopt.files.objects import ObjectStore
+
+    monkeypatch.setattr(stores, "_CHUNK", 10)
+    address = Url(f"{bucket}/x")
+    store_of(address).put(address, b"a" * 30)
+    assert copy_to(address, tmp_path / "x") == 30
+    real = ObjectStore.read
+
+    def replaced(store: ObjectStore, url: Url, start: int, size: int, mark: Mark) -> bytes:
+        if start == 10:
+            store.put(url, b"b" * 30)
+        return real(store, url, start, size, mark)
+
+    monkeypatch.setattr(ObjectStore, "read", replaced)
+    with pytest.raises(RemoteError, match="changed while it was read"):
+        copy_to(address, tmp_path / "y")
+
+
+@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+def test_a_rename_that_cannot_be_read_is_finished_later(
+    bucket: str, upload: Upload, content: Content, apart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydraopt.files.objects import ObjectStore
+
+    address = f"{bucket}/four"
+    upload(apart, address)
+    left = [3]  # the lock, the journal and the task under its new name
+    with monkeypatch.context() as patched:
+        for name in ("put", "create", "remove"):
+            patched.setattr(ObjectStore, name, dying(getattr(ObjectStore, name), left))
+        with pytest.raises(Died):
+            rename(address, "a", "z")
+    for name in content(address):
+        if name.endswith(".lock"):
+            store_of(Url(address)).remove(Url(f"{address}/{name}"))
+    real = ObjectStore.start
+
+    def down(store: ObjectStore, url: Url, ahead: int) -> Start:
+        if url.name.endswith(".json"):
+            raise RemoteError("denied")
+        return real(store, url, ahead)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "start", down)
+        with pytest.raises(RemoteError, match="denied"):
+            remove(address, ["c"])
+    assert set(open_bundle(address)) == set("abcdz")
+    remove(address, ["c"])
+    assert set(open_bundle(address)) == set("bdz")

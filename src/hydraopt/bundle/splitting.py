@@ -52,7 +52,7 @@ def split(
         raise UsageError(
             explain(
                 "only bundles of format version 2 can be split",
-                file=bundle,
+                file=place_of(bundle),
                 got=f"version {opened.version}",
                 do="Merge the adapters again",
             )
