@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from re import fullmatch
+
 import pytest
 
 from hydraopt import merge, open_bundle
@@ -22,7 +24,19 @@ def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
     assert sorted(open_bundle(tmp_path / "new")) == ["a", "b", "c"]
     join([tmp_path / "new"], tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == (tmp_path / "new.hydra.safetensors").read_bytes()
-    assert not list(tmp_path.glob(".hydraopt-*"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_killed_merge_into_a_folder_leaves_nothing_for_long(three, tmp_path, monkeypatch) -> None:
+    def killed(whole, target) -> None:
+        assert fullmatch(r"\.new\.tmp-[0-9a-f]{16}", whole.parent.name)  # a name that is cleaned
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hydraopt.merging.merge.split", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge(three, f"{tmp_path}/new/", error=0.2, workers=1)
+    assert not list(tmp_path.glob(".*"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_is_not_empty_is_refused_first(three, tmp_path) -> None:

@@ -419,3 +419,11 @@ def test_a_page_of_half_links_takes_no_time() -> None:
     assert _LINK.findall("<a " * 100_000) == []
     assert time.process_time() - started < 5
     assert _LINK.findall("<a class='x'\nhref = \"y\">") == ["y"]
+
+
+def test_gaps_in_the_numbers_of_names_hide_no_task(web: Web, apart: Path) -> None:
+    folder = web.folder / "four"
+    shutil.copytree(apart, folder)
+    (folder / "b.task.safetensors").rename(folder / "b~3.task.safetensors")
+    core = web.url("four/four.core.safetensors")
+    assert list(open_bundle(core, tasks=["b"])) == ["b"]

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.folders import files_in
 from hydraopt.files.url import AnyPath, place_of
+from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import (
     Budget,
@@ -278,11 +280,15 @@ def _written(packed: PackedBundle, output: StrPath) -> int:
     """Write a file, or a folder of a core and its tasks, here or in a store; the bytes."""
     if not _as_folder(output):
         return packed.write(output)
-    target, near = place_of(output), None
+    target = place_of(output)
+    made: AbstractContextManager[str | Path]
     if isinstance(target, Path):
-        target, near = Path(os.path.abspath(target)), Path(os.path.abspath(target)).parent
-        near.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=near, prefix=".hydraopt-") as scratch:
+        target = Path(os.path.abspath(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = scratch_folder(target)
+    else:
+        made = tempfile.TemporaryDirectory()
+    with made as scratch:
         whole = Path(scratch) / f"{target.name}{BUNDLE_SUFFIX}"
         packed.write(whole)
         return sum(file.size for file in split(whole, target))
