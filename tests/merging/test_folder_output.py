@@ -6,14 +6,14 @@ from re import fullmatch
 
 import pytest
 
-from hydraopt import merge, open_bundle
+from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.splitting import join, split
-from hydraopt.errors import UsageError
+from hydraopt.errors import BudgetError, UsageError
 
 
 def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
-    made = merge(three, f"{tmp_path}/new/", size="40%", workers=1)
-    merge(three, tmp_path / "new.hydra.safetensors", size="40%", workers=1)
+    made = merge(three, f"{tmp_path}/new/", error=0.2, workers=1)
+    merge(three, tmp_path / "new.hydra.safetensors", error=0.2, workers=1)
     split(tmp_path / "new.hydra.safetensors", tmp_path / "split")
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "split").iterdir())
@@ -48,3 +48,17 @@ def test_a_folder_that_is_not_empty_is_refused_first(three, tmp_path) -> None:
     with pytest.raises(UsageError, match="the folder is not empty"):
         merge(three, f"{tmp_path}/new/mine/", size="40%", workers=1)
     assert (tmp_path / "new" / "mine").read_text() == "before"
+
+
+@pytest.mark.parametrize("size", ["25%", "40%"])
+def test_a_size_is_that_of_all_files_of_a_folder(three, tmp_path, size) -> None:
+    whole = merge(three, tmp_path / "whole.hydra.safetensors", size=size, workers=1)
+    limit = int(float(size[:-1]) / 100 * whole.fp16_bytes)
+    made = merge(three, f"{tmp_path}/new/", size=size, workers=1)
+    there = sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
+    assert 0.9 * limit < there == made.size <= limit
+    small = shrink(tmp_path / "new", f"{tmp_path}/small/", size=there - 500, workers=1)
+    assert small.size <= there - 500
+    with pytest.raises(BudgetError, match="the size cannot be kept"):
+        merge(three, f"{tmp_path}/none/", size=1000, workers=1)
+    assert not (tmp_path / "none").exists()

@@ -55,7 +55,15 @@ from hydraopt.merging.solving import Options, solve
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
-__all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "recipe_of", "write"]
+__all__ = [
+    "DEFAULT_MAX_ERROR",
+    "DEFAULT_MEASURE",
+    "MergeResult",
+    "as_folder",
+    "merge",
+    "recipe_of",
+    "write",
+]
 
 DEFAULT_MAX_ERROR: Final = 0.03
 """Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
@@ -134,6 +142,7 @@ def merge(
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
     budget = limits.budget(pieces.fp16_bytes)
     job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
+    job = dataclasses.replace(job, apart=as_folder(output))
     if pieces.contents:
         job, solution = _solved(job, budget, options, judge)
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
@@ -245,7 +254,7 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
             )
 
 
-def _as_folder(output: StrPath) -> bool:
+def as_folder(output: StrPath) -> bool:
     """Whether a core file and task files are asked for."""
     target = place_of(output)
     told = os.fspath(output).endswith(("/", os.sep))
@@ -269,7 +278,7 @@ def _loaded(
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
     target = place_of(output)
-    if _as_folder(output) and not _is_empty(target):
+    if as_folder(output) and not _is_empty(target):
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or name another")
         )
@@ -278,7 +287,7 @@ def _loaded(
 
 def _written(packed: PackedBundle, output: StrPath) -> int:
     """Write a file, or a folder of a core and its tasks, here or in a store; the bytes."""
-    if not _as_folder(output):
+    if not as_folder(output):
         return packed.write(output)
     target = place_of(output)
     made: AbstractContextManager[str | Path]
@@ -311,8 +320,8 @@ def write(
     draft = solution.draft if solution else None
     manifest = manifest or job.manifest(draft)
     packed = job.packed(draft, manifest)
-    if isinstance(budget, Size) and packed.size > budget.limit:
-        raise job.too_small(budget, packed.size)
+    if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
+        raise job.too_small(budget, least)
     fp16, notes = job.pieces.fp16_bytes, (*job.pieces.notes, *_left_out(manifest))
     if draft and packed.size > _NEARLY_ALL * fp16:
         notes += (

@@ -8,6 +8,7 @@ the recipe says so).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 
@@ -22,7 +23,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.held import against_originals, decoded_set
-from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
+from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, as_folder, write
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import ShrinkRecipe
 from hydraopt.merging.search import Solution
@@ -79,7 +80,7 @@ def shrink(
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
         _check_smaller(before, budget)
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
-    job, solution = Job.of(pieces, recipe), None
+    job, solution = dataclasses.replace(Job.of(pieces, recipe), apart=as_folder(output)), None
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
         solution = _solved(job, budget, options, StoredCurves(before.manifest))
