@@ -62,3 +62,23 @@ def test_a_size_is_that_of_all_files_of_a_folder(three, tmp_path, size) -> None:
     with pytest.raises(BudgetError, match="the size cannot be kept"):
         merge(three, f"{tmp_path}/none/", size=1000, workers=1)
     assert not (tmp_path / "none").exists()
+
+
+def test_an_output_that_cannot_be_is_refused_before_any_work(three, tmp_path) -> None:
+    def idle(*_: object) -> None:
+        pytest.fail("worked")
+
+    merge(three, tmp_path / "whole.hydra.safetensors", error=0.2, workers=1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("before")
+    for output, says in (
+        ("https://host/x.hydra.safetensors", "over HTTP"),
+        ("memory://", "no name"),
+        (f"{tmp_path}/full/", "not empty"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            merge(three, output, error=0.2, workers=1, progress=idle)
+        with pytest.raises(UsageError, match=says):
+            shrink(
+                tmp_path / "whole.hydra.safetensors", output, error=0.2, workers=1, progress=idle
+            )

@@ -332,7 +332,7 @@ def test_an_object_that_changes_in_between_is_an_error(bucket: str) -> None:
 
 
 def test_nothing_is_written_over_http(adapters: dict[str, Path]) -> None:
-    with pytest.raises(RemoteError, match="nothing can be written over HTTP"):
+    with pytest.raises(UsageError, match="nothing can be written over HTTP"):
         merge([adapters["a"]], "http://127.0.0.1:9/x.hydra.safetensors", error=0.1)
     with pytest.raises(HydraoptError, match="over HTTP"):
         read_adapters("http://127.0.0.1:9/*")

@@ -30,7 +30,7 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.folders import files_in
-from hydraopt.files.url import AnyPath, place_of
+from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import (
@@ -60,6 +60,7 @@ __all__ = [
     "DEFAULT_MEASURE",
     "MergeResult",
     "as_folder",
+    "check_output",
     "merge",
     "recipe_of",
     "write",
@@ -136,6 +137,7 @@ def merge(
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
+    check_output(output)
     loaded = _loaded(adapters, output, same_base, alpha)
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
@@ -274,15 +276,23 @@ def _loaded(
     same_base: bool,
     alpha: float | None,
 ) -> Loaded:
-    """The adapters. Raises UsageError for an output that is read, or a folder that is not empty."""
+    """The adapters. Raises UsageError for an output that is read."""
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
+    return loaded
+
+
+def check_output(output: StrPath) -> None:
+    """Raise UsageError for an output that cannot be written, or a folder that is not empty."""
     target = place_of(output)
+    if isinstance(target, Url) and (target.is_web or not target.name):
+        what = "nothing can be written over HTTP" if target.is_web else "the output has no name"
+        do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
+        raise UsageError(explain(what, file=target, do=do))
     if as_folder(output) and not _is_empty(target):
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or name another")
         )
-    return loaded
 
 
 def _written(packed: PackedBundle, output: StrPath) -> int:
