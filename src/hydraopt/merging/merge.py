@@ -137,7 +137,6 @@ def merge(
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    check_output(output)
     loaded = _loaded(adapters, output, same_base, alpha)
     pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
@@ -276,7 +275,8 @@ def _loaded(
     same_base: bool,
     alpha: float | None,
 ) -> Loaded:
-    """The adapters. Raises UsageError for an output that is read."""
+    """The adapters. Raises UsageError for an output that is read or cannot be written."""
+    check_output(output)
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
     return loaded
