@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from hydraopt.errors import UsageError
 from hydraopt.files import writing
+from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
 
 
@@ -236,3 +238,13 @@ def test_killed_at_any_moment_a_folder_is_of_one_kind(tmp_path: Path) -> None:
     with replaced_folder(target) as made:
         fill(made, "c")
     assert names(tmp_path) == ["adapter"]
+
+
+def test_an_address_of_a_file_here_is_its_path(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_atomically(f"file://{tmp_path}/x%20y", [b"abc"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x y"]
+    with pytest.raises(UsageError, match="the output is what is read"):
+        check_apart(f"file://{tmp_path}/x%20y", [tmp_path / "x y"])
+    with pytest.raises(UsageError, match="the output is what is read"):
+        check_apart(tmp_path / "x y", [f"file://{tmp_path}/x%20y"])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from re import fullmatch
+
 import pytest
 
-from hydraopt import merge, open_bundle
+from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.splitting import join, split
-from hydraopt.errors import UsageError
+from hydraopt.errors import BudgetError, UsageError
 
 
 def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
-    made = merge(three, f"{tmp_path}/new/", size="40%", workers=1)
-    merge(three, tmp_path / "new.hydra.safetensors", size="40%", workers=1)
+    made = merge(three, f"{tmp_path}/new/", error=0.2, workers=1)
+    merge(three, tmp_path / "new.hydra.safetensors", error=0.2, workers=1)
     split(tmp_path / "new.hydra.safetensors", tmp_path / "split")
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "split").iterdir())
@@ -22,7 +24,19 @@ def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
     assert sorted(open_bundle(tmp_path / "new")) == ["a", "b", "c"]
     join([tmp_path / "new"], tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == (tmp_path / "new.hydra.safetensors").read_bytes()
-    assert not list(tmp_path.glob(".hydraopt-*"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_killed_merge_into_a_folder_leaves_nothing_for_long(three, tmp_path, monkeypatch) -> None:
+    def killed(whole, target) -> None:
+        assert fullmatch(r"\.new\.tmp-[0-9a-f]{16}", whole.parent.name)  # a name that is cleaned
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hydraopt.merging.merge.split", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge(three, f"{tmp_path}/new/", error=0.2, workers=1)
+    assert not list(tmp_path.glob(".*"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_is_not_empty_is_refused_first(three, tmp_path) -> None:
@@ -34,3 +48,37 @@ def test_a_folder_that_is_not_empty_is_refused_first(three, tmp_path) -> None:
     with pytest.raises(UsageError, match="the folder is not empty"):
         merge(three, f"{tmp_path}/new/mine/", size="40%", workers=1)
     assert (tmp_path / "new" / "mine").read_text() == "before"
+
+
+@pytest.mark.parametrize("size", ["25%", "40%"])
+def test_a_size_is_that_of_all_files_of_a_folder(three, tmp_path, size) -> None:
+    whole = merge(three, tmp_path / "whole.hydra.safetensors", size=size, workers=1)
+    limit = int(float(size[:-1]) / 100 * whole.fp16_bytes)
+    made = merge(three, f"{tmp_path}/new/", size=size, workers=1)
+    there = sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
+    assert 0.9 * limit < there == made.size <= limit
+    small = shrink(tmp_path / "new", f"{tmp_path}/small/", size=there - 500, workers=1)
+    assert small.size <= there - 500
+    with pytest.raises(BudgetError, match="the size cannot be kept"):
+        merge(three, f"{tmp_path}/none/", size=1000, workers=1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_output_that_cannot_be_is_refused_before_any_work(three, tmp_path) -> None:
+    def idle(*_: object) -> None:
+        pytest.fail("worked")
+
+    merge(three, tmp_path / "whole.hydra.safetensors", error=0.2, workers=1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("before")
+    for output, says in (
+        ("https://host/x.hydra.safetensors", "over HTTP"),
+        ("memory://", "no name"),
+        (f"{tmp_path}/full/", "not empty"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            merge(three, output, error=0.2, workers=1, progress=idle)
+        with pytest.raises(UsageError, match=says):
+            shrink(
+                tmp_path / "whole.hydra.safetensors", output, error=0.2, workers=1, progress=idle
+            )

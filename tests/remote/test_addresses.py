@@ -87,3 +87,14 @@ def test_refusals_are_one_line_with_the_address_and_what_to_do(
         assert "\n" not in said.partition("Error: ")[2]
     assert not Path(folder).exists()
     assert not Path("s3:").exists()
+
+
+@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+def test_a_merge_into_a_folder_of_a_store(
+    bucket: str, adapters: dict[str, Path], apart: Path, content: Content
+) -> None:
+    given = [str(adapters[name]) for name in "abcd"]
+    run("merge", *given, "--error", "0.05", "-o", f"{bucket}/four/")
+    assert content(f"{bucket}/four") == state(apart)
+    said = run("merge", *given, "-o", f"{bucket}/four/", code=2).output
+    assert "the folder is not empty" in said

@@ -118,3 +118,34 @@ def test_sizes_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRAOPT_CACHE_SIZE", "4 apples")
     with pytest.raises(UsageError, match="HYDRAOPT_CACHE_SIZE"):
         remote_cache()
+
+
+def test_the_folder_is_listed_only_when_it_may_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, real = [], Cache._files
+
+    def counted(cache: Cache) -> list[tuple[float, int, Path]]:
+        listed.append(cache)
+        return real(cache)
+
+    monkeypatch.setattr(Cache, "_files", counted)
+    for number in range(12):
+        Cache(tmp_path / "c", 100).put(key(number), bytes(10))
+    assert len(listed) == 3  # the first time, and when it is full
+    assert Cache(tmp_path / "c", 100).size() == 100
+    (tmp_path / "c" / ".lock").write_bytes(b"nonsense")
+    Cache(tmp_path / "c", 100).put(key(20), bytes(10))
+    assert Cache(tmp_path / "c", 100).size() == 100
+
+
+def test_what_cannot_be_touched_is_there_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError
+
+    cache = Cache(tmp_path / "c", 100)
+    cache.put(KEY, b"abc")
+    monkeypatch.setattr(os, "utime", denied)
+    assert cache.get(KEY, 3) == b"abc"

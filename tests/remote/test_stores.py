@@ -332,7 +332,7 @@ def test_an_object_that_changes_in_between_is_an_error(bucket: str) -> None:
 
 
 def test_nothing_is_written_over_http(adapters: dict[str, Path]) -> None:
-    with pytest.raises(RemoteError, match="nothing can be written over HTTP"):
+    with pytest.raises(UsageError, match="nothing can be written over HTTP"):
         merge([adapters["a"]], "http://127.0.0.1:9/x.hydra.safetensors", error=0.1)
     with pytest.raises(HydraoptError, match="over HTTP"):
         read_adapters("http://127.0.0.1:9/*")
@@ -348,71 +348,3 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     with pytest.raises(RemoteError, match="no store of that kind"):
         open_bundle("nosuch://bucket/x")
-
-
-class Died(BaseException):
-    """What ends a writer between two steps."""
-
-
-def dying(act: Callable[..., object], left: list[int]) -> Callable[..., object]:
-    """The same, but that it ends the writer when there are no steps left."""
-
-    def act_or_die(*given: object) -> object:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Died
-        return act(*given)
-
-    return act_or_die
-
-
-@pytest.mark.parametrize("verb", ["rename", "replace and add", "remove"])
-@pytest.mark.parametrize("bucket", ["memory"], indirect=True)
-def test_a_writer_that_dies_leaves_each_task_old_or_new(
-    verb: str,
-    bucket: str,
-    upload: Upload,
-    content: Content,
-    apart: Path,
-    adapters: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from hydraopt.files.objects import ObjectStore
-
-    acts: dict[str, Callable[[str], object]] = {
-        "rename": lambda at: rename(at, "a", "z"),
-        "replace and add": lambda at: replace(at, [f"a={adapters['e']}"], day=DAY),
-        "remove": lambda at: remove(at, ["a", "b"]),
-    }
-    upload(apart, f"{bucket}/done")
-    acts[verb](f"{bucket}/done")
-    done = content(f"{bucket}/done")
-    deaths = 0
-    for step in range(20):
-        address = f"{bucket}/step{step}"
-        upload(apart, address)
-        left = [step]
-        with monkeypatch.context() as patched:
-            for name in ("put", "create", "remove"):
-                patched.setattr(ObjectStore, name, dying(getattr(ObjectStore, name), left))
-            try:
-                acts[verb](address)
-            except Died:
-                deaths += 1
-        names = set(open_bundle(address))  # nothing is unreadable, and no other task is touched
-        assert set("bcd" if verb != "remove" else "cd") <= names <= set("abcdz")
-        assert names & {"a", "z"} or verb == "remove"
-        assert verify_bundle(address).ok
-        now = content(address)
-        for name in set(now) & set(state(apart)):
-            assert now[name] in (state(apart)[name], done.get(name))
-        lock = [name for name in now if name.endswith(".lock")]
-        for name in lock:
-            store_of(Url(address)).remove(Url(f"{address}/{name}"))
-        if "a" in open_bundle(address):  # the next one goes on, or begins anew
-            remove(address, ["c"])
-            assert not any(name.endswith(".json") for name in content(address))
-            assert not {"a", "z"} <= set(open_bundle(address))
-        if not deaths or deaths <= step:
-            break
-    assert deaths > 1

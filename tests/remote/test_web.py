@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import requests
 
 from hydraopt import open_bundle
-from hydraopt.collection.verbs import rename
+from hydraopt.collection.listing import difference, listing
+from hydraopt.collection.verbs import add, rename
 from hydraopt.errors import (
     ChecksumError,
     HydraoptError,
@@ -23,6 +25,7 @@ from hydraopt.errors import (
 from hydraopt.files.ranges import AHEAD, RemoteFile
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
+from hydraopt.files.web import WebStore
 from tests.remote.servers import Reply, Web
 
 NAME = "four.hydra.safetensors"
@@ -356,3 +359,71 @@ def test_what_is_no_bundle_is_refused(web: Web, size: int) -> None:
     with pytest.raises(HydraoptError, match=r"127\.0\.0\.1"):
         open_bundle(web.url("x"))
     assert web.sent == size
+
+
+def test_a_password_is_hidden_and_an_at_sign_of_a_path_is_not() -> None:
+    for text, shown in (
+        ("https://me:p@ss@host/a@b/x", "https://host/a@b/x"),
+        ("https://host/a@b/x", "https://host/a@b/x"),
+        ("s3://bucket/me@host.org/x", "s3://bucket/me@host.org/x"),
+        ("hf://owner/name@main/x", "hf://owner/name@main/x"),
+    ):
+        assert str(Url(text)) == shown
+
+
+def test_what_is_told_of_an_address_has_no_secrets(
+    web: Web, served: str, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = web.address.removeprefix("http://")
+    signed = f"http://me:pass-word@{host}/{NAME}?X-Signature=secret-key"
+    for told in (listing(signed), difference(signed, served)):
+        assert not any(x in str(told) for x in ("pass-word", "secret-key"))
+    monkeypatch.setattr(WebStore, "create", lambda *_: True)
+    monkeypatch.setattr(WebStore, "remove", lambda *_: None)
+    with pytest.raises(UsageError) as caught:
+        add(signed, [adapters["a"]])
+    assert "secret-key" not in str(caught.value)
+
+
+def test_a_list_that_comes_later_is_waited_for(web: Web, apart: Path) -> None:
+    shutil.copytree(apart, web.folder / "four")
+    web.listed = True
+    tries = []
+
+    def fail_twice(reply: Reply) -> None:
+        if reply.path.endswith("/") and len(tries) < 2:
+            tries.append(reply.path)
+            reply.status = 503
+
+    web.fault = fail_twice
+    assert list(open_bundle(web.url("four/"))) == list("abcd")
+    assert len(tries) == 2
+
+
+def test_a_list_that_is_too_long_is_refused(
+    web: Web, apart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydraopt.files import web as reading
+
+    shutil.copytree(apart, web.folder / "four")
+    web.listed = True
+    monkeypatch.setattr(reading, "_MOST_PAGE", 50)
+    with pytest.raises(RemoteError, match=r"list of the folder is too long.*core file"):
+        open_bundle(web.url("four/"))
+
+
+def test_a_page_of_half_links_takes_no_time() -> None:
+    from hydraopt.files.web import _LINK
+
+    started = time.process_time()
+    assert _LINK.findall("<a " * 100_000) == []
+    assert time.process_time() - started < 5
+    assert _LINK.findall("<a class='x'\nhref = \"y\">") == ["y"]
+
+
+def test_gaps_in_the_numbers_of_names_hide_no_task(web: Web, apart: Path) -> None:
+    folder = web.folder / "four"
+    shutil.copytree(apart, folder)
+    (folder / "b.task.safetensors").rename(folder / "b~3.task.safetensors")
+    core = web.url("four/four.core.safetensors")
+    assert list(open_bundle(core, tasks=["b"])) == ["b"]

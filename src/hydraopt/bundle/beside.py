@@ -20,6 +20,8 @@ __all__ = [
 
 _LONGEST: Final = 255
 """Bytes of a file's name."""
+_MOST_GAPS: Final = 3
+"""Names without a file, after which no more are looked for."""
 _MOST_ALIKE: Final = 64
 """Task files that are looked for by one task's name, where no folder can be listed."""
 
@@ -37,7 +39,8 @@ def parts_beside(
     folder = path if whole else path.parent
     if not whole and isinstance(folder, Url) and tasks is not None:
         # By their names: a list of all of them may be longer than what is wanted, if there is one.
-        return path, [x for task in tasks for x in _alike(folder, task)]
+        named = {x: None for task in tasks for x in _alike(folder, task)}
+        return path, list(named)
     names = _names_in(folder)
     if names is None:
         _refuse_unlisted(path, whole)
@@ -105,13 +108,17 @@ def _stems_of(file: str) -> set[str]:
 
 def _alike(folder: Url, task: str) -> Iterator[Url]:
     """The addresses that are there of those that a task's file may have."""
-    stem = task_stem(task)
+    stem, gaps = task_stem(task), 0
     for number in range(1, _MOST_ALIKE):
         name = stem if number == 1 else f"{stem}~{number}"
         url = folder / f"{name}{TASK_SUFFIX}"
         if is_there(url):
             yield url
-        elif number > 1:  # The first may lie under its name in capitals, which is another address.
+            continue
+        # The first may lie under its name in capitals, which is another address; others may be
+        # gone, or be a core's that was replaced.
+        gaps += 1
+        if gaps > _MOST_GAPS:
             return
 
 

@@ -303,11 +303,13 @@ class Bundle(Mapping[str, TaskAdapter]):
 def _source_of(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened:
     """A bundle in one file; or a folder, or a core file, with the task files in it or beside it.
 
-    wanted: tasks; of several files no others are opened.
+    wanted: tasks; of several files no others are opened. In a store, where a new core comes
+    beside the old tasks, those of another core are left out.
     """
     if is_folder(path):
         core, tasks = parts_beside(path, wanted)
-        return open_apart(Container(core, (CORE,)), tasks, path, wanted is None, wanted)
+        strict = wanted is None and isinstance(path, Path)
+        return open_apart(Container(core, (CORE,)), tasks, path, strict, wanted)
     file = Container(path, (FORMAT, CORE, TASK))
     if file.format == TASK:
         do = "Put its core file beside it, and give that or the folder"

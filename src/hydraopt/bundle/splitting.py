@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from hydraopt.bundle import strictjson
 from hydraopt.bundle.apart import core_id, open_apart, packed_core, packed_task
-from hydraopt.bundle.beside import only_core, parts_beside, task_file_name
+from hydraopt.bundle.beside import folded, only_core, parts_beside, task_file_name
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK, TASK_SUFFIX
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.opening import Container, Opened
@@ -45,14 +44,15 @@ def split(
     replaced; other files in it stay.  another_core: even those of another core, which are another
     collection's. The folder appears, or changes, in one step. Raises BundleFormatError for a
     damaged bundle, UsageError for one of version 1 and for a folder that is not empty, or whose
-    files may not be replaced.
+    files may not be replaced. In a store nothing changes in one step but an object: tasks of
+    another core get names that are free, and the core, which is the switch, the name of the old.
     """
     opened, target = open_bundle(bundle), place_of(folder)
     if opened.version < 2:
         raise UsageError(
             explain(
                 "only bundles of format version 2 can be split",
-                file=bundle,
+                file=place_of(bundle),
                 got=f"version {opened.version}",
                 do="Merge the adapters again",
             )
@@ -65,10 +65,11 @@ def split(
         raise UsageError(explain("the output is a file", file=target, do="Give a folder"))
     files = files_of(opened)
     core = next(files)
+    mine = core_id(core[2].checksums_text)
     if not another_core and is_folder(target):
-        _check_core(target, core_id(strictjson.dumps(core[2].checksums)))
+        _check_core(target, mine)
     if isinstance(target, Url):
-        return _split_to_store(target, [core, *files], opened.metadata.get("library"))
+        return _split_to_store(target, opened, core[2], core[1])
     written = []
     with replaced_folder(target, lambda name: name.endswith((CORE_SUFFIX, TASK_SUFFIX))) as made:
         for task, name, packed in chain([core], files):
@@ -77,22 +78,51 @@ def split(
     return written
 
 
-def _split_to_store(
-    target: Url, files: Sequence[tuple[str | None, str, PackedBundle]], library: str | None
-) -> list[SplitFile]:
-    """Task files first: whoever reads in between has the old core, to which none of them belongs,
-    or the new one with all its tasks. What was there before goes last."""
-    core, *tasks = [(task, target / name, packed) for task, name, packed in files]
-    written = [
-        SplitFile(task, place, packed.write(place, library))
-        for task, place, packed in (*tasks, core)
-    ]
-    names = {x.path.name for x in written}
-    for entry in files_in(target) or []:
-        ours = entry.name.endswith((CORE_SUFFIX, TASK_SUFFIX))
-        if ours and entry.name not in names and not entry.is_folder:
-            remove_file(target / entry.name)
-    return [written[-1], *written[:-1]]
+def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) -> list[SplitFile]:
+    """Task files first, then the core, then what was there before goes.
+
+    No task of another core is written over, so whoever reads in between, or after a writer that
+    died, has the old core with all its tasks or the new one with all its own.
+    """
+    mine, library = core_id(core.checksums_text), bundle.metadata.get("library")
+    there = {
+        x.name: _core_of(target / x.name)
+        for x in files_in(target) or []
+        if x.name.endswith((CORE_SUFFIX, TASK_SUFFIX)) and not x.is_folder
+    }
+    cores = [x for x in there if x.endswith(CORE_SUFFIX)]
+    if len(cores) == 1:
+        name = cores[0]
+    strangers = [x for x in there if x.endswith(TASK_SUFFIX) and there[x] != mine]
+    written = []
+    for task, file, packed in files_of(bundle, taken=strangers):
+        if task is not None:
+            written.append(SplitFile(task, target / file, packed.write(target / file, library)))
+    stale = set(there) - {x.path.name for x in written} - {name}
+    if mine not in {there[x] for x in cores}:
+        # A writer that died left them; they would be tasks as soon as the core is there.
+        unseen = {x for x in stale if there[x] == mine}
+        _remove_all(target, unseen)
+        stale -= unseen
+    head = SplitFile(None, target / name, core.write(target / name, library))
+    _remove_all(target, stale)
+    return [head, *written]
+
+
+def _remove_all(folder: Url, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        remove_file(folder / name)
+
+
+def _core_of(path: AnyPath) -> str | None:
+    """The id of the core that a core or task file belongs to; None for what cannot be read."""
+    try:
+        file = Container(path, (CORE, TASK), hold=False)
+    except BundleFormatError:
+        return None
+    if file.format == CORE:
+        return core_id(file.metadata["checksums"])
+    return file.metadata.get("core", "")
 
 
 def _check_core(folder: AnyPath, core: str) -> None:
@@ -104,13 +134,9 @@ def _check_core(folder: AnyPath, core: str) -> None:
         if not name.endswith((CORE_SUFFIX, TASK_SUFFIX)):
             continue
         path = folder / name
-        try:
-            file = Container(path, (CORE, TASK), hold=False)
-        except BundleFormatError:
+        own = _core_of(path)
+        if own is None:
             continue
-        own = file.metadata.get("core", "")
-        if file.format == CORE:
-            own = core_id(file.metadata["checksums"])
         if own != core:
             raise UsageError(
                 explain(
@@ -145,6 +171,8 @@ def join(
 def _source_of(paths: Sequence[AnyPath]) -> Opened:
     cores: list[AnyPath] = []
     tasks: list[AnyPath] = []
+    # Of a folder in a store, files of another core are left out, as by open_bundle.
+    strict = not (len(paths) == 1 and isinstance(paths[0], Url) and is_folder(paths[0]))
     for path in paths:
         if is_folder(path):
             core, beside = parts_beside(path)
@@ -154,14 +182,14 @@ def _source_of(paths: Sequence[AnyPath]) -> Opened:
             is_core = Container(path, (CORE, TASK), hold=False).format == CORE
             (cores if is_core else tasks).append(path)
     where = paths[0] if len(paths) == 1 else paths[0].parent
-    return open_apart(Container(only_core(cores, where), (CORE,)), tasks, where)
+    return open_apart(Container(only_core(cores, where), (CORE,)), tasks, where, strict)
 
 
 def files_of(
-    bundle: Bundle, wanted: Collection[str] | None = None
+    bundle: Bundle, wanted: Collection[str] | None = None, taken: Iterable[str] = ()
 ) -> Iterator[tuple[str | None, str, PackedBundle]]:
     """(task, name of the file, its content): the core, then each task, or those wanted. Of the
-    others nothing is read."""
+    others nothing is read. taken: names of task files that get no others."""
     core = packed_core(bundle.manifest, bundle.read("shared"))
     path = bundle.path
     name = path.resolve().name if isinstance(path, Path) else path.name
@@ -169,9 +197,9 @@ def files_of(
         name = name.removesuffix(suffix)
     yield None, f"{name}{CORE_SUFFIX}", core
     known = core_id(core.checksums_text)
-    taken: set[str] = set()
+    stems = {folded(file.removesuffix(TASK_SUFFIX)) for file in taken}
     for index, task in enumerate(bundle.manifest.tasks):
-        file = task_file_name(task.name, taken)
+        file = task_file_name(task.name, stems)
         if wanted is not None and task.name not in wanted:
             continue
         stream = None if task.content is None else bundle.read(f"task/{task.content}")

@@ -212,7 +212,7 @@ def check_target(path: str, force: bool, folders: bool = False) -> None:
     an adapter.
     """
     if is_url(path):
-        _check_address(path, force)
+        _check_address(path, force, folders)
         return
     target = Path(path)
     if folders and path.endswith("/"):
@@ -232,8 +232,10 @@ def check_target(path: str, force: bool, folders: bool = False) -> None:
         _refuse_other(path)
 
 
-def _check_address(path: str, force: bool) -> None:
+def _check_address(path: str, force: bool, folders: bool) -> None:
     url = Url(path)
+    if folders and url.is_folder and url.name and not url.is_web:
+        return
     if url.is_web or not url.name or url.is_folder:
         do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
         raise UsageError(explain("nothing can be written to the output", file=url, do=do))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hydraopt.cli.common import check_local, emit_json, json_option, say
+from hydraopt.files.url import place_of
 
 __all__ = ["FORMATS", "export"]
 
@@ -108,4 +109,5 @@ def export(
     kind = "file" if row.suffix else "folder"
     written = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
     if as_json:
-        emit_json({"schema": "hydraopt.export/1", "bundle": bundle, "written": written})
+        told = {"bundle": str(place_of(bundle)), "written": written}
+        emit_json({"schema": "hydraopt.export/1", **told})

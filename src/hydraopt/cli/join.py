@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hydraopt.cli.common import check_target, emit_json, json_option, say
+from hydraopt.files.url import place_of
 
 __all__ = ["join"]
 
@@ -30,8 +31,9 @@ def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
 
     size, tasks = join_bundle(parts, output)
     if as_json:
-        emit_json({"schema": "hydraopt.join/1", "bundle": output, "bytes": size, "tasks": tasks})
+        told = {"bundle": str(place_of(output)), "bytes": size, "tasks": tasks}
+        emit_json({"schema": "hydraopt.join/1", **told})
         return
-    say(f"{len(tasks)} tasks -> {output}, {size:,} bytes")
+    say(f"{len(tasks)} tasks -> {place_of(output)}, {size:,} bytes")
     if not tasks:
         click.echo("note: there was no task file, so the bundle has no tasks", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hydraopt.cli.common import emit_json, json_option, say
+from hydraopt.files.url import place_of
 
 __all__ = ["split"]
 
@@ -36,7 +37,8 @@ def split(bundle: str, output: str, overwrite: bool, as_json: bool) -> None:
     total = sum(x.size for x in written)
     if as_json:
         files = [{"task": x.task, "file": str(x.path), "bytes": x.size} for x in written]
-        emit_json({"schema": "hydraopt.split/1", "bundle": bundle, "bytes": total, "files": files})
+        told = {"bundle": str(place_of(bundle)), "bytes": total, "files": files}
+        emit_json({"schema": "hydraopt.split/1", **told})
         return
     core, *tasks = written
     say(f"core -> {core.path}, {core.size:,} bytes")

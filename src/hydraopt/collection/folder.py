@@ -34,7 +34,7 @@ from hydraopt.errors import BundleFormatError, RemoteError, explain
 from hydraopt.files.answers import Entry
 from hydraopt.files.folders import files_in, is_folder, is_there, remove_file
 from hydraopt.files.ranges import held_at
-from hydraopt.files.reading import MOST_CONFIG
+from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import clean, sync_folder, write_atomically
 
@@ -196,17 +196,22 @@ class FolderCollection:
             task, old = str(told["task"]), str(told.get("old", ""))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError):
-            names, task, old = [], "", ""
+        except (ValueError, KeyError, TypeError, RecursionError):
+            names, task, old = [], "", ""  # Nobody can finish what it says.
         if names and all(map(is_task_name, names)):
             file, target = (self._folder / name for name in names)
-            if isinstance(file, Path) and isinstance(target, Path):
-                if file.is_file() and not target.exists() and task in self._opened(file):
-                    os.rename(file, target)
-            elif file != target and self._holds(target, task) and self._holds(file, old):
-                remove_file(file)
+            with suppress(BundleFormatError):
+                self._finish(file, target, old, task)
         with suppress(OSError):
             remove_file(journal)
+
+    def _finish(self, file: AnyPath, target: AnyPath, old: str, task: str) -> None:
+        """The second step of a rename. Raises BundleFormatError for a file that cannot be read."""
+        if isinstance(file, Path) and isinstance(target, Path):
+            if file.is_file() and not target.exists() and task in self._opened(file):
+                os.rename(file, target)
+        elif file != target and self._holds(target, task) and self._holds(file, old):
+            remove_file(file)
 
     def _holds(self, file: AnyPath, task: str) -> bool:
         return is_there(file) and task in self._opened(file)
@@ -215,7 +220,7 @@ class FolderCollection:
 def _content(file: AnyPath) -> bytes:
     """Of a small file. Raises FileNotFoundError, OSError."""
     if isinstance(file, Path):
-        return file.read_bytes()
+        return read_regular(file, MOST_CONFIG)
     held = held_at(file)
     return held.read(0, min(held.size, MOST_CONFIG))
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.collection.kinds import StrPath, collection_at
+from hydraopt.files.url import place_of
 from hydraopt.merging.frozen import MiddlePrice
 
 __all__ = ["difference", "listing"]
@@ -28,7 +29,7 @@ def listing(path: StrPath) -> dict[str, Any]:
     price = MiddlePrice.in_recipe(bundle.recipe)
     return {
         "schema": "hydraopt.ls/1",
-        "path": str(path),
+        "path": str(place_of(path)),
         "size": bundle.size,
         "core_bytes": bundle.tensor_bytes["shared"],
         "base_model": bundle.base_model,
@@ -79,7 +80,7 @@ def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
     named = {row["name"] for row in changed}
     return {
         "schema": "hydraopt.diff/1",
-        "paths": [str(one), str(other)],
+        "paths": [str(place_of(path)) for path in (one, other)],
         "size": [a.size, b.size],
         "core": "same" if same_core else "other",
         "added": [name for name in come if name not in renamed.values()],

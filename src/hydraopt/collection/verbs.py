@@ -105,7 +105,7 @@ def add(
             raise UsageError(
                 explain(
                     "the collection has a task of that name",
-                    file=path,
+                    file=place_of(path),
                     got=", ".join(there[:8]),
                     do="Use replace, or another name: NAME=PATH",
                 )
@@ -156,7 +156,7 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
             raise UsageError(
                 explain(
                     "the collection has a task of that name",
-                    file=path,
+                    file=place_of(path),
                     got=new,
                     do="Choose another name, or remove that task first",
                 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.url import Url, is_url
+from hydraopt.files.url import Url, is_url, place_of
 
 __all__ = ["check_apart"]
 
@@ -20,11 +20,11 @@ def check_apart(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLi
     if is_url(output):
         _check_addresses(Url(os.fspath(output)), inputs)
         return
-    target = Path(os.path.realpath(output))
+    target = Path(os.path.realpath(place_of(output)))
     for given in inputs:
         if is_url(given):
             continue
-        source = Path(os.path.realpath(given))
+        source = Path(os.path.realpath(place_of(given)))
         if target == source or _same(target, source):
             _refuse(output, given, "is")
         if source.is_dir() and source in target.parents:

@@ -30,6 +30,7 @@ _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10*
 _SIZE: Final = re.compile(r"(\d{1,15})\s*([KMGT]?B)?", re.IGNORECASE)
 _KEY: Final = re.compile(r"[0-9a-f]{8,64}-\d+")
 _LOCK: Final = ".lock"
+_DIGITS: Final = 20
 
 
 def cache_root(environment: Mapping[str, str] | None = None) -> Path:
@@ -69,9 +70,10 @@ class Cache:
             return None
         try:
             data = file.read_bytes()
-            os.utime(file)
         except OSError:
             return None
+        with suppress(OSError):  # Another's file can be read and not be touched.
+            os.utime(file)
         return data if len(data) == size else None
 
     def put(self, checksum: str, data: bytes) -> None:
@@ -81,10 +83,10 @@ class Cache:
             return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._alone():
+            with self._alone() as lock:
                 if file.exists():
                     return
-                self._make_room(len(data))
+                self._make_room(len(data), lock)
                 handle, name = tempfile.mkstemp(dir=self.folder, suffix=".new")
                 try:
                     with os.fdopen(handle, "wb") as stream:
@@ -121,7 +123,20 @@ class Cache:
                         files.append((status.st_mtime, status.st_size, Path(entry.path)))
         return files
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, size: int, lock: int) -> None:
+        """Delete what must go. The lock file states the bytes of all, or more where something was
+        dropped, so that the folder is listed only when they pass the bound."""
+        os.lseek(lock, 0, os.SEEK_SET)
+        said = os.read(lock, _DIGITS)
+        kept = int(said) if len(said) == _DIGITS and said.isdigit() else self.most
+        if kept + size > self.most:
+            kept = self._without_oldest(size)
+        # Before the bytes come: whoever dies in between has counted too much, not too little.
+        os.lseek(lock, 0, os.SEEK_SET)
+        os.write(lock, b"%0*d" % (_DIGITS, kept + size))
+
+    def _without_oldest(self, size: int) -> int:
+        """Delete what was not used for longest, until ``size`` fits; the bytes that stay."""
         files = sorted(self._files())
         kept = sum(size for _, size, _ in files)
         for _, count, file in files:
@@ -130,13 +145,15 @@ class Cache:
                 continue
             file.unlink(missing_ok=True)
             kept -= count
+        return kept
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[int]:
+        """Hold the lock, which is a file; its descriptor."""
         descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)

@@ -91,7 +91,8 @@ LATER: Final = "Check the address and the network, and try again later"
 
 
 def copy_to(url: Url, target: Path) -> int:
-    """Write an object to a local file; its bytes. Pieces are of one and the same object."""
+    """Write an object to a local file; its bytes. Raises RemoteError for one that was replaced
+    meanwhile: pieces of two make a file that nobody wrote."""
     store = store_of(url)
     begun = patiently(lambda: store.start(url, _CHUNK), url)
     if begun.whole is not None:
@@ -105,4 +106,9 @@ def copy_to(url: Url, target: Path) -> int:
             piece = partial(store.read, url, position, size, begun.mark)
             file.write(patiently(piece, url))
             position += size
+    if position > len(begun.head):
+        now = patiently(lambda: store.mark(url), url)
+        if now != begun.mark:
+            got, expected = (f"{x.size} bytes, {x.tag or 'no tag'}" for x in (now, begun.mark))
+            refuse("object changed while it was read", url, got, expected, "Run again")
     return position

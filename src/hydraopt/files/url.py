@@ -16,7 +16,10 @@ __all__ = ["AnyPath", "Url", "is_url", "place_of"]
 
 _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
 _WEB: Final = ("http", "https")
-_SECRET: Final = re.compile(r"[^/@]*@")
+_SECRET: Final = re.compile(r"[^/]*@")
+"""Name and password, at the start of what follows the scheme; a password may hold an @."""
+_NO_HOST: Final = ("hf",)
+"""Where no password can be: an @ there starts a revision."""
 
 
 class Url(os.PathLike[str]):
@@ -99,7 +102,8 @@ class Url(os.PathLike[str]):
 
     def __str__(self) -> str:
         hidden = "?..." if self._query else ""
-        return f"{self.scheme}://{_SECRET.sub('', self._path, count=1)}{hidden}"
+        secret = None if self.scheme in _NO_HOST else _SECRET.match(self._path)
+        return f"{self.scheme}://{self._path[secret.end() if secret else 0 :]}{hidden}"
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"

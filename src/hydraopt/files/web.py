@@ -34,7 +34,8 @@ _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
 _PIECE: Final = 1 << 20
 _MOST_PAGE: Final = 16 << 20
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_LINK: Final = re.compile(r"""<a\s[^>]*?href\s*=\s*["']([^"'<>]+)["']""", re.IGNORECASE)
+_LINK: Final = re.compile(r"""<a\s[^<>]*?href\s*=\s*["']([^"'<>]+)["']""", re.IGNORECASE)
+_NAMED: Final = "Give the address of a core file, and name the tasks that are wanted"
 _CHANGED: Final = "Run again; whoever writes there should put whole files in place"
 
 _kept = threading.local()
@@ -88,10 +89,16 @@ class WebStore:
     def entries(self, url: Url) -> list[Entry] | None:
         folder = url.as_folder()
         with _asked(folder, {}) as reply:
+            if reply.status_code in _PASSING:
+                raise PassingError(f"status {reply.status_code}", _wait_of(reply))
             kind = reply.headers.get("Content-Type", "")
             if reply.status_code != 200 or not kind.lower().startswith("text/html"):
                 return None
-            page = b"".join(_pieces(reply, folder, _MOST_PAGE)).decode("utf-8", "replace")
+            data = b"".join(_pieces(reply, folder, _MOST_PAGE))
+            if len(data) > _MOST_PAGE:
+                got, expected = f"over {_MOST_PAGE} bytes", f"{_MOST_PAGE} at most"
+                refuse("list of the folder is too long", folder, got, expected, _NAMED)
+            page = data.decode("utf-8", "replace")
             at = reply.url
         names: dict[str, Entry] = {}
         for link in _LINK.findall(page):

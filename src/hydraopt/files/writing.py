@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
-from hydraopt.files.url import Url, is_url
+from hydraopt.files.url import Url, is_url, place_of
 
 __all__ = [
     "clean", "replaced_file", "replaced_folder", "scratch_folder", "sync_folder",
@@ -52,7 +52,7 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
     """
     if is_url(path):
         return _sent(Url(os.fspath(path)), b"".join(chunks))
-    target = _target(path)
+    target = _target(place_of(path))
     _clean(target)
     try:
         with _scratch_file(target) as (scratch, descriptor):

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,8 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.folders import files_in
-from hydraopt.files.url import AnyPath, place_of
+from hydraopt.files.url import AnyPath, Url, place_of
+from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import (
     Budget,
@@ -53,7 +55,16 @@ from hydraopt.merging.solving import Options, solve
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
-__all__ = ["DEFAULT_MAX_ERROR", "DEFAULT_MEASURE", "MergeResult", "merge", "recipe_of", "write"]
+__all__ = [
+    "DEFAULT_MAX_ERROR",
+    "DEFAULT_MEASURE",
+    "MergeResult",
+    "as_folder",
+    "check_output",
+    "merge",
+    "recipe_of",
+    "write",
+]
 
 DEFAULT_MAX_ERROR: Final = 0.03
 """Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
@@ -132,6 +143,7 @@ def merge(
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
     budget = limits.budget(pieces.fp16_bytes)
     job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
+    job = dataclasses.replace(job, apart=as_folder(output))
     if pieces.contents:
         job, solution = _solved(job, budget, options, judge)
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
@@ -243,7 +255,7 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
             )
 
 
-def _as_folder(output: StrPath) -> bool:
+def as_folder(output: StrPath) -> bool:
     """Whether a core file and task files are asked for."""
     target = place_of(output)
     told = os.fspath(output).endswith(("/", os.sep))
@@ -263,26 +275,39 @@ def _loaded(
     same_base: bool,
     alpha: float | None,
 ) -> Loaded:
-    """The adapters. Raises UsageError for an output that is read, or a folder that is not empty."""
+    """The adapters. Raises UsageError for an output that is read or cannot be written."""
+    check_output(output)
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
+    return loaded
+
+
+def check_output(output: StrPath) -> None:
+    """Raise UsageError for an output that cannot be written, or a folder that is not empty."""
     target = place_of(output)
-    if _as_folder(output) and not _is_empty(target):
+    if isinstance(target, Url) and (target.is_web or not target.name):
+        what = "nothing can be written over HTTP" if target.is_web else "the output has no name"
+        do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
+        raise UsageError(explain(what, file=target, do=do))
+    if as_folder(output) and not _is_empty(target):
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or name another")
         )
-    return loaded
 
 
 def _written(packed: PackedBundle, output: StrPath) -> int:
     """Write a file, or a folder of a core and its tasks, here or in a store; the bytes."""
-    if not _as_folder(output):
+    if not as_folder(output):
         return packed.write(output)
-    target, near = place_of(output), None
+    target = place_of(output)
+    made: AbstractContextManager[str | Path]
     if isinstance(target, Path):
-        target, near = Path(os.path.abspath(target)), Path(os.path.abspath(target)).parent
-        near.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=near, prefix=".hydraopt-") as scratch:
+        target = Path(os.path.abspath(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = scratch_folder(target)
+    else:
+        made = tempfile.TemporaryDirectory()
+    with made as scratch:
         whole = Path(scratch) / f"{target.name}{BUNDLE_SUFFIX}"
         packed.write(whole)
         return sum(file.size for file in split(whole, target))
@@ -305,8 +330,8 @@ def write(
     draft = solution.draft if solution else None
     manifest = manifest or job.manifest(draft)
     packed = job.packed(draft, manifest)
-    if isinstance(budget, Size) and packed.size > budget.limit:
-        raise job.too_small(budget, packed.size)
+    if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
+        raise job.too_small(budget, least)
     fp16, notes = job.pieces.fp16_bytes, (*job.pieces.notes, *_left_out(manifest))
     beyond = sum(task.error > 1 for task in manifest.tasks)
     if beyond:

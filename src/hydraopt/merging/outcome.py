@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.adapters import Adapter, Adapters, check_same_base, read_adapters
+from hydraopt.bundle.apart import size_apart
 from hydraopt.bundle.carried import Carried, pack_carried
 from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.bundle.spec import Manifest, TaskEntry
@@ -112,7 +113,8 @@ class Job:
     """What is put together: pieces, those of them that are carried, and the manifest's recipe.
 
     measured: by task, what the manifest is to say of its answers. around: bytes of a file without
-    the tasks, where these are to be counted alone.
+    the tasks, where these are to be counted alone. apart: whether it is written as a core file and
+    task files, which take more bytes than one file.
     """
 
     pieces: MergeSet
@@ -120,6 +122,7 @@ class Job:
     recipe: Recipe
     measured: Mapping[str, Measured] = field(default_factory=dict)
     around: int = 0
+    apart: bool = False
 
     @classmethod
     def of(cls, pieces: MergeSet, recipe: Recipe) -> Job:
@@ -169,15 +172,19 @@ class Job:
 
     def packed(self, draft: Draft | None, manifest: Manifest | None = None) -> PackedBundle:
         """The bundle of a draft; manifest: if its errors are not those of the draft."""
-        payload: tuple[bytes, Sequence[bytes]] = (b"", ())
-        if draft is not None:
-            payload = draft.shared, draft.streams
-        return pack_bundle(manifest or self.manifest(draft), *payload, self.carried.data)
+        return pack_bundle(manifest or self.manifest(draft), *_payload(draft), self.carried.data)
+
+    def size(self, draft: Draft | None, manifest: Manifest | None = None) -> int:
+        """Bytes of all that is written of a draft; arguments as of :meth:`packed`."""
+        if not self.apart:
+            return self.packed(draft, manifest).size
+        told = manifest or self.manifest(draft)
+        return size_apart(told, *_payload(draft), self.carried.data)
 
     def value(self, budget: Budget, draft: Draft) -> float:
-        """What ``budget`` limits, of a draft: bytes of the whole file, or an error of the tasks."""
+        """What ``budget`` limits, of a draft: bytes of all files, or an error of the tasks."""
         if isinstance(budget, Size):
-            return float(self.packed(draft).size - self.around)
+            return float(self.size(draft) - self.around)
         return budget.of(self.task_errors(draft))
 
     def task_errors(self, draft: Draft) -> Array:
@@ -200,6 +207,10 @@ class Job:
                 else "A size without a unit is in bytes; write 5% for a share of the inputs",
             )
         )
+
+
+def _payload(draft: Draft | None) -> tuple[bytes, Sequence[bytes]]:
+    return (b"", ()) if draft is None else (draft.shared, draft.streams)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ the recipe says so).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 
@@ -22,7 +23,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.held import against_originals, decoded_set
-from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
+from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, as_folder, check_output, write
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.recipe import ShrinkRecipe
 from hydraopt.merging.search import Solution
@@ -69,6 +70,7 @@ def shrink(
     if (size is None) == (error is None):
         raise UsageError(explain("shrink needs one limit", expected="either a size or an error"))
     chosen = measure_named(measure) if isinstance(measure, str) else measure
+    check_output(output)
     before = open_bundle(bundle, base)
     check_apart(output, [bundle])
     pieces = _merge_set(before)
@@ -79,7 +81,7 @@ def shrink(
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
         _check_smaller(before, budget)
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
-    job, solution = Job.of(pieces, recipe), None
+    job, solution = dataclasses.replace(Job.of(pieces, recipe), apart=as_folder(output)), None
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
         solution = _solved(job, budget, options, StoredCurves(before.manifest))
