@@ -8,6 +8,27 @@ import time
 from hydraopt.errors import UsageError, explain
 
 
+class TwoPartsError(Exception):
+    """It is pickled well, and not read: its constructor wants more than its message."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+class Unreadable:
+    """Its pickle cannot be read."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("no number",)
+
+
+class Refuses:
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise FileNotFoundError("no such folder")
+
+
 class Counter:
     """Counts, and fails in several ways."""
 
@@ -32,6 +53,12 @@ class Counter:
 
     def fail(self) -> float:
         return 1 / (self.value - self.value)
+
+    def fail_in_two_parts(self) -> None:
+        raise TwoPartsError("left", "right")
+
+    def unreadable(self) -> object:
+        return Unreadable()
 
     def pid(self) -> int:
         return os.getpid()

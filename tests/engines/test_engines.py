@@ -26,6 +26,13 @@ def test_one_local_worker_is_this_process() -> None:
     assert Local(5).most() == 5
 
 
+def test_windows_has_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hydraopt.engines.engine.os.name", "nt")
+    most = Local(5).most()
+    monkeypatch.undo()  # before pytest itself asks
+    assert most == 1
+
+
 def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "hydraopt.engines.rayengine", raising=False)

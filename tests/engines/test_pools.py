@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hydraopt.engines.pool import Alone, Pool, WorkerLostError
+from hydraopt.engines.pool import Alone, Answer, Pool, WorkerLostError
 from hydraopt.engines.processes import Processes
+from hydraopt.engines.worker import HIRE
 from hydraopt.errors import UsageError
-from tests.engines.servants import Counter
+from tests.engines.servants import Counter, Refuses, Unreadable
 
 POOLS: dict[str, Callable[[], Pool]] = {
     "alone": Alone,
@@ -109,3 +110,43 @@ def test_workers_have_one_thread_for_linear_algebra() -> None:
         pool.hire(Counter, 0)
         counts = pool.call(1, "blas_threads").result()
         assert set(counts) == {1}
+
+
+def soon(answer: Answer) -> BaseException | None:
+    """What it raises; fails where it would wait forever."""
+    return answer._future.exception(timeout=60)  # type: ignore[attr-defined,no-any-return]
+
+
+def test_an_error_that_cannot_be_read_is_told_as_text() -> None:
+    with Processes(2) as pool:
+        pool.hire(Counter, 0)
+        error = soon(pool.call(1, "fail_in_two_parts"))
+        assert isinstance(error, RuntimeError)
+        assert str(error) == "TwoPartsError: left: right"
+        assert pool.call(1, "add", 1).result() == 1
+
+
+def test_an_answer_that_cannot_be_read_is_a_lost_worker() -> None:
+    with Processes(2) as pool:
+        pool.hire(Counter, 0)
+        error = soon(pool.call(1, "unreadable"))
+        assert isinstance(error, WorkerLostError)
+        assert "cannot be read: ValueError" in str(error)
+        assert pool.revive() == [1]
+
+
+def test_a_question_that_cannot_be_read_is_answered() -> None:
+    with Processes(2) as pool:
+        pool.hire(Counter, 0)
+        error = soon(pool.call(1, "echo", Unreadable()))
+        assert isinstance(error, ValueError)
+        assert pool.call(1, "add", 1).result() == 1
+
+
+def test_a_servant_that_cannot_be_made_is_the_answer_to_every_call() -> None:
+    with Processes(2) as pool:
+        pool._others[0].post(HIRE, Refuses, ())
+        for _ in range(2):
+            error = soon(pool.call(1, "add", 1))
+            assert isinstance(error, FileNotFoundError)
+            assert "no such folder" in str(error)

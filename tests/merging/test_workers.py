@@ -69,7 +69,8 @@ def test_one_two_and_three_workers_give_the_same_bytes(three, tmp_path, started,
     assert all(gone(pid) for pool in started for pid in pool.pids)
 
 
-def test_what_has_no_file_of_its_own_is_sent_as_well(three, tmp_path, started) -> None:
+def test_what_has_no_file_of_its_own_is_sent_as_well(three, tmp_path, started, monkeypatch) -> None:
+    monkeypatch.setattr(portable.tempfile, "tempdir", str(tmp_path))
     merge(three, tmp_path / "files", size="20%", workers=1)
     merge(read_adapters(three), tmp_path / "read", size="20%", workers=2)
     for folder in three[1:]:
@@ -79,7 +80,33 @@ def test_what_has_no_file_of_its_own_is_sent_as_well(three, tmp_path, started) -
     assert [pool.size for pool in started] == [2, 2]
     names = ["files", "read", "pickles-1", "pickles-2"]
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1
-    assert not list(Path(portable.tempfile.gettempdir()).glob("hydraopt-*/0"))
+    assert not list(tmp_path.glob("hydraopt-*"))
+
+
+def test_what_cannot_be_written_for_the_workers_leaves_no_process(
+    three, tmp_path, started, monkeypatch
+) -> None:
+    monkeypatch.setattr(portable.tempfile, "tempdir", str(tmp_path))
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(portable.Spool, "portable", full)
+    with pytest.raises(OSError, match="no space left"):
+        merge(read_adapters(three), tmp_path / "out", size="20%", workers=2)
+    assert all(gone(pid) for pool in started for pid in pool.pids)
+    assert not list(tmp_path.glob("hydraopt-*"))
+
+
+def test_passes_that_cannot_be_made_leave_no_process(three, tmp_path, started, monkeypatch) -> None:
+    def refuses(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Processes, "hire", refuses)
+    with pytest.raises(MemoryError):
+        merge(three, tmp_path / "out", size="20%", workers=2)
+    assert len(started) == 1
+    assert all(gone(pid) for pid in started[0].pids)
 
 
 def test_small_work_stays_in_this_process(three, tmp_path, started, monkeypatch) -> None:

@@ -52,6 +52,8 @@ class Local:
     remote = False
 
     def most(self) -> int:
+        if os.name == "nt":  # a socket cannot be handed to another process as it is elsewhere
+            return 1
         if self.workers is not None:
             return self.workers
         if hasattr(os, "sched_getaffinity"):

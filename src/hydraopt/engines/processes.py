@@ -71,7 +71,8 @@ class _Process:
 
     def post(self, what: int, name: Any, arguments: tuple[Any, ...]) -> Future[Any]:
         """Send a message; the answer to a call, if it is one."""
-        data = pickle.dumps((what, name, arguments), protocol=5)
+        # The kind is beside the pickle: a worker that cannot read this knows whether to answer.
+        data = bytes([what]) + pickle.dumps((name, arguments), protocol=5)
         future: Future[Any] = Future()
         with self._lock:
             if self.is_lost:
@@ -100,15 +101,21 @@ class _Process:
                 else:
                     future.set_exception(value)
         except (EOFError, OSError):
-            self._gone()
+            self._gone("")
+        except (
+            Exception
+        ) as error:  # an answer that cannot be read leaves later ones without a place
+            self._process.kill()
+            self._gone(f"an answer that cannot be read: {type(error).__name__}: {error}")
 
-    def _gone(self) -> None:
+    def _gone(self, why: str) -> None:
+        """Tell whoever waits. why: if it is not how the process ended."""
         try:
             code = self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        how = why or (f"signal {-code}" if code < 0 else f"exit status {code}")
         with self._lock:
             self.is_lost = True
             owed, self._owed = self._owed, deque()

@@ -24,31 +24,44 @@ def main() -> None:
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        try:
-            _serve(connection)
-        except (EOFError, OSError):  # whoever asked is gone
-            os._exit(0)
+        _serve(connection)
 
 
 def _serve(connection: Connection) -> None:
     servant: Any = None
+    failed: Exception | None = None  # to hire: said to every call, since a hire has no answer
     while True:
-        what, name, arguments = pickle.loads(connection.recv_bytes())
-        if what == HIRE:
-            servant = name(*arguments)
-            continue
         try:
+            data = connection.recv_bytes()
+        except (EOFError, OSError):  # whoever asked is gone
+            os._exit(0)
+        what = data[0]
+        try:
+            name, arguments = pickle.loads(memoryview(data)[1:])
+            if what == HIRE:
+                failed, servant = None, name(*arguments)
+                continue
+            if failed is not None:
+                raise failed
             reply = pickle.dumps((ANSWER, getattr(servant, name)(*arguments)), protocol=5)
         except Exception as error:
+            if what == HIRE:
+                failed = error
+                continue
             reply = _told(error)
-        connection.send_bytes(reply)
+        try:
+            connection.send_bytes(reply)
+        except (EOFError, OSError):
+            os._exit(0)
 
 
 def _told(error: Exception) -> bytes:
     """The error, with where it was raised as a note, if it can be sent."""
     error.add_note(f"raised in a worker:\n{''.join(traceback.format_tb(error.__traceback__))}")
     try:
-        return pickle.dumps((ERROR, error), protocol=5)
+        data = pickle.dumps((ERROR, error), protocol=5)
+        pickle.loads(data)  # some are written well and cannot be read
     except Exception:
         text = f"{type(error).__name__}: {error}"
-        return pickle.dumps((ERROR, RuntimeError(text)), protocol=5)
+        data = pickle.dumps((ERROR, RuntimeError(text)), protocol=5)
+    return data

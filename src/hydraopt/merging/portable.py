@@ -75,7 +75,13 @@ def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
         if size < 2:
             return Alone(), pieces
     spool = Spool(engine.work)
-    return engine.pool(max(size, 1), spool.close), portable(pieces, spool)
+    # First what can fail, and only then the processes, which nobody has to end yet.
+    try:
+        sent = portable(pieces, spool)
+        return engine.pool(max(size, 1), spool.close), sent
+    except BaseException:
+        spool.close()
+        raise
 
 
 def portable(pieces: MergeSet, spool: Spool) -> MergeSet:

@@ -101,11 +101,15 @@ def passes_of(job: Job, options: Options) -> Passes:
     """Passes over the modules and tensors of a job; to be closed, as by ``with``."""
     asked = options.workers
     engine = Local(asked) if isinstance(asked, int | None) else asked
-    pool, pieces = pool_for(job.pieces, engine)
     shards = None if engine.work is None else Shards(engine.work)
     modes = modes_of(options.forms)
+    pool, pieces = pool_for(job.pieces, engine)
     about = pool, options.progress, engine.memory, shards
-    return Passes(pieces, options.measure, modes, *about)
+    try:
+        return Passes(pieces, options.measure, modes, *about)
+    except BaseException:  # whoever asked has nothing to close
+        pool.close()
+        raise
 
 
 def search(
