@@ -38,6 +38,15 @@ def test_each_is_the_svd_of_its_product() -> None:
         assert u.dtype == v.dtype == np.float32
 
 
+def test_a_part_that_is_rounding_is_cut() -> None:
+    rng = np.random.default_rng(4)
+    b, a = rng.standard_normal((2, 4, M)), rng.standard_normal((2, 4, N))
+    b[0, 3] *= 1e-8
+    a[0, 3] *= 1e-8  # each factor tells enough of itself; their product does not
+    assert [s.size for s in thin_stack(b, a)[1]] == [3, 4]
+    assert thin(b[0].T, a[0]).s.size == 3
+
+
 @pytest.mark.parametrize("t", range(T))
 def test_what_else_is_in_the_stack_changes_no_bit(t: int) -> None:
     b, a = factors(1)

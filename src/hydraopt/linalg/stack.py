@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.linalg.cutoff import GRAM
+from hydraopt.linalg.cutoff import GRAM, rounding
 from hydraopt.linalg.shapes import Array
 from hydraopt.linalg.svd import thin
 
@@ -39,7 +39,8 @@ def thin_stack(b: Array, a: Array) -> tuple[list[_Rows], list[Array], list[_Rows
     lefts = ((u.transpose(0, 2, 1) * sign) @ ib @ b).astype(np.float32)
     rights = np.multiply(right, sign, dtype=np.float32, casting="same_kind")
     us, ss, vs = list(lefts), list(s), list(rights)
-    for t in np.flatnonzero(~(sound_b & sound_a)):
+    cut = (s <= rounding(b.shape[2], a.shape[2]) * s[:, :1]).any(axis=1)
+    for t in np.flatnonzero(~(sound_b & sound_a) | cut):
         one = thin(b[t].T, a[t])
         us[t], ss[t], vs[t] = one.U.T.astype(np.float32), one.s, one.V.T.astype(np.float32)
     return us, ss, vs
