@@ -89,8 +89,8 @@ def test_the_merge_after_a_plan_measures_no_trial_again(place: Path, monkeypatch
         (["--size", "40%", "--harm", "1%", "-o", "x"], "more than one limit"),
         (["--harm", "nothing", "-o", "x"], "cannot read the harm"),
         (["--size", "40%"], "--output"),
-        (["--size", "40%", "--plan-only", "--fair"], "no fair"),
-        (["--size", "40%", "--plan-only", "--form", "private"], "no fair, form"),
+        (["--harm", "5%", "--plan-only", "--fair"], "holds for each task already"),
+        (["--size", "40%", "--plan-only", "--form", "private"], "no form, exact"),
         (["--size", "40%", "--plan-only", "--plot", "x.txt"], "unknown kind of picture"),
     ],
 )

@@ -21,6 +21,7 @@ from hydraopt.cli.mergeoptions import DEFAULT_MEASURE, Asked, Importance, Prompt
 from hydraopt.cli.results import show_combined, show_plan, show_result
 
 if TYPE_CHECKING:
+    from hydraopt.engines.engine import Engine
     from hydraopt.merging.merge import MergeResult
     from hydraopt.progress import Progress
 
@@ -264,8 +265,8 @@ def _plan(
     if asked.base is None or not asked.prompted or (asked.size is None) == (asked.harm is None):
         raise click.UsageError("--plan-only needs --base, --prompts, and a --size or a --harm")
     other = asked.error is not None or asked.max_error is not None or asked.lossless
-    if other or asked.fair or asked.forms or asked.exact or asked.method:
-        raise click.UsageError("--plan-only has no other limit, and no fair, form, exact or method")
+    if other or asked.forms or asked.exact or asked.method:
+        raise click.UsageError("--plan-only has no other limit, and no form, exact or method")
     from hydraopt.adapters import read_adapters
     from hydraopt.basemodel.model import products_of
     from hydraopt.merging.harm.plan import plan
@@ -279,11 +280,12 @@ def _plan(
             size=asked.size,
             harm=asked.harm,
             importance=asked.importance,
+            fair=asked.fair,
             measure=asked.measure,
             sensitivity=onlooker.sensitivities(),
             same_base=asked.same_base,
             base=_base_tensors(asked, opened),
-            workers=asked.workers,
+            workers=_engine(asked),
             progress=progress,
         )
     report = {"schema": "hydraopt.merge.plan/1", **made.to_dict()}
@@ -301,12 +303,8 @@ def _merge(
     onlooker: Any,
     progress: Progress | None,
 ) -> MergeResult:
-    from hydraopt.engines.engine import engine_named
-    from hydraopt.merging.budget import parse_size
     from hydraopt.merging.merge import merge as merge_adapters
 
-    work = Path(asked.work) if asked.work else None
-    memory = parse_size(asked.memory, 0) if asked.memory else None
     return merge_adapters(
         opened,
         output,
@@ -326,9 +324,19 @@ def _merge(
         alpha=asked.alpha,
         exact=asked.exact,
         base=_base_tensors(asked, opened),
-        workers=engine_named(asked.engine, asked.address, asked.workers, work, memory),
+        workers=_engine(asked),
         progress=progress,
     )
+
+
+def _engine(asked: Asked) -> Engine:
+    """Where workers are, and what they may keep."""
+    from hydraopt.engines.engine import engine_named
+    from hydraopt.merging.budget import parse_size
+
+    work = Path(asked.work) if asked.work else None
+    memory = parse_size(asked.memory, 0) if asked.memory else None
+    return engine_named(asked.engine, asked.address, asked.workers, work, memory)
 
 
 def _texts(asked: Asked, names: Sequence[str]) -> dict[str, list[str]]:

@@ -114,6 +114,7 @@ class Asked:
             or self.workers
             or self.exact
             or self.engine != "local"
+            or self.address
             or self.work
             or self.memory
         )

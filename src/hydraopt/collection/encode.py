@@ -29,6 +29,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.coding.stream import most_numbers
 from hydraopt.collection.piece import TaskPiece, check_version
 from hydraopt.compress.measure import measure_named
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import (
     AlignmentError,
     BaseMismatchError,
@@ -143,7 +144,7 @@ class Coder:
     exact: Sequence[str] = ()
     same_base: bool = False
     base: BaseTensors | None = None
-    workers: int | None = None
+    workers: int | Engine | None = None
     progress: Progress | None = None
 
     def encode(self, adapter: Adapter, day: str) -> Encoded:
@@ -366,7 +367,7 @@ def price_of(bundle: Bundle, do: str) -> MiddlePrice:
 
 
 def options_in(
-    recipe: Mapping[str, Any], workers: int | None, progress: Progress | None
+    recipe: Mapping[str, Any], workers: int | Engine | None, progress: Progress | None
 ) -> Options:
     """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
     that is not known."""

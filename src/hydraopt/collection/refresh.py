@@ -29,6 +29,7 @@ from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.encode import check_has_core, digest_of, options_in, price_of
 from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.folders import is_folder
@@ -112,7 +113,7 @@ def expected_saving(
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
-    workers: int | None = None,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> Expected:
     """What :func:`refresh` would save without a limit; arguments as there.
@@ -145,7 +146,7 @@ def refresh(
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
-    workers: int | None = None,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> Refreshed:
     """Make a new core for all tasks of the collection at ``path``, and code them over it.

@@ -19,6 +19,7 @@ from hydraopt.bundle.reader import no_such_task
 from hydraopt.collection.encode import Coder, Encoded, Limit, today
 from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
@@ -82,7 +83,7 @@ class How(TypedDict, total=False):
     same_base: bool
     alpha: float | None
     base: StrPath | BaseTensors | None
-    workers: int | None
+    workers: int | Engine | None
     progress: Progress | None
     day: str | None
 

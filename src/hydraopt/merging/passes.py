@@ -8,9 +8,11 @@ item is computed by one, with the BLAS library held to one thread, and each stre
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -86,6 +88,18 @@ class _Tally:
     @property
     def size(self) -> int:
         return sum(self.sizes)
+
+
+_ANSWERS: Final = 1
+"""Changes whenever another code gives other answers to the same questions: kept ones are not asked
+again."""
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    """Of what answers come from."""
+    libraries = (metadata.version(name) for name in ("numpy", "scipy", "numba"))
+    return (__version__, *libraries)
 
 
 class Passes:
@@ -295,7 +309,7 @@ class Passes:
         digests = self._pieces.digests
         if not digests or self._pieces.core is not None:
             return None
-        about = __version__, np.__version__, self._measure, self._modes, entry
+        about = _ANSWERS, *_versions(), self._measure, self._modes, entry
         held = [(content, digests[content]) for content in self._holders[index]]
         return hashlib.sha256(repr((about, held)).encode()).hexdigest()
 

@@ -15,6 +15,7 @@ import time
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.compress.measure import Measure, measure_named
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.merging.align import MergeSet
@@ -53,7 +54,7 @@ def shrink(
     error: float | None = None,
     measure: str | Measure = DEFAULT_MEASURE,
     base: str | os.PathLike[str] | BaseTensors | None = None,
-    workers: int | None = None,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
     """Write a smaller bundle with the tasks of ``bundle`` to ``output``; the originals are not

@@ -13,6 +13,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import measure_named
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size, parse_harm, parse_size
@@ -67,12 +68,13 @@ def plan(
     size: str | int | None = None,
     harm: str | None = None,
     importance: Mapping[str, float] | None = None,
+    fair: bool = False,
     measure: str = DEFAULT_MEASURE,
     sensitivity: Sensitivity | None = None,
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
-    workers: int | None = None,
+    workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Trials of all tasks, and where a merge with these options would put each of them.
@@ -87,9 +89,13 @@ def plan(
     pieces = align(loaded.adapters, loaded.base_model, lossless=False, base=open_base(base))
     if not pieces.contents:
         raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
+    if fair and harm is not None:
+        raise UsageError(
+            explain("a limit on harm holds for each task already", do="Leave fair out")
+        )
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
     weighed = importance or {}, sensitivity or {}
-    options = Options(measure_named(measure), tuple(FORMS), False, workers, progress, *weighed)
+    options = Options(measure_named(measure), tuple(FORMS), fair, workers, progress, *weighed)
     recipe = recipe_of(options, aim, False, Finishers(judge))
     job = Job.of(pieces, recipe)
     with passes_of(job, options) as passes:
