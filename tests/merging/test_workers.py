@@ -176,8 +176,10 @@ def test_workers_that_are_killed_again_and_again_are_an_error(
     assert all(gone(pid) for pid in killed + started[0].pids)
 
 
+# A process that a shell has put into the background ignores Ctrl-C from its start.
 _MERGE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from hydraopt import merge
 from hydraopt.engines import engine
 from hydraopt.merging import portable

@@ -43,7 +43,7 @@ def test_from_adapters_to_a_task_without_a_local_file(
     run("split", file, "-o", f"{bucket}/parts")
     run("rename", f"{bucket}/parts/four.core.safetensors", "a", "first")
     assert "first" in run("ls", f"{bucket}/parts").output
-    assert json.loads(run("inspect", file, "--json").output)["path"] == file
+    assert json.loads(run("inspect", file, "--json").stdout)["path"] == file
     run("verify", file)
     run("export", f"{bucket}/parts", "b", "-o", str(tmp_path / "b"))
     run("export", str(merged), "b", "-o", str(tmp_path / "b-local"))
@@ -54,7 +54,7 @@ def test_from_adapters_to_a_task_without_a_local_file(
 def test_pull(web: Web, apart: Path, tmp_path: Path) -> None:
     shutil.copytree(apart, web.folder / "four")
     core = web.url("four/four.core.safetensors")
-    said = json.loads(run("pull", core, "--task", "b", "--json").output)
+    said = json.loads(run("pull", core, "--task", "b", "--json").stdout)
     sizes = [(apart / x).stat().st_size for x in ("four.core.safetensors", "b.task.safetensors")]
     assert said["schema"] == "hydraopt.pull/1"
     assert said["tasks"] == ["b"]
