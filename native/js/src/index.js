@@ -1,7 +1,10 @@
 /** Reads hydraopt bundles in browsers and Node. See index.d.ts for what each thing takes. */
 
+import { HydraError } from "./error.js";
 import { printed } from "./printed.js";
 import { Source } from "./source.js";
+
+export { HydraError };
 
 const STATUS = [
   "ok", "damaged", "checksum", "version", "not there", "unsupported", "range", "limit", "memory",
@@ -12,15 +15,6 @@ const DTYPES = { same: 0, float16: 1, bfloat16: 2, float32: 3, float64: 4 };
 /** By hydra_dtype: what numbers come in. Halves come as their bits. */
 const ARRAYS = [null, Uint16Array, Uint16Array, Float32Array, Float64Array];
 const DTYPE_NAMES = [null, "F16", "BF16", "F32", "F64"];
-
-/** Something is wrong with a bundle, or with what was asked for. code: one of a few words. */
-export class HydraError extends Error {
-  constructor(code, message) {
-    super(message);
-    this.name = "HydraError";
-    this.code = code;
-  }
-}
 
 let compiled;
 

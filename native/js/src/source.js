@@ -1,6 +1,8 @@
 /** Where the bytes of a file come from: a Blob, bytes in memory, a URL, or your own reader.
  * Ranges that were read are kept until `forget`, so that a call into WebAssembly can be repeated. */
 
+import { HydraError } from "./error.js";
+
 /** Bytes that are asked for at once when nothing is known of a file yet. */
 const FIRST = 16384;
 
@@ -26,7 +28,8 @@ export class Source {
       );
     if (from && typeof from.read === "function" && Number.isSafeInteger(from.size))
       return new Source(from.size, (offset, size) => from.read(offset, size));
-    throw new TypeError(
+    throw new HydraError(
+      "usage",
       "a bundle is a Blob, an ArrayBuffer, a typed array, a URL, or {size, read(offset, size)}",
     );
   }
@@ -44,7 +47,10 @@ export class Source {
     const wanted = offset === 0 ? Math.min(Math.max(size, FIRST), this.size) : size;
     const bytes = await this.read(offset, wanted);
     if (bytes.length !== wanted)
-      throw new RangeError(`${bytes.length} bytes at ${offset} came, ${wanted} were asked for`);
+      throw new HydraError(
+        "io",
+        `${bytes.length} bytes at ${offset} came, ${wanted} were asked for`,
+      );
     this.hold(offset, bytes);
   }
 
@@ -69,9 +75,18 @@ async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
   const ask = async (offset, size, tag) => {
     const headers = { Range: `bytes=${offset}-${offset + size - 1}` };
     if (tag) headers["If-Range"] = tag;
-    const answer = await fetch(url, { headers, signal });
+    let answer;
+    try {
+      answer = await fetch(url, { headers, signal });
+    } catch (error) {
+      if (error?.name === "AbortError" || signal?.aborted) throw error;
+      const do_ = /^https?:/.test(url)
+        ? "check the address and the server"
+        : "of a file on this machine give a Blob: in Node `await openAsBlob(path)` of node:fs";
+      throw new HydraError("io", `${url}: cannot be fetched (${error.message}); ${do_}`);
+    }
     if (answer.status !== 206 && answer.status !== 200)
-      throw new Error(`${url}: the server answers ${answer.status} ${answer.statusText}`);
+      throw new HydraError("io", `${url}: the server answers ${answer.status} ${answer.statusText}`);
     return answer;
   };
   const first = await ask(0, FIRST);
@@ -83,13 +98,13 @@ async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
   }
   const stated = /^bytes 0-(\d+)\/(\d+)$/.exec(first.headers.get("Content-Range") ?? "");
   if (!stated || Number(stated[1]) !== bytes.length - 1)
-    throw new Error(`${url}: the server does not say how long the file is`);
+    throw new HydraError("io", `${url}: the server does not say how long the file is`);
   const etag = first.headers.get("ETag");
   const tag = etag && !etag.startsWith("W/") ? etag : undefined;
   const source = new Source(Number(stated[2]), async (offset, size) => {
     const answer = await ask(offset, size, tag);
     if (answer.status !== 206)
-      throw new Error(`${url}: the file has changed since it was opened; open it again`);
+      throw new HydraError("io", `${url}: the file has changed since it was opened; open it again`);
     return new Uint8Array(await answer.arrayBuffer());
   });
   source.hold(0, bytes);

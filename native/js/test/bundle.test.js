@@ -104,7 +104,8 @@ describe("a bundle in memory", () => {
     }
     await assert.rejects(openBundle(bytes.subarray(0, 1000)), { code: "damaged" });
     await assert.rejects(openBundle(new Uint8Array(0)), { code: "damaged" });
-    await assert.rejects(openBundle(3), TypeError);
+    await assert.rejects(openBundle(3), { code: "usage" });
+    await assert.rejects(openBundle("/tmp/a.hydra.safetensors"), { code: "io", message: /openAsBlob/ });
   });
 
   test("limits of the caller hold", async () => {
@@ -163,6 +164,6 @@ describe("a bundle at an address", () => {
       fetch(address, asked++ ? {} : options);
     const bundle = await openBundle(url, { fetch: changed });
     await assert.rejects(bundle.verify(), /has changed/);
-    await assert.rejects(openBundle(url.replace("bundle", "none")), /404/);
+    await assert.rejects(openBundle(url.replace("bundle", "none")), { code: "io", message: /404/ });
   });
 });
