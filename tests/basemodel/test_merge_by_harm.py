@@ -63,7 +63,7 @@ def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
         sizes = [trial["size"] for trial in task["trials"]]
         assert len(sizes) == 5
         assert sizes == sorted(sizes, reverse=True)
-        assert min(sizes) <= task["size"] <= max(sizes) * 1.5
+        assert 0.999 * min(sizes) <= task["size"] <= max(sizes) * 1.5
         assert task["harm"] >= 0
     assert picture.stat().st_size > 10_000
     assert not list(place.glob("*.safetensors"))

@@ -206,7 +206,7 @@ def test_use(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["base"] is None
     for arguments, message in (
         ((bundle, "--task", "nl"), "no such task"),
-        ((tmp_path / "no",), "cannot be read"),
+        ((tmp_path / "no",), "no such file or folder"),
         ((bundle, "--base", tmp_path / "no"), "there is no base model"),
     ):
         result = run("use", *arguments)
