@@ -11,7 +11,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
+
+from hydraopt import open_bundle
 
 __all__ = ["Fault", "Web", "s3_server", "web_server"]
 
@@ -126,3 +129,12 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def same_tasks(address: Any, local: Path, names: str = "abcd") -> None:
+    theirs, ours = open_bundle(address, tasks=names), open_bundle(local)
+    for name in names:
+        for path, factors in ours[name].factors().items():
+            other = theirs[name].factors()[path]
+            assert (factors.B == other.B).all()
+            assert (factors.A == other.A).all()

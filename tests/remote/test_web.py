@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,19 @@ import requests
 
 from hydraopt import open_bundle
 from hydraopt.collection.listing import difference, listing
-from hydraopt.collection.verbs import add, rename
+from hydraopt.collection.verbs import add
 from hydraopt.errors import (
     ChecksumError,
     HydraoptError,
     NotThereError,
     RemoteError,
-    TaskNotFoundError,
     UsageError,
 )
 from hydraopt.files.ranges import AHEAD, RemoteFile
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from hydraopt.files.web import WebStore
-from tests.remote.servers import Reply, Web
+from tests.remote.servers import Reply, Web, same_tasks
 
 NAME = "four.hydra.safetensors"
 
@@ -46,15 +44,6 @@ def long(web: Web) -> tuple[str, bytes]:
     return web.url("long"), data
 
 
-def same_tasks(address: Any, local: Path, names: str = "abcd") -> None:
-    theirs, ours = open_bundle(address, tasks=names), open_bundle(local)
-    for name in names:
-        for path, factors in ours[name].factors().items():
-            other = theirs[name].factors()[path]
-            assert (factors.B == other.B).all()
-            assert (factors.A == other.A).all()
-
-
 def test_a_bundle_is_read_by_ranges_of_one_task(web: Web, served: str, merged: Path) -> None:
     bundle = open_bundle(served)
     assert list(bundle) == list("abcd")
@@ -64,48 +53,6 @@ def test_a_bundle_is_read_by_ranges_of_one_task(web: Web, served: str, merged: P
     assert needed <= web.sent <= max(1.05 * needed, AHEAD + sizes["task/1"])
     assert bundle.fetched == web.sent
     same_tasks(served, merged)
-
-
-def test_a_core_with_task_files_reads_the_files_of_one_task(
-    web: Web, apart: Path, merged: Path
-) -> None:
-    shutil.copytree(apart, web.folder / "four")
-    core = web.url("four/four.core.safetensors")
-    open_bundle(core, tasks=["b"])["b"].factors()
-    files = [apart / "four.core.safetensors", apart / "b.task.safetensors"]
-    assert web.sent <= 1.05 * sum(file.stat().st_size for file in files)
-    assert not any("c.task" in path or "a.task" in path for path in web.requests)
-    same_tasks(core, merged)
-    with pytest.raises(TaskNotFoundError, match="'z'"):
-        open_bundle(core, tasks=["z"])
-
-
-def test_a_folder_that_lists_its_files_is_a_collection(web: Web, apart: Path, merged: Path) -> None:
-    shutil.copytree(apart, web.folder / "four")
-    with pytest.raises(UsageError, match=r"lists no files.*NAME\.core\.safetensors"):
-        open_bundle(web.url("four/"))
-    with pytest.raises(UsageError, match="Name the tasks"):
-        open_bundle(web.url("four/four.core.safetensors"))
-    web.listed = True
-    assert list(open_bundle(web.url("four/"))) == list("abcd")
-    same_tasks(web.url("four/"), merged)
-
-
-def test_task_files_with_odd_names_are_asked_for_in_full(web: Web, apart: Path) -> None:
-    shutil.copytree(apart, web.folder / "four")
-    rename(web.folder / "four", "b", "été #1 100%?")
-    bundle = open_bundle(web.url("four/four.core.safetensors"), tasks=["été #1 100%?"])
-    assert list(bundle) == ["été #1 100%?"]
-
-
-def test_of_names_that_look_alike_only_the_one_asked_for_is_given(web: Web, apart: Path) -> None:
-    folder = web.folder / "four"
-    shutil.copytree(apart, folder)
-    rename(folder, "b", "A")
-    assert (folder / "A~2.task.safetensors").is_file()
-    for address in (folder, web.url("four/four.core.safetensors")):
-        for name in ("a", "A"):
-            assert list(open_bundle(address, tasks=[name])) == [name]
 
 
 def test_the_second_time_only_the_header_is_fetched(web: Web, served: str) -> None:
@@ -383,47 +330,3 @@ def test_what_is_told_of_an_address_has_no_secrets(
     with pytest.raises(UsageError) as caught:
         add(signed, [adapters["a"]])
     assert "secret-key" not in str(caught.value)
-
-
-def test_a_list_that_comes_later_is_waited_for(web: Web, apart: Path) -> None:
-    shutil.copytree(apart, web.folder / "four")
-    web.listed = True
-    tries = []
-
-    def fail_twice(reply: Reply) -> None:
-        if reply.path.endswith("/") and len(tries) < 2:
-            tries.append(reply.path)
-            reply.status = 503
-
-    web.fault = fail_twice
-    assert list(open_bundle(web.url("four/"))) == list("abcd")
-    assert len(tries) == 2
-
-
-def test_a_list_that_is_too_long_is_refused(
-    web: Web, apart: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hydraopt.files import web as reading
-
-    shutil.copytree(apart, web.folder / "four")
-    web.listed = True
-    monkeypatch.setattr(reading, "_MOST_PAGE", 50)
-    with pytest.raises(RemoteError, match=r"list of the folder is too long.*core file"):
-        open_bundle(web.url("four/"))
-
-
-def test_a_page_of_half_links_takes_no_time() -> None:
-    from hydraopt.files.web import _LINK
-
-    started = time.process_time()
-    assert _LINK.findall("<a " * 100_000) == []
-    assert time.process_time() - started < 5
-    assert _LINK.findall("<a class='x'\nhref = \"y\">") == ["y"]
-
-
-def test_gaps_in_the_numbers_of_names_hide_no_task(web: Web, apart: Path) -> None:
-    folder = web.folder / "four"
-    shutil.copytree(apart, folder)
-    (folder / "b.task.safetensors").rename(folder / "b~3.task.safetensors")
-    core = web.url("four/four.core.safetensors")
-    assert list(open_bundle(core, tasks=["b"])) == ["b"]

@@ -8,30 +8,21 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.splitting import split
-from hydraopt.bundle.writer import PackedBundle
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
-from hydraopt.files.folders import files_in
-from hydraopt.files.url import AnyPath, Url, place_of
-from hydraopt.files.writing import scratch_folder
+from hydraopt.files.url import place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import (
     Budget,
@@ -47,6 +38,7 @@ from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
+from hydraopt.merging.output import as_folder, check_output, written
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
@@ -59,8 +51,6 @@ __all__ = [
     "DEFAULT_MAX_ERROR",
     "DEFAULT_MEASURE",
     "MergeResult",
-    "as_folder",
-    "check_output",
     "merge",
     "recipe_of",
     "write",
@@ -255,20 +245,6 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
             )
 
 
-def as_folder(output: StrPath) -> bool:
-    """Whether a core file and task files are asked for."""
-    target = place_of(output)
-    told = os.fspath(output).endswith(("/", os.sep))
-    return told or (isinstance(target, Path) and target.is_dir())
-
-
-def _is_empty(target: AnyPath) -> bool:
-    """Whether nothing is there, or a folder with nothing in it."""
-    if isinstance(target, Path) and not target.is_dir():
-        return not target.exists()
-    return not files_in(target)
-
-
 def _loaded(
     adapters: StrPath | Iterable[StrPath | Adapter],
     output: StrPath,
@@ -280,37 +256,6 @@ def _loaded(
     loaded = load(adapters, same_base, alpha)
     check_apart(output, inputs_of(loaded.adapters))
     return loaded
-
-
-def check_output(output: StrPath) -> None:
-    """Raise UsageError for an output that cannot be written, or a folder that is not empty."""
-    target = place_of(output)
-    if isinstance(target, Url) and (target.is_web or not target.name):
-        what = "nothing can be written over HTTP" if target.is_web else "the output has no name"
-        do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
-        raise UsageError(explain(what, file=target, do=do))
-    if as_folder(output) and not _is_empty(target):
-        raise UsageError(
-            explain("the folder is not empty", file=target, do="Empty it, or name another")
-        )
-
-
-def _written(packed: PackedBundle, output: StrPath) -> int:
-    """Write a file, or a folder of a core and its tasks, here or in a store; the bytes."""
-    if not as_folder(output):
-        return packed.write(output)
-    target = place_of(output)
-    made: AbstractContextManager[str | Path]
-    if isinstance(target, Path):
-        target = Path(os.path.abspath(target))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = scratch_folder(target)
-    else:
-        made = tempfile.TemporaryDirectory()
-    with made as scratch:
-        whole = Path(scratch) / f"{target.name}{BUNDLE_SUFFIX}"
-        packed.write(whole)
-        return sum(file.size for file in split(whole, target))
 
 
 def write(
@@ -345,7 +290,7 @@ def write(
         )
     return MergeResult(
         path=place_of(output),
-        size=_written(packed, output),
+        size=written(packed, output),
         fp16_bytes=fp16,
         errors={task.name: task.error for task in manifest.tasks},
         seconds=time.monotonic() - started,

@@ -24,8 +24,9 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.held import against_originals, decoded_set
-from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, as_folder, check_output, write
+from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
+from hydraopt.merging.output import as_folder, check_output
 from hydraopt.merging.recipe import ShrinkRecipe
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve

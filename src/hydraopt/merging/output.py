@@ -1,0 +1,64 @@
+"""Where a bundle is written: to one file, or a folder of core and tasks; here or in a store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from hydraopt.bundle.kind import BUNDLE_SUFFIX
+from hydraopt.bundle.splitting import split
+from hydraopt.bundle.writer import PackedBundle
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.folders import files_in
+from hydraopt.files.url import AnyPath, Url, place_of
+from hydraopt.files.writing import scratch_folder
+from hydraopt.merging.outcome import StrPath
+
+__all__ = ["as_folder", "check_output", "written"]
+
+
+def as_folder(output: StrPath) -> bool:
+    """Whether a core file and task files are asked for."""
+    target = place_of(output)
+    told = os.fspath(output).endswith(("/", os.sep))
+    return told or (isinstance(target, Path) and target.is_dir())
+
+
+def check_output(output: StrPath) -> None:
+    """Raise UsageError for an output that cannot be written, or a folder that is not empty."""
+    target = place_of(output)
+    if isinstance(target, Url) and (target.is_web or not target.name):
+        what = "nothing can be written over HTTP" if target.is_web else "the output has no name"
+        do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
+        raise UsageError(explain(what, file=target, do=do))
+    if as_folder(output) and not _is_empty(target):
+        raise UsageError(
+            explain("the folder is not empty", file=target, do="Empty it, or name another")
+        )
+
+
+def _is_empty(target: AnyPath) -> bool:
+    """Whether nothing is there, or a folder with nothing in it."""
+    if isinstance(target, Path) and not target.is_dir():
+        return not target.exists()
+    return not files_in(target)
+
+
+def written(packed: PackedBundle, output: StrPath) -> int:
+    """Write a file, or a folder of a core and its tasks, here or in a store; the bytes."""
+    if not as_folder(output):
+        return packed.write(output)
+    target = place_of(output)
+    made: AbstractContextManager[str | Path]
+    if isinstance(target, Path):
+        target = Path(os.path.abspath(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = scratch_folder(target)
+    else:
+        made = tempfile.TemporaryDirectory()
+    with made as scratch:
+        whole = Path(scratch) / f"{target.name}{BUNDLE_SUFFIX}"
+        packed.write(whole)
+        return sum(file.size for file in split(whole, target))
