@@ -10,7 +10,7 @@ from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.stream import StreamWriter
 from hydraopt.compress.alike import coefficients
 from hydraopt.compress.curve import FIRST_CLASS, noise_of, part_curve, rate_of
-from hydraopt.compress.measure import MEASURES, InnerProduct, displacement, measure_named
+from hydraopt.compress.measure import MEASURES, displacement, measure_named
 from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.compress.sides import side_table
 from hydraopt.errors import UsageError
@@ -220,14 +220,6 @@ def test_the_curve_is_a_hull(a, b) -> None:
 def test_an_unknown_measure_is_refused() -> None:
     with pytest.raises(UsageError, match=r"unknown measure; got 'fro', expected frobenius, bias-a"):
         measure_named("fro")
-
-
-def test_a_metric_is_the_matrix_it_stands_for() -> None:
-    rng = np.random.default_rng(0)
-    v, extra, x = orthonormal(rng, 9, 3), rng.standard_normal((9, 2)), rng.standard_normal((9, 4))
-    metric = InnerProduct.own_space(v, 30.0).plus(extra, np.array([0.5, 2.0]))
-    matrix = np.eye(9) + 29 * v @ v.T + extra @ np.diag([0.5, 2.0]) @ extra.T
-    assert np.allclose(metric @ x, matrix @ x)
 
 
 def test_displacement_is_what_lies_outside_the_common_space() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -306,13 +305,12 @@ class CoreStore:
         self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}
         self._room = {"spaces": room, "vectors": vectors}
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._readers)
 
     def core(self, index: int) -> ModuleCore:
-        """The core of module ``index``; safe to call from several threads on different modules."""
+        """The core of module ``index``."""
         first = None
         if index not in self._known:
             self._known[index], first = self._first(index)
@@ -333,7 +331,6 @@ class CoreStore:
 
     def _takes(self, what: str, nbytes: int) -> bool:
         """Whether there is room for so many bytes more, which then are taken."""
-        with self._lock:
-            fits = nbytes <= self._room[what]
-            self._room[what] -= nbytes if fits else 0
+        fits = nbytes <= self._room[what]
+        self._room[what] -= nbytes if fits else 0
         return fits

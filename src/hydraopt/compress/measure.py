@@ -31,7 +31,6 @@ from hydraopt.linalg.shapes import Array, Thin
 __all__ = [
     "MEASURES",
     "OF_THE_WHOLE",
-    "InnerProduct",
     "Measure",
     "displacement",
     "left_noise",
@@ -132,29 +131,6 @@ def measure_named(name: str) -> Measure:
         raise UsageError(
             explain("unknown measure", got=repr(name), expected=", ".join(MEASURES))
         ) from None
-
-
-@dataclass(frozen=True)
-class InnerProduct:
-    """``I + W diag(d) W^T`` on vectors of length N: W (N, c), d (c,) with d > -1."""
-
-    W: Array
-    d: Array
-
-    def __matmul__(self, x: Array) -> Array:
-        """The inner product applied to the columns of ``x`` (N, k)."""
-        return x + self.W @ (self.d[:, None] * (self.W.T @ x))
-
-    @classmethod
-    def own_space(cls, vectors: Array, weight: float) -> InnerProduct:
-        """``I + (weight - 1) V V^T`` for orthonormal ``vectors`` V (N, r)."""
-        return cls(vectors, np.full(vectors.shape[1], weight - 1.0))
-
-    def plus(self, vectors: Array, weights: Array) -> InnerProduct:
-        """The inner product with ``vectors diag(weights) vectors^T`` added."""
-        return InnerProduct(
-            np.concatenate([self.W, vectors], axis=1), np.concatenate([self.d, weights])
-        )
 
 
 def displacement(thins: list[Thin], rank: int) -> list[tuple[Array, Array]]:

@@ -14,7 +14,25 @@ from typing import Any, Protocol, Self
 
 from hydraopt.errors import HydraoptError, WorkerError, explain
 
-__all__ = ["Alone", "Answer", "Pool", "WorkerLostError", "lost"]
+__all__ = ["Alone", "Answer", "Closing", "Pool", "WorkerLostError", "lost"]
+
+
+class Closing:
+    """What is closed at the end of a ``with`` block."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class WorkerLostError(WorkerError):
@@ -107,7 +125,7 @@ class _Given:
         return self._value[1 + number]
 
 
-class Alone:
+class Alone(Closing):
     """The one worker is this process. It works when somebody waits."""
 
     size = 1
@@ -140,14 +158,3 @@ class Alone:
     def close(self) -> None:
         self._waiting.clear()
         self._servant = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -19,10 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from hydraopt.engines.pool import Alone, Answer, lost
+from hydraopt.engines.pool import Alone, Answer, Closing, lost
 from hydraopt.engines.worker import ANSWER, CALL, HIRE
 
 __all__ = ["Processes"]
@@ -151,7 +150,7 @@ class _Sent:
         return self._future.result()[1 + number]
 
 
-class Processes:
+class Processes(Closing):
     """This process and ``size - 1`` others; they start at once, and are ready when they are.
 
     after: called when all have ended.
@@ -202,14 +201,3 @@ class Processes:
         for process in self._others:
             process.end()
         self._after()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from hydraopt.engines.pool import Answer, lost
+from hydraopt.engines.pool import Answer, Closing, lost
 from hydraopt.errors import UsageError, explain
 
 try:
@@ -112,7 +111,7 @@ class _Promised:
         return self._references[1 + number]
 
 
-class RayPool:
+class RayPool(Closing):
     """``size`` actors, spread over the nodes of the cluster that is connected.
 
     after: called when all have ended. What :func:`connect` connected ends with the pool.
@@ -163,14 +162,3 @@ class RayPool:
         self._actors = []
         _disconnect()
         self._after()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -13,22 +13,18 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
-
-try:
-    import fcntl
-except ImportError:  # Windows, where two servers may together keep a little too much.
-    fcntl = None  # type: ignore[assignment]
 
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import TaskNotFoundError
+from hydraopt.files.alone import alone
 from hydraopt.files.url import AnyPath
 
 __all__ = ["FolderCache", "ServedBundle", "content_key"]
@@ -137,7 +133,7 @@ class FolderCache:
         return homes
 
     def _trim(self, new: Path) -> None:
-        with suppress(OSError), self._alone():
+        with suppress(OSError), alone(self.root / _LOCK):
             homes = sorted(self._homes())
             kept, border = sum(size for _, size, _ in homes), time.time() - _JUST_NOW
             for used, size, home in homes:
@@ -146,16 +142,6 @@ class FolderCache:
                 if home != new:
                     shutil.rmtree(home, ignore_errors=True)
                     kept -= size
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        descriptor = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -11,17 +11,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-try:
-    import fcntl
-except ImportError:  # Windows, where two processes may together keep a little too much.
-    fcntl = None  # type: ignore[assignment]
-
 from hydraopt.errors import UsageError, explain
+from hydraopt.files.alone import alone
 
 __all__ = ["Cache", "bytes_of", "cache_root", "remote_cache"]
 
@@ -83,7 +79,7 @@ class Cache:
             return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._alone() as lock:
+            with alone(self.folder / _LOCK) as lock:
                 if file.exists():
                     return
                 self._make_room(len(data), lock)
@@ -146,14 +142,3 @@ class Cache:
             file.unlink(missing_ok=True)
             kept -= count
         return kept
-
-    @contextmanager
-    def _alone(self) -> Iterator[int]:
-        """Hold the lock, which is a file; its descriptor."""
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
-        finally:
-            os.close(descriptor)

@@ -1,7 +1,7 @@
 """Local copies of what is read whole from a store: an adapter's weights and its config.
 
-They lie under ``$HYDRAOPT_CACHE/copies`` in a folder of this process, which is removed when it
-ends; of one that was killed, with the next.
+They lie in ``$HYDRAOPT_CACHE/.copies.tmp-*``, a folder of this process, which is removed when it
+ends; that of one that was killed, with the next.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ __all__ = ["ObjectStore"]
 T = TypeVar("T")
 
 _TAGS: Final = ("ETag", "etag", "md5Hash", "blob_id", "generation", "LastModified", "created")
-_LIBRARIES: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
-_LIBRARIES_MORE: Final = {"hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
+_LIBRARIES: Final = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
+    "az": "adlfs", "abfs": "adlfs",
+}  # fmt: skip
 _IN_EXTRA: Final = {"s3fs", "requests"}
 _DENIED: Final = (
     "accessdenied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
@@ -119,7 +121,7 @@ def _system(url: Url) -> Any:
     try:
         system, _ = fsspec.core.url_to_fs(url.text)
     except ImportError as error:
-        library = {**_LIBRARIES, **_LIBRARIES_MORE}.get(url.scheme, url.scheme)
+        library = _LIBRARIES.get(url.scheme, url.scheme)
         raise _missing(library, url) from error
     except ValueError as error:
         refuse("no store of that kind is known", url, url.scheme, "s3, gs, hf, https", None)

@@ -166,10 +166,6 @@ def _solved(
         return job, solve(job, budget, options)
     if isinstance(budget, MeanError | WorstError):
         return job, solve(job, budget, options)
-    if options.fair and isinstance(budget, HarmLimit):
-        raise UsageError(
-            explain("a limit on harm holds for each task already", do="Leave fair out")
-        )
     solution = solve_by_harm(job, budget, options, judge)
     curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}
     return dataclasses.replace(job, measured=curves), Solution(solution.draft, solution.passes)

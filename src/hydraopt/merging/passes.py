@@ -13,8 +13,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -28,7 +27,7 @@ from hydraopt.coding.stream import most_numbers
 from hydraopt.compress.core import ROOM
 from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
-from hydraopt.engines.pool import Alone, Answer, Pool, WorkerLostError
+from hydraopt.engines.pool import Alone, Answer, Closing, Pool, WorkerLostError
 from hydraopt.errors import NumericalError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
@@ -102,7 +101,7 @@ def _versions() -> tuple[str, ...]:
     return (__version__, *libraries)
 
 
-class Passes:
+class Passes(Closing):
     """Runs passes over one set of modules and tensors; what they have in common stays with the
     workers.
 
@@ -138,15 +137,7 @@ class Passes:
         about = measure, self._modes, owners, workers, frozen, room - vectors, vectors, shards
         self._pool.hire(Servant, Setup(*about))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._pool.close()
 
     def _shared_out(self) -> list[int]:

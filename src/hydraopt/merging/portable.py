@@ -25,8 +25,8 @@ from hydraopt.merging.joined import JoinedFactors
 __all__ = ["WORTH", "Spool", "pool_for", "portable"]
 
 WORTH: Final = 3_000_000
-"""Numbers of the inputs that a further process is started for: about two seconds of work, where the
-start takes one (``python -m benchmarks.speed workers``)."""
+"""Numbers of the inputs that a further process is started for: more work than its start takes, by
+hand on two cores; nothing measures it."""
 
 
 class Spool:

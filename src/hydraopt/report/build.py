@@ -24,7 +24,7 @@ from hydraopt.report.sizes import size_rows
 from hydraopt.report.summary import summary_of
 from hydraopt.report.tasks import judged_by, task_views, values_of
 
-__all__ = ["Collected", "build", "collect", "layers_of", "live_page"]
+__all__ = ["Collected", "build", "collect", "cut", "layers_of", "live_page"]
 
 StrPath = str | os.PathLike[str]
 
@@ -96,6 +96,13 @@ def build(
         )
     rows = [x for task in tasks for x in known.evidence.examples.get(task.name, ())]
     rows.sort(key=lambda x: not x.changed)
+    if len(rows) > _MOST_EXAMPLES:
+        notes.append(f"Of {len(rows):,} kept answers the first {_MOST_EXAMPLES} are shown.")
+    left = sum(task.modules > 0 and task.name not in layers for task in tasks)
+    if left:
+        notes.append(
+            f"{left:,} tasks are shown without their layers, for which a page has no room."
+        )
     return replace(
         page,
         tasks=tuple(tasks),
@@ -238,7 +245,16 @@ def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], .
 def _history(bundle: Bundle) -> tuple[tuple[str, str, str], ...]:
     """(task, day, file) of what was added after the merge, the latest first."""
     rows = [(x.name, x.added.day, x.added.digest) for x in bundle.manifest.tasks if x.added]
-    return tuple(sorted(rows, key=lambda row: row[1], reverse=True)[:_MOST_HISTORY])
+    latest = sorted(rows, key=lambda row: row[1], reverse=True)
+    if len(latest) > _MOST_HISTORY:
+        more = f"and {len(latest) - _MOST_HISTORY:,} more", "", ""
+        latest[_MOST_HISTORY:] = [more]
+    return tuple(latest)
+
+
+def cut(text: str, most: int) -> str:
+    """The text, and a word where it is not all of it."""
+    return text if len(text) <= most else f"{text[:most]} [cut]"
 
 
 def _made(bundle: Bundle) -> list[tuple[str, str]]:
@@ -252,6 +268,6 @@ def _made(bundle: Bundle) -> list[tuple[str, str]]:
     rows.append(("base model", bundle.base_model or "(not named)"))
     for key, value in bundle.recipe.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        rows.append((f"recipe: {key}", text if len(text) <= 600 else f"{text[:600]} [cut]"))
+        rows.append((f"recipe: {key}", cut(text, 600)))
     rows.append(("this page", f"hydraopt {__version__}"))
     return rows

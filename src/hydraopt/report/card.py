@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hydraopt.report.build import Collected
+from hydraopt.report.build import Collected, cut
 from hydraopt.report.groups import group_rows
 from hydraopt.report.model import TaskView
 from hydraopt.report.naming import language_name
@@ -132,7 +132,7 @@ def _recipe(known: Collected) -> str:
     rows = [("written by", bundle.metadata.get("library", "(not said)"))]
     rows += [("format version", str(bundle.version))]
     rows += [
-        (f"recipe: {key}", json.dumps(value, ensure_ascii=False)[:300])
+        (f"recipe: {key}", cut(json.dumps(value, ensure_ascii=False), 300))
         for key, value in bundle.recipe.items()
     ]
     rows += known.evidence.origin

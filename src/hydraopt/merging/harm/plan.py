@@ -89,10 +89,6 @@ def plan(
     pieces = align(loaded.adapters, loaded.base_model, lossless=False, base=open_base(base))
     if not pieces.contents:
         raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
-    if fair and harm is not None:
-        raise UsageError(
-            explain("a limit on harm holds for each task already", do="Leave fair out")
-        )
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
     weighed = importance or {}, sensitivity or {}
     options = Options(measure_named(measure), tuple(FORMS), fair, workers, progress, *weighed)

@@ -11,7 +11,7 @@ all alike as far as their curves reach.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -43,19 +43,12 @@ def prices_for_size(
     importance: (streams,). shares: whether harm is a share of answers, not a KL.
     """
     grids, sizes, costs = _tables(curves, importance, shares)
-    rows = np.arange(len(curves))
 
     def chosen(log: float) -> Array:
         best: Array = (costs + np.exp(log) * sizes).argmin(axis=1)
         return best
 
-    low, high = -80.0, 80.0  # logarithms of the multiplier; bytes fall as it grows
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        fits = sizes[rows, chosen(middle)].sum() <= size
-        low, high = (low, middle) if fits else (middle, high)
-    prices: Array = np.exp(grids[rows, chosen(high)])
-    return prices
+    return _least(chosen, 80.0, grids, sizes, size)
 
 
 def prices_if_fair(
@@ -68,19 +61,27 @@ def prices_if_fair(
     """
     grids, sizes, costs = _tables(curves, importance, shares)
     costs = np.maximum.accumulate(costs, axis=1)
-    rows = np.arange(len(curves))
 
     def within(log: float) -> Array:
         """The coarsest of each that counts at most so much; the finest where none does."""
         most: Array = np.maximum((costs <= np.exp(log)).sum(axis=1) - 1, 0)
         return most
 
-    low, high = -40.0, 40.0  # logarithms of what may count; bytes fall as it grows
+    return _least(within, 40.0, grids, sizes, size)
+
+
+def _least(
+    places: Callable[[float], Array], reach: float, grids: Array, sizes: Array, size: float
+) -> Array:
+    """The prices at the least logarithm, of -reach to reach, whose places in the rows of ``grids``
+    take at most ``size`` bytes; bytes fall as it grows."""
+    rows = np.arange(len(grids))
+    low, high = -reach, reach
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = sizes[rows, within(middle)].sum() <= size
+        fits = sizes[rows, places(middle)].sum() <= size
         low, high = (low, middle) if fits else (middle, high)
-    prices: Array = np.exp(grids[rows, within(high)])
+    prices: Array = np.exp(grids[rows, places(high)])
     return prices
 
 

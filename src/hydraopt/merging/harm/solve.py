@@ -78,8 +78,12 @@ def plan_by_harm(
 ) -> HarmPlan:
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
 
-    Raises UsageError for a limit on harm where a task has no prompts.
+    Raises UsageError for a limit on harm where a task has no prompts, or tasks are to lose alike.
     """
+    if options.fair and not isinstance(aim, Size):
+        raise UsageError(
+            explain("a limit on harm holds for each task already", do="Leave fair out")
+        )
     # Sizes count what the manifest will say of each task, which is known at the end.
     job = dataclasses.replace(job, measured=Measured.unlike(sorted(judge.tasks()), TRIALS))
     weights = weights_of(
