@@ -138,6 +138,7 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
 _HARMED = "5% 3% 2%"
+_ALIKE_AT = "5% 2%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 PLANS: dict[str, list[Method]] = {
@@ -153,6 +154,11 @@ PLANS: dict[str, list[Method]] = {
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "refit-limits": _harm(REFIT, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
+    "alike": [
+        *_sizes(METHOD, _ALIKE_AT),
+        *_sizes(CURVES, _ALIKE_AT, **_JUDGED[CURVES]),
+        *_sizes(f"{CURVES}-fair", _ALIKE_AT, **_JUDGED[CURVES], fair=True),
+    ],
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)
     ],
