@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+# The tests' matrices are small and a process runs on every core already: threads that wait for each
+# other cost many times what they gain. Libraries read this when they are loaded; what the tests
+# start has the same.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
