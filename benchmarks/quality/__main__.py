@@ -22,6 +22,7 @@ COMMANDS = (
     "tuners",
     "real",
     "default",
+    "alike",
     "embedding",
     "trained_tuners",
 )

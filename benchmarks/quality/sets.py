@@ -141,6 +141,8 @@ _HARMED = "5% 3% 2%"
 _ALIKE_AT = "5% 2%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
+ALIKE = "alike"
+"""The plan of alike.py."""
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
@@ -154,7 +156,7 @@ PLANS: dict[str, list[Method]] = {
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "refit-limits": _harm(REFIT, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
-    "alike": [
+    ALIKE: [
         *_sizes(METHOD, _ALIKE_AT),
         *_sizes(CURVES, _ALIKE_AT, **_JUDGED[CURVES]),
         *_sizes(f"{CURVES}-fair", _ALIKE_AT, **_JUDGED[CURVES], fair=True),
