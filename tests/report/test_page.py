@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from base64 import b64encode
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -92,6 +94,10 @@ def test_sizes_hold_the_bundle_the_scored_and_the_guessed(page: Page, made: Made
     errors = [row.values["error"][0] for row in guessed]
     assert errors == sorted(errors, reverse=True)  # a larger file is nearer to the originals
     assert max(row.size for row in guessed) > page.size
+    # They pass through the bundle's own point.
+    logs = [math.log(row.size) for row in guessed]
+    at = np.interp(math.log(page.size), logs, np.log(errors))
+    assert math.exp(at) == pytest.approx(chosen.values["error"][0], rel=0.02)
     smaller = [row for row in build(made.bundle).sizes if row.kind == "guessed"]
     assert max(row.size for row in smaller) <= page.size
     least = [row.values["likely"][0] for row in smaller]

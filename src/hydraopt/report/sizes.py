@@ -16,6 +16,8 @@ _GUESSES: Final = 25
 """Sizes that the slider stops at, between the points that were planned."""
 
 Values = dict[str, tuple[float, float, str]]
+Columns = dict[str, dict[str, float | None]]
+"""By measure and task, what is known."""
 
 
 def size_rows(
@@ -31,13 +33,18 @@ def size_rows(
     label = f"{name}, scored on {scored} of {len(tasks)} tasks" if scored else name
     rows = [SizeRow("chosen", label, size, _chosen(tasks)), *evidence.others]
     if choices is not None and len(choices.points) > 1:
-        rows += _guessed(choices, fp16_bytes)
+        rows += _guessed(choices, fp16_bytes, math.log(size), _columns(tasks))
     return tuple(sorted(rows, key=lambda row: row.size))
 
 
 def _chosen(tasks: Sequence[TaskView]) -> Values:
     """What is known of the bundle itself, by measure."""
-    columns: dict[str, dict[str, float | None]] = {
+    columns = _columns(tasks)
+    return {key: value for key, column in columns.items() if (value := _mean_and_worst(column))}
+
+
+def _columns(tasks: Sequence[TaskView]) -> Columns:
+    return {
         "error": {x.name: x.error for x in tasks},
         "changed": {x.name: x.harm for x in tasks},
         "likely": {x.name: x.likely for x in tasks},
@@ -48,7 +55,6 @@ def _chosen(tasks: Sequence[TaskView]) -> Values:
             for x in tasks
         },
     }  # fmt: skip
-    return {key: value for key, column in columns.items() if (value := _mean_and_worst(column))}
 
 
 def _mean_and_worst(column: Mapping[str, float | None]) -> tuple[float, float, str] | None:
@@ -59,22 +65,31 @@ def _mean_and_worst(column: Mapping[str, float | None]) -> tuple[float, float, s
     return sum(known.values()) / len(known), known[worst], worst
 
 
-def _guessed(choices: Choices, fp16_bytes: int) -> list[SizeRow]:
-    """Sizes at even steps of the logarithm, every task's numbers between its planned points."""
+def _guessed(choices: Choices, fp16_bytes: int, here: float, own: Columns) -> list[SizeRow]:
+    """Sizes at even steps of the logarithm, every task's numbers between its planned points.
+
+    They pass through what is known of the bundle: a task's guesses are all off by the factor that
+    the guess of its own size is off by. here: the logarithm of the bundle's size. own: its numbers.
+    """
     logs = [math.log(point.size) for point in reversed(choices.points)]
+    here = min(here, logs[-1])
     points = list(reversed(choices.points))
     step = (logs[-1] - logs[0]) / (_GUESSES - 1)
     rows = []
     for i in range(_GUESSES):
         at = logs[0] + i * step
-        columns: dict[str, dict[str, float | None]] = {}
+        columns: Columns = {}
         for key, values in (
             ("error", [point.errors for point in points]),
             ("likely", [point.likely for point in points]),
             ("kl", [point.kl for point in points]),
         ):
             columns[key] = {
-                name: _between(at, logs, [row[t] for row in values])
+                name: _held_to(
+                    own[key].get(name),
+                    _between(here, logs, [row[t] for row in values]),
+                    _between(at, logs, [row[t] for row in values]),
+                )
                 for t, name in enumerate(choices.tasks)
             }
         made = {key: value for key, column in columns.items() if (value := _mean_and_worst(column))}
@@ -82,6 +97,13 @@ def _guessed(choices: Choices, fp16_bytes: int) -> list[SizeRow]:
         share = f"{100 * size / fp16_bytes:.2f} % of fp16" if fp16_bytes else ""
         rows.append(SizeRow("guessed", share, size, made))
     return rows
+
+
+def _held_to(own: float | None, guess: float | None, value: float | None) -> float | None:
+    """A guess, corrected as the guess of what is known would be."""
+    if value is None or not own or not guess:
+        return value
+    return value * own / guess
 
 
 def _between(at: float, logs: Sequence[float], values: Sequence[float | None]) -> float | None:

@@ -32,11 +32,16 @@ H.sizePlot = (rows, key, fp16, at, width) => {
     x: (100 * row.size) / fp16, y: measure.scale * row.values[key][i], which, kind: row.kind,
     title: `${row.label}\n${which}: ${measure.text(row.values[key][i])}${i ? `\n${row.values[key][2]}` : ""}` })));
   const shares = points.map((x) => x.x);
-  const ticks = [0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100].filter((x) => x >= 0.95 * Math.min(...shares) && x <= 1.05 * Math.max(...shares));
+  const [least, most] = [Math.min(...shares), Math.max(...shares)];
+  const across = (x) => ((width - 78) * Math.log(x / least)) / Math.log(most / least || Math.E);
+  // A tick needs room for its number; of two that are too near, the later one goes.
+  const ticks = [0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100].filter((x) => x >= 0.95 * least && x <= 1.05 * most)
+    .reduce((kept, x) => (kept.length && across(x) - across(kept.at(-1)) < 36 ? kept : [...kept, x]), []);
   const colour = { domain: ["mean", "worst task"], range: ["var(--accent)", "var(--warm)"] };
   const guessed = points.filter((x) => x.kind === "guessed");
   const measured = points.filter((x) => x.kind === "measured");
   const chosen = points.filter((x) => x.kind === "chosen");
+  const left = !chosen.length || across(chosen[0].x) < (width - 78) / 2;
   return Plot.plot({
     width, height: Math.min(380, Math.max(260, width * 0.55)), marginLeft: 54, marginBottom: 44, marginTop: 24, marginRight: 24,
     style: { background: "transparent", color: "var(--ink)", fontSize: "13px" },
@@ -49,7 +54,9 @@ H.sizePlot = (rows, key, fp16, at, width) => {
       Plot.dot(measured, { x: "x", y: "y", stroke: "which", symbol: "which", r: 4.5, strokeWidth: 1.8 }),
       Plot.ruleX([(100 * rows[at].size) / fp16], { stroke: "currentColor", strokeWidth: 1.5 }),
       Plot.dot(chosen, { x: "x", y: "y", fill: "which", symbol: "which", r: 8, stroke: "var(--ground)", strokeWidth: 1.5 }),
-      Plot.text(chosen, { x: "x", y: "y", text: "which", dx: 12, textAnchor: "start", fill: "currentColor", stroke: "var(--ground)", strokeWidth: 4 }),
+      ...["mean", "worst task"].map((which, i) => Plot.text(chosen.filter((x) => x.which === which), {
+        x: "x", y: "y", text: "which", dx: left ? 12 : -12, dy: i ? -9 : 9, textAnchor: left ? "start" : "end",
+        fill: "currentColor", stroke: "var(--ground)", strokeWidth: 4 })),
       Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title", fill: "var(--raised)" })),
     ],
   });
