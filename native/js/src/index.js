@@ -8,7 +8,7 @@ export { HydraError };
 
 const STATUS = [
   "ok", "damaged", "checksum", "version", "not there", "unsupported", "range", "limit", "memory",
-  "io", "usage",
+  "io", "usage", "stopped",
 ];
 const IO = 9;
 const DTYPES = { same: 0, float16: 1, bfloat16: 2, float32: 3, float64: 4 };
