@@ -2,7 +2,7 @@
  *
  * A bundle holds many LoRA adapters ("tasks") of one base model in one file. This library finds a
  * task, multiplies it out, and writes it as a PEFT folder or as a LoRA GGUF for llama.cpp. It needs
- * libc and zlib. Nothing is global: two threads may use two bundles at once; one bundle belongs to
+ * libc alone. Nothing is global: two threads may use two bundles at once; one bundle belongs to
  * one thread at a time.
  *
  *     hydra_error error;

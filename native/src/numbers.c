@@ -162,7 +162,6 @@ hydra_status hydra_verify(hydra_bundle *b, hydra_error *error) {
     int kept = b->core != NULL;
     hydra_status status;
     hy_env_call(&b->env, error);
-    /* First what a host may have to unpack by itself, and then to call again. */
     HY_TRY(verify_blobs(b));
     HY_TRY(verify_tensors(b));
     HY_TRY(hydra_keep_core(b, 0, b->env.error));
