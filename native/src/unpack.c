@@ -1,5 +1,5 @@
-/* zlib streams (RFC 1950) of deflate (RFC 1951), and crc32. What is unpacked lies in memory as a
- * whole and its size is known, so there is no state to keep between calls, and nothing allocated. */
+/* zlib streams (RFC 1950) of deflate (RFC 1951), and crc32. What is packed lies in memory whole and
+ * the content's size is known, so no state is kept between calls, and nothing is allocated. */
 #include <string.h>
 
 #include "base.h"
@@ -83,7 +83,7 @@ static int make_code(Code *code, const uint8_t *lengths, unsigned count, int may
             unsigned turned = 0, j;
             for (j = 0; j < length; j++) turned |= (word >> j & 1) << (length - 1 - j);
             for (; turned < 1 << FAST; turned += 1u << length)
-                code->fast[turned] = (uint16_t)(code->symbols[i] << 4 | length);
+                code->fast[turned] = (uint16_t)((unsigned)code->symbols[i] << 4 | length);
         }
     }
     return 1;
