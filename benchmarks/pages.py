@@ -59,6 +59,7 @@ BLOCKS: Mapping[str, Path] = {
     "chunks": _EVIDENCE / "format.md",
     "shared chunks": _EVIDENCE / "format.md",
     "readers": _EVIDENCE / "format.md",
+    "core use": _EVIDENCE / "format.md",
     "remote": _EVIDENCE / "format.md",
     "heads": _EVIDENCE / "kinds.md",
     "real": _EVIDENCE / "kinds.md",

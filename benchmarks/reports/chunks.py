@@ -109,6 +109,19 @@ def _readers() -> str:
     )
 
 
+def _core_use() -> str:
+    lines = []
+    for row in json.loads((CODING / "core_use.json").read_text())["rows"]:
+        cells = [row["bundle"], f"{row['core']:,}", str(row["chunks"])]
+        for name in ("used", "reached"):
+            shares = [100 * task[name] / row["core"] for task in row["tasks"]]
+            mean = sum(shares) / len(shares)
+            cells.append(f"{mean:.1f} % ({min(shares):.1f} to {max(shares):.1f})")
+        lines.append(cells)
+    head = ["bundle", "integers of the core", "chunks", "a task uses", "a reader has to decode"]
+    return table(head, lines)
+
+
 def _remote() -> str:
     result = json.loads((SPEED / "remote.json").read_text())
     lines = [
@@ -135,5 +148,6 @@ SECTIONS = {
     "chunks": _chunks,
     "shared chunks": _shared,
     "readers": _readers,
+    "core use": _core_use,
     "remote": _remote,
 }

@@ -38,8 +38,9 @@ static int fail(const hydra_error *error) {
     return error->status == HYDRA_USAGE ? 2 : 1;
 }
 
-static int wrong(const char *what) {
-    fprintf(stderr, "hydra: %s. Run hydra --help\n", what);
+/* got: the word that is wrong, or NULL. */
+static int wrong(const char *what, const char *got) {
+    fprintf(stderr, "hydra: %s%s%s. Run hydra --help\n", what, got ? "; got " : "", got ? got : "");
     return 2;
 }
 
@@ -129,6 +130,7 @@ static void put_json(FILE *out, const char *text) {
     fputc('"', out);
 }
 
+/* On failure no file is left. */
 static int write_rows(const Rows *rows, const char *path) {
     FILE *head = tmpfile(), *out;
     size_t i, at = 0;
@@ -158,7 +160,24 @@ static int write_rows(const Rows *rows, const char *path) {
     for (i = 0; i < rows->count; i++) fwrite(rows->rows[i].data, 1, rows->rows[i].size, out);
     failed = ferror(out) || ferror(head);
     fclose(head);
-    return fclose(out) || failed ? -1 : 0;
+    if (fclose(out) || failed) return remove(path), -1;
+    return 0;
+}
+
+/* 0 if a file can be made there; else it says why not. */
+static int check_place(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char folder[4096] = ".";
+    struct stat about;
+    if (!stat(path, &about)) {
+        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n",
+                path);
+        return 2;
+    }
+    if (slash) snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path);
+    if (!stat(folder, &about) || errno != ENOENT) return 0;
+    fprintf(stderr, "hydra: %s: its folder is not there. Make the folder %s first\n", path, folder);
+    return 1;
 }
 
 static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype, const char *path) {
@@ -166,27 +185,25 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
     hydra_task_info info;
     hydra_error error;
     hydra_status status = hydra_describe(bundle, task, &info, &error);
-    int failed = 0;
+    int failed = check_place(path);
     size_t i;
-    FILE *there = fopen(path, "rb");
-    if (there) {
-        fclose(there);
-        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n",
-                path);
-        return 2;
-    }
+    if (failed) return failed;
     if (!status && !info.lossless)
         status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
     if (!status) status = hydra_tensors(bundle, task, take_tensor, &rows, &error);
-    if (!status && write_rows(&rows, path)) {
+    if (rows.failed) {
+        fprintf(stderr, "hydra: %s: no memory is left for the tensors of %s\n", path, info.name);
+        failed = 1;
+    } else if (status) {
+        failed = fail(&error);
+    } else if (write_rows(&rows, path)) {
         fprintf(stderr, "hydra: %s: cannot be written; got %s\n", path, strerror(errno));
-        remove(path);
         failed = 1;
     }
     for (i = 0; i < rows.count; i++)
         free(rows.rows[i].name), free(rows.rows[i].shape), free(rows.rows[i].data);
     free(rows.rows);
-    return status ? fail(&error) : failed;
+    return failed;
 }
 
 /* ---- gguf ----------------------------------------------------------------------------------- */
@@ -218,7 +235,7 @@ static int extract_gguf(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype
     hydra_status status;
     size_t size = 0;
     char *text;
-    if (!base) return wrong("--to gguf needs --base, the base model's config.json");
+    if (!base) return wrong("--to gguf needs --base, the base model's config.json", NULL);
     text = read_config(base, &size);
     if (!text) {
         fprintf(stderr, "hydra: %s: cannot be read; got %s\n", base, strerror(errno));
@@ -236,6 +253,7 @@ static int extract_gguf(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype
 
 typedef struct {
     const char *verb, *bundle, *task, *output, *to, *dtype, *base;
+    const char *option; /* the last that was given, or NULL */
 } Line;
 
 static int parse(int count, char **words, Line *line) {
@@ -249,12 +267,13 @@ static int parse(int count, char **words, Line *line) {
     for (i = 1; i < count; i++) {
         for (j = 0; j < 5 && strcmp(words[i], names[j]);) j++;
         if (j < 5) {
-            if (++i == count) return wrong("an option lacks its value");
+            if (++i == count) return wrong("an option lacks its value", names[j]);
+            line->option = names[j];
             *places[j] = words[i];
         } else if (words[i][0] == '-' && words[i][1]) {
-            return wrong("an unknown option");
+            return wrong("an unknown option", words[i]);
         } else if (at == 3) {
-            return wrong("too many arguments");
+            return wrong("too many arguments", words[i]);
         } else {
             *plain[at++] = words[i];
         }
@@ -275,19 +294,20 @@ static int extract(hydra_bundle *bundle, const Line *line) {
     hydra_peft_options options;
     hydra_task task;
     hydra_error error;
-    if (!line->task || !line->output) return wrong("extract needs TASK and -o OUTPUT");
+    if (!line->task || !line->output) return wrong("extract needs TASK and -o OUTPUT", NULL);
     if (!dtype_of(line->dtype, &options.dtype))
-        return wrong("--dtype is same, f16, bf16, f32 or f64");
+        return wrong("--dtype is same, f16, bf16, f32 or f64", line->dtype);
     if (hydra_find(bundle, line->task, &task, &error)) return fail(&error);
     if (!strcmp(line->to, "gguf"))
         return extract_gguf(bundle, task, options.dtype, line->base, line->output);
     if (!strcmp(line->to, "raw")) return extract_raw(bundle, task, options.dtype, line->output);
-    if (strcmp(line->to, "peft")) return wrong("--to is peft, gguf or raw");
+    if (strcmp(line->to, "peft")) return wrong("--to is peft, gguf or raw", line->to);
     return hydra_write_peft_folder(bundle, task, &options, line->output, &error) ? fail(&error) : 0;
 }
 
 int main(int count, char **words) {
-    Line line = {NULL, NULL, NULL, NULL, "peft", "same", NULL};
+    Line line = {NULL, NULL, NULL, NULL, "peft", "same", NULL, NULL};
+    const char *more;
     hydra_bundle *bundle;
     hydra_error error;
     int i, code;
@@ -298,9 +318,16 @@ int main(int count, char **words) {
     if (count < 2) return fputs(HELP, stderr), 2;
     code = parse(count, words, &line);
     if (code) return code;
-    if (!line.bundle) return wrong("a bundle is missing");
+    if (!line.bundle) return wrong("a bundle is missing", NULL);
     if (strcmp(line.verb, "list") && strcmp(line.verb, "extract") && strcmp(line.verb, "verify"))
-        return wrong("the verbs are list, extract and verify");
+        return wrong("the verbs are list, extract and verify", line.verb);
+    more = line.task ? line.task : line.option;
+    if (more && strcmp(line.verb, "extract")) {
+        fprintf(stderr,
+                "hydra: %s takes a bundle and nothing else; got %s. Usage: hydra %s BUNDLE\n",
+                line.verb, more, line.verb);
+        return 2;
+    }
     if (hydra_open_path(line.bundle, NULL, &bundle, &error)) return fail(&error);
     if (!strcmp(line.verb, "list")) {
         code = list(bundle);

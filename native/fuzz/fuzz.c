@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <zlib.h>
-
 #include "../src/core.h"
 
 static int begin(void *user, const char *name, uint64_t size) {

@@ -6,6 +6,7 @@ PYTHONPATH=src:. python -m native.fuzz.seeds FOLDER        makes FOLDER/bundles,
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 
 from tests.bundle.hostile.generate import generate
@@ -20,6 +21,7 @@ def main(folder: Path) -> None:
     bundles = [*sound, *(case[1] for case in generate(parts_with_blob()))]
     bundles += [mutant(number, 3, sound) for number in range(100)]
     texts = [Pieces.of(data).text for data in sound]
+    texts += [zlib.compress(x[:4096].ljust(4096), level) for x in texts for level in (0, 6)]
     texts += [bytes([len(x)]) + x.encode() + b"model.h.11.q_proj" for x in _PATTERNS]
     for name, files in (("bundles", bundles), ("texts", texts)):
         (folder / name).mkdir(parents=True, exist_ok=True)

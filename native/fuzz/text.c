@@ -1,4 +1,4 @@
-/* The parsers of texts alone: JSON, expressions, names of tensors, base64, numbers. See fuzz.c.
+/* The parsers alone: JSON, expressions, names of tensors, base64, numbers, zlib. See fuzz.c.
  * The first byte is the length of an expression, which is matched with the rest. */
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     hy_text text;
     hy_slice pattern, rest;
     hydra_gguf_options base;
-    uint8_t *codes;
+    uint8_t *codes, unpacked[1 << 12];
     memset(&options, 0, sizeof options);
     options.limits.memory = (size_t)64 << 20;
     hy_env_open(&env, &options, &error);
@@ -24,6 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         hy_text_close(&text);
     }
     hy_json_close(&json);
+    hy_inflate(&env, data, size, unpacked, sizeof unpacked, "a text");
     hydra_gguf_base((const char *)data, size, &base, &error);
     if (!size) return 0;
     pattern.size = data[0] < size - 1 ? data[0] : size - 1;

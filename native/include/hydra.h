@@ -2,7 +2,7 @@
  *
  * A bundle holds many LoRA adapters ("tasks") of one base model in one file. This library finds a
  * task, multiplies it out, and writes it as a PEFT folder or as a LoRA GGUF for llama.cpp. It needs
- * libc and zlib. Nothing is global: two threads may use two bundles at once; one bundle belongs to
+ * libc alone. Nothing is global: two threads may use two bundles at once; one bundle belongs to
  * one thread at a time.
  *
  *     hydra_error error;
@@ -51,7 +51,8 @@ typedef enum hydra_status {
     HYDRA_LIMIT = 7,  /* beyond what the caller's hydra_limits allow */
     HYDRA_MEMORY = 8, /* the allocator returned NULL */
     HYDRA_IO = 9,     /* a reader or writer of the caller's, or the system's, failed */
-    HYDRA_USAGE = 10  /* an argument makes no sense */
+    HYDRA_USAGE = 10, /* an argument makes no sense */
+    HYDRA_STOPPED = 11 /* the caller's own function asked for the end */
 } hydra_status;
 
 /* What went wrong: one or two sentences, what, where, what was got and expected, what to do. */
@@ -202,7 +203,7 @@ typedef struct hydra_pair {
 } hydra_pair;
 
 /* Calls `take` for every module of a task in the order of the streams, with one module in memory at
- * a time. It stops when `take` returns anything but 0, and returns HYDRA_IO then. HYDRA_RANGE if a
+ * a time. When `take` returns anything but 0, it stops and returns HYDRA_STOPPED. HYDRA_RANGE if a
  * number does not fit the dtype. Lossless tasks have no coded pairs: read their carried tensors. */
 hydra_status hydra_pairs(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
                          int (*take)(void *user, const hydra_pair *pair), void *user,

@@ -7,7 +7,7 @@
 
 static const char *const NAMES[] = {"ok",          "damaged", "checksum", "version", "not there",
                                     "unsupported", "range",   "limit",    "memory",  "io",
-                                    "usage"};
+                                    "usage",       "stopped"};
 
 const char *hydra_status_name(hydra_status status) {
     return (unsigned)status < sizeof NAMES / sizeof *NAMES ? NAMES[status] : "unknown";

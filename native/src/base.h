@@ -3,7 +3,14 @@
 #ifndef HYDRA_BASE_H
 #define HYDRA_BASE_H
 
+#include <float.h>
+
 #include "hydra.h"
+
+/* Adapters are the same bytes everywhere only if each operation is rounded to its own type. */
+#if FLT_EVAL_METHOD != 0
+#error "doubles are not rounded after each operation: on 32-bit x86 add -msse2 -mfpmath=sse"
+#endif
 
 typedef struct hy_env {
     hydra_allocator allocator;

@@ -217,6 +217,11 @@ static hydra_status scratch_name(const char *target, char *out, hydra_error *err
     slash = strrchr(plain, '/');
     at = slash ? (size_t)(slash - plain) + 1 : 0;
     memcpy(out, plain, at);
+    out[at] = 0;
+    if (at && access(out, F_OK) && errno == ENOENT)
+        return hy_fail_in(error, HYDRA_NOT_THERE,
+                          "%.200s: its folder is not there. Make the folder %.200s first", target,
+                          out);
     out[at] = '.';
     memcpy(out + at + 1, plain + at, size - at);
     snprintf(out + size + 1, 31, ".tmp-%ld", (long)getpid());
@@ -269,7 +274,7 @@ hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
     HY_TRY(check_free(folder, error));
     HY_TRY(scratch_name(folder, target.folder, error));
     clear(target.folder);
-    if (mkdir(target.folder, 0777)) return io(error, "cannot be made", target.folder);
+    if (mkdir(target.folder, 0777)) return io(error, "cannot be made", folder);
     status =
         with_reason(hydra_write_peft(bundle, task, options, &sink, error), &target, folder, error);
     if (target.stream) fclose(target.stream);

@@ -26,7 +26,7 @@ static hydra_status give_pair(void *user, uint32_t index, const hy_module *modul
         pair.dtype = g->named;
         pair.b = f.b, pair.a = f.a;
         if (g->take(g->user, &pair))
-            status = hy_fail(&g->b->env, HYDRA_IO, "the caller stopped at module '%.200s'",
+            status = hy_fail(&g->b->env, HYDRA_STOPPED, "the caller stopped at module '%.200s'",
                              module->path.data);
     }
     hy_factors_close(&f, &g->b->env, module, g->dtype);
@@ -86,8 +86,8 @@ hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
         tensor.data = x->data;
         tensor.size = (size_t)x->size;
         if (take(user, &tensor))
-            status =
-                hy_fail(&b->env, HYDRA_IO, "the caller stopped at tensor '%.200s'", tensor.key);
+            status = hy_fail(&b->env, HYDRA_STOPPED, "the caller stopped at tensor '%.200s'",
+                             tensor.key);
     }
     hy_outs_close(&outs, &b->env);
     hy_kinds_close(&kinds, b);
@@ -162,7 +162,6 @@ hydra_status hydra_verify(hydra_bundle *b, hydra_error *error) {
     int kept = b->core != NULL;
     hydra_status status;
     hy_env_call(&b->env, error);
-    /* First what a host may have to unpack by itself, and then to call again. */
     HY_TRY(verify_blobs(b));
     HY_TRY(verify_tensors(b));
     HY_TRY(hydra_keep_core(b, 0, b->env.error));

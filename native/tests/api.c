@@ -205,7 +205,8 @@ static void edges(const void *data, size_t size) {
     EXPECT(!hydra_describe(bundle, 0, &info, &error));
     EXPECT(!hydra_find(bundle, info.name, &task, &error) && task == 0);
     if (info.modules && !info.lossless) {
-        EXPECT(hydra_pairs(bundle, 0, HYDRA_SAME, stop, NULL, &error) == HYDRA_IO);
+        EXPECT(hydra_pairs(bundle, 0, HYDRA_SAME, stop, NULL, &error) == HYDRA_STOPPED);
+        EXPECT(error.status == HYDRA_STOPPED && strstr(error.text, "stopped at module"));
         hydra_close(bundle);
         options.limits.numbers = 1;
         EXPECT(!hydra_open_memory(data, size, &options, &bundle, &error));

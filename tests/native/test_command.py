@@ -122,6 +122,10 @@ def test_a_failure_leaves_nothing(run: Run, tmp_path: Path) -> None:
         (("extract", SECOND, "fr", "-o", "y", "--dtype", "int"), 2, "--dtype is"),
         (("extract", SECOND, "fr", "-o", "y", "--to", "zip"), 2, "--to is"),
         (("extract", SECOND, "fr", "-o", "y", "--to", "gguf"), 2, "needs --base"),
+        (("extract", SECOND, "fr", "-o"), 2, "an option lacks its value; got -o"),
+        (("extract", SECOND, "fr", "de", "-o", "y"), 2, "too many arguments; got de"),
+        (("list", SECOND, "fr"), 2, "list takes a bundle and nothing else; got fr. Usage: hydra"),
+        (("verify", SECOND, "--to", "raw"), 2, "verify takes a bundle and nothing else; got --to."),
         (("list", GOLDEN / "tiny.hydra.safetensors"), 1, "format version 1"),
     ],
 )
@@ -152,3 +156,18 @@ def test_raw_takes_no_others_place(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "already" in done.stderr
     assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["peft", "raw", "gguf"])
+def test_a_folder_that_is_not_there_is_named(run: Run, kind: str, tmp_path: Path) -> None:
+    base = tmp_path / "config.json"
+    base.write_text(
+        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2, '
+        '"num_attention_heads": 4, "num_key_value_heads": 2}'
+    )
+    target = tmp_path / "no" / "x"
+    done = run("extract", SECOND, "fr", "-o", target, "--to", kind, "--base", base)
+    assert done.returncode == 1
+    says = f"hydra: {target}: its folder is not there. Make the folder {target.parent}/ first\n"
+    assert done.stderr == says
+    assert list(tmp_path.iterdir()) == [base]

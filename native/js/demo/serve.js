@@ -1,14 +1,22 @@
 #!/usr/bin/env node
-/** Serves the demo page, the package's sources and, on request, one bundle, with ranges.
- *     node demo/serve.js [BUNDLE] [--port 8080]
- * It listens on this machine only. */
+/** Serves the demo page, the package's sources and, on request, a bundle, with ranges. See HELP. */
 
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 
+const USAGE = "Usage: node demo/serve.js [BUNDLE] [--port 8080]";
+const HELP = `${USAGE}
+
+Serves a page that shows a bundle's tasks and gives them as PEFT files or GGUF. Without BUNDLE the
+page asks for one. It listens on this machine only, until Ctrl-C.
+
+  --port N   the port, from 0 to 65535; 0 takes any that is free (8080)
+
+Example: node demo/serve.js phone.hydra.safetensors`;
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const TYPES = {
   ".css": "text/css; charset=utf-8",
@@ -66,11 +74,43 @@ export function serve({ bundle = null, port = 0 } = {}) {
   });
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const given = process.argv.slice(2);
-  const at = given.indexOf("--port");
-  const port = at < 0 ? 8080 : Number(given.splice(at, 2)[1]);
-  const server = await serve({ bundle: given[0] ?? null, port });
-  const query = given[0] ? "?bundle=/bundle" : "";
+/** What the command line asks for: {bundle, port}, or null for help. */
+async function asked(words) {
+  let values, positionals;
+  try {
+    const options = { port: { type: "string" }, help: { type: "boolean", short: "h" } };
+    ({ values, positionals } = parseArgs({ args: words, options, allowPositionals: true }));
+  } catch (error) {
+    throw new Error(`${error.message.split(". ")[0]}. ${USAGE}`);
+  }
+  if (values.help) return null;
+  const [bundle = null, ...more] = positionals;
+  const { port = "8080" } = values;
+  if (more.length) throw new Error(`one bundle at most; got ${more[0]} as well. ${USAGE}`);
+  if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
+    throw new Error(`--port is a number from 0 (any) to 65535; got ${port}`);
+  if (bundle && !(await stat(bundle).catch(() => null))?.isFile())
+    throw new Error(`${bundle}: no such file. Name a bundle, a file that hydraopt merge wrote`);
+  return { bundle, port: Number(port) };
+}
+
+async function main(words) {
+  const what = await asked(words);
+  if (!what) return console.log(HELP);
+  await stat(join(ROOT, "src/hydra.wasm")).catch(() => {
+    throw new Error(`src/hydra.wasm is not built. Run ./build in ${ROOT}`);
+  });
+  const server = await serve(what).catch((error) => {
+    if (error.code !== "EADDRINUSE" && error.code !== "EACCES") throw error;
+    const why = error.code === "EACCES" ? "is the system's" : "is in use";
+    throw new Error(`port ${what.port} ${why}. Choose another: --port 0 takes any that is free`);
+  });
+  const query = what.bundle ? "?bundle=/bundle" : "";
   console.log(`http://127.0.0.1:${server.address().port}/${query}`);
 }
+
+if (process.argv[1] === fileURLToPath(import.meta.url))
+  main(process.argv.slice(2)).catch((error) => {
+    console.error(`serve.js: ${error.message}`);
+    process.exitCode = 1;
+  });

@@ -8,9 +8,6 @@
 #define IMPORT(name) __attribute__((import_module("hydra"), import_name(name)))
 
 IMPORT("read_at") int host_read_at(uint32_t file, double offset, void *buffer, uint32_t size);
-/* One zlib stream that gives exactly `size` bytes. */
-IMPORT("inflate") int host_inflate(const void *packed, uint32_t packed_size, void *out,
-                                   uint32_t size);
 /* The double nearest to a decimal text. */
 IMPORT("number") double host_number(const char *text, uint32_t size);
 /* printf's %.*e, %.*f, %.*g; its bytes, or -1 for more than `room`. */

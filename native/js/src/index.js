@@ -8,7 +8,7 @@ export { HydraError };
 
 const STATUS = [
   "ok", "damaged", "checksum", "version", "not there", "unsupported", "range", "limit", "memory",
-  "io", "usage",
+  "io", "usage", "stopped",
 ];
 const IO = 9;
 const DTYPES = { same: 0, float16: 1, bfloat16: 2, float32: 3, float64: 4 };
@@ -50,7 +50,6 @@ export class Bundle {
   #options;
   #wasm;
   #missing; // what an import could not answer yet
-  #unpacked = []; // [{packed, content}]
   #sink;
   #take;
   #last = Promise.resolve(); // calls wait for each other: an instance does one thing at a time
@@ -74,7 +73,6 @@ export class Bundle {
     const { memory = 0, numbers = 0, output = 0 } = this.#options.limits ?? {};
     await this.#run(() => this.#wasm.open(sizes.length, at, memory, numbers, output));
     this.#wasm.give(at);
-    this.#unpacked = [];
     this.baseModel = this.#text(this.#wasm.base_model());
     this.library = this.#text(this.#wasm.library());
     this.tasks = Object.freeze(
@@ -169,7 +167,7 @@ export class Bundle {
 
   close() {
     this.#wasm = undefined;
-    this.#sources.forEach((x) => x.forget());
+    this.#forget();
   }
 
   /** One call after another, and none after close. */
@@ -183,7 +181,6 @@ export class Bundle {
   }
 
   #forget() {
-    this.#unpacked = [];
     this.#sources.forEach((x) => x.forget());
   }
 
@@ -234,19 +231,6 @@ export class Bundle {
         if (held) bytes(at, size).set(held);
         else this.#missing = () => source.fetch(offset, size);
         return held ? 0 : 1;
-      },
-      inflate: (from, packed, at, size) => {
-        const wanted = bytes(from, packed);
-        const known = this.#unpacked.find((x) => same(x.packed, wanted));
-        if (known?.content.length === size) {
-          bytes(at, size).set(known.content);
-          return 0;
-        }
-        if (known) return 2;
-        const copy = wanted.slice();
-        this.#missing = async () =>
-          this.#unpacked.push({ packed: copy, content: await inflated(copy, size) });
-        return 1;
       },
       number: (at, size) => Number(new TextDecoder().decode(bytes(at, size))),
       text: (kind, precision, value, at, room) => {
@@ -351,39 +335,8 @@ export class Bundle {
   }
 }
 
-const same = (a, b) => a.length === b.length && a.every((x, i) => x === b[i]);
-
 function dtypeOf(name) {
   if (!(name in DTYPES))
     throw new HydraError("usage", `dtype: one of ${Object.keys(DTYPES).join(", ")}, not ${name}`);
   return DTYPES[name];
-}
-
-/** One zlib stream; no more than `most` bytes of it are kept, so that it cannot fill the memory. */
-async function inflated(packed, most) {
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const reader = stream.getReader();
-  const pieces = [];
-  let size = 0;
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      size += value.length;
-      if (size > most) {
-        await reader.cancel();
-        return new Uint8Array(0);
-      }
-      pieces.push(value);
-    }
-  } catch {
-    return new Uint8Array(0); // damaged: the reader says so
-  }
-  const content = new Uint8Array(size);
-  let at = 0;
-  for (const piece of pieces) {
-    content.set(piece, at);
-    at += piece.length;
-  }
-  return content;
 }

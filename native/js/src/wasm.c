@@ -1,8 +1,8 @@
 /* libhydra for one bundle in WebAssembly: what src/index.js calls, and what it has to offer.
  *
- * An instance holds one bundle, so the memory of a bundle goes with its instance. Reading and
- * unpacking belong to the host, which may have to wait for both: an import that cannot answer yet
- * returns 1, the call ends with HYDRA_IO, and the host calls again when it has what was missing.
+ * An instance holds one bundle, so a bundle's memory goes with its instance. The host reads, and
+ * may have to wait: an import that cannot answer yet returns 1, the call ends with HYDRA_IO, and
+ * the host calls again when it has what was missing.
  */
 #include <stddef.h>
 #include <stdlib.h>
