@@ -1,0 +1,91 @@
+"""Plain, by measured harm and fair at equal bytes: what tasks and languages lose, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import ALIKE
+from benchmarks.reports.scores import drops, row_of, scored_tasks
+from benchmarks.reports.tables import table
+
+__all__ = ["SECTIONS"]
+
+Result = Mapping[str, Any]
+_KEYS = ("task", "language")
+
+
+def _changed(result: Result, label: str) -> dict[str, float]:
+    """By adapter, answers that change, in percent."""
+    return {
+        x["adapter"]: x["results"][label]["changed_pct"] for x in scored_tasks(result, label)
+    }
+
+
+def _lost(result: Result, label: str) -> dict[str, float]:
+    return {name: drop for name, (drop, _) in drops(result, label).items()}
+
+
+def _grouped(result: Result, values: Mapping[str, float], key: str) -> dict[str, float]:
+    """Mean over the tasks of each group."""
+    groups: dict[str, list[float]] = {}
+    for task in result["tasks"]:
+        if task["adapter"] in values:
+            groups.setdefault(task[key], []).append(values[task["adapter"]])
+    return {name: float(np.mean(mine)) for name, mine in sorted(groups.items())}
+
+
+def _methods(file: str, result: Result) -> str:
+    lines = []
+    for label, method in result["methods"].items():
+        row, changed = row_of(file, result, label), _changed(result, label)
+        worst = max(changed, key=lambda name: changed[name])
+        low, high = row["mean_drop_interval"]
+        lines.append(
+            [
+                f"{method['method']} {method['setting']}",
+                f"{method['bytes']:,}",
+                f"{row['mean_drop_pct']:.2f} [{low:.2f}, {high:.2f}]",
+                f"{row['worst_drop_pct']:.1f} ({row['worst_task']})",
+                f"{np.mean([*changed.values()]):.1f}",
+                f"{changed[worst]:.1f} ({worst})",
+                f"{row['kl']:.4f}",
+            ]
+        )
+    heads = ["method", "bytes", "mean drop, %", "worst", "answers that change, %", "worst", "KL"]
+    return table(heads, lines)
+
+
+def _spread(result: Result, key: str) -> str:
+    labels = list(result["methods"])
+    columns = [
+        _grouped(result, values(result, label), key)
+        for values in (_lost, _changed)
+        for label in labels
+    ]
+    rows = [[k, *(f"{column[k]:.1f}" for column in columns)] for k in columns[0]]
+    rows.append(["best to worst", *(f"{max(c.values()) - min(c.values()):.1f}" for c in columns)])
+    names = [f"{m['method']} {m['setting']}" for m in result["methods"].values()]
+    heads = [f"{what}, {name}" for what in ("drop", "changed") for name in names]
+    return table([key, *heads], rows)
+
+
+def _text(file: str, result: Result) -> str:
+    tasks: Sequence[Result] = result["tasks"]
+    about = (
+        f"{result['set']}: {len(tasks)} scored, {sum(x['rows'] for x in tasks):,} test rows,"
+        f" {result['prompts']} prompts a task (`{file}`).\n\n"
+    )
+    return about + "\n".join([_methods(file, result), *(_spread(result, key) for key in _KEYS)])
+
+
+def _alike() -> str:
+    files = sorted(QUALITY.glob(f"*.{ALIKE}.json"))
+    return "\n".join(_text(x.name, json.loads(x.read_text(encoding="utf-8"))) for x in files)
+
+
+SECTIONS = {"alike": _alike}
