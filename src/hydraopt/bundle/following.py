@@ -54,7 +54,7 @@ class Following:
     def _opened(self, core: CoreFile, wanted: Sequence[str]) -> Bundle:
         if self._indexed is None:
             index = read_index(core.file.path.parent, None, core.id)
-            self._indexed = {x.row.name: x.file for x in index.files.values()} if index else {}
+            self._indexed = {x.task: x.file for x in index.files.values()} if index else {}
         names = [self._indexed[name] for name in wanted if name in self._indexed]
         if len(names) == len(wanted):
             made = self._by_index(core, names, wanted)

@@ -11,19 +11,20 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Final
 
+from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX, INDEX_NAME, TASK_SUFFIX, deflate
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.rows import ROW_DEFAULTS, TaskRow
 from hydraopt.bundle.spec import MAX_TASKS
-from hydraopt.bundle.strictjson import check, natural
+from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.coding.version import VERSION
-from hydraopt.errors import BundleFormatError, NotThereError, RemoteError
+from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, UsageError
 from hydraopt.files.answers import Entry
 from hydraopt.files.url import AnyPath, Url
 
@@ -39,6 +40,8 @@ _LEVEL: Final = 6
 _SETTLED: Final = 20_000_000
 """Nanoseconds after which a file that is written has another time."""
 _LONGEST: Final = 200
+"""Characters of a mark or a name."""
+_MOST_SIZE: Final = 1 << 50
 _FILE_DEFAULTS: Final[Mapping[str, Any]] = {
     "size": 0, "mark": None, "md5": "", "name": None, **ROW_DEFAULTS,
 }  # fmt: skip
@@ -48,22 +51,31 @@ _FILE_DEFAULTS: Final[Mapping[str, Any]] = {
 class IndexedFile:
     """A task file, as it was when the index was written.
 
-    file: its name. size: its bytes. mark: see hydraopt.files.answers.Entry. md5: of its bytes, in
-    hex, which is the tag of a small object in S3; "" if nobody has read them all. row: its task's.
+    file: its name. size: its bytes. task: the name of its task. mark: see
+    hydraopt.files.answers.Entry. md5: of its bytes, in hex, which is the tag of a small object in
+    S3; "" if nobody has read them all. told: the task's row, or its JSON values, unchecked.
     """
 
     file: str
     size: int
-    row: TaskRow
+    task: str
+    told: TaskRow | Mapping[str, Any]
     mark: str | None = None
     md5: str = ""
 
-    def __post_init__(self) -> None:
-        right = isinstance(self.file, str) and self.file.endswith(TASK_SUFFIX)
-        check(right and _is_plain(self.file), "file of an index", self.file, f"NAME{TASK_SUFFIX}")
-        natural(self.size, f"size of {self.file}", 0, 1 << 50)
-        for text in (self.mark or "", self.md5):
-            check(isinstance(text, str) and len(text) <= _LONGEST, f"mark of {self.file}", text)
+    @cached_property
+    def row(self) -> TaskRow:
+        """The task's row. Raises BundleFormatError for one that makes no sense."""
+        if isinstance(self.told, TaskRow):
+            return self.told
+        return TaskRow.from_json(self.told)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        row = self.told.to_json() if isinstance(self.told, TaskRow) else self.told
+        name = None if self.file == f"{self.task}{TASK_SUFFIX}" else self.task
+        own = {"file": self.file, "size": self.size, "mark": self.mark, "md5": self.md5}
+        return {**row, **own, "name": name}
 
 
 @dataclass(frozen=True)
@@ -141,14 +153,32 @@ def _read(file: Container) -> tuple[str, dict[str, IndexedFile]]:
         rows = strictjson.unpack_columns(
             value["files"], "file", _FILE_DEFAULTS, "files of an index", MAX_TASKS
         )
+        _check_columns(rows)
         files = {}
         for row in rows:
-            own = {key: row.pop(key) for key in ("file", "size", "mark", "md5")}
             if row["name"] is None:
-                row["name"] = str(own["file"]).removesuffix(TASK_SUFFIX)
-            files[own["file"]] = IndexedFile(row=TaskRow.from_json(row), **own)
+                row["name"] = row["file"].removesuffix(TASK_SUFFIX)
+            own = (row.pop(key) for key in ("mark", "md5"))
+            named = row.pop("file")
+            files[named] = IndexedFile(named, row.pop("size"), row["name"], row, *own)
         check(len(files) == len(rows), "a file is listed twice")
+        try:
+            for one in files.values():
+                check_name(one.task)
+        except UsageError as error:
+            strictjson.bad(f"task name: {error}")
     return name, files
+
+
+def _check_columns(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What is needed of every file before its row is."""
+    for row in rows:
+        file, size, mark, name = row["file"], row["size"], row["mark"], row["name"]
+        right = type(file) is str and file.endswith(TASK_SUFFIX) and _is_plain(file)
+        check(right, "file of an index", file, f"NAME{TASK_SUFFIX}")
+        check(type(size) is int and 0 <= size <= _MOST_SIZE, "size in an index", size)
+        for text in (mark, row["md5"], name):
+            check(text is None or (type(text) is str and len(text) <= _LONGEST), "text", text)
 
 
 def write_index(folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedFile]) -> int:
@@ -157,11 +187,7 @@ def write_index(folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedF
     core: the name of the core file, and its id.
     """
     kept = sorted(files, key=lambda x: x.file)
-    rows = []
-    for one in kept:
-        name = None if one.file == f"{one.row.name}{TASK_SUFFIX}" else one.row.name
-        own = {"file": one.file, "size": one.size, "mark": one.mark, "md5": one.md5}
-        rows.append({**one.row.to_json(), **own, "name": name})
+    rows = [one.to_json() for one in kept]
     value = {"core": core[0], "files": strictjson.pack_columns(rows, "file", _FILE_DEFAULTS)}
     about = {"format": INDEX, "format_version": str(VERSION), "core": core[1]}
     data = deflate(strictjson.dumps(value).encode(), _LEVEL)
@@ -189,4 +215,4 @@ def md5_of(pieces: Iterable[bytes]) -> str:
 
 def _is_plain(name: str) -> bool:
     """Whether it is a name and no path."""
-    return "/" not in name and "\\" not in name and Path(name).name == name
+    return not any(x in name for x in "/\\\0")

@@ -9,7 +9,8 @@ from pathlib import Path
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.apart import another_core, core_of, open_apart, two_of_one_name
 from hydraopt.bundle.beside import entries_beside, parts_beside, refuse_unlisted
-from hydraopt.bundle.container import CORE, TASK
+from hydraopt.bundle.bounds import naming
+from hydraopt.bundle.container import CORE, INDEX_NAME, TASK
 from hydraopt.bundle.index import IndexedFile, read_index
 from hydraopt.bundle.opening import Container, CoreFile, Opened
 from hydraopt.bundle.rows import TaskRow
@@ -70,7 +71,8 @@ class IndexedFolder:
         """Of all tasks; None if they are not the files' own."""
         if self.is_read or not self._told.proven:
             return None
-        return [x.row for x in self._files.values()]
+        with naming(self._core.files[0].path.parent / INDEX_NAME):
+            return [x.row for x in self._files.values()]
 
     @property
     def size(self) -> int:
@@ -160,7 +162,7 @@ def _by_task(made: TaskFiles, core: CoreFile, path: AnyPath) -> dict[str, Indexe
     files: dict[str, IndexedFile] = {}
     for name in sorted(made.files):
         file = made.files[name]
-        before = files.setdefault(file.row.name, file)
+        before = files.setdefault(file.task, file)
         if before is not file:
-            raise two_of_one_name(file.row.name, folder / before.file, folder / name)
+            raise two_of_one_name(file.task, folder / before.file, folder / name)
     return dict(sorted(files.items()))

@@ -127,7 +127,8 @@ def _indexed(
     carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
     row = row_of(entry, bundle.manifest.configs[entry.config], sizes.get("task/0", 0), carried)
     now = entry_of(place)
-    return IndexedFile(place.name, now.size or 0, row, now.mark, md5_of(packed.pieces(library)))
+    md5 = md5_of(packed.pieces(library))
+    return IndexedFile(place.name, now.size or 0, task, row, now.mark, md5)
 
 
 def is_part(name: str) -> bool:

@@ -36,7 +36,7 @@ class TaskFiles:
 
     def of(self, task: str) -> IndexedFile | None:
         """The file of a task; of several, one that is called like it."""
-        mine = [name for name, x in self.files.items() if x.row.name == task]
+        mine = [name for name, x in self.files.items() if x.task == task]
         return self.files[(of_tasks(mine, [task]) or sorted(mine))[0]] if mine else None
 
 
@@ -103,4 +103,4 @@ def _indexed(part: TaskPart, entry: Entry) -> IndexedFile:
     carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
     row = row_of(task, part.manifest.configs[task.config], sizes.get("task/0", 0), carried)
     # The mark is of the listing, from before the file was read: a later change shows.
-    return IndexedFile(entry.name, part.file.size, row, entry.mark)
+    return IndexedFile(entry.name, part.file.size, row.name, row, entry.mark)

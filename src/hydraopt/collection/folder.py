@@ -89,7 +89,7 @@ class FolderCollection:
 
     def names(self) -> set[str]:
         self._check_read()
-        return {x.row.name for x in self._files.files.values()}
+        return {x.task for x in self._files.files.values()}
 
     def taken(self, names: Iterable[str]) -> set[str]:
         """Also by a file of another name, as somebody may have given it."""
@@ -168,7 +168,8 @@ class FolderCollection:
         packed = packed_task(manifest, 0, stream, blobs, self._core.id)
         packed.write(target)
         row = row_of(manifest.tasks[0], piece.config, len(stream or b""), sum(map(len, blobs)))
-        self._note(IndexedFile(target.name, packed.size, row, md5=md5_of(packed.pieces())))
+        md5 = md5_of(packed.pieces())
+        self._note(IndexedFile(target.name, packed.size, row.name, row, md5=md5))
 
     def _note(self, file: IndexedFile) -> None:
         """What a file that was written is known by from now on."""
