@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, shrink, verify_bundle
+from hydraopt.bundle.splitting import join, split
 from hydraopt.bundle.verify import relative_error
 from hydraopt.collection.encode import Limit
 from hydraopt.collection.refresh import expected_saving, refresh
@@ -135,6 +136,17 @@ def test_what_no_task_has_any_more_goes(
     refresh(path, adapters=[adapters["a"]])
     assert len(open_bundle(path).manifest.modules) == 4
     assert len(open_bundle(path).manifest.tensors) == 0
+
+
+def test_a_size_of_a_folder_is_that_of_its_files(merged: Path, tmp_path: Path) -> None:
+    """A core and task files take more bytes than one file of the same tasks."""
+    split(merged, tmp_path / "folder")
+    limit = open_bundle(tmp_path / "folder").size - 200
+    done = refresh(tmp_path / "folder", size=limit)
+    assert 0.9 * limit < done.size <= limit
+    assert sum(map(len, state(tmp_path / "folder").values())) == done.size
+    join([tmp_path / "folder"], tmp_path / "joined")
+    assert (tmp_path / "joined").stat().st_size < done.size - 200
 
 
 def test_what_does_not_fit_is_refused(

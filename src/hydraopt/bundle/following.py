@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from hydraopt.bundle.apart import open_apart
-from hydraopt.bundle.beside import parts_beside
 from hydraopt.bundle.index import read_index
+from hydraopt.bundle.indexed import parts_named
 from hydraopt.bundle.opening import CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import BundleFormatError, NotThereError
@@ -61,7 +61,7 @@ class Following:
             if made is not None:
                 return made
         path = self.path if is_folder(self.path) else core.file.path
-        files = parts_beside(path, wanted)[1]
+        files = parts_named(path, wanted)[1]
         return Bundle(self.path, None, open_apart(core, files, self.path, False, wanted))
 
     def _by_index(

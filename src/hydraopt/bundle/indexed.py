@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from hydraopt.bundle.index import IndexedFile, read_index
 from hydraopt.bundle.opening import Container, CoreFile, Opened
 from hydraopt.bundle.rows import TaskRow
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
-from hydraopt.errors import BundleFormatError, NotThereError
+from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.files.folders import is_folder
 from hydraopt.files.url import AnyPath
 
-__all__ = ["IndexedFolder", "open_folder"]
+__all__ = ["IndexedFolder", "open_folder", "parts_named"]
 
 
 class IndexedFolder:
@@ -138,6 +138,16 @@ def open_folder(path: AnyPath, opened: Container | None = None) -> Opened | Inde
         return open_apart(core, places, path, _is_strict(path))
     files = _by_task(made, core, path)
     return IndexedFolder(path, open_apart(core, [], path), files, made)
+
+
+def parts_named(path: AnyPath, tasks: Iterable[str]) -> tuple[AnyPath, list[AnyPath]]:
+    """The core file of a folder and the files that may hold these tasks; see :func:`parts_beside`.
+    One over HTTP that lists nothing is known by its index."""
+    names = list(tasks)
+    try:
+        return parts_beside(path, names)
+    except UsageError:
+        return parts_beside(_core_by_index(path), names)
 
 
 def _core_by_index(path: AnyPath) -> AnyPath:

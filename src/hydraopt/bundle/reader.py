@@ -18,7 +18,7 @@ from hydraopt.bundle.beside import parts_beside
 from hydraopt.bundle.bounds import Allowance, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import CORE, FORMAT, TASK
-from hydraopt.bundle.indexed import IndexedFolder, open_folder
+from hydraopt.bundle.indexed import IndexedFolder, open_folder, parts_named
 from hydraopt.bundle.opening import Container, Opened, open_source, refuse_file
 from hydraopt.bundle.rows import TaskRow, rows_of
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
@@ -381,7 +381,7 @@ def _source_of(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | I
     if is_folder(path):
         if wanted is None:
             return open_folder(path)
-        core, tasks = parts_beside(path, wanted)
+        core, tasks = parts_named(path, wanted)
         return open_apart(core_of(Container(core, (CORE,))), tasks, path, False, wanted)
     file = Container(path, (FORMAT, CORE, TASK))
     if file.format == TASK:
