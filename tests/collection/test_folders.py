@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import join, split
+from hydraopt.collection.listing import listing
 from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
 from tests.collection.living import state
@@ -148,6 +150,42 @@ def test_names_that_differ_in_case_have_files_of_their_own(
     assert sorted(open_bundle(folder)) == ["B", "b", "c", "d"]
     with pytest.raises(TaskNotFoundError, match="'a'"):
         remove(folder, ["a"])
+
+
+def test_killed_before_the_index_is_written_it_tells_nothing_wrong(
+    folder: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = (
+        (lambda: add(folder, [adapters["e"]], day=DAY), "abcde"),
+        (lambda: replace(folder, [f"a={adapters['f']}"], day=DAY), "abcde"),
+        (lambda: rename(folder, "b", "B"), "Bacde"),
+        (lambda: remove(folder, ["c"]), "Bade"),
+    )
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for change, names in changes:
+        old = (folder / INDEX_NAME).read_bytes()
+        with monkeypatch.context() as patched:
+            patched.setattr("hydraopt.collection.folder.write_index", killed)
+            with pytest.raises(KeyboardInterrupt):
+                change()
+        assert (folder / INDEX_NAME).read_bytes() == old
+        assert sorted(open_bundle(folder)) == sorted(names)
+        assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+    add(folder, [f"last={adapters['e']}"], day=DAY)
+    opened = open_bundle(folder)
+    assert not opened.is_whole
+    assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+
+
+def bare(folder: Path) -> Path:
+    """The same without an index."""
+    copy = folder.with_name("bare")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(INDEX_NAME))
+    return copy
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
