@@ -37,7 +37,6 @@ from hydraopt.collection.verbs import add
 from tests.remote.servers import s3_server, web_server
 
 _ADAPTER = ROOT / "examples" / "adapters" / "dates-de"
-_BUCKET = "bucket"
 
 
 def spent(act: Callable[[], object]) -> tuple[float, int, int]:
@@ -103,10 +102,11 @@ def _stores(folder: Path, uploaded: bool) -> Iterator[list[tuple[str, str, Wire]
         with mock.patch.dict(os.environ, {**KEYS, "AWS_ENDPOINT_URL": wires[1].address}):
             if uploaded:
                 system = fsspec.filesystem("s3")
-                system.mkdir(_BUCKET)
+                bucket = f"tasks-{len(list(folder.iterdir()))}"
+                system.mkdir(bucket)
                 for file in sorted(folder.iterdir()):
-                    system.pipe_file(f"{_BUCKET}/all/{file.name}", file.read_bytes())
-                stores.append(("s3", f"s3://{_BUCKET}/all/", wires[1]))
+                    system.pipe_file(f"{bucket}/all/{file.name}", file.read_bytes())
+                stores.append(("s3", f"s3://{bucket}/all/", wires[1]))
             yield stores
             fsspec.filesystem("s3").clear_instance_cache()
         for wire in wires:

@@ -30,7 +30,7 @@ from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
-    "TaskPart",
+    "OpenTask",
     "another_core",
     "core_id",
     "core_of",
@@ -131,7 +131,7 @@ def _deflated(value: Mapping[str, Any]) -> bytes:
 
 
 @dataclass(frozen=True)
-class TaskPart:
+class OpenTask:
     """A task file. manifest: the core's, with this one task, its blobs and its config."""
 
     file: Container
@@ -150,7 +150,7 @@ def core_of(file: Container) -> CoreFile:
 
 def open_parts(
     core: CoreFile, tasks: Sequence[AnyPath]
-) -> Iterator[TaskPart | BundleFormatError | None]:
+) -> Iterator[OpenTask | BundleFormatError | None]:
     """The task files, each by itself, in their order; in the place of one that is damaged or no
     task file, what is wrong with it, and None for one of another core."""
     for file in _files_of(tasks):
@@ -188,14 +188,14 @@ def _files_of(tasks: Sequence[AnyPath]) -> Iterator[Container | BundleFormatErro
 
 def _task_part(
     file: Container, core: CoreFile, entries: int, size: int, where: AnyPath
-) -> tuple[TaskPart, int]:
+) -> tuple[OpenTask, int]:
     """A task file, and the entries with those that were counted before; all files have ``size``."""
     value = file.manifest()
     # Together: a task of a few bytes may have all modules of the core.
     entries += count_entries(value, core.value)
     with naming(where):
         check_entries(entries, size)
-    return TaskPart(file, _task_manifest(file, value, core.manifest)), entries
+    return OpenTask(file, _task_manifest(file, value, core.manifest)), entries
 
 
 def another_core(file: Container, core: CoreFile) -> BundleFormatError:
@@ -233,7 +233,7 @@ def open_apart(
         elif strict:
             raise another_core(one, core)
     size = sum(x.size for x in (core.file, *files))
-    entries, parts = count_entries(core.value), dict[str, TaskPart]()
+    entries, parts = count_entries(core.value), dict[str, OpenTask]()
     for one in files:
         part, entries = _task_part(one, core, entries, size, where)
         if only is not None and part.name not in only:
@@ -292,7 +292,7 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     return manifest
 
 
-def _combined(core: CoreFile, parts: Sequence[TaskPart], where: AnyPath) -> Opened:
+def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Opened:
     """The canonical bundle, in which equal streams, blobs and configs of several files are one.
 
     Bytes are told apart by size and checksum, without being read.

@@ -18,8 +18,8 @@ from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX, INDEX_NAME, TASK_SUFFIX, deflate
+from hydraopt.bundle.listed import ROW_DEFAULTS, ListedTask
 from hydraopt.bundle.opening import Container
-from hydraopt.bundle.rows import ROW_DEFAULTS, TaskRow
 from hydraopt.bundle.spec import MAX_TASKS
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle
@@ -59,20 +59,20 @@ class IndexedFile:
     file: str
     size: int
     task: str
-    told: TaskRow | Mapping[str, Any]
+    told: ListedTask | Mapping[str, Any]
     mark: str | None = None
     md5: str = ""
 
     @cached_property
-    def row(self) -> TaskRow:
+    def row(self) -> ListedTask:
         """The task's row. Raises BundleFormatError for one that makes no sense."""
-        if isinstance(self.told, TaskRow):
+        if isinstance(self.told, ListedTask):
             return self.told
-        return TaskRow.from_json(self.told)
+        return ListedTask.from_json(self.told)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        row = self.told.to_json() if isinstance(self.told, TaskRow) else self.told
+        row = self.told.to_json() if isinstance(self.told, ListedTask) else self.told
         name = None if self.file == f"{self.task}{TASK_SUFFIX}" else self.task
         own = {"file": self.file, "size": self.size, "mark": self.mark, "md5": self.md5}
         return {**row, **own, "name": name}

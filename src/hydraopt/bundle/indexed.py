@@ -12,8 +12,8 @@ from hydraopt.bundle.beside import entries_beside, parts_beside, refuse_unlisted
 from hydraopt.bundle.bounds import naming
 from hydraopt.bundle.container import CORE, INDEX_NAME, TASK
 from hydraopt.bundle.index import IndexedFile, read_index
+from hydraopt.bundle.listed import ListedTask
 from hydraopt.bundle.opening import Container, CoreFile, Opened
-from hydraopt.bundle.rows import TaskRow
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.files.folders import is_folder
@@ -67,7 +67,7 @@ class IndexedFolder:
         return self.whole.names if self.is_read else self._files.keys()
 
     @property
-    def rows(self) -> list[TaskRow] | None:
+    def rows(self) -> list[ListedTask] | None:
         """Of all tasks; None if they are not the files' own."""
         if self.is_read or not self._told.proven:
             return None

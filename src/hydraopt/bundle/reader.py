@@ -19,8 +19,8 @@ from hydraopt.bundle.bounds import Allowance, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import CORE, FORMAT, TASK
 from hydraopt.bundle.indexed import IndexedFolder, open_folder, parts_named
+from hydraopt.bundle.listed import ListedTask, listed_in
 from hydraopt.bundle.opening import Container, Opened, open_source, refuse_file
-from hydraopt.bundle.rows import TaskRow, rows_of
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -116,10 +116,10 @@ class Bundle(Mapping[str, TaskAdapter]):
         return self._source.known.manifest
 
     @property
-    def rows(self) -> list[TaskRow]:
+    def rows(self) -> list[ListedTask]:
         """What is known of each task before its file is read."""
         indexed = self._source.rows if isinstance(self._source, IndexedFolder) else None
-        return indexed if indexed is not None else rows_of(self._source.whole)
+        return indexed if indexed is not None else listed_in(self._source.whole)
 
     @property
     def is_whole(self) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydraopt.bundle.apart import TaskPart, core_of, open_parts
+from hydraopt.bundle.apart import OpenTask, core_of, open_parts
 from hydraopt.bundle.beside import entries_beside, is_task_name, of_tasks
 from hydraopt.bundle.container import CORE, CORE_SUFFIX
 from hydraopt.bundle.index import IndexedFile, as_indexed, read_index, write_index
+from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, CoreFile
-from hydraopt.bundle.rows import row_of
 from hydraopt.errors import BundleFormatError
 from hydraopt.files.answers import Entry
 from hydraopt.files.url import AnyPath
@@ -98,9 +98,9 @@ def _read_into(made: TaskFiles, folder: AnyPath, entries: Sequence[Entry], core:
             made.files[entry.name] = _indexed(part, entry)
 
 
-def _indexed(part: TaskPart, entry: Entry) -> IndexedFile:
+def _indexed(part: OpenTask, entry: Entry) -> IndexedFile:
     task, sizes = part.manifest.tasks[0], part.file.sizes
     carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
-    row = row_of(task, part.manifest.configs[task.config], sizes.get("task/0", 0), carried)
+    row = listed_task(task, part.manifest.configs[task.config], sizes.get("task/0", 0), carried)
     # The mark is of the listing, from before the file was read: a later change shows.
     return IndexedFile(entry.name, part.file.size, row.name, row, entry.mark)

@@ -27,9 +27,9 @@ from hydraopt.bundle.beside import (
 )
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, TASK, TASK_SUFFIX
 from hydraopt.bundle.index import IndexedFile, md5_of, write_index
+from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.rows import row_of
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
@@ -167,7 +167,7 @@ class FolderCollection:
         stream = streams[0] if streams else None
         packed = packed_task(manifest, 0, stream, blobs, self._core.id)
         packed.write(target)
-        row = row_of(manifest.tasks[0], piece.config, len(stream or b""), sum(map(len, blobs)))
+        row = listed_task(manifest.tasks[0], piece.config, len(stream or b""), sum(map(len, blobs)))
         md5 = md5_of(packed.pieces())
         self._note(IndexedFile(target.name, packed.size, row.name, row, md5=md5))
 

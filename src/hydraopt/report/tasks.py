@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from hydraopt.bundle.listed import ListedTask
 from hydraopt.bundle.reader import Bundle
-from hydraopt.bundle.rows import TaskRow
 from hydraopt.bundle.spec import TaskEntry
 from hydraopt.inspect.bundle import sharers
 from hydraopt.report.evidence import Evidence
@@ -43,7 +43,7 @@ def with_notes(view: TaskView, entry: TaskEntry, shared_with: Sequence[str] = ()
     )
 
 
-def _view(row: TaskRow, parts: tuple[str, str], evidence: Evidence) -> TaskView:
+def _view(row: ListedTask, parts: tuple[str, str], evidence: Evidence) -> TaskView:
     harm, judged = row.harm, evidence.judged.get(row.name)
     share = likely = kl = None
     measured = ""

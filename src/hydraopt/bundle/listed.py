@@ -14,7 +14,7 @@ from hydraopt.bundle.spec import TaskEntry
 from hydraopt.bundle.strictjson import bad, check, natural
 from hydraopt.errors import UsageError
 
-__all__ = ["ROW_DEFAULTS", "TaskRow", "row_of", "rows_of"]
+__all__ = ["ROW_DEFAULTS", "ListedTask", "listed_in", "listed_task"]
 
 _SETTINGS: Final = ("peft_type", "task_type", "use_dora")
 _LONGEST: Final = 64
@@ -23,7 +23,7 @@ _MOST: Final = 1 << 50
 
 
 @dataclass(frozen=True)
-class TaskRow:
+class ListedTask:
     """One task of a collection.
 
     error, lossless, numbers, harm, added: as of :class:`hydraopt.bundle.spec.TaskEntry`. own_bytes:
@@ -64,7 +64,7 @@ class TaskRow:
         return {**row, "harm": harm_to_json(self.harm), "added": added_to_json(self.added)}
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> TaskRow:
+    def from_json(cls, row: Mapping[str, Any]) -> ListedTask:
         """The row of JSON values; raises BundleFormatError."""
         harm, added = harm_from_json(row["harm"]), added_from_json(row["added"])
         return cls(**{**row, "harm": harm, "added": added})
@@ -77,9 +77,9 @@ ROW_DEFAULTS: Final[Mapping[str, Any]] = {
 """What a column holds when it is left out."""
 
 
-def row_of(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -> TaskRow:
+def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -> ListedTask:
     """The row of a task. own, carried: bytes of its stream, and of its blobs."""
-    return TaskRow(
+    return ListedTask(
         task.name,
         task.error,
         task.lossless,
@@ -94,11 +94,11 @@ def row_of(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -
     )
 
 
-def rows_of(opened: Opened) -> list[TaskRow]:
+def listed_in(opened: Opened) -> list[ListedTask]:
     """The rows of all tasks of a bundle, in their order."""
     sizes, manifest = opened.sizes, opened.manifest
     return [
-        row_of(
+        listed_task(
             task,
             manifest.configs[task.config],
             0 if task.content is None else sizes[f"task/{task.content}"],
