@@ -72,6 +72,12 @@ def same(folder: Path) -> bool:
     return True
 
 
+def _text(folder: Path) -> bytes:
+    """The JSON of the index."""
+    data = (folder / INDEX_NAME).read_bytes()
+    return zlib.decompress(data[12 + int.from_bytes(data[:8], "little") :])
+
+
 def rewritten(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
     """Let the index say something else, with right checksums, as no accident does it."""
     data = (folder / INDEX_NAME).read_bytes()
@@ -243,10 +249,23 @@ def test_a_row_of_nonsense_is_refused_where_it_is_read(folder: Path) -> None:
 def test_an_index_that_is_too_large_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
-    monkeypatch.setattr("hydraopt.bundle.index._FREE", 0)
-    monkeypatch.setattr("hydraopt.bundle.index._EACH", 1)
+    text = json.loads(_text(folder))
+    packed = (folder / INDEX_NAME).stat().st_size
+    monkeypatch.setattr("hydraopt.bundle.index._EACH", 0)
+    long = {**text, "files": {**text["files"], "mark": ["7" * 190] * 4, "md5": ["8" * 190] * 4}}
+    rewritten(folder, lambda _: long)
+    size = len(_text(folder))
+    assert size > (folder / INDEX_NAME).stat().st_size
+    for most, reads in ((packed // 2, list(NAMES)), (size - 1, list(NAMES))):
+        monkeypatch.setattr("hydraopt.bundle.index._FREE", most)
+        read.clear()
+        open_bundle(folder)
+        assert sorted(read) == reads
+    split(folder.with_name("four.hydra.safetensors"), folder, overwrite=True)
+    monkeypatch.setattr("hydraopt.bundle.index._FREE", len(_text(folder)))
+    read.clear()
     open_bundle(folder)
-    assert sorted(read) == list(NAMES)
+    assert read == []
 
 
 def test_the_index_of_another_core_is_none(folder: Path, tmp_path: Path) -> None:

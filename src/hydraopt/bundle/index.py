@@ -17,7 +17,14 @@ from typing import Any, Final
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import naming
-from hydraopt.bundle.container import CORE_SUFFIX, INDEX, INDEX_NAME, TASK_SUFFIX, deflate
+from hydraopt.bundle.container import (
+    CORE_SUFFIX,
+    INDEX,
+    INDEX_NAME,
+    TASK_SUFFIX,
+    deflate,
+    unpacked_size,
+)
 from hydraopt.bundle.listed import ROW_DEFAULTS, ListedTask
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.spec import MAX_TASKS
@@ -32,7 +39,7 @@ __all__ = ["FolderIndex", "IndexedFile", "as_indexed", "md5_of", "read_index", "
 
 _FREE: Final = 1 << 20
 _EACH: Final = 2048
-"""Bytes that an index has at most: so many, and so many for each task file of the folder."""
+"""Bytes that an index has at most, and its JSON: so many, and so many for each task file."""
 _MOST_UNLISTED: Final = 64 << 20
 """The same where nobody knows how many there are."""
 _LEVEL: Final = 6
@@ -129,7 +136,7 @@ def read_index(
         file = Container(folder / INDEX_NAME, (INDEX,))
         if file.size > most or (core is not None and file.metadata.get("core") != core):
             return None
-        name, files = _read(file)
+        name, files = _read(file, most)
     except (BundleFormatError, NotThereError):
         # Nothing is lost with it: the files say the same.
         return None
@@ -140,9 +147,11 @@ def read_index(
     return FolderIndex(name, files, mark, file.size, file.fetched)
 
 
-def _read(file: Container) -> tuple[str, dict[str, IndexedFile]]:
-    value = file.manifest()
+def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
     with naming(file.path):
+        # Before it is unpacked: a manifest of as many bytes may be much longer.
+        check(unpacked_size(file.read("manifest")) <= most, "an index is too long")
+        value = file.manifest()
         check(isinstance(value, dict) and set(value) == {"core", "files"}, "keys of an index")
         assert isinstance(value, dict)  # for mypy
         about = {"format": INDEX, "format_version": str(file.version)}
