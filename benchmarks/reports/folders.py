@@ -35,7 +35,7 @@ def block(result: dict[str, Any]) -> str:
             f"{row['add']['seconds']:.2f}",
             f"{row['add']['read'] - row['index']:,}",
             f"{row['add']['written'] - row['index']:,}",
-            f"{shown['start_seconds']:.1f}",
+            f"{shown['start_cpu']:.1f}",
             f"{shown['drawn_ms'] / 1000:.2f}",
         ]
         for row, shown in zip(of["folder"], of["explore"], strict=True)
@@ -56,8 +56,8 @@ def block(result: dict[str, Any]) -> str:
         "used as well; bytes are those that the process reads and writes."
     )
     kept = wrapped(
-        "One task more: bytes without those of the index, which is read and written as well, and "
-        "the first view of `hydraopt explore`, by the clock."
+        "One task more: bytes without those of the index, which is read and written as well. "
+        "Then the start of `hydraopt explore`, and its first view by the clock."
     )
     told = wrapped(
         "Over the network with an empty cache, to open the folder and then to use one task. `more` "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         said = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
-        start_seconds = time.perf_counter() - started
+        start_seconds, start_cpu = time.perf_counter() - started, _cpu_of(server.pid)
         try:
             with chromium() as driver:
                 shown = [_opened(driver, said["address"]) for _ in range(repeats)]
@@ -105,10 +106,17 @@ def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
         "what": "explore",
         "tasks": count,
         "start_seconds": round(start_seconds, 2),
+        "start_cpu": round(start_cpu, 2),
         "drawn_ms": median(shown),
         "filter_ms": filtered,
         "task_ms": looked,
     }
+
+
+def _cpu_of(process: int) -> float:
+    """CPU seconds that a process has taken so far."""
+    times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
 def _opened(driver: Any, address: str) -> float:
