@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,13 @@ from hydraopt.bundle import Bundle, open_bundle, write_bundle
 from hydraopt.bundle import apart as reading
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, header_of
 from hydraopt.bundle.following import Following
+from hydraopt.bundle.index import read_index, write_index
 from hydraopt.bundle.splitting import join, split
 from hydraopt.bundle.taskfiles import renew_index
 from hydraopt.bundle.tensors import checksum
 from hydraopt.bundle.verify import verify_bundle
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
+from hydraopt.files.folders import files_in
 from tests.bundle.bundles import tiny
 
 NAMES = ("de", "en", "es", "fr")
@@ -78,16 +81,20 @@ def _text(folder: Path) -> bytes:
     return zlib.decompress(data[12 + int.from_bytes(data[:8], "little") :])
 
 
-def rewritten(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
-    """Let the index say something else, with right checksums, as no accident does it."""
+def rewritten(
+    folder: Path, change: Callable[[dict[str, object]], object], pad: int = 0, **more: str
+) -> None:
+    """Let the index say something else, with right checksums, as no accident does it.
+
+    pad: spaces after its JSON. more: of its metadata.
+    """
     data = (folder / INDEX_NAME).read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    about = json.loads(data[8:end])["__metadata__"]
-    value = json.loads(zlib.decompress(data[end + 4 :]))
+    about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    value = json.loads(_text(folder))
     value = change(value) or value
-    text = json.dumps(value).encode()
+    text = json.dumps(value).encode() + b" " * pad
     packed = len(text).to_bytes(4, "little") + zlib.compress(text)
-    about["checksums"] = json.dumps([checksum(packed)])
+    about = {**about, **more, "checksums": json.dumps([checksum(packed)])}
     head = header_of([("manifest", "U8", (len(packed),), len(packed))], about)
     (folder / INDEX_NAME).write_bytes(head + packed)
 
@@ -249,30 +256,36 @@ def test_a_row_of_nonsense_is_refused_where_it_is_read(folder: Path) -> None:
 def test_an_index_that_is_too_large_is_not_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
-    text = json.loads(_text(folder))
-    packed = (folder / INDEX_NAME).stat().st_size
     monkeypatch.setattr("hydraopt.bundle.index._EACH", 0)
-    long = {**text, "files": {**text["files"], "mark": ["7" * 190] * 4, "md5": ["8" * 190] * 4}}
-    rewritten(folder, lambda _: long)
-    size = len(_text(folder))
-    assert size > (folder / INDEX_NAME).stat().st_size
-    for most, reads in ((packed // 2, list(NAMES)), (size - 1, list(NAMES))):
+    rewritten(folder, lambda value: value, pad=5000)
+    packed, unpacked = (folder / INDEX_NAME).stat().st_size, len(_text(folder))
+    assert packed < unpacked
+    for most, reads in ((packed - 1, 4), (unpacked - 1, 4), (unpacked, 0)):
         monkeypatch.setattr("hydraopt.bundle.index._FREE", most)
         read.clear()
         open_bundle(folder)
-        assert sorted(read) == reads
-    split(folder.with_name("four.hydra.safetensors"), folder, overwrite=True)
-    monkeypatch.setattr("hydraopt.bundle.index._FREE", len(_text(folder)))
-    read.clear()
+        assert len(read) == reads
+
+
+def test_the_index_of_another_core_is_none(folder: Path, read: list[str]) -> None:
+    rewritten(folder, lambda value: value, core="0" * 16)
     open_bundle(folder)
-    assert read == []
-
-
-def test_the_index_of_another_core_is_none(folder: Path, tmp_path: Path) -> None:
-    write_bundle(tmp_path / "other", *tiny(NAMES, seed=9).args)
-    split(tmp_path / "other", tmp_path / "second")
-    shutil.copy(tmp_path / "second" / INDEX_NAME, folder)
+    assert sorted(read) == list(NAMES)
     assert same(folder)
+
+
+def test_an_index_is_later_than_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("hydraopt.bundle.index.time.sleep", waits.append)
+    index = read_index(folder, files_in(folder))
+    assert index is not None
+    (one, *_) = index.files.values()
+    for mark, waited in ((time.time_ns(), 1), (time.time_ns() - 10**9, 0), (10**19, 1)):
+        waits.clear()
+        core = "four.core.safetensors", "0" * 16
+        write_index(folder, core, [dataclasses.replace(one, mark=str(mark))])
+        assert len(waits) == waited
+        assert all(0 < wait <= 0.02 for wait in waits)
 
 
 def test_beside_two_cores_it_does_not_count(folder: Path, tmp_path: Path, read: list[str]) -> None:
@@ -323,6 +336,9 @@ def test_one_task_at_a_time_is_fetched_where_the_index_says(folder: Path, read: 
     assert read == ["odd"]
     (folder / "odd.task.safetensors").rename(folder / "en.task.safetensors")
     assert bundle.tasks(["en"])["en"].name == "en"  # the index is wrong about it
+    (folder / "es.task.safetensors").rename(folder / "es~2.task.safetensors")
+    (folder / "fr.task.safetensors").rename(folder / "es.task.safetensors")
+    assert bundle.tasks(["es"])["es"].name == "es"
     with pytest.raises(TaskNotFoundError):
         bundle.tasks(["zz"])
 
@@ -336,9 +352,6 @@ def test_joining_and_verifying_take_all_files(folder: Path, tmp_path: Path) -> N
 
 def test_ten_thousand_rows_take_a_megabyte(folder: Path) -> None:
     """Random marks and hashes, which do not pack; the bound in format.md."""
-    from hydraopt.bundle.index import read_index, write_index
-    from hydraopt.files.folders import files_in
-
     index = read_index(folder, files_in(folder))
     assert index is not None
     (one, *_) = index.files.values()
