@@ -23,7 +23,6 @@ __all__ = [
     "inflate",
     "refuse",
     "tensor_names",
-    "unpacked_size",
 ]
 
 FORMAT: Final = "hydraopt"
@@ -84,11 +83,6 @@ def inflate(data: bytes, size: int | None, most: int, what: str) -> bytes:
         got = "bytes after it" if stream.eof else "a part of it"
         refuse(what, got, "one whole zlib stream")
     return content
-
-
-def unpacked_size(data: bytes) -> int:
-    """The size that deflated bytes state; 0 if they are too short to state one."""
-    return int.from_bytes(data[:_SIZE_BYTES], "little") if len(data) >= _SIZE_BYTES else 0
 
 
 def refuse(what: str, got: str, expected: str) -> NoReturn:

@@ -17,14 +17,7 @@ from typing import Any, Final
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.bounds import naming
-from hydraopt.bundle.container import (
-    CORE_SUFFIX,
-    INDEX,
-    INDEX_NAME,
-    TASK_SUFFIX,
-    deflate,
-    unpacked_size,
-)
+from hydraopt.bundle.container import CORE_SUFFIX, INDEX, INDEX_NAME, TASK_SUFFIX, deflate
 from hydraopt.bundle.listed import ROW_DEFAULTS, ListedTask
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.spec import MAX_TASKS
@@ -148,10 +141,8 @@ def read_index(
 
 
 def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
+    value = file.manifest(most)
     with naming(file.path):
-        # Before it is unpacked: a manifest of as many bytes may be much longer.
-        check(unpacked_size(file.read("manifest")) <= most, "an index is too long")
-        value = file.manifest()
         check(isinstance(value, dict) and set(value) == {"core", "files"}, "keys of an index")
         assert isinstance(value, dict)  # for mypy
         about = {"format": INDEX, "format_version": str(file.version)}

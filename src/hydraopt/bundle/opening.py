@@ -156,12 +156,13 @@ class Container:
         for name in self._file:
             yield self.read(name)
 
-    def manifest(self) -> object:
+    def manifest(self, most: int | None = None) -> object:
         """The parsed JSON of its manifest, of which nothing but the size and the number of its
-        entries is checked."""
+        entries is checked. most: bytes that it may have, if they are fewer than by its rules."""
         packed = self.read("manifest")
         with naming(self.path):
-            most = at_most(self.rules.text, len(packed))
+            allowed = at_most(self.rules.text, len(packed))
+            most = allowed if most is None else min(most, allowed)
             value = strictjson.loads(self.rules.unpack(packed, None, most, "the manifest"))
             check_manifest(value, self.size)
             self.rules.check(value)
