@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt import open_bundle
+from hydraopt import merge, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.pulling import pull
 from hydraopt.bundle.splitting import split
 from hydraopt.collection.listing import listing
 from hydraopt.collection.verbs import add, remove, rename, replace
-from hydraopt.errors import TaskNotFoundError
+from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
+from hydraopt.merging.output import as_folder
 from tests.remote.conftest import NAMES
 from tests.remote.servers import Web, same_tasks
 
@@ -146,3 +147,14 @@ def test_over_http_an_old_index_finds_and_does_not_tell(
         assert bundle["d"].name == "d"
         with pytest.raises(TaskNotFoundError):
             open_bundle(web.url("four/"))["b"]
+
+
+def test_a_folder_of_a_store_is_one_without_its_slash(
+    bucket: str, merged: Path, adapters: dict[str, Path]
+) -> None:
+    """Else a merge would put a file of that name beside the folder."""
+    split(merged, f"{bucket}/four")
+    with pytest.raises(UsageError, match="the folder is not empty"):
+        merge([adapters["a"]], f"{bucket}/four", error=0.1)
+    assert not as_folder(f"{bucket}/new")
+    assert list(open_bundle(f"{bucket}/four")) == list(NAMES)
