@@ -67,6 +67,7 @@ BLOCKS: Mapping[str, Path] = {
     "trained tuners": _EVIDENCE / "kinds.md",
     "tuners": _DOCS / "reference" / "tuners.md",
     "fleet": _DOCS / "howto" / "fleet.md",
+    "folders": _DOCS / "howto" / "collections.md",
 }
 """The document of every block."""
 OPTIONAL = frozenset({"evidence in short"})

@@ -23,6 +23,7 @@ REPORTS = (
     "default",
     "evidence",
     "fleet",
+    "folders",
     "head_map",
     "kinds",
     "readme",

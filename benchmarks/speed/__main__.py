@@ -7,8 +7,8 @@ import sys
 from benchmarks.commands import dispatch
 
 COMMANDS = (
-    "merge", "revisions", "scaling", "readers", "remote", "runtime", "serve_load", "report",
-    "fleet",
+    "merge", "revisions", "scaling", "readers", "remote", "folders", "runtime", "serve_load",
+    "report", "fleet",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -32,19 +32,20 @@ from hydraopt.bundle.splitting import split
 from tests.remote.servers import s3_server, web_server
 
 _BUCKET = "bucket"
-_KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 _CONTENT = "{}/one.hydra.safetensors", "{}/parts/one.core.safetensors"
 
 
 class Wire:
-    """Bytes that a server sends to its callers. address: where to call it, instead of there."""
+    """What a server is asked, and sends. address: where to call it, instead of there. requests: of
+    its callers. sent: bytes to them."""
 
     def __init__(self, server: str) -> None:
         parts = urlsplit(server)
         self._server = (str(parts.hostname), int(parts.port or 80))
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self.sent = 0
+        self.sent = self.requests = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -62,6 +63,8 @@ class Wire:
             while data := source.recv(1 << 16):
                 if counted:
                     self.sent += len(data)
+                else:
+                    self.requests += data.count(b" HTTP/1.1\r\n")
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
@@ -118,7 +121,7 @@ def _stores(folder: Path) -> Iterator[list[tuple[str, str, Wire]]]:
     """(name, address, wire) of each store, with what the folder holds."""
     with web_server(folder) as web, s3_server() as s3:
         wires = [Wire(web.address), Wire(s3)]
-        settings = {**_KEYS, "AWS_ENDPOINT_URL": wires[1].address}
+        settings = {**KEYS, "AWS_ENDPOINT_URL": wires[1].address}
         with mock.patch.dict(os.environ, settings):
             system = fsspec.filesystem("s3")
             system.mkdir(_BUCKET)

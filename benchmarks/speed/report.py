@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -83,28 +84,39 @@ def explorer_row(bundle: Path, count: int, folder: Path, repeats: int) -> dict[s
     """Seconds from the command to its address; milliseconds of the first view and of a filter."""
     path = folder / "collection.hydra.safetensors"
     write_collection(bundle, path, count)
+    return {**served_row(path, count, repeats), "bundle_bytes": path.stat().st_size}
+
+
+def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
+    """The same of any collection of ``count`` tasks that :func:`write_collection` named."""
     command = [sys.executable, "-m", "hydraopt", "explore", str(path), "--port", "0", "--json"]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         said = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
-        start_seconds = time.perf_counter() - started
+        start_seconds, start_cpu = time.perf_counter() - started, _cpu_of(server.pid)
         try:
             with chromium() as driver:
                 shown = [_opened(driver, said["address"]) for _ in range(repeats)]
-                filtered = _filtered(driver, "skill0123")
+                filtered = _filtered(driver, f"skill{min(123, count // 20):04d}")
                 looked = _looked_at(driver)
         finally:
             server.terminate()
     return {
         "what": "explore",
         "tasks": count,
-        "bundle_bytes": path.stat().st_size,
         "start_seconds": round(start_seconds, 2),
+        "start_cpu": round(start_cpu, 2),
         "drawn_ms": median(shown),
         "filter_ms": filtered,
         "task_ms": looked,
     }
+
+
+def _cpu_of(process: int) -> float:
+    """CPU seconds that a process has taken so far."""
+    times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
 def _opened(driver: Any, address: str) -> float:

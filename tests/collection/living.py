@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.splitting import split
 
@@ -42,14 +43,16 @@ def copied(collection: Path, folder: Path) -> Path:
 
 
 def state(path: Path) -> dict[str, bytes]:
-    """The bytes of all files of a collection, by name; of what starts with a dot none."""
+    """The bytes of all files of a collection, by name; of what starts with a dot none, nor of the
+    index, which has the times of the others."""
     files = [path] if path.is_file() else sorted(path.iterdir())
-    return {file.name: file.read_bytes() for file in files if not file.name.startswith(".")}
+    kept = (x for x in files if not x.name.startswith(".") and x.name != INDEX_NAME)
+    return {file.name: file.read_bytes() for file in kept}
 
 
 def bytes_of(bundle: Bundle, name: str) -> tuple[bytes, ...]:
     """A task's stream and what it carries, as they lie in a file."""
-    entry = bundle[name].entry
+    entry, bundle = bundle[name].entry, bundle[name].bundle
     stream = b"" if entry.content is None else bundle.read(f"task/{entry.content}")
     return (stream, *sorted(bundle.read(f"carried/{i}") for i in entry.carried))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from hydraopt import open_bundle
-from hydraopt.bundle.apart import core_id
+from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import join, split
-from hydraopt.bundle.taskname import task_name_in
+from hydraopt.collection.listing import listing
 from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
 from tests.collection.living import state
@@ -91,18 +92,15 @@ def test_a_file_that_cannot_be_read_may_have_any_name(
         remove(folder, ["nothing"])
 
 
-def test_a_long_head_or_manifest_is_read_as_well(tmp_path: Path, merged: Path) -> None:
-    split(merged, tmp_path / "folder")
-    core = open_bundle(tmp_path / "folder")._source.places["shared"][0]
-    known = core_id(core.metadata["checksums"])
-    file = tmp_path / "folder" / "a.task.safetensors"
-    assert task_name_in(file, known) == "a"
-    assert task_name_in(file, "0" * 16) is None
+def test_a_long_head_is_read_as_well(folder: Path, adapters: dict[str, Path]) -> None:
+    file = folder / "a.task.safetensors"
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     padded = data[8:end] + b" " * 4096
     file.write_bytes(len(padded).to_bytes(8, "little") + padded + data[end:])
-    assert task_name_in(file, known) == "a"
+    with pytest.raises(UsageError, match="has a task of that name"):
+        add(folder, [f"a={adapters['e']}"], day=DAY)
+    assert list(open_bundle(folder)) == list("abcd")
 
 
 def test_hidden_names_count(folder: Path, adapters: dict[str, Path]) -> None:
@@ -154,6 +152,42 @@ def test_names_that_differ_in_case_have_files_of_their_own(
         remove(folder, ["a"])
 
 
+def test_killed_before_the_index_is_written_it_tells_nothing_wrong(
+    folder: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = (
+        (lambda: add(folder, [adapters["e"]], day=DAY), "abcde"),
+        (lambda: replace(folder, [f"a={adapters['f']}"], day=DAY), "abcde"),
+        (lambda: rename(folder, "b", "B"), "Bacde"),
+        (lambda: remove(folder, ["c"]), "Bade"),
+    )
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for change, names in changes:
+        old = (folder / INDEX_NAME).read_bytes()
+        with monkeypatch.context() as patched:
+            patched.setattr("hydraopt.collection.folder.write_index", killed)
+            with pytest.raises(KeyboardInterrupt):
+                change()
+        assert (folder / INDEX_NAME).read_bytes() == old
+        assert sorted(open_bundle(folder)) == sorted(names)
+        assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+    add(folder, [f"last={adapters['e']}"], day=DAY)
+    opened = open_bundle(folder)
+    assert not opened.is_whole
+    assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+
+
+def bare(folder: Path) -> Path:
+    """The same without an index."""
+    copy = folder.with_name("bare")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(INDEX_NAME))
+    return copy
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_rename_that_was_killed_is_finished(
     folder: Path, at: int, monkeypatch: pytest.MonkeyPatch
@@ -181,7 +215,8 @@ def test_a_rename_that_was_killed_is_finished(
     expected = ["a", "c", "d"] if at < 3 else ["c", "d", "x"]
     assert list(open_bundle(folder)) == expected
     names = {f"{name}.task.safetensors" for name in expected}
-    assert {path.name for path in folder.iterdir()} == {*names, "four.core.safetensors"}
+    names |= {"four.core.safetensors", INDEX_NAME}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_a_journal_of_nonsense_does_nothing(folder: Path) -> None:

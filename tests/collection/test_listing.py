@@ -7,7 +7,7 @@ from pathlib import Path
 from hydraopt import merge, open_bundle
 from hydraopt.collection.listing import difference, listing
 from hydraopt.collection.verbs import add, remove, rename, replace
-from tests.collection.living import copied
+from tests.collection.living import bytes_of, copied
 
 DAY = "2026-03-01"
 
@@ -22,7 +22,7 @@ def test_a_listing_adds_up(four: Path, adapters: dict[str, Path]) -> None:
     assert list(rows) == list("abcde")
     assert all(rows[name]["added"] is None for name in "abcd")
     assert rows["e"]["added"]["day"] == DAY
-    assert rows["e"]["own_bytes"] == len(bundle.read(f"task/{bundle['e'].entry.content}"))
+    assert rows["e"]["own_bytes"] == len(bytes_of(bundle, "e")[0])
     assert rows["e"]["carried_bytes"] > 0
     assert rows["e"]["error"] == bundle["e"].error
 

@@ -23,11 +23,12 @@ with collection_at(sys.argv[1]).held():
 """
 
 # Forks writers, one after another, that add and remove a task until they are killed. After each the
-# hash of what is there is printed. A process of its own, because forking one that has threads is
-# not safe.
+# hash of what is there is printed, and what the index tells is held against the files. A process of
+# its own, because forking one that has threads is not safe.
 KILLER = """
-import hashlib, os, random, signal, sys, time
+import hashlib, os, random, signal, sys, tempfile, time
 from pathlib import Path
+from hydraopt.collection.listing import listing
 from hydraopt.collection.verbs import add, remove
 from tests.collection.living import state
 
@@ -35,6 +36,11 @@ path, adapter, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 dice = random.Random(0)
 
 def print_state():
+    if path.is_dir():
+        with tempfile.TemporaryDirectory() as bare:
+            for name, data in state(path).items():
+                Path(bare, name).write_bytes(data)
+            assert listing(path)["tasks"] == listing(bare)["tasks"]
     digest = hashlib.sha256(repr(sorted(state(path).items())).encode()).hexdigest()
     print(digest, flush=True)
 

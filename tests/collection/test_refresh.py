@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, shrink, verify_bundle
+from hydraopt.bundle.splitting import join, split
 from hydraopt.bundle.verify import relative_error
 from hydraopt.collection.encode import Limit
 from hydraopt.collection.refresh import expected_saving, refresh
@@ -26,11 +27,12 @@ def test_from_all_originals_it_is_the_merge_at_that_price(
 ) -> None:
     # As it was merged: nothing was added, so nothing but the recipe may change.
     before = open_bundle(four)
+    entries = {task.name: task for task in before.manifest.tasks}
     refresh(four, adapters=[adapters[name] for name in "abcd"])
     after = open_bundle(four)
     assert after.read("shared") == before.read("shared")
-    for name in "abcd":
-        first, second = (x[name].entry for x in (before, after))
+    for second in after.manifest.tasks:
+        first = entries[second.name]
         assert dataclasses.replace(second, content=first.content) == first
     assert after.recipe == {**before.recipe, "refreshed": True}
 
@@ -38,13 +40,14 @@ def test_from_all_originals_it_is_the_merge_at_that_price(
 def test_what_was_added_gets_into_the_core(four: Path, adapters: dict[str, Path]) -> None:
     add(four, [adapters["e"], adapters["f"]], day=DAY)
     before, expected = open_bundle(four), expected_saving(four)
+    added = before["e"].entry.added
     originals = [adapters[name] for name in "abcdef"]
     done = refresh(four, adapters=originals)
     after = open_bundle(four)
     assert done.from_originals == tuple("abcdef")
     assert after.read("shared") != before.read("shared")
     assert verify_bundle(four, read_adapters(originals)).ok
-    assert after["e"].entry.added == before["e"].entry.added
+    assert after["e"].entry.added == added
     assert (expected.tasks, expected.added) == (6, 2)
     coded = len(after.read("shared")) + sum(
         size for name, size in after.tensor_bytes.items() if name.startswith("task/")
@@ -58,6 +61,7 @@ def test_tasks_as_they_decode_take_the_place_of_originals(
     add(four, [adapters["e"]], day=DAY)
     before = open_bundle(four)
     buffer = before["e"].extras["base_model.model.buffer"].raw()
+    errors = {name: task.error for name, task in before.items()}
     refresh(four, adapters=[adapters["a"]], error=0.05)
     after = open_bundle(four)
     assert after.recipe["errors"] == "estimated"
@@ -69,7 +73,7 @@ def test_tasks_as_they_decode_take_the_place_of_originals(
             actual = relative_error(Factors.of(*true[path].factors()), factors)
             assert actual == pytest.approx(stated, rel=0.35), (name, path)
         if name != "a":
-            assert task.error > before[name].error
+            assert task.error > errors[name]
     assert after["e"].extras["base_model.model.buffer"].raw() == buffer
 
 
@@ -132,6 +136,17 @@ def test_what_no_task_has_any_more_goes(
     refresh(path, adapters=[adapters["a"]])
     assert len(open_bundle(path).manifest.modules) == 4
     assert len(open_bundle(path).manifest.tensors) == 0
+
+
+def test_a_size_of_a_folder_is_that_of_its_files(merged: Path, tmp_path: Path) -> None:
+    """A core and task files take more bytes than one file of the same tasks."""
+    split(merged, tmp_path / "folder")
+    limit = open_bundle(tmp_path / "folder").size - 200
+    done = refresh(tmp_path / "folder", size=limit)
+    assert 0.9 * limit < done.size <= limit
+    assert sum(map(len, state(tmp_path / "folder").values())) == done.size
+    join([tmp_path / "folder"], tmp_path / "joined")
+    assert (tmp_path / "joined").stat().st_size < done.size - 200
 
 
 def test_what_does_not_fit_is_refused(

@@ -242,6 +242,19 @@ def test_a_cold_task_of_an_address_costs_its_own_bytes_and_one_decoding(
     assert ask(resolver, "es") is None
 
 
+def test_a_folder_that_lists_nothing_is_served_by_its_index(
+    monkeypatch: pytest.MonkeyPatch, served: Web
+) -> None:
+    bundle = ServedBundle(Url(served.url("tiny/")))
+    assert bundle.task("de") is not None
+    served.reset()
+    assert bundle.task("fr") is not None
+    assert served.requests == [f"/{core_of(served)}", "/tiny/fr.task.safetensors"]
+    rename(served.folder / "tiny", "fr", "fr2")
+    assert bundle.task("fr") is None
+    assert bundle.task("fr2") is not None
+
+
 def test_two_tasks_at_once_decode_the_core_once(
     monkeypatch: pytest.MonkeyPatch, served: Web
 ) -> None:

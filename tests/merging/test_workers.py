@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -67,6 +68,21 @@ def test_one_two_and_three_workers_give_the_same_bytes(three, tmp_path, started,
     assert made[0] == made[1] == made[2]
     assert [pool.size for pool in started] == [2, 3]
     assert all(gone(pid) for pool in started for pid in pool.pids)
+
+
+def test_what_is_sent_has_absolute_paths(three, tmp_path, monkeypatch) -> None:
+    """A worker on another machine, or of a cluster that runs, has another current folder."""
+    monkeypatch.chdir(three[0].parent)
+    (adapter,) = read_adapters([three[0].name])
+    (module, *_) = adapter.modules.values()
+    assert not module.a.read.path.is_absolute()
+    spool = portable.Spool("work")
+    sent = spool.portable(module.a)
+    assert sent.read.path.is_absolute()
+    assert sent.raw() == module.a.raw()
+    held = spool.portable(dataclasses.replace(module.a, read=module.a.raw))
+    assert held.read.path.is_absolute()
+    spool.close()
 
 
 def test_what_has_no_file_of_its_own_is_sent_as_well(three, tmp_path, started, monkeypatch) -> None:

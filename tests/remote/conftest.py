@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hydraopt import merge
+from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import split
 from hydraopt.files import stores
 from tests.conftest import write_adapter
@@ -107,13 +108,14 @@ def upload() -> Callable[[Path, str], None]:
 
 @pytest.fixture
 def content() -> Callable[[str], dict[str, bytes]]:
-    """The objects under an address, by name."""
+    """The objects under an address, by name, but for indices, which have the tags of the others."""
 
     def read(address: str) -> dict[str, bytes]:
         system, where = fsspec.core.url_to_fs(address)
         system.invalidate_cache()
         paths: list[Any] = system.find(where)
         start = len(system._strip_protocol(address).rstrip("/")) + 1
-        return {str(path)[start:]: system.cat_file(path) for path in paths}
+        kept = (str(path) for path in paths if not str(path).endswith(INDEX_NAME))
+        return {path[start:]: system.cat_file(path) for path in kept}
 
     return read

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle
+from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.verbs import rename
 from hydraopt.errors import RemoteError, TaskNotFoundError, UsageError
 from tests.remote.servers import Reply, Web, same_tasks
@@ -30,6 +31,7 @@ def test_a_core_with_task_files_reads_the_files_of_one_task(
 
 def test_a_folder_that_lists_its_files_is_a_collection(web: Web, apart: Path, merged: Path) -> None:
     shutil.copytree(apart, web.folder / "four")
+    (web.folder / "four" / INDEX_NAME).unlink()
     with pytest.raises(UsageError, match=r"lists no files.*NAME\.core\.safetensors"):
         open_bundle(web.url("four/"))
     with pytest.raises(UsageError, match="Name the tasks"):

@@ -13,6 +13,7 @@ from torch import nn
 
 import hydraopt
 from hydraopt import HydraoptError, attach, merge, open_bundle
+from hydraopt.bundle.splitting import split
 from hydraopt.coding.forms import Mode, Way
 from hydraopt.coding.records import SplitRecord, SplitSide
 from hydraopt.errors import TaskNotFoundError, UsageError
@@ -170,6 +171,23 @@ def test_several_bundles(model, bundle_of, tmp_path) -> None:
         attach(model, [])
     with attach(model, {"a": paths[1], "b": paths[1]}) as attached:
         assert attached.tasks == ("a:de", "a:pl", "b:de", "b:pl")
+
+
+def test_tasks_of_a_folder_have_heads_of_their_own(model, bundle_of, tmp_path) -> None:
+    """Each task of a folder with an index is a bundle of its own, whose first stream is 0."""
+    path, folder = bundle_of("all"), tmp_path / "folder"
+    split(path, folder)
+    assert not open_bundle(folder).is_whole
+    made = []
+    for place in (path, folder):
+        with attach(model, place) as attached:
+            held = {}
+            for name in attached.tasks:
+                attached.set_task(name)
+                held[name] = logits(model)
+            made.append(held)
+    assert all(torch.equal(made[0][name], made[1][name]) for name in TASKS)
+    assert not torch.equal(made[1]["de"], made[1]["en"])
 
 
 def test_gradients_flow_to_the_inputs(model, bundle_of) -> None:

@@ -21,7 +21,7 @@ from hydraopt.bundle.container import (
     tensor_names,
 )
 from hydraopt.bundle.items import CarriedBlob
-from hydraopt.bundle.opening import Container, Opened
+from hydraopt.bundle.opening import Container, CoreFile, Opened
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle, canonical, metadata_of
@@ -30,11 +30,16 @@ from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
+    "OpenTask",
+    "another_core",
     "core_id",
+    "core_of",
     "open_apart",
+    "open_parts",
     "packed_core",
     "packed_task",
     "size_apart",
+    "two_of_one_name",
 ]
 
 _CORE_TENSORS: Final = "manifest", "shared"
@@ -126,7 +131,7 @@ def _deflated(value: Mapping[str, Any]) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Part:
+class OpenTask:
     """A task file. manifest: the core's, with this one task, its blobs and its config."""
 
     file: Container
@@ -137,8 +142,77 @@ class _Part:
         return self.manifest.tasks[0].name
 
 
+def core_of(file: Container) -> CoreFile:
+    """A core file, read. Raises BundleFormatError for one that is none or is damaged."""
+    value = file.manifest()
+    return CoreFile(file, core_id(file.metadata["checksums"]), _core_manifest(file, value), value)
+
+
+def open_parts(
+    core: CoreFile, tasks: Sequence[AnyPath]
+) -> Iterator[OpenTask | BundleFormatError | None]:
+    """The task files, each by itself, in their order; in the place of one that is damaged or no
+    task file, what is wrong with it, and None for one of another core."""
+    for file in _files_of(tasks):
+        if isinstance(file, BundleFormatError):
+            yield file
+        elif file.metadata.get("core") != core.id:
+            yield None
+        else:
+            try:
+                size = core.file.size + file.size
+                yield _task_part(file, core, count_entries(core.value), size, file.path)[0]
+            except BundleFormatError as error:
+                yield error
+
+
+def _files_of(tasks: Sequence[AnyPath]) -> Iterator[Container | BundleFormatError]:
+    """The task files, in their order, or why they are none. Those at addresses are opened several
+    at a time: each waits for an answer."""
+
+    def opened(path: AnyPath) -> Container | BundleFormatError:
+        try:
+            return Container(path, (TASK,), hold=False)
+        except BundleFormatError as error:
+            return error
+
+    if not any(isinstance(path, Url) for path in tasks):
+        yield from map(opened, tasks)
+        return
+    # Loads logging, which reading one task has no use for.
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(opened, tasks)
+
+
+def _task_part(
+    file: Container, core: CoreFile, entries: int, size: int, where: AnyPath
+) -> tuple[OpenTask, int]:
+    """A task file, and the entries with those that were counted before; all files have ``size``."""
+    value = file.manifest()
+    # Together: a task of a few bytes may have all modules of the core.
+    entries += count_entries(value, core.value)
+    with naming(where):
+        check_entries(entries, size)
+    return OpenTask(file, _task_manifest(file, value, core.manifest)), entries
+
+
+def another_core(file: Container, core: CoreFile) -> BundleFormatError:
+    """The error about a task file that belongs to another core."""
+    return BundleFormatError(
+        explain(
+            "a task file belongs to another core",
+            file=file.path,
+            got=f"core {str(file.metadata.get('core'))[:_DIGITS]}",
+            expected=f"{core.id} ({core.file.path.name})",
+            do="Give the core that it was split from, or leave it out",
+        )
+    )
+
+
 def open_apart(
-    file: Container,
+    core: CoreFile,
     tasks: Iterable[AnyPath],
     where: AnyPath,
     strict: bool = True,
@@ -146,64 +220,41 @@ def open_apart(
 ) -> Opened:
     """The bundle of a core file and task files.
 
-    file: the core.  where: what errors call all of them. strict: tasks of another core are refused,
-    else they are left out. only: names of tasks; others are left out. Raises BundleFormatError,
-    naming the files, for tasks of one name, for what is damaged and for what is no core or task.
+    where: what errors call all of them. strict: tasks of another core are refused, else they are
+    left out. only: names of tasks; others are left out. Raises BundleFormatError, naming the files,
+    for tasks of one name, for what is damaged and for what is no core or task.
     """
-    name = core_id(file.metadata["checksums"])
     files = []
-    for one in _containers(list(tasks)):
-        if one.metadata.get("core") == name:
+    for one in _files_of(list(tasks)):
+        if isinstance(one, BundleFormatError):
+            raise one
+        if one.metadata.get("core") == core.id:
             files.append(one)
         elif strict:
-            raise BundleFormatError(
-                explain(
-                    "a task file belongs to another core",
-                    file=one.path,
-                    got=f"core {str(one.metadata.get('core'))[:_DIGITS]}",
-                    expected=f"{name} ({file.path.name})",
-                    do="Give the core that it was split from, or leave it out",
-                )
-            )
-    size = sum(x.size for x in (file, *files))
-    value = file.manifest()
-    own, entries = _core_manifest(file, value), count_entries(value)
-    parts: dict[str, _Part] = {}
+            raise another_core(one, core)
+    size = sum(x.size for x in (core.file, *files))
+    entries, parts = count_entries(core.value), dict[str, OpenTask]()
     for one in files:
-        mine = one.manifest()
-        # Together: a task of a few bytes may have all modules of the core.
-        entries += count_entries(mine, value)
-        with naming(where):
-            check_entries(entries, size)
-        part = _Part(one, _task_manifest(one, mine, own))
+        part, entries = _task_part(one, core, entries, size, where)
         if only is not None and part.name not in only:
             continue
         before = parts.setdefault(part.name, part)
         if before is not part:
-            raise BundleFormatError(
-                explain(
-                    f"two files hold the task {part.name!r}",
-                    file=one.path,
-                    got=f"{before.file.path.name} and {one.path.name}",
-                    do="Leave one of them out",
-                )
-            )
+            raise two_of_one_name(part.name, before.file.path, one.path)
     with naming(where):
-        return _combined(file, own, list(parts.values()), where)
+        return _combined(core, list(parts.values()), where)
 
 
-def _containers(tasks: Sequence[AnyPath]) -> Iterator[Container]:
-    """The task files, in their order. Those at addresses are opened several at a time: each waits
-    for an answer."""
-    if not any(isinstance(path, Url) for path in tasks):
-        for path in tasks:
-            yield Container(path, (TASK,), hold=False)
-        return
-    # Loads logging, which reading one task has no use for.
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda path: Container(path, (TASK,)), tasks)
+def two_of_one_name(name: str, one: AnyPath, other: AnyPath) -> BundleFormatError:
+    """The error about two files that hold one task."""
+    return BundleFormatError(
+        explain(
+            f"two files hold the task {name!r}",
+            file=other,
+            got=f"{one.name} and {other.name}",
+            do="Leave one of them out",
+        )
+    )
 
 
 def _core_manifest(file: Container, value: Any) -> Manifest:
@@ -241,7 +292,7 @@ def _task_manifest(file: Container, value: Any, core: Manifest) -> Manifest:
     return manifest
 
 
-def _combined(core: Container, own: Manifest, parts: Sequence[_Part], where: AnyPath) -> Opened:
+def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Opened:
     """The canonical bundle, in which equal streams, blobs and configs of several files are one.
 
     Bytes are told apart by size and checksum, without being read.
@@ -269,23 +320,27 @@ def _combined(core: Container, own: Manifest, parts: Sequence[_Part], where: Any
         ordered = tuple(sorted(carried))
         tasks.append(dataclasses.replace(task, config=config, content=content, carried=ordered))
     loose = dataclasses.replace(
-        own, tasks=tuple(tasks), configs=tuple(configs), blobs=tuple(x[1] for x in blobs)
+        core.manifest,
+        tasks=tuple(tasks),
+        configs=tuple(configs),
+        blobs=tuple(x[1] for x in blobs),
     )
     # Streams stand for themselves by their tokens; each also says where its bytes are.
     at = dict([*((token, place) for token, _, place in blobs), *streams][::-1])
     made = canonical(loose, [token for token, _ in streams], [token for token, _, _ in blobs])
     made.manifest.check_canonical()
-    places = {"manifest": (core, "manifest"), "shared": (core, "shared")}
+    file = core.file
+    places = {"manifest": (file, "manifest"), "shared": (file, "shared")}
     places |= {f"task/{i}": at[token] for i, token in enumerate(made.streams)}
     places |= {f"carried/{i}": at[token] for i, token in enumerate(made.blobs)}
-    files = [core, *(part.file for part in parts)]
-    metadata = metadata_of(made.manifest, core.version)
-    if "library" in core.metadata:
-        metadata["library"] = core.metadata["library"]
-    header = sum(file.header + file.sizes["manifest"] for file in files)
-    size = sum(file.size for file in files)
-    about = where, metadata, core.version, core.rules
-    return Opened(*about, made.manifest, places, size, header)
+    files = [file, *(part.file for part in parts)]
+    metadata = metadata_of(made.manifest, file.version)
+    if "library" in file.metadata:
+        metadata["library"] = file.metadata["library"]
+    header = sum(x.header + x.sizes["manifest"] for x in files)
+    size = sum(x.size for x in files)
+    about = where, metadata, file.version, file.rules
+    return Opened(*about, made.manifest, places, size, header, core)
 
 
 def _token(file: Container, name: str) -> bytes:

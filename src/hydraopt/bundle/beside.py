@@ -9,13 +9,13 @@ from typing import Final, NoReturn
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX
 from hydraopt.bundle.opening import refuse_file
 from hydraopt.errors import BundleFormatError, RemoteError, UsageError, explain
-from hydraopt.files.answers import gone
+from hydraopt.files.answers import Entry, gone
 from hydraopt.files.folders import files_in, is_folder, is_there
 from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
-    "folded", "is_task_name", "of_tasks", "only_core", "parts_beside", "task_file_name",
-    "task_stem",
+    "entries_beside", "folded", "is_task_name", "of_tasks", "only_core", "parts_beside",
+    "refuse_unlisted", "task_file_name", "task_stem",
 ]  # fmt: skip
 
 _LONGEST: Final = 255
@@ -41,33 +41,43 @@ def parts_beside(
         # By their names: a list of all of them may be longer than what is wanted, if there is one.
         named = {x: None for task in tasks for x in _alike(folder, task)}
         return path, list(named)
-    names = _names_in(folder)
-    if names is None:
-        _refuse_unlisted(path, whole)
-    if not names and isinstance(folder, Url):
-        raise gone(folder)
-    files = [x for x in names if x.endswith(TASK_SUFFIX)]
+    core, entries = entries_beside(path)
+    if entries is None or core is None:
+        refuse_unlisted(path)
+    files = [x.name for x in entries if is_task_name(x.name)]
     if tasks is not None:
         files = of_tasks(files, tasks)
-    core = path
-    if whole:
-        core = only_core([folder / x for x in names if x.endswith(CORE_SUFFIX)], folder)
     return core, [folder / x for x in files]
 
 
-def _names_in(folder: AnyPath) -> list[str] | None:
+def entries_beside(path: AnyPath) -> tuple[AnyPath | None, list[Entry] | None]:
+    """The core file of a folder, or the one that was given, and all that lies in the folder; over
+    HTTP the latter is None where nothing is listed, and then so is the core of a folder.
+
+    Raises BundleFormatError as :func:`parts_beside`.
+    """
+    whole = is_folder(path)
+    folder = path if whole else path.parent
     try:
         entries = files_in(folder)
     except RemoteError:
         raise
     except OSError as error:
         refuse_file("bundle cannot be read", folder, error)
-    return None if entries is None else [x.name for x in entries]
+    if entries is None:
+        return None if whole else path, None
+    if not entries and isinstance(folder, Url):
+        raise gone(folder)
+    if not whole:
+        return path, entries
+    cores = [folder / x.name for x in entries if x.name.endswith(CORE_SUFFIX)]
+    return only_core(cores, folder), entries
 
 
-def _refuse_unlisted(path: AnyPath, whole: bool) -> NoReturn:
+def refuse_unlisted(path: AnyPath) -> NoReturn:
+    """Raise UsageError for a folder over HTTP, or a core file in one, that lists nothing."""
     name = f"NAME{CORE_SUFFIX}"
-    do = f"Give the address of {name}" if whole else "Name the tasks that are wanted"
+    do = f"Give the address of {name}" if is_folder(path) else "Name the tasks that are wanted"
     raise UsageError(explain("over HTTP this folder lists no files", file=path, do=do))
 
 

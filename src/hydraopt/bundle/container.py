@@ -13,6 +13,8 @@ __all__ = [
     "CORE",
     "CORE_SUFFIX",
     "FORMAT",
+    "INDEX",
+    "INDEX_NAME",
     "MOST_CONTENT",
     "TASK",
     "TASK_SUFFIX",
@@ -26,9 +28,12 @@ __all__ = [
 FORMAT: Final = "hydraopt"
 CORE: Final = "hydraopt-core"
 TASK: Final = "hydraopt-task"
-"""What ``format`` says in the header of a bundle, of its core and of a task's file."""
+INDEX: Final = "hydraopt-index"
+"""What ``format`` says in the header of a bundle, of its core, of a task's file, of an index."""
 CORE_SUFFIX: Final = ".core.safetensors"
 TASK_SUFFIX: Final = ".task.safetensors"
+INDEX_NAME: Final = "tasks.index.safetensors"
+"""Of the index of a folder."""
 
 MOST_CONTENT: Final = (1 << 32) - 1
 """Bytes of content that 32 bits can state."""
@@ -36,7 +41,7 @@ _LEVEL: Final = 9
 _SIZE_BYTES: Final = 4
 
 
-def deflate(data: bytes) -> bytes:
+def deflate(data: bytes, level: int = _LEVEL) -> bytes:
     """The size in 32 bits and one zlib stream; the same bytes for the same zlib.
 
     Raises BundleFormatError for content whose size they cannot state.
@@ -50,7 +55,7 @@ def deflate(data: bytes) -> bytes:
                 do="Leave the adapter out",
             )
         )
-    return len(data).to_bytes(_SIZE_BYTES, "little") + zlib.compress(data, _LEVEL)
+    return len(data).to_bytes(_SIZE_BYTES, "little") + zlib.compress(data, level)
 
 
 def inflate(data: bytes, size: int | None, most: int, what: str) -> bytes:

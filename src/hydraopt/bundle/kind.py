@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 import os
 
-from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, TASK, TASK_SUFFIX
+from hydraopt.bundle.container import (
+    CORE,
+    CORE_SUFFIX,
+    FORMAT,
+    INDEX,
+    INDEX_NAME,
+    TASK,
+    TASK_SUFFIX,
+)
 from hydraopt.errors import NotThereError
 from hydraopt.files.folders import files_in, is_folder
 from hydraopt.files.ranges import RemoteFile
@@ -15,13 +23,13 @@ from hydraopt.files.url import Url, place_of
 __all__ = ["BUNDLE_SUFFIX", "is_bundle"]
 
 BUNDLE_SUFFIX = ".hydra.safetensors"
-_SUFFIXES = (BUNDLE_SUFFIX, CORE_SUFFIX, TASK_SUFFIX)
-_FORMATS = (FORMAT, CORE, TASK)
+_SUFFIXES = (BUNDLE_SUFFIX, CORE_SUFFIX, TASK_SUFFIX, INDEX_NAME)
+_FORMATS = (FORMAT, CORE, TASK, INDEX)
 _MOST_HEADER = 100 << 20
 
 
 def is_bundle(path: str | os.PathLike[str], whole: bool = False) -> bool:
-    """Whether the file says that it is a bundle, its core or a task; nothing else is checked.
+    """Whether the file says that it is a bundle, or a part of one; nothing else is checked.
 
     A file whose header cannot be read counts as one if it has a bundle's name, so that whoever
     opens it next can say what is wrong with it. A folder is one if a core file is in it. False for

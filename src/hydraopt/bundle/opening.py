@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from hydraopt.adapters.rawtensor import FileSpan, HeldSpan, TensorFile
 from hydraopt.adapters.safetensorsfile import open_safetensors
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.bounds import AGAIN, check_manifest, naming
+from hydraopt.bundle.bounds import AGAIN, check_blobs, check_manifest, naming
 from hydraopt.bundle.container import FORMAT, tensor_names
 from hydraopt.bundle.rules import CURRENT, Rules, at_most
 from hydraopt.bundle.spec import Manifest
@@ -34,7 +34,7 @@ from hydraopt.files.ranges import RemoteFile, held_at
 from hydraopt.files.reading import Ranges
 from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["Container", "Opened", "open_source", "refuse_file", "rules_of"]
+__all__ = ["Container", "CoreFile", "Opened", "open_source", "refuse_file", "rules_of"]
 
 _FIRST_APART: Final = 2
 """The version from which on there are core and task files."""
@@ -156,12 +156,13 @@ class Container:
         for name in self._file:
             yield self.read(name)
 
-    def manifest(self) -> object:
+    def manifest(self, most: int | None = None) -> object:
         """The parsed JSON of its manifest, of which nothing but the size and the number of its
-        entries is checked."""
+        entries is checked. most: bytes that it may have, if they are fewer than by its rules."""
         packed = self.read("manifest")
         with naming(self.path):
-            most = at_most(self.rules.text, len(packed))
+            allowed = at_most(self.rules.text, len(packed))
+            most = allowed if most is None else min(most, allowed)
             value = strictjson.loads(self.rules.unpack(packed, None, most, "the manifest"))
             check_manifest(value, self.size)
             self.rules.check(value)
@@ -233,12 +234,26 @@ class Container:
 
 
 @dataclass(frozen=True)
+class CoreFile:
+    """A core file, read once for all the task files that belong to it.
+
+    id: what these call it by. manifest: without tasks. value: its parsed JSON.
+    """
+
+    file: Container
+    id: str
+    manifest: Manifest
+    value: object
+
+
+@dataclass(frozen=True)
 class Opened:
     """What a bundle holds, and where.
 
     path: the file, or the folder, or an address of either.  version: of its format.  manifest:
     canonical.  places: of each of the bundle's tensors, in order, the file that it is in and its
-    name there.  size: bytes of all files.  header: those that were read to know all this.
+    name there.  size: bytes of all files.  header: those that were read to know all this.  core:
+    of a bundle in several files.
     """
 
     path: AnyPath
@@ -249,6 +264,31 @@ class Opened:
     places: Mapping[str, tuple[Container, str]]
     size: int
     header: int
+    core: CoreFile | None = None
+
+    def __post_init__(self) -> None:
+        carried = sum(size for name, size in self.sizes.items() if name.startswith("carried/"))
+        with naming(self.path):
+            check_blobs(self.manifest.blobs, carried, self.rules)
+
+    @property
+    def whole(self) -> Opened:
+        """Itself; of a folder with an index, all that is in it."""
+        return self
+
+    @property
+    def known(self) -> Opened:
+        """Itself; of a folder with an index, no more than was read of it."""
+        return self
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of all tasks, sorted."""
+        return tuple(task.name for task in self.manifest.tasks)
+
+    def part(self, task: str) -> Opened:
+        """What holds a task that there is: itself."""
+        return self
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -259,6 +299,11 @@ class Opened:
     def files(self) -> list[Container]:
         """All of them, the core first."""
         return list(dict.fromkeys(file for file, _ in self.places.values()))
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from a store so far."""
+        return sum(file.fetched for file in self.files)
 
     def checksum(self, name: str) -> str:
         """Of the bytes of one tensor, as its file says it."""

@@ -12,7 +12,8 @@ from hydraopt.bundle.container import CORE, CORE_SUFFIX
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.splitting import files_of
+from hydraopt.bundle.splitting import files_of, is_part
+from hydraopt.bundle.taskfiles import renew_index
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.cache import remote_cache
 from hydraopt.files.writing import write_atomically
@@ -61,17 +62,19 @@ def pull(
         target.mkdir(parents=True, exist_ok=True)
         size += write_atomically(target / name, pieces)
         written.append(target / name)
+    if any(is_part(file.name) for file in written):
+        renew_index(target)
     return Pulled(names, size, opened.fetched, tuple(written))
 
 
 def _into_cache(bundle: Bundle, names: Iterable[str]) -> int:
-    needed = ["manifest", "shared"]
+    sizes, needed = bundle.tensor_bytes, ["manifest", "shared"]
     for name in names:
         entry = bundle[name].entry
         needed += [] if entry.content is None else [f"task/{entry.content}"]
         needed += [f"carried/{i}" for i in entry.carried]
     needed = list(dict.fromkeys(needed))
-    size, most = sum(bundle.tensor_bytes[x] for x in needed), remote_cache().most
+    size, most = sum(sizes[x] for x in needed), remote_cache().most
     if size > most:
         raise UsageError(
             explain(

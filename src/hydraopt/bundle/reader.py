@@ -6,19 +6,23 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.apart import open_apart
+from hydraopt.bundle.apart import core_of, open_apart
 from hydraopt.bundle.beside import parts_beside
-from hydraopt.bundle.bounds import Allowance, check_blobs, naming
+from hydraopt.bundle.bounds import Allowance, naming
 from hydraopt.bundle.carried import unpack_blob
 from hydraopt.bundle.container import CORE, FORMAT, TASK
+from hydraopt.bundle.indexed import IndexedFolder, open_folder, parts_named
+from hydraopt.bundle.listed import ListedTask, listed_in
 from hydraopt.bundle.opening import Container, Opened, open_source, refuse_file
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
+from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord
@@ -43,7 +47,8 @@ def open_bundle(
 
     path: the file; or the folder of a core file and task files; or a core file, with the task files
     beside it that belong to it; or an address of one of these, of which ranges are fetched that are
-    not in the cache (hydraopt.files.cache).
+    not in the cache (hydraopt.files.cache). In a folder with an index a task file is read when its
+    task is asked for, and is taken as it is then.
     tasks: those that are wanted. Of a bundle in several files the others are not opened, so that
     the price does not depend on how many there are. TaskNotFoundError if one is not there.
     base: the base model's folder, or its own tensors by name, for tasks that hold differences from
@@ -67,76 +72,118 @@ def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFound
     return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
 
 
+@dataclass
+class _DecodedCore:
+    """What was decoded of what tasks share; the same object for all bundles over one core."""
+
+    bases: list[Bases] | None = None
+    commons: Commons | None = None
+
+
 class Bundle(Mapping[str, TaskAdapter]):
     """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
 
-    path: the file or folder.  base: see :func:`open_bundle`.  version: of its format.
-    allowance: what its streams may hold.  manifest: what it holds.
-    metadata: the header's, for people.
-    bytes_read: bytes read from the file so far.
+    path: the file or folder.  base: see :func:`open_bundle`.
+
+    In a folder with an index each task is a bundle of its own over the same core: what its entry
+    counts, it counts in ``task.bundle``. What is about all tasks together reads all files first:
+    ``manifest``, ``tensor_bytes``, ``files``.
     """
 
     def __init__(
-        self, path: AnyPath, base: BaseTensors | None = None, source: Opened | None = None
+        self,
+        path: AnyPath,
+        base: BaseTensors | None = None,
+        source: Opened | IndexedFolder | None = None,
     ) -> None:
         self.path = path
         self.base = base
         self._source = source or _source_of(path)
-        self.metadata = self._source.metadata
-        self.version = self._source.version
-        self.bytes_read = self._source.header
-        self.manifest = self._source.manifest
-        sizes = self.tensor_bytes
-        with naming(path):
-            check_blobs(self.manifest.blobs, _sum_of(sizes, "carried/"), self._source.rules)
+        self._read = 0
+        self._decoded = _DecodedCore()
         self._dense: dict[int, dict[str, RawTensor]] = {}
-        self.allowance = Allowance(sizes["shared"] + _sum_of(sizes, "task/"), self._source.rules)
-        self._tasks = {entry.name: entry for entry in self.manifest.tasks}
+        self._parts: dict[str, Bundle] = {}
+        self._allowed: tuple[Opened, Allowance] | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it holds."""
+        return self._source.whole.manifest
+
+    @property
+    def core(self) -> Manifest:
+        """What it holds, maybe without its tasks, which are not read to know it."""
+        return self._source.known.manifest
+
+    @property
+    def rows(self) -> list[ListedTask]:
+        """What is known of each task before its file is read."""
+        indexed = self._source.rows if isinstance(self._source, IndexedFolder) else None
+        return indexed if indexed is not None else listed_in(self._source.whole)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its whole manifest is known, or would have to be read to give :attr:`rows`."""
+        return not isinstance(self._source, IndexedFolder) or self._source.rows is None
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The header's, for people."""
+        return self._source.metadata
+
+    @property
+    def version(self) -> int:
+        """Of its format."""
+        return self._source.known.version
 
     @property
     def base_model(self) -> str | None:
         """What all tasks belong to."""
-        return self.manifest.base_model
+        return self.core.base_model
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """How the bundle was made."""
-        return self.manifest.recipe
+        return self.core.recipe
 
     @property
     def size(self) -> int:
-        """Bytes of the file, or of all files."""
+        """Bytes of the file, or of the core and all task files; an index does not count."""
         return self._source.size
+
+    @property
+    def core_bytes(self) -> int:
+        """Bytes of what tasks share."""
+        return self._source.known.sizes["shared"]
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from its files so far."""
+        return self._source.header + self._read + sum(x._read for x in self._parts.values())
 
     @property
     def files(self) -> list[Container]:
         """All of them, the core first."""
-        return self._source.files
+        return self._source.whole.files
 
     @property
     def fetched(self) -> int:
         """Bytes that came from a store so far; what was in the cache does not count."""
-        return sum(file.fetched for file in self.files)
+        return self._source.fetched
 
-    def again(self, tasks: Iterable[str]) -> Bundle:
-        """The bundle as it is now, for these tasks; what is as before is not read again.
+    @property
+    def allowance(self) -> Allowance:
+        """What its streams may hold."""
+        known = self._source.known
+        if self._allowed is None or self._allowed[0] is not known:
+            own = _sum_of(known.sizes, "task/")
+            self._allowed = known, Allowance(known.sizes["shared"] + own, known.rules)
+        return self._allowed[1]
 
-        A core that did not change keeps what was decoded of it, so that each further task costs its
-        own bytes. Raises as :func:`open_bundle`.
-        """
-        wanted, core = list(dict.fromkeys(tasks)), self.files[0]
-        if not core.is_current():
-            fresh = open_bundle(self.path, self.base, tasks=wanted)
-        elif core.format == FORMAT:
-            fresh = self
-        else:
-            others = parts_beside(self.path if is_folder(self.path) else core.path, wanted)[1]
-            opened = open_apart(core, others, self.path, False, wanted)
-            fresh = Bundle(self.path, self.base, opened)
-        for name in wanted:
-            fresh[name]
-        fresh.take_core(self)
-        return fresh
+    @property
+    def source(self) -> Opened | IndexedFolder:
+        """Where its tensors are."""
+        return self._source
 
     def decode_core(self) -> None:
         """Decode what tasks share, unless that was done."""
@@ -145,26 +192,49 @@ class Bundle(Mapping[str, TaskAdapter]):
     def take_core(self, other: Bundle) -> None:
         """Take what ``other`` has decoded of a core, if it is the same core."""
         mine, theirs = (
-            (x.checksum("shared"), x.manifest.modules, x.manifest.tensors) for x in (self, other)
+            (x.checksum("shared"), x.core.modules, x.core.tensors) for x in (self, other)
         )
-        if other is not self and mine == theirs:
-            for name in ("_bases", "_commons"):
-                if name in other.__dict__:
-                    self.__dict__.setdefault(name, other.__dict__[name])
+        if mine == theirs and self._decoded.bases is None:
+            self._decoded = other._decoded
 
     @property
     def tensor_bytes(self) -> dict[str, int]:
         """Bytes of each tensor of the file, in file order: what each thing in a bundle costs."""
-        return dict(self._source.sizes)
+        return dict(self._source.whole.sizes)
 
     def __getitem__(self, name: str) -> TaskAdapter:
         """The task of that name, a fresh object: what it decodes is freed with it.
 
         Raises TaskNotFoundError, naming similar ones.
         """
-        if name not in self._tasks:
-            raise no_such_task(str(name), self._tasks, self.path)
-        return TaskAdapter(self, self._tasks[name])
+        if name not in self:
+            raise no_such_task(str(name), self, self.path)
+        part = self._source.part(name)
+        if part is None:
+            # The index is wrong about it: from here on the files count.
+            part = self._source.whole
+            if name not in part.names:
+                raise no_such_task(str(name), self, self.path)
+        if part is self._source.known:
+            return TaskAdapter(self, self._tasks[name])
+        return self._part(name, part)._only
+
+    def _part(self, name: str, opened: Opened) -> Bundle:
+        """The bundle of one task, over the same core."""
+        if name not in self._parts:
+            self._parts[name] = Bundle(self.path, self.base, opened)
+            self._parts[name]._decoded = self._decoded
+        self._parts[name].base = self.base
+        return self._parts[name]
+
+    @property
+    def _only(self) -> TaskAdapter:
+        (entry,) = self._tasks.values()
+        return TaskAdapter(self, entry)
+
+    @cached_property
+    def _tasks(self) -> dict[str, TaskEntry]:
+        return {entry.name: entry for entry in self.manifest.tasks}
 
     def one_by_one(self) -> Iterator[TaskAdapter]:
         """All tasks, those of one stream after one another, so that each is decoded once."""
@@ -178,31 +248,33 @@ class Bundle(Mapping[str, TaskAdapter]):
             before = task
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tasks
+        return name in self._source.names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tasks)
+        return iter(self._source.names)
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._source.names)
 
     def __repr__(self) -> str:
-        return (
-            f"Bundle({str(self.path)!r}, {len(self)} tasks, {len(self.manifest.modules)} modules)"
-        )
+        return f"Bundle({str(self.path)!r}, {len(self)} tasks, {len(self.core.modules)} modules)"
 
     def checksum(self, name: str) -> str:
         """The checksum that a tensor's bytes must have, as a file says; they are not read."""
-        return self._source.checksum(name)
+        return self._of(name).checksum(name)
 
     def read(self, name: str) -> bytes:
         """The bytes of one tensor of the file, held against its checksum.
 
         Raises ChecksumError; BundleFormatError if the file changed since it was opened.
         """
-        data = self._source.read(name)
-        self.bytes_read += len(data)
+        data = self._of(name).read(name)
+        self._read += len(data)
         return data
+
+    def _of(self, name: str) -> Opened:
+        """What has the tensor; what tasks share is in the core."""
+        return self._source.known if name == "shared" else self._source.whole
 
     def sha256(self) -> str:
         """In hex, of the bytes of the file; of several files, one after another."""
@@ -217,7 +289,7 @@ class Bundle(Mapping[str, TaskAdapter]):
             return self._dense[index]
         blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
         with naming(self.path):
-            tensors = unpack_blob(blob, data, self.path, self._source.rules)
+            tensors = unpack_blob(blob, data, self.path, self._source.whole.rules)
         if blob.raw_size > _DENSE * len(data):
             self._dense[index] = tensors
         return tensors
@@ -245,7 +317,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
         Raises UsageError for a folder without weight files that is needed.
         """
-        needed = self.base is None and any(entry.base for entry in self.manifest.tensors)
+        needed = self.base is None and any(entry.base for entry in self.core.tensors)
         if needed and base and Path(base).is_dir():
             self.base = open_base(base)
 
@@ -254,7 +326,7 @@ class Bundle(Mapping[str, TaskAdapter]):
 
         Raises UsageError without the base model, BaseMismatchError for another one.
         """
-        entry = self.manifest.tensors[tensor]
+        entry = self.core.tensors[tensor]
         if entry.base is None:
             return None
         return base_tensor(self.base, entry, self.path)
@@ -269,54 +341,57 @@ class Bundle(Mapping[str, TaskAdapter]):
             return self.allowance.open(name, data, records)
 
     def _open_shared(self) -> StreamReader | None:
-        if not self.tensor_bytes["shared"]:
+        if not self.core_bytes:
             return None
-        return self.open_stream("shared", len(self.manifest.modules) + len(self.manifest.tensors))
+        return self.open_stream("shared", len(self.core.modules) + len(self.core.tensors))
 
     def _read_bases(self, reader: StreamReader) -> Iterator[Bases]:
         with naming(self.path):
-            yield from each_bases(reader, self.manifest.modules)
-            commons = list(each_common(reader, self.manifest.tensors))
+            yield from each_bases(reader, self.core.modules)
+            commons = list(each_common(reader, self.core.tensors))
             reader.close()
         # Kept: whoever reads the bases has paid for them, and tasks are few that need them.
-        self.__dict__["_commons"] = commons
+        self._decoded.commons = commons
 
-    @cached_property
+    @property
     def _commons(self) -> Commons:
-        reader = self._open_shared()
-        if reader is None:
-            return []
-        for _ in self._read_bases(reader):
-            pass
-        commons: Commons = self.__dict__["_commons"]
-        return commons
+        if self._decoded.commons is None:
+            reader = self._open_shared()
+            for _ in self._read_bases(reader) if reader is not None else ():
+                pass
+        return self._decoded.commons or []
 
-    @cached_property
+    @property
     def _bases(self) -> list[Bases]:
-        reader = self._open_shared()
-        if reader is None:
-            return []
-        bases, self.__dict__["_commons"] = read_shared(reader, self.manifest, self.path)
-        return bases
+        made = self._decoded
+        if made.bases is None:
+            reader = self._open_shared()
+            made.bases, made.commons = [], []
+            if reader is not None:
+                made.bases, made.commons = read_shared(reader, self.core, self.path)
+        return made.bases
 
 
-def _source_of(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened:
+def _source_of(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | IndexedFolder:
     """A bundle in one file; or a folder, or a core file, with the task files in it or beside it.
 
     wanted: tasks; of several files no others are opened. In a store, where a new core comes
     beside the old tasks, those of another core are left out.
     """
     if is_folder(path):
-        core, tasks = parts_beside(path, wanted)
-        strict = wanted is None and isinstance(path, Path)
-        return open_apart(Container(core, (CORE,)), tasks, path, strict, wanted)
+        if wanted is None:
+            return open_folder(path)
+        core, tasks = parts_named(path, wanted)
+        return open_apart(core_of(Container(core, (CORE,))), tasks, path, False, wanted)
     file = Container(path, (FORMAT, CORE, TASK))
     if file.format == TASK:
         do = "Put its core file beside it, and give that or the folder"
         refuse_file("a task file holds nothing without its core", path, do=do)
-    if file.format == CORE:
-        return open_apart(file, parts_beside(path, wanted)[1], path, False, wanted)
-    return open_source(file)
+    if file.format == FORMAT:
+        return open_source(file)
+    if wanted is None:
+        return open_folder(path, file)
+    return open_apart(core_of(file), parts_beside(path, wanted)[1], path, False, wanted)
 
 
 def _sum_of(sizes: Mapping[str, int], start: str) -> int:

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from hydraopt.bundle.apart import core_id, open_apart, packed_core, packed_task
+from hydraopt.bundle.apart import core_id, core_of, open_apart, packed_core, packed_task
 from hydraopt.bundle.beside import folded, only_core, parts_beside, task_file_name
-from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK, TASK_SUFFIX
+from hydraopt.bundle.container import CORE, CORE_SUFFIX, INDEX_NAME, TASK, TASK_SUFFIX
+from hydraopt.bundle.index import IndexedFile, md5_of, write_index
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
+from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
-from hydraopt.files.folders import files_in, is_folder, remove_file
+from hydraopt.files.folders import entry_of, files_in, is_folder, remove_file
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import replaced_folder
 
-__all__ = ["SplitFile", "files_of", "join", "split"]
+__all__ = ["SplitFile", "files_of", "is_part", "join", "split"]
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,20 @@ def split(
         _check_core(target, mine)
     if isinstance(target, Url):
         return _split_to_store(target, opened, core[2], core[1])
-    written = []
-    with replaced_folder(target, lambda name: name.endswith((CORE_SUFFIX, TASK_SUFFIX))) as made:
+    written, indexed = [], []
+    library = opened.metadata.get("library")
+    with replaced_folder(target, is_part) as made:
         for task, name, packed in chain([core], files):
-            size = packed.write(made / name, opened.metadata.get("library"))
+            size = packed.write(made / name, library)
             written.append(SplitFile(task, target / name, size))
+            if task is not None:
+                indexed.append(_indexed(opened, task, made / name, packed, library))
+        write_index(made, (core[1], mine), indexed)
     return written
 
 
 def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) -> list[SplitFile]:
-    """Task files first, then the core, then what was there before goes.
+    """Task files first, then the core, then the index, then what was there before goes.
 
     No task of another core is written over, so whoever reads in between, or after a writer that
     died, has the old core with all its tasks or the new one with all its own.
@@ -94,10 +100,11 @@ def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) 
     if len(cores) == 1:
         name = cores[0]
     strangers = [x for x in there if x.endswith(TASK_SUFFIX) and there[x] != mine]
-    written = []
+    written, indexed = [], []
     for task, file, packed in files_of(bundle, taken=strangers):
         if task is not None:
             written.append(SplitFile(task, target / file, packed.write(target / file, library)))
+            indexed.append(_indexed(bundle, task, target / file, packed, library))
     stale = set(there) - {x.path.name for x in written} - {name}
     if mine not in {there[x] for x in cores}:
         # A writer that died left them; they would be tasks as soon as the core is there.
@@ -105,8 +112,28 @@ def _split_to_store(target: Url, bundle: Bundle, core: PackedBundle, name: str) 
         _remove_all(target, unseen)
         stale -= unseen
     head = SplitFile(None, target / name, core.write(target / name, library))
+    write_index(target, (name, mine), indexed)
     _remove_all(target, stale)
     return [head, *written]
+
+
+def _indexed(
+    bundle: Bundle, task: str, place: AnyPath, packed: PackedBundle, library: str | None
+) -> IndexedFile:
+    """A task file that was written, for the index."""
+    bundle = bundle[task].bundle
+    entry = bundle[task].entry
+    sizes = dict(zip(packed.names, map(len, packed.payload), strict=True))
+    carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
+    row = listed_task(entry, bundle.manifest.configs[entry.config], sizes.get("task/0", 0), carried)
+    now = entry_of(place)
+    md5 = md5_of(packed.pieces(library))
+    return IndexedFile(place.name, now.size or 0, task, row, now.mark, md5)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of that name is a part of a bundle in several files, its index included."""
+    return name.endswith((CORE_SUFFIX, TASK_SUFFIX)) or name == INDEX_NAME
 
 
 def _remove_all(folder: Url, names: Iterable[str]) -> None:
@@ -174,6 +201,8 @@ def _source_of(paths: Sequence[AnyPath]) -> Opened:
     # Of a folder in a store, files of another core are left out, as by open_bundle.
     strict = not (len(paths) == 1 and isinstance(paths[0], Url) and is_folder(paths[0]))
     for path in paths:
+        if path.name == INDEX_NAME:
+            continue  # All of FOLDER/* is given; what an index says is in the others.
         if is_folder(path):
             core, beside = parts_beside(path)
             cores.append(core)
@@ -182,7 +211,7 @@ def _source_of(paths: Sequence[AnyPath]) -> Opened:
             is_core = Container(path, (CORE, TASK), hold=False).format == CORE
             (cores if is_core else tasks).append(path)
     where = paths[0] if len(paths) == 1 else paths[0].parent
-    return open_apart(Container(only_core(cores, where), (CORE,)), tasks, where, strict)
+    return open_apart(core_of(Container(only_core(cores, where), (CORE,))), tasks, where, strict)
 
 
 def files_of(

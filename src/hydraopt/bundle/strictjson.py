@@ -84,7 +84,8 @@ def pack_columns(
     for name, default in defaults.items():
         values = [row[name] for row in rows]
         first = dumps(values[0]) if values else dumps(default)
-        if any(dumps(value) != first for value in values):
+        # The same object is the same text: long columns are mostly one value.
+        if any(value is not values[0] and dumps(value) != first for value in values):
             columns[name] = values
         elif first != dumps(default):
             columns[name] = {"=": values[0]}

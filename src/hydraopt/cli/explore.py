@@ -70,7 +70,7 @@ def explore(
     from hydraopt.serve.listening import bind
 
     with bind(host, port) as listening:
-        known = collect(bundle, files)
+        known = collect(bundle, files, whole=False)
         server = make_server(known, host)
         taken = listening.getsockname()[1]
         address = f"http://[{host}]:{taken}/" if ":" in host else f"http://{host}:{taken}/"

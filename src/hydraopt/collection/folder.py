@@ -1,7 +1,8 @@
 """A core with task files: a change writes or removes task files, and the core is not touched.
 
-What it costs does not depend on how many tasks there are, but for the listing of the folder. Each
-task is written in one step; of several, those before a crash are there.
+What it costs does not depend on how many tasks there are, but for the folder's listing and its
+index. Each task is written in one step; of several, those before a crash are there. The index comes
+last: until then it is wrong about the files that changed, and whoever reads them sees that.
 """
 
 from __future__ import annotations
@@ -16,23 +17,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.bundle.apart import core_id, open_apart, packed_task
+from hydraopt.bundle.apart import core_of, open_apart, packed_task
 from hydraopt.bundle.beside import (
+    entries_beside,
     folded,
     is_task_name,
-    of_tasks,
-    parts_beside,
+    refuse_unlisted,
     task_file_name,
 )
-from hydraopt.bundle.container import CORE, FORMAT, TASK, TASK_SUFFIX
-from hydraopt.bundle.opening import Container
+from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, TASK, TASK_SUFFIX
+from hydraopt.bundle.index import IndexedFile, md5_of, write_index
+from hydraopt.bundle.listed import listed_task
+from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.taskname import task_name_in
+from hydraopt.bundle.taskfiles import TaskFiles, task_files
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
-from hydraopt.errors import BundleFormatError, RemoteError, explain
-from hydraopt.files.answers import Entry
-from hydraopt.files.folders import files_in, is_folder, is_there, remove_file
+from hydraopt.errors import BundleFormatError
+from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
 from hydraopt.files.ranges import held_at
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.url import AnyPath
@@ -52,9 +54,11 @@ class FolderCollection:
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
-        core, _ = parts_beside(path, ())
-        self._core_path = core
-        self._folder = core.parent
+        place, self._entries = entries_beside(path)
+        if place is None:
+            refuse_unlisted(path)
+        self._core_path = place
+        self._folder = place.parent
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -62,6 +66,9 @@ class FolderCollection:
             if isinstance(self._folder, Path):
                 clean(self._folder)
             self._finish_renaming()
+            # As it is now that nobody else writes.
+            self._entries = entries_beside(self.path)[1]
+            self.__dict__.pop("_files", None)
             yield
 
     def bundle(self) -> Bundle:
@@ -71,34 +78,33 @@ class FolderCollection:
         return Bundle(self.path, base, open_apart(self._core, [], self.path))
 
     def size(self) -> int:
-        """Bytes of the core and of all task files in the folder."""
-        return self._core.size + sum(x.size or 0 for x in self._task_files)
+        """Bytes of the core and of all task files in the folder; the index does not count."""
+        files = self._files.files.values()
+        others = {*self._files.broken, *self._files.foreign}
+        sizes = [x.size or 0 for x in self._entries or () if x.name in others]
+        return self._core.file.size + sum(x.size for x in files) + sum(sizes)
 
     def has(self, name: str) -> bool:
-        return self._file_of(name) is not None
+        return self._files.of(name) is not None
 
     def names(self) -> set[str]:
-        return set(self.bundle())
+        self._check_read()
+        return {x.task for x in self._files.files.values()}
 
     def taken(self, names: Iterable[str]) -> set[str]:
-        """Every task file of a folder here is asked for its name: it may have another one than its
-        file. In a store only those are that may hold the names, for each costs a request."""
-        wanted = set(names)
-        if not isinstance(self._folder, Path):
-            return {name for name in wanted if self._file_of(name) is not None}
-        there = (task_name_in(self._folder / x, self._core_id) for x in self._task_names)
-        return {name for name in there if name is not None and name in wanted}
+        """Also by a file of another name, as somebody may have given it."""
+        self._check_read()
+        return {name for name in names if self._files.of(name) is not None}
 
-    @property
-    def _task_files(self) -> list[Entry]:
-        files = files_in(self._folder)
-        if files is None:
-            raise RemoteError(explain("over HTTP this folder lists no files", file=self.path))
-        return [x for x in files if is_task_name(x.name)]
+    def _check_read(self) -> None:
+        for error in self._files.broken.values():
+            raise error
 
-    @property
-    def _task_names(self) -> list[str]:
-        return sorted(x.name for x in self._task_files)
+    @cached_property
+    def _files(self) -> TaskFiles:
+        if self._entries is None:
+            refuse_unlisted(self.path)
+        return task_files(self._folder, self._entries, self._core)
 
     def write(self, change: Change) -> int:
         """Make a change. Tasks that come in the place of others are written over these."""
@@ -107,61 +113,51 @@ class FolderCollection:
             self._rename(old, new)
         taken = {folded(stem) for stem in self._stems}
         for name, piece in come.items():
-            file = self._file_of(name) if name in change.gone else None
-            target = file or self._folder / task_file_name(name, taken)
-            self._write(target, piece)
+            known = self._files.of(name) if name in change.gone else None
+            target = known.file if known else task_file_name(name, taken)
+            self._write(self._folder / target, piece)
         for name in change.gone:
             if name not in come:
-                file = self._file_of(name)
-                assert file is not None
-                remove_file(file)
+                remove_file(self._folder / self._forget(name))
+        if self._has_index:
+            core = self._core_path.name, self._core.id
+            write_index(self._folder, core, self._files.files.values())
         if isinstance(self._folder, Path):
             sync_folder(self._folder)
         return self.size()
 
-    @cached_property
-    def _core(self) -> Container:
-        return Container(self._core_path, (CORE,))
+    @property
+    def _has_index(self) -> bool:
+        """Whether the folder is this collection's alone."""
+        return sum(x.name.endswith(CORE_SUFFIX) for x in self._entries or ()) == 1
+
+    def _forget(self, name: str) -> str:
+        """The name of a task's file, which goes."""
+        known = self._files.of(name)
+        assert known is not None
+        return self._files.files.pop(known.file).file
 
     @cached_property
-    def _core_id(self) -> str:
-        return core_id(self._core.metadata["checksums"])
+    def _core(self) -> CoreFile:
+        return core_of(Container(self._core_path, (CORE,)))
 
     @cached_property
     def _core_config(self) -> Mapping[str, Any]:
         """The config that those of the tasks are stored as differences from."""
-        value = self._core.manifest()
-        configs = value.get("configs") if isinstance(value, dict) else None
-        first: Mapping[str, Any] = configs[0] if configs else {}
-        return first
+        configs = self._core.manifest.configs
+        return configs[0] if configs else {}
 
     @property
     def _stems(self) -> set[str]:
-        return {x.name.removesuffix(TASK_SUFFIX) for x in self._task_files}
-
-    def _file_of(self, name: str) -> AnyPath | None:
-        """The file that holds the task. Those are opened first that are called like it; the others
-        of a folder here may be, too, if somebody has renamed a file."""
-        for file in of_tasks(self._task_names, [name]):
-            if name in self._opened(self._folder / file):
-                return self._folder / file
-        if not isinstance(self._folder, Path):
-            return None
-        for file in self._task_names:
-            # A file that cannot be read is no reason not to find the task in another one.
-            with suppress(BundleFormatError):
-                path = self._folder / file
-                if task_name_in(path, self._core_id) == name and name in self._opened(path):
-                    return path
-        return None
+        files = (*self._files.files, *self._files.broken, *self._files.foreign)
+        return {x.removesuffix(TASK_SUFFIX) for x in files}
 
     def _opened(self, file: AnyPath) -> Bundle:
         """The bundle of one task file; of no task if it belongs to another core."""
         return Bundle(file, None, open_apart(self._core, [file], self.path, strict=False))
 
     def _write(self, target: AnyPath, piece: TaskPiece) -> None:
-        core = self.core().manifest
-        manifest, streams, blobs = packed_parts(core, [piece])
+        manifest, streams, blobs = packed_parts(self._core.manifest, [piece])
         # The core's config first: that of the task is stored as the difference.
         manifest = dataclasses.replace(
             manifest,
@@ -169,7 +165,16 @@ class FolderCollection:
             tasks=(dataclasses.replace(manifest.tasks[0], config=1),),
         )
         stream = streams[0] if streams else None
-        packed_task(manifest, 0, stream, blobs, self._core_id).write(target)
+        packed = packed_task(manifest, 0, stream, blobs, self._core.id)
+        packed.write(target)
+        row = listed_task(manifest.tasks[0], piece.config, len(stream or b""), sum(map(len, blobs)))
+        md5 = md5_of(packed.pieces())
+        self._note(IndexedFile(target.name, packed.size, row.name, row, md5=md5))
+
+    def _note(self, file: IndexedFile) -> None:
+        """What a file that was written is known by from now on."""
+        now = entry_of(self._folder / file.file)
+        self._files.files[file.file] = dataclasses.replace(file, mark=now.mark)
 
     def _rename(self, old: str, new: str) -> None:
         """Two steps, of which the first one counts: the file gets the new row, then its name.
@@ -177,15 +182,20 @@ class FolderCollection:
         A store gives no object another name. There the task comes under its new name, and then goes
         under the old one; in between it is there twice.
         """
-        file = self._file_of(old)
-        assert file is not None
-        taken = {folded(stem) for stem in self._stems - {file.name.removesuffix(TASK_SUFFIX)}}
+        known = self._files.of(old)
+        assert known is not None
+        file = self._folder / known.file
+        taken = {folded(stem) for stem in self._stems - {known.file.removesuffix(TASK_SUFFIX)}}
         target = self._folder / task_file_name(new, taken)
         told = json.dumps({"old": old, "task": new, "from": file.name, "to": target.name})
         write_atomically(self._folder / _JOURNAL, [told.encode()])
         first = file if isinstance(file, Path) else target
         self._write(first, held_in(self._opened(file), old).renamed(new))
         self._finish_renaming()
+        written = self._files.files[first.name]
+        for gone in {file.name, first.name}:
+            del self._files.files[gone]
+        self._note(dataclasses.replace(written, file=target.name))
 
     def _finish_renaming(self) -> None:
         """What a rename had still to do when it was killed; nothing if it had not begun."""

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hydraopt.bundle.reader import Bundle
+from hydraopt.bundle.listed import ListedTask
+from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.collection.kinds import StrPath, collection_at
+from hydraopt.collection.kinds import StrPath
 from hydraopt.files.url import place_of
 from hydraopt.merging.frozen import MiddlePrice
 
@@ -25,27 +26,26 @@ def listing(path: StrPath) -> dict[str, Any]:
     where the recipe does not say. tasks: name, error, own_bytes (stream), carried_bytes,
     fp16_bytes, lossless, added (day and digest, or null). Nothing is decoded.
     """
-    bundle = collection_at(path).bundle()
+    bundle = open_bundle(path)
     price = MiddlePrice.in_recipe(bundle.recipe)
     return {
         "schema": "hydraopt.ls/1",
         "path": str(place_of(path)),
         "size": bundle.size,
-        "core_bytes": bundle.tensor_bytes["shared"],
+        "core_bytes": bundle.core_bytes,
         "base_model": bundle.base_model,
         "price": price.price if price else None,
         "norm": price.norm if price else None,
-        "tasks": [_row(bundle, task) for task in bundle.manifest.tasks],
+        "tasks": [_row(task) for task in bundle.rows],
     }
 
 
-def _row(bundle: Bundle, task: TaskEntry) -> dict[str, Any]:
-    sizes = bundle.tensor_bytes
+def _row(task: ListedTask) -> dict[str, Any]:
     return {
         "name": task.name,
         "error": task.error,
-        "own_bytes": 0 if task.content is None else sizes[f"task/{task.content}"],
-        "carried_bytes": sum(sizes[f"carried/{i}"] for i in task.carried),
+        "own_bytes": task.own_bytes,
+        "carried_bytes": task.carried_bytes,
         "fp16_bytes": 2 * task.numbers,
         "lossless": task.lossless,
         "added": dataclasses.asdict(task.added) if task.added else None,
@@ -60,7 +60,7 @@ def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
     with what of them is another: "stream", "carried", "config", or a column of their rows. same:
     names. size: bytes of both.
     """
-    a, b = (collection_at(path).bundle() for path in (one, other))
+    a, b = (open_bundle(path) for path in (one, other))
     mine, theirs = (_marks(bundle) for bundle in (a, b))
     same_core = _core_mark(a) == _core_mark(b)
     if not same_core:
@@ -73,10 +73,12 @@ def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
         if alike:
             renamed[name] = alike[0]
     changed = []
+    before, after = ({row.name: row for row in bundle.rows} for bundle in (a, b))
     for name in sorted(set(mine) & set(theirs)):
         what = [key for key in mine[name] if mine[name][key] != theirs[name][key]]
         if what:
-            changed.append({"name": name, "what": what, **_before_and_after(a, b, name)})
+            sizes = _before_and_after(before[name], after[name])
+            changed.append({"name": name, "what": what, **sizes})
     named = {row["name"] for row in changed}
     return {
         "schema": "hydraopt.diff/1",
@@ -91,8 +93,8 @@ def difference(one: StrPath, other: StrPath) -> dict[str, Any]:
     }
 
 
-def _before_and_after(a: Bundle, b: Bundle, name: str) -> dict[str, Any]:
-    rows = [_row(bundle, bundle[name].entry) for bundle in (a, b)]
+def _before_and_after(one: ListedTask, other: ListedTask) -> dict[str, Any]:
+    rows = [_row(one), _row(other)]
     keys = ("error", "own_bytes", "carried_bytes")
     return {key: [row[key] for row in rows] for key in keys}
 

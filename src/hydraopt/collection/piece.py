@@ -49,7 +49,8 @@ class Change:
 
 def held_in(bundle: Bundle, name: str) -> TaskPiece:
     """A task as a bundle holds it, no byte decoded. Raises TaskNotFoundError, ChecksumError."""
-    entry = bundle[name].entry
+    task = bundle[name]
+    entry, bundle = task.entry, task.bundle
     manifest = bundle.manifest
     stream = b"" if entry.content is None else bundle.read(f"task/{entry.content}")
     return TaskPiece(

@@ -175,12 +175,13 @@ def refresh(
         elif error is not None:
             budget = MeanError(error)
         options = options_in(tasks.bundle.recipe, workers, progress)
-        job, draft = _solved(tasks, budget, options)
+        apart = is_folder(collection.path)
+        job, draft = _solved(tasks, budget, options, apart)
         manifest = _told(job.manifest(draft), tasks)
-        packed = job.packed(draft, manifest)
-        if isinstance(budget, Size) and packed.size > budget.limit:
-            raise job.too_small(budget, packed.size)
-        _write(packed, collection.path, output)
+        least = job.size(draft, manifest)
+        if isinstance(budget, Size) and least > budget.limit:
+            raise job.too_small(budget, least)
+        _write(job.packed(draft, manifest), collection.path, output)
     target = place_of(output) if output is not None else collection.path
     return Refreshed(
         target,
@@ -260,7 +261,7 @@ def _check_originals(bundle: Bundle, originals: Mapping[str, Adapter]) -> None:
 
 
 def _solved(
-    tasks: _Tasks, budget: Size | MeanError | None, options: Options
+    tasks: _Tasks, budget: Size | MeanError | None, options: Options, apart: bool
 ) -> tuple[Job, Draft | None]:
     """All tasks over a new core: within the budget, or at the price that there was."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
@@ -268,7 +269,7 @@ def _solved(
     if not tasks.pieces.contents:
         return Job.of(tasks.pieces, recipe), None
     if budget is not None:
-        job = Job.of(tasks.pieces, recipe)
+        job = dataclasses.replace(Job.of(tasks.pieces, recipe), apart=apart)
         return job, solve(job, budget, options).draft
     price = price_of(tasks.bundle, _GIVE_LIMIT)
     job = Job.of(dataclasses.replace(tasks.pieces, norm=price.norm), recipe)

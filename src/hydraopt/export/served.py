@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from hydraopt.bundle import strictjson
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.following import Following
 from hydraopt.bundle.restore.peft import CONFIG, WEIGHTS
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import TaskNotFoundError
@@ -46,27 +46,25 @@ class ServedBundle:
     def __init__(self, path: AnyPath) -> None:
         self.path = path
         self._one = threading.Lock()
-        self._last: Bundle | None = None
+        self._bundle = Following(path)
 
     def task(self, name: str) -> TaskAdapter | None:
         """The task of that name; None if there is none. Raises as :func:`open_bundle`."""
         with self._one:
             try:
-                if self._last is None:
-                    self._last = open_bundle(self.path, tasks=())
-                self._last = self._last.again([name])
+                return self._bundle.tasks([name])[name]
             except TaskNotFoundError:
                 return None
-            return self._last[name]
 
     def decode_core(self, task: TaskAdapter) -> None:
         """Have what tasks share decoded for this one, and for those that come after it."""
         with self._one:
-            if self._last is not None:
-                task.bundle.take_core(self._last)
+            last = self._bundle.last
+            if last is not None:
+                task.bundle.take_core(last)
             task.bundle.decode_core()
-            if self._last is not None:
-                self._last.take_core(task.bundle)
+            if last is not None:
+                last.take_core(task.bundle)
 
 
 def content_key(task: TaskAdapter) -> str:

@@ -33,11 +33,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in a folder. is_folder: of a folder; size: bytes of an object, if that is known."""
+    """A name in a folder. is_folder: of a folder. Of what is none, if they are known: size, in
+    bytes; and mark, which is another after a change: nanoseconds of the last one on this machine,
+    in a store the object's tag."""
 
     name: str
     is_folder: bool
     size: int | None = None
+    mark: str | None = None
 
 
 class PassingError(Exception):

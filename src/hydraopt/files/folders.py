@@ -10,7 +10,7 @@ from hydraopt.files.answers import Entry
 from hydraopt.files.stores import patiently, store_of
 from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["files_in", "is_folder", "is_there", "remove_file"]
+__all__ = ["entry_of", "files_in", "is_folder", "is_there", "remove_file"]
 
 
 def is_folder(place: AnyPath) -> bool:
@@ -41,15 +41,24 @@ def files_in(folder: AnyPath) -> list[Entry] | None:
     """
     if isinstance(folder, Url):
         url = folder
-        entries = patiently(lambda: store_of(url).entries(url), url)
-        return None if entries is None else sorted(entries, key=lambda x: x.name)
+        told = patiently(lambda: store_of(url).entries(url), url)
+        return None if told is None else sorted(told, key=lambda x: x.name)
     with os.scandir(folder) as inside:
         rows = [(x.name, x.is_dir(), x) for x in inside]
-    sizes = (None if is_dir else x.stat().st_size for _, is_dir, x in rows)
-    return [
-        Entry(name, is_dir, size)
-        for size, (name, is_dir, _) in sorted(zip(sizes, rows, strict=True), key=lambda x: x[1][0])
-    ]
+    entries = (Entry(x, True) if is_dir else _entry(x, at.stat()) for x, is_dir, at in rows)
+    return sorted(entries, key=lambda x: x.name)
+
+
+def entry_of(place: AnyPath) -> Entry:
+    """What a listing would say of one file. Raises OSError, RemoteError."""
+    if isinstance(place, Path):
+        return _entry(place.name, place.stat())
+    mark = patiently(lambda: store_of(place).mark(place), place)
+    return Entry(place.name, False, mark.size, mark.tag)
+
+
+def _entry(name: str, status: os.stat_result) -> Entry:
+    return Entry(name, False, status.st_size, str(status.st_mtime_ns))
 
 
 def remove_file(place: AnyPath) -> None:

@@ -6,8 +6,9 @@ each store's own library, from its environment variables and files; hydraopt see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from hydraopt.errors import RemoteError, explain
@@ -61,8 +62,7 @@ class ObjectStore:
             about = _system(url).info(url.text)
         if about.get("type") == "directory" or not isinstance(about.get("size"), int):
             raise gone(url, "a folder")
-        tags = (about[key] for key in _TAGS if about.get(key) is not None)
-        return Mark(about["size"], next((str(tag) for tag in tags), None))
+        return Mark(about["size"], _tag_of(about))
 
     def entries(self, url: Url) -> list[Entry] | None:
         with _naming(url):
@@ -76,7 +76,7 @@ class ObjectStore:
             folder = row.get("type") == "directory"
             # A store may list an object of the folder's own name.
             if name and (folder or not str(row["name"]).endswith("/")):
-                inside.append(Entry(name, folder, row.get("size")))
+                inside.append(Entry(name, folder, row.get("size"), _tag_of(row)))
         return inside
 
     def matches(self, url: Url) -> list[Url]:
@@ -110,6 +110,15 @@ class ObjectStore:
                 act(_system(url))
             except _NO_WRITE as error:
                 refuse("store cannot be written", url, type(error).__name__, do="Choose another")
+
+
+def _tag_of(about: Mapping[str, Any]) -> str | None:
+    """What tells an object from another of its length, as its store says it."""
+    tags = (about[key] for key in _TAGS if about.get(key) is not None)
+    tag = next(tags, None)
+    # A list may say a time otherwise than who is asked for one object.
+    tag = tag.timestamp() if isinstance(tag, datetime) else tag
+    return None if tag is None else str(tag)
 
 
 def _system(url: Url) -> Any:

@@ -13,7 +13,7 @@ from hydraopt.inspect.summary import module_type
 from hydraopt.linalg.basis import Basis
 from hydraopt.progress import Progress, silent
 
-__all__ = ["SCHEMA", "inspect_bundle", "task_rows"]
+__all__ = ["SCHEMA", "inspect_bundle", "sharers", "task_rows"]
 
 SCHEMA = "hydraopt.inspect.bundle/1"
 MOST_NAMED = 100
@@ -28,11 +28,7 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
     error among them. harm: answers that change and the like, as in hydraopt.bundle.Harm; None where
     nobody measured. curve: its trial encodings, as in hydraopt.bundle.HarmPoint.
     """
-    sizes = bundle.tensor_bytes
-    owners: dict[int, list[str]] = {}
-    for task in bundle.manifest.tasks:
-        if task.content is not None:
-            owners.setdefault(task.content, []).append(task.name)
+    sizes, shared = bundle.tensor_bytes, sharers(bundle)
     return [
         {
             "name": task.name,
@@ -45,15 +41,25 @@ def task_rows(bundle: Bundle) -> list[dict[str, Any]]:
             "tensor_error": max(task.tensor_errors, default=None),
             "lossless": task.lossless,
             "format": task.format,
-            "shared_with": []
-            if task.content is None
-            else [name for name in owners[task.content][:MOST_NAMED] if name != task.name],
+            "shared_with": shared[task.name],
             "notes": list(task.notes),
             "harm": None if task.harm is None else asdict(task.harm),
             "curve": [asdict(point) for point in task.curve],
         }
         for task in bundle.manifest.tasks
     ]
+
+
+def sharers(bundle: Bundle) -> dict[str, list[str]]:
+    """By task, the others of equal content, at most a hundred."""
+    owners: dict[int | None, list[str]] = {}
+    for task in bundle.manifest.tasks:
+        owners.setdefault(task.content, []).append(task.name)
+    owners[None] = []
+    return {
+        task.name: [name for name in owners[task.content][:MOST_NAMED] if name != task.name]
+        for task in bundle.manifest.tasks
+    }
 
 
 def _basis_costs(bundle: Bundle) -> list[tuple[dict[str, int], dict[str, int]]]:

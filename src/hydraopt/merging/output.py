@@ -11,7 +11,7 @@ from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.folders import files_in
+from hydraopt.files.folders import files_in, is_folder
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.outcome import StrPath
@@ -22,8 +22,12 @@ __all__ = ["as_folder", "check_output", "written"]
 def as_folder(output: StrPath) -> bool:
     """Whether a core file and task files are asked for."""
     target = place_of(output)
-    told = os.fspath(output).endswith(("/", os.sep))
-    return told or (isinstance(target, Path) and target.is_dir())
+    if os.fspath(output).endswith(("/", os.sep)):
+        return True
+    if isinstance(target, Path):
+        return target.is_dir()
+    # A store has no empty folders; what it would list makes one, also without the slash.
+    return not target.is_web and bool(target.name) and is_folder(target) and bool(files_in(target))
 
 
 def check_output(output: StrPath) -> None:

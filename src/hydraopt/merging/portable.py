@@ -34,14 +34,19 @@ class Spool:
 
     def __init__(self, place: str | os.PathLike[str] | None = None) -> None:
         if place is not None:
+            place = os.path.abspath(place)
             os.makedirs(place, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix="hydraopt-", dir=place)
         # With the tensor, so that no other gets its identity.
         self._known: dict[int, tuple[RawTensor, RawTensor]] = {}
 
     def portable(self, tensor: RawTensor) -> RawTensor:
-        """The tensor itself, or one with the same bytes in a file."""
+        """The tensor itself, or one with the same bytes in a file that has an absolute path: a
+        worker's current folder is another."""
         if getattr(tensor.read, "portable", False):
+            if isinstance(tensor.read, FileSpan) and not tensor.read.path.is_absolute():
+                read = dataclasses.replace(tensor.read, path=tensor.read.path.absolute())
+                return dataclasses.replace(tensor, read=read)
             return tensor
         if id(tensor) not in self._known:
             path = Path(self._folder.name) / f"{len(self._known)}"

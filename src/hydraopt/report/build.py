@@ -17,7 +17,7 @@ from hydraopt.inspect.choices import Choices, choices
 from hydraopt.inspect.summary import module_type
 from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence
-from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of
+from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
 from hydraopt.report.model import Layers, Page, TaskView
 from hydraopt.report.naming import language_name
 from hydraopt.report.sizes import size_rows
@@ -50,9 +50,14 @@ class Collected:
         return sum(task.fp16_bytes for task in self.tasks)
 
 
-def collect(path: StrPath, results: Iterable[StrPath] = ()) -> Collected:
-    """Open a bundle and read what results say of it; raises HydraoptError."""
+def collect(path: StrPath, results: Iterable[StrPath] = (), whole: bool = True) -> Collected:
+    """Open a bundle and read what results say of it; raises HydraoptError.
+
+    whole: read all task files of a folder, even if it has an index.
+    """
     bundle = open_bundle(path)
+    if whole:
+        bundle.manifest  # noqa: B018  # read by being asked for
     if not len(bundle):
         raise UsageError(explain("the bundle has no tasks", file=path, do="Add some first"))
     evidence = read_evidence(bundle, results)
@@ -113,9 +118,17 @@ def build(
 
 
 def live_page(known: Collected) -> Page:
-    """The page of a server: what the manifest and the results say. Nothing is decoded; tasks,
-    layers and examples are asked for one by one."""
-    return replace(_page(known, {}, None, 0), live=True)
+    """The page of a server: what the manifest or the index, and the results say. Nothing is
+    decoded; tasks, layers and examples are asked for one by one."""
+    page = replace(_page(known, {}, None, 0), live=True)
+    if known.bundle.is_whole:
+        return page
+    note = (
+        "The list is the folder's index: notes of a task show when it is opened, tasks of equal "
+        f"content are not named, and modules by type are those of the {len(page.map.tasks)} most "
+        "harmed tasks."
+    )
+    return replace(page, notes=(note, *page.notes))
 
 
 def layers_of(task: TaskAdapter) -> Layers:
@@ -173,7 +186,7 @@ def _page(
         summary=summary_of(bundle, tasks, known.fp16_bytes),
         tasks=(),
         layers={},
-        modules=tuple(module.path for module in bundle.manifest.modules),
+        modules=tuple(module.path for module in bundle.core.modules),
         sizes=sizes,
         sizes_note=_sizes_note(made, originals),
         map=map_of(bundle, tasks, layers),
@@ -210,22 +223,36 @@ def _sizes_note(made: Choices | None, originals: int) -> str:
 
 def _parts(bundle: Bundle) -> tuple[tuple[str, int], ...]:
     """Where the bytes of the file are."""
-    sizes = bundle.tensor_bytes
+    if bundle.is_whole:
+        sizes = bundle.tensor_bytes
+        own, carried = (
+            sum(v for k, v in sizes.items() if k.startswith(start))
+            for start in ("task/", "carried/")
+        )
+    else:  # In files of their own, where nothing is stored once for several.
+        own, carried = (
+            sum(getattr(x, key) for x in bundle.rows) for key in ("own_bytes", "carried_bytes")
+        )
     sums = {
-        "the tasks' own": sum(v for k, v in sizes.items() if k.startswith("task/")),
-        "shared by tasks": sizes["shared"],
-        "kept bit by bit": sum(v for k, v in sizes.items() if k.startswith("carried/")),
-        "manifest and headers": bundle.size - sum(sizes.values()) + sizes["manifest"],
+        "the tasks' own": own,
+        "shared by tasks": bundle.core_bytes,
+        "kept bit by bit": carried,
+        "manifest and headers": bundle.size - own - carried - bundle.core_bytes,
     }
     return tuple((what, size) for what, size in sums.items() if size)
 
 
 def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], ...]:
     """Types of modules: how many, and the mean and worst error over modules and tasks."""
-    types = [module_type(module.path) for module in bundle.manifest.modules]
+    types = [module_type(module.path) for module in bundle.core.modules]
+    entries: Iterable[TaskEntry] = (
+        bundle.manifest.tasks
+        if bundle.is_whole
+        else (bundle[name].entry for name in map_tasks(tasks))
+    )
     held: dict[str, list[float]] = {}
     worst: dict[str, tuple[float, str]] = {}
-    for entry in bundle.manifest.tasks:
+    for entry in entries:
         for i, error in zip(entry.modules, entry.errors, strict=False):
             held.setdefault(types[i], []).append(error)
             if types[i] not in worst or error > worst[types[i]][0]:
@@ -244,7 +271,7 @@ def _types(bundle: Bundle, tasks: Sequence[TaskView]) -> tuple[dict[str, Any], .
 
 def _history(bundle: Bundle) -> tuple[tuple[str, str, str], ...]:
     """(task, day, file) of what was added after the merge, the latest first."""
-    rows = [(x.name, x.added.day, x.added.digest) for x in bundle.manifest.tasks if x.added]
+    rows = [(x.name, x.added.day, x.added.digest) for x in bundle.rows if x.added]
     latest = sorted(rows, key=lambda row: row[1], reverse=True)
     if len(latest) > _MOST_HISTORY:
         more = f"and {len(latest) - _MOST_HISTORY:,} more", "", ""

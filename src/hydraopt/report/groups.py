@@ -15,7 +15,7 @@ from hydraopt.inspect.choices import Choices
 from hydraopt.inspect.summary import module_type
 from hydraopt.report.model import Alike, GroupRow, Layers, MapView, TaskView
 
-__all__ = ["FORM_TEXTS", "alike_of", "forms_of", "group_rows", "map_of"]
+__all__ = ["FORM_TEXTS", "alike_of", "forms_of", "group_rows", "map_of", "map_tasks"]
 
 _MOST_ROWS: Final = 60
 _MOST_COLUMNS: Final = 160
@@ -66,9 +66,9 @@ def _group(name: str, tasks: Sequence[TaskView]) -> GroupRow:
 
 def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layers]) -> MapView:
     """The map of the first tasks; by types of modules where modules are many."""
-    entries = {entry.name: entry for entry in bundle.manifest.tasks}
-    shown = [x.name for x in tasks if not x.lossless and entries[x.name].modules][:_MOST_ROWS]
-    paths = [module.path for module in bundle.manifest.modules]
+    shown = map_tasks(tasks)
+    entries = {name: bundle[name].entry for name in shown}
+    paths = [module.path for module in bundle.core.modules]
     used = sorted(
         {i for name in shown for i in entries[name].modules}, key=lambda i: _key(paths[i])
     )
@@ -96,6 +96,11 @@ def map_of(bundle: Bundle, tasks: Sequence[TaskView], layers: Mapping[str, Layer
     return MapView(
         tuple(shown), tuple(columns), tuple(errors), tuple(sizes) if told else (), " ".join(said)
     )
+
+
+def map_tasks(tasks: Sequence[TaskView]) -> list[str]:
+    """The names of the tasks that the map shows."""
+    return [x.name for x in tasks if not x.lossless and x.modules][:_MOST_ROWS]
 
 
 def _key(path: str) -> list[tuple[int, int, str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hydraopt.errors import HydraoptError
 from hydraopt.report.build import Collected, layers_of, live_page
 from hydraopt.report.page import compact, render_live
-from hydraopt.report.tasks import SORTS, Wanted, selected
+from hydraopt.report.tasks import SORTS, Wanted, selected, with_notes
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -58,11 +58,15 @@ class Explorer:
         """A task with its layers, which are decoded for it; None if there is none."""
         if name not in self._tasks:
             return None
+        view = self._tasks[name]
         with self._decoding:
-            layers = layers_of(self._known.bundle[name])
+            task = self._known.bundle[name]
+            layers = layers_of(task)
+        if not self._known.bundle.is_whole:
+            view = with_notes(view, task.entry)
         examples = self._known.evidence.examples.get(name, ())
         return {
-            "task": asdict(self._tasks[name]),
+            "task": asdict(view),
             "layers": asdict(layers),
             "examples": [asdict(row) for row in examples],
         }

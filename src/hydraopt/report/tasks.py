@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from hydraopt.bundle.listed import ListedTask
 from hydraopt.bundle.reader import Bundle
-from hydraopt.inspect.bundle import task_rows
+from hydraopt.bundle.spec import TaskEntry
+from hydraopt.inspect.bundle import sharers
 from hydraopt.report.evidence import Evidence
 from hydraopt.report.model import JudgedBy, TaskView
 from hydraopt.report.naming import kind_of, parts_of
 
-__all__ = ["SORTS", "Wanted", "judged_by", "selected", "task_views", "values_of"]
+__all__ = ["SORTS", "Wanted", "judged_by", "selected", "task_views", "values_of", "with_notes"]
 
 SORTS: Final = {
     "harm": lambda x: _harm_key(x),
@@ -24,48 +26,56 @@ SORTS: Final = {
 
 
 def task_views(bundle: Bundle, evidence: Evidence) -> list[TaskView]:
-    """All tasks, the most harmed first. Nothing is decoded."""
+    """All tasks, the most harmed first. Nothing is decoded. Of a bundle that knows no more than
+    rows, base models, equal tasks and notes are left out; see :func:`with_notes`."""
     parts = parts_of(list(bundle), evidence.where)
-    views = []
-    for row, entry in zip(task_rows(bundle), bundle.manifest.tasks, strict=True):
-        name, harm = entry.name, entry.harm
-        judged = evidence.judged.get(name)
-        share = likely = kl = None
-        measured = ""
-        if harm is not None:
-            share, likely, kl = harm.changed / harm.answers, harm.likely, harm.kl
-            measured = f"{harm.changed:,} of {harm.answers:,} prompts"
-            measured += ", held out" if harm.held_out else ", some of them fitted to"
-        if judged is not None and judged.changed is not None and judged.rows:
-            share, kl = judged.changed / judged.rows, judged.kl
-            measured = f"{judged.changed:,} of {judged.rows:,} scored rows"
-        config = bundle.manifest.configs[entry.config]
-        added = None if entry.added is None else f"{entry.added.day}, file {entry.added.digest}"
-        views.append(
-            TaskView(
-                name,
-                *parts[name],
-                kind_of(config, entry.lossless, bool(entry.carried or entry.tensors)),
-                entry.error,
-                entry.lossless,
-                row["own_bytes"],
-                row["carried_bytes"],
-                row["fp16_bytes"],
-                row["modules"],
-                row["tensors"],
-                entry.base_model,
-                added,
-                tuple(row["shared_with"]),
-                entry.notes,
-                share,
-                likely,
-                kl,
-                measured,
-                judged,
-                len(evidence.examples.get(name, ())),
-            )
-        )
+    views = [_view(row, parts[row.name], evidence) for row in bundle.rows]
+    if bundle.is_whole:
+        entries, shared = {x.name: x for x in bundle.manifest.tasks}, sharers(bundle)
+        views = [with_notes(x, entries[x.name], shared[x.name]) for x in views]
     return sorted(views, key=lambda x: (tuple(-v for v in _harm_key(x)), x.name))
+
+
+def with_notes(view: TaskView, entry: TaskEntry, shared_with: Sequence[str] = ()) -> TaskView:
+    """The view with what a row does not say."""
+    return replace(
+        view, base_model=entry.base_model, shared_with=tuple(shared_with), notes=entry.notes
+    )
+
+
+def _view(row: ListedTask, parts: tuple[str, str], evidence: Evidence) -> TaskView:
+    harm, judged = row.harm, evidence.judged.get(row.name)
+    share = likely = kl = None
+    measured = ""
+    if harm is not None:
+        share, likely, kl = harm.changed / harm.answers, harm.likely, harm.kl
+        measured = f"{harm.changed:,} of {harm.answers:,} prompts"
+        measured += ", held out" if harm.held_out else ", some of them fitted to"
+    if judged is not None and judged.changed is not None and judged.rows:
+        share, kl = judged.changed / judged.rows, judged.kl
+        measured = f"{judged.changed:,} of {judged.rows:,} scored rows"
+    return TaskView(
+        row.name,
+        *parts,
+        kind_of(row.config, row.lossless, bool(row.carried_bytes or row.tensors)),
+        row.error,
+        row.lossless,
+        row.own_bytes,
+        row.carried_bytes,
+        2 * row.numbers,
+        row.modules,
+        row.tensors,
+        None,
+        None if row.added is None else f"{row.added.day}, file {row.added.digest}",
+        (),
+        (),
+        share,
+        likely,
+        kl,
+        measured,
+        judged,
+        len(evidence.examples.get(row.name, ())),
+    )
 
 
 def _harm_key(task: TaskView) -> tuple[float, ...]:

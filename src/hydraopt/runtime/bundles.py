@@ -42,7 +42,7 @@ class PlacedBundle:
         self._sound: set[str] = set()
         # Some tensors may be kept as differences from the model's own.
         bundle.give_base(getattr(getattr(model, "config", None), "_name_or_path", None))
-        manifest = bundle.manifest
+        manifest = bundle.core
         known = [x for x in manifest.modules if not_linear(x) is None]
         self._places = Places(model, known or self._lossless_modules(), bundle.path)
         self.sites: dict[str, Site] = {}
@@ -66,14 +66,19 @@ class PlacedBundle:
         """Bytes of the original adapters, one by one, in the (widest) type that modules compute
         in: what they would take without the bundle."""
         types = {site.place.dtype for site in self.sites.values()} or {self._places.fallback}
-        numbers = sum(task.numbers for task in self.bundle.manifest.tasks)
+        numbers = sum(task.numbers for task in self.bundle.rows)
         return numbers * max(x.itemsize for x in types)
 
     def key(self, task: TaskAdapter) -> Hashable:
         """What a head is kept under: tasks of equal content have one, unless they have tensors
         besides it."""
-        content = task.entry.content
-        return (self.label, task.name if content is None or task.extra_kinds else content)
+        entry = task.entry
+        if entry.content is None or task.extra_kinds:
+            return (self.label, task.name)
+        # By its bytes: tasks of a folder may each be a bundle of their own.
+        stream = f"task/{entry.content}"
+        size = task.bundle.tensor_bytes[stream]
+        return (self.label, task.bundle.checksum(stream), size, entry.modules, entry.tensors)
 
     def check(self, task: TaskAdapter) -> None:
         """Raises UsageError for a task that is more than low-rank changes of linear modules, and

@@ -1,0 +1,94 @@
+"""What a folder with an index takes: the tables of docs/howto/collections.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.common import SPEED
+from benchmarks.reports.tables import table, wrapped
+
+__all__ = ["SECTIONS", "block"]
+
+
+def block(result: dict[str, Any]) -> str:
+    """From a result of ``python -m benchmarks.speed folders``."""
+    of = {
+        what: [row for row in result["rows"] if row["what"] == what]
+        for what in ("folder", "store", "explore")
+    }
+    steps = [
+        [
+            f"{row['tasks']:,}",
+            f"{row['index']:,}",
+            f"{row['open']['seconds']:.3f}",
+            f"{row['list']['seconds']:.3f}",
+            f"{row['open_without']['seconds']:.2f}",
+            f"{row['task']['seconds']:.3f}",
+            f"{row['task']['read']:,}",
+        ]
+        for row in of["folder"]
+    ]
+    added = [
+        [
+            f"{row['tasks']:,}",
+            f"{row['add']['seconds']:.2f}",
+            f"{row['add']['read'] - row['index']:,}",
+            f"{row['add']['written'] - row['index']:,}",
+            f"{shown['start_cpu']:.1f}",
+            f"{shown['drawn_ms'] / 1000:.2f}",
+        ]
+        for row, shown in zip(of["folder"], of["explore"], strict=True)
+    ]
+    stores = [
+        [
+            row["store"],
+            f"{row['tasks']:,}",
+            str(row["open"]["requests"]),
+            f"{row['open']['wire']:,}",
+            str(row["task"]["requests"]),
+            f"{row['open']['wire'] + row['task']['wire'] - row['needed']:,}",
+        ]
+        for row in of["store"]
+    ]
+    about = wrapped(
+        "Copies of the examples' tasks under other names. CPU seconds on a machine that others "
+        "used as well; bytes are those that the process reads and writes."
+    )
+    kept = wrapped(
+        "One task more: bytes without those of the index, which is read and written as well. "
+        "Then the start of `hydraopt explore`, and its first view by the clock."
+    )
+    told = wrapped(
+        "Over the network with an empty cache, to open the folder and then to use one task. `more` "
+        "is what came beyond core and task: the index, the listing, the heads of answers."
+    )
+    return "\n".join(
+        (
+            about,
+            table(
+                ["tasks", "index, bytes", "open, s", "`ls`, s", "open without index, s",
+                 "open for one task, s", "bytes read"],
+                steps,
+            ),
+            kept,
+            table(
+                ["tasks", "`add`, s", "bytes read", "bytes written", "`explore` starts, s",
+                 "first view, s"],
+                added,
+            ),
+            told,
+            table(
+                ["store", "tasks", "requests to open", "bytes", "requests for a task", "more"],
+                stores,
+            ),
+        )
+    )  # fmt: skip
+
+
+def _result() -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((SPEED / "folders.json").read_text(encoding="utf-8"))
+    return result
+
+
+SECTIONS = {"folders": lambda: block(_result())}

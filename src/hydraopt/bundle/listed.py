@@ -1,0 +1,112 @@
+"""A task's row in a list: what is known of it without its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from hydraopt.adapters.sources import check_name
+from hydraopt.bundle.harm import Harm, harm_from_json, harm_to_json
+from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
+from hydraopt.bundle.opening import Opened
+from hydraopt.bundle.spec import TaskEntry
+from hydraopt.bundle.strictjson import bad, check, natural
+from hydraopt.errors import UsageError
+
+__all__ = ["ROW_DEFAULTS", "ListedTask", "listed_in", "listed_task"]
+
+_SETTINGS: Final = ("peft_type", "task_type", "use_dora")
+_LONGEST: Final = 64
+"""Characters of a setting that is kept."""
+_MOST: Final = 1 << 50
+
+
+@dataclass(frozen=True)
+class ListedTask:
+    """One task of a collection.
+
+    error, lossless, numbers, harm, added: as of :class:`hydraopt.bundle.spec.TaskEntry`. own_bytes:
+    of its stream. carried_bytes: of what it has kept bit by bit. modules, tensors: how many it has.
+    config: of its config, the settings that say how it was trained.
+    """
+
+    name: str
+    error: float = 0.0
+    lossless: bool = False
+    numbers: int = 0
+    own_bytes: int = 0
+    carried_bytes: int = 0
+    modules: int = 0
+    tensors: int = 0
+    harm: Harm | None = None
+    added: Added | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            check_name(self.name if isinstance(self.name, str) else "")
+        except UsageError as error:
+            bad(f"task name: {error}", self.name)
+        where = f"the row of {self.name!r}"
+        fine = isinstance(self.error, float | int) and 0 <= self.error < float("inf")
+        check(fine and type(self.error) is not bool, f"error in {where}", self.error)
+        check(type(self.lossless) is bool, f"lossless in {where}", self.lossless)
+        for key in ("numbers", "own_bytes", "carried_bytes", "modules", "tensors"):
+            natural(getattr(self, key), f"{key} in {where}", 0, _MOST)
+        check_added(self.added, where)
+        right = isinstance(self.config, dict) and set(self.config) <= set(_SETTINGS)
+        check(right and all(map(_is_kept, self.config.values())), f"config in {where}", self.config)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; :meth:`from_json` is the inverse."""
+        row = {x.name: getattr(self, x.name) for x in fields(self)}
+        return {**row, "harm": harm_to_json(self.harm), "added": added_to_json(self.added)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> ListedTask:
+        """The row of JSON values; raises BundleFormatError."""
+        harm, added = harm_from_json(row["harm"]), added_from_json(row["added"])
+        return cls(**{**row, "harm": harm, "added": added})
+
+
+ROW_DEFAULTS: Final[Mapping[str, Any]] = {
+    "error": 0.0, "lossless": False, "numbers": 0, "own_bytes": 0, "carried_bytes": 0,
+    "modules": 0, "tensors": 0, "harm": None, "added": None, "config": {},
+}  # fmt: skip
+"""What a column holds when it is left out."""
+
+
+def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: int) -> ListedTask:
+    """The row of a task. own, carried: bytes of its stream, and of its blobs."""
+    return ListedTask(
+        task.name,
+        task.error,
+        task.lossless,
+        task.numbers,
+        own,
+        carried,
+        len(task.modules),
+        len(task.tensors),
+        task.harm,
+        task.added,
+        {key: config[key] for key in _SETTINGS if key in config and _is_kept(config[key])},
+    )
+
+
+def listed_in(opened: Opened) -> list[ListedTask]:
+    """The rows of all tasks of a bundle, in their order."""
+    sizes, manifest = opened.sizes, opened.manifest
+    return [
+        listed_task(
+            task,
+            manifest.configs[task.config],
+            0 if task.content is None else sizes[f"task/{task.content}"],
+            sum(sizes[f"carried/{i}"] for i in task.carried),
+        )
+        for task in manifest.tasks
+    ]
+
+
+def _is_kept(setting: Any) -> bool:
+    return type(setting) is bool or (isinstance(setting, str) and len(setting) <= _LONGEST)
