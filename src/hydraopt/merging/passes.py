@@ -29,6 +29,7 @@ from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
 from hydraopt.engines.pool import Alone, Answer, Closing, Pool, WorkerLostError
 from hydraopt.errors import NumericalError, explain
+from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.draft import Course, Draft, legs_of
@@ -194,9 +195,8 @@ class Passes(Closing):
         weights: what a unit of squared error counts, (contents, items). With a course the price is
         mended after every few items, by what they took.
         """
-        tally, streams = self._steadily(lambda: self._written(price, weights, stage, course))
-        shared = streams[SHARED] if tally.shares else b""
-        own = tuple(streams[content] for content in range(self._contents))
+        tally, shared, own = self._steadily(lambda: self._written(price, weights, stage, course))
+        shared = shared if tally.shares else b""
         _check_readable(tally.numbers, len(shared) + sum(map(len, own)))
         average = course.average(price, tally.planned) if course else price
         forms = dict(sorted(tally.forms.items()))
@@ -206,8 +206,8 @@ class Passes(Closing):
 
     def _written(
         self, price: float, weights: Array, stage: str, course: Course | None
-    ) -> tuple[_Tally, dict[int, bytes]]:
-        """All items at a price, mended by a course; and the streams, by content and SHARED."""
+    ) -> tuple[_Tally, bytes, Laid]:
+        """All items at a price, mended by a course; the shared stream, and those of the contents."""
         workers = range(self._pool.size)
         tally = _Tally(self._contents, self._items, self._pool.size)
         mended = price
@@ -217,10 +217,18 @@ class Passes(Closing):
             self._leg(leg, mended, weights, stage, course, tally)
             if course:
                 mended = course.mended(price, leg.stop, tally.planned, 8 * tally.size)
-        streams: dict[int, bytes] = dict.fromkeys(range(self._contents), b"")
-        for answer in [self._pool.call(worker, "finish") for worker in workers]:
-            streams |= answer.result()
-        return tally, streams
+        return tally, *self._collected()
+
+    def _collected(self) -> tuple[bytes, Laid]:
+        """The shared stream, and those of the contents."""
+        aside, shared = Aside(), b""
+        places = [Place(0, 0)] * self._contents
+        for worker in range(self._pool.size):
+            while some := self._pool.call(worker, "finish").result():
+                shared = some.pop(SHARED, shared)
+                for content, stream in some.items():
+                    places[content] = aside.put(stream)
+        return shared, Laid(aside, places)
 
     def _leg(
         self,

@@ -11,23 +11,28 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.records import write_basis, write_record
 from hydraopt.coding.script import SHARED, Scribe, apart, play, scripts_in
+from hydraopt.coding.stream import CodingRoom
 from hydraopt.compress.core import CoreStore, FactorReader
 from hydraopt.compress.dense import EncodedTensor, Given, encode_tensor, estimate_tensor
 from hydraopt.compress.encode import EncodedModule, encode_module
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module
+from hydraopt.files.aside import Aside
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.shards import Shards
 
 __all__ = ["Item", "Made", "ModuleItem", "Servant", "Setup", "TensorItem"]
+
+_TOGETHER: Final = 4 << 20
+"""Bytes of streams that are handed over at once, about."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Servant:
         self._items: dict[int, Item] = {}
         self._readers: dict[int, FactorReader] = {}
         self._store = CoreStore(self._readers, setup.spaces, setup.vectors)
-        self._streams: dict[int, ChunkWriter] = {}
+        self.begin()
 
     def learn(self, index: int, item: Item) -> None:
         """Take an item over."""
@@ -223,18 +228,31 @@ class Servant:
 
     def begin(self) -> None:
         """A new pass: this worker's streams are empty."""
-        self._streams = {}
+        self._streams: dict[int, ChunkWriter] = {}
+        self._aside, self._room, self._written = Aside(), CodingRoom(), 0
 
     def write(self, scripts: bytes) -> int:
         """Code an item's records; the bytes of this worker's streams so far."""
         for whose, numbers, steps in scripts_in(scripts):
-            stream = self._streams.setdefault(whose, ChunkWriter())
-            play(steps, stream)
-            stream.end_record(numbers)
-        return sum(stream.size for stream in self._streams.values())
+            stream = self._streams.get(whose)
+            before = 0 if stream is None else stream.size
+            if stream is None:
+                stream = self._streams[whose] = ChunkWriter(aside=self._aside)
+            with stream.turn(self._room):
+                play(steps, stream)
+                stream.end_record(numbers)
+            self._written += stream.size - before
+        return self._written
 
     def finish(self) -> dict[int, bytes]:
-        """Close this worker's streams; their bytes by content, and under SHARED."""
-        done = {whose: stream.finish() for whose, stream in self._streams.items()}
-        self._streams = {}
+        """Close some of this worker's streams, about _TOGETHER bytes of them; their bytes by
+        content, and under SHARED. Nothing once all are closed."""
+        done: dict[int, bytes] = {}
+        size = 0
+        while self._streams and size < _TOGETHER:
+            whose = next(iter(self._streams))
+            stream = self._streams.pop(whose)
+            with stream.turn(self._room):
+                done[whose] = stream.finish()
+            size += len(done[whose])
         return done
