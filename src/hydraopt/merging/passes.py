@@ -90,7 +90,7 @@ class _Tally:
         return sum(self.sizes)
 
 
-_ANSWERS: Final = 1
+_ANSWERS: Final = 2
 """Changes whenever another code gives other answers to the same questions: kept ones are not asked
 again."""
 
@@ -129,6 +129,7 @@ class Passes(Closing):
         self._pool: Pool = pool or Alone()
         self._of_item = self._shared_out()
         self._told: list[set[int]] = [set() for _ in range(self._pool.size)]
+        self._blocks = [0] * self._items  # of each item, once its energies were asked for
         room = (min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) + _VECTORS) // self._pool.size
         room = room if memory is None else memory
         vectors = min(_VECTORS // self._pool.size, room // 4)
@@ -163,8 +164,9 @@ class Passes(Closing):
         def once() -> Array:
             energies = np.zeros((self._contents, self._items))
             answers = self._map("energies", ((i,) for i in range(self._items)))
-            for index, (contents, own) in answers:
+            for index, (contents, own, blocks) in answers:
                 energies[list(contents), index] = own
+                self._blocks[index] = blocks
                 self._progress("reading", index + 1, self._items)
             return energies
 
@@ -208,6 +210,8 @@ class Passes(Closing):
         self, price: float, weights: Array, stage: str, course: Course | None
     ) -> tuple[_Tally, bytes, Laid]:
         """All items at a price, mended by a course; the shared stream, and those of the contents."""
+        if not all(self._blocks):
+            self.energies()
         workers = range(self._pool.size)
         tally = _Tally(self._contents, self._items, self._pool.size)
         mended = price
@@ -241,8 +245,11 @@ class Passes(Closing):
     ) -> None:
         """Items at one price; when they are written, the tally has the size of the streams."""
         writing: deque[list[Answer]] = deque()
+        bits = course.bits if course else np.zeros(self._items)
         asked = (
-            (i, price, self._own(i, weights), float(course.bits[i]) if course else 0.0) for i in leg
+            (i, price, self._own(i, weights), float(bits[i]), block)
+            for i in leg
+            for block in range(self._blocks[i])
         )
         for index, made, answer in self._encoded(asked):
             tally.add(index, made)
