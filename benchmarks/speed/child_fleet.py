@@ -29,6 +29,12 @@ def _peak(pid: str) -> int:
     return 1024 * next((int(x.split()[1]) for x in lines if x.startswith("VmHWM:")), 0)
 
 
+def _read() -> int:
+    """Bytes that this process has read from files, so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(x.split()[1]) for x in lines if x.startswith("rchar:"))
+
+
 def main() -> None:
     workers, memory, size, output, place, count = sys.argv[1:]
     folders = sorted(Path(place).iterdir())[: int(count)]
@@ -58,6 +64,7 @@ def main() -> None:
                 "bytes": result.size,
                 "fp16_bytes": result.fp16_bytes,
                 "passes": result.passes,
+                "read": _read(),
             }
         )
     )
