@@ -92,9 +92,7 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
         blobs=tuple(manifest.blobs[i] for i in groups.first),
         configs=tuple(manifest.configs[i] for i in configs.first),
     )
-    return Canonical(
-        ordered, Chosen((streams, contents.first)), [blobs[i] for i in groups.first]
-    )
+    return Canonical(ordered, Chosen((streams, contents.first)), [blobs[i] for i in groups.first])
 
 
 class _Numbering:

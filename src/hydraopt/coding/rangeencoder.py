@@ -28,7 +28,15 @@ from hydraopt.coding.model import (
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 from hydraopt.compiled import LENT, njit
 
-__all__ = ["POSITION", "encode_columns", "encode_integer", "encode_run", "finish", "new_encoder", "written"]
+__all__ = [
+    "POSITION",
+    "encode_columns",
+    "encode_integer",
+    "encode_run",
+    "finish",
+    "new_encoder",
+    "written",
+]
 
 # State, one int64 vector: low, range, cached byte, pending bytes, position.
 _LOW, _RANGE, _CACHE, _PENDING, _POS = 0, 1, 2, 3, 4

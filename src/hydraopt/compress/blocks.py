@@ -275,7 +275,8 @@ class BlockStore(CoreStore):
         contents, values, edges = list[int](), list[Array](), [0]
         kept: dict[int, tuple[Stacked, Stacked]] = {}
         read, lengths = self._readers[index], (0, 0)
-        for number, (some, s, vectors) in enumerate(blocks):
+        for some, s, vectors in blocks:
+            number = len(edges) - 1
             contents += some
             values += s
             edges.append(len(contents))

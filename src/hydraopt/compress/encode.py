@@ -54,9 +54,7 @@ class EncodedModule:
     has_bases: bool
 
 
-def encode_bases(
-    core: AnyCore, plan: ModulePlan
-) -> tuple[BasisRecord | None, BasisRecord | None]:
+def encode_bases(core: AnyCore, plan: ModulePlan) -> tuple[BasisRecord | None, BasisRecord | None]:
     """The bases of a plan, left and right, rounded."""
     return _encode_basis(core, plan.left, "left"), _encode_basis(core, plan.right, "right")
 
