@@ -115,20 +115,27 @@ def test_a_plan_over_blocks_is_that_over_all(few: int, either: str, price: float
     assert any(task.mode.code for task in one.tasks)
 
 
-def test_room_changes_what_is_read_again_and_nothing_else(few: int) -> None:
-    plans, reads = [], []
-    for room, vectors in ((0, 0), (PLENTY, 2 * 4 * 7 * RANK * (M + N)), (PLENTY, PLENTY)):
+def test_room_changes_what_is_read_again_and_nothing_else(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, reads, block = [], [], 4 * 7 * RANK * (M + N)
+    for room, vectors, aside in (
+        (0, 0, 0),
+        (PLENTY, 2 * block, 0),
+        (PLENTY, PLENTY, 0),
+        (0, 0, 2 * block),
+        (0, block, PLENTY),
+    ):
+        monkeypatch.setattr(blocks_module, "_ASIDE", aside)
         reader = Reads()
         store = BlockStore({0: reader}, room, vectors)
-        core = store.of(0)
         about = [1.0] * TASKS, 1e-5, measure_named("bias-aware"), modes_of(FORMS)
         for _ in range(2):
             plans.append(plan_module(store.of(0), *about))
         reads.append(len(reader.read))
-        assert core is not None
     assert len({(p.bits, p.cost) for p in plans}) == 1
-    assert reads[0] == 5 * TASKS  # read once, then for the spaces and the prices of each plan
-    assert reads[1] < reads[0] and reads[2] == TASKS
+    # Once, and, where there is no room, for the spaces and the prices of each plan.
+    assert reads == [5 * TASKS, TASKS + 3 * 16, TASKS, TASKS + 4 * 16, TASKS]
 
 
 def test_a_block_is_let_go_before_the_next(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +149,7 @@ def test_a_block_is_let_go_before_the_next(few: int, monkeypatch: pytest.MonkeyP
         return whole
 
     monkeypatch.setattr(blocks_module, "decomposed", noted)
+    monkeypatch.setattr(blocks_module, "_ASIDE", 0)
     _, wide = both(Reads())
     wide.spaces([1.0] * TASKS)
     # The first one is looked at before anybody knows whether there are more.

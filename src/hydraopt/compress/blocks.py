@@ -2,8 +2,8 @@
 
 A block is a core of its own. What the blocks have in common is found by adding up over them: the
 scatter of all vectors of a side, which has the module's size whatever the tasks are. Blocks are cut
-by what the tasks hold, so results depend on no setting; vectors for which a worker has no room are
-made again, which takes a hundredth of what coding them takes.
+by what the tasks hold, so results depend on no setting. Vectors for which memory has no room lie in
+a temporary file, so that an adapter's file is read once; beyond its bound they are made again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hydraopt.compress.core import (
     Stacked,
     decomposed,
 )
+from hydraopt.files.aside import Aside, Place
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.cutoff import STORED_IN_FLOAT32, significant
 from hydraopt.linalg.shapes import Array, Factors
@@ -40,6 +41,10 @@ _EXACT: Final = 1024
 are found, by rounds over all blocks."""
 _MOST_DIRECTIONS, _SPARE, _ROUNDS = 512, 32, 3
 
+_ASIDE: Final = 4 << 30
+"""Bytes of vectors that a worker keeps in a temporary file."""
+
+_Load = Callable[[], tuple[Stacked, Stacked]]
 Pairs = Iterator[tuple[int, Factors]]
 
 
@@ -252,6 +257,8 @@ class BlockStore(CoreStore):
         self, readers: Mapping[int, FactorReader], room: int, vectors: int = 160 << 20
     ) -> None:
         super().__init__(readers, room, vectors)
+        self._room["aside"] = _ASIDE
+        self._aside = Aside()
         self._wide: dict[int, WideCore] = {}
 
     def of(self, index: int) -> ModuleCore | WideCore:
@@ -273,22 +280,36 @@ class BlockStore(CoreStore):
     def _joined(self, index: int, blocks: Iterator[Decomposed]) -> WideCore:
         """The core of a module in blocks, of which each is let go before the next is read."""
         contents, values, edges = list[int](), list[Array](), [0]
-        kept: dict[int, tuple[Stacked, Stacked]] = {}
-        read, lengths = self._readers[index], (0, 0)
+        load, lengths = list[_Load](), (0, 0)
         for some, s, vectors in blocks:
-            number = len(edges) - 1
+            first = len(contents)
             contents += some
             values += s
             edges.append(len(contents))
             lengths = len(vectors[0]), len(vectors[1])
-            if self._takes("vectors", sum(x.nbytes for x in vectors)):
-                kept[number] = vectors
+            load.append(self._kept(index, vectors, first, edges[-1]))
             del vectors  # before the next ones are made
-
-        def load(number: int) -> tuple[Stacked, Stacked]:
-            if number in kept:
-                return kept[number]
-            return decomposed(_part_of(read, edges[number], edges[number + 1]))[2]
-
-        core = WideCore(index, tuple(contents), *lengths, tuple(values), tuple(edges), load)
+        about = tuple(contents), *lengths, tuple(values), tuple(edges)
+        core = WideCore(index, *about, lambda number: load[number]())
         return replace(core, keeps=self._takes("spaces", core.spaces_nbytes))
+
+    def _kept(self, index: int, vectors: tuple[Stacked, Stacked], first: int, stop: int) -> _Load:
+        """What gives the vectors of some tasks again: from memory or a file, where there is room,
+        or else made anew from the adapters."""
+        size = sum(x.nbytes for x in vectors)
+        if self._takes("vectors", size):
+            return lambda: vectors
+        if self._takes("aside", size):
+            # As they lie in memory, so that no product rounds in another way.
+            places = [self._aside.put(x.T.tobytes()) for x in vectors]
+            lengths = [len(x) for x in vectors]
+            return lambda: self._brought(places, lengths)
+        read = self._readers[index]
+        return lambda: decomposed(_part_of(read, first, stop))[2]
+
+    def _brought(self, places: Sequence[Place], lengths: Sequence[int]) -> tuple[Stacked, Stacked]:
+        left, right = (
+            np.frombuffer(self._aside.read(place), np.float32).reshape(-1, length).T
+            for place, length in zip(places, lengths, strict=True)
+        )
+        return left, right

@@ -72,7 +72,7 @@ class Laid(Sequence[bytes]):
 
 
 class Chosen(Sequence[bytes]):
-    """Byte strings out of others, in another order, of which none is read before it is asked for."""
+    """Byte strings out of others, in another order; each is read when it is asked for."""
 
     def __init__(self, *some: tuple[Sequence[bytes], Sequence[int]]) -> None:
         """some: byte strings, and the numbers of those that follow one another here."""

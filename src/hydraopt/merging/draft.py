@@ -24,10 +24,11 @@ _FAR = 0.5
 class Draft:
     """What one pass made.
 
-    shared, streams: coded bytes; those of a pass lie in a file. errors, energies: (contents, items), squared norms of dW - dW~
-    and of dW, zero where a content lacks the item. forms: how many records have each form.
-    price, weights: what it was made at; the average price, if that was mended on the way, and what
-    a unit of squared error counted, (contents, items). counting: what errors mean to a task.
+    shared, streams: coded bytes; those of a pass lie in a file. errors, energies: (contents,
+    items), squared norms of dW - dW~ and of dW, zero where a content lacks the item. forms: how
+    many records have each form. price, weights: what it was made at; the average price, if that was
+    mended on the way, and what a unit of squared error counted, (contents, items). counting: what
+    errors mean to a task.
     middle: what the price comes to for a task of the middle size.
     """
 

@@ -209,7 +209,7 @@ class Passes(Closing):
     def _written(
         self, price: float, weights: Array, stage: str, course: Course | None
     ) -> tuple[_Tally, bytes, Laid]:
-        """All items at a price, mended by a course; the shared stream, and those of the contents."""
+        """All items at a price, mended by a course; the shared stream, and each content's."""
         if not all(self._blocks):
             self.energies()
         workers = range(self._pool.size)
