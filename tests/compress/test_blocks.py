@@ -37,10 +37,10 @@ class Reads:
         self.read: list[int] = []
 
     def __call__(self) -> Iterator[tuple[int, Factors]]:
-        return self.part(0, TASKS)
+        return self.part(slice(None))
 
-    def part(self, first: int, stop: int) -> Iterator[tuple[int, Factors]]:
-        for i in range(first, min(stop, TASKS)):
+    def part(self, places: slice) -> Iterator[tuple[int, Factors]]:
+        for i in range(TASKS)[places]:
             self.read.append(i)
             yield i, Factors(*self.pairs[i])
 
@@ -141,14 +141,16 @@ def test_room_changes_what_is_read_again_and_nothing_else(
 def test_a_block_is_let_go_before_the_next(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Array]] = []
     alive: list[int] = []
+    decomposed = core_module.decomposed
 
     def noted(pairs: Any) -> Any:
         alive.append(sum(x() is not None for x in made))
-        whole = core_module.decomposed(pairs)
+        whole = decomposed(pairs)
         made.append(weakref.ref(whole[2][0]))
         return whole
 
-    monkeypatch.setattr(blocks_module, "decomposed", noted)
+    for module in (core_module, blocks_module):
+        monkeypatch.setattr(module, "decomposed", noted)
     monkeypatch.setattr(blocks_module, "_ASIDE", 0)
     _, wide = both(Reads())
     wide.spaces([1.0] * TASKS)

@@ -18,7 +18,7 @@ from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.folders import files_in, is_folder, remove_file
 from hydraopt.files.url import AnyPath, Url, place_of
-from hydraopt.files.writing import replaced_folder
+from hydraopt.files.writing import replaced_folder, write_new
 
 __all__ = ["SplitFile", "files_of", "join", "split"]
 
@@ -73,7 +73,7 @@ def split(
     written = []
     with replaced_folder(target, lambda name: name.endswith((CORE_SUFFIX, TASK_SUFFIX))) as made:
         for task, name, packed in chain([core], files):
-            size = packed.write(made / name, opened.metadata.get("library"))
+            size = write_new(made / name, packed.pieces(opened.metadata.get("library")))
             written.append(SplitFile(task, target / name, size))
     return written
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -22,6 +23,7 @@ from hydraopt.compress.core import (
     ModuleCore,
     SharedSpace,
     Stacked,
+    Vectors,
     decomposed,
 )
 from hydraopt.files.aside import Aside, Place
@@ -44,7 +46,6 @@ _MOST_DIRECTIONS, _SPARE, _ROUNDS = 512, 32, 3
 _ASIDE: Final = 4 << 30
 """Bytes of vectors that a worker keeps in a temporary file."""
 
-_Load = Callable[[], tuple[Stacked, Stacked]]
 Pairs = Iterator[tuple[int, Factors]]
 
 
@@ -66,13 +67,6 @@ def _cut(pairs: Pairs) -> Iterator[Pairs]:
 
     while held is not None:
         yield block()
-
-
-def _part_of(read: FactorReader, first: int, stop: int) -> Pairs:
-    """Factors of a reader from one place to another; those before are not read where the reader
-    can skip them."""
-    some = getattr(read, "part", None)
-    return some(first, stop) if some else itertools.islice(read(), first, stop)
 
 
 class AnyCore(Protocol):
@@ -125,7 +119,7 @@ class WideCore:
     n: int
     s: tuple[Array, ...]
     edges: tuple[int, ...]
-    load: Callable[[int], tuple[Stacked, Stacked]] = field(repr=False, compare=False)
+    load: Callable[[int], Vectors] = field(repr=False, compare=False)
     keeps: bool = True
     _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
         default_factory=dict, repr=False, compare=False
@@ -280,34 +274,31 @@ class BlockStore(CoreStore):
     def _joined(self, index: int, blocks: Iterator[Decomposed]) -> WideCore:
         """The core of a module in blocks, of which each is let go before the next is read."""
         contents, values, edges = list[int](), list[Array](), [0]
-        load, lengths = list[_Load](), (0, 0)
+        load, lengths = list[Callable[[], Vectors]](), (0, 0)
         for some, s, vectors in blocks:
-            first = len(contents)
+            tasks = slice(len(contents), len(contents) + len(some))
             contents += some
             values += s
-            edges.append(len(contents))
+            edges.append(tasks.stop)
             lengths = len(vectors[0]), len(vectors[1])
-            load.append(self._kept(index, vectors, first, edges[-1]))
+            load.append(self._kept(index, vectors, tasks))
             del vectors  # before the next ones are made
         about = tuple(contents), *lengths, tuple(values), tuple(edges)
         core = WideCore(index, *about, lambda number: load[number]())
         return replace(core, keeps=self._takes("spaces", core.spaces_nbytes))
 
-    def _kept(self, index: int, vectors: tuple[Stacked, Stacked], first: int, stop: int) -> _Load:
-        """What gives the vectors of some tasks again: from memory or a file, where there is room,
-        or else made anew from the adapters."""
+    def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
+        """As of CoreStore, and from a file, where there is room in it."""
         size = sum(x.nbytes for x in vectors)
-        if self._takes("vectors", size):
-            return lambda: vectors
-        if self._takes("aside", size):
-            # As they lie in memory, so that no product rounds in another way.
-            places = [self._aside.put(x.T.tobytes()) for x in vectors]
-            lengths = [len(x) for x in vectors]
-            return lambda: self._brought(places, lengths)
-        read = self._readers[index]
-        return lambda: decomposed(_part_of(read, first, stop))[2]
+        if size > self._room["vectors"] and self._takes("aside", size):
+            with suppress(OSError):  # a full disk is no room
+                # As they lie in memory, so that no product rounds in another way.
+                places = [self._aside.put(x.T.tobytes()) for x in vectors]
+                lengths = [len(x) for x in vectors]
+                return lambda: self._brought(places, lengths)
+        return super()._kept(index, vectors, tasks)
 
-    def _brought(self, places: Sequence[Place], lengths: Sequence[int]) -> tuple[Stacked, Stacked]:
+    def _brought(self, places: Sequence[Place], lengths: Sequence[int]) -> Vectors:
         left, right = (
             np.frombuffer(self._aside.read(place), np.float32).reshape(-1, length).T
             for place, length in zip(places, lengths, strict=True)

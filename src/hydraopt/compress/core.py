@@ -29,7 +29,9 @@ __all__ = [
     "ModuleCore",
     "SharedSpace",
     "Stacked",
+    "Vectors",
     "decomposed",
+    "part_of",
 ]
 
 _EXACT = 1024
@@ -53,6 +55,8 @@ ROOM = 256 << 20
 """Bytes of shared spaces that a store keeps, unless told otherwise."""
 
 Stacked = NDArray[np.float32]
+Vectors = tuple[Stacked, Stacked]
+"""(U, V) of a module's tasks, each side by side."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +191,13 @@ class ModuleCore:
     m: int
     n: int
     s: tuple[Array, ...]
-    _read: Callable[[], tuple[Stacked, Stacked]] = field(repr=False, compare=False)
+    _read: Callable[[], Vectors] = field(repr=False, compare=False)
     _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
     @cached_property
-    def _vectors(self) -> tuple[Stacked, Stacked]:
+    def _vectors(self) -> Vectors:
         return self._read()
 
     @property
@@ -278,7 +282,13 @@ FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
 """A module's factors on demand, each with its content's number."""
 
 
-Decomposed = tuple[list[int], list[Array], tuple[Stacked, Stacked]]
+def part_of(read: FactorReader, tasks: slice) -> Iterator[tuple[int, Factors]]:
+    """The factors of some tasks; those before are not read where the reader can skip them."""
+    some = getattr(read, "part", None)
+    return some(tasks) if some else itertools.islice(read(), tasks.start, tasks.stop)
+
+
+Decomposed = tuple[list[int], list[Array], Vectors]
 
 
 def decomposed(pairs: Iterable[tuple[int, Factors]]) -> Decomposed:
@@ -342,16 +352,21 @@ class CoreStore:
 
     def _first(self, index: int, made: Decomposed) -> ModuleCore:
         """The core of a module that was not known, as it was decomposed now."""
-        read = self._readers[index]
         contents, s, vectors = made
         m, n = (x.shape[0] for x in vectors)
         core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)
-        kept = core
-        if not self._takes("vectors", core.vectors_nbytes):
-            kept = replace(core, _read=lambda: decomposed(read())[2])
+        kept = replace(core, _read=self._kept(index, vectors, slice(0, len(s))))
         keeps_spaces = self._takes("spaces", core.spaces_nbytes)
         self._known[index] = kept, keeps_spaces
         return replace(core, _spaces=kept._spaces if keeps_spaces else {})
+
+    def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
+        """What gives the vectors of some tasks again: they themselves, where there is room, or else
+        the adapters."""
+        if self._takes("vectors", sum(x.nbytes for x in vectors)):
+            return lambda: vectors
+        read = self._readers[index]
+        return lambda: decomposed(part_of(read, tasks))[2]
 
     def _takes(self, what: str, nbytes: int) -> bool:
         """Whether there is room for so many bytes more, which then are taken."""

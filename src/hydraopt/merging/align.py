@@ -111,11 +111,11 @@ class AdapterFactors:
     contents: tuple[tuple[int, LowRankModule], ...]
 
     def __call__(self) -> Iterator[tuple[int, Factors]]:
-        return self.part(0, len(self.contents))
+        return self.part(slice(None))
 
-    def part(self, first: int, stop: int) -> Iterator[tuple[int, Factors]]:
+    def part(self, places: slice) -> Iterator[tuple[int, Factors]]:
         """Those of some contents, by their places here; of the others nothing is read."""
-        for content, module in self.contents[first:stop]:
+        for content, module in self.contents[places]:
             yield content, Factors.of(*module.factors())
 
 

@@ -48,6 +48,8 @@ _VECTORS: Final = 48 << 20
 """Bytes of singular vectors kept between passes."""
 _AHEAD: Final = 2
 """Items that a worker is asked for before what it made of the first is used."""
+_MANY_AHEAD: Final = 32
+"""The same where answers are small: nobody waits for a worker that has just started."""
 _TRIES: Final = 3
 """Times that a pass is begun while workers are lost in it."""
 
@@ -284,6 +286,7 @@ class Passes(Closing):
         """(item, answer) in order, asked for ahead by at most a few items."""
         with threadpool_limits(1, user_api="blas"):
             waiting: deque[tuple[int, Answer]] = deque()
+            ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
             for question in asked:
                 index = question[0]
                 worker = self._of_item[index]
@@ -292,7 +295,7 @@ class Passes(Closing):
                     self._told[worker].add(index)
                 answer = self._pool.call(worker, method, *question, parts=parts)
                 waiting.append((index, answer))
-                if len(waiting) > _AHEAD * self._pool.size:
+                if len(waiting) > ahead:
                     yield waiting.popleft()
             while waiting:
                 yield waiting.popleft()
