@@ -61,8 +61,8 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-def both(reader: Reads, vectors: int = 0) -> tuple[ModuleCore, WideCore]:
-    wide = BlockStore({0: reader}, PLENTY, vectors).of(0)
+def both(reader: Reads) -> tuple[ModuleCore, WideCore]:
+    wide = BlockStore({0: reader}, PLENTY, 0).of(0)
     assert isinstance(wide, WideCore)
     return CoreStore([reader]).core(0), wide
 
@@ -152,7 +152,7 @@ def test_a_block_is_let_go_before_the_next(few: int, monkeypatch: pytest.MonkeyP
     for module in (core_module, blocks_module):
         monkeypatch.setattr(module, "decomposed", noted)
     monkeypatch.setattr(blocks_module, "_ASIDE", 0)
-    _, wide = both(Reads())
+    wide = BlockStore({0: Reads()}, PLENTY, 0).of(0)
     wide.spaces([1.0] * TASKS)
     # The first one is looked at before anybody knows whether there are more.
     assert len(alive) == 2 * wide.count
