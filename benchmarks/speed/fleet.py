@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +68,7 @@ def on_paper(rows: Sequence[Row], modules: int, fraction: float) -> Row:
         "bundle_gb": round(fraction * 2 * numbers / 1e9, 1),
         "cpu_seconds_of_a_million_numbers": round(1e6 * seconds, 3),
         "core_hours": round(numbers * seconds / 3600, 1),
-        "bytes_known_of_a_module_of_a_task": round(known),
+        "bytes_known": round(known),
         "known_gb": round(_PAPER["adapters"] * len(shapes) * known / 1e9, 1),
         "reads": round(reads, 1),
         "read_gb": round(reads * 2 * numbers / 1e9),
@@ -79,9 +79,8 @@ def on_paper(rows: Sequence[Row], modules: int, fraction: float) -> Row:
     }
 
 
-def run(args: argparse.Namespace) -> Sequence[Row]:
+def run(args: argparse.Namespace) -> Iterator[Row]:
     """The rows of fleets of several sizes."""
-    rows: list[Row] = []
     shapes = square_modules(args.width, args.modules)
     with tempfile.TemporaryDirectory() as place:
         write_fleet(Path(place), shapes, max(args.tasks), args.rank, seed=1)
@@ -89,9 +88,7 @@ def run(args: argparse.Namespace) -> Sequence[Row]:
         for workers in args.workers:
             for tasks in sorted(args.tasks):
                 numbers = tasks * args.modules * args.rank * 2 * args.width
-                rows.append({"numbers": numbers, **measured(Path(place), tasks, args, workers)})
-                print(json.dumps(rows[-1]), flush=True)
-    return rows
+                yield {"numbers": numbers, **measured(Path(place), tasks, args, workers)}
 
 
 def run_small(args: argparse.Namespace) -> Row:
@@ -101,7 +98,6 @@ def run_small(args: argparse.Namespace) -> Row:
         write_fleet(Path(place), shapes, args.small, args.rank, seed=1)
         row = measured(Path(place), args.small, args, max(args.workers))
     numbers = args.small * _SMALL["modules"] * args.rank * 2 * _SMALL["width"]
-    print(json.dumps(row), flush=True)
     return {**_SMALL, "numbers": numbers, **row}
 
 
@@ -109,12 +105,11 @@ def _save(args: argparse.Namespace, rows: Sequence[Row], small: Row | None) -> N
     head = provenance("a merge against the adapters of a fleet, and a large one on paper", seed=1)
     about = {"width": args.width, "modules": args.modules, "rank": args.rank, "size": args.size}
     paper = None
-    if rows:
+    if len({row["tasks"] for row in rows if row["workers"] == 1}) > 1:
         last = rows[-1]
         paper = on_paper(rows, args.modules, last["bytes"] / last["fp16_bytes"])
     about |= {"memory": args.memory, "rows": rows, "small": small, "paper": paper}
     save_json(args.out, {**head, **about})
-    print(json.dumps(paper, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,8 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
     rows, small = before.get("rows", []), before.get("small")
-    if args.small:
-        small = run_small(args)
-    elif not args.paper:
-        rows = run(args)
-    _save(args, rows, small)
+    if args.paper or args.small:
+        _save(args, rows, run_small(args) if args.small else small)
+        return
+    rows = []
+    for row in run(args):
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+        _save(args, rows, small)
