@@ -43,6 +43,15 @@ def block(result: dict[str, Any]) -> str:
                 f"{sum(small['cpu']):.0f} CPU seconds, at most {memory} GB in each process."
             )
         )
+    if forty := result["forty"]:
+        told = [
+            f"{row['workers']} worker{'s'[: row['workers'] - 1]} {row['wall']:.1f} s on the clock "
+            f"and {' + '.join(f'{x:.1f}' for x in row['cpu'] if x)} CPU seconds"
+            for row in forty
+        ]
+        parts.append(
+            wrapped(f"The forty real adapters of `gemma3-5x8` at 10 %: {'; '.join(told)}.")
+        )
     if paper := result["paper"]:
         parts += _paper(paper)
     return "\n".join(parts)

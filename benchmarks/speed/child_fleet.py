@@ -37,7 +37,7 @@ def _read() -> int:
 
 def main() -> None:
     workers, memory, size, output, place, count = sys.argv[1:]
-    folders = sorted(Path(place).iterdir())[: int(count)]
+    folders = sorted(x for x in Path(place).iterdir() if x.is_dir())[: int(count)]
     engine = Local(int(workers), memory=int(memory) or None)
     peaks: dict[str, int] = {}
 

@@ -24,6 +24,9 @@ ROWS = [
 ]
 
 
+FORTY = [row(40, 1, [8.25, 0.0], [GB], GB), row(40, 2, [4.5, 4.25], [GB, GB], GB)]
+
+
 def test_what_starting_takes_is_not_multiplied() -> None:
     paper = on_paper(ROWS, modules=4, fraction=0.1)
     # 32 layers of rank 16: q and o of 8192, k and v of 5120, three of 18432, m + n.
@@ -43,17 +46,19 @@ def test_the_page_shows_every_row_the_small_ones_and_the_paper() -> None:
     paper = on_paper(ROWS, modules=4, fraction=0.1)
     about = {"modules": 4, "width": 500, "rank": 16, "size": "10%", "memory": "100MB"}
     small = {**row(12000, 2, [5.0, 4.0], [GB // 2, GB // 4], GB), "width": 64, "modules": 3}
-    text = block({**about, "rows": ROWS, "small": small, "paper": paper})
+    text = block({**about, "rows": ROWS, "small": small, "forty": FORTY, "paper": paper})
     assert "| 110 | 2 | 9.0 | 0.09, 0.08 | 0.82 |" in text
     told = " ".join(text.split())
     assert "12,000 adapters of 3 modules of 64 x 64, rank 16, into a collection, 2 workers" in told
     assert "1.5 minutes" in told
     assert "at most 0.50, 0.25 GB in each process" in told
+    assert "1 worker 90.0 s on the clock and 8.2 CPU seconds; 2 workers 90.0 s" in told
+    assert "and 4.5 + 4.2 CPU seconds." in told
     assert f"| core hours | {paper['core_hours']:,} |" in text
 
 
 def test_what_was_not_measured_is_left_out() -> None:
     about = {"modules": 4, "width": 500, "rank": 16, "size": "10%", "memory": "100MB"}
-    text = block({**about, "rows": ROWS[:1], "small": None, "paper": None})
+    text = block({**about, "rows": ROWS[:1], "small": None, "forty": None, "paper": None})
     assert "On paper" not in text
     assert "minutes" not in text
