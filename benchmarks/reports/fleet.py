@@ -26,29 +26,56 @@ def block(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     head = ["adapters", "workers", "CPU seconds", "peak GB of each process", "us a number"]
-    paper = result["paper"]
     measured = wrapped(
         f"Measured on {result['modules']} modules of {result['width']} x {result['width']}, rank "
-        f"{result['rank']}, `--size {result['size']}`; half of the adapters are near-copies in "
-        "families of ten. CPU seconds count all processes and their start."
+        f"{result['rank']}, `--size {result['size']} --memory {result['memory']}`; half of the "
+        "adapters are near-copies in families of ten. CPU seconds count all processes and their "
+        "start."
     )
+    parts = [measured, table(head, rows)]
+    if small := result["small"]:
+        width, memory = small["width"], ", ".join(f"{x / _GB:.2f}" for x in small["peaks"])
+        parts.append(
+            wrapped(
+                f"{small['tasks']:,} adapters of {small['modules']} modules of {width} x {width}, "
+                f"rank {result['rank']}, into a collection, {small['workers']} workers: "
+                f"{small['wall'] / 60:.1f} minutes on the clock of a busy machine, "
+                f"{sum(small['cpu']):.0f} CPU seconds, at most {memory} GB in each process."
+            )
+        )
+    if forty := result["forty"]:
+        told = [
+            f"{row['workers']} worker{'s'[: row['workers'] - 1]} {row['wall']:.1f} s on the clock "
+            f"and {' + '.join(f'{x:.1f}' for x in row['cpu'] if x)} CPU seconds"
+            for row in forty
+        ]
+        parts.append(
+            wrapped(f"The forty real adapters of `gemma3-5x8` at 10 %: {'; '.join(told)}.")
+        )
+    if paper := result["paper"]:
+        parts += _paper(paper)
+    return "\n".join(parts)
+
+
+def _paper(paper: dict[str, Any]) -> list[str]:
     told = wrapped(
-        f"On paper, from these: {paper['adapters']:,} adapters of rank {paper['rank']} on all "
-        f"linear layers of an 8B model ({paper['numbers_of_an_adapter']:,} numbers each)."
+        f"On paper, from the rows of one worker: {paper['adapters']:,} adapters of rank "
+        f"{paper['rank']} on all linear layers of an 8B model "
+        f"({paper['numbers_of_an_adapter']:,} numbers each)."
     )
     price = f"{paper['dollars_of_a_gb_a_month']:g}"
     facts = [
         ["fp16, GB", f"{paper['fp16_gb']:,}"],
         ["collection, GB", f"{paper['bundle_gb']:,}"],
         ["core hours", f"{paper['core_hours']:,}"],
-        ["GB that a worker needs for all of them in one core", f"{paper['worker_gb']:,}"],
-        ["adapters of one core in workers of 16 GB", f"{paper['adapters_of_a_core_at_16_gb']:,}"],
-        ["GB that workers read, at most", f"{paper['read_gb']:,}"],
+        ["growth of a process, bytes a module of an adapter", f"{paper['bytes_known']:,}"],
+        ["the same for all of them, GB", f"{paper['known_gb']:,}"],
+        ["GB read from adapters and temporary files", f"{paper['read_gb']:,}"],
         ["GB of scripts between workers, at most", f"{paper['script_gb']:,}"],
         [f"dollars a month before, at {price} a GB", f"{paper['dollars_a_month_before']:,}"],
         [f"dollars a month after, at {price} a GB", f"{paper['dollars_a_month_after']:,}"],
     ]
-    return "\n".join((measured, table(head, rows), told, table(["what", "value"], facts)))
+    return [told, table(["what", "value"], facts)]
 
 
 def _result() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One merge of a fleet, in a process of its own. Prints a JSON line: seconds and memory.
 
-    python -m benchmarks.speed.child_fleet WORKERS SIZE OUTPUT ADAPTER_FOLDER...
+    python -m benchmarks.speed.child_fleet WORKERS MEMORY SIZE OUTPUT FOLDER_OF_ADAPTERS COUNT
 
+MEMORY: bytes that a worker may keep, 0 for the default. Of the folder the first COUNT are merged.
 Peak memory of the worker processes is looked at whenever the merge says how far it is.
 """
 
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from hydraopt.engines.engine import Local
 from hydraopt.merging.merge import merge
 
 __all__ = ["main"]
@@ -27,8 +29,16 @@ def _peak(pid: str) -> int:
     return 1024 * next((int(x.split()[1]) for x in lines if x.startswith("VmHWM:")), 0)
 
 
+def _read() -> int:
+    """Bytes that this process has read from files, so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(x.split()[1]) for x in lines if x.startswith("rchar:"))
+
+
 def main() -> None:
-    workers, size, output, *folders = sys.argv[1:]
+    workers, memory, size, output, place, count = sys.argv[1:]
+    folders = sorted(x for x in Path(place).iterdir() if x.is_dir())[: int(count)]
+    engine = Local(int(workers), memory=int(memory) or None)
     peaks: dict[str, int] = {}
 
     def look(stage: str, done: int, total: int) -> None:
@@ -38,7 +48,7 @@ def main() -> None:
 
     before = resource.getrusage(resource.RUSAGE_SELF)
     started, imported = time.monotonic(), _peak("self")
-    result = merge(folders, output, size=size, workers=int(workers), progress=look)
+    result = merge(folders, output, size=size, workers=engine, progress=look)
     wall = time.monotonic() - started
     own = resource.getrusage(resource.RUSAGE_SELF)
     others = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -54,6 +64,7 @@ def main() -> None:
                 "bytes": result.size,
                 "fp16_bytes": result.fp16_bytes,
                 "passes": result.passes,
+                "read": _read(),
             }
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 from typing import NoReturn
 
@@ -18,9 +19,11 @@ from hydraopt.coding.chunks import (
     pack_table,
     read_table,
 )
-from hydraopt.coding.stream import Block, StreamReader, StreamWriter, quantise_block
+from hydraopt.coding.model import MODEL_SIZE
+from hydraopt.coding.stream import Block, CodingRoom, StreamReader, StreamWriter, quantise_block
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, NumericalError
+from hydraopt.files.aside import Aside
 
 KIND = 3
 SHAPE = 30, 4
@@ -69,6 +72,47 @@ def test_what_is_written_comes_back(count: int, most: int) -> None:
     assert reader.position == len(data)
     # Told once and in advance, by the table.
     assert told == [sum(block.levels.size for block in records)]
+
+
+@given(st.integers(1, 6), st.integers(0, 12), st.sampled_from([0, 1, 60, 200, 1 << 16]))
+def test_streams_written_in_turns_are_those_written_at_once(
+    streams: int, count: int, most: int
+) -> None:
+    aside, room, records = Aside(), CodingRoom(), blocks(count)
+    # A record of zeros ends in bytes that a stream does without.
+    records[1:1] = [quantise_block(np.zeros(SHAPE))] * (3 if count else 0)
+    writers = [ChunkWriter(most, aside) for _ in range(streams)]
+    alone = [ChunkWriter(most) for _ in range(streams)]
+    for i, block in enumerate(records):
+        for shift, (writer, other) in enumerate(zip(writers, alone, strict=True)):
+            if i < shift:
+                continue
+            other.block(block, KIND)
+            other.end_record(block.levels.size)
+            with writer.turn(room):
+                writer.block(block, KIND)
+                writer.end_record(block.levels.size)
+            assert writer.size == other.size
+    for writer, other in zip(writers, alone, strict=True):
+        with writer.turn(room):
+            assert writer.finish() == other.finish()
+
+
+def test_a_stream_that_waits_for_its_turn_holds_no_bytes() -> None:
+    aside, room = Aside(), CodingRoom()
+    tracemalloc.start()
+    try:
+        writers = [ChunkWriter(aside=aside) for _ in range(200)]
+        for block in blocks(3):
+            for writer in writers:
+                with writer.turn(room):
+                    writer.block(block, KIND)
+                    writer.end_record(block.levels.size)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    # The contexts alone have 12 kB; 4 MB of what is put aside may lie in memory.
+    assert held - min(len(writers) * 4 * MODEL_SIZE, 8 << 20) < len(writers) * 2500
 
 
 def test_a_stream_of_no_records_is_no_bytes() -> None:

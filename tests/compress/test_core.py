@@ -158,14 +158,14 @@ def test_a_module_is_read_once_for_its_first_core() -> None:
 
 def test_vectors_without_room_go_with_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref[Array]] = []
-    decomposed = core_module._decomposed
+    decomposed = core_module.decomposed
 
-    def noted(read: core_module.FactorReader) -> Any:
-        whole = decomposed(read)
+    def noted(pairs: Any) -> Any:
+        whole = decomposed(pairs)
         seen.extend(map(weakref.ref, whole[2]))
         return whole
 
-    monkeypatch.setattr(core_module, "_decomposed", noted)
+    monkeypatch.setattr(core_module, "decomposed", noted)
     store = CoreStore([Reads(alike(9))], PLENTY, 0)
     for _ in range(2):
         core = store.core(0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 from hydraopt import merge
 from hydraopt.engines.engine import OnRay
 from hydraopt.engines.pool import WorkerLostError
-from hydraopt.errors import UsageError
+from hydraopt.errors import UsageError, WorkerError
 from tests.engines.servants import Counter
 from tests.merging.merge_cases import modules_of
 
@@ -75,6 +78,17 @@ def test_a_lost_actor_is_an_error_and_another_takes_its_place(cluster: Any) -> N
         assert pool.call(1, "add", 1).result() == 6
 
 
+def test_too_few_cores_are_an_error_that_says_so(cluster: Any, monkeypatch) -> None:
+    monkeypatch.setattr(rayengine, "_START", 5.0)
+    told = pytest.raises(WorkerError, match=r"of 3 workers after 5 s; . of 2 cores.*--workers")
+    with OnRay().pool(3, lambda: None) as pool, told:
+        pool.hire(Counter, 5)
+    with OnRay().pool(2, lambda: None) as pool:
+        monkeypatch.setattr(rayengine, "_START", 60.0)
+        pool.hire(Counter, 5)
+        assert pool.call(1, "add", 1).result() == 6
+
+
 def test_two_nodes_give_the_bytes_of_this_process(cluster: Any, three, tmp_path) -> None:
     merge(three, tmp_path / "here", size="20%", workers=1)
     merge(three, tmp_path / "ray", size="20%", workers=OnRay(workers=2))
@@ -108,4 +122,16 @@ def test_a_worker_and_a_node_that_die_change_no_byte(
     engine = OnRay(workers=2, work=tmp_path / "work")
     merge(three, tmp_path / "ray", size="20%", workers=engine, progress=ends)
     assert died == ["worker", "node"]
+    assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()
+
+
+def test_without_an_address_one_node_is_started_and_ended(three, tmp_path) -> None:
+    """In a process of its own: this one is in a cluster."""
+    merge(three, tmp_path / "here", size="20%", workers=1)
+    command = [sys.executable, "-m", "hydraopt", "merge", *map(str, three), "--size", "20%"]
+    command += ["--engine", "ray", "--workers", "2", "-o", str(tmp_path / "ray"), "--json"]
+    env = {key: x for key, x in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["size"] == (tmp_path / "ray").stat().st_size
     assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()

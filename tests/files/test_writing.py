@@ -16,7 +16,12 @@ import pytest
 from hydraopt.errors import UsageError
 from hydraopt.files import writing
 from hydraopt.files.apart import check_apart
-from hydraopt.files.writing import replaced_file, replaced_folder, write_atomically
+from hydraopt.files.writing import (
+    replaced_file,
+    replaced_folder,
+    write_atomically,
+    write_new,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -33,6 +38,14 @@ def test_a_file_keeps_mode_and_link(tmp_path: Path) -> None:
     assert real.read_bytes() == b"new"
     assert stat.S_IMODE(real.stat().st_mode) == 0o640
     assert names(tmp_path) == ["link", "real"]
+
+
+def test_a_file_of_a_new_folder_is_written_once(tmp_path: Path) -> None:
+    assert write_new(tmp_path / "new", iter([b"a", b"", b"bc"])) == 3
+    assert (tmp_path / "new").read_bytes() == b"abc"
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "new", [b"other"])
+    assert (tmp_path / "new").read_bytes() == b"abc"
 
 
 def test_a_new_file_has_the_mode_that_the_user_gives_to_new_ones(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     done: list[int] = []
     module = Servant._module
 
-    def noted(self: Servant, item, encoded, bits):
+    def noted(self: Servant, item, encoded, *more):
         done.append(encoded.index)
-        return module(self, item, encoded, bits)
+        return module(self, item, encoded, *more)
 
     monkeypatch.setattr(Servant, "_module", noted)
     return done

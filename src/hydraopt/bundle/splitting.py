@@ -20,7 +20,7 @@ from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.folders import entry_of, files_in, is_folder, remove_file
 from hydraopt.files.url import AnyPath, Url, place_of
-from hydraopt.files.writing import replaced_folder
+from hydraopt.files.writing import replaced_folder, write_new
 
 __all__ = ["SplitFile", "files_of", "is_part", "join", "split"]
 
@@ -76,7 +76,7 @@ def split(
     library = opened.metadata.get("library")
     with replaced_folder(target, is_part) as made:
         for task, name, packed in chain([core], files):
-            size = packed.write(made / name, library)
+            size = write_new(made / name, packed.pieces(library))
             written.append(SplitFile(task, target / name, size))
             if task is not None:
                 indexed.append(_indexed(opened, task, made / name, packed, library))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.tensors import checksum
 from hydraopt.coding.version import VERSION
+from hydraopt.files.aside import Chosen
 from hydraopt.files.cache import remote_cache
 from hydraopt.files.url import is_url
 from hydraopt.files.writing import write_atomically
@@ -40,8 +42,8 @@ class Canonical(NamedTuple):
     """A manifest and its payload in the one order that their content has."""
 
     manifest: Manifest
-    streams: list[bytes]
-    blobs: list[bytes]
+    streams: Sequence[bytes]
+    blobs: Sequence[bytes]
 
 
 def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[bytes]) -> Canonical:
@@ -63,7 +65,9 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
     for task in sorted(manifest.tasks, key=lambda x: x.name):
         content = None
         if task.content is not None:
-            same = streams[task.content], task.modules, task.tensors
+            # A digest: no stream is held for longer than it is looked at.
+            digest = hashlib.sha256(streams[task.content]).digest()
+            same = digest, task.modules, task.tensors
             content = contents(same, task.content)
         # By what they hold: the numbers that the caller gave them must not matter.
         held = [
@@ -88,9 +92,7 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
         blobs=tuple(manifest.blobs[i] for i in groups.first),
         configs=tuple(manifest.configs[i] for i in configs.first),
     )
-    return Canonical(
-        ordered, [streams[i] for i in contents.first], [blobs[i] for i in groups.first]
-    )
+    return Canonical(ordered, Chosen((streams, contents.first)), [blobs[i] for i in groups.first])
 
 
 class _Numbering:
@@ -111,7 +113,8 @@ class _Numbering:
 class PackedBundle:
     """A bundle ready to be written.
 
-    metadata: that follows from the manifest. names, payload: the file's tensors, in file order.
+    metadata: that follows from the manifest. names, payload: the file's tensors, in file order; of
+    a merge they are read from where they lie, whenever they are asked for.
     has_library: whether the header says who wrote it.
     """
 
@@ -136,9 +139,10 @@ class PackedBundle:
                 cache.put(digest, data)
         return size
 
-    def pieces(self, library: str | None = None) -> list[bytes]:
+    def pieces(self, library: str | None = None) -> Iterator[bytes]:
         """The bytes of the file: its header, and each tensor."""
-        return [self._head(library or _library(), self.checksums), *self.payload]
+        yield self._head(library or _library(), self.checksums)
+        yield from self.payload
 
     @property
     def checksums_text(self) -> str:
@@ -180,7 +184,8 @@ def pack_bundle(
     check_manifest(value, len(packed) + sum(map(len, (shared, *streams, *blobs))))
     check_blobs(manifest.blobs, sum(map(len, blobs)))
     names = tensor_names(len(streams), len(blobs))
-    return PackedBundle(metadata_of(manifest, VERSION), names, [packed, shared, *streams, *blobs])
+    payload = Chosen(*((x, range(len(x))) for x in ((packed, shared), streams, blobs)))
+    return PackedBundle(metadata_of(manifest, VERSION), names, payload)
 
 
 def write_bundle(

@@ -144,7 +144,7 @@ __all__ = ["merge"]
     help="Keep what is done in this folder, so that the same merge goes on where it was ended; "
     "all nodes must see it. Remove it afterwards.",
 )
-@click.option("--memory", help="What each worker may keep between passes: 500MB, 2GB.")
+@click.option("--memory", help="What each worker may keep in memory between passes: 500MB, 2GB.")
 @json_option
 @quiet_option
 def merge(

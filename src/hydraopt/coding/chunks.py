@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from hydraopt.coding.stream import StreamReader, StreamWriter
+import numpy as np
+
+from hydraopt.coding.stream import CodingRoom, StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import NumericalError, explain
+from hydraopt.files.aside import Aside, Place
 
 __all__ = ["CHUNK_BYTES", "Chunk", "ChunkReader", "ChunkWriter", "pack_table", "read_table"]
 
@@ -24,6 +28,7 @@ _MOST_NUMBERS: Final = 1 << 31
 """A chunk is closed as soon as it has so many numbers, and no record has more, so that the counts
 of the table are below 2^32."""
 _VARINT_BYTES: Final = 5
+_NO_MODEL: Final = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -118,20 +123,49 @@ def read_table(
 class ChunkWriter(StreamWriter):
     """Writes one stream. Whoever writes records says where each ends. Not thread-safe.
 
-    most: bytes from which on a chunk is closed; 0 makes a chunk of each record.
+    most: bytes from which on a chunk is closed; 0 makes a chunk of each record. aside: where the
+    stream's bytes and contexts lie between turns, so that thousands of streams are written side by
+    side in the memory of one; see :meth:`turn`.
     """
 
-    def __init__(self, most: int = CHUNK_BYTES) -> None:
+    def __init__(self, most: int = CHUNK_BYTES, aside: Aside | None = None) -> None:
         super().__init__()
-        self._most = most
+        self._most, self._aside = most, aside
         self._chunks: list[Chunk] = []
-        self._closed: list[bytes] = []
-        self._bytes = self._records = self._numbers = 0
+        self._open: list[bytes | Place] = []
+        self._closed: list[bytes | Place] = []
+        self._saved: Place | None = None
+        self._bytes = self._left = self._records = self._numbers = 0
 
     @property
     def size(self) -> int:
         """Bytes so far, without the table, to within the few that the coder still holds."""
-        return self._bytes + super().size
+        return self._bytes + self._of_chunk
+
+    @property
+    def _of_chunk(self) -> int:
+        """Bytes of the chunk that is open."""
+        return self._left + super().size
+
+    @contextmanager
+    def turn(self, room: CodingRoom) -> Iterator[None]:
+        """Write records, or finish, in a room that streams share; at the block's end all is put
+        aside. A stream with ``aside`` is written in no other way."""
+        aside = self._aside
+        assert aside is not None
+        self._room = room
+        if self._saved is not None:
+            self._model = np.frombuffer(aside.read(self._saved), np.int32).copy()
+        yield
+        if written := self.drained():
+            self._open.append(aside.put(written))
+            self._left += len(written)
+        model = self._model.tobytes()
+        if self._saved is None:
+            self._saved = aside.put(model)
+        else:
+            aside.write(self._saved, model)
+        self._model = _NO_MODEL
 
     def end_record(self, numbers: int) -> None:
         """What was written since the last call is one record, and stands for so many numbers.
@@ -149,23 +183,32 @@ class ChunkWriter(StreamWriter):
             )
         self._records += 1
         self._numbers += numbers
-        if super().size >= self._most or self._numbers >= _MOST_NUMBERS:
+        if self._of_chunk >= self._most or self._numbers >= _MOST_NUMBERS:
             self._close()
 
     def _close(self) -> None:
         data = super().finish()
+        if self._open:  # a stream ends without zero bytes, also without those put aside before
+            data = b"".join([*map(self._read, self._open), data]).rstrip(b"\0")
         crc = zlib.crc32(data)
         self._chunks.append(Chunk(self._records, self._numbers, len(data), crc))
-        self._closed.append(data)
+        self._closed.append(data if self._aside is None else self._aside.put(data))
         self._bytes += len(data)
-        self._records = self._numbers = 0
+        self._open.clear()
+        self._left = self._records = self._numbers = 0
         self.restart()
+
+    def _read(self, piece: bytes | Place) -> bytes:
+        if isinstance(piece, bytes):
+            return piece
+        assert self._aside is not None
+        return self._aside.read(piece)
 
     def finish(self) -> bytes:
         """Close the stream and return its bytes; those of no records are none."""
         if self._records:
             self._close()
-        return b"".join([pack_table(self._chunks), *self._closed])
+        return b"".join([pack_table(self._chunks), *map(self._read, self._closed)])
 
 
 class ChunkReader(StreamReader):

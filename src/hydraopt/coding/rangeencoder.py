@@ -28,10 +28,21 @@ from hydraopt.coding.model import (
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER
 from hydraopt.compiled import LENT, njit
 
-__all__ = ["encode_columns", "encode_integer", "encode_run", "finish", "new_encoder", "written"]
+__all__ = [
+    "POSITION",
+    "encode_columns",
+    "encode_integer",
+    "encode_run",
+    "finish",
+    "new_encoder",
+    "written",
+]
 
 # State, one int64 vector: low, range, cached byte, pending bytes, position.
 _LOW, _RANGE, _CACHE, _PENDING, _POS = 0, 1, 2, 3, 4
+POSITION = _POS
+"""Where the state says how many bytes are written for good; they may be taken away, and it set to
+0."""
 
 
 def new_encoder() -> NDArray[np.int64]:

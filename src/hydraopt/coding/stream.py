@@ -26,6 +26,7 @@ from hydraopt.coding.decoder import (
 from hydraopt.coding.gaussian import level_bits
 from hydraopt.coding.model import MOST_NUMBER, MOST_SIDE, MOST_SUM, new_model
 from hydraopt.coding.rangeencoder import (
+    POSITION,
     encode_columns,
     encode_integer,
     encode_run,
@@ -43,6 +44,7 @@ __all__ = [
     "MOST_NUMBERS",
     "MOST_NUMBERS_OF_FILE",
     "Block",
+    "CodingRoom",
     "StreamReader",
     "StreamWriter",
     "most_numbers",
@@ -155,12 +157,26 @@ def most_numbers(size: int) -> int:
     return MOST_NUMBERS_OF_FILE[0] + MOST_NUMBERS_OF_FILE[1] * size
 
 
+class CodingRoom:
+    """Bytes that a coder writes to; one room may serve many streams, one after the other."""
+
+    def __init__(self) -> None:
+        self.out = np.zeros(1 << 12, np.uint8)
+
+    def reserve(self, size: int) -> None:
+        """Make it that large; what is in it stays."""
+        if size > self.out.size:
+            grown = np.zeros(max(size, 2 * self.out.size), np.uint8)
+            grown[: self.out.size] = self.out
+            self.out = grown
+
+
 class StreamWriter:
     """Writes one stream without chunks; see :class:`hydraopt.coding.chunks.ChunkWriter` for those
     of files. Not thread-safe; separate streams may be written side by side."""
 
-    def __init__(self) -> None:
-        self._out = np.zeros(1 << 12, np.uint8)
+    def __init__(self, room: CodingRoom | None = None) -> None:
+        self._room = room or CodingRoom()
         self.restart()
 
     def restart(self) -> None:
@@ -168,13 +184,13 @@ class StreamWriter:
         self._state = new_encoder()
         self._model = new_model()
 
+    @property
+    def _out(self) -> NDArray[np.uint8]:
+        return self._room.out
+
     def _reserve(self, extra: int) -> None:
         # The pending bytes of a carry chain are written later, so they need room as well.
-        need = written(self._state) + extra
-        if need > self._out.size:
-            grown = np.zeros(max(need, 2 * self._out.size), np.uint8)
-            grown[: self._out.size] = self._out
-            self._out = grown
+        self._room.reserve(written(self._state) + extra)
 
     @property
     def size(self) -> int:
@@ -214,8 +230,14 @@ class StreamWriter:
             self._reserve(16 * part.size + 64)
             encode_columns(self._state, self._out, self._model, part, spreads[j : j + some], rows)
 
+    def drained(self) -> bytes:
+        """Take the bytes that no carry can change any more out of the room."""
+        end = int(self._state[POSITION])
+        self._state[POSITION] = 0
+        return self._out[:end].tobytes()
+
     def finish(self) -> bytes:
-        """Close the stream and return its bytes."""
+        """Close the stream and return its bytes, those that were drained left out."""
         self._reserve(64)
         end = finish(self._state, self._out)
         return self._out[:end].tobytes()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -21,7 +21,18 @@ from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors, Thin
 from hydraopt.linalg.stack import thin_stack
 
-__all__ = ["ROOM", "CoreStore", "FactorReader", "ModuleCore", "SharedSpace"]
+__all__ = [
+    "ROOM",
+    "CoreStore",
+    "Decomposed",
+    "FactorReader",
+    "ModuleCore",
+    "SharedSpace",
+    "Stacked",
+    "Vectors",
+    "decomposed",
+    "part_of",
+]
 
 _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
@@ -44,6 +55,8 @@ ROOM = 256 << 20
 """Bytes of shared spaces that a store keeps, unless told otherwise."""
 
 Stacked = NDArray[np.float32]
+Vectors = tuple[Stacked, Stacked]
+"""(U, V) of a module's tasks, each side by side."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,10 @@ class SharedSpace:
     values: Array
     coordinates: list[Array]
     mix: Array
+
+    def within(self, core: ModuleCore, side: str, q: int) -> Array:
+        """The tasks' vectors of a side in the first q directions, (sum r, q)."""
+        return np.concatenate(self.coordinates)[:, :q]
 
 
 def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0) -> SharedSpace:
@@ -174,13 +191,13 @@ class ModuleCore:
     m: int
     n: int
     s: tuple[Array, ...]
-    _read: Callable[[], tuple[Stacked, Stacked]] = field(repr=False, compare=False)
+    _read: Callable[[], Vectors] = field(repr=False, compare=False)
     _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
     @cached_property
-    def _vectors(self) -> tuple[Stacked, Stacked]:
+    def _vectors(self) -> Vectors:
         return self._read()
 
     @property
@@ -194,6 +211,13 @@ class ModuleCore:
     @cached_property
     def _edges(self) -> NDArray[np.int64]:
         return np.cumsum([0, *(s.size for s in self.s)])
+
+    count = 1
+    """Blocks; a module of very many tasks has more, see hydraopt.compress.blocks."""
+
+    def block(self, number: int) -> tuple[ModuleCore, slice]:
+        """The one block, and which tasks it has."""
+        return self, slice(None)
 
     def thin(self, i: int) -> Thin:
         """Thin SVD of the i-th task of this module, float64."""
@@ -258,7 +282,16 @@ FactorReader = Callable[[], Iterator[tuple[int, Factors]]]
 """A module's factors on demand, each with its content's number."""
 
 
-def _decomposed(read: FactorReader) -> tuple[list[int], list[Array], tuple[Stacked, Stacked]]:
+def part_of(read: FactorReader, tasks: slice) -> Iterator[tuple[int, Factors]]:
+    """The factors of some tasks; those before are not read where the reader can skip them."""
+    some = getattr(read, "part", None)
+    return some(tasks) if some else itertools.islice(read(), tasks.start, tasks.stop)
+
+
+Decomposed = tuple[list[int], list[Array], Vectors]
+
+
+def decomposed(pairs: Iterable[tuple[int, Factors]]) -> Decomposed:
     """The contents of a module, their singular values, and their vectors (U, V) side by side.
 
     A task's vectors lie together in memory: U and V are views of rows.
@@ -276,7 +309,7 @@ def _decomposed(read: FactorReader) -> tuple[list[int], list[Array], tuple[Stack
         for into, some in zip((us, ss, vs), thin_stack(b, a), strict=True):
             into.extend(some)  # type: ignore[attr-defined]
 
-    for content, factors in read():
+    for content, factors in pairs:
         contents.append(content)
         most = max(_TOGETHER // max(factors.B.size + factors.A.size, 1), 1)
         if waiting and (waiting[0].A.shape != factors.A.shape or len(waiting) >= most):
@@ -311,23 +344,29 @@ class CoreStore:
 
     def core(self, index: int) -> ModuleCore:
         """The core of module ``index``."""
-        first = None
         if index not in self._known:
-            self._known[index], first = self._first(index)
+            return self._first(index, decomposed(self._readers[index]()))
         core, keeps_spaces = self._known[index]
         # A copy, so that vectors for which there was no room go with it.
-        read = (lambda: first) if first else core._read
-        return replace(core, _read=read, _spaces=core._spaces if keeps_spaces else {})
+        return replace(core, _spaces=core._spaces if keeps_spaces else {})
 
-    def _first(self, index: int) -> tuple[tuple[ModuleCore, bool], tuple[Stacked, Stacked]]:
-        """A core to keep, whether its spaces are kept with it, and its vectors."""
-        read = self._readers[index]
-        contents, s, vectors = _decomposed(read)
+    def _first(self, index: int, made: Decomposed) -> ModuleCore:
+        """The core of a module that was not known, as it was decomposed now."""
+        contents, s, vectors = made
         m, n = (x.shape[0] for x in vectors)
         core = ModuleCore(index, tuple(contents), m, n, tuple(s), lambda: vectors)
-        if not self._takes("vectors", core.vectors_nbytes):
-            core = replace(core, _read=lambda: _decomposed(read)[2])
-        return (core, self._takes("spaces", core.spaces_nbytes)), vectors
+        kept = replace(core, _read=self._kept(index, vectors, slice(0, len(s))))
+        keeps_spaces = self._takes("spaces", core.spaces_nbytes)
+        self._known[index] = kept, keeps_spaces
+        return replace(core, _spaces=kept._spaces if keeps_spaces else {})
+
+    def _kept(self, index: int, vectors: Vectors, tasks: slice) -> Callable[[], Vectors]:
+        """What gives the vectors of some tasks again: they themselves, where there is room, or else
+        the adapters."""
+        if self._takes("vectors", sum(x.nbytes for x in vectors)):
+            return lambda: vectors
+        read = self._readers[index]
+        return lambda: decomposed(part_of(read, tasks))[2]
 
     def _takes(self, what: str, nbytes: int) -> bool:
         """Whether there is room for so many bytes more, which then are taken."""

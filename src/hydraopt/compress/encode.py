@@ -18,6 +18,7 @@ import numpy as np
 from hydraopt.coding.forms import Mode, Way
 from hydraopt.coding.records import BasisRecord, PartsRecord, quantise_basis
 from hydraopt.compress.alike import Alike, Moved, encode_alike, steps
+from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore
 from hydraopt.compress.measure import Measure, displacement
 from hydraopt.compress.plan import ModulePlan, TaskPlan
@@ -25,7 +26,7 @@ from hydraopt.compress.sides import BasisPlan
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array, Factors, Thin
 
-__all__ = ["EncodedModule", "encode_module", "squared_error"]
+__all__ = ["EncodedModule", "encode_bases", "encode_module", "squared_error"]
 
 _TOGETHER: Final = 1 << 20
 """Numbers of a side that are rounded at once, about."""
@@ -53,7 +54,12 @@ class EncodedModule:
     has_bases: bool
 
 
-def _encode_basis(core: ModuleCore, plan: BasisPlan | None, side: str) -> BasisRecord | None:
+def encode_bases(core: AnyCore, plan: ModulePlan) -> tuple[BasisRecord | None, BasisRecord | None]:
+    """The bases of a plan, left and right, rounded."""
+    return _encode_basis(core, plan.left, "left"), _encode_basis(core, plan.right, "right")
+
+
+def _encode_basis(core: AnyCore, plan: BasisPlan | None, side: str) -> BasisRecord | None:
     if plan is None:
         return None
     directions = core.directions(plan.space, side, plan.q)
@@ -69,8 +75,7 @@ def encode_module(
     """
     left = right = None
     if given is None:
-        left = _encode_basis(core, plan.left, "left")
-        right = _encode_basis(core, plan.right, "right")
+        left, right = encode_bases(core, plan)
         given = left.basis if left else None, right.basis if right else None
     records: list[PartsRecord | None] = [None] * len(core.s)
     energies = [float(s @ s) for s in core.s]

@@ -9,13 +9,14 @@ the task's weighted squared Frobenius norm, with the measure's weights inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.forms import FORMS, PRIVATE, Mode
+from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of, tables
 from hydraopt.compress.measure import Measure
@@ -57,6 +58,10 @@ class ModulePlan:
         shared = sum(basis.bits for basis in (self.left, self.right) if basis)
         return shared + sum(task.bits for task in self.tasks)
 
+    def of(self, tasks: slice) -> ModulePlan:
+        """The plan of some of the tasks, over the same bases."""
+        return replace(self, tasks=self.tasks[tasks])
+
     @property
     def cost(self) -> float:
         return sum(task.harm for task in self.tasks) + self.price * self.bits
@@ -93,7 +98,7 @@ def _least(length: int, price: float, measure: Measure) -> float:
 
 
 def _planned(
-    core: ModuleCore,
+    core: AnyCore,
     weights: Sequence[float],
     price: float,
     measure: Measure,
@@ -125,6 +130,12 @@ class _Parts:
 
     s: Array
     edges: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: Sequence[Array], weights: Sequence[float]) -> _Parts:
+        """From the singular values of the tasks, and what a unit of squared error counts."""
+        singular = [s * np.sqrt(w) for s, w in zip(values, weights, strict=True)]
+        return cls(np.concatenate(singular), np.cumsum([0, *(s.size for s in singular)]))
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,7 @@ def _priced(
 
 
 def plan_module(
-    core: ModuleCore,
+    core: AnyCore,
     weights: Sequence[float],
     price: float,
     measure: Measure,
@@ -174,19 +185,58 @@ def plan_module(
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
     given: bases that are there already, in place of such as would pay for themselves.
     """
-    singular = [s * np.sqrt(w) for s, w in zip(core.s, weights, strict=True)]
-    sizes = [s.size for s in singular]
-    parts = _Parts(np.concatenate(singular), np.cumsum([0, *sizes]))
-    lengths = (core.m, core.n)
     bases: list[BasisPlan | None] = [None, None]
-    own = [np.zeros((0, 0))] * 2
     if any(mode.code for mode in modes):
         bases = _planned(core, weights, price, measure, given, PRIVATE not in modes)
-        own = [np.concatenate(x.space.coordinates)[:, : x.q] if x else own[0] for x in bases]
     possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
     if not possible:
         # No basis pays at this price, and no other form is permitted: nothing is stored.
-        return _nothing(parts, modes[0], price, measure)
+        return _nothing(_Parts.of(core.s, weights), modes[0], price, measure)
+    offers = [
+        _offered(block, weights[tasks], bases, possible, price, measure)
+        for block, tasks in map(core.block, range(core.count))
+    ]
+    costs = np.concatenate([offer.costs(price) for offer in offers], axis=1)
+    left, right, chosen = _chosen(bases, possible, costs, price, given is not None)
+    modes_of_tasks = iter(chosen)
+    tasks = [task for offer in offers for task in offer.tasks(possible, modes_of_tasks)]
+    return ModulePlan(left, right, tuple(tasks), price)
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A block's tasks in every mode. edges: of their parts, (tasks + 1,)."""
+
+    edges: NDArray[np.int64]
+    priced: Sequence[_Priced]
+
+    def costs(self, price: float) -> Array:
+        """(modes, tasks)."""
+        return np.array([x.harm + price * x.bits for x in self.priced])
+
+    def tasks(self, modes: Sequence[Mode], chosen: Iterator[int]) -> Iterator[TaskPlan]:
+        """The plans of the tasks in the modes that are next in ``chosen``."""
+        for i, a in enumerate(self.edges[:-1].tolist()):
+            mode = next(chosen)
+            priced = self.priced[mode]
+            b = a + int(priced.count[i])
+            classes = priced.left[a:b], priced.right[a:b]
+            yield TaskPlan(modes[mode], *classes, float(priced.harm[i]), float(priced.bits[i]))
+
+
+def _offered(
+    block: ModuleCore,
+    weights: Sequence[float],
+    bases: Sequence[BasisPlan | None],
+    possible: Sequence[Mode],
+    price: float,
+    measure: Measure,
+) -> _Offer:
+    parts, lengths = _Parts.of(block.s, weights), (block.m, block.n)
+    own = [
+        x.space.within(block, side, x.q) if x else np.zeros((0, 0))
+        for side, x in zip(("left", "right"), bases, strict=True)
+    ]
     ways = {mode.left for mode in possible}, {mode.right for mode in possible}
     left_costs, right_costs = (
         side_costs(ways[side], lengths[side], bases[side], own[side]) for side in (0, 1)
@@ -195,19 +245,7 @@ def plan_module(
         _priced(parts, left_costs[mode.left], right_costs[mode.right], price, measure)
         for mode in possible
     ]
-    costs = np.array([x.harm + price * x.bits for x in priced])
-    left, right, chosen = _chosen(bases, possible, costs, price, given is not None)
-    tasks = []
-    for i, mode in enumerate(chosen):
-        priced_mode, a = priced[mode], int(parts.edges[i])
-        b = a + int(priced_mode.count[i])
-        classes = priced_mode.left[a:b], priced_mode.right[a:b]
-        tasks.append(
-            TaskPlan(
-                possible[mode], *classes, float(priced_mode.harm[i]), float(priced_mode.bits[i])
-            )
-        )
-    return ModulePlan(left, right, tuple(tasks), price)
+    return _Offer(parts.edges, priced)
 
 
 def _chosen(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from hydraopt.engines.pool import Answer, Closing, lost
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import UsageError, WorkerError, explain
 
 try:
     import ray
@@ -26,6 +26,8 @@ __all__ = ["RayPool", "connect", "cpus"]
 
 _PATIENCE: Final = 60.0
 """Seconds in which a worker that lives says so, once it has done what it was asked before."""
+_START: Final = 120.0
+"""Seconds in which all workers of a pool start: what a cluster takes that has cores for them."""
 
 
 _ours: list[bool] = []
@@ -138,6 +140,24 @@ class RayPool(Closing):
             ray.kill(actor)
         self._servant = make, arguments
         self._actors = [self._start() for _ in range(self.size)]
+        self._check_started()
+
+    def _check_started(self) -> None:
+        """Wait for all workers. Raises WorkerError where the cluster has no core for one: Ray would
+        wait for it without end and without a word."""
+        asked = [actor.lives.remote() for actor in self._actors]
+        ready, waiting = ray.wait(asked, num_returns=len(asked), timeout=_START)
+        if waiting:
+            free = int(ray.available_resources().get("CPU", 0))
+            raise WorkerError(
+                explain(
+                    "the Ray cluster has no core for a worker",
+                    got=f"{len(ready)} of {self.size} workers after {_START:.0f} s; "
+                    f"{free} of {cpus()} cores are free",
+                    expected="a free core for each worker",
+                    do="Wait until other jobs have ended, or give --workers a smaller number",
+                )
+            )
 
     def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> Answer:
         run = self._actors[worker].run.options(num_returns=1 + parts)
@@ -154,6 +174,7 @@ class RayPool(Closing):
                 ray.kill(self._actors[worker])
                 self._actors[worker] = self._start()
                 gone.append(worker)
+        self._check_started()
         return gone
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from hydraopt.files.url import Url, is_url, place_of
 
 __all__ = [
     "clean", "replaced_file", "replaced_folder", "scratch_folder", "sync_folder",
-    "write_atomically",
+    "write_atomically", "write_new",
 ]  # fmt: skip
 
 _EXCHANGE: Final = 2
@@ -65,6 +65,15 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> i
         raise _named(error, path) from error
     sync_folder(target.parent)
     return size
+
+
+def write_new(path: Path, chunks: Iterable[bytes]) -> int:
+    """Write a file in a folder that nobody sees yet, as :func:`replaced_folder` gives one; the
+    bytes are synced. Returns the size. Raises OSError, also for a file that is there."""
+    with path.open("xb") as stream:
+        _write(stream.fileno(), chunks)
+        os.fsync(stream.fileno())
+        return os.fstat(stream.fileno()).st_size
 
 
 def _sent(url: Url, data: bytes) -> int:
@@ -111,6 +120,7 @@ def replaced_folder(
         made = scratch / "new"
         made.mkdir()
         yield made
+        sync_folder(made)
         if target.is_dir():
             shutil.copymode(target, made)
             _put_in_place(made, target, stale)

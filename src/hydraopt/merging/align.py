@@ -111,7 +111,11 @@ class AdapterFactors:
     contents: tuple[tuple[int, LowRankModule], ...]
 
     def __call__(self) -> Iterator[tuple[int, Factors]]:
-        for content, module in self.contents:
+        return self.part(slice(None))
+
+    def part(self, places: slice) -> Iterator[tuple[int, Factors]]:
+        """Those of some contents, by their places here; of the others nothing is read."""
+        for content, module in self.contents[places]:
             yield content, Factors.of(*module.factors())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +24,16 @@ _FAR = 0.5
 class Draft:
     """What one pass made.
 
-    shared, streams: coded bytes. errors, energies: (contents, items), squared norms of dW - dW~
-    and of dW, zero where a content lacks the item. forms: how many records have each form.
-    price, weights: what it was made at; the average price, if that was mended on the way, and what
-    a unit of squared error counted, (contents, items). counting: what errors mean to a task.
+    shared, streams: coded bytes; those of a pass lie in a file. errors, energies: (contents,
+    items), squared norms of dW - dW~ and of dW, zero where a content lacks the item. forms: how
+    many records have each form. price, weights: what it was made at; the average price, if that was
+    mended on the way, and what a unit of squared error counted, (contents, items). counting: what
+    errors mean to a task.
     middle: what the price comes to for a task of the middle size.
     """
 
     shared: bytes
-    streams: tuple[bytes, ...]
+    streams: Sequence[bytes]
     errors: Array
     energies: Array
     forms: dict[str, int]

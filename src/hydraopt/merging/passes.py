@@ -29,6 +29,7 @@ from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
 from hydraopt.engines.pool import Alone, Answer, Closing, Pool, WorkerLostError
 from hydraopt.errors import NumericalError, explain
+from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.draft import Course, Draft, legs_of
@@ -47,6 +48,8 @@ _VECTORS: Final = 48 << 20
 """Bytes of singular vectors kept between passes."""
 _AHEAD: Final = 2
 """Items that a worker is asked for before what it made of the first is used."""
+_MANY_AHEAD: Final = 32
+"""The same where answers are small: nobody waits for a worker that has just started."""
 _TRIES: Final = 3
 """Times that a pass is begun while workers are lost in it."""
 
@@ -89,7 +92,7 @@ class _Tally:
         return sum(self.sizes)
 
 
-_ANSWERS: Final = 1
+_ANSWERS: Final = 2
 """Changes whenever another code gives other answers to the same questions: kept ones are not asked
 again."""
 
@@ -128,6 +131,7 @@ class Passes(Closing):
         self._pool: Pool = pool or Alone()
         self._of_item = self._shared_out()
         self._told: list[set[int]] = [set() for _ in range(self._pool.size)]
+        self._blocks = [0] * self._items  # of each item, once its energies were asked for
         room = (min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) + _VECTORS) // self._pool.size
         room = room if memory is None else memory
         vectors = min(_VECTORS // self._pool.size, room // 4)
@@ -162,8 +166,9 @@ class Passes(Closing):
         def once() -> Array:
             energies = np.zeros((self._contents, self._items))
             answers = self._map("energies", ((i,) for i in range(self._items)))
-            for index, (contents, own) in answers:
+            for index, (contents, own, blocks) in answers:
                 energies[list(contents), index] = own
+                self._blocks[index] = blocks
                 self._progress("reading", index + 1, self._items)
             return energies
 
@@ -194,9 +199,8 @@ class Passes(Closing):
         weights: what a unit of squared error counts, (contents, items). With a course the price is
         mended after every few items, by what they took.
         """
-        tally, streams = self._steadily(lambda: self._written(price, weights, stage, course))
-        shared = streams[SHARED] if tally.shares else b""
-        own = tuple(streams[content] for content in range(self._contents))
+        tally, shared, own = self._steadily(lambda: self._written(price, weights, stage, course))
+        shared = shared if tally.shares else b""
         _check_readable(tally.numbers, len(shared) + sum(map(len, own)))
         average = course.average(price, tally.planned) if course else price
         forms = dict(sorted(tally.forms.items()))
@@ -206,8 +210,10 @@ class Passes(Closing):
 
     def _written(
         self, price: float, weights: Array, stage: str, course: Course | None
-    ) -> tuple[_Tally, dict[int, bytes]]:
-        """All items at a price, mended by a course; and the streams, by content and SHARED."""
+    ) -> tuple[_Tally, bytes, Laid]:
+        """All items at a price, mended by a course; the shared stream, and each content's."""
+        if not all(self._blocks):
+            self.energies()
         workers = range(self._pool.size)
         tally = _Tally(self._contents, self._items, self._pool.size)
         mended = price
@@ -217,10 +223,18 @@ class Passes(Closing):
             self._leg(leg, mended, weights, stage, course, tally)
             if course:
                 mended = course.mended(price, leg.stop, tally.planned, 8 * tally.size)
-        streams: dict[int, bytes] = dict.fromkeys(range(self._contents), b"")
-        for answer in [self._pool.call(worker, "finish") for worker in workers]:
-            streams |= answer.result()
-        return tally, streams
+        return tally, *self._collected()
+
+    def _collected(self) -> tuple[bytes, Laid]:
+        """The shared stream, and those of the contents."""
+        aside, shared = Aside(), b""
+        places = [Place(0, 0)] * self._contents
+        for worker in range(self._pool.size):
+            while some := self._pool.call(worker, "finish").result():
+                shared = some.pop(SHARED, shared)
+                for content, stream in some.items():
+                    places[content] = aside.put(stream)
+        return shared, Laid(aside, places)
 
     def _leg(
         self,
@@ -233,8 +247,11 @@ class Passes(Closing):
     ) -> None:
         """Items at one price; when they are written, the tally has the size of the streams."""
         writing: deque[list[Answer]] = deque()
+        bits = course.bits if course else np.zeros(self._items)
         asked = (
-            (i, price, self._own(i, weights), float(course.bits[i]) if course else 0.0) for i in leg
+            (i, price, self._own(i, weights), float(bits[i]), block)
+            for i in leg
+            for block in range(self._blocks[i])
         )
         for index, made, answer in self._encoded(asked):
             tally.add(index, made)
@@ -269,6 +286,7 @@ class Passes(Closing):
         """(item, answer) in order, asked for ahead by at most a few items."""
         with threadpool_limits(1, user_api="blas"):
             waiting: deque[tuple[int, Answer]] = deque()
+            ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
             for question in asked:
                 index = question[0]
                 worker = self._of_item[index]
@@ -277,7 +295,7 @@ class Passes(Closing):
                     self._told[worker].add(index)
                 answer = self._pool.call(worker, method, *question, parts=parts)
                 waiting.append((index, answer))
-                if len(waiting) > _AHEAD * self._pool.size:
+                if len(waiting) > ahead:
                     yield waiting.popleft()
             while waiting:
                 yield waiting.popleft()

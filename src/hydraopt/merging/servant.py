@@ -7,27 +7,34 @@ item, as scripts. All that is answered follows from the question and the adapter
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.dense import DenseRecord, write_dense
 from hydraopt.coding.forms import Mode
-from hydraopt.coding.records import write_basis, write_record
+from hydraopt.coding.records import BasisRecord, write_basis, write_record
 from hydraopt.coding.script import SHARED, Scribe, apart, play, scripts_in
-from hydraopt.compress.core import CoreStore, FactorReader
+from hydraopt.coding.stream import CodingRoom
+from hydraopt.compress.blocks import BlockStore, WideCore
+from hydraopt.compress.core import FactorReader, ModuleCore
 from hydraopt.compress.dense import EncodedTensor, Given, encode_tensor, estimate_tensor
-from hydraopt.compress.encode import EncodedModule, encode_module
+from hydraopt.compress.encode import EncodedModule, encode_bases, encode_module
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module
+from hydraopt.files.aside import Aside
 from hydraopt.linalg.basis import Bases
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.shards import Shards
 
 __all__ = ["Item", "Made", "ModuleItem", "Servant", "Setup", "TensorItem"]
+
+_TOGETHER: Final = 4 << 20
+"""Bytes of streams that are handed over at once, about."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,26 @@ class Made:
     numbers: int
 
 
+BasisRecords = tuple[BasisRecord | None, BasisRecord | None]
+"""Of a module, left and right."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A module of which some blocks are encoded. about: index, price and weights."""
+
+    about: tuple[int, float, tuple[float, ...]]
+    core: ModuleCore | WideCore
+    plan: ModulePlan
+    bases: BasisRecords
+
+    @functools.cached_property
+    def given(self) -> Bases:
+        """The bases as readers have them."""
+        left, right = self.bases
+        return left.basis if left else None, right.basis if right else None
+
+
 class Servant:
     """One worker's share of a job."""
 
@@ -95,8 +122,9 @@ class Servant:
         self._setup = setup
         self._items: dict[int, Item] = {}
         self._readers: dict[int, FactorReader] = {}
-        self._store = CoreStore(self._readers, setup.spaces, setup.vectors)
-        self._streams: dict[int, ChunkWriter] = {}
+        self._store = BlockStore(self._readers, setup.spaces, setup.vectors)
+        self._begun: _Begun | None = None
+        self.begin()
 
     def learn(self, index: int, item: Item) -> None:
         """Take an item over."""
@@ -104,18 +132,20 @@ class Servant:
         if isinstance(item, ModuleItem):
             self._readers[index] = item.read
 
-    def energies(self, index: int) -> tuple[list[int], list[float]]:
-        """The contents that have an item, and its squared Frobenius norm in each."""
+    def energies(self, index: int) -> tuple[list[int], list[float], int]:
+        """The contents that have an item, its squared Frobenius norm in each, and the blocks that
+        it is encoded in."""
 
         def make() -> tuple[Any, bytes]:
             item = self._items[index]
             if isinstance(item, TensorItem):
-                return [item.matrices.contents, item.matrices.squared_norms()], b""
-            core = self._store.core(index)
-            return [core.contents, [float(s @ s) for s in core.s]], b""
+                return [item.matrices.contents, item.matrices.squared_norms(), 1], b""
+            core = self._store.of(index)
+            norms = [float(s @ s) for s in core.s]
+            return [core.contents, norms, core.count], b""
 
-        contents, norms = self._answer(index, ["energies"], make)[0]
-        return contents, norms
+        contents, norms, blocks = self._answer(index, ["energies"], make)[0]
+        return contents, norms, blocks
 
     def bits(self, index: int, price: float, weights: Sequence[float]) -> float:
         """What the planner expects of an item; weights: what a unit of squared error counts in
@@ -126,15 +156,16 @@ class Servant:
             if isinstance(item, TensorItem):
                 tensor = item.matrices
                 return estimate_tensor(tensor.read, tensor.shape, weights, price, item.given), b""
-            return self._plan(index, item, price, weights).bits, b""
+            return self._plan(index, item, price, weights)[1].bits, b""
 
         bits: float = self._answer(index, ["bits", price, weights], make)[0]
         return bits
 
     def encode(
-        self, index: int, price: float, weights: Sequence[float], expected: float
+        self, index: int, price: float, weights: Sequence[float], expected: float, block: int = 0
     ) -> tuple[Made | bytes, ...]:
-        """Plan and encode an item: what came of it, and the scripts for each worker's streams.
+        """Plan and encode a block of an item: what came of it, and the scripts for each worker's
+        streams. Whatever an item has once is with its first block.
 
         expected: bits of a tensor, which are estimated once, for the course of a whole pass.
         """
@@ -146,13 +177,10 @@ class Servant:
                 encoded = encode_tensor(tensor.read, tensor.shape, weights, price, item.given)
                 made, scripts = self._tensor(item, encoded, expected)
             else:
-                plan = self._plan(index, item, price, weights)
-                core, measure = self._store.core(index), self._setup.measure
-                module = encode_module(core, plan, measure, item.given)
-                made, scripts = self._module(item, module, plan.bits)
+                made, scripts = self._block(index, item, price, weights, block)
             return asdict(made), scripts
 
-        question = ["encode", price, weights, expected]
+        question = ["encode", price, weights, expected, block]
         head, scripts = self._answer(index, question, make)
         owners = self._setup.owners
         parts: list[list[memoryview]] = [[] for _ in range(self._setup.workers)]
@@ -171,22 +199,42 @@ class Servant:
 
     def _plan(
         self, index: int, item: ModuleItem, price: float, weights: Sequence[float]
-    ) -> ModulePlan:
-        core, setup = self._store.core(index), self._setup
+    ) -> tuple[ModuleCore | WideCore, ModulePlan]:
+        core, setup = self._store.of(index), self._setup
         # The order in which they were read.
         by_content = dict(zip(sorted(item.names), weights, strict=True))
         own = [by_content[content] for content in core.contents]
-        return plan_module(core, own, price, setup.measure, setup.modes, item.given)
+        return core, plan_module(core, own, price, setup.measure, setup.modes, item.given)
 
-    def _module(self, item: ModuleItem, module: EncodedModule, bits: float) -> tuple[Made, bytes]:
+    def _block(
+        self, index: int, item: ModuleItem, price: float, weights: Sequence[float], block: int
+    ) -> tuple[Made, bytes]:
+        """Some tasks of a module; with the first ones its bases, and what the planner expected."""
+        about = index, price, tuple(weights)
+        begun = self._begun
+        if begun is None or begun.about != about:
+            core, plan = self._plan(index, item, price, weights)
+            bases = encode_bases(core, plan) if item.given is None else (None, None)
+            begun = _Begun(about, core, plan, bases)
+        self._begun = begun if block + 1 < begun.core.count else None
+        part, tasks = begun.core.block(block)
+        plan, given = begun.plan, item.given or begun.given
+        module = encode_module(part, plan.of(tasks), self._setup.measure, given)
+        if block:
+            return self._module(item, module, None, 0.0)
+        return self._module(item, module, begun.bases, plan.bits)
+
+    def _module(
+        self, item: ModuleItem, module: EncodedModule, bases: BasisRecords | None, bits: float
+    ) -> tuple[Made, bytes]:
         scribe, numbers, scripts = Scribe(), 0, list[bytes]()
-        bases = [x for x in (module.left, module.right) if x is not None]
-        for basis in bases:
+        held = [x for x in bases or () if x is not None]
+        for basis in held:
             basis.block.check(module=item.path)
-        if not self._setup.frozen:
-            write_basis(scribe, module.left)
-            write_basis(scribe, module.right)
-            numbers += sum(x.block.levels.size for x in bases)
+        if bases is not None and not self._setup.frozen:
+            for side in bases:
+                write_basis(scribe, side)
+            numbers += sum(x.block.levels.size for x in held)
             scripts.append(scribe.script(SHARED, numbers))
         forms = Counter[str]()
         for content, record in zip(module.contents, module.records, strict=True):
@@ -198,7 +246,7 @@ class Servant:
             forms[record.mode.form if record else "nothing"] += 1
             numbers += own
         told = module.contents, module.errors, module.energies, dict(forms)
-        shares = bool(bases) and not self._setup.frozen
+        shares = bool(held) and not self._setup.frozen
         return Made(bits, *told, shares, numbers), b"".join(scripts)
 
     def _tensor(self, item: TensorItem, encoded: EncodedTensor, bits: float) -> tuple[Made, bytes]:
@@ -223,18 +271,31 @@ class Servant:
 
     def begin(self) -> None:
         """A new pass: this worker's streams are empty."""
-        self._streams = {}
+        self._streams: dict[int, ChunkWriter] = {}
+        self._aside, self._room, self._written = Aside(), CodingRoom(), 0
 
     def write(self, scripts: bytes) -> int:
         """Code an item's records; the bytes of this worker's streams so far."""
         for whose, numbers, steps in scripts_in(scripts):
-            stream = self._streams.setdefault(whose, ChunkWriter())
-            play(steps, stream)
-            stream.end_record(numbers)
-        return sum(stream.size for stream in self._streams.values())
+            stream = self._streams.get(whose)
+            before = 0 if stream is None else stream.size
+            if stream is None:
+                stream = self._streams[whose] = ChunkWriter(aside=self._aside)
+            with stream.turn(self._room):
+                play(steps, stream)
+                stream.end_record(numbers)
+            self._written += stream.size - before
+        return self._written
 
     def finish(self) -> dict[int, bytes]:
-        """Close this worker's streams; their bytes by content, and under SHARED."""
-        done = {whose: stream.finish() for whose, stream in self._streams.items()}
-        self._streams = {}
+        """Close some of this worker's streams, about _TOGETHER bytes of them; their bytes by
+        content, and under SHARED. Nothing once all are closed."""
+        done: dict[int, bytes] = {}
+        size = 0
+        while self._streams and size < _TOGETHER:
+            whose = next(iter(self._streams))
+            stream = self._streams.pop(whose)
+            with stream.turn(self._room):
+                done[whose] = stream.finish()
+            size += len(done[whose])
         return done
