@@ -21,9 +21,7 @@ _KEYS = ("task", "language")
 
 def _changed(result: Result, label: str) -> dict[str, float]:
     """By adapter, answers that change, in percent."""
-    return {
-        x["adapter"]: x["results"][label]["changed_pct"] for x in scored_tasks(result, label)
-    }
+    return {x["adapter"]: x["results"][label]["changed_pct"] for x in scored_tasks(result, label)}
 
 
 def _lost(result: Result, label: str) -> dict[str, float]:
