@@ -1,0 +1,5 @@
+"""What merging does to people: probes by others, identities swapped.
+
+Nothing here runs a model: files become items, and log-likelihoods become counts with intervals.
+:mod:`hydraopt.evaluate.probing` puts the two together.
+"""
