@@ -97,7 +97,7 @@ def load_kobbq(path: Path) -> Loaded:
         open_ones = [x for x in choices if x == "알 수 없음"]
         if not people or len(open_ones) != 1 or row["answer"] not in choices:
             raise refuse(path, f"the answers of {name} are not among its choices")
-        roles: dict[str, Role] = {x: "against" for x in choices}
+        roles: dict[str, Role] = dict.fromkeys(choices, "against")
         roles |= {row["biased_answer"]: "stereotype", open_ones[0]: "unknown"}
         prompt = f"{_ASK_KOREAN}\n{row['context']} {row['question']}"
         condition = AMBIGUOUS if told[5] == "amb" else DISAMBIGUATED
