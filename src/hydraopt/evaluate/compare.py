@@ -15,9 +15,11 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.answers import answer_rows
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
+from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
+from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -44,10 +46,13 @@ class Request:
     answers for metrics that need them; write_base: those of the base too. products: "float32", or
     "bfloat16": matrix products of numbers rounded to bfloat16, all else in float32, which is faster
     where the processor has such products. seed: of the bootstrap. only: adapters to score, all if
-    empty. answers: of how many rows of a task the result keeps what was written, if of any."""
+    empty. answers: of how many rows of a task the result keeps what was written, if of any.
+    probes: files and folders of probes that every adapter is asked. swaps: whether identities are
+    swapped in the rows of classifications. people: items of each probe, and rows of each kind of
+    swap, at most. score: whether tasks are scored at all; without tasks none is."""
 
     base: str
-    tasks: Path
+    tasks: Path | None
     task_of: Mapping[str, str] = field(default_factory=dict)
     split: str = "test"
     rows: int | None = None
@@ -58,6 +63,10 @@ class Request:
     seed: int = 0
     only: Sequence[str] = ()
     answers: int | None = None
+    probes: Sequence[str] = ()
+    swaps: bool = False
+    people: int | None = None
+    score: bool = True
 
 
 def evaluate(
@@ -76,6 +85,7 @@ def evaluate(
     """
     started = time.monotonic()
     compared.check()
+    probes = read_probes(request.probes, request.people) if request.probes else None
     wanted = _task_files(compared, request)
     tasks = {str(task["adapter"]): dict(task) for task in known if task["adapter"] in wanted}
     head = _head(compared, request)
@@ -84,19 +94,52 @@ def evaluate(
         ordered = [tasks[name] for name in wanted if name in tasks]
         return {**head, "tasks": ordered, "seconds": round(time.monotonic() - started, 1)}
 
-    missing = [name for name in wanted if name not in tasks]
-    if missing:
-        models = _Models(request.base)
-        with products_of(request.products):
-            for name in missing:
-                scored = _classified if compared.classifies(name) else _written
-                rows, scores = scored(models, compared, name, wanted[name], request, progress)
-                tasks[name] = {"adapter": name, **task_result(rows, scores, request.seed)}
-                if request.answers is not None:
-                    tasks[name]["answers"] = answer_rows(rows, scores, request.answers)
-                if keep:
-                    keep(result())
+    models = _Models(request.base)
+    people = _people(compared, request, models, probes)
+    with products_of(request.products):
+        head |= people.head(progress)
+        for name in [name for name in wanted if name not in tasks]:
+            tasks[name] = _entry(models, compared, name, wanted[name], request, progress)
+            tasks[name] |= people.of_task(name, wanted[name], progress)
+            if keep:
+                keep(result())
     return result()
+
+
+def _people(
+    compared: Compared, request: Request, models: _Models, probes: ProbeSet | None
+) -> People:
+    return People(
+        compared,
+        models.get,
+        request.base,
+        probes,
+        request.swaps,
+        request.people,
+        request.products,
+        request.seed,
+    )
+
+
+def _entry(
+    models: _Models,
+    compared: Compared,
+    name: str,
+    task: TaskFile | None,
+    request: Request,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The adapter's entry of ``tasks``; without scores it has no results."""
+    if task is None:
+        return {"adapter": name, "results": {}}
+    if not request.score:
+        return {"adapter": name, "task": task.name, "language": task.language, "results": {}}
+    scored = _classified if compared.classifies(name) else _written
+    rows, scores = scored(models, compared, name, task, request, progress)
+    entry = {"adapter": name, **task_result(rows, scores, request.seed)}
+    if request.answers is not None:
+        entry["answers"] = answer_rows(rows, scores, request.answers)
+    return entry
 
 
 class _Models:
@@ -151,8 +194,8 @@ def _classified(
     return rows, run_classification(model, rows, sets, reference, progress)
 
 
-def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
-    """The rows of every adapter, by its name."""
+def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | None]:
+    """The rows of every adapter, by its name; None where no tasks were given."""
     names = compared.names()
     for asked, what in ((request.task_of, "a task is named"), (request.only, "scores are wanted")):
         unknown = sorted(set(asked) - set(names))
@@ -164,8 +207,11 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
                     expected=", ".join(names),
                 )
             )
-    wanted = {}
-    for name in [name for name in names if name in request.only or not request.only]:
+    chosen = [name for name in names if name in request.only or not request.only]
+    if request.tasks is None:
+        return dict.fromkeys(chosen)
+    wanted: dict[str, TaskFile | None] = {}
+    for name in chosen:
         said = request.task_of.get(name)
         if said is not None and said.count("/") != 1:
             raise UsageError(explain("cannot read the task", got=said, expected="TASK/LANGUAGE"))
@@ -185,7 +231,11 @@ def _head(compared: Compared, request: Request) -> dict[str, Any]:
         "adapters": {name: adapter.content_hash() for name, adapter in compared.adapters.items()},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in compared.adapters.values()),
         "split": request.split,
-        "limits": {"rows": request.rows, "tokens": request.tokens},
+        "limits": {
+            "rows": request.rows,
+            "tokens": request.tokens,
+            **({"probe_items": request.people} if request.probes or request.swaps else {}),
+        },
         "products": request.products,
         "seed": request.seed,
         "versions": versions(_PACKAGES),

@@ -117,19 +117,20 @@ class _Answers:
             **_share(follow, follow + against),
             "p": binomial_p(follow, follow + against),
         }
-        made = {
+        tests = [preference]
+        made: dict[str, Any] = {
             "items": len(self.items),
             "stereotype": follow,
             "against": against,
             "unknown": self.roles.count("unknown"),
             "preference": preference,
-            "tests": [preference],
+            "tests": tests,
         }
         for condition in (AMBIGUOUS, DISAMBIGUATED):
             some = self.only(self.of(condition))
             if some.items:
                 made[condition] = some._judged(seed)
-                made["tests"].append(made[condition]["accuracy"])
+                tests.append(made[condition]["accuracy"])
         return made
 
     def _judged(self, seed: int) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _places(text: str, word: str, spaces: bool) -> Iterator[tuple[int, int]]:
 
 
 def _letter(char: str) -> bool:
-    return bool(char) and (char == "_" or unicodedata.category(char)[0] in "LMN")
+    return bool(char) and (char in "_-" or unicodedata.category(char)[0] in "LMN")
 
 
 def _first(text: str, words: Iterable[str], spaces: bool) -> str | None:
