@@ -8,6 +8,7 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "evidence",
+    "probes",
     "prompts_needed",
     "harm_kept",
     "likely",
