@@ -65,6 +65,7 @@ BLOCKS: Mapping[str, Path] = {
     "embedding": _EVIDENCE / "kinds.md",
     "trained tuners": _EVIDENCE / "kinds.md",
     "tuners": _DOCS / "reference" / "tuners.md",
+    "people": _EVIDENCE / "people.md",
     "fleet": _DOCS / "howto" / "fleet.md",
 }
 """The document of every block."""

@@ -109,12 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     origin = provenance(f"{args.set}: what merging does to people", seed=0)
     extra = {
-        "set": args.set,
-        "plan": "probes",
+        "collection": args.set,
         "command": origin["command"],
         "hardware": origin["hardware"],
         "limits": {"probe_items": args.items, "swap_rows": args.rows},
-        "methods": {**{path.name: said for path, said in made}, label: note},
+        "made": {**{path.name: said for path, said in made}, label: note},
     }
     request = replace(request_for(args.set, args.tasks, None, args.products), score=False)
     halves = (

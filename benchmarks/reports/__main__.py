@@ -25,6 +25,7 @@ REPORTS = (
     "fleet",
     "head_map",
     "kinds",
+    "people",
     "readme",
     "recovery",
     "rivals",

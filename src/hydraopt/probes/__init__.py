@@ -1,4 +1,4 @@
-"""What merging does to people: probes by others, identities swapped.
+"""Stereotypes, and people swapped.
 
 Nothing here runs a model: files become items, and log-likelihoods become counts with intervals.
 :mod:`hydraopt.evaluate.probing` puts the two together.
