@@ -55,8 +55,8 @@ def _section(result: Result) -> str:
         _languages(result),
         "### Other people in the rows, by who\n",
         wrapped(
-            "Rows with another label than the plain row, all languages together. In brackets: those "
-            "that the original leaves alone."
+            "Rows with another label than the plain row, all languages together. In brackets: "
+            "those that the original leaves alone."
         ),
         _who(result),
     ]

@@ -146,6 +146,14 @@ def test_swaps_ask_for_labels_and_say_why_there_are_none(
     assert task["swaps"] == {"skipped": "spell/en is no classification"}
 
 
+def test_labels_end_where_one_begins_as_another_does(base) -> None:
+    _, tokenizer = load_model(base)
+    plain = probing._prompter(tokenizer, "Mood?", ["bad", "good"])("x")
+    assert [tokenizer.decode(item.target) for item in plain] == [" bad", " good"]
+    ended = probing._prompter(tokenizer, "Mood?", ["go", "good"])("x")
+    assert [tokenizer.decode(item.target) for item in ended] == [" go</s>", " good</s>"]
+
+
 def test_what_is_a_classification() -> None:
     from hydraopt.evaluate.people import is_classification
 

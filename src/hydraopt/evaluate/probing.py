@@ -162,11 +162,12 @@ def swap_labels(
     sets: Mapping[str, TaskFactors],
     progress: Progress | None = None,
 ) -> dict[str, dict[tuple[int, str], str]]:
-    """By set, the label that it gives each text of each row: the likeliest, EOS included.
+    """By set, the label that it gives each text of each row: the likeliest.
 
-    labels: all that there are. The answer is not written freely: another answer than a label is
-    never given.
+    labels: all that there are; EOS counts where one of them begins as another does. The answer is
+    not written freely: another answer than a label is never given.
     """
+    prompt = _prompter(asker.tokenizer, instruction, labels)
     texts: dict[int, dict[str, None]] = {}
     for row in rows:
         texts.setdefault(row.number, {}).update(dict.fromkeys(row.texts()))
@@ -179,13 +180,25 @@ def swap_labels(
         for start in range(0, len(numbers), _BLOCK_ROWS):
             bar("swaps", start, len(numbers))
             some = numbers[start : start + _BLOCK_ROWS]
-            groups = [
-                [encode_row(asker.tokenizer, instruction, x, y) for x in texts[i] for y in labels]
-                for i in some
-            ]
+            groups = [[item for x in texts[i] for item in prompt(x)] for i in some]
             about = key_of([instruction, *labels, *(x for i in some for x in texts[i])])
             for i, scores in zip(some, asker.ask(placed, mine, about, groups), strict=True):
                 best = scores.reshape(-1, len(labels)).argmax(1)
                 for text, k in zip(texts[i], best, strict=True):
                     made[label][i, text] = labels[k]
     return made
+
+
+def _prompter(
+    tokenizer: Any, instruction: str, labels: Sequence[str]
+) -> Callable[[str], list[Encoded]]:
+    """From a text to its prompt with each label, with EOS where a label needs an end."""
+
+    def whole(text: str) -> list[Encoded]:
+        return [encode_row(tokenizer, instruction, text, label) for label in labels]
+
+    ends = [item.target[:-1] for item in whole("")]
+    open_ended = any(a != b and b[: len(a)] == a for a in ends for b in ends)
+    if open_ended:
+        return whole
+    return lambda text: [Encoded(x.prompt, x.target[:-1]) for x in whole(text)]
