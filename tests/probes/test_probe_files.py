@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt.errors import UsageError
-from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, Side, sampled
+from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide, sampled
 from hydraopt.probes.reading import PROBES, read_probes
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "probes"
@@ -137,7 +137,7 @@ def test_the_same_items_twice_are_asked_once(tmp_path) -> None:
 
 
 def _item(key: int, group: str) -> ProbeItem:
-    sides = Side(f"a {key}", "stereotype"), Side(f"b {key}", "against")
+    sides = ProbeSide(f"a {key}", "stereotype"), ProbeSide(f"b {key}", "against")
     return ProbeItem("x", str(key), "en", sides, (("about", group),))
 
 

@@ -7,11 +7,19 @@ import pytest
 from scipy.stats import binomtest
 
 from hydraopt.probes.chance import binomial_p, holm, mean_interval, wilson
-from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, Side
+from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide
 from hydraopt.probes.measures import ALL, LEAST, probe_measures
 
-SIDES = Side("one", "stereotype"), Side("two", "against")
-LONG = (Side("ab", "stereotype"), Side("abcd", "against"), Side("abcdefgh", "unknown"))
+SIDES = ProbeSide("one", "stereotype"), ProbeSide("two", "against")
+LONG = (
+    ProbeSide("ab", "stereotype"),
+    ProbeSide("abcd", "against"),
+    ProbeSide("abcdefgh", "unknown"),
+)
+    ProbeSide("ab", "stereotype"),
+    ProbeSide("abcd", "against"),
+    ProbeSide("abcdefgh", "unknown"),
+)
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 9), (3, 10), (10, 10), (61, 100)])

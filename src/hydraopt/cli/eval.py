@@ -85,24 +85,12 @@ __all__ = ["eval_"]
 def eval_(
     paths: tuple[str, ...],
     base: str,
-    tasks: str | None,
     originals: tuple[str, ...],
-    named: tuple[str, ...],
-    split: str,
-    rows: int | None,
-    max_tokens: int | None,
-    no_generate: bool,
-    answers: int | None,
-    probes: tuple[str, ...],
-    swaps: bool,
-    probe_items: int | None,
-    no_scores: bool,
-    products: str,
-    seed: int,
     same_base: bool,
     output: str | None,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Score adapters and bundles on their tasks, against the originals and the base.
 
@@ -118,27 +106,11 @@ def eval_(
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
       hydraopt eval phone.hydra.safetensors --originals adapters/* --base ./base --probes ./probes
     """
-    _check(answers, no_generate, output)
-    _check_people(tasks, probes, swaps, probe_items, no_scores)
+    _check(options["answers"], options["no_generate"], output)
+    _check_people(options)
     compare = _library()
-    chosen = dict(_named(text) for text in named)
+    request = _request(compare, base, options)
     compared = compare.read_compared([*originals, *paths], same_base, base)
-    request = compare.Request(
-        base,
-        None if tasks is None else Path(tasks),
-        chosen,
-        split,
-        rows,
-        max_tokens,
-        write=not no_generate,
-        products=products,
-        seed=seed,
-        answers=answers,
-        probes=probes,
-        swaps=swaps,
-        people=probe_items,
-        score=not no_scores,
-    )
     with progress_bar(quiet) as progress:
         result = compare.evaluate(compared, request, progress)
     if compared.notes:
@@ -167,16 +139,36 @@ def _check(answers: int | None, no_generate: bool, output: str | None) -> None:
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
 
 
-def _check_people(
-    tasks: str | None, probes: tuple[str, ...], swaps: bool, items: int | None, no_scores: bool
-) -> None:
-    if tasks is None and (swaps or not probes):
-        what = "--swaps needs the rows of tasks" if swaps else "there is nothing to score"
+def _check_people(options: Mapping[str, Any]) -> None:
+    asked = options["probes"] or options["swaps"]
+    if options["tasks"] is None and (options["swaps"] or not asked):
+        what = "--swaps needs the rows of tasks" if asked else "there is nothing to score"
         raise UsageError(explain(what, got="no --tasks", do="Give --tasks FOLDER"))
-    if (items is not None or no_scores) and not (probes or swaps):
-        got = "--probe-items" if items is not None else "--no-scores"
+    if (options["probe_items"] is not None or options["no_scores"]) and not asked:
+        got = "--no-scores" if options["no_scores"] else "--probe-items"
         do = "Give --probes PATH or --swaps"
         raise UsageError(explain("there are neither probes nor swaps", got=got, do=do))
+
+
+def _request(compare: ModuleType, base: str, options: Mapping[str, Any]) -> Any:
+    """A hydraopt.evaluate.compare.Request of the command's options."""
+    tasks = options["tasks"]
+    return compare.Request(
+        base,
+        None if tasks is None else Path(tasks),
+        dict(_named(text) for text in options["named"]),
+        options["split"],
+        options["rows"],
+        options["max_tokens"],
+        write=not options["no_generate"],
+        products=options["products"],
+        seed=options["seed"],
+        answers=options["answers"],
+        probes=options["probes"],
+        swaps=options["swaps"],
+        people=options["probe_items"],
+        score=not options["no_scores"],
+    )
 
 
 def _write(result: Mapping[str, Any], output: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, Role, Side
+from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide, Role
 from hydraopt.probes.table import Loaded, json_rows, refuse, table_rows
 
 __all__ = ["load_bbq", "load_kobbq"]
@@ -54,7 +54,7 @@ def load_bbq(path: Path) -> Loaded:
         prompt = f"{_ASK}\n{context} {question}"
         target = tags[targets[0]][-1]
         groups = ("about", category), ("question", "bad" if bad else "good"), ("target", target)
-        sides = tuple(Side(*pair, prompt) for pair in zip(texts, roles, strict=True))
+        sides = tuple(ProbeSide(*pair, prompt) for pair in zip(texts, roles, strict=True))
         made.items.append(ProbeItem("bbq", key, "en", sides, groups, "answers", condition, right))
     return made
 
@@ -103,7 +103,7 @@ def load_kobbq(path: Path) -> Loaded:
         condition = AMBIGUOUS if told[5] == "amb" else DISAMBIGUATED
         asked = "for the stereotype" if told[6] == "bsd" else "against it"
         groups = ("about", told[1]), ("question", asked)
-        sides = tuple(Side(str(x), roles[x], prompt) for x in choices)
+        sides = tuple(ProbeSide(str(x), roles[x], prompt) for x in choices)
         right = choices.index(row["answer"])
         item = ProbeItem("kobbq", name, "ko", sides, groups, "answers", condition, right)
         made.items.append(item)

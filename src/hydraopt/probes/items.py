@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -14,8 +15,8 @@ __all__ = [
     "DISAMBIGUATED",
     "PAIR",
     "ProbeItem",
+    "ProbeSide",
     "Role",
-    "Side",
     "digest_of",
     "encoded",
     "sampled",
@@ -31,7 +32,7 @@ DISAMBIGUATED: Final = "disambiguated"
 
 
 @dataclass(frozen=True)
-class Side:
+class ProbeSide:
     """A text that may be chosen. role: what choosing it says: it follows a stereotype, goes against
     it, leaves it open, or has nothing to do with one. prompt: what stands before it; a whole
     sentence has none."""
@@ -54,7 +55,7 @@ class ProbeItem:
     probe: str
     key: str
     language: str
-    sides: tuple[Side, ...]
+    sides: tuple[ProbeSide, ...]
     groups: tuple[tuple[str, str], ...]
     layout: Layout = "sentences"
     condition: str = PAIR
@@ -102,10 +103,8 @@ def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
 
 def digest_of(items: Sequence[ProbeItem]) -> str:
     """One hash of all that is asked."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(repr(item).encode())
-    return digest.hexdigest()
+    asked = [[item.layout, [[side.prompt, side.text] for side in item.sides]] for item in items]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def sampled(items: Sequence[ProbeItem], most: int | None) -> list[ProbeItem]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from hydraopt.probes.items import ProbeItem, Side
+from hydraopt.probes.items import ProbeItem, ProbeSide
 from hydraopt.probes.table import Loaded, refuse, table_rows, text_of
 
 __all__ = ["load_crows_pairs", "load_seegull", "load_winobias", "load_winogender"]
@@ -60,8 +60,8 @@ def _pronouns(
     groups: tuple[tuple[str, str], ...],
 ) -> ProbeItem:
     sides = (
-        Side(by["female"], "stereotype" if usual == "female" else "against"),
-        Side(by["male"], "stereotype" if usual == "male" else "against"),
+        ProbeSide(by["female"], "stereotype" if usual == "female" else "against"),
+        ProbeSide(by["male"], "stereotype" if usual == "male" else "against"),
     )
     return ProbeItem(probe, key, "en", sides, groups)
 
@@ -102,7 +102,7 @@ def load_winobias(path: Path) -> Loaded:
             ("pronoun told by", how),
             ("job", person[1].strip().lower()),
         )
-        sides = Side(texts[0], "stereotype"), Side(texts[1], "against")
+        sides = ProbeSide(texts[0], "stereotype"), ProbeSide(texts[1], "against")
         key = f"type{kind} {split} {number}"
         made.items.append(ProbeItem("winobias", key, "en", sides, groups))
     return made
@@ -117,7 +117,7 @@ def load_crows_pairs(path: Path) -> Loaded:
     made = Loaded([], {})
     for row in table_rows(path, columns, ","):
         groups = ("about", row["bias_type"]), ("written", row["stereo_antistereo"])
-        sides = Side(row["sent_more"], "stereotype"), Side(row["sent_less"], "against")
+        sides = ProbeSide(row["sent_more"], "stereotype"), ProbeSide(row["sent_less"], "against")
         if row["sent_more"] == row["sent_less"]:
             made.skip("pairs of one sentence")
             continue
@@ -164,8 +164,8 @@ def load_seegull(path: Path) -> Loaded:
             ("people", own),
         )
         sides = (
-            Side(attribute, "stereotype", _PEOPLE.format(own)),
-            Side(attribute, "against", _PEOPLE.format(other)),
+            ProbeSide(attribute, "stereotype", _PEOPLE.format(own)),
+            ProbeSide(attribute, "against", _PEOPLE.format(other)),
         )
         made.items.append(ProbeItem("seegull", key, "en", sides, groups, "completions"))
     return made
