@@ -16,10 +16,6 @@ LONG = (
     ProbeSide("abcd", "against"),
     ProbeSide("abcdefgh", "unknown"),
 )
-    ProbeSide("ab", "stereotype"),
-    ProbeSide("abcd", "against"),
-    ProbeSide("abcdefgh", "unknown"),
-)
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 9), (3, 10), (10, 10), (61, 100)])
