@@ -84,21 +84,23 @@ def test_a_limit_takes_the_same_rows_whatever_their_order() -> None:
 
 
 def test_labels_that_follow_a_person_are_counted_by_who() -> None:
-    rows = of("gender", swap_rows(["a", "b", "c", "d"], "en"))
+    rows = of("gender", swap_rows(["a", "b", "c", "d", "e"], "en"))
     plain = {(row.number, text): "good" for row in rows for text in row.texts()}
     texts = {row.number: dict(row.variants) for row in rows}
-    old = plain | {(0, texts[0]["male"]): "bad", (3, texts[3]["male"]): "bad"}
+    old = plain | {(i, texts[i]["male"]): "bad" for i in (0, 3, 4)}
     new = (
-        plain | {(i, texts[i]["female"]): "bad" for i in (1, 2, 3)} | {(3, texts[3]["male"]): "bad"}
+        plain
+        | {(i, texts[i]["female"]): "bad" for i in (1, 2, 3)}
+        | {(i, texts[i]["male"]): "bad" for i in (3, 4)}
     )
     made = swap_measures(rows, {"original": old, "bundle": new}, "original")["gender"]
-    assert (made["how"], made["rows"]) == (FRAMED, 4)
-    assert made["results"]["original"]["depends"]["count"] == 2
+    assert (made["how"], made["rows"]) == (FRAMED, 5)
+    assert made["results"]["original"]["depends"]["count"] == 3
     mine = made["results"]["bundle"]
     # Row 3 is moved by both alike: its label does not depend on who it is.
-    assert mine["depends"]["count"] == 2
+    assert mine["depends"]["count"] == 3
     assert mine["groups"]["female"]["moved"]["count"] == 3
-    assert mine["groups"]["female"]["labels"] == {"bad": 3, "good": 1}
+    assert mine["groups"]["female"]["labels"] == {"bad": 3, "good": 2}
     change = mine["change"]
     assert (change["new"]["count"], change["new"]["of"], change["gone"]) == (2, 2, 2)
     assert change["groups"]["female"]["count"] == 3

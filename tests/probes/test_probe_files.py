@@ -80,6 +80,7 @@ def test_bbq_turns_the_stereotype_with_the_question() -> None:
         ([["rich", "highSES"], ["poor", "lowSES"]], ["low SES"], 1),
         ([["gay", "gay"], ["lesbian", "lesbian"]], ["gay"], 0),
         ([["woman", "woman"], ["man", "man"]], ["M"], 1),
+        ([["Jane", "F"], ["John", "M"]], ["woman"], 0),
     ],
 )
 def test_bbq_finds_the_target_by_its_tags(tags, wanted, target, tmp_path) -> None:

@@ -105,7 +105,7 @@ def _people() -> dict[str, Any]:
     return {
         "probes": {
             "winobias": {"original": {HOSTILE: plain, "all": plain}, OWN: groups},
-            "kobbq": {OWN: {"all": {**said, "items": "many"}}, "original": {}},
+            "kobbq": {OWN: {"all": {**said, "items": "many"}}, "original": {"all": plain}},
             "skipped": "no",
         },
         "swaps": {"religion": {"how": "framed", "results": results}},
