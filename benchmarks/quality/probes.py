@@ -5,13 +5,15 @@
 The base, the original adapters, bundles of 10, 5 and 2 %, and HydraOpt as published at about the
 bytes of the 5 % bundle are asked the same. ``--probed`` adapters are asked the probes, and the rows
 of ``--swapped`` ones get other people. PROBES are files and folders as docs/howto/fairness.md says
-how to get. Saved after every task; what was asked is remembered, so that a second call goes on
-where the first stopped, and one with more items asks those alone.
+how to get. Saved after every task, beside what the file tells of others; what was asked is
+remembered, so that a second call goes on where the first stopped, and one with more items asks
+those alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +28,12 @@ from benchmarks.rivals.base import Tasks, folder_bytes, pack, tasks_of
 from benchmarks.rivals.heads import heads
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.reader import open_bundle
-from hydraopt.evaluate.compare import Compared, evaluate
+from hydraopt.evaluate.compare import Compared, bundles_of, evaluate
 from hydraopt.progress import Progress
 
 __all__ = ["main"]
 
+Result = Mapping[str, Any]
 SIZES = ("10%", "5%", "2%")
 HEADS, RANK = 4, 8
 """Of the paper's method: 5.2 % of fp16 for forty tasks, the nearest to 5 %."""
@@ -121,17 +124,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (args.swapped, replace(request, swaps=True, people=args.rows)),
     )
     out = QUALITY / f"{args.set}.probes.json"
-    known: dict[str, Any] = {"tasks": {}}
+    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    _refuse_others(out.name, before, compared, extra, args.products)
 
     def keep(result: Mapping[str, Any]) -> None:
-        known.update({key: x for key, x in result.items() if key != "tasks"})
-        for task in result["tasks"]:
-            known["tasks"].setdefault(task["adapter"], {}).update(task)
-        tasks = [known["tasks"][name] for name in names if name in known["tasks"]]
-        save_json(out, {**known, **extra, "tasks": tasks})
-        print(f"{len(tasks)} tasks, {result['tasks'][-1]['adapter']}", flush=True)
+        nonlocal before
+        before = _joined(before, result, names) | extra
+        save_json(out, before)
+        print(f"{len(before['tasks'])} tasks, {result['tasks'][-1]['adapter']}", flush=True)
 
     for patterns, asked in halves:
         only = chosen(names, patterns) if patterns else []
         if only:
             evaluate(compared, replace(asked, only=only), _lines(), (), keep)
+
+
+def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]:
+    """A result with all that an earlier one tells of other tasks, and of other probes."""
+    tasks = {task["adapter"]: dict(task) for task in before.get("tasks", ())}
+    for task in now["tasks"]:
+        mine = tasks.setdefault(task["adapter"], {})
+        probes = {**mine.get("probes", {}), **task.get("probes", {})}
+        mine |= task | ({"probes": probes} if probes else {})
+    probes = before.get("probes", {})
+    if "probes" in now:
+        more = now["probes"]
+        inner = {x: {**probes.get(x, {}), **more[x]} for x in ("items", "languages", "base")}
+        old = [x for x in probes.get("sources", ()) if x not in more["sources"]]
+        probes = {**more, **inner, "sources": [*old, *more["sources"]]}
+    seconds = round(before.get("seconds", 0) + now["seconds"], 1)
+    ordered = [tasks[name] for name in names if name in tasks]
+    return {**before, **now, "probes": probes, "tasks": ordered, "seconds": seconds}
+
+
+def _refuse_others(
+    name: str, before: Result, compared: Compared, extra: Result, products: str
+) -> None:
+    """SystemExit where a result that is to go on is of something else than today's."""
+    if not before:
+        return
+    now = {
+        "adapters": {x: adapter.content_hash() for x, adapter in compared.adapters.items()},
+        "bundles": bundles_of(compared),
+        "limits": extra["limits"],
+        "products": products,
+    }
+    for what, value in now.items():
+        if before[what] != value:
+            raise SystemExit(f"{name} is of other {what} than today's; remove it first")

@@ -41,9 +41,8 @@ def _section(result: Result) -> str:
         _flips(result),
         "### Flips by group\n",
         wrapped(
-            f"All {_count(_probed(result), 'adapter')} together, groups of ten items or more of an "
-            "adapter. Items of one probe are the same for each adapter, so that no interval is "
-            "told."
+            "All adapters together, groups of ten items or more. Items of one probe are the same "
+            "for each adapter, so that no interval is told."
         ),
         _groups(result),
         "### Other people in the rows, by language\n",
@@ -63,16 +62,8 @@ def _section(result: Result) -> str:
     return "\n".join(made)
 
 
-def _count(count: int, name: str) -> str:
-    return f"{count:,} {name}{'s' * (count != 1)}"
-
-
 def _entries(result: Result, what: str) -> list[Mapping[str, Any]]:
     return [x for x in result["tasks"] if what in x and "skipped" not in x[what]]
-
-
-def _probed(result: Result) -> int:
-    return len(_entries(result, "probes"))
 
 
 def _labels(result: Result) -> dict[str, str]:
@@ -84,15 +75,21 @@ def _labels(result: Result) -> dict[str, str]:
 
 
 def _asked(result: Result) -> str:
-    items = ", ".join(f"{name} {count}" for name, count in result["probes"]["items"].items())
-    probed = ", ".join(f"`{x['adapter']}`" for x in _entries(result, "probes"))
+    asked = "; ".join(
+        f"{name}, {count} items, of {', '.join(_asked_of(result, name))}"
+        for name, count in result["probes"]["items"].items()
+    )
     swapped = ", ".join(f"`{x['adapter']}`" for x in _entries(result, "swaps")) or "none"
     sets = ", ".join(_labels(result).values())
     return (
-        f"Base `{result['base']['name']}`. Items of each probe: {items}. Asked of {probed}. People "
-        f"were swapped in {result['limits']['swap_rows']} test rows, at most, of each kind, of "
-        f"{swapped}. Merged to: {sets} of fp16. Products {result['products']}."
+        f"Base `{result['base']['name']}`. Asked: {asked}. People were swapped in "
+        f"{result['limits']['swap_rows']} test rows, at most, of each kind, of {swapped}. Merged "
+        f"to: {sets} of fp16. Products {result['products']}."
     )
+
+
+def _asked_of(result: Result, probe: str) -> list[str]:
+    return [f"`{x['adapter']}`" for x in _entries(result, "probes") if probe in x["probes"]]
 
 
 def _words(result: Result) -> Iterator[str]:
@@ -106,6 +103,7 @@ def _words(result: Result) -> Iterator[str]:
                 f"{towards} towards a stereotype and {away} away from one (p {_p(p)}, uncorrected, "
                 "as if adapters were asked different items)."
             )
+    yield from _directions(result)
     clear = [
         f"{task['adapter']}, {labels[label]}, {probe}, {group} ({x['towards']} towards, "
         f"{x['away']} away)"
@@ -126,6 +124,22 @@ def _words(result: Result) -> Iterator[str]:
                 f"{_p(binomial_p(new, new + gone))}, uncorrected)."
             )
     yield ""
+
+
+def _directions(result: Result) -> Iterator[str]:
+    """Flips to each of two people, of the probes that are about two."""
+    for label, name in _labels(result).items():
+        sums: dict[str, int] = {}
+        for task in _entries(result, "probes"):
+            for by_set in task["probes"].values():
+                for who, count in (
+                    by_set[label]["all"]["change"].get("people", {"to": {}})["to"].items()
+                ):
+                    sums[who] = sums.get(who, 0) + count
+        if sums:
+            p = binomial_p(max(sums.values()), sum(sums.values()))
+            told = " and ".join(f"{count} to a {who} one" for who, count in sums.items())
+            yield wrapped(f"- {name}: of the flips of pronouns {told} (p {_p(p)}, uncorrected).")
 
 
 def _sums(result: Result, label: str) -> tuple[int, int, int, int]:
@@ -164,6 +178,8 @@ def _preferences(result: Result) -> str:
     rows = []
     for probe in result["probes"]["items"]:
         for name, said in sets.items():
+            if probe not in said:
+                continue
             whole = said[probe]["all"]
             mine = whole["preference"]
             right = [whole[x]["accuracy"] for x in ("ambiguous", "disambiguated") if x in whole]
@@ -220,7 +236,7 @@ def _groups(result: Result) -> str:
             f"{100 * flips / items:.1f} ({towards}, {away})"
             for items, flips, towards, away in (held[label] for label in labels)
         ]
-        items = next(iter(held.values()))[0] // _probed(result)
+        items = next(iter(held.values()))[0] // len(_asked_of(result, probe))
         rows.append([probe, group, str(items), *cells])
     return table(["probe", "group", "items", *labels.values()], rows)
 

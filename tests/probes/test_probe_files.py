@@ -53,6 +53,7 @@ def test_winobias_pairs_lines_and_counts_what_does_not_fit() -> None:
         "The roofer thanked the midwife because he had been given tea.": "stereotype",
         "The roofer thanked the midwife because she had been given tea.": "against",
     }
+    assert [side.who for side in first.sides] == ["male", "female"]
     assert dict(second.groups) == {
         "occupation of mostly": "female",
         "pronoun told by": "meaning",

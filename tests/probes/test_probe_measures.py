@@ -88,6 +88,27 @@ def test_the_original_itself_has_no_change_and_small_groups_are_not_told_apart()
     assert (change["flips"], change["p"], change["margin"]["high"]) == (0, 1.0, 0.0)
 
 
+def test_flips_may_all_go_to_one_sex_and_to_no_stereotype() -> None:
+    items = []
+    for i in range(20):
+        roles = ("stereotype", "against") if i % 2 else ("against", "stereotype")
+        she, he = (ProbeSide(w, r, who=w) for w, r in zip(("she", "he"), roles, strict=True))
+        items.append(ProbeItem("x", str(i), "en", (she, he), ()))
+    before = [np.array([0.0, -1.0])] * 20
+    after = [np.array([0.0, -1.0 if i < 12 else 1.0]) for i in range(20)]
+    change = probe_measures({"x": items}, {"x": after}, {"x": before})["x"][ALL]["change"]
+    assert (change["towards"], change["away"], change["p"]) == (4, 4, 1.0)
+    assert change["people"]["to"] == {"he": 8, "she": 0}
+    assert change["people"]["p"] == pytest.approx(binomtest(8, 8).pvalue, abs=1e-6)
+    assert change["people"]["p_holm"] == pytest.approx(2 * change["people"]["p"], abs=1e-5)
+    assert (
+        "people"
+        not in probe_measures(
+            {"x": _pairs(20)}, {"x": _scores([True] * 20)}, {"x": _scores([False] * 20)}
+        )["x"][ALL]["change"]
+    )
+
+
 def _question(i: int, condition: str, right: int) -> ProbeItem:
     return ProbeItem("q", str(i), "en", LONG, (("about", "age"),), "answers", condition, right)
 

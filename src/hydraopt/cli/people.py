@@ -27,7 +27,7 @@ def show_people(result: Mapping[str, Any]) -> None:
             "probes: choices that follow a stereotype, among those that take a side; flips, and "
             "their direction, against the original",
             ["adapter", "from", "probe", "group", "items", "stereotype [95 %]", "right answers",
-             "flips", "towards", "away", "p (Holm)"],
+             "flips", "towards", "away", "p (Holm)", "flips to"],
             rows,
         )  # fmt: skip
         say(f"of chance: 50 % stereotype; p is corrected by {probes['correction']}")
@@ -69,6 +69,12 @@ def _probe_rows(tasks: list[Mapping[str, Any]]) -> Iterator[list[str]]:
                         yield [task["adapter"], _short(label), probe, *_cells(group, said)]
 
 
+def _direction(change: Mapping[str, Any]) -> str:
+    """Flips to each of two people, where a probe is about two."""
+    to = change.get("people", {}).get("to", {})
+    return ", ".join(f"{count} {who}" for who, count in to.items()) or "-"
+
+
 def _cells(group: str, said: Mapping[str, Any]) -> list[str]:
     change = said.get("change")
     right = [said[x]["accuracy"]["right"] for x in ("ambiguous", "disambiguated") if x in said]
@@ -82,6 +88,7 @@ def _cells(group: str, said: Mapping[str, Any]) -> list[str]:
         f"{change['towards']:,}" if change else "-",
         f"{change['away']:,}" if change else "-",
         f"{change['p_holm']:.3f}" if change else "-",
+        _direction(change) if change else "-",
     ]
 
 

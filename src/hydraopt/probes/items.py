@@ -35,11 +35,12 @@ DISAMBIGUATED: Final = "disambiguated"
 class ProbeSide:
     """A text that may be chosen. role: what choosing it says: it follows a stereotype, goes against
     it, leaves it open, or has nothing to do with one. prompt: what stands before it; a whole
-    sentence has none."""
+    sentence has none. who: the people that it is about, where items tell them alike."""
 
     text: str
     role: Role
     prompt: str = ""
+    who: str = ""
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,13 @@ def probe_measures(
             told = now.only(where).told(seed)
             if before is not None:
                 told["change"] = _change(before.only(where), now.only(where), seed)
+                if group == ALL:
+                    told["change"] |= _people(before, now)
             made[probe][group] = told
     rows = [row for groups in made.values() for row in groups.values()]
     _correct([x for row in rows for x in row["tests"]])
-    _correct([row["change"] for row in rows if "change" in row])
+    changes = [row["change"] for row in rows if "change" in row]
+    _correct([test for x in changes for test in (x, x.get("people")) if test])
     for row in rows:
         del row["tests"]
     return made
@@ -184,6 +187,20 @@ def _change(before: _Answers, now: _Answers, seed: int) -> dict[str, Any]:
         rights = [_rights(x) for x in (before, now)]
         made["accuracy"] = _interval(100 * (rights[1] - rights[0]), seed)
     return made
+
+
+def _people(before: _Answers, now: _Answers) -> dict[str, Any]:
+    """Where all sides are about one of two people: flips to each of them, whatever the stereotype.
+
+    Nothing for other probes.
+    """
+    people = sorted({side.who for item in now.items for side in item.sides})
+    if len(people) != 2 or "" in people:
+        return {}
+    flips = np.flatnonzero(before.choice != now.choice)
+    chosen = [now.items[i].sides[now.choice[i]].who for i in flips]
+    counts = {who: chosen.count(who) for who in people}
+    return {"people": {"to": counts, "p": binomial_p(counts[people[0]], len(chosen))}}
 
 
 def _rights(answers: _Answers) -> Numbers:

@@ -59,9 +59,9 @@ def _pronouns(
     usual: str,
     groups: tuple[tuple[str, str], ...],
 ) -> ProbeItem:
-    sides = (
-        ProbeSide(by["female"], "stereotype" if usual == "female" else "against"),
-        ProbeSide(by["male"], "stereotype" if usual == "male" else "against"),
+    sides = tuple(
+        ProbeSide(by[who], "stereotype" if usual == who else "against", who=who)
+        for who in ("female", "male")
     )
     return ProbeItem(probe, key, "en", sides, groups)
 
@@ -102,7 +102,11 @@ def load_winobias(path: Path) -> Loaded:
             ("pronoun told by", how),
             ("job", person[1].strip().lower()),
         )
-        sides = ProbeSide(texts[0], "stereotype"), ProbeSide(texts[1], "against")
+        opposite = "male" if sex == "female" else "female"
+        sides = (
+            ProbeSide(texts[0], "stereotype", who=sex),
+            ProbeSide(texts[1], "against", who=opposite),
+        )
         key = f"type{kind} {split} {number}"
         made.items.append(ProbeItem("winobias", key, "en", sides, groups))
     return made
