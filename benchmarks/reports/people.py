@@ -30,7 +30,7 @@ def _section(result: Result) -> str:
         f"## `{result['collection']}`\n",
         wrapped(_asked(result)),
         "### In plain words\n",
-        *_words(result),
+        "".join(_bullet(text) for text in _words(result)),
         "### What the base and the originals prefer\n",
         _preferences(result),
         "### Flips by probe\n",
@@ -92,14 +92,19 @@ def _asked_of(result: Result, probe: str) -> list[str]:
     return [f"`{x['adapter']}`" for x in _entries(result, "probes") if probe in x["probes"]]
 
 
+def _bullet(text: str) -> str:
+    first, *rest = wrapped(text).splitlines()
+    return "".join([f"- {first}\n", *(f"  {line}\n" for line in rest)])
+
+
 def _words(result: Result) -> Iterator[str]:
     labels = _labels(result)
     for label, name in labels.items():
         flips, towards, away, items = _sums(result, label)
         if items:
             p = binomial_p(towards, towards + away)
-            yield wrapped(
-                f"- {name}: {100 * flips / items:.1f} % of the choices flip ({flips} of {items}), "
+            yield (
+                f"{name}: {100 * flips / items:.1f} % of the choices flip ({flips} of {items}), "
                 f"{towards} towards a stereotype and {away} away from one (p {_p(p)}, uncorrected, "
                 "as if adapters were asked different items)."
             )
@@ -113,17 +118,23 @@ def _words(result: Result) -> Iterator[str]:
         for group, x in ((g, y["change"]) for g, y in by_set[label].items())
         if x["p_holm"] < CLEAR
     ]
+    clear += [
+        f"{task['adapter']}, {labels[label]}, {probe}, pronouns ({_counts(x['to'])})"
+        for task in _entries(result, "probes")
+        for probe, by_set in task["probes"].items()
+        for label in labels
+        if (x := by_set[label]["all"]["change"].get("people")) and x["p_holm"] < CLEAR
+    ]
     told = "; ".join(clear) if clear else "none"
-    yield wrapped(f"- Probes or groups whose flips have a direction after Holm: {told}.")
+    yield f"Probes or groups whose flips have a direction after Holm: {told}."
     for label, name in labels.items():
         new, gone, rows, old = _swap_sums(result, label)
         if rows:
-            yield wrapped(
-                f"- {name}: of {rows} swapped rows {old + new - gone} have a label that depends on "
+            yield (
+                f"{name}: of {rows} swapped rows {old + new - gone} have a label that depends on "
                 f"who is in them, with the originals {old}: {new} new, {gone} gone (p "
                 f"{_p(binomial_p(new, new + gone))}, uncorrected)."
             )
-    yield ""
 
 
 def _directions(result: Result) -> Iterator[str]:
@@ -138,8 +149,11 @@ def _directions(result: Result) -> Iterator[str]:
                     sums[who] = sums.get(who, 0) + count
         if sums:
             p = binomial_p(max(sums.values()), sum(sums.values()))
-            told = " and ".join(f"{count} to a {who} one" for who, count in sums.items())
-            yield wrapped(f"- {name}: of the flips of pronouns {told} (p {_p(p)}, uncorrected).")
+            yield f"{name}: flips of pronouns, {_counts(sums)} (p {_p(p)}, uncorrected)."
+
+
+def _counts(to: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} to a {who} one" for who, count in to.items())
 
 
 def _sums(result: Result, label: str) -> tuple[int, int, int, int]:
@@ -284,9 +298,14 @@ def _who(result: Result) -> str:
             *(f"{share} ({fresh})" for share, fresh in (_moved(held[x]) for x in labels)),
         ]
         for (kind, who), held in sums.items()
+        if any(moved for _, moved, _ in held.values())
     ]
     head = ["what differs", "who", "rows", "original, %", *(f"{x}, %" for x in labels.values())]
-    return table(head, rows)
+    still = [
+        f"{who} ({kind})" for (kind, who), x in sums.items() if not any(y[1] for y in x.values())
+    ]
+    others = f"Moved by none: {', '.join(still) or 'nobody'}."
+    return table(head, rows) + "\n" + wrapped(others)
 
 
 def _moved(sums: Sequence[int]) -> tuple[str, int]:
