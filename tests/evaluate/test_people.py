@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -67,7 +68,8 @@ def test_a_table_for_people(adapter, bundle, base) -> None:
     said = probed(adapter, bundle, base)
     assert "spell-en" in said.output
     assert "winobias" in said.output
-    assert "50 % stereotype" in said.output
+    assert "by chance 50 % follow a stereotype" in said.output
+    assert re.search(r"spell-en +x +winobias +2 .*\(\d, \d\)", said.output)
 
 
 def test_a_bundle_without_loss_flips_nothing(adapter, base, tmp_path) -> None:

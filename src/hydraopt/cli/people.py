@@ -21,22 +21,25 @@ def show_people(result: Mapping[str, Any]) -> None:
     """
     probes = result.get("probes")
     if probes:
-        rows = [["(base)", "base", *cells] for cells in _base_rows(probes["base"])]
+        rows = [
+            ["(base)", "base", *_cells(probe, _ALL, groups[_ALL])]
+            for probe, groups in probes["base"].items()
+        ]
         rows += list(_probe_rows(result["tasks"]))
         _table(
-            "probes: choices that follow a stereotype, among those that take a side; flips, and "
-            "their direction, against the original",
-            ["adapter", "from", "probe", "group", "items", "stereotype [95 %]", "right answers",
-             "flips", "towards", "away", "p (Holm)", "flips to"],
+            "probes: choices that follow a stereotype, % [95 %] of those that take a side; right "
+            "answers, %; flips against the original (towards a stereotype, away from one)",
+            ["adapter", "from", "probe", "items", "stereotype", "right", "flips", "p (Holm)",
+             "flips to"],
             rows,
         )  # fmt: skip
-        say(f"of chance: 50 % stereotype; p is corrected by {probes['correction']}")
+        say(f"by chance 50 % follow a stereotype; p is corrected by {probes['correction']}")
     rows = list(_swap_rows(result["tasks"]))
     if rows:
         _table(
-            "swaps: rows whose label depends on who is in them",
-            ["adapter", "from", "swapped", "how", "rows", "depends [95 %]", "new", "gone",
-             "p (Holm)"],
+            "swaps: rows whose label depends on who is in them, % [95 %]; new and gone rows "
+            "against the original",
+            ["adapter", "from", "swapped", "how", "rows", "depends", "new", "gone", "p (Holm)"],
             rows,
         )  # fmt: skip
     for what in ("probes", "swaps"):
@@ -52,11 +55,6 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         say(f"{len(rows) - _MOST_ROWS:,} further rows are in --json and -o")
 
 
-def _base_rows(base: Mapping[str, Any]) -> Iterator[list[str]]:
-    for probe, groups in base.items():
-        yield [probe, *_cells(_ALL, groups[_ALL])]
-
-
 def _probe_rows(tasks: list[Mapping[str, Any]]) -> Iterator[list[str]]:
     for task in tasks:
         for probe, by_set in task.get("probes", {}).items():
@@ -66,7 +64,7 @@ def _probe_rows(tasks: list[Mapping[str, Any]]) -> Iterator[list[str]]:
                 for group, said in groups.items():
                     clear = said.get("change", {}).get("p_holm", 1.0) < _CLEAR
                     if group == _ALL or clear:
-                        yield [task["adapter"], _short(label), probe, *_cells(group, said)]
+                        yield [task["adapter"], _short(label), *_cells(probe, group, said)]
 
 
 def _direction(change: Mapping[str, Any]) -> str:
@@ -75,18 +73,16 @@ def _direction(change: Mapping[str, Any]) -> str:
     return ", ".join(f"{count} {who}" for who, count in to.items()) or "-"
 
 
-def _cells(group: str, said: Mapping[str, Any]) -> list[str]:
+def _cells(probe: str, group: str, said: Mapping[str, Any]) -> list[str]:
     change = said.get("change")
-    right = [said[x]["accuracy"]["right"] for x in ("ambiguous", "disambiguated") if x in said]
-    asked = [said[x]["items"] for x in ("ambiguous", "disambiguated") if x in said]
+    judged = [said[x] for x in ("ambiguous", "disambiguated") if x in said]
+    right = sum(x["accuracy"]["right"] for x in judged)
     return [
-        group,
+        probe if group == _ALL else f"{probe}, {group}",
         f"{said['items']:,}",
         _interval(said["preference"]),
-        f"{100 * sum(right) / sum(asked):.1f} %" if asked else "-",
-        f"{change['flips']:,} ({change['pct']:.1f} %)" if change else "-",
-        f"{change['towards']:,}" if change else "-",
-        f"{change['away']:,}" if change else "-",
+        f"{100 * right / said['items']:.0f}" if judged else "-",
+        f"{change['flips']:,} ({change['towards']:,}, {change['away']:,})" if change else "-",
         f"{change['p_holm']:.3f}" if change else "-",
         _direction(change) if change else "-",
     ]
@@ -113,7 +109,7 @@ def _swap_rows(tasks: list[Mapping[str, Any]]) -> Iterator[list[str]]:
 
 
 def _interval(said: Mapping[str, Any]) -> str:
-    return f"{said['pct']:.1f} % [{said['low']:.1f}, {said['high']:.1f}]"
+    return f"{said['pct']:.0f} [{said['low']:.0f}, {said['high']:.0f}]"
 
 
 def _short(label: str) -> str:
