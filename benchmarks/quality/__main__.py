@@ -8,7 +8,6 @@ from benchmarks.commands import dispatch
 
 COMMANDS = (
     "evidence",
-    "probes",
     "prompts_needed",
     "harm_kept",
     "likely",
@@ -25,6 +24,7 @@ COMMANDS = (
     "default",
     "embedding",
     "trained_tuners",
+    "probes",
 )
 
 if __name__ == "__main__":
