@@ -138,6 +138,15 @@ def test_the_same_items_twice_are_asked_once(tmp_path) -> None:
     assert probes.sources[1]["left_out"] == {"items that another file has": 8}
 
 
+def test_an_item_of_boundless_length_is_left_out(tmp_path) -> None:
+    path = tmp_path / "crows.csv"
+    text = (SAMPLES / "crows-pairs" / "crows_pairs_anonymized.csv").read_text()
+    path.write_text(text.replace("The old man", "The old man" + " and he" * 600))
+    probes = read_probes([path])
+    assert len(probes.items["crows-pairs"]) == 2
+    assert probes.sources[0]["left_out"] == {"over 4,000 characters": 1}
+
+
 def _item(key: int, group: str) -> ProbeItem:
     sides = ProbeSide(f"a {key}", "stereotype"), ProbeSide(f"b {key}", "against")
     return ProbeItem("x", str(key), "en", sides, (("about", group),))

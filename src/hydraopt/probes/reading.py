@@ -25,6 +25,8 @@ __all__ = ["PROBES", "ProbeSet", "read_probes"]
 _MOST_FILES: Final = 5000
 _DEPTH: Final = 6
 _HEAD: Final = 4096
+_MOST_TEXT: Final = 4000
+"""Characters of a side with its prompt."""
 MOST_ITEMS: Final = 500_000
 """Of all probes together, before they are sampled."""
 
@@ -112,9 +114,12 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
             loaded = PROBES[name].load(file)
             mine = items.setdefault(name, {})
             before = len(mine)
-            for item in loaded.items:
+            short = [item for item in loaded.items if _length(item) <= _MOST_TEXT]
+            if len(short) < len(loaded.items):
+                loaded.skip(f"over {_MOST_TEXT:,} characters", len(loaded.items) - len(short))
+            for item in short:
                 mine.setdefault(item.key, item)
-            doubles = len(loaded.items) - (len(mine) - before)
+            doubles = len(short) - (len(mine) - before)
             if doubles:
                 loaded.skip("items that another file has", doubles)
             if sum(map(len, items.values())) > MOST_ITEMS:
@@ -133,6 +138,10 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
     if not chosen:
         raise UsageError(explain("no probe has an item", got=f"{len(sources)} files without any"))
     return ProbeSet(chosen, sources)
+
+
+def _length(item: ProbeItem) -> int:
+    return max(len(side.prompt) + len(side.text) for side in item.sides)
 
 
 def _files(path: Path) -> Iterator[Path]:
