@@ -66,6 +66,7 @@ BLOCKS: Mapping[str, Path] = {
     "embedding": _EVIDENCE / "kinds.md",
     "trained tuners": _EVIDENCE / "kinds.md",
     "tuners": _DOCS / "reference" / "tuners.md",
+    "people": _EVIDENCE / "people.md",
     "fleet": _DOCS / "howto" / "fleet.md",
     "folders": _DOCS / "howto" / "collections.md",
 }

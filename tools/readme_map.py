@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 
 ORDER = (
     *("linalg", "coding", "adapters", "compress", "bundle", "methods", "merging", "basemodel"),
-    *("export", "runtime", "inspect", "serve", "report", "evaluate", "cli"),
+    *("export", "runtime", "inspect", "serve", "report", "probes", "evaluate", "cli"),
 )
 """The order of the table: a package imports only what stands above it. Others come last."""
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "alike",
     "embedding",
     "trained_tuners",
+    "probes",
 )
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ REPORTS = (
     "folders",
     "head_map",
     "kinds",
+    "people",
     "readme",
     "recovery",
     "rivals",

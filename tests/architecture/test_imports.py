@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
     {"export", "runtime"},
     {"inspect", "serve"},
     {"report"},
+    {"probes"},
     {"evaluate", "doctor"},
     {"cli"},
     {"__main__"},

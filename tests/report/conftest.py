@@ -92,6 +92,26 @@ def _scored(name: str, i: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _people() -> dict[str, Any]:
+    """What probes and swaps could have said of a task."""
+    share = {"pct": 60.0, "low": 50.0, "high": 70.0}
+    change = {"flips": 9, "towards": 8, "away": 1, "p_holm": 0.04}
+    plain = {"items": 40, "preference": share}
+    said = {**plain, "change": change}
+    groups = {HOSTILE: said, "all": {**said, "change": {**change, "p_holm": 1.0}}}
+    depends = {"count": 3, "of": 20, "pct": 15.0}
+    moved = {"depends": depends, "change": {"new": {"count": 2}, "gone": 1, "p_holm": 1.0}}
+    results = {"original": {"depends": {**depends, "pct": 10.0}}, OWN: moved}
+    return {
+        "probes": {
+            "winobias": {"original": {HOSTILE: plain, "all": plain}, OWN: groups},
+            "kobbq": {OWN: {"all": {**said, "items": "many"}}, "original": {"all": plain}},
+            "skipped": "no",
+        },
+        "swaps": {"religion": {"how": "framed", "results": results}},
+    }
+
+
 def result_of(bundle: Path) -> dict[str, Any]:
     """What hydraopt eval could have said of the bundle, and of a smaller one."""
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
@@ -108,7 +128,11 @@ def result_of(bundle: Path) -> dict[str, Any]:
         "products": "float32",
         "seed": 0,
         "versions": {"hydraopt": "0.1.0"},
-        "tasks": [_scored(name, i) for i, name in enumerate(NAMES)],
+        "probes": {"languages": {"winobias": "en", "kobbq": "ko"}},
+        "tasks": [
+            {**_scored(name, i), **(_people() if name == "moods-en" else {})}
+            for i, name in enumerate(NAMES)
+        ],
     }
 
 

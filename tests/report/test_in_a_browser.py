@@ -184,3 +184,12 @@ def test_explore_is_the_same_page(made: Made) -> None:
         finally:
             server.terminate()
     assert server.returncode in (0, -15)
+
+
+def test_people_have_a_section_that_says_what_changed(page: str) -> None:
+    with opened(page) as driver:
+        text = text_of(driver, "#people")
+        assert "winobias (en)" in text
+        assert "1 group changed in one direction by more than chance:" in text
+        assert "religion" in text
+        assert "People" in text_of(driver, "#sections")

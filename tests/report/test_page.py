@@ -249,3 +249,24 @@ def test_originals_of_another_bundle_are_refused(made: Made, tmp_path: Path, mak
     code, said = run("report", made.bundle, odd, "-o", tmp_path / "x.html")
     assert code == 2
     assert "none of the originals is a coded task" in said
+
+
+def test_people_are_shown_as_far_as_a_result_tells_of_them(page: Page, made: Made) -> None:
+    whole, group = page.people
+    assert (whole.task, whole.probe, whole.language, whole.group) == (
+        "moods-en",
+        "winobias",
+        "en",
+        "",
+    )
+    assert (whole.before, whole.now, whole.low, whole.high) == (0.6, 0.6, 0.5, 0.7)
+    assert (whole.flips, whole.towards, whole.away, whole.p) == (9, 8, 1, 1.0)
+    assert (group.group, group.p) == (HOSTILE, 0.04)
+    (swapped,) = page.swapped
+    assert (swapped.kind, swapped.language, swapped.rows) == ("religion", "en", 20)
+    assert (swapped.before, swapped.now, swapped.new, swapped.gone) == (0.1, 0.15, 2, 1)
+    other = json.loads(made.result.read_text(encoding="utf-8"))
+    other["bundles"][OWN]["sha256"] = "2" * 64
+    path = made.result.with_name("other.json")
+    path.write_text(json.dumps(other), encoding="utf-8")
+    assert not read_evidence(open_bundle(made.bundle), [path]).people

@@ -18,6 +18,8 @@ from hydraopt.cli.common import (
     say,
     show_table,
 )
+from hydraopt.cli.looking import originals_option
+from hydraopt.cli.people import show_people
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["eval_"]
@@ -28,9 +30,10 @@ __all__ = ["eval_"]
 @click.option("--base", required=True, help="The base model: a folder that transformers loads.")
 @click.option(
     "--tasks",
-    required=True,
-    help="Folder of task folders: TASK/META.json, TASK/LANGUAGE/test.jsonl.",
+    help="Folder of task folders: TASK/META.json, TASK/LANGUAGE/test.jsonl. Needed for all but "
+    "--probes.",
 )
+@originals_option
 @click.option(
     "--task",
     "named",
@@ -51,6 +54,23 @@ __all__ = ["eval_"]
     help="Keep what was written for N rows of a task, those that change first, in the result.",
 )
 @click.option(
+    "--probes",
+    multiple=True,
+    metavar="PATH",
+    help="Ask every adapter the probes of this file or folder: Winogender, WinoBias, BBQ, SeeGULL, "
+    "KoBBQ, CrowS-Pairs. Several may be given.",
+)
+@click.option(
+    "--swaps", is_flag=True, help="Swap names, pronouns, nationalities, religions in test rows."
+)
+@click.option(
+    "--probe-items",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most N items of each probe, and N rows of each kind of swap, alike over groups.",
+)
+@click.option("--no-scores", is_flag=True, help="Only --probes and --swaps.")
+@click.option(
     "--products",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
@@ -65,19 +85,12 @@ __all__ = ["eval_"]
 def eval_(
     paths: tuple[str, ...],
     base: str,
-    tasks: str,
-    named: tuple[str, ...],
-    split: str,
-    rows: int | None,
-    max_tokens: int | None,
-    no_generate: bool,
-    answers: int | None,
-    products: str,
-    seed: int,
+    originals: tuple[str, ...],
     same_base: bool,
     output: str | None,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Score adapters and bundles on their tasks, against the originals and the base.
 
@@ -85,28 +98,19 @@ def eval_(
     task's own metric with a 95 % interval of the difference (paired bootstrap), loss, KL
     divergence, how often both think of the same next token, and how many of the original's own
     answers change. Adapters that classify sequences are scored with their heads: accuracy,
-    macro-F1, labels that stay the same. Needs pip install 'hydraopt[eval]'.
+    macro-F1, labels that stay the same. --probes and --swaps tell what changed for which people.
+    Needs pip install 'hydraopt[eval]'.
 
     \b
     Example:
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
+      hydraopt eval phone.hydra.safetensors --originals adapters/* --base ./base --probes ./probes
     """
-    _check(answers, no_generate, output)
+    _check(options["answers"], options["no_generate"], output)
+    _check_people(options)
     compare = _library()
-    chosen = dict(_named(text) for text in named)
-    compared = compare.read_compared(paths, same_base, base)
-    request = compare.Request(
-        base,
-        Path(tasks),
-        chosen,
-        split,
-        rows,
-        max_tokens,
-        write=not no_generate,
-        products=products,
-        seed=seed,
-        answers=answers,
-    )
+    request = _request(compare, base, options)
+    compared = compare.read_compared([*originals, *paths], same_base, base)
     with progress_bar(quiet) as progress:
         result = compare.evaluate(compared, request, progress)
     if compared.notes:
@@ -117,6 +121,7 @@ def eval_(
         emit_json(result)
     else:
         _show(result)
+        show_people(result)
         for note in compared.notes:
             say(f"note: {note}")
 
@@ -132,6 +137,38 @@ def _check(answers: int | None, no_generate: bool, output: str | None) -> None:
         )
     if output and not Path(output).resolve().parent.is_dir():
         raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
+
+
+def _check_people(options: Mapping[str, Any]) -> None:
+    asked = options["probes"] or options["swaps"]
+    if options["tasks"] is None and (options["swaps"] or not asked):
+        what = "--swaps needs the rows of tasks" if asked else "there is nothing to score"
+        raise UsageError(explain(what, got="no --tasks", do="Give --tasks FOLDER"))
+    if (options["probe_items"] is not None or options["no_scores"]) and not asked:
+        got = "--no-scores" if options["no_scores"] else "--probe-items"
+        do = "Give --probes PATH or --swaps"
+        raise UsageError(explain("there are neither probes nor swaps", got=got, do=do))
+
+
+def _request(compare: ModuleType, base: str, options: Mapping[str, Any]) -> Any:
+    """A hydraopt.evaluate.compare.Request of the command's options."""
+    tasks = options["tasks"]
+    return compare.Request(
+        base,
+        None if tasks is None else Path(tasks),
+        dict(_named(text) for text in options["named"]),
+        options["split"],
+        options["rows"],
+        options["max_tokens"],
+        write=not options["no_generate"],
+        products=options["products"],
+        seed=options["seed"],
+        answers=options["answers"],
+        probes=options["probes"],
+        swaps=options["swaps"],
+        people=options["probe_items"],
+        score=not options["no_scores"],
+    )
 
 
 def _write(result: Mapping[str, Any], output: str) -> None:
@@ -166,7 +203,7 @@ def _named(text: str) -> tuple[str, str]:
 def _show(result: Mapping[str, Any]) -> None:
     rows = []
     for task in result["tasks"]:
-        metric = task["metric"]
+        metric = task.get("metric")
         for name, scored in task["results"].items():
             change = scored.get("difference", {}).get(metric)
             rows.append(
@@ -185,6 +222,8 @@ def _show(result: Mapping[str, Any]) -> None:
                     _number(scored.get("changed_pct"), "{:.1f} %"),
                 ]
             )
+    if not rows:
+        return
     show_table(
         "scores in percent; differences to the original with 95 % intervals",
         [
@@ -201,7 +240,7 @@ def _show(result: Mapping[str, Any]) -> None:
         ],
         rows,
     )
-    left_out = sum(task["left_out"] for task in result["tasks"])
+    left_out = sum(task.get("left_out", 0) for task in result["tasks"])
     if left_out:
         say(f"{left_out} rows were longer than --max-tokens and are left out")
 

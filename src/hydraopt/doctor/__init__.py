@@ -1,1 +1,1 @@
-"""What is installed, and whether hydraopt works here."""
+"""What is installed, and if it works."""

@@ -24,10 +24,12 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.run import Scores, TaskRows
 from hydraopt.evaluate.taskfile import TaskFile
+from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
 
 __all__ = [
     "Classifier",
+    "classify_texts",
     "encode_texts",
     "is_classifier",
     "labels_in",
@@ -155,6 +157,29 @@ def run_classification(
         name: _scores(rows, wanted, own, logits.get(reference or "", own))
         for name, own in logits.items()
     }
+
+
+@torch.inference_mode()
+def classify_texts(
+    model: Any,
+    tokenizer: Any,
+    labels: Sequence[str],
+    rows: Sequence[SwapRow],
+    sets: Mapping[str, Classifier],
+) -> dict[str, dict[tuple[int, str], str]]:
+    """By set, the label of the largest logit of each text of each row, by (row, text).
+
+    labels: in the order of the head's rows. Raises AlignmentError as :func:`run_classification`.
+    """
+    texts = list(dict.fromkeys((row.number, text) for row in rows for text in row.texts()))
+    items = [Encoded(tuple(tokenizer(text)["input_ids"]), ()) for _, text in texts]
+    made = {}
+    for name, one in sets.items():
+        placed = place(model, one.factors)
+        with replaced(model, place_saved(model, one.saved)), attached(model, placed):
+            best = _logits(model, items).argmax(1)
+        made[name] = {text: labels[k] for text, k in zip(texts, best, strict=True)}
+    return made
 
 
 def _logits(model: Any, items: Sequence[Encoded]) -> NDArray[np.float64]:

@@ -10,28 +10,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydraopt.adapters import Adapter, Adapters, read_adapters
-from hydraopt.adapters.tuners import other_tuner
-from hydraopt.basemodel.model import TaskFactors, load_classifier, load_model, products_of
-from hydraopt.bundle.kind import is_bundle
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.basemodel.model import load_classifier, load_model, products_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.answers import answer_rows
-from hydraopt.evaluate.classify import (
-    Classifier,
-    encode_texts,
-    is_classifier,
-    labels_in,
-    run_classification,
-    saved_tensors,
-)
+from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
+from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
+from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
-from hydraopt.files.url import place_of
+from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
 
 __all__ = [
+    "BASE",
+    "ORIGINAL",
     "SCHEMA",
     "Compared",
     "Request",
@@ -43,121 +36,7 @@ __all__ = [
 ]
 
 SCHEMA = "hydraopt.eval/1"
-BASE = "base"
-ORIGINAL = "original"
 _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What is compared: adapters as they are, and bundles, by the name of their file.
-
-    others: what other methods made of the adapters, by label and adapter. notes: of the reading.
-    """
-
-    adapters: Mapping[str, Adapter]
-    bundles: Mapping[str, Bundle]
-    folders: Mapping[str, Path | None] = field(default_factory=dict)
-    others: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def names(self) -> list[str]:
-        """Every adapter's name, of the originals and of the bundles."""
-        names = dict.fromkeys(self.adapters)
-        for bundle in self.bundles.values():
-            names |= dict.fromkeys(bundle)
-        return list(names)
-
-    def check(self) -> None:
-        """Raise UsageError for a task that is none of W + B A, or more and no classifier."""
-        configs = [(name, adapter.config) for name, adapter in self.adapters.items()]
-        for bundle in self.bundles.values():
-            configs += [(name, bundle[name].config) for name in bundle]
-        for name, config in configs:
-            tuner = other_tuner(config)
-            if tuner is not None:
-                raise _other_tuner(name, tuner)
-        extras: list[tuple[str, list[str]]] = [
-            (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()
-        ]
-        for bundle in self.bundles.values():
-            extras += [(name, sorted(bundle[name].extra_kinds)) for name in bundle]
-        for name, keys in extras:
-            if keys and not self.classifies(name):
-                raise _more_than_factors(name, keys)
-
-    def classifies(self, name: str) -> bool:
-        """Whether the adapter of that name classifies sequences, with a head of its own."""
-        configs = [self.adapters[name].config] if name in self.adapters else []
-        configs += [bundle[name].config for bundle in self.bundles.values() if name in bundle]
-        return any(map(is_classifier, configs))
-
-    def classifiers(self, name: str) -> dict[str, Classifier]:
-        """The classifiers called ``name``: the original's, each bundle's. The base has no head."""
-        sources: dict[str, Any] = {ORIGINAL: self.adapters[name]} if name in self.adapters else {}
-        sources |= {label: x[name] for label, x in self.bundles.items() if name in x}
-        factors = self.sets(name)
-        return {
-            label: Classifier(factors[label], saved_tensors(name, x.extras, x.extra_kinds))
-            for label, x in sources.items()
-        }
-
-    def sets(self, name: str) -> dict[str, TaskFactors]:
-        """The factors called ``name``: the base's (none), the original's, each bundle's."""
-        by_label: dict[str, TaskFactors] = {BASE: {}}
-        if name in self.adapters:
-            modules = self.adapters[name].modules
-            by_label[ORIGINAL] = {path: x.factors() for path, x in modules.items()}
-        for label, bundle in self.bundles.items():
-            if name in bundle:
-                by_label[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
-        for label, made in self.others.items():
-            if name in made:
-                by_label[label] = dict(made[name])
-        return by_label
-
-
-def _other_tuner(name: str, tuner: str) -> UsageError:
-    return UsageError(
-        explain(
-            f"adapter {name} is of the tuner {tuner}",
-            expected="LoRA pairs of linear modules alone",
-            do="Export it and score it with PEFT",
-        )
-    )
-
-
-def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
-    return UsageError(
-        explain(
-            f"adapter {name} is more than low-rank factors",
-            got=f"{len(keys)} further tensors, {keys[0]} among them",
-            expected="LoRA pairs of linear modules alone, or a classifier with its head",
-            do="Export it and score it with PEFT",
-        )
-    )
-
-
-def read_compared(
-    paths: Sequence[str], same_base: bool = False, base: str | None = None
-) -> Compared:
-    """Adapters and bundles among ``paths``, told apart by content. Raises HydraoptError."""
-    bundles = [path for path in paths if is_bundle(path)]
-    others = [path for path in paths if path not in bundles]
-    adapters = read_adapters(others, same_base=same_base) if others else Adapters()
-    labels = {place_of(path).name: open_bundle(path) for path in bundles}
-    for bundle in labels.values():
-        bundle.give_base(base)
-    if len(labels) != len(bundles):
-        raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
-    for adapter in adapters:
-        adapter.check_finite()
-    return Compared(
-        {adapter.name: adapter for adapter in adapters},
-        labels,
-        {adapter.name: _folder_of(adapter) for adapter in adapters},
-        notes=adapters.notes,
-    )
 
 
 @dataclass(frozen=True)
@@ -167,10 +46,13 @@ class Request:
     answers for metrics that need them; write_base: those of the base too. products: "float32", or
     "bfloat16": matrix products of numbers rounded to bfloat16, all else in float32, which is faster
     where the processor has such products. seed: of the bootstrap. only: adapters to score, all if
-    empty. answers: of how many rows of a task the result keeps what was written, if of any."""
+    empty. answers: of how many rows of a task the result keeps what was written, if of any.
+    probes: files and folders of probes that every adapter is asked. swaps: whether identities are
+    swapped in the rows of classifications. people: items of each probe, and rows of each kind of
+    swap, at most. score: whether tasks are scored at all; without tasks none is."""
 
     base: str
-    tasks: Path
+    tasks: Path | None
     task_of: Mapping[str, str] = field(default_factory=dict)
     split: str = "test"
     rows: int | None = None
@@ -181,6 +63,10 @@ class Request:
     seed: int = 0
     only: Sequence[str] = ()
     answers: int | None = None
+    probes: Sequence[str] = ()
+    swaps: bool = False
+    people: int | None = None
+    score: bool = True
 
 
 def evaluate(
@@ -199,6 +85,7 @@ def evaluate(
     """
     started = time.monotonic()
     compared.check()
+    probes = read_probes(request.probes, request.people) if request.probes else None
     wanted = _task_files(compared, request)
     tasks = {str(task["adapter"]): dict(task) for task in known if task["adapter"] in wanted}
     head = _head(compared, request)
@@ -207,19 +94,52 @@ def evaluate(
         ordered = [tasks[name] for name in wanted if name in tasks]
         return {**head, "tasks": ordered, "seconds": round(time.monotonic() - started, 1)}
 
-    missing = [name for name in wanted if name not in tasks]
-    if missing:
-        models = _Models(request.base)
-        with products_of(request.products):
-            for name in missing:
-                scored = _classified if compared.classifies(name) else _written
-                rows, scores = scored(models, compared, name, wanted[name], request, progress)
-                tasks[name] = {"adapter": name, **task_result(rows, scores, request.seed)}
-                if request.answers is not None:
-                    tasks[name]["answers"] = answer_rows(rows, scores, request.answers)
-                if keep:
-                    keep(result())
+    models = _Models(request.base)
+    people = _people(compared, request, models, probes)
+    with products_of(request.products):
+        head |= people.head(progress)
+        for name in [name for name in wanted if name not in tasks]:
+            tasks[name] = _entry(models, compared, name, wanted[name], request, progress)
+            tasks[name] |= people.of_task(name, wanted[name], progress)
+            if keep:
+                keep(result())
     return result()
+
+
+def _people(
+    compared: Compared, request: Request, models: _Models, probes: ProbeSet | None
+) -> People:
+    return People(
+        compared,
+        models.get,
+        request.base,
+        probes,
+        request.swaps,
+        request.people,
+        request.products,
+        request.seed,
+    )
+
+
+def _entry(
+    models: _Models,
+    compared: Compared,
+    name: str,
+    task: TaskFile | None,
+    request: Request,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The adapter's entry of ``tasks``; without scores it has no results."""
+    if task is None:
+        return {"adapter": name, "results": {}}
+    if not request.score:
+        return {"adapter": name, "task": task.name, "language": task.language, "results": {}}
+    scored = _classified if compared.classifies(name) else _written
+    rows, scores = scored(models, compared, name, task, request, progress)
+    entry = {"adapter": name, **task_result(rows, scores, request.seed)}
+    if request.answers is not None:
+        entry["answers"] = answer_rows(rows, scores, request.answers)
+    return entry
 
 
 class _Models:
@@ -274,8 +194,8 @@ def _classified(
     return rows, run_classification(model, rows, sets, reference, progress)
 
 
-def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
-    """The rows of every adapter, by its name."""
+def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | None]:
+    """The rows of every adapter, by its name; None where no tasks were given."""
     names = compared.names()
     for asked, what in ((request.task_of, "a task is named"), (request.only, "scores are wanted")):
         unknown = sorted(set(asked) - set(names))
@@ -287,8 +207,11 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
                     expected=", ".join(names),
                 )
             )
-    wanted = {}
-    for name in [name for name in names if name in request.only or not request.only]:
+    chosen = [name for name in names if name in request.only or not request.only]
+    if request.tasks is None:
+        return dict.fromkeys(chosen)
+    wanted: dict[str, TaskFile | None] = {}
+    for name in chosen:
         said = request.task_of.get(name)
         if said is not None and said.count("/") != 1:
             raise UsageError(explain("cannot read the task", got=said, expected="TASK/LANGUAGE"))
@@ -297,27 +220,6 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile]:
         )
         wanted[name] = read_task_file(request.tasks, task, language, request.split)
     return wanted
-
-
-def _folder_of(adapter: Adapter) -> Path | None:
-    """What it was read from, which may name its task."""
-    return adapter.source.parent if isinstance(adapter.source, Path) else None
-
-
-def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of every bundle, as the result says them, and the stated errors of its
-    tasks: of their modules, and the largest of their coded tensors."""
-    return {
-        label: {
-            "bytes": bundle.size,
-            "sha256": bundle.sha256(),
-            "errors": {x.name: x.error for x in bundle.manifest.tasks},
-            "tensor_errors": {
-                x.name: max(x.tensor_errors) for x in bundle.manifest.tasks if x.tensor_errors
-            },
-        }
-        for label, bundle in compared.bundles.items()
-    }
 
 
 def _head(compared: Compared, request: Request) -> dict[str, Any]:
@@ -329,7 +231,11 @@ def _head(compared: Compared, request: Request) -> dict[str, Any]:
         "adapters": {name: adapter.content_hash() for name, adapter in compared.adapters.items()},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in compared.adapters.values()),
         "split": request.split,
-        "limits": {"rows": request.rows, "tokens": request.tokens},
+        "limits": {
+            "rows": request.rows,
+            "tokens": request.tokens,
+            **({"probe_items": request.people} if request.probes or request.swaps else {}),
+        },
         "products": request.products,
         "seed": request.seed,
         "versions": versions(_PACKAGES),

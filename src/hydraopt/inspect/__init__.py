@@ -1,4 +1,4 @@
-"""What adapters have in common, and where a bundle's bytes are."""
+"""What adapters share, where a bundle's bytes are."""
 
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.inspect.adapters import inspect_adapters

@@ -1,1 +1,1 @@
-"""Pages, pictures and model cards of what a bundle does."""
+"""Pages, pictures and model cards."""

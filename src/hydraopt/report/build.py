@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hydraopt import __version__
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -20,12 +20,14 @@ from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
 from hydraopt.report.model import Layers, Page, TaskView
 from hydraopt.report.naming import language_name
+from hydraopt.report.people import MOST_PEOPLE
 from hydraopt.report.sizes import size_rows
 from hydraopt.report.summary import summary_of
 from hydraopt.report.tasks import judged_by, task_views, values_of
 
 __all__ = ["Collected", "build", "collect", "cut", "layers_of", "live_page"]
 
+T = TypeVar("T")
 StrPath = str | os.PathLike[str]
 
 MOST_TASKS: Final = 2000
@@ -201,7 +203,14 @@ def _page(
         made=(*_made(bundle), *evidence.origin),
         history=_history(bundle),
         notes=tuple(dict.fromkeys([*evidence.notes, *(n for x in tasks for n in x.notes)]))[:100],
+        people=_first(evidence.people),
+        swapped=_first(evidence.swapped),
     )
+
+
+def _first(rows: Mapping[str, Sequence[T]]) -> tuple[T, ...]:
+    """Those of all tasks, as many as a page has room for."""
+    return tuple(row for held in rows.values() for row in held)[:MOST_PEOPLE]
 
 
 def _sizes_note(made: Choices | None, originals: int) -> str:

@@ -18,7 +18,8 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import file_hash, read_regular
 from hydraopt.report.answers import marked
-from hydraopt.report.model import Example, Judged, SizeRow
+from hydraopt.report.model import Example, Judged, PeopleRow, SizeRow, SwappedRow
+from hydraopt.report.people import people_rows, swapped_rows
 
 __all__ = ["Evidence", "hash_of", "read_evidence"]
 
@@ -34,14 +35,16 @@ _MOST_TEXT: Final = 2000
 class Evidence:
     """What results say. judged, where: by task. examples: by task, those that change first.
 
-    others: sizes of other bundles of the same tasks. origin: (what, text) lines on how they were
-    measured. notes: what does not fit.
+    others: sizes of other bundles of the same tasks. people, swapped: by task. origin: (what, text)
+    lines on how they were measured. notes: what does not fit.
     """
 
     judged: dict[str, Judged] = field(default_factory=dict)
     where: dict[str, tuple[str, str]] = field(default_factory=dict)
     examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
     others: list[SizeRow] = field(default_factory=list)
+    people: dict[str, tuple[PeopleRow, ...]] = field(default_factory=dict)
+    swapped: dict[str, tuple[SwappedRow, ...]] = field(default_factory=dict)
     origin: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -75,6 +78,8 @@ def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> 
             )
         for task in tasks:
             _take(evidence, task, mine)
+            if mine is not None:
+                _take_people(evidence, result, task, mine)
         evidence.others += _sizes(result, tasks, mine)
         evidence.origin.append((f"result {name}", _origin(result, tasks)))
     return evidence
@@ -115,12 +120,23 @@ def _take(evidence: Evidence, task: Mapping[str, Any], mine: str | None) -> None
         evidence.where[name] = str(said[0]), str(said[1])
     results = task.get("results")
     if mine is None or not isinstance(results, dict) or not isinstance(results.get(mine), dict):
-        return
+        return  # also where probes alone were asked
     evidence.judged[name] = _judged(task, results, mine)
     rows = [_example(name, row, mine) for row in _dicts(task.get("answers"))]
     if rows:
         rows.sort(key=lambda x: (not x.changed, x.row))
         evidence.examples[name] = tuple(rows[:_MOST_EXAMPLES])
+
+
+def _take_people(
+    evidence: Evidence, result: Mapping[str, Any], task: Mapping[str, Any], mine: str
+) -> None:
+    name = str(task["adapter"])
+    people, swapped = tuple(people_rows(result, task, mine)), tuple(swapped_rows(task, mine))
+    if people:
+        evidence.people[name] = people
+    if swapped:
+        evidence.swapped[name] = swapped
 
 
 def _judged(task: Mapping[str, Any], results: Mapping[str, Any], mine: str) -> Judged:

@@ -19,7 +19,9 @@ __all__ = [
     "Layers",
     "MapView",
     "Page",
+    "PeopleRow",
     "SizeRow",
+    "SwappedRow",
     "TaskView",
 ]
 
@@ -170,6 +172,48 @@ class Example:
 
 
 @dataclass(frozen=True)
+class PeopleRow:
+    """A probe of one task, as a whole or of one group.
+
+    before, now: the share of choices that follow a stereotype, of the original and of the bundle;
+    low, high: the latter's 95 % interval. flips: choices that change, towards a stereotype or away
+    from one. p: of the direction, corrected for many tests.
+    """
+
+    task: str
+    probe: str
+    language: str
+    group: str
+    items: int
+    before: float | None
+    now: float
+    low: float
+    high: float
+    flips: int
+    towards: int
+    away: int
+    p: float
+
+
+@dataclass(frozen=True)
+class SwappedRow:
+    """Rows of one task with other people in them. before, now: the share whose label depends on
+    who it is, of the original and of the bundle. new: rows that did not depend before; gone: that
+    do not any more. p: as of a PeopleRow."""
+
+    task: str
+    language: str
+    kind: str
+    how: str
+    rows: int
+    before: float
+    now: float
+    new: int
+    gone: int
+    p: float
+
+
+@dataclass(frozen=True)
 class Page:
     """All of a report. tasks, layers, examples are left to a server where these are many."""
 
@@ -197,5 +241,7 @@ class Page:
     made: tuple[tuple[str, str], ...]
     history: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    people: tuple[PeopleRow, ...] = ()
+    swapped: tuple[SwappedRow, ...] = ()
     live: bool = False
     schema: str = field(default=SCHEMA)

@@ -57,6 +57,24 @@ H.groups = (page) => {
     parts.length ? parts : H.el("p", {}, "All tasks are of one language and group, as far as their names tell."));
 };
 
+H.people = (page) => {
+  const p = (x) => (x.p < 0.001 ? "< 0.001" : x.p.toFixed(3));
+  const share = (x) => (H.missing(x) ? "-" : H.percent(x));
+  const clear = page.people.filter((x) => x.group && x.p < 0.05);
+  const probes = (title, rows) => H.table(title, [{ head: "task", wide: true, text: true }, { head: "probe", text: true }, { head: "group", text: true }, { head: "items", number: true }, { head: "original", number: true }, { head: "bundle [95 %]", number: true },
+    { head: "flips", number: true }, { head: "towards", number: true }, { head: "away", number: true }, { head: "p", number: true }],
+    rows.map((x) => [H.taskLink(x.task), `${x.probe}${x.language ? ` (${x.language})` : ""}`, x.group || "all", H.whole(x.items), share(x.before), `${share(x.now)} [${share(x.low)}, ${share(x.high)}]`, H.whole(x.flips), H.whole(x.towards), H.whole(x.away), p(x)]));
+  const parts = [];
+  if (page.people.length) parts.push(H.el("h3", {}, "Probes"), H.el("p", {}, "Choices that follow a stereotype, of all that take a side: half of them by chance. Flips are choices that change against the original; p tells whether their direction may be chance, corrected for many tests."),
+    probes("Each probe as a whole", page.people.filter((x) => !x.group)),
+    H.el("p", {}, clear.length ? `${H.count(clear.length, "group")} changed in one direction by more than chance:` : "No group changed in one direction by more than chance."), clear.length ? probes("Groups that changed", clear) : null,
+    H.details("All groups", () => probes("All groups", page.people.filter((x) => x.group))));
+  if (page.swapped.length) parts.push(H.el("h3", {}, "Other people in the rows"), H.el("p", {}, "Rows whose label depends on who is in them, or on who is said to have written them."),
+    H.table("Labels that depend on who it is", [{ head: "task", wide: true, text: true }, { head: "what differs", text: true }, { head: "how", text: true }, { head: "rows", number: true }, { head: "original", number: true }, { head: "bundle", number: true }, { head: "new", number: true }, { head: "gone", number: true }, { head: "p", number: true }],
+      page.swapped.map((x) => [H.taskLink(x.task), x.kind, x.how, H.whole(x.rows), share(x.before), share(x.now), H.whole(x.new), H.whole(x.gone), p(x)])));
+  return H.section("people", "What it does to people", parts);
+};
+
 H.map = (page) => {
   const { tasks, columns, errors, bytes, note } = page.map;
   if (!tasks.length) return H.section("map", "Where error and bytes are", H.el("p", {}, "Nothing is coded."));
@@ -134,11 +152,12 @@ H.start = async () => {
   const [overview, single] = ["overview", "single"].map((id) => document.getElementById(id));
   document.getElementById("title").textContent = page.name;
   document.title = `${page.name}: hydraopt report`;
-  const links = [["sizes", "Size against harm"], ["tasks", "Tasks"], ["examples", "Answers"], ["groups", "Languages and groups"], ["map", "Map"], ["shared", "Shared"], ["made", "How it was made"]];
+  const asked = page.people.length || page.swapped.length;
+  const links = [["sizes", "Size against harm"], ["tasks", "Tasks"], ["examples", "Answers"], ["groups", "Languages and groups"], ...(asked ? [["people", "People"]] : []), ["map", "Map"], ["shared", "Shared"], ["made", "How it was made"]];
   document.getElementById("sections").replaceChildren(...links.map(([id, text]) => H.el("a", { href: `#${id}` }, text)));
   // Shown before it is filled: plots ask for the width at hand.
   overview.append(H.el("section", { "aria-label": "Summary" }, H.el("ul", { class: "summary" }, page.summary.map((x) => H.el("li", {}, x)))));
-  for (const make of [() => H.sizes(page), () => H.taskList(source, page), () => H.examples(source, page), () => H.groups(page), () => H.map(page), () => H.shared(page), () => H.made(page)]) overview.append(make());
+  for (const make of [() => H.sizes(page), () => H.taskList(source, page), () => H.examples(source, page), () => H.groups(page), ...(asked ? [() => H.people(page)] : []), () => H.map(page), () => H.shared(page), () => H.made(page)]) overview.append(make());
   const route = async () => {
     const hash = location.hash;
     if (!hash.startsWith("#task=")) {

@@ -1,0 +1,155 @@
+"""What is compared: adapters as they are, bundles, and what other methods made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.adapters import Adapter, Adapters, read_adapters
+from hydraopt.adapters.tuners import other_tuner
+from hydraopt.basemodel.model import TaskFactors
+from hydraopt.bundle.kind import is_bundle
+from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors
+from hydraopt.files.url import place_of
+
+__all__ = ["BASE", "ORIGINAL", "Compared", "bundles_of", "read_compared"]
+
+BASE: Final = "base"
+ORIGINAL: Final = "original"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared: adapters as they are, and bundles, by the name of their file.
+
+    others: what other methods made of the adapters, by label and adapter. notes: of the reading.
+    """
+
+    adapters: Mapping[str, Adapter]
+    bundles: Mapping[str, Bundle]
+    folders: Mapping[str, Path | None] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """Every adapter's name, of the originals and of the bundles."""
+        names = dict.fromkeys(self.adapters)
+        for bundle in self.bundles.values():
+            names |= dict.fromkeys(bundle)
+        return list(names)
+
+    def check(self) -> None:
+        """Raise UsageError for a task that is none of W + B A, or more and no classifier."""
+        configs = [(name, adapter.config) for name, adapter in self.adapters.items()]
+        for bundle in self.bundles.values():
+            configs += [(name, bundle[name].config) for name in bundle]
+        for name, config in configs:
+            tuner = other_tuner(config)
+            if tuner is not None:
+                raise _other_tuner(name, tuner)
+        extras: list[tuple[str, list[str]]] = [
+            (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()
+        ]
+        for bundle in self.bundles.values():
+            extras += [(name, sorted(bundle[name].extra_kinds)) for name in bundle]
+        for name, keys in extras:
+            if keys and not self.classifies(name):
+                raise _more_than_factors(name, keys)
+
+    def classifies(self, name: str) -> bool:
+        """Whether the adapter of that name classifies sequences, with a head of its own."""
+        configs = [self.adapters[name].config] if name in self.adapters else []
+        configs += [bundle[name].config for bundle in self.bundles.values() if name in bundle]
+        return any(map(is_classifier, configs))
+
+    def classifiers(self, name: str) -> dict[str, Classifier]:
+        """The classifiers called ``name``: the original's, each bundle's. The base has no head."""
+        sources: dict[str, Any] = {ORIGINAL: self.adapters[name]} if name in self.adapters else {}
+        sources |= {label: x[name] for label, x in self.bundles.items() if name in x}
+        factors = self.sets(name)
+        return {
+            label: Classifier(factors[label], saved_tensors(name, x.extras, x.extra_kinds))
+            for label, x in sources.items()
+        }
+
+    def sets(self, name: str) -> dict[str, TaskFactors]:
+        """The factors called ``name``: the base's (none), the original's, each bundle's."""
+        by_label: dict[str, TaskFactors] = {BASE: {}}
+        if name in self.adapters:
+            modules = self.adapters[name].modules
+            by_label[ORIGINAL] = {path: x.factors() for path, x in modules.items()}
+        for label, bundle in self.bundles.items():
+            if name in bundle:
+                by_label[label] = {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
+        for label, made in self.others.items():
+            if name in made:
+                by_label[label] = dict(made[name])
+        return by_label
+
+
+def _other_tuner(name: str, tuner: str) -> UsageError:
+    return UsageError(
+        explain(
+            f"adapter {name} is of the tuner {tuner}",
+            expected="LoRA pairs of linear modules alone",
+            do="Export it and score it with PEFT",
+        )
+    )
+
+
+def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
+    return UsageError(
+        explain(
+            f"adapter {name} is more than low-rank factors",
+            got=f"{len(keys)} further tensors, {keys[0]} among them",
+            expected="LoRA pairs of linear modules alone, or a classifier with its head",
+            do="Export it and score it with PEFT",
+        )
+    )
+
+
+def read_compared(
+    paths: Sequence[str], same_base: bool = False, base: str | None = None
+) -> Compared:
+    """Adapters and bundles among ``paths``, told apart by content. Raises HydraoptError."""
+    bundles = [path for path in paths if is_bundle(path)]
+    others = [path for path in paths if path not in bundles]
+    adapters = read_adapters(others, same_base=same_base) if others else Adapters()
+    labels = {place_of(path).name: open_bundle(path) for path in bundles}
+    for bundle in labels.values():
+        bundle.give_base(base)
+    if len(labels) != len(bundles):
+        raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
+    for adapter in adapters:
+        adapter.check_finite()
+    return Compared(
+        {adapter.name: adapter for adapter in adapters},
+        labels,
+        {adapter.name: _folder_of(adapter) for adapter in adapters},
+        notes=adapters.notes,
+    )
+
+
+def _folder_of(adapter: Adapter) -> Path | None:
+    """What it was read from, which may name its task."""
+    return adapter.source.parent if isinstance(adapter.source, Path) else None
+
+
+def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:
+    """Bytes and sha256 of every bundle, as the result says them, and the stated errors of its
+    tasks: of their modules, and the largest of their coded tensors."""
+    return {
+        label: {
+            "bytes": bundle.size,
+            "sha256": bundle.sha256(),
+            "errors": {x.name: x.error for x in bundle.manifest.tasks},
+            "tensor_errors": {
+                x.name: max(x.tensor_errors) for x in bundle.manifest.tasks if x.tensor_errors
+            },
+        }
+        for label, bundle in compared.bundles.items()
+    }

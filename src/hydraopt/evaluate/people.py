@@ -1,0 +1,121 @@
+"""What a result says of people: probes of every adapter, and identities swapped in its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from hydraopt.evaluate.classify import classify_texts, labels_in
+from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared
+from hydraopt.evaluate.probing import Asker, Prober, swap_labels
+from hydraopt.evaluate.taskfile import TaskFile
+from hydraopt.probes.reading import ProbeSet
+from hydraopt.probes.swaps import LANGUAGES, swap_measures, swap_rows
+from hydraopt.progress import Progress
+
+__all__ = ["People", "is_classification"]
+
+_MOST_LABELS: Final = 100
+_CORRECTION: Final = "Holm, over all tests of one set of factors on one adapter"
+
+Models = Callable[[int | None], tuple[Any, Any]]
+"""The base as a language model (None), or as a classifier of so many labels, and its tokenizer."""
+
+
+def is_classification(task: TaskFile) -> bool:
+    """Whether rows are answered by labels: at most a quarter as many as rows, and at most 100."""
+    outputs = {row.output for row in task.rows}
+    right = outputs <= set(task.labels) and 4 * len(outputs) <= len(task.rows)
+    return right and 2 <= len(task.labels) <= _MOST_LABELS
+
+
+class People:
+    """probes: what is asked of every adapter, None for nothing. swaps: whether rows are swapped;
+    most: rows of each kind. products, seed: as of a Request."""
+
+    def __init__(
+        self,
+        compared: Compared,
+        models: Models,
+        base: str,
+        probes: ProbeSet | None,
+        swaps: bool,
+        most: int | None,
+        products: str,
+        seed: int,
+    ) -> None:
+        self._compared = compared
+        self._models = models
+        self._base = base
+        self._probes = probes
+        self._swaps = swaps
+        self._most = most
+        self._products = products
+        self._seed = seed
+        self._known: tuple[Any, Asker, Prober | None] | None = None
+
+    def head(self, progress: Progress | None = None) -> dict[str, Any]:
+        """What is said once: where the probes are from, and what the base prefers."""
+        if self._probes is None:
+            return {}
+        prober = self._asked()[1]
+        assert prober is not None
+        return {
+            "probes": {
+                "sources": self._probes.sources,
+                "items": {name: len(items) for name, items in self._probes.items.items()},
+                "languages": {x: items[0].language for x, items in self._probes.items.items()},
+                "correction": _CORRECTION,
+                BASE: prober.base(progress),
+            }
+        }
+
+    def of_task(
+        self, name: str, task: TaskFile | None, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """What is added to the adapter's entry. Its results of probes and swaps are by probe or
+        kind, then by set; or it says why there are none, "skipped"."""
+        made: dict[str, Any] = {}
+        if self._probes is not None:
+            made["probes"] = self._probed(name, progress)
+        if self._swaps and task is not None:
+            made["swaps"] = self._swapped(name, task, progress)
+        return made
+
+    def _asked(self) -> tuple[Asker, Prober | None]:
+        """Of the language model; made again where the model had to go meanwhile."""
+        model, tokenizer = self._models(None)
+        if self._known is None or self._known[0] is not model:
+            asker = Asker(model, tokenizer, self._base, self._products)
+            prober = Prober(asker, self._probes, self._seed) if self._probes else None
+            self._known = model, asker, prober
+        return self._known[1:]
+
+    def _probed(self, name: str, progress: Progress | None) -> dict[str, Any]:
+        if self._compared.classifies(name):
+            return {"skipped": "a classifier does not say how likely a text is"}
+        prober = self._asked()[1]
+        assert prober is not None
+        sets = {x: y for x, y in self._compared.sets(name).items() if x != BASE}
+        by_set = prober.of_sets(name, sets, ORIGINAL if ORIGINAL in sets else None, progress)
+        probes = dict.fromkeys(probe for held in by_set.values() for probe in held)
+        return {probe: {label: held[probe] for label, held in by_set.items()} for probe in probes}
+
+    def _swapped(self, name: str, task: TaskFile, progress: Progress | None) -> dict[str, Any]:
+        where = f"{task.name}/{task.language}"
+        if not is_classification(task):
+            return {"skipped": f"{where} is no classification"}
+        rows = swap_rows([row.input for row in task.rows], task.language, self._most)
+        if not rows:
+            lists = ", ".join(LANGUAGES)
+            return {"skipped": f"no list of identities in {task.language}; there are {lists}"}
+        if self._compared.classifies(name):
+            sets: Mapping[str, Any] = self._compared.classifiers(name)
+            labels = labels_in(name, next(iter(sets.values())).saved)
+            model, tokenizer = self._models(labels)
+            said = classify_texts(model, tokenizer, task.labels, rows, sets)
+        else:
+            asker = self._asked()[0]
+            sets = self._compared.sets(name)
+            said = swap_labels(asker, name, task.instruction, task.labels, rows, sets, progress)
+        return swap_measures(rows, said, ORIGINAL if ORIGINAL in sets else None)

@@ -1,0 +1,204 @@
+"""Probes and swaps on adapters and bundles: asked once, and remembered.
+
+Texts are asked in blocks. A block's log-likelihoods are kept by what they depend on (the base, the
+factors, the texts), so a run that was stopped goes on where it was, and a larger sample asks only
+what it adds: see :mod:`hydraopt.basemodel.memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
+from hydraopt.basemodel.memory import Memory, base_hash, key_of
+from hydraopt.basemodel.model import Placed, TaskFactors, place
+from hydraopt.files.cache import cache_root
+from hydraopt.probes.items import digest_of, encoded
+from hydraopt.probes.measures import probe_measures
+from hydraopt.probes.reading import ProbeSet
+from hydraopt.probes.swaps import SwapRow
+from hydraopt.progress import Progress
+
+__all__ = ["Asker", "Prober", "swap_labels"]
+
+_VERSION: Final = "probes-1"
+"""Of what is remembered: raised where the same items get other numbers."""
+BLOCK: Final = 32
+"""Items that are asked together. A larger sample begins with the blocks of a smaller one."""
+_BLOCK_ROWS: Final = 4
+"""The same of rows with their variants, which are many texts each."""
+
+Numbers = NDArray[np.float64]
+Groups = Sequence[Sequence[Encoded]]
+
+
+class Asker:
+    """Asks one model how likely texts are, with any factors."""
+
+    def __init__(self, model: Any, tokenizer: Any, base: str, products: str) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._memory = Memory(cache_root() / "probes")
+        self._weights = base_hash(base, model)
+        self._about = [_VERSION, products, str(self._weights)]
+        self._shared: bool | None = None
+
+    def ask(self, placed: Placed, mine: str, about: str, groups: Groups) -> list[Numbers]:
+        """log P of each text of each group in nats, to six places.
+
+        placed: the factors; mine: their hash. about: a hash of what the groups are.
+        """
+        key = key_of([*self._about, mine, about])
+        # Without a hash of the base nothing that is remembered can be trusted.
+        kept = self._weights is not None
+        known = _read(self._memory.get(key), groups) if kept else None
+        if known is None:
+            if self._shared is None:
+                self._shared = shares_beginnings(self.model, groups[0])
+            exact = likelihoods(self.model, groups, placed, shared=self._shared)
+            known = [np.round(row, 6) for row in exact]
+            if kept:
+                self._memory.put(key, [row.tolist() for row in known])
+        return known
+
+
+def _factors_key(factors: TaskFactors) -> str:
+    """A hash of what is put on the model."""
+    parts: list[bytes | str] = []
+    for path in sorted(factors):
+        parts.append(path)
+        parts += [np.ascontiguousarray(x, np.float32).tobytes() for x in factors[path]]
+    return key_of(parts)
+
+
+def _read(said: Any, groups: Groups) -> list[Numbers] | None:
+    """What was remembered, if it fits the groups."""
+    if not isinstance(said, list) or len(said) != len(groups):
+        return None
+    rows = []
+    for row, group in zip(said, groups, strict=True):
+        right = isinstance(row, list) and len(row) == len(group)
+        if not right or not all(isinstance(x, float | int) for x in row):
+            return None
+        rows.append(np.array(row, np.float64))
+    return rows
+
+
+class Prober:
+    """Asks all probes."""
+
+    def __init__(self, asker: Asker, probes: ProbeSet, seed: int) -> None:
+        self._asker = asker
+        self._probes = probes
+        self._seed = seed
+        self._groups = {
+            probe: [encoded(item, asker.tokenizer) for item in items]
+            for probe, items in probes.items.items()
+        }
+
+    def base(self, progress: Progress | None = None) -> dict[str, Any]:
+        """What the base itself prefers, by probe and group."""
+        return self.of_sets("base", {"base": {}}, None, progress)["base"]
+
+    def of_sets(
+        self,
+        name: str,
+        sets: Mapping[str, TaskFactors],
+        reference: str | None,
+        progress: Progress | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """By set what it prefers, by probe and group, and what changed against the reference."""
+        scores: dict[str, dict[str, list[Numbers]]] = {}
+        for number, (label, factors) in enumerate(sets.items()):
+            bar = _bar(progress, name, number, len(sets))
+            scores[label] = self._scores(factors, bar)
+        known = scores.get(reference) if reference is not None else None
+        return {
+            label: probe_measures(
+                self._probes.items, scores[label], None if label == reference else known, self._seed
+            )
+            for label in sets
+        }
+
+    def _scores(
+        self, factors: TaskFactors, bar: Callable[[str, int, int], None]
+    ) -> dict[str, list[Numbers]]:
+        placed, mine = place(self._asker.model, factors), _factors_key(factors)
+        made: dict[str, list[Numbers]] = {probe: [] for probe in self._groups}
+        blocks = [
+            (x, i) for x, groups in self._groups.items() for i in range(0, len(groups), BLOCK)
+        ]
+        for number, (probe, start) in enumerate(blocks):
+            bar(probe, number, len(blocks))
+            some = slice(start, start + BLOCK)
+            about = digest_of(self._probes.items[probe][some])
+            made[probe] += self._asker.ask(placed, mine, about, self._groups[probe][some])
+        return made
+
+
+def _bar(
+    progress: Progress | None, name: str, number: int, sets: int
+) -> Callable[[str, int, int], None]:
+    """One bar over all sets, in parts of a thousand."""
+
+    def move(what: str, done: int, total: int) -> None:
+        if progress:
+            progress(f"{name} {what}", round(1000 * (number + done / max(total, 1))), 1000 * sets)
+
+    return move
+
+
+def swap_labels(
+    asker: Asker,
+    name: str,
+    instruction: str,
+    labels: Sequence[str],
+    rows: Sequence[SwapRow],
+    sets: Mapping[str, TaskFactors],
+    progress: Progress | None = None,
+) -> dict[str, dict[tuple[int, str], str]]:
+    """By set, the label that it gives each text of each row: the likeliest.
+
+    labels: all that there are; EOS counts where one of them begins as another does. The answer is
+    not written freely: another answer than a label is never given.
+    """
+    prompt = _prompter(asker.tokenizer, instruction, labels)
+    texts: dict[int, dict[str, None]] = {}
+    for row in rows:
+        texts.setdefault(row.number, {}).update(dict.fromkeys(row.texts()))
+    numbers = sorted(texts)
+    made: dict[str, dict[tuple[int, str], str]] = {}
+    for place_in_line, (label, factors) in enumerate(sets.items()):
+        bar = _bar(progress, name, place_in_line, len(sets))
+        placed, mine = place(asker.model, factors), _factors_key(factors)
+        made[label] = {}
+        for start in range(0, len(numbers), _BLOCK_ROWS):
+            bar("swaps", start, len(numbers))
+            some = numbers[start : start + _BLOCK_ROWS]
+            groups = [[item for x in texts[i] for item in prompt(x)] for i in some]
+            about = key_of([instruction, *labels, *(x for i in some for x in texts[i])])
+            for i, scores in zip(some, asker.ask(placed, mine, about, groups), strict=True):
+                best = scores.reshape(-1, len(labels)).argmax(1)
+                for text, k in zip(texts[i], best, strict=True):
+                    made[label][i, text] = labels[k]
+    return made
+
+
+def _prompter(
+    tokenizer: Any, instruction: str, labels: Sequence[str]
+) -> Callable[[str], list[Encoded]]:
+    """From a text to its prompt with each label, with EOS where a label needs an end."""
+
+    def whole(text: str) -> list[Encoded]:
+        return [encode_row(tokenizer, instruction, text, label) for label in labels]
+
+    ends = [item.target[:-1] for item in whole("")]
+    open_ended = any(a != b and b[: len(a)] == a for a in ends for b in ends)
+    if open_ended:
+        return whole
+    return lambda text: [Encoded(x.prompt, x.target[:-1]) for x in whole(text)]

@@ -1,0 +1,5 @@
+"""Stereotypes, and people swapped.
+
+Nothing here runs a model: files become items, and log-likelihoods become counts with intervals.
+:mod:`hydraopt.evaluate.probing` puts the two together.
+"""

@@ -1,0 +1,110 @@
+"""BBQ and KoBBQ: questions on a text that tells the answer, or does not."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide, Role
+from hydraopt.probes.table import Loaded, json_rows, refuse, table_rows
+
+__all__ = ["load_bbq", "load_kobbq"]
+
+_UNKNOWN: Final = "unknown"
+_CONDITIONS: Final = {"ambig": AMBIGUOUS, "disambig": DISAMBIGUATED}
+_ASK: Final = "Answer the question about the text."
+_ASK_KOREAN: Final = "글을 읽고 질문에 답하시오."
+_SEX: Final = {"woman": "f", "girl": "f", "man": "m", "boy": "m"}
+"""How BBQ's tags of people name what its lists of targets call F and M."""
+
+
+def load_bbq(path: Path) -> Loaded:
+    """A JSONL file of BBQ. The side of a stereotype is the target of a question that puts people in
+    a bad light, and the other person where it puts them in a good one.
+
+    Questions of which the tags do not tell one target are left out and counted. Raises UsageError.
+    """
+    made = Loaded([], {})
+    for number, row in json_rows(path):
+        try:
+            category, context, question = (
+                str(row[key]) for key in ("category", "context", "question")
+            )
+            condition = _CONDITIONS[row["context_condition"]]
+            bad = {"neg": True, "nonneg": False}[row["question_polarity"]]
+            texts = [str(row[f"ans{i}"]) for i in range(3)]
+            tags = [tuple(map(str, row["answer_info"][f"ans{i}"])) for i in range(3)]
+            wanted = row["additional_metadata"]["stereotyped_groups"]
+            right, key = int(row["label"]), f"{category} {row['example_id']}"
+        except (KeyError, TypeError, ValueError) as error:
+            raise refuse(path, f"line {number} is no question of BBQ", got=repr(error)) from None
+        if not 0 <= right < 3:
+            raise refuse(path, f"line {number} has another label", got=right, expected="0 to 2")
+        open_ones = [i for i, tag in enumerate(tags) if tag[-1] == _UNKNOWN]
+        targets = _targets(tags, wanted, open_ones)
+        if len(open_ones) != 1 or len(targets) != 1:
+            made.skip("questions of which the tags do not tell one target")
+            continue
+        roles: list[Role] = ["against" if bad else "stereotype"] * 3
+        roles[targets[0]] = "stereotype" if bad else "against"
+        roles[open_ones[0]] = "unknown"
+        prompt = f"{_ASK}\n{context} {question}"
+        target = tags[targets[0]][-1]
+        groups = ("about", category), ("question", "bad" if bad else "good"), ("target", target)
+        sides = tuple(ProbeSide(*pair, prompt) for pair in zip(texts, roles, strict=True))
+        made.items.append(ProbeItem("bbq", key, "en", sides, groups, "answers", condition, right))
+    return made
+
+
+def _targets(tags: list[tuple[str, ...]], wanted: Any, open_ones: list[int]) -> list[int]:
+    """The answers that name a stereotyped group: by the tag's second part, else by its first."""
+    groups = {_plain(str(x)) for x in (wanted if isinstance(wanted, list) else [wanted])}
+    groups |= {_SEX[x] for x in groups if x in _SEX}
+    people = [i for i in range(len(tags)) if i not in open_ones]
+
+    def fits(tag: str) -> bool:
+        parts = {_plain(tag), *map(_plain, tag.split("-"))}
+        return bool(groups & (parts | {_SEX[x] for x in parts if x in _SEX}))
+
+    by_group = [i for i in people if fits(tags[i][-1])]
+    return by_group if len(by_group) == 1 else [i for i in people if fits(tags[i][0])]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\W|_", "", text).lower()
+
+
+_KOREAN_ID: Final = re.compile(r"(.+)-(\d+)([a-d])-(\w+)-(amb|dis)-(bsd|cnt)(-.*)?")
+
+
+def load_kobbq(path: Path) -> Loaded:
+    """``KoBBQ_test_samples.tsv`` or ``KoBBQ_all_samples.tsv``. Raises UsageError."""
+    made = Loaded([], {})
+    columns = ("sample_id", "context", "question", "choices", "biased_answer", "answer")
+    for row in table_rows(path, columns, "\t"):
+        name = row["sample_id"]
+        told = _KOREAN_ID.fullmatch(name)
+        try:
+            choices: Mapping[str, Any] | list[str] = ast.literal_eval(row["choices"])
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            choices = []
+        if told is None or not isinstance(choices, list) or len(choices) != 3:
+            raise refuse(path, f"{name[:40]} is no question of KoBBQ", got=row["choices"][:60])
+        people = set(choices) & {row["biased_answer"]}
+        open_ones = [x for x in choices if x == "알 수 없음"]
+        if not people or len(open_ones) != 1 or row["answer"] not in choices:
+            raise refuse(path, f"the answers of {name} are not among its choices")
+        roles: dict[str, Role] = dict.fromkeys(choices, "against")
+        roles |= {row["biased_answer"]: "stereotype", open_ones[0]: "unknown"}
+        prompt = f"{_ASK_KOREAN}\n{row['context']} {row['question']}"
+        condition = AMBIGUOUS if told[5] == "amb" else DISAMBIGUATED
+        asked = "for the stereotype" if told[6] == "bsd" else "against it"
+        groups = ("about", told[1]), ("question", asked)
+        sides = tuple(ProbeSide(str(x), roles[x], prompt) for x in choices)
+        right = choices.index(row["answer"])
+        item = ProbeItem("kobbq", name, "ko", sides, groups, "answers", condition, right)
+        made.items.append(item)
+    return made

@@ -1,0 +1,75 @@
+"""How far counts can be chance: intervals of shares, exact tests, and many tests at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["binomial_p", "holm", "mean_interval", "wilson"]
+
+_Z = 1.959963984540054
+"""Of the normal distribution, 97.5 %."""
+
+Numbers = NDArray[np.float64]
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share of one. Source: Wilson 1927, Probable Inference.
+
+    >>> low, high = wilson(5, 10)
+    >>> print(f"{low:.4f} {high:.4f}")
+    0.2366 0.7634
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share, squared = count / total, _Z * _Z
+    middle = (share + squared / (2 * total)) / (1 + squared / total)
+    spread = math.sqrt(share * (1 - share) / total + squared / (4 * total * total))
+    half = _Z * spread / (1 + squared / total)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def binomial_p(count: int, total: int, chance: float = 0.5) -> float:
+    """The exact two-sided p of so many hits in ``total`` tries of this chance; 1 without tries.
+
+    All outcomes that are no likelier than the one seen are summed. With chance 1/2 and flips of
+    one kind among flips of both it is the sign test, and McNemar's exact one.
+    """
+    if total == 0:
+        return 1.0
+    from scipy.special import gammaln
+
+    k = np.arange(total + 1)
+    logs = gammaln(total + 1) - gammaln(k + 1) - gammaln(total - k + 1)
+    logs = logs + k * math.log(chance) + (total - k) * math.log1p(-chance)
+    likely = np.exp(logs)
+    return float(min(1.0, likely[likely <= likely[count] * (1 + 1e-7)].sum()))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for their number; below 0.05 all of them are wrong with chance 0.05.
+
+    Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    made, most = [0.0] * len(values), 0.0
+    for rank, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        most = max(most, min(1.0, (len(values) - rank) * values[i]))
+        made[i] = most
+    return made
+
+
+def mean_interval(values: Numbers, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    """(mean, low, high): the 95 % percentile interval over rows drawn with replacement.
+
+    values: (rows,), differences of paired rows among them.
+    """
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)

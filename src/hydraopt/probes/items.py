@@ -1,0 +1,125 @@
+"""A probe's item: texts of which a model prefers one, and what each choice would say of people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from hydraopt.basemodel.encoding import Encoded, prompt_text
+
+__all__ = [
+    "AMBIGUOUS",
+    "DISAMBIGUATED",
+    "PAIR",
+    "ProbeItem",
+    "ProbeSide",
+    "Role",
+    "digest_of",
+    "encoded",
+    "sampled",
+    "start_token",
+]
+
+Role = Literal["stereotype", "against", "unknown", "neither"]
+Layout = Literal["sentences", "completions", "answers"]
+
+PAIR: Final = "pair"
+AMBIGUOUS: Final = "ambiguous"
+DISAMBIGUATED: Final = "disambiguated"
+
+
+@dataclass(frozen=True)
+class ProbeSide:
+    """A text that may be chosen. role: what choosing it says: it follows a stereotype, goes against
+    it, leaves it open, or has nothing to do with one. prompt: what stands before it; a whole
+    sentence has none. who: the people that it is about, where items tell them alike."""
+
+    text: str
+    role: Role
+    prompt: str = ""
+    who: str = ""
+
+
+@dataclass(frozen=True)
+class ProbeItem:
+    """One question to a model.
+
+    key: of the item in its probe. groups: (kind of group, group), the first two divide samples.
+    layout: whole sentences; completions of a text; or answers to the prompt of a task, which are
+    compared by nats a byte, because they are of unequal length. condition: PAIR, or whether the
+    text tells the answer. right: the side that the text tells.
+    """
+
+    probe: str
+    key: str
+    language: str
+    sides: tuple[ProbeSide, ...]
+    groups: tuple[tuple[str, str], ...]
+    layout: Layout = "sentences"
+    condition: str = PAIR
+    right: int | None = None
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """What the log-likelihood of each side is divided by before sides are compared."""
+        if self.layout != "answers":
+            return (1.0,) * len(self.sides)
+        return tuple(float(len(side.text.encode())) for side in self.sides)
+
+
+def start_token(tokenizer: Any) -> int:
+    """What stands before a text: BOS, or EOS for tokenizers that have none."""
+    bos = tokenizer.bos_token_id
+    return int(tokenizer.eos_token_id if bos is None else bos)
+
+
+def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
+    """The sides as prompt and target, at least one token each.
+
+    Sentences are compared from the first token on in which they differ.
+    """
+
+    def tokens(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    start = (start_token(tokenizer),)
+    if item.layout == "sentences":
+        whole = [(*start, *tokens(side.text)) for side in item.sides]
+        common = 1
+        while len({text[: common + 1] for text in whole}) == 1 and common + 1 < len(whole[0]):
+            common += 1
+        common = min(common, min(map(len, whole)) - 1)
+        return [Encoded(text[:common], text[common:]) for text in whole]
+    made = []
+    for side in item.sides:
+        before = side.prompt
+        if item.layout == "answers":
+            before = prompt_text(*side.prompt.split("\n", 1))
+        made.append(Encoded((*start, *tokens(before)), tokens(" " + side.text)))
+    return made
+
+
+def digest_of(items: Sequence[ProbeItem]) -> str:
+    """One hash of all that is asked."""
+    asked = [[item.layout, [[side.prompt, side.text] for side in item.sides]] for item in items]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def sampled(items: Sequence[ProbeItem], most: int | None) -> list[ProbeItem]:
+    """At most so many items, all for None, the same on every machine, in the order of their ranks.
+
+    Strata (the condition and the first two groups of an item) give one item each in turn, so that
+    small groups are not lost: shares over all items are then not those of the whole file. A larger
+    sample begins with the smaller one.
+    """
+    strata: dict[tuple[Any, ...], list[tuple[str, int]]] = {}
+    for i, item in enumerate(items):
+        order = hashlib.sha256(f"{item.probe} {item.key}".encode()).hexdigest()
+        strata.setdefault((item.condition, *item.groups[:2]), []).append((order, i))
+    ranked = sorted(
+        (rank, order, i) for held in strata.values() for rank, (order, i) in enumerate(sorted(held))
+    )
+    return [items[i] for _, _, i in ranked[:most]]

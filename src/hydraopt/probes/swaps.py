@@ -1,0 +1,239 @@
+"""Rows of a classification with other people in them: does the label change with who they are?
+
+Two ways. *Replaced*: a name, a country or an English pronoun that stands in a row is replaced by
+another. *Framed*: a sentence of ours after the row says who wrote it; any row will do. The words
+are our own lists, a file for each language in ``identities/``, under the licence of the package.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+from hydraopt.probes.chance import binomial_p, holm, wilson
+
+__all__ = ["LANGUAGES", "SwapRow", "swap_measures", "swap_rows"]
+
+_FOLDER = files("hydraopt.probes") / "identities"
+LANGUAGES: Final = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "zh")
+_MOST_COUNTRIES: Final = 6
+"""Of a row whose country is replaced, its own among them."""
+FRAMED, REPLACED = "framed", "replaced"
+
+Labels = Mapping[tuple[int, str], str]
+"""What a set says of a text of a row."""
+
+
+@dataclass(frozen=True)
+class SwapRow:
+    """A row with several people. number: of the row in its file, from 0. kind: what differs. how:
+    FRAMED or REPLACED. plain: the row with nobody in particular, or as it is. variants: (who,
+    text), two at least."""
+
+    number: int
+    kind: str
+    how: str
+    plain: str
+    variants: tuple[tuple[str, str], ...]
+
+    def texts(self) -> list[str]:
+        """All texts, each once."""
+        return list(dict.fromkeys([self.plain, *(text for _, text in self.variants)]))
+
+
+def swap_rows(inputs: Sequence[str], language: str, most: int | None = None) -> list[SwapRow]:
+    """The variants of a task's rows; none for a language without a list of ours.
+
+    inputs: texts of the rows. most: rows of each kind, chosen by a hash of their text.
+    """
+    if language not in LANGUAGES:
+        return []
+    words = _words(language)
+    order = sorted(range(len(inputs)), key=lambda i: (_hash(inputs[i]), i))
+    made: list[SwapRow] = []
+    for number in order[:most]:
+        made += _framed(number, inputs[number], words)
+    counts: dict[str, int] = {}
+    for number in order:
+        for row in _replaced(number, inputs[number], words):
+            if most is None or counts.get(row.kind, 0) < most:
+                counts[row.kind] = counts.get(row.kind, 0) + 1
+                made.append(row)
+    return made
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+@functools.cache
+def _words(language: str) -> Mapping[str, Any]:
+    value: dict[str, Any] = json.loads(
+        _FOLDER.joinpath(f"{language}.json").read_text(encoding="utf-8")
+    )
+    return value
+
+
+def _framed(number: int, text: str, words: Mapping[str, Any]) -> Iterator[SwapRow]:
+    def frame(who: str) -> str:
+        return str(words["frame"]).replace("{who}", who).replace("{text}", text)
+
+    for kind, people in words["framed"].items():
+        variants = tuple((group, frame(who)) for group, who in people.items())
+        yield SwapRow(number, kind, FRAMED, frame(words["nobody"]), variants)
+
+
+def _replaced(number: int, text: str, words: Mapping[str, Any]) -> Iterator[SwapRow]:
+    spaces = bool(words["spaces"])
+    names = {name: sex for sex, held in words["names"].items() for name in held}
+    name = _first(text, names, spaces)
+    if name is not None:
+        sex = names[name]
+        other = "male" if sex == "female" else "female"
+        held = words["names"][other]
+        changed = _put(text, name, held[_hash(text) % len(held)], spaces)
+        yield SwapRow(number, "name in the row", REPLACED, text, ((sex, text), (other, changed)))
+    countries = {local: group for group, local in words["countries"].items()}
+    country = _first(text, countries, spaces)
+    if country is not None:
+        others = [x for x in countries if x != country][: _MOST_COUNTRIES - 1]
+        variants = [(countries[x], _put(text, country, x, spaces)) for x in others]
+        own = (countries[country], text)
+        yield SwapRow(number, "country in the row", REPLACED, text, (own, *variants))
+    pronouns = words.get("pronouns", {})
+    told = _first(text.lower(), pronouns, True)
+    # A woman's pronouns do not tell which of a man's they would be.
+    if told is not None and not _first(text.lower(), ("she", "her", "hers", "herself"), True):
+        changed = text
+        for man, woman in pronouns.items():
+            for old, new in ((man, woman), (man.capitalize(), woman.capitalize())):
+                changed = _put(changed, old, new, True)
+        yield SwapRow(
+            number, "pronoun in the row", REPLACED, text, (("male", text), ("female", changed))
+        )
+
+
+def _places(text: str, word: str, spaces: bool) -> Iterator[tuple[int, int]]:
+    """Where the word stands: as a whole one in scripts that have spaces between words."""
+    for match in re.finditer(re.escape(word), text):
+        start, end = match.span()
+        if not spaces or not (_letter(text[start - 1 : start]) or _letter(text[end : end + 1])):
+            yield start, end
+
+
+def _letter(char: str) -> bool:
+    return bool(char) and (char in "_-" or unicodedata.category(char)[0] in "LMN")
+
+
+def _first(text: str, words: Iterable[str], spaces: bool) -> str | None:
+    """The word that stands first in the text; the longest of those that begin there."""
+    ranked = [
+        (next(_places(text, word, spaces))[0], -len(word), word)
+        for word in words
+        if word in text and any(True for _ in _places(text, word, spaces))
+    ]
+    return min(ranked)[2] if ranked else None
+
+
+def _put(text: str, old: str, new: str, spaces: bool) -> str:
+    made, last = [], 0
+    for start, end in _places(text, old, spaces):
+        made += [text[last:start], new]
+        last = end
+    return "".join([*made, text[last:]])
+
+
+def swap_measures(
+    rows: Sequence[SwapRow], labels: Mapping[str, Labels], original: str | None
+) -> dict[str, Any]:
+    """By kind of swap: rows, and by set how often its label depends on who is in the row.
+
+    labels: by set. original: the set that the others are compared with, None for none.
+    docs/reference/evaluation.md says what each field holds.
+    """
+    made: dict[str, Any] = {}
+    for kind in dict.fromkeys(row.kind for row in rows):
+        mine = [row for row in rows if row.kind == kind]
+        results = {label: _told(mine, said) for label, said in labels.items()}
+        if original is not None:
+            for label in labels.keys() - {original}:
+                results[label]["change"] = _change(mine, labels[original], labels[label])
+        made[kind] = {"how": mine[0].how, "rows": len(mine), "results": results}
+    for label in labels:
+        sets = [kind["results"][label] for kind in made.values()]
+        tests = [x["change"] for x in sets if "change" in x]
+        for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
+            test["p"], test["p_holm"] = round(test["p"], 6), round(p, 6)
+    return made
+
+
+def _depends(row: SwapRow, said: Labels) -> bool:
+    return len({said[row.number, text] for _, text in row.variants}) > 1
+
+
+def _moved(row: SwapRow, text: str, said: Labels) -> bool:
+    return said[row.number, text] != said[row.number, row.plain]
+
+
+def _told(rows: Sequence[SwapRow], said: Labels) -> dict[str, Any]:
+    groups: dict[str, list[tuple[str, bool]]] = {}
+    for row in rows:
+        for group, text in row.variants:
+            groups.setdefault(group, []).append((said[row.number, text], _moved(row, text, said)))
+    return {
+        "depends": _share(sum(_depends(row, said) for row in rows), len(rows)),
+        "groups": {
+            group: {
+                "moved": _share(sum(moved for _, moved in held), len(held)),
+                "labels": _counts(label for label, _ in held),
+            }
+            for group, held in groups.items()
+        },
+    }
+
+
+def _counts(labels: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for label in labels:
+        counts[label] = counts.get(label, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _change(rows: Sequence[SwapRow], old: Labels, now: Labels) -> dict[str, Any]:
+    """new: rows whose label depends on who is in them now, and did not before; gone: the other way.
+
+    groups: by who, rows that this person moves now and did not move before.
+    """
+    pairs = [(_depends(row, old), _depends(row, now)) for row in rows]
+    new = sum(after and not before for before, after in pairs)
+    gone = sum(before and not after for before, after in pairs)
+    groups: dict[str, list[bool]] = {}
+    for row in rows:
+        for group, text in row.variants:
+            fresh = _moved(row, text, now) and not _moved(row, text, old)
+            groups.setdefault(group, []).append(fresh)
+    return {
+        "new": _share(new, sum(not before for before, _ in pairs)),
+        "gone": gone,
+        "p": binomial_p(new, new + gone),
+        "groups": {group: _share(sum(held), len(held)) for group, held in groups.items()},
+    }
+
+
+def _share(count: int, total: int) -> dict[str, Any]:
+    low, high = wilson(count, total)
+    pct = 100 * count / total if total else 0.0
+    return {
+        "count": count,
+        "of": total,
+        "pct": round(pct, 3),
+        "low": round(100 * low, 3),
+        "high": round(100 * high, 3),
+    }

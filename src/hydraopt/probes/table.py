@@ -1,0 +1,74 @@
+"""Rows of other people's files, bounded, and the refusals of those that are not what they seem."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import read_regular
+
+__all__ = ["MOST_BYTES", "Loaded", "json_rows", "refuse", "table_rows", "text_of"]
+
+MOST_BYTES: Final = 128 << 20
+"""Bytes of a file of items."""
+
+
+@dataclass
+class Loaded:
+    """Items of one file. left_out: by reason, how many rows make no item."""
+
+    items: list[Any]
+    left_out: dict[str, int]
+
+    def skip(self, why: str, count: int = 1) -> None:
+        """Count rows that make no item."""
+        self.left_out[why] = self.left_out.get(why, 0) + count
+
+
+def refuse(path: Path, what: str, got: object = None, expected: str | None = None) -> UsageError:
+    """An error that names the file; raised by the caller."""
+    return UsageError(
+        explain(what, file=path, got=got, expected=expected, do="Get the file again, unchanged")
+    )
+
+
+def text_of(path: Path) -> str:
+    """The whole file as text. Raises UsageError if it is none, or too large."""
+    try:
+        return read_regular(path, MOST_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(path, "cannot read the probe", got=error) from None
+
+
+def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator[dict[str, str]]:
+    """Rows of a CSV or TSV file with these columns and perhaps more; raises UsageError."""
+    reader = csv.DictReader(io.StringIO(text_of(path)), delimiter=separator)
+    try:
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise refuse(path, f"no column {missing[0]}", expected=", ".join(columns))
+        for row in reader:
+            if any(row[name] is None for name in columns):
+                raise refuse(path, f"line {reader.line_num} is cut", expected=", ".join(columns))
+            yield row
+    except csv.Error as error:
+        raise refuse(path, f"line {reader.line_num} is no row", got=error) from None
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, object) of a JSONL file; raises UsageError."""
+    for number, line in enumerate(text_of(path).splitlines(), 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise refuse(path, f"line {number} is no JSON", got=error) from None
+            if not isinstance(value, dict):
+                raise refuse(path, f"line {number} is no object", got=line[:60])
+            yield number, value

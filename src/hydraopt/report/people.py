@@ -1,0 +1,96 @@
+"""What a result says that a bundle does to people: probes and swapped identities, as rows.
+
+A result is somebody's file: a row of which a number is none is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from hydraopt.report.model import PeopleRow, SwappedRow
+
+__all__ = ["MOST_PEOPLE", "people_rows", "swapped_rows"]
+
+MOST_PEOPLE: Final = 2000
+"""Rows of either kind on a page."""
+_ALL: Final = "all"
+_WRONG: Final = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def people_rows(
+    result: Mapping[str, Any], task: Mapping[str, Any], mine: str
+) -> Iterator[PeopleRow]:
+    """Of one task of a result: each probe as a whole, then its groups. mine: the bundle's label."""
+    for probe, by_set in _items(task.get("probes")):
+        own = by_set.get(mine) if isinstance(by_set, dict) else None
+        for group, said in sorted(_items(own), key=lambda x: (x[0] != _ALL, x[0])):
+            with suppress(*_WRONG):
+                yield _people_row(result, task, probe, group, said, by_set.get("original"))
+
+
+def _people_row(
+    result: Mapping[str, Any],
+    task: Mapping[str, Any],
+    probe: str,
+    group: str,
+    said: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+) -> PeopleRow:
+    change, now = said["change"], said["preference"]
+    return PeopleRow(
+        task=str(task["adapter"]),
+        probe=probe,
+        language=str(result["probes"]["languages"][probe]),
+        group="" if group == _ALL else group,
+        items=_count(said["items"]),
+        before=None if before is None else _share(before[group]["preference"]["pct"]),
+        now=_share(now["pct"]),
+        low=_share(now["low"]),
+        high=_share(now["high"]),
+        flips=_count(change["flips"]),
+        towards=_count(change["towards"]),
+        away=_count(change["away"]),
+        p=_number(change["p_holm"]),
+    )
+
+
+def swapped_rows(task: Mapping[str, Any], mine: str) -> Iterator[SwappedRow]:
+    """Of one task of a result: each kind of swap."""
+    for kind, held in _items(task.get("swaps")):
+        with suppress(*_WRONG):
+            own, change = held["results"][mine], held["results"][mine]["change"]
+            yield SwappedRow(
+                task=str(task["adapter"]),
+                language=str(task["language"]),
+                kind=kind,
+                how=str(held["how"]),
+                rows=_count(own["depends"]["of"]),
+                before=_share(held["results"]["original"]["depends"]["pct"]),
+                now=_share(own["depends"]["pct"]),
+                new=_count(change["new"]["count"]),
+                gone=_count(change["gone"]),
+                p=_number(change["p_holm"]),
+            )
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _share(percent: Any) -> float:
+    return _number(percent) / 100
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError
+    return value

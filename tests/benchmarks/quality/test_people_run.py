@@ -1,0 +1,45 @@
+"""A run that adds to what a result tells already, and one that may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.quality.probes import _joined, _refuse_others
+from hydraopt.evaluate.compare import Compared
+
+
+def _result(task: str, probe: str, seconds: float, **more: Any) -> dict[str, Any]:
+    head = {"items": {probe: 3}, "languages": {probe: "en"}, "base": {probe: probe}}
+    return {
+        "seconds": seconds,
+        "probes": {"sources": [{"probe": probe}], **head},
+        "tasks": [{"adapter": task, "probes": {probe: task}, **more}],
+    }
+
+
+def test_other_tasks_and_other_probes_stay() -> None:
+    names = ["a", "b"]
+    one = _joined({}, _result("b", "x", 1.5), names)
+    two = _joined(one, _result("a", "x", 2.0), names)
+    three = _joined(two, _result("b", "y", 4.0), names)
+    swapped = {"seconds": 1.0, "tasks": [{"adapter": "b", "swaps": {"k": 1}}]}
+    four = _joined(three, swapped, names)
+    assert [x["adapter"] for x in four["tasks"]] == names
+    assert four["tasks"][1] == {"adapter": "b", "probes": {"x": "b", "y": "b"}, "swaps": {"k": 1}}
+    assert four["probes"]["base"] == {"x": "x", "y": "y"}
+    assert four["probes"]["sources"] == [{"probe": "x"}, {"probe": "y"}]
+    assert four["seconds"] == 8.5
+
+
+def test_a_result_of_something_else_is_not_gone_on_with() -> None:
+    extra = {"limits": {"probe_items": 32}}
+    before = {"adapters": {}, "bundles": {}, "limits": extra["limits"], "products": "float32"}
+    nothing = Compared({}, {})
+    _refuse_others("x.json", {}, nothing, extra, "float32")
+    _refuse_others("x.json", before, nothing, extra, "float32")
+    with pytest.raises(SystemExit, match=r"x.json is of other products than today's"):
+        _refuse_others("x.json", before, nothing, extra, "bfloat16")
+    with pytest.raises(SystemExit, match="other limits"):
+        _refuse_others("x.json", before, nothing, {"limits": {"probe_items": 64}}, "float32")

@@ -1,0 +1,185 @@
+"""Probes and swaps from the command line: against the original, remembered, and shown."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from hydraopt.basemodel.model import load_model
+from hydraopt.evaluate import probing
+from hydraopt.evaluate.taskfile import TaskFile, TaskRow
+from tests.evaluate.test_eval_verb import adapter, base, run
+from tests.probes.test_probe_files import SAMPLES
+
+__all__ = ["adapter", "base"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "probes"
+
+
+@pytest.fixture
+def bundle(adapter, tmp_path):
+    path = tmp_path / "x.hydra.safetensors"
+    assert run("merge", adapter, "--error", "0.6", "-o", path, "-q").exit_code == 0
+    return path
+
+
+@pytest.fixture
+def moods(tmp_path):
+    folder = tmp_path / "moods" / "mood"
+    (folder / "en").mkdir(parents=True)
+    meta = {"instruction": "Mood?", "metric": "accuracy", "label_set": ["bad", "good"]}
+    (folder / "META.json").write_text(json.dumps(meta))
+    rows = [{"input": f"{i} Paul", "output": ("bad", "good")[i % 2]} for i in range(8)]
+    (folder / "en" / "test.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    return folder.parent
+
+
+def probed(adapter, bundle, base, *more):
+    command = ("eval", bundle, "--originals", adapter, "--base", base, "--probes", SAMPLES)
+    return run(*command, "-q", *more)
+
+
+def test_probes_need_no_tasks_and_compare_with_the_original(adapter, bundle, base) -> None:
+    said = probed(adapter, bundle, base, "--json")
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.output)
+    head = result["probes"]
+    assert head["items"]["bbq"] == 8
+    assert head["languages"]["kobbq"] == "ko"
+    assert head["base"]["bbq"]["all"]["items"] == 8
+    assert {x["probe"] for x in head["sources"]} == set(head["items"])
+    (task,) = result["tasks"]
+    assert task["results"] == {}
+    for probe, by_set in task["probes"].items():
+        assert list(by_set) == ["original", bundle.name]
+        assert "change" not in by_set["original"]["all"]
+        assert by_set[bundle.name]["all"]["change"]["flips"] <= head["items"][probe]
+    moves = [x[bundle.name]["all"]["change"]["margin"]["value"] for x in task["probes"].values()]
+    assert any(moves)
+
+
+def test_a_table_for_people(adapter, bundle, base) -> None:
+    said = probed(adapter, bundle, base)
+    assert "spell-en" in said.output
+    assert "winobias" in said.output
+    assert "by chance 50 % follow a stereotype" in said.output
+    assert re.search(r"spell-en +x +winobias +2 .*\(\d, \d\)", said.output)
+
+
+def test_a_bundle_without_loss_flips_nothing(adapter, base, tmp_path) -> None:
+    path = tmp_path / "exact.hydra.safetensors"
+    assert run("merge", adapter, "--lossless", "-o", path, "-q").exit_code == 0
+    (task,) = json.loads(probed(adapter, path, base, "--json").output)["tasks"]
+    for by_set in task["probes"].values():
+        change = by_set[path.name]["all"]["change"]
+        assert (change["flips"], change["margin"]["low"], change["margin"]["high"]) == (0, 0, 0)
+
+
+def test_what_was_asked_is_not_asked_again(adapter, bundle, base, cache, monkeypatch) -> None:
+    first = json.loads(probed(adapter, bundle, base, "--json").output)
+    kept = sorted(cache.iterdir())
+    assert len(kept) == 3 * 6  # of the base, the original and the bundle
+    asked = []
+    real = probing.likelihoods
+
+    def counted(*args, **more):
+        asked.append(args[1])
+        return real(*args, **more)
+
+    monkeypatch.setattr(probing, "likelihoods", counted)
+    assert json.loads(probed(adapter, bundle, base, "--json").output) | {"seconds": 0} == (
+        first | {"seconds": 0}
+    )
+    assert asked == []
+    # What is damaged is asked again; so is nothing else.
+    kept[0].write_text("[[1, 2]")
+    again = json.loads(probed(adapter, bundle, base, "--json").output)
+    assert again | {"seconds": 0} == first | {"seconds": 0}
+    assert len(asked) == 1
+
+
+def test_a_stopped_run_keeps_what_it_had(base, cache, monkeypatch) -> None:
+    from hydraopt.probes.reading import read_probes
+
+    model, tokenizer = load_model(base)
+    asker = probing.Asker(model, tokenizer, str(base), "float32")
+    prober = probing.Prober(asker, read_probes([SAMPLES]), 0)
+    count = 0
+    real = probing.likelihoods
+
+    def third(*args, **more):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    monkeypatch.setattr(probing, "likelihoods", third)
+    with pytest.raises(KeyboardInterrupt):
+        prober.base()
+    assert len(list(cache.iterdir())) == 2
+    prober.base()
+    assert count == 3 + 4
+
+
+def test_swaps_ask_for_labels_and_say_why_there_are_none(
+    adapter, bundle, base, moods, tasks
+) -> None:
+    command = ("eval", bundle, adapter, "--base", base, "--swaps", "--no-scores", "-q", "--json")
+    said = run(*command, "--tasks", moods, "--task", "spell-en=mood/en", "--probe-items", 2)
+    assert said.exit_code == 0, said.output
+    (task,) = json.loads(said.output)["tasks"]
+    swaps = task["swaps"]
+    assert set(swaps) == {"gender", "pronoun", "name", "nationality", "religion", "name in the row"}
+    assert swaps["name in the row"]["how"] == "replaced"
+    for kind in swaps.values():
+        assert kind["rows"] == 2
+        assert set(kind["results"]) == {"base", "original", bundle.name}
+        counts = kind["results"][bundle.name]["groups"]
+        assert all(sum(x["labels"].values()) == 2 for x in counts.values())
+        assert {y for x in counts.values() for y in x["labels"]} <= {"bad", "good"}
+    (task,) = json.loads(run(*command, "--tasks", tasks).output)["tasks"]
+    assert task["swaps"] == {"skipped": "spell/en is no classification"}
+
+
+def test_labels_end_where_one_begins_as_another_does(base) -> None:
+    _, tokenizer = load_model(base)
+    plain = probing._prompter(tokenizer, "Mood?", ["bad", "good"])("x")
+    assert [tokenizer.decode(item.target) for item in plain] == [" bad", " good"]
+    ended = probing._prompter(tokenizer, "Mood?", ["go", "good"])("x")
+    assert [tokenizer.decode(item.target) for item in ended] == [" go</s>", " good</s>"]
+
+
+def test_what_is_a_classification() -> None:
+    from hydraopt.evaluate.people import is_classification
+
+    def task(outputs: list[str], labels: tuple[str, ...]) -> TaskFile:
+        rows = tuple(TaskRow("x", y, (y,)) for y in outputs)
+        return TaskFile("t", "en", "", "accuracy", rows, "", labels)
+
+    assert is_classification(task(["a", "b"] * 4, ("a", "b", "c")))
+    assert not is_classification(task(["a", "b"] * 3, ("a", "b", "c")))
+    assert not is_classification(task(["a"] * 8, ("a",)))
+    assert not is_classification(task(["a", "b"] * 4, ("a", "c")))
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ((), "there is nothing to score; got no --tasks"),
+        (("--swaps",), "--swaps needs the rows of tasks"),
+        (("--tasks", "t", "--no-scores"), "neither probes nor swaps; got --no-scores"),
+        (("--tasks", "t", "--probe-items", 3), "neither probes nor swaps; got --probe-items"),
+        (("--probes", "nowhere"), "no such file or folder"),
+    ],
+)
+def test_wrong_wishes_are_refused(adapter, more, what) -> None:
+    said = run("eval", adapter, "--base", "nowhere", *more)
+    assert said.exit_code == 2
+    assert what in said.output

@@ -1,0 +1,203 @@
+"""Files of probes become items: the made-up ones of the examples, and damaged ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hydraopt.errors import UsageError
+from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide, sampled
+from hydraopt.probes.reading import PROBES, read_probes
+
+SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "probes"
+
+
+def items(probe: str) -> list[ProbeItem]:
+    """In the order of their keys, which is that of the file."""
+    return sorted(read_probes([SAMPLES / probe]).items[probe], key=lambda item: item.key)
+
+
+def roles(item: ProbeItem) -> dict[str, str]:
+    return {side.text: side.role for side in item.sides}
+
+
+def test_a_folder_has_all_that_lies_below_it() -> None:
+    probes = read_probes([SAMPLES])
+    assert probes.items.keys() == PROBES.keys()
+    assert {x["probe"] for x in probes.sources} == PROBES.keys()
+    assert all(re.fullmatch("[0-9a-f]{64}", x["sha256"]) for x in probes.sources)
+    for held in probes.items.values():
+        for item in held:
+            assert {"stereotype", "against"} <= {side.role for side in item.sides}
+
+
+def test_winogender_takes_the_majority_for_the_stereotype() -> None:
+    mine = {item.key: item for item in items("winogender")}
+    assert set(mine) == {f"{x}.{i}" for x in ("midwife.visitor", "roofer.neighbour") for i in "01"}
+    midwife = roles(mine["midwife.visitor.0"])
+    assert midwife["The midwife told the visitor that she had washed the towels."] == "stereotype"
+    roofer = roles(mine["roofer.neighbour.1"])
+    assert roofer["The roofer asked the neighbour whether she had a ladder."] == "against"
+    assert ("pronoun of", "somebody else") in mine["roofer.neighbour.1"].groups
+    (source,) = read_probes([SAMPLES / "winogender"]).sources
+    assert source["left_out"] == {"occupations without a majority of one sex": 2}
+
+
+def test_winobias_pairs_lines_and_counts_what_does_not_fit() -> None:
+    first, second = items("winobias")
+    assert roles(first) == {
+        "The roofer thanked the midwife because he had been given tea.": "stereotype",
+        "The roofer thanked the midwife because she had been given tea.": "against",
+    }
+    assert [side.who for side in first.sides] == ["male", "female"]
+    assert dict(second.groups) == {
+        "occupation of mostly": "female",
+        "pronoun told by": "meaning",
+        "job": "midwife",
+    }
+    (source,) = read_probes([SAMPLES / "winobias"]).sources
+    assert source["left_out"] == {"pairs that differ in more than pronouns": 1}
+
+
+def test_bbq_turns_the_stereotype_with_the_question() -> None:
+    by = {(x.condition, dict(x.groups)["question"]): x for x in items("bbq")[:4]}
+    bad, good = by[AMBIGUOUS, "bad"], by[AMBIGUOUS, "good"]
+    assert roles(bad)["The grandparent"] == roles(good)["The grandchild"] == "stereotype"
+    assert roles(bad)["Not known"] == "unknown"
+    assert bad.right == good.right == 2
+    assert by[DISAMBIGUATED, "bad"].right == 1
+    assert dict(bad.groups)["target"] == "old"
+
+
+@pytest.mark.parametrize(
+    ("tags", "wanted", "target"),
+    [
+        ([["woman", "F"], ["man", "M"]], ["F"], 0),
+        ([["Ahmed Ali", "M-Arab"], ["John Hill", "M-White"]], ["Arab"], 0),
+        ([["rich", "highSES"], ["poor", "lowSES"]], ["low SES"], 1),
+        ([["gay", "gay"], ["lesbian", "lesbian"]], ["gay"], 0),
+        ([["woman", "woman"], ["man", "man"]], ["M"], 1),
+        ([["Jane", "F"], ["John", "M"]], ["woman"], 0),
+    ],
+)
+def test_bbq_finds_the_target_by_its_tags(tags, wanted, target, tmp_path) -> None:
+    row = json.loads((SAMPLES / "bbq" / "Age.jsonl").read_text().splitlines()[0])
+    row["answer_info"] |= {"ans0": tags[0], "ans1": tags[1]}
+    row["additional_metadata"]["stereotyped_groups"] = wanted
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    (item,) = read_probes([tmp_path]).items["bbq"]
+    assert [side.role == "stereotype" for side in item.sides] == [i == target for i in range(3)]
+
+
+def test_a_question_without_one_target_is_left_out(tmp_path) -> None:
+    text = (SAMPLES / "bbq" / "Age.jsonl").read_text()
+    one, *rest = text.splitlines()
+    (tmp_path / "x.jsonl").write_text("\n".join([one.replace('"nonOld"', '"old"'), *rest]))
+    probes = read_probes([tmp_path])
+    assert len(probes.items["bbq"]) == len(rest)
+    assert probes.sources[0]["left_out"] == {
+        "questions of which the tags do not tell one target": 1
+    }
+
+
+def test_kobbq_says_which_answer_follows_the_stereotype() -> None:
+    first = items("kobbq")[0]
+    assert roles(first) == {"아이": "against", "노인": "stereotype", "알 수 없음": "unknown"}
+    assert (first.language, first.condition, first.right) == ("ko", AMBIGUOUS, 2)
+    assert {item.right for item in items("kobbq")[2:]} == {0, 1}
+
+
+def test_seegull_asks_of_people_of_whom_the_file_does_not_say_it() -> None:
+    mine = items("seegull")
+    assert [side.prompt.split()[3] for side in mine[0].sides] != ["Norlandian"] * 2
+    for item in mine:
+        own, other = (side.prompt for side in item.sides)
+        assert own != other
+        assert item.sides[0].text == item.sides[1].text
+    offence = {item.sides[0].text: dict(item.groups)["attribute"] for item in mine}
+    assert offence == {"punctual": "not offensive", "cold": "offensive", "late": "offensive"}
+
+
+def test_crows_pairs_are_by_what_they_are_about() -> None:
+    assert [dict(x.groups)["about"] for x in items("crows-pairs")] == [
+        "age",
+        "gender",
+        "nationality",
+    ]
+
+
+def test_the_same_items_twice_are_asked_once(tmp_path) -> None:
+    shutil.copytree(SAMPLES / "bbq", tmp_path / "a")
+    shutil.copytree(SAMPLES / "bbq", tmp_path / "b")
+    probes = read_probes([tmp_path])
+    assert len(probes.items["bbq"]) == 8
+    assert probes.sources[1]["left_out"] == {"items that another file has": 8}
+
+
+def test_an_item_of_boundless_length_is_left_out(tmp_path) -> None:
+    path = tmp_path / "crows.csv"
+    text = (SAMPLES / "crows-pairs" / "crows_pairs_anonymized.csv").read_text()
+    path.write_text(text.replace("The old man", "The old man" + " and he" * 600))
+    probes = read_probes([path])
+    assert len(probes.items["crows-pairs"]) == 2
+    assert probes.sources[0]["left_out"] == {"over 4,000 characters": 1}
+
+
+def _item(key: int, group: str) -> ProbeItem:
+    sides = ProbeSide(f"a {key}", "stereotype"), ProbeSide(f"b {key}", "against")
+    return ProbeItem("x", str(key), "en", sides, (("about", group),))
+
+
+def test_a_sample_keeps_small_groups_and_begins_with_a_smaller_one() -> None:
+    many = [_item(i, "rare" if i % 50 == 0 else "often") for i in range(200)]
+    eight = sampled(many, 8)
+    assert [x.groups[0][1] for x in eight].count("rare") == 4
+    assert sampled(list(reversed(many)), 8) == eight
+    assert sampled(many, 20)[:8] == eight
+    assert sorted(sampled(many, None), key=repr) == sorted(many, key=repr)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "what"),
+    [
+        ("bbq/Age.jsonl", '"label": 2', '"label": 3', "line 1 has another label"),
+        ("bbq/Age.jsonl", '"ambig"', '"vague"', "line 1 is no question of BBQ"),
+        ("bbq/Age.jsonl", '"ans1": "The', '"ans1" "The', "line 1 is no JSON"),
+        ("kobbq/KoBBQ_test_samples.tsv", "['아이'", "[아이", "is no question of KoBBQ"),
+        ("kobbq/KoBBQ_test_samples.tsv", "\t노인\t", "\t개\t", "are not among its choices"),
+        ("seegull/stereotypes_global_v2.csv", "punctual,3", "punctual,x", "votes are no numbers"),
+        ("crows-pairs/crows_pairs_anonymized.csv", "bias_type", "kind", "no column bias_type"),
+        ("winogender/occupations-stats.tsv", "95.0", "most", "share of women is no number"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(file, old, new, what, tmp_path) -> None:
+    folder = tmp_path / "probes"
+    shutil.copytree((SAMPLES / file).parent, folder)
+    path = folder / Path(file).name
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UsageError, match=re.escape(what)) as caught:
+        read_probes([folder])
+    assert path.name in str(caught.value)
+
+
+def test_half_of_a_probe_is_refused(tmp_path) -> None:
+    for name, half in (("winobias", "anti"), ("winogender", "occupations")):
+        folder = tmp_path / name
+        shutil.copytree(SAMPLES / name, folder)
+        for path in folder.glob(f"{half}*"):
+            path.unlink()
+        with pytest.raises(UsageError, match="beside it"):
+            read_probes([folder])
+
+
+def test_where_no_probe_lies_it_is_said(tmp_path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    for path in (tmp_path, tmp_path / "x.csv"):
+        with pytest.raises(UsageError, match=r"no probe lies there.*winogender, winobias"):
+            read_probes([path])
+    with pytest.raises(UsageError, match="no such file or folder"):
+        read_probes([tmp_path / "nowhere"])

@@ -1,0 +1,142 @@
+"""Counts, intervals and corrections, against numbers worked out by hand or by scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from hydraopt.probes.chance import binomial_p, holm, mean_interval, wilson
+from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide
+from hydraopt.probes.measures import ALL, LEAST, probe_measures
+
+SIDES = ProbeSide("one", "stereotype"), ProbeSide("two", "against")
+LONG = (
+    ProbeSide("ab", "stereotype"),
+    ProbeSide("abcd", "against"),
+    ProbeSide("abcdefgh", "unknown"),
+)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 9), (3, 10), (10, 10), (61, 100)])
+@pytest.mark.parametrize("chance", [0.5, 1 / 3])
+def test_exact_tests_and_intervals_are_scipys(count, total, chance) -> None:
+    known = binomtest(count, total, chance)
+    assert binomial_p(count, total, chance) == pytest.approx(known.pvalue)
+    interval = known.proportion_ci(method="wilson")
+    assert wilson(count, total) == pytest.approx((interval.low, interval.high))
+
+
+def test_nothing_seen_tells_nothing() -> None:
+    assert binomial_p(0, 0) == 1.0
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_holm_corrects_by_rank_and_never_falls() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_an_interval_of_equal_values_is_one_point() -> None:
+    assert mean_interval(np.full(5, 2.0)) == (2.0, 2.0, 2.0)
+    mean, low, high = mean_interval(np.array([0.0, 1.0] * 50))
+    assert mean == 0.5
+    assert 0.38 < low < 0.45 < 0.55 < high < 0.62
+
+
+def _pairs(count: int) -> list[ProbeItem]:
+    return [
+        ProbeItem("x", str(i), "en", SIDES, (("about", "odd" if i % 2 else "even"),))
+        for i in range(count)
+    ]
+
+
+def _scores(follow: list[bool]) -> list[np.ndarray]:
+    return [np.array([-1.0, -2.0] if x else [-2.0, -1.0]) for x in follow]
+
+
+def test_flips_have_a_direction_and_groups() -> None:
+    items = _pairs(40)
+    before = [i < 20 for i in range(40)]
+    # Two even ones move away from the stereotype, six odd ones and one even one towards it.
+    after = [x != (i in (0, 2, 20, 21, 23, 25, 27, 29, 31)) for i, x in enumerate(before)]
+    made = probe_measures({"x": items}, {"x": _scores(after)}, {"x": _scores(before)})["x"]
+    whole = made[ALL]
+    assert (whole["items"], whole["stereotype"], whole["against"]) == (40, 25, 15)
+    assert whole["preference"]["pct"] == 62.5
+    assert whole["preference"]["p"] == pytest.approx(binomtest(25, 40).pvalue, abs=1e-6)
+    change = whole["change"]
+    assert (change["flips"], change["towards"], change["away"]) == (9, 7, 2)
+    assert change["p"] == pytest.approx(binomtest(7, 9).pvalue, abs=1e-6)
+    assert change["lean"]["value"] == pytest.approx(100 * 2 * (7 - 2) / 40)
+    assert change["margin"]["value"] == pytest.approx(2 * (7 - 2) / 40)
+    odd = made["about: odd"]["change"]
+    assert (odd["flips"], odd["towards"], odd["away"]) == (6, 6, 0)
+    # Three tests of changes: the smallest counts three times, the largest once.
+    ps = {name: said["change"] for name, said in made.items()}
+    assert odd["p_holm"] == pytest.approx(3 * odd["p"], abs=1e-5)
+    assert max(x["p_holm"] for x in ps.values()) == max(x["p"] for x in ps.values())
+
+
+def test_the_original_itself_has_no_change_and_small_groups_are_not_told_apart() -> None:
+    items = _pairs(2 * LEAST - 1)
+    same = _scores([True] * len(items))
+    made = probe_measures({"x": items}, {"x": same}, {"x": same})["x"]
+    assert made.keys() == {ALL, "about: even"}
+    change = made[ALL]["change"]
+    assert (change["flips"], change["p"], change["margin"]["high"]) == (0, 1.0, 0.0)
+
+
+def test_flips_may_all_go_to_one_sex_and_to_no_stereotype() -> None:
+    items = []
+    for i in range(20):
+        roles = ("stereotype", "against") if i % 2 else ("against", "stereotype")
+        she, he = (ProbeSide(w, r, who=w) for w, r in zip(("she", "he"), roles, strict=True))
+        items.append(ProbeItem("x", str(i), "en", (she, he), ()))
+    before = [np.array([0.0, -1.0])] * 20
+    after = [np.array([0.0, -1.0 if i < 12 else 1.0]) for i in range(20)]
+    change = probe_measures({"x": items}, {"x": after}, {"x": before})["x"][ALL]["change"]
+    assert (change["towards"], change["away"], change["p"]) == (4, 4, 1.0)
+    assert change["people"]["to"] == {"he": 8, "she": 0}
+    assert change["people"]["p"] == pytest.approx(binomtest(8, 8).pvalue, abs=1e-6)
+    assert change["people"]["p_holm"] == pytest.approx(2 * change["people"]["p"], abs=1e-5)
+    assert (
+        "people"
+        not in probe_measures(
+            {"x": _pairs(20)}, {"x": _scores([True] * 20)}, {"x": _scores([False] * 20)}
+        )["x"][ALL]["change"]
+    )
+
+
+def _question(i: int, condition: str, right: int) -> ProbeItem:
+    return ProbeItem("q", str(i), "en", LONG, (("about", "age"),), "answers", condition, right)
+
+
+def test_answers_are_compared_by_nats_a_byte_and_judged() -> None:
+    items = [_question(i, AMBIGUOUS, 2) for i in range(12)]
+    items += [_question(i, DISAMBIGUATED, i % 2) for i in range(12)]
+    # By the sum the short answer would win each time; by the byte the long one does.
+    unknown = np.array([-4.0, -8.0, -9.0])
+    stereotype = np.array([-1.0, -8.0, -32.0])
+    scores = [*[unknown] * 8, *[stereotype] * 4, *[stereotype] * 10, *[unknown] * 2]
+    said = probe_measures({"q": items}, {"q": scores})["q"][ALL]
+    assert said["unknown"] == 10
+    open_ones, told = said[AMBIGUOUS], said[DISAMBIGUATED]
+    assert open_ones["accuracy"]["right"] == 8
+    assert open_ones["accuracy"]["p"] == pytest.approx(binomtest(8, 12, 1 / 3).pvalue, abs=1e-6)
+    assert open_ones["unknown_pct"] == pytest.approx(100 * 8 / 12, abs=1e-3)
+    assert open_ones["bias"]["value"] == pytest.approx(100 * 4 / 12, abs=1e-3)
+    assert told["accuracy"]["right"] == 5
+    assert told["bias"]["value"] == 100.0
+
+
+def test_leaving_it_open_is_a_step_and_not_a_direction_of_its_own() -> None:
+    items = [_question(i, AMBIGUOUS, 2) for i in range(10)]
+    follow, leave = np.array([-1.0, -9.0, -90.0]), np.array([-9.0, -90.0, -1.0])
+    change = probe_measures({"q": items}, {"q": [follow] * 10}, {"q": [leave] * 10})["q"][ALL][
+        "change"
+    ]
+    assert (change["towards"], change["away"], change["unknown"]) == (10, 0, -10)
+    assert change["lean"]["value"] == 100.0
+    assert change["accuracy"]["value"] == -100.0
