@@ -93,7 +93,7 @@ def test_tokens_that_are_not_told_apart_cost_little(trained, said, monkeypatch) 
     monkeypatch.setattr(harm, "_LIKELIEST", 100)
     lumped = drift_of(model, reference_of(model, said, original), other)
     assert (lumped.kl <= whole.kl + 1e-6).all()
-    assert lumped.kl.sum() > 0.8 * whole.kl.sum()
+    assert lumped.kl.sum() > 0.7 * whole.kl.sum()
     assert np.allclose(lumped.moved, whole.moved, atol=1e-4)
 
 

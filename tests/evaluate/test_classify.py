@@ -86,7 +86,8 @@ def test_scores_are_those_of_peft_and_scikit_learn(base, mood, tmp_path) -> None
     for name, logits in (("original", old), ("b", new)):
         found, best = task["results"][name], logits.argmax(1).numpy()
         f1 = f1_score(wanted, best, average="macro", labels=[0, 1, 2])
-        assert found["scores"]["accuracy"] == pytest.approx(100 * accuracy_score(wanted, best))
+        accuracy = 100 * accuracy_score(wanted, best)
+        assert found["scores"]["accuracy"] == pytest.approx(accuracy, abs=1e-3)
         assert found["scores"]["macro-F1"] == pytest.approx(100 * f1, abs=1e-3)
         loss = F.cross_entropy(logits, torch.tensor(wanted)).item()
         assert found["loss"] == pytest.approx(loss, abs=2e-5)

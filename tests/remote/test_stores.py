@@ -86,7 +86,7 @@ def test_an_output_over_an_input_is_refused(
     upload(adapters["a"], f"{bucket}/a")
     before = content(bucket)
     file = "adapter_model.safetensors"
-    for output, says in ((f"a/{file}", "lies in"), ("a", "is what is read")):
+    for output, says in ((f"a/{file}", "lies in"), ("a", "the folder is not empty")):
         with pytest.raises(UsageError, match=says):
             merge(f"{bucket}/a", f"{bucket}/{output}", error=0.05)
     assert content(bucket) == before
