@@ -37,6 +37,7 @@ def test_the_verbs_are_these_with_a_file_each() -> None:
         "looking",
         "main",
         "mergeoptions",
+        "people",
         "results",
     }
 

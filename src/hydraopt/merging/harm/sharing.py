@@ -2,8 +2,9 @@
 
 For a size the sum over streams of what is counted is lowered at a given number of bytes: with one
 multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. What is
-counted of a share p of answers that change is -log(1 - p): about p where p is small, and more the
-fewer answers are left, so that no task is given up for the others.
+counted of a share p of answers is -log(1 - p): about p where p is small, and more the fewer answers
+are left. Answers lost seldom pass a half, so that at very small sizes tasks are given up for others
+all the same.
 
 Fair is the other way to share a size out: what counts most of any stream is lowered, which makes
 all alike as far as their curves reach.
