@@ -188,6 +188,46 @@ def test_eight_tasks_of_sixty_modules_fit_in_a_few_kilobytes() -> None:
     assert pack_bundle(manifest, b"", streams, []).size - 8 < 2500
 
 
+def test_packing_and_writing_hold_one_stream_at_a_time(tmp_path: Path) -> None:
+    class Lent(bytes):
+        alive = most = 0
+
+        def __init__(self, *data: object) -> None:
+            Lent.alive += 1
+            Lent.most = max(Lent.most, Lent.alive)
+
+        def __del__(self) -> None:
+            Lent.alive -= 1
+
+    class Lying(list[bytes]):
+        """As streams of a merge lie in a file: each is read anew when it is asked for."""
+
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            return Lent(super().__getitem__(index))
+
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            return (self[i] for i in range(len(self)))
+
+    parts = tiny([f"task-{i}" for i in range(6)])
+    streams = Lying(parts.streams)
+    packed = pack_bundle(parts.manifest, parts.shared, streams, parts.blobs)
+    assert packed.write(tmp_path / "b.hydra.safetensors") == packed.size
+    assert 1 <= Lent.most <= 2  # the one before goes when the next is there
+    same(parts, tmp_path / "b.hydra.safetensors")
+
+
+def test_a_name_is_known_without_a_search(tmp_path: Path) -> None:
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("was compared with another name")
+
+    write_bundle(tmp_path / "b.hydra.safetensors", *tiny().args)
+    assert Name("nobody") not in open_bundle(tmp_path / "b.hydra.safetensors")
+
+
 def test_manifest_equals_itself_through_json() -> None:
     modules = (
         ModuleEntry("a", "linear", 4, 5),

@@ -136,6 +136,7 @@ WRONG_HARMS = {
     "a share that is true": ((1, 8, True, 0.1, True), "likely share"),
     "a share in words": ((1, 8, "0.1", 0.1, True), "likely share"),
     "a negative KL": ((1, 8, 0.1, -0.1, True), "KL an answer"),
+    "a KL of 401 digits": ((1, 8, 0.1, 10**400, True), "KL an answer"),
     "held out or not": ((1, 8, 0.1, 0.1, 1), "held_out"),
     "held out in words": ((1, 8, 0.1, 0.1, "yes"), "held_out"),
 }
@@ -162,6 +163,9 @@ def test_a_task_checks_what_it_is_given() -> None:
     points = [HarmPoint(0.01 * 1.2**i, 0.1, 0.1) for i in range(17)]
     for changes, words in (
         ({"harm": (1, 8, 0.1, 0.1, True)}, "harm of task 'de'"),
+        ({"error": 10**400}, "error of task 'de'"),
+        ({"error": True}, "error of task 'de'"),
+        ({"bias_scales": {"q": 10**400}}, "bias scales of task 'de'"),
         ({"curve": points[:2]}, "curve of task 'de'"),
         ({"curve": ((0.1, 0.1, 0.1),)}, "curve of task 'de'"),
         ({"curve": tuple(points)}, "points of task 'de'.*at most 16"),

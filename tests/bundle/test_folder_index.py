@@ -18,6 +18,7 @@ from hydraopt.bundle import apart as reading
 from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, header_of
 from hydraopt.bundle.following import Following
 from hydraopt.bundle.index import read_index, write_index
+from hydraopt.bundle.pulling import pull
 from hydraopt.bundle.splitting import join, split
 from hydraopt.bundle.taskfiles import renew_index
 from hydraopt.bundle.tensors import checksum
@@ -243,14 +244,10 @@ def test_an_index_of_nonsense_is_none(folder: Path, lie: Callable[[object], obje
     assert same(folder)
 
 
-def test_a_row_of_nonsense_is_refused_where_it_is_read(folder: Path) -> None:
-    (folder / INDEX_NAME).unlink()
-    renew_index(folder)
-    rewritten(folder, lambda value: value["files"].update(error={"=": "much"}))  # type: ignore[attr-defined]
-    opened = open_bundle(folder)
-    with pytest.raises(BundleFormatError, match=r"tasks\.index\.safetensors.*error in the row"):
-        _ = opened.rows
-    assert opened["de"].error == whole(folder)["de"].error
+@pytest.mark.parametrize("error", ["much", -1.0, 10**400], ids=["text", "below", "endless"])
+def test_a_row_of_nonsense_does_not_count(folder: Path, error: object) -> None:
+    rewritten(folder, lambda value: value["files"].update(error={"=": error}))  # type: ignore[attr-defined]
+    assert same(folder)
 
 
 def test_an_index_that_is_too_large_is_not_read(
@@ -348,6 +345,26 @@ def test_joining_and_verifying_take_all_files(folder: Path, tmp_path: Path) -> N
     one = tmp_path / "four.hydra.safetensors"
     assert (tmp_path / "joined").read_bytes() == one.read_bytes()
     assert verify_bundle(folder).ok
+
+
+@pytest.mark.parametrize("into", ["pulled", None])
+def test_what_is_pulled_is_what_the_files_say(
+    folder: Path, tmp_path: Path, into: str | None
+) -> None:
+    rewritten(folder, lambda value: value["files"].update(name=[None, "zz", None, None]))  # type: ignore[attr-defined]
+    assert list(open_bundle(folder)) == ["de", "es", "fr", "zz"]
+    assert pull(folder, into and tmp_path / into).tasks == NAMES
+
+
+def test_what_rots_unseen_is_reported_and_not_raised(folder: Path) -> None:
+    file = folder / "en.task.safetensors"
+    data, was = file.read_bytes(), file.stat()
+    start = 8 + int.from_bytes(data[:8], "little")
+    file.write_bytes(data[: start + 9] + bytes([data[start + 9] ^ 1]) + data[start + 10 :])
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert list(open_bundle(folder)) == list(NAMES)
+    (problem,) = verify_bundle(folder).problems
+    assert "en.task.safetensors" in problem
 
 
 def test_ten_thousand_rows_take_a_megabyte(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 
 from hydraopt import open_bundle
 from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.bundle.index import read_index, write_index
 from hydraopt.bundle.splitting import join, split
 from hydraopt.collection.listing import listing
 from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError
+from hydraopt.files.folders import files_in
 from tests.collection.living import state
 
 DAY = "2026-03-01"
@@ -178,6 +181,27 @@ def test_killed_before_the_index_is_written_it_tells_nothing_wrong(
     opened = open_bundle(folder)
     assert not opened.is_whole
     assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+
+
+def test_an_index_that_lies_costs_no_task(folder: Path, adapters: dict[str, Path]) -> None:
+    index, core = read_index(folder, files_in(folder)), open_bundle(folder).source.core
+    assert index is not None
+    assert core is not None
+    other = {"a": "b", "b": "a"}
+    files = [dataclasses.replace(x, task=other.get(x.task, x.task)) for x in index.files.values()]
+    write_index(folder, (index.core, core.id), files)
+    before = state(folder)
+    for change in (
+        lambda: remove(folder, ["a"]),
+        lambda: replace(folder, [f"a={adapters['f']}"], day=DAY),
+        lambda: rename(folder, "a", "x"),
+    ):
+        with pytest.raises(BundleFormatError, match=r"b\.task\.safetensors.*Delete tasks\.index"):
+            change()
+        assert state(folder) == before
+    (folder / INDEX_NAME).unlink()
+    remove(folder, ["a"])
+    assert sorted(set(before) - set(state(folder))) == ["a.task.safetensors"]
 
 
 def bare(folder: Path) -> Path:

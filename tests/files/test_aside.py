@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import tempfile
+
 import pytest
 
 from hydraopt.files import aside as aside_module
@@ -33,6 +38,43 @@ def test_the_file_goes_with_the_object(tmp_path, monkeypatch) -> None:
     del aside
     assert file.closed
     assert not list(tmp_path.iterdir())
+
+
+class _Full(io.FileIO):
+    """A file on a disk that takes some bytes, then no more."""
+
+    left = 0
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
+        taken = min(len(data), self.left)
+        if not taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        type(self).left -= taken
+        return super().write(data[:taken])
+
+
+@pytest.mark.parametrize("room", [0, 2, 9])
+def test_a_full_disk_is_refused_at_once_and_loses_nothing(tmp_path, monkeypatch, room) -> None:
+    monkeypatch.setattr(aside_module, "_MOST", 4)
+    monkeypatch.setattr(_Full, "left", room)
+    made: list[_Full] = []
+
+    def make(**options: object) -> _Full:
+        made.append(_Full(tmp_path / "file", "w+"))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", make)
+    aside = Aside(tmp_path)
+    place = aside.put(b"1234")
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left") as caught:
+            aside.put(b"5" * 10)
+        assert caught.value.filename == str(tmp_path)
+        assert aside.read(place) == b"1234"
+    assert room > 4 or all(file.closed for file in made)
+    monkeypatch.setattr(_Full, "left", 100)
+    assert aside.read(aside.put(b"67890")) == b"67890"
+    assert aside.read(place) == b"1234"
 
 
 def test_a_choice_reads_what_is_asked_for() -> None:

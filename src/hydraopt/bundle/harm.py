@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from hydraopt.bundle.strictjson import bad, check, code_of, error_of, natural
+from hydraopt.bundle.strictjson import amount, bad, check, code_of, error_of, natural
 
 __all__ = [
     "MAX_POINTS",
@@ -56,7 +56,7 @@ class Harm:
         natural(self.answers, "answers of a harm", 1, MAX_ANSWERS)
         natural(self.changed, "answers that change", 0, self.answers)
         _share(self.likely, "likely share of answers that change")
-        _nats(self.kl, "KL an answer")
+        amount(self.kl, "KL an answer")
         check(type(self.held_out) is bool, "held_out of a harm", self.held_out, "true or false")
 
     def snapped(self) -> Harm:
@@ -78,9 +78,9 @@ class HarmPoint:
     kl: float
 
     def __post_init__(self) -> None:
-        _nats(self.error, "error of a point of harm")
+        amount(self.error, "error of a point of harm")
         _share(self.likely, "likely share of a point of harm")
-        _nats(self.kl, "KL of a point of harm")
+        amount(self.kl, "KL of a point of harm")
 
     def snapped(self) -> HarmPoint:
         """The same on the grid that a manifest keeps: steps of 4.4 %, of ``kl`` 9 %."""
@@ -180,8 +180,3 @@ def _kl_of(code: int) -> float:
 def _share(value: Any, what: str) -> None:
     fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= 1
     check(fine, what, value, "0 to 1")
-
-
-def _nats(value: Any, what: str) -> None:
-    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value < math.inf
-    check(fine, what, value, "a finite number >= 0")

@@ -9,8 +9,7 @@ from pathlib import Path
 from hydraopt.bundle import strictjson
 from hydraopt.bundle.apart import another_core, core_of, open_apart, two_of_one_name
 from hydraopt.bundle.beside import entries_beside, parts_beside, refuse_unlisted
-from hydraopt.bundle.bounds import naming
-from hydraopt.bundle.container import CORE, INDEX_NAME, TASK
+from hydraopt.bundle.container import CORE, TASK
 from hydraopt.bundle.index import IndexedFile, read_index
 from hydraopt.bundle.listed import ListedTask
 from hydraopt.bundle.opening import Container, CoreFile, Opened
@@ -68,11 +67,14 @@ class IndexedFolder:
 
     @property
     def rows(self) -> list[ListedTask] | None:
-        """Of all tasks; None if they are not the files' own."""
+        """Of all tasks; None if they are not the files' own, or one makes no sense."""
         if self.is_read or not self._told.proven:
             return None
-        with naming(self._core.files[0].path.parent / INDEX_NAME):
+        try:
             return [x.row for x in self._files.values()]
+        except BundleFormatError:
+            # Nothing is lost with them: the files say the same.
+            return None
 
     @property
     def size(self) -> int:

@@ -11,7 +11,7 @@ from hydraopt.bundle.harm import Harm, harm_from_json, harm_to_json
 from hydraopt.bundle.history import Added, added_from_json, added_to_json, check_added
 from hydraopt.bundle.opening import Opened
 from hydraopt.bundle.spec import TaskEntry
-from hydraopt.bundle.strictjson import bad, check, natural
+from hydraopt.bundle.strictjson import amount, bad, check, natural
 from hydraopt.errors import UsageError
 
 __all__ = ["ROW_DEFAULTS", "ListedTask", "listed_in", "listed_task"]
@@ -49,8 +49,7 @@ class ListedTask:
         except UsageError as error:
             bad(f"task name: {error}", self.name)
         where = f"the row of {self.name!r}"
-        fine = isinstance(self.error, float | int) and 0 <= self.error < float("inf")
-        check(fine and type(self.error) is not bool, f"error in {where}", self.error)
+        amount(self.error, f"error in {where}")
         check(type(self.lossless) is bool, f"lossless in {where}", self.lossless)
         for key in ("numbers", "own_bytes", "carried_bytes", "modules", "tensors"):
             natural(getattr(self, key), f"{key} in {where}", 0, _MOST)

@@ -6,7 +6,7 @@ which tensor of the bundle is where.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NoReturn
@@ -282,9 +282,9 @@ class Opened:
         return self
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Of all tasks, sorted."""
-        return tuple(task.name for task in self.manifest.tasks)
+    def names(self) -> Collection[str]:
+        """Of all tasks, sorted; that one is among them is known without a search."""
+        return dict.fromkeys(task.name for task in self.manifest.tasks).keys()
 
     def part(self, task: str) -> Opened:
         """What holds a task that there is: itself."""

@@ -47,7 +47,8 @@ def pull(
     """
     wanted = None if tasks is None else list(dict.fromkeys(tasks))
     opened = open_bundle(bundle, tasks=wanted)
-    names = tuple(opened if wanted is None else wanted)
+    # All files are read in any case, and say themselves what is in them.
+    names = tuple(x.name for x in opened.manifest.tasks) if wanted is None else tuple(wanted)
     if folder is None:
         size = _into_cache(opened, names)
         return Pulled(names, size, opened.fetched)

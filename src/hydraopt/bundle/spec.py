@@ -6,7 +6,6 @@ allocates by is checked here; Python integers do not overflow, so the checks are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, get_args
@@ -120,8 +119,7 @@ class TaskEntry:
         rising(self.carried, f"carried blobs of {where}")
         off_grid = {x: strictjson.off_grid(getattr(self, x)) for x in ("errors", "tensor_errors")}
         for value in (*off_grid["errors"], *off_grid["tensor_errors"], self.error):
-            fine = isinstance(value, float | int) and 0 <= value < math.inf
-            check(fine, f"error of {where}", value, "a number >= 0")
+            strictjson.amount(value, f"error of {where}")
         for name, of in (("errors", self.modules), ("tensor_errors", self.tensors)):
             own = getattr(self, name)
             check(len(own) == len(of), f"{name} of {where}", len(own))
@@ -137,7 +135,8 @@ class TaskEntry:
         text_map(self.extra_kinds, f"kinds of extras of {where}", str)
         for kind in self.extra_kinds.values():
             one_of(kind, get_args(ExtraKind), f"kind of an extra of {where}")
-        check(all(map(math.isfinite, self.bias_scales.values())), f"bias scales of {where}")
+        for scale in self.bias_scales.values():
+            strictjson.amount(abs(scale), f"bias scales of {where}")
         check(all(isinstance(x, str) for x in self.notes), f"notes of {where}", self.notes, "texts")
         text_map(self.metadata, f"metadata of {where}", str)
 

@@ -11,6 +11,7 @@ import binascii
 import json
 import math
 import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NoReturn
@@ -19,6 +20,7 @@ from hydraopt.adapters.jsontext import shown, strict_json
 from hydraopt.errors import BundleFormatError, explain
 
 __all__ = [
+    "amount",
     "as_tuple",
     "bad",
     "check",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 MAX_TEXT: Final = 4096
+_LARGEST: Final = sys.float_info.max
 _EXACT: Final = 255
 _STEPS: Final = 16
 _GRID: Final[tuple[float, ...]] = (*(2.0 ** (-code / _STEPS) for code in range(_EXACT)), 0.0)
@@ -240,6 +243,12 @@ def natural(value: Any, what: str, low: int, high: int) -> None:
     """A whole number in [low, high]."""
     # bool is an int in Python but not in JSON.
     check(type(value) is int and low <= value <= high, what, value, f"{low} to {high}")
+
+
+def amount(value: Any, what: str) -> None:
+    """A number >= 0 that a double can hold; a whole number of JSON may be any."""
+    fine = isinstance(value, float | int) and type(value) is not bool and 0 <= value <= _LARGEST
+    check(fine, what, value, "a finite number >= 0")
 
 
 def one_of(value: Any, known: Any, what: str) -> None:

@@ -15,7 +15,7 @@ from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.errors import BundleFormatError
 from hydraopt.files.answers import Entry
-from hydraopt.files.url import AnyPath
+from hydraopt.files.url import AnyPath, Url
 
 __all__ = ["TaskFiles", "renew_index", "task_files"]
 
@@ -65,7 +65,7 @@ def task_files(
         told = index.files.get(entry.name) if index else None
         if told is None or index is None or entry.is_folder:
             others.append(entry)
-        elif entry.mark is None and entry.size is None:
+        elif entry.mark is None and entry.size is None and isinstance(folder, Url):
             made.files[entry.name], made.proven = told, False
         elif as_indexed(told, entry, index, isinstance(folder, Path)):
             made.files[entry.name] = told

@@ -86,11 +86,12 @@ def verify_bundle(
     report = VerifyReport(os.fspath(path))
     try:
         bundle = open_bundle(path, base)
+        names = list(bundle.tensor_bytes)  # of a folder with an index, read here and not before
     except HydraoptError as error:
         report.problems.append(str(error))
         return report
     report.bytes = bundle.size
-    for name in bundle.tensor_bytes:
+    for name in names:
         try:
             bundle.read(name)
         except HydraoptError as error:

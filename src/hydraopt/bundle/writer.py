@@ -181,8 +181,10 @@ def pack_bundle(
     text = strictjson.dumps(value).encode()
     packed = deflate(text)
     check_text(len(text), len(packed))
-    check_manifest(value, len(packed) + sum(map(len, (shared, *streams, *blobs))))
-    check_blobs(manifest.blobs, sum(map(len, blobs)))
+    carried = sum(map(len, blobs))
+    # One after another: streams are read from where they lie.
+    check_manifest(value, len(packed) + len(shared) + sum(map(len, streams)) + carried)
+    check_blobs(manifest.blobs, carried)
     names = tensor_names(len(streams), len(blobs))
     payload = Chosen(*((x, range(len(x))) for x in ((packed, shared), streams, blobs)))
     return PackedBundle(metadata_of(manifest, VERSION), names, payload)

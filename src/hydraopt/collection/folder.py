@@ -25,7 +25,7 @@ from hydraopt.bundle.beside import (
     refuse_unlisted,
     task_file_name,
 )
-from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, TASK, TASK_SUFFIX
+from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, INDEX_NAME, TASK, TASK_SUFFIX
 from hydraopt.bundle.index import IndexedFile, md5_of, write_index
 from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, CoreFile
@@ -33,7 +33,7 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
 from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
-from hydraopt.errors import BundleFormatError
+from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
 from hydraopt.files.ranges import held_at
 from hydraopt.files.reading import MOST_CONFIG, read_regular
@@ -108,6 +108,8 @@ class FolderCollection:
 
     def write(self, change: Change) -> int:
         """Make a change. Tasks that come in the place of others are written over these."""
+        for name in {*change.gone, *change.renamed}:
+            self._check_holds(name)
         come = {piece.entry.name: piece for piece in change.come}
         for old, new in change.renamed.items():
             self._rename(old, new)
@@ -130,6 +132,21 @@ class FolderCollection:
     def _has_index(self) -> bool:
         """Whether the folder is this collection's alone."""
         return sum(x.name.endswith(CORE_SUFFIX) for x in self._entries or ()) == 1
+
+    def _check_holds(self, name: str) -> None:
+        """Raise BundleFormatError if the file of a task holds another, which would be lost: an
+        index may say anything."""
+        known = self._files.of(name)
+        if known is None or name in self._opened(self._folder / known.file):
+            return
+        raise BundleFormatError(
+            explain(
+                "the index of the folder is wrong about a task file",
+                file=self._folder / known.file,
+                expected=f"the task {name!r}",
+                do=f"Delete {INDEX_NAME}, and try again",
+            )
+        )
 
     def _forget(self, name: str) -> str:
         """The name of a task's file, which goes."""

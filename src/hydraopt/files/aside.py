@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple, overload
 
 __all__ = ["Aside", "Chosen", "Laid", "Place"]
@@ -25,31 +28,65 @@ class Aside:
     """A temporary file of one process; it goes with the object. Not thread-safe.
 
     folder: where the file is made; default the system's temporary folder. Every method raises
-    OSError where the disk is full.
+    OSError, which names that folder, where the disk is full; what was put before stays readable.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        place = None if folder is None else os.fspath(folder)
-        self._file = tempfile.SpooledTemporaryFile(_MOST, dir=place)  # noqa: SIM115  # as below
-        weakref.finalize(self, self._file.close)
+        self._folder = None if folder is None else os.fspath(folder)
+        self._file: io.BytesIO | io.FileIO = io.BytesIO()
         self._end = 0
 
     def put(self, data: bytes) -> Place:
         """Put bytes behind all others."""
         place = Place(self._end, len(data))
-        self._end += len(data)
         self.write(place, data)
+        self._end += len(data)
         return place
 
     def write(self, place: Place, data: bytes) -> None:
         """Put as many bytes in the place of others."""
-        self._file.seek(place.start)
-        self._file.write(data)
+        with self._naming():
+            if isinstance(self._file, io.BytesIO) and place.start + len(data) > _MOST:
+                self._file = self._outgrown(self._file)
+            _fill(self._file, place.start, data)
 
     def read(self, place: Place) -> bytes:
         """The bytes that lie there."""
-        self._file.seek(place.start)
-        return self._file.read(place.size)
+        with self._naming():
+            self._file.seek(place.start)
+            data = self._file.read(place.size)
+            while len(data) < place.size:  # a system gives some 2 GiB at once
+                more = self._file.read(place.size - len(data))
+                if not more:
+                    raise OSError(errno.EIO, "a temporary file is shorter than what was put there")
+                data += more
+        return data
+
+    def _outgrown(self, held: io.BytesIO) -> io.FileIO:
+        """A file of what was held in memory. No buffer: what the disk does not take is refused to
+        who puts it, and not to who reads something else."""
+        with ExitStack() as closing:
+            file = closing.enter_context(tempfile.TemporaryFile(buffering=0, dir=self._folder))
+            with held.getbuffer() as data:
+                _fill(file, 0, data)
+            weakref.finalize(self, closing.pop_all().close)
+        return file
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            folder = self._folder or tempfile.gettempdir()
+            raise OSError(error.errno, error.strerror or str(error), folder) from error
+
+
+def _fill(file: io.BytesIO | io.FileIO, start: int, data: bytes | memoryview) -> None:
+    """Write all bytes at a place; a disk that gets full takes some, then none."""
+    file.seek(start)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class Laid(Sequence[bytes]):

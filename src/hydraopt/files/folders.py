@@ -37,16 +37,27 @@ def is_there(place: AnyPath) -> bool:
 def files_in(folder: AnyPath) -> list[Entry] | None:
     """The files and folders in it, by name; None for a folder over HTTP that lists nothing.
 
-    Raises OSError.
+    What goes while it is listed is left out; a link to nothing has neither size nor mark. Raises
+    OSError.
     """
     if isinstance(folder, Url):
         url = folder
         told = patiently(lambda: store_of(url).entries(url), url)
         return None if told is None else sorted(told, key=lambda x: x.name)
     with os.scandir(folder) as inside:
-        rows = [(x.name, x.is_dir(), x) for x in inside]
-    entries = (Entry(x, True) if is_dir else _entry(x, at.stat()) for x, is_dir, at in rows)
+        entries = [x for at in inside if (x := _listed(at)) is not None]
     return sorted(entries, key=lambda x: x.name)
+
+
+def _listed(at: os.DirEntry[str]) -> Entry | None:
+    """What lies in a folder here; None if it is gone. Locks and what is being written come and go
+    while others read."""
+    if at.is_dir():
+        return Entry(at.name, True)
+    try:
+        return _entry(at.name, at.stat())
+    except FileNotFoundError:
+        return Entry(at.name, False) if at.is_symlink() else None
 
 
 def entry_of(place: AnyPath) -> Entry:
