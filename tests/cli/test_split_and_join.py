@@ -101,7 +101,7 @@ def test_an_empty_bundle_says_so(run: Run, bundle: Path, tmp_path: Path) -> None
     result = run("join", core, "-o", out)
     assert result.exit_code == 0
     assert "note: there was no task file, so the bundle has no tasks" in result.stderr
-    assert "expected nothing: there are no tasks" in run("export", out, "x", "-o", folder).stderr
+    assert "expected one that hydraopt ls lists" in run("export", out, "x", "-o", folder).stderr
     result = run("export", out, "--all", "-o", tmp_path / "none")
     assert (result.exit_code, "no tasks" in result.stderr) == (0, True)
     assert "hydraopt merge" in run("refresh", out, "--apply").stderr
@@ -114,3 +114,15 @@ def test_a_path_that_is_not_there_is_no_damage(run: Run, tmp_path: Path) -> None
         assert "no such file or folder" in result.output
         assert "Check the path" in result.output
         assert "restore a copy" not in result.output
+
+
+def test_a_wrong_task_of_a_full_folder_is_not_told_that_there_are_none(
+    run: Run, bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "apart"
+    run("split", bundle, "-o", folder)
+    result = run("pull", folder, "--task", "zzz", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "no such task" in result.stderr
+    assert "hydraopt ls" in result.stderr
+    assert "there are no tasks" not in result.stderr

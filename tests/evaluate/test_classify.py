@@ -155,8 +155,9 @@ def test_long_rows_are_left_out(base, mood, tmp_path) -> None:
 )
 def test_what_does_not_fit_is_refused(change, message, base, mood, tmp_path) -> None:
     compared = read_compared([str(adapter(tmp_path / "mood-en", **change))])
-    with pytest.raises(UsageError, match=message):
-        evaluate(compared, Request(str(base), mood))
+    for more in ({}, {"swaps": True, "score": False}):
+        with pytest.raises(UsageError, match=message):
+            evaluate(compared, Request(str(base), mood, **more))
 
 
 def test_an_adapter_without_its_head_is_refused(base, mood, tmp_path) -> None:

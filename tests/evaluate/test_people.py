@@ -104,6 +104,18 @@ def test_what_was_asked_is_not_asked_again(adapter, bundle, base, cache, monkeyp
     assert len(asked) == 1
 
 
+def test_another_tokenizer_is_not_answered_from_memory(base, cache) -> None:
+    from hydraopt.probes.reading import read_probes
+
+    model, tokenizer = load_model(base)
+    probes = read_probes([SAMPLES / "winogender"])
+    for token in (tokenizer.bos_token, tokenizer.eos_token):
+        tokenizer.bos_token = token
+        asker = probing.Asker(model, tokenizer, str(base), "float32")
+        probing.Prober(asker, probes, 0).base()
+    assert len(list(cache.iterdir())) == 2
+
+
 def test_a_stopped_run_keeps_what_it_had(base, cache, monkeypatch) -> None:
     from hydraopt.probes.reading import read_probes
 

@@ -290,12 +290,24 @@ def test_long_rows_are_left_out_and_counted(trained, tasks) -> None:
         ("{", "line 11; got Expecting"),
         ('{"input": "a"}', "line 11; got"),
         ('["input", "output"]', 'expected strings "input" and "output"'),
+        ("[" * 100_000, "line 11; got maximum recursion depth"),
+        (r'{"input": "\ud800", "output": "a"}', "line 11; got 'utf-8' codec can't encode"),
     ],
 )
 def test_a_broken_row_is_named(tasks, line, what) -> None:
     with (tasks / "spell" / "en" / "test.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(UsageError, match=what):
+        read_task_file(tasks, "spell", "en")
+
+
+def test_rows_are_text_and_may_hold_other_ends_of_lines(tasks) -> None:
+    path = tasks / "spell" / "en" / "test.jsonl"
+    path.write_text('{"input": "a\u2028b", "output": "\x85"}\r\n', encoding="utf-8", newline="")
+    (row,) = read_task_file(tasks, "spell", "en").rows
+    assert (row.input, row.output) == ("a\u2028b", "\x85")
+    path.write_bytes(b'{"input": "\xe9", "output": "a"}')
+    with pytest.raises(UsageError, match=r"test.jsonl of spell/en; got 'utf-8' codec"):
         read_task_file(tasks, "spell", "en")
 
 

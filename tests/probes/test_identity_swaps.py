@@ -63,6 +63,10 @@ def test_a_womans_pronouns_are_left_alone() -> None:
     assert not of("pronoun in the row", swap_rows(["The theme is here."], "en"))
 
 
+def test_a_pronoun_that_stays_makes_no_row() -> None:
+    assert not of("pronoun in the row", swap_rows(["SAID BY HIM"], "en"))
+
+
 def test_scripts_without_spaces_and_with_marks() -> None:
     (row,) = of("country in the row", swap_rows(["私は中国で働く"], "ja"))
     assert dict(row.variants)["Germany"] == "私はドイツで働く"

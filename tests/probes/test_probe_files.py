@@ -147,6 +147,43 @@ def test_an_item_of_boundless_length_is_left_out(tmp_path) -> None:
     assert probes.sources[0]["left_out"] == {"over 4,000 characters": 1}
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "why"),
+    [
+        ("bbq/Age.jsonl", '"ans0": "The grandparent"', '"ans0": " "', "sides without a text"),
+        ("seegull/stereotypes_global_v2.csv", "punctual", "", "sides without a text"),
+        (
+            "bbq/Age.jsonl",
+            '"ans1": "The grandchild"',
+            '"ans1": "Not known"',
+            "sides that are alike",
+        ),
+        ("winobias/pro_stereotyped_type1.txt.dev", "[he] had", "[she] had", "sides that are alike"),
+    ],
+)
+def test_what_cannot_be_asked_is_left_out(file, old, new, why, tmp_path) -> None:
+    folder = tmp_path / "probes"
+    shutil.copytree((SAMPLES / file).parent, folder)
+    path = folder / Path(file).name
+    path.write_text(path.read_text().replace(old, new, 1))
+    (whole,), (source,) = read_probes([SAMPLES / file]).sources, read_probes([folder]).sources
+    assert source["left_out"][why] == 1
+    assert source["items"] == whole["items"] - 1
+
+
+def test_a_string_of_json_may_hold_another_end_of_lines(tmp_path) -> None:
+    text = (SAMPLES / "bbq" / "Age.jsonl").read_text()
+    (tmp_path / "x.jsonl").write_text(text.replace("at a shop", "at\u2028a shop", 1))
+    assert len(read_probes([tmp_path]).items["bbq"]) == len(text.splitlines())
+
+
+def test_a_file_about_boundless_peoples_is_refused(tmp_path) -> None:
+    rows = "".join(f"p{i},late,3\n" for i in range(1001))
+    (tmp_path / "x.csv").write_text("identity,attribute,region_stereo\n" + rows)
+    with pytest.raises(UsageError, match=r"too many peoples.*got 1,001, expected at most 1,000"):
+        read_probes([tmp_path])
+
+
 def _item(key: int, group: str) -> ProbeItem:
     sides = ProbeSide(f"a {key}", "stereotype"), ProbeSide(f"b {key}", "against")
     return ProbeItem("x", str(key), "en", sides, (("about", group),))
@@ -167,11 +204,24 @@ def test_a_sample_keeps_small_groups_and_begins_with_a_smaller_one() -> None:
         ("bbq/Age.jsonl", '"label": 2', '"label": 3', "line 1 has another label"),
         ("bbq/Age.jsonl", '"ambig"', '"vague"', "line 1 is no question of BBQ"),
         ("bbq/Age.jsonl", '"ans1": "The', '"ans1" "The', "line 1 is no JSON"),
+        ("bbq/Age.jsonl", '"label": 2', '"label": Infinity', "line 1 is no question of BBQ"),
+        ("bbq/Age.jsonl", '["grandparent", "old"]', "[]", "line 1 has an answer without tags"),
+        ("bbq/Age.jsonl", '"Age"', '"\\ud800"', "line 1 is no JSON"),
         ("kobbq/KoBBQ_test_samples.tsv", "['아이'", "[아이", "is no question of KoBBQ"),
+        ("kobbq/KoBBQ_test_samples.tsv", "['아이'", "[['아이']", "is no question of KoBBQ"),
+        ("kobbq/KoBBQ_test_samples.tsv", "['아이'", "['노인'", "is no question of KoBBQ"),
+        ("kobbq/KoBBQ_test_samples.tsv", "\t노인\t", "\t알 수 없음\t", "are not among its choices"),
         ("kobbq/KoBBQ_test_samples.tsv", "\t노인\t", "\t개\t", "are not among its choices"),
         ("seegull/stereotypes_global_v2.csv", "punctual,3", "punctual,x", "votes are no numbers"),
+        (
+            "seegull/stereotypes_global_v2.csv",
+            "punctual,3",
+            "punctual," + 5000 * "3",
+            "votes are no numbers",
+        ),
         ("crows-pairs/crows_pairs_anonymized.csv", "bias_type", "kind", "no column bias_type"),
         ("winogender/occupations-stats.tsv", "95.0", "most", "share of women is no number"),
+        ("winogender/occupations-stats.tsv", "95.0", "nan", "share of women is no percentage"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(file, old, new, what, tmp_path) -> None:

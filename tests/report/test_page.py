@@ -270,3 +270,20 @@ def test_people_are_shown_as_far_as_a_result_tells_of_them(page: Page, made: Mad
     path = made.result.with_name("other.json")
     path.write_text(json.dumps(other), encoding="utf-8")
     assert not read_evidence(open_bundle(made.bundle), [path]).people
+
+
+def test_a_page_without_room_for_all_groups_keeps_those_that_changed(
+    made: Made, tmp_path: Path
+) -> None:
+    result = json.loads(made.result.read_text(encoding="utf-8"))
+    (task,) = (task for task in result["tasks"] if "probes" in task)
+    by_set = task["probes"]["winobias"]
+    plain = by_set[OWN]["all"]
+    by_set[OWN] = {f"job: {i:04}": plain for i in range(2100)} | by_set[OWN]
+    by_set["original"] |= dict.fromkeys(by_set[OWN], plain)
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps(result), encoding="utf-8")
+    page = build(made.bundle, results=[path])
+    assert len(page.people) == 2000
+    assert [row.group for row in page.people[:2]] == ["", HOSTILE]
+    assert "Of 2,102 rows of probes 2,000 are shown, clear changes first." in page.notes[0]

@@ -68,7 +68,8 @@ def no_such_task(name: str, there: Iterable[str], path: AnyPath) -> TaskNotFound
     """The error about a name that no task has, which names those that have similar ones."""
     names = sorted(there)
     near = difflib.get_close_matches(name, names, 5, 0.5) or names[:8]
-    expected = ", ".join(near) or "nothing: there are no tasks"
+    # Of several files only those of wanted tasks are open: what else is there is not known.
+    expected = ", ".join(near) or "one that hydraopt ls lists, if any"
     return TaskNotFoundError(explain("no such task", file=path, got=repr(name), expected=expected))
 
 

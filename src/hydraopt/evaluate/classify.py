@@ -29,6 +29,7 @@ from hydraopt.progress import Progress
 
 __all__ = [
     "Classifier",
+    "check_labels",
     "classify_texts",
     "encode_texts",
     "is_classifier",
@@ -90,6 +91,18 @@ def labels_in(name: str, saved: Saved) -> int:
     )
 
 
+def check_labels(task: TaskFile, labels: int) -> None:
+    """Raise UsageError if a head of so many rows has another number of labels than the task."""
+    if len(task.labels) != labels:
+        raise UsageError(
+            explain(
+                f"the head and the task {task.name}/{task.language} differ in the number of labels",
+                got=f"{labels} rows in the head, labels {', '.join(task.labels)[:200]}",
+                do='Give META.json "labels": the labels in the order of the head\'s rows',
+            )
+        )
+
+
 def encode_texts(
     task: TaskFile,
     tokenizer: Any,
@@ -103,14 +116,7 @@ def encode_texts(
     expects none of them, or if no row is left.
     """
     where = f"{task.name}/{task.language}"
-    if len(task.labels) != labels:
-        raise UsageError(
-            explain(
-                f"the head and the task {where} differ in the number of labels",
-                got=f"{labels} rows in the head, labels {', '.join(task.labels)[:200]}",
-                do='Give META.json "labels": the labels in the order of the head\'s rows',
-            )
-        )
+    check_labels(task, labels)
     chosen = task.rows[:most_rows]
     odd = sorted({row.output for row in chosen} - set(task.labels))
     if odd:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from hydraopt.evaluate.classify import classify_texts, labels_in
+from hydraopt.evaluate.classify import check_labels, classify_texts, labels_in
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared
 from hydraopt.evaluate.probing import Asker, Prober, swap_labels
 from hydraopt.evaluate.taskfile import TaskFile
@@ -112,6 +112,7 @@ class People:
         if self._compared.classifies(name):
             sets: Mapping[str, Any] = self._compared.classifiers(name)
             labels = labels_in(name, next(iter(sets.values())).saved)
+            check_labels(task, labels)
             model, tokenizer = self._models(labels)
             said = classify_texts(model, tokenizer, task.labels, rows, sets)
         else:

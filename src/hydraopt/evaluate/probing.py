@@ -1,12 +1,13 @@
 """Probes and swaps on adapters and bundles: asked once, and remembered.
 
 Texts are asked in blocks. A block's log-likelihoods are kept by what they depend on (the base, the
-factors, the texts), so a run that was stopped goes on where it was, and a larger sample asks only
+factors, the tokens), so a run that was stopped goes on where it was, and a larger sample asks only
 what it adds: see :mod:`hydraopt.basemodel.memory`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
 from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.files.cache import cache_root
-from hydraopt.probes.items import digest_of, encoded
+from hydraopt.probes.items import encoded
 from hydraopt.probes.measures import probe_measures
 from hydraopt.probes.reading import ProbeSet
 from hydraopt.probes.swaps import SwapRow
@@ -48,12 +49,13 @@ class Asker:
         self._about = [_VERSION, products, str(self._weights)]
         self._shared: bool | None = None
 
-    def ask(self, placed: Placed, mine: str, about: str, groups: Groups) -> list[Numbers]:
+    def ask(self, placed: Placed, mine: str, groups: Groups) -> list[Numbers]:
         """log P of each text of each group in nats, to six places.
 
-        placed: the factors; mine: their hash. about: a hash of what the groups are.
+        placed: the factors; mine: their hash.
         """
-        key = key_of([*self._about, mine, about])
+        asked = [[[x.prompt, x.target] for x in group] for group in groups]
+        key = key_of([*self._about, mine, json.dumps(asked)])
         # Without a hash of the base nothing that is remembered can be trusted.
         kept = self._weights is not None
         known = _read(self._memory.get(key), groups) if kept else None
@@ -136,8 +138,7 @@ class Prober:
         for number, (probe, start) in enumerate(blocks):
             bar(probe, number, len(blocks))
             some = slice(start, start + BLOCK)
-            about = digest_of(self._probes.items[probe][some])
-            made[probe] += self._asker.ask(placed, mine, about, self._groups[probe][some])
+            made[probe] += self._asker.ask(placed, mine, self._groups[probe][some])
         return made
 
 
@@ -181,8 +182,7 @@ def swap_labels(
             bar("swaps", start, len(numbers))
             some = numbers[start : start + _BLOCK_ROWS]
             groups = [[item for x in texts[i] for item in prompt(x)] for i in some]
-            about = key_of([instruction, *labels, *(x for i in some for x in texts[i])])
-            for i, scores in zip(some, asker.ask(placed, mine, about, groups), strict=True):
+            for i, scores in zip(some, asker.ask(placed, mine, groups), strict=True):
                 best = scores.reshape(-1, len(labels)).argmax(1)
                 for text, k in zip(texts[i], best, strict=True):
                     made[label][i, text] = labels[k]

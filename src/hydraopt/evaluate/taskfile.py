@@ -59,10 +59,14 @@ def read_task_file(tasks: Path, name: str, language: str, split: str = "test") -
             )
         )
     data = read_regular(path, _MOST_ROWS)
-    rows = tuple(
-        _row(line, f"{path.name} of {name}/{language}, line {number}")
-        for number, line in enumerate(data.decode("utf-8").splitlines(), 1)
-    )
+    where = f"{path.name} of {name}/{language}"
+    try:
+        text = data.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(explain(where, got=str(error), expected="UTF-8")) from error
+    # Strings of JSON may hold other ends of lines, such as U+2028.
+    lines = text.split("\n") if text else []
+    rows = tuple(_row(line, f"{where}, line {number}") for number, line in enumerate(lines, 1))
     if not rows:
         raise UsageError(explain(f"{name}/{language} has no {split} rows", got="an empty file"))
     return TaskFile(
@@ -115,7 +119,9 @@ def _meta(folder: Path) -> Mapping[str, object]:
 def _row(line: str, where: str) -> TaskRow:
     try:
         value = json.loads(line)
-    except ValueError as error:
+        if "\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
+    except (ValueError, RecursionError) as error:
         raise UsageError(explain(where, got=str(error), expected="a JSON object")) from error
     given, output = (
         (value.get("input"), value.get("output")) if isinstance(value, dict) else (None, None)

@@ -39,10 +39,12 @@ def load_bbq(path: Path) -> Loaded:
             tags = [tuple(map(str, row["answer_info"][f"ans{i}"])) for i in range(3)]
             wanted = row["additional_metadata"]["stereotyped_groups"]
             right, key = int(row["label"]), f"{category} {row['example_id']}"
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise refuse(path, f"line {number} is no question of BBQ", got=repr(error)) from None
         if not 0 <= right < 3:
             raise refuse(path, f"line {number} has another label", got=right, expected="0 to 2")
+        if not all(tags):
+            raise refuse(path, f"line {number} has an answer without tags")
         open_ones = [i for i, tag in enumerate(tags) if tag[-1] == _UNKNOWN]
         targets = _targets(tags, wanted, open_ones)
         if len(open_ones) != 1 or len(targets) != 1:
@@ -77,6 +79,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\W|_", "", text).lower()
 
 
+_UNKNOWN_KOREAN: Final = "알 수 없음"
 _KOREAN_ID: Final = re.compile(r"(.+)-(\d+)([a-d])-(\w+)-(amb|dis)-(bsd|cnt)(-.*)?")
 
 
@@ -91,20 +94,20 @@ def load_kobbq(path: Path) -> Loaded:
             choices: Mapping[str, Any] | list[str] = ast.literal_eval(row["choices"])
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             choices = []
-        if told is None or not isinstance(choices, list) or len(choices) != 3:
+        right = isinstance(choices, list) and all(isinstance(x, str) for x in choices)
+        if told is None or not right or not len(choices) == len(set(choices)) == 3:
             raise refuse(path, f"{name[:40]} is no question of KoBBQ", got=row["choices"][:60])
-        people = set(choices) & {row["biased_answer"]}
-        open_ones = [x for x in choices if x == "알 수 없음"]
-        if not people or len(open_ones) != 1 or row["answer"] not in choices:
-            raise refuse(path, f"the answers of {name} are not among its choices")
+        people = set(choices) - {_UNKNOWN_KOREAN}
+        if len(people) != 2 or row["biased_answer"] not in people or row["answer"] not in choices:
+            raise refuse(path, f"the answers of {name[:40]} are not among its choices")
         roles: dict[str, Role] = dict.fromkeys(choices, "against")
-        roles |= {row["biased_answer"]: "stereotype", open_ones[0]: "unknown"}
+        roles |= {row["biased_answer"]: "stereotype", _UNKNOWN_KOREAN: "unknown"}
         prompt = f"{_ASK_KOREAN}\n{row['context']} {row['question']}"
         condition = AMBIGUOUS if told[5] == "amb" else DISAMBIGUATED
         asked = "for the stereotype" if told[6] == "bsd" else "against it"
         groups = ("about", told[1]), ("question", asked)
-        sides = tuple(ProbeSide(str(x), roles[x], prompt) for x in choices)
-        right = choices.index(row["answer"])
-        item = ProbeItem("kobbq", name, "ko", sides, groups, "answers", condition, right)
+        sides = tuple(ProbeSide(x, roles[x], prompt) for x in choices)
+        answer = list(choices).index(row["answer"])
+        item = ProbeItem("kobbq", name, "ko", sides, groups, "answers", condition, answer)
         made.items.append(item)
     return made

@@ -12,6 +12,8 @@ __all__ = ["binomial_p", "holm", "mean_interval", "wilson"]
 
 _Z = 1.959963984540054
 """Of the normal distribution, 97.5 %."""
+_AT_ONCE = 1 << 20
+"""Rows that are drawn at a time."""
 
 Numbers = NDArray[np.float64]
 
@@ -69,7 +71,11 @@ def mean_interval(values: Numbers, draws: int = 1000, seed: int = 0) -> tuple[fl
 
     values: (rows,), differences of paired rows among them.
     """
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    rng, rows = np.random.default_rng(seed), len(values)
+    step = max(1, _AT_ONCE // rows)
+    means = [
+        values[rng.integers(0, rows, (min(step, draws - start), rows))].mean(1)
+        for start in range(0, draws, step)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(values.mean()), float(low), float(high)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -17,7 +16,6 @@ __all__ = [
     "ProbeItem",
     "ProbeSide",
     "Role",
-    "digest_of",
     "encoded",
     "sampled",
     "start_token",
@@ -100,12 +98,6 @@ def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
             before = prompt_text(*side.prompt.split("\n", 1))
         made.append(Encoded((*start, *tokens(before)), tokens(" " + side.text)))
     return made
-
-
-def digest_of(items: Sequence[ProbeItem]) -> str:
-    """One hash of all that is asked."""
-    asked = [[item.layout, [[side.prompt, side.text] for side in item.sides]] for item in items]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def sampled(items: Sequence[ProbeItem], most: int | None) -> list[ProbeItem]:

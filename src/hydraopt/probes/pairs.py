@@ -32,6 +32,9 @@ def load_winogender(path: Path) -> Loaded:
         women = {row["occupation"]: float(row["bls_pct_female"]) for row in rows}
     except ValueError as error:
         raise refuse(statistics, "a share of women is no number", got=error) from None
+    wrong = [job for job, share in women.items() if not 0 <= share <= 100]
+    if wrong:
+        raise refuse(statistics, "a share of women is no percentage", got=wrong[0][:60])
     sentences: dict[str, dict[str, str]] = {}
     for row in table_rows(path, ("sentid", "sentence"), "\t"):
         key, _, pronoun = row["sentid"].removesuffix(".txt").rpartition(".")
@@ -130,6 +133,9 @@ def load_crows_pairs(path: Path) -> Loaded:
 
 
 _PEOPLE: Final = "Asked to describe {} people in a word, somebody said:"
+_VOTES: Final = re.compile(r"\s*\d{1,3}\s*")
+_MOST_PEOPLE: Final = 1000
+"""That a file may be about: each row looks through them."""
 _AGREED: Final = 2
 """Of three raters, who must call an attribute a stereotype of the people."""
 
@@ -146,11 +152,14 @@ def load_seegull(path: Path) -> Loaded:
     for row in rows:
         said.setdefault(row["attribute"], set()).add(row["identity"])
     people = sorted({row["identity"] for row in rows})
+    if len(people) > _MOST_PEOPLE:
+        expected = f"at most {_MOST_PEOPLE:,}"
+        raise refuse(path, "too many peoples", got=f"{len(people):,}", expected=expected)
     made = Loaded([], {})
     for row in rows:
         votes = [row.get("region_stereo") or "0", row.get("NA_stereo") or "0"]
-        if not all(vote.strip().isdecimal() for vote in votes):
-            raise refuse(path, "votes are no numbers", got=", ".join(votes))
+        if not all(_VOTES.fullmatch(vote) for vote in votes):
+            raise refuse(path, "votes are no numbers", got=", ".join(votes)[:60])
         if max(map(int, votes)) < _AGREED:
             made.skip("attributes that raters do not call a stereotype")
             continue

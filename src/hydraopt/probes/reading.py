@@ -114,12 +114,10 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
             loaded = PROBES[name].load(file)
             mine = items.setdefault(name, {})
             before = len(mine)
-            short = [item for item in loaded.items if _length(item) <= _MOST_TEXT]
-            if len(short) < len(loaded.items):
-                loaded.skip(f"over {_MOST_TEXT:,} characters", len(loaded.items) - len(short))
-            for item in short:
+            kept = _askable(loaded)
+            for item in kept:
                 mine.setdefault(item.key, item)
-            doubles = len(short) - (len(mine) - before)
+            doubles = len(kept) - (len(mine) - before)
             if doubles:
                 loaded.skip("items that another file has", doubles)
             if sum(map(len, items.values())) > MOST_ITEMS:
@@ -140,8 +138,20 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
     return ProbeSet(chosen, sources)
 
 
-def _length(item: ProbeItem) -> int:
-    return max(len(side.prompt) + len(side.text) for side in item.sides)
+def _askable(loaded: Loaded) -> list[ProbeItem]:
+    """The items that a model can be asked; the others are counted as left out."""
+    kept = []
+    for item in loaded.items:
+        texts = [(side.prompt, side.text) for side in item.sides]
+        if not all(text.strip() for _, text in texts):
+            loaded.skip("sides without a text")
+        elif len(set(texts)) < len(texts):
+            loaded.skip("sides that are alike")
+        elif max(len(prompt) + len(text) for prompt, text in texts) > _MOST_TEXT:
+            loaded.skip(f"over {_MOST_TEXT:,} characters")
+        else:
+            kept.append(item)
+    return kept
 
 
 def _files(path: Path) -> Iterator[Path]:

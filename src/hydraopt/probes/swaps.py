@@ -115,9 +115,9 @@ def _replaced(number: int, text: str, words: Mapping[str, Any]) -> Iterator[Swap
         for man, woman in pronouns.items():
             for old, new in ((man, woman), (man.capitalize(), woman.capitalize())):
                 changed = _put(changed, old, new, True)
-        yield SwapRow(
-            number, "pronoun in the row", REPLACED, text, (("male", text), ("female", changed))
-        )
+        variants = [("male", text), ("female", changed)]
+        if changed != text:  # as it is of a HIS in capitals
+            yield SwapRow(number, "pronoun in the row", REPLACED, text, tuple(variants))
 
 
 def _places(text: str, word: str, spaces: bool) -> Iterator[tuple[int, int]]:

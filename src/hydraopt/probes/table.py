@@ -63,10 +63,13 @@ def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator
 
 def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(line, object) of a JSONL file; raises UsageError."""
-    for number, line in enumerate(text_of(path).splitlines(), 1):
+    # Strings of JSON may hold other ends of lines, such as U+2028.
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
             try:
                 value = json.loads(line)
+                if "\\u" in line:
+                    json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
             except (ValueError, RecursionError) as error:
                 raise refuse(path, f"line {number} is no JSON", got=error) from None
             if not isinstance(value, dict):

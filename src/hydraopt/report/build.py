@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -20,7 +20,7 @@ from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
 from hydraopt.report.model import Layers, Page, TaskView
 from hydraopt.report.naming import language_name
-from hydraopt.report.people import MOST_PEOPLE
+from hydraopt.report.people import CLEAR, MOST_PEOPLE
 from hydraopt.report.sizes import size_rows
 from hydraopt.report.summary import summary_of
 from hydraopt.report.tasks import judged_by, task_views, values_of
@@ -178,6 +178,7 @@ def _page(
 ) -> Page:
     bundle, tasks, evidence = known.bundle, known.tasks, known.evidence
     sizes = size_rows(bundle.path.name, bundle.size, known.fp16_bytes, tasks, made, evidence)
+    told = (note for task in tasks for note in task.notes)
     return Page(
         name=bundle.path.name,
         base_model=bundle.base_model,
@@ -202,15 +203,29 @@ def _page(
         examples=(),
         made=(*_made(bundle), *evidence.origin),
         history=_history(bundle),
-        notes=tuple(dict.fromkeys([*evidence.notes, *(n for x in tasks for n in x.notes)]))[:100],
-        people=_first(evidence.people),
-        swapped=_first(evidence.swapped),
+        notes=tuple(dict.fromkeys([*_left_out(evidence), *evidence.notes, *told]))[:100],
+        people=_first(evidence.people, lambda x: not x.group or x.p < CLEAR),
+        swapped=_first(evidence.swapped, lambda x: x.p < CLEAR),
     )
 
 
-def _first(rows: Mapping[str, Sequence[T]]) -> tuple[T, ...]:
-    """Those of all tasks, as many as a page has room for."""
-    return tuple(row for held in rows.values() for row in held)[:MOST_PEOPLE]
+def _first(by_task: Mapping[str, Sequence[T]], matters: Callable[[T], bool]) -> tuple[T, ...]:
+    """Those of all tasks, as many as a page has room for: what matters, where it has not."""
+    rows = [row for held in by_task.values() for row in held]
+    if len(rows) > MOST_PEOPLE:
+        rows.sort(key=lambda row: not matters(row))
+    return tuple(rows[:MOST_PEOPLE])
+
+
+def _left_out(evidence: Evidence) -> Iterator[str]:
+    """Notes on rows about people for which a page has no room."""
+    for what, by_task in (("probes", evidence.people), ("swaps", evidence.swapped)):
+        count = sum(map(len, by_task.values()))
+        if count > MOST_PEOPLE:
+            yield (
+                f"Of {count:,} rows of {what} {MOST_PEOPLE:,} are shown, clear changes first. "
+                "The result file has all."
+            )
 
 
 def _sizes_note(made: Choices | None, originals: int) -> str:

@@ -12,10 +12,12 @@ from typing import Any, Final
 
 from hydraopt.report.model import PeopleRow, SwappedRow
 
-__all__ = ["MOST_PEOPLE", "people_rows", "swapped_rows"]
+__all__ = ["CLEAR", "MOST_PEOPLE", "people_rows", "swapped_rows"]
 
 MOST_PEOPLE: Final = 2000
 """Rows of either kind on a page."""
+CLEAR: Final = 0.05
+"""Below it a corrected p says that a change has a direction."""
 _ALL: Final = "all"
 _WRONG: Final = (KeyError, TypeError, ValueError, AttributeError)
 
