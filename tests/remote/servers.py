@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -78,6 +79,14 @@ class Web:
         return Reply(number, path, (first, last), 206, headers, data[first : last + 1])
 
 
+class _Silent(ThreadingHTTPServer):
+    """Says nothing of a connection that whoever asked has closed."""
+
+    def handle_error(self, *_: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            raise
+
+
 @contextmanager
 def web_server(folder: Path) -> Iterator[Web]:
     web = Web(folder)
@@ -103,7 +112,7 @@ def web_server(folder: Path) -> Iterator[Web]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Silent(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     web.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

@@ -37,8 +37,14 @@ async function compile(wasm) {
   return WebAssembly.compile(await answer.arrayBuffer());
 }
 
+/* A folder's index says what its task files say; whoever gives all files of a folder gives it too. */
+function isIndex(from) {
+  const name = typeof from === "string" || from instanceof URL ? String(from) : from?.name;
+  return /(^|\/)tasks\.index\.safetensors$/.test(name?.split(/[?#]/)[0] ?? "");
+}
+
 export async function openBundle(from, options = {}) {
-  const given = Array.isArray(from) ? from : [from];
+  const given = Array.isArray(from) ? from.filter((x) => !isIndex(x)) : [from];
   const sources = await Promise.all(given.map((x) => Source.of(x, options)));
   const bundle = new Bundle(sources, options);
   await bundle.start(await moduleOf(options.wasm));
