@@ -103,9 +103,9 @@ def web_server(folder: Path) -> Iterator[Web]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            web.sent += len(reply.body)  # before whoever asked can look
             with suppress(ConnectionError):  # who asks only whether it is there has gone
                 self.wfile.write(reply.body)
-            web.sent += len(reply.body)
             if reply.cut:
                 self.close_connection = True
 
