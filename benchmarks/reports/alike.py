@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import ALIKE
-from benchmarks.reports.scores import drops, row_of, scored_tasks
+from benchmarks.reports.scores import dropped, grouped, row_of, scored_tasks
 from benchmarks.reports.tables import table
 
 __all__ = ["SECTIONS"]
@@ -22,19 +22,6 @@ _KEYS = ("task", "language")
 def _changed(result: Result, label: str) -> dict[str, float]:
     """By adapter, answers that change, in percent."""
     return {x["adapter"]: x["results"][label]["changed_pct"] for x in scored_tasks(result, label)}
-
-
-def _lost(result: Result, label: str) -> dict[str, float]:
-    return {name: drop for name, (drop, _) in drops(result, label).items()}
-
-
-def _grouped(result: Result, values: Mapping[str, float], key: str) -> dict[str, float]:
-    """Mean over the tasks of each group."""
-    groups: dict[str, list[float]] = {}
-    for task in result["tasks"]:
-        if task["adapter"] in values:
-            groups.setdefault(task[key], []).append(values[task["adapter"]])
-    return {name: float(np.mean(mine)) for name, mine in sorted(groups.items())}
 
 
 def _methods(file: str, result: Result) -> str:
@@ -61,8 +48,8 @@ def _methods(file: str, result: Result) -> str:
 def _spread(result: Result, key: str) -> str:
     labels = list(result["methods"])
     columns = [
-        _grouped(result, values(result, label), key)
-        for values in (_lost, _changed)
+        grouped(result, values(result, label), key)
+        for values in (dropped, _changed)
         for label in labels
     ]
     rows = [[k, *(f"{column[k]:.1f}" for column in columns)] for k in columns[0]]

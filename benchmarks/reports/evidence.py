@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports import pictures
-from benchmarks.reports.scores import drops, headline, result_files, scored_tasks
+from benchmarks.reports.scores import dropped, grouped, headline, result_files, scored_tasks
 from benchmarks.reports.tables import CHANGED, MISSING, changed, table, wrapped
 
 _SUMMARY = ("52%", "10%", "5%", "2%")
@@ -125,15 +123,6 @@ def chance() -> str:
     return table(heads, lines)
 
 
-def _grouped(result: Result, label: str, key: str) -> dict[str, float]:
-    lost = drops(result, label)
-    groups: dict[str, list[float]] = {}
-    for task in result["tasks"]:
-        if task["adapter"] in lost:
-            groups.setdefault(task[key], []).append(lost[task["adapter"]][0])
-    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
-
-
 def _labels(plan: Result, sizes: Sequence[str]) -> list[str]:
     return [label for label, m in plan["methods"].items() if m["setting"] in sizes]
 
@@ -149,7 +138,7 @@ def fairness() -> str:
         )
         titles = [f"{r['methods'][x]['method']} {r['methods'][x]['setting']}" for r, x in found]
         for key in ("task", "language"):
-            columns = [_grouped(result, label, key) for result, label in found]
+            columns = [grouped(result, dropped(result, label), key) for result, label in found]
             rows = [[k, *(f"{column[k]:.2f}" for column in columns)] for k in columns[0]]
             spread = [f"{max(c.values()) - min(c.values()):.2f}" for c in columns]
             rows.append(["best to worst", *spread])

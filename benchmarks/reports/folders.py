@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.common import SPEED
@@ -11,13 +12,26 @@ from benchmarks.reports.tables import table, wrapped
 __all__ = ["SECTIONS", "block"]
 
 
-def block(result: dict[str, Any]) -> str:
+Row = dict[str, Any]
+
+
+def block(result: Row) -> str:
     """From a result of ``python -m benchmarks.speed folders``."""
     of = {
         what: [row for row in result["rows"] if row["what"] == what]
         for what in ("folder", "store", "explore")
     }
-    steps = [
+    return "\n".join(
+        [*_opened(of["folder"]), *_added(of["folder"], of["explore"]), *_fetched(of["store"])]
+    )
+
+
+def _opened(rows: Sequence[Row]) -> tuple[str, str]:
+    about = wrapped(
+        "Copies of the examples' tasks under other names. CPU seconds on a machine that others "
+        "used as well; bytes are those that the process reads and writes."
+    )
+    lines = [
         [
             f"{row['tasks']:,}",
             f"{row['index']:,}",
@@ -27,9 +41,18 @@ def block(result: dict[str, Any]) -> str:
             f"{row['task']['seconds']:.3f}",
             f"{row['task']['read']:,}",
         ]
-        for row in of["folder"]
+        for row in rows
     ]
-    added = [
+    heads = ["tasks", "index, bytes", "open, s", "`ls`, s", "open without index, s"]
+    return about, table([*heads, "open for one task, s", "bytes read"], lines)
+
+
+def _added(rows: Sequence[Row], explored: Sequence[Row]) -> tuple[str, str]:
+    about = wrapped(
+        "One task more: bytes without those of the index, which is read and written as well. "
+        "Then the start of `hydraopt explore`, and its first view by the clock."
+    )
+    lines = [
         [
             f"{row['tasks']:,}",
             f"{row['add']['seconds']:.2f}",
@@ -38,9 +61,18 @@ def block(result: dict[str, Any]) -> str:
             f"{shown['start_cpu']:.1f}",
             f"{shown['drawn_ms'] / 1000:.2f}",
         ]
-        for row, shown in zip(of["folder"], of["explore"], strict=True)
+        for row, shown in zip(rows, explored, strict=True)
     ]
-    stores = [
+    heads = ["tasks", "`add`, s", "bytes read", "bytes written", "`explore` starts, s"]
+    return about, table([*heads, "first view, s"], lines)
+
+
+def _fetched(rows: Sequence[Row]) -> tuple[str, str]:
+    about = wrapped(
+        "Over the network with an empty cache, to open the folder and then to use one task. `more` "
+        "is what came beyond core and task: the index, the listing, the heads of answers."
+    )
+    lines = [
         [
             row["store"],
             f"{row['tasks']:,}",
@@ -49,41 +81,10 @@ def block(result: dict[str, Any]) -> str:
             str(row["task"]["requests"]),
             f"{row['open']['wire'] + row['task']['wire'] - row['needed']:,}",
         ]
-        for row in of["store"]
+        for row in rows
     ]
-    about = wrapped(
-        "Copies of the examples' tasks under other names. CPU seconds on a machine that others "
-        "used as well; bytes are those that the process reads and writes."
-    )
-    kept = wrapped(
-        "One task more: bytes without those of the index, which is read and written as well. "
-        "Then the start of `hydraopt explore`, and its first view by the clock."
-    )
-    told = wrapped(
-        "Over the network with an empty cache, to open the folder and then to use one task. `more` "
-        "is what came beyond core and task: the index, the listing, the heads of answers."
-    )
-    return "\n".join(
-        (
-            about,
-            table(
-                ["tasks", "index, bytes", "open, s", "`ls`, s", "open without index, s",
-                 "open for one task, s", "bytes read"],
-                steps,
-            ),
-            kept,
-            table(
-                ["tasks", "`add`, s", "bytes read", "bytes written", "`explore` starts, s",
-                 "first view, s"],
-                added,
-            ),
-            told,
-            table(
-                ["store", "tasks", "requests to open", "bytes", "requests for a task", "more"],
-                stores,
-            ),
-        )
-    )  # fmt: skip
+    heads = ["store", "tasks", "requests to open", "bytes", "requests for a task", "more"]
+    return about, table(heads, lines)
 
 
 def _result() -> dict[str, Any]:

@@ -22,7 +22,9 @@ __all__ = [
     "NO_DROP",
     "SURE",
     "best_seen",
+    "dropped",
     "drops",
+    "grouped",
     "grown",
     "headline",
     "mean_drop",
@@ -93,6 +95,20 @@ def drops(result: Result, label: str) -> dict[str, tuple[float, float]]:
                 100 * change["deviation"] / original,
             )
     return found
+
+
+def dropped(result: Result, label: str) -> dict[str, float]:
+    """By adapter, the drop alone."""
+    return {name: drop for name, (drop, _) in drops(result, label).items()}
+
+
+def grouped(result: Result, values: Mapping[str, float], key: str) -> dict[str, float]:
+    """Means of what adapters have, over the tasks of each group. key: "task" or "language"."""
+    groups: dict[str, list[float]] = {}
+    for task in result["tasks"]:
+        if task["adapter"] in values:
+            groups.setdefault(task[key], []).append(values[task["adapter"]])
+    return {name: sum(mine) / len(mine) for name, mine in sorted(groups.items())}
 
 
 def mean_drop(lost: Mapping[str, tuple[float, float]]) -> tuple[float, float]:

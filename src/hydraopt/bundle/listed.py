@@ -14,7 +14,7 @@ from hydraopt.bundle.spec import TaskEntry
 from hydraopt.bundle.strictjson import amount, bad, check, natural
 from hydraopt.errors import UsageError
 
-__all__ = ["ROW_DEFAULTS", "ListedTask", "listed_in", "listed_task"]
+__all__ = ["ROW_DEFAULTS", "ListedTask", "listed_file", "listed_in", "listed_task"]
 
 _SETTINGS: Final = ("peft_type", "task_type", "use_dora")
 _LONGEST: Final = 64
@@ -91,6 +91,12 @@ def listed_task(task: TaskEntry, config: Mapping[str, Any], own: int, carried: i
         task.added,
         {key: config[key] for key in _SETTINGS if key in config and _is_kept(config[key])},
     )
+
+
+def listed_file(task: TaskEntry, config: Mapping[str, Any], sizes: Mapping[str, int]) -> ListedTask:
+    """The row of a task in a file of its own. sizes: bytes of the file's tensors, by name."""
+    carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
+    return listed_task(task, config, sizes.get("task/0", 0), carried)
 
 
 def listed_in(opened: Opened) -> list[ListedTask]:

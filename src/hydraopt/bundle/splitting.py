@@ -13,11 +13,12 @@ from hydraopt.bundle.beside import folded, only_core, parts_beside, task_file_na
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, INDEX_NAME, TASK, TASK_SUFFIX
 from hydraopt.bundle.index import IndexedFile, md5_of, write_index
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
-from hydraopt.bundle.listed import listed_task
+from hydraopt.bundle.listed import listed_file
 from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
+from hydraopt.files.aside import sizes_of
 from hydraopt.files.folders import entry_of, files_in, is_folder, remove_file
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import replaced_folder, write_new
@@ -123,9 +124,8 @@ def _indexed(
     """A task file that was written, for the index."""
     bundle = bundle[task].bundle
     entry = bundle[task].entry
-    sizes = dict(zip(packed.names, map(len, packed.payload), strict=True))
-    carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
-    row = listed_task(entry, bundle.manifest.configs[entry.config], sizes.get("task/0", 0), carried)
+    sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
+    row = listed_file(entry, bundle.manifest.configs[entry.config], sizes)
     now = entry_of(place)
     md5 = md5_of(packed.pieces(library))
     return IndexedFile(place.name, now.size or 0, task, row, now.mark, md5)

@@ -11,7 +11,7 @@ from hydraopt.bundle.apart import OpenTask, core_of, open_parts
 from hydraopt.bundle.beside import entries_beside, is_task_name, of_tasks
 from hydraopt.bundle.container import CORE, CORE_SUFFIX
 from hydraopt.bundle.index import IndexedFile, as_indexed, read_index, write_index
-from hydraopt.bundle.listed import listed_task
+from hydraopt.bundle.listed import listed_file
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.errors import BundleFormatError
 from hydraopt.files.answers import Entry
@@ -99,8 +99,7 @@ def _read_into(made: TaskFiles, folder: AnyPath, entries: Sequence[Entry], core:
 
 
 def _indexed(part: OpenTask, entry: Entry) -> IndexedFile:
-    task, sizes = part.manifest.tasks[0], part.file.sizes
-    carried = sum(size for name, size in sizes.items() if name.startswith("carried/"))
-    row = listed_task(task, part.manifest.configs[task.config], sizes.get("task/0", 0), carried)
+    task = part.manifest.tasks[0]
+    row = listed_file(task, part.manifest.configs[task.config], part.file.sizes)
     # The mark is of the listing, from before the file was read: a later change shows.
     return IndexedFile(entry.name, part.file.size, row.name, row, entry.mark)

@@ -21,7 +21,7 @@ from hydraopt.bundle.spec import Manifest, TaskEntry, default_key
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.tensors import checksum
 from hydraopt.coding.version import VERSION
-from hydraopt.files.aside import Chosen
+from hydraopt.files.aside import Chosen, sizes_of
 from hydraopt.files.cache import remote_cache
 from hydraopt.files.url import is_url
 from hydraopt.files.writing import write_atomically
@@ -127,7 +127,7 @@ class PackedBundle:
     def size(self) -> int:
         """Exact bytes of the file, known without hashing or writing anything."""
         head = self._head(_library(), ["0" * _DIGITS] * len(self.payload))
-        return len(head) + sum(map(len, self.payload))
+        return len(head) + sum(sizes_of(self.payload))
 
     def write(self, path: str | os.PathLike[str], library: str | None = None) -> int:
         """Write the file and return its size; atomic, as :func:`write_bundle`."""
@@ -156,8 +156,8 @@ class PackedBundle:
 
     def _head(self, library: str, digests: Sequence[str]) -> bytes:
         tensors = [
-            (name, "U8", (len(data),), len(data))
-            for name, data in zip(self.names, self.payload, strict=True)
+            (name, "U8", (size,), size)
+            for name, size in zip(self.names, sizes_of(self.payload), strict=True)
         ]
         about = dict(self.metadata)
         if self.has_library:
@@ -182,8 +182,7 @@ def pack_bundle(
     packed = deflate(text)
     check_text(len(text), len(packed))
     carried = sum(map(len, blobs))
-    # One after another: streams are read from where they lie.
-    check_manifest(value, len(packed) + len(shared) + sum(map(len, streams)) + carried)
+    check_manifest(value, len(packed) + len(shared) + sum(sizes_of(streams)) + carried)
     check_blobs(manifest.blobs, carried)
     names = tensor_names(len(streams), len(blobs))
     payload = Chosen(*((x, range(len(x))) for x in ((packed, shared), streams, blobs)))

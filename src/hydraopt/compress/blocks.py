@@ -17,6 +17,9 @@ from typing import Final, Protocol
 import numpy as np
 
 from hydraopt.compress.core import (
+    MOST_DIRECTIONS,
+    ROUNDS,
+    SPARE,
     CoreStore,
     Decomposed,
     FactorReader,
@@ -41,7 +44,6 @@ the vectors' products with one another; with more, these would be larger than th
 _EXACT: Final = 1024
 """Vectors up to this length have their scatter added up; of longer ones the strongest directions
 are found, by rounds over all blocks."""
-_MOST_DIRECTIONS, _SPARE, _ROUNDS = 512, 32, 3
 
 _ASIDE: Final = 4 << 30
 """Bytes of vectors that a worker keeps in a temporary file."""
@@ -172,7 +174,7 @@ class WideCore:
     @property
     def spaces_nbytes(self) -> int:
         """Bytes of the shared spaces, at most."""
-        most = {n: n if n <= _EXACT else _MOST_DIRECTIONS for n in (self.m, self.n)}
+        most = {n: n if n <= _EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
         return sum(4 * n * most[n] for n in (self.m, self.n))
 
 
@@ -203,10 +205,10 @@ class _Scatter:
 class _Strongest:
     """The strongest directions of one side, by rounds of ``sum_b X_b (X_b^T Y)``."""
 
-    rounds = _ROUNDS + 1
+    rounds = ROUNDS + 1
 
     def __init__(self, length: int) -> None:
-        shape = length, min(_MOST_DIRECTIONS + _SPARE, length)
+        shape = length, min(MOST_DIRECTIONS + SPARE, length)
         probe = np.random.default_rng(0).standard_normal(shape)
         self._range, self._sum = np.linalg.qr(probe)[0], np.zeros(shape)
         self._round = 0
@@ -228,7 +230,7 @@ class _Strongest:
     def space(self, unit: float) -> WideSpace:
         """As of _Scatter, and the strongest alone."""
         energy, turn = np.linalg.eigh(self._small)
-        strong = slice(-_MOST_DIRECTIONS, None)
+        strong = slice(-MOST_DIRECTIONS, None)
         return _wide(energy[strong], self._range @ turn[:, strong], unit)
 
 

@@ -22,7 +22,10 @@ from hydraopt.linalg.shapes import Array, Factors, Thin
 from hydraopt.linalg.stack import thin_stack
 
 __all__ = [
+    "MOST_DIRECTIONS",
     "ROOM",
+    "ROUNDS",
+    "SPARE",
     "CoreStore",
     "Decomposed",
     "FactorReader",
@@ -36,7 +39,7 @@ __all__ = [
 
 _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
-_MOST_DIRECTIONS = 512
+MOST_DIRECTIONS = 512
 """Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
 _ENOUGH = 256
 """From so many vectors on, what they have in common by chance is known well enough to compare."""
@@ -48,7 +51,7 @@ _FAINT = 1e-6
 """Of the largest weighted singular value: coordinates of fainter vectors are multiplied out."""
 _TOGETHER = 1 << 20
 """Numbers of the tasks that are decomposed at once, about."""
-_SPARE, _ROUNDS = 32, 3
+SPARE, ROUNDS = 32, 3
 """Directions tried beyond those asked for, and power iterations, of the randomised method."""
 
 ROOM = 256 << 20
@@ -168,13 +171,13 @@ def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
     n, size = stacked.shape
     unit = float(d.max()) or 1.0  # Any weight is allowed, and its square need not be a float32.
     x = stacked * (d / unit).astype(np.float32)
-    tried = min(_MOST_DIRECTIONS + _SPARE, n, size)
+    tried = min(MOST_DIRECTIONS + SPARE, n, size)
     probe = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
-    back = dominant_range(lambda rows: x @ rows, lambda left: x.T @ left, probe, _ROUNDS)[1]
+    back = dominant_range(lambda rows: x @ rows, lambda left: x.T @ left, probe, ROUNDS)[1]
     rows = np.linalg.qr(back)[0]
     image = (x @ rows).astype(np.float64)
     energy, turn = np.linalg.eigh(image.T @ image)
-    return energy[-_MOST_DIRECTIONS:] * unit**2, rows @ turn[:, -_MOST_DIRECTIONS:]
+    return energy[-MOST_DIRECTIONS:] * unit**2, rows @ turn[:, -MOST_DIRECTIONS:]
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ class ModuleCore:
     def spaces_nbytes(self) -> int:
         """Bytes of the shared spaces' matrices, at most."""
         size = sum(s.size for s in self.s)
-        most = {n: n if min(n, size) <= _EXACT else _MOST_DIRECTIONS for n in (self.m, self.n)}
+        most = {n: n if min(n, size) <= _EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
         return sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple, overload
 
-__all__ = ["Aside", "Chosen", "Laid", "Place"]
+__all__ = ["Aside", "Chosen", "Laid", "Place", "sizes_of"]
 
 _MOST: Final = 8 << 20
 """Bytes that stay in memory."""
@@ -89,14 +89,13 @@ def _fill(file: io.BytesIO | io.FileIO, start: int, data: bytes | memoryview) ->
         rest = rest[file.write(rest) :]
 
 
-class Laid(Sequence[bytes]):
-    """Byte strings that lie in a file, each read when it is asked for, and never kept."""
+class _Read(Sequence[bytes]):
+    """Byte strings that are read when they are asked for, and whose sizes are known without."""
 
-    def __init__(self, aside: Aside, places: Sequence[Place]) -> None:
-        self._aside, self._places = aside, places
+    sizes: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.sizes)
 
     @overload
     def __getitem__(self, index: int) -> bytes: ...
@@ -104,26 +103,42 @@ class Laid(Sequence[bytes]):
     def __getitem__(self, index: slice) -> list[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
-            return [self._aside.read(place) for place in self._places[index]]
+            return [self._read(i) for i in range(*index.indices(len(self)))]
+        return self._read(index)
+
+    def _read(self, index: int) -> bytes:
+        raise NotImplementedError
+
+
+class Laid(_Read):
+    """Byte strings that lie in a file; none is kept."""
+
+    def __init__(self, aside: Aside, places: Sequence[Place]) -> None:
+        self._aside, self._places = aside, places
+        self.sizes = [place.size for place in places]
+
+    def _read(self, index: int) -> bytes:
         return self._aside.read(self._places[index])
 
 
-class Chosen(Sequence[bytes]):
-    """Byte strings out of others, in another order; each is read when it is asked for."""
+class Chosen(_Read):
+    """Byte strings out of others, in another order."""
 
     def __init__(self, *some: tuple[Sequence[bytes], Sequence[int]]) -> None:
         """some: byte strings, and the numbers of those that follow one another here."""
         self._chosen = [(source, number) for source, numbers in some for number in numbers]
+        self.sizes = [
+            sizes[number]
+            for source, numbers in some
+            for sizes in [sizes_of(source)]
+            for number in numbers
+        ]
 
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [source[number] for source, number in self._chosen[index]]
+    def _read(self, index: int) -> bytes:
         source, number = self._chosen[index]
         return source[number]
+
+
+def sizes_of(some: Sequence[bytes]) -> Sequence[int]:
+    """Bytes of each; those that lie in a file are not read for it."""
+    return some.sizes if isinstance(some, _Read) else [len(data) for data in some]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydraopt.files.aside import sizes_of
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.weights import Counting
@@ -53,7 +54,7 @@ class Draft:
 
     @property
     def coded_bytes(self) -> int:
-        return len(self.shared) + sum(map(len, self.streams))
+        return len(self.shared) + sum(sizes_of(self.streams))
 
     def relative_errors(self) -> Array:
         """Relative error of each content, (contents,), everything that is coded counted."""

@@ -29,7 +29,7 @@ from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
 from hydraopt.engines.pool import Alone, Answer, Closing, Pool, WorkerLostError
 from hydraopt.errors import NumericalError, explain
-from hydraopt.files.aside import Aside, Laid, Place
+from hydraopt.files.aside import Aside, Laid, Place, sizes_of
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.draft import Course, Draft, legs_of
@@ -201,7 +201,7 @@ class Passes(Closing):
         """
         tally, shared, own = self._steadily(lambda: self._written(price, weights, stage, course))
         shared = shared if tally.shares else b""
-        _check_readable(tally.numbers, len(shared) + sum(map(len, own)))
+        _check_readable(tally.numbers, len(shared) + sum(sizes_of(own)))
         average = course.average(price, tally.planned) if course else price
         forms = dict(sorted(tally.forms.items()))
         middle = middle_price(average, weights, tally.energies, counting, self._measure)

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from hydraopt.bundle.harm import HarmPoint, thinned
+from hydraopt.files.aside import sizes_of
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.decoded import DecodedDraft
 from hydraopt.merging.draft import Draft
@@ -160,7 +161,7 @@ class Trials:
         self, draft: Draft, prices: Array, judged: Mapping[str, Judged]
     ) -> list[TrialPoint]:
         """What a draft shows, by content: the worst of its tasks counts."""
-        own = np.array([len(stream) for stream in draft.streams], np.float64)
+        own = np.array(sizes_of(draft.streams), np.float64)
         sizes = own * (1 + len(draft.shared) / max(own.sum(), 1.0))
         harms: dict[int, float] = {}
         for task in self.job.pieces.tasks:
