@@ -54,7 +54,7 @@ def partial(monkeypatch: pytest.MonkeyPatch) -> int:
     """Only the strongest directions are computed, as for many tasks; how many of them."""
     monkeypatch.setattr(core_module, "_EXACT", 8)
     monkeypatch.setattr(core_module, "MOST_DIRECTIONS", 20)
-    monkeypatch.setattr(core_module, "_SPARE", 4)
+    monkeypatch.setattr(core_module, "SPARE", 4)
     return 20
 
 
