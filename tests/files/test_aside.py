@@ -10,7 +10,7 @@ import tempfile
 import pytest
 
 from hydraopt.files import aside as aside_module
-from hydraopt.files.aside import Aside, Chosen, Laid
+from hydraopt.files.aside import Aside, Chosen, Laid, sizes_of
 
 SOME = [b"", b"one", b"\0" * 5, bytes(range(256)) * 40]
 
@@ -92,3 +92,11 @@ def test_a_choice_reads_what_is_asked_for() -> None:
     assert chosen[2:] == [b"x", b"y"]
     assert read == [3]
     assert list(chosen) == [SOME[3], b"", b"x", b"y"]
+
+
+def test_sizes_are_known_without_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = Aside()
+    laid = Laid(aside, [aside.put(data) for data in SOME])
+    monkeypatch.setattr(Aside, "read", lambda *_: pytest.fail("read"))
+    assert [*sizes_of(laid)] == [*sizes_of(SOME)] == [len(data) for data in SOME]
+    assert [*sizes_of(Chosen((laid, [3, 0]), ((b"xy",), [0])))] == [len(SOME[3]), len(SOME[0]), 2]
