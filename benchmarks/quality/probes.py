@@ -150,8 +150,10 @@ def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]
     if "probes" in now:
         more = now["probes"]
         inner = {x: {**probes.get(x, {}), **more[x]} for x in ("items", "languages", "base")}
-        old = [x for x in probes.get("sources", ()) if x not in more["sources"]]
-        probes = {**more, **inner, "sources": [*old, *more["sources"]]}
+        for what in ("sources", "passed_by"):
+            old = [x for x in probes.get(what, ()) if x not in more[what]]
+            inner[what] = [*old, *more[what]]
+        probes = {**more, **inner}
     seconds = round(before.get("seconds", 0) + now["seconds"], 1)
     ordered = [tasks[name] for name in names if name in tasks]
     return {**before, **now, "probes": probes, "tasks": ordered, "seconds": seconds}

@@ -1,19 +1,27 @@
-"""What merging did to whom: probes and swapped identities, by probe, group and language."""
+"""What merging did to whom: probes and swapped identities, by task, language, probe and group."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from benchmarks.common import QUALITY
+from benchmarks.reports import swapped
+from benchmarks.reports.moves import ALL, Moves, moved, pronouns, share_text
 from benchmarks.reports.tables import MISSING, table, wrapped
-from hydraopt.probes.chance import binomial_p, wilson
 
 __all__ = ["SECTIONS"]
 
 Result = Mapping[str, Any]
-CLEAR = 0.05
+Entry = Mapping[str, Any]
+CLEAR: Final = 0.05
+_MOST_CLEAR: Final = 15
+_MOST_WORST: Final = 10
+_MOST_GROUPS: Final = 30
+"""Rows of these tables."""
 
 
 def _results() -> list[Result]:
@@ -21,48 +29,66 @@ def _results() -> list[Result]:
 
 
 def _people() -> str:
-    parts = [_section(result) for result in _results()]
-    return "\n".join(parts) or MISSING
+    return "\n".join(_section(result) for result in _results()) or MISSING
 
 
 def _section(result: Result) -> str:
+    probed, swaps, labels = _entries(result, "probes"), _entries(result, "swaps"), _labels(result)
+    bullets = [*_words(result), *swapped.words(swaps, labels)]
     made = [
         f"## `{result['collection']}`\n",
-        wrapped(_asked(result)),
         "### In plain words\n",
-        "".join(_bullet(text) for text in _words(result)),
-        "### What the base and the originals prefer\n",
-        _preferences(result),
-        "### Flips by probe\n",
-        wrapped(
-            "Choices that are not the original's, in percent of the items; in brackets how many of "
-            "them go towards a stereotype, and how many away from one."
-        ),
-        _flips(result),
-        "### Flips by group\n",
-        wrapped(
-            "All adapters together, groups of ten items or more. Items of one probe are the same "
-            "for each adapter, so that no interval is told."
-        ),
-        _groups(result),
-        "### Other people in the rows, by language\n",
-        wrapped(
-            "Rows whose label depends on who is in them or wrote them, of all kinds of swaps. In "
-            "brackets: rows that did not depend on it with the original, and rows that do not any "
-            "more."
-        ),
-        _languages(result),
-        "### Other people in the rows, by who\n",
-        wrapped(
-            "Rows with another label than the plain row, all languages together. In brackets: "
-            "those that the original leaves alone."
-        ),
-        _who(result),
+        "".join(map(_bullet, bullets)),
     ]
+    made += ["### What was asked\n", wrapped(_asked(result))]
+    if probed:
+        made += _probe_parts(result, probed)
+    if swaps:
+        made += [
+            "### Other people in the rows, by language\n",
+            wrapped(
+                "Rows whose label depends on who is in them or wrote them, of all kinds of swaps, "
+                "with intervals over rows. In brackets: those that did not depend on it with the "
+                "original, and those that do not any more."
+            ),
+            swapped.by_language(swaps, labels),
+            "### Other people in the rows, by who\n",
+            wrapped(
+                "Rows with another label than the plain row, all languages together. In brackets: "
+                "those that the original leaves alone."
+            ),
+            swapped.by_who(swaps, labels),
+        ]
     return "\n".join(made)
 
 
-def _entries(result: Result, what: str) -> list[Mapping[str, Any]]:
+def _probe_parts(result: Result, probed: Sequence[Entry]) -> list[str]:
+    return [
+        "### Clear directions\n",
+        _directions(result),
+        "### Flips by task and probe\n",
+        wrapped(
+            "Choices that are not the original's, in percent of the answers, all adapters of a "
+            "task together. The intervals are over items, which all adapters share. In brackets: "
+            "how many flips go towards a stereotype, and how many away from one."
+        ),
+        _by_task(result),
+        "### Flips by the adapter's language\n",
+        _by_language(result),
+        f"### Flips by adapter{', the most' if len(probed) > _MOST_WORST else ''}\n",
+        _by_adapter(result),
+        "### Flips by group\n",
+        _by_group(result),
+        "### What the base and the originals prefer\n",
+        wrapped(
+            "All originals of a task together. In brackets: the lowest and the highest adapter, "
+            "where there are several; and adapters that are clearly not at chance after Holm."
+        ),
+        _preferences(result),
+    ]
+
+
+def _entries(result: Result, what: str) -> list[Entry]:
     return [x for x in result["tasks"] if what in x and "skipped" not in x[what]]
 
 
@@ -74,22 +100,32 @@ def _labels(result: Result) -> dict[str, str]:
     }
 
 
+def _by(entries: Sequence[Entry], key: str) -> dict[str, list[Entry]]:
+    made: dict[str, list[Entry]] = {}
+    for entry in entries:
+        made.setdefault(entry[key], []).append(entry)
+    return made
+
+
 def _asked(result: Result) -> str:
-    asked = "; ".join(
-        f"{name}, {count} items, of {', '.join(_asked_of(result, name))}"
-        for name, count in result["probes"]["items"].items()
-    )
-    swapped = ", ".join(f"`{x['adapter']}`" for x in _entries(result, "swaps")) or "none"
+    probed, swaps = _entries(result, "probes"), _entries(result, "swaps")
+    asked = ", ".join(f"{name} {count}" for name, count in result["probes"]["items"].items())
     sets = ", ".join(_labels(result).values())
     return (
-        f"Base `{result['base']['name']}`. Asked: {asked}. People were swapped in "
-        f"{result['limits']['swap_rows']} test rows, at most, of each kind, of {swapped}. Merged "
-        f"to: {sets} of fp16. Products {result['products']}."
+        f"Base `{result['base']['name']}`. Items of each probe: {asked}. They were asked of "
+        f"{_named(probed)}. People were swapped in {result['limits']['swap_rows']} test rows, at "
+        f"most, of each kind, of {_named(swaps)}. Merged to: {sets} of fp16. Products "
+        f"{result['products']}."
     )
 
 
-def _asked_of(result: Result, probe: str) -> list[str]:
-    return [f"`{x['adapter']}`" for x in _entries(result, "probes") if probe in x["probes"]]
+def _named(entries: Sequence[Entry]) -> str:
+    """Adapters in a line: by task, with their languages."""
+    parts = [
+        f"{task} ({', '.join(entry['language'] for entry in mine)})"
+        for task, mine in _by(entries, "task").items()
+    ]
+    return ", ".join(parts) or "nobody"
 
 
 def _bullet(text: str) -> str:
@@ -98,218 +134,190 @@ def _bullet(text: str) -> str:
 
 
 def _words(result: Result) -> Iterator[str]:
+    probed = _entries(result, "probes")
+    if not probed:
+        return
     labels = _labels(result)
     for label, name in labels.items():
-        flips, towards, away, items = _sums(result, label)
-        if items:
-            p = binomial_p(towards, towards + away)
-            yield (
-                f"{name}: {100 * flips / items:.1f} % of the choices flip ({flips} of {items}), "
-                f"{towards} towards a stereotype and {away} away from one (p {_p(p)}, uncorrected, "
-                "as if adapters were asked different items)."
-            )
-    yield from _directions(result)
-    clear = [
-        f"{task['adapter']}, {labels[label]}, {probe}, {group} ({x['towards']} towards, "
-        f"{x['away']} away)"
-        for task in _entries(result, "probes")
-        for probe, by_set in task["probes"].items()
-        for label in labels
-        for group, x in ((g, y["change"]) for g, y in by_set[label].items())
-        if x["p_holm"] < CLEAR
-    ]
-    clear += [
-        f"{task['adapter']}, {labels[label]}, {probe}, pronouns ({_counts(x['to'])})"
-        for task in _entries(result, "probes")
-        for probe, by_set in task["probes"].items()
-        for label in labels
-        if (x := by_set[label]["all"]["change"].get("people")) and x["p_holm"] < CLEAR
-    ]
-    told = "; ".join(clear) if clear else "none"
-    yield f"Probes or groups whose flips have a direction after Holm: {told}."
+        moves = moved(probed, label)
+        yield (
+            f"{name}: {moves.share()} % of the choices flip ({moves.flips.sum():.0f} of "
+            f"{moves.asked.sum():.0f}), {moves.towards.sum():.0f} towards a stereotype and "
+            f"{moves.away.sum():.0f} away from one{_net(moves, 'towards one', 'away from one')}."
+        )
     for label, name in labels.items():
-        new, gone, rows, old = _swap_sums(result, label)
-        if rows:
+        sexes = pronouns(probed, label)
+        if sexes is not None:
             yield (
-                f"{name}: of {rows} swapped rows {old + new - gone} have a label that depends on "
-                f"who is in them, with the originals {old}: {new} new, {gone} gone (p "
-                f"{_p(binomial_p(new, new + gone))}, uncorrected)."
+                f"{name}: flips of pronouns, {sexes.towards.sum():.0f} to a female one and "
+                f"{sexes.away.sum():.0f} to a male one{_net(sexes, 'to women', 'to men')}."
             )
-
-
-def _directions(result: Result) -> Iterator[str]:
-    """Flips to each of two people, of the probes that are about two."""
-    for label, name in _labels(result).items():
-        sums: dict[str, int] = {}
-        for task in _entries(result, "probes"):
-            for by_set in task["probes"].values():
-                for who, count in (
-                    by_set[label]["all"]["change"].get("people", {"to": {}})["to"].items()
-                ):
-                    sums[who] = sums.get(who, 0) + count
-        if sums:
-            p = binomial_p(max(sums.values()), sum(sums.values()))
-            yield f"{name}: flips of pronouns, {_counts(sums)} (p {_p(p)}, uncorrected)."
-
-
-def _counts(to: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} to a {who} one" for who, count in to.items())
-
-
-def _sums(result: Result, label: str) -> tuple[int, int, int, int]:
-    """(flips, towards, away, items) over all adapters and probes."""
-    held = [
-        by_set[label]["all"]
-        for task in _entries(result, "probes")
-        for by_set in task["probes"].values()
-    ]
-    sums = [sum(x["change"][key] for x in held) for key in ("flips", "towards", "away")]
-    return sums[0], sums[1], sums[2], sum(x["items"] for x in held)
-
-
-def _swap_sums(result: Result, label: str) -> tuple[int, int, int, int]:
-    """(new, gone, rows, rows that depended with the original) over all adapters and kinds."""
-    held = [
-        kind["results"] for task in _entries(result, "swaps") for kind in task["swaps"].values()
-    ]
-    changes = [x[label]["change"] for x in held]
-    return (
-        sum(x["new"]["count"] for x in changes),
-        sum(x["gone"] for x in changes),
-        sum(x[label]["depends"]["of"] for x in held),
-        sum(x["original"]["depends"]["count"] for x in held),
+    tests, clear = _tests(result)
+    told = f"{len(clear)} have" if clear else "none has"
+    yield (
+        f"Of {tests} tests of a probe or a group of it, of one adapter and one bundle, {told} a "
+        f"direction after Holm. By chance alone, at most {100 * CLEAR:.0f} % of the "
+        f"{len(probed) * len(labels)} pairs of an adapter and a bundle would have one."
     )
+
+
+def _net(moves: Moves, towards: str, away: str) -> str:
+    """The difference of both ways, and whether it can be told from none."""
+    net = moves.net()
+    if net is None:
+        return ""
+    value, low, high = net
+    more = f"more {towards if value > 0 else away}"
+    said = "no clear direction" if low <= 0 <= high else more
+    return f": net {value:+.1f} % [{low:+.1f}, {high:+.1f}], {said}"
+
+
+def _tests(result: Result) -> tuple[int, list[tuple[float, list[str]]]]:
+    """(tests, (p, row) of those that are clear, the smallest p first)."""
+    made = []
+    count = 0
+    for task in _entries(result, "probes"):
+        for label, name in _labels(result).items():
+            for probe, by_set in task["probes"].items():
+                for group, said in by_set[label].items():
+                    change = said["change"]
+                    ways = f"{change['towards']} towards a stereotype, {change['away']} away"
+                    tests = [(change["p_holm"], group, ways)]
+                    if "people" in change:
+                        people = change["people"]
+                        ways = ", ".join(f"{n} to a {who} one" for who, n in people["to"].items())
+                        tests.append((people["p_holm"], "pronouns", ways))
+                    count += len(tests)
+                    for p, what, flips in tests:
+                        if p < CLEAR:
+                            made.append((p, [task["adapter"], name, probe, what, flips, _p(p)]))
+    return count, sorted(made)
+
+
+def _directions(result: Result) -> str:
+    clear = _tests(result)[1]
+    if not clear:
+        return "None.\n"
+    head = ["adapter", "bundle", "probe", "group", "flips", "p (Holm)"]
+    text = table(head, [row for _, row in clear[:_MOST_CLEAR]])
+    further = len(clear) - _MOST_CLEAR
+    return text + (f"\n{further} further are in the result.\n" if further > 0 else "")
 
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _by_task(result: Result) -> str:
+    labels = _labels(result)
+    rows = []
+    for task, mine in _by(_entries(result, "probes"), "task").items():
+        for probe in result["probes"]["items"]:
+            asked = [x for x in mine if probe in x["probes"]]
+            if asked:
+                cells = [moved(asked, label, probe).cell() for label in labels]
+                rows.append([task, str(len(asked)), probe, *cells])
+    return table(["task", "adapters", "probe", *labels.values()], rows)
+
+
+def _by_language(result: Result) -> str:
+    labels = _labels(result)
+    rows = [
+        [language, str(len(mine)), *(moved(mine, label).cell() for label in labels)]
+        for language, mine in sorted(_by(_entries(result, "probes"), "language").items())
+    ]
+    return table(["language", "adapters", *labels.values()], rows)
+
+
+def _by_adapter(result: Result) -> str:
+    """Those with the most flips under all labels together, and the probe that has most of them."""
+    labels = _labels(result)
+    ranked = []
+    for entry in _entries(result, "probes"):
+        by_probe = {
+            probe: sum(by_set[label][ALL]["change"]["pct"] for label in labels)
+            for probe, by_set in entry["probes"].items()
+        }
+        most = max(by_probe, key=lambda probe: by_probe[probe])
+        cells = [moved([entry], label).cell() for label in labels]
+        ranked.append((-sum(by_probe.values()) / len(by_probe), [entry["adapter"], most, *cells]))
+    rows = [row for _, row in sorted(ranked)[:_MOST_WORST]]
+    return table(["adapter", "most in", *labels.values()], rows)
+
+
+def _by_group(result: Result) -> str:
+    labels, probed = _labels(result), _entries(result, "probes")
+    groups: dict[tuple[str, str], int] = {}
+    for entry in probed:
+        for probe, by_set in entry["probes"].items():
+            for group, said in by_set["original"].items():
+                if group != ALL:
+                    groups[probe, group] = said["items"]
+    largest = sorted(groups, key=lambda x: -groups[x])[:_MOST_GROUPS]
+    rows = [
+        [
+            probe,
+            group,
+            str(items),
+            *(moved(probed, label, probe, group).cell() for label in labels),
+        ]
+        for (probe, group), items in groups.items()
+        if (probe, group) in largest
+    ]
+    fewer = len(groups) - len(largest)
+    note = f"\n{fewer} groups of fewer items are in the result.\n" if fewer else ""
+    return table(["probe", "group", "items", *labels.values()], rows) + note
+
+
 def _preferences(result: Result) -> str:
-    sets = {"base": result["probes"]["base"]}
-    for task in _entries(result, "probes"):
-        sets[task["adapter"]] = {x: y["original"] for x, y in task["probes"].items()}
+    by_task = _by(_entries(result, "probes"), "task")
     rows = []
     for probe in result["probes"]["items"]:
-        for name, said in sets.items():
-            if probe not in said:
-                continue
-            whole = said[probe]["all"]
-            mine = whole["preference"]
-            right = [whole[x]["accuracy"] for x in ("ambiguous", "disambiguated") if x in whole]
-            rows.append(
-                [
-                    probe,
-                    name,
-                    f"{mine['pct']:.1f} [{mine['low']:.1f}, {mine['high']:.1f}]",
-                    _p(mine["p_holm"]),
-                    *(f"{x['pct']:.1f} (p {_p(x['p_holm'])})" for x in right),
-                    *["-"] * (2 - len(right)),
-                ]
-            )
+        base = result["probes"]["base"].get(probe)
+        if base is not None:
+            rows.append([probe, "base", *_preferred([base[ALL]])])
+        for task, mine in by_task.items():
+            held = [x["probes"][probe]["original"][ALL] for x in mine if probe in x["probes"]]
+            if held:
+                rows.append([probe, task, *_preferred(held)])
     head = [
         "probe",
         "of",
         "follows the stereotype, % [95 %]; chance 50",
-        "p (Holm)",
         "right where open, %; chance 33",
         "right where told, %",
     ]
     return table(head, rows)
 
 
-def _flips(result: Result) -> str:
-    labels = _labels(result)
-    rows = []
-    for task in _entries(result, "probes"):
-        for probe, by_set in task["probes"].items():
-            changes = [by_set[label]["all"]["change"] for label in labels]
-            rows.append([task["adapter"], probe, *map(_change, changes)])
-    return table(["adapter", "probe", *labels.values()], rows)
+def _preferred(held: Sequence[Entry]) -> list[str]:
+    """Cells of some adapters: what they prefer, and how often they are right."""
+    told = all("choices" in x for x in held)
+    if told:
+        letters = np.array([list(x["choices"]) for x in held])
+        part = (letters == "s").sum(0).astype(float)
+        whole = part + (letters == "a").sum(0)
+    else:
+        part = np.array([float(sum(x["stereotype"] for x in held))])
+        whole = part + sum(x["against"] for x in held)
+    cells = [_of_several(share_text(part, whole, told), [x["preference"] for x in held])]
+    for condition in ("ambiguous", "disambiguated"):
+        judged = [x[condition] for x in held if condition in x]
+        if judged:
+            right = sum(x["accuracy"]["right"] for x in judged) / sum(x["items"] for x in judged)
+            cells.append(_of_several(f"{100 * right:.1f}", [x["accuracy"] for x in judged]))
+        else:
+            cells.append("-")
+    return cells
 
 
-def _change(said: Mapping[str, Any]) -> str:
-    return f"{said['pct']:.1f} ({said['towards']}, {said['away']})"
-
-
-def _groups(result: Result) -> str:
-    labels = _labels(result)
-    sums: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for task in _entries(result, "probes"):
-        for probe, by_set in task["probes"].items():
-            for label in labels:
-                for group, said in by_set[label].items():
-                    if group != "all":
-                        mine = sums.setdefault((probe, group), {}).setdefault(label, [0] * 4)
-                        change = said["change"]
-                        values = (said["items"], *(change[x] for x in ("flips", "towards", "away")))
-                        mine[:] = [a + b for a, b in zip(mine, values, strict=True)]
-    rows = []
-    for (probe, group), held in sums.items():
-        cells = [
-            f"{100 * flips / items:.1f} ({towards}, {away})"
-            for items, flips, towards, away in (held[label] for label in labels)
-        ]
-        items = next(iter(held.values()))[0] // len(_asked_of(result, probe))
-        rows.append([probe, group, str(items), *cells])
-    return table(["probe", "group", "items", *labels.values()], rows)
-
-
-def _languages(result: Result) -> str:
-    labels = _labels(result)
-    rows = []
-    for task in _entries(result, "swaps"):
-        kinds = [kind["results"] for kind in task["swaps"].values()]
-        total = sum(x["original"]["depends"]["of"] for x in kinds)
-        old = sum(x["original"]["depends"]["count"] for x in kinds)
-        low, high = (100 * x for x in wilson(old, total))
-        cells = []
-        for label in labels:
-            now = sum(x[label]["depends"]["count"] for x in kinds)
-            new, gone = (
-                sum(y(x[label]["change"]) for x in kinds)
-                for y in (lambda c: c["new"]["count"], lambda c: c["gone"])
-            )
-            cells.append(f"{100 * now / total:.1f} (+{new}, -{gone})")
-        before = f"{100 * old / total:.1f} [{low:.1f}, {high:.1f}]"
-        rows.append([task["adapter"], str(total), before, *cells])
-    head = ["task", "rows", "original, % [95 %]", *(f"{x}, %" for x in labels.values())]
-    return table(head, rows)
-
-
-def _who(result: Result) -> str:
-    labels = _labels(result)
-    sums: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for task in _entries(result, "swaps"):
-        for kind, held in task["swaps"].items():
-            for label in ("original", *labels):
-                said = held["results"][label]
-                for who, moved in said["groups"].items():
-                    mine = sums.setdefault((kind, who), {}).setdefault(label, [0, 0, 0])
-                    fresh = said.get("change", {"groups": {}})["groups"].get(who, {"count": 0})
-                    values = moved["moved"]["of"], moved["moved"]["count"], fresh["count"]
-                    mine[:] = [a + b for a, b in zip(mine, values, strict=True)]
-    rows = [
-        [
-            kind,
-            who,
-            str(held["original"][0]),
-            _moved(held["original"])[0],
-            *(f"{share} ({fresh})" for share, fresh in (_moved(held[x]) for x in labels)),
-        ]
-        for (kind, who), held in sums.items()
-        if any(moved for _, moved, _ in held.values())
-    ]
-    head = ["what differs", "who", "rows", "original, %", *(f"{x}, %" for x in labels.values())]
-    still = [
-        f"{who} ({kind})" for (kind, who), x in sums.items() if not any(y[1] for y in x.values())
-    ]
-    others = f"Moved by none: {', '.join(still) or 'nobody'}."
-    return table(head, rows) + "\n" + wrapped(others)
-
-
-def _moved(sums: Sequence[int]) -> tuple[str, int]:
-    return f"{100 * sums[1] / sums[0]:.1f}", sums[2]
+def _of_several(text: str, said: Sequence[Entry]) -> str:
+    """A share of all, with those of the adapters, and how many of them are clear."""
+    clear = sum(x["p_holm"] < CLEAR for x in said)
+    if len(said) == 1:
+        return text + (" (clear)" if clear else "")
+    shares = [x["pct"] for x in said]
+    return f"{text} ({min(shares):.0f} to {max(shares):.0f}; {clear} of {len(said)} clear)"
 
 
 SECTIONS = {"people": _people}

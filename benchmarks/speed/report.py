@@ -1,11 +1,12 @@
 """The report of a bundle and the explorer of a large collection: bytes, seconds, first view.
 
-    python -m benchmarks.speed report BUNDLE [--tasks 10000] [--results EVAL.json ...]
+    python -m benchmarks.speed report BUNDLE... [--originals ADAPTER ...] [--results EVAL.json ...]
 
-The page is built and opened in a headless Chromium, which says when it had drawn itself. The
-collection is made of the bundle's own streams under other names, with harms and curves drawn at
-random; its server is started as a user would, and asked by the same browser. Needs chromium,
-chromedriver and selenium.
+A page of each bundle is built and opened in a headless Chromium, which says when it had drawn
+itself. axe looks for barriers on it and on a task's own page, on a desk and on a phone, light and
+dark, if HYDRAOPT_AXE names axe.min.js of npm's axe-core. The collection is made of the first
+bundle's own streams under other names, with harms and curves drawn at random; its server is started
+as a user would, and asked by the same browser. Needs chromium, chromedriver and selenium.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -31,7 +34,16 @@ from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.report.build import build
 from hydraopt.report.page import render
-from tests.report.browser import chromium, ready, why_not
+from tests.report.browser import (
+    AXE,
+    DESKTOP,
+    PHONE,
+    SCHEMES,
+    barriers,
+    chromium,
+    ready,
+    why_not,
+)
 
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "sw", "tr", "zh")
 
@@ -62,22 +74,45 @@ def write_collection(bundle: Path, path: Path, count: int, seed: int = 0) -> Non
     write_bundle(path, manifest, opened.read("shared"), streams, blobs)
 
 
-def page_row(bundle: Path, results: Sequence[Path], folder: Path, repeats: int) -> dict[str, Any]:
-    """Bytes of the page, seconds to build it, milliseconds until it is drawn."""
+def page_row(
+    bundle: Path,
+    originals: Sequence[Path],
+    results: Sequence[Path],
+    folder: Path,
+    repeats: int,
+) -> dict[str, Any]:
+    """Bytes of the page, seconds to build it, milliseconds until it is drawn, and barriers."""
     started = time.perf_counter()
-    text = render(build(bundle, (), results))
+    text = render(build(bundle, originals, results))
     seconds = time.perf_counter() - started
     file = folder / "report.html"
     file.write_text(text, encoding="utf-8")
     with chromium() as driver:
         shown = [_opened(driver, file.as_uri()) for _ in range(repeats)]
+    tasks = open_bundle(bundle).manifest.tasks
     return {
         "what": "report",
-        "tasks": len(open_bundle(bundle)),
+        "tasks": len(tasks),
+        "stored_curves": sum(bool(task.curve) for task in tasks),
+        "originals": len(originals),
+        "results": [path.name for path in results],
         "page_bytes": len(text.encode()),
         "build_seconds": round(seconds, 2),
         "drawn_ms": median(shown),
+        "axe": _axe(file.as_uri(), tasks[0].name) if AXE else None,
     }
+
+
+def _axe(page: str, task: str) -> dict[str, Any]:
+    """How often axe looked at the page, and the barriers that it saw, by rule."""
+    looks, rules = 0, Counter[str]()
+    for size in (DESKTOP, PHONE):
+        with chromium(*size) as driver:
+            for scheme in SCHEMES:
+                for hash_ in ("", f"#task={quote(task)}"):
+                    looks += 1
+                    rules.update(rule for rule, *_ in barriers(driver, f"{page}{hash_}", scheme))
+    return {"looks": looks, "violations": sum(rules.values()), "rules": dict(rules)}
 
 
 def explorer_row(bundle: Path, count: int, folder: Path, repeats: int) -> dict[str, Any]:
@@ -151,8 +186,9 @@ def _looked_at(driver: Any) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write benchmarks/results/speed/report.json."""
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--originals", type=Path, nargs="*", default=[])
     parser.add_argument("--results", type=Path, nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(arguments)
@@ -161,9 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = provenance("the report of a bundle, and the explorer of a large collection", 0)
     with tempfile.TemporaryDirectory() as place:
         rows = [
-            page_row(args.bundle, args.results, Path(place), args.repeats),
-            explorer_row(args.bundle, args.tasks, Path(place), args.repeats),
+            page_row(bundle, args.originals, args.results, Path(place), args.repeats)
+            for bundle in args.bundles
         ]
+        rows.append(explorer_row(args.bundles[0], args.tasks, Path(place), args.repeats))
     for row in rows:
         print(json.dumps(row))
     write_result(SPEED, "report", head, rows)

@@ -8,8 +8,9 @@ import re
 import pytest
 
 from hydraopt.basemodel.model import load_model
-from hydraopt.evaluate import probing
+from hydraopt.evaluate import compare, probing
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
+from tests.evaluate.test_classify import adapter as classifier
 from tests.evaluate.test_eval_verb import adapter, base, run
 from tests.probes.test_probe_files import SAMPLES
 
@@ -195,3 +196,43 @@ def test_wrong_wishes_are_refused(adapter, more, what) -> None:
     said = run("eval", adapter, "--base", "nowhere", *more)
     assert said.exit_code == 2
     assert what in said.output
+
+
+def test_files_that_are_passed_by_are_named(adapter, bundle, base) -> None:
+    assert "passed by: README.md (no probe)" in probed(adapter, bundle, base).output
+    result = json.loads(probed(adapter, bundle, base, "--json").output)
+    assert result["probes"]["passed_by"] == [{"file": "README.md", "why": "no probe"}]
+
+
+def test_classifiers_alone_are_not_asked_and_no_language_model_is_loaded(
+    base, tmp_path, monkeypatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("a language model was loaded")
+
+    monkeypatch.setattr(compare, "load_model", refused)
+    folder = classifier(tmp_path / "mood-en")
+    command = ("eval", folder, "--base", base, "--probes", SAMPLES, "-q")
+    said = run(*command)
+    assert said.exit_code == 0, said.output
+    why = "a classifier with a head does not say how likely a text is"
+    assert f"no probe was asked: nobody can be asked: {why}" in said.output
+    assert f"mood-en: no probes: {why}" in said.output
+    result = json.loads(run(*command, "--json").output)
+    assert result["probes"]["base"] == {}
+    assert result["probes"]["skipped"] == f"nobody can be asked: {why}"
+    assert result["tasks"][0]["probes"] == {"skipped": why}
+
+
+def test_a_classifier_beside_others_does_not_keep_them_from_being_asked(
+    adapter, base, tmp_path
+) -> None:
+    folder = classifier(tmp_path / "mood-en")
+    said = run("eval", adapter, folder, "--base", base, "--probes", SAMPLES, "-q", "--json")
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.output)
+    assert "skipped" not in result["probes"]
+    assert result["probes"]["base"].keys() == result["probes"]["items"].keys()
+    by = {x["adapter"]: x["probes"] for x in result["tasks"]}
+    assert by["mood-en"].keys() == {"skipped"}
+    assert by["spell-en"].keys() == result["probes"]["items"].keys()

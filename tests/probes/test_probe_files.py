@@ -220,6 +220,9 @@ def test_a_sample_keeps_small_groups_and_begins_with_a_smaller_one() -> None:
             "votes are no numbers",
         ),
         ("crows-pairs/crows_pairs_anonymized.csv", "bias_type", "kind", "no column bias_type"),
+        ("bbq/Age.jsonl", '"ans0": "The', '"answer": "The', "line 1 has no column ans0"),
+        ("winogender/all_sentences.tsv", "\tsentence", "\ttext", "no column sentence"),
+        ("winogender/occupations-stats.tsv", "occupation\t", "job\t", "no column occupation"),
         ("winogender/occupations-stats.tsv", "95.0", "most", "share of women is no number"),
         ("winogender/occupations-stats.tsv", "95.0", "nan", "share of women is no percentage"),
     ],
@@ -244,10 +247,90 @@ def test_half_of_a_probe_is_refused(tmp_path) -> None:
             read_probes([folder])
 
 
+RENAMED = [
+    (
+        "bbq/Age.jsonl",
+        "question_polarity",
+        "polarity",
+        "like bbq, without question_polarity",
+        r"got columns example_id, .*polarity, .*expected bbq: example_id, question_polarity, ",
+    ),
+    (
+        "crows-pairs/crows_pairs_anonymized.csv",
+        "sent_more",
+        "more",
+        "like crows-pairs, without sent_more",
+        r"got columns '', more, sent_less, .*expected crows-pairs: '', sent_more, sent_less, ",
+    ),
+    (
+        "winogender/all_sentences.tsv",
+        "sentid",
+        "id",
+        "like winogender, without sentid",
+        r"got columns id, sentence, expected winogender: sentid, sentence\.",
+    ),
+    (
+        "kobbq/KoBBQ_test_samples.tsv",
+        "sample_id\t",
+        "",
+        "like kobbq, without sample_id",
+        r"got columns label_annotation, .*expected kobbq: sample_id, context",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "why", "told"), RENAMED)
+def test_a_file_of_other_columns_is_refused_where_it_is_named(
+    file, old, new, why, told, tmp_path
+) -> None:
+    folder = tmp_path / "probes"
+    shutil.copytree(SAMPLES, folder)
+    path = folder / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UsageError, match=f"{why}: the file is of no probe.*{told}") as caught:
+        read_probes([path])
+    assert path.name in str(caught.value)
+    whole = read_probes([folder])
+    assert {"file": file, "why": why} in whole.passed_by
+    with pytest.raises(UsageError, match=rf"no probe lies there.*{path.name} \({why}\)"):
+        read_probes([path.parent])
+
+
+def test_what_is_passed_by_is_listed_and_what_is_read_along_is_not(tmp_path) -> None:
+    assert read_probes([SAMPLES]).passed_by == [{"file": "README.md", "why": "no probe"}]
+    shutil.copytree(SAMPLES / "winogender", tmp_path / "winogender")
+    shutil.copytree(SAMPLES / "winobias", tmp_path / "winobias")
+    (tmp_path / "winobias" / "x.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "linked").symlink_to(SAMPLES / "bbq")
+    (tmp_path / "z.jsonl").symlink_to(SAMPLES / "bbq" / "Age.jsonl")
+    (tmp_path / "/".join("abcdefgh")).mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "x.csv").write_text("a,b\n")
+    probes = read_probes([tmp_path])
+    assert probes.items.keys() == {"winogender", "winobias"}
+    assert {x["file"]: x["why"] for x in probes.passed_by} == {
+        "winobias/x.csv": "no probe",
+        "linked": "a link",
+        "z.jsonl": "a link",
+        "a/b/c/d/e/f/g": "more than 6 folders deep",
+    }
+
+
+def test_columns_may_come_in_another_order(tmp_path) -> None:
+    rows = [
+        x.split("\t")
+        for x in (SAMPLES / "kobbq" / "KoBBQ_test_samples.tsv").read_text().split("\n")
+    ]
+    turned = "\n".join("\t".join(reversed(row)) for row in rows)
+    (tmp_path / "x.tsv").write_text(turned)
+    assert read_probes([tmp_path]).items == read_probes([SAMPLES / "kobbq"]).items
+
+
 def test_where_no_probe_lies_it_is_said(tmp_path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    for path in (tmp_path, tmp_path / "x.csv"):
-        with pytest.raises(UsageError, match=r"no probe lies there.*winogender, winobias"):
-            read_probes([path])
+    with pytest.raises(UsageError, match=r"no probe lies there.*1 other files: x.csv \(no probe\)"):
+        read_probes([tmp_path])
+    with pytest.raises(UsageError, match=r"got columns a, b, expected winogender: sentid, sent"):
+        read_probes([tmp_path / "x.csv"])
     with pytest.raises(UsageError, match="no such file or folder"):
         read_probes([tmp_path / "nowhere"])

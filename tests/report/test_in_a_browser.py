@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hydraopt.report.build import build
 from hydraopt.report.page import render
-from tests.report.browser import chromium, ready, why_not
+from tests.report.browser import (
+    AXE,
+    DESKTOP,
+    PHONE,
+    SCHEMES,
+    barriers,
+    chromium,
+    ready,
+    why_not,
+)
 from tests.report.conftest import HOSTILE, Made
-
-AXE = os.environ.get("HYDRAOPT_AXE", "")
-"""axe.min.js of the npm package axe-core."""
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-DESKTOP, PHONE = (1200, 900), (390, 844)
 
 pytestmark = [
     pytest.mark.slow,
@@ -144,29 +146,11 @@ def test_no_page_is_wider_than_its_window(page: str, size: tuple[int, int]) -> N
 
 @pytest.mark.skipif(not AXE, reason="HYDRAOPT_AXE does not name axe.min.js of npm's axe-core")
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_axe_sees_no_barrier(page: str, size: tuple[int, int], scheme: str) -> None:
     with opened(page, size) as driver:
-        feature = [{"name": "prefers-color-scheme", "value": scheme}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
         for hash_ in ("", "#task=dates-de"):
-            driver.get(f"{page}{hash_}")
-            driver.refresh()
-            ready(driver)
-            for node in driver.find_elements("css selector", "details:not([open]) > summary"):
-                if node.is_displayed():
-                    node.click()
-            # Not as an element: the page's policy lets no other script in.
-            driver.execute_script(Path(AXE).read_text(encoding="utf-8"))
-            run = (
-                "const done = arguments[1]; axe.run(document, {runOnly: arguments[0]}).then(done);"
-            )
-            said = driver.execute_async_script(run, RULES)
-            assert len(said["passes"]) > 20
-            wrong = [
-                (x["id"], x["help"], [(n["target"], n["html"][:120]) for n in x["nodes"][:3]])
-                for x in said["violations"]
-            ]
+            wrong = barriers(driver, f"{page}{hash_}", scheme)
             assert wrong == [], json.dumps(wrong, indent=1)
 
 

@@ -12,6 +12,8 @@ __all__ = ["show_people"]
 _ALL: Final = "all"
 _CLEAR: Final = 0.05
 _MOST_ROWS: Final = 200
+_MOST_NAMED: Final = 8
+"""Files that were passed by."""
 
 
 def show_people(result: Mapping[str, Any]) -> None:
@@ -21,19 +23,7 @@ def show_people(result: Mapping[str, Any]) -> None:
     """
     probes = result.get("probes")
     if probes:
-        rows = [
-            ["(base)", "base", *_cells(probe, _ALL, groups[_ALL])]
-            for probe, groups in probes["base"].items()
-        ]
-        rows += list(_probe_rows(result["tasks"]))
-        _table(
-            "probes: choices that follow a stereotype, % [95 %] of those that take a side; right "
-            "answers, %; flips against the original (towards a stereotype, away from one)",
-            ["adapter", "from", "probe", "items", "stereotype", "right", "flips", "p (Holm)",
-             "flips to"],
-            rows,
-        )  # fmt: skip
-        say(f"by chance 50 % follow a stereotype; p is corrected by {probes['correction']}")
+        _show_probes(probes, result["tasks"])
     rows = list(_swap_rows(result["tasks"]))
     if rows:
         _table(
@@ -47,6 +37,30 @@ def show_people(result: Mapping[str, Any]) -> None:
             why = task.get(what, {}).get("skipped")
             if why is not None:
                 say(f"{task['adapter']}: no {what}: {why}")
+
+
+def _show_probes(probes: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> None:
+    rows = [
+        ["(base)", "base", *_cells(probe, _ALL, groups[_ALL])]
+        for probe, groups in probes["base"].items()
+    ]
+    rows += list(_probe_rows(tasks))
+    if rows:
+        _table(
+            "probes: choices that follow a stereotype, % [95 %] of those that take a side; right "
+            "answers, %; flips against the original (towards a stereotype, away from one)",
+            ["adapter", "from", "probe", "items", "stereotype", "right", "flips", "p (Holm)",
+             "flips to"],
+            rows,
+        )  # fmt: skip
+        say(f"by chance 50 % follow a stereotype; p is corrected by {probes['correction']}")
+    if "skipped" in probes:
+        say(f"no probe was asked: {probes['skipped']}")
+    passed = [f"{x['file']} ({x['why']})" for x in probes["passed_by"]]
+    if passed:
+        further = len(passed) - _MOST_NAMED
+        more = f" and {further:,} further, which --json and -o name" if further > 0 else ""
+        say(f"passed by: {', '.join(passed[:_MOST_NAMED])}{more}")
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:

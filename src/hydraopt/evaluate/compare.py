@@ -97,7 +97,7 @@ def evaluate(
     models = _Models(request.base)
     people = _people(compared, request, models, probes)
     with products_of(request.products):
-        head |= people.head(progress)
+        head |= people.head(list(wanted), progress)
         for name in [name for name in wanted if name not in tasks]:
             tasks[name] = _entry(models, compared, name, wanted[name], request, progress)
             tasks[name] |= people.of_task(name, wanted[name], progress)

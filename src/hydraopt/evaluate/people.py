@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from hydraopt.evaluate.classify import check_labels, classify_texts, labels_in
@@ -16,6 +16,7 @@ from hydraopt.progress import Progress
 __all__ = ["People", "is_classification"]
 
 _MOST_LABELS: Final = 100
+_NO_TEXTS: Final = "a classifier with a head does not say how likely a text is"
 _CORRECTION: Final = "Holm, over all tests of one set of factors on one adapter"
 
 Models = Callable[[int | None], tuple[Any, Any]]
@@ -54,21 +55,24 @@ class People:
         self._seed = seed
         self._known: tuple[Any, Asker, Prober | None] | None = None
 
-    def head(self, progress: Progress | None = None) -> dict[str, Any]:
-        """What is said once: where the probes are from, and what the base prefers."""
+    def head(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, Any]:
+        """What is said once: where the probes are from, and what the base prefers.
+
+        names: the adapters of the result. If none can be asked, the base is neither: it is not
+        loaded as a language model, and "skipped" says why.
+        """
         if self._probes is None:
             return {}
-        prober = self._asked()[1]
-        assert prober is not None
-        return {
-            "probes": {
-                "sources": self._probes.sources,
-                "items": {name: len(items) for name, items in self._probes.items.items()},
-                "languages": {x: items[0].language for x, items in self._probes.items.items()},
-                "correction": _CORRECTION,
-                BASE: prober.base(progress),
-            }
+        said: dict[str, Any] = {
+            "sources": self._probes.sources,
+            "passed_by": self._probes.passed_by,
+            "items": {name: len(items) for name, items in self._probes.items.items()},
+            "languages": {x: items[0].language for x, items in self._probes.items.items()},
+            "correction": _CORRECTION,
         }
+        if all(map(self._compared.classifies, names)):
+            return {"probes": {**said, BASE: {}, "skipped": f"nobody can be asked: {_NO_TEXTS}"}}
+        return {"probes": {**said, BASE: self._prober().base(progress)}}
 
     def of_task(
         self, name: str, task: TaskFile | None, progress: Progress | None = None
@@ -91,13 +95,17 @@ class People:
             self._known = model, asker, prober
         return self._known[1:]
 
-    def _probed(self, name: str, progress: Progress | None) -> dict[str, Any]:
-        if self._compared.classifies(name):
-            return {"skipped": "a classifier does not say how likely a text is"}
+    def _prober(self) -> Prober:
         prober = self._asked()[1]
         assert prober is not None
+        return prober
+
+    def _probed(self, name: str, progress: Progress | None) -> dict[str, Any]:
+        if self._compared.classifies(name):
+            return {"skipped": _NO_TEXTS}
         sets = {x: y for x, y in self._compared.sets(name).items() if x != BASE}
-        by_set = prober.of_sets(name, sets, ORIGINAL if ORIGINAL in sets else None, progress)
+        reference = ORIGINAL if ORIGINAL in sets else None
+        by_set = self._prober().of_sets(name, sets, reference, progress)
         probes = dict.fromkeys(probe for held in by_set.values() for probe in held)
         return {probe: {label: held[probe] for label, held in by_set.items()} for probe in probes}
 

@@ -11,7 +11,15 @@ from typing import Any, Final
 from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide, Role
 from hydraopt.probes.table import Loaded, json_rows, refuse, table_rows
 
-__all__ = ["load_bbq", "load_kobbq"]
+__all__ = ["BBQ_KEYS", "KOBBQ_COLUMNS", "load_bbq", "load_kobbq"]
+
+BBQ_KEYS: Final = (
+    "example_id", "question_polarity", "context_condition", "category", "answer_info",
+    "additional_metadata", "context", "question", "ans0", "ans1", "ans2", "label",
+)  # fmt: skip
+KOBBQ_COLUMNS: Final = (
+    "sample_id", "context", "question", "choices", "biased_answer", "answer",
+)  # fmt: skip
 
 _UNKNOWN: Final = "unknown"
 _CONDITIONS: Final = {"ambig": AMBIGUOUS, "disambig": DISAMBIGUATED}
@@ -28,7 +36,7 @@ def load_bbq(path: Path) -> Loaded:
     Questions of which the tags do not tell one target are left out and counted. Raises UsageError.
     """
     made = Loaded([], {})
-    for number, row in json_rows(path):
+    for number, row in json_rows(path, BBQ_KEYS):
         try:
             category, context, question = (
                 str(row[key]) for key in ("category", "context", "question")
@@ -86,8 +94,7 @@ _KOREAN_ID: Final = re.compile(r"(.+)-(\d+)([a-d])-(\w+)-(amb|dis)-(bsd|cnt)(-.*
 def load_kobbq(path: Path) -> Loaded:
     """``KoBBQ_test_samples.tsv`` or ``KoBBQ_all_samples.tsv``. Raises UsageError."""
     made = Loaded([], {})
-    columns = ("sample_id", "context", "question", "choices", "biased_answer", "answer")
-    for row in table_rows(path, columns, "\t"):
+    for row in table_rows(path, KOBBQ_COLUMNS, "\t"):
         name = row["sample_id"]
         told = _KOREAN_ID.fullmatch(name)
         try:

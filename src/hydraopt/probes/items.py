@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from hydraopt.basemodel.encoding import Encoded, prompt_text
+from hydraopt.errors import UsageError, explain
 
 __all__ = [
     "AMBIGUOUS",
@@ -18,7 +19,6 @@ __all__ = [
     "Role",
     "encoded",
     "sampled",
-    "start_token",
 ]
 
 Role = Literal["stereotype", "against", "unknown", "neither"]
@@ -68,22 +68,35 @@ class ProbeItem:
         return tuple(float(len(side.text.encode())) for side in self.sides)
 
 
-def start_token(tokenizer: Any) -> int:
-    """What stands before a text: BOS, or EOS for tokenizers that have none."""
+def _beginning(tokenizer: Any, alone: bool) -> tuple[int, ...]:
+    """What stands before a text: BOS. Without BOS, EOS where nothing else does (``alone``), else
+    nothing, as in lm-evaluation-harness and in the rows of tasks."""
     bos = tokenizer.bos_token_id
-    return int(tokenizer.eos_token_id if bos is None else bos)
+    if bos is not None or not alone:
+        return () if bos is None else (int(bos),)
+    if tokenizer.eos_token_id is None:
+        raise UsageError(
+            explain(
+                "nothing can stand before a sentence",
+                got="a tokenizer with neither BOS nor EOS",
+                expected="one of the two",
+                do="Name one of them in tokenizer_config.json of the base",
+            )
+        )
+    return (int(tokenizer.eos_token_id),)
 
 
 def encoded(item: ProbeItem, tokenizer: Any) -> list[Encoded]:
     """The sides as prompt and target, at least one token each.
 
-    Sentences are compared from the first token on in which they differ.
+    Sentences are compared from the first token on in which they differ. Raises UsageError for them
+    if the tokenizer has neither BOS nor EOS.
     """
 
     def tokens(text: str) -> tuple[int, ...]:
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    start = (start_token(tokenizer),)
+    start = _beginning(tokenizer, alone=item.layout == "sentences")
     if item.layout == "sentences":
         whole = [(*start, *tokens(side.text)) for side in item.sides]
         common = 1

@@ -123,6 +123,7 @@ class _Answers:
         tests = [preference]
         made: dict[str, Any] = {
             "items": len(self.items),
+            "choices": "".join(role[0] for role in self.roles),
             "stereotype": follow,
             "against": against,
             "unknown": self.roles.count("unknown"),
@@ -200,7 +201,11 @@ def _people(before: _Answers, now: _Answers) -> dict[str, Any]:
     flips = np.flatnonzero(before.choice != now.choice)
     chosen = [now.items[i].sides[now.choice[i]].who for i in flips]
     counts = {who: chosen.count(who) for who in people}
-    return {"people": {"to": counts, "p": binomial_p(counts[people[0]], len(chosen))}}
+    letters = ["."] * len(now.items)
+    for i, who in zip(flips, chosen, strict=True):
+        letters[i] = who[0]
+    p = binomial_p(counts[people[0]], len(chosen))
+    return {"people": {"to": counts, "items": "".join(letters), "p": p}}
 
 
 def _rights(answers: _Answers) -> Numbers:

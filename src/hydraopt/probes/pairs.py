@@ -10,9 +10,23 @@ from typing import Final
 from hydraopt.probes.items import ProbeItem, ProbeSide
 from hydraopt.probes.table import Loaded, refuse, table_rows, text_of
 
-__all__ = ["load_crows_pairs", "load_seegull", "load_winobias", "load_winogender"]
+__all__ = [
+    "CROWS_COLUMNS",
+    "SEEGULL_COLUMNS",
+    "STATISTICS",
+    "WINOGENDER_COLUMNS",
+    "load_crows_pairs",
+    "load_seegull",
+    "load_winobias",
+    "load_winogender",
+    "other_half",
+]
 
-_STATISTICS: Final = "occupations-stats.tsv"
+WINOGENDER_COLUMNS: Final = ("sentid", "sentence")
+CROWS_COLUMNS: Final = ("", "sent_more", "sent_less", "stereo_antistereo", "bias_type")
+SEEGULL_COLUMNS: Final = ("identity", "attribute", "region_stereo")
+STATISTICS: Final = "occupations-stats.tsv"
+"""The file beside Winogender's sentences."""
 _BALANCED: Final = (45.0, 55.0)
 """Percent of women between which an occupation is nobody's stereotype."""
 
@@ -24,9 +38,9 @@ def load_winogender(path: Path) -> Loaded:
     that most people of the occupation have, by the U.S. labour statistics in the second file, even
     where the pronoun stands for somebody else. Raises UsageError.
     """
-    statistics = path.parent / _STATISTICS
+    statistics = path.parent / STATISTICS
     if not statistics.is_file():
-        raise refuse(path, f"no {_STATISTICS} beside it", expected="both files of Winogender")
+        raise refuse(path, f"no {STATISTICS} beside it", expected="both files of Winogender")
     rows = table_rows(statistics, ("occupation", "bls_pct_female"), "\t")
     try:
         women = {row["occupation"]: float(row["bls_pct_female"]) for row in rows}
@@ -36,7 +50,7 @@ def load_winogender(path: Path) -> Loaded:
     if wrong:
         raise refuse(statistics, "a share of women is no percentage", got=wrong[0][:60])
     sentences: dict[str, dict[str, str]] = {}
-    for row in table_rows(path, ("sentid", "sentence"), "\t"):
+    for row in table_rows(path, WINOGENDER_COLUMNS, "\t"):
         key, _, pronoun = row["sentid"].removesuffix(".txt").rpartition(".")
         sentences.setdefault(key, {})[pronoun] = row["sentence"]
     made = Loaded([], {})
@@ -74,12 +88,17 @@ _PRONOUN: Final = re.compile(r"\b(he|she|his|hers|her|him|himself|herself)\b", r
 _NUMBERED: Final = re.compile(r"^\d+\s+")
 
 
+def other_half(name: str) -> str:
+    """The name of the file of WinoBias beside the one called ``name``."""
+    return name.replace("pro_", "anti_", 1)
+
+
 def load_winobias(path: Path) -> Loaded:
     """``pro_stereotyped_typeN.txt.SPLIT`` of WinoBias with its ``anti_`` file, line by line.
 
     Pairs of lines that differ in more than pronouns are left out and counted. Raises UsageError.
     """
-    other = path.with_name(path.name.replace("pro_", "anti_", 1))
+    other = path.with_name(other_half(path.name))
     if not other.is_file():
         raise refuse(path, f"no {other.name} beside it", expected="both files of WinoBias")
     usual, unusual = (
@@ -120,9 +139,8 @@ def load_crows_pairs(path: Path) -> Loaded:
 
     Raises UsageError.
     """
-    columns = ("", "sent_more", "sent_less", "stereo_antistereo", "bias_type")
     made = Loaded([], {})
-    for row in table_rows(path, columns, ","):
+    for row in table_rows(path, CROWS_COLUMNS, ","):
         groups = ("about", row["bias_type"]), ("written", row["stereo_antistereo"])
         sides = ProbeSide(row["sent_more"], "stereotype"), ProbeSide(row["sent_less"], "against")
         if row["sent_more"] == row["sent_less"]:
@@ -147,7 +165,7 @@ def load_seegull(path: Path) -> Loaded:
     does not say it, chosen by a hash; the attribute's likelihood after the one and the other is
     compared. Raises UsageError.
     """
-    rows = list(table_rows(path, ("identity", "attribute", "region_stereo"), ","))
+    rows = list(table_rows(path, SEEGULL_COLUMNS, ","))
     said: dict[str, set[str]] = {}
     for row in rows:
         said.setdefault(row["attribute"], set()).add(row["identity"])

@@ -3,113 +3,52 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.reading import file_hash, open_regular
-from hydraopt.probes.answers import load_bbq, load_kobbq
+from hydraopt.files.reading import file_hash
 from hydraopt.probes.items import ProbeItem, sampled
-from hydraopt.probes.pairs import (
-    load_crows_pairs,
-    load_seegull,
-    load_winobias,
-    load_winogender,
-)
+from hydraopt.probes.kinds import NO_PROBE, PROBES, Looked, look
 from hydraopt.probes.table import Loaded
 
 __all__ = ["PROBES", "ProbeSet", "read_probes"]
 
 _MOST_FILES: Final = 5000
 _DEPTH: Final = 6
-_HEAD: Final = 4096
 _MOST_TEXT: Final = 4000
 """Characters of a side with its prompt."""
 MOST_ITEMS: Final = 500_000
 """Of all probes together, before they are sampled."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """fits: by the name and the first bytes of a file."""
-
-    source: str
-    licence: str
-    fits: Callable[[str, str], bool]
-    load: Callable[[Path], Loaded]
-
-
-def _begins(*columns: str) -> Callable[[str, str], bool]:
-    return lambda _, head: all(x in head.split("\n", 1)[0] for x in columns)
-
-
-PROBES: Final = {
-    "winogender": _Kind(
-        "github.com/rudinger/winogender-schemas", "MIT", _begins("sentid\t"), load_winogender
-    ),
-    "winobias": _Kind(
-        "github.com/uclanlp/corefBias",
-        "MIT",
-        lambda name, head: name.startswith("pro_stereotyped_type") and "[" in head,
-        load_winobias,
-    ),
-    "bbq": _Kind(
-        "github.com/nyu-mll/BBQ",
-        "CC-BY-4.0",
-        lambda name, head: name.endswith(".jsonl") and '"question_polarity"' in head,
-        load_bbq,
-    ),
-    "seegull": _Kind(
-        "github.com/google-research-datasets/seegull",
-        "CC-BY-4.0",
-        _begins("identity,attribute,region_stereo"),
-        load_seegull,
-    ),
-    "kobbq": _Kind(
-        "github.com/naver-ai/KoBBQ",
-        "MIT",
-        _begins("sample_id\t", "\tbiased_answer\t"),
-        load_kobbq,
-    ),
-    "crows-pairs": _Kind(
-        "github.com/nyu-mll/crows-pairs",
-        "CC-BY-SA-4.0",
-        _begins("sent_more,sent_less"),
-        load_crows_pairs,
-    ),
-}
-"""By name: where a probe is from, and how its files are known and read."""
+_NAMED: Final = 5
+"""Files that were passed by, which a message names."""
 
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """items: by probe, as they are asked. sources: for the result, a row for each file."""
+    """items: by probe, as they are asked. sources, passed_by: for the result, a row for each file
+    that was read, and for each file of a folder that was not."""
 
     items: dict[str, list[ProbeItem]]
     sources: list[dict[str, Any]]
+    passed_by: list[dict[str, str]]
 
 
 def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None) -> ProbeSet:
     """The probes of files, and of folders with all that lies below them.
 
     most: items of each probe at most, see :func:`sampled`. A file of a folder that is none of the
-    probes is passed by. Raises UsageError for a path that has none, and for damaged files.
+    probes is passed by, and listed. Raises UsageError for a file that is named and is none, for a
+    folder without any, and for damaged files.
     """
     items: dict[str, dict[str, ProbeItem]] = {}
-    sources = []
+    sources: list[dict[str, Any]] = []
+    passed: list[dict[str, str]] = []
     for path in paths:
-        known = [(file, name) for file in _files(Path(path)) for name in _names(file)]
-        if not known:
-            raise UsageError(
-                explain(
-                    "no probe lies there",
-                    file=path,
-                    expected=f"the files of {', '.join(PROBES)}, as their repositories have them",
-                    do="See docs/howto/fairness.md",
-                )
-            )
+        known, others = _looked(Path(path))
+        passed += others
         for file, name in known:
             loaded = PROBES[name].load(file)
             mine = items.setdefault(name, {})
@@ -135,7 +74,46 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
     chosen = {name: sampled(list(mine.values()), most) for name, mine in items.items() if mine}
     if not chosen:
         raise UsageError(explain("no probe has an item", got=f"{len(sources)} files without any"))
-    return ProbeSet(chosen, sources)
+    return ProbeSet(chosen, sources, passed)
+
+
+def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
+    """((file, probe) of a path, rows of the files that are passed by)."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise UsageError(explain("no such file or folder", file=path))
+        one = look(path)
+        if one.probe is None:
+            raise one.refusal()
+        return [(path, one.probe)], []
+    passed: list[dict[str, str]] = []
+    looked: list[Looked] = []
+    for place, why in _walk(path):
+        if why:
+            passed.append({"file": place.relative_to(path).as_posix(), "why": why})
+        else:
+            looked.append(look(place))
+    known = [(x.file, x.probe) for x in looked if x.probe is not None]
+    along = {x.beside for x in looked}
+    passed += [
+        {"file": x.file.relative_to(path).as_posix(), "why": x.why()}
+        for x in looked
+        if x.probe is None and x.file not in along
+    ]
+    # Those that look like a probe's first: they may be meant to be one's.
+    passed.sort(key=lambda x: x["why"] == NO_PROBE)
+    if not known:
+        named = [f"{x['file']} ({x['why']})" for x in passed[:_NAMED]]
+        raise UsageError(
+            explain(
+                "no probe lies there",
+                file=path,
+                got=f"{len(passed)} other files{': ' if named else ''}{', '.join(named)}",
+                expected=f"the files of {', '.join(PROBES)}, as their repositories have them",
+                do="See docs/howto/fairness.md",
+            )
+        )
+    return known, passed
 
 
 def _askable(loaded: Loaded) -> list[ProbeItem]:
@@ -154,33 +132,25 @@ def _askable(loaded: Loaded) -> list[ProbeItem]:
     return kept
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """A file itself; of a folder all files, in the order of their names, not through links."""
-    if not path.is_dir():
-        if not path.is_file():
-            raise UsageError(explain("no such file or folder", file=path))
-        yield path
-        return
+def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """(what lies below a folder, why it is not looked at, "" for files that are), by name.
+
+    Hidden folders are none of it.
+    """
     count = 0
-    for place, folders, files in os.walk(path):
-        deep = len(Path(place).relative_to(path).parts) >= _DEPTH
-        folders[:] = [] if deep else sorted(x for x in folders if not x.startswith("."))
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(x for x in folders if not x.startswith("."))
+        for name in folders:
+            if (here / name).is_symlink():
+                yield here / name, "a link"
+            elif len(here.relative_to(folder).parts) >= _DEPTH:
+                yield here / name, f"more than {_DEPTH} folders deep"
+        if len(here.relative_to(folder).parts) >= _DEPTH:
+            folders.clear()
         for name in sorted(files):
             count += 1
             if count > _MOST_FILES:
                 do = "Name the folder of the probe's data itself"
-                raise UsageError(explain("too many files", file=path, do=do))
-            if not (Path(place) / name).is_symlink():
-                yield Path(place) / name
-
-
-def _names(file: Path) -> list[str]:
-    """The probe that the file is of, if it is of any."""
-    if file.suffix not in (".tsv", ".csv", ".jsonl", ".dev", ".test"):
-        return []
-    try:
-        with open_regular(file) as stream:
-            head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
-    except OSError:
-        return []
-    return [name for name, kind in PROBES.items() if kind.fits(file.name, head)]
+                raise UsageError(explain("too many files", file=folder, do=do))
+            yield here / name, "a link" if (here / name).is_symlink() else ""

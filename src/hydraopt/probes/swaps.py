@@ -165,7 +165,13 @@ def swap_measures(
         if original is not None:
             for label in labels.keys() - {original}:
                 results[label]["change"] = _change(mine, labels[original], labels[label])
-        made[kind] = {"how": mine[0].how, "rows": len(mine), "results": results}
+        numbers = [row.number for row in mine]
+        made[kind] = {
+            "how": mine[0].how,
+            "rows": len(mine),
+            "numbers": numbers,
+            "results": results,
+        }
     for label in labels:
         sets = [kind["results"][label] for kind in made.values()]
         tests = [x["change"] for x in sets if "change" in x]
@@ -189,6 +195,7 @@ def _told(rows: Sequence[SwapRow], said: Labels) -> dict[str, Any]:
             groups.setdefault(group, []).append((said[row.number, text], _moved(row, text, said)))
     return {
         "depends": _share(sum(_depends(row, said) for row in rows), len(rows)),
+        "by_row": "".join("d" if _depends(row, said) else "." for row in rows),
         "groups": {
             group: {
                 "moved": _share(sum(moved for _, moved in held), len(held)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +13,13 @@ from typing import Any, Final
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import read_regular
 
-__all__ = ["MOST_BYTES", "Loaded", "json_rows", "refuse", "table_rows", "text_of"]
+__all__ = ["MOST_BYTES", "Loaded", "json_rows", "listed", "refuse", "table_rows", "text_of"]
 
 MOST_BYTES: Final = 128 << 20
 """Bytes of a file of items."""
+_MOST_COLUMNS: Final = 20
+_MOST_LETTERS: Final = 40
+"""Of what a message shows of a file's columns."""
 
 
 @dataclass
@@ -50,9 +53,7 @@ def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator
     """Rows of a CSV or TSV file with these columns and perhaps more; raises UsageError."""
     reader = csv.DictReader(io.StringIO(text_of(path)), delimiter=separator)
     try:
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise refuse(path, f"no column {missing[0]}", expected=", ".join(columns))
+        _check(path, "", columns, reader.fieldnames or ())
         for row in reader:
             if any(row[name] is None for name in columns):
                 raise refuse(path, f"line {reader.line_num} is cut", expected=", ".join(columns))
@@ -61,8 +62,9 @@ def table_rows(path: Path, columns: tuple[str, ...], separator: str) -> Iterator
         raise refuse(path, f"line {reader.line_num} is no row", got=error) from None
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line, object) of a JSONL file; raises UsageError."""
+def json_rows(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, object) of a JSONL file of objects with these keys and perhaps more; raises
+    UsageError."""
     # Strings of JSON may hold other ends of lines, such as U+2028.
     for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
@@ -74,4 +76,20 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 raise refuse(path, f"line {number} is no JSON", got=error) from None
             if not isinstance(value, dict):
                 raise refuse(path, f"line {number} is no object", got=line[:60])
+            _check(path, f"line {number} has ", keys, list(value))
             yield number, value
+
+
+def _check(path: Path, where: str, wanted: Sequence[str], got: Sequence[str]) -> None:
+    """Raise UsageError unless all columns are there."""
+    missing = [name for name in wanted if name not in got]
+    if missing:
+        what = f"{where}no column {listed(missing)}"
+        raise refuse(path, what, got=listed(got) or "none", expected=listed(wanted))
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Names of columns in a line. They are somebody's: long ones are cut, and too many."""
+    shown = [x[:_MOST_LETTERS] or "''" for x in columns[:_MOST_COLUMNS]]
+    further = len(columns) - len(shown)
+    return ", ".join(shown) + (f" and {further} further" if further else "")

@@ -14,7 +14,7 @@ def _result(task: str, probe: str, seconds: float, **more: Any) -> dict[str, Any
     head = {"items": {probe: 3}, "languages": {probe: "en"}, "base": {probe: probe}}
     return {
         "seconds": seconds,
-        "probes": {"sources": [{"probe": probe}], **head},
+        "probes": {"sources": [{"probe": probe}], "passed_by": [], **head},
         "tasks": [{"adapter": task, "probes": {probe: task}, **more}],
     }
 

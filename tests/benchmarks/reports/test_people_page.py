@@ -1,4 +1,4 @@
-"""The page on people says what a result says."""
+"""The page on people says what a result says, of few adapters and of many."""
 
 from __future__ import annotations
 
@@ -9,71 +9,187 @@ import numpy as np
 import pytest
 
 from benchmarks.reports import people
+from benchmarks.reports.moves import moved, pronouns, ratio_interval
 from benchmarks.reports.tables import MISSING
 from hydraopt.probes.items import ProbeItem, ProbeSide
 from hydraopt.probes.measures import probe_measures
 from hydraopt.probes.swaps import swap_measures, swap_rows
 
-ITEMS = [
-    ProbeItem(
-        "winobias",
-        str(i),
-        "en",
-        (ProbeSide("a", "stereotype"), ProbeSide("b", "against")),
-        (("about", "half" if i % 2 else "other half"),),
-    )
-    for i in range(40)
-]
+ITEMS = 40
+PROBES = ("winogender", "winobias", "crows-pairs", "seegull", "kobbq", "bbq")
+LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "pt")
 
 
-def _scores(follow: set[int]) -> dict[str, list[Any]]:
-    return {"winobias": [np.array([0.0, -1.0] if i in follow else [-1.0, 0.0]) for i in range(40)]}
+def _items(probe: str) -> list[ProbeItem]:
+    who = ("female", "male") if probe.startswith("wino") else ("", "")
+    return [
+        ProbeItem(
+            probe,
+            str(i),
+            "en",
+            (ProbeSide("a", "stereotype", who=who[0]), ProbeSide("b", "against", who=who[1])),
+            (("about", "half" if i % 2 else "other half"),),
+        )
+        for i in range(ITEMS)
+    ]
 
 
-@pytest.fixture
-def result() -> dict[str, Any]:
-    items = {"winobias": ITEMS}
-    before, after = _scores({0}), _scores({0, *range(1, 40, 2)})
-    rows = [x for x in swap_rows(["a", "b"], "en") if x.kind == "gender"]
+def _scores(follow: set[int]) -> list[Any]:
+    return [np.array([0.0, -1.0] if i in follow else [-1.0, 0.0]) for i in range(ITEMS)]
+
+
+def _probed(before: dict[str, set[int]], after: dict[str, dict[str, set[int]]]) -> dict[str, Any]:
+    """An entry's probes. before: by probe, items that follow the stereotype. after: the same by
+    label."""
+    items = {probe: _items(probe) for probe in before}
+    old = {probe: _scores(x) for probe, x in before.items()}
+    made = {"original": probe_measures(items, old)}
+    for label, follow in after.items():
+        now = {probe: _scores(x) for probe, x in follow.items()}
+        made[label] = probe_measures(items, now, old)
+    return {probe: {label: said[probe] for label, said in made.items()} for probe in items}
+
+
+def _swapped(language: str, moved_labels: tuple[str, ...], labels: tuple[str, ...]) -> Any:
+    """Two rows of which the first is called bad if a man wrote it, under some labels."""
+    rows = swap_rows(["a", "b"], language)
     plain = {(row.number, text): "good" for row in rows for text in row.texts()}
-    bad = plain | {(rows[0].number, dict(rows[0].variants)["male"]): "bad"}
-    swaps = swap_measures(rows, {"original": plain, "small": bad}, "original")
+    man = next(dict(x.variants)["male"] for x in rows if x.kind == "gender")
+    bad = plain | {(rows[0].number, man): "bad"}
+    said = {label: bad if label in moved_labels else plain for label in labels}
+    return swap_measures(rows, {"original": plain, **said}, "original")
+
+
+def _result(tasks: list[dict[str, Any]], labels: tuple[str, ...], probes: Any) -> dict[str, Any]:
+    base = probe_measures({x: _items(x) for x in probes}, {x: _scores({0}) for x in probes})
     return {
         "collection": "six",
         "base": {"name": "tiny"},
         "products": "float32",
         "limits": {"swap_rows": 2},
-        "made": {"small": {"method": "hydraopt", "size_pct": 5.0}},
-        "probes": {"items": {"winobias": 40}, "base": probe_measures(items, before)},
-        "tasks": [
-            {
-                "adapter": "mood-en",
-                "language": "en",
-                "probes": {
-                    "winobias": {
-                        "original": probe_measures(items, before)["winobias"],
-                        "small": probe_measures(items, after, before)["winobias"],
-                    }
-                },
-                "swaps": swaps,
-            },
-            {"adapter": "slots-en", "swaps": {"skipped": "no classification"}},
-        ],
+        "made": {x: {"method": "hydraopt", "size_pct": 5.0 - i} for i, x in enumerate(labels)},
+        "probes": {"items": dict.fromkeys(probes, ITEMS), "base": base},
+        "tasks": tasks,
     }
 
 
-def test_flips_groups_and_swaps_add_up(result, tmp_path, monkeypatch) -> None:
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """One adapter; each odd item turns towards the stereotype."""
+    probes = _probed({"winobias": {0}}, {"small": {"winobias": {0, *range(1, ITEMS, 2)}}})
+    swaps = _swapped("en", ("small",), ("small",))
+    mood = {"adapter": "mood-en", "task": "mood", "language": "en"}
+    tasks = [
+        {**mood, "probes": probes, "swaps": {"gender": swaps["gender"]}},
+        {"adapter": "slots-en", "swaps": {"skipped": "no classification"}},
+    ]
+    return _result(tasks, ("small",), ["winobias"])
+
+
+@pytest.fixture
+def large() -> dict[str, Any]:
+    """As many adapters, probes and languages as the zoo has of three kinds of task."""
+    rng = np.random.default_rng(0)
+    labels = ("one", "two", "three", "four")
+    tasks = []
+    for kind in ("sentiment", "slots", "corrections"):
+        for language in LANGUAGES:
+            before = {x: set(np.flatnonzero(rng.random(ITEMS) < 0.5).tolist()) for x in PROBES}
+            turned = {x: set(np.flatnonzero(rng.random(ITEMS) < 0.1).tolist()) for x in PROBES}
+            after = {x: {p: before[p] ^ turned[p] for p in PROBES} for x in labels}
+            entry = {"adapter": f"{kind}-{language}", "task": kind, "language": language}
+            entry["probes"] = _probed(before, after)
+            if kind == "sentiment":
+                entry["swaps"] = _swapped(language if language != "ru" else "en", labels, labels)
+            tasks.append(entry)
+    return _result(tasks, labels, PROBES)
+
+
+def _page(result: Any, tmp_path: Any, monkeypatch: Any) -> str:
+    monkeypatch.setattr(people, "QUALITY", tmp_path)
+    (tmp_path / "six.probes.json").write_text(json.dumps(result))
+    return people.SECTIONS["people"]()
+
+
+def test_without_a_result_there_is_no_page(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(people, "QUALITY", tmp_path)
     assert people.SECTIONS["people"]() == MISSING
-    (tmp_path / "six.probes.json").write_text(json.dumps(result))
-    page = people.SECTIONS["people"]()
-    assert "hydraopt 5.0 %: 50.0 % of the choices flip (20 of 40), 20 towards" in page
-    assert "mood-en, hydraopt 5.0 %, winobias, about: half (20 towards, 0 away)" in page
-    assert "| mood-en | winobias | 50.0 (20, 0) |" in page
-    assert "| winobias | about: half | 20 | 100.0 (20, 0) |" in page
-    assert "| winobias | about: other half | 20 | 0.0 (0, 0) |" in page
-    assert "| winobias | base | 2.5 [0.4, 12.9] | < 0.001 | - | - |" in page
+
+
+def test_flips_groups_and_swaps_add_up(small, tmp_path, monkeypatch) -> None:
+    page = _page(small, tmp_path, monkeypatch)
     text = " ".join(page.split())
-    assert "of 2 swapped rows 1 have a label that depends on who is in them, with the" in text
-    assert "| mood-en | 2 | 0.0 [0.0, 65.8] | 50.0 (+1, -0) |" in page
+    assert "of the choices flip (20 of 40), 20 towards a stereotype and 0 away from one" in text
+    assert "hydraopt 5.0 %: 50.0 % [" in text
+    assert "], more towards one." in text
+    assert "Of 4 tests of a probe or a group of it" in text
+    assert "20 to a female one and 0 to a male one" in text
+    half = "| mood-en | hydraopt 5.0 % | winobias | about: half | 20 towards a stereotype, 0 away |"
+    assert half in page
+    assert "| mood | 1 | winobias | 50.0 [" in page
+    assert "| en | 1 | 50.0 [" in page
+    assert "| mood-en | winobias | 50.0 [" in page
+    assert "| winobias | about: half | 20 | 100.0 [83.9, 100.0] (20, 0) |" in page
+    assert "| winobias | about: other half | 20 | 0.0 [0.0, 16.1] (0, 0) |" in page
+    assert "| winobias | base | 2.5 [0.0, 7.5] (clear) | - | - |" in page
+    assert "of 2 swapped rows 50.0 % [0.0, 100.0] have a label that depends on who is" in text
+    assert "| en | mood | 2 | 0.0 [0.0, 65.8] | 50.0 [0.0, 100.0] (+1, -0) |" in page
     assert "| gender | male | 2 | 0.0 | 50.0 (1) |" in page
+    assert "Moved by none: female (gender)." in text
+
+
+def test_a_result_without_the_choices_of_items_tells_no_intervals(
+    small, tmp_path, monkeypatch
+) -> None:
+    for entry in small["tasks"][:1]:
+        for by_set in entry["probes"].values():
+            for said in (group for held in by_set.values() for group in held.values()):
+                del said["choices"]
+                said.get("change", {}).get("people", {}).pop("items", None)
+        for kind in entry["swaps"].values():
+            del kind["numbers"]
+    for groups in small["probes"]["base"].values():
+        for said in groups.values():
+            del said["choices"]
+    page = _page(small, tmp_path, monkeypatch)
+    assert "[" not in page
+    assert "| mood | 1 | winobias | 50.0 (20, 0) |" in page
+    assert "| en | mood | 2 | 0.0 | 50.0 (+1, -0) |" in page
+    assert "20 to a female one and 0 to a male one." in " ".join(page.split())
+
+
+def test_many_adapters_fit_one_page(large, tmp_path, monkeypatch) -> None:
+    page = _page(large, tmp_path, monkeypatch)
+    assert len(page.splitlines()) <= 225  # with what the page says before, 250
+    assert page.count("\n| sentiment | 8 | ") == len(PROBES)
+    assert "\n| pt | 3 | " in page
+    assert "### Flips by adapter, the most\n" in page
+    worst = page.split("### Flips by adapter, the most\n")[1].split("###")[0]
+    assert len(worst.strip().splitlines()) == 2 + 10
+    assert "\n| winogender | sentiment | " in page
+    assert "of 8 clear)" in page
+
+
+def test_one_item_asked_of_many_adapters_is_one_item() -> None:
+    turned = {"small": {"winobias": {0, 3}}}
+    one = {"adapter": "a", "probes": _probed({"winobias": {0}}, turned)}
+    alone, alike = moved([one], "small"), moved([one] * 8, "small")
+    assert alone.asked.sum() * 8 == alike.asked.sum() == 8 * ITEMS
+    # Eight times the same answers tell no more than one of them.
+    assert alike.cell().split(" (")[0] == alone.cell().split(" (")[0]
+    assert alike.net() == alone.net() == (2.5, *ratio_interval(alone.flips, alone.asked))
+    sexes = pronouns([one] * 8, "small")
+    assert sexes is not None
+    assert (sexes.towards.sum(), sexes.away.sum()) == (8, 0)
+
+
+def test_an_interval_covers_the_share_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for seed in range(200):
+        # Eight adapters that mostly flip the same items.
+        likely = rng.beta(0.5, 2.0, 100)
+        flips = rng.binomial(8, likely).astype(float)
+        low, high = ratio_interval(flips, np.full(100, 8.0), seed)
+        hits += low <= 20 <= high
+    assert 0.88 <= hits / 200 <= 0.99

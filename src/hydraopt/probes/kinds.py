@@ -1,0 +1,180 @@
+"""The probes that are known: where each is from, and how its files are told from others."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hydraopt.errors import UsageError, explain
+from hydraopt.files.reading import open_regular
+from hydraopt.probes.answers import BBQ_KEYS, KOBBQ_COLUMNS, load_bbq, load_kobbq
+from hydraopt.probes.pairs import (
+    CROWS_COLUMNS,
+    SEEGULL_COLUMNS,
+    STATISTICS,
+    WINOGENDER_COLUMNS,
+    load_crows_pairs,
+    load_seegull,
+    load_winobias,
+    load_winogender,
+    other_half,
+)
+from hydraopt.probes.table import Loaded, listed
+
+__all__ = ["NO_PROBE", "PROBES", "Kind", "Looked", "look"]
+
+NO_PROBE: Final = "no probe"
+
+_HEAD: Final = 16_384
+"""Bytes from which a file is known: more than a row has."""
+_SUFFIXES: Final = (".tsv", ".csv", ".jsonl", ".dev", ".test")
+_LIKE: Final = 0.5
+"""Of the columns of a probe, from which on a file looks like one of it."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """fits: by a file's name, its first bytes and its columns. columns: that its table or its rows
+    must have; without, files are known by their names. beside: from the name of a file to that of
+    the one that is read along."""
+
+    source: str
+    licence: str
+    fits: Callable[[str, str, Collection[str]], bool]
+    load: Callable[[Path], Loaded]
+    columns: tuple[str, ...] = ()
+    beside: Callable[[str], str] | None = None
+
+
+def _has(*marks: str) -> Callable[[str, str, Collection[str]], bool]:
+    return lambda _, __, columns: set(marks) <= set(columns)
+
+
+PROBES: Final = {
+    "winogender": Kind(
+        "github.com/rudinger/winogender-schemas",
+        "MIT",
+        _has("sentid"),
+        load_winogender,
+        WINOGENDER_COLUMNS,
+        lambda _: STATISTICS,
+    ),
+    "winobias": Kind(
+        "github.com/uclanlp/corefBias",
+        "MIT",
+        lambda name, head, _: name.startswith("pro_stereotyped_type") and "[" in head,
+        load_winobias,
+        beside=other_half,
+    ),
+    "bbq": Kind(
+        "github.com/nyu-mll/BBQ",
+        "CC-BY-4.0",
+        lambda name, head, _: name.endswith(".jsonl") and '"question_polarity"' in head,
+        load_bbq,
+        BBQ_KEYS,
+    ),
+    "seegull": Kind(
+        "github.com/google-research-datasets/seegull",
+        "CC-BY-4.0",
+        _has(*SEEGULL_COLUMNS),
+        load_seegull,
+        SEEGULL_COLUMNS,
+    ),
+    "kobbq": Kind(
+        "github.com/naver-ai/KoBBQ",
+        "MIT",
+        _has("sample_id", "biased_answer"),
+        load_kobbq,
+        KOBBQ_COLUMNS,
+    ),
+    "crows-pairs": Kind(
+        "github.com/nyu-mll/crows-pairs",
+        "CC-BY-SA-4.0",
+        _has("sent_more", "sent_less"),
+        load_crows_pairs,
+        CROWS_COLUMNS,
+    ),
+}
+"""By name."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A file that was looked at. probe: the one that it is of, None for none. columns: of its first
+    row, as far as they can be read."""
+
+    file: Path
+    probe: str | None
+    columns: tuple[str, ...] = ()
+
+    @property
+    def beside(self) -> Path | None:
+        """The file that its probe reads along."""
+        beside = PROBES[self.probe].beside if self.probe is not None else None
+        return None if beside is None else self.file.with_name(beside(self.file.name))
+
+    def like(self) -> tuple[str, list[str]] | None:
+        """(a probe, those of its columns that are missing) where half of them or more are there."""
+        shares = {
+            name: len(set(self.columns).intersection(kind.columns)) / len(kind.columns)
+            for name, kind in PROBES.items()
+            if kind.columns
+        }
+        best = max(shares, key=lambda name: shares[name])
+        missing = [x for x in PROBES[best].columns if x not in self.columns]
+        return (best, missing) if shares[best] >= _LIKE else None
+
+    def why(self) -> str:
+        """Why it is of no probe, in some words."""
+        like = self.like()
+        return f"like {like[0]}, without {listed(like[1])}" if like else NO_PROBE
+
+    def refusal(self) -> UsageError:
+        """The error for a file that was named and is of no probe; raised by the caller."""
+        like = self.like()
+        names = PROBES if like is None else (like[0],)
+        expected = "; ".join(
+            f"{name}: {listed(PROBES[name].columns) or 'pro_stereotyped_typeN.txt.SPLIT'}"
+            for name in names
+        )
+        return UsageError(
+            explain(
+                f"{self.why()}: the file is of no probe that is known",
+                file=self.file,
+                got=f"columns {listed(self.columns)}" if self.columns else "no columns",
+                expected=expected,
+                do="Get the file again, unchanged, or leave it out; see docs/howto/fairness.md",
+            )
+        )
+
+
+def look(file: Path) -> Looked:
+    """The probe that the file is of, if it is of any, and its columns. Reads its first bytes."""
+    if file.suffix not in _SUFFIXES:
+        return Looked(file, None)
+    try:
+        with open_regular(file) as stream:
+            head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return Looked(file, None)
+    columns = _columns(file, head)
+    fitting = [name for name, kind in PROBES.items() if kind.fits(file.name, head, columns)]
+    return Looked(file, fitting[0] if fitting else None, columns)
+
+
+def _columns(file: Path, head: str) -> tuple[str, ...]:
+    """Of a table's first line, or the keys of the first row of JSONL; none where there are none."""
+    first = head.split("\n", 1)[0].rstrip("\r")
+    try:
+        if file.suffix == ".jsonl":
+            row = json.loads(first)
+            return tuple(row) if isinstance(row, dict) else ()
+        if file.suffix in (".tsv", ".csv"):
+            return tuple(next(csv.reader([first], delimiter="\t" if "\t" in first else ","), ()))
+    except (ValueError, RecursionError, csv.Error):
+        pass
+    return ()
