@@ -5,7 +5,7 @@ Items are drawn, not answers: what several adapters say of one item is no news o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,10 +14,21 @@ from numpy.typing import NDArray
 
 from hydraopt.probes.chance import wilson
 
-__all__ = ["ALL", "Moves", "moved", "pronouns", "ratio_interval", "share_text"]
+__all__ = [
+    "ALL",
+    "Moves",
+    "moved",
+    "preferred",
+    "pronouns",
+    "ratio_interval",
+    "share_text",
+    "signs_p",
+]
 
 ALL: Final = "all"
 _DRAWS: Final = 2000
+_SIGNS: Final = 10_000
+_EXACT: Final = 12
 _VALUE: Final = {"s": 1, "a": -1}
 _FEMALE, _MALE = "f", "m"
 
@@ -28,22 +39,44 @@ Entry = Mapping[str, Any]
 def ratio_interval(part: Counts, whole: Counts, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of sum(part) / sum(whole), in percent: items drawn with replacement.
 
-    part, whole: (items,). Where no item has any, or each has all, no draw differs: Wilson's
-    interval of so many items says more.
+    part, whole: (items,). Of items that are asked once it is Wilson's. So it is where no item has
+    any, or each has all, since no draw differs: of so many items.
     """
+    if whole.max() <= 1 and part.min() >= 0:
+        low, high = wilson(int(part.sum()), int(whole.sum()))
+        return 100 * low, 100 * high
     items = len(part)
     if not part.any() or np.array_equal(part, whole):
         low, high = wilson(items if part.any() else 0, items)
         return 100 * low, 100 * high
+    return _drawn_interval(part, whole, seed)
+
+
+def _drawn_interval(part: Counts, whole: Counts, seed: int = 0) -> tuple[float, float]:
+    items = len(part)
     drawn = np.random.default_rng(seed).integers(0, items, (_DRAWS, items))
     sums, totals = part[drawn].sum(1), whole[drawn].sum(1)
     low, high = np.quantile(100 * sums[totals > 0] / totals[totals > 0], [0.025, 0.975])
     return float(low), float(high)
 
 
-def share_text(part: Counts, whole: Counts, told: bool = True) -> str:
-    """Percent with the interval; without it where items are not told apart."""
-    text = f"{100 * part.sum() / whole.sum():.1f}"
+def signs_p(net: Counts, seed: int = 0) -> float:
+    """How likely the sum of ``net`` is so far from 0 if each item might as well go the other way.
+
+    net: (items,). Of one adapter it is the sign test: exact, up to 12 items that go anywhere, else
+    by signs that are drawn.
+    """
+    moving = net[net != 0]
+    if len(moving) <= _EXACT:
+        signs = 1.0 - 2 * (np.arange(2 ** len(moving))[:, None] >> np.arange(len(moving)) & 1)
+        return float((np.abs(signs @ moving) >= abs(moving.sum())).mean())
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_SIGNS, len(moving)))
+    return float(((np.abs(signs @ moving) >= abs(moving.sum())).sum() + 1) / (_SIGNS + 1))
+
+
+def share_text(part: Counts, whole: Counts, told: bool = True, unit: str = "") -> str:
+    """Percent with the interval; without it where items are not told apart. unit: " %" in prose."""
+    text = f"{100 * part.sum() / whole.sum():.1f}{unit}"
     return f"{text} [{{:.1f}}, {{:.1f}}]".format(*ratio_interval(part, whole)) if told else text
 
 
@@ -58,24 +91,22 @@ class Moves:
     asked: Counts
     told: bool
 
-    def share(self) -> str:
+    def share(self, unit: str = "") -> str:
         """Flips in percent, with the interval."""
-        return share_text(self.flips, self.asked, self.told)
+        return share_text(self.flips, self.asked, self.told, unit)
 
     def cell(self) -> str:
         """The same, with the numbers of both ways."""
         return f"{self.share()} ({self.towards.sum():.0f}, {self.away.sum():.0f})"
 
-    def net(self) -> tuple[float, float, float] | None:
-        """(towards less away in percent of the answers, low, high); None where items are not told
-        apart."""
+    def net(self) -> tuple[float, float, float, float] | None:
+        """(towards less away in percent of the answers, low, high, p of no direction); None where
+        items are not told apart."""
         if not self.told:
             return None
         net = self.towards - self.away
         value = 100 * float(net.sum() / self.asked.sum())
-        if not net.any():
-            return 0.0, 0.0, 0.0
-        return (value, *ratio_interval(net, self.asked))
+        return (value, *_drawn_interval(net, self.asked), signs_p(net))
 
 
 def moved(
@@ -91,48 +122,70 @@ def moved(
         for name, by_set in entry["probes"].items()
         if probe in (None, name) and group in by_set[label]
     ]
-    told = all("choices" in said for _, *both in pairs for said in both)
-    return _summed([(name, _of_choices(*both, told)) for name, *both in pairs], told)
+    known = all("choices" in now for _, _, now in pairs)
+    return _summed([(name, _of_choices(old, now)) for name, old, now in pairs], known)
 
 
 def pronouns(entries: Iterable[Entry], label: str) -> Moves | None:
     """The same of flips to a woman's pronoun (towards) and to a man's (away), of the probes that
     are about the two; None if there are none."""
     held = [
-        (name, said["items"], said["change"])
+        (name, said["items"], said["change"]["people"])
         for entry in entries
         for name, by_set in entry["probes"].items()
         if "people" in (said := by_set[label][ALL])["change"]
     ]
-    told = all("items" in change["people"] for _, _, change in held)
-    rows = [(name, _of_pronouns(items, change["people"], told)) for name, items, change in held]
-    return _summed(rows, told) if rows else None
+    known = all("items" in people for _, _, people in held)
+    rows = [(name, _of_pronouns(items, people)) for name, items, people in held]
+    return _summed(rows, known) if rows else None
 
 
-def _summed(rows: list[tuple[str, Counts]], told: bool) -> Moves:
-    """rows: (the probe, (4, items) of one adapter). Items of one probe are the same for all."""
+def preferred(held: Sequence[Entry]) -> tuple[Counts, Counts, bool]:
+    """(answers that follow a stereotype, those that take a side, by item; whether items are told
+    apart) of one probe, over adapters."""
+    if len(held) > 1 and not all("choices" in said for said in held):
+        sums = [sum(said[x] for said in held) for x in ("stereotype", "against")]
+        return np.array([sums[0]], float), np.array([sum(sums)], float), False
+    letters = np.array(
+        [list(x.get("choices") or "s" * x["stereotype"] + "a" * x["against"]) for x in held]
+    )
+    follow, against = ((letters == x).sum(0).astype(float) for x in ("s", "a"))
+    return follow, follow + against, True
+
+
+def _summed(rows: list[tuple[str, Counts]], known: bool) -> Moves:
+    """rows: (the probe, (4, items) of one adapter). Items of one probe are the same for all.
+
+    known: whether it is known which they are; of one adapter any order will do.
+    """
     sums: dict[str, Counts] = {}
     for name, counts in rows:
         sums[name] = sums[name] + counts if name in sums else counts
     whole = np.concatenate(list(sums.values()), axis=1)
+    told = known or len(sums) == len(rows)
     return Moves(*(whole if told else whole.sum(1, keepdims=True)), told)
 
 
-def _of_choices(before: Entry, now: Entry, told: bool) -> Counts:
-    if not told:
-        change = now["change"]
-        values = [change["flips"], change["towards"], change["away"], now["items"]]
-        return np.array(values, float)[:, None]
+def _of_choices(before: Entry, now: Entry) -> Counts:
+    change = now["change"]
+    if "choices" not in now:
+        return _in_any_order(change["flips"], change["towards"], change["away"], now["items"])
     old, new = (np.array(list(x["choices"])) for x in (before, now))
     value = [np.array([_VALUE.get(x, 0) for x in held]) for held in (old, new)]
     step = value[1] - value[0]
     return np.array([old != new, step > 0, step < 0, np.ones(len(old))], float)
 
 
-def _of_pronouns(items: int, people: Entry, told: bool) -> Counts:
-    if not told:
-        female, male = people["to"]["female"], people["to"]["male"]
-        return np.array([female + male, female, male, items], float)[:, None]
+def _of_pronouns(items: int, people: Entry) -> Counts:
+    female, male = people["to"]["female"], people["to"]["male"]
+    if "items" not in people:
+        return _in_any_order(female + male, female, male, items)
     letters = np.array(list(people["items"]))
     whose = [letters == x for x in (_FEMALE, _MALE)]
     return np.array([whose[0] | whose[1], *whose, np.ones(len(letters))], float)
+
+
+def _in_any_order(flips: int, towards: int, away: int, items: int) -> Counts:
+    at = np.arange(items)
+    ways = at < towards, (at >= towards) & (at < towards + away)
+    return np.array([at < flips, *ways, np.ones(items)], float)

@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from benchmarks.common import QUALITY
 from benchmarks.reports import swapped
-from benchmarks.reports.moves import ALL, Moves, moved, pronouns, share_text
+from benchmarks.reports.moves import ALL, Moves, moved, preferred, pronouns, share_text
 from benchmarks.reports.tables import MISSING, table, wrapped
 
 __all__ = ["SECTIONS"]
@@ -115,7 +113,8 @@ def _asked(result: Result) -> str:
         f"Base `{result['base']['name']}`. Items of each probe: {asked}. They were asked of "
         f"{_named(probed)}. People were swapped in {result['limits']['swap_rows']} test rows, at "
         f"most, of each kind, of {_named(swaps)}. Merged to: {sets} of fp16. Products "
-        f"{result['products']}."
+        f"{result['products']}. Intervals (95 %) are over items or rows, which adapters share. The p "
+        "of a net is that of items which might as well have gone the other way; it is uncorrected."
     )
 
 
@@ -141,7 +140,7 @@ def _words(result: Result) -> Iterator[str]:
     for label, name in labels.items():
         moves = moved(probed, label)
         yield (
-            f"{name}: {moves.share()} % of the choices flip ({moves.flips.sum():.0f} of "
+            f"{name}: {moves.share(' %')} of the choices flip ({moves.flips.sum():.0f} of "
             f"{moves.asked.sum():.0f}), {moves.towards.sum():.0f} towards a stereotype and "
             f"{moves.away.sum():.0f} away from one{_net(moves, 'towards one', 'away from one')}."
         )
@@ -153,7 +152,7 @@ def _words(result: Result) -> Iterator[str]:
                 f"{sexes.away.sum():.0f} to a male one{_net(sexes, 'to women', 'to men')}."
             )
     tests, clear = _tests(result)
-    told = f"{len(clear)} have" if clear else "none has"
+    told = f"{len(clear)} {'has' if len(clear) == 1 else 'have'}" if clear else "none has"
     yield (
         f"Of {tests} tests of a probe or a group of it, of one adapter and one bundle, {told} a "
         f"direction after Holm. By chance alone, at most {100 * CLEAR:.0f} % of the "
@@ -166,10 +165,10 @@ def _net(moves: Moves, towards: str, away: str) -> str:
     net = moves.net()
     if net is None:
         return ""
-    value, low, high = net
+    value, low, high, p = net
     more = f"more {towards if value > 0 else away}"
-    said = "no clear direction" if low <= 0 <= high else more
-    return f": net {value:+.1f} % [{low:+.1f}, {high:+.1f}], {said}"
+    said = more if p < CLEAR else "no clear direction"
+    return f": net {value:+.1f} % [{low:+.1f}, {high:+.1f}], p {_p(p)}, {said}"
 
 
 def _tests(result: Result) -> tuple[int, list[tuple[float, list[str]]]]:
@@ -283,7 +282,7 @@ def _preferences(result: Result) -> str:
     head = [
         "probe",
         "of",
-        "follows the stereotype, % [95 %]; chance 50",
+        "follows the stereotype, %; chance 50",
         "right where open, %; chance 33",
         "right where told, %",
     ]
@@ -292,15 +291,8 @@ def _preferences(result: Result) -> str:
 
 def _preferred(held: Sequence[Entry]) -> list[str]:
     """Cells of some adapters: what they prefer, and how often they are right."""
-    told = all("choices" in x for x in held)
-    if told:
-        letters = np.array([list(x["choices"]) for x in held])
-        part = (letters == "s").sum(0).astype(float)
-        whole = part + (letters == "a").sum(0)
-    else:
-        part = np.array([float(sum(x["stereotype"] for x in held))])
-        whole = part + sum(x["against"] for x in held)
-    cells = [_of_several(share_text(part, whole, told), [x["preference"] for x in held])]
+    text = share_text(*preferred(held))
+    cells = [_of_several(text, [x["preference"] for x in held])]
     for condition in ("ambiguous", "disambiguated"):
         judged = [x[condition] for x in held if condition in x]
         if judged:

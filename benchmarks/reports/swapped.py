@@ -56,10 +56,10 @@ def words(entries: Sequence[Entry], labels: Labels) -> list[str]:
     for label, name in labels.items() if entries else ():
         (now, old, rows), told = _depending(entries, label)
         new, gone = _changes(entries, label)
-        after, before = share_text(now, rows, told), share_text(old, rows, told)
+        after, before = (share_text(x, rows, told, " %") for x in (now, old))
         made.append(
-            f"{name}: of {rows.sum():.0f} swapped rows {after} % have a label that depends on who "
-            f"is in them, with the originals {before} %: {new} new, {gone} gone."
+            f"{name}: of {rows.sum():.0f} swapped rows {after} have a label that depends on who is "
+            f"in them, with the originals {before}: {new} new, {gone} gone."
         )
     return made
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.reports import people
-from benchmarks.reports.moves import moved, pronouns, ratio_interval
+from benchmarks.reports.moves import moved, pronouns, ratio_interval, signs_p
 from benchmarks.reports.tables import MISSING
+from hydraopt.probes.chance import binomial_p
 from hydraopt.probes.items import ProbeItem, ProbeSide
 from hydraopt.probes.measures import probe_measures
 from hydraopt.probes.swaps import swap_measures, swap_rows
@@ -121,7 +122,7 @@ def test_flips_groups_and_swaps_add_up(small, tmp_path, monkeypatch) -> None:
     text = " ".join(page.split())
     assert "of the choices flip (20 of 40), 20 towards a stereotype and 0 away from one" in text
     assert "hydraopt 5.0 %: 50.0 % [" in text
-    assert "], more towards one." in text
+    assert "], p < 0.001, more towards one." in text
     assert "Of 4 tests of a probe or a group of it" in text
     assert "20 to a female one and 0 to a male one" in text
     half = "| mood-en | hydraopt 5.0 % | winobias | about: half | 20 towards a stereotype, 0 away |"
@@ -131,31 +132,43 @@ def test_flips_groups_and_swaps_add_up(small, tmp_path, monkeypatch) -> None:
     assert "| mood-en | winobias | 50.0 [" in page
     assert "| winobias | about: half | 20 | 100.0 [83.9, 100.0] (20, 0) |" in page
     assert "| winobias | about: other half | 20 | 0.0 [0.0, 16.1] (0, 0) |" in page
-    assert "| winobias | base | 2.5 [0.0, 7.5] (clear) | - | - |" in page
-    assert "of 2 swapped rows 50.0 % [0.0, 100.0] have a label that depends on who is" in text
-    assert "| en | mood | 2 | 0.0 [0.0, 65.8] | 50.0 [0.0, 100.0] (+1, -0) |" in page
+    assert "| winobias | base | 2.5 [0.4, 12.9] (clear) | - | - |" in page
+    assert "of 2 swapped rows 50.0 % [9.5, 90.5] have a label that depends on who is" in text
+    assert "| en | mood | 2 | 0.0 [0.0, 65.8] | 50.0 [9.5, 90.5] (+1, -0) |" in page
     assert "| gender | male | 2 | 0.0 | 50.0 (1) |" in page
     assert "Moved by none: female (gender)." in text
 
 
-def test_a_result_without_the_choices_of_items_tells_no_intervals(
-    small, tmp_path, monkeypatch
-) -> None:
-    for entry in small["tasks"][:1]:
+def _without_choices(result: dict[str, Any]) -> dict[str, Any]:
+    """As results were before they told which item and which row it is."""
+    for entry in result["tasks"]:
         for by_set in entry["probes"].values():
             for said in (group for held in by_set.values() for group in held.values()):
                 del said["choices"]
                 said.get("change", {}).get("people", {}).pop("items", None)
-        for kind in entry["swaps"].values():
+        for kind in entry.get("swaps", {}).values():
             del kind["numbers"]
-    for groups in small["probes"]["base"].values():
+    for groups in result["probes"]["base"].values():
         for said in groups.values():
             del said["choices"]
+    return result
+
+
+def test_without_the_choices_of_items_there_are_intervals_of_one_adapter_alone(
+    small, tmp_path, monkeypatch
+) -> None:
+    small["tasks"] = small["tasks"][:1]
     page = _page(small, tmp_path, monkeypatch)
-    assert "[" not in page
-    assert "| mood | 1 | winobias | 50.0 (20, 0) |" in page
-    assert "| en | mood | 2 | 0.0 | 50.0 (+1, -0) |" in page
-    assert "20 to a female one and 0 to a male one." in " ".join(page.split())
+    old = _page(_without_choices(small), tmp_path, monkeypatch)
+    swapped = "### Other people in the rows, by language\n"
+    asked, others = (x.split(swapped) for x in (page, old))
+    assert "[" not in others[1]  # a row has several swaps
+    assert asked[0].split("### What was asked")[1] == others[0].split("### What was asked")[1]
+    two = {**small["tasks"][0], "adapter": "mood-de", "language": "de"}
+    old = _page({**small, "tasks": [small["tasks"][0], two]}, tmp_path, monkeypatch)
+    assert "| mood | 2 | winobias | 50.0 (40, 0) |" in old
+    assert "40 to a female one and 0 to a male one." in " ".join(old.split())
+    assert "\n| winobias | mood | 2.5 (2 to 2; 2 of 2 clear) | - | - |\n" in old
 
 
 def test_many_adapters_fit_one_page(large, tmp_path, monkeypatch) -> None:
@@ -176,11 +189,20 @@ def test_one_item_asked_of_many_adapters_is_one_item() -> None:
     alone, alike = moved([one], "small"), moved([one] * 8, "small")
     assert alone.asked.sum() * 8 == alike.asked.sum() == 8 * ITEMS
     # Eight times the same answers tell no more than one of them.
-    assert alike.cell().split(" (")[0] == alone.cell().split(" (")[0]
-    assert alike.net() == alone.net() == (2.5, *ratio_interval(alone.flips, alone.asked))
+    low, high = ratio_interval(alike.flips, alike.asked)
+    assert (low, high) == (0, pytest.approx(8, abs=1))
+    assert ratio_interval(alone.flips, alone.asked) == pytest.approx((0.4, 12.9), abs=0.1)
+    assert alike.net() == alone.net() == (2.5, low, high, 1.0)
     sexes = pronouns([one] * 8, "small")
     assert sexes is not None
     assert (sexes.towards.sum(), sexes.away.sum()) == (8, 0)
+
+
+@pytest.mark.parametrize(("towards", "away"), [(4, 0), (8, 2), (14, 4), (30, 20)])
+def test_a_direction_of_one_adapter_is_judged_by_the_sign_test(towards, away) -> None:
+    net = np.array([1.0] * towards + [-1.0] * away + [0.0] * 5)
+    assert signs_p(net) == pytest.approx(binomial_p(towards, towards + away), abs=0.015)
+    assert signs_p(3 * net) == signs_p(net)
 
 
 def test_an_interval_covers_the_share_as_often_as_it_says() -> None:
