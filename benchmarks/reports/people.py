@@ -113,8 +113,8 @@ def _asked(result: Result) -> str:
         f"Base `{result['base']['name']}`. Items of each probe: {asked}. They were asked of "
         f"{_named(probed)}. People were swapped in {result['limits']['swap_rows']} test rows, at "
         f"most, of each kind, of {_named(swaps)}. Merged to: {sets} of fp16. Products "
-        f"{result['products']}. Intervals (95 %) are over items or rows, which adapters share. The p "
-        "of a net is that of items which might as well have gone the other way; it is uncorrected."
+        f"{result['products']}. Intervals (95 %) are over items or rows, which adapters share. The "
+        "p of a net is that of items which might as well have gone the other way, uncorrected."
     )
 
 

@@ -177,3 +177,48 @@ def test_people_have_a_section_that_says_what_changed(page: str) -> None:
         assert "1 group changed in one direction by more than chance:" in text
         assert "religion" in text
         assert "People" in text_of(driver, "#sections")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_rows_about_people_say_whose_they_are(page: str, size: tuple[int, int]) -> None:
+    with opened(page, size) as driver:
+        links = driver.find_elements("css selector", "#people table tbody th a")
+        shown = [x.text for x in links if x.is_displayed()]
+        assert set(shown) == {"moods-en"}
+        assert len(shown) == 3  # a probe as a whole, a group that changed, a swap
+
+
+def test_of_many_rows_about_people_those_that_changed_most_come_first(page: str) -> None:
+    script = """
+      const said = {probe: "bbq", language: "en", group: "", items: 40, before: 0.5, now: 0.5,
+        low: 0.4, high: 0.6, towards: 0, away: 0, p: 1};
+      const people = Array.from({length: 30}, (_, i) => ({...said, task: `t${i}`, flips: i}));
+      document.body.append(H.people({people, swapped: []}));
+      const made = document.querySelector("body > #people table");
+      return [made.caption, ...made.querySelectorAll("tbody th")].map((x) => x.textContent);
+    """
+    with opened(page) as driver:
+        caption, *tasks = driver.execute_script(script)
+        assert caption == "Each probe as a whole: the 16 that changed most"
+        assert tasks == [f"t{i}" for i in range(29, 13, -1)]
+        more = driver.find_elements("css selector", "body > #people summary")
+        assert [x.text for x in more] == ["All 30 rows", "All groups"]
+
+
+@pytest.mark.parametrize("columns", [3, 18, 60])
+def test_the_ticks_of_a_map_do_not_overlap(page: str, columns: int) -> None:
+    script = """
+      const columns = Array.from({length: arguments[0]}, (_, i) => i + 90);
+      const cells = columns.map((x) => ({x, y: "q", value: 1, title: ""}));
+      const options = {colour: H.errorColour([1]), xFormat: String, xLabel: "layer"};
+      document.body.append(H.heat(cells, columns, ["q"], options, 340));
+      const texts = document.querySelectorAll("body > svg text, body > figure text");
+      return [...texts].map((x) => [x.textContent, x.getBoundingClientRect().toJSON()]);
+    """
+    with opened(page, PHONE) as driver:
+        boxes = [x for x in driver.execute_script(script, columns) if x[0] != "q"]
+        assert len(boxes) >= 1 + min(columns, 3)
+        for i, (one, a) in enumerate(boxes):
+            for two, b in boxes[:i]:
+                apart = a["left"] >= b["right"] or b["left"] >= a["right"]
+                assert apart or a["top"] >= b["bottom"] or b["top"] >= a["bottom"], (one, two)

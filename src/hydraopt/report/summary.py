@@ -31,15 +31,16 @@ def summary_of(bundle: Bundle, tasks: Sequence[TaskView], fp16_bytes: int) -> tu
             "smaller."
         ]
     said.append(_harm(tasks))
-    differences = [
-        x.judged.difference for x in tasks if x.judged and x.judged.difference is not None
-    ]
+    differences = {
+        x.name: x.judged.difference for x in tasks if x.judged and x.judged.difference is not None
+    }
     if differences:
-        mean = sum(differences) / len(differences)
-        least = min(differences)
+        mean = sum(differences.values()) / len(differences)
+        least = min(differences, key=lambda name: differences[name])
         said.append(
             f"Against the originals, scores change by {mean:+.2f} points in the mean of "
-            f"{len(differences)} tasks, and by {least:+.2f} points in the worst."
+            f"{len(differences)} tasks, and by {differences[least]:+.2f} points in the worst task, "
+            f"{least}."
         )
     errors = [x.error for x in tasks]
     worst = max(tasks, key=lambda x: x.error)

@@ -12,6 +12,9 @@ H.el = (tag, attributes = {}, ...children) => {
   return node;
 };
 
+// A name breaks after its separators rather than within a word.
+H.breakable = (text) => text.split(/(?<=[_./:])/).flatMap((part, i) => (i ? [H.el("wbr"), part] : [part]));
+
 H.region = (label, child) => H.el("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, child);
 
 // columns: {head, number, wide, text}; a cell is a text or a node, or {share, text} for a bar behind it.
@@ -22,7 +25,7 @@ H.table = (caption, columns, rows, heads) => {
   const cell = (value, column, i) => {
     const bar = value !== null && typeof value === "object" && !(value instanceof Node);
     const node = H.el(i ? "td" : "th", { scope: i ? null : "row", class: `${kind(column)}${bar ? " share" : ""}` || null },
-      bar ? value.text : value);
+      bar ? value.text : column.text && typeof value === "string" ? H.breakable(value) : value);
     if (bar && value.share) node.style.setProperty("--share", `${Math.min(100, Math.max(0, 100 * value.share))}%`);
     return node;
   };
@@ -49,4 +52,4 @@ H.choice = (id, label, options, value, act) => {
 H.facts = (pairs) => H.el("dl", { class: "facts" },
   pairs.filter(([, value]) => !H.missing(value) && value !== "").flatMap(([name, value]) => [H.el("dt", {}, name), H.el("dd", {}, value)]));
 
-H.taskLink = (name) => H.el("a", { href: `#task=${encodeURIComponent(name)}` }, name);
+H.taskLink = (name) => H.el("a", { href: `#task=${encodeURIComponent(name)}` }, H.breakable(name));

@@ -47,7 +47,7 @@ H.groups = (page) => {
     const figure = changed || scored ? H.figure(`${title}: ${changed ? "answers that change" : "change of scores"}`, null, (width) => H.groupPlot(rows.slice(0, 40), key, width)) : null;
     if (figure) figure.draw();
     const table = H.table(title, [{ head: name, text: true }, { head: "tasks", number: true }, ...(changed ? [{ head: "answers that change", number: true }] : []),
-      ...(scored ? [{ head: "score change [95 %]", number: true }] : []), { head: "mean error", number: true }, { head: "most harmed", wide: true, text: true }],
+      ...(scored ? [{ head: "score change [95\u00a0%]", number: true }] : []), { head: "mean error", number: true }, { head: "most harmed", wide: true, text: true }],
       rows.slice(0, 200).map((x) => [x.name, H.whole(x.tasks), ...(changed ? [H.percent(x.changed)] : []), ...(scored ? [H.interval(x)] : []), H.error(x.error), H.taskLink(x.worst)]));
     return [H.el("h3", {}, title), figure, table];
   };
@@ -57,21 +57,30 @@ H.groups = (page) => {
     parts.length ? parts : H.el("p", {}, "All tasks are of one language and group, as far as their names tell."));
 };
 
+H.manyPeople = 16;
 H.people = (page) => {
   const p = (x) => (x.p < 0.001 ? "< 0.001" : x.p.toFixed(3));
   const share = (x) => (H.missing(x) ? "-" : H.percent(x));
   const clear = page.people.filter((x) => x.group && x.p < 0.05);
-  const probes = (title, rows) => H.table(title, [{ head: "task", wide: true, text: true }, { head: "probe", text: true }, { head: "group", text: true }, { head: "items", number: true }, { head: "original", number: true }, { head: "bundle [95 %]", number: true },
-    { head: "flips", number: true }, { head: "towards", number: true }, { head: "away", number: true }, { head: "p", number: true }],
-    rows.map((x) => [H.taskLink(x.task), `${x.probe}${x.language ? ` (${x.language})` : ""}`, x.group || "all", H.whole(x.items), share(x.before), `${share(x.now)} [${share(x.low)}, ${share(x.high)}]`, H.whole(x.flips), H.whole(x.towards), H.whole(x.away), p(x)]));
+  const task = { head: "task", text: true };
+  const count = (head) => ({ head, number: true });
+  const probes = (title, rows, whole = false) => H.table(title, [task, { head: "probe", text: true }, ...(whole ? [] : [{ head: "group", text: true }]), count("flips"), count("towards"), count("away"), count("p"), count("items"), count("original"), count("bundle [95\u00a0%]")],
+    rows.map((x) => [H.taskLink(x.task), `${x.probe}${x.language ? ` (${x.language})` : ""}`, ...(whole ? [] : [x.group]), H.whole(x.flips), H.whole(x.towards), H.whole(x.away), p(x), H.whole(x.items), share(x.before), `${share(x.now)} [${share(x.low)}, ${share(x.high)}]`]));
+  const swaps = (title, rows) => H.table(title, [task, { head: "what differs", text: true }, { head: "how", text: true }, count("new"), count("gone"), count("p"), count("rows"), count("original"), count("bundle")],
+    rows.map((x) => [H.taskLink(x.task), x.kind, x.how, H.whole(x.new), H.whole(x.gone), p(x), H.whole(x.rows), share(x.before), share(x.now)]));
+  // Of many rows those that changed most, and all of them on a click.
+  const most = (title, rows, changes, make) => {
+    if (rows.length <= H.manyPeople) return [make(title, rows)];
+    const first = [...rows].sort((a, b) => a.p - b.p || changes(b) - changes(a)).slice(0, H.manyPeople);
+    return [make(`${title}: the ${first.length} that changed most`, first), H.details(`All ${H.whole(rows.length)} rows`, () => make(title, rows))];
+  };
   const parts = [];
   if (page.people.length) parts.push(H.el("h3", {}, "Probes"), H.el("p", {}, "Choices that follow a stereotype, of all that take a side: half of them by chance. Flips are choices that change against the original; p tells whether their direction may be chance, corrected for many tests."),
-    probes("Each probe as a whole", page.people.filter((x) => !x.group)),
+    most("Each probe as a whole", page.people.filter((x) => !x.group), (x) => x.flips / x.items, (title, rows) => probes(title, rows, true)),
     H.el("p", {}, clear.length ? `${H.count(clear.length, "group")} changed in one direction by more than chance:` : "No group changed in one direction by more than chance."), clear.length ? probes("Groups that changed", clear) : null,
     H.details("All groups", () => probes("All groups", page.people.filter((x) => x.group))));
   if (page.swapped.length) parts.push(H.el("h3", {}, "Other people in the rows"), H.el("p", {}, "Rows whose label depends on who is in them, or on who is said to have written them."),
-    H.table("Labels that depend on who it is", [{ head: "task", wide: true, text: true }, { head: "what differs", text: true }, { head: "how", text: true }, { head: "rows", number: true }, { head: "original", number: true }, { head: "bundle", number: true }, { head: "new", number: true }, { head: "gone", number: true }, { head: "p", number: true }],
-      page.swapped.map((x) => [H.taskLink(x.task), x.kind, x.how, H.whole(x.rows), share(x.before), share(x.now), H.whole(x.new), H.whole(x.gone), p(x)])));
+    most("Labels that depend on who it is", page.swapped, (x) => (x.new + x.gone) / x.rows, swaps));
   return H.section("people", "What it does to people", parts);
 };
 

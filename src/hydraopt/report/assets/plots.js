@@ -33,7 +33,7 @@ H.sizePlot = (rows, key, fp16, at, width) => {
     title: `${row.label}\n${which}: ${measure.text(row.values[key][i])}${i ? `\n${row.values[key][2]}` : ""}` })));
   const shares = points.map((x) => x.x);
   const [least, most] = [Math.min(...shares), Math.max(...shares)];
-  const across = (x) => ((width - 78) * Math.log(x / least)) / Math.log(most / least || Math.E);
+  const across = (x) => ((width - 98) * Math.log(x / least)) / Math.log(most / least || Math.E);
   // A tick needs room for its number; of two that are too near, the later one goes.
   const ticks = [0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100].filter((x) => x >= 0.95 * least && x <= 1.05 * most)
     .reduce((kept, x) => (kept.length && across(x) - across(kept.at(-1)) < 36 ? kept : [...kept, x]), []);
@@ -41,11 +41,11 @@ H.sizePlot = (rows, key, fp16, at, width) => {
   const guessed = points.filter((x) => x.kind === "guessed");
   const measured = points.filter((x) => x.kind === "measured");
   const chosen = points.filter((x) => x.kind === "chosen");
-  const left = !chosen.length || across(chosen[0].x) < (width - 78) / 2;
+  const left = !chosen.length || across(chosen[0].x) < (width - 98) / 2;
   return Plot.plot({
     width, height: Math.min(380, Math.max(260, width * 0.55)), marginLeft: 54, marginBottom: 44, marginTop: 24, marginRight: 24,
     style: { background: "transparent", color: "var(--ink)", fontSize: "13px" },
-    x: { type: "log", label: "size, % of fp16", tickFormat: (x) => `${+x.toPrecision(3)}`, ticks: ticks.length > 1 ? ticks : 4 },
+    x: { type: "log", inset: 10, label: "size, % of fp16", tickFormat: (x) => `${+x.toPrecision(3)}`, ticks: ticks.length > 1 ? ticks : 4 },
     y: { label: measure.axis, grid: true, zero: key !== "drop", nice: true, ticks: 6 },
     color: colour, symbol: { domain: ["mean", "worst task"], range: ["circle", "triangle"] },
     marks: [
@@ -71,12 +71,16 @@ H.heat = (cells, columns, rows, options, width) => {
   const high = options.square ? Math.min(cell, 24) : 17;
   const across = options.square ? high * columns.length : cell * columns.length;
   const label = (text) => H.short(text, letters);
+  const told = options.xFormat || ((x) => H.short(String(x), 16));
+  // A tick needs room for its text: where there is none, some go without.
+  const step = Math.ceil((7 * Math.max(1, ...columns.map((x) => told(x).length)) + 4) / cell);
+  const ticks = wide || options.noTicks ? [] : options.across ? undefined : columns.filter((_, i) => i % step === 0);
+  const below = options.across ? 104 : options.xLabel ? 44 : 28;
   return Plot.plot({
-    width: Math.ceil(across + names + 12), height: Math.ceil(high * rows.length + (options.across ? 110 : 34)),
-    marginLeft: names, marginRight: 12, marginTop: 6, marginBottom: options.across ? 104 : 28, padding: 0.04,
+    width: Math.ceil(across + names + 12), height: Math.ceil(high * rows.length + below + 6),
+    marginLeft: names, marginRight: 12, marginTop: 6, marginBottom: below, padding: 0.04,
     style: { background: "transparent", color: "var(--ink)", fontSize: "11px" },
-    x: { domain: columns, label: options.xLabel || null, tickFormat: options.xFormat || ((x) => H.short(String(x), 16)),
-      tickRotate: options.across ? -60 : 0, ticks: wide || options.noTicks ? [] : undefined, tickSize: 0 },
+    x: { domain: columns, label: options.xLabel || null, labelOffset: 38, tickFormat: told, tickRotate: options.across ? -60 : 0, ticks, tickSize: 0 },
     y: { domain: rows, label: null, tickFormat: label, tickSize: 0 },
     color: options.colour,
     marks: [
@@ -87,7 +91,7 @@ H.heat = (cells, columns, rows, options, width) => {
 };
 
 H.legend = (colour, label) => H.picture(
-  Plot.legend({ color: { ...colour, label }, width: 260, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" } }),
+  Plot.legend({ color: { ...colour, label }, width: 284, marginLeft: 12, marginRight: 12, style: { background: "transparent", color: "var(--ink)", fontSize: "12px" } }),
   `Scale of the colours: ${label}, light is low, dark is high, up to ${Number(colour.domain[1].toPrecision(3))}`);
 
 H.groupPlot = (rows, key, width) => {

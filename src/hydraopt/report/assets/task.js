@@ -51,7 +51,7 @@ H.taskPage = (page, said) => {
   ]);
   const scores = !judged ? null : H.el("div", {}, H.el("h3", {}, "Scores"),
     H.table(`${judged.metric} on ${H.count(judged.rows, "row")}, in percent`,
-      [{ head: "who" }, { head: "score", number: true }, { head: "against the original [95 %]", number: true }],
+      [{ head: "who" }, { head: "score", number: true }, { head: "against the original [95\u00a0%]", number: true }],
       [["base model", H.score(judged.base), "-"], ["original adapter", H.score(judged.original), "-"], ["from the bundle", H.score(judged.bundle), H.interval(judged)]]));
   const rows = !layers ? null : layers.modules.map((index, i) => [page.modules[index], H.error(layers.errors[i]), H.bytes(layers.bytes[i]), layers.forms[i] || "-"]);
   const table = !rows ? null : H.details(`All ${rows.length} modules as a table`, () => H.table("Modules", [{ head: "module", text: true }, { head: "error", number: true }, { head: "bytes", number: true }, { head: "form" }], rows));
