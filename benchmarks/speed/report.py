@@ -76,7 +76,7 @@ def write_collection(bundle: Path, path: Path, count: int, seed: int = 0) -> Non
 
 def page_row(
     bundle: Path,
-    originals: Sequence[Path],
+    originals: Sequence[str],
     results: Sequence[Path],
     folder: Path,
     repeats: int,
@@ -94,7 +94,7 @@ def page_row(
         "what": "report",
         "tasks": len(tasks),
         "stored_curves": sum(bool(task.curve) for task in tasks),
-        "originals": len(originals),
+        "originals": bool(originals),
         "results": [path.name for path in results],
         "page_bytes": len(text.encode()),
         "build_seconds": round(seconds, 2),
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--tasks", type=int, default=10_000)
-    parser.add_argument("--originals", type=Path, nargs="*", default=[])
+    parser.add_argument("--originals", nargs="*", default=[], help="* stands for any text")
     parser.add_argument("--results", type=Path, nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(arguments)
