@@ -25,6 +25,7 @@ from hydraopt.report.evidence import read_evidence
 from hydraopt.report.model import Page
 from hydraopt.report.naming import NONE, parts_of
 from hydraopt.report.page import data_text, render
+from hydraopt.report.sizes import _share_held_to
 from hydraopt.report.tasks import Wanted, selected, task_views
 from tests.report.conftest import HOSTILE, NAMES, OWN, Made, result_of
 
@@ -102,6 +103,22 @@ def test_sizes_hold_the_bundle_the_scored_and_the_guessed(page: Page, made: Made
     assert max(row.size for row in smaller) <= page.size
     least = [row.values["likely"][0] for row in smaller]
     assert least == sorted(least, reverse=True)
+
+
+_SHARES = st.floats(1e-6, 1)
+
+
+@given(_SHARES, _SHARES, _SHARES)
+def test_a_guessed_share_is_never_above_one_and_passes_through_the_bundles_own(
+    own: float, guess: float, value: float
+) -> None:
+    held = _share_held_to(own, guess, value)
+    assert held is not None
+    assert 0 < held <= 1
+    assert _share_held_to(own, guess, 1.0) == 1.0
+    assert (held >= own - 1e-9) == (value >= guess) or held == pytest.approx(own)
+    if guess < 1:
+        assert _share_held_to(own, guess, guess) == pytest.approx(own)
 
 
 def test_likeness_is_a_matrix_of_all_tasks(page: Page) -> None:

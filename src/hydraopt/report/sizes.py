@@ -69,7 +69,8 @@ def _guessed(choices: Choices, fp16_bytes: int, here: float, own: Columns) -> li
     """Sizes at even steps of the logarithm, every task's numbers between its planned points.
 
     They pass through what is known of the bundle: a task's guesses are all off by the factor that
-    the guess of its own size is off by. here: the logarithm of the bundle's size. own: its numbers.
+    the guess of its own size is off by; of shares the odds are. here: the logarithm of the bundle's
+    size. own: its numbers.
     """
     logs = [math.log(point.size) for point in reversed(choices.points)]
     here = min(here, logs[-1])
@@ -85,7 +86,7 @@ def _guessed(choices: Choices, fp16_bytes: int, here: float, own: Columns) -> li
             ("kl", [point.kl for point in points]),
         ):
             columns[key] = {
-                name: _held_to(
+                name: (_share_held_to if key == "likely" else _held_to)(
                     own[key].get(name),
                     _between(here, logs, [row[t] for row in values]),
                     _between(at, logs, [row[t] for row in values]),
@@ -104,6 +105,16 @@ def _held_to(own: float | None, guess: float | None, value: float | None) -> flo
     if value is None or not own or not guess:
         return value
     return value * own / guess
+
+
+def _share_held_to(own: float | None, guess: float | None, value: float | None) -> float | None:
+    """The same of shares, by their odds: none is above 1."""
+    if value is None or not own or not guess:
+        return value
+    if value >= 1 or own >= 1 or guess >= 1:
+        return min(1.0, value if value >= 1 else value * own / guess)
+    factor = own * (1 - guess) / (guess * (1 - own))
+    return value * factor / (1 - value + value * factor)
 
 
 def _between(at: float, logs: Sequence[float], values: Sequence[float | None]) -> float | None:
