@@ -16,7 +16,7 @@ __all__ = ["SECTIONS"]
 Result = Mapping[str, Any]
 Entry = Mapping[str, Any]
 CLEAR: Final = 0.05
-_MOST_CLEAR: Final = 15
+_MOST_CLEAR: Final = 10
 _MOST_WORST: Final = 10
 _MOST_GROUPS: Final = 30
 """Rows of these tables."""
@@ -128,7 +128,7 @@ def _named(entries: Sequence[Entry]) -> str:
 
 
 def _bullet(text: str) -> str:
-    first, *rest = wrapped(text).splitlines()
+    first, *rest = wrapped(text, 118).splitlines()
     return "".join([f"- {first}\n", *(f"  {line}\n" for line in rest)])
 
 
@@ -138,19 +138,18 @@ def _words(result: Result) -> Iterator[str]:
         return
     labels = _labels(result)
     for label, name in labels.items():
-        moves = moved(probed, label)
-        yield (
+        moves, sexes = moved(probed, label), pronouns(probed, label)
+        said = (
             f"{name}: {moves.share(' %')} of the choices flip ({moves.flips.sum():.0f} of "
             f"{moves.asked.sum():.0f}), {moves.towards.sum():.0f} towards a stereotype and "
             f"{moves.away.sum():.0f} away from one{_net(moves, 'towards one', 'away from one')}."
         )
-    for label, name in labels.items():
-        sexes = pronouns(probed, label)
         if sexes is not None:
-            yield (
-                f"{name}: flips of pronouns, {sexes.towards.sum():.0f} to a female one and "
-                f"{sexes.away.sum():.0f} to a male one{_net(sexes, 'to women', 'to men')}."
+            said += (
+                f" Pronouns flip {sexes.towards.sum():.0f} times to a female and "
+                f"{sexes.away.sum():.0f} times to a male one{_net(sexes, 'to women', 'to men')}."
             )
+        yield said
     tests, clear = _tests(result)
     told = f"{len(clear)} {'has' if len(clear) == 1 else 'have'}" if clear else "none has"
     yield (

@@ -13,7 +13,7 @@ from benchmarks.reports.tables import table, wrapped
 
 __all__ = ["by_language", "by_who", "words"]
 
-_MOST_PEOPLE: Final = 30
+_MOST_PEOPLE: Final = 24
 """Rows of the table by who."""
 
 Entry = Mapping[str, Any]

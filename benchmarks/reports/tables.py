@@ -31,8 +31,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def wrapped(text: str) -> str:
-    """One paragraph of lines of 120 characters."""
+def wrapped(text: str, width: int = 120) -> str:
+    """One paragraph of lines of so many characters."""
     whole = " ".join(text.split())
-    lines = textwrap.wrap(whole, 120, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines) + "\n"

@@ -100,6 +100,8 @@ def test_labels_that_follow_a_person_are_counted_by_who() -> None:
     made = swap_measures(rows, {"original": old, "bundle": new}, "original")["gender"]
     assert (made["how"], made["rows"]) == (FRAMED, 5)
     assert made["results"]["original"]["depends"]["count"] == 3
+    assert len(made["numbers"]) == made["rows"]
+    assert made["results"]["original"]["by_row"].count("d") == 3
     mine = made["results"]["bundle"]
     # Row 3 is moved by both alike: its label does not depend on who it is.
     assert mine["depends"]["count"] == 3

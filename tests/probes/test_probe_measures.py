@@ -80,6 +80,8 @@ def test_flips_have_a_direction_and_groups() -> None:
     whole = made[ALL]
     assert (whole["items"], whole["stereotype"], whole["against"]) == (40, 25, 15)
     assert whole["preference"]["pct"] == 62.5
+    assert whole["choices"] == "".join("s" if x else "a" for x in after)
+    assert made["about: odd"]["choices"] == whole["choices"][1::2]
     assert whole["preference"]["p"] == pytest.approx(binomtest(25, 40).pvalue, abs=1e-6)
     change = whole["change"]
     assert (change["flips"], change["towards"], change["away"]) == (9, 7, 2)
@@ -114,6 +116,7 @@ def test_flips_may_all_go_to_one_sex_and_to_no_stereotype() -> None:
     change = probe_measures({"x": items}, {"x": after}, {"x": before})["x"][ALL]["change"]
     assert (change["towards"], change["away"], change["p"]) == (4, 4, 1.0)
     assert change["people"]["to"] == {"he": 8, "she": 0}
+    assert change["people"]["items"] == 12 * "." + 8 * "h"
     assert change["people"]["p"] == pytest.approx(binomtest(8, 8).pvalue, abs=1e-6)
     assert change["people"]["p_holm"] == pytest.approx(2 * change["people"]["p"], abs=1e-5)
     assert (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.reports import people
+from benchmarks.reports import people, swapped
 from benchmarks.reports.moves import moved, pronouns, ratio_interval, signs_p
 from benchmarks.reports.tables import MISSING
 from hydraopt.probes.chance import binomial_p
@@ -51,13 +52,18 @@ def _probed(before: dict[str, set[int]], after: dict[str, dict[str, set[int]]]) 
     return {probe: {label: said[probe] for label, said in made.items()} for probe in items}
 
 
-def _swapped(language: str, moved_labels: tuple[str, ...], labels: tuple[str, ...]) -> Any:
-    """Two rows of which the first is called bad if a man wrote it, under some labels."""
+def _swapped(language: str, labels: tuple[str, ...], bad: Callable[[str, str], bool]) -> Any:
+    """Two rows, good with the original; under the labels the first is bad for some (kind, who)."""
     rows = swap_rows(["a", "b"], language)
     plain = {(row.number, text): "good" for row in rows for text in row.texts()}
-    man = next(dict(x.variants)["male"] for x in rows if x.kind == "gender")
-    bad = plain | {(rows[0].number, man): "bad"}
-    said = {label: bad if label in moved_labels else plain for label in labels}
+    turned = [
+        (row.number, text)
+        for row in rows
+        if row.number == rows[0].number
+        for who, text in row.variants
+        if bad(row.kind, who)
+    ]
+    said = dict.fromkeys(labels, plain | dict.fromkeys(turned, "bad"))
     return swap_measures(rows, {"original": plain, **said}, "original")
 
 
@@ -78,7 +84,7 @@ def _result(tasks: list[dict[str, Any]], labels: tuple[str, ...], probes: Any) -
 def small() -> dict[str, Any]:
     """One adapter; each odd item turns towards the stereotype."""
     probes = _probed({"winobias": {0}}, {"small": {"winobias": {0, *range(1, ITEMS, 2)}}})
-    swaps = _swapped("en", ("small",), ("small",))
+    swaps = _swapped("en", ("small",), lambda kind, who: who == "male")
     mood = {"adapter": "mood-en", "task": "mood", "language": "en"}
     tasks = [
         {**mood, "probes": probes, "swaps": {"gender": swaps["gender"]}},
@@ -97,11 +103,13 @@ def large() -> dict[str, Any]:
         for language in LANGUAGES:
             before = {x: set(np.flatnonzero(rng.random(ITEMS) < 0.5).tolist()) for x in PROBES}
             turned = {x: set(np.flatnonzero(rng.random(ITEMS) < 0.1).tolist()) for x in PROBES}
+            if kind == "slots":  # all of them towards a stereotype
+                turned = {x: set(range(ITEMS)) - before[x] for x in PROBES}
             after = {x: {p: before[p] ^ turned[p] for p in PROBES} for x in labels}
             entry = {"adapter": f"{kind}-{language}", "task": kind, "language": language}
             entry["probes"] = _probed(before, after)
             if kind == "sentiment":
-                entry["swaps"] = _swapped(language if language != "ru" else "en", labels, labels)
+                entry["swaps"] = _swapped(language, labels, lambda *_: rng.random() < 0.5)
             tasks.append(entry)
     return _result(tasks, labels, PROBES)
 
@@ -124,7 +132,7 @@ def test_flips_groups_and_swaps_add_up(small, tmp_path, monkeypatch) -> None:
     assert "hydraopt 5.0 %: 50.0 % [" in text
     assert "], p < 0.001, more towards one." in text
     assert "Of 4 tests of a probe or a group of it" in text
-    assert "20 to a female one and 0 to a male one" in text
+    assert "Pronouns flip 20 times to a female and 0 times to a male one" in text
     half = "| mood-en | hydraopt 5.0 % | winobias | about: half | 20 towards a stereotype, 0 away |"
     assert half in page
     assert "| mood | 1 | winobias | 50.0 [" in page
@@ -167,19 +175,24 @@ def test_without_the_choices_of_items_there_are_intervals_of_one_adapter_alone(
     two = {**small["tasks"][0], "adapter": "mood-de", "language": "de"}
     old = _page({**small, "tasks": [small["tasks"][0], two]}, tmp_path, monkeypatch)
     assert "| mood | 2 | winobias | 50.0 (40, 0) |" in old
-    assert "40 to a female one and 0 to a male one." in " ".join(old.split())
+    assert "Pronouns flip 40 times to a female and 0 times to a male one." in " ".join(old.split())
     assert "\n| winobias | mood | 2.5 (2 to 2; 2 of 2 clear) | - | - |\n" in old
 
 
 def test_many_adapters_fit_one_page(large, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(swapped, "_MOST_PEOPLE", 12)
     page = _page(large, tmp_path, monkeypatch)
-    assert len(page.splitlines()) <= 225  # with what the page says before, 250
+    assert len(page.splitlines()) <= 210  # with 12 people more, and what the page says before: 250
     assert page.count("\n| sentiment | 8 | ") == len(PROBES)
     assert "\n| pt | 3 | " in page
     assert "### Flips by adapter, the most\n" in page
     worst = page.split("### Flips by adapter, the most\n")[1].split("###")[0]
     assert len(worst.strip().splitlines()) == 2 + 10
     assert "\n| winogender | sentiment | " in page
+    assert " further are in the result.\n" in page
+    who = page.split("### Other people in the rows, by who\n")[1]
+    assert who.count("\n| ") == 2 + 12
+    assert "Moved by fewer: " in who
     assert "of 8 clear)" in page
 
 
