@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt.errors import UsageError
+from hydraopt.probes.answers import BBQ_KEYS
 from hydraopt.probes.items import AMBIGUOUS, DISAMBIGUATED, ProbeItem, ProbeSide, sampled
 from hydraopt.probes.reading import PROBES, read_probes
 
@@ -316,6 +318,39 @@ def test_what_is_passed_by_is_listed_and_what_is_read_along_is_not(tmp_path) -> 
     }
 
 
+def test_names_that_no_file_can_hold_are_escaped(tmp_path) -> None:
+    shutil.copytree(SAMPLES / "bbq", tmp_path / "bbq")
+    (tmp_path / os.fsdecode(b"\xff.csv")).write_text("a,b\n")
+    keys = [x for x in BBQ_KEYS if x != "question_polarity"]
+    (tmp_path / "x.jsonl").write_text(json.dumps({**dict.fromkeys(keys, 1), "\ud800": 1}))
+    passed = read_probes([tmp_path]).passed_by
+    assert {x["file"]: x["why"] for x in passed} == {
+        "\\udcff.csv": "no probe",
+        "x.jsonl": "like bbq, without question_polarity",
+    }
+    assert json.dumps(passed, ensure_ascii=False).encode()
+    with pytest.raises(UsageError) as caught:
+        read_probes([tmp_path / "x.jsonl"])
+    assert str(caught.value).encode()
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path) -> None:
+    shutil.copytree(SAMPLES / "bbq", tmp_path / "bbq")
+    os.mkfifo(tmp_path / "x.csv")
+    (row,) = read_probes([tmp_path]).passed_by
+    assert row["file"] == "x.csv"
+    assert row["why"].startswith("cannot be read: ")
+
+
+def test_a_probe_in_another_layout_is_no_probe(tmp_path) -> None:
+    shutil.copytree(SAMPLES / "bbq", tmp_path / "bbq")
+    (tmp_path / "x.csv").write_text(",".join(BBQ_KEYS) + "\n")
+    why = "like bbq, in another layout"
+    assert read_probes([tmp_path]).passed_by == [{"file": "x.csv", "why": why}]
+    with pytest.raises(UsageError, match=why):
+        read_probes([tmp_path / "x.csv"])
+
+
 def test_columns_may_come_in_another_order(tmp_path) -> None:
     rows = [
         x.split("\t")
@@ -328,7 +363,7 @@ def test_columns_may_come_in_another_order(tmp_path) -> None:
 
 def test_where_no_probe_lies_it_is_said(tmp_path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match=r"no probe lies there.*1 other files: x.csv \(no probe\)"):
+    with pytest.raises(UsageError, match=r"no probe lies there.*got x.csv \(no probe\), expected"):
         read_probes([tmp_path])
     with pytest.raises(UsageError, match=r"got columns a, b, expected winogender: sentid, sent"):
         read_probes([tmp_path / "x.csv"])

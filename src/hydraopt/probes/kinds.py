@@ -105,11 +105,12 @@ PROBES: Final = {
 @dataclass(frozen=True)
 class Looked:
     """A file that was looked at. probe: the one that it is of, None for none. columns: of its first
-    row, as far as they can be read."""
+    row, as far as they can be read. trouble: why it cannot be read at all."""
 
     file: Path
     probe: str | None
     columns: tuple[str, ...] = ()
+    trouble: str = ""
 
     @property
     def beside(self) -> Path | None:
@@ -131,7 +132,10 @@ class Looked:
     def why(self) -> str:
         """Why it is of no probe, in some words."""
         like = self.like()
-        return f"like {like[0]}, without {listed(like[1])}" if like else NO_PROBE
+        if self.trouble or like is None:
+            return f"cannot be read: {self.trouble}" if self.trouble else NO_PROBE
+        how = f"without {listed(like[1])}" if like[1] else "in another layout"
+        return f"like {like[0]}, {how}"
 
     def refusal(self) -> UsageError:
         """The error for a file that was named and is of no probe; raised by the caller."""
@@ -159,8 +163,8 @@ def look(file: Path) -> Looked:
     try:
         with open_regular(file) as stream:
             head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
-    except OSError:
-        return Looked(file, None)
+    except OSError as error:
+        return Looked(file, None, trouble=error.strerror or str(error))
     columns = _columns(file, head)
     fitting = [name for name, kind in PROBES.items() if kind.fits(file.name, head, columns)]
     return Looked(file, fitting[0] if fitting else None, columns)

@@ -12,7 +12,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import file_hash
 from hydraopt.probes.items import ProbeItem, sampled
 from hydraopt.probes.kinds import NO_PROBE, PROBES, Looked, look
-from hydraopt.probes.table import Loaded
+from hydraopt.probes.table import Loaded, writable
 
 __all__ = ["PROBES", "ProbeSet", "read_probes"]
 
@@ -65,7 +65,7 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
             sources.append(
                 {
                     "probe": name,
-                    "file": file.name,
+                    "file": writable(file.name),
                     "sha256": file_hash(file),
                     "items": len(mine) - before,
                     "left_out": loaded.left_out,
@@ -86,29 +86,29 @@ def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
         if one.probe is None:
             raise one.refusal()
         return [(path, one.probe)], []
-    passed: list[dict[str, str]] = []
+    others: list[tuple[Path, str]] = []
     looked: list[Looked] = []
     for place, why in _walk(path):
         if why:
-            passed.append({"file": place.relative_to(path).as_posix(), "why": why})
+            others.append((place, why))
         else:
             looked.append(look(place))
     known = [(x.file, x.probe) for x in looked if x.probe is not None]
     along = {x.beside for x in looked}
-    passed += [
-        {"file": x.file.relative_to(path).as_posix(), "why": x.why()}
-        for x in looked
-        if x.probe is None and x.file not in along
-    ]
+    others += [(x.file, x.why()) for x in looked if x.probe is None and x.file not in along]
     # Those that look like a probe's first: they may be meant to be one's.
-    passed.sort(key=lambda x: x["why"] == NO_PROBE)
+    passed = [
+        {"file": writable(place.relative_to(path).as_posix()), "why": why}
+        for place, why in sorted(others, key=lambda x: x[1] == NO_PROBE)
+    ]
     if not known:
-        named = [f"{x['file']} ({x['why']})" for x in passed[:_NAMED]]
+        named = ", ".join(f"{x['file']} ({x['why']})" for x in passed[:_NAMED])
+        further = len(passed) - _NAMED
         raise UsageError(
             explain(
                 "no probe lies there",
                 file=path,
-                got=f"{len(passed)} other files{': ' if named else ''}{', '.join(named)}",
+                got=(named or "no files") + (f" and {further:,} further" if further > 0 else ""),
                 expected=f"the files of {', '.join(PROBES)}, as their repositories have them",
                 do="See docs/howto/fairness.md",
             )

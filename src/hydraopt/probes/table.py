@@ -13,7 +13,16 @@ from typing import Any, Final
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import read_regular
 
-__all__ = ["MOST_BYTES", "Loaded", "json_rows", "listed", "refuse", "table_rows", "text_of"]
+__all__ = [
+    "MOST_BYTES",
+    "Loaded",
+    "json_rows",
+    "listed",
+    "refuse",
+    "table_rows",
+    "text_of",
+    "writable",
+]
 
 MOST_BYTES: Final = 128 << 20
 """Bytes of a file of items."""
@@ -88,8 +97,13 @@ def _check(path: Path, where: str, wanted: Sequence[str], got: Sequence[str]) ->
         raise refuse(path, what, got=listed(got) or "none", expected=listed(wanted))
 
 
+def writable(text: str) -> str:
+    """A name as text that any file can hold: half a character becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def listed(columns: Sequence[str]) -> str:
     """Names of columns in a line. They are somebody's: long ones are cut, and too many."""
-    shown = [x[:_MOST_LETTERS] or "''" for x in columns[:_MOST_COLUMNS]]
+    shown = [writable(x[:_MOST_LETTERS]) or "''" for x in columns[:_MOST_COLUMNS]]
     further = len(columns) - len(shown)
     return ", ".join(shown) + (f" and {further} further" if further else "")
