@@ -54,8 +54,8 @@ def test_a_size_is_kept_and_used_up() -> None:
 
 def test_fair_makes_the_most_that_counts_the_least() -> None:
     """All count the same, and so no other sharing out has a smaller largest one."""
-    curves, size = [curve(0.001), curve(0.002), curve(0.004)], 9000.0
-    cost = HarmCost(np.array([1.0, 1.0, 2.0]), np.array([1.0, 0.5, 1.0]))
+    curves, size = [curve(0.001), curve(0.002), curve(0.004)], 11000.0
+    cost = HarmCost(np.array([1.0, 1.0, 2.0]), np.array([1.0, 0.7, 1.0]))
     prices = prices_if_fair(curves, cost, size)
     assert 0.95 * size < sizes_at(curves, prices) <= size
     costs = costs_at(curves, prices, cost, fair=True)
@@ -111,7 +111,7 @@ def test_a_task_that_cannot_lose_much_is_not_given_up() -> None:
     size = sizes_at(curves, np.full(2, 3e-4))
     few = HarmCost(np.ones(2), np.array([0.4, 1.0]))
     lost = [curves[0].harms(np.log(prices_for_size(curves, x, size)[:1])) for x in (few, alike(2))]
-    assert lost[0] < 0.8 * lost[1]
+    assert lost[0] < 0.85 * lost[1]
 
 
 def test_little_harm_counts_as_it_is() -> None:
