@@ -61,6 +61,7 @@ def seen_by(
                 factors = {path: module.factors() for path, module in adapter.modules.items()}
                 texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
                 found[adapter.name] = sensitivities(look(model, texts, factors), factors)
+        note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(found))
     known: dict[str, dict[str, float]] = json.loads(note.read_text())
     return known

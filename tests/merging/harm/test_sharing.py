@@ -7,11 +7,16 @@ import pytest
 
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.sharing import (
-    counted,
+    HarmCost,
     prices_for_limit,
     prices_for_size,
     prices_if_fair,
 )
+
+
+def alike(count: int) -> HarmCost:
+    return HarmCost(np.ones(count), np.ones(count))
+
 
 PRICES = (1e-6, 1e-5, 1e-4, 1e-3)
 
@@ -30,52 +35,55 @@ def sizes_at(curves, prices) -> float:
     return float(sum(x.sizes(logs[i : i + 1])[0] for i, x in enumerate(curves)))
 
 
-def harm_at(curves, prices) -> float:
+def costs_at(curves, prices, cost: HarmCost, fair: bool = False):
     logs = np.log(prices)
-    return float(sum(counted(x.harms(logs[i : i + 1]))[0] for i, x in enumerate(curves)))
+    harms = np.stack([x.harms(logs[i : i + 1]) for i, x in enumerate(curves)])
+    return cost.of(harms, fair)[:, 0]
+
+
+def harm_at(curves, prices) -> float:
+    return float(costs_at(curves, prices, alike(len(curves))).sum())
 
 
 def test_a_size_is_kept_and_used_up() -> None:
     curves = [curve(0.001), curve(0.01), curve(0.05)]
     for size in (3000.0, 9000.0, 20000.0):
-        prices = prices_for_size(curves, np.ones(3), size, True)
+        prices = prices_for_size(curves, alike(3), size)
         assert 0.95 * size < sizes_at(curves, prices) <= size
 
 
 def test_fair_makes_the_most_that_counts_the_least() -> None:
     """All count the same, and so no other sharing out has a smaller largest one."""
-    curves, size = [curve(0.001), curve(0.002), curve(0.004)], 9000.0
-    importance = np.array([1.0, 1.0, 2.0])
-    prices = prices_if_fair(curves, importance, size, True)
+    curves, size = [curve(0.001), curve(0.002), curve(0.004)], 11000.0
+    cost = HarmCost(np.array([1.0, 1.0, 2.0]), np.array([1.0, 0.7, 1.0]))
+    prices = prices_if_fair(curves, cost, size)
     assert 0.95 * size < sizes_at(curves, prices) <= size
-    logs = np.log(prices)
-    costs = [importance[i] * counted(x.harms(logs[i : i + 1]))[0] for i, x in enumerate(curves)]
+    costs = costs_at(curves, prices, cost, fair=True)
     assert max(costs) < 1.05 * min(costs)
-    summed = np.log(prices_for_size(curves, importance, size, True))
-    other = [importance[i] * counted(x.harms(summed[i : i + 1]))[0] for i, x in enumerate(curves)]
+    other = costs_at(curves, prices_for_size(curves, cost, size), cost, fair=True)
     assert max(other) > 1.1 * max(costs)
 
 
 def test_fair_stops_where_nobody_has_looked() -> None:
     """A task that is hardly harmed is not pushed beyond its coarsest trial."""
     curves = [curve(1e-6), curve(0.05)]
-    prices = prices_if_fair(curves, np.ones(2), 12000.0, True)
+    prices = prices_if_fair(curves, alike(2), 12000.0)
     assert prices[0] == pytest.approx(PRICES[-1])
     assert sizes_at(curves, prices) <= 12000.0
 
 
 def test_tasks_of_more_harm_get_more_bytes_and_the_sum_falls() -> None:
     curves = [curve(0.0005), curve(0.02)]
-    alike = np.full(2, 1e-4)
-    size = sizes_at(curves, alike)
-    prices = prices_for_size(curves, np.ones(2), size, True)
+    same = np.full(2, 1e-4)
+    size = sizes_at(curves, same)
+    prices = prices_for_size(curves, alike(2), size)
     assert prices[1] < 1e-4 < prices[0]
-    assert harm_at(curves, prices) < 0.8 * harm_at(curves, alike)
+    assert harm_at(curves, prices) < 0.8 * harm_at(curves, same)
 
 
 def test_no_other_division_of_the_size_is_better() -> None:
     curves = [curve(0.001, 0.3), curve(0.01, 0.4), curve(0.003, 0.35, 3e4)]
-    prices = prices_for_size(curves, np.ones(3), 12000.0, True)
+    prices = prices_for_size(curves, alike(3), 12000.0)
     least, rng = harm_at(curves, prices), np.random.default_rng(0)
     for _ in range(300):
         other = prices * np.exp(rng.normal(0, 0.5, 3))
@@ -85,15 +93,32 @@ def test_no_other_division_of_the_size_is_better() -> None:
 
 def test_importance_moves_bytes() -> None:
     curves = [curve(0.01), curve(0.01)]
-    prices = prices_for_size(curves, np.array([5.0, 1.0]), 8000.0, True)
+    prices = prices_for_size(curves, HarmCost(np.array([5.0, 1.0]), np.ones(2)), 8000.0)
     assert prices[0] < prices[1]
 
 
 def test_a_hopeless_task_is_not_given_up() -> None:
     """Half of its answers change: by shares alone, taking its last bytes costs others nothing."""
     curves = [curve(0.3, 0.1), curve(0.001)]
-    prices = prices_for_size(curves, np.ones(2), 6000.0, True)
+    prices = prices_for_size(curves, alike(2), 6000.0)
     assert curves[0].harms(np.log(prices[:1]))[0] < 0.9
+
+
+def test_a_task_that_cannot_lose_much_is_not_given_up() -> None:
+    """The first has 0.4 to lose, and its curve ends there: by what is lost alone, its bytes would
+    go to the second."""
+    curves = [curve(0.02, 0.42), curve(0.02, 0.55)]
+    size = sizes_at(curves, np.full(2, 3e-4))
+    few = HarmCost(np.ones(2), np.array([0.4, 1.0]))
+    lost = [curves[0].harms(np.log(prices_for_size(curves, x, size)[:1])) for x in (few, alike(2))]
+    assert lost[0] < 0.85 * lost[1]
+
+
+def test_little_harm_counts_as_it_is() -> None:
+    most, harms = np.array([0.3, 1.0]), np.array([[1e-4], [1e-4]])
+    assert HarmCost(np.ones(2), most).of(harms) == pytest.approx(harms, rel=1e-3)
+    assert HarmCost(np.ones(2), None).of(3 * harms) == pytest.approx(3 * harms)
+    assert HarmCost(np.ones(2), most).of(harms, fair=True)[0] == pytest.approx(1e-4 / 0.3, rel=1e-3)
 
 
 def test_a_limit_is_kept_by_each() -> None:

@@ -1,18 +1,19 @@
 """Own prices for all streams, from their curves: equal slope or equal harm for a size, or a limit.
 
 For a size the sum over streams of what is counted is lowered at a given number of bytes: with one
-multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. What is
-counted of a share p of answers is -log(1 - p): about p where p is small, and more the fewer answers
-are left. Answers lost seldom pass a half, so that at very small sizes tasks are given up for others
-all the same.
+multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. A task
+that can lose a share M of its answers at most and loses p of them counts M x / (1 - x), x = p / M:
+about p where little is lost, and without bound as nothing is left, so that no task is given up for
+others.
 
-Fair is the other way to share a size out: what counts most of any stream is lowered, which makes
-all alike as far as their curves reach.
+Fair is the other way to share a size out: x / (1 - x), or the KL, of the worst stream is lowered,
+which makes all alike as far as their curves reach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,30 +21,46 @@ import numpy as np
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.harm.curves import HarmCurve
 
-__all__ = ["counted", "prices_for_limit", "prices_for_size", "prices_if_fair"]
+__all__ = ["HarmCost", "prices_for_limit", "prices_for_size", "prices_if_fair"]
 
 _STEPS: Final = 400
 """Prices that are tried of each stream."""
 _HALVINGS: Final = 60
 _CERTAIN: Final = 0.98
-"""The share of answers that change beyond which more is not told apart."""
+"""Of what can be lost; beyond it more is not told apart."""
+_LEAST: Final = 1e-6
+"""What can be lost of answers that the original holds for impossible."""
 
 
-def counted(shares: Array) -> Array:
-    """What shares of answers that change count, of the same shape."""
-    count: Array = -np.log1p(-np.minimum(shares, _CERTAIN))
-    return count
+@dataclass(frozen=True)
+class HarmCost:
+    """What the harm of each stream counts. importance: (streams,). most: (streams,), the share of
+    its answers that each can lose at most; None where harm is a KL, which counts as it is."""
+
+    importance: Array
+    most: Array | None
+
+    def only(self, some: Sequence[int]) -> HarmCost:
+        """That of these streams alone."""
+        return HarmCost(self.importance[some], None if self.most is None else self.most[some])
+
+    def of(self, harms: Array, fair: bool = False) -> Array:
+        """What harms, (streams, N), count. fair: by what each stream can lose."""
+        weights = self.importance[:, None]
+        if self.most is None:
+            counts: Array = weights * harms
+            return counts
+        most = np.maximum(self.most[:, None], _LEAST)
+        shares = np.minimum(harms / most, _CERTAIN)
+        counts = weights * shares / (1 - shares) * (1.0 if fair else most)
+        return counts
 
 
-def prices_for_size(
-    curves: Sequence[HarmCurve], importance: Array, size: float, shares: bool
-) -> Array:
+def prices_for_size(curves: Sequence[HarmCurve], cost: HarmCost, size: float) -> Array:
     """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
-    and importance times what harm counts is least.
-
-    importance: (streams,). shares: whether harm is a share of answers, not a KL.
-    """
-    grids, sizes, costs = _tables(curves, importance, shares)
+    and the sum of what their harm counts is least."""
+    grids, sizes, harms = _tables(curves)
+    costs = cost.of(harms)
 
     def chosen(log: float) -> Array:
         best: Array = (costs + np.exp(log) * sizes).argmin(axis=1)
@@ -52,16 +69,11 @@ def prices_for_size(
     return _least(chosen, 80.0, grids, sizes, size)
 
 
-def prices_if_fair(
-    curves: Sequence[HarmCurve], importance: Array, size: float, shares: bool
-) -> Array:
+def prices_if_fair(curves: Sequence[HarmCurve], cost: HarmCost, size: float) -> Array:
     """Own prices, (streams,), at which the curves say that all streams take ``size`` bytes together
-    and the largest of importance times what harm counts is least.
-
-    Arguments as of :func:`prices_for_size`.
-    """
-    grids, sizes, costs = _tables(curves, importance, shares)
-    costs = np.maximum.accumulate(costs, axis=1)
+    and the largest of what their harm counts, if fair, is least."""
+    grids, sizes, harms = _tables(curves)
+    costs = np.maximum.accumulate(cost.of(harms, fair=True), axis=1)
 
     def within(log: float) -> Array:
         """The coarsest of each that counts at most so much; the finest where none does."""
@@ -86,15 +98,12 @@ def _least(
     return prices
 
 
-def _tables(
-    curves: Sequence[HarmCurve], importance: Array, shares: bool
-) -> tuple[Array, Array, Array]:
-    """Logarithms of own prices that are tried, bytes there and what harm counts there, each
-    (streams, _STEPS)."""
+def _tables(curves: Sequence[HarmCurve]) -> tuple[Array, Array, Array]:
+    """Logarithms of own prices that are tried, bytes and harm there, each (streams, _STEPS)."""
     grids = np.stack([np.linspace(*curve.range, _STEPS) for curve in curves])
     sizes = np.stack([curve.sizes(grid) for curve, grid in zip(curves, grids, strict=True)])
     harms = np.stack([curve.harms(grid) for curve, grid in zip(curves, grids, strict=True)])
-    return grids, sizes, importance[:, None] * (counted(harms) if shares else harms)
+    return grids, sizes, harms
 
 
 def prices_for_limit(curves: Sequence[HarmCurve], limit: float) -> Array:

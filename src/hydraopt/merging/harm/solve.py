@@ -22,7 +22,12 @@ from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.sharing import counted, prices_for_limit, prices_for_size, prices_if_fair
+from hydraopt.merging.harm.sharing import (
+    HarmCost,
+    prices_for_limit,
+    prices_for_size,
+    prices_if_fair,
+)
 from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.passes import Passes
@@ -187,15 +192,18 @@ def _prices(
         middle = float(np.exp(logs.mean()))
         others = [i for i in range(trials.contents) if i not in curves]
         spent = sum(trials.size_near(i, middle) for i in others)
-        importance = importances(trials.job.pieces, options.importance)[known]
         coded = _coded_bytes(trials, aim) - spent
         share_out = prices_if_fair if options.fair else prices_for_size
-        chosen = share_out(mine, importance, coded, trials.counted.shares)
+        chosen = share_out(mine, _cost_of(trials, options).only(known), coded)
     else:
         chosen = prices_for_limit(mine, _AIM * aim.limit)
     prices = np.full(trials.contents, float(np.exp(np.log(chosen).mean())))
     prices[known] = chosen
     return prices
+
+
+def _cost_of(trials: Trials, options: Options) -> HarmCost:
+    return HarmCost(importances(trials.job.pieces, options.importance), trials.most)
 
 
 def _coded_bytes(trials: Trials, aim: Size) -> float:
@@ -207,12 +215,13 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
 def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
     """Share out, measure, correct; the best of what was measured, all tasks alike included."""
     trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
-    importance = importances(trials.job.pieces, options.importance)
+    harm_cost = _cost_of(trials, options)
 
     def cost(points: Sequence[TrialPoint]) -> float:
-        known = [(i, point.harm) for i, point in enumerate(points) if point.harm is not None]
-        costs = [float(importance[i] * counted(np.array(harm))) for i, harm in known]
-        return max(costs, default=0.0) if options.fair else sum(costs)
+        known = [i for i, point in enumerate(points) if point.harm is not None]
+        harms = np.array([[points[i].harm] for i in known], np.float64).reshape(-1, 1)
+        costs = harm_cost.only(known).of(harms, options.fair)
+        return float(costs.max(initial=0.0) if options.fair else costs.sum())
 
     assert plan.alike is not None
     best = cost([trials.points[i][0] for i in range(trials.contents)]), plan.alike

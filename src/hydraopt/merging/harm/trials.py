@@ -100,7 +100,8 @@ class Trials:
     """Passes of a job and what they showed, by content.
 
     weights: at which an error counts the same, relative to its task, in all tasks: a content's own
-    price is the price at these. seen: what was measured, by task.
+    price is the price at these. seen: what was measured, by task. right: of each content, the most
+    that can be lost; 1 until it was measured.
     """
 
     job: Job
@@ -111,6 +112,7 @@ class Trials:
     progress: Progress
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
     seen: dict[str, list[Seen]] = field(default_factory=dict)
+    right: dict[int, float] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -123,6 +125,14 @@ class Trials:
         names = self.judge.tasks()
         tasks = (x for x in self.job.pieces.tasks if x.name in names)
         return {task.content for task in tasks if task.content is not None}
+
+    @property
+    def most(self) -> Array | None:
+        """What each content can lose at most, (contents,); None where harm is no share."""
+        if not self.counted.shares:
+            return None
+        known = self.right if self.counted.what == "lost" else {}
+        return np.array([known.get(i, 1.0) for i in range(self.contents)])
 
     def weighed(self, prices: Array) -> tuple[float, Weights]:
         """The one price and the weights that give each content its own price, (contents,)."""
@@ -150,6 +160,7 @@ class Trials:
                 harm = told.harm
                 seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost)
                 self.seen.setdefault(task.name, []).append(seen)
+                self.right[task.content] = max(told.right, self.right.get(task.content, 0.0))
         return points
 
     def size_near(self, content: int, price: float) -> float:
