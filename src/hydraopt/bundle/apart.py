@@ -38,7 +38,6 @@ __all__ = [
     "open_parts",
     "packed_core",
     "packed_task",
-    "size_apart",
     "two_of_one_name",
 ]
 
@@ -107,20 +106,6 @@ def packed_task(
     names = _task_tensors(len(streams), len(blobs))
     about = {"format": TASK, "format_version": str(VERSION), "core": core}
     return PackedBundle(about, names, [_deflated(value), *streams, *blobs], has_library=False)
-
-
-def size_apart(
-    manifest: Manifest, shared: bytes, streams: Sequence[bytes], blobs: Sequence[bytes]
-) -> int:
-    """Exact bytes of the core file and the task files of a bundle, as they would be written;
-    arguments as of :func:`hydraopt.bundle.writer.pack_bundle`."""
-    manifest, streams, blobs = canonical(manifest, streams, blobs)
-    size = packed_core(manifest, shared).size
-    for index, task in enumerate(manifest.tasks):
-        stream = None if task.content is None else streams[task.content]
-        carried = [blobs[i] for i in task.carried]
-        size += packed_task(manifest, index, stream, carried, "0" * _DIGITS).size
-    return size
 
 
 def _deflated(value: Mapping[str, Any]) -> bytes:
