@@ -33,7 +33,7 @@ __all__ = ["Bundle", "no_such_task", "open_bundle"]
 
 # Blobs that unpack to so many times their bytes are kept: many tasks may name one.
 _DENSE = 16
-# Tasks of a folder whose files stay open after use; each takes about 20 kB.
+# Tasks of a folder whose files stay open after use; each takes some 10 kB of memory.
 _KEPT = 256
 
 
