@@ -27,6 +27,7 @@ from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle, canonical, metadata_of
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, explain
+from hydraopt.files.aside import Chosen
 from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
@@ -105,7 +106,9 @@ def packed_task(
     streams = [] if stream is None else [stream]
     names = _task_tensors(len(streams), len(blobs))
     about = {"format": TASK, "format_version": str(VERSION), "core": core}
-    return PackedBundle(about, names, [_deflated(value), *streams, *blobs], has_library=False)
+    own = [_deflated(value), *streams]
+    payload = Chosen((own, range(len(own))), (blobs, range(len(blobs))))
+    return PackedBundle(about, names, payload, has_library=False)
 
 
 def _deflated(value: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from hydraopt.bundle.index import IndexedFile, packed_index
 from hydraopt.bundle.listed import listed_file
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.writer import canonical
-from hydraopt.files.aside import sizes_of
+from hydraopt.files.aside import Chosen, sizes_of
 
 __all__ = ["size_apart"]
 
@@ -37,7 +37,7 @@ def size_apart(
     rng = random.Random(0)
     for index, task in enumerate(manifest.tasks):
         stream = None if task.content is None else streams[task.content]
-        packed = packed_task(manifest, index, stream, [blobs[i] for i in task.carried], _ID)
+        packed = packed_task(manifest, index, stream, Chosen((blobs, task.carried)), _ID)
         sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
         row = listed_file(task, manifest.configs[task.config], sizes)
         # A mark is a hash at most, in quotes: of a file here it is a time, which is shorter.

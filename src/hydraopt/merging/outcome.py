@@ -22,6 +22,7 @@ from hydraopt.bundle.sizing import size_apart
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.files.aside import sizes_of
 from hydraopt.files.copies import origin_of
 from hydraopt.files.url import AnyPath
 from hydraopt.linalg.shapes import Array
@@ -196,7 +197,7 @@ class Job:
 
     def too_small(self, budget: Size, least: int) -> BudgetError:
         """The error of a size below the ``least`` bytes that the file can have."""
-        kept = sum(map(len, self.carried.data))
+        kept = sum(sizes_of(self.carried.data))
         return BudgetError(
             explain(
                 "the size cannot be kept",
