@@ -42,8 +42,8 @@ def size_apart(
         row = listed_file(task, manifest.configs[task.config], sizes)
         # A mark is a hash at most, in quotes: of a file here it is a time, which is shorter.
         mark, md5 = f'"{rng.getrandbits(_HASH):032x}"', f"{rng.getrandbits(_HASH):032x}"
-        file = task_file_name(task.name, stems)
-        files.append(IndexedFile(file, packed.size, task.name, row, mark, md5))
-        size += packed.size
+        file, own = task_file_name(task.name, stems), packed.size
+        files.append(IndexedFile(file, own, task.name, row, mark, md5))
+        size += own
     expected = packed_index((core, _ID), files).size
     return size + expected + _SPARE[0] + expected // _SPARE[1]

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final, NamedTuple
 
 from hydraopt.bundle import strictjson
@@ -214,6 +214,7 @@ def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
     return about
 
 
+@cache
 def _library() -> str:
     from importlib.metadata import PackageNotFoundError, version  # who reads needs no writer
 
