@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,8 +114,15 @@ def run_forty(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _save(args: argparse.Namespace, rows: Sequence[Row], kept: Row) -> None:
+def _save(
+    args: argparse.Namespace, rows: Sequence[Row], kept: Row, commands: Mapping[str, str]
+) -> None:
+    """Write the result. commands: of its parts that were measured before."""
     head = provenance("a merge against the adapters of a fleet, and a large one on paper", seed=1)
+    made = {"small": args.small, "forty": args.forty}
+    now = [part for part, asked in made.items() if asked] or ([] if args.paper else ["rows"])
+    commands = {**commands, **dict.fromkeys(now, head["command"])}
+    head |= {"command": "; ".join(dict.fromkeys(commands.values())), "commands": commands}
     about = {"width": args.width, "modules": args.modules, "rank": args.rank, "size": args.size}
     paper = None
     if len({row["tasks"] for row in rows if row["workers"] == 1}) > 1:
@@ -142,15 +149,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
     rows, kept = before.get("rows", []), {x: before.get(x) for x in ("small", "forty")}
+    commands = before.get("commands", {})
     if args.small:
         kept["small"] = run_small(args)
     if args.forty:
         kept["forty"] = run_forty(args)
     if args.paper or args.small or args.forty:
-        _save(args, rows, kept)
+        _save(args, rows, kept, commands)
         return
     rows = []
     for row in run(args):
         print(json.dumps(row), flush=True)
         rows.append(row)
-        _save(args, rows, kept)
+        _save(args, rows, kept, commands)

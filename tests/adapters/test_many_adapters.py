@@ -62,6 +62,26 @@ def test_our_own_pattern_says_so_too(zoo):
     assert note.endswith("a5.txt and 4 more")
 
 
+def test_adapters_of_one_name_are_told_what_their_tasks_are_called(save, tmp_path):
+    for i in range(10):
+        save(f"run{i}/last", lora(), peft_config())
+    save("run0/first", lora(), peft_config())
+    found = read_adapters([tmp_path / "run0" / "first", tmp_path / "run0" / "last"])
+    assert (names(found), found.notes) == (["first", "last"], ())
+    found = read_adapters(f"{tmp_path}/run[01]/*")
+    assert names(found) == ["first", "run0-last", "run1-last"]
+    (note,) = found.notes
+    assert note == (
+        "2 adapters are called 'last': their tasks are run0-last, run1-last; NAME=PATH gives one "
+        "another name"
+    )
+    (note,) = read_adapters(f"{tmp_path}/run*/last").notes
+    assert "run7-last and 2 more; NAME=PATH" in note
+    # One that was given a name has no other.
+    named = read_adapters([f"x={tmp_path}/run0/last", tmp_path / "run1" / "last"])
+    assert (names(named), named.notes) == (["last", "x"], ())
+
+
 def test_weight_files_of_a_folder_are_adapters_to_lie_beside(save, tmp_path):
     for name in ("de", "fr"):
         save("all", lora(), peft_config(), file=f"{name}.safetensors")

@@ -20,8 +20,10 @@ from hydraopt.bundle import (
     pack_carried,
     write_bundle,
 )
+from hydraopt.bundle.sizing import size_apart
 from hydraopt.bundle.strictjson import code_of, error_of, pack_ranges, unpack_ranges
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
+from hydraopt.files.aside import Laid
 from tests.bundle.bundles import Parts, tiny
 
 
@@ -79,6 +81,30 @@ def test_order_does_not_matter(tmp_path: Path) -> None:
     streams = [parts.streams[i] for i in order]
     write_bundle(tmp_path / "b", manifest, parts.shared, streams, [])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_what_is_carried_is_read_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a fleet that is kept bit by bit it is more than memory holds."""
+    names = enumerate(("de", "en", "fr"))
+    tensors = {x: {"a": RawTensor.from_numpy("a", np.arange(i, i + 99))} for i, x in names}
+    carried = pack_carried(tensors)
+    parts = tiny(blobs=carried.blobs)
+    tasks = (replace(x, carried=carried.tasks[x.name]) for x in parts.manifest.tasks)
+    manifest = replace(parts.manifest, tasks=tuple(tasks))
+    reads: list[int] = []
+    read = Laid._read
+
+    def counted(self: Laid, index: int) -> bytes:
+        reads.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(Laid, "_read", counted)
+    about = manifest, parts.shared, parts.streams, carried.data
+    size = pack_bundle(*about).size
+    assert size_apart("x.core.safetensors", *about) > size
+    assert reads == []
+    assert sum(map(len, pack_bundle(*about).pieces("x" * 14))) > 0
+    assert sorted(reads) == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_numbers_of_blobs_do_not_matter(tmp_path: Path) -> None:

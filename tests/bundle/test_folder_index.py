@@ -128,6 +128,26 @@ def test_the_core_is_decoded_once_for_all_tasks(
     assert len(decoded) == 1
 
 
+def test_of_many_tasks_the_last_stay_open_and_all_count(
+    folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydraopt.bundle.reader._KEPT", 2)
+    opened = open_bundle(folder)
+    before = opened.bytes_read
+    tasks = [opened[name] for name in NAMES]
+    heads = opened.bytes_read - before
+    assert len(opened._parts) == 2
+    for task in tasks:  # two of which it holds no more
+        task.factors()
+    own = [task.bundle.tensor_bytes["task/0"] for task in tasks]
+    shared = opened.core_bytes
+    assert opened.bytes_read == before + heads + shared + sum(own)
+    for name in ("es", "fr", "de", "fr", "es", "fr"):
+        opened[name]
+    assert read == [*NAMES, "de", "es"]
+    assert opened.bytes_read > before + heads + shared + sum(own)
+
+
 def test_what_is_not_in_the_index_is_read(folder: Path, read: list[str], tmp_path: Path) -> None:
     parts = tiny((*NAMES, "new"))
     write_bundle(tmp_path / "five.hydra.safetensors", *parts.args)

@@ -11,6 +11,8 @@ import pytest
 from click.testing import Result
 
 from hydraopt import merge, open_bundle
+from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.bundle.splitting import split
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 
@@ -60,6 +62,22 @@ def test_a_collection_changes(run: Run, two: Path, folder: Path, tmp_path: Path)
     for text in ("added", "removed", "changed", "core    the same"):
         assert text in shown
     assert list(open_bundle(two)) == ["b", "d"]
+
+
+def test_an_index_that_cannot_be_written_is_a_warning(
+    run: Run, two: Path, folder: Path, tmp_path: Path
+) -> None:
+    split(two, tmp_path / "parts")
+    (tmp_path / "parts" / INDEX_NAME).unlink()
+    (tmp_path / "parts" / INDEX_NAME).mkdir()
+    said = run("remove", tmp_path / "parts", "a")
+    assert said.exit_code == 0
+    assert said.stderr.startswith("warning: the index of the folder could not be written")
+    assert "warning" not in said.stdout
+    said = run("add", tmp_path / "parts", folder / "c", "--json")
+    assert said.exit_code == 0
+    (warning,) = json.loads(said.stdout)["warnings"]
+    assert said.stderr.splitlines() == [f"warning: {warning}"]
 
 
 def test_a_refresh_is_told_before_it_is_made(run: Run, two: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,17 @@ def test_a_file_alone_is_refused(run: Run, matches: list[Path], tmp_path: Path) 
     done = run("merge", matches[0], "-o", tmp_path / "out")
     assert done.exit_code != 0
     assert "not a kind of tensor file" in str(done.exception) + done.output
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_adapters_of_one_name_are_told_by_their_tasks(
+    run: Run, matches: list[Path], tmp_path: Path, form: str
+) -> None:
+    adapters = [path for path in matches if path.is_dir()][:2]
+    for i, path in enumerate(adapters):
+        shutil.copytree(path, tmp_path / f"run{i}" / "last")
+    words = ["merge", f"{tmp_path}/run*/last", "--error", "0.3", "-o", tmp_path / "out", "-q"]
+    done = run(*words, *(["--json"] if form == "json" else []))
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)["notes"][0] if form == "json" else done.output
+    assert "2 adapters are called 'last': their tasks are run0-last, run1-last" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import open_bundle
+from hydraopt.bundle import index as index_file
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.index import read_index, write_index
 from hydraopt.bundle.splitting import join, split
@@ -171,7 +173,7 @@ def test_killed_before_the_index_is_written_it_tells_nothing_wrong(
     for change, names in changes:
         old = (folder / INDEX_NAME).read_bytes()
         with monkeypatch.context() as patched:
-            patched.setattr("hydraopt.collection.folder.write_index", killed)
+            patched.setattr("hydraopt.bundle.index.write_index", killed)
             with pytest.raises(KeyboardInterrupt):
                 change()
         assert (folder / INDEX_NAME).read_bytes() == old
@@ -181,6 +183,67 @@ def test_killed_before_the_index_is_written_it_tells_nothing_wrong(
     opened = open_bundle(folder)
     assert not opened.is_whole
     assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for tasks, and none for an index."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("hydraopt.bundle.index.write_index", full)
+
+
+def test_a_change_without_room_for_the_index_is_made(
+    folder: Path, adapters: dict[str, Path], full_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (folder / INDEX_NAME).read_bytes()
+    changes = (
+        (lambda: add(folder, [adapters["e"]], day=DAY), "abcde"),
+        (lambda: replace(folder, [f"a={adapters['f']}"], day=DAY), "abcde"),
+        (lambda: rename(folder, "b", "B"), "Bacde"),
+        (lambda: remove(folder, ["c"]), "Bade"),
+    )
+    for change, names in changes:
+        (folder / INDEX_NAME).write_bytes(old)
+        (warning,) = change().warnings
+        assert "the index of the folder could not be written" in warning
+        assert "No space left" in warning
+        # Who cannot list the folder would go by the old one.
+        assert not (folder / INDEX_NAME).exists()
+        assert list(open_bundle(folder)) == sorted(names)
+    monkeypatch.undo()
+    assert remove(folder, ["B"]).warnings == ()
+    assert not open_bundle(folder).is_whole
+
+
+def test_an_index_that_stays_is_named_to_be_deleted(
+    folder: Path, full_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing = index_file.remove_file
+
+    def only_others(file: Path) -> None:
+        if file.name == INDEX_NAME:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        removing(file)
+
+    monkeypatch.setattr(index_file, "remove_file", only_others)
+    (warning,) = remove(folder, ["c"]).warnings
+    assert f"delete {INDEX_NAME}" in warning
+    assert listing(folder)["tasks"] == listing(bare(folder))["tasks"]
+
+
+def test_a_folder_in_the_place_of_the_index_keeps_nobody_from_a_change(
+    folder: Path, adapters: dict[str, Path]
+) -> None:
+    (folder / INDEX_NAME).unlink()
+    (folder / INDEX_NAME).mkdir()
+    (folder / INDEX_NAME / "mine").write_text("before")
+    (warning,) = add(folder, [adapters["e"]], day=DAY).warnings
+    assert f"delete {INDEX_NAME}" in warning
+    assert list(open_bundle(folder)) == list("abcde")
+    assert (folder / INDEX_NAME / "mine").read_text() == "before"
 
 
 def test_an_index_that_lies_costs_no_task(folder: Path, adapters: dict[str, Path]) -> None:

@@ -10,14 +10,24 @@ import pytest
 from hydraopt.coding.dense import DenseRecord, read_dense, write_dense
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
-from hydraopt.compress.dense import EncodedTensor, encode_tensor, estimate_tensor
+from hydraopt.compress.dense import (
+    EncodedTensor,
+    blocks_of,
+    encode_tensor,
+    estimate_tensor,
+    share_tensor,
+)
 
 RNG = np.random.default_rng(0)
 
 
 def encode(xs: list[np.ndarray], price: float) -> EncodedTensor:
-    weights = [1 / max(float(np.sum(x**2)), 1e-30) for x in xs]
-    return encode_tensor(lambda i: xs[i], xs[0].shape, weights, price)
+    return encode_all(xs, [1 / max(float(np.sum(x**2)), 1e-30) for x in xs], price)
+
+
+def encode_all(xs: list[np.ndarray], weights: list[float], price: float) -> EncodedTensor:
+    shared = share_tensor(lambda i: xs[i], xs[0].shape, weights, price)
+    return encode_tensor(lambda i: xs[i], weights, price, shared, range(len(xs)))
 
 
 def size(encoded: EncodedTensor) -> int:
@@ -145,7 +155,7 @@ def test_odd_tensors(x: np.ndarray) -> None:
 
 def test_weightless_tensors_are_left_out() -> None:
     x = RNG.standard_normal((20, 3))
-    encoded = encode_tensor(lambda i: x, x.shape, [0.0], 1e-6)
+    encoded = encode_all([x], [0.0], 1e-6)
     assert encoded.records == (DenseRecord(),)
     assert encoded.errors[0] == pytest.approx(encoded.energies[0])
 
@@ -163,3 +173,20 @@ def test_the_estimate_is_near_what_is_taken() -> None:
         for price in (1e-5, 1e-6, 1e-7):
             guess = estimate_tensor(lambda i: xs[i], xs[0].shape, weights, price)  # noqa: B023
             assert guess == pytest.approx(size(encode(xs, price)), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tasks", "lengths"),
+    [
+        ((40, 24), 7, [7]),
+        ((1 << 21, 1), 5, [2, 2, 1]),
+        ((1 << 12, 1 << 10), 3, [1, 1, 1]),
+        ((1 << 16, 1 << 16), 2, [1, 1]),
+    ],
+)
+def test_blocks_hold_some_tasks_and_together_all(
+    shape: tuple[int, int], tasks: int, lengths: list[int]
+) -> None:
+    blocks = blocks_of(shape, tasks)
+    assert [len(block) for block in blocks] == lengths
+    assert [i for block in blocks for i in block] == list(range(tasks))

@@ -10,7 +10,7 @@ import tempfile
 import pytest
 
 from hydraopt.files import aside as aside_module
-from hydraopt.files.aside import Aside, Chosen, Laid, sizes_of
+from hydraopt.files.aside import Aside, Chosen, Laid, Replaced, sizes_of
 
 SOME = [b"", b"one", b"\0" * 5, bytes(range(256)) * 40]
 
@@ -75,6 +75,17 @@ def test_a_full_disk_is_refused_at_once_and_loses_nothing(tmp_path, monkeypatch,
     monkeypatch.setattr(_Full, "left", 100)
     assert aside.read(aside.put(b"67890")) == b"67890"
     assert aside.read(place) == b"1234"
+
+
+def test_some_take_the_places_of_others_and_are_read_when_asked_for(tmp_path) -> None:
+    aside = Aside(tmp_path)
+    laid = Laid(aside, [aside.put(data) for data in SOME])
+    mixed = Replaced(laid, [b"other", b"longer"], {1: 1, 3: 0})
+    assert sizes_of(mixed) == [0, 6, 5, 5]
+    assert list(mixed) == [b"", b"longer", SOME[2], b"other"]
+    assert mixed[-3:] == [b"longer", SOME[2], b"other"]
+    with pytest.raises(IndexError):
+        mixed[4]
 
 
 def test_a_choice_reads_what_is_asked_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
 from hydraopt.bundle.rules import CURRENT
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.compress.dense import encode_tensor
 from hydraopt.errors import BaseMismatchError, UsageError
 from tests.merging.merge_cases import modules_of
 
@@ -132,6 +134,30 @@ def test_workers_do_not_change_the_bytes(headed, tmp_path, monkeypatch) -> None:
     for workers in (1, 3):
         merge(headed, tmp_path / str(workers), size="10%", workers=workers)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_blocks_do_not_change_the_bytes(make_adapter, tmp_path, monkeypatch, alike) -> None:
+    """Of tasks that share something of their heads, and of those that do not."""
+    mean, folders = numbers(40, 64, seed=9) * alike, []
+    for i in range(5):
+        extras = {HEAD: mean + numbers(40, 64, seed=i)}
+        folders.append(make_adapter(tmp_path / f"t{i}", modules_of(i), extras=extras))
+    held: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        held.append(len(arguments[-1]))
+        return encode_tensor(*arguments)
+
+    monkeypatch.setattr("hydraopt.merging.servant.encode_tensor", counted)
+    for most, lengths in ((1 << 22, {5}), (2 * 40 * 64, {2, 1})):
+        held.clear()
+        monkeypatch.setattr("hydraopt.compress.dense._NUMBERS", most)
+        merge(folders, tmp_path / str(most), size="20%", workers=1)
+        assert set(held) == lengths
+    assert (tmp_path / str(1 << 22)).read_bytes() == (tmp_path / str(2 * 40 * 64)).read_bytes()
+    opened = open_bundle(tmp_path / str(1 << 22))
+    assert (opened.common(0) is not None) == alike
 
 
 def test_a_bundle_with_heads_shrinks(headed, tmp_path) -> None:

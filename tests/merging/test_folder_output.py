@@ -19,10 +19,10 @@ def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "split").iterdir())
     assert len(names) == 5
+    assert made.size == sum((tmp_path / "new" / name).stat().st_size for name in names)
     names.remove(INDEX_NAME)  # it has the times of the others
     for name in names:
         assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "split" / name).read_bytes()
-    assert made.size == sum((tmp_path / "new" / name).stat().st_size for name in names)
     assert sorted(open_bundle(tmp_path / "new")) == ["a", "b", "c"]
     join([tmp_path / "new"], tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == (tmp_path / "new.hydra.safetensors").read_bytes()
@@ -52,13 +52,12 @@ def test_a_folder_that_is_not_empty_is_refused_first(three, tmp_path) -> None:
     assert (tmp_path / "new" / "mine").read_text() == "before"
 
 
-@pytest.mark.parametrize("size", ["25%", "40%"])
+@pytest.mark.parametrize("size", ["40%", "60%"])
 def test_a_size_is_that_of_all_files_of_a_folder(three, tmp_path, size) -> None:
     whole = merge(three, tmp_path / "whole.hydra.safetensors", size=size, workers=1)
     limit = int(float(size[:-1]) / 100 * whole.fp16_bytes)
     made = merge(three, f"{tmp_path}/new/", size=size, workers=1)
-    parts = [path for path in (tmp_path / "new").iterdir() if path.name != INDEX_NAME]
-    there = sum(path.stat().st_size for path in parts)
+    there = sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
     assert 0.9 * limit < there == made.size <= limit
     small = shrink(tmp_path / "new", f"{tmp_path}/small/", size=there - 500, workers=1)
     assert small.size <= there - 500

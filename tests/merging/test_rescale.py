@@ -14,8 +14,10 @@ from hydraopt.coding.coefficients import EXPONENT_GRID
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record, write_record
 from hydraopt.errors import UsageError
+from hydraopt.files.aside import Laid
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import decoded as reading
+from hydraopt.merging import finish
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
 
 Coded = Callable[[], dict[str, Factors]]
@@ -69,6 +71,28 @@ def test_parts_grow_by_what_is_asked_and_errors_are_measured(three, tmp_path, fo
         assert made.errors[name] == pytest.approx(measured(after[name], wanted), rel=1e-3)
     assert open_bundle(grown).recipe["rescaled"] == 2
     assert verify_bundle(grown, read_adapters(three)).ok
+
+
+def test_no_stream_is_read_but_those_that_change(three, tmp_path, monkeypatch) -> None:
+    """A fleet's streams lie in a file, since they are more than memory holds."""
+    reads: list[int] = []
+    read, rescale = Laid._read, finish.rescaled
+
+    def counted(self: Laid, index: int) -> bytes:
+        reads.append(index)
+        return read(self, index)
+
+    def watched(*arguments: object) -> object:
+        reads.clear()
+        made = rescale(*arguments)  # type: ignore[arg-type]
+        assert len(reads) == 1
+        return made
+
+    monkeypatch.setattr(Laid, "_read", counted)
+    monkeypatch.setattr(finish, "rescaled", watched)
+    made = merge(three, tmp_path / "x.hydra.safetensors", error=0.2, rescaler=grow_all(1, "b"))
+    assert "coded parts were rescaled in 1 of 3 tasks" in made.notes
+    assert verify_bundle(tmp_path / "x.hydra.safetensors").ok
 
 
 def test_no_answer_changes_nothing(three, tmp_path) -> None:

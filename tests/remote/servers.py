@@ -60,6 +60,8 @@ class Web:
         number = len(self.requests)
         self.requests.append(path)
         file = self.folder / unquote(path.partition("?")[0].lstrip("/"))
+        if file.is_dir() and not path.endswith("/"):
+            return Reply(number, path, None, 301, {"Location": f"{path}/"}, b"")
         if self.listed and file.is_dir():
             names = sorted(x.name + "/" * x.is_dir() for x in file.iterdir())
             page = "".join(f'<a href="{name}">{name}</a>\n' for name in names).encode()

@@ -91,10 +91,21 @@ def test_refusals_are_one_line_with_the_address_and_what_to_do(
 
 @pytest.mark.parametrize("bucket", ["memory"], indirect=True)
 def test_a_merge_into_a_folder_of_a_store(
-    bucket: str, adapters: dict[str, Path], apart: Path, content: Content
+    bucket: str, adapters: dict[str, Path], apart: Path, merged: Path, content: Content
 ) -> None:
     given = [str(adapters[name]) for name in "abcd"]
     run("merge", *given, "--error", "0.05", "-o", f"{bucket}/four/")
     assert content(f"{bucket}/four") == state(apart)
     said = run("merge", *given, "-o", f"{bucket}/four/", code=2).output
     assert "the folder is not empty" in said
+    run("shrink", f"{bucket}/four/", "--error", "0.3", "-o", f"{bucket}/small/")
+    assert set(content(f"{bucket}/small")) == {
+        name.replace("four", "small") for name in content(f"{bucket}/four")
+    }
+    before = content(bucket)
+    for words in (
+        ("join", f"{bucket}/four/", "-o", f"{bucket}/small"),
+        ("refresh", str(merged), "-o", f"{bucket}/small"),
+    ):
+        assert "the output is a folder" in run(*words, code=2).output
+    assert content(bucket) == before

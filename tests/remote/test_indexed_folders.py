@@ -15,6 +15,8 @@ from hydraopt.bundle.splitting import split
 from hydraopt.collection.listing import listing
 from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import TaskNotFoundError, UsageError
+from hydraopt.files.answers import PassingError
+from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from hydraopt.merging.output import as_folder
@@ -77,6 +79,27 @@ def test_every_change_leaves_an_index_that_tells_all(
     assert names == ["B", "a", "d", "e"]
 
 
+def test_a_store_that_does_not_take_the_index_takes_the_change(
+    bucket: str, merged: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one goes: over HTTP without a list it would be believed."""
+    address = f"{bucket}/four/"
+    split(merged, address)
+    kind = type(store_of(Url(address)))
+    put = kind.put
+
+    def busy(self: object, url: Url, data: bytes) -> None:
+        if url.name == INDEX_NAME:
+            raise PassingError("busy")
+        put(self, url, data)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kind, "put", busy)
+    (warning,) = add(address, [adapters["e"]], day=DAY).warnings
+    assert "does not answer as it should" in warning
+    assert not is_there(Url(f"{address}{INDEX_NAME}"))
+    assert list(open_bundle(address)) == [*NAMES, "e"]
+
+
 def test_a_folder_that_was_uploaded_keeps_its_index_in_s3(
     bucket: str, upload: Upload, apart: Path, merged: Path, asked: list[str]
 ) -> None:
@@ -87,6 +110,15 @@ def test_a_folder_that_was_uploaded_keeps_its_index_in_s3(
     read = [name for name in asked if name.endswith(".task.safetensors")]
     assert bool(read) == bucket.startswith("memory:")
     same_tasks(f"{bucket}/four/", merged)
+
+
+def test_a_size_is_that_of_all_objects(
+    bucket: str, merged: Path, adapters: dict[str, Path]
+) -> None:
+    limit = merged.stat().st_size
+    made = merge([adapters[name] for name in NAMES], f"{bucket}/four/", size=limit, workers=1)
+    there = sum(x.size or 0 for x in files_in(Url(f"{bucket}/four/")) or ())
+    assert there == made.size <= limit
 
 
 def test_an_object_that_was_replaced_is_read(
@@ -119,6 +151,7 @@ def test_over_http_a_folder_needs_no_list(web: Web, apart: Path, merged: Path) -
         bundle = open_bundle(address)
         assert list(bundle) == list(NAMES)
         assert not any(".task." in path for path in web.requests)
+        assert web.requests.count(f"/four/{INDEX_NAME}") == 1
         bundle["b"].factors()
         assert [path for path in web.requests if ".task." in path][:1] == [
             "/four/b.task.safetensors"

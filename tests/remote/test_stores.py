@@ -26,6 +26,7 @@ from hydraopt.errors import (
     UsageError,
 )
 from hydraopt.files.copies import origin_of
+from hydraopt.files.folders import files_in
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from tests.collection.living import all_bytes, state
@@ -51,6 +52,26 @@ def at_address(local: Path, bucket: str, upload: Upload) -> str:
     address = f"{bucket}/{local.name}"
     upload(local, address)
     return address
+
+
+@S3_ALONE
+def test_a_folder_of_more_objects_than_a_page_is_seen_whole(bucket: str) -> None:
+    """S3 lists a thousand at a time."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    held = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    names = [f"{i:04d}.task.safetensors" for i in range(2500)]
+    for name in names:
+        held.put_object(bucket.removeprefix("s3://"), f"many/{name}", b"x" * (len(name) % 7))
+        held.put_object(bucket.removeprefix("s3://"), f"many/{name}.d/inside", b"")
+    there = files_in(Url(f"{bucket}/many"))
+    assert there is not None
+    assert [x.name for x in there if not x.is_folder] == names
+    assert [x.name for x in there if x.is_folder] == [f"{name}.d" for name in names]
+    assert all(x.mark and x.size == len(x.name) % 7 for x in there if not x.is_folder)
+    pattern = Url(f"{bucket}/many/2*.task.safetensors")
+    assert [x.name for x in store_of(pattern).matches(pattern)] == names[2000:]
 
 
 def test_a_bundle_there_is_the_bundle_here(

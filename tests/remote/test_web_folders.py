@@ -11,7 +11,7 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.collection.verbs import rename
-from hydraopt.errors import RemoteError, TaskNotFoundError, UsageError
+from hydraopt.errors import NotThereError, RemoteError, TaskNotFoundError, UsageError
 from tests.remote.servers import Reply, Web, same_tasks
 
 
@@ -39,6 +39,21 @@ def test_a_folder_that_lists_its_files_is_a_collection(web: Web, apart: Path, me
     web.listed = True
     assert list(open_bundle(web.url("four/"))) == list("abcd")
     same_tasks(web.url("four/"), merged)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_folder_without_its_slash_is_told_to_have_one(
+    web: Web, apart: Path, listed: bool
+) -> None:
+    shutil.copytree(apart, web.folder / "my four")
+    web.listed = listed
+    with pytest.raises(NotThereError, match=r"got a folder\..*ends in a slash"):
+        open_bundle(f"{web.address}/my%20four")
+    with pytest.raises(NotThereError, match=r"status 404.*ends in a slash"):
+        open_bundle(web.url("other"))
+    with pytest.raises(NotThereError) as caught:
+        open_bundle(web.url("other.safetensors"))
+    assert "slash" not in str(caught.value)
 
 
 def test_task_files_with_odd_names_are_asked_for_in_full(web: Web, apart: Path) -> None:

@@ -67,6 +67,8 @@ def beside_another(serve: Any) -> Iterator[Any]:
     with serve() as running, ThreadPoolExecutor(1) as pool:
         client, engine, step = running.client(), running.engine, running.engine._step
         right = complete(client, "de", "go", max_tokens=30).choices[0].text
+        # An answer is there before its row goes; counted below, it would stand for the other one.
+        until(lambda: engine.load()["running"] == 0)
         free = threading.Event()
 
         def held() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from hydraopt.adapters.bases import check_same_base
@@ -20,6 +20,8 @@ __all__ = ["Adapters", "read_adapter", "read_adapters"]
 
 
 _LONGEST: Final = 4096
+_MOST_LISTED: Final = 8
+"""Names in a note."""
 _AT_ONCE: Final = 8
 """Adapters that are fetched at the same time."""
 
@@ -91,10 +93,28 @@ def read_adapters(
         _read(source, str(name), base_model, alpha)
         for source, name in zip(sources, names, strict=True)
     )
-    adapters.notes = selection.notes
+    renamed = _renamed([(sources[i].names[0], str(names[i])) for i in unnamed])
+    adapters.notes = (*selection.notes, *renamed)
     adapters.sort(key=lambda adapter: adapter.name)
     check_same_base(adapters, same_base)
     return adapters
+
+
+def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Notes about adapters of one name. tasks: the name of each adapter, and that of its task."""
+    alike: dict[str, list[str]] = {}
+    for name, task in tasks:
+        alike.setdefault(name, []).append(task)
+    for name, made in alike.items():
+        if len(made) == 1:
+            continue
+        listed = ", ".join(made[:_MOST_LISTED])
+        more = len(made) - _MOST_LISTED
+        yield (
+            f"{len(made)} adapters are called {name!r}: their tasks are {listed}"
+            + (f" and {more} more" if more > 0 else "")
+            + "; NAME=PATH gives one another name"
+        )
 
 
 def _located(paths: Sequence[AnyPath]) -> list[Source]:

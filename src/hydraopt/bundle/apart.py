@@ -27,6 +27,7 @@ from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle, canonical, metadata_of
 from hydraopt.coding.version import VERSION
 from hydraopt.errors import BundleFormatError, explain
+from hydraopt.files.aside import Chosen
 from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
@@ -38,7 +39,6 @@ __all__ = [
     "open_parts",
     "packed_core",
     "packed_task",
-    "size_apart",
     "two_of_one_name",
 ]
 
@@ -106,21 +106,9 @@ def packed_task(
     streams = [] if stream is None else [stream]
     names = _task_tensors(len(streams), len(blobs))
     about = {"format": TASK, "format_version": str(VERSION), "core": core}
-    return PackedBundle(about, names, [_deflated(value), *streams, *blobs], has_library=False)
-
-
-def size_apart(
-    manifest: Manifest, shared: bytes, streams: Sequence[bytes], blobs: Sequence[bytes]
-) -> int:
-    """Exact bytes of the core file and the task files of a bundle, as they would be written;
-    arguments as of :func:`hydraopt.bundle.writer.pack_bundle`."""
-    manifest, streams, blobs = canonical(manifest, streams, blobs)
-    size = packed_core(manifest, shared).size
-    for index, task in enumerate(manifest.tasks):
-        stream = None if task.content is None else streams[task.content]
-        carried = [blobs[i] for i in task.carried]
-        size += packed_task(manifest, index, stream, carried, "0" * _DIGITS).size
-    return size
+    own = [_deflated(value), *streams]
+    payload = Chosen((own, range(len(own))), (blobs, range(len(blobs))))
+    return PackedBundle(about, names, payload, has_library=False)
 
 
 def _deflated(value: Mapping[str, Any]) -> bytes:

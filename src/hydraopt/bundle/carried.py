@@ -9,7 +9,7 @@ are deflated.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.container import MOST_CONTENT, deflate
 from hydraopt.bundle.items import MAX_RAW, CarriedBlob, CarriedItem
 from hydraopt.bundle.rules import CURRENT, Rules
+from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.files.url import AnyPath
 
 __all__ = ["Carried", "pack_carried", "unpack_blob"]
@@ -27,10 +28,11 @@ _WIDTHS = (8, 4, 2, 1)
 
 @dataclass
 class Carried:
-    """blobs and their bytes, in step; tasks: the blobs of each task, by name."""
+    """blobs, and in step their bytes, which lie in a file where they are many; tasks: the blobs of
+    each task, by name."""
 
     blobs: list[CarriedBlob] = field(default_factory=list)
-    data: list[bytes] = field(default_factory=list)
+    data: Sequence[bytes] = ()
     tasks: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -38,7 +40,7 @@ def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
     """Blobs for the carried tensors of each task, by task name and key.
 
     The result depends on what tasks hold, not on the order in which they name it. Tensors are read
-    twice, one at a time; memory is one blob.
+    twice, one at a time; memory is one blob. Raises OSError for a temporary folder that is full.
     """
     holders: dict[tuple[str, str, tuple[int, ...], bytes], list[tuple[str, RawTensor]]] = {}
     for task in sorted(tensors):
@@ -50,6 +52,7 @@ def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
         tasks = tuple(task for task, _ in held)
         item = CarriedItem(key, dtype, shape)
         groups.setdefault(tasks, []).append((item, digest, held[0][1]))
+    aside, places = Aside(), list[Place]()
     result = Carried(tasks=dict.fromkeys(tensors, ()))
     for tasks, members in sorted(groups.items(), key=lambda x: x[0]):
         for some in _parted(members):
@@ -57,7 +60,8 @@ def pack_carried(tensors: Mapping[str, Mapping[str, RawTensor]]) -> Carried:
                 result.tasks[task] += (len(result.blobs),)
             blob, data = _packed(some)
             result.blobs.append(blob)
-            result.data.append(data)
+            places.append(aside.put(data))
+    result.data = Laid(aside, places)
     return result
 
 

@@ -24,11 +24,15 @@ from hydraopt.bundle.spec import MAX_TASKS
 from hydraopt.bundle.strictjson import check
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.coding.version import VERSION
-from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, UsageError
+from hydraopt.errors import BundleFormatError, NotThereError, RemoteError, UsageError, explain
 from hydraopt.files.answers import Entry
+from hydraopt.files.folders import remove_file
 from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["FolderIndex", "IndexedFile", "as_indexed", "md5_of", "read_index", "write_index"]
+__all__ = [
+    "FolderIndex", "IndexedFile", "as_indexed", "md5_of", "packed_index", "read_index",
+    "renewed_index", "write_index",
+]  # fmt: skip
 
 _FREE: Final = 1 << 20
 _EACH: Final = 2048
@@ -80,11 +84,12 @@ class IndexedFile:
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """What an index says. core: the name of the core file. files: by their names. mark: of the
-    index itself; None where no listing has said it. size, fetched: its bytes, and those that came
-    from a store."""
+    """What an index says. core: the name of the core file, and core_id: what its tasks call it by.
+    files: by their names. mark: of the index itself; None where no listing has said it. size,
+    fetched: its bytes, and those that came from a store."""
 
     core: str
+    core_id: str
     files: Mapping[str, IndexedFile]
     mark: str | None
     size: int
@@ -137,7 +142,7 @@ def read_index(
         if entries is None:  # Some servers deny what is not there.
             return None
         raise
-    return FolderIndex(name, files, mark, file.size, file.fetched)
+    return FolderIndex(name, file.metadata["core"], files, mark, file.size, file.fetched)
 
 
 def _read(file: Container, most: int) -> tuple[str, dict[str, IndexedFile]]:
@@ -186,15 +191,43 @@ def write_index(folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedF
 
     core: the name of the core file, and its id.
     """
-    kept = sorted(files, key=lambda x: x.file)
-    rows = [one.to_json() for one in kept]
+    kept = list(files)
+    packed = packed_index(core, kept)
+    if not isinstance(folder, Url):
+        _settle(kept)
+    return packed.write(folder / INDEX_NAME)
+
+
+def packed_index(core: tuple[str, str], files: Iterable[IndexedFile]) -> PackedBundle:
+    """An index; core: as of :func:`write_index`."""
+    rows = [one.to_json() for one in sorted(files, key=lambda x: x.file)]
     value = {"core": core[0], "files": strictjson.pack_columns(rows, "file", _FILE_DEFAULTS)}
     about = {"format": INDEX, "format_version": str(VERSION), "core": core[1]}
     data = deflate(strictjson.dumps(value).encode(), _LEVEL)
-    if not isinstance(folder, Url):
-        _settle(kept)
-    packed = PackedBundle(about, ["manifest"], [data], has_library=False)
-    return packed.write(folder / INDEX_NAME)
+    return PackedBundle(about, ["manifest"], [data], has_library=False)
+
+
+def renewed_index(
+    folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedFile]
+) -> str | None:
+    """Write the index of a folder whose files changed, as :func:`write_index`. Where it cannot be
+    written, what is wrong, for people: nothing is lost with it. Then the old one goes, since who
+    reads a folder that lists nothing takes its word."""
+    try:
+        write_index(folder, core, files)
+    except OSError as error:
+        reason = str(error) if isinstance(error, RemoteError) else error.strerror or str(error)
+    else:
+        return None
+    do = "All tasks are there; until the next change writes it, opening reads every task file"
+    try:
+        remove_file(folder / INDEX_NAME)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        do = f"All tasks are there; delete {INDEX_NAME}, which is old or in the way"
+    what = "the index of the folder could not be written"
+    return explain(what, file=folder / INDEX_NAME, got=reason, do=do)
 
 
 def _settle(files: Iterable[IndexedFile]) -> None:

@@ -10,7 +10,7 @@ from hydraopt.bundle import strictjson
 from hydraopt.bundle.apart import another_core, core_of, open_apart, two_of_one_name
 from hydraopt.bundle.beside import entries_beside, parts_beside, refuse_unlisted
 from hydraopt.bundle.container import CORE, TASK
-from hydraopt.bundle.index import IndexedFile, read_index
+from hydraopt.bundle.index import FolderIndex, IndexedFile, read_index
 from hydraopt.bundle.listed import ListedTask
 from hydraopt.bundle.opening import Container, CoreFile, Opened
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
@@ -35,7 +35,7 @@ class IndexedFolder:
         self._core = core
         self._files = files
         self._told = known
-        self._parts: dict[str, Opened] = {}
+        self._heads, self._fetched = 0, 0
 
     @cached_property
     def whole(self) -> Opened:
@@ -93,30 +93,29 @@ class IndexedFolder:
     @property
     def header(self) -> int:
         """Bytes that were read so far to know all this, the index's among them."""
-        heads = sum(x.header - self._core.header for x in self._parts.values())
-        return self.known.header + heads + self._told.index_size
+        return self.known.header + self._heads + self._told.index_size
 
     @property
     def fetched(self) -> int:
-        """Bytes that came from a store so far."""
-        files = {x for opened in (self.known, *self._parts.values()) for x in opened.files}
-        return sum(x.fetched for x in files) + self._told.index_fetched
+        """Bytes that came from a store so far, those that opened a part among them."""
+        return self.known.fetched + self._fetched + self._told.index_fetched
 
     def part(self, task: str) -> Opened | None:
-        """The bundle of one task, as its file is now; None if the index is wrong about it."""
+        """The bundle of one task, as its file is now; None if the index is wrong about it. It is
+        opened anew: who wants it again keeps it."""
         if self.is_read:
             return self.whole
-        if task not in self._parts:
-            assert self._core.core is not None
-            try:
-                place = self._place(self._files[task])
-                opened = open_apart(self._core.core, [place], self.path, False, [task])
-            except (BundleFormatError, NotThereError):
-                return None
-            if not opened.names:
-                return None
-            self._parts[task] = opened
-        return self._parts[task]
+        assert self._core.core is not None
+        try:
+            place = self._place(self._files[task])
+            opened = open_apart(self._core.core, [place], self.path, False, [task])
+        except (BundleFormatError, NotThereError):
+            return None
+        if not opened.names:
+            return None
+        self._heads += opened.header - self._core.header
+        self._fetched += sum(x.fetched for x in opened.files if x is not self._core.core.file)
+        return opened
 
     def _place(self, file: IndexedFile) -> AnyPath:
         return self._core.files[0].path.parent / file.file
@@ -131,10 +130,12 @@ def open_folder(path: AnyPath, opened: Container | None = None) -> Opened | Inde
     as :func:`open_apart`, and UsageError for a folder over HTTP with neither a list nor an index.
     """
     place, entries = entries_beside(path)
+    index = None
     if place is None:
-        place = _core_by_index(path)
+        index = _only_index(path)
+        place = path / index.core
     core = core_of(opened or Container(place, (CORE,)))
-    made = task_files(place.parent, entries, core, lone=True)
+    made = task_files(place.parent, entries, core, lone=True, index=index)
     if not made.files:
         places = parts_beside(path)[1]
         return open_apart(core, places, path, _is_strict(path))
@@ -149,15 +150,15 @@ def parts_named(path: AnyPath, tasks: Iterable[str]) -> tuple[AnyPath, list[AnyP
     try:
         return parts_beside(path, names)
     except UsageError:
-        return parts_beside(_core_by_index(path), names)
+        return parts_beside(path / _only_index(path).core, names)
 
 
-def _core_by_index(path: AnyPath) -> AnyPath:
-    """The core file of a folder over HTTP that lists nothing."""
+def _only_index(path: AnyPath) -> FolderIndex:
+    """The index of a folder over HTTP that lists nothing; without one nobody knows its core."""
     index = read_index(path, None)
     if index is None:
         refuse_unlisted(path)
-    return path / index.core
+    return index
 
 
 def _is_strict(path: AnyPath) -> bool:

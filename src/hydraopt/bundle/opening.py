@@ -272,6 +272,11 @@ class Opened:
             check_blobs(self.manifest.blobs, carried, self.rules)
 
     @property
+    def is_read(self) -> bool:
+        """Whether all that is in it was read."""
+        return True
+
+    @property
     def whole(self) -> Opened:
         """Itself; of a folder with an index, all that is in it."""
         return self

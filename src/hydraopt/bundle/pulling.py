@@ -24,12 +24,14 @@ __all__ = ["Pulled", "pull"]
 @dataclass(frozen=True)
 class Pulled:
     """What was pulled. tasks: names. size: bytes of it. fetched: bytes that came from the store;
-    the others were in the cache. files: what was written; none if it went into the cache."""
+    the others were in the cache. files: what was written; none if it went into the cache. warnings:
+    what went wrong and costs nobody a task."""
 
     tasks: tuple[str, ...]
     size: int
     fetched: int
     files: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def pull(
@@ -63,9 +65,10 @@ def pull(
         target.mkdir(parents=True, exist_ok=True)
         size += write_atomically(target / name, pieces)
         written.append(target / name)
-    if any(is_part(file.name) for file in written):
-        renew_index(target)
-    return Pulled(names, size, opened.fetched, tuple(written))
+    parts = any(is_part(file.name) for file in written)
+    warning = renew_index(target) if parts else None
+    files, warnings = tuple(written), (warning,) if warning else ()
+    return Pulled(names, size, opened.fetched, files, warnings)
 
 
 def _into_cache(bundle: Bundle, names: Iterable[str]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,28 +14,27 @@ from typing import Any
 
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.bundle.apart import core_of, open_apart
-from hydraopt.bundle.beside import parts_beside
 from hydraopt.bundle.bounds import Allowance, naming
 from hydraopt.bundle.carried import unpack_blob
-from hydraopt.bundle.container import CORE, FORMAT, TASK
-from hydraopt.bundle.indexed import IndexedFolder, open_folder, parts_named
+from hydraopt.bundle.indexed import IndexedFolder
 from hydraopt.bundle.listed import ListedTask, listed_in
-from hydraopt.bundle.opening import Container, Opened, open_source, refuse_file
+from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.shared import Bases, Commons, each_bases, each_common, read_shared
+from hydraopt.bundle.source import source_at
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.tensors import base_tensor
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import StreamReader
 from hydraopt.errors import TaskNotFoundError, explain
-from hydraopt.files.folders import is_folder
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["Bundle", "no_such_task", "open_bundle"]
 
 # Blobs that unpack to so many times their bytes are kept: many tasks may name one.
 _DENSE = 16
+# Tasks of a folder whose files stay open after use; each takes some 10 kB of memory.
+_KEPT = 256
 
 
 def open_bundle(
@@ -58,7 +58,7 @@ def open_bundle(
     """
     place = place_of(path)
     wanted = None if tasks is None else list(dict.fromkeys(tasks))
-    bundle = Bundle(place, open_base(base), _source_of(place, wanted))
+    bundle = Bundle(place, open_base(base), source_at(place, wanted))
     for name in wanted or ():
         bundle[name]
     return bundle
@@ -81,6 +81,14 @@ class _DecodedCore:
     commons: Commons | None = None
 
 
+@dataclass
+class _Taken:
+    """Bytes that were read of files of single tasks, and those of them that came from a store."""
+
+    read: int = 0
+    fetched: int = 0
+
+
 class Bundle(Mapping[str, TaskAdapter]):
     """Tasks by name, sorted. Reading one task reads the shared bases and that task's own bytes.
 
@@ -99,11 +107,13 @@ class Bundle(Mapping[str, TaskAdapter]):
     ) -> None:
         self.path = path
         self.base = base
-        self._source = source or _source_of(path)
+        self._source = source or source_at(path)
         self._read = 0
         self._decoded = _DecodedCore()
         self._dense: dict[int, dict[str, RawTensor]] = {}
-        self._parts: dict[str, Bundle] = {}
+        self._parts: OrderedDict[str, Bundle] = OrderedDict()
+        self._by_parts = _Taken()
+        self._over: _Taken | None = None
         self._allowed: tuple[Opened, Allowance] | None = None
 
     @property
@@ -160,7 +170,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def bytes_read(self) -> int:
         """Bytes read from its files so far."""
-        return self._source.header + self._read + sum(x._read for x in self._parts.values())
+        return self._source.header + self._read + self._by_parts.read
 
     @property
     def files(self) -> list[Container]:
@@ -170,7 +180,7 @@ class Bundle(Mapping[str, TaskAdapter]):
     @property
     def fetched(self) -> int:
         """Bytes that came from a store so far; what was in the cache does not count."""
-        return self._source.fetched
+        return self._source.fetched + self._by_parts.fetched
 
     @property
     def allowance(self) -> Allowance:
@@ -210,6 +220,9 @@ class Bundle(Mapping[str, TaskAdapter]):
         """
         if name not in self:
             raise no_such_task(str(name), self, self.path)
+        kept = None if self._source.is_read else self._parts.get(name)
+        if kept is not None:
+            return self._kept(name, kept)._only
         part = self._source.part(name)
         if part is None:
             # The index is wrong about it: from here on the files count.
@@ -218,15 +231,16 @@ class Bundle(Mapping[str, TaskAdapter]):
                 raise no_such_task(str(name), self, self.path)
         if part is self._source.known:
             return TaskAdapter(self, self._tasks[name])
-        return self._part(name, part)._only
+        return self._kept(name, Bundle(self.path, self.base, part))._only
 
-    def _part(self, name: str, opened: Opened) -> Bundle:
-        """The bundle of one task, over the same core."""
-        if name not in self._parts:
-            self._parts[name] = Bundle(self.path, self.base, opened)
-            self._parts[name]._decoded = self._decoded
-        self._parts[name].base = self.base
-        return self._parts[name]
+    def _kept(self, name: str, part: Bundle) -> Bundle:
+        """The bundle of one task, over the same core. It is kept as the one that was used last."""
+        part.base, part._decoded, part._over = self.base, self._decoded, self._by_parts
+        self._parts.pop(name, None)
+        self._parts[name] = part
+        if len(self._parts) > _KEPT:
+            self._parts.popitem(last=False)
+        return part
 
     @property
     def _only(self) -> TaskAdapter:
@@ -269,8 +283,15 @@ class Bundle(Mapping[str, TaskAdapter]):
 
         Raises ChecksumError; BundleFormatError if the file changed since it was opened.
         """
-        data = self._of(name).read(name)
+        opened = self._of(name)
+        file = opened.places[name][0]
+        before = file.fetched
+        data = opened.read(name)
         self._read += len(data)
+        if self._over is not None:
+            self._over.read += len(data)
+            if name != "shared":  # which is in the core that all have
+                self._over.fetched += file.fetched - before
         return data
 
     def _of(self, name: str) -> Opened:
@@ -291,7 +312,7 @@ class Bundle(Mapping[str, TaskAdapter]):
         blob, data = self.manifest.blobs[index], self.read(f"carried/{index}")
         with naming(self.path):
             tensors = unpack_blob(blob, data, self.path, self._source.whole.rules)
-        if blob.raw_size > _DENSE * len(data):
+        if self._over is None and blob.raw_size > _DENSE * len(data):
             self._dense[index] = tensors
         return tensors
 
@@ -371,28 +392,6 @@ class Bundle(Mapping[str, TaskAdapter]):
             if reader is not None:
                 made.bases, made.commons = read_shared(reader, self.core, self.path)
         return made.bases
-
-
-def _source_of(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | IndexedFolder:
-    """A bundle in one file; or a folder, or a core file, with the task files in it or beside it.
-
-    wanted: tasks; of several files no others are opened. In a store, where a new core comes
-    beside the old tasks, those of another core are left out.
-    """
-    if is_folder(path):
-        if wanted is None:
-            return open_folder(path)
-        core, tasks = parts_named(path, wanted)
-        return open_apart(core_of(Container(core, (CORE,))), tasks, path, False, wanted)
-    file = Container(path, (FORMAT, CORE, TASK))
-    if file.format == TASK:
-        do = "Put its core file beside it, and give that or the folder"
-        refuse_file("a task file holds nothing without its core", path, do=do)
-    if file.format == FORMAT:
-        return open_source(file)
-    if wanted is None:
-        return open_folder(path, file)
-    return open_apart(core_of(file), parts_beside(path, wanted)[1], path, False, wanted)
 
 
 def _sum_of(sizes: Mapping[str, int], start: str) -> int:

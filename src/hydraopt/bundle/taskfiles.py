@@ -10,7 +10,13 @@ from pathlib import Path
 from hydraopt.bundle.apart import OpenTask, core_of, open_parts
 from hydraopt.bundle.beside import entries_beside, is_task_name, of_tasks
 from hydraopt.bundle.container import CORE, CORE_SUFFIX
-from hydraopt.bundle.index import IndexedFile, as_indexed, read_index, write_index
+from hydraopt.bundle.index import (
+    FolderIndex,
+    IndexedFile,
+    as_indexed,
+    read_index,
+    renewed_index,
+)
 from hydraopt.bundle.listed import listed_file
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.errors import BundleFormatError
@@ -41,17 +47,24 @@ class TaskFiles:
 
 
 def task_files(
-    folder: AnyPath, entries: Sequence[Entry] | None, core: CoreFile, lone: bool = False
+    folder: AnyPath,
+    entries: Sequence[Entry] | None,
+    core: CoreFile,
+    lone: bool = False,
+    index: FolderIndex | None = None,
 ) -> TaskFiles:
     """The task files of a core, here or in a store. Those are read that the index does not tell of.
 
     entries: what a listing of the folder says; None if it cannot be listed, where the index alone
-    counts. lone: who asks can do without, and gets nothing where most would have to be read.
-    Raises RemoteError.
+    counts. lone: who asks can do without, and gets nothing where most would have to be read. index:
+    the folder's, if it was read to find the core. Raises RemoteError.
     """
-    cores = sum(x.name.endswith(CORE_SUFFIX) for x in entries or ())
-    # Of several cores each would write it anew for its own.
-    index = read_index(folder, entries, core.id) if cores < 2 else None
+    if index is None:
+        cores = sum(x.name.endswith(CORE_SUFFIX) for x in entries or ())
+        # Of several cores each would write it anew for its own.
+        index = read_index(folder, entries, core.id) if cores < 2 else None
+    elif index.core_id != core.id:
+        index = None
     made = TaskFiles()
     if index is not None:
         made.index_size, made.index_fetched = index.size, index.fetched
@@ -77,14 +90,14 @@ def task_files(
     return made
 
 
-def renew_index(folder: Path) -> None:
-    """Write the index of a folder with one core anew. Those task files are read that it does not
-    tell of. Raises BundleFormatError, OSError."""
+def renew_index(folder: Path) -> str | None:
+    """Write the index of a folder with one core anew; a warning if it cannot be written. Those task
+    files are read that it does not tell of. Raises BundleFormatError, OSError."""
     place, entries = entries_beside(folder)
     assert place is not None  # a folder here can be listed
     core = core_of(Container(place, (CORE,)))
     files = task_files(folder, entries, core).files.values()
-    write_index(folder, (place.name, core.id), files)
+    return renewed_index(folder, (place.name, core.id), files)
 
 
 def _read_into(made: TaskFiles, folder: AnyPath, entries: Sequence[Entry], core: CoreFile) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final, NamedTuple
 
 from hydraopt.bundle import strictjson
@@ -61,6 +61,7 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
         for module in manifest.modules
         for half in ("A", "B")
     }
+    keys = [strictjson.dumps([x.key for x in blob.items]) for blob in manifest.blobs]
     tasks: list[TaskEntry] = []
     for task in sorted(manifest.tasks, key=lambda x: x.name):
         content = None
@@ -69,12 +70,9 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
             digest = hashlib.sha256(streams[task.content]).digest()
             same = digest, task.modules, task.tensors
             content = contents(same, task.content)
-        # By what they hold: the numbers that the caller gave them must not matter.
-        held = [
-            (strictjson.dumps([x.key for x in manifest.blobs[i].items]), blobs[i], i)
-            for i in task.carried
-        ]
-        for *_, blob in sorted(held):
+        # By their keys, which no task has twice: the numbers that the caller gave them must not
+        # matter.
+        for blob in sorted(task.carried, key=keys.__getitem__):
             groups(blob, blob)
         tasks.append(
             replace(
@@ -92,7 +90,8 @@ def canonical(manifest: Manifest, streams: Sequence[bytes], blobs: Sequence[byte
         blobs=tuple(manifest.blobs[i] for i in groups.first),
         configs=tuple(manifest.configs[i] for i in configs.first),
     )
-    return Canonical(ordered, Chosen((streams, contents.first)), [blobs[i] for i in groups.first])
+    chosen = (Chosen(x) for x in ((streams, contents.first), (blobs, groups.first)))
+    return Canonical(ordered, *chosen)
 
 
 class _Numbering:
@@ -181,7 +180,7 @@ def pack_bundle(
     text = strictjson.dumps(value).encode()
     packed = deflate(text)
     check_text(len(text), len(packed))
-    carried = sum(map(len, blobs))
+    carried = sum(sizes_of(blobs))
     check_manifest(value, len(packed) + len(shared) + sum(sizes_of(streams)) + carried)
     check_blobs(manifest.blobs, carried)
     names = tensor_names(len(streams), len(blobs))
@@ -215,6 +214,7 @@ def metadata_of(manifest: Manifest, version: int) -> dict[str, str]:
     return about
 
 
+@cache
 def _library() -> str:
     from importlib.metadata import PackageNotFoundError, version  # who reads needs no writer
 

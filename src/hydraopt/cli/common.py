@@ -38,6 +38,7 @@ __all__ = [
     "say_raw",
     "show_table",
     "size_text",
+    "warn",
     "workers_option",
 ]
 
@@ -92,6 +93,11 @@ def emit_json(value: Any) -> None:
 def say(text: str) -> None:
     """A line for people on stdout."""
     _write(printable(text))
+
+
+def warn(text: str) -> None:
+    """A warning for people on stderr, whatever else is printed."""
+    click.echo(printable(f"warning: {text}"), err=True)
 
 
 def say_raw(text: str) -> None:
@@ -240,9 +246,15 @@ def _check_address(path: str, force: bool, folders: bool) -> None:
         do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
         raise UsageError(explain("nothing can be written to the output", file=url, do=do))
     from hydraopt.bundle.kind import is_bundle
-    from hydraopt.files.folders import is_there
+    from hydraopt.files.folders import files_in, is_there
 
-    if not force and is_there(url) and not is_bundle(url, whole=True):
+    if not is_there(url):
+        # Of a merge it is a folder without the slash, too.
+        if not folders and files_in(url):
+            raise UsageError(
+                explain("the output is a folder", file=url, expected="the name of an object")
+            )
+    elif not force and not is_bundle(url, whole=True):
         _refuse_other(url)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hydraopt.cli.common import check_local, emit_json, json_option, say
+from hydraopt.cli.common import check_local, emit_json, json_option, say, warn
 
 __all__ = ["pull"]
 
@@ -31,6 +31,8 @@ def pull(bundle: str, tasks: tuple[str, ...], output: str | None, as_json: bool)
     from hydraopt.bundle.pulling import pull as pull_bundle
 
     done = pull_bundle(bundle, output, tasks or None)
+    for warning in done.warnings:
+        warn(warning)
     if as_json:
         emit_json(
             {
@@ -39,6 +41,7 @@ def pull(bundle: str, tasks: tuple[str, ...], output: str | None, as_json: bool)
                 "bytes": done.size,
                 "fetched_bytes": done.fetched,
                 "files": [str(file) for file in done.files],
+                "warnings": list(done.warnings),
             }
         )
         return

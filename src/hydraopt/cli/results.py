@@ -16,6 +16,7 @@ from hydraopt.cli.common import (
     say,
     show_table,
     size_text,
+    warn,
 )
 
 __all__ = ["show_changed", "show_combined", "show_plan", "show_result"]
@@ -69,6 +70,8 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
 def show_changed(done: Any, as_json: bool, what: str = "added to") -> None:
     """What was done to a collection.  done: a hydraopt.collection.verbs.Changed. what: of the tasks
     that came."""
+    for warning in done.warnings:
+        warn(warning)
     if as_json:
         emit_json({"schema": "hydraopt.change/1", **done.to_dict()})
         return

@@ -46,7 +46,7 @@ def shrink(
     Example:
       hydraopt shrink phone.hydra.safetensors --size 2.5% -o watch.hydra.safetensors
     """
-    check_target(output, force)
+    check_target(output, force, folders=True)
     from hydraopt.bundle.reader import open_bundle
     from hydraopt.inspect.bundle import task_rows
     from hydraopt.merging.shrink import shrink as shrink_bundle

@@ -26,13 +26,13 @@ from hydraopt.bundle.beside import (
     task_file_name,
 )
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, FORMAT, INDEX_NAME, TASK, TASK_SUFFIX
-from hydraopt.bundle.index import IndexedFile, md5_of, write_index
+from hydraopt.bundle.index import IndexedFile, md5_of, renewed_index
 from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
 from hydraopt.collection.lock import locked
-from hydraopt.collection.piece import Change, TaskPiece, held_in, packed_parts
+from hydraopt.collection.piece import Change, Done, TaskPiece, held_in, packed_parts
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
 from hydraopt.files.ranges import held_at
@@ -106,8 +106,9 @@ class FolderCollection:
             refuse_unlisted(self.path)
         return task_files(self._folder, self._entries, self._core)
 
-    def write(self, change: Change) -> int:
-        """Make a change. Tasks that come in the place of others are written over these."""
+    def write(self, change: Change) -> Done:
+        """Make a change. Tasks that come in the place of others are written over these. Without an
+        index, which cannot be written, it counts as made."""
         for name in {*change.gone, *change.renamed}:
             self._check_holds(name)
         come = {piece.entry.name: piece for piece in change.come}
@@ -121,12 +122,13 @@ class FolderCollection:
         for name in change.gone:
             if name not in come:
                 remove_file(self._folder / self._forget(name))
+        warning = None
         if self._has_index:
             core = self._core_path.name, self._core.id
-            write_index(self._folder, core, self._files.files.values())
+            warning = renewed_index(self._folder, core, self._files.files.values())
         if isinstance(self._folder, Path):
             sync_folder(self._folder)
-        return self.size()
+        return Done(self.size(), (warning,) if warning else ())
 
     @property
     def _has_index(self) -> bool:

@@ -13,7 +13,7 @@ from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.folder import FolderCollection, folder_of
 from hydraopt.collection.lock import locked
-from hydraopt.collection.piece import Change, check_version, held_in, packed_parts
+from hydraopt.collection.piece import Change, Done, check_version, held_in, packed_parts
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["Collection", "StrPath", "collection_at"]
@@ -55,8 +55,8 @@ class Collection(Protocol):
         """Bytes of the whole."""
         ...
 
-    def write(self, change: Change) -> int:
-        """Make a change; the bytes of the whole after it."""
+    def write(self, change: Change) -> Done:
+        """Make a change."""
         ...
 
 
@@ -104,7 +104,7 @@ class _OneFile:
     def size(self) -> int:
         return self.bundle().size
 
-    def write(self, change: Change) -> int:
+    def write(self, change: Change) -> Done:
         bundle = self.bundle()
         check_version(bundle)
         pieces = [
@@ -117,4 +117,4 @@ class _OneFile:
         packed = pack_bundle(manifest, bundle.read("shared"), streams, blobs)
         size = packed.write(self.path)
         self._open = None
-        return size
+        return Done(size)

@@ -12,7 +12,7 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["Change", "TaskPiece", "check_version", "held_in", "packed_parts"]
+__all__ = ["Change", "Done", "TaskPiece", "check_version", "held_in", "packed_parts"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ class Change:
     gone: Collection[str] = ()
     come: Sequence[TaskPiece] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A change that was made. size: bytes of the collection after it. warnings: what went wrong and
+    costs nobody a task."""
+
+    size: int
+    warnings: tuple[str, ...] = ()
 
 
 def held_in(bundle: Bundle, name: str) -> TaskPiece:

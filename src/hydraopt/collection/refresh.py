@@ -175,11 +175,9 @@ def refresh(
         elif error is not None:
             budget = MeanError(error)
         options = options_in(tasks.bundle.recipe, workers, progress)
-        apart = is_folder(collection.path)
-        job, draft = _solved(tasks, budget, options, apart)
+        job, draft = _solved(tasks, budget, options, _core_file(collection.path))
         manifest = _told(job.manifest(draft), tasks)
-        least = job.size(draft, manifest)
-        if isinstance(budget, Size) and least > budget.limit:
+        if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
             raise job.too_small(budget, least)
         _write(job.packed(draft, manifest), collection.path, output)
     target = place_of(output) if output is not None else collection.path
@@ -260,19 +258,24 @@ def _check_originals(bundle: Bundle, originals: Mapping[str, Adapter]) -> None:
             )
 
 
+def _core_file(path: AnyPath) -> str | None:
+    """The name of the core file of a folder, which it keeps; None of a file."""
+    return parts_beside(path, ())[0].name if is_folder(path) else None
+
+
 def _solved(
-    tasks: _Tasks, budget: Size | MeanError | None, options: Options, apart: bool
+    tasks: _Tasks, budget: Size | MeanError | None, options: Options, core_file: str | None
 ) -> tuple[Job, Draft | None]:
     """All tasks over a new core: within the budget, or at the price that there was."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
     recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
+    job = dataclasses.replace(Job.of(tasks.pieces, recipe), core_file=core_file)
     if not tasks.pieces.contents:
-        return Job.of(tasks.pieces, recipe), None
+        return job, None
     if budget is not None:
-        job = dataclasses.replace(Job.of(tasks.pieces, recipe), apart=apart)
         return job, solve(job, budget, options).draft
     price = price_of(tasks.bundle, _GIVE_LIMIT)
-    job = Job.of(dataclasses.replace(tasks.pieces, norm=price.norm), recipe)
+    job = dataclasses.replace(job, pieces=dataclasses.replace(tasks.pieces, norm=price.norm))
     return job, solve_at(job, price.price, options)
 
 

@@ -54,7 +54,8 @@ class AddedTask:
 
 @dataclass(frozen=True)
 class Changed:
-    """What was done. size_before, size: bytes of the whole collection. removed, renamed: names."""
+    """What was done. size_before, size: bytes of the whole collection. removed, renamed: names.
+    warnings: what went wrong, though every task is as it should be."""
 
     path: AnyPath
     size_before: int
@@ -63,6 +64,7 @@ class Changed:
     removed: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -142,8 +144,8 @@ def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
     with collection.held():
         _check_there(collection, names)
         before = collection.size()
-        size = collection.write(Change(gone=names))
-    return Changed(place_of(path), before, size, removed=tuple(names))
+        done = collection.write(Change(gone=names))
+    return Changed(place_of(path), before, done.size, removed=tuple(names), warnings=done.warnings)
 
 
 def rename(path: StrPath, old: str, new: str) -> Changed:
@@ -163,8 +165,8 @@ def rename(path: StrPath, old: str, new: str) -> Changed:
                 )
             )
         before = collection.size()
-        size = collection.write(Change(renamed={old: new}))
-    return Changed(place_of(path), before, size, renamed={old: new})
+        done = collection.write(Change(renamed={old: new}))
+    return Changed(place_of(path), before, done.size, renamed={old: new}, warnings=done.warnings)
 
 
 def _check_there(collection: Collection, names: Iterable[str]) -> None:
@@ -206,10 +208,10 @@ def _put(
         )
         before = collection.size()
         coded = [(adapter, coder.encode(adapter, day)) for adapter in given]
-        size = collection.write(Change(gone, [x.piece for _, x in coded]))
+        done = collection.write(Change(gone, [x.piece for _, x in coded]))
     notes = (*loaded.notes, *(note for _, x in coded for note in x.notes))
     rows = tuple(_row(adapter, x) for adapter, x in coded)
-    return Changed(collection.path, before, size, rows, notes=notes)
+    return Changed(collection.path, before, done.size, rows, notes=notes, warnings=done.warnings)
 
 
 def _row(adapter: Adapter, coded: Encoded) -> AddedTask:

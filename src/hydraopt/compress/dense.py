@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,10 @@ from hydraopt.compress.sides import PART_BITS
 from hydraopt.linalg.basis import symmetric_inverse
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["EncodedTensor", "Given", "MatrixReader", "encode_tensor", "estimate_tensor"]
+__all__ = [
+    "EncodedTensor", "Given", "MatrixReader", "SharedTensor", "blocks_of", "encode_tensor",
+    "estimate_tensor", "share_tensor",
+]  # fmt: skip
 
 MatrixReader = Callable[[int], Array]
 """The matrix (N, k), float64, of the i-th task that has the tensor; read anew at each call. Where
@@ -44,6 +47,18 @@ class Given:
     common: DenseRecord | None
 
 
+@dataclass(frozen=True)
+class SharedTensor:
+    """What tasks of a tensor share. common: rounded; None for nothing, or where it is given.
+    values: (N, k), of what readers have. members: the tasks that are coded against it."""
+
+    common: Rest | None
+    values: Array
+    members: frozenset[int]
+
+
+_NUMBERS: Final = 1 << 22
+"""Of the tasks of a tensor that are encoded at a time, about; one in any case."""
 _RECORD_BITS: Final = 24.0
 _FINEST: Final = 2.0**-18
 """A step is at least this share of the largest number: the finest spread class, and a margin."""
@@ -63,10 +78,10 @@ _SAVES: Final = 0.98
 
 @dataclass(frozen=True)
 class EncodedTensor:
-    """One tensor, ready to be written.
+    """A tensor of some tasks, ready to be written.
 
-    common: what the tasks share, None for nothing. records: of each task, in the order of the
-    tensor's tasks. energies, errors: squared norms of the matrices, and of what rounding left.
+    common: what all tasks share, None for nothing. records: of each of these, in their order.
+    energies, errors: squared norms of the matrices, and of what rounding left.
     """
 
     common: Rest | None
@@ -277,39 +292,55 @@ def _closer(read: MatrixReader, shared: Array, weights: Sequence[float], price: 
     ]
 
 
-def encode_tensor(
+def blocks_of(shape: tuple[int, int], tasks: int) -> list[range]:
+    """The tasks of a tensor (N, k) in blocks that are encoded one after the other."""
+    each = max(_NUMBERS // max(shape[0] * shape[1], 1), 1)
+    return [range(start, min(start + each, tasks)) for start in range(0, tasks, each)]
+
+
+def share_tensor(
     read: MatrixReader,
     shape: tuple[int, int],
     weights: Sequence[float],
     price: float,
     given: Given | None = None,
-) -> EncodedTensor:
-    """Encode a tensor of all its tasks; deterministic.
+) -> SharedTensor:
+    """What all tasks of a tensor share; deterministic. No more than a few matrices are in memory.
 
     read: see :data:`MatrixReader`. shape: (N, k). weights: what a unit of squared error counts, for
-    each task. price: harm that a bit may cost. given: what is shared already, if anything is; then
-    nothing more is.
+    each task. price: harm that a bit may cost. given: what is shared already; then nothing more is.
     """
     nothing = np.broadcast_to(np.zeros(1), shape)
-    common: Rest | None = None
     if given is None:
         common, members = _common(read, weights, price, shape)
         shared = DenseRecord(rest=common).values(nothing) if common is not None else nothing
-    else:
-        shared = nothing if given.common is None else given.common.values(nothing)
-        members = [] if given.common is None else _closer(read, shared, weights, price)
+        return SharedTensor(common, shared, frozenset(members))
+    if given.common is None:
+        return SharedTensor(None, nothing, frozenset())
+    shared = given.common.values(nothing)
+    return SharedTensor(None, shared, frozenset(_closer(read, shared, weights, price)))
+
+
+def encode_tensor(
+    read: MatrixReader,
+    weights: Sequence[float],
+    price: float,
+    shared: SharedTensor,
+    tasks: Iterable[int],
+) -> EncodedTensor:
+    """A tensor of some of its tasks, each by itself; arguments as of :func:`share_tensor`, whose
+    result is ``shared``."""
+    nothing = np.broadcast_to(np.zeros(1), shared.values.shape)
     records: list[DenseRecord] = []
     energies, errors = [], []
-    for i, weight in enumerate(weights):
-        x = read(i)
-        own = _encode(x - shared if i in members else x, price, weight, i in members)
-        reference = shared if own.common else nothing
+    for i in tasks:
+        x, member = read(i), i in shared.members
+        own = _encode(x - shared.values if member else x, price, weights[i], member)
+        reference = shared.values if own.common else nothing
         records.append(own)
         energies.append(float(np.sum(x**2)))
         errors.append(float(np.sum((x - own.values(reference)) ** 2)))
-    if common is not None and not any(record.common for record in records):
-        common = None
-    return EncodedTensor(common, tuple(records), tuple(energies), tuple(errors))
+    return EncodedTensor(shared.common, tuple(records), tuple(energies), tuple(errors))
 
 
 def estimate_tensor(
@@ -319,7 +350,7 @@ def estimate_tensor(
     price: float,
     given: Given | None = None,
 ) -> float:
-    """About the bits that :func:`encode_tensor` would take; nothing is rounded."""
+    """About the bits of all tasks and of what they share; nothing is rounded."""
     if given is not None:
         return _estimate_over(read, shape, weights, price, given)
     mean, members, total = _shared(read, weights, price, shape)

@@ -59,7 +59,10 @@ def refuse(
     raise RemoteError(explain(what, file=url, got=said, expected=expected, do=do))
 
 
-def gone(url: Url, got: str | None = None) -> NotThereError:
+def gone(
+    url: Url,
+    got: str | None = None,
+    do: str = "Check the address; a store may also answer so to who may not read it",
+) -> NotThereError:
     """Nothing is there."""
-    do = "Check the address; a store may also answer so to who may not read it"
     return NotThereError(explain("nothing is at the address", file=url, got=got, do=do))

@@ -7,11 +7,11 @@ import io
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple, overload
 
-__all__ = ["Aside", "Chosen", "Laid", "Place", "sizes_of"]
+__all__ = ["Aside", "Chosen", "Laid", "Place", "Replaced", "sizes_of"]
 
 _MOST: Final = 8 << 20
 """Bytes that stay in memory."""
@@ -137,6 +137,22 @@ class Chosen(_Read):
     def _read(self, index: int) -> bytes:
         source, number = self._chosen[index]
         return source[number]
+
+
+class Replaced(_Read):
+    """Byte strings of which some have others in their places."""
+
+    def __init__(
+        self, source: Sequence[bytes], others: Sequence[bytes], numbers: Mapping[int, int]
+    ) -> None:
+        """numbers: of those among ``others``, by the places that they take."""
+        self._source, self._others, self._numbers = source, others, dict(numbers)
+        own, theirs = sizes_of(source), sizes_of(others)
+        self.sizes = [theirs[numbers[i]] if i in numbers else x for i, x in enumerate(own)]
+
+    def _read(self, index: int) -> bytes:
+        number = self._numbers.get(index)
+        return self._source[index] if number is None else self._others[number]
 
 
 def sizes_of(some: Sequence[bytes]) -> Sequence[int]:

@@ -36,6 +36,7 @@ _MOST_PAGE: Final = 16 << 20
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _LINK: Final = re.compile(r"""<a\s[^<>]*?href\s*=\s*["']([^"'<>]+)["']""", re.IGNORECASE)
 _NAMED: Final = "Give the address of a core file, and name the tasks that are wanted"
+_SLASH: Final = "Check the address: that of a folder ends in a slash"
 _CHANGED: Final = "Run again; whoever writes there should put whole files in place"
 
 _kept = threading.local()
@@ -182,10 +183,14 @@ def _header(reply: Response, name: str) -> str:
 
 def _check_status(reply: Response, url: Url) -> None:
     status = reply.status_code
+    there = unquote(urlsplit(reply.url).path)
+    if there.endswith(f"/{url.name}/") and not url.is_folder:
+        # Servers lead to the slash, and send a page about the folder, or that there is none.
+        raise gone(url, "a folder", _SLASH)
     if status in (200, 206):
         return
     if status in (404, 410):
-        raise gone(url, f"status {status}")
+        raise gone(url, f"status {status}", *([] if url.suffix else [_SLASH]))
     if status in (401, 403):
         do = "Check what gives you access: an address that is signed anew, a token, .netrc"
         refuse("server denies access", url, f"status {status}", do=do)

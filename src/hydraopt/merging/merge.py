@@ -38,7 +38,7 @@ from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
-from hydraopt.merging.output import as_folder, check_output, written
+from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
@@ -133,7 +133,7 @@ def merge(
     options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
     budget = limits.budget(pieces.fp16_bytes)
     job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
-    job = dataclasses.replace(job, apart=as_folder(output))
+    job = dataclasses.replace(job, core_file=core_name(output))
     if pieces.contents:
         job, solution = _solved(job, budget, options, judge)
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)

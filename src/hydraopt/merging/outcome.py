@@ -16,12 +16,13 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.adapters import Adapter, Adapters, check_same_base, read_adapters
-from hydraopt.bundle.apart import size_apart
 from hydraopt.bundle.carried import Carried, pack_carried
 from hydraopt.bundle.harm import Harm, HarmPoint, thinned
+from hydraopt.bundle.sizing import size_apart
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.files.aside import sizes_of
 from hydraopt.files.copies import origin_of
 from hydraopt.files.url import AnyPath
 from hydraopt.linalg.shapes import Array
@@ -113,8 +114,8 @@ class Job:
     """What is put together: pieces, those of them that are carried, and the manifest's recipe.
 
     measured: by task, what the manifest is to say of its answers. around: bytes of a file without
-    the tasks, where these are to be counted alone. apart: whether it is written as a core file and
-    task files, which take more bytes than one file.
+    the tasks, where these are to be counted alone. core_file: the name of the core file, where it
+    is written as one with task files, which take more bytes than one file; else None.
     """
 
     pieces: MergeSet
@@ -122,7 +123,7 @@ class Job:
     recipe: Recipe
     measured: Mapping[str, Measured] = field(default_factory=dict)
     around: int = 0
-    apart: bool = False
+    core_file: str | None = None
 
     @classmethod
     def of(cls, pieces: MergeSet, recipe: Recipe) -> Job:
@@ -175,11 +176,12 @@ class Job:
         return pack_bundle(manifest or self.manifest(draft), *_payload(draft), self.carried.data)
 
     def size(self, draft: Draft | None, manifest: Manifest | None = None) -> int:
-        """Bytes of all that is written of a draft; arguments as of :meth:`packed`."""
-        if not self.apart:
+        """Bytes of all that is written of a draft; arguments as of :meth:`packed`. Of a folder at
+        most so many, see size_apart."""
+        if self.core_file is None:
             return self.packed(draft, manifest).size
         told = manifest or self.manifest(draft)
-        return size_apart(told, *_payload(draft), self.carried.data)
+        return size_apart(self.core_file, told, *_payload(draft), self.carried.data)
 
     def value(self, budget: Budget, draft: Draft) -> float:
         """What ``budget`` limits, of a draft: bytes of all files, or an error of the tasks."""
@@ -195,7 +197,7 @@ class Job:
 
     def too_small(self, budget: Size, least: int) -> BudgetError:
         """The error of a size below the ``least`` bytes that the file can have."""
-        kept = sum(map(len, self.carried.data))
+        kept = sum(sizes_of(self.carried.data))
         return BudgetError(
             explain(
                 "the size cannot be kept",

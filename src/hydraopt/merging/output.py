@@ -7,16 +7,17 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.folders import files_in, is_folder
+from hydraopt.files.folders import entry_of, files_in, is_folder
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.outcome import StrPath
 
-__all__ = ["as_folder", "check_output", "written"]
+__all__ = ["as_folder", "check_output", "core_name", "written"]
 
 
 def as_folder(output: StrPath) -> bool:
@@ -28,6 +29,15 @@ def as_folder(output: StrPath) -> bool:
         return target.is_dir()
     # A store has no empty folders; what it would list makes one, also without the slash.
     return not target.is_web and bool(target.name) and is_folder(target) and bool(files_in(target))
+
+
+def core_name(output: StrPath) -> str | None:
+    """The name of the core file, if one and task files are asked for."""
+    if not as_folder(output):
+        return None
+    target = place_of(output)
+    name = Path(os.path.abspath(target)).name if isinstance(target, Path) else target.name
+    return f"{name}{CORE_SUFFIX}"
 
 
 def check_output(output: StrPath) -> None:
@@ -51,7 +61,8 @@ def _is_empty(target: AnyPath) -> bool:
 
 
 def written(packed: PackedBundle, output: StrPath) -> int:
-    """Write a file, or a folder of a core and its tasks, here or in a store; the bytes."""
+    """Write a file, or a folder of a core, its tasks and their index, here or in a store; the
+    bytes of all."""
     if not as_folder(output):
         return packed.write(output)
     target = place_of(output)
@@ -65,4 +76,5 @@ def written(packed: PackedBundle, output: StrPath) -> int:
     with made as scratch:
         whole = Path(scratch) / f"{target.name}{BUNDLE_SUFFIX}"
         packed.write(whole)
-        return sum(file.size for file in split(whole, target))
+        parts = sum(file.size for file in split(whole, target))
+    return parts + (entry_of(target / INDEX_NAME).size or 0)

@@ -92,7 +92,7 @@ class _Tally:
         return sum(self.sizes)
 
 
-_ANSWERS: Final = 2
+_ANSWERS: Final = 3
 """Changes whenever another code gives other answers to the same questions: kept ones are not asked
 again."""
 

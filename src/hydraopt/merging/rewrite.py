@@ -22,6 +22,7 @@ from hydraopt.coding.dense import write_dense
 from hydraopt.coding.records import PartsRecord, write_record
 from hydraopt.compress.encode import squared_error
 from hydraopt.compress.recode import CodedModule
+from hydraopt.files.aside import Aside, Laid, Place, Replaced, sizes_of
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import thin
 from hydraopt.merging.align import MergeSet
@@ -48,13 +49,13 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Another stream of a content, and (items,) squared errors with it.
+    """Another stream of a content, where it lies, and (items,) squared errors with it.
 
     strain: how much of the blame is its, if a budget is not kept any more.
     """
 
     content: int
-    stream: bytes
+    place: Place
     errors: Array
     strain: float
 
@@ -74,11 +75,11 @@ def rewritten(
     grew most (a size), whose error grew most (a mean error) or is largest (a largest one). Tasks of
     equal content share a stream: the first for which ``ask`` has an answer decides.
     """
-    decoded = DecodedDraft(draft, pieces)
+    decoded, aside = DecodedDraft(draft, pieces), Aside()
     streams: dict[int, _Stream] = {}
     for task in pieces.tasks:
         if task.content is not None and task.content not in streams:
-            other = _stream(decoded, task, adapters[task.name], ask, budget)
+            other = _stream(decoded, task, adapters[task.name], ask, budget, aside)
             if other:
                 streams[task.content] = other
     order = sorted(streams.values(), key=lambda other: other.strain, reverse=True)
@@ -86,7 +87,7 @@ def rewritten(
 
     def attempt(dropped: int) -> tuple[Draft, int]:
         kept = order[dropped:]
-        return _with(draft, kept), sum(owners[other.content] for other in kept)
+        return _with(draft, kept, aside), sum(owners[other.content] for other in kept)
 
     # With all dropped the draft is as it came, which keeps the budget.
     dropped = bisect.bisect_left(
@@ -96,7 +97,12 @@ def rewritten(
 
 
 def _stream(
-    decoded: DecodedDraft, task: TaskEntry, adapter: Adapter, ask: Asked, budget: Budget
+    decoded: DecodedDraft,
+    task: TaskEntry,
+    adapter: Adapter,
+    ask: Asked,
+    budget: Budget,
+    aside: Aside,
 ) -> _Stream | None:
     draft, content = decoded.draft, task.content
     assert content is not None
@@ -134,12 +140,15 @@ def _stream(
     counted = draft.errors.copy()
     counted[content] = errors
     before, after = (float(draft.counting.errors(x)[content]) for x in (draft.errors, counted))
-    grown = len(stream) - len(draft.streams[content])
-    return _Stream(content, stream, errors, budget.strain(Change(grown, before, after)))
+    grown = len(stream) - sizes_of(draft.streams)[content]
+    strain = budget.strain(Change(grown, before, after))
+    return _Stream(content, aside.put(stream), errors, strain)
 
 
-def _with(draft: Draft, others: list[_Stream]) -> Draft:
-    streams, errors = list(draft.streams), draft.errors.copy()
-    for other in others:
-        streams[other.content], errors[other.content] = other.stream, other.errors
-    return dataclasses.replace(draft, streams=tuple(streams), errors=errors)
+def _with(draft: Draft, others: list[_Stream], aside: Aside) -> Draft:
+    """The draft with these streams, which stay where they lie."""
+    errors, numbers = draft.errors.copy(), dict[int, int]()
+    for number, other in enumerate(others):
+        errors[other.content], numbers[other.content] = other.errors, number
+    made = Laid(aside, [other.place for other in others])
+    return dataclasses.replace(draft, streams=Replaced(draft.streams, made, numbers), errors=errors)

@@ -22,7 +22,14 @@ from hydraopt.coding.script import SHARED, Scribe, apart, play, scripts_in
 from hydraopt.coding.stream import CodingRoom
 from hydraopt.compress.blocks import BlockStore, WideCore
 from hydraopt.compress.core import FactorReader, ModuleCore
-from hydraopt.compress.dense import EncodedTensor, Given, encode_tensor, estimate_tensor
+from hydraopt.compress.dense import (
+    Given,
+    SharedTensor,
+    blocks_of,
+    encode_tensor,
+    estimate_tensor,
+    share_tensor,
+)
 from hydraopt.compress.encode import EncodedModule, encode_bases, encode_module
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import ModulePlan, plan_module
@@ -115,6 +122,14 @@ class _Begun:
         return left.basis if left else None, right.basis if right else None
 
 
+@dataclass(frozen=True)
+class _BegunTensor:
+    """A tensor of which some blocks are encoded. about: as of _Begun."""
+
+    about: tuple[int, float, tuple[float, ...]]
+    shared: SharedTensor
+
+
 class Servant:
     """One worker's share of a job."""
 
@@ -123,7 +138,7 @@ class Servant:
         self._items: dict[int, Item] = {}
         self._readers: dict[int, FactorReader] = {}
         self._store = BlockStore(self._readers, setup.spaces, setup.vectors)
-        self._begun: _Begun | None = None
+        self._begun: _Begun | _BegunTensor | None = None
         self.begin()
 
     def learn(self, index: int, item: Item) -> None:
@@ -139,7 +154,9 @@ class Servant:
         def make() -> tuple[Any, bytes]:
             item = self._items[index]
             if isinstance(item, TensorItem):
-                return [item.matrices.contents, item.matrices.squared_norms(), 1], b""
+                tensor = item.matrices
+                blocks = len(blocks_of(tensor.shape, len(tensor.contents)))
+                return [tensor.contents, tensor.squared_norms(), blocks], b""
             core = self._store.of(index)
             norms = [float(s @ s) for s in core.s]
             return [core.contents, norms, core.count], b""
@@ -173,9 +190,8 @@ class Servant:
         def make() -> tuple[Any, bytes]:
             item = self._items[index]
             if isinstance(item, TensorItem):
-                tensor = item.matrices
-                encoded = encode_tensor(tensor.read, tensor.shape, weights, price, item.given)
-                made, scripts = self._tensor(item, encoded, expected)
+                about = index, price, tuple(weights)
+                made, scripts = self._tensor(item, about, 0.0 if block else expected, block)
             else:
                 made, scripts = self._block(index, item, price, weights, block)
             return asdict(made), scripts
@@ -212,7 +228,7 @@ class Servant:
         """Some tasks of a module; with the first ones its bases, and what the planner expected."""
         about = index, price, tuple(weights)
         begun = self._begun
-        if begun is None or begun.about != about:
+        if not isinstance(begun, _Begun) or begun.about != about:
             core, plan = self._plan(index, item, price, weights)
             bases = encode_bases(core, plan) if item.given is None else (None, None)
             begun = _Begun(about, core, plan, bases)
@@ -249,24 +265,35 @@ class Servant:
         shares = bool(held) and not self._setup.frozen
         return Made(bits, *told, shares, numbers), b"".join(scripts)
 
-    def _tensor(self, item: TensorItem, encoded: EncodedTensor, bits: float) -> tuple[Made, bytes]:
+    def _tensor(
+        self, item: TensorItem, about: tuple[int, float, tuple[float, ...]], bits: float, block: int
+    ) -> tuple[Made, bytes]:
+        """A coded tensor of some tasks; with the first ones what all share."""
+        tensor, (_, price, weights) = item.matrices, about
+        begun = self._begun
+        if not isinstance(begun, _BegunTensor) or begun.about != about:
+            shared = share_tensor(tensor.read, tensor.shape, weights, price, item.given)
+            begun = _BegunTensor(about, shared)
+        blocks = blocks_of(tensor.shape, len(tensor.contents))
+        self._begun = begun if block + 1 < len(blocks) else None
+        encoded = encode_tensor(tensor.read, weights, price, begun.shared, blocks[block])
         scribe, numbers, scripts = Scribe(), 0, list[bytes]()
-        tensor = item.matrices
         key, whole = tensor.entry.key, math.prod(tensor.shape)
         common = DenseRecord(rest=encoded.common)
         common.check(module=key)
-        if not self._setup.frozen:
+        if not block and not self._setup.frozen:
             write_dense(scribe, common)
             numbers += common.numbers(whole, bounded=True)
             scripts.append(scribe.script(SHARED, numbers))
-        for content, record in zip(tensor.contents, encoded.records, strict=True):
+        contents = tuple(tensor.contents[i] for i in blocks[block])
+        for content, record in zip(contents, encoded.records, strict=True):
             record.check(item.names[content], key)
             write_dense(scribe, record)
             own = record.numbers(whole, tensor.own is not None)
             scripts.append(scribe.script(content, own))
             numbers += own
         shares = encoded.common is not None and not self._setup.frozen
-        told = tensor.contents, encoded.errors, encoded.energies
+        told = contents, encoded.errors, encoded.energies
         return Made(bits, *told, {}, shares, numbers), b"".join(scripts)
 
     def begin(self) -> None:

@@ -26,7 +26,7 @@ from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
-from hydraopt.merging.output import as_folder, check_output
+from hydraopt.merging.output import check_output, core_name
 from hydraopt.merging.recipe import ShrinkRecipe
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve
@@ -83,7 +83,8 @@ def shrink(
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
         _check_smaller(before, budget)
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
-    job, solution = dataclasses.replace(Job.of(pieces, recipe), apart=as_folder(output)), None
+    job = dataclasses.replace(Job.of(pieces, recipe), core_file=core_name(output))
+    solution = None
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
         solution = _solved(job, budget, options, StoredCurves(before.manifest))

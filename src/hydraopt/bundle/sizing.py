@@ -1,0 +1,49 @@
+"""What a bundle in several files will take, before any of them is written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from hydraopt.bundle.apart import packed_core, packed_task
+from hydraopt.bundle.beside import task_file_name
+from hydraopt.bundle.index import IndexedFile, packed_index
+from hydraopt.bundle.listed import listed_file
+from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.writer import canonical
+from hydraopt.files.aside import Chosen, sizes_of
+
+__all__ = ["size_apart"]
+
+_ID: Final = "0" * 16
+_HASH: Final = 128
+"""Bits of an MD5."""
+_SPARE: Final = 64, 64
+"""Bytes by which an index may be larger than expected, and one in so many of its own."""
+
+
+def size_apart(
+    core: str, manifest: Manifest, shared: bytes, streams: Sequence[bytes], blobs: Sequence[bytes]
+) -> int:
+    """Bytes of the core file, the task files and the index of a bundle, at most.
+
+    core: the name of the core file. Others: as of :func:`hydraopt.bundle.writer.pack_bundle`. Core
+    and tasks are counted exactly. An index holds times and hashes that nobody knows yet: it is
+    packed with random ones in their places, which take as much, and gets some bytes to spare.
+    """
+    manifest, streams, blobs = canonical(manifest, streams, blobs)
+    size, stems, files = packed_core(manifest, shared).size, set[str](), list[IndexedFile]()
+    rng = random.Random(0)
+    for index, task in enumerate(manifest.tasks):
+        stream = None if task.content is None else streams[task.content]
+        packed = packed_task(manifest, index, stream, Chosen((blobs, task.carried)), _ID)
+        sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
+        row = listed_file(task, manifest.configs[task.config], sizes)
+        # A mark is a hash at most, in quotes: of a file here it is a time, which is shorter.
+        mark, md5 = f'"{rng.getrandbits(_HASH):032x}"', f"{rng.getrandbits(_HASH):032x}"
+        file, own = task_file_name(task.name, stems), packed.size
+        files.append(IndexedFile(file, own, task.name, row, mark, md5))
+        size += own
+    expected = packed_index((core, _ID), files).size
+    return size + expected + _SPARE[0] + expected // _SPARE[1]

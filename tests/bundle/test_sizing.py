@@ -1,0 +1,42 @@
+"""The bytes of a folder are known before it is written, the index's but for a few."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hydraopt.bundle import write_bundle
+from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.bundle.sizing import size_apart
+from hydraopt.bundle.splitting import split
+from hydraopt.bundle.taskfiles import renew_index
+from tests.bundle.bundles import tiny
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_folder_takes_hardly_less_than_is_said(count: int, tmp_path: Path) -> None:
+    names = [f"task-{i * 7919 % 1000}" for i in range(count)]
+    parts = tiny(names, seed=count)
+    write_bundle(tmp_path / "some.hydra.safetensors", *parts.args)
+    split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
+    said = size_apart("some.core.safetensors", *parts.args)
+    files = sorted((tmp_path / "some").iterdir())
+    there = sum(file.stat().st_size for file in files)
+    assert there <= said <= there + 100 + 20 * count
+    # However the times of the files differ.
+    for i, file in enumerate(files):
+        late = file.stat().st_mtime_ns - i * 104_729_000_003
+        os.utime(file, ns=(late, late))
+    (tmp_path / "some" / INDEX_NAME).unlink()
+    renew_index(tmp_path / "some")
+    assert sum(file.stat().st_size for file in files) <= said
+
+
+def test_what_is_said_counts_the_index(tmp_path: Path) -> None:
+    parts = tiny()
+    write_bundle(tmp_path / "some.hydra.safetensors", *parts.args)
+    files = split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
+    said = size_apart("some.core.safetensors", *parts.args)
+    assert said > sum(file.size for file in files) + 300
