@@ -9,8 +9,7 @@ A count of changed answers is coarse: of 64 answers none, or one, or two change.
 is likely to change is told as well, from how sure the original is of each token (its margin) and
 how far margins move: see :func:`likely_changes`. And not every change is a loss: an answer that the
 original holds for unlikely itself may as well be another. So a third share is told, that of answers
-*lost*: likely to change, each counted by the probability that the original gives it; no more can be
-lost than those probabilities come to.
+*lost*: likely to change, each counted by the probability that the original gives it.
 """
 
 from __future__ import annotations
@@ -94,8 +93,7 @@ class Reference:
 class Summary(NamedTuple):
     """What drift comes to. changed, of so many answers. likely: expected share of answers that
     change; likely_error: its standard error. kl: nats an answer; kl_error likewise. lost: expected
-    share of answers that change, each counted by its probability. right: the same of all answers,
-    the most that can be lost."""
+    share of answers that change, each counted by its probability."""
 
     changed: int
     answers: int
@@ -104,7 +102,6 @@ class Summary(NamedTuple):
     kl: float
     kl_error: float
     lost: float
-    right: float
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ class Drift:
         told = float(likely.mean()), float(likely.std() * spread)
         nats = float(kl.mean()), float(kl.std() * spread)
         lost = float((likely * self.sure).mean())
-        return Summary(self.changed, self.answers, *told, *nats, lost, float(self.sure.mean()))
+        return Summary(self.changed, self.answers, *told, *nats, lost)
 
 
 def likely_changes(drift: Drift) -> Numbers:

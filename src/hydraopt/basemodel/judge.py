@@ -103,7 +103,7 @@ class Judge:
             self._memory.put(key, known)
         told = Summary(*known)
         harm = Harm(told.changed, told.answers, told.likely, told.kl, True)
-        return Judged(harm, told.likely_error, told.kl_error, told.lost, told.right)
+        return Judged(harm, told.likely_error, told.kl_error, told.lost)
 
     def refit(
         self, task: str, modules: Callable[[], Mapping[str, CodedModule]]
@@ -150,9 +150,4 @@ def _is_summary(value: Any, answers: int) -> bool:
     if not (isinstance(value, list) and len(value) == len(Summary._fields)):
         return False
     fine = all(type(x) in (int, float) and 0 <= x < math.inf for x in value)
-    return (
-        fine
-        and value[1] == answers
-        and type(value[0]) is int
-        and max(value[2], value[6], value[7]) <= 1
-    )
+    return fine and value[1] == answers and type(value[0]) is int and max(value[2], value[6]) <= 1

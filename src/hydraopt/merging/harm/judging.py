@@ -17,15 +17,13 @@ class Judged:
     """A measured harm, and the standard errors of its numbers: what other prompts might say.
 
     lost: expected share of answers that change, each counted by the probability that the original
-    gives it: how many right answers are lost, if the original judges itself well. right: the same
-    of all answers: the most that can be lost.
+    gives it: how many right answers are lost, if the original judges itself well.
     """
 
     harm: Harm
     likely_error: float
     kl_error: float
     lost: float
-    right: float = 1.0
 
 
 class HarmJudge(Protocol):

@@ -2,9 +2,9 @@
 
 For a size the sum over streams of what is counted is lowered at a given number of bytes: with one
 multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. A task
-that can lose a share M of its answers at most and loses p of them counts M x / (1 - x), x = p / M:
-about p where little is lost, and without bound as nothing is left, so that no task is given up for
-others.
+that loses a share M of its answers with the base model alone, and p of them as it is coded, counts
+M x / (1 - x), x = p / M: about p where little is lost, and without bound as nothing of the adapter
+is left, so that no task is given up for others.
 
 Fair is the other way to share a size out: x / (1 - x), or the KL, of the worst stream is lowered,
 which makes all alike as far as their curves reach.
@@ -29,13 +29,14 @@ _HALVINGS: Final = 60
 _CERTAIN: Final = 0.98
 """Of what can be lost; beyond it more is not told apart."""
 _LEAST: Final = 1e-6
-"""What can be lost of answers that the original holds for impossible."""
+"""What an adapter is taken to give at least, of the answers."""
 
 
 @dataclass(frozen=True)
 class HarmCost:
     """What the harm of each stream counts. importance: (streams,). most: (streams,), the share of
-    its answers that each can lose at most; None where harm is a KL, which counts as it is."""
+    its answers that each loses without its adapter; None where harm is a KL, which counts as it is.
+    """
 
     importance: Array
     most: Array | None

@@ -105,6 +105,7 @@ def plan_by_harm(
     trials = Trials(job, passes, alike, judge, counts, progress)
     draft = None
     if isinstance(aim, Size):
+        trials.look_at_base()
         draft = _try_for_size(trials, aim)
     else:
         _check_prompted(job, judge)

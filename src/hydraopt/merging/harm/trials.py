@@ -100,8 +100,8 @@ class Trials:
     """Passes of a job and what they showed, by content.
 
     weights: at which an error counts the same, relative to its task, in all tasks: a content's own
-    price is the price at these. seen: what was measured, by task. right: of each content, the most
-    that can be lost; 1 until it was measured.
+    price is the price at these. seen: what was measured, by task. bare: what is lost of each
+    content with the base model alone.
     """
 
     job: Job
@@ -112,7 +112,7 @@ class Trials:
     progress: Progress
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
     seen: dict[str, list[Seen]] = field(default_factory=dict)
-    right: dict[int, float] = field(default_factory=dict)
+    bare: dict[int, float] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -126,13 +126,22 @@ class Trials:
         tasks = (x for x in self.job.pieces.tasks if x.name in names)
         return {task.content for task in tasks if task.content is not None}
 
+    def look_at_base(self) -> None:
+        """Measure what is lost of each content without its adapter: no plan should lose as much."""
+        names = self.judge.tasks()
+        asked = [x for x in self.job.pieces.tasks if x.name in names and x.content is not None]
+        for done, task in enumerate(asked, 1):
+            assert task.content is not None
+            lost = self.judge.measure(task.name, dict, 1.0).lost
+            self.bare[task.content] = max(lost, self.bare.get(task.content, 0.0))
+            self.progress("measuring the base", done, len(asked))
+
     @property
     def most(self) -> Array | None:
-        """What each content can lose at most, (contents,); None where harm is no share."""
+        """What each content can lose, (contents,); None where harm is no share of answers."""
         if not self.counted.shares:
             return None
-        known = self.right if self.counted.what == "lost" else {}
-        return np.array([known.get(i, 1.0) for i in range(self.contents)])
+        return np.array([self.bare.get(i, 1.0) for i in range(self.contents)])
 
     def weighed(self, prices: Array) -> tuple[float, Weights]:
         """The one price and the weights that give each content its own price, (contents,)."""
@@ -160,7 +169,6 @@ class Trials:
                 harm = told.harm
                 seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost)
                 self.seen.setdefault(task.name, []).append(seen)
-                self.right[task.content] = max(told.right, self.right.get(task.content, 0.0))
         return points
 
     def size_near(self, content: int, price: float) -> float:
