@@ -48,8 +48,18 @@ def test_what_is_measured_again_moves_the_trials_before() -> None:
     seen = TrialPoint(3e-5, 2 * float(curve.sizes(np.log([3e-5]))[0]), 0.5,
                       2 * float(curve.harms(np.log([3e-5]))[0]))  # fmt: skip
     moved, at = curve.corrected(seen), np.log(PRICES)
-    assert moved.harms(at) == pytest.approx(2 * curve.harms(at))
+    near = 0.5 ** (np.abs(at - np.log(3e-5)) / np.log(3))
+    assert moved.harms(at) == pytest.approx(2**near * curve.harms(at))
+    assert moved.harms(np.log([3e-5])) == pytest.approx(2 * curve.harms(np.log([3e-5])))
     assert moved.sizes(at) == pytest.approx(2 * curve.sizes(at))
+
+
+def test_a_task_that_fares_well_cannot_be_given_up_for_it() -> None:
+    """Its last trial lost nearly all, and still does."""
+    harms = (0.01, 0.05, 0.3, 0.36)
+    points = (TrialPoint(p, 1e4 / (i + 1), 0.1, harms[i]) for i, p in enumerate(PRICES))
+    moved = HarmCurve(tuple(points)).corrected(TrialPoint(PRICES[1] * 2, 4e3, 0.3, 0.02))
+    assert moved.harms(np.log([PRICES[-1]]))[0] > 0.25
 
 
 def test_a_cliff_does_not_carry_the_fine_trials_over() -> None:
