@@ -78,30 +78,23 @@ class HarmCurve:
 
     def corrected(self, point: TrialPoint) -> HarmCurve:
         """The curve with what was measured at a chosen price, and the trials before it moved part
-        of the way there: in bytes and in harm by a factor of _MOST_MOVED at most. Of harm a trial
-        moves less the further its price is: where all answers are lost already, what others do
-        changes nothing, and a task that fares well here must not look as if it could be given up.
+        of the way there in bytes, by a factor of _MOST_MOVED at most.
+
+        Of harm trials keep what they showed, but that coarser is no better than what was just
+        measured, and finer no worse. Were they moved as well, a task that fares well near its cliff
+        would look as if the cliff were gone.
         """
         at = np.array([math.log(point.price)])
         size = _moved(point.size, float(self.sizes(at)[0]))
-        harm = 1.0
-        if point.harm is not None:
-            harm = _moved(max(point.harm, LEAST_HARM), float(self.harms(at)[0]))
         before = []
         for x in self.points:
             told = x.harm
             if told is not None and point.harm is not None:
-                # Coarser is no better than what was just measured, finer no worse.
                 bound = max if x.price > point.price else min
-                told = bound(told * harm ** _nearness(x.price / point.price), point.harm)
+                told = bound(told, point.harm)
             if x.price != point.price:
                 before.append(replace(x, size=x.size * size, harm=told))
         return HarmCurve((*before, point))
-
-
-def _nearness(ratio: float) -> float:
-    """1 at the same price, a half at one that is three times higher or lower, and so on."""
-    return float(0.5 ** (abs(math.log(ratio)) / math.log(3)))
 
 
 def _moved(seen: float, expected: float) -> float:
