@@ -84,6 +84,7 @@ def test_some_take_the_places_of_others_and_are_read_when_asked_for(tmp_path) ->
     assert sizes_of(mixed) == [0, 6, 5, 5]
     assert list(mixed) == [b"", b"longer", SOME[2], b"other"]
     assert mixed[-3:] == [b"longer", SOME[2], b"other"]
+    assert mixed[-1] == b"other"
     with pytest.raises(IndexError):
         mixed[4]
 

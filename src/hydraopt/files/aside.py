@@ -104,7 +104,7 @@ class _Read(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
             return [self._read(i) for i in range(*index.indices(len(self)))]
-        return self._read(index)
+        return self._read(range(len(self))[index])
 
     def _read(self, index: int) -> bytes:
         raise NotImplementedError
