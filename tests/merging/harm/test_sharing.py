@@ -114,6 +114,12 @@ def test_a_task_that_cannot_lose_much_is_not_given_up() -> None:
     assert lost[0] < 0.85 * lost[1]
 
 
+def test_who_has_nothing_to_lose_does_not_count_as_the_worst() -> None:
+    harms = np.array([[1e-6, 1e-3], [0.1, 0.2]])
+    costs = HarmCost(np.ones(2), np.array([0.0, 0.4])).of(harms, fair=True)
+    assert (costs[0] < costs[1]).all()
+
+
 def test_little_harm_counts_as_it_is() -> None:
     most, harms = np.array([0.3, 1.0]), np.array([[1e-4], [1e-4]])
     assert HarmCost(np.ones(2), most).of(harms) == pytest.approx(harms, rel=1e-3)

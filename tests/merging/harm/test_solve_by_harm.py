@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,11 @@ from hydraopt import merge, open_bundle, read_adapters, shrink
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.align import align
 from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.harm.trials import Counted, Trials
+from hydraopt.merging.outcome import Job
+from hydraopt.progress import silent
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
 FALLING = 0.8 ** np.arange(4)[:, None]
@@ -215,6 +221,18 @@ def test_fair_harms_the_worst_task_least(adapters, tmp_path: Path) -> None:
     assert after["hard"] / after["easy"] < 0.8 * before["hard"] / before["easy"]
 
 
+def test_fair_leaves_a_task_alone_that_has_nothing_to_lose(adapters, tmp_path: Path) -> None:
+    """Its answers stay with the base model alone: only the least that a drift counts is left."""
+
+    class Idle(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            judged = super().measure(task, coded, error)
+            return dataclasses.replace(judged, lost=0.0) if task == "easy" else judged
+
+    made = merge(adapters, tmp_path / "x", size="30%", judge=Idle(adapters, SCALES), fair=True)
+    assert made.errors["easy"] > 1.5 * max(made.errors["fair"], made.errors["hard"])
+
+
 def test_a_limit_on_harm_is_fair_already(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES)
     with pytest.raises(UsageError, match="holds for each task already"):
@@ -268,3 +286,18 @@ def test_what_something_was_fitted_to_is_judged_by_other_answers(adapters, tmp_p
     judge = Noting(adapters, SCALES)
     merge(adapters, tmp_path / "x", size="30%", judge=judge, rescaler=grow)
     assert asked_apart == {"easy"}
+
+
+def test_what_can_be_lost_counts_as_what_is_lost(adapters) -> None:
+    """A drift that counts for more than the answers is not more than all that there is."""
+
+    class Drifting(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            return Judged(Harm(0, 64, 0.0, 4.0, True), 0.0, 0.0, 0.02)
+
+    judge, counted = Drifting(adapters, SCALES), Counted("lost")
+    job = SimpleNamespace(pieces=align(adapters, None, lossless=False))
+    unused: Any = None
+    trials = Trials(cast(Job, job), unused, unused, judge, counted, silent)
+    trials.look_at_base()
+    assert trials.most == pytest.approx(3 * [counted.of(judge.measure("easy", dict, 1.0))])

@@ -3,7 +3,7 @@
 A stream's own price q is the price of a bit over the weight of its task: all that the planner lets
 it feel of the others. Trials at several q are joined by monotone cubics in logarithms (PCHIP,
 Fritsch and Carlson 1980); a falling harm, which few prompts may show, is levelled first (the pool
-of adjacent X
+of adjacent violators).
 """
 
 from __future__ import annotations

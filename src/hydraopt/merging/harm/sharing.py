@@ -3,8 +3,8 @@
 For a size the sum over streams of what is counted is lowered at a given number of bytes: with one
 multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. A task
 that loses a share M of its answers with the base model alone, and p of them as it is coded, counts
-M x / (1 - x), x = p / M: about p where little is lost, and without bound as nothing of the adapter
-is left, so that no task is given up for others.
+M x / (1 - x), x = p / M: about p where little is lost, and up to 49 M as nothing of the adapter is
+left, so that no task is given up for others.
 
 Fair is the other way to share a size out: x / (1 - x), or the KL, of the worst stream is lowered,
 which makes all alike as far as their curves reach.
@@ -28,8 +28,9 @@ _STEPS: Final = 400
 _HALVINGS: Final = 60
 _CERTAIN: Final = 0.98
 """Of what can be lost; beyond it more is not told apart."""
-_LEAST: Final = 1e-6
-"""What an adapter is taken to give at least, of the answers."""
+_LEAST: Final = 0.01
+"""What an adapter is taken to give at least, of the answers. Dozens of prompts do not tell less,
+and who has next to nothing would lose all of it at once."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Trials:
 
     weights: at which an error counts the same, relative to its task, in all tasks: a content's own
     price is the price at these. seen: what was measured, by task. bare: what is lost of each
-    content with the base model alone.
+    content with the base model alone, counted as that of the points.
     """
 
     job: Job
@@ -132,7 +132,7 @@ class Trials:
         asked = [x for x in self.job.pieces.tasks if x.name in names and x.content is not None]
         for done, task in enumerate(asked, 1):
             assert task.content is not None
-            lost = self.judge.measure(task.name, dict, 1.0).lost
+            lost = self.counted.of(self.judge.measure(task.name, dict, 1.0))
             self.bare[task.content] = max(lost, self.bare.get(task.content, 0.0))
             self.progress("measuring the base", done, len(asked))
 
