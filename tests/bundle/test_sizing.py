@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hydraopt.bundle import write_bundle
 from hydraopt.bundle.container import INDEX_NAME
+from hydraopt.bundle.index import packed_index, read_index
 from hydraopt.bundle.sizing import size_apart
 from hydraopt.bundle.splitting import split
 from hydraopt.bundle.taskfiles import renew_index
@@ -40,3 +43,17 @@ def test_what_is_said_counts_the_index(tmp_path: Path) -> None:
     files = split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
     said = size_apart("some.core.safetensors", *parts.args)
     assert said > sum(file.size for file in files) + 300
+
+
+def test_a_store_may_mark_objects_with_the_hash_of_git(tmp_path: Path) -> None:
+    parts = tiny([f"task-{i}" for i in range(400)])
+    write_bundle(tmp_path / "some.hydra.safetensors", *parts.args)
+    split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
+    index = read_index(tmp_path / "some", None)
+    assert index is not None
+    marked = [
+        replace(x, mark=hashlib.sha1(name.encode()).hexdigest()) for name, x in index.files.items()
+    ]
+    there = packed_index((index.core, index.core_id), marked).size
+    there += sum(x.stat().st_size for x in (tmp_path / "some").iterdir() if x.name != INDEX_NAME)
+    assert there <= size_apart(index.core, *parts.args)

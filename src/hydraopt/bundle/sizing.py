@@ -19,6 +19,8 @@ __all__ = ["size_apart"]
 _ID: Final = "0" * 16
 _HASH: Final = 128
 """Bits of an MD5."""
+_MARK: Final = 160
+"""Bits of the longest hash that a store marks an object with: git's, on the Hugging Face hub."""
 _SPARE: Final = 64, 64
 """Bytes by which an index may be larger than expected, and one in so many of its own."""
 
@@ -40,8 +42,8 @@ def size_apart(
         packed = packed_task(manifest, index, stream, Chosen((blobs, task.carried)), _ID)
         sizes = dict(zip(packed.names, sizes_of(packed.payload), strict=True))
         row = listed_file(task, manifest.configs[task.config], sizes)
-        # A mark is a hash at most, in quotes: of a file here it is a time, which is shorter.
-        mark, md5 = f'"{rng.getrandbits(_HASH):032x}"', f"{rng.getrandbits(_HASH):032x}"
+        # A mark is a hash at most, maybe in quotes: of a file here it is a time, which is shorter.
+        mark, md5 = f'"{rng.getrandbits(_MARK):040x}"', f"{rng.getrandbits(_HASH):032x}"
         file, own = task_file_name(task.name, stems), packed.size
         files.append(IndexedFile(file, own, task.name, row, mark, md5))
         size += own
