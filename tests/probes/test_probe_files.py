@@ -223,6 +223,18 @@ def test_a_sample_keeps_small_groups_and_begins_with_a_smaller_one() -> None:
         ),
         ("crows-pairs/crows_pairs_anonymized.csv", "bias_type", "kind", "no column bias_type"),
         ("bbq/Age.jsonl", '"ans0": "The', '"answer": "The', "line 1 has no column ans0"),
+        (
+            "kobbq/KoBBQ_test_samples.tsv",
+            "['아이', '노인', '알 수 없음']",
+            "{[]: 1}",
+            "is no question of KoBBQ",
+        ),
+        (
+            "kobbq/KoBBQ_test_samples.tsv",
+            "'아이', '노인', '알",
+            r"'노인', '\ud800', '알",
+            "is no question of KoBBQ",
+        ),
         ("winogender/all_sentences.tsv", "\tsentence", "\ttext", "no column sentence"),
         ("winogender/occupations-stats.tsv", "occupation\t", "job\t", "no column occupation"),
         ("winogender/occupations-stats.tsv", "95.0", "most", "share of women is no number"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,11 +97,12 @@ def load_kobbq(path: Path) -> Loaded:
         name = row["sample_id"]
         told = _KOREAN_ID.fullmatch(name)
         try:
-            choices: Mapping[str, Any] | list[str] = ast.literal_eval(row["choices"])
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            choices: Any = ast.literal_eval(row["choices"])
+            "".join(choices).encode()  # texts, and no lone surrogates
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             choices = []
-        right = isinstance(choices, list) and all(isinstance(x, str) for x in choices)
-        if told is None or not right or not len(choices) == len(set(choices)) == 3:
+        right = isinstance(choices, list) and len(choices) == len(set(choices)) == 3
+        if told is None or not right:
             raise refuse(path, f"{name[:40]} is no question of KoBBQ", got=row["choices"][:60])
         people = set(choices) - {_UNKNOWN_KOREAN}
         if len(people) != 2 or row["biased_answer"] not in people or row["answer"] not in choices:
