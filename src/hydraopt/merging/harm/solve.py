@@ -225,17 +225,22 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         return float(costs.max(initial=0.0) if options.fair else costs.sum())
 
     assert plan.alike is not None
-    best = cost([trials.points[i][0] for i in range(trials.contents)]), plan.alike
+    first = [trials.points[i][0] for i in range(trials.contents)]
+    least, best, at = cost(first), plan.alike, np.array([point.price for point in first])
     for _ in range(_ROUNDS):
         price, weights = trials.weighed(prices)
         solution = search(trials.passes, trials.job, aim, weights, start=price)
         trials.count += solution.passes
         own = prices * (solution.draft.price / price)
         points = trials.look(solution.draft, own, trials.prompted())
-        best = min(best, (cost(points), solution.draft), key=lambda pair: pair[0])
+        if (now := cost(points)) < least:
+            least, best, at = now, solution.draft, own
         curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
         prices = _prices(trials, curves, aim, options)
-    return HarmSolution(best[1], trials.count, trials.kept_curves())
+        if best is not solution.draft:
+            # It went too far, for what prompts tell of single tasks is noisy: half the way.
+            prices = np.sqrt(at * prices)
+    return HarmSolution(best, trials.count, trials.kept_curves())
 
 
 def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSolution:
