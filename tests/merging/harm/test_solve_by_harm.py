@@ -16,6 +16,7 @@ from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError, UsageError
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import align
+from hydraopt.merging.harm import solve
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job
@@ -301,3 +302,30 @@ def test_what_can_be_lost_counts_as_what_is_lost(adapters) -> None:
     trials = Trials(cast(Job, job), unused, unused, judge, counted, silent)
     trials.look_at_base()
     assert trials.most == pytest.approx(3 * [counted.of(judge.measure("easy", dict, 1.0))])
+
+
+def test_a_step_that_did_not_pay_is_followed_by_half_of_the_next(
+    adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is shared out after the trials measures badly; all tasks alike stays the best."""
+    own, wanted = [], []
+    look, prices = Trials.look, solve._prices
+
+    def seen(self: Trials, draft, at, measured):
+        own.append(np.log(at))
+        points = look(self, draft, at, measured)
+        worse = 1 if len(own) <= solve.TRIALS - 2 else 3
+        return [dataclasses.replace(x, harm=min(worse * x.harm, 1.0)) for x in points]
+
+    def told(*given):
+        wanted.append(np.log(prices(*given)))
+        return np.exp(wanted[-1])
+
+    monkeypatch.setattr(Trials, "look", seen)
+    monkeypatch.setattr(solve, "_prices", told)
+    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    assert len(own) == solve.TRIALS
+    assert np.ptp(own[-2] - wanted[0]) < 1e-6
+    assert np.ptp(own[-1] - (own[0] + wanted[1]) / 2) < 1e-6
+    assert np.ptp(wanted[1]) > 0.1
+    assert np.ptp(list(made.errors.values())) < 0.05
