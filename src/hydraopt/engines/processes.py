@@ -156,6 +156,8 @@ class Processes(Closing):
     after: called when all have ended.
     """
 
+    near = True
+
     def __init__(self, size: int, after: Callable[[], None] = lambda: None) -> None:
         self.size, self._after = size, after
         self._own = Alone()

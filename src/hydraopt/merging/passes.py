@@ -129,7 +129,7 @@ class Passes(Closing):
         self._holders, self._names = _holders(pieces), pieces.owners
         self._progress = progress or silent
         self._pool: Pool = pool or Alone()
-        self._of_item = self._shared_out()
+        self._of_item, self._threads = self._shared_out()
         self._told: list[set[int]] = [set() for _ in range(self._pool.size)]
         self._blocks = [0] * self._items  # of each item, once its energies were asked for
         room = (min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) + _VECTORS) // self._pool.size
@@ -144,21 +144,26 @@ class Passes(Closing):
     def close(self) -> None:
         self._pool.close()
 
-    def _shared_out(self) -> list[int]:
-        """The worker of each item: in every leg, who has least to do so far; then, in all."""
+    def _shared_out(self) -> tuple[list[int], list[int]]:
+        """The worker of each item: in every leg, who has least to do so far; then, in all. And its
+        threads, where others of this machine have nothing left to do in the leg."""
         workers = self._pool.size
         entries = [module.m + module.n for module in self._pieces.modules]
         entries += [sum(tensor.shape) for tensor in self._pieces.matrices]
-        loads, chosen = np.zeros(workers), [0] * self._items
+        work = [float(x * len(held)) for x, held in zip(entries, self._holders, strict=True)]
+        loads, chosen, threads = np.zeros(workers), [0] * self._items, [1] * self._items
         for leg in legs_of(self._items):
-            here = np.zeros(workers)
+            here, begins = np.zeros(workers), dict[int, float]()
             for index in leg:
                 worker = min(range(workers), key=lambda w: (here[w], loads[w], -w))
-                work = entries[index] * len(self._holders[index])
-                here[worker] += work
-                loads[worker] += work
+                begins[index] = here[worker]
+                here[worker] += work[index]
+                loads[worker] += work[index]
                 chosen[index] = worker
-        return chosen
+            for index in leg if self._pool.near else ():
+                busy = int(np.count_nonzero(here > begins[index] + work[index] / 2))
+                threads[index] = workers // max(busy, 1)
+        return chosen, threads
 
     def energies(self) -> Array:
         """Squared Frobenius norms, (contents, items)."""
@@ -249,7 +254,7 @@ class Passes(Closing):
         writing: deque[list[Answer]] = deque()
         bits = course.bits if course else np.zeros(self._items)
         asked = (
-            (i, price, self._own(i, weights), float(bits[i]), block)
+            (i, price, self._own(i, weights), float(bits[i]), block, self._threads[i])
             for i in leg
             for block in range(self._blocks[i])
         )
