@@ -20,11 +20,15 @@ __all__ = [
     "Ranges",
     "file_hash",
     "open_regular",
+    "read_part",
     "read_regular",
 ]
 
 MOST_CONFIG: Final = 16 << 20
 """Bytes that a config may have."""
+
+_AT_ONCE: Final = 1 << 30
+"""Bytes that every system gives at once."""
 
 _KINDS: Final = {
     stat.S_IFIFO: "a FIFO",
@@ -73,6 +77,22 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     if len(data) > most:  # It grew meanwhile.
         raise _refused(errno.EFBIG, f"too large to be read: over {most:,} bytes", path)
     return data
+
+
+def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[bytes, os.stat_result]:
+    """``size`` bytes of a regular file from ``start`` on, fewer only at its end, and its status
+    before they were read; raises OSError."""
+    descriptor = _descriptor(path, None)
+    try:
+        status = os.fstat(descriptor)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        pieces = []
+        while size > 0 and (piece := os.read(descriptor, min(size, _AT_ONCE))):
+            pieces.append(piece)
+            size -= len(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces), status
 
 
 class Ranges(Protocol):
@@ -126,7 +146,7 @@ class HeldFile:
         """``size`` bytes from ``start`` on, fewer only at the end of the file."""
         pieces = []
         while size > 0:
-            piece = os.pread(self._descriptor, min(size, 1 << 30), start)
+            piece = os.pread(self._descriptor, min(size, _AT_ONCE), start)
             if not piece:
                 break
             pieces.append(piece)
