@@ -145,14 +145,10 @@ def _by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) ->
 
 def _above(gram: Stacked, least: float) -> tuple[Array, Array]:
     """Eigenvalues above ``least`` of a Gram matrix in single precision, rising, and vectors."""
-    from scipy.linalg import LinAlgError, eigh
-
-    values = (least, np.inf)
-    try:
-        energy, w = eigh(gram, subset_by_value=values, driver="evr", check_finite=False)
-    except LinAlgError:  # The faster driver may fail where the plain one does not.
-        energy, w = np.linalg.eigh(gram)
-    return energy.astype(np.float64), w.astype(np.float64)
+    # All of them, and in double precision: that takes LAPACK less than to look for some.
+    energy, w = np.linalg.eigh(gram.astype(np.float64))
+    above = energy > least
+    return energy[above], w[:, above]
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
