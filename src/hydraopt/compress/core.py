@@ -336,8 +336,6 @@ class CoreStore:
         room: int = ROOM,
         vectors: int = 160 << 20,
     ) -> None:
-        import scipy.linalg  # noqa: F401  # its BLAS has to be there before threads are limited
-
         self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}
         self._room = {"spaces": room, "vectors": vectors}

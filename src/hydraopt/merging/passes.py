@@ -50,6 +50,8 @@ _AHEAD: Final = 2
 """Items that a worker is asked for before what it made of the first is used."""
 _MANY_AHEAD: Final = 32
 """The same where answers are small: nobody waits for a worker that has just started."""
+_SHARED: Final = 0.3
+"""Work on the shared stream, of that on all others; of forty adapters at 10 %."""
 _TRIES: Final = 3
 """Times that a pass is begun while workers are lost in it."""
 
@@ -135,9 +137,8 @@ class Passes(Closing):
         room = (min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) + _VECTORS) // self._pool.size
         room = room if memory is None else memory
         vectors = min(_VECTORS // self._pool.size, room // 4)
-        owners = {content: content % self._pool.size for content in range(self._contents)}
-        owners[SHARED] = self._pool.size - 1
         frozen, workers = pieces.core is not None, self._pool.size
+        owners = _owners(self._contents, workers, frozen)
         about = measure, self._modes, owners, workers, frozen, room - vectors, vectors, shards
         self._pool.hire(Servant, Setup(*about))
 
@@ -339,6 +340,17 @@ class Passes(Closing):
                 # Also those that live may have been told something that they have not heard.
                 self._told = [set() for _ in range(self._pool.size)]
         raise AssertionError
+
+
+def _owners(contents: int, workers: int, frozen: bool) -> dict[int, int]:
+    """The worker that codes each content's stream, and the shared one: all have as much to do."""
+    loads = [0.0] * workers
+    loads[-1] = 0.0 if frozen else _SHARED * contents
+    owners = {SHARED: workers - 1}
+    for content in range(contents):
+        owners[content] = min(range(workers), key=loads.__getitem__)
+        loads[owners[content]] += 1
+    return owners
 
 
 def _holders(pieces: MergeSet) -> list[list[int]]:
