@@ -286,6 +286,14 @@ def test_merging_does_not_load_torch() -> None:
     assert run(script + "print('torch' in sys.modules, 'peft' in sys.modules)") == "False False\n"
 
 
+def test_merging_loads_no_scipy_of_its_own() -> None:
+    # numba loads some; scipy.interpolate and scipy.special take longer than a small merge.
+    script = (
+        "import sys, hydraopt.merging.merge\nfrom hydraopt.coding.stream import _bits\n_bits()\n"
+    )
+    assert run(script + "print('scipy' in sys.modules)") == "False\n"
+
+
 def test_public_names_are_frozen() -> None:
     import hydraopt
 

@@ -135,10 +135,9 @@ def merge(
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
         budget = limits.budget(pieces.fp16_bytes)
-        job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
+        job = Job.of(pieces, recipe_of(options, budget, lossless, helpers))
         job = dataclasses.replace(job, apart=as_folder(output))
-        if pieces.contents:
-            job, solution = _solved(job, budget, options, judge)
+        job, solution = _solved(job, budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
@@ -175,9 +174,11 @@ def recipe_of(
 
 def _solved(
     job: Job, budget: Budget | HarmLimit, options: Options, judge: HarmJudge | None
-) -> tuple[Job, Solution[Draft]]:
-    """The draft that meets the budget, by harm where there is a judge and it is free to share out;
-    and the job with the curves of its trials."""
+) -> tuple[Job, Solution[Draft] | None]:
+    """The draft that meets the budget, by harm where there is a judge and it is free to share out,
+    None where nothing is coded; and the job with the curves of its trials."""
+    if not job.pieces.contents:
+        return job, None
     if judge is None:
         assert not isinstance(budget, HarmLimit)
         return job, solve(job, budget, options)

@@ -161,9 +161,9 @@ class Passes(Closing):
                 here[worker] += work[index]
                 loads[worker] += work[index]
                 chosen[index] = worker
-            for index in leg if self._pool.near else ():
-                busy = int(np.count_nonzero(here > begins[index] + work[index] / 2))
-                threads[index] = workers // max(busy, 1)
+            if self._pool.near:
+                own = [(begins[index], work[index]) for index in leg]
+                threads[leg.start : leg.stop] = [_threads(*item, here) for item in own]
         return chosen, threads
 
     def energies(self) -> Array:
@@ -340,6 +340,13 @@ class Passes(Closing):
                 # Also those that live may have been told something that they have not heard.
                 self._told = [set() for _ in range(self._pool.size)]
         raise AssertionError
+
+
+def _threads(begins: float, work: float, ends: Array) -> int:
+    """Of an item that a worker begins then, when workers have nothing left to do at ``ends``: those
+    of workers that wait from the middle of it on."""
+    busy = int(np.count_nonzero(ends > begins + work / 2))
+    return len(ends) // max(busy, 1)
 
 
 def _owners(contents: int, workers: int, frozen: bool) -> dict[int, int]:
