@@ -269,7 +269,7 @@ def _solved(
     if not tasks.pieces.contents:
         return Job.of(tasks.pieces, recipe), None
     if budget is not None:
-        job = dataclasses.replace(Job.of(tasks.pieces, recipe), apart=apart)
+        job = Job.of(tasks.pieces, recipe, apart)
         return job, solve(job, budget, options).draft
     price = price_of(tasks.bundle, _GIVE_LIMIT)
     job = Job.of(dataclasses.replace(tasks.pieces, norm=price.norm), recipe)

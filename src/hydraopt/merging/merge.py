@@ -135,8 +135,7 @@ def merge(
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
         budget = limits.budget(pieces.fp16_bytes)
-        job = Job.of(pieces, recipe_of(options, budget, lossless, helpers))
-        job = dataclasses.replace(job, apart=as_folder(output))
+        job = Job.of(pieces, recipe_of(options, budget, lossless, helpers), as_folder(output))
         job, solution = _solved(job, budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)

@@ -125,11 +125,11 @@ class Job:
     apart: bool = False
 
     @classmethod
-    def of(cls, pieces: MergeSet, recipe: Recipe) -> Job:
+    def of(cls, pieces: MergeSet, recipe: Recipe, apart: bool = False) -> Job:
         """The job of these pieces; what is to be carried is coded, without loss."""
         names = [task.name for task in pieces.tasks]
         tensors = dict(zip(names, pieces.carried, strict=True))
-        return cls(pieces, pack_carried(tensors), recipe)
+        return cls(pieces, pack_carried(tensors), recipe, apart=apart)
 
     def manifest(self, draft: Draft | None) -> Manifest:
         """The manifest, with the errors of a draft, and zeros without one."""
