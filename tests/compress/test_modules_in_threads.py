@@ -20,9 +20,9 @@ from tests.compress.test_forms_contract import bytes_of, related
 def test_a_module_is_the_same_in_any_number_of_threads(measure: str) -> None:
     pairs, made = related(tasks=7), []
     for threads in (1, 2, 3, 9):
-        about = MEASURES[measure], modes_of(FORMS)
-        plan = plan_module(core_of(pairs), [1.0] * 7, 1e-4, *about, threads=threads)
-        module = encode_module(core_of(pairs), plan, about[0], threads=threads)
+        core = core_of(pairs)
+        plan = plan_module(core, [1.0] * 7, 1e-4, MEASURES[measure], modes_of(FORMS))
+        module = encode_module(core, plan, MEASURES[measure], threads=threads)
         assert module.left is not None or module.right is not None
         made.append((bytes_of(module, 7), module.errors))
     assert made[1:] == made[:1] * 3

@@ -24,7 +24,6 @@ from hydraopt.compress.pricing import price_mode
 from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideCost, side_costs
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array
-from hydraopt.threads import in_threads
 
 __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 
@@ -179,14 +178,12 @@ def plan_module(
     measure: Measure,
     modes: Sequence[Mode],
     given: Bases | None = None,
-    threads: int = 1,
 ) -> ModulePlan:
     """The cheapest plan of a module.
 
     weights: w_t of the module's tasks, so that ``w_t |dW_t|^2`` counts. price: harm a bit may cost.
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
-    given: bases that are there already, in place of such as would pay for themselves. threads: that
-    modes are shared out to; does not change the result.
+    given: bases that are there already, in place of such as would pay for themselves.
     """
     bases: list[BasisPlan | None] = [None, None]
     if any(mode.code for mode in modes):
@@ -196,7 +193,7 @@ def plan_module(
         # No basis pays at this price, and no other form is permitted: nothing is stored.
         return _nothing(_Parts.of(core.s, weights), modes[0], price, measure)
     offers = [
-        _offered(block, weights[tasks], bases, possible, price, measure, threads)
+        _offered(block, weights[tasks], bases, possible, price, measure)
         for block, tasks in map(core.block, range(core.count))
     ]
     costs = np.concatenate([offer.costs(price) for offer in offers], axis=1)
@@ -234,7 +231,6 @@ def _offered(
     possible: Sequence[Mode],
     price: float,
     measure: Measure,
-    threads: int,
 ) -> _Offer:
     parts, lengths = _Parts.of(block.s, weights), (block.m, block.n)
     own = [
@@ -245,11 +241,11 @@ def _offered(
     left_costs, right_costs = (
         side_costs(ways[side], lengths[side], bases[side], own[side]) for side in (0, 1)
     )
-
-    def priced(mode: Mode) -> _Priced:
-        return _priced(parts, left_costs[mode.left], right_costs[mode.right], price, measure)
-
-    return _Offer(parts.edges, list(in_threads(priced, possible, threads)))
+    priced = [
+        _priced(parts, left_costs[mode.left], right_costs[mode.right], price, measure)
+        for mode in possible
+    ]
+    return _Offer(parts.edges, priced)
 
 
 def _chosen(

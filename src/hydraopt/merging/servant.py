@@ -205,14 +205,13 @@ class Servant:
         return shards.answer([digest, *question], make)
 
     def _plan(
-        self, index: int, item: ModuleItem, price: float, weights: Sequence[float], threads: int = 1
+        self, index: int, item: ModuleItem, price: float, weights: Sequence[float]
     ) -> tuple[ModuleCore | WideCore, ModulePlan]:
         core, setup = self._store.of(index), self._setup
         # The order in which they were read.
         by_content = dict(zip(sorted(item.names), weights, strict=True))
         own = [by_content[content] for content in core.contents]
-        about = setup.measure, setup.modes, item.given, threads
-        return core, plan_module(core, own, price, *about)
+        return core, plan_module(core, own, price, setup.measure, setup.modes, item.given)
 
     def _block(
         self,
@@ -227,7 +226,7 @@ class Servant:
         about = index, price, tuple(weights)
         begun = self._begun
         if begun is None or begun.about != about:
-            core, plan = self._plan(index, item, price, weights, threads)
+            core, plan = self._plan(index, item, price, weights)
             bases = encode_bases(core, plan, threads) if item.given is None else (None, None)
             begun = _Begun(about, core, plan, bases)
         self._begun = begun if block + 1 < begun.core.count else None
