@@ -96,7 +96,8 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
         nothing = np.zeros((d.size, 0))
         return SharedSpace(np.zeros(0), nothing, nothing)
     if coarse is not None and least > _COARSE * unit**2 * np.linalg.norm(coarse):
-        energy, w = _above(coarse, least / unit**2)
+        # LAPACK takes less for all of them in double precision than to look for some in single.
+        energy, w = np.linalg.eigh(coarse.astype(np.float64))
         energy *= unit**2
     elif min(d.size, len(stacked)) > _EXACT:
         energy, w = _strongest(stacked, d)
@@ -107,7 +108,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
         vectors = stacked.astype(np.float64)
         energy, w = np.linalg.eigh((vectors.T @ vectors) * np.outer(d, d))
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
-    keep = np.flatnonzero(sound)[::-1][: stacked.shape[0]]
+    keep = np.flatnonzero(sound & (energy > least))[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
     if min(d.size, len(stacked)) <= _EXACT and d.min() > _FAINT * unit:
@@ -141,14 +142,6 @@ def _by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) ->
     others = energies.sum() ** 2 - energies @ energies
     overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
     return overlap * length < _CHANCE * float(others)
-
-
-def _above(gram: Stacked, least: float) -> tuple[Array, Array]:
-    """Eigenvalues above ``least`` of a Gram matrix in single precision, rising, and vectors."""
-    # All of them, and in double precision: that takes LAPACK less than to look for some.
-    energy, w = np.linalg.eigh(gram.astype(np.float64))
-    above = energy > least
-    return energy[above], w[:, above]
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
