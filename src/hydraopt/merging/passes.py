@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from hydraopt import __version__
 from hydraopt.bundle.spec import ModuleEntry
@@ -125,6 +125,7 @@ class Passes(Closing):
         shards: Shards | None = None,
     ) -> None:
         self._pieces, self._measure, self._modes = pieces, measure, tuple(modes)
+        self._libraries = ThreadpoolController()  # looked for once: it reads what is mapped
         self._contents = pieces.contents
         self._modules = len(pieces.modules)
         self._items = self._modules + len(pieces.matrices)
@@ -290,7 +291,7 @@ class Passes(Closing):
         self, method: str, asked: Iterable[tuple[Any, ...]], parts: int = 0
     ) -> Iterator[tuple[int, Answer]]:
         """(item, answer) in order, asked for ahead by at most a few items."""
-        with threadpool_limits(1, user_api="blas"):
+        with self._libraries.limit(limits=1, user_api="blas"):
             waiting: deque[tuple[int, Answer]] = deque()
             ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
             for question in asked:
