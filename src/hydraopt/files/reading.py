@@ -43,8 +43,9 @@ def _refused(code: int, what: str, path: str | os.PathLike[str]) -> OSError:
     return OSError(code, what, os.fspath(path))
 
 
-def _descriptor(path: str | os.PathLike[str], most: int | None) -> int:
-    """An open descriptor of a regular file of at most ``most`` bytes; raises OSError."""
+def _opened(path: str | os.PathLike[str], most: int | None = None) -> tuple[int, os.stat_result]:
+    """An open descriptor of a regular file of at most ``most`` bytes, and its status; raises
+    OSError."""
     # Without O_NONBLOCK opening a FIFO waits for who writes into it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
@@ -59,7 +60,7 @@ def _descriptor(path: str | os.PathLike[str], most: int | None) -> int:
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, status
 
 
 def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
@@ -67,7 +68,7 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Binar
 
     most: bytes that it may have. Raises OSError for anything else, without waiting.
     """
-    return os.fdopen(_descriptor(path, most), "rb")
+    return os.fdopen(_opened(path, most)[0], "rb")
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -82,9 +83,8 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[bytes, os.stat_result]:
     """``size`` bytes of a regular file from ``start`` on, fewer only at its end, and its status
     before they were read; raises OSError."""
-    descriptor = _descriptor(path, None)
+    descriptor, status = _opened(path)
     try:
-        status = os.fstat(descriptor)
         os.lseek(descriptor, start, os.SEEK_SET)
         pieces = []
         while size > 0 and (piece := os.read(descriptor, min(size, _AT_ONCE))):
@@ -122,8 +122,8 @@ class HeldFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._descriptor = -1
-        self._descriptor = _descriptor(path, None)
-        self._was = _mark_of(os.fstat(self._descriptor))
+        self._descriptor, status = _opened(path)
+        self._was = _mark_of(status)
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
