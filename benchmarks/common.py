@@ -22,6 +22,7 @@ __all__ = [
     "RESULTS",
     "ROOT",
     "SPEED",
+    "begun",
     "bundle_hash",
     "package_hash",
     "provenance",
@@ -117,6 +118,20 @@ def save_json(path: Path, result: Mapping[str, Any]) -> None:
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     scratch.replace(path)
+
+
+def begun(path: Path, head: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a result that a run goes on with; none where there is no result yet.
+
+    Raises SystemExit where the result's head has other values under these keys.
+    """
+    if not path.is_file():
+        return []
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if changed := [key for key in keys if before.get(key) != head[key]]:
+        raise SystemExit(f"{path.name} has other {', '.join(changed)}; remove it first")
+    rows: list[dict[str, Any]] = before.get("rows", [])
+    return rows
 
 
 def write_result(

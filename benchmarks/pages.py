@@ -55,6 +55,7 @@ BLOCKS: Mapping[str, Path] = {
     "speed": _EVIDENCE / "speed.md",
     "runtime": _EVIDENCE / "speed.md",
     "scaling": _EVIDENCE / "scaling.md",
+    "revisions": _EVIDENCE / "scaling.md",
     "formats": _EVIDENCE / "format.md",
     "apart": _EVIDENCE / "format.md",
     "chunks": _EVIDENCE / "format.md",

@@ -1,4 +1,5 @@
-"""How merging and reading grow: a section and a picture of the cells of speed/scaling.py."""
+"""How merging and reading grow: a section and a picture of the cells of speed/scaling.py, and how
+much faster each cell is than an earlier revision."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from typing import Any
 
 from benchmarks import pages
 from benchmarks.common import SPEED
-from benchmarks.reports.tables import table
+from benchmarks.reports.tables import MISSING, table, wrapped
 from benchmarks.speed.exponents import PLACE, cell_of
 
-__all__ = ["SECTIONS", "block", "draw", "draw_cells"]
+__all__ = ["SECTIONS", "against", "block", "draw", "draw_cells"]
 
 Row = Mapping[str, Any]
 _PICTURE = "scaling.png"
@@ -74,6 +75,36 @@ def block(result: Mapping[str, Any]) -> str:
     if failed:
         parts.append(table(["tool", "what it said"], failed))
     return "\n".join(parts)
+
+
+def against(result: Mapping[str, Any]) -> str:
+    """The table of ``python -m benchmarks.speed revisions --only table``, and its least ratio."""
+    rows = result["rows"]
+    least = min(rows, key=lambda row: float(row["faster"]))
+    bytes_differ = sum(row["old_bytes"] != row["new_bytes"] for row in rows)
+    worse = max(row["error_ratio"] for row in rows)
+    told = wrapped(
+        f"Merges to {least['size']} on one core, this tree against {result['against']}: the least "
+        f"CPU seconds of {result['rounds']} x {result['repeats']} merges each, in turn. At the "
+        f"least {least['faster']:.2f} times as fast: {least['set']}, {least['tasks']} adapters of "
+        f"rank {least['rank']}. Bytes differ in {bytes_differ} of {len(rows)} cells, and the mean "
+        f"error is at most {worse:.4f} times what it was."
+    )
+    lines = [
+        [
+            row["set"],
+            str(row["tasks"]),
+            str(row["rank"]),
+            f"{row['old_cpu']:.2f}",
+            f"{row['new_cpu']:.2f}",
+            f"{row['faster']:.2f}",
+            f"{row['new_bytes'] / row['old_bytes']:.4f}",
+            f"{row['error_ratio']:.4f}",
+        ]
+        for row in rows
+    ]
+    head = ["modules", "T", "r", "CPU s before", "after", "times faster", "bytes", "error"]
+    return f"{told}\n{table(head, lines)}"
 
 
 _STYLES = {
@@ -161,7 +192,12 @@ def _result() -> Any:
     return json.loads((SPEED / "scaling.json").read_text(encoding="utf-8"))
 
 
-SECTIONS = {"scaling": lambda: block(_result())}
+def _against() -> str:
+    path = SPEED / "revisions-table.json"
+    return against(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else MISSING
+
+
+SECTIONS = {"scaling": lambda: block(_result()), "revisions": _against}
 
 
 def draw() -> None:

@@ -1,11 +1,14 @@
 """Is this tree's merge faster than another revision's, and as good? CPU seconds on one core.
 
     python -m benchmarks.speed revisions --against TREE [--repeats 2] [--rounds 2] [--only forty]
+    python -m benchmarks.speed revisions --against TREE --only table --name revisions-table
 
 TREE is the other revision's work tree (git worktree add). Both trees merge the same adapters in
-turn, in processes of their own: the forty of ``zoo/adapters/gemma3-5x8``, the examples, and cells
-of the scaling table. A row has the least CPU seconds of each, their ratio, bytes and mean errors,
-and how many times the least work a merge takes (read, QR and write; benchmarks/speed/baseline.py).
+turn, in processes of their own: the forty of ``zoo/adapters/gemma3-5x8``, the examples, and some
+cells of the scaling table; ``--only table`` has all of its cells, with one layer of an 8B model. A
+row has the least CPU seconds of each, their ratio, bytes and mean errors, and how many times the
+least work a merge takes (read, QR and write; benchmarks/speed/baseline.py). Every row is saved at
+once, and a second call goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import ROOT, SPEED, provenance, write_result
+from benchmarks.common import ROOT, SPEED, begun, package_hash, provenance, write_result
 from benchmarks.rivals.environments import run_lines
-from benchmarks.speed.scaling import Cell
+from benchmarks.speed.scaling import RANKS, TASKS, WIDTHS, Cell, cells_of
 from benchmarks.speed.synthetic import write_adapters
+
+__all__ = ["CELLS", "TABLE"]
 
 Row = dict[str, Any]
 
@@ -36,6 +41,11 @@ CELLS = (
     Cell("square", 1024, 4, 16, 64),
     Cell("8b", 4096, 14, 16, 8),
 )
+TABLE = tuple(cells_of(TASKS, RANKS, WIDTHS, layers=1))
+_SAME = ("against", "source", "repeats", "rounds", "versions")
+"""Of the head of a result that a run goes on with."""
+_PLACE = ("set", "tasks", "rank", "size")
+"""What names a row."""
 
 
 def seconds(tree: Path, size: str, folders: Sequence[Path], repeats: int, work: Path) -> Row:
@@ -71,27 +81,33 @@ def compared(
 
 
 def measure(head: Row, args: Any, work: Path) -> None:
-    """All rows, each saved as it comes."""
-    about, rows = head, list[Row]()
+    """The rows that the result lacks, each saved as it comes."""
+    rows = begun(SPEED / f"{args.name}.json", head, _SAME)
     old = args.against.resolve()
 
-    def add(head: Row, size: str, folders: Sequence[Path], least: bool = False) -> None:
-        rows.append({**head, "size": size, **compared(old, size, folders, args, work, least)})
-        print(rows[-1], flush=True)
-        write_result(SPEED, args.name, about, rows)
+    def lacks(place: Row) -> bool:
+        return all([row.get(x) for x in _PLACE] != [place.get(x) for x in _PLACE] for row in rows)
 
-    for name, place in SETS.items():
-        folders = sorted(x for x in (ROOT / place).iterdir() if x.is_dir())
-        for size in args.sizes:
-            if not args.only or name in args.only:
-                add({"set": name}, size, folders, size == SIZES[0])
-    for cell in CELLS:
-        if not args.only or "cells" in args.only:
-            with tempfile.TemporaryDirectory(dir=work) as place:
-                head = {"set": f"{cell.modules} of width {cell.width}, {cell.shape}"}
-                head |= {"tasks": cell.tasks, "rank": cell.rank}
-                made = write_adapters(Path(place), cell.shapes, cell.tasks, cell.rank, seed=1)
-                add(head, "5%", made)
+    def add(place: Row, folders: Sequence[Path], least: bool = False) -> None:
+        rows.append(place | compared(old, place["size"], folders, args, work, least))
+        print(rows[-1], flush=True)
+        write_result(SPEED, args.name, head, rows)
+
+    for name, folder in SETS.items():
+        folders = sorted(x for x in (ROOT / folder).iterdir() if x.is_dir())
+        for size in args.sizes if name in args.only else ():
+            if lacks(place := {"set": name, "size": size}):
+                add(place, folders, size == SIZES[0])
+    for cell in (*CELLS * ("cells" in args.only), *TABLE * ("table" in args.only)):
+        if lacks(place := place_of(cell)):
+            with tempfile.TemporaryDirectory(dir=work) as made:
+                add(place, write_adapters(Path(made), cell.shapes, cell.tasks, cell.rank, seed=1))
+
+
+def place_of(cell: Cell) -> Row:
+    """What names the row of a cell."""
+    about = f"{cell.modules} of width {cell.width}, {cell.shape}"
+    return {"set": about, "tasks": cell.tasks, "rank": cell.rank, "size": "5%"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,12 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--against", type=Path, required=True, help="a work tree")
     parser.add_argument("--repeats", type=int, default=2, help="merges in a process")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each tree, in turn")
-    parser.add_argument("--only", nargs="+", choices=(*SETS, "cells"))
+    parser.add_argument(
+        "--only", nargs="+", choices=(*SETS, "cells", "table"), default=(*SETS, "cells")
+    )
     parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--name", default="revisions")
     args = parser.parse_args(arguments)
     git = ["git", "-C", str(args.against), "rev-parse", "--short", "HEAD"]
     against = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
     head = {**provenance("CPU seconds of a merge on one core", seed=1), "against": against}
+    head |= {"source": package_hash(), "repeats": args.repeats, "rounds": args.rounds}
     with tempfile.TemporaryDirectory() as place:
         measure(head, args, Path(place))

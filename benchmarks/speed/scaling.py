@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import ROOT, SPEED, provenance, save_json
+from benchmarks.common import ROOT, SPEED, begun, provenance, save_json
 from benchmarks.rivals.environments import python_of, versions_of
 from benchmarks.rivals.registry import TOOLS as RIVALS
 from benchmarks.speed.exponents import exponents, with_ratios
@@ -39,7 +37,7 @@ from benchmarks.speed.synthetic import (
     write_adapters,
 )
 
-__all__ = ["TOOLS", "Cell", "cells_of", "measured", "summary"]
+__all__ = ["RANKS", "TASKS", "TOOLS", "WIDTHS", "Cell", "cells_of", "measured", "summary"]
 
 TASKS, RANKS, WIDTHS = (4, 8, 16, 32, 64), (8, 16, 32, 64), (512, 1024, 2048, 4096)
 _OURS = "hydraopt"
@@ -157,16 +155,8 @@ def _head(args: argparse.Namespace) -> Row:
 
 def run(args: argparse.Namespace) -> None:
     """Measure the cells that the result lacks."""
-    before = json.loads(args.out.read_text()) if args.out.is_file() else {}
     head = _head(args)
-    changed = [
-        key
-        for key in ("limit", "repeats", "tools", "versions")
-        if before and before[key] != head[key]
-    ]
-    if changed:
-        sys.exit(f"{args.out.name} has other {', '.join(changed)}; remove it first")
-    rows: Rows = before.get("rows", [])
+    rows: Rows = begun(args.out, head, ("limit", "repeats", "tools", "versions"))
     fields = Cell.__dataclass_fields__
     have = {Cell(**{name: row[name] for name in fields}) for row in rows}
     wanted = cells_of(args.tasks, args.ranks, args.widths, args.layers)

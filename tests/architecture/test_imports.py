@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "hydraopt"
 # A module may import its own layer and those before it; those of one layer import one another only
 # if they are of one package: siblings do not know each other.
 LAYERS: list[set[str]] = [
-    {"errors", "lazy", "progress"},
+    {"errors", "lazy", "progress", "threads"},
     {"compiled"},
     {"machinecode"},
     {"files", "linalg"},
@@ -284,6 +284,14 @@ def test_importing_the_package_and_the_command_line_loads_nothing_heavy() -> Non
 def test_merging_does_not_load_torch() -> None:
     script = "import sys, hydraopt.merging.merge, hydraopt.merging.shrink, hydraopt.bundle.verify\n"
     assert run(script + "print('torch' in sys.modules, 'peft' in sys.modules)") == "False False\n"
+
+
+def test_merging_loads_no_scipy_of_its_own() -> None:
+    # numba loads some; scipy.interpolate and scipy.special take longer than a small merge.
+    script = (
+        "import sys, hydraopt.merging.merge\nfrom hydraopt.coding.stream import _bits\n_bits()\n"
+    )
+    assert run(script + "print('scipy' in sys.modules)") == "False\n"
 
 
 def test_public_names_are_frozen() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydraopt.coding.gaussian import level_bits
+from hydraopt.coding.gaussian import _below, level_bits
 from hydraopt.coding.stream import LAMBDA, quantise_block
 from hydraopt.coding.trellis import NEXT_STATE, QUANTISER, quantise, reconstruct
 from hydraopt.coding.trellis import levels_of as levels_behind
@@ -127,3 +127,13 @@ def test_the_levels_behind_integers_come_back(values: list[int]) -> None:
     reconstruct(levels, integers)
     levels_behind(integers, back)
     assert np.array_equal(back, levels)
+
+
+def test_costs_of_levels_are_those_of_a_normal_distribution() -> None:
+    from scipy.special import ndtr
+
+    edges = np.arange(1, 130) * 0.125
+    assert [_below(x) for x in edges.tolist()] == pytest.approx(ndtr(edges), rel=0, abs=2e-16)
+    bits = level_bits(1.3)
+    assert 2.0 ** -bits[0, 1] == pytest.approx(ndtr(3 / 1.3) - ndtr(1 / 1.3), rel=1e-12)
+    assert 2.0 ** -bits[1, 0] == pytest.approx(1 - 2 * ndtr(-0.5 / 1.3), rel=1e-12)

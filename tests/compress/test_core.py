@@ -74,7 +74,7 @@ def test_the_strongest_directions_are_found_without_the_others(
     gram = directions.T @ directions
     np.testing.assert_allclose(gram, np.eye(most), atol=1e-5)
     stacked = (core.U, core.V)[side].astype(np.float64)
-    coordinates = np.concatenate(found.coordinates)
+    coordinates = found.coordinates
     np.testing.assert_allclose(coordinates, stacked.T @ directions, atol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_more_vectors_than_they_are_long_are_all_used(monkeypatch: pytest.Monkey
     directions = core.directions(found, "left", M)
     np.testing.assert_allclose(directions.T @ directions, np.eye(M), atol=1e-5)
     wanted = core.U.T.astype(np.float64) @ directions
-    np.testing.assert_allclose(np.concatenate(found.coordinates), wanted, atol=1e-5)
+    np.testing.assert_allclose(found.coordinates, wanted, atol=1e-5)
 
 
 def test_they_are_the_same_each_time(partial: int) -> None:
@@ -181,7 +181,7 @@ def test_the_last_spaces_are_kept_and_counted() -> None:
     core.spaces(weights_of(core))
     spaces = core.spaces([1.0] * TASKS)
     assert list(core._spaces.values()) == [spaces]
-    held = sum(x.mix.nbytes + sum(c.nbytes for c in x.coordinates) for x in spaces)
+    held = sum(x.mix.nbytes + x.coordinates.nbytes for x in spaces)
     assert held == core.spaces_nbytes
     assert core.U.nbytes + core.V.nbytes == core.vectors_nbytes
 
@@ -189,7 +189,7 @@ def test_the_last_spaces_are_kept_and_counted() -> None:
 def test_what_is_computed_in_part_is_counted_so(partial: int) -> None:
     core, spaces = spaces_of(9)
     assert all(x.values.size == partial for x in spaces)
-    held = sum(x.mix.nbytes + sum(c.nbytes for c in x.coordinates) for x in spaces)
+    held = sum(x.mix.nbytes + x.coordinates.nbytes for x in spaces)
     assert held == core.spaces_nbytes
 
 
@@ -263,7 +263,7 @@ def test_directions_of_little_energy_may_be_left_out(monkeypatch: pytest.MonkeyP
         np.testing.assert_allclose(directions.T @ directions, np.eye(values.size), atol=1e-4)
         stacked = (core.U, core.V)[side].astype(np.float64)
         wanted = stacked.T @ directions
-        np.testing.assert_allclose(np.concatenate(some[side].coordinates), wanted, atol=1e-4)
+        np.testing.assert_allclose(some[side].coordinates, wanted, atol=1e-4)
 
 
 def test_what_is_left_out_does_not_hang_on_what_was_asked_before() -> None:

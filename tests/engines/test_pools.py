@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from hydraopt.engines.engine import Local
 from hydraopt.engines.pool import Alone, Answer, Pool, WorkerLostError
-from hydraopt.engines.processes import Processes
+from hydraopt.engines.processes import Processes, Started
 from hydraopt.engines.worker import HIRE
 from hydraopt.errors import UsageError
 from tests.engines.servants import Counter, Refuses, Unreadable
@@ -103,6 +104,43 @@ def test_closing_ends_workers_that_are_at_work() -> None:
     assert time.monotonic() - started < 20
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_pool_takes_what_started_before_and_the_rest_is_ended() -> None:
+    with Started(2) as started:
+        first, second = (process.pid for process in started._waiting)
+        with Processes(2, started=started) as pool:
+            assert pool.pids == [first]
+            pool.hire(Counter, 3)
+            assert pool.call(1, "add", 1).result() == 4
+        assert (ended(first), ended(second)) == (True, False)
+        with Processes(4, started=started) as pool:  # more than have started
+            assert pool.pids[0] == second
+            assert len(set(pool.pids)) == 3
+    with Started(1) as started:
+        pid = started._waiting[0].pid
+    assert ended(pid)
+
+
+def test_an_engine_starts_ahead_what_its_pool_takes() -> None:
+    with Local(3).ahead(2) as engine:
+        assert engine == Local(3)
+        assert isinstance(engine, Local)
+        assert engine.started is not None
+        (waiting,) = engine.started._waiting
+        with engine.pool(2, lambda: None) as pool:
+            assert isinstance(pool, Processes)
+            assert pool.pids == [waiting.pid]
+    with Local(1).ahead(1) as alone:
+        assert isinstance(alone.pool(1, lambda: None), Alone)
 
 
 def test_workers_have_one_thread_for_linear_algebra() -> None:

@@ -16,10 +16,17 @@ import torch
 from safetensors.numpy import load_file
 
 from hydraopt import merge, read_adapters
+from hydraopt.coding.forms import FORMS
+from hydraopt.coding.script import SHARED
+from hydraopt.compress.measure import MEASURES
+from hydraopt.compress.plan import modes_of
 from hydraopt.engines import engine
 from hydraopt.engines.processes import Processes
 from hydraopt.errors import NumericalError, WorkerError
 from hydraopt.merging import portable
+from hydraopt.merging.align import align
+from hydraopt.merging.draft import legs_of
+from hydraopt.merging.passes import Passes, _owners, _threads
 from tests.merging.merge_cases import modules_of
 
 
@@ -68,6 +75,39 @@ def test_one_two_and_three_workers_give_the_same_bytes(three, tmp_path, started,
     assert made[0] == made[1] == made[2]
     assert [pool.size for pool in started] == [2, 3]
     assert all(gone(pid) for pool in started for pid in pool.pids)
+
+
+class Idle:
+    """A pool that only looks as if."""
+
+    def __init__(self, size: int, near: bool) -> None:
+        self.size, self.near = size, near
+
+    def hire(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("near", "most"), [(True, 3), (False, 1)])
+def test_who_works_alone_uses_the_threads_of_those_that_wait(three, near, most) -> None:
+    pieces = align(read_adapters(three), None, lossless=False)
+    passes = Passes(pieces, MEASURES["frobenius"], modes_of(FORMS), Idle(3, near))
+    legs = list(legs_of(len(pieces.modules)))
+    assert len(legs[-1]) == 1
+    assert passes._threads[legs[-1][0]] == most
+    # All are at work; all others wait from the beginning, or from the middle on, or not so early.
+    assert _threads(0.0, 1.0, np.ones(3)) == 1
+    assert _threads(0.0, 4.0, np.array([4.0, 0.0, 0.0])) == 3
+    assert _threads(0.0, 4.0, np.array([4.0, 2.0])) == 2
+    assert _threads(0.0, 4.0, np.array([4.0, 2.1])) == 1
+    assert _threads(1.0, 4.0, np.array([5.0, 5.0, 0.0, 0.0])) == 2
+
+
+def test_streams_are_shared_out_by_what_they_take() -> None:
+    owners = _owners(40, 2, frozen=False)
+    # The shared stream counts as 12 of the 40: 26 of 52 for each.
+    assert (owners.pop(SHARED), list(owners.values()).count(1)) == (1, 14)
+    assert list(_owners(4, 2, frozen=True).values()) == [1, 0, 1, 0, 1]
+    assert set(_owners(3, 1, frozen=False).values()) == {0}
 
 
 def test_what_is_sent_has_absolute_paths(three, tmp_path, monkeypatch) -> None:
@@ -199,6 +239,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from hydraopt import merge
 from hydraopt.engines import engine
 from hydraopt.merging import portable
+from hydraopt.merging.align import align
+from hydraopt.merging.draft import legs_of
+from hydraopt.merging.passes import Passes, _owners, _threads
 
 portable.WORTH = 1
 def told(stage, done, total):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.errors import AdapterFormatError, explain
-from hydraopt.files.reading import Ranges, open_regular
+from hydraopt.files.reading import Ranges, read_part
 from hydraopt.files.url import AnyPath
 
 __all__ = [
@@ -200,13 +200,12 @@ class FileSpan:
 
     def __call__(self) -> bytes:
         try:
-            with open_regular(self.path) as stream:
-                if stamp_of(os.fstat(stream.fileno())) != self.stamp:
-                    refuse("file changed while it was in use", self.path, do="Run again")
-                stream.seek(self.start)
-                return stream.read(self.size)
+            data, status = read_part(self.path, self.start, self.size)
         except OSError as error:
             refuse("file cannot be read", self.path, got=error, do="Check that it still exists")
+        if stamp_of(status) != self.stamp:
+            refuse("file changed while it was in use", self.path, do="Run again")
+        return data
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Scribe(StreamWriter):
 
     def block(self, block: Block, kind: int) -> None:
         block.check()
-        levels = block.levels
-        size = next(size for size in _LEVEL_BYTES if size == 4 or _fits(levels, size))
+        levels, most = block.levels, (block.largest + 1) // 2  # of a level, see levels_of
+        size = next(size for size in _LEVEL_BYTES if most < 1 << 8 * size - 1)
         self._pieces.append(_STEP.pack(_LEVELS, kind, size, *levels.shape))
         self._pieces.append(np.ascontiguousarray(block.spreads, "<i8").tobytes())
         self._pieces.append(levels.astype(f"<i{size}").tobytes())
@@ -55,11 +55,6 @@ class Scribe(StreamWriter):
         steps = b"".join(self._pieces)
         self._pieces.clear()
         return _RECORD.pack(whose, numbers, len(steps)) + steps
-
-
-def _fits(levels: NDArray[np.int32], size: int) -> bool:
-    most = (1 << 8 * size - 1) - 1
-    return levels.size == 0 or (int(levels.max()) <= most and int(levels.min()) >= -most)
 
 
 def apart(data: bytes) -> Iterator[tuple[int, memoryview]]:

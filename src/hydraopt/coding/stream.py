@@ -94,6 +94,11 @@ class Block:
         """(N, k): the reconstruction, in steps."""
         return self.integers.T.astype(np.float64)
 
+    @functools.cached_property
+    def largest(self) -> int:
+        """The largest |integer|."""
+        return max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
+
     def keep(self, columns: NDArray[np.bool_] | slice) -> Block:
         """Only the marked columns."""
         return Block(self.levels[columns], self.integers[columns], self.spreads[columns])
@@ -106,10 +111,9 @@ class Block:
         if self.levels.size > MOST_NUMBERS:
             got, expected = f"{count} x {columns} numbers in a block", f"at most {MOST_NUMBERS}"
         else:
-            worst = max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
-            if worst > MOST_NUMBER:
-                got, expected = f"a number of {worst} steps", f"at most {MOST_NUMBER}"
-            elif worst * (columns - 1) >= MOST_SUM:
+            if self.largest > MOST_NUMBER:
+                got, expected = f"a number of {self.largest} steps", f"at most {MOST_NUMBER}"
+            elif self.largest * (columns - 1) >= MOST_SUM:
                 rows = np.abs(self.integers[:-1].astype(np.int64)).sum(axis=0)
                 if int(rows.max(initial=0)) >= MOST_SUM:
                     got, expected = f"a row of {rows.max()} steps in sum", f"below {MOST_SUM}"

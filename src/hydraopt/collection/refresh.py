@@ -269,7 +269,7 @@ def _solved(
     """All tasks over a new core: within the budget, or at the price that there was."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
     recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
-    job = dataclasses.replace(Job.of(tasks.pieces, recipe), core_file=core_file)
+    job = Job.of(tasks.pieces, recipe, core_file)
     if not tasks.pieces.contents:
         return job, None
     if budget is not None:

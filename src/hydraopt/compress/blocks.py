@@ -169,7 +169,7 @@ class WideCore:
     def over(self, basis: Basis, side: str) -> SharedSpace:
         """The space of a basis that is there already."""
         nothing = np.zeros((0, 0))
-        return WideSpace(np.zeros(basis.q), [], nothing, basis.orthonormal.astype(np.float32))
+        return WideSpace(np.zeros(basis.q), nothing, nothing, basis.orthonormal.astype(np.float32))
 
     @property
     def spaces_nbytes(self) -> int:
@@ -243,7 +243,8 @@ def _wide(energy: Array, directions: Array, unit: float) -> WideSpace:
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
     keep = np.flatnonzero(sound)[::-1]
     values = np.sqrt(energy[keep]) * unit
-    return WideSpace(values, [], np.zeros((0, 0)), directions[:, keep].astype(np.float32))
+    nothing = np.zeros((0, 0))
+    return WideSpace(values, nothing, nothing, directions[:, keep].astype(np.float32))
 
 
 class BlockStore(CoreStore):

@@ -67,17 +67,18 @@ class SharedSpace:
     """Principal directions of one side over all tasks, strongest first.
 
     values (q,): weighted singular values, ``sigma_i^2 = sum_t w_t |dW_t v_i|^2``.
-    coordinates: for each task, ``V_t^T V`` (r_t, q): its singular vectors in these directions.
+    coordinates: ``V_t^T V`` of each task (r_t, q), its singular vectors in these directions, one
+    task below the other, (sum r, q).
     mix (sum r, q): the directions themselves are ``[V_1 ... V_T] mix``, (N, q).
     """
 
     values: Array
-    coordinates: list[Array]
+    coordinates: Array
     mix: Array
 
     def within(self, core: ModuleCore, side: str, q: int) -> Array:
         """The tasks' vectors of a side in the first q directions, (sum r, q)."""
-        return np.concatenate(self.coordinates)[:, :q]
+        return self.coordinates[:, :q]
 
 
 def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0) -> SharedSpace:
@@ -93,9 +94,10 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
         coarse = _coarse(stacked, d / unit)
     if unit == 0 or (coarse is not None and _by_chance(coarse, d / unit, scales, len(stacked))):
         nothing = np.zeros((d.size, 0))
-        return SharedSpace(np.zeros(0), _by_task(nothing, scales), nothing)
+        return SharedSpace(np.zeros(0), nothing, nothing)
     if coarse is not None and least > _COARSE * unit**2 * np.linalg.norm(coarse):
-        energy, w = _above(coarse, least / unit**2)
+        # LAPACK takes less for all of them in double precision than to look for some in single.
+        energy, w = np.linalg.eigh(coarse.astype(np.float64))
         energy *= unit**2
     elif min(d.size, len(stacked)) > _EXACT:
         energy, w = _strongest(stacked, d)
@@ -106,7 +108,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
         vectors = stacked.astype(np.float64)
         energy, w = np.linalg.eigh((vectors.T @ vectors) * np.outer(d, d))
     sound = significant(energy, STORED_IN_FLOAT32, least=1e-300)
-    keep = np.flatnonzero(sound)[::-1][: stacked.shape[0]]
+    keep = np.flatnonzero(sound & (energy > least))[::-1][: stacked.shape[0]]
     values = np.sqrt(energy[keep])
     mix = d[:, None] * w[:, keep] / values
     if min(d.size, len(stacked)) <= _EXACT and d.min() > _FAINT * unit:
@@ -114,7 +116,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
         coordinates = w[:, keep] * values / d[:, None]
     else:
         coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
-    return SharedSpace(values, _by_task(coordinates, scales), mix)
+    return SharedSpace(values, np.ascontiguousarray(coordinates), mix)
 
 
 def _by_task(rows: Array, scales: Sequence[Array]) -> list[Array]:
@@ -140,18 +142,6 @@ def _by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) ->
     others = energies.sum() ** 2 - energies @ energies
     overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
     return overlap * length < _CHANCE * float(others)
-
-
-def _above(gram: Stacked, least: float) -> tuple[Array, Array]:
-    """Eigenvalues above ``least`` of a Gram matrix in single precision, rising, and vectors."""
-    from scipy.linalg import LinAlgError, eigh
-
-    values = (least, np.inf)
-    try:
-        energy, w = eigh(gram, subset_by_value=values, driver="evr", check_finite=False)
-    except LinAlgError:  # The faster driver may fail where the plain one does not.
-        energy, w = np.linalg.eigh(gram)
-    return energy.astype(np.float64), w.astype(np.float64)
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
@@ -222,10 +212,14 @@ class ModuleCore:
         """The one block, and which tasks it has."""
         return self, slice(None)
 
+    def vectors_of(self, i: int) -> slice:
+        """Which of all singular vectors are those of the i-th task."""
+        return slice(self._edges[i], self._edges[i + 1])
+
     def thin(self, i: int) -> Thin:
         """Thin SVD of the i-th task of this module, float64."""
-        a, b = self._edges[i], self._edges[i + 1]
-        return Thin(self.U[:, a:b].astype(np.float64), self.s[i], self.V[:, a:b].astype(np.float64))
+        own = self.vectors_of(i)
+        return Thin(self.U[:, own].astype(np.float64), self.s[i], self.V[:, own].astype(np.float64))
 
     def rows(self, side: str, tasks: Sequence[int]) -> Array:
         """One side's singular vectors of some tasks of one rank as rows, (T, r, N), float64."""
@@ -265,8 +259,7 @@ class ModuleCore:
         """The space of a basis that is there already: its directions are of no strength here."""
         stacked = self.U if side == "left" else self.V
         coordinates = stacked.T.astype(np.float64) @ basis.orthonormal
-        by_task = [coordinates[a:b] for a, b in itertools.pairwise(self._edges)]
-        return SharedSpace(np.zeros(basis.q), by_task, np.zeros((len(coordinates), 0)))
+        return SharedSpace(np.zeros(basis.q), coordinates, np.zeros((len(coordinates), 0)))
 
     @property
     def spaces_nbytes(self) -> int:
@@ -336,8 +329,6 @@ class CoreStore:
         room: int = ROOM,
         vectors: int = 160 << 20,
     ) -> None:
-        import scipy.linalg  # noqa: F401  # its BLAS has to be there before threads are limited
-
         self._readers = readers
         self._known: dict[int, tuple[ModuleCore, bool]] = {}
         self._room = {"spaces": room, "vectors": vectors}

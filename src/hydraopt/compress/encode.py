@@ -25,6 +25,7 @@ from hydraopt.compress.plan import ModulePlan, TaskPlan
 from hydraopt.compress.sides import BasisPlan
 from hydraopt.linalg.basis import Bases
 from hydraopt.linalg.shapes import Array, Factors, Thin
+from hydraopt.threads import in_threads
 
 __all__ = ["EncodedModule", "encode_bases", "encode_module", "squared_error"]
 
@@ -54,9 +55,13 @@ class EncodedModule:
     has_bases: bool
 
 
-def encode_bases(core: AnyCore, plan: ModulePlan) -> tuple[BasisRecord | None, BasisRecord | None]:
+def encode_bases(
+    core: AnyCore, plan: ModulePlan, threads: int = 1
+) -> tuple[BasisRecord | None, BasisRecord | None]:
     """The bases of a plan, left and right, rounded."""
-    return _encode_basis(core, plan.left, "left"), _encode_basis(core, plan.right, "right")
+    sides = (plan.left, "left"), (plan.right, "right")
+    left, right = in_threads(lambda side: _encode_basis(core, *side), sides, threads)
+    return left, right
 
 
 def _encode_basis(core: AnyCore, plan: BasisPlan | None, side: str) -> BasisRecord | None:
@@ -67,23 +72,32 @@ def _encode_basis(core: AnyCore, plan: BasisPlan | None, side: str) -> BasisReco
 
 
 def encode_module(
-    core: ModuleCore, plan: ModulePlan, measure: Measure, given: Bases | None = None
+    core: ModuleCore,
+    plan: ModulePlan,
+    measure: Measure,
+    given: Bases | None = None,
+    threads: int = 1,
 ) -> EncodedModule:
     """Encode all tasks of a module under its plan; deterministic.
 
-    given: the bases that the plan was made over, if they are there already.
+    given: the bases that the plan was made over, if they are there already. threads: that tasks are
+    shared out to; does not change the result.
     """
     left = right = None
     if given is None:
-        left, right = encode_bases(core, plan)
+        left, right = encode_bases(core, plan, threads)
         given = left.basis if left else None, right.basis if right else None
     records: list[PartsRecord | None] = [None] * len(core.s)
     energies = [float(s @ s) for s in core.s]
     errors = energies.copy()
     moved = _moved(core, measure)
-    for tasks, k in _groups(core, plan, given):
-        alike = _alike(core, plan, tasks, k, measure, moved)
-        for i, done in zip(tasks, encode_alike(alike, *given), strict=True):
+
+    def encoded(group: tuple[list[int], int]) -> list[tuple[PartsRecord, float] | None]:
+        return encode_alike(_alike(core, plan, *group, measure, moved), *given)
+
+    groups = list(_groups(core, plan, given, threads))
+    for (tasks, _), some in zip(groups, in_threads(encoded, groups, threads), strict=True):
+        for i, done in zip(tasks, some, strict=True):
             if done is None:
                 continue
             records[i], errors[i] = done
@@ -101,16 +115,19 @@ def encode_module(
     )
 
 
-def _groups(core: ModuleCore, plan: ModulePlan, given: Bases) -> Iterator[tuple[list[int], int]]:
+def _groups(
+    core: ModuleCore, plan: ModulePlan, given: Bases, threads: int
+) -> Iterator[tuple[list[int], int]]:
     """Tasks of one mode, rank and number of parts, which is beside them, some at a time; not those
-    without parts."""
+    without parts. threads: at least so many groups of each kind, if it has as many tasks."""
     groups: dict[tuple[Mode, int, int], list[int]] = {}
     for i, (task, s) in enumerate(zip(plan.tasks, core.s, strict=True)):
         k = min(_most(task, given), s.size)
         if k:
             groups.setdefault((task.mode, s.size, k), []).append(i)
     for (_, rank, k), tasks in groups.items():
-        some = max(_TOGETHER // (rank * max(core.m, core.n)), 1)
+        most = max(_TOGETHER // (rank * max(core.m, core.n)), 1)
+        some = min(most, -(-len(tasks) // threads))
         for first in range(0, len(tasks), some):
             yield tasks[first : first + some], k
 

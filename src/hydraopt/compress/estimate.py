@@ -50,8 +50,9 @@ def squared_errors(core: ModuleCore, plan: ModulePlan, measure: Measure) -> Arra
 
 def _squared_error(core: ModuleCore, plan: ModulePlan, i: int, measure: Measure) -> float:
     task = plan.tasks[i]
-    left = _table(task.mode.left, core.m, plan.left, i)
-    right = _table(task.mode.right, core.n, plan.right, i)
+    vectors = core.vectors_of(i)
+    left = _table(task.mode.left, core.m, plan.left, vectors)
+    right = _table(task.mode.right, core.n, plan.right, vectors)
     energy = core.s[i] ** 2
     # As the planner writes them: in the order of what the bases explain.
     explained = energy * (1 - left.lost[:, 0]) * (1 - right.lost[:, 0])
@@ -65,6 +66,6 @@ def _squared_error(core: ModuleCore, plan: ModulePlan, i: int, measure: Measure)
     return float(energy[written] @ share + energy[order[task.left.size :]].sum())
 
 
-def _table(way: Way, length: int, basis: BasisPlan | None, i: int) -> SideTable:
-    own = np.zeros((0, 0)) if basis is None else basis.space.coordinates[i][:, : basis.q]
+def _table(way: Way, length: int, basis: BasisPlan | None, vectors: slice) -> SideTable:
+    own = np.zeros((0, 0)) if basis is None else basis.space.coordinates[vectors, : basis.q]
     return side_table(way, length, basis, own)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from hydraopt.engines.pool import Alone, Pool
-from hydraopt.engines.processes import Processes
+from hydraopt.engines.processes import Processes, Started
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["ENGINES", "Engine", "Local", "OnRay", "engine_named"]
@@ -36,6 +37,10 @@ class Engine(Protocol):
         """A pool of that size; after: called when it is closed."""
         ...
 
+    def ahead(self, size: int) -> AbstractContextManager[Engine]:
+        """The engine whose next pool, of about that size, starts while others still work."""
+        ...
+
     @property
     def remote(self) -> bool:
         """Whether even one worker is elsewhere, and small work goes there too."""
@@ -44,11 +49,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """This process, and others beside it. workers: at most; default one for each core."""
+    """This process, and others beside it. workers: at most; default one for each core. started:
+    processes that its pool takes."""
 
     workers: int | None = None
     work: Path | None = None
     memory: int | None = None
+    started: Started | None = field(default=None, repr=False, compare=False)
     remote = False
 
     def most(self) -> int:
@@ -61,7 +68,12 @@ class Local:
         return os.cpu_count() or 1
 
     def pool(self, size: int, after: Callable[[], None]) -> Pool:
-        return Processes(size, after) if size > 1 else Alone()
+        return Processes(size, after, self.started) if size > 1 else Alone()
+
+    @contextmanager
+    def ahead(self, size: int) -> Iterator[Engine]:
+        with Started(size - 1) as started:
+            yield replace(self, started=started)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,9 @@ class OnRay:
 
         connect(self.address)
         return RayPool(size, after)
+
+    def ahead(self, size: int) -> AbstractContextManager[Engine]:
+        return nullcontext(self)
 
 
 def engine_named(

@@ -71,6 +71,11 @@ class Pool(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def near(self) -> bool:
+        """Whether all are on this machine, where one may use the cores of those that wait."""
+        ...
+
     def hire(self, make: Callable[..., Any], *arguments: Any) -> None:
         """Give every worker a servant: ``make(*arguments)``, importable by name."""
         ...
@@ -128,7 +133,7 @@ class _Given:
 class Alone(Closing):
     """The one worker is this process. It works when somebody waits."""
 
-    size = 1
+    size, near = 1, True
 
     def __init__(self) -> None:
         self._waiting: list[_Given] = []

@@ -24,7 +24,7 @@ from typing import Any, Final
 from hydraopt.engines.pool import Alone, Answer, Closing, lost
 from hydraopt.engines.worker import ANSWER, CALL, HIRE
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "Started"]
 
 _PATIENCE: Final = 5.0
 """Seconds that a worker is given to end."""
@@ -150,16 +150,41 @@ class _Sent:
         return self._future.result()[1 + number]
 
 
+class Started(Closing):
+    """``count`` processes that start before there is a pool to take them. Closing ends those that
+    none took."""
+
+    def __init__(self, count: int) -> None:
+        self._waiting = [_Process(number) for number in range(1, count + 1)]
+
+    def take(self, number: int) -> _Process:
+        """The worker of that number; taken in order, from 1 on."""
+        return self._waiting.pop(0) if self._waiting else _Process(number)
+
+    def close(self) -> None:
+        for process in self._waiting:
+            process.end()
+        self._waiting.clear()
+
+
 class Processes(Closing):
     """This process and ``size - 1`` others; they start at once, and are ready when they are.
 
-    after: called when all have ended.
+    after: called when all have ended. started: those that have started already.
     """
 
-    def __init__(self, size: int, after: Callable[[], None] = lambda: None) -> None:
+    near = True
+
+    def __init__(
+        self,
+        size: int,
+        after: Callable[[], None] = lambda: None,
+        started: Started | None = None,
+    ) -> None:
         self.size, self._after = size, after
         self._own = Alone()
-        self._others = [_Process(number) for number in range(1, size)]
+        make = _Process if started is None else started.take
+        self._others = [make(number) for number in range(1, size)]
         self._servant: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
 
     @property

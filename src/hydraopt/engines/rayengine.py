@@ -119,6 +119,8 @@ class RayPool(Closing):
     after: called when all have ended. What :func:`connect` connected ends with the pool.
     """
 
+    near = False
+
     def __init__(self, size: int, after: Callable[[], None] = lambda: None) -> None:
         self.size, self._after = size, after
         self._actors: list[Any] = []

@@ -7,8 +7,8 @@ import io
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final, NamedTuple, overload
 
 __all__ = ["Aside", "Chosen", "Laid", "Place", "Replaced", "sizes_of"]
@@ -45,14 +45,16 @@ class Aside:
 
     def write(self, place: Place, data: bytes) -> None:
         """Put as many bytes in the place of others."""
-        with self._naming():
+        try:
             if isinstance(self._file, io.BytesIO) and place.start + len(data) > _MOST:
                 self._file = self._outgrown(self._file)
             _fill(self._file, place.start, data)
+        except OSError as error:
+            raise self._named(error) from error
 
     def read(self, place: Place) -> bytes:
         """The bytes that lie there."""
-        with self._naming():
+        try:
             self._file.seek(place.start)
             data = self._file.read(place.size)
             while len(data) < place.size:  # a system gives some 2 GiB at once
@@ -60,6 +62,8 @@ class Aside:
                 if not more:
                     raise OSError(errno.EIO, "a temporary file is shorter than what was put there")
                 data += more
+        except OSError as error:
+            raise self._named(error) from error
         return data
 
     def _outgrown(self, held: io.BytesIO) -> io.FileIO:
@@ -72,13 +76,10 @@ class Aside:
             weakref.finalize(self, closing.pop_all().close)
         return file
 
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            folder = self._folder or tempfile.gettempdir()
-            raise OSError(error.errno, error.strerror or str(error), folder) from error
+    def _named(self, error: OSError) -> OSError:
+        """The same error, which says in what folder."""
+        folder = self._folder or tempfile.gettempdir()
+        return OSError(error.errno, error.strerror or str(error), folder)
 
 
 def _fill(file: io.BytesIO | io.FileIO, start: int, data: bytes | memoryview) -> None:

@@ -20,11 +20,15 @@ __all__ = [
     "Ranges",
     "file_hash",
     "open_regular",
+    "read_part",
     "read_regular",
 ]
 
 MOST_CONFIG: Final = 16 << 20
 """Bytes that a config may have."""
+
+_AT_ONCE: Final = 1 << 30
+"""Bytes that every system gives at once."""
 
 _KINDS: Final = {
     stat.S_IFIFO: "a FIFO",
@@ -39,8 +43,9 @@ def _refused(code: int, what: str, path: str | os.PathLike[str]) -> OSError:
     return OSError(code, what, os.fspath(path))
 
 
-def _descriptor(path: str | os.PathLike[str], most: int | None) -> int:
-    """An open descriptor of a regular file of at most ``most`` bytes; raises OSError."""
+def _opened(path: str | os.PathLike[str], most: int | None = None) -> tuple[int, os.stat_result]:
+    """An open descriptor of a regular file of at most ``most`` bytes, and its status; raises
+    OSError."""
     # Without O_NONBLOCK opening a FIFO waits for who writes into it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
@@ -55,7 +60,7 @@ def _descriptor(path: str | os.PathLike[str], most: int | None) -> int:
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, status
 
 
 def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
@@ -63,7 +68,7 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Binar
 
     most: bytes that it may have. Raises OSError for anything else, without waiting.
     """
-    return os.fdopen(_descriptor(path, most), "rb")
+    return os.fdopen(_opened(path, most)[0], "rb")
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -73,6 +78,21 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     if len(data) > most:  # It grew meanwhile.
         raise _refused(errno.EFBIG, f"too large to be read: over {most:,} bytes", path)
     return data
+
+
+def read_part(path: str | os.PathLike[str], start: int, size: int) -> tuple[bytes, os.stat_result]:
+    """``size`` bytes of a regular file from ``start`` on, fewer only at its end, and its status
+    before they were read; raises OSError."""
+    descriptor, status = _opened(path)
+    try:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        pieces = []
+        while size > 0 and (piece := os.read(descriptor, min(size, _AT_ONCE))):
+            pieces.append(piece)
+            size -= len(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces), status
 
 
 class Ranges(Protocol):
@@ -102,8 +122,8 @@ class HeldFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._descriptor = -1
-        self._descriptor = _descriptor(path, None)
-        self._was = _mark_of(os.fstat(self._descriptor))
+        self._descriptor, status = _opened(path)
+        self._was = _mark_of(status)
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -126,7 +146,7 @@ class HeldFile:
         """``size`` bytes from ``start`` on, fewer only at the end of the file."""
         pieces = []
         while size > 0:
-            piece = os.pread(self._descriptor, min(size, 1 << 30), start)
+            piece = os.pread(self._descriptor, min(size, _AT_ONCE), start)
             if not piece:
                 break
             pieces.append(piece)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +40,7 @@ from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
+from hydraopt.merging.portable import engine_of, workers_for
 from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
@@ -128,16 +130,29 @@ def merge(
     limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = _loaded(adapters, output, same_base, alpha)
-    pieces = _aligned(loaded, lossless, exact, open_base(base))
     weighed = importance or {}, sensitivity or {}
-    options = Options(chosen, tuple(forms or FORMS), fair, workers, progress, *weighed)
-    budget = limits.budget(pieces.fp16_bytes)
-    job, solution = Job.of(pieces, recipe_of(options, budget, lossless, helpers)), None
-    job = dataclasses.replace(job, core_file=core_name(output))
-    if pieces.contents:
+    with _started(loaded, 1 if lossless else workers) as engine:
+        pieces = _aligned(loaded, lossless, exact, open_base(base))
+        options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
+        budget = limits.budget(pieces.fp16_bytes)
+        job = Job.of(pieces, recipe_of(options, budget, lossless, helpers), core_name(output))
         job, solution = _solved(job, budget, options, judge)
+    if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
+
+
+@contextmanager
+def _started(loaded: Loaded, workers: int | Engine | None) -> Iterator[Engine]:
+    """The engine, whose workers start while the adapters are still looked at."""
+    engine, adapters = engine_of(workers), loaded.adapters
+    if engine.remote:
+        yield engine
+        return
+    numbers = sum(adapter.numbers for adapter in adapters)
+    modules = {path for adapter in adapters for path in adapter.modules}
+    with engine.ahead(workers_for(engine, numbers, len(modules))) as begun:
+        yield begun
 
 
 def recipe_of(
@@ -158,9 +173,11 @@ def recipe_of(
 
 def _solved(
     job: Job, budget: Budget | HarmLimit, options: Options, judge: HarmJudge | None
-) -> tuple[Job, Solution[Draft]]:
-    """The draft that meets the budget, by harm where there is a judge and it is free to share out;
-    and the job with the curves of its trials."""
+) -> tuple[Job, Solution[Draft] | None]:
+    """The draft that meets the budget, by harm where there is a judge and it is free to share out,
+    None where nothing is coded; and the job with the curves of its trials."""
+    if not job.pieces.contents:
+        return job, None
     if judge is None:
         assert not isinstance(budget, HarmLimit)
         return job, solve(job, budget, options)

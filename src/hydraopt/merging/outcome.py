@@ -126,11 +126,11 @@ class Job:
     core_file: str | None = None
 
     @classmethod
-    def of(cls, pieces: MergeSet, recipe: Recipe) -> Job:
+    def of(cls, pieces: MergeSet, recipe: Recipe, core_file: str | None = None) -> Job:
         """The job of these pieces; what is to be carried is coded, without loss."""
         names = [task.name for task in pieces.tasks]
         tensors = dict(zip(names, pieces.carried, strict=True))
-        return cls(pieces, pack_carried(tensors), recipe)
+        return cls(pieces, pack_carried(tensors), recipe, core_file=core_file)
 
     def manifest(self, draft: Draft | None) -> Manifest:
         """The manifest, with the errors of a draft, and zeros without one."""

@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from hydraopt import __version__
 from hydraopt.bundle.spec import ModuleEntry
@@ -50,6 +50,8 @@ _AHEAD: Final = 2
 """Items that a worker is asked for before what it made of the first is used."""
 _MANY_AHEAD: Final = 32
 """The same where answers are small: nobody waits for a worker that has just started."""
+_SHARED: Final = 0.3
+"""Work on the shared stream, of that on all others; of forty adapters at 10 %."""
 _TRIES: Final = 3
 """Times that a pass is begun while workers are lost in it."""
 
@@ -123,42 +125,47 @@ class Passes(Closing):
         shards: Shards | None = None,
     ) -> None:
         self._pieces, self._measure, self._modes = pieces, measure, tuple(modes)
+        self._libraries = ThreadpoolController()  # looked for once: it reads what is mapped
         self._contents = pieces.contents
         self._modules = len(pieces.modules)
         self._items = self._modules + len(pieces.matrices)
         self._holders, self._names = _holders(pieces), pieces.owners
         self._progress = progress or silent
         self._pool: Pool = pool or Alone()
-        self._of_item = self._shared_out()
+        self._of_item, self._threads = self._shared_out()
         self._told: list[set[int]] = [set() for _ in range(self._pool.size)]
         self._blocks = [0] * self._items  # of each item, once its energies were asked for
         room = (min(max(ROOM, pieces.fp16_bytes), _MOST_ROOM) + _VECTORS) // self._pool.size
         room = room if memory is None else memory
         vectors = min(_VECTORS // self._pool.size, room // 4)
-        owners = {content: content % self._pool.size for content in range(self._contents)}
-        owners[SHARED] = self._pool.size - 1
         frozen, workers = pieces.core is not None, self._pool.size
+        owners = _owners(self._contents, workers, frozen)
         about = measure, self._modes, owners, workers, frozen, room - vectors, vectors, shards
         self._pool.hire(Servant, Setup(*about))
 
     def close(self) -> None:
         self._pool.close()
 
-    def _shared_out(self) -> list[int]:
-        """The worker of each item: in every leg, who has least to do so far; then, in all."""
+    def _shared_out(self) -> tuple[list[int], list[int]]:
+        """The worker of each item: in every leg, who has least to do so far; then, in all. And its
+        threads, where others of this machine have nothing left to do in the leg."""
         workers = self._pool.size
         entries = [module.m + module.n for module in self._pieces.modules]
         entries += [sum(tensor.shape) for tensor in self._pieces.matrices]
-        loads, chosen = np.zeros(workers), [0] * self._items
+        work = [float(x * len(held)) for x, held in zip(entries, self._holders, strict=True)]
+        loads, chosen, threads = np.zeros(workers), [0] * self._items, [1] * self._items
         for leg in legs_of(self._items):
-            here = np.zeros(workers)
+            here, begins = np.zeros(workers), dict[int, float]()
             for index in leg:
                 worker = min(range(workers), key=lambda w: (here[w], loads[w], -w))
-                work = entries[index] * len(self._holders[index])
-                here[worker] += work
-                loads[worker] += work
+                begins[index] = here[worker]
+                here[worker] += work[index]
+                loads[worker] += work[index]
                 chosen[index] = worker
-        return chosen
+            if self._pool.near:
+                own = [(begins[index], work[index]) for index in leg]
+                threads[leg.start : leg.stop] = [_threads(*item, here) for item in own]
+        return chosen, threads
 
     def energies(self) -> Array:
         """Squared Frobenius norms, (contents, items)."""
@@ -249,7 +256,7 @@ class Passes(Closing):
         writing: deque[list[Answer]] = deque()
         bits = course.bits if course else np.zeros(self._items)
         asked = (
-            (i, price, self._own(i, weights), float(bits[i]), block)
+            (i, price, self._own(i, weights), float(bits[i]), block, self._threads[i])
             for i in leg
             for block in range(self._blocks[i])
         )
@@ -284,7 +291,7 @@ class Passes(Closing):
         self, method: str, asked: Iterable[tuple[Any, ...]], parts: int = 0
     ) -> Iterator[tuple[int, Answer]]:
         """(item, answer) in order, asked for ahead by at most a few items."""
-        with threadpool_limits(1, user_api="blas"):
+        with self._libraries.limit(limits=1, user_api="blas"):
             waiting: deque[tuple[int, Answer]] = deque()
             ahead = (_AHEAD if parts else _MANY_AHEAD) * self._pool.size
             for question in asked:
@@ -334,6 +341,24 @@ class Passes(Closing):
                 # Also those that live may have been told something that they have not heard.
                 self._told = [set() for _ in range(self._pool.size)]
         raise AssertionError
+
+
+def _threads(begins: float, work: float, ends: Array) -> int:
+    """Of an item that a worker begins then, when workers have nothing left to do at ``ends``: those
+    of workers that wait from the middle of it on."""
+    busy = int(np.count_nonzero(ends > begins + work / 2))
+    return len(ends) // max(busy, 1)
+
+
+def _owners(contents: int, workers: int, frozen: bool) -> dict[int, int]:
+    """The worker that codes each content's stream, and the shared one: all have as much to do."""
+    loads = [0.0] * workers
+    loads[-1] = 0.0 if frozen else _SHARED * contents
+    owners = {SHARED: workers - 1}
+    for content in range(contents):
+        owners[content] = min(range(workers), key=loads.__getitem__)
+        loads[owners[content]] += 1
+    return owners
 
 
 def _holders(pieces: MergeSet) -> list[list[int]]:

@@ -16,13 +16,13 @@ from typing import Final
 from hydraopt.adapters.model import LowRankModule
 from hydraopt.adapters.rawtensor import FileSpan, RawTensor, stamp_of
 from hydraopt.compress.core import FactorReader
-from hydraopt.engines.engine import Engine
+from hydraopt.engines.engine import Engine, Local
 from hydraopt.engines.pool import Alone, Pool
 from hydraopt.merging.align import AdapterFactors, MergeSet
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.joined import JoinedFactors
 
-__all__ = ["WORTH", "Spool", "pool_for", "portable"]
+__all__ = ["WORTH", "Spool", "engine_of", "pool_for", "portable", "workers_for"]
 
 WORTH: Final = 3_000_000
 """Numbers of the inputs that a further process is started for: more work than its start takes, by
@@ -66,6 +66,17 @@ def _reads_modules(read: FactorReader) -> bool:
     return isinstance(read, AdapterFactors)
 
 
+def engine_of(workers: int | Engine | None) -> Engine:
+    """The engine that is meant: a number is of processes on this machine."""
+    return Local(workers) if isinstance(workers, int | None) else workers
+
+
+def workers_for(engine: Engine, numbers: int, items: int) -> int:
+    """Workers of a job about so many numbers, in so many modules and coded tensors."""
+    size = min(engine.most(), items)
+    return max(size if engine.remote else min(size, 1 + numbers // WORTH), 1)
+
+
 def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
     """The pool of a job, and its pieces as that pool's workers can read them.
 
@@ -74,16 +85,14 @@ def pool_for(pieces: MergeSet, engine: Engine) -> tuple[Pool, MergeSet]:
     """
     if not all(map(_reads_modules, pieces.readers)):
         return Alone(), pieces
-    size = min(engine.most(), len(pieces.readers) + len(pieces.matrices))
-    if not engine.remote:
-        size = min(size, 1 + pieces.numbers // WORTH)
-        if size < 2:
-            return Alone(), pieces
+    size = workers_for(engine, pieces.numbers, len(pieces.readers) + len(pieces.matrices))
+    if size < 2 and not engine.remote:
+        return Alone(), pieces
     spool = Spool(engine.work)
     # First what can fail, and only then the processes, which nobody has to end yet.
     try:
         sent = portable(pieces, spool)
-        return engine.pool(max(size, 1), spool.close), sent
+        return engine.pool(size, spool.close), sent
     except BaseException:
         spool.close()
         raise

@@ -179,12 +179,19 @@ class Servant:
         return bits
 
     def encode(
-        self, index: int, price: float, weights: Sequence[float], expected: float, block: int = 0
+        self,
+        index: int,
+        price: float,
+        weights: Sequence[float],
+        expected: float,
+        block: int = 0,
+        threads: int = 1,
     ) -> tuple[Made | bytes, ...]:
         """Plan and encode a block of an item: what came of it, and the scripts for each worker's
         streams. Whatever an item has once is with its first block.
 
         expected: bits of a tensor, which are estimated once, for the course of a whole pass.
+        threads: those of workers that wait for this one; they do not change the answer.
         """
 
         def make() -> tuple[Any, bytes]:
@@ -193,7 +200,7 @@ class Servant:
                 about = index, price, tuple(weights)
                 made, scripts = self._tensor(item, about, 0.0 if block else expected, block)
             else:
-                made, scripts = self._block(index, item, price, weights, block)
+                made, scripts = self._block(index, item, price, weights, block, threads)
             return asdict(made), scripts
 
         question = ["encode", price, weights, expected, block]
@@ -223,19 +230,25 @@ class Servant:
         return core, plan_module(core, own, price, setup.measure, setup.modes, item.given)
 
     def _block(
-        self, index: int, item: ModuleItem, price: float, weights: Sequence[float], block: int
+        self,
+        index: int,
+        item: ModuleItem,
+        price: float,
+        weights: Sequence[float],
+        block: int,
+        threads: int,
     ) -> tuple[Made, bytes]:
         """Some tasks of a module; with the first ones its bases, and what the planner expected."""
         about = index, price, tuple(weights)
         begun = self._begun
         if not isinstance(begun, _Begun) or begun.about != about:
             core, plan = self._plan(index, item, price, weights)
-            bases = encode_bases(core, plan) if item.given is None else (None, None)
+            bases = encode_bases(core, plan, threads) if item.given is None else (None, None)
             begun = _Begun(about, core, plan, bases)
         self._begun = begun if block + 1 < begun.core.count else None
         part, tasks = begun.core.block(block)
         plan, given = begun.plan, item.given or begun.given
-        module = encode_module(part, plan.of(tasks), self._setup.measure, given)
+        module = encode_module(part, plan.of(tasks), self._setup.measure, given, threads)
         if block:
             return self._module(item, module, None, 0.0)
         return self._module(item, module, begun.bases, plan.bits)

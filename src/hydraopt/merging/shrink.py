@@ -8,7 +8,6 @@ the recipe says so).
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 
@@ -83,8 +82,7 @@ def shrink(
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
         _check_smaller(before, budget)
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
-    job = dataclasses.replace(Job.of(pieces, recipe), core_file=core_name(output))
-    solution = None
+    job, solution = Job.of(pieces, recipe, core_name(output)), None
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
         solution = _solved(job, budget, options, StoredCurves(before.manifest))

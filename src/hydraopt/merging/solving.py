@@ -13,14 +13,14 @@ import numpy as np
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.plan import modes_of
-from hydraopt.engines.engine import Engine, Local
+from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
 from hydraopt.merging.draft import Course, Draft
 from hydraopt.merging.guide import Guide
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
-from hydraopt.merging.portable import pool_for
+from hydraopt.merging.portable import engine_of, pool_for
 from hydraopt.merging.search import (
     CODED,
     MOST_PASSES,
@@ -99,8 +99,7 @@ def _weights(passes: Passes, job: Job, options: Options) -> Weights:
 
 def passes_of(job: Job, options: Options) -> Passes:
     """Passes over the modules and tensors of a job; to be closed, as by ``with``."""
-    asked = options.workers
-    engine = Local(asked) if isinstance(asked, int | None) else asked
+    engine = engine_of(options.workers)
     shards = None if engine.work is None else Shards(engine.work)
     modes = modes_of(options.forms)
     pool, pieces = pool_for(job.pieces, engine)

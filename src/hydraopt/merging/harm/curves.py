@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from hydraopt.linalg.shapes import Array
 
@@ -109,6 +108,8 @@ class Line:
     """
 
     def __init__(self, x: Array, y: Array) -> None:
+        from scipy.interpolate import PchipInterpolator  # longer to load than small merges take
+
         at, first = np.unique(x, return_index=True)
         self._x, self._y = at, y[first]
         self._between = PchipInterpolator(at, self._y) if at.size > 1 else None

@@ -1,0 +1,25 @@
+"""Work side by side in threads of this process: for calls that let go of the interpreter, as those
+of compiled code and of numpy on large arrays do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+__all__ = ["in_threads"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(work: Callable[[T], R], some: Sequence[T], threads: int) -> Iterable[R]:
+    """``work`` of each, in order, by at most so many threads; with one, each when it is asked for.
+
+    Raises what the first that failed raised, after all have ended.
+    """
+    if min(threads, len(some)) < 2:
+        return map(work, some)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(threads, len(some))) as pool:
+        return list(pool.map(work, some))

@@ -1,0 +1,55 @@
+"""Threads share a module's work out and change no bit of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from hydraopt.coding.forms import FORMS
+from hydraopt.compress.encode import encode_module
+from hydraopt.compress.measure import MEASURES
+from hydraopt.compress.plan import modes_of, plan_module
+from hydraopt.threads import in_threads
+from tests.compress.core_factors import core_of
+from tests.compress.test_forms_contract import bytes_of, related
+
+
+@pytest.mark.parametrize("measure", ["bias-aware", "displacement"])
+def test_a_module_is_the_same_in_any_number_of_threads(measure: str) -> None:
+    pairs, made = related(tasks=7), []
+    for threads in (1, 2, 3, 9):
+        core = core_of(pairs)
+        plan = plan_module(core, [1.0] * 7, 1e-4, MEASURES[measure], modes_of(FORMS))
+        module = encode_module(core, plan, MEASURES[measure], threads=threads)
+        assert module.left is not None or module.right is not None
+        made.append((bytes_of(module, 7), module.errors))
+    assert made[1:] == made[:1] * 3
+
+
+def test_so_many_work_at_once_and_answers_keep_their_order() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def work(x: int) -> int:
+        together.wait()
+        time.sleep(0.01 * (6 - x))
+        return x * x
+
+    assert list(in_threads(work, range(6), 3)) == [0, 1, 4, 9, 16, 25]
+
+
+def test_one_thread_works_when_it_is_asked() -> None:
+    done: list[int] = []
+    answers = iter(in_threads(done.append, [1, 2], 1))
+    assert done == []
+    next(answers)
+    assert done == [1]
+
+
+def test_an_error_of_a_thread_is_raised() -> None:
+    def fail(x: int) -> int:
+        return 1 // x
+
+    with pytest.raises(ZeroDivisionError):
+        in_threads(fail, [1, 0, 2], 2)
