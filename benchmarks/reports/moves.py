@@ -75,7 +75,10 @@ def signs_p(net: Counts, seed: int = 0) -> float:
 
 
 def share_text(part: Counts, whole: Counts, told: bool = True, unit: str = "") -> str:
-    """Percent with the interval; without it where items are not told apart. unit: " %" in prose."""
+    """Percent with the interval; without it where items are not told apart. A dash for a share of
+    nothing. unit: " %" in prose."""
+    if not whole.any():
+        return "-"
     text = f"{100 * part.sum() / whole.sum():.1f}{unit}"
     return f"{text} [{{:.1f}}, {{:.1f}}]".format(*ratio_interval(part, whole)) if told else text
 

@@ -176,6 +176,19 @@ def test_a_file_that_was_renamed_by_hand_is_read(folder: Path, read: list[str]) 
     assert same(folder)
 
 
+def test_a_name_that_is_no_text_is_left_out_and_read(folder: Path, read: list[str]) -> None:
+    odd = os.fsdecode(b"\xff")
+    (folder / f"en{TASK_SUFFIX}").rename(folder / f"{odd}{TASK_SUFFIX}")
+    assert renew_index(folder) is None
+    read.clear()
+    assert list(open_bundle(folder)) == list(NAMES)
+    assert read == [odd]
+    split(folder, folder.parent / odd)
+    read.clear()
+    assert list(open_bundle(folder.parent / odd)) == list(NAMES)
+    assert read == []
+
+
 def test_two_files_that_changed_names_are_told_apart(folder: Path) -> None:
     """Of one size and one time: what the index says of them is wrong, and their files are right."""
     one, other = (folder / f"{name}.task.safetensors" for name in ("en", "es"))

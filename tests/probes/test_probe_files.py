@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -352,6 +353,23 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path) -> None:
     (row,) = read_probes([tmp_path]).passed_by
     assert row["file"] == "x.csv"
     assert row["why"].startswith("cannot be read: ")
+
+
+def test_a_folder_that_cannot_be_read_says_so(tmp_path, monkeypatch) -> None:
+    shutil.copytree(SAMPLES / "bbq", tmp_path / "bbq")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def denied(path):  # type: ignore[no-untyped-def]
+        if Path(path).name == "closed":  # to the owner of all files nothing is closed
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    row = {"file": "closed", "why": "cannot be read: Permission denied"}
+    assert read_probes([tmp_path]).passed_by == [row]
+    with pytest.raises(UsageError, match=r"no probe lies there.*\(cannot be read: Permission"):
+        read_probes([tmp_path / "closed"])
 
 
 def test_a_probe_in_another_layout_is_no_probe(tmp_path) -> None:

@@ -199,9 +199,14 @@ def write_index(folder: AnyPath, core: tuple[str, str], files: Iterable[IndexedF
 
 
 def packed_index(core: tuple[str, str], files: Iterable[IndexedFile]) -> PackedBundle:
-    """An index; core: as of :func:`write_index`."""
-    rows = [one.to_json() for one in sorted(files, key=lambda x: x.file)]
-    value = {"core": core[0], "files": strictjson.pack_columns(rows, "file", _FILE_DEFAULTS)}
+    """An index; core: as of :func:`write_index`. A file that somebody gave a name which is no text
+    is left out, and is read instead."""
+    kept = (one for one in files if _as_text(one.file) == one.file)
+    rows = [one.to_json() for one in sorted(kept, key=lambda x: x.file)]
+    value = {
+        "core": _as_text(core[0]),
+        "files": strictjson.pack_columns(rows, "file", _FILE_DEFAULTS),
+    }
     about = {"format": INDEX, "format_version": str(VERSION), "core": core[1]}
     data = deflate(strictjson.dumps(value).encode(), _LEVEL)
     return PackedBundle(about, ["manifest"], [data], has_library=False)
@@ -244,6 +249,11 @@ def md5_of(pieces: Iterable[bytes]) -> str:
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _as_text(name: str) -> str:
+    """What JSON can hold of a file's name."""
+    return name.encode(errors="replace").decode()
 
 
 def _is_plain(name: str) -> bool:

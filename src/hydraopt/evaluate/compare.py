@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from hydraopt.evaluate.answers import answer_rows
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
 from hydraopt.evaluate.people import People
-from hydraopt.evaluate.provenance import versions, weights_hash
+from hydraopt.evaluate.provenance import cores, versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.probes.reading import ProbeSet, read_probes
@@ -239,7 +238,7 @@ def _head(compared: Compared, request: Request) -> dict[str, Any]:
         "products": request.products,
         "seed": request.seed,
         "versions": versions(_PACKAGES),
-        "hardware": {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0))},
+        "hardware": {"machine": platform.machine(), "cores": cores()},
     }
 
 

@@ -137,8 +137,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
 
     Hidden folders are none of it.
     """
-    count = 0
-    for place, folders, files in os.walk(folder):
+    count, closed = 0, list[OSError]()
+    for place, folders, files in os.walk(folder, onerror=closed.append):
         here = Path(place)
         folders[:] = sorted(x for x in folders if not x.startswith("."))
         for name in folders:
@@ -154,3 +154,5 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
                 do = "Name the folder of the probe's data itself"
                 raise UsageError(explain("too many files", file=folder, do=do))
             yield here / name, "a link" if (here / name).is_symlink() else ""
+    for error in closed:
+        yield Path(error.filename), f"cannot be read: {error.strerror}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.reports import people, swapped
-from benchmarks.reports.moves import moved, pronouns, ratio_interval, signs_p
+from benchmarks.reports.moves import moved, preferred, pronouns, ratio_interval, share_text, signs_p
 from benchmarks.reports.tables import MISSING
 from hydraopt.probes.chance import binomial_p
 from hydraopt.probes.items import ProbeItem, ProbeSide
@@ -194,6 +194,11 @@ def test_many_adapters_fit_one_page(large, tmp_path, monkeypatch) -> None:
     assert who.count("\n| ") == 2 + 12
     assert "Moved by fewer: " in who
     assert "of 8 clear)" in page
+
+
+def test_who_takes_no_side_has_no_share() -> None:
+    silent = {"choices": "uuu", "stereotype": 0, "against": 0}
+    assert share_text(*preferred([silent, silent])) == "-"
 
 
 def test_one_item_asked_of_many_adapters_is_one_item() -> None:

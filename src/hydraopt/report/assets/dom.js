@@ -12,8 +12,9 @@ H.el = (tag, attributes = {}, ...children) => {
   return node;
 };
 
-// A name breaks after its separators rather than within a word.
-H.breakable = (text) => text.split(/(?<=[_./:])/).flatMap((part, i) => (i ? [H.el("wbr"), part] : [part]));
+// A name breaks after its separators rather than within a word. No lookbehind: older browsers would
+// read none of the page's script.
+H.breakable = (text) => (text.match(/[^_./:]*[_./:]|[^_./:]+/g) || []).flatMap((part, i) => (i ? [H.el("wbr"), part] : [part]));
 
 H.region = (label, child) => H.el("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, child);
 
