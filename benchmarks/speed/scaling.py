@@ -8,7 +8,7 @@ after the other, each in a process of its own, and its ratios are to hydraopt's 
 cell. One of tasks, rank and width changes at a time, around 8 adapters of rank 16 and width 1024;
 then the tasks once more with the modules of an 8B model's layers. A run over the limit, a tool that
 fails, and one that cannot be installed are results. Every cell is saved at once, and a second call
-goes on with what is missing.
+goes on with what is missing: cells, or a tool's rows.
 """
 
 from __future__ import annotations
@@ -126,11 +126,13 @@ def summary(lines: Rows, limit: int) -> dict[str, Any]:
     return row
 
 
-def rows_of(cell: Cell, folders: Sequence[Path], args: argparse.Namespace) -> Rows:
+def rows_of(
+    cell: Cell, folders: Sequence[Path], tools: Sequence[str], args: argparse.Namespace
+) -> Rows:
     """A row for each tool; load: of the machine when the cell began, which should be idle."""
     load = round(os.getloadavg()[0], 2)
     rows: Rows = []
-    for tool in args.tools:
+    for tool in tools:
         with tempfile.TemporaryDirectory() as work:
             found = measured(tool, folders, Path(work), args.repeats, args.limit)
         rows.append({**asdict(cell), "tool": tool, "load_1min": load, **found})
@@ -140,11 +142,13 @@ def rows_of(cell: Cell, folders: Sequence[Path], args: argparse.Namespace) -> Ro
 
 
 def _compile(place: Path) -> None:
-    """One small merge and read that count for nothing: hydraopt's compiled code is in its cache."""
-    with tempfile.TemporaryDirectory() as work:
-        folders = write_adapters(place, square_modules(64, 2), tasks=2, rank=4, seed=1)
-        measured(_OURS, folders, Path(work), repeats=1, limit=600)
-    shutil.rmtree(place)
+    """Merges and reads that count for nothing, of one process and of several: hydraopt's compiled
+    code is in its cache."""
+    for width, rank in ((64, 4), (1024, 64)):
+        with tempfile.TemporaryDirectory() as work:
+            folders = write_adapters(place, square_modules(width, 4), tasks=8, rank=rank, seed=1)
+            measured(_OURS, folders, Path(work), repeats=1, limit=600)
+        shutil.rmtree(place)
 
 
 def _head(args: argparse.Namespace) -> Row:
@@ -158,9 +162,10 @@ def run(args: argparse.Namespace) -> None:
     head = _head(args)
     rows: Rows = begun(args.out, head, ("limit", "repeats", "tools", "versions"))
     fields = Cell.__dataclass_fields__
-    have = {Cell(**{name: row[name] for name in fields}) for row in rows}
+    have = {(Cell(**{name: row[name] for name in fields}), row["tool"]) for row in rows}
     wanted = cells_of(args.tasks, args.ranks, args.widths, args.layers)
-    missing = [cell for cell in wanted if cell not in have]
+    tools = {cell: [x for x in args.tools if (cell, x) not in have] for cell in wanted}
+    missing = [cell for cell in wanted if tools[cell]]
 
     def kind(cell: Cell) -> tuple[str, int, int, int]:
         return cell.shape, cell.width, cell.modules, cell.rank
@@ -172,8 +177,10 @@ def run(args: argparse.Namespace) -> None:
         most = max(cell.tasks for cell in same)
         try:
             folders = write_adapters(place, same[0].shapes, most, same[0].rank, seed=1)
+            os.sync()  # or the first to write waits for the adapters to reach the disk
             for cell in same:
-                rows = with_ratios([*rows, *rows_of(cell, folders[: cell.tasks], args)])
+                made = rows_of(cell, folders[: cell.tasks], tools[cell], args)
+                rows = with_ratios([*rows, *made])
                 save_json(args.out, {**head, "rows": rows, "exponents": exponents(rows)})
         finally:
             shutil.rmtree(place, ignore_errors=True)
