@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
 import pytest
 
 from hydraopt.coding.forms import FORMS
-from hydraopt.compress.encode import encode_module
+from hydraopt.compress.core import Stacked
+from hydraopt.compress.encode import encode_bases, encode_module
 from hydraopt.compress.measure import MEASURES
 from hydraopt.compress.plan import modes_of, plan_module
 from hydraopt.threads import in_threads
@@ -26,6 +28,27 @@ def test_a_module_is_the_same_in_any_number_of_threads(measure: str) -> None:
         assert module.left is not None or module.right is not None
         made.append((bytes_of(module, 7), module.errors))
     assert made[1:] == made[:1] * 3
+
+
+@pytest.mark.parametrize("alone", ["bases", "tasks"])
+def test_vectors_are_read_once_and_by_one_thread(alone: str) -> None:
+    """They may lie in a file, which two who read at once take the wrong bytes from."""
+    core, measure = core_of(related(tasks=7)), MEASURES["bias-aware"]
+    plan = plan_module(core, [1.0] * 7, 1e-4, measure, modes_of(FORMS))
+    left, right = encode_bases(core, plan)
+    given = left.basis if left else None, right.basis if right else None
+    vectors, readers = (core.U, core.V), list[threading.Thread]()
+
+    def read() -> tuple[Stacked, Stacked]:
+        readers.append(threading.current_thread())
+        return vectors
+
+    fresh = dataclasses.replace(core, _read=read)
+    if alone == "bases":
+        encode_bases(fresh, plan, 2)
+    else:
+        encode_module(fresh, plan, measure, given, 2)
+    assert readers == [threading.main_thread()]
 
 
 def test_so_many_work_at_once_and_answers_keep_their_order() -> None:

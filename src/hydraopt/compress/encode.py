@@ -60,8 +60,16 @@ def encode_bases(
 ) -> tuple[BasisRecord | None, BasisRecord | None]:
     """The bases of a plan, left and right, rounded."""
     sides = (plan.left, "left"), (plan.right, "right")
+    _read_ahead(core, threads)
     left, right = in_threads(lambda side: _encode_basis(core, *side), sides, threads)
     return left, right
+
+
+def _read_ahead(core: AnyCore, threads: int) -> None:
+    """Have a core read its vectors before several threads ask for them: the file that they may lie
+    in is read by one at a time, and from Python 3.12 on each thread would read them for itself."""
+    if threads > 1 and isinstance(core, ModuleCore):
+        core.U  # noqa: B018  # kept by being asked for
 
 
 def _encode_basis(core: AnyCore, plan: BasisPlan | None, side: str) -> BasisRecord | None:
@@ -84,6 +92,7 @@ def encode_module(
     shared out to; does not change the result.
     """
     left = right = None
+    _read_ahead(core, threads)
     if given is None:
         left, right = encode_bases(core, plan, threads)
         given = left.basis if left else None, right.basis if right else None

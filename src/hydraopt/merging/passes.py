@@ -94,7 +94,7 @@ class _Tally:
         return sum(self.sizes)
 
 
-_ANSWERS: Final = 3
+_ANSWERS: Final = 4
 """Changes whenever another code gives other answers to the same questions: kept ones are not asked
 again."""
 
