@@ -6,14 +6,17 @@ does not depend on how a dW was factored.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.cutoff import STORED_IN_FLOAT32, significant
@@ -45,6 +48,9 @@ _ENOUGH = 256
 """From so many vectors on, what they have in common by chance is known well enough to compare."""
 _CHANCE = 1.05
 """Times what chance makes, up to which tasks count as having nothing in common."""
+_FEW = 384
+"""Up to so many vectors LAPACK finds all directions in double precision as fast as some in single;
+of 1,024 it takes three times as long (by hand)."""
 _COARSE = 1e-4
 """Directions above this share of all energy are as good in single precision as they are needed."""
 _FAINT = 1e-6
@@ -96,8 +102,7 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
         nothing = np.zeros((d.size, 0))
         return SharedSpace(np.zeros(0), nothing, nothing)
     if coarse is not None and least > _COARSE * unit**2 * np.linalg.norm(coarse):
-        # LAPACK takes less for all of them in double precision than to look for some in single.
-        energy, w = np.linalg.eigh(coarse.astype(np.float64))
+        energy, w = _above(coarse, least / unit**2)
         energy *= unit**2
     elif min(d.size, len(stacked)) > _EXACT:
         energy, w = _strongest(stacked, d)
@@ -142,6 +147,30 @@ def _by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) ->
     others = energies.sum() ** 2 - energies @ energies
     overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
     return overlap * length < _CHANCE * float(others)
+
+
+def _above(gram: Stacked, least: float) -> tuple[Array, Array]:
+    """Eigenvalues of a Gram matrix, at least those above ``least``, rising, and vectors."""
+    if len(gram) <= _FEW:
+        return np.linalg.eigh(gram.astype(np.float64))
+    linalg, blas = _scipy()
+    with blas.limit(limits=1, user_api="blas"):
+        try:
+            energy, w = linalg.eigh(
+                gram, subset_by_value=(least, np.inf), driver="evr", check_finite=False
+            )
+        except linalg.LinAlgError:  # The faster driver may fail where the plain one does not.
+            energy, w = linalg.eigh(gram)
+    return energy.astype(np.float64), w.astype(np.float64)
+
+
+@functools.cache
+def _scipy() -> tuple[Any, ThreadpoolController]:
+    """scipy.linalg, which takes a sixth of a second to load, and what limits the threads of its
+    BLAS: results must not depend on them."""
+    import scipy.linalg
+
+    return scipy.linalg, ThreadpoolController()
 
 
 def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
