@@ -34,16 +34,7 @@ from hydraopt.bundle.harm import Harm, HarmPoint
 from hydraopt.bundle.writer import write_bundle
 from hydraopt.report.build import build
 from hydraopt.report.page import render
-from tests.report.browser import (
-    AXE,
-    DESKTOP,
-    PHONE,
-    SCHEMES,
-    barriers,
-    chromium,
-    ready,
-    why_not,
-)
+from tests.report import browser
 
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "sw", "tr", "zh")
 
@@ -87,7 +78,7 @@ def page_row(
     seconds = time.perf_counter() - started
     file = folder / "report.html"
     file.write_text(text, encoding="utf-8")
-    with chromium() as driver:
+    with browser.chromium() as driver:
         shown = [_opened(driver, file.as_uri()) for _ in range(repeats)]
     tasks = open_bundle(bundle).manifest.tasks
     return {
@@ -99,19 +90,21 @@ def page_row(
         "page_bytes": len(text.encode()),
         "build_seconds": round(seconds, 2),
         "drawn_ms": median(shown),
-        "axe": _axe(file.as_uri(), tasks[0].name) if AXE else None,
+        "axe": _axe(file.as_uri(), tasks[0].name) if browser.AXE else None,
     }
 
 
 def _axe(page: str, task: str) -> dict[str, Any]:
     """How often axe looked at the page, and the barriers that it saw, by rule."""
     looks, rules = 0, Counter[str]()
-    for size in (DESKTOP, PHONE):
-        with chromium(*size) as driver:
-            for scheme in SCHEMES:
+    for size in (browser.DESKTOP, browser.PHONE):
+        with browser.chromium(*size) as driver:
+            for scheme in browser.SCHEMES:
                 for hash_ in ("", f"#task={quote(task)}"):
                     looks += 1
-                    rules.update(rule for rule, *_ in barriers(driver, f"{page}{hash_}", scheme))
+                    rules.update(
+                        rule for rule, *_ in browser.barriers(driver, f"{page}{hash_}", scheme)
+                    )
     return {"looks": looks, "violations": sum(rules.values()), "rules": dict(rules)}
 
 
@@ -131,7 +124,7 @@ def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
         said = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
         start_seconds, start_cpu = time.perf_counter() - started, _cpu_of(server.pid)
         try:
-            with chromium() as driver:
+            with browser.chromium() as driver:
                 shown = [_opened(driver, said["address"]) for _ in range(repeats)]
                 filtered = _filtered(driver, f"skill{min(123, count // 20):04d}")
                 looked = _looked_at(driver)
@@ -157,7 +150,7 @@ def _cpu_of(process: int) -> float:
 def _opened(driver: Any, address: str) -> float:
     driver.get("about:blank")
     driver.get(address)
-    return ready(driver)
+    return browser.ready(driver)
 
 
 def _filtered(driver: Any, text: str) -> float:
@@ -192,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(arguments)
-    if reason := why_not():
+    if reason := browser.why_not():
         parser.error(reason)
     head = provenance("the report of a bundle, and the explorer of a large collection", 0)
     with tempfile.TemporaryDirectory() as place:

@@ -1,15 +1,23 @@
-"""Work side by side in threads of this process: for calls that let go of the interpreter, as those
-of compiled code and of numpy on large arrays do."""
+"""The cores of this process, and work side by side in its threads: for calls that let go of the
+interpreter, as those of compiled code and of numpy on large arrays do."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-__all__ = ["in_threads"]
+__all__ = ["cores", "in_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def cores() -> int:
+    """How many this process may use; of the machine where the system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_threads(work: Callable[[T], R], some: Sequence[T], threads: int) -> Iterable[R]:

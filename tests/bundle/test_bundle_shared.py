@@ -27,7 +27,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     count: int = request.param
     monkeypatch.setattr(shared, "_WORTH", 0)
     monkeypatch.setattr(shared, "_MOST_THREADS", count)
-    monkeypatch.setattr(shared, "_processors", lambda: count)
+    monkeypatch.setattr(shared, "cores", lambda: count)
     return count
 
 

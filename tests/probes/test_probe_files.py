@@ -28,6 +28,14 @@ def roles(item: ProbeItem) -> dict[str, str]:
     return {side.text: side.role for side in item.sides}
 
 
+def altered(file: str, old: str, new: str, folder: Path) -> Path:
+    """A sample, in a copy of its folder, with other words."""
+    shutil.copytree((SAMPLES / file).parent, folder)
+    path = folder / Path(file).name
+    path.write_text(path.read_text().replace(old, new, 1))
+    return path
+
+
 def test_a_folder_has_all_that_lies_below_it() -> None:
     probes = read_probes([SAMPLES])
     assert probes.items.keys() == PROBES.keys()
@@ -165,11 +173,8 @@ def test_an_item_of_boundless_length_is_left_out(tmp_path) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_left_out(file, old, new, why, tmp_path) -> None:
-    folder = tmp_path / "probes"
-    shutil.copytree((SAMPLES / file).parent, folder)
-    path = folder / Path(file).name
-    path.write_text(path.read_text().replace(old, new, 1))
-    (whole,), (source,) = read_probes([SAMPLES / file]).sources, read_probes([folder]).sources
+    path = altered(file, old, new, tmp_path / "probes")
+    (whole,), (source,) = read_probes([SAMPLES / file]).sources, read_probes([path.parent]).sources
     assert source["left_out"][why] == 1
     assert source["items"] == whole["items"] - 1
 
@@ -243,12 +248,9 @@ def test_a_sample_keeps_small_groups_and_begins_with_a_smaller_one() -> None:
     ],
 )
 def test_a_damaged_file_is_refused_by_name(file, old, new, what, tmp_path) -> None:
-    folder = tmp_path / "probes"
-    shutil.copytree((SAMPLES / file).parent, folder)
-    path = folder / Path(file).name
-    path.write_text(path.read_text().replace(old, new, 1))
+    path = altered(file, old, new, tmp_path / "probes")
     with pytest.raises(UsageError, match=re.escape(what)) as caught:
-        read_probes([folder])
+        read_probes([path.parent])
     assert path.name in str(caught.value)
 
 
@@ -382,11 +384,8 @@ def test_a_probe_in_another_layout_is_no_probe(tmp_path) -> None:
 
 
 def test_columns_may_come_in_another_order(tmp_path) -> None:
-    rows = [
-        x.split("\t")
-        for x in (SAMPLES / "kobbq" / "KoBBQ_test_samples.tsv").read_text().split("\n")
-    ]
-    turned = "\n".join("\t".join(reversed(row)) for row in rows)
+    rows = (SAMPLES / "kobbq" / "KoBBQ_test_samples.tsv").read_text().split("\n")
+    turned = "\n".join("\t".join(reversed(row.split("\t"))) for row in rows)
     (tmp_path / "x.tsv").write_text(turned)
     assert read_probes([tmp_path]).items == read_probes([SAMPLES / "kobbq"]).items
 

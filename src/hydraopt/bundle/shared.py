@@ -6,7 +6,6 @@ several at the same time; the loops that do it hold no lock of Python's.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from hydraopt.coding.records import read_basis
 from hydraopt.coding.stream import StreamReader
 from hydraopt.files.url import AnyPath
 from hydraopt.linalg.basis import Basis
+from hydraopt.threads import cores
 
 __all__ = ["Bases", "Commons", "at_once", "each_bases", "each_common", "read_shared"]
 
@@ -80,7 +80,7 @@ def read_shared(
 
         return read
 
-    threads = min(_processors(), _MOST_THREADS)
+    threads = min(cores(), _MOST_THREADS)
     if threads < 2 or not isinstance(reader, ChunkReader) or reader.numbers < _WORTH:
         return job(reader, 0, count + len(manifest.tensors))()
     jobs, first = [], 0
@@ -128,10 +128,3 @@ def at_once(jobs: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
     if failures:
         raise failures[min(failures)]
     return [results[i] for i in range(len(jobs))]
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

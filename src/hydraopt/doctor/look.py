@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hydraopt.errors import HydraoptError
+from hydraopt.threads import cores
 
 __all__ = ["State", "Symptom", "look"]
 
@@ -112,10 +113,7 @@ def _extras() -> Iterator[Symptom]:
 
 
 def _cores() -> Symptom:
-    there, ours = os.cpu_count() or 1, os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        ours = len(os.sched_getaffinity(0))
-    return Symptom("cores", "ok", f"{ours} of {there} for this process")
+    return Symptom("cores", "ok", f"{cores()} of {os.cpu_count() or 1} for this process")
 
 
 def _memory() -> Symptom:

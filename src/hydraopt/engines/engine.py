@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from hydraopt.engines.pool import Alone, Pool
 from hydraopt.engines.processes import Processes, Started
 from hydraopt.errors import UsageError, explain
+from hydraopt.threads import cores
 
 __all__ = ["ENGINES", "Engine", "Local", "OnRay", "engine_named"]
 
@@ -61,11 +62,7 @@ class Local:
     def most(self) -> int:
         if os.name == "nt":  # a socket cannot be handed to another process as it is elsewhere
             return 1
-        if self.workers is not None:
-            return self.workers
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        return cores() if self.workers is None else self.workers
 
     def pool(self, size: int, after: Callable[[], None]) -> Pool:
         return Processes(size, after, self.started) if size > 1 else Alone()

@@ -15,11 +15,12 @@ from hydraopt.evaluate.answers import answer_rows
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
 from hydraopt.evaluate.people import People
-from hydraopt.evaluate.provenance import cores, versions, weights_hash
+from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
+from hydraopt.threads import cores
 
 __all__ = [
     "BASE",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from hydraopt.files.reading import file_hash
 
-__all__ = ["cores", "versions", "weights_hash"]
+__all__ = ["versions", "weights_hash"]
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -23,13 +22,6 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             numbers[name] = "not installed"
     return numbers
-
-
-def cores() -> int:
-    """How many this process may use; of the machine where the system does not say (macOS)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def weights_hash(base: Path) -> str | None:

@@ -220,7 +220,7 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
 
     def cost(points: Sequence[TrialPoint]) -> float:
         known = [i for i, point in enumerate(points) if point.harm is not None]
-        harms = np.array([[points[i].harm] for i in known], np.float64).reshape(-1, 1)
+        harms = np.array([points[i].harm for i in known], np.float64)[:, None]
         costs = harm_cost.only(known).of(harms, options.fair)
         return float(costs.max(initial=0.0) if options.fair else costs.sum())
 

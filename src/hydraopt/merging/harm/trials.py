@@ -122,18 +122,20 @@ class Trials:
 
     def prompted(self) -> set[int]:
         """The contents of tasks with prompts."""
+        return {content for _, content in self._asked()}
+
+    def _asked(self) -> list[tuple[str, int]]:
+        """(name, content) of the tasks with prompts."""
         names = self.judge.tasks()
         tasks = (x for x in self.job.pieces.tasks if x.name in names)
-        return {task.content for task in tasks if task.content is not None}
+        return [(task.name, task.content) for task in tasks if task.content is not None]
 
     def look_at_base(self) -> None:
         """Measure what is lost of each content without its adapter: no plan should lose as much."""
-        names = self.judge.tasks()
-        asked = [x for x in self.job.pieces.tasks if x.name in names and x.content is not None]
-        for done, task in enumerate(asked, 1):
-            assert task.content is not None
-            lost = self.counted.of(self.judge.measure(task.name, dict, 1.0))
-            self.bare[task.content] = max(lost, self.bare.get(task.content, 0.0))
+        asked = self._asked()
+        for done, (name, content) in enumerate(asked, 1):
+            lost = self.counted.of(self.judge.measure(name, dict, 1.0))
+            self.bare[content] = max(lost, self.bare.get(content, 0.0))
             self.progress("measuring the base", done, len(asked))
 
     @property
