@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 
 from hydraopt.bundle import Bundle, open_bundle, write_bundle
 from hydraopt.bundle import apart as reading
-from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX, header_of
+from hydraopt.bundle.container import CORE_SUFFIX, INDEX_NAME, TASK_SUFFIX
 from hydraopt.bundle.following import Following
 from hydraopt.bundle.index import read_index, write_index
 from hydraopt.bundle.pulling import pull
@@ -26,6 +24,7 @@ from hydraopt.bundle.verify import verify_bundle
 from hydraopt.errors import BundleFormatError, TaskNotFoundError
 from hydraopt.files.folders import files_in
 from tests.bundle.bundles import tiny
+from tests.bundle.indexes import index_text, rewritten, same, whole
 
 NAMES = ("de", "en", "es", "fr")
 
@@ -50,54 +49,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(reading, "Container", counted)
     return names
-
-
-def whole(folder: Path) -> Bundle:
-    """The same bundle without an index."""
-    bare = folder.with_name(f"bare-{len(list(folder.parent.iterdir()))}")
-    shutil.copytree(folder, bare)
-    (bare / INDEX_NAME).unlink(missing_ok=True)
-    return open_bundle(bare)
-
-
-def same(folder: Path) -> bool:
-    """Whether names, rows and factors are those of the files."""
-    mine, theirs = open_bundle(folder), whole(folder)
-    assert list(mine) == list(theirs)
-    assert mine.rows == theirs.rows
-    assert mine.size == theirs.size
-    assert mine.metadata == theirs.metadata
-    for name in theirs:
-        for path, factors in theirs[name].factors().items():
-            other = mine[name].factors()[path]
-            assert (factors.B == other.B).all()
-            assert (factors.A == other.A).all()
-    assert mine.manifest == theirs.manifest
-    return True
-
-
-def _text(folder: Path) -> bytes:
-    """The JSON of the index."""
-    data = (folder / INDEX_NAME).read_bytes()
-    return zlib.decompress(data[12 + int.from_bytes(data[:8], "little") :])
-
-
-def rewritten(
-    folder: Path, change: Callable[[dict[str, object]], object], pad: int = 0, **more: str
-) -> None:
-    """Let the index say something else, with right checksums, as no accident does it.
-
-    pad: spaces after its JSON. more: of its metadata.
-    """
-    data = (folder / INDEX_NAME).read_bytes()
-    about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    value = json.loads(_text(folder))
-    value = change(value) or value
-    text = json.dumps(value).encode() + b" " * pad
-    packed = len(text).to_bytes(4, "little") + zlib.compress(text)
-    about = {**about, **more, "checksums": json.dumps([checksum(packed)])}
-    head = header_of([("manifest", "U8", (len(packed),), len(packed))], about)
-    (folder / INDEX_NAME).write_bytes(head + packed)
 
 
 def test_opening_reads_no_task_file_and_a_task_reads_its_own(folder: Path, read: list[str]) -> None:
@@ -288,7 +239,7 @@ def test_an_index_that_is_too_large_is_not_read(
 ) -> None:
     monkeypatch.setattr("hydraopt.bundle.index._EACH", 0)
     rewritten(folder, lambda value: value, pad=5000)
-    packed, unpacked = (folder / INDEX_NAME).stat().st_size, len(_text(folder))
+    packed, unpacked = (folder / INDEX_NAME).stat().st_size, len(index_text(folder))
     assert packed < unpacked
     for most, reads in ((packed - 1, 4), (unpacked - 1, 4), (unpacked, 0)):
         monkeypatch.setattr("hydraopt.bundle.index._FREE", most)
