@@ -166,7 +166,8 @@ def _summed(rows: list[tuple[str, Counts]], known: bool) -> Moves:
         sums[name] = sums[name] + counts if name in sums else counts
     whole = np.concatenate(list(sums.values()), axis=1)
     told = known or len(sums) == len(rows)
-    return Moves(*(whole if told else whole.sum(1, keepdims=True)), told)
+    flips, towards, away, asked = whole if told else whole.sum(1, keepdims=True)
+    return Moves(flips, towards, away, asked, told)
 
 
 def _of_choices(before: Entry, now: Entry) -> Counts:
