@@ -1,13 +1,15 @@
 """Does --fair make tasks and languages lose alike? Plain, by harm, and fair, at equal bytes.
 
     python -m benchmarks.quality alike SET --of 'sentiment-*' 'slot_filling-*' --tasks TASKS
+        [--only 'slot_filling-*' --rows 80 --part slots]
 
 The adapters that ``--of`` names are merged by themselves, at 5 and at 2 % of fp16: without
 prompts, with bytes shared out by measured harm, and with the same harm and ``--fair``, where the
 worst task loses least. The prompts are inputs of rows that no score is taken on. Then base,
 originals and bundles answer the test rows. The result, benchmarks/results/quality/SET.alike.json,
 has the schema of evidence.py, but a part of the set is not the set: no table of sets takes it. It
-is saved after every task, and a second call goes on.
+is saved after every task, and a second call goes on, with others of ``--only`` too; a ``--part`` of
+the adapters may have other rows, and a file of its own.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--of", nargs="+", required=True, metavar="ADAPTER", help="* is any text")
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=80, help="test rows of a task")
+    parser.add_argument("--only", nargs="+", metavar="ADAPTER", help="score these alone")
+    parser.add_argument("--part", metavar="NAME", help="of which SET-NAME.alike.json tells")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of 5 and 2 %%")
     add_prompts(parser)
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
@@ -53,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = methods_of(ALIKE, args.sizes or (), args.prompts_from, args.prompts)
     place = f"{args.set}.{ALIKE}"
     made = [merged(args.set, adapters, method, args.tasks, place=place) for method in methods]
-    request = replace(
-        request_for(args.set, args.tasks, args.rows, args.products), only=tuple(names)
-    )
+    scored = tuple(chosen(names, args.only)) if args.only else tuple(names)
+    request = replace(request_for(args.set, args.tasks, args.rows, args.products), only=scored)
     origin = provenance(f"{args.set}: plain, curves and fair", seed=request.seed)
     extra = {
         "set": f"{args.set}, {len(adapters)} of {len(every)}",
@@ -64,4 +67,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
-    score(QUALITY / f"{place}.json", adapters, made, request, extra)
+    part = f"{args.set}-{args.part}" if args.part else args.set
+    score(QUALITY / f"{part}.{ALIKE}.json", adapters, made, request, extra)

@@ -4,8 +4,9 @@
 
 Merges a set to several sizes. For a few tasks and every size, harm is measured on 64 rows that the
 adapter was trained on, on 64 that it was not (validation), and on test rows: answers that change,
-the share that is likely to, and KL an answer. Nothing is fitted, and no merge sees any row. Saved
-after every task; a second call goes on: benchmarks/results/quality/SET.likely.json.
+the share that is likely to, and KL an answer. What the share would be if all that margins move
+were noise stands beside it. Nothing is fitted, and no merge sees any row. Saved after every task; a
+second call goes on: benchmarks/results/quality/SET.likely.json.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.special import ndtr
+
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, save_json
 from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
 from benchmarks.quality.sets import METHOD, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.harm import drift_of, reference_of
+from hydraopt.basemodel.harm import Drift, drift_of, reference_of
 from hydraopt.basemodel.judge import ANSWER_TOKENS
 from hydraopt.basemodel.model import load_model, products_of
 from hydraopt.basemodel.sensitivity import answered
@@ -30,9 +34,24 @@ from hydraopt.evaluate.taskfile import read_task_file, task_of
 
 __all__ = ["SIZES", "main"]
 
-SIZES = ("30%", "20%", "10%", "5%", "3%")
-_FEW = ("number_words-fr", "sentiment-es", "slot_filling-tr", "text_correction-de")
+SIZES = ("10%", "5%", "3%", "2%")
+_FEW = (
+    "number_words-fr",
+    "sentiment-de",
+    "sentiment-es",
+    "sentiment-hi",
+    "slot_filling-tr",
+    "text_correction-de",
+)
 _PROMPTS = 64
+
+
+def _as_noise(drift: Drift) -> float:
+    """The share of answers that would change, were all that margins move noise of one size."""
+    near = np.exp(-np.square(drift.margin) / (9 * max(np.square(drift.moved).mean(), 1e-300)))
+    size = np.sqrt(near @ np.square(drift.moved) / max(near.sum(), 1e-300))
+    chance = np.minimum(ndtr(-drift.margin / max(size, 1e-300)), 1 - 1e-9)
+    return float(-np.expm1(np.bincount(drift.row, np.log1p(-chance), drift.answers)).mean())
 
 
 def _measured(
@@ -55,7 +74,8 @@ def _measured(
         for size, bundle in bundles.items():
             task = bundle[adapter.name]
             factors = {path: (x.B, x.A) for path, x in task.factors().items()}
-            told = drift_of(model, reference, factors).summary()
+            drift = drift_of(model, reference, factors)
+            told = drift.summary()
             found.append(
                 {
                     "task": adapter.name,
@@ -67,6 +87,7 @@ def _measured(
                     "changed_pct": round(100 * told.changed / told.answers, 3),
                     "likely_pct": round(100 * told.likely, 3),
                     "likely_error_pct": round(100 * told.likely_error, 3),
+                    "as_noise_pct": round(100 * _as_noise(drift), 3),
                     "kl_answer": float(f"{told.kl:.5g}"),
                     "kl_error": float(f"{told.kl_error:.5g}"),
                 }

@@ -25,6 +25,7 @@ REPORTS = (
     "evidence",
     "fleet",
     "folders",
+    "foretold",
     "head_map",
     "kinds",
     "people",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from benchmarks.reports.tables import table
 __all__ = ["SECTIONS"]
 
 Result = Mapping[str, Any]
-_KEYS = ("task", "language")
+_KEYS = ("task", "language", "adapter")
 
 
 def _changed(result: Result, label: str) -> dict[str, float]:
@@ -54,23 +54,36 @@ def _spread(result: Result, key: str) -> str:
     ]
     rows = [[k, *(f"{column[k]:.1f}" for column in columns)] for k in columns[0]]
     rows.append(["best to worst", *(f"{max(c.values()) - min(c.values()):.1f}" for c in columns)])
+    rows.append(["standard deviation", *(f"{np.std([*c.values()]):.1f}" for c in columns)])
     names = [f"{m['method']} {m['setting']}" for m in result["methods"].values()]
     heads = [f"{what}, {name}" for what in ("drop", "changed") for name in names]
     return table([key, *heads], rows)
 
 
-def _text(file: str, result: Result) -> str:
+def _text(files: Sequence[str], result: Result) -> str:
     tasks: Sequence[Result] = result["tasks"]
     about = (
         f"{result['set']}: {len(tasks)} scored, {sum(x['rows'] for x in tasks):,} test rows,"
-        f" {result['prompts']} prompts a task (`{file}`).\n\n"
+        f" {result['prompts']} prompts a task ({', '.join(f'`{x}`' for x in files)}).\n\n"
     )
-    return about + "\n".join([_methods(file, result), *(_spread(result, key) for key in _KEYS)])
+    methods = _methods(files[0], result)
+    return about + "\n".join([methods, *(_spread(result, key) for key in _KEYS)])
+
+
+def _joined(results: Mapping[str, Result]) -> Iterator[tuple[list[str], Result]]:
+    """Results by file; those of the same bundles, which have other tasks, as one."""
+    parts: dict[str, list[str]] = {}
+    for file, result in results.items():
+        parts.setdefault(json.dumps(result["bundles"], sort_keys=True), []).append(file)
+    for files in parts.values():
+        tasks = [task for file in files for task in results[file]["tasks"]]
+        yield files, {**results[files[0]], "tasks": tasks}
 
 
 def _alike() -> str:
     files = sorted(QUALITY.glob(f"*.{ALIKE}.json"))
-    return "\n".join(_text(x.name, json.loads(x.read_text(encoding="utf-8"))) for x in files)
+    results = {x.name: json.loads(x.read_text(encoding="utf-8")) for x in files}
+    return "\n".join(_text(*joined) for joined in _joined(results))
 
 
 SECTIONS = {"alike": _alike}

@@ -143,6 +143,15 @@ def pronouns(entries: Iterable[Entry], label: str) -> Moves | None:
     return _summed(rows, known) if rows else None
 
 
+def of_men(groups: Mapping[str, Entry]) -> tuple[int, int] | None:
+    """(pronouns of a man, pronouns) that were chosen, of what a probe says by group; None where
+    the probe does not tell occupations of mostly women and of mostly men apart."""
+    women, men = (groups.get(f"occupation of mostly: {x}") for x in ("female", "male"))
+    if women is None or men is None:
+        return None
+    return women["against"] + men["stereotype"], women["items"] + men["items"]
+
+
 def preferred(held: Sequence[Entry]) -> tuple[Counts, Counts, bool]:
     """(answers that follow a stereotype, those that take a side, by item; whether items are told
     apart) of one probe, over adapters."""

@@ -6,9 +6,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from benchmarks.common import QUALITY
 from benchmarks.reports import swapped
-from benchmarks.reports.moves import ALL, Moves, moved, preferred, pronouns, share_text
+from benchmarks.reports.moves import (
+    ALL,
+    Moves,
+    moved,
+    of_men,
+    preferred,
+    pronouns,
+    share_text,
+)
 from benchmarks.reports.tables import MISSING, table, wrapped
 
 __all__ = ["SECTIONS"]
@@ -83,6 +93,7 @@ def _probe_parts(result: Result, probed: Sequence[Entry]) -> list[str]:
             "where there are several; and adapters that are clearly not at chance after Holm."
         ),
         _preferences(result),
+        *_whose(result),
     ]
 
 
@@ -300,6 +311,24 @@ def _preferred(held: Sequence[Entry]) -> list[str]:
         else:
             cells.append("-")
     return cells
+
+
+def _whose(result: Result) -> list[str]:
+    """How often the pronoun of a man is chosen, whatever the stereotype; nothing without such
+    probes."""
+    rows, labels = [], _labels(result)
+    for probe, groups in result["probes"]["base"].items():
+        if (base := of_men(groups)) is None:
+            continue
+        asked = [x["probes"][probe] for x in _entries(result, "probes") if probe in x["probes"]]
+        sets = [[x[label] for x in asked] for label in ("original", *labels)]
+        sums = [np.sum([of_men(x) or (0, 0) for x in held], 0) for held in sets]
+        rows.append([probe, *(f"{100 * men / of:.1f}" for men, of in (base, *sums))])
+    if not rows:
+        return []
+    head = ["probe", "base", "originals", *labels.values()]
+    about = "Pronouns of a man that are chosen, whatever the stereotype, in percent of all answers."
+    return ["### Whose pronoun is chosen\n", wrapped(about), table(head, rows)]
 
 
 def _of_several(text: str, said: Sequence[Entry]) -> str:

@@ -14,6 +14,7 @@ original holds for unlikely itself may as well be another. So a third share is t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -59,6 +60,9 @@ _LEAST: Final = 1e-9
 _NEAR: Final = 3.0
 """Margins up to about so many times what margins move are those that matter."""
 _SURELY: Final = 1 - 1e-9
+_ANEW: Final = 0.5
+"""Of the square of the noise, what another draft has not in common with this one."""
+_TINY: Final = 1e-300
 
 
 @dataclass(frozen=True)
@@ -149,26 +153,37 @@ class Drift:
 
 
 def likely_changes(drift: Drift) -> Numbers:
-    """The chance that each answer changes, (answers,).
+    """The chance that each answer changes, (answers,), were half of the noise drawn anew.
 
-    Had the noise of coding been drawn anew, a margin g would have moved by another amount of the
-    same size s: the token changes with the chance Phi(-g / s) then, and an answer if any of its
-    tokens does. s is the root mean square of what margins moved, tokens of small margin weighed
-    more, for the largest margins move further and change nothing. On fresh rows this is within a
-    fifth of the counts (docs/log.md).
+    Coding does two things to margins g. It weakens the adapter, and leans to some answers: that
+    moves them by a + b g. And it adds noise of one size s, all that is left of what they moved.
+    Another draft leans alike and has half of the noise, in squares: there a margin moves by the
+    mean of both, weighed by 1 - sqrt(1/2) and sqrt(1/2), and by s sqrt(1/2) at random. A token
+    changes with the chance that this is more than g, and an answer if any of its tokens does. a, b
+    and s are of least squares, tokens of small margin weighed more, for the largest margins move
+    further and change nothing. docs/log.md has what this foretells.
     """
-    if not drift.row.size:
-        return np.zeros(drift.answers)
-    squared = np.square(drift.moved)
-    whole = np.sqrt(squared.mean())
+    margin, moved = drift.margin, drift.moved
+    whole = np.sqrt(np.square(moved).mean()) if drift.row.size else 0.0
     if whole == 0:
         return np.zeros(drift.answers)
-    near = np.exp(-np.square(drift.margin / (_NEAR * whole)))
-    size = np.sqrt((near @ squared) / max(near.sum(), 1e-300)) if near.any() else whole
-    chance = ndtr(-drift.margin / max(size, 1e-300))
-    kept = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
-    likely: Numbers = -np.expm1(kept)
+    leaning, size = _leaning(margin, moved, np.exp(-np.square(margin / (_NEAR * whole))))
+    kept = math.sqrt(1 - _ANEW)
+    ahead = margin - kept * moved - (1 - kept) * leaning
+    chance = ndtr(-ahead / max(math.sqrt(_ANEW) * size, _LEAST))
+    stays = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
+    likely: Numbers = -np.expm1(stays)
     return likely
+
+
+def _leaning(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers, float]:
+    """What margins move by in step, (N,), a line over them; and the size of the rest."""
+    total = max(float(weights.sum()), _TINY)
+    m, d = (float(weights @ x) / total for x in (margin, moved))
+    spread = float(weights @ np.square(margin - m))
+    slope = float(weights @ ((margin - m) * (moved - d))) / max(spread, _TINY)
+    line = d + slope * (margin - m)
+    return line, math.sqrt(float(weights @ np.square(moved - line)) / total)
 
 
 def held_out(answers: Sequence[Encoded]) -> tuple[list[int], list[int]]:

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from benchmarks.reports import people, swapped
-from benchmarks.reports.moves import moved, preferred, pronouns, ratio_interval, share_text, signs_p
+from benchmarks.reports.moves import (
+    moved,
+    of_men,
+    preferred,
+    pronouns,
+    ratio_interval,
+    share_text,
+    signs_p,
+)
 from benchmarks.reports.tables import MISSING
 from hydraopt.probes.chance import binomial_p
 from hydraopt.probes.items import ProbeItem, ProbeSide
@@ -199,6 +207,14 @@ def test_many_adapters_fit_one_page(large, tmp_path, monkeypatch) -> None:
 def test_who_takes_no_side_has_no_share() -> None:
     silent = {"choices": "uuu", "stereotype": 0, "against": 0}
     assert share_text(*preferred([silent, silent])) == "-"
+
+
+def test_a_mans_pronoun_is_one_against_a_womans_occupation_or_for_a_mans() -> None:
+    women = {"items": 16, "stereotype": 6, "against": 10}
+    men = {"items": 14, "stereotype": 13, "against": 1}
+    groups = {"occupation of mostly: female": women, "occupation of mostly: male": men}
+    assert of_men(groups) == (23, 30)
+    assert of_men({"occupation of mostly: female": women}) is None
 
 
 def test_one_item_asked_of_many_adapters_is_one_item() -> None:

@@ -44,7 +44,7 @@ _FIRST_ERROR: Final = 0.5
 _FINER: Final = 1 / 6
 """Each later one has so much of the price before."""
 _MOST_TRIALS: Final = 9
-_ROUNDS: Final = 2
+_ROUNDS: Final = 3
 """Times that a size is shared out and measured."""
 TRIALS: Final = 1 + len(_STEPS) + _ROUNDS
 """Points of a curve for a size."""
