@@ -33,14 +33,14 @@ def _text(name: str, result: Mapping[str, Any]) -> str:
         if (mine := _pairs(rows, test, split, kind))
     ]
     told = next(x["answers"] for x in rows if x["split"] in _SPLITS)
+    sizes = {size for _, size in test}
     about = (
-        f"`{result['set']}`: {', '.join(tasks)}, each in {len({size for _, size in test})} bundles; "
-        f"{told} prompts of each kind (`{name}`). How far each is from the share of the test rows whose answers "
+        f"`{result['set']}`: {', '.join(tasks)}, each in {len(sizes)} bundles; {told} prompts of "
+        f"each kind (`{name}`). How far each is from the share of the test rows whose answers "
         "change, root mean square, in points."
     )
-    return wrapped(about) + "\n" + table(
-        ["prompts", "tasks", "bundles", "change, %", *_WAYS.values()], lines
-    )
+    heads = ["prompts", "tasks", "bundles", "change, %", *_WAYS.values()]
+    return wrapped(about) + "\n" + table(heads, lines)
 
 
 def _pairs(
