@@ -1,15 +1,15 @@
 """Does --fair make tasks and languages lose alike? Plain, by harm, and fair, at equal bytes.
 
     python -m benchmarks.quality alike SET --of 'sentiment-*' 'slot_filling-*' --tasks TASKS
-        [--only 'slot_filling-*' --rows 80 --part slots]
+        [--only 'slot_filling-*' --rows 80 --name slots]
 
 The adapters that ``--of`` names are merged by themselves, at 5 and at 2 % of fp16: without
 prompts, with bytes shared out by measured harm, and with the same harm and ``--fair``, where the
 worst task loses least. The prompts are inputs of rows that no score is taken on. Then base,
 originals and bundles answer the test rows. The result, benchmarks/results/quality/SET.alike.json,
 has the schema of evidence.py, but a part of the set is not the set: no table of sets takes it. It
-is saved after every task, and a second call goes on, with others of ``--only`` too; a ``--part`` of
-the adapters may have other rows, and a file of its own.
+is saved after every task, and a second call goes on, with others of ``--only`` too; with ``--name``
+some may have other rows, in a file of their own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=80, help="test rows of a task")
     parser.add_argument("--only", nargs="+", metavar="ADAPTER", help="score these alone")
-    parser.add_argument("--part", metavar="NAME", help="of which SET-NAME.alike.json tells")
+    parser.add_argument("--name", help="saved as SET-NAME.alike.json")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of 5 and 2 %%")
     add_prompts(parser)
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
@@ -67,5 +67,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
-    part = f"{args.set}-{args.part}" if args.part else args.set
-    score(QUALITY / f"{part}.{ALIKE}.json", adapters, made, request, extra)
+    named = f"{args.set}-{args.name}" if args.name else args.set
+    score(QUALITY / f"{named}.{ALIKE}.json", adapters, made, request, extra)

@@ -5,8 +5,8 @@
 Merges a set to several sizes. For a few tasks and every size, harm is measured on 64 rows that the
 adapter was trained on, on 64 that it was not (validation), and on test rows: answers that change,
 the share that is likely to, and KL an answer. What the share would be if all that margins move
-were noise stands beside it. Nothing is fitted, and no merge sees any row. Saved after every task; a
-second call goes on: benchmarks/results/quality/SET.likely.json.
+were noise stands beside it, as hydraopt once took them. Nothing is fitted, and no merge sees any
+row. Saved after every task; a second call goes on: benchmarks/results/quality/SET.likely.json.
 """
 
 from __future__ import annotations

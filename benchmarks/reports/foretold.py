@@ -32,11 +32,12 @@ def _text(name: str, result: Mapping[str, Any]) -> str:
         for kind in (*sorted({task.partition("-")[0] for task in tasks}), "all")
         if (mine := _pairs(rows, test, split, kind))
     ]
-    told = next(x["answers"] for x in rows if x["split"] in _SPLITS)
+    told = sorted({x["answers"] for x in rows if x["split"] in _SPLITS})
+    prompts = f"{told[0]}" if len(told) == 1 else f"{told[0]} to {told[-1]}"
     sizes = {size for _, size in test}
     about = (
-        f"`{result['set']}`: {', '.join(tasks)}, each in {len(sizes)} bundles; {told} prompts of "
-        f"each kind (`{name}`). How far each is from the share of the test rows whose answers "
+        f"`{result['set']}`: {', '.join(tasks)}, each in {len(sizes)} bundles; {prompts} prompts "
+        f"of each kind (`{name}`). How far each is from the share of the test rows whose answers "
         "change, root mean square, in points."
     )
     heads = ["prompts", "tasks", "bundles", "change, %", *_WAYS.values()]

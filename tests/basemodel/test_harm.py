@@ -135,14 +135,34 @@ def test_margins_that_shrink_in_step_change_nothing() -> None:
     row, nothing = np.arange(2000), np.zeros(2000)
     margin, noise = rng.exponential(4.0, row.size), 0.5 * rng.standard_normal(row.size)
     shares = []
-    for shrunk in (0.0, 0.5, 0.9):
-        moved = shrunk * margin + (1 - shrunk) * noise
+    for lean, shrunk in ((0.0, 0.0), (0.0, 0.5), (0.0, 0.9), (0.5, 0.3)):
+        moved = lean + shrunk * margin + (1 - shrunk) * noise
         drift = Drift(row, nothing, margin, moved, np.ones(row.size))
         assert likely_changes(drift).mean() == pytest.approx(drift.changed / row.size, rel=0.15)
         shares.append(likely_changes(drift).mean())
-    assert np.ptp(shares) < 0.005
+    assert np.ptp(shares[:3]) < 0.005
+    assert shares[3] > 2 * shares[0]
     gone = Drift(row, nothing, margin, 1.5 * margin + noise, np.ones(row.size))
     assert likely_changes(gone).mean() == pytest.approx(gone.changed / row.size, rel=0.05)
+
+
+def test_a_line_through_few_margins_says_nothing_of_the_others() -> None:
+    """Two near ties that move apart have a steep line; answers that are sure stay."""
+    rng = np.random.default_rng(0)
+    margin = np.array([0.05, 0.06, *rng.uniform(4, 10, 40)])
+    moved = np.array([-0.04, 0.04, *(0.05 * rng.standard_normal(40))])
+    drift = Drift(np.arange(42), np.zeros(42), margin, moved, np.ones(42))
+    assert drift.changed == 0
+    likely = likely_changes(drift)
+    assert likely[2:].max() < 1e-6
+    # Two say nothing of the size of the noise either, so they are not told as safe.
+    assert 0.005 < likely[:2].min() < likely[:2].max() < 0.5
+
+
+def test_what_moved_far_here_is_likelier_to_change_in_another_draft() -> None:
+    margin, moved = np.full(100, 1.0), np.where(np.arange(100) < 50, 0.8, -0.8)
+    likely = likely_changes(Drift(np.arange(100), np.zeros(100), margin, moved, np.ones(100)))
+    assert likely[0] > 5 * likely[-1] > 0
 
 
 def test_nothing_said_is_nothing_changed(trained) -> None:

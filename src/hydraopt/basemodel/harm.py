@@ -62,6 +62,8 @@ _NEAR: Final = 3.0
 _SURELY: Final = 1 - 1e-9
 _ANEW: Final = 0.5
 """Of the square of the noise, what another draft has not in common with this one."""
+_STEEPEST: Final = 2.0
+"""Of what margins move over what they are; without the adapter it is about one."""
 _TINY: Final = 1e-300
 
 
@@ -155,35 +157,42 @@ class Drift:
 def likely_changes(drift: Drift) -> Numbers:
     """The chance that each answer changes, (answers,), were half of the noise drawn anew.
 
-    Coding does two things to margins g. It weakens the adapter, and leans to some answers: that
-    moves them by a + b g. And it adds noise of one size s, all that is left of what they moved.
-    Another draft leans alike and has half of the noise, in squares: there a margin moves by the
-    mean of both, weighed by 1 - sqrt(1/2) and sqrt(1/2), and by s sqrt(1/2) at random. A token
-    changes with the chance that this is more than g, and an answer if any of its tokens does. a, b
-    and s are of least squares, tokens of small margin weighed more, for the largest margins move
-    further and change nothing. docs/log.md has what this foretells.
+    Coding does two things to margins g. It weakens the adapter, and favours some answers: that
+    moves them in step, by a + b g. And it adds noise of one size s, the rest of what they moved.
+    Another draft has the step and half of the noise, in squares: there a margin moves by
+    1 - sqrt(1/2) of the step, sqrt(1/2) of what it moved here, and noise of the size s sqrt(1/2). A
+    token changes with the chance that this is more than g, and an answer if any of its tokens does.
+    a, b and s are of least squares, tokens of small margin weighed more, for the largest margins
+    move further and change nothing. docs/log.md has what this foretells.
     """
     margin, moved = drift.margin, drift.moved
-    whole = np.sqrt(np.square(moved).mean()) if drift.row.size else 0.0
+    whole = float(np.sqrt(np.square(moved).mean())) if drift.row.size else 0.0
     if whole == 0:
         return np.zeros(drift.answers)
-    leaning, size = _leaning(margin, moved, np.exp(-np.square(margin / (_NEAR * whole))))
+    near = np.exp(-np.square(margin / (_NEAR * whole)))
+    step, size = _in_step(margin, moved, near)
     kept = math.sqrt(1 - _ANEW)
-    ahead = margin - kept * moved - (1 - kept) * leaning
-    chance = ndtr(-ahead / max(math.sqrt(_ANEW) * size, _LEAST))
+    ahead = margin - kept * moved - (1 - kept) * step
+    chance = ndtr(-ahead / max(math.sqrt(_ANEW) * min(size, whole), _LEAST))
     stays = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
     likely: Numbers = -np.expm1(stays)
     return likely
 
 
-def _leaning(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers, float]:
-    """What margins move by in step, (N,), a line over them; and the size of the rest."""
+def _in_step(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers, float]:
+    """What margins move by in step, (N,), a line over them; and the size of the rest, infinite
+    where too few have weight to tell."""
     total = max(float(weights.sum()), _TINY)
     m, d = (float(weights @ x) / total for x in (margin, moved))
     spread = float(weights @ np.square(margin - m))
     slope = float(weights @ ((margin - m) * (moved - d))) / max(spread, _TINY)
+    # Two near ties could have a line so steep that it takes sure answers along.
+    slope = min(max(slope, -_STEEPEST), _STEEPEST)
     line = d + slope * (margin - m)
-    return line, math.sqrt(float(weights @ np.square(moved - line)) / total)
+    # The line takes two numbers.
+    freedom = total - 2 * float(weights @ weights) / total
+    rest = float(weights @ np.square(moved - line))
+    return line, math.sqrt(rest / freedom) if freedom > 0 else math.inf
 
 
 def held_out(answers: Sequence[Encoded]) -> tuple[list[int], list[int]]:

@@ -22,3 +22,4 @@ def test_misses_are_against_the_test_rows_of_the_same_task_and_size() -> None:
     assert line.format("mood") in text
     assert line.format("all") in text
     assert "trained on" not in text
+    assert "; 64 prompts of each kind" in text.replace("\n", " ")
