@@ -112,11 +112,19 @@ def package_hash() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def save_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result in one step: a run that is cut off leaves the file as it was."""
+def save_json(path: Path, result: Mapping[str, Any], rows: str = "") -> None:
+    """Write a result in one step: a run that is cut off leaves the file as it was.
+
+    rows: what has so many numbers that each of its items is one line; it comes last.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    head = {key: value for key, value in result.items() if key != rows}
+    text = json.dumps(head | ({rows: []} if rows else {}), indent=1, ensure_ascii=False)
+    if rows:
+        lines = (json.dumps(x, ensure_ascii=False, separators=(",", ":")) for x in result[rows])
+        text = text.removesuffix("[]\n}") + "[\n" + ",\n".join(lines) + "\n]\n}"
+    scratch.write_text(text + "\n", encoding="utf-8")
     scratch.replace(path)
 
 

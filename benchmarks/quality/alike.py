@@ -41,7 +41,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--of", nargs="+", required=True, metavar="ADAPTER", help="* is any text")
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=80, help="test rows of a task")
-    parser.add_argument("--only", nargs="+", metavar="ADAPTER", help="score these alone")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="ADAPTER", help="score these alone"
+    )
     parser.add_argument("--name", help="saved as SET-NAME.alike.json")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of 5 and 2 %%")
     add_prompts(parser)
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = methods_of(ALIKE, args.sizes or (), args.prompts_from, args.prompts)
     place = f"{args.set}.{ALIKE}"
     made = [merged(args.set, adapters, method, args.tasks, place=place) for method in methods]
-    scored = tuple(chosen(names, args.only)) if args.only else tuple(names)
+    scored = chosen(names, args.only)
     request = replace(request_for(args.set, args.tasks, args.rows, args.products), only=scored)
     origin = provenance(f"{args.set}: plain, curves and fair", seed=request.seed)
     extra = {

@@ -129,14 +129,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def keep(result: Mapping[str, Any]) -> None:
         nonlocal before
-        before = _joined(before, result, names) | extra
-        save_json(out, before)
+        whole = _joined(before, result, names) | extra
+        before = {**whole, "tasks": [_counted(task) for task in whole["tasks"]]}
+        save_json(out, before, "tasks")
         print(f"{len(before['tasks'])} tasks, {result['tasks'][-1]['adapter']}", flush=True)
 
     for patterns, asked in halves:
         only = chosen(names, patterns) if patterns else []
         if only:
             evaluate(compared, replace(asked, only=only), _lines(), (), keep)
+
+
+def _counted(value: Any) -> Any:
+    """A result without the intervals of shares, which follow from its counts."""
+    if isinstance(value, Mapping):
+        derived = {"low", "high"} if "pct" in value else set()
+        return {key: _counted(x) for key, x in value.items() if key not in derived}
+    return value
 
 
 def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]:

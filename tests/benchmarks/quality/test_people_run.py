@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.quality.probes import _joined, _refuse_others
+from benchmarks.common import save_json
+from benchmarks.quality.probes import _counted, _joined, _refuse_others
 from hydraopt.evaluate.compare import Compared
 
 
@@ -43,3 +46,22 @@ def test_a_result_of_something_else_is_not_gone_on_with() -> None:
         _refuse_others("x.json", before, nothing, extra, "bfloat16")
     with pytest.raises(SystemExit, match="other limits"):
         _refuse_others("x.json", before, nothing, {"limits": {"probe_items": 64}}, "float32")
+
+
+def test_a_result_keeps_counts_and_what_does_not_follow_from_them() -> None:
+    margin = {"value": 0.2, "low": 0.1, "high": 0.3}
+    share = {"count": 1, "of": 4, "pct": 25.0, "p": 0.6}
+    told = {"flips": {**share, "low": 4.6, "high": 70.0}, "margin": margin, "who": ["a"]}
+    assert _counted({"x": told}) == {"x": {"flips": share, "margin": margin, "who": ["a"]}}
+
+
+def test_a_result_of_many_numbers_has_a_line_for_each_row(tmp_path: Path) -> None:
+    rows = [{"a": 1, "b": {"ü": 2}}, {"a": 3}]
+    result = {"tasks": rows, "seconds": 1.5, "command": "python -m x y"}
+    save_json(tmp_path / "x.json", result, "tasks")
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == result
+    assert [json.loads(line.rstrip(",")) for line in text.splitlines() if "a" in line[:3]] == rows
+    assert '"command": "python -m x y"' in text
+    save_json(tmp_path / "x.json", {"tasks": []}, "tasks")
+    assert json.loads((tmp_path / "x.json").read_text()) == {"tasks": []}
