@@ -69,7 +69,7 @@ def test_what_is_shared_is_what_stands_alone(model, factors, implementation) -> 
 
 def test_a_large_group_is_laid_out_in_parts(model, factors, monkeypatch) -> None:
     whole = likelihoods(model, GROUPS, factors)
-    monkeypatch.setattr(likelihood, "_MOST_NODES", 5)
+    monkeypatch.setattr(likelihood, "MOST_NODES", 5)
     parts = likelihoods(model, GROUPS, factors)
     for one, two in zip(whole, parts, strict=True):
         assert one == pytest.approx(two, abs=1e-4)
@@ -78,8 +78,8 @@ def test_a_large_group_is_laid_out_in_parts(model, factors, monkeypatch) -> None
 def test_texts_longer_than_a_window_are_taken_alone(model, factors, monkeypatch) -> None:
     monkeypatch.setattr(model.config, "sliding_window", 4, raising=False)
     seen = []
-    real = likelihood._trie
-    monkeypatch.setattr(likelihood, "_trie", lambda g, s=True: seen.append(len(g)) or real(g, s))
+    real = likelihood.trie_of
+    monkeypatch.setattr(likelihood, "trie_of", lambda g, s=True: seen.append(len(g)) or real(g, s))
     likelihoods(model, GROUPS, factors)
     assert seen == [1, 1, 1, 1, 3]
 

@@ -51,16 +51,20 @@ def encode_row(tokenizer: Any, instruction: str, text: str, output: str) -> Enco
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right to one length.
+    """Texts padded on the right to one length: a row each, or several in a row that begin alike.
 
     ids: (rows, length).  where: (N,) index of each target's predicting position in ids.flatten().
-    labels: (N,) the target tokens.  row: (N,) the row in the batch that each of them belongs to.
+    labels: (N,) the target tokens.  row: (N,) the text of the batch that each of them belongs to.
+    places, seen: of rows of several texts, the position of each token, (rows, length), and whether
+    the second token is seen by the first, (rows, length, length); None where rows are texts.
     """
 
     ids: Tensor
     where: Tensor
     labels: Tensor
     row: Tensor
+    places: Tensor | None = None
+    seen: Tensor | None = None
 
 
 def collate(items: Sequence[Encoded]) -> Batch:

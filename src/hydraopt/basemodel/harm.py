@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor
 
-from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate
+from hydraopt.basemodel.batches import batches_of
+from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import (
-    BATCH_TOKENS,
     Placed,
     TaskFactors,
     attached,
@@ -210,15 +210,13 @@ def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) 
     modules that the model does not have as linear ones.
     """
     spoken = [i for i, answer in enumerate(answers) if answer.target]
-    chunks = [
-        tuple(spoken[i] for i in chunk)
-        for chunk in batches_by_tokens([len(answers[i]) for i in spoken], BATCH_TOKENS)
-    ]
-    batches = tuple(collate([answers[i] for i in chunk]) for chunk in chunks)
+    made = batches_of(model, [answers[i] for i in spoken])
+    chunks = tuple(tuple(spoken[i] for i in chunk) for chunk, _ in made)
+    batches = tuple(batch for _, batch in made)
     placed = place(model, original)
     seen = tuple(tuple(_seen(model, x) for x in _pieces(model, y, placed)) for y in batches)
     sure = _probabilities(batches, chunks, seen, len(answers))
-    return Reference(batches, tuple(chunks), seen, sure)
+    return Reference(batches, chunks, seen, sure)
 
 
 def _probabilities(

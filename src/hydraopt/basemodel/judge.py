@@ -26,7 +26,7 @@ __all__ = ["ANSWER_TOKENS", "Judge"]
 
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
-_METHOD: Final = "5"
+_METHOD: Final = "6"
 """Changes when the same factors would be given other numbers."""
 _ROOM: Final = 1 << 29
 """Bytes of references that are in memory at once."""

@@ -34,6 +34,7 @@ __all__ = [
     "logits_of",
     "place",
     "products_of",
+    "states_of",
 ]
 
 BATCH_TOKENS = 1024
@@ -183,13 +184,23 @@ def _adder(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """What the output layer sees at the target positions, (N, width).
+    """What the output layer sees at the target positions, (N, width)."""
+    return states_of(model, batch.ids, batch.places, batch.seen).flatten(0, 1)[batch.where]
 
-    No attention mask is passed: with causal attention, padding on the right cannot reach a real
-    token.
+
+def states_of(model: Any, ids: Tensor, places: Tensor | None, seen: Tensor | None) -> Tensor:
+    """The same at all positions, (rows, length, width). ids, places, seen: as of a Batch.
+
+    Rows that are texts need no mask: with causal attention, padding on the right cannot reach a
+    real token.
     """
-    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
-    states: Tensor = hidden.flatten(0, 1)[batch.where]
+    if seen is None:
+        more = {}
+    else:
+        dtype = next(model.parameters()).dtype
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        more = {"attention_mask": mask[:, None], "position_ids": places}
+    states: Tensor = model.model(input_ids=ids, use_cache=False, **more).last_hidden_state
     return states
 
 

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hydraopt.basemodel.encoding import Batch, Encoded, collate
+from hydraopt.basemodel.batches import one_batch
+from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.harm import HELD_OUT, Reference, drift_of, held_out, reference_of
 from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, logits_of, place
 from hydraopt.bundle.harm import Harm
@@ -292,7 +293,8 @@ class _Lesson:
     @classmethod
     def of(cls, model: Any, answers: Sequence[Encoded], original: Placed, texts: int) -> _Lesson:
         by_length = sorted(answers, key=len)
-        batches = [collate(by_length[i : i + texts]) for i in range(0, len(by_length), texts)]
+        groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
+        batches = [one_batch(model, group) for group in groups]
         with torch.no_grad(), attached(model, original):
             aims = [hidden_states(model, batch) for batch in batches]
         tokens = _likely_tokens(model, batches, aims)
@@ -308,7 +310,7 @@ class _Lesson:
             hidden = hidden_states(model, batch)
         # The loss in pieces, each of whose logits are freed before the next.
         leaf = hidden.detach().requires_grad_()
-        answers = len(batch.ids)
+        answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
                 want = self._chances(aim[start : start + _TOKENS])

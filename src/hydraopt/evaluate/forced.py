@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate
-from hydraopt.basemodel.model import BATCH_TOKENS, Placed, attached, hidden_states, logits_of
+from hydraopt.basemodel.batches import batches_of
+from hydraopt.basemodel.encoding import Batch, Encoded
+from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
 
 __all__ = ["Forced", "Numbers", "forced"]
 
@@ -46,6 +47,16 @@ class Forced:
         """Zeros, to be filled."""
         loss, tokens, divergence, agreement = np.zeros((4, rows))
         return cls(loss, tokens, divergence, agreement, [()] * rows)
+
+    def rows(self, some: slice) -> Forced:
+        """These rows alone."""
+        return Forced(
+            self.loss[some],
+            self.tokens[some],
+            self.divergence[some],
+            self.agreement[some],
+            self.written[some],
+        )
 
     def updated(self, where: Sequence[int], other: Forced) -> Forced:
         """The same with the rows ``where`` those of ``other``, in its order."""
@@ -77,11 +88,10 @@ def forced(
     progress: called with batches done and their number.
     """
     made = {name: Forced.empty(len(items)) for name in sets}
-    chunks = list(batches_by_tokens([len(x) for x in items], BATCH_TOKENS))
-    for number, chunk in enumerate(chunks):
+    batches = batches_of(model, items)
+    for number, (chunk, batch) in enumerate(batches):
         if progress:
-            progress(number, len(chunks))
-        batch = collate([items[i] for i in chunk])
+            progress(number, len(batches))
         seen: _Seen | None = None
         for name, placed in sets.items():
             logits = _logits(model, placed, batch)

@@ -10,8 +10,8 @@ that the metrics score. Two shortcuts save most of the generation, and both are 
   is the argmax given those before it. From the first token that is not, a set writes on its own.
 
 The second tells as well which of the reference's answers change, and how far a set is from it on
-them. Where the reference writes the expected answer, the first pass has told; the others take a
-second one.
+them. Where the reference writes another than the expected answer, a row stands there twice, with
+each.
 """
 
 from __future__ import annotations
@@ -146,22 +146,21 @@ def run_task(
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
     }
-    first = forced(model, rows.items, placed, reference, _bar(progress, _title(rows)))
     chosen = set(sets if write is True else write or ())
     needed = texts or not all(metric.exact for metric in rows.metrics)
     writers = chosen if needed else set()
     told = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
-    begun = {name: first[name].written for name in placed if name in writers}
+    title = f"{rows.task.name}/{rows.task.language}"
+    bar = _bar(progress, title)
     along: dict[str, Forced] = {}
-    if writers or told:
-        bar = _bar(progress, f"{_title(rows)} answers")
-        bar(0, 1)
-        followers = [name for name in placed if name in writers | told and name != reference]
-        if reference in placed and followers:
-            alone = {reference: first[reference].written}
-            known = _answers(model, tokenizer, rows.items, placed, alone)[reference]
-            along = _along(model, rows.items, placed, first, reference, known, followers, bar)
-            begun |= {name: _longer(mine, along[name].written) for name, mine in begun.items()}
+    if reference in placed and (writers | told) - {reference}:
+        begun_bar = _bar(progress, f"{title} {reference}")
+        first, along = _both(model, tokenizer, rows.items, placed, reference, begun_bar, bar)
+    else:
+        first = forced(model, rows.items, placed, reference, bar)
+    begun = {name: first[name].written for name in placed if name in writers}
+    if along:
+        begun = {name: _longer(mine, along[name].written) for name, mine in begun.items()}
     answers = _answers(model, tokenizer, rows.items, placed, begun)
     return {
         name: _scores(
@@ -178,30 +177,29 @@ def _bar(progress: Progress | None, title: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(title, done, total) if progress else None
 
 
-def _title(rows: TaskRows) -> str:
-    return f"{rows.task.name}/{rows.task.language}"
-
-
-def _along(
+def _both(
     model: Any,
+    tokenizer: Any,
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
-    first: Mapping[str, Forced],
     reference: str,
-    known: Sequence[tuple[int, ...]],
-    followers: Sequence[str],
+    begun_bar: Callable[[int, int], None],
     bar: Callable[[int, int], None],
-) -> dict[str, Forced]:
-    """The followers, and the reference, teacher-forced on what the reference writes.
+) -> tuple[dict[str, Forced], dict[str, Forced]]:
+    """All sets teacher-forced on the items' own targets, and on what the reference writes.
 
-    known: its greedy answers. first: all sets on the items' own targets, which is the same where
-    the reference writes these.
+    The reference takes one pass before, which tells how far it writes the targets.
+    begun_bar, bar: the progress of that pass and of the others.
     """
+    begun = forced(model, items, {reference: sets[reference]}, reference, begun_bar)
+    alone = {reference: begun[reference].written}
+    known = _answers(model, tokenizer, items, sets, alone)[reference]
     other = [i for i, item in enumerate(items) if known[i] != item.target]
-    asked = [Encoded(items[i].prompt, known[i]) for i in other]
-    mine = {name: sets[name] for name in (reference, *followers)}
-    second = forced(model, asked, mine, reference, bar)
-    return {name: first[name].updated(other, second[name]) for name in mine}
+    answered = [Encoded(items[i].prompt, known[i]) for i in other]
+    made = forced(model, [*items, *answered], sets, reference, bar)
+    own = {name: x.rows(slice(len(items))) for name, x in made.items()}
+    answers = {name: x.rows(slice(len(items), None)) for name, x in made.items()}
+    return own, {name: own[name].updated(other, answers[name]) for name in sets}
 
 
 def _longer(

@@ -1,0 +1,146 @@
+"""Texts that begin alike, laid out as tries: what they have in common is computed once.
+
+A node is a token. It sees those on the way from the root to it and no others, by a mask, and has
+the position that it has in its own text. So the three answers to a question cost the question once,
+and the prompts of a task cost their common instruction once a line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from hydraopt.basemodel.encoding import Batch, Encoded
+
+__all__ = ["MOST_NODES", "Trie", "batch_of", "laid_out", "lines_of", "trie_of"]
+
+MOST_NODES: Final = 1024
+"""Tokens of a trie of several texts: a mask has as many numbers as their square."""
+_LINE: Final = 256
+"""Tokens of a line: enough for a common beginning to be rare, few enough for cheap attention."""
+
+
+@dataclass(frozen=True)
+class Trie:
+    """Some texts as one.
+
+    tokens, parents, depths: of each node, a parent before its children, -1 for none. asked: of each
+    text, the nodes from which the tokens of its target are predicted, in order.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    asked: list[list[int]]
+
+    @property
+    def is_one_text(self) -> bool:
+        """Whether no mask is needed: each token sees all before it."""
+        return self.depths == list(range(len(self.depths)))
+
+
+def trie_of(texts: Sequence[Encoded], shared: bool = True) -> Trie:
+    """The trie of some texts, each with one token before its target at least.
+
+    shared: whether beginnings are; without, the texts stand apart.
+    """
+    trie = Trie([], [], [], [])
+    known: dict[tuple[int, int], int] = {}
+    for text in texts:
+        tokens, node, path = text.prompt + text.target, -1, []
+        for depth, token in enumerate(tokens[:-1]):
+            before, place = node, (node, token)
+            node = known.get(place, -1) if shared else -1
+            if node < 0:
+                node = known[place] = len(trie.tokens)
+                trie.tokens.append(token)
+                trie.parents.append(before)
+                trie.depths.append(depth)
+            path.append(node)
+        trie.asked.append(path[len(text.prompt) - 1 :])
+    return trie
+
+
+def lines_of(texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]]:
+    """All texts as (which, their trie), in lines of about equal length."""
+    whole = [(text.prompt + text.target)[:-1] for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: whole[i])  # what begins alike is neighbours
+    longest = max(map(len, whole), default=0)
+    most = max(min(max(_LINE, 2 * longest), MOST_NODES), longest)
+    nodes, lines = _cut(whole, order, most, most)
+    lines = _cut(whole, order, most, math.ceil(nodes / max(len(lines), 1)))[1]
+    return [(line, trie_of([texts[i] for i in line])) for line in lines]
+
+
+def _cut(
+    whole: Sequence[tuple[int, ...]], order: Sequence[int], most: int, enough: int
+) -> tuple[int, list[list[int]]]:
+    """(nodes, lines): texts in that order, in lines that end at ``enough`` nodes, and before they
+    have more than ``most``."""
+    lines: list[list[int]] = []
+    total = nodes = 0
+    before: tuple[int, ...] = ()
+    for i in order:
+        new = len(whole[i]) - _common(before, whole[i])
+        if not lines or nodes >= enough or nodes + new > most:
+            lines.append([])
+            nodes, new = 0, len(whole[i])
+        lines[-1].append(i)
+        nodes += new
+        total += new
+        before = whole[i]
+    return total, lines
+
+
+def _common(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many tokens they begin with alike."""
+    for k, (x, y) in enumerate(zip(one, two, strict=False)):
+        if x != y:
+            return k
+    return min(len(one), len(two))
+
+
+def laid_out(tries: Sequence[Trie]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(ids, places, seen) of tries, a row each, padded on the right with id 0.
+
+    ids, places: (rows, length) tokens and their positions. seen: (rows, length, length), whether
+    the second token is seen by the first. The last two are None where each row is one text.
+    """
+    length = max(len(trie.tokens) for trie in tries)
+    ids = torch.zeros(len(tries), length, dtype=torch.long)
+    for row, trie in enumerate(tries):
+        ids[row, : len(trie.tokens)] = torch.tensor(trie.tokens)
+    if all(trie.is_one_text for trie in tries):
+        return ids, None, None
+    places = torch.zeros_like(ids)
+    seen = torch.eye(length, dtype=torch.bool).repeat(len(tries), 1, 1)
+    for row, trie in enumerate(tries):
+        places[row, : len(trie.depths)] = torch.tensor(trie.depths)
+        for node, parent in enumerate(trie.parents):
+            if parent >= 0:
+                seen[row, node] |= seen[row, parent]
+    return ids, places, seen
+
+
+def batch_of(
+    lines: Sequence[tuple[Sequence[int], Trie]], texts: Sequence[Encoded]
+) -> tuple[list[int], Batch]:
+    """(which texts, their batch), a row each line."""
+    ids, places, seen = laid_out([trie for _, trie in lines])
+    where: list[int] = []
+    labels: list[int] = []
+    which = [i for line, _ in lines for i in line]
+    for row, (line, trie) in enumerate(lines):
+        for i, nodes in zip(line, trie.asked, strict=True):
+            where += [row * ids.shape[1] + node for node in nodes]
+            labels += texts[i].target
+    number = [k for k, i in enumerate(which) for _ in texts[i].target]
+    batch = Batch(
+        ids, torch.tensor(where), torch.tensor(labels), torch.tensor(number), places, seen
+    )
+    return which, batch
