@@ -28,7 +28,7 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.harm import Drift, drift_of, reference_of
 from hydraopt.basemodel.judge import ANSWER_TOKENS
 from hydraopt.basemodel.model import load_model, products_of
-from hydraopt.basemodel.sensitivity import answered
+from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 

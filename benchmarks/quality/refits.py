@@ -30,7 +30,7 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.harm import Reference, drift_of, reference_of
 from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.refit import Refit, Schedule, refit
-from hydraopt.basemodel.sensitivity import answered
+from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import PartsRecord, read_record, write_record

@@ -14,7 +14,7 @@ from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.model import AnyFactors, attached, hidden_states, logits_of, place
 from hydraopt.basemodel.onlooker import Onlooker
-from hydraopt.basemodel.sensitivity import answered
+from hydraopt.basemodel.writing import answered
 from hydraopt.coding.coefficients import EXPONENT_GRID
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]

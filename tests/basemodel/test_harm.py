@@ -16,8 +16,8 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Drift, drift_of, likely_changes, reference_of
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
-from hydraopt.basemodel.model import attached, generate, place
-from hydraopt.basemodel.sensitivity import answered
+from hydraopt.basemodel.model import attached, place
+from hydraopt.basemodel.writing import answered, generate
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 

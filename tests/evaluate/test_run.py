@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import batches_by_tokens, encode_row
-from hydraopt.basemodel.model import attached, generate, place
+from hydraopt.basemodel.model import attached, place
+from hydraopt.basemodel.writing import generate
 from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.metrics import METRICS
 from hydraopt.evaluate.run import encode_task, run_task

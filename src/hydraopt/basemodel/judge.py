@@ -15,7 +15,7 @@ from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, refe
 from hydraopt.basemodel.memory import Memory, base_hash, cache_folder, key_of
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.refit import refit
-from hydraopt.basemodel.sensitivity import answered
+from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule

@@ -1,8 +1,7 @@
-"""A base model with one task's factors on it: hidden states, logits and answers."""
+"""A base model with one task's factors on it: hidden states and logits."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,20 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
+from hydraopt.basemodel.encoding import Batch
 from hydraopt.basemodel.loading import load_whole
 from hydraopt.errors import AlignmentError, UsageError, explain
 
 __all__ = [
     "BATCH_TOKENS",
-    "WRITE_TOKENS",
     "AnyFactors",
     "Placed",
     "TaskFactors",
     "attached",
     "attached_in_blocks",
     "contiguous_head",
-    "generate",
     "hidden_states",
     "load_classifier",
     "load_model",
@@ -39,8 +36,6 @@ __all__ = [
 
 BATCH_TOKENS = 1024
 """Padded tokens of a batch: large enough that matrix products run at full speed on a CPU."""
-WRITE_TOKENS = 16 * BATCH_TOKENS
-"""The same for writing, where every step computes one token of each row."""
 
 AnyFactors = tuple[NDArray[Any], NDArray[Any]]
 """Factors of any float type: B (m, r) with the scale inside, A (r, n)."""
@@ -231,49 +226,3 @@ def contiguous_head(model: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-@torch.inference_mode()
-def generate(
-    model: Any,
-    tokenizer: Any,
-    items: Sequence[Encoded],
-    factors: Sequence[Placed],
-    most: int,
-    batch_tokens: int,
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Greedy answers, as (index of the item, tokens), in batches of prompts of similar length.
-
-    factors: of each item; a batch may hold several. most: tokens of an answer at most, EOS
-    included, with which an answer ends unless it was cut. Prompts are padded on the left, so that
-    answers start alike.
-    """
-    eos = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
-    lengths = [len(item.prompt) + most for item in items]
-    for mixed in batches_by_tokens(lengths, batch_tokens):
-        chunk = sorted(mixed, key=lambda i: id(factors[i]))
-        runs = itertools.groupby((factors[i] for i in chunk), key=id)
-        blocks = [(run[0], len(run)) for run in (list(run) for _, run in runs)]
-        longest = max(len(items[i].prompt) for i in chunk)
-        ids = torch.full((len(chunk), longest), pad)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(chunk):
-            prompt = items[i].prompt
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        with attached_in_blocks(model, blocks), contiguous_head(model):
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=most,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=pad,
-                eos_token_id=eos,
-            )
-        for row, i in enumerate(chunk):
-            answer = out[row, longest:].tolist()
-            yield i, tuple(answer[: answer.index(eos) + 1] if eos in answer else answer)

@@ -20,7 +20,8 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.sensitivity import answered, look, self_written, sensitivities
+from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
+from hydraopt.basemodel.writing import answered
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain

@@ -19,18 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.model import (
-    WRITE_TOKENS,
-    TaskFactors,
-    attached,
-    generate,
-    hidden_states,
-    logits_of,
-    place,
-)
+from hydraopt.basemodel.model import TaskFactors, attached, hidden_states, logits_of, place
 from hydraopt.linalg.svd import thin
 
-__all__ = ["Seen", "answered", "look", "self_written", "sensitivities"]
+__all__ = ["Seen", "look", "self_written", "sensitivities"]
 
 
 @dataclass(frozen=True)
@@ -110,15 +102,6 @@ def self_written(
             pad_token_id=start,
         )
     return [Encoded((start,), tuple(row[1:].tolist())) for row in out]
-
-
-def answered(
-    model: Any, tokenizer: Any, prompts: Sequence[Encoded], factors: TaskFactors, most: int = 48
-) -> list[Encoded]:
-    """The prompts with what the adapted model answers, greedily: unlabelled inputs are enough."""
-    placed = place(model, factors)
-    said = dict(generate(model, tokenizer, prompts, [placed] * len(prompts), most, WRITE_TOKENS))
-    return [Encoded(prompt.prompt, said[i]) for i, prompt in enumerate(prompts)]
 
 
 def sensitivities(seen: Seen, factors: TaskFactors) -> dict[str, float]:

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from hydraopt.basemodel.encoding import Encoded, encode_row
-from hydraopt.basemodel.model import WRITE_TOKENS, Placed, TaskFactors, generate, place
+from hydraopt.basemodel.model import Placed, TaskFactors, place
+from hydraopt.basemodel.writing import WRITE_TOKENS, generate
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.forced import Forced, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
