@@ -19,9 +19,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.cli.main import cli
 from hydraopt.errors import NumericalError, UsageError
-from hydraopt.serve.cache import RowCache
 from hydraopt.serve.jobs import Job, Limits
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.server import bind, load_engine, make_server

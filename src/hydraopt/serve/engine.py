@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hydraopt.basemodel.model import contiguous_head
+from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.errors import (
     BundleFormatError,
     HydraoptError,
@@ -28,7 +29,6 @@ from hydraopt.errors import (
     explain,
 )
 from hydraopt.runtime.attached import Attached
-from hydraopt.serve.cache import RowCache
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
