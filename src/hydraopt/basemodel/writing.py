@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from hydraopt.basemodel.model import (
     contiguous_head,
     place,
 )
+from hydraopt.basemodel.rowcache import RowCache
+from hydraopt.errors import UsageError
 
 __all__ = ["WRITE_TOKENS", "answered", "generate"]
 
@@ -36,38 +39,79 @@ def generate(
     """Greedy answers, as (index of the item, tokens), in batches of prompts of similar length.
 
     factors: of each item; a batch may hold several. most: tokens of an answer at most, EOS
-    included, with which an answer ends unless it was cut. Prompts are padded on the left, so that
-    answers start alike.
+    included, with which an answer ends unless it was cut.
     """
-    eos = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
     lengths = [len(item.prompt) + most for item in items]
     for mixed in batches_by_tokens(lengths, batch_tokens):
         chunk = sorted(mixed, key=lambda i: id(factors[i]))
-        runs = itertools.groupby((factors[i] for i in chunk), key=id)
-        blocks = [(run[0], len(run)) for run in (list(run) for _, run in runs)]
-        longest = max(len(items[i].prompt) for i in chunk)
-        ids = torch.full((len(chunk), longest), pad)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(chunk):
-            prompt = items[i].prompt
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        with attached_in_blocks(model, blocks), contiguous_head(model):
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=most,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=pad,
-                eos_token_id=eos,
-            )
-        for row, i in enumerate(chunk):
-            answer = out[row, longest:].tolist()
-            yield i, tuple(answer[: answer.index(eos) + 1] if eos in answer else answer)
+        prompts, theirs = [items[i].prompt for i in chunk], [factors[i] for i in chunk]
+        with contiguous_head(model):
+            answers = _write(model, tokenizer, prompts, theirs, most)
+        yield from zip(chunk, answers, strict=True)
+
+
+def _write(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[tuple[int, ...]],
+    factors: Sequence[Placed],
+    most: int,
+) -> list[tuple[int, ...]]:
+    """The answer to each prompt. A row that is done leaves the batch, which would otherwise take as
+    long as its longest answer, with every row. factors: of each row, equal ones side by side."""
+    cache, rows = RowCache(model), list(range(len(prompts)))
+    said: list[list[int]] = [[] for _ in prompts]
+    with _each(model, factors):
+        try:
+            logits = cache.start(prompts)
+        except (TypeError, UsageError):  # another kind of cache than keys and values
+            return _by_transformers(model, tokenizer, prompts, most)
+    while rows:
+        tokens = logits.argmax(-1).tolist()
+        for row, token in zip(rows, tokens, strict=True):
+            said[row].append(token)
+        full = len(said[rows[0]]) >= most
+        going = [k for k, x in enumerate(tokens) if not full and x != tokenizer.eos_token_id]
+        if len(going) < len(rows):
+            cache.keep(going)
+            rows, tokens = [rows[k] for k in going], [tokens[k] for k in going]
+        if rows:
+            with _each(model, [factors[row] for row in rows]):
+                logits = cache.step(tokens)
+    return [tuple(answer) for answer in said]
+
+
+def _each(model: Any, factors: Sequence[Placed]) -> AbstractContextManager[None]:
+    """Each row of a batch with its own factors on the model."""
+    runs = [list(run) for _, run in itertools.groupby(factors, key=id)]
+    return attached_in_blocks(model, [(run[0], len(run)) for run in runs])
+
+
+def _by_transformers(
+    model: Any, tokenizer: Any, prompts: Sequence[tuple[int, ...]], most: int
+) -> list[tuple[int, ...]]:
+    """The same by transformers' own loop, prompts padded on the left."""
+    eos = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=most,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=pad,
+        eos_token_id=eos,
+    )
+    answers = out[:, longest:].tolist()
+    return [tuple(x[: x.index(eos) + 1] if eos in x else x) for x in answers]
 
 
 def answered(
