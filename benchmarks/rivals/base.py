@@ -46,7 +46,8 @@ Tasks = Mapping[str, Modules]
 class Compressor:
     """method, setting: what tables call it. write: all tasks into an empty folder. read: one task
     from the folder. same_as: label of another row whose factors are the same bit by bit, and need
-    no second score. tuned: options that were chosen on validation rows."""
+    no second score. tuned: options that were chosen on validation rows. of_package: whether the
+    whole package's code makes it, not the rivals' alone."""
 
     method: str
     setting: str
@@ -54,6 +55,7 @@ class Compressor:
     read: Callable[[Path, str], Modules]
     same_as: str | None = None
     tuned: Mapping[str, float] = field(default_factory=dict)
+    of_package: bool = False
 
     @property
     def label(self) -> str:

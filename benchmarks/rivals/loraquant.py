@@ -12,9 +12,9 @@ are really stored (fp16 and 2 bits).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from benchmarks.rivals.base import (
 from benchmarks.rivals.numbers import pack_bits, unpack_bits
 from benchmarks.rivals.registry import Scene
 from hydraopt.linalg.svd import thin
+
+if TYPE_CHECKING:
+    from benchmarks.rivals.taught import Teach
 
 __all__ = ["loraquant", "refined", "rows"]
 
@@ -146,44 +149,85 @@ def _refine(modules: Sequence[_Parts]) -> None:
                 getattr(x, side)[: x.h] = rows
 
 
-def loraquant(ratio: float) -> Compressor:
+@dataclass(frozen=True)
+class _Row:
+    """What the layout says of a module: m, n, strong parts h of r."""
+
+    path: str
+    m: int
+    n: int
+    h: int
+    r: int
+
+    @classmethod
+    def of(cls, path: str, x: _Parts) -> _Row:
+        return cls(path, x.left.shape[1], x.right.shape[1], x.h, len(x.left))
+
+
+def _coded(parts: Sequence[_Parts]) -> dict[str, NDArray[Any]]:
+    strong = [v for x in parts for v in (*x.left[: x.h], *x.right[: x.h])]
+    weak = [v for x in parts for v in (*x.left[x.h :], *x.right[x.h :])]
+    return _encode(strong, weak)
+
+
+def _modules(arrays: dict[str, NDArray[Any]], rows: Sequence[_Row]) -> dict[str, Any]:
+    parts = _decode(arrays)
+    at = [0, 0]
+
+    def take(kind: int, count: int, length: int) -> Floats:
+        width = length + -length % _GROUP
+        start, at[kind] = at[kind], at[kind] + count * width
+        return parts[kind][start : at[kind]].reshape(count, width)[:, :length]
+
+    found = {}
+    for row in rows:
+        left, right = take(0, row.h, row.m), take(0, row.h, row.n)
+        b = np.concatenate([left, take(1, row.r - row.h, row.m)])
+        a = np.concatenate([right, take(1, row.r - row.h, row.n)])
+        found[row.path] = np.ascontiguousarray(b.T), a
+    return found
+
+
+def _taught(task: str, parts: dict[str, _Parts], teach: Teach) -> dict[str, _Parts]:
+    """All parts moved by gradient steps on the task's prompts; which are strong stays."""
+
+    def split(modules: Modules) -> dict[str, _Parts]:
+        return {
+            path: _Parts(np.ascontiguousarray(b.T), a, parts[path].h)
+            for path, (b, a) in modules.items()
+        }
+
+    def rounded(modules: Modules) -> Modules:
+        now = split(modules)
+        rows = [_Row.of(path, x) for path, x in now.items()]
+        return _modules(_coded(list(now.values())), rows)
+
+    start = {path: (np.ascontiguousarray(x.left.T), x.right) for path, x in parts.items()}
+    return {**parts, **split(teach(task, start, rounded))}
+
+
+def loraquant(ratio: float, teach: Teach | None = None) -> Compressor:
     """ratio: share of a module's energy in the 2-bit parts; the authors' example is 0.8."""
 
     def write(tasks: Tasks, folder: Path) -> None:
         split = {
-            (task, path): _split(pair, ratio)
+            task: {path: _split(pair, ratio) for path, pair in modules.items()}
             for task, modules in tasks.items()
-            for path, pair in modules.items()
         }
-        _refine([parts for parts in split.values() if parts.h])
+        _refine([parts for mine in split.values() for parts in mine.values() if parts.h])
         layout: dict[str, list[tuple[str, int, int, int, int]]] = {}
-        for task, modules in tasks.items():
-            mine = [(path, split[task, path]) for path in modules]
-            strong = [v for _, x in mine for v in (*x.left[: x.h], *x.right[: x.h])]
-            weak = [v for _, x in mine for v in (*x.left[x.h :], *x.right[x.h :])]
-            layout[task] = [
-                (path, x.left.shape[1], x.right.shape[1], x.h, len(x.left)) for path, x in mine
-            ]
-            save_file(_encode(strong, weak), str(folder / f"{task}.safetensors"))
+        for task, mine in split.items():
+            kept = _taught(task, mine, teach) if teach else mine
+            layout[task] = [astuple(_Row.of(path, x)) for path, x in kept.items()]
+            save_file(_coded(list(kept.values())), str(folder / f"{task}.safetensors"))
         write_layout(folder, layout)
 
     def read(folder: Path, task: str) -> Modules:
-        parts = _decode(load_file(str(folder / f"{task}.safetensors")))
-        at = [0, 0]
+        rows = [_Row(*row) for row in read_layout(folder)[task]]
+        return _modules(load_file(str(folder / f"{task}.safetensors")), rows)
 
-        def take(kind: int, count: int, length: int) -> Floats:
-            width = length + -length % _GROUP
-            start, at[kind] = at[kind], at[kind] + count * width
-            return parts[kind][start : at[kind]].reshape(count, width)[:, :length]
-
-        found = {}
-        for path, m, n, h, r in read_layout(folder)[task]:
-            left, right = take(0, h, m), take(0, h, n)
-            b = np.concatenate([left, take(1, r - h, m)])
-            found[path] = np.ascontiguousarray(b.T), np.concatenate([right, take(1, r - h, n)])
-        return found
-
-    return Compressor("loraquant", f"ratio {ratio:g}", write, read)
+    name = "loraquant, prompts" if teach else "loraquant"
+    return Compressor(name, f"ratio {ratio:g}", write, read, of_package=teach is not None)
 
 
 def rows(scene: Scene) -> list[Compressor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -18,35 +19,66 @@ from benchmarks.rivals.base import (
 )
 from benchmarks.rivals.numbers import Code
 
+if TYPE_CHECKING:
+    from benchmarks.rivals.taught import Teach
+
 __all__ = ["Cut", "stored"]
 
 Cut = Callable[[Tasks], Tasks]
 
 
-def stored(method: str, setting: str, code: Code, cut: Cut = lambda tasks: tasks) -> Compressor:
+_Sizes = list[tuple[str, int, int, int]]
+"""Of each module its path, m, n and r."""
+
+
+def stored(
+    method: str,
+    setting: str,
+    code: Code,
+    cut: Cut = lambda tasks: tasks,
+    teach: Teach | None = None,
+) -> Compressor:
     """A compressor that writes what ``cut`` makes of the factors in a code of numbers: of each
-    module the columns of B, then the rows of A."""
+    module the columns of B, then the rows of A. teach: moves them before, to be rounded better."""
+
+    def rounded(modules: Modules) -> Modules:
+        arrays = code.encode(_vectors(modules))
+        sizes = _sizes(modules)
+        return _modules(sizes, code.decode(arrays, _lengths(sizes)))
 
     def write(tasks: Tasks, folder: Path) -> None:
-        layout: dict[str, list[tuple[str, int, int, int]]] = {}
+        layout: dict[str, _Sizes] = {}
         for task, modules in cut(tasks).items():
-            vectors: list[Floats] = []
-            layout[task] = []
-            for path, (b, a) in modules.items():
-                layout[task].append((path, b.shape[0], a.shape[1], a.shape[0]))
-                vectors += [*b.T, *a]
-            save_file(dict(code.encode(vectors)), str(folder / f"{task}.safetensors"))
+            kept = {**modules, **teach(task, modules, rounded)} if teach else modules
+            layout[task] = _sizes(kept)
+            save_file(dict(code.encode(_vectors(kept))), str(folder / f"{task}.safetensors"))
         write_layout(folder, layout)
 
     def read(folder: Path, task: str) -> Modules:
-        rows = read_layout(folder)[task]
-        sizes = [size for _, m, n, r in rows for size in (*[m] * r, *[n] * r)]
-        vectors = iter(code.decode(load_file(str(folder / f"{task}.safetensors")), sizes))
-        found = {}
-        for path, m, n, r in rows:
-            b = np.array([next(vectors) for _ in range(r)], np.float32).reshape(r, m).T
-            a = np.array([next(vectors) for _ in range(r)], np.float32).reshape(r, n)
-            found[path] = np.ascontiguousarray(b), a
-        return found
+        sizes: _Sizes = read_layout(folder)[task]
+        arrays = load_file(str(folder / f"{task}.safetensors"))
+        return _modules(sizes, code.decode(arrays, _lengths(sizes)))
 
-    return Compressor(method, setting, write, read)
+    return Compressor(method, setting, write, read, of_package=teach is not None)
+
+
+def _sizes(modules: Modules) -> _Sizes:
+    return [(path, b.shape[0], a.shape[1], a.shape[0]) for path, (b, a) in modules.items()]
+
+
+def _lengths(sizes: _Sizes) -> list[int]:
+    return [size for _, m, n, r in sizes for size in (*[m] * r, *[n] * r)]
+
+
+def _vectors(modules: Modules) -> list[Floats]:
+    return [x for b, a in modules.values() for x in (*b.T, *a)]
+
+
+def _modules(sizes: _Sizes, vectors: list[Floats]) -> dict[str, tuple[Floats, Floats]]:
+    waiting = iter(vectors)
+    found = {}
+    for path, m, n, r in sizes:
+        b = np.array([next(waiting) for _ in range(r)], np.float32).reshape(r, m).T
+        a = np.array([next(waiting) for _ in range(r)], np.float32).reshape(r, n)
+        found[path] = np.ascontiguousarray(b), a
+    return found

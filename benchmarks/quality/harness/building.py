@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, package_hash
-from benchmarks.quality.sets import METHOD as OURS
 from benchmarks.rivals.base import (
     Compressor,
     Modules,
@@ -110,8 +109,8 @@ def made(
     built. A row that fails is a note with ``failed`` and is tried again the next time."""
     for row in rows:
         folder, file = place / row.label, place / f"{row.label}.json"
-        code = package_hash() if row.method == OURS else code_of()
-        key = f"{code}-{inputs}"
+        code = [code_of(), package_hash()] if row.of_package else [code_of()]
+        key = "-".join([*code, inputs])
         known = json.loads(file.read_text()) if file.is_file() else {}
         if known.get("key") == key and folder.is_dir():
             yield row.label, known["note"]

@@ -18,7 +18,7 @@ from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import load_model
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
-__all__ = ["JUDGED_ON", "SPLITS", "add_prompts", "judge_of", "prompts_of"]
+__all__ = ["JUDGED_ON", "SPLITS", "add_prompts", "judge_of", "model_of", "prompts_of"]
 
 SPLITS = ("train", "validation")
 """Rows that prompts may be of: those that the adapter was trained on, and others; never test rows.
@@ -57,6 +57,11 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
 
 
 _loaded = functools.cache(load_model)
+
+
+def model_of(base: str) -> Any:
+    """The base model of such a judge."""
+    return _loaded(base)[0]
 
 
 @functools.cache

@@ -20,4 +20,4 @@ def ours(adapters: Sequence[Adapter], size: str) -> Compressor:
     def write(_: Tasks, folder: Path) -> None:
         merge(adapters, folder / BUNDLE, size=size)
 
-    return Compressor(METHOD, size, write, read_bundle)
+    return Compressor(METHOD, size, write, read_bundle, of_package=True)

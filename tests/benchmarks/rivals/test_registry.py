@@ -23,8 +23,10 @@ SHARED = {
     "inside",
     "numbers",
     "packages",
+    "prompted",
     "registry",
     "stored",
+    "taught",
     "tool",
 }
 """What rivals are made of; everything else in the folder is one."""

@@ -1,0 +1,138 @@
+"""Rivals with prompts: factors are moved, before they are rounded, to keep the original's answers.
+
+What hydraopt's refit does for its own parts, for any code of numbers: both factors of all modules
+are trained by the KL divergence from the original at the tokens of its own answers, while each step
+sees what the rival's rounding does to them. A quarter of the answers is held out; what does best
+there is kept, the factors as they were if nothing does better.
+
+Sources: straight-through gradients (Bengio et al., arXiv 1308.3432); distillation from the model's
+own words (LLM-QAT, arXiv 2305.17888). LoRAQuant's own gradient steps (arXiv 2510.26690) see weights
+alone; here they see prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.rivals.base import Modules
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
+from hydraopt.basemodel.lesson import Lesson
+from hydraopt.basemodel.model import TaskFactors, place
+from hydraopt.basemodel.refit import Schedule
+
+__all__ = ["Round", "Teach", "taught"]
+
+Round = Callable[[Modules], Modules]
+"""What comes back of a task's factors from the rival's file."""
+Teach = Callable[[str, Modules, Round], Modules]
+"""(task, factors to start from, rounding) to factors that round better."""
+
+_WARM = 5
+"""Steps in which the rate rises to its full value."""
+
+
+def taught(
+    model: Any,
+    answers: Sequence[Encoded],
+    original: TaskFactors,
+    start: Modules,
+    rounded: Round,
+    how: Schedule | None = None,
+) -> Modules:
+    """Factors whose rounding keeps more of the original's answers than that of ``start``.
+
+    answers: prompts with the original's answers as targets, four at least. how: of a refit; stages
+    and kinds of rounding do not count here.
+    """
+    how = how or Schedule()
+    learned_from, judged_by = held_out(answers)
+    judges = reference_of(model, [answers[i] for i in judged_by], original)
+    best, before = start, _harm(model, judges, rounded(start))
+    least = before.kl
+    pupil = _Pupil.of(start)
+    lesson = Lesson.of(model, [answers[i] for i in learned_from], place(model, original), how.texts)
+    optimizer = torch.optim.Adam(pupil.learned, lr=how.rate, betas=(0.9, 0.98))
+    order, waiting = np.random.default_rng(how.seed), [0][:0]
+    for step in range(1, how.steps + 1):
+        waiting = waiting or order.permutation(len(lesson.batches)).tolist()
+        falling = 1 - (step - 1) / how.steps
+        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
+        if (step - 1) % how.again == 0:
+            pupil.look(rounded)
+        optimizer.zero_grad()
+        lesson.learn(model, pupil.placed(), waiting.pop())
+        optimizer.step()
+        if step in how.stops:
+            tried = pupil.modules()
+            told = _harm(model, judges, rounded(tried))
+            if told.likely <= before.likely and told.kl < least:
+                best, least = tried, told.kl
+    return best
+
+
+def _harm(model: Any, judges: Reference, modules: Modules) -> Summary:
+    return drift_of(model, judges, modules).summary()
+
+
+@dataclass
+class _Pupil:
+    """Factors while they are trained. sides: by path, B (m, r) and A (r, n) in units of their root
+    mean square at the start. lost: what rounding adds, as it was looked at last."""
+
+    sides: dict[str, tuple[Tensor, Tensor]]
+    units: Mapping[str, tuple[float, float]]
+    lost: dict[str, tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, start: Modules) -> _Pupil:
+        sides, units, lost = {}, {}, {}
+        for path, pair in start.items():
+            if not pair[1].shape[0]:  # a cut may leave nothing of a module
+                continue
+            tensors = [torch.from_numpy(np.array(x, np.float32)) for x in pair]
+            b, a = (float(x.square().mean().sqrt()) or 1.0 for x in tensors)
+            units[path] = b, a
+            sides[path] = (
+                (tensors[0] / b).requires_grad_(),
+                (tensors[1] / a).requires_grad_(),
+            )
+            lost[path] = torch.zeros_like(tensors[0]), torch.zeros_like(tensors[1])
+        return cls(sides, units, lost)
+
+    @property
+    def learned(self) -> list[Tensor]:
+        return [x for pair in self.sides.values() for x in pair]
+
+    def modules(self) -> dict[str, tuple[Any, Any]]:
+        """The factors as they are."""
+        return {
+            path: (
+                (pair[0].detach() * self.units[path][0]).numpy(),
+                (pair[1].detach() * self.units[path][1]).numpy(),
+            )
+            for path, pair in self.sides.items()
+        }
+
+    def look(self, rounded: Round) -> None:
+        """Round them as they are, and remember what that does."""
+        now = self.modules()
+        for path, pair in rounded(now).items():
+            b, a = (torch.from_numpy(x - y) for x, y in zip(pair, now[path], strict=True))
+            self.lost[path] = b, a
+
+    def placed(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """With rounding, through which gradients go as if it were none."""
+        return {
+            path: (
+                pair[0] * self.units[path][0] + self.lost[path][0],
+                pair[1] * self.units[path][1] + self.lost[path][1],
+            )
+            for path, pair in self.sides.items()
+        }

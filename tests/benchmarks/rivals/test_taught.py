@@ -1,0 +1,89 @@
+"""Rivals that get prompts: factors moved so that what rounding leaves keeps more answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import methods
+from benchmarks.rivals.base import pack
+from benchmarks.rivals.group import rounding
+from benchmarks.rivals.loraquant import loraquant
+from benchmarks.rivals.numbers import grouped
+from benchmarks.rivals.prompted import rows
+from benchmarks.rivals.stored import stored
+from benchmarks.rivals.svd import cut_by_energy
+from benchmarks.rivals.svd_group import rounded_svd
+from benchmarks.rivals.taught import taught
+from hydraopt.basemodel.harm import drift_of, held_out, reference_of
+from hydraopt.basemodel.refit import Schedule
+from tests.basemodel.test_gains import factors_of, texts_of
+
+SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
+
+
+@pytest.fixture
+def school(trained):
+    """(originals of one task, its answers, what teaches, harm of factors on held-out answers)."""
+    model, tokenizer = trained
+    original = {
+        path: tuple(np.asarray(x, np.float32) for x in pair)
+        for path, pair in factors_of(0, 0.02).items()
+    }
+    answers = texts_of(tokenizer, 24)
+    judges = reference_of(model, [answers[i] for i in held_out(answers)[1]], original)
+
+    def teach(_task, start, rounded):
+        return taught(model, answers, original, start, rounded, SHORT)
+
+    return original, teach, lambda factors: drift_of(model, judges, factors).summary()
+
+
+@pytest.mark.parametrize(
+    ("plain", "prompted"),
+    [
+        (rounding(2), lambda teach: stored("x", "", grouped(2), teach=teach)),
+        (
+            rounded_svd(0.5),
+            lambda teach: stored("x", "", grouped(4), cut_by_energy(0.5), teach),
+        ),
+        (loraquant(0.5), lambda teach: loraquant(0.5, teach)),
+    ],
+    ids=["group", "svd+group", "loraquant"],
+)
+def test_less_harm_in_as_many_bytes(school, tmp_path: Path, plain, prompted) -> None:
+    original, teach, harm = school
+    row = prompted(teach)
+    before = pack(plain, {"t": original}, tmp_path / "a")
+    after = pack(row, {"t": original}, tmp_path / "b")
+    assert abs(after.bytes - before.bytes) < 200  # layouts are compressed
+    old, new = harm(before.factors["t"]), harm(after.factors["t"])
+    assert new.kl < 0.9 * old.kl
+    assert new.likely <= old.likely
+    assert row.of_package
+    assert not plain.of_package
+
+
+def test_what_no_step_makes_better_stays(school) -> None:
+    original, teach, _ = school
+    assert teach("t", original, lambda modules: modules) is original  # nothing is lost
+
+
+def test_rows_have_labels_of_their_own(school) -> None:
+    found = rows(school[1])
+    labels = [row.label for row in found]
+    assert len(set(labels)) == len(labels)
+    assert all("prompts" in row.method for row in found)
+
+
+def test_another_process_sees_the_same_prompts(tmp_path: Path) -> None:
+    asked = ["gemma3-5x8", "--plan", "prompted", "--tasks", str(tmp_path), "--prompts", "24"]
+    run = methods.Run.of(methods._arguments(asked))
+    again = methods.Run.of(methods._arguments([*run.arguments, "--one", "x", "y"]))
+    assert (again.place, again.args.prompts) == (run.place, 24)
+    other = methods.Run.of(methods._arguments([*asked, "--prompts-from", "validation"]))
+    assert other.place != run.place
+    with pytest.raises(SystemExit):
+        methods._arguments(asked[:3])
