@@ -118,7 +118,7 @@ def shares_beginnings(model: Any, group: Sequence[Encoded]) -> bool:
     with products_of("float32"):
         try:
             together = likelihoods(model, [group], {})[0]
-        except (RuntimeError, TypeError, ValueError):
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
         alone = likelihoods(model, [group], {}, shared=False)[0]
     return bool(np.abs(together - alone).max() <= _ALIKE)
