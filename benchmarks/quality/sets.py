@@ -151,7 +151,7 @@ PLANS: dict[str, list[Method]] = {
         *_sizes(METHOD, _HARMED),
         *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),
     ],
-    "curves": _sizes(CURVES, _HARMED, **_JUDGED[CURVES]),
+    "curves": [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **_JUDGED[CURVES])],
     "refit": _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "refit-limits": _harm(REFIT, "1%", "2%"),
