@@ -24,12 +24,13 @@ from typing import Any, Final
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for
+from benchmarks.quality.harness.inventing import invented
 from benchmarks.quality.sets import SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.harm import Reference, drift_of, reference_of
 from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.refit import Refit, Schedule, refit
+from hydraopt.basemodel.refit import Schedule, refit
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.chunks import ChunkWriter
@@ -43,11 +44,13 @@ __all__ = ["TRIALS", "Trial", "modules_of"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to refit. split, prompts: where the prompts are from, and how many."""
+    """One way to refit. split, prompts: where the prompts are from, and how many. invented: prompts
+    that the base model makes up from these, and that are learned from as well."""
 
     schedule: Schedule
     split: str = "validation"
     prompts: int = 64
+    invented: int = 0
 
 
 TRIALS: Final[Mapping[str, Trial]] = {
@@ -58,6 +61,9 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "none": Trial(Schedule(rounding="none")),
     "slow": Trial(Schedule(rate=0.003)),
     "fast": Trial(Schedule(rate=0.03)),
+    "warm": Trial(Schedule(temperature=2.0)),
+    "24": Trial(Schedule(), prompts=24),
+    "24, 200 invented": Trial(Schedule(), prompts=24, invented=200),
     "trained on": Trial(Schedule(), "train"),
     "trained on, 24": Trial(Schedule(), "train", 24),
     "trained on, 300": Trial(Schedule(), "train", 300),
@@ -94,12 +100,15 @@ class _Asked:
     def __init__(self, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._adapter, self._tasks = adapter, tasks
+        self.name = adapter.name
         self.factors: TaskFactors = {p: x.factors() for p, x in adapter.modules.items()}
-        self._known: dict[tuple[str, int], list[Encoded]] = {}
+        self._known: dict[tuple[str, int, int], list[Encoded]] = {}
 
-    def answers(self, split: str, count: int) -> list[Encoded]:
-        """To the first ``count`` rows of a split."""
-        if (split, count) not in self._known:
+    def answers(self, split: str, count: int, invented_of: int = 0) -> list[Encoded]:
+        """To the first ``count`` rows of a split; or to so many prompts that the base model makes
+        up from these."""
+        key = split, count, invented_of
+        if key not in self._known:
             task = task_of(self._adapter.name, self._adapter.source.parent, self._tasks)
             file = read_task_file(self._tasks, *task, split)
             rows = [
@@ -107,8 +116,10 @@ class _Asked:
                 for row in file.rows[:count]
             ]
             asked = [Encoded(row.prompt, ()) for row in rows]
-            self._known[split, count] = answered(self._model, self._tokenizer, asked, self.factors)
-        return self._known[split, count]
+            if invented_of:
+                asked = invented(self._model, self._tokenizer, asked, invented_of, seed=0)
+            self._known[key] = answered(self._model, self._tokenizer, asked, self.factors)
+        return self._known[key]
 
 
 def _measured(
@@ -129,16 +140,30 @@ def _measured(
     }
 
 
-def _row(name: str, trial: str, made: Refit, seconds: float) -> dict[str, Any]:
+def _tried(
+    model: Any,
+    asked: _Asked,
+    coded: Mapping[str, CodedModule],
+    test: Reference,
+    trial: str,
+) -> dict[str, Any]:
+    """One refit and what it gives on the test rows."""
+    how, started = TRIALS[trial], time.monotonic()
+    answers = asked.answers(how.split, how.prompts)
+    more = asked.answers(how.split, how.prompts, how.invented) if how.invented else []
+    made = refit(model, answers, asked.factors, coded, schedule=how.schedule, more=more)
     return {
-        "adapter": name,
+        "adapter": asked.name,
         "trial": trial,
-        "schedule": asdict(TRIALS[trial].schedule),
-        "split": TRIALS[trial].split,
-        "prompts": TRIALS[trial].prompts,
+        "schedule": asdict(how.schedule),
+        "split": how.split,
+        "prompts": how.prompts,
+        **({"invented": len(more)} if more else {}),
         "held_out": {"before": asdict(made.before), "after": asdict(made.after)},
         "steps": made.steps,
-        "seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - started, 1),
+        "bytes": {"before": _bytes(coded, {}), "after": _bytes(coded, made.records)},
+        "after": _measured(model, test, coded, made.records),
     }
 
 
@@ -184,17 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 key = f"{name} {args.size} {trial} {args.rows}"
                 if key in _known(out):
                     continue
-                how = TRIALS[trial]
-                answers = asked.answers(how.split, how.prompts)
-                started = time.monotonic()
-                made = refit(model, answers, asked.factors, coded, schedule=how.schedule)
-                row = _row(name, trial, made, time.monotonic() - started)
-                row |= {
-                    "size": args.size,
-                    "bytes": {"before": _bytes(coded, {}), "after": _bytes(coded, made.records)},
-                    "before": before,
-                    "after": _measured(model, test, coded, made.records),
-                }
+                row = _tried(model, asked, coded, test, trial)
+                row |= {"size": args.size, "before": before}
                 # Another process may have added rows to the file.
                 rows = {**_known(out), key: row}
                 save_json(out, {**head, "set": args.set, "bundle": note, "rows": rows})

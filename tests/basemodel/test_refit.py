@@ -63,6 +63,18 @@ def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None
     assert made.records.keys() == coded.keys()
 
 
+def test_more_answers_are_learned_from_and_judge_nothing(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 40)
+    few, empty = texts[:24], Encoded(texts[0].prompt, ())
+    alone = refit(model, few, original, coded, schedule=SHORT)
+    helped = refit(model, few, original, coded, schedule=SHORT, more=[*texts[24:], empty])
+    assert helped.before == alone.before
+    assert helped.after.answers == len(few) // HELD_OUT
+    assert helped.after.kl != alone.after.kl
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     trained, make_adapter, tmp_path, form

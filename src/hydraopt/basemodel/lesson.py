@@ -49,8 +49,12 @@ class Lesson:
         cap = getattr(model.config, "final_logit_softcapping", None)
         return cls(batches, aims, head.weight.detach()[tokens], bias, cap)
 
-    def learn(self, model: Any, placed: Placed, number: int) -> None:
-        """Add the gradients of the KL an answer, mean over the answers of a batch."""
+    def learn(self, model: Any, placed: Placed, number: int, temperature: float = 1.0) -> None:
+        """Add the gradients of the KL an answer, mean over the answers of a batch.
+
+        temperature: divides the logits of both; the KL is times its square, so that gradients are
+        of one size (Hinton et al. 2015, 1503.02531).
+        """
         batch, aim = self.batches[number], self.aims[number]
         with attached(model, placed):
             hidden = hidden_states(model, batch)
@@ -59,17 +63,17 @@ class Lesson:
         answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
-                want = self._chances(aim[start : start + _TOKENS])
-            got = self._chances(leaf[start : start + _TOKENS])
+                want = self._chances(aim[start : start + _TOKENS], temperature)
+            got = self._chances(leaf[start : start + _TOKENS], temperature)
             kl = F.kl_div(got, want, log_target=True, reduction="sum")
-            torch.autograd.backward(kl / answers)
+            torch.autograd.backward(kl * temperature**2 / answers)
         torch.autograd.backward(hidden, leaf.grad)
 
-    def _chances(self, hidden: Tensor) -> Tensor:
+    def _chances(self, hidden: Tensor, temperature: float) -> Tensor:
         logits = F.linear(hidden, self.weight, self.bias).float()
         if self.cap is not None:
             logits = self.cap * torch.tanh(logits / self.cap)
-        return logits.log_softmax(-1)
+        return (logits / temperature).log_softmax(-1)
 
 
 @torch.no_grad()

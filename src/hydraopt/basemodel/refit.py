@@ -55,7 +55,8 @@ class Schedule:
     texts: answers of a step. again: steps after which rounding is looked at anew. rounding: "seen",
     what it does to the parts as they are, or "drawn", random numbers of that size, or "none".
     stages: groups of modules, in the order of the layers, the first of which are held from a while
-    before the end. seed: of the order of the answers, and of random numbers.
+    before the end. temperature: of the KL that is learned by. seed: of the order of the answers,
+    and of random numbers.
     """
 
     steps: int = 80
@@ -65,6 +66,7 @@ class Schedule:
     again: int = 4
     rounding: str = "seen"
     stages: int = 8
+    temperature: float = 1.0
     seed: int = 0
 
 
@@ -86,12 +88,14 @@ def refit(
     coded: Mapping[str, CodedModule],
     done: Sequence[str] = (),
     schedule: Schedule | None = None,
+    more: Sequence[Encoded] = (),
 ) -> Refit:
     """Other records of the modules in ``coded``, that keep more of the original's answers.
 
     answers: prompts with the original's answers as targets. original: B (m, r) with the scale
-    inside, A (r, n), by module path. done: modules that stay as they are coded. The same arguments
-    give the same records. The model stays as it is.
+    inside, A (r, n), by module path. done: modules that stay as they are coded. more: answers that
+    are learned from as well, and judge nothing. The same arguments give the same records. The model
+    stays as it is.
     Raises UsageError for fewer than four answers, and AlignmentError for modules that the model
     does not have as linear ones.
     """
@@ -106,7 +110,7 @@ def refit(
                 do="Give more prompts of the task",
             )
         )
-    seen = [answers[i] for i in learned_from]
+    seen = [*(answers[i] for i in learned_from), *(x for x in more if x.target)]
     judges = reference_of(model, [answers[i] for i in judged_by], original)
     before = best = _harm(model, judges, {p: x.record for p, x in coded.items()})
     records: dict[str, PartsRecord] = {}
@@ -157,7 +161,7 @@ def _train(
                 side.look()
         optimizer.zero_grad()
         free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
-        lesson.learn(model, {**fixed, **free}, waiting.pop())
+        lesson.learn(model, {**fixed, **free}, waiting.pop(), how.temperature)
         optimizer.step()
         for path in holds.get(step, ()):
             sides[path].hold()
