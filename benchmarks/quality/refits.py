@@ -53,6 +53,8 @@ class Trial:
     invented: int = 0
 
 
+_LONG: Final = Schedule(steps=320, stops=(160, 200, 240, 280, 320))
+
 TRIALS: Final[Mapping[str, Trial]] = {
     "default": Trial(Schedule()),
     "one stage": Trial(Schedule(stages=1)),
@@ -67,6 +69,8 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "trained on": Trial(Schedule(), "train"),
     "trained on, 24": Trial(Schedule(), "train", 24),
     "trained on, 300": Trial(Schedule(), "train", 300),
+    "long": Trial(_LONG),
+    "long, trained on, 300": Trial(_LONG, "train", 300),
 }
 
 
@@ -179,7 +183,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--size", default="3%")
     parser.add_argument("--only", nargs="+", required=True, metavar="ADAPTER")
-    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=["seen"])
+    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=["default"])
     parser.add_argument("--rows", type=int, default=48, help="test rows of a task")
     parser.add_argument("--threads", type=int, help="of the processor; default all")
     return parser.parse_args(arguments)
