@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.rivals.base import Modules
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
-from hydraopt.basemodel.lesson import Lesson
+from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.basemodel.refit import Schedule
 
@@ -57,7 +57,8 @@ def taught(
     best, before = start, _harm(model, judges, rounded(start))
     least = before.kl
     pupil = _Pupil.of(start)
-    lesson = Lesson.of(model, [answers[i] for i in learned_from], place(model, original), how.texts)
+    learner, seen = learner_of(model), [answers[i] for i in learned_from]
+    lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
     optimizer = torch.optim.Adam(pupil.learned, lr=how.rate, betas=(0.9, 0.98))
     order, waiting = np.random.default_rng(how.seed), [0][:0]
     for step in range(1, how.steps + 1):
@@ -67,7 +68,7 @@ def taught(
         if (step - 1) % how.again == 0:
             pupil.look(rounded)
         optimizer.zero_grad()
-        lesson.learn(model, pupil.placed(), waiting.pop())
+        lesson.learn(learner, pupil.placed(), waiting.pop())
         optimizer.step()
         if step in how.stops:
             tried = pupil.modules()

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hydraopt.basemodel import lesson as lesson_module
 from hydraopt.basemodel.encoding import collate
-from hydraopt.basemodel.lesson import Lesson
+from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import attached, hidden_states, logits_of, place
 from tests.basemodel.test_gains import factors_of, texts_of
+from tests.small_model import tiny_llama
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -39,3 +41,43 @@ def test_the_gradient_is_that_of_the_definition(trained, temperature) -> None:
     for path, (b, _) in mine.items():
         assert b.grad.abs().max() > 0
         torch.testing.assert_close(b.grad, wanted[path][0].grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("halves", [True, False])
+def test_who_learns(trained, monkeypatch, halves) -> None:
+    model, tokenizer = trained
+    monkeypatch.setattr(lesson_module, "_has_halves", lambda: halves)
+    learner = learner_of(model)
+    assert (learner is model) == (not halves)
+    kept = {x.dtype for x in model.parameters()}
+    assert kept == {torch.float32}
+    assert {x.dtype for x in learner.parameters()} == ({torch.bfloat16} if halves else kept)
+    # It thinks nearly the same, and its gradient points the same way.
+    texts = texts_of(tokenizer, 6)
+    slopes = []
+    for who in (model, learner):
+        original, other = (place(who, factors_of(seed, 0.05)) for seed in (0, 1))
+        leaves = {
+            p: (b.float().requires_grad_(), a.float().requires_grad_())
+            for p, (b, a) in other.items()
+        }
+        Lesson.of(who, texts, original, len(texts)).learn(who, leaves, 0)
+        slopes.append(torch.cat([x.grad.flatten() for pair in leaves.values() for x in pair]))
+    assert F.cosine_similarity(*slopes, dim=0) > 0.99
+
+
+def test_no_copy_is_made_that_has_no_room(trained, monkeypatch) -> None:
+    monkeypatch.setattr(lesson_module, "_has_halves", lambda: True)
+    size = sum(2 * x.numel() for x in trained[0].parameters())
+    monkeypatch.setattr(lesson_module, "_memory", lambda: 4 * size)
+    assert learner_of(trained[0]) is not trained[0]
+    monkeypatch.setattr(lesson_module, "_memory", lambda: 4 * size - 1)
+    assert learner_of(trained[0]) is trained[0]
+
+
+def test_tied_weights_stay_tied(trained, monkeypatch) -> None:
+    monkeypatch.setattr(lesson_module, "_has_halves", lambda: True)
+    model = tiny_llama()
+    model.lm_head.weight = model.model.embed_tokens.weight
+    learner = learner_of(model)
+    assert learner.lm_head.weight is learner.model.embed_tokens.weight

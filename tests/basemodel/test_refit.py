@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hydraopt import merge, open_bundle, read_adapters
+from hydraopt.basemodel import lesson
 from hydraopt.basemodel import refit as module
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import drift_of, reference_of
@@ -19,6 +20,13 @@ from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, UsageError
 from tests.basemodel.test_gains import PATHS, factors_of, texts_of
+
+
+@pytest.fixture(autouse=True, params=[False], ids=[""])
+def halves(request, monkeypatch) -> None:
+    """Whether the processor has products of bfloat16: nothing here depends on the machine."""
+    monkeypatch.setattr(lesson, "_has_halves", lambda: request.param)
+
 
 SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
 
@@ -75,6 +83,7 @@ def test_more_answers_are_learned_from_and_judge_nothing(trained, make_adapter, 
     assert helped.after.kl != alone.after.kl
 
 
+@pytest.mark.parametrize("halves", [False, True], indirect=True)
 @pytest.mark.parametrize("form", FORMS)
 def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     trained, make_adapter, tmp_path, form

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hydraopt.basemodel.batches import one_batch
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
 
-__all__ = ["Lesson"]
+__all__ = ["Lesson", "learner_of"]
 
 _TOKENS: Final = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
 _LIKELY: Final = 16
 """Tokens that the original holds likeliest at a place: those of all places are learned from."""
+_ROOM: Final = 4
+"""A copy of the model takes one part in so many of the machine's memory at most."""
+
+
+def learner_of(model: Any) -> Any:
+    """What learns in the model's place: a copy in bfloat16, or the model itself.
+
+    A copy where the processor has products of such numbers, with which a step takes little more
+    than half as long. A gradient needs no more digits; what is learned is judged on the model.
+    """
+    weights = list(model.parameters())
+    size = sum(x.numel() for x in weights) * torch.bfloat16.itemsize
+    plain = all(x.dtype is torch.float32 and x.device.type == "cpu" for x in weights)
+    if not (plain and _has_halves() and size <= _memory() / _ROOM):
+        return model
+    halves = {id(x): nn.Parameter(x.detach().bfloat16(), requires_grad=False) for x in weights}
+    return copy.deepcopy(model, halves)
+
+
+def _has_halves() -> bool:
+    """Whether the processor multiplies bfloat16 numbers by itself."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _memory() -> int:
+    """Bytes of the machine; none where it does not say."""
+    known = getattr(os, "sysconf_names", {})
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    return os.sysconf(names[0]) * os.sysconf(names[1]) if all(x in known for x in names) else 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +79,8 @@ class Lesson:
         head = model.get_output_embeddings()
         bias = None if head.bias is None else head.bias.detach()[tokens]
         cap = getattr(model.config, "final_logit_softcapping", None)
-        return cls(batches, aims, head.weight.detach()[tokens], bias, cap)
+        weight = head.weight.detach()[tokens].float()
+        return cls(batches, aims, weight, None if bias is None else bias.float(), cap)
 
     def learn(self, model: Any, placed: Placed, number: int, temperature: float = 1.0) -> None:
         """Add the gradients of the KL an answer, mean over the answers of a batch.
@@ -56,8 +89,9 @@ class Lesson:
         of one size (Hinton et al. 2015, 1503.02531).
         """
         batch, aim = self.batches[number], self.aims[number]
-        with attached(model, placed):
-            hidden = hidden_states(model, batch)
+        dtype = aim.dtype
+        with attached(model, {path: (b.to(dtype), a.to(dtype)) for path, (b, a) in placed.items()}):
+            hidden = hidden_states(model, batch).float()
         # The loss in pieces, each of whose logits are freed before the next.
         leaf = hidden.detach().requires_grad_()
         answers = int(batch.row.max()) + 1
@@ -70,7 +104,7 @@ class Lesson:
         torch.autograd.backward(hidden, leaf.grad)
 
     def _chances(self, hidden: Tensor, temperature: float) -> Tensor:
-        logits = F.linear(hidden, self.weight, self.bias).float()
+        logits = F.linear(hidden.float(), self.weight, self.bias)
         if self.cap is not None:
             logits = self.cap * torch.tanh(logits / self.cap)
         return (logits / temperature).log_softmax(-1)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import HELD_OUT, Reference, drift_of, held_out, reference_of
-from hydraopt.basemodel.lesson import Lesson
+from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.forms import Way
@@ -117,7 +117,7 @@ def refit(
     steps = 0
     trained = {path: x for path, x in coded.items() if path not in set(done)}
     held = {path: x.record for path, x in coded.items() if path in set(done)}
-    for step, tried in _train(model, seen, original, trained, held, how):
+    for step, tried in _train(learner_of(model), seen, original, trained, held, how):
         harm = _harm(model, judges, {**held, **tried})
         if harm.likely <= before.likely and harm.kl < best.kl:
             best, records, steps = harm, tried, step
