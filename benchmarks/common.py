@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydraopt.adapters import Adapter
 from hydraopt.evaluate.provenance import versions
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SPEED",
     "begun",
     "bundle_hash",
+    "local_folder",
     "package_hash",
     "provenance",
     "save_json",
@@ -110,6 +112,13 @@ def package_hash() -> str:
     """Hash of the package's source: another merge may come of another source."""
     files = sorted((ROOT / "src" / "hydraopt").rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def local_folder(adapter: Adapter) -> Path:
+    """The folder that the adapter was read from. Raises SystemExit for one of a store."""
+    if not isinstance(adapter.source, Path):
+        raise SystemExit(f"{adapter.name} lies at {adapter.source}; copy it to this machine")
+    return adapter.source.parent
 
 
 def save_json(path: Path, result: Mapping[str, Any], rows: str = "") -> None:

@@ -73,10 +73,11 @@ def locked() -> str:
     with tempfile.TemporaryDirectory() as scratch:
         made, without = Path(scratch, "made.txt"), Path(scratch, "without.txt")
         without.write_text(f"torch ; {_NEVER}\n")
-        command = ["uv", "pip", "compile", str(PROJECT), "--extra", EXTRA, "--output-file", made]
+        command = ["uv", "pip", "compile", str(PROJECT), "--extra", EXTRA]
+        command += ["--output-file", str(made), "--override", str(without)]
         command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--quiet"]
         command += ["--no-emit-index-url", "--no-emit-find-links", "--no-header", "--no-annotate"]
-        subprocess.run([*command, "--override", without], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         text = made.read_text(encoding="utf-8")
     entries = re.findall(r"^[^\s#].*(?:\n    .*)*", text, re.MULTILINE)
     kept = [_plain(entry) for entry in entries if entry.partition("==")[0] not in LEFT_OUT]

@@ -44,7 +44,8 @@ def mean_loss(model: Any, batch: Batch) -> Tensor:
     hidden = hidden_states(model, batch)
     if getattr(model.config, "final_logit_softcapping", None) is not None:
         return F.cross_entropy(logits_of(model, hidden), batch.labels)
-    loss: Tensor = _OutputLoss.apply(hidden, model.lm_head.weight, batch.labels)
+    weight = model.lm_head.weight
+    loss: Tensor = _OutputLoss.apply(hidden, weight, batch.labels)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -121,7 +121,7 @@ def _draw_number(rng: random.Random) -> str:
 
 def _number_in_words(text: str, language: str) -> str:
     try:
-        from num2words import num2words  # type: ignore[import-untyped]
+        from num2words import num2words
     except ModuleNotFoundError:
         raise TaskError("number_words needs num2words: pip install num2words") from None
     try:

@@ -40,7 +40,7 @@ SAVE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": 
 class Fit:
     """What training gave: the best factors, how many steps were run and why they ended."""
 
-    factors: dict[str, tuple[Tensor, Tensor]]
+    factors: Factors
     steps: int
     best_step: int
     validation_nll: float
@@ -140,7 +140,7 @@ def _save(
     factors: Factors,
     optimiser: Any,
     at: _Progress,
-    best: dict[str, Any],
+    best: Factors,
 ) -> None:
     state = {
         "plan": repr(plan),

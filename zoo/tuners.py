@@ -84,7 +84,7 @@ def train_tuner(recipe: Recipe, plan: Plan, task: Task, folder: Path, about: Any
 
 def _config(plan: Plan) -> Any:
     """PEFT's config of the plan's tuner."""
-    shared = {
+    shared: dict[str, Any] = {
         "task_type": "SEQ_CLS" if plan.kind == "classification" else "CAUSAL_LM",
         "target_modules": list(plan.targets),
     }

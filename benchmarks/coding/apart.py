@@ -21,6 +21,7 @@ from benchmarks.common import CODING, provenance, write_result
 from hydraopt.bundle.container import CORE, FORMAT, TASK, inflate
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.splitting import split
+from hydraopt.files.url import AnyPath
 
 _SETTINGS = list(product(range(1, 10), range(1, 10), range(5)))
 """Levels, sizes of memory and strategies of zlib."""
@@ -37,7 +38,7 @@ def least_deflated(data: bytes) -> int:
     return _SIZE_BYTES + min(sizes)
 
 
-def parts_of(paths: Sequence[Path]) -> dict[str, int]:
+def parts_of(paths: Sequence[AnyPath]) -> dict[str, int]:
     """Bytes of these files in all, of their heads and manifests, and of these at the least."""
     parts = {"bytes": 0, "heads": 0, "manifests": 0, "least": 0}
     for path in paths:

@@ -134,7 +134,8 @@ def _constriction(streams: Sequence[Stream], family: str, stack: bool, repeats: 
             coder = constriction.stream.queue.RangeEncoder()
             for model, symbols in group:
                 coder.encode(symbols, model)
-        return coder.get_compressed()
+        words: NDArray[np.uint32] = coder.get_compressed()
+        return words
 
     def decode(group: list[tuple[Any, Integers]], data: NDArray[np.uint32]) -> list[Integers]:
         kind = constriction.stream

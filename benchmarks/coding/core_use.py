@@ -30,10 +30,11 @@ def _vectors(basis: BasisRecord | None, side: Side | None) -> Vectors:
     if basis is None:
         return np.zeros((2, 0), np.int64)
     count, length = basis.block.levels.shape
-    used = np.zeros(count, bool)
+    found = np.zeros((2, count), np.int64)
+    found[0] = length
     if side is not None and side.coordinates is not None:
-        used = side.coordinates.integers.any(axis=0)
-    return length * np.array([np.ones(count, np.int64), used])
+        found[1] = length * side.coordinates.integers.any(axis=0)
+    return found
 
 
 def vectors_of(

@@ -59,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for spread in classes.tolist():
         bits, noise = measure(spread, rng)
         at = np.array([spread])
-        row = {"class": spread, "rate": round(bits, 4), "noise": float(f"{noise:.4g}")}
+        row: dict[str, Any] = {
+            "class": spread,
+            "rate": round(bits, 4),
+            "noise": float(f"{noise:.4g}"),
+        }
         row |= {"table_rate": float(rate_of(at)[0]), "table_noise": float(noise_of(at)[0])}
         if np.isfinite(noise):
             row["gap_bits"] = round(bits - 0.5 * float(np.log2(1 + 1 / noise)), 4)

@@ -27,7 +27,7 @@ __all__ = [
 def _contexts(
     levels: Integers, rows: NDArray[np.int64], q: NDArray[np.int8], act: NDArray[np.int8]
 ) -> None:
-    usual, lively = coder.bounds(rows.sum(), levels.shape[0])
+    usual, lively = coder.bounds(int(rows.sum()), levels.shape[0])
     s = 0
     for i in range(levels.shape[0]):
         q[i] = QUANTISER[s]
@@ -100,7 +100,7 @@ def _adaptive(
 ) -> float:
     shift = 0 if spread < coder.CLASSES else (spread - coder.SHIFT_FROM) >> 2
     cls = spread - 4 * shift
-    usual, lively = coder.bounds(rows.sum(), levels.shape[0])
+    usual, lively = coder.bounds(int(rows.sum()), levels.shape[0])
     bits = 0.0
     s = 0
     for i in range(levels.shape[0]):

@@ -79,7 +79,7 @@ def jobs(folder: Path) -> list[Job]:
 
     def exporting(name: str, error: float) -> Callable[[Path], Any]:
         source = bundle(kinds.get(name, plain), error)
-        needs = {"base": base} if FORMATS[name].needs_base else {}
+        needs: dict[str, Any] = {"base": base} if FORMATS[name].needs_base else {}
 
         def run(target: Path) -> None:
             opened = open_bundle(source)

@@ -44,7 +44,7 @@ def write_tiny(folder: Path, tasks: Sequence[str]) -> tuple[Path, list[Path]]:
             parameter.data.normal_(0, 0.3)
     base = folder / "base"
     model.save_pretrained(base)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(base)
     bundles = []

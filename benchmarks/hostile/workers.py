@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from benchmarks.hostile.exercise import Verdict, exercise_adapter, exercise_bundle
 
@@ -118,7 +117,7 @@ class Worker:
         """What became of the case; None while it runs. The process may have ended."""
         if self.pipe.poll(0):
             try:
-                reply: Any = self.pipe.recv()
+                reply: tuple[Verdict, int, float] = self.pipe.recv()
                 return reply
             except EOFError:
                 self.stop()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.commands import parser_of
-from benchmarks.common import provenance
+from benchmarks.common import local_folder, provenance
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.merging.merge import merge
@@ -49,7 +49,7 @@ class Judge:
         self.base: dict[str, float] = dict(known["base_loss"]) if same else {}
         self.adapter: dict[str, float] = dict(known["adapter_loss"]) if same else {}
         for adapter in adapters:
-            name, language = adapter_task(adapter.source.parent)
+            name, language = adapter_task(local_folder(adapter))
             task = load_task(name, language, tasks)
             chosen = first_rows(task.test, rows)
             self.rows[adapter.name] = (chosen, task.instruction)
@@ -94,11 +94,11 @@ def hydraopt_rows(
                 chosen = None if form == "all" else [form]
                 result = merge(list(adapters), path, size=size, forms=chosen, measure=measure)
                 bundle = open_bundle(path)
-                factors = {
+                factors: dict[str, Factors] = {
                     name: {p: (f.B, f.A) for p, f in bundle[name].factors().items()}
                     for name in bundle
                 }
-                row = {"method": form, "setting": size, "bytes": result.size}
+                row: dict[str, Any] = {"method": form, "setting": size, "bytes": result.size}
                 row |= {"errors": dict(result.errors), "forms": dict(result.forms)}
                 row |= {"merge_seconds": round(result.seconds, 2), "measure": measure}
                 yield row, factors

@@ -91,7 +91,7 @@ def measured(folder: Path = QUALITY) -> list[Row]:
 def _spread(row: Mapping[str, Any]) -> float:
     """The standard deviation of a mean drop; that of one row of all where nothing changed."""
     low, high = row["mean_drop_interval"]
-    return max(float(high - low) / (2 * SURE), 100 / row["test_rows"])
+    return max(float(high - low) / (2 * SURE), 100 / int(row["test_rows"]))
 
 
 class Law:

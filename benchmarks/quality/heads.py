@@ -25,7 +25,7 @@ from benchmarks.quality.shrink import errors
 from benchmarks.rivals.numbers import grouped
 from hydraopt import merge, open_bundle
 from hydraopt.adapters import Adapter, read_adapters
-from hydraopt.basemodel.model import load_classifier
+from hydraopt.basemodel.model import attached, load_classifier, place
 from hydraopt.errors import BudgetError
 from hydraopt.evaluate.classify import (
     Classifier,
@@ -183,7 +183,7 @@ def _on_one_body(
     own, module.weight = module.weight, torch.nn.Parameter(torch.eye(width), requires_grad=False)
     try:
         body = Classifier(scored.original(name).factors, {})
-        with torch.inference_mode(), classify.attached(model, classify.place(model, body.factors)):
+        with torch.inference_mode(), attached(model, place(model, body.factors)):
             states = classify._logits(model, rows.items)
     finally:
         module.weight = own

@@ -63,8 +63,8 @@ def damaged(original: Factors, seed: int) -> Iterator[tuple[str, Factors]]:
             # Each side's noise moves dW by `out` or `into` times its norm.
             noise_u = rng.standard_normal(u.shape)
             noise_v = rng.standard_normal(v.shape) * (size / np.maximum(x.s, 1e-12))
-            noise_u *= out * size / max(np.linalg.norm(noise_u), 1e-12)
-            noise_v *= into * size / max(np.linalg.norm(noise_v * x.s), 1e-12)
+            noise_u *= out * size / max(float(np.linalg.norm(noise_u)), 1e-12)
+            noise_v *= into * size / max(float(np.linalg.norm(noise_v * x.s)), 1e-12)
             found[path] = (u + noise_u, (v + noise_v).T)
         return found
 

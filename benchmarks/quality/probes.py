@@ -158,7 +158,9 @@ def _joined(before: Result, now: Result, names: Sequence[str]) -> dict[str, Any]
     probes = before.get("probes", {})
     if "probes" in now:
         more = now["probes"]
-        inner = {x: {**probes.get(x, {}), **more[x]} for x in ("items", "languages", "base")}
+        inner: dict[str, Any] = {
+            x: {**probes.get(x, {}), **more[x]} for x in ("items", "languages", "base")
+        }
         for what in ("sources", "passed_by"):
             old = [x for x in probes.get(what, ()) if x not in more[what]]
             inner[what] = [*old, *more[what]]

@@ -53,7 +53,7 @@ class Method:
         return f"{self.name}-{limit}.hydra.safetensors"
 
     @property
-    def limit(self) -> dict[str, str]:
+    def limit(self) -> dict[str, Any]:
         """What hydraopt.merge is told of the size, or of the harm."""
         if self.size == DEFAULT:
             return {}

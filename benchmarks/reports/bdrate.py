@@ -131,7 +131,7 @@ class _Alike:
     products: str
 
 
-def _scored_alike(folder: Path) -> dict[_Alike, list[Row]]:
+def _scored_alike(folder: Path) -> dict[_Alike, list[dict[str, Any]]]:
     """Rows of rivals and of hydraopt's own by what they share; a bundle that two results have
     stands once."""
     groups: dict[_Alike, list[dict[str, Any]]] = {}

@@ -198,7 +198,7 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> None:
     known."""
     import matplotlib.pyplot as plt
 
-    tab = plt.get_cmap("tab20").colors
+    tab = plt.color_sequences["tab20"]
     looks = {
         method: (tab[i % len(tab)], _MARKERS[i % len(_MARKERS)])
         for i, method in enumerate(series(rows, "relative_error"))

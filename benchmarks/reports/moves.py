@@ -70,8 +70,8 @@ def signs_p(net: Counts, seed: int = 0) -> float:
     if len(moving) <= _EXACT:
         signs = 1.0 - 2 * (np.arange(2 ** len(moving))[:, None] >> np.arange(len(moving)) & 1)
         return float((np.abs(signs @ moving) >= abs(moving.sum())).mean())
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_SIGNS, len(moving)))
-    return float(((np.abs(signs @ moving) >= abs(moving.sum())).sum() + 1) / (_SIGNS + 1))
+    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (_SIGNS, len(moving)))
+    return float(((np.abs(drawn @ moving) >= abs(moving.sum())).sum() + 1) / (_SIGNS + 1))
 
 
 def share_text(part: Counts, whole: Counts, told: bool = True, unit: str = "") -> str:

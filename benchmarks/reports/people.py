@@ -322,8 +322,9 @@ def _whose(result: Result) -> list[str]:
             continue
         asked = [x["probes"][probe] for x in _entries(result, "probes") if probe in x["probes"]]
         sets = [[x[label] for x in asked] for label in ("original", *labels)]
-        sums = [np.sum([of_men(x) or (0, 0) for x in held], 0) for held in sets]
-        rows.append([probe, *(f"{100 * men / of:.1f}" for men, of in (base, *sums))])
+        sums = [np.array(base)]
+        sums += [np.sum([of_men(x) or (0, 0) for x in held], 0) for held in sets]
+        rows.append([probe, *(f"{100 * men / of:.1f}" for men, of in sums)])
     if not rows:
         return []
     head = ["probe", "base", "originals", *labels.values()]

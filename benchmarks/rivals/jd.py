@@ -80,13 +80,14 @@ def joint_diagonal(factors: Sequence[Factors], c: int) -> tuple[Array, Array, Ar
         V = _solve(gram * (U.T @ U), wanted)
         s = _diagonals(factors, U, V)
     # Columns of one size, the rest in s, so that fp16 holds them.
-    lengths = np.linalg.norm(U, axis=0), np.linalg.norm(V, axis=0)
-    lengths = tuple(np.where(x > 0, x, 1.0) for x in lengths)
-    return U / lengths[0], V / lengths[1], s * lengths[0] * lengths[1]
+    lengths = (np.linalg.norm(x, axis=0) for x in (U, V))
+    u, v = (np.where(x > 0, x, 1.0) for x in lengths)
+    return U / u, V / v, s * u * v
 
 
 def _solve(gram: Array, wanted: Any) -> Array:
-    return np.linalg.lstsq(gram, np.asarray(wanted).T, rcond=1e-12)[0].T
+    solved: Array = np.linalg.lstsq(gram, np.asarray(wanted).T, rcond=1e-12)[0].T
+    return solved
 
 
 def _diagonals(factors: Sequence[Factors], U: Array, V: Array) -> Array:

@@ -75,7 +75,7 @@ def refined(left: Floats, right: Floats) -> tuple[Floats, Floats]:
             for kept, x in zip(best, moved, strict=True):
                 kept[better] = x[better]
         steps.zero_grad()
-        distance.sum().backward()
+        torch.autograd.backward(distance.sum())
         steps.step()
     return best[0].numpy(), best[1].numpy()
 

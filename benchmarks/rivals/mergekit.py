@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -30,7 +31,8 @@ def write_models(folders: Sequence[Path], base: Path, tuned: Path) -> tuple[list
                 delta = (b @ a) / len(folders)
                 deltas[path] = deltas[path] + delta if path in deltas else delta
                 rank = b.shape[1]
-    model = LlamaForCausalLM(_config(deltas)).half()
+    model: Any = LlamaForCausalLM(_config(deltas))
+    model.half()
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     model.save_pretrained(base)

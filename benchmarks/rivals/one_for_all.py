@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.rivals.base import Compressor
 from benchmarks.rivals.bundles import combined
@@ -25,7 +26,7 @@ def one_for_all(method: str, rank: int, tuned: Mapping[str, float] | None = None
     The result of some has the rank of all tasks together, as large as they are; it is cut to its
     best ``rank`` parts, which costs what these methods were not made for, and the setting says so.
     """
-    cut = {"rank": rank} if method in _UNCUT else {}
+    cut: dict[str, Any] = {"rank": rank} if method in _UNCUT else {}
     given = [f"{name} {value:g}" for name, value in (tuned or {}).items()]
     setting = " ".join([*(["cut to rank", f"{rank}"] if cut else []), *given])
     return combined(method, setting, tuned=tuned, **cut)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from benchmarks.common import local_folder
 from benchmarks.rivals.base import Floats, Modules
 from benchmarks.rivals.environments import python_of, run_module
 from benchmarks.rivals.registry import PACKAGES, Rival
@@ -43,7 +44,7 @@ def ask(rival: Rival, adapters: Sequence[Adapter]) -> Iterator[Rebuilt]:
     except RuntimeError as error:
         yield Rebuilt(rival.name, "install", 0, {}, failed=str(error))
         return
-    folders = [adapter.source.parent for adapter in adapters]
+    folders = [local_folder(adapter) for adapter in adapters]
     ks = ",".join(map(str, rival.ks))
     with tempfile.TemporaryDirectory() as work:
         for row in run_module(rival.module, work, ks, *folders, python=python):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, LoraModel, PeftModel
 from safetensors.torch import load_file
 
 from benchmarks.rivals.tool import Tool
@@ -57,13 +57,15 @@ def tool(name: str) -> type[Tool]:
 
     class Peft(Tool):
         def prepare(self) -> None:
-            self.model, self.loaded = loaded([str(folder) for folder in self.folders])
+            model, self.loaded = loaded([str(folder) for folder in self.folders])
+            assert isinstance(model.base_model, LoraModel)
+            self.lora = model.base_model
             self.count = 0
 
         def merge(self) -> None:
             weights = [1 / len(self.loaded)] * len(self.loaded)
             self.count += 1
-            self.model.base_model.add_weighted_adapter(
+            self.lora.add_weighted_adapter(
                 self.loaded, weights, f"merged{self.count}", combination_type="svd"
             )
 

@@ -9,6 +9,7 @@ With REPEATS 0: one merge and nothing else, for its peak memory.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks.speed.clock import peak, resident, say, timed
@@ -27,10 +28,8 @@ def main() -> None:
 
         for _ in range(repeats):
             for dtype in ("float64", "float32"):
-                timed(
-                    f"baseline {dtype}",
-                    lambda dtype=dtype: baseline(folders, work / "least", result.size, dtype),
-                )
+                least = partial(baseline, folders, work / "least", result.size, dtype)
+                timed(f"baseline {dtype}", least)
             timed("merge", lambda: merge(folders, target, size=size))
     inputs = sum(path.stat().st_size for f in folders for path in f.glob("*.safetensors"))
     about = {"run": "about", "imported": imported, "peak": most, "inputs": inputs}

@@ -13,6 +13,7 @@ import sys
 from inspect import signature
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from benchmarks.speed.clock import say, timed
 
@@ -33,7 +34,7 @@ def main() -> None:
 
     target = work / "merged.hydra.safetensors"
     # Until 2026-11-26 work was shared out to threads.
-    one = {"workers" if "workers" in signature(merge).parameters else "threads": 1}
+    one: dict[str, Any] = {"workers" if "workers" in signature(merge).parameters else "threads": 1}
     merge(folders[:2], target, size=size, **one)
     for _ in range(repeats):
         made = timed("merge", lambda: merge(folders, target, size=size, **one))

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import ROOT, SPEED, provenance, write_result
 from benchmarks.speed.remote import KEYS, Wire
 from benchmarks.speed.report import served_row, write_collection
-from hydraopt import open_bundle
+from hydraopt import Bundle, open_bundle
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import split
 from hydraopt.collection.listing import listing
@@ -75,16 +76,18 @@ def folder_row(folder: Path, tasks: int, repeats: int) -> dict[str, Any]:
         "index": size,
         "open": medians([lambda: open_bundle(folder)] * repeats),
         "list": medians([lambda: listing(folder)] * repeats),
-        "task": medians([lambda name=name: open_bundle(folder, tasks=[name]) for name in names]),
+        "task": medians([partial(open_bundle, folder, tasks=[name]) for name in names]),
     }
     fresh = open_bundle(folder)
-    row["further"] = medians(
-        [lambda name=name: fresh[name].bundle.read("task/0") for name in names]
-    )
+
+    def further(name: str) -> None:
+        fresh[name].bundle.read("task/0")
+
+    row["further"] = medians([partial(further, name) for name in names])
     add(folder, [f"warm={_ADAPTER}"], workers=1)
     row["added"] = (folder / "warm.task.safetensors").stat().st_size
     row["add"] = medians(
-        [lambda i=i: add(folder, [f"new{i}={_ADAPTER}"], workers=1) for i in range(repeats)]
+        [partial(add, folder, [f"new{i}={_ADAPTER}"], workers=1) for i in range(repeats)]
     )
     held = index.read_bytes()
     index.unlink()
@@ -121,6 +124,10 @@ def _over(wire: Wire, act: Callable[[], Any]) -> tuple[Any, dict[str, int]]:
     return given, {"requests": wire.requests - asked, "wire": wire.sent - sent}
 
 
+def _use(bundle: Bundle, task: str) -> None:
+    bundle[task].factors()
+
+
 def store_rows(folder: Path, tasks: int, uploaded: bool) -> Iterator[dict[str, Any]]:
     """Requests and bytes to open the folder, then to use one task."""
     with _stores(folder, uploaded) as stores:
@@ -129,9 +136,9 @@ def store_rows(folder: Path, tasks: int, uploaded: bool) -> Iterator[dict[str, A
                 tempfile.TemporaryDirectory() as cache,
                 mock.patch.dict(os.environ, {"HYDRAOPT_CACHE": cache}),
             ):
-                bundle, opening = _over(wire, lambda at=address: open_bundle(at))
+                bundle, opening = _over(wire, partial(open_bundle, address))
                 task = list(bundle)[tasks // 2]
-                _, using = _over(wire, lambda bundle=bundle, task=task: bundle[task].factors())
+                _, using = _over(wire, partial(_use, bundle, task))
             core, own = bundle[task].bundle.files
             yield {
                 "what": "store",

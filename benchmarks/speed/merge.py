@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import SPEED, provenance, write_result
+from benchmarks.common import SPEED, local_folder, provenance, write_result
 from benchmarks.rivals.environments import python_of, run_module, versions_of
 from benchmarks.rivals.registry import TOOLS
 from benchmarks.speed.synthetic import write_synthetic
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     skip = args.skip.split(",")
     head = provenance("seconds, numbers a second and memory of merge and of reading back", seed=1)
     head["versions"] |= versions_of(["lorashare"])
-    folders = [adapter.source.parent for adapter in read_adapters(args.adapters)]
+    folders = [local_folder(adapter) for adapter in read_adapters(args.adapters)]
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         rows = merge_rows("adapters", folders, args.size, args.repeats, work)

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,8 +95,8 @@ def throughput(attached: Any, ours: Any, peft: Any, ids: torch.Tensor, args: Any
     peft.set_adapter(names[0])
     for count in (1, len(ids)):
         runs = {
-            "ours": lambda n=count: write(ours, ids[:n], args.tokens),
-            "peft": lambda n=count: write(peft, ids[:n], args.tokens),
+            "ours": partial(write, ours, ids[:count], args.tokens),
+            "peft": partial(write, peft, ids[:count], args.tokens),
         }
         rows.append({"what": "one task", "rows": count} | both(runs, args))
     return rows

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.commands import dispatch, summary_of
-from benchmarks.common import ROOT, provenance
+from benchmarks.common import ROOT, local_folder, provenance
+from hydraopt.adapters import read_adapter
+from hydraopt.files.url import Url
 
 FOLDERS = ("quality", "speed", "coding", "hostile")
 # What a command needs beyond the tests' packages.
@@ -83,3 +86,11 @@ def test_nothing_edits_the_path() -> None:
     ]
     # A script that README runs as one, and that borrows from zoo, which is not installed.
     assert edited == ["examples/run.py"]
+
+
+def test_adapters_of_a_store_are_asked_for_on_this_machine() -> None:
+    folder = ROOT / "examples" / "adapters" / "dates-de"
+    adapter = read_adapter(folder)
+    assert local_folder(adapter) == folder
+    with pytest.raises(SystemExit, match="dates-de lies at s3://bucket/a; copy it"):
+        local_folder(replace(adapter, source=Url("s3://bucket/a")))

@@ -16,6 +16,7 @@ from hydraopt.errors import AlignmentError, UsageError
 from hydraopt.evaluate.metrics import METRICS
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.files.url import Url
 
 PATH = "model.layers.0.self_attn.q_proj"
 
@@ -318,5 +319,6 @@ def test_missing_tasks_are_named(tasks) -> None:
     with pytest.raises(UsageError, match=r"no test rows in 'de'.*expected en"):
         read_task_file(tasks, "spell", "de")
     assert task_of("spell-en", None, tasks) == ("spell", "en")
+    assert task_of("spell-en", Url("s3://bucket/any"), tasks) == ("spell", "en")
     with pytest.raises(UsageError, match="cannot tell the task of adapter x"):
         task_of("x", None, tasks)

@@ -81,7 +81,7 @@ def _shown(
 ) -> list[int]:
     """Some seeds one below the other, and the beginning of one more."""
     marked = bos is not None and examples[0][0] == bos
-    shown = [bos] if marked else []
+    shown = list(examples[0][:marked])
     for example in examples:
         shown += [*example[marked:], *between]
     return [*shown, *examples[0][marked:start]]

@@ -40,7 +40,7 @@ def _case(
     return Case(name, tuner or name, settings, model, targets)
 
 
-_PROMPT = {"num_virtual_tokens": 4}
+_PROMPT: dict[str, Any] = {"num_virtual_tokens": 4}
 
 CASES: tuple[Case, ...] = (
     _case("LORA"),
@@ -142,11 +142,13 @@ def base_model(kind: str) -> Any:
         "use_cache": False, "attention_bias": True, "initializer_range": 0.1,
     }  # fmt: skip
     if kind == "text":
-        return LlamaForCausalLM(LlamaConfig(**sizes)).eval()
-    if kind == "experts":
+        model: Any = LlamaForCausalLM(LlamaConfig(**sizes))
+    elif kind == "experts":
         small = {"num_local_experts": 3, "num_experts_per_tok": 2}
-        return MixtralForCausalLM(MixtralConfig(**sizes, **small)).eval()
-    return _image(torch)
+        model = MixtralForCausalLM(MixtralConfig(**(sizes | small)))
+    else:
+        model = _image(torch)
+    return model.eval()
 
 
 def _image(torch: Any) -> Any:
@@ -159,7 +161,7 @@ def _image(torch: Any) -> Any:
         def forward(self, x: Any) -> Any:
             return self.point(torch.relu(self.conv(x)))
 
-    return Image().eval()
+    return Image()
 
 
 def make(case: Case, folder: Path, seed: int = 1) -> None:
@@ -183,8 +185,8 @@ def make(case: Case, folder: Path, seed: int = 1) -> None:
             for _, parameter in sorted(model.named_parameters()):
                 if parameter.requires_grad and parameter.is_floating_point():
                     noise = torch.randn(parameter.shape, generator=generator)
-                    parameter += _NOISE * noise.to(parameter)
-        model.save_pretrained(folder)
+                    parameter.add_(_NOISE * noise.to(parameter))
+        model.save_pretrained(str(folder))
 
 
 def _objects(settings: Mapping[str, Any]) -> dict[str, Any]:

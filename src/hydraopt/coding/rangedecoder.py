@@ -174,7 +174,7 @@ def _decode_column(
     shift = 0 if spread < CLASSES else (spread - SHIFT_FROM) >> 2
     cls = spread - 4 * shift
     count = integers.shape[0]
-    usual, lively = bounds(rows.sum(), count)
+    usual, lively = bounds(int(rows.sum()), count)
     low, span, pos = state[_LOW], state[_RANGE], state[_POS]
     inside = True
     s = np.uint64(0)  # Unsigned, so that no check for a negative index is compiled.

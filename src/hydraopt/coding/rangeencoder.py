@@ -181,7 +181,7 @@ def _encode_column(
     shift = 0 if spread < CLASSES else (spread - SHIFT_FROM) >> 2
     cls = spread - 4 * shift
     count = levels.shape[0]
-    usual, lively = bounds(rows.sum(), count)
+    usual, lively = bounds(int(rows.sum()), count)
     low, span = state[_LOW], state[_RANGE]
     s = 0
     for i in range(count):

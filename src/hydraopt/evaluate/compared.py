@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
@@ -14,7 +13,7 @@ from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors
-from hydraopt.files.url import place_of
+from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["BASE", "ORIGINAL", "Compared", "bundles_of", "read_compared"]
 
@@ -26,12 +25,13 @@ ORIGINAL: Final = "original"
 class Compared:
     """What is compared: adapters as they are, and bundles, by the name of their file.
 
-    others: what other methods made of the adapters, by label and adapter. notes: of the reading.
+    folders: what adapters were read from, which may name their tasks. others: what other methods
+    made of the adapters, by label and adapter. notes: of the reading.
     """
 
     adapters: Mapping[str, Adapter]
     bundles: Mapping[str, Bundle]
-    folders: Mapping[str, Path | None] = field(default_factory=dict)
+    folders: Mapping[str, AnyPath] = field(default_factory=dict)
     others: Mapping[str, Mapping[str, TaskFactors]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -129,14 +129,9 @@ def read_compared(
     return Compared(
         {adapter.name: adapter for adapter in adapters},
         labels,
-        {adapter.name: _folder_of(adapter) for adapter in adapters},
+        {adapter.name: adapter.source.parent for adapter in adapters},
         notes=adapters.notes,
     )
-
-
-def _folder_of(adapter: Adapter) -> Path | None:
-    """What it was read from, which may name its task."""
-    return adapter.source.parent if isinstance(adapter.source, Path) else None
 
 
 def bundles_of(compared: Compared) -> dict[str, dict[str, Any]]:

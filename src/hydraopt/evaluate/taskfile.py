@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.files.url import AnyPath
 
 _MOST_ROWS = 1 << 30
 """Bytes that a file of task rows may have."""
@@ -132,12 +133,13 @@ def _row(line: str, where: str) -> TaskRow:
     return TaskRow(given, output, (output, *more))
 
 
-def task_of(adapter: str, folder: Path | None, tasks: Path) -> tuple[str, str]:
+def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str]:
     """(task, language) of an adapter: from its score.json ("task/language"), else from its name.
 
-    A name is TASK-LANGUAGE with a task that ``tasks`` has. Raises UsageError if neither tells.
+    folder: what the adapter was read from; one of a store is not looked into. A name is
+    TASK-LANGUAGE with a task that ``tasks`` has. Raises UsageError if neither tells.
     """
-    file = folder / "score.json" if folder else None
+    file = folder / "score.json" if isinstance(folder, Path) else None
     if file and file.is_file():
         try:
             said = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8")).get("task")
