@@ -68,8 +68,10 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "trained on": Trial(Schedule(), "train"),
     "trained on, 24": Trial(Schedule(), "train", 24),
     "trained on, 300": Trial(Schedule(), "train", 300),
+    "trained on, 1200": Trial(Schedule(), "train", 1200),
     "long": Trial(_LONG),
     "long, trained on, 300": Trial(_LONG, "train", 300),
+    "long, trained on, 1200": Trial(_LONG, "train", 1200),
 }
 
 
@@ -170,10 +172,10 @@ def _tried(
     }
 
 
-def _known(out: Path) -> dict[str, Any]:
-    """The rows that are there already, by name."""
-    rows: dict[str, Any] = json.loads(out.read_text())["rows"] if out.is_file() else {}
-    return rows
+def _known(out: Path, what: str = "rows") -> dict[str, Any]:
+    """The rows that are there already, by name; or the notes of bundles, by size."""
+    known: dict[str, Any] = json.loads(out.read_text())[what] if out.is_file() else {}
+    return known
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -216,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 row |= {"size": args.size, "before": before}
                 # Another process may have added rows to the file.
                 rows = {**_known(out), key: row}
-                save_json(out, {**head, "set": args.set, "bundle": note, "rows": rows})
+                bundles = {**_known(out, "bundles"), args.size: note}
+                save_json(out, {**head, "set": args.set, "bundles": bundles, "rows": rows})
                 print(name, trial, "after", row["after"], row["steps"], row["seconds"], flush=True)
 
 
