@@ -107,7 +107,8 @@ class Run:
             )
             rows = [row for row in made if any(text in row.label for text in args.only or [""])]
             rows += [ours(adapters, size) for size in args.ours]
-        of = f"-{args.prompts_from}-{args.prompts}" if plan == "prompted" else ""
+        asked = (args.prompts_from, args.prompts, args.products)
+        of = "".join(f"-{x}" for x in asked) if plan == "prompted" else ""
         place = ROOT / "build" / "methods" / args.set / f"{plan}-{inputs}{of}"
         out = args.out or QUALITY / f"{args.set}.{plan}.json"
         return cls(args, adapters, rows, inputs, place, out)
@@ -128,7 +129,7 @@ class Run:
         if self.args.plan != "prompted":
             return []
         of = ["--prompts-from", self.args.prompts_from, "--prompts", str(self.args.prompts)]
-        return ["--tasks", str(self.args.tasks), *of]
+        return ["--tasks", str(self.args.tasks), *of, "--products", self.args.products]
 
     def before(self) -> Mapping[str, Any]:
         """What an earlier call left; empty if there was none."""
@@ -157,9 +158,9 @@ def _teacher(args: argparse.Namespace, adapters: Sequence[Adapter]) -> Teach:
 
     def teach(task: str, start: Modules, rounded: Round) -> Modules:
         base = request_for(args.set, args.tasks, None, args.products).base
-        judge = judge_of(base, tuple(adapters), args.tasks, args.prompts_from, args.prompts)
         original = {path: x.factors() for path, x in by_name[task].modules.items()}
-        with products_of(args.products):
+        with products_of(args.products):  # by which a judge remembers its answers, too
+            judge = judge_of(base, tuple(adapters), args.tasks, args.prompts_from, args.prompts)
             answers = judge.answers(task)
             return taught(model_of(base), answers, original, start, rounded)
 

@@ -28,6 +28,7 @@ from benchmarks.quality.sets import SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.harm import Reference, drift_of, reference_of
+from hydraopt.basemodel.lesson import learner_of
 from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.refit import Schedule, refit
 from hydraopt.basemodel.writing import answered
@@ -100,7 +101,7 @@ def _bytes(coded: Mapping[str, CodedModule], records: Mapping[str, PartsRecord])
 
 
 class _Asked:
-    """Answers of one original to rows of its task; each split is asked once."""
+    """Answers of one original to rows of its task, and to prompts made up from these; kept."""
 
     def __init__(self, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path) -> None:
         self._model, self._tokenizer = model, tokenizer
@@ -153,16 +154,18 @@ def _tried(
     trial: str,
 ) -> dict[str, Any]:
     """One refit and what it gives on the test rows."""
-    how, started = TRIALS[trial], time.monotonic()
+    how = TRIALS[trial]
     answers = asked.answers(how.split, how.prompts)
     more = asked.answers(how.split, how.prompts, how.invented) if how.invented else []
+    started = time.monotonic()
     made = refit(model, answers, asked.factors, coded, schedule=how.schedule, more=more)
     return {
         "adapter": asked.name,
         "trial": trial,
         "schedule": asdict(how.schedule),
         "split": how.split,
-        "prompts": how.prompts,
+        "prompts": len(answers),
+        "learned_in": str(next(learner_of(model).parameters()).dtype).removeprefix("torch."),
         **({"invented": len(more)} if more else {}),
         "held_out": {"before": asdict(made.before), "after": asdict(made.after)},
         "steps": made.steps,

@@ -48,11 +48,13 @@ def taught(
 ) -> Modules:
     """Factors whose rounding keeps more of the original's answers than that of ``start``.
 
-    answers: prompts with the original's answers as targets, four at least. how: of a refit; stages
-    and kinds of rounding do not count here.
+    answers: prompts with the original's answers as targets. how: of a refit; stages and kinds of
+    rounding do not count here. Raises ValueError for fewer than four answers.
     """
     how = how or Schedule()
     learned_from, judged_by = held_out(answers)
+    if not judged_by:
+        raise ValueError(f"{len(learned_from)} answers leave none to judge by")
     judges = reference_of(model, [answers[i] for i in judged_by], original)
     best, before = start, _harm(model, judges, rounded(start))
     least = before.kl
@@ -60,7 +62,8 @@ def taught(
     learner, seen = learner_of(model), [answers[i] for i in learned_from]
     lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
     optimizer = torch.optim.Adam(pupil.learned, lr=how.rate, betas=(0.9, 0.98))
-    order, waiting = np.random.default_rng(how.seed), [0][:0]
+    order = np.random.default_rng(how.seed)
+    waiting: list[int] = []
     for step in range(1, how.steps + 1):
         waiting = waiting or order.permutation(len(lesson.batches)).tolist()
         falling = 1 - (step - 1) / how.steps
@@ -68,7 +71,7 @@ def taught(
         if (step - 1) % how.again == 0:
             pupil.look(rounded)
         optimizer.zero_grad()
-        lesson.learn(learner, pupil.placed(), waiting.pop())
+        lesson.learn(learner, pupil.placed(), waiting.pop(), how.temperature)
         optimizer.step()
         if step in how.stops:
             tried = pupil.modules()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from hydraopt.basemodel import writing
 from hydraopt.basemodel.encoding import encode_row
@@ -60,7 +62,28 @@ def test_rows_that_are_done_cost_nothing_more(asked, monkeypatch) -> None:
     assert stepped == sorted(stepped, reverse=True)
 
 
-@pytest.mark.parametrize("error", [UsageError("of no keys"), TypeError("no position_ids")])
+def test_a_hybrid_model_writes_as_well(trained) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+    kinds = ["conv", "full_attention"]
+    config = Lfm2Config(
+        vocab_size=300, num_hidden_layers=2, num_key_value_heads=1, layer_types=kinds, **sizes
+    )
+    model, tokenizer = Lfm2ForCausalLM(config).eval(), trained[1]
+    items = [encode_row(tokenizer, INSTRUCTION, r["input"], r["output"]) for r in ROWS[:3]]
+    said = dict(generate(model, tokenizer, items, [{}] * 3, MOST, 10**6))
+    alone = [writing._by_transformers(model, tokenizer, [x.prompt], MOST)[0] for x in items]
+    assert [said[i] for i in range(3)] == alone
+
+
+def test_what_the_model_says_of_writing_does_not_count(asked, monkeypatch) -> None:
+    model, tokenizer, items, _ = asked
+    plain = writing._by_transformers(model, tokenizer, [items[0].prompt], MOST)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    assert writing._by_transformers(model, tokenizer, [items[0].prompt], MOST) == plain
+
+
+@pytest.mark.parametrize("error", [UsageError("of no keys"), IndexError("of no states")])
 def test_a_model_with_another_cache_is_left_to_transformers(asked, monkeypatch, error) -> None:
     model, tokenizer, items, factors = asked
     wanted = by_transformers(*asked)

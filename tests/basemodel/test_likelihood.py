@@ -69,7 +69,7 @@ def test_what_is_shared_is_what_stands_alone(model, factors, implementation) -> 
 
 def test_a_large_group_is_laid_out_in_parts(model, factors, monkeypatch) -> None:
     whole = likelihoods(model, GROUPS, factors)
-    monkeypatch.setattr(likelihood, "MOST_NODES", 5)
+    monkeypatch.setattr(likelihood, "_MOST_NODES", 5)
     parts = likelihoods(model, GROUPS, factors)
     for one, two in zip(whole, parts, strict=True):
         assert one == pytest.approx(two, abs=1e-4)
@@ -90,6 +90,21 @@ def test_a_model_that_reads_tries_otherwise_is_known(model, monkeypatch) -> None
     real = model.model.forward
     monkeypatch.setattr(model.model, "forward", lambda attention_mask=None, **more: real(**more))
     assert not shares_beginnings(model, GROUPS[2])
+
+
+def test_texts_that_show_nothing_are_no_proof(model, monkeypatch) -> None:
+    one = Encoded((1, 5, 6), (7, 8))
+    assert not shares_beginnings(model, [one, one])
+    assert not shares_beginnings(model, [one, Encoded((1, 5, 6), (7, 9))])
+    assert shares_beginnings(model, [one, Encoded((1, 5, 6), (9, 8))])
+    monkeypatch.setattr(model.config, "sliding_window", 4, raising=False)
+    assert not shares_beginnings(model, GROUPS[0])
+
+
+def test_in_bfloat16_rounding_is_no_reason_to_read_texts_alone() -> None:
+    deep = tiny_llama(num_hidden_layers=12).bfloat16()
+    group = [Encoded((1, *range(5, 25), k), (k, 9, 10)) for k in (30, 40)]
+    assert shares_beginnings(deep, group)
 
 
 def test_a_text_needs_something_before_it(model) -> None:

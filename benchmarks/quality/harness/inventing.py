@@ -42,7 +42,7 @@ def invented(
 ) -> list[Encoded]:
     """``count`` prompts like these, fewer if the base writes no more that are new and fit.
 
-    prompts: two at least. The same arguments give the same prompts.
+    prompts: two at least. The same arguments give the same prompts; torch's own generator is set.
     """
     seeds = [item.prompt for item in prompts]
     start, end = frame_of(seeds)
@@ -58,7 +58,7 @@ def invented(
         out = model.generate(
             input_ids=torch.tensor([shown] * _ROWS),
             attention_mask=torch.ones(_ROWS, len(shown), dtype=torch.long),
-            max_new_tokens=2 * longest + end,
+            max_new_tokens=2 * longest + len(ending or between),
             do_sample=True,
             temperature=1.0,
             top_p=0.95,

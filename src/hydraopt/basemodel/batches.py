@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate
-from hydraopt.basemodel.likelihood import shares_beginnings, within_window
+from hydraopt.basemodel.likelihood import shares_beginnings, window_of
 from hydraopt.basemodel.model import BATCH_TOKENS
-from hydraopt.basemodel.trie import Trie, batch_of, lines_of
+from hydraopt.basemodel.trie import Trie, batch_of, lines_of, trie_of
 
 __all__ = ["batches_of", "one_batch"]
 
@@ -17,23 +18,32 @@ _LEAST_SAVED: Final = 0.1
 
 
 def batches_of(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Batch]]:
-    """All texts as (which, their batch): about BATCH_TOKENS padded tokens each, or one longer text.
+    """All texts as (which, their batch): about BATCH_TOKENS padded tokens each, or one longer line.
 
     Each has one token before its target. The layout depends on the texts and the model alone, so
     whatever is on the model sees the same batches.
     """
-    lines = _shared_lines(model, texts)
-    if lines is None:
-        chunks = batches_by_tokens([len(text) for text in texts], BATCH_TOKENS)
-        return [(chunk, collate([texts[i] for i in chunk])) for chunk in chunks]
-    lengths = [len(trie.tokens) for _, trie in lines]
-    chunks = batches_by_tokens(lengths, BATCH_TOKENS)
-    return [batch_of([lines[k] for k in chunk], texts) for chunk in chunks]
+    window = window_of(model)
+    fits = [i for i, text in enumerate(texts) if len(text) <= window]
+    lines = _shared_lines(model, [texts[i] for i in fits])
+    alone = range(len(texts)) if lines is None else sorted(set(range(len(texts))) - set(fits))
+    lengths = [len(texts[i]) for i in alone]
+    made = []
+    for chunk in batches_by_tokens(lengths, BATCH_TOKENS):
+        which = [alone[k] for k in chunk]
+        made.append((which, collate([texts[i] for i in which])))
+    if lines is not None:
+        placed = [([fits[k] for k in line], trie) for line, trie in lines]
+        lengths = [len(trie.tokens) for _, trie in placed]
+        for chunk in batches_by_tokens(lengths, BATCH_TOKENS):
+            made.append(batch_of([placed[k] for k in chunk], texts))
+    return made
 
 
 def one_batch(model: Any, texts: Sequence[Encoded]) -> Batch:
     """The texts as one batch, of any length; their targets may stand in another order."""
-    lines = _shared_lines(model, texts)
+    fine = max(map(len, texts), default=0) <= window_of(model)
+    lines = _shared_lines(model, texts) if fine else None
     return collate(texts) if lines is None else batch_of(lines, texts)[1]
 
 
@@ -43,6 +53,13 @@ def _shared_lines(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int],
     nodes = sum(len(trie.tokens) for _, trie in lines)
     if nodes >= (1 - _LEAST_SAVED) * sum(len(text) - 1 for text in texts):
         return None
-    some = next(line for line, _ in lines if len(line) > 1)[:2]
-    fine = within_window(model, texts) and shares_beginnings(model, [texts[i] for i in some])
-    return lines if fine else None
+    for line, trie in lines:
+        if not trie.is_one_text:
+            return lines if shares_beginnings(model, _unlike([texts[i] for i in line])) else None
+    return lines  # every line is one text, of which the others are beginnings
+
+
+def _unlike(texts: Sequence[Encoded]) -> list[Encoded]:
+    """Two neighbours that show whether a trie is read as it should be."""
+    pairs = ([one, two] for one, two in itertools.pairwise(texts))
+    return next(pair for pair in pairs if not trie_of(pair).is_one_text)

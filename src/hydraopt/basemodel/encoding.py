@@ -55,16 +55,15 @@ class Batch:
 
     ids: (rows, length).  where: (N,) index of each target's predicting position in ids.flatten().
     labels: (N,) the target tokens.  row: (N,) the text of the batch that each of them belongs to.
-    places, seen: of rows of several texts, the position of each token, (rows, length), and whether
-    the second token is seen by the first, (rows, length, length); None where rows are texts.
+    parents: (rows, length), of rows of several texts, the token before each in its own text, -1
+    for none; None where rows are texts.
     """
 
     ids: Tensor
     where: Tensor
     labels: Tensor
     row: Tensor
-    places: Tensor | None = None
-    seen: Tensor | None = None
+    parents: Tensor | None = None
 
 
 def collate(items: Sequence[Encoded]) -> Batch:

@@ -93,7 +93,8 @@ class Reference:
     def nbytes(self) -> int:
         """Bytes in memory, about."""
         kept = (x for pieces in self.seen for x in pieces)
-        return sum(x.tokens.nbytes + x.logs.nbytes for x in kept)
+        ids = sum(2 * batch.ids.nbytes for batch in self.batches)
+        return ids + sum(x.tokens.nbytes + x.logs.nbytes for x in kept)
 
 
 class Summary(NamedTuple):

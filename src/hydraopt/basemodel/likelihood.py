@@ -6,6 +6,7 @@ to a question cost the question once, and twenty versions of a row the row once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -23,17 +24,22 @@ from hydraopt.basemodel.model import (
     products_of,
     states_of,
 )
-from hydraopt.basemodel.trie import MOST_NODES, Trie, laid_out, trie_of
+from hydraopt.basemodel.trie import Trie, laid_out, trie_of
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["likelihoods", "shares_beginnings", "within_window"]
+__all__ = ["likelihoods", "shares_beginnings", "window_of"]
 
 Numbers = NDArray[np.float64]
 
 _AT_ONCE: Final = 256
 """Tokens whose logits over the vocabulary are held at a time."""
-_ALIKE: Final = 0.01
-"""Nats by which a text in a trie may differ from the same text alone."""
+_MOST_NODES: Final = 1024
+"""Tokens of one trie; a larger group is laid out as several."""
+_ALIKE: Final = 1e-3
+_ROUNDINGS: Final = 8
+"""How far states of a text in a trie may be from those of the text alone, relative to the largest;
+in numbers of less precision, so many of the steps between them."""
+_WINDOWS: Final = ("sliding_window", "attention_chunk_size", "attention_window_size")
 
 
 @torch.inference_mode()
@@ -73,12 +79,12 @@ def _parts(
     """(the group, its texts, their trie): one, or more where one is too large or windows cut it."""
     if any(not item.prompt or not item.target for item in group):
         raise UsageError(explain("a text has nothing before it", expected="a token at least"))
-    whole = shared and within_window(model, group)
+    whole = shared and _within_window(model, group)
     waiting = [list(range(len(group)))] if whole else [[i] for i in range(len(group))]
     while waiting:
         texts = waiting.pop(0)
         trie = trie_of([group[i] for i in texts], whole)
-        if len(trie.tokens) <= MOST_NODES or len(texts) == 1:
+        if len(trie.tokens) <= _MOST_NODES or len(texts) == 1:
             yield number, texts, trie
         else:
             half = len(texts) // 2
@@ -104,21 +110,37 @@ def _sums(model: Any, trie: Trie, states: Tensor, texts: Sequence[Encoded]) -> N
     return sums
 
 
-def within_window(model: Any, texts: Sequence[Encoded]) -> bool:
-    """Whether no text is longer than the model's sliding window, which a mask of ours ignores."""
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    return window is None or max(map(len, texts), default=0) <= window
+def _within_window(model: Any, texts: Sequence[Encoded]) -> bool:
+    """Whether no text is longer than what the model sees at once, which a mask of ours ignores."""
+    return max(map(len, texts), default=0) <= window_of(model)
 
 
+def window_of(model: Any) -> float:
+    """Tokens that the narrowest of the model's layers see at once; infinite if all see all."""
+    config = model.config.get_text_config()
+    known = (getattr(config, name, None) for name in _WINDOWS)
+    return min((x for x in known if x), default=math.inf)
+
+
+@torch.inference_mode()
 def shares_beginnings(model: Any, group: Sequence[Encoded]) -> bool:
     """Whether the model reads a trie as it reads the texts alone, tried on one group.
 
-    Models that place or mask tokens in a way of their own do not; they take each text alone.
+    Models that place or mask tokens in a way of their own do not; they take each text alone. Texts
+    of which one begins the other, or that are equal, show nothing, so the answer is no.
     """
+    trie = trie_of(group)
+    if trie.is_one_text or not _within_window(model, group):
+        return False
     with products_of("float32"):
         try:
-            together = likelihoods(model, [group], {})[0]
+            together = states_of(model, *laid_out([trie]))[0]
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
-        alone = likelihoods(model, [group], {}, shared=False)[0]
-    return bool(np.abs(together - alone).max() <= _ALIKE)
+        for text, nodes in zip(group, trie.asked, strict=True):
+            alone = states_of(model, *laid_out([trie_of([text])]))[0][len(text.prompt) - 1 :]
+            step = torch.finfo(alone.dtype).eps
+            most = max(_ALIKE, _ROUNDINGS * step) * float(alone.abs().max())
+            if float((together[nodes] - alone).abs().max()) > most:
+                return False
+    return True

@@ -180,23 +180,38 @@ def _adder(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """What the output layer sees at the target positions, (N, width)."""
-    return states_of(model, batch.ids, batch.places, batch.seen).flatten(0, 1)[batch.where]
+    return states_of(model, batch.ids, batch.parents).flatten(0, 1)[batch.where]
 
 
-def states_of(model: Any, ids: Tensor, places: Tensor | None, seen: Tensor | None) -> Tensor:
-    """The same at all positions, (rows, length, width). ids, places, seen: as of a Batch.
+def states_of(model: Any, ids: Tensor, parents: Tensor | None) -> Tensor:
+    """The same at all positions, (rows, length, width). ids, parents: as of a Batch.
 
     Rows that are texts need no mask: with causal attention, padding on the right cannot reach a
     real token.
     """
-    if seen is None:
-        more = {}
-    else:
+    more = {}
+    if parents is not None:
+        hidden, places = _hidden_from(parents)
         dtype = next(model.parameters()).dtype
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
         more = {"attention_mask": mask[:, None], "position_ids": places}
     states: Tensor = model.model(input_ids=ids, use_cache=False, **more).last_hidden_state
     return states
+
+
+def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
+    """(whether the second token is hidden from the first, (rows, length, length); the position of
+    each in its own text, (rows, length)). A token sees itself and those on its way."""
+    rows, length = parents.shape
+    every = torch.arange(rows)
+    seen = torch.eye(length, dtype=torch.bool).repeat(rows, 1, 1)
+    places = torch.zeros_like(parents)
+    for node in range(1, length):
+        before = parents[:, node]
+        some = before >= 0
+        seen[:, node] |= seen[every, before] & some[:, None]
+        places[:, node] = (places[every, before] + 1) * some
+    return ~seen, places
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

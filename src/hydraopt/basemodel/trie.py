@@ -17,12 +17,14 @@ from torch import Tensor
 
 from hydraopt.basemodel.encoding import Batch, Encoded
 
-__all__ = ["MOST_NODES", "Trie", "batch_of", "laid_out", "lines_of", "trie_of"]
+__all__ = ["Trie", "batch_of", "laid_out", "lines_of", "trie_of"]
 
-MOST_NODES: Final = 1024
-"""Tokens of a trie of several texts: a mask has as many numbers as their square."""
 _LINE: Final = 256
 """Tokens of a line: enough for a common beginning to be rare, few enough for cheap attention."""
+_LONGEST_LINE: Final = 2048
+"""Tokens of a line of several texts: a mask has as many numbers as their square."""
+_ASKED: Final = 2
+"""A target's token counts as so many of a line's: logits over a vocabulary take memory."""
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,38 @@ def trie_of(texts: Sequence[Encoded], shared: bool = True) -> Trie:
 
 
 def lines_of(texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]]:
-    """All texts as (which, their trie), in lines of about equal length."""
+    """All texts as (which, their trie), in lines of about equal length; one that is longer than a
+    line of several may be has its own."""
     whole = [(text.prompt + text.target)[:-1] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: whole[i])  # what begins alike is neighbours
-    longest = max(map(len, whole), default=0)
-    most = max(min(max(_LINE, 2 * longest), MOST_NODES), longest)
-    nodes, lines = _cut(whole, order, most, most)
-    lines = _cut(whole, order, most, math.ceil(nodes / max(len(lines), 1)))[1]
+    most = min(max(_LINE, 2 * max(map(len, whole), default=0)), _LONGEST_LINE)
+    asked = [_ASKED * len(text.target) for text in texts]
+    nodes, lines = _cut(whole, asked, order, most, (most, most))
+    even = (math.ceil(x / max(len(lines), 1)) for x in (nodes, sum(asked)))
+    lines = _cut(whole, asked, order, most, tuple(even))[1]
     return [(line, trie_of([texts[i] for i in line])) for line in lines]
 
 
 def _cut(
-    whole: Sequence[tuple[int, ...]], order: Sequence[int], most: int, enough: int
+    whole: Sequence[tuple[int, ...]],
+    asked: Sequence[int],
+    order: Sequence[int],
+    most: int,
+    enough: tuple[int, ...],
 ) -> tuple[int, list[list[int]]]:
-    """(nodes, lines): texts in that order, in lines that end at ``enough`` nodes, and before they
-    have more than ``most``."""
+    """(nodes, lines): texts in that order, in lines of ``most`` nodes, and what is asked, at most.
+    enough: of both, with which a line ends before."""
     lines: list[list[int]] = []
-    total = nodes = 0
+    total = nodes = targets = 0
     before: tuple[int, ...] = ()
     for i in order:
         new = len(whole[i]) - _common(before, whole[i])
-        if not lines or nodes >= enough or nodes + new > most:
+        full = max(nodes + new, targets + asked[i]) > most
+        if not lines or full or (nodes >= enough[0] and targets >= enough[1]):
             lines.append([])
-            nodes, new = 0, len(whole[i])
+            nodes, targets, new = 0, 0, len(whole[i])
         lines[-1].append(i)
-        nodes += new
-        total += new
+        nodes, targets, total = nodes + new, targets + asked[i], total + new
         before = whole[i]
     return total, lines
 
@@ -105,33 +113,22 @@ def _common(one: Sequence[int], two: Sequence[int]) -> int:
     return min(len(one), len(two))
 
 
-def laid_out(tries: Sequence[Trie]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(ids, places, seen) of tries, a row each, padded on the right with id 0.
-
-    ids, places: (rows, length) tokens and their positions. seen: (rows, length, length), whether
-    the second token is seen by the first. The last two are None where each row is one text.
-    """
+def laid_out(tries: Sequence[Trie]) -> tuple[Tensor, Tensor | None]:
+    """(ids, parents) of tries, a row each, padded on the right with id 0: as of a Batch."""
     length = max(len(trie.tokens) for trie in tries)
     ids = torch.zeros(len(tries), length, dtype=torch.long)
+    parents = torch.full_like(ids, -1)
     for row, trie in enumerate(tries):
         ids[row, : len(trie.tokens)] = torch.tensor(trie.tokens)
-    if all(trie.is_one_text for trie in tries):
-        return ids, None, None
-    places = torch.zeros_like(ids)
-    seen = torch.eye(length, dtype=torch.bool).repeat(len(tries), 1, 1)
-    for row, trie in enumerate(tries):
-        places[row, : len(trie.depths)] = torch.tensor(trie.depths)
-        for node, parent in enumerate(trie.parents):
-            if parent >= 0:
-                seen[row, node] |= seen[row, parent]
-    return ids, places, seen
+        parents[row, : len(trie.tokens)] = torch.tensor(trie.parents)
+    return ids, None if all(trie.is_one_text for trie in tries) else parents
 
 
 def batch_of(
     lines: Sequence[tuple[Sequence[int], Trie]], texts: Sequence[Encoded]
 ) -> tuple[list[int], Batch]:
     """(which texts, their batch), a row each line."""
-    ids, places, seen = laid_out([trie for _, trie in lines])
+    ids, parents = laid_out([trie for _, trie in lines])
     where: list[int] = []
     labels: list[int] = []
     which = [i for line, _ in lines for i in line]
@@ -140,7 +137,6 @@ def batch_of(
             where += [row * ids.shape[1] + node for node in nodes]
             labels += texts[i].target
     number = [k for k, i in enumerate(which) for _ in texts[i].target]
-    batch = Batch(
-        ids, torch.tensor(where), torch.tensor(labels), torch.tensor(number), places, seen
+    return which, Batch(
+        ids, torch.tensor(where), torch.tensor(labels), torch.tensor(number), parents
     )
-    return which, batch

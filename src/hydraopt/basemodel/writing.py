@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -25,6 +25,10 @@ __all__ = ["WRITE_TOKENS", "answered", "generate"]
 
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """Padded tokens of a batch for writing, where every step computes one token of each row."""
+_NO_ROWS: Final = (
+    AttributeError, IndexError, RuntimeError, TypeError, UsageError, ValueError
+)  # fmt: skip
+"""What a model raises that keeps something else than keys and values, or places tokens itself."""
 
 
 @torch.inference_mode()
@@ -64,7 +68,7 @@ def _write(
     with _each(model, factors):
         try:
             logits = cache.start(prompts)
-        except (TypeError, UsageError):  # another kind of cache than keys and values
+        except _NO_ROWS:
             return _by_transformers(model, tokenizer, prompts, most)
     while rows:
         tokens = logits.argmax(-1).tolist()
@@ -90,7 +94,10 @@ def _each(model: Any, factors: Sequence[Placed]) -> AbstractContextManager[None]
 def _by_transformers(
     model: Any, tokenizer: Any, prompts: Sequence[tuple[int, ...]], most: int
 ) -> list[tuple[int, ...]]:
-    """The same by transformers' own loop, prompts padded on the left."""
+    """The same by transformers' own loop, prompts padded on the left. Nothing that the model's own
+    settings say of writing counts."""
+    from transformers import GenerationConfig
+
     eos = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
     longest = max(map(len, prompts))
@@ -99,17 +106,15 @@ def _by_transformers(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=most,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=pad,
-        eos_token_id=eos,
+    plain: Any = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=eos
     )
+    # What a call does not set, transformers takes from the model's own.
+    own, model.generation_config = model.generation_config, plain
+    try:
+        out = model.generate(input_ids=ids, attention_mask=mask)
+    finally:
+        model.generation_config = own
     answers = out[:, longest:].tolist()
     return [tuple(x[: x.index(eos) + 1] if eos in x else x) for x in answers]
 

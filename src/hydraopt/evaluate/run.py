@@ -189,7 +189,8 @@ def _both(
 ) -> tuple[dict[str, Forced], dict[str, Forced]]:
     """All sets teacher-forced on the items' own targets, and on what the reference writes.
 
-    The reference takes one pass before, which tells how far it writes the targets.
+    The reference takes one pass before, which tells how far it writes the targets. All sets read
+    its answers, also one that nobody asks: behind the same prompts they cost little.
     begun_bar, bar: the progress of that pass and of the others.
     """
     begun = forced(model, items, {reference: sets[reference]}, reference, begun_bar)

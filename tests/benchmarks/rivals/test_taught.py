@@ -17,6 +17,7 @@ from benchmarks.rivals.stored import stored
 from benchmarks.rivals.svd import cut_by_energy
 from benchmarks.rivals.svd_group import rounded_svd
 from benchmarks.rivals.taught import taught
+from hydraopt.basemodel import lesson
 from hydraopt.basemodel.harm import drift_of, held_out, reference_of
 from hydraopt.basemodel.refit import Schedule
 from tests.basemodel.test_gains import factors_of, texts_of
@@ -25,8 +26,9 @@ SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
 
 
 @pytest.fixture
-def school(trained):
+def school(trained, monkeypatch):
     """(originals of one task, its answers, what teaches, harm of factors on held-out answers)."""
+    monkeypatch.setattr(lesson, "_has_halves", lambda: False)  # on no machine
     model, tokenizer = trained
     original = {
         path: tuple(np.asarray(x, np.float32) for x in pair)
@@ -80,9 +82,10 @@ def test_rows_have_labels_of_their_own(school) -> None:
 
 def test_another_process_sees_the_same_prompts(tmp_path: Path) -> None:
     asked = ["gemma3-5x8", "--plan", "prompted", "--tasks", str(tmp_path), "--prompts", "24"]
+    asked += ["--products", "float32"]
     run = methods.Run.of(methods._arguments(asked))
     again = methods.Run.of(methods._arguments([*run.arguments, "--one", "x", "y"]))
-    assert (again.place, again.args.prompts) == (run.place, 24)
+    assert (again.place, again.args.prompts, again.args.products) == (run.place, 24, "float32")
     other = methods.Run.of(methods._arguments([*asked, "--prompts-from", "validation"]))
     assert other.place != run.place
     with pytest.raises(SystemExit):
