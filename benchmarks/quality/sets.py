@@ -141,6 +141,8 @@ _HARMED = "5% 3% 2%"
 _ALIKE_AT = "5% 2%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
+SHARED_OUT = "curves"
+"""The plan of sizes shared out by measured harm, beside those that are not."""
 ALIKE = "alike"
 """The plan of alike.py."""
 PLANS: dict[str, list[Method]] = {
@@ -151,7 +153,7 @@ PLANS: dict[str, list[Method]] = {
         *_sizes(METHOD, _HARMED),
         *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),
     ],
-    "curves": [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **_JUDGED[CURVES])],
+    SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **_JUDGED[CURVES])],
     "refit": _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "refit-limits": _harm(REFIT, "1%", "2%"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import ALIKE
+from benchmarks.quality.sets import ALIKE, SHARED_OUT
 from benchmarks.reports.scores import dropped, grouped, row_of, scored_tasks
 from benchmarks.reports.tables import table
 
@@ -86,4 +86,20 @@ def _alike() -> str:
     return "\n".join(_text(*joined) for joined in _joined(results))
 
 
-SECTIONS = {"alike": _alike}
+def _shared_out() -> str:
+    """Sizes that were shared out by measured harm, beside those that were not."""
+    texts = []
+    for file in sorted(QUALITY.glob(f"*.{SHARED_OUT}.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        asked = next(m["options"]["judge"] for m in result["methods"].values() if m["options"])
+        about = (
+            f"{result['set']}: {len(result['adapters'])} merged, {len(result['tasks'])} scored,"
+            f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"
+            f" task at most, of {asked['split']} rows (`{file.name}`).\n\n"
+        )
+        tables = [_methods(file.name, result), _spread(result, "task"), _spread(result, "adapter")]
+        texts.append(about + "\n".join(tables))
+    return "\n".join(texts)
+
+
+SECTIONS = {"alike": _alike, "shared out": _shared_out}
