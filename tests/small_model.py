@@ -46,6 +46,16 @@ def tiny_llama(**settings: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**usual, **settings})).eval()
 
 
+@pytest.fixture(scope="module")
+def sharp() -> LlamaForCausalLM:
+    """A random Llama far from uniform, so that what a token sees matters."""
+    made = tiny_llama()
+    with torch.no_grad():
+        for tensor in made.parameters():
+            tensor.mul_(8 if tensor.dim() == 2 else 1)
+    return made
+
+
 def tiny_speaker(positions: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """(model, tokenizer) that fit each other, the model as it is at random."""
     tokenizer = make_tokenizer()

@@ -28,7 +28,7 @@ from benchmarks.quality.sets import SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.harm import Reference, drift_of, reference_of
-from hydraopt.basemodel.lesson import learner_of
+from hydraopt.basemodel.lesson import learns_in
 from hydraopt.basemodel.model import TaskFactors, load_model
 from hydraopt.basemodel.refit import Schedule, refit
 from hydraopt.basemodel.writing import answered
@@ -165,7 +165,7 @@ def _tried(
         "schedule": asdict(how.schedule),
         "split": how.split,
         "prompts": len(answers),
-        "learned_in": str(next(learner_of(model).parameters()).dtype).removeprefix("torch."),
+        "learned_in": str(learns_in(model)).removeprefix("torch."),
         **({"invented": len(more)} if more else {}),
         "held_out": {"before": asdict(made.before), "after": asdict(made.after)},
         "steps": made.steps,

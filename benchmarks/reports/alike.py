@@ -66,8 +66,11 @@ def _text(files: Sequence[str], result: Result) -> str:
         f"{result['set']}: {len(tasks)} scored, {sum(x['rows'] for x in tasks):,} test rows,"
         f" {result['prompts']} prompts a task ({', '.join(f'`{x}`' for x in files)}).\n\n"
     )
-    methods = _methods(files[0], result)
-    return about + "\n".join([methods, *(_spread(result, key) for key in _KEYS)])
+    return about + _tables(files[0], result, _KEYS)
+
+
+def _tables(file: str, result: Result, keys: Sequence[str]) -> str:
+    return "\n".join([_methods(file, result), *(_spread(result, key) for key in keys)])
 
 
 def _joined(results: Mapping[str, Result]) -> Iterator[tuple[list[str], Result]]:
@@ -97,8 +100,7 @@ def _shared_out() -> str:
             f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"
             f" task at most, of {asked['split']} rows (`{file.name}`).\n\n"
         )
-        tables = [_methods(file.name, result), _spread(result, "task"), _spread(result, "adapter")]
-        texts.append(about + "\n".join(tables))
+        texts.append(about + _tables(file.name, result, ("task", "adapter")))
     return "\n".join(texts)
 
 

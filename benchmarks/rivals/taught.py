@@ -25,7 +25,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
-from hydraopt.basemodel.refit import Schedule
+from hydraopt.basemodel.refit import Course, Schedule
 
 __all__ = ["Round", "Teach", "taught"]
 
@@ -33,9 +33,6 @@ Round = Callable[[Modules], Modules]
 """What comes back of a task's factors from the rival's file."""
 Teach = Callable[[str, Modules, Round], Modules]
 """(task, factors to start from, rounding) to factors that round better."""
-
-_WARM = 5
-"""Steps in which the rate rises to its full value."""
 
 
 def taught(
@@ -61,18 +58,13 @@ def taught(
     pupil = _Pupil.of(start)
     learner, seen = learner_of(model), [answers[i] for i in learned_from]
     lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
-    optimizer = torch.optim.Adam(pupil.learned, lr=how.rate, betas=(0.9, 0.98))
-    order = np.random.default_rng(how.seed)
-    waiting: list[int] = []
+    course = Course(how, pupil.learned, len(lesson.batches))
     for step in range(1, how.steps + 1):
-        waiting = waiting or order.permutation(len(lesson.batches)).tolist()
-        falling = 1 - (step - 1) / how.steps
-        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
         if (step - 1) % how.again == 0:
             pupil.look(rounded)
-        optimizer.zero_grad()
-        lesson.learn(learner, pupil.placed(), waiting.pop(), how.temperature)
-        optimizer.step()
+        number = course.begin(step)
+        lesson.learn(learner, pupil.placed(), number, how.temperature)
+        course.end()
         if step in how.stops:
             tried = pupil.modules()
             told = _harm(model, judges, rounded(tried))

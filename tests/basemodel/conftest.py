@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.small_model import tasks, trained
+from tests.small_model import sharp, tasks, trained
 
-__all__ = ["tasks", "trained"]
+__all__ = ["sharp", "tasks", "trained"]

@@ -7,22 +7,18 @@ import random
 import pytest
 import torch
 
-from hydraopt.basemodel.batches import batches_of, one_batch
+from hydraopt.basemodel import batches
+from hydraopt.basemodel.batches import batch_of_each, batches_of
 from hydraopt.basemodel.encoding import Encoded, collate
 from hydraopt.basemodel.model import hidden_states
 from hydraopt.basemodel.trie import lines_of, trie_of
-from tests.small_model import tiny_llama
 
 BEGINNING = tuple(range(1, 21))
 
 
-@pytest.fixture(scope="module")
-def model():
-    made = tiny_llama()
-    with torch.no_grad():  # far from uniform, so that what a token sees matters
-        for tensor in made.parameters():
-            tensor.mul_(8 if tensor.dim() == 2 else 1)
-    return made
+@pytest.fixture
+def model(sharp):
+    return sharp
 
 
 def texts(count: int, beginning: tuple[int, ...] = BEGINNING, most: int = 12) -> list[Encoded]:
@@ -48,10 +44,10 @@ def alone(model, text: Encoded) -> torch.Tensor:
 def test_a_text_is_read_as_it_is_alone(model, implementation, count) -> None:
     model.set_attn_implementation(implementation)
     some = texts(count)
-    batches = batches_of(model, some)
-    assert any(batch.parents is not None for _, batch in batches)  # else this test shows nothing
+    made = batches_of(model, some)
+    assert any(batch.parents is not None for _, batch in made)  # else this test shows nothing
     read = {}
-    for which, batch in batches:
+    for which, batch in made:
         with torch.inference_mode():
             read |= by_text(which, batch, hidden_states(model, batch))
         labels = by_text(which, batch, batch.labels)
@@ -63,7 +59,7 @@ def test_a_text_is_read_as_it_is_alone(model, implementation, count) -> None:
 
 def test_one_batch_has_all_texts(model) -> None:
     some = texts(60)
-    batch = one_batch(model, some)
+    (batch,) = batch_of_each(model, [some])
     assert batch.parents is not None
     assert len(batch.ids) > 1
     assert batch.row.unique().tolist() == list(range(60))
@@ -73,14 +69,25 @@ def test_one_batch_has_all_texts(model) -> None:
 def test_a_gradient_goes_through_a_shared_beginning_once_for_each_text(model) -> None:
     some, weight = texts(9), model.get_submodule("model.layers.0.mlp.up_proj").weight
 
-    def slope(batches) -> torch.Tensor:
-        total = sum(hidden_states(model, batch).sum() for batch in batches)
+    def slope(several) -> torch.Tensor:
+        total = sum(hidden_states(model, batch).sum() for batch in several)
         return torch.autograd.grad(total, weight)[0]
 
-    shared = one_batch(model, some)
+    (shared,) = batch_of_each(model, [some])
     assert shared.parents is not None
     wanted = slope([collate([text]) for text in some])
     torch.testing.assert_close(slope([shared]), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_is_tried_once_for_all_groups(model, monkeypatch) -> None:
+    tried = []
+    real = batches.shares_beginnings
+    monkeypatch.setattr(batches, "shares_beginnings", lambda *x: tried.append(1) or real(*x))
+    some = texts(40)
+    made = batch_of_each(model, [some[i : i + 8] for i in range(0, 40, 8)])
+    assert [int(batch.row.max()) + 1 for batch in made] == [8] * 5
+    assert all(batch.parents is not None for batch in made)
+    assert tried == [1]
 
 
 def test_sharing_takes_fewer_tokens(model) -> None:
@@ -109,20 +116,20 @@ def test_texts_stand_alone_where_sharing_is_no_good(model, monkeypatch, what) ->
             return real(**more)
 
         monkeypatch.setattr(model.model, "forward", refuse)
-    batches = batches_of(model, some)
-    assert all(batch.parents is None for _, batch in batches)
-    assert sorted(i for which, _ in batches for i in which) == list(range(len(some)))
+    made = batches_of(model, some)
+    assert all(batch.parents is None for _, batch in made)
+    assert sorted(i for which, _ in made for i in which) == list(range(len(some)))
 
 
 @pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
 def test_texts_longer_than_a_window_stand_alone_and_others_share(model, monkeypatch, name) -> None:
     some = [*texts(30), Encoded((*BEGINNING, *range(21, 60)), (7,))]
     monkeypatch.setattr(model.config, name, 45, raising=False)
-    batches = batches_of(model, some)
-    assert sorted(i for which, _ in batches for i in which) == list(range(31))
-    for which, batch in batches:
+    made = batches_of(model, some)
+    assert sorted(i for which, _ in made for i in which) == list(range(31))
+    for which, batch in made:
         assert (30 in which) == (batch.parents is None)
-    assert one_batch(model, some).parents is None
+    assert batch_of_each(model, [some])[0].parents is None
 
 
 def test_equal_texts_are_read_once(model) -> None:

@@ -20,13 +20,9 @@ GROUPS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model():
-    made = tiny_llama()
-    with torch.no_grad():  # far from uniform, so that what a token sees matters
-        for tensor in made.parameters():
-            tensor.mul_(8 if tensor.dim() == 2 else 1)
-    return made
+@pytest.fixture
+def model(sharp):
+    return sharp
 
 
 @pytest.fixture
@@ -85,26 +81,26 @@ def test_texts_longer_than_a_window_are_taken_alone(model, factors, monkeypatch)
 
 
 def test_a_model_that_reads_tries_otherwise_is_known(model, monkeypatch) -> None:
-    assert shares_beginnings(model, GROUPS[2])
+    assert shares_beginnings(model, [GROUPS[2]])
     # As a model would that takes no notice of the mask.
     real = model.model.forward
     monkeypatch.setattr(model.model, "forward", lambda attention_mask=None, **more: real(**more))
-    assert not shares_beginnings(model, GROUPS[2])
+    assert not shares_beginnings(model, [GROUPS[2]])
 
 
 def test_texts_that_show_nothing_are_no_proof(model, monkeypatch) -> None:
     one = Encoded((1, 5, 6), (7, 8))
-    assert not shares_beginnings(model, [one, one])
-    assert not shares_beginnings(model, [one, Encoded((1, 5, 6), (7, 9))])
-    assert shares_beginnings(model, [one, Encoded((1, 5, 6), (9, 8))])
+    assert shares_beginnings(model, [[one, one]]) is None
+    assert shares_beginnings(model, [[one, Encoded((1, 5, 6), (7, 9))]]) is None
+    assert shares_beginnings(model, [[one, one], [one, Encoded((1, 5, 6), (9, 8))]])
     monkeypatch.setattr(model.config, "sliding_window", 4, raising=False)
-    assert not shares_beginnings(model, GROUPS[0])
+    assert shares_beginnings(model, [GROUPS[0]]) is None
 
 
 def test_in_bfloat16_rounding_is_no_reason_to_read_texts_alone() -> None:
     deep = tiny_llama(num_hidden_layers=12).bfloat16()
     group = [Encoded((1, *range(5, 25), k), (k, 9, 10)) for k in (30, 40)]
-    assert shares_beginnings(deep, group)
+    assert shares_beginnings(deep, [group])
 
 
 def test_a_text_needs_something_before_it(model) -> None:

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
 from hydraopt.evaluate import compare, probing
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
@@ -115,6 +116,24 @@ def test_another_tokenizer_is_not_answered_from_memory(base, cache) -> None:
         asker = probing.Asker(model, tokenizer, str(base), "float32")
         probing.Prober(asker, probes, 0).base()
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_first_group_that_shows_nothing_keeps_no_other_from_sharing(
+    base, cache, monkeypatch
+) -> None:
+    model, tokenizer = load_model(base)
+    asker = probing.Asker(model, tokenizer, str(base), "float32")
+    shared = []
+    real = probing.likelihoods
+    monkeypatch.setattr(
+        probing, "likelihoods", lambda *x, **more: shared.append(more["shared"]) or real(*x, **more)
+    )
+    nothing, something = ([Encoded((1, 5), (6, 7)), Encoded((1, 5), x)] for x in ((6, 8), (9, 8)))
+    asker.ask({}, "none", [nothing])
+    assert asker._shared is None
+    asker.ask({}, "none", [nothing, something])
+    assert asker._shared is True
+    assert shared == [True, True]
 
 
 def test_a_stopped_run_keeps_what_it_had(base, cache, monkeypatch) -> None:

@@ -9,9 +9,9 @@ from typing import Any, Final
 from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens, collate
 from hydraopt.basemodel.likelihood import shares_beginnings, window_of
 from hydraopt.basemodel.model import BATCH_TOKENS
-from hydraopt.basemodel.trie import Trie, batch_of, lines_of, trie_of
+from hydraopt.basemodel.trie import Trie, batch_of, lines_of
 
-__all__ = ["batches_of", "one_batch"]
+__all__ = ["batch_of_each", "batches_of"]
 
 _LEAST_SAVED: Final = 0.1
 """Of the tokens: below it, masks cost what sharing saves."""
@@ -40,11 +40,14 @@ def batches_of(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Ba
     return made
 
 
-def one_batch(model: Any, texts: Sequence[Encoded]) -> Batch:
-    """The texts as one batch, of any length; their targets may stand in another order."""
-    fine = max(map(len, texts), default=0) <= window_of(model)
-    lines = _shared_lines(model, texts) if fine else None
-    return collate(texts) if lines is None else batch_of(lines, texts)[1]
+def batch_of_each(model: Any, groups: Sequence[Sequence[Encoded]]) -> list[Batch]:
+    """Each group as one batch, of any length; its targets may stand in another order. Whether
+    beginnings are shared is decided once for all."""
+    every = [text for group in groups for text in group]
+    fine = max(map(len, every), default=0) <= window_of(model)
+    if not fine or _shared_lines(model, every) is None:
+        return [collate(group) for group in groups]
+    return [batch_of(lines_of(group), group)[1] for group in groups]
 
 
 def _shared_lines(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int], Trie]] | None:
@@ -53,13 +56,5 @@ def _shared_lines(model: Any, texts: Sequence[Encoded]) -> list[tuple[list[int],
     nodes = sum(len(trie.tokens) for _, trie in lines)
     if nodes >= (1 - _LEAST_SAVED) * sum(len(text) - 1 for text in texts):
         return None
-    for line, trie in lines:
-        if not trie.is_one_text:
-            return lines if shares_beginnings(model, _unlike([texts[i] for i in line])) else None
-    return lines  # every line is one text, of which the others are beginnings
-
-
-def _unlike(texts: Sequence[Encoded]) -> list[Encoded]:
-    """Two neighbours that show whether a trie is read as it should be."""
-    pairs = ([one, two] for one, two in itertools.pairwise(texts))
-    return next(pair for pair in pairs if not trie_of(pair).is_one_text)
+    pairs = ([texts[i], texts[k]] for line, _ in lines for i, k in itertools.pairwise(line))
+    return None if shares_beginnings(model, pairs) is False else lines

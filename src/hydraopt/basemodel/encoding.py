@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Encoded", "batches_by_tokens", "collate", "encode_row", "prompt_text"]
+__all__ = [
+    "Batch",
+    "Encoded",
+    "batches_by_tokens",
+    "collate",
+    "encode_row",
+    "left_padded",
+    "prompt_text",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,18 @@ def collate(items: Sequence[Encoded]) -> Batch:
         labels += item.target
         row += [index] * len(item.target)
     return Batch(ids, torch.tensor(where), torch.tensor(labels), torch.tensor(row))
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
+    """(ids, mask), (rows, length) each: prompts padded on the left, so that answers start alike;
+    the mask is 1 where a token is."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return ids, mask
 
 
 def batches_by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

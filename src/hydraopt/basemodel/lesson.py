@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hydraopt.basemodel.batches import one_batch
+from hydraopt.basemodel.batches import batch_of_each
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
 
-__all__ = ["Lesson", "learner_of"]
+__all__ = ["Lesson", "learner_of", "learns_in"]
 
 _TOKENS: Final = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
@@ -27,18 +27,24 @@ _ROOM: Final = 4
 
 
 def learner_of(model: Any) -> Any:
-    """What learns in the model's place: a copy in bfloat16, or the model itself.
+    """What learns in the model's place: a copy in the type that :func:`learns_in` tells, or the
+    model itself. What is learned is judged on the model."""
+    dtype = learns_in(model)
+    if dtype is next(model.parameters()).dtype:
+        return model
+    copies = {id(x): nn.Parameter(x.to(dtype), requires_grad=False) for x in model.parameters()}
+    return copy.deepcopy(model, copies)
 
-    A copy where the processor has products of such numbers, with which a step takes little more
-    than half as long. A gradient needs no more digits; what is learned is judged on the model.
-    """
+
+def learns_in(model: Any) -> torch.dtype:
+    """bfloat16 for a model in float32 where the processor has products of such numbers, and the
+    machine has room for a copy: a step takes little more than half as long, and a gradient needs no
+    more digits. Else the model's own type."""
     weights = list(model.parameters())
     size = sum(x.numel() for x in weights) * torch.bfloat16.itemsize
     plain = all(x.dtype is torch.float32 and x.device.type == "cpu" for x in weights)
-    if not (plain and _has_halves() and size <= _memory() / _ROOM):
-        return model
-    halves = {id(x): nn.Parameter(x.detach().bfloat16(), requires_grad=False) for x in weights}
-    return copy.deepcopy(model, halves)
+    pays = plain and _has_halves() and size <= _memory() / _ROOM
+    return torch.bfloat16 if pays else weights[0].dtype
 
 
 def _has_halves() -> bool:
@@ -72,7 +78,7 @@ class Lesson:
         batch."""
         by_length = sorted(answers, key=len)
         groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
-        batches = [one_batch(model, group) for group in groups]
+        batches = batch_of_each(model, groups)
         with torch.no_grad(), attached(model, original):
             aims = [hidden_states(model, batch) for batch in batches]
         tokens = _likely_tokens(model, batches, aims)

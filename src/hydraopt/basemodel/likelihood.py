@@ -7,7 +7,7 @@ to a question cost the question once, and twenty versions of a row the row once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -123,24 +123,29 @@ def window_of(model: Any) -> float:
 
 
 @torch.inference_mode()
-def shares_beginnings(model: Any, group: Sequence[Encoded]) -> bool:
-    """Whether the model reads a trie as it reads the texts alone, tried on one group.
+def shares_beginnings(model: Any, groups: Iterable[Sequence[Encoded]]) -> bool | None:
+    """Whether the model reads a trie as it reads the texts alone, tried on the first group that
+    shows it; None if none does, as where one text begins the other, or no text fits the window.
 
-    Models that place or mask tokens in a way of their own do not; they take each text alone. Texts
-    of which one begins the other, or that are equal, show nothing, so the answer is no.
+    Models that place or mask tokens in a way of their own do not; they take each text alone.
     """
-    trie = trie_of(group)
-    if trie.is_one_text or not _within_window(model, group):
+    for group in groups:
+        if _within_window(model, group) and not (trie := trie_of(group)).is_one_text:
+            with products_of("float32"):
+                return _reads_alike(model, group, trie)
+    return None
+
+
+def _reads_alike(model: Any, group: Sequence[Encoded], trie: Trie) -> bool:
+    """Whether each text of the group has the same states in the trie as alone, but for rounding."""
+    try:
+        together = states_of(model, *laid_out([trie]))[0]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return False
-    with products_of("float32"):
-        try:
-            together = states_of(model, *laid_out([trie]))[0]
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+    for text, nodes in zip(group, trie.asked, strict=True):
+        alone = states_of(model, *laid_out([trie_of([text])]))[0][len(text.prompt) - 1 :]
+        step = torch.finfo(alone.dtype).eps
+        most = max(_ALIKE, _ROUNDINGS * step) * float(alone.abs().max())
+        if float((together[nodes] - alone).abs().max()) > most:
             return False
-        for text, nodes in zip(group, trie.asked, strict=True):
-            alone = states_of(model, *laid_out([trie_of([text])]))[0][len(text.prompt) - 1 :]
-            step = torch.finfo(alone.dtype).eps
-            most = max(_ALIKE, _ROUNDINGS * step) * float(alone.abs().max())
-            if float((together[nodes] - alone).abs().max()) > most:
-                return False
     return True

@@ -40,7 +40,7 @@ from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 
-__all__ = ["Refit", "Schedule", "refit"]
+__all__ = ["Course", "Refit", "Schedule", "refit"]
 
 _WARM: Final = 5
 """Steps in which the rate rises to its full value."""
@@ -68,6 +68,29 @@ class Schedule:
     stages: int = 8
     temperature: float = 1.0
     seed: int = 0
+
+
+class Course:
+    """The steps of a schedule: which batch each learns from, and Adam at its rate."""
+
+    def __init__(self, how: Schedule, learned: Sequence[Tensor], batches: int) -> None:
+        """learned: leaves that want a gradient. batches: how many there are to learn from."""
+        self._how, self._batches = how, batches
+        self._optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
+        self._order, self._waiting = np.random.default_rng(how.seed), list[int]()
+
+    def begin(self, step: int) -> int:
+        """The batch of a step, the first of which is 1; gradients are zero then."""
+        self._waiting = self._waiting or self._order.permutation(self._batches).tolist()
+        falling = 1 - (step - 1) / self._how.steps
+        rate = self._how.rate * min(step / _WARM, 1.0) * falling
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._optimizer.zero_grad()
+        return self._waiting.pop()
+
+    def end(self) -> None:
+        """Take the step that the gradients say."""
+        self._optimizer.step()
 
 
 @dataclass(frozen=True)
@@ -148,21 +171,17 @@ def _train(
     lesson = Lesson.of(model, answers, place(model, original), how.texts)
     fixed = dict(place(model, {p: (x.factors.B, x.factors.A) for p, x in held.items()}))
     learned = [x for side in sides.values() for x in (side.left, side.right)]
-    optimizer = torch.optim.Adam(learned, lr=how.rate, betas=(0.9, 0.98))
-    drawn, order = torch.Generator().manual_seed(how.seed), np.random.default_rng(how.seed)
-    waiting: list[int] = []
+    course = Course(how, learned, len(lesson.batches))
+    drawn = torch.Generator().manual_seed(how.seed)
     holds = _holds(list(sides), how)
     for step in range(1, how.steps + 1):
-        waiting = waiting or order.permutation(len(lesson.batches)).tolist()
-        falling = 1 - (step - 1) / how.steps
-        optimizer.param_groups[0]["lr"] = how.rate * min(step / _WARM, 1.0) * falling
         if (step - 1) % how.again == 0:
             for side in sides.values():
                 side.look()
-        optimizer.zero_grad()
+        number = course.begin(step)
         free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
-        lesson.learn(model, {**fixed, **free}, waiting.pop(), how.temperature)
-        optimizer.step()
+        lesson.learn(model, {**fixed, **free}, number, how.temperature)
+        course.end()
         for path in holds.get(step, ()):
             sides[path].hold()
         if step in how.stops:

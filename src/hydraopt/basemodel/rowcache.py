@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydraopt.basemodel.encoding import left_padded
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["RowCache"]
@@ -36,12 +37,7 @@ class RowCache:
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Fill an empty batch with prompts; logits (N, vocabulary) after each."""
         device = self._model.get_input_embeddings().weight.device
-        longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
+        ids, mask = left_padded(prompts)
         self.mask = mask.to(device)
         return self._forward(ids.to(device), (self.mask.cumsum(-1) - 1).clamp(min=0))
 

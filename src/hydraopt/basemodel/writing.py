@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
+from hydraopt.basemodel.encoding import Encoded, batches_by_tokens, left_padded
 from hydraopt.basemodel.model import (
     BATCH_TOKENS,
     Placed,
@@ -100,12 +100,7 @@ def _by_transformers(
 
     eos = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
+    ids, mask = left_padded(prompts, pad)
     plain: Any = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=eos
     )
@@ -115,7 +110,7 @@ def _by_transformers(
         out = model.generate(input_ids=ids, attention_mask=mask)
     finally:
         model.generation_config = own
-    answers = out[:, longest:].tolist()
+    answers = out[:, ids.shape[1] :].tolist()
     return [tuple(x[: x.index(eos) + 1] if eos in x else x) for x in answers]
 
 

@@ -61,8 +61,10 @@ class Asker:
         known = _read(self._memory.get(key), groups) if kept else None
         if known is None:
             if self._shared is None:
-                self._shared = shares_beginnings(self.model, groups[0])
-            exact = likelihoods(self.model, groups, placed, shared=self._shared)
+                self._shared = shares_beginnings(self.model, groups)
+            # Where no group shows it, none needs a mask.
+            shared = self._shared is not False
+            exact = likelihoods(self.model, groups, placed, shared=shared)
             known = [np.round(row, 6) for row in exact]
             if kept:
                 self._memory.put(key, [row.tolist() for row in known])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from benchmarks.reports import alike
 from benchmarks.reports.alike import _joined
 
 
@@ -17,3 +20,20 @@ def test_results_of_the_same_bundles_are_one() -> None:
         (["set-slots.alike.json", "set-mood.alike.json"], ["slots", "mood"], 48),
         (["set.alike.json"], ["mood"], 24),
     ]
+
+
+def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(alike, "QUALITY", tmp_path)
+    monkeypatch.setattr(alike, "_tables", lambda file, result, keys: f"{file} {keys}")
+    judge = {"split": "validation", "count": 24}
+    result = {
+        "set": "set",
+        "adapters": {"a-de": "", "b-de": "", "c-de": ""},
+        "methods": {"plain": {"options": {}}, "judged": {"options": {"judge": judge}}},
+        "tasks": [{"rows": 300}, {"rows": 950}],
+    }
+    (tmp_path / "set.curves.json").write_text(json.dumps(result))
+    text = alike.SECTIONS["shared out"]()
+    assert text.startswith("set: 3 merged, 2 scored, 1,250 test rows, 24 prompts a task at most")
+    assert "of validation rows (`set.curves.json`)" in text
+    assert text.endswith("set.curves.json ('task', 'adapter')")
