@@ -69,9 +69,9 @@ def test_who_learns(trained, monkeypatch, halves) -> None:
 def test_no_copy_is_made_that_has_no_room(trained, monkeypatch) -> None:
     monkeypatch.setattr(lesson_module, "_has_halves", lambda: True)
     size = sum(2 * x.numel() for x in trained[0].parameters())
-    monkeypatch.setattr(lesson_module, "_memory", lambda: 4 * size)
+    monkeypatch.setattr(lesson_module, "most_memory", lambda: 4 * size)
     assert learner_of(trained[0]) is not trained[0]
-    monkeypatch.setattr(lesson_module, "_memory", lambda: 4 * size - 1)
+    monkeypatch.setattr(lesson_module, "most_memory", lambda: 4 * size - 1)
     assert learner_of(trained[0]) is trained[0]
 
 

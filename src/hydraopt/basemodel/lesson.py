@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from hydraopt.basemodel.batches import batch_of_each
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
+from hydraopt.capacity import most_memory
 
 __all__ = ["Lesson", "learner_of", "learns_in"]
 
@@ -23,7 +23,7 @@ _TOKENS: Final = 64
 _LIKELY: Final = 16
 """Tokens that the original holds likeliest at a place: those of all places are learned from."""
 _ROOM: Final = 4
-"""A copy of the model takes one part in so many of the machine's memory at most."""
+"""A copy of the model takes one part in so many of the memory that we may use, at most."""
 
 
 def learner_of(model: Any) -> Any:
@@ -43,7 +43,7 @@ def learns_in(model: Any) -> torch.dtype:
     weights = list(model.parameters())
     size = sum(x.numel() for x in weights) * torch.bfloat16.itemsize
     plain = all(x.dtype is torch.float32 and x.device.type == "cpu" for x in weights)
-    pays = plain and _has_halves() and size <= _memory() / _ROOM
+    pays = plain and _has_halves() and size <= most_memory() / _ROOM
     return torch.bfloat16 if pays else weights[0].dtype
 
 
@@ -51,13 +51,6 @@ def _has_halves() -> bool:
     """Whether the processor multiplies bfloat16 numbers by itself."""
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-
-
-def _memory() -> int:
-    """Bytes of the machine; none where it does not say."""
-    known = getattr(os, "sysconf_names", {})
-    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
-    return os.sysconf(names[0]) * os.sysconf(names[1]) if all(x in known for x in names) else 0
 
 
 @dataclass(frozen=True)

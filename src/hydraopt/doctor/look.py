@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from hydraopt.capacity import most_memory
 from hydraopt.errors import HydraoptError
 from hydraopt.threads import cores
 
@@ -117,15 +118,14 @@ def _cores() -> Symptom:
 
 
 def _memory() -> Symptom:
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
+    whole = most_memory()
+    if not whole:
         return Symptom("memory", "note", "the system does not say")
     said = f"{whole / 1e9:.1f} GB"
     with suppress(OSError):
         rows = dict(x.split(":", 1) for x in Path("/proc/meminfo").read_text().splitlines())
         free = int(rows.get("MemAvailable", "0").split()[0]) << 10
-        said = f"{free / 1e9:.1f} GB free of {said}"
+        said = f"{min(free, whole) / 1e9:.1f} GB free of {said}"
     if whole < _LITTLE:
         return Symptom("memory", "trouble", said, "Merge fewer adapters at a time")
     return Symptom("memory", "ok", said)

@@ -1,0 +1,44 @@
+"""The memory of this process: of the machine, or of the container that it runs in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["most_memory"]
+
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+
+
+def most_memory() -> int:
+    """Bytes that this process may take; 0 where the system does not say (Windows).
+
+    Linux sets limits by control groups, which lie in one another; the least of them counts.
+    """
+    known = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= known.keys():
+        return 0
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([whole, *_limits(_OWN, _GROUPS)])
+
+
+def _limits(own: Path, groups: Path) -> Iterator[int]:
+    """In bytes. own: the file that names the groups of this process. groups: where they lie."""
+    with suppress(OSError, ValueError):
+        for row in own.read_text(encoding="utf-8").splitlines():
+            number, kinds, path = row.split(":", 2)
+            if number == "0":
+                yield from _along(groups, path, "memory.max")
+            elif "memory" in kinds.split(","):
+                yield from _along(groups / "memory", path, "memory.limit_in_bytes")
+
+
+def _along(root: Path, path: str, name: str) -> Iterator[int]:
+    """The limits of a group and of those around it. A container may see its own as the root."""
+    group = Path(path.lstrip("/"))
+    for place in (group, *group.parents):
+        with suppress(OSError, ValueError):  # no such group here, or no limit ("max")
+            yield int((root / place / name).read_text())
