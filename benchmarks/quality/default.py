@@ -227,7 +227,9 @@ def _sets() -> Iterator[tuple[str, str, Makes]]:
 def _others(folder: Path) -> Iterator[tuple[str, str, Makes]]:
     """Adapters by other people, one by one."""
     for about, place in places(folder):
-        yield f"{about['repo']}/{about['file']}", "alone", functools.partial(_read, place)
+        # A file's first folder names the repository again.
+        name = f"{about['repo']}/{about['file'].partition('/')[2]}"
+        yield name, "alone", functools.partial(_read, place)
 
 
 def _read(place: Path, _: Path) -> list[Adapter]:
