@@ -32,7 +32,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, bundle_hash, provenance, save_json
 from benchmarks.quality.real import places
 from benchmarks.quality.redundant import checkpoints, near_copies
-from benchmarks.quality.sets import DEFAULT, METHOD, SETS
+from benchmarks.quality.sets import DEFAULT, METHOD, SETS, WAYS
 from benchmarks.reports.scores import SURE, drops, result_files, row_of
 from hydraopt.adapters import Adapter, read_adapter, read_adapters
 from hydraopt.bundle.verify import verify_bundle
@@ -46,7 +46,7 @@ LIMITS = (0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Limits of the worst task's error that are read off for every recipe."""
 BEFORE = "10%"
 """What was merged without a limit before."""
-_PLANS = {True: ("sizes", DEFAULT), False: ("rivals",)}
+_PLANS = {True: ("sizes", DEFAULT, WAYS), False: ("rivals",)}
 """Whose scores count, of the pinned adapters of a set and of others."""
 _CUTS = (1.0, 0.7, 0.4)
 """Worst errors up to which the law is fitted: the first is shown, the others say what that does."""

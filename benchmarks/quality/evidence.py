@@ -12,10 +12,11 @@ schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the va
 (SET.PLAN.validation.json) without writing answers: losses, KL and exact match tell enough.
 
 The plan "harm" has the default, bytes shared out by measured harm ("curves") and what is kept
-fitted again as well ("refit") beside each other; "curves" has the first two, "refit" the third,
-"harm-limits" and "refit-limits" limits of harm. Their prompts are training rows, or with
-``--prompts-from validation`` rows that the adapter has not seen. A refit takes long:
-``--keep-bundles`` takes one that lies under build/ whatever code made it.
+fitted again as well ("refit") beside each other; "curves" has the first two, "ways" as well, with
+what is made without a limit; "refit" has the third, "harm-limits" and "refit-limits" limits of
+harm. Their prompts are training rows, or with ``--prompts-from validation`` rows that the adapter
+has not seen. A refit takes long: ``--keep-bundles`` takes one that lies under build/ whatever code
+made it.
 """
 
 from __future__ import annotations

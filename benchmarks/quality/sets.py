@@ -21,6 +21,8 @@ __all__ = [
     "METHOD",
     "PLANS",
     "SETS",
+    "SHARED_OUT",
+    "WAYS",
     "Method",
     "pinned",
     "recipe_of",
@@ -138,11 +140,14 @@ def _seen(name: str, text: str, power: float, change: Mapping[str, Any]) -> Meth
 _FORMS = ("private", "shared-input", "shared-output", "two-sided", "predicted")
 
 _HARMED = "5% 3% 2%"
+_EARLIER = "10% 5%"
 _ALIKE_AT = "5% 2%"
 CLOSER = "closer"
 """The plan that looks again, with more test rows, at bundles of the plan "sizes"."""
 SHARED_OUT = "curves"
 """The plan of sizes shared out by measured harm, beside those that are not."""
+WAYS = "ways"
+"""The plan of the same at the sizes of a set that breaks earlier, and of the default."""
 ALIKE = "alike"
 """The plan of alike.py."""
 PLANS: dict[str, list[Method]] = {
@@ -154,6 +159,7 @@ PLANS: dict[str, list[Method]] = {
         *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),
     ],
     SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **_JUDGED[CURVES])],
+    WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **_JUDGED[CURVES])],
     "refit": _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "refit-limits": _harm(REFIT, "1%", "2%"),

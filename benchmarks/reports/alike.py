@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import ALIKE, SHARED_OUT
+from benchmarks.quality.sets import ALIKE, SHARED_OUT, WAYS
 from benchmarks.reports.scores import dropped, grouped, row_of, scored_tasks
 from benchmarks.reports.tables import table
 
@@ -92,7 +92,7 @@ def _alike() -> str:
 def _shared_out() -> str:
     """Sizes that were shared out by measured harm, beside those that were not."""
     texts = []
-    for file in sorted(QUALITY.glob(f"*.{SHARED_OUT}.json")):
+    for file in sorted(x for plan in (SHARED_OUT, WAYS) for x in QUALITY.glob(f"*.{plan}.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
         asked = next(m["options"]["judge"] for m in result["methods"].values() if m["options"])
         about = (
