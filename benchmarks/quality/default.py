@@ -214,9 +214,11 @@ Makes = Callable[[Path], Sequence[Adapter]]
 
 def _sets() -> Iterator[tuple[str, str, Makes]]:
     """Name, kind and adapters of what lies here, and of redundant sets made of it."""
-    forty = ROOT / "zoo" / "adapters" / "gemma3-5x8"
-    yield "gemma3-5x8", "set", lambda _: read_adapters([str(forty / "*")])
-    yield "examples", "set", lambda _: read_adapters([str(ROOT / "examples" / "adapters" / "*")])
+    zoo = ROOT / "zoo" / "adapters"
+    forty = zoo / "gemma3-5x8"
+    here = {name: zoo / name for name in SETS if (zoo / name).is_dir()}
+    for name, folder in {**here, "examples": ROOT / "examples" / "adapters"}.items():
+        yield name, "set", functools.partial(_read_all, folder)
     for noise in _NOISES:
         name = f"{_COPIES} copies, {100 * noise:g} % off" if noise else f"{_COPIES} equal"
         copied = functools.partial(near_copies, forty / _WORKED, count=_COPIES, noise=noise)
@@ -230,6 +232,10 @@ def _others(folder: Path) -> Iterator[tuple[str, str, Makes]]:
         # A file's first folder names the repository again.
         name = f"{about['repo']}/{about['file'].partition('/')[2]}"
         yield name, "alone", functools.partial(_read, place)
+
+
+def _read_all(folder: Path, _: Path) -> list[Adapter]:
+    return read_adapters([str(folder / "*")])
 
 
 def _read(place: Path, _: Path) -> list[Adapter]:
