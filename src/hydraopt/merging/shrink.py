@@ -8,8 +8,10 @@ the recipe says so).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
+from collections.abc import Iterator
 
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -85,20 +87,44 @@ def shrink(
     job, solution = Job.of(pieces, recipe, core_name(output)), None
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
-        solution = _solved(job, budget, options, StoredCurves(before.manifest))
+        solution = _solved(job, budget, options, before)
     added = job.manifest(solution.draft if solution else None)
     manifest = against_originals(added, before.manifest, set(before))
-    return write(output, job, solution, chosen, budget, started, manifest)
+    result = write(output, job, solution, chosen, budget, started, manifest)
+    return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget)))
+
+
+def _notes(before: Bundle, budget: Size | MeanError) -> Iterator[str]:
+    """What became of the harm that was measured before."""
+    curves = len(StoredCurves(before.manifest).tasks())
+    if isinstance(budget, Size) and curves:
+        yield f"the size was shared out by the stored curves of harm of {curves} tasks"
+    if any(task.harm for task in before.manifest.tasks):
+        yield (
+            "the harm that was stated is not this bundle's: hydraopt verify --base --prompts "
+            "measures it"
+        )
 
 
 def _solved(
-    job: Job, budget: Size | MeanError, options: Options, curves: StoredCurves
+    job: Job, budget: Size | MeanError, options: Options, before: Bundle
 ) -> Solution[Draft]:
     """A size is shared out by the curves that the bundle holds, if it holds any."""
+    curves = StoredCurves(before.manifest)
     if isinstance(budget, MeanError) or not curves.tasks():
         return solve(job, budget, options)
-    made = solve_by_harm(job, budget, options, curves)
+    made = solve_by_harm(job, budget, options, curves, _bytes_of(before))
     return Solution(made.draft, made.passes)
+
+
+def _bytes_of(bundle: Bundle) -> dict[str, float]:
+    """By task, the bytes of its stream and of its share of the core: with more, what is coded again
+    does not come nearer to the original."""
+    sizes = bundle.tensor_bytes
+    own = {name: size for name, size in sizes.items() if name.startswith("task/")}
+    share = 1 + sizes.get("shared", 0) / max(sum(own.values()), 1)
+    tasks = (task for task in bundle.manifest.tasks if task.content is not None)
+    return {task.name: share * own[f"task/{task.content}"] for task in tasks}
 
 
 def _check_smaller(bundle: Bundle, budget: Size) -> None:

@@ -295,10 +295,10 @@ def _type_bytes(axis: Any, report: Report) -> None:
 
 def _draw_plan(report: Report) -> Any:
     """A line for each task, and where the plan puts it."""
-    key, factor, label_of_harm = {
-        "answers": ("likely", 100.0, "answers that change, %"),
-        "lost": ("lost", 100.0, "answers lost, %"),
-        "nats": ("kl", 1.0, "KL an answer, nats"),
+    factor, label_of_harm = {
+        "answers": (100.0, "answers that change and a standard error, %"),
+        "lost": (100.0, "answers lost, %"),
+        "nats": (1.0, "KL an answer and a standard error, nats"),
     }[report["counted"]]
     figure, axes = _figure(1, 1, 6.0, f"{len(report['tasks'])} tasks: harm against bytes")
     figure.set_size_inches(9.0, 6.0)
@@ -307,7 +307,7 @@ def _draw_plan(report: Report) -> Any:
     for task in measured:
         colour = _COLOURS[worst.index(task)] if task in worst else "0.75"
         sizes = [trial["size"] / 1e3 for trial in task["trials"]]
-        harms = [max(factor * trial[key], _LEAST_DRAWN) for trial in task["trials"]]
+        harms = [max(factor * trial["harm"], _LEAST_DRAWN) for trial in task["trials"]]
         axis.plot(sizes, harms, "-", color=colour, lw=1, zorder=2 + (task in worst))
         label = _plain(task["name"]) if task in worst else None
         at = task["size"] / 1e3, max(factor * task["harm"], _LEAST_DRAWN)

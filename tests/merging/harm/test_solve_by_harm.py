@@ -172,7 +172,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("text", ["1", "%", "0%", "100%", "-1%", "0nats", "1e999nats", "x"])
 def test_limits_that_are_none_are_refused(adapters, tmp_path, text) -> None:
-    with pytest.raises(UsageError, match="cannot read the harm"):
+    with pytest.raises(UsageError, match="cannot read the harm|no such limit on harm"):
         merge(adapters, tmp_path / "x", harm=text, judge=PowerJudge(adapters, SCALES))
 
 
@@ -200,6 +200,22 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
     for task in open_bundle(tmp_path / "big-small").manifest.tasks:
         assert task.harm is None
         assert task.curve
+
+
+@pytest.mark.parametrize("size", ["27%", "25%", "18%"])
+def test_shrink_gives_no_task_more_bytes_than_it_had(adapters, tmp_path: Path, size: str) -> None:
+    """What is coded again does not come nearer to the original, whatever it takes."""
+    judge = PowerJudge(adapters, {"easy": 1e-6, "fair": 1e-3, "hard": 0.6})
+    merge(adapters, tmp_path / "big", harm="2%", judge=judge)
+    made = shrink(tmp_path / "big", tmp_path / "small", size=size)
+    before, after = (
+        {name: len(bundle.read(f"task/{bundle[name].entry.content}")) for name in SCALES}
+        for bundle in (open_bundle(tmp_path / "big"), open_bundle(tmp_path / "small"))
+    )
+    assert before["easy"] < before["hard"]
+    assert all(after[name] <= 1.1 * before[name] for name in SCALES), (before, after)
+    assert any("stored curves of harm of 3 tasks" in note for note in made.notes)
+    assert any("verify --base --prompts" in note for note in made.notes)
 
 
 def test_fair_harms_the_worst_task_least(adapters, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ LEAST_HARM: Final = 1e-6
 _REACH: Final = math.log(30)
 """How far below its finest trial a curve is believed, in logarithms of prices."""
 _MOST_MOVED: Final = 3.0
+_STEPS: Final = 400
+"""Prices at which bytes are looked up."""
 _STEEPEST: Final = 1.0
 """Of log harm over log price, beyond the trials: harm rises with the error, about as price^0.3."""
 
@@ -42,9 +44,13 @@ class TrialPoint:
 
 @dataclass(frozen=True)
 class HarmCurve:
-    """One stream's trials, by rising price; some tell of bytes alone, their harm not measured."""
+    """One stream's trials, by rising price; some tell of bytes alone, their harm not measured.
+
+    most: bytes beyond which more are of no use to the stream.
+    """
 
     points: tuple[TrialPoint, ...]
+    most: float = math.inf
     _bytes: Line = field(init=False, repr=False, compare=False)
     _harm: Line = field(init=False, repr=False, compare=False)
 
@@ -61,9 +67,15 @@ class HarmCurve:
     @property
     def range(self) -> tuple[float, float]:
         """Logarithms of the prices between which the curve is believed: finer than the finest trial
-        as well, but never coarser than the coarsest, for beyond it may be a cliff."""
+        as well, as far as bytes are of use, but never coarser than the coarsest, for beyond it may
+        be a cliff."""
         known = [math.log(p.price) for p in self.points if p.harm is not None]
-        return min(known) - _REACH, max(known)
+        finest, coarsest = min(known) - _REACH, max(known)
+        if self.most == math.inf:
+            return finest, coarsest
+        grid = np.linspace(finest, coarsest, _STEPS)
+        useful = grid[self.sizes(grid) <= self.most]
+        return float(useful[0]) if useful.size else coarsest, coarsest
 
     def sizes(self, logs: Array) -> Array:
         """Bytes at logarithms of own prices."""
@@ -93,7 +105,7 @@ class HarmCurve:
                 told = bound(told, point.harm)
             if x.price != point.price:
                 before.append(replace(x, size=x.size * size, harm=told))
-        return HarmCurve((*before, point))
+        return replace(self, points=(*before, point))
 
 
 def _moved(seen: float, expected: float) -> float:

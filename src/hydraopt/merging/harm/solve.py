@@ -9,6 +9,7 @@ curves are corrected, in a few rounds.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -79,10 +80,16 @@ class HarmSolution:
 
 
 def plan_by_harm(
-    job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJudge, passes: Passes
+    job: Job,
+    aim: Size | HarmLimit,
+    options: Options,
+    judge: HarmJudge,
+    passes: Passes,
+    useful: Mapping[str, float] | None = None,
 ) -> HarmPlan:
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
 
+    useful: by task, bytes beyond which more are of no use, as of :class:`Trials`.
     Raises UsageError for a limit on harm where a task has no prompts, or tasks are to lose alike.
     """
     if options.fair and not isinstance(aim, Size):
@@ -102,7 +109,7 @@ def plan_by_harm(
     alike = dataclasses.replace(weights, by_task=_same(weights.by_task, 1 / totals))
     counts = _counted(aim)
     progress = options.progress or silent
-    trials = Trials(job, passes, alike, judge, counts, progress)
+    trials = Trials(job, passes, alike, judge, counts, progress, useful=useful or {})
     draft = None
     if isinstance(aim, Size):
         trials.look_at_base()
@@ -122,14 +129,19 @@ def _counted(aim: Size | HarmLimit) -> Counted:
 
 
 def solve_by_harm(
-    job: Job, aim: Size | HarmLimit, options: Options, judge: HarmJudge
+    job: Job,
+    aim: Size | HarmLimit,
+    options: Options,
+    judge: HarmJudge,
+    useful: Mapping[str, float] | None = None,
 ) -> HarmSolution:
     """The draft of a size that does the least harm, or the smallest found that keeps the limit.
 
-    Raises as :func:`plan_by_harm`, and BudgetError for an aim that cannot be met.
+    useful: as of :func:`plan_by_harm`. Raises as that, and BudgetError for an aim that cannot be
+    met.
     """
     with passes_of(job, options) as passes:
-        plan = plan_by_harm(job, aim, options, judge, passes)
+        plan = plan_by_harm(job, aim, options, judge, passes, useful)
         if isinstance(aim, Size):
             return _solve_size(plan, aim, options)
         return _solve_limit(plan, aim, options)
@@ -214,7 +226,8 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
 
 
 def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
-    """Share out, measure, correct; the best of what was measured, all tasks alike included."""
+    """Share out, measure, correct; the best of what was measured, all tasks alike included, unless
+    that gives a task bytes which it has no use for."""
     trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
     harm_cost = _cost_of(trials, options)
 
@@ -226,7 +239,10 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
 
     assert plan.alike is not None
     first = [trials.points[i][0] for i in range(trials.contents)]
-    least, best, at = cost(first), plan.alike, np.array([point.price for point in first])
+    most = trials.most_useful()
+    wasted = any(first[i].size > size for i, size in most.items())
+    least, best = math.inf if wasted else cost(first), plan.alike
+    at = np.array([point.price for point in first])
     for _ in range(_ROUNDS):
         price, weights = trials.weighed(prices)
         solution = search(trials.passes, trials.job, aim, weights, start=price)

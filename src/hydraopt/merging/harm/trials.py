@@ -86,13 +86,15 @@ def measure_tasks(
 class Seen:
     """What a trial showed of one task. size: bytes, its share of the shared core among them. error:
     relative Frobenius. likely: share of answers that change. kl: nats an answer. lost: share of
-    answers that change, each counted by how sure the original is of it."""
+    answers that change, each counted by how sure the original is of it. harm: what is counted of
+    these, as of a :class:`Counted`."""
 
     size: float
     error: float
     likely: float
     kl: float
     lost: float
+    harm: float
 
 
 @dataclass
@@ -101,7 +103,8 @@ class Trials:
 
     weights: at which an error counts the same, relative to its task, in all tasks: a content's own
     price is the price at these. seen: what was measured, by task. bare: what is lost of each
-    content with the base model alone, counted as that of the points.
+    content with the base model alone, counted as that of the points. useful: by task, bytes beyond
+    which more are of no use, its share of the shared core among them; any are where it is left out.
     """
 
     job: Job
@@ -113,6 +116,7 @@ class Trials:
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     bare: dict[int, float] = field(default_factory=dict)
+    useful: Mapping[str, float] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -169,7 +173,8 @@ class Trials:
             if task.name in judged and task.content is not None:
                 told, point = judged[task.name], points[task.content]
                 harm = told.harm
-                seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost)
+                counted = self.counted.of(told)
+                seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost, counted)
                 self.seen.setdefault(task.name, []).append(seen)
         return points
 
@@ -196,11 +201,17 @@ class Trials:
 
     def curves(self) -> dict[int, HarmCurve]:
         """Curves of the contents that were measured."""
+        most = self.most_useful()
         return {
-            content: HarmCurve(tuple(points))
+            content: HarmCurve(tuple(points), most.get(content, math.inf))
             for content, points in sorted(self.points.items())
             if any(point.harm is not None for point in points)
         }
+
+    def most_useful(self) -> dict[int, float]:
+        """``useful`` by content; contents of which any bytes are of use are left out."""
+        named = (x for x in self.job.pieces.tasks if x.name in self.useful)
+        return {x.content: self.useful[x.name] for x in named if x.content is not None}
 
     def kept_curves(self) -> dict[str, tuple[HarmPoint, ...]]:
         """By task, as a manifest keeps them."""
