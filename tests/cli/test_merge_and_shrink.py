@@ -181,6 +181,18 @@ def test_shrink(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert "errors" in table.stdout
 
 
+def test_what_shrink_estimates_is_no_problem(run: Run, bundle, adapters, tmp_path: Path) -> None:
+    output = tmp_path / "small.hydra.safetensors"
+    assert run("shrink", bundle, "--size", "12%", "-o", output, "--workers", 1).exit_code == 0
+    near = run("verify", output, *(adapters / name for name in TASKS))
+    assert (near.exit_code, "are estimates" in near.stdout) == (0, True), near.stdout
+    names = [*TASKS[1:], TASKS[0]]
+    others = (f"{mine}={adapters / other}" for mine, other in zip(TASKS, names, strict=True))
+    far = run("verify", output, *others)
+    assert far.exit_code == 1
+    assert "the manifest says" in far.stdout
+
+
 def test_shrink_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
     output = tmp_path / "small.hydra.safetensors"
     for arguments, message in (

@@ -96,6 +96,8 @@ def verify(
         _show(report, harm.tasks if harm is not None else ())
         for note in notes:
             say(f"note: {note}")
+        if report.estimated and originals is not None:
+            say("note: the errors that the manifest states are estimates, as after shrink")
     ctx.exit(0 if report.ok else 1)
 
 
