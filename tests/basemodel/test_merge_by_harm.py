@@ -43,8 +43,10 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
     made = call(place, "--harm", "20%", "--no-refit", "-o", str(out))
     assert made.exit_code == 0, made.output
     assert "answers that change" in made.stdout
+    assert "few prompts of en (12), fr (12): give 64 or more" in made.stderr
     manifest = open_bundle(out).manifest
-    assert (manifest.recipe["limit"], manifest.recipe["value"]) == ("harm", 0.2)
+    limit = [manifest.recipe[key] for key in ("limit", "value", "unit")]
+    assert limit == ["harm", 0.2, "share of answers"]
     for task in manifest.tasks:
         assert task.harm is not None
         assert task.harm.likely <= 0.2
@@ -83,8 +85,9 @@ def test_the_merge_after_a_plan_measures_no_trial_again(place: Path, monkeypatch
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--size", "40%", "--plan-only", "-o", "x"], "no -o"),
-        (["--size", "40%", "--plot", "x.png"], "--plan-only"),
+        (["--size", "40%", "--plan-only", "-o", "x"], "--plan-only writes no bundle"),
+        (["--size", "40%", "--plot", "x.png"], "what --plan-only measures"),
+        (["--harm", "20%", "--refit", "-o", "x"], "nothing is trained after --harm"),
         (["--plan-only"], "a --size or a --harm"),
         (["--size", "40%", "--harm", "1%", "-o", "x"], "more than one limit"),
         (["--harm", "nothing", "-o", "x"], "cannot read the harm"),

@@ -78,3 +78,6 @@ def test_two_files_of_one_adapter_and_no_files_are_refused(tmp_path: Path) -> No
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no folder of prompts"):
         read_prompt_folder(tmp_path / "none", NAMES)
+    (tmp_path / "de.txt").write_text("x\n")
+    with pytest.raises(UsageError, match="Name the task of a file: NAME=FILE"):
+        read_prompt_folder(tmp_path / "de.txt", NAMES)

@@ -28,6 +28,8 @@ ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
 _METHOD: Final = "6"
 """Changes when the same factors would be given other numbers."""
+_JUDGES: Final = 4
+"""Answers held out of a refit, at least: one alone may get better by chance."""
 _ROOM: Final = 1 << 29
 """Bytes of references that are in memory at once."""
 
@@ -112,7 +114,7 @@ class Judge:
         them; none where that does not help, for a task without prompts, or of too few answers.
         See :func:`hydraopt.basemodel.refit.refit`."""
         answers = self.answers(task) if task in self._prompts else []
-        if not held_out(answers)[1]:
+        if len(held_out(answers)[1]) < _JUDGES:
             return {}
         return refit(self._model, answers, self._originals(task), modules()).records
 

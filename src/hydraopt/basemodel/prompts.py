@@ -31,7 +31,8 @@ def read_prompts(path: str | Path) -> list[str]:
     try:
         lines = read_regular(file, _MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(explain("cannot read the prompts", file=file, got=error)) from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UsageError(explain("cannot read the prompts", file=file, got=reason)) from None
     prompts = []
     instruction = functools.cache(lambda: _instruction(file))
     for number, line in enumerate(lines, 1):
@@ -52,7 +53,8 @@ def read_prompt_folder(path: str | Path, names: Collection[str]) -> dict[str, li
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UsageError(explain("no folder of prompts", file=folder, expected=_FOLDER))
+        do = "Name the task of a file: NAME=FILE" if folder.is_file() else None
+        raise UsageError(explain("no folder of prompts", file=folder, expected=_FOLDER, do=do))
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix not in _SUFFIXES:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +15,7 @@ from hydraopt.cli.common import (
     json_option,
     progress_bar,
     quiet_option,
+    warn,
     workers_option,
 )
 from hydraopt.cli.mergeoptions import DEFAULT_MEASURE, Asked, Importance, Prompts, Setting
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from hydraopt.progress import Progress
 
 __all__ = ["merge"]
+
+_FEW_PROMPTS: Final = 24
+"""Of a task: with fewer, what is measured tells little of other prompts (docs/log.md)."""
 
 
 @click.command()
@@ -97,10 +101,9 @@ __all__ = ["merge"]
 )
 @click.option(
     "--refit/--no-refit",
-    default=True,
-    show_default=True,
-    help="With --prompts and without --harm: train the coded parts to keep the answers, where that "
-    "helps on a quarter of the prompts that is held out.",
+    default=None,
+    help="Train the coded parts to keep the answers, where that helps on a quarter of the prompts "
+    "that is held out. Default with --prompts, unless there is --harm.",
 )
 @click.option(
     "--plan-only",
@@ -178,9 +181,11 @@ def merge(
       hydraopt merge adapters/* --method ties --option density=0.3 -o one.hydra.safetensors
     """
     asked = Asked(**options)
-    if plan_only or plot:
-        if not plan_only or output is not None:
-            raise click.UsageError("--plot belongs to --plan-only, which writes no bundle: no -o")
+    if plot and not plan_only:
+        raise click.UsageError("--plot draws what --plan-only measures: give both")
+    if plan_only:
+        if output is not None:
+            raise click.UsageError("--plan-only writes no bundle: leave -o out")
         with progress_bar(quiet or as_json) as progress:
             _plan(adapters, asked, plot, as_json, progress)
         return
@@ -242,11 +247,15 @@ def _merged(
 
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
-    """Who looks at the adapters with the base model."""
+    """Who looks at the adapters with the base model; warns of tasks with few prompts."""
     from hydraopt.basemodel.onlooker import Onlooker
 
     assert asked.base is not None
     texts = _texts(asked, [adapter.name for adapter in opened])
+    few = [f"{name} ({len(mine)})" for name, mine in texts.items() if len(mine) < _FEW_PROMPTS]
+    if few:
+        more = f" and {len(few) - 3} more tasks" if len(few) > 3 else ""
+        warn(f"few prompts of {', '.join(few[:3])}{more}: give 64 or more, or harm is a guess")
     return Onlooker(asked.base, opened, texts, progress)
 
 

@@ -74,7 +74,7 @@ class Asked:
     base: str | None
     prompted: tuple[tuple[str, str], ...]
     products: str
-    refit: bool
+    refit: bool | None
     method: str | None
     heads: int | None
     rank: int | None
@@ -98,6 +98,13 @@ class Asked:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
         if self.prompts and self.base is None:
             raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
+        if self.refit and not self.prompted:
+            raise click.BadParameter("give --base and --prompts as well", param_hint="--refit")
+        if self.refit and self.harm is not None:
+            raise click.BadParameter(
+                "nothing is trained after --harm: what keeps the limit stays as it was measured",
+                param_hint="--refit",
+            )
         if self.base is not None and self.lossless:
             raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
         numbers = (self.heads is not None) + (self.rank is not None)
@@ -128,7 +135,7 @@ class Asked:
     @property
     def refits(self) -> bool:
         """Whether coded parts are trained: what keeps a limit on harm is as it was measured."""
-        return bool(self.refit and self.prompted and self.harm is None)
+        return self.refit is not False and bool(self.prompted) and self.harm is None
 
     @property
     def importance(self) -> dict[str, float]:

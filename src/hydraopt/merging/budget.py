@@ -131,7 +131,13 @@ class HarmLimit:
 
     def __post_init__(self) -> None:
         if not 0 < self.limit < (1 if self.shares else math.inf):
-            raise UsageError(explain("cannot read the harm", got=self.text, expected=_HARMS))
+            wanted = "more than 0 % and less than 100 %" if self.shares else "more than 0nats"
+            raise UsageError(explain("no such limit on harm", got=self.text, expected=wanted))
+
+    @property
+    def unit(self) -> str:
+        """What the limit counts."""
+        return "share of answers" if self.shares else "nats an answer"
 
     @property
     def text(self) -> str:
@@ -143,7 +149,7 @@ class HarmLimit:
         return f"{100 * harm:.2g} % of the answers" if self.shares else f"{harm:.2g} nats an answer"
 
 
-_HARMS = "1% of a task's answers, or 0.01nats of KL an answer"
+_HARMS = "a number with its unit: 1% of a task's answers, or 0.01nats of KL an answer"
 
 
 def parse_harm(text: str) -> HarmLimit:

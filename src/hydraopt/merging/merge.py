@@ -168,6 +168,7 @@ def recipe_of(
         options.fair,
         seen,
         judged=helpers.judged,
+        unit=budget.unit if isinstance(budget, HarmLimit) else "",
     )
 
 

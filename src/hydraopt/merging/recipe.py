@@ -24,7 +24,7 @@ class MergeRecipe:
     sensitivity: tasks of which it was seen which modules matter. rescaled: tasks whose coded
     parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
     their own greedy answers, teacher-forced, and by which a size was shared out. refit: tasks whose
-    coded parts were trained to keep these.
+    coded parts were trained to keep these. unit: of the value, where it has one.
     """
 
     measure: str
@@ -36,6 +36,7 @@ class MergeRecipe:
     rescaled: int = 0
     judged: int = 0
     refit: int = 0
+    unit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it; what was not done is left out."""
@@ -46,6 +47,8 @@ class MergeRecipe:
             "limit": self.limit,
             "value": self.value,
         }
+        if self.unit:
+            recipe["unit"] = self.unit
         if self.sensitivity:
             recipe["sensitivity"] = self.sensitivity
         if self.rescaled:
@@ -69,7 +72,7 @@ class ShrinkRecipe:
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
         changes = {"measure": self.measure, "limit": self.limit, "value": self.value}
-        return {**self.before, **changes, "shrunk": True, "errors": "estimated"}
+        return {**_without_unit(self.before), **changes, "shrunk": True, "errors": "estimated"}
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,13 @@ class RefreshRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
-        changes: dict[str, Any] = {"refreshed": True}
+        before, changes = self.before, dict[str, Any](refreshed=True)
         if self.limit is not None:
+            before = _without_unit(before)
             changes |= {"limit": self.limit, "value": self.value}
         if self.decoded:
             changes["errors"] = "estimated"
-        return {**self.before, **changes}
+        return {**before, **changes}
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ class MethodRecipe:
             "dtype": self.dtype,
             "limit": "lossless",
         }
+
+
+def _without_unit(before: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that gets another limit."""
+    return {key: value for key, value in before.items() if key != "unit"}
 
 
 Recipe = MergeRecipe | ShrinkRecipe | RefreshRecipe | MethodRecipe | CoreRecipe
