@@ -50,8 +50,9 @@ def answer(bundle: Bundle, name: str, row: int) -> None:
     from zoo.lora import Factors, attached, read_peft
     from zoo.score import recovery, score
 
-    held_out = json.loads((HERE / "prompts.json").read_text(encoding="utf-8"))[name]
-    instruction, rows = held_out["instruction"], held_out["rows"]
+    lines = (HERE / "prompts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    instruction = rows[0]["instruction"]
     logging.disable_progress_bar()
     model, tokenizer = load_base(BASE)
     from_bundle = {

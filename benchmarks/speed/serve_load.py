@@ -38,9 +38,9 @@ from benchmarks.common import ROOT, provenance, write_result
 from benchmarks.speed.refusals import BAD, post, problem_of
 from hydraopt import attach, merge
 from hydraopt.basemodel.model import contiguous_head, load_model
+from hydraopt.basemodel.prompts import read_prompts
 from hydraopt.runtime.footprint import resident_bytes
 from zoo.bases import base_folder
-from zoo.batching import prompt_text
 
 TIE = 0.01
 """Difference of two logits in float32 that other shapes of the same products may turn round."""
@@ -70,10 +70,9 @@ class Offline:
 
 def prompts_of(count: int, tokens: int) -> list[Prompt]:
     """Held-out prompts of the examples, of all tasks in turn; answers of unlike lengths."""
-    held_out = json.loads((ROOT / "examples" / "prompts.json").read_text(encoding="utf-8"))
-    turns = itertools.cycle(held_out.values())
-    chosen = [(x, x["rows"][i % len(x["rows"])]) for i, x in zip(range(count), turns, strict=False)]
-    texts = [prompt_text(x["instruction"], row["input"]) for x, row in chosen]
+    files = sorted((ROOT / "examples" / "prompts").glob("*.jsonl"))
+    held_out = [read_prompts(file) for file in files]
+    texts = [mine[i % len(mine)] for i, mine in zip(range(count), itertools.cycle(held_out))]
     return [Prompt(x, 2 + 7 * i % tokens) for i, x in enumerate(texts)]
 
 

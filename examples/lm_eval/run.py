@@ -5,13 +5,12 @@
 
 BASE is the folder of SmolLM2-135M-Instruct (``python zoo/bases.py smollm2-135m-instruct`` prints
 it). The bundle's task numbers-de is exported as a PEFT folder, which the harness loads on the base
-as it loads any adapter; the rows are the held-out ones of examples/prompts.json.
+as it loads any adapter; the rows are the held-out ones of examples/prompts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -21,11 +20,8 @@ TASK = "numbers-de"
 
 
 def write_task(folder: Path) -> str:
-    """The task's rows and its YAML in ``folder``; the name of the task."""
-    held_out = json.loads((HERE.parent / "prompts.json").read_text(encoding="utf-8"))[TASK]
-    rows = folder / "rows.jsonl"
-    lines = [{"instruction": held_out["instruction"], **row} for row in held_out["rows"]]
-    rows.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines))
+    """The task's YAML in ``folder``, which names its rows; the name of the task."""
+    rows = HERE.parent / "prompts" / f"{TASK}.jsonl"
     name = "hydra_numbers_de"
     text = (HERE / f"{name}.yaml").read_text(encoding="utf-8")
     (folder / f"{name}.yaml").write_text(text.replace("rows.jsonl", str(rows)), encoding="utf-8")
