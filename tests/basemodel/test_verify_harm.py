@@ -136,6 +136,8 @@ def test_nothing_stated_nothing_wrong(place: Path) -> None:
     (task,) = json.loads(result.stdout)["harm"]
     assert (task["stated"], task["most"], task["ok"]) == (None, None, True)
     assert task["measured"]["answers"] == len(PROMPTS)
+    said = json.loads(result.stdout)["notes"]
+    assert said == ["no prompts of en: harm was not measured there"]
 
 
 def test_without_prompts_nothing_changes(place: Path) -> None:

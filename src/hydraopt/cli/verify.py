@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,18 +87,27 @@ def verify(
     if prompts is not None and base is not None and originals is not None and report.tasks:
         with progress_bar(quiet or as_json) as progress:
             harm = _measured(report, originals, base, prompts, progress)
-    notes = originals.notes if originals is not None else ()
+    notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
     if as_json:
         told = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
         document = {"schema": "hydraopt.verify/1", **report.to_dict(), **told}
-        emit_json({**document, "notes": list(notes)})
+        emit_json({**document, "notes": notes})
     else:
         _show(report, harm.tasks if harm is not None else ())
         for note in notes:
             say(f"note: {note}")
-        if report.estimated and originals is not None:
-            say("note: the errors that the manifest states are estimates, as after shrink")
     ctx.exit(0 if report.ok else 1)
+
+
+def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
+    """What was not measured, or was no more than an estimate."""
+    measured = {task.name for task in harm.tasks} if harm is not None else set()
+    left = [task.name for task in report.tasks if task.name not in measured]
+    if harm is not None and left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        yield f"no prompts of {', '.join(left[:3])}{more}: harm was not measured there"
+    if report.estimated and any(task.measured for task in report.tasks):
+        yield "the errors that the manifest states are estimates, as after shrink"
 
 
 def _measured(

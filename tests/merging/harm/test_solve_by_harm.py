@@ -172,7 +172,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("text", ["1", "%", "0%", "100%", "-1%", "0nats", "1e999nats", "x"])
 def test_limits_that_are_none_are_refused(adapters, tmp_path, text) -> None:
-    with pytest.raises(UsageError, match="cannot read the harm|no such limit on harm"):
+    with pytest.raises(UsageError, match=r"cannot read the harm|no such limit on harm"):
         merge(adapters, tmp_path / "x", harm=text, judge=PowerJudge(adapters, SCALES))
 
 
