@@ -65,7 +65,7 @@ def measured(folder: Path = QUALITY) -> list[Row]:
 
     Trainings of a recipe beside the pinned one have only the scores beside their rivals.
     """
-    rows = []
+    rows: dict[tuple[Any, ...], Row] = {}
     for name, result in result_files(folder):
         pinned = result["set"] == result["recipe"]
         if result["recipe"] not in SETS or result.get("plan") not in _PLANS[pinned]:
@@ -74,18 +74,19 @@ def measured(folder: Path = QUALITY) -> list[Row]:
             if method["method"] != METHOD or not drops(result, label):
                 continue
             row, errors = row_of(name, result, label), list(method["errors"].values())
-            rows.append(
-                {
-                    "set": result["set"],
-                    "recipe": result["recipe"],
-                    "setting": row["setting"],
-                    "worst_error": max(errors),
-                    "mean_error": round(sum(errors) / len(errors), 6),
-                    **{k: row[k] for k in ("bytes", "size_pct", "mean_drop_pct")},
-                    **{k: row[k] for k in ("mean_drop_interval", "kl", "test_rows")},
-                }
-            )
-    return rows
+            key = result["set"], row["setting"], row["bytes"]
+            if key in rows and rows[key]["test_rows"] >= row["test_rows"]:
+                continue  # two plans scored one bundle: more rows count
+            rows[key] = {
+                "set": result["set"],
+                "recipe": result["recipe"],
+                "setting": row["setting"],
+                "worst_error": max(errors),
+                "mean_error": round(sum(errors) / len(errors), 6),
+                **{k: row[k] for k in ("bytes", "size_pct", "mean_drop_pct")},
+                **{k: row[k] for k in ("mean_drop_interval", "kl", "test_rows")},
+            }
+    return list(rows.values())
 
 
 def _spread(row: Mapping[str, Any]) -> float:

@@ -37,6 +37,18 @@ def test_from_all_originals_it_is_the_merge_at_that_price(
     assert after.recipe == {**before.recipe, "refreshed": True}
 
 
+def test_from_all_originals_nothing_is_estimated_any_more(
+    four: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    small, originals = tmp_path / "small.hydra.safetensors", [adapters[x] for x in "abcd"]
+    shrink(four, small, error=0.3)
+    assert verify_bundle(small).estimated
+    refresh(small, adapters=originals)
+    assert not {"errors", "shrunk"} & open_bundle(small).recipe.keys()
+    report = verify_bundle(small, read_adapters(originals))
+    assert (report.ok, report.estimated) == (True, False)
+
+
 def test_what_was_added_gets_into_the_core(four: Path, adapters: dict[str, Path]) -> None:
     add(four, [adapters["e"], adapters["f"]], day=DAY)
     before, expected = open_bundle(four), expected_saving(four)

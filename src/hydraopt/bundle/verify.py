@@ -25,10 +25,10 @@ __all__ = ["TaskReport", "VerifyReport", "relative_error", "verify_bundle"]
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
 _ERROR_TOLERANCE: Final = 2e-3
-# Estimates take what a first coding left and what a second adds as independent; they are off by
-# a few percent, by more where little was kept.
+# Estimates take what a first coding left and what later ones add as independent; they are off by
+# a few percent, by more where little was kept: by a factor of two at most.
 _ESTIMATE_TOLERANCE: Final = 0.5
-_ESTIMATE_CODES: Final = 9  # of the grid, 4.4 % each
+_ESTIMATE_CODES: Final = 16  # of the grid, 4.4 % each
 # The root of what float64 rounds away: errors below this are none.
 _NOISE: Final = 1e-6
 # The grid's finest step above zero, which stands for everything below it.

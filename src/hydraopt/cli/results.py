@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
@@ -20,9 +20,6 @@ from hydraopt.cli.common import (
 )
 
 __all__ = ["show_changed", "show_combined", "show_plan", "show_result"]
-
-_LEAST_TOLD: Final = 0.001
-"""Of a harm, in percent or in nats."""
 
 
 def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
@@ -143,28 +140,28 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(report))
         return
-    scale, unit, what = {
-        "answers": (100.0, "%", "answers that change and a standard error"),
-        "lost": (100.0, "%", "answers lost (those that change, by how sure they were)"),
-        "nats": (1.0, "nats", "KL an answer and a standard error"),
+    scale, least, unit, what = {
+        "answers": (100.0, 1e-3, "%", "answers that change and a standard error"),
+        "lost": (100.0, 1e-3, "%", "answers lost (those that change, by how sure they were)"),
+        "nats": (1.0, 1e-6, "nats", "KL an answer and a standard error"),
     }[report["counted"]]
+
+    def told(harm: float) -> str:
+        return f"{harm:.3g}" if harm >= least else f"< {least:g}"
+
     most = max((len(task["trials"]) for task in report["tasks"]), default=0)
     rows = []
     for task in report["tasks"]:
-        cells = [f"{x['size'] / 1e3:.1f} kB {_told(scale * x['harm'])}" for x in task["trials"]]
+        cells = [f"{x['size'] / 1e3:.1f} kB {told(scale * x['harm'])}" for x in task["trials"]]
         cells += ["-"] * (most - len(cells))
-        harm = "-" if task["harm"] is None else _told(scale * task["harm"])
+        harm = "-" if task["harm"] is None else told(scale * task["harm"])
         rows.append([task["name"], *cells, f"{task['size'] / 1e3:.1f} kB", harm])
     title = f"Trials: bytes, and {what} in {unit}"
     trials = [f"trial {i + 1}" for i in range(most)]
     show_table(title, ["task", *trials, "planned", f"expected {unit}"], rows)
     share = report["size"] / report["fp16_bytes"]
     say(f"streams {size_text(round(report['size']))} expected, {percent(share)} of the fp16 bytes")
-    alone = sum(task["harm"] is None for task in report["tasks"])
+    alone = sum(task["harm"] is None and task["size"] > 0 for task in report["tasks"])
     if alone:
-        say(f"note: {alone} without prompts: a bit costs there what it costs in the middle task")
-
-
-def _told(harm: float) -> str:
-    """A harm as a number of three digits, "< 0.001" below that."""
-    return f"{harm:.3g}" if harm >= _LEAST_TOLD else f"< {_LEAST_TOLD}"
+        tasks = f"{alone} task{'s' * (alone > 1)}"
+        say(f"note: {tasks} without prompts: a bit costs there what it costs in the middle task")

@@ -102,11 +102,12 @@ def verify(
 def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
     """What was not measured, or was no more than an estimate."""
     measured = {task.name for task in harm.tasks} if harm is not None else set()
-    left = [task.name for task in report.tasks if task.name not in measured]
+    compared = [task.name for task in report.tasks if task.measured]
+    left = [name for name in compared if name not in measured]
     if harm is not None and left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         yield f"no prompts of {', '.join(left[:3])}{more}: harm was not measured there"
-    if report.estimated and any(task.measured for task in report.tasks):
+    if report.estimated and compared:
         yield "the errors that the manifest states are estimates, as after shrink"
 
 

@@ -124,8 +124,11 @@ def _memory() -> Symptom:
     said = f"{whole / 1e9:.1f} GB"
     with suppress(OSError):
         rows = dict(x.split(":", 1) for x in Path("/proc/meminfo").read_text().splitlines())
-        free = int(rows.get("MemAvailable", "0").split()[0]) << 10
-        said = f"{min(free, whole) / 1e9:.1f} GB free of {said}"
+        free, machine = (
+            int(rows.get(name, "0").split()[0]) << 10 for name in ("MemAvailable", "MemTotal")
+        )
+        if whole >= machine:  # what is free in a container is not told there
+            said = f"{free / 1e9:.1f} GB free of {said}"
     if whole < _LITTLE:
         return Symptom("memory", "trouble", said, "Merge fewer adapters at a time")
     return Symptom("memory", "ok", said)

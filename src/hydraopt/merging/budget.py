@@ -131,7 +131,9 @@ class HarmLimit:
 
     def __post_init__(self) -> None:
         if not 0 < self.limit < (1 if self.shares else math.inf):
-            wanted = "more than 0 % and less than 100 %" if self.shares else "more than 0nats"
+            wanted = (
+                "more than 0 % and less than 100 %" if self.shares else "a finite number above 0"
+            )
             raise UsageError(explain("no such limit on harm", got=self.text, expected=wanted))
 
     @property

@@ -20,7 +20,8 @@ __all__ = [
 class MergeRecipe:
     """A merge by hydraopt's own coder.
 
-    limit, value: the budget's name ("size", "error", "max-error", or "lossless") and its limit.
+    limit, value: the budget's name ("size", "error", "max-error", "harm", or "lossless") and its
+    limit.
     sensitivity: tasks of which it was seen which modules matter. rescaled: tasks whose coded
     parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
     their own greedy answers, teacher-forced, and by which a size was shared out. refit: tasks whose
@@ -99,13 +100,14 @@ class RefreshRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
-        before, changes = self.before, dict[str, Any](refreshed=True)
+        recipe = dict(self.before) if self.limit is None else _without_unit(self.before)
+        recipe["refreshed"] = True
         if self.limit is not None:
-            before = _without_unit(before)
-            changes |= {"limit": self.limit, "value": self.value}
+            recipe |= {"limit": self.limit, "value": self.value}
         if self.decoded:
-            changes["errors"] = "estimated"
-        return {**before, **changes}
+            return {**recipe, "errors": "estimated"}
+        # Coded from the originals, nothing is left of a shrink before.
+        return {key: value for key, value in recipe.items() if key not in ("errors", "shrunk")}
 
 
 @dataclass(frozen=True)

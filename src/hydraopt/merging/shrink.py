@@ -85,20 +85,22 @@ def shrink(
         _check_smaller(before, budget)
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
     job, solution = Job.of(pieces, recipe, core_name(output)), None
+    curves = StoredCurves(before.manifest)
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
-        solution = _solved(job, budget, options, before)
+        solution = _solved(job, budget, options, before, curves)
     added = job.manifest(solution.draft if solution else None)
     manifest = against_originals(added, before.manifest, set(before))
     result = write(output, job, solution, chosen, budget, started, manifest)
-    return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget)))
+    return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget, curves)))
 
 
-def _notes(before: Bundle, budget: Size | MeanError) -> Iterator[str]:
+def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> Iterator[str]:
     """What became of the harm that was measured before."""
-    curves = len(StoredCurves(before.manifest).tasks())
-    if isinstance(budget, Size) and curves:
-        yield f"the size was shared out by the stored curves of harm of {curves} tasks"
+    count = len(curves.tasks())
+    if isinstance(budget, Size) and count:
+        tasks = f"{count} task{'s' * (count > 1)}"
+        yield f"the size was shared out by the stored curves of harm of {tasks}"
     if any(task.harm for task in before.manifest.tasks):
         yield (
             "the harm that was stated is not this bundle's: hydraopt verify --base --prompts "
@@ -107,19 +109,19 @@ def _notes(before: Bundle, budget: Size | MeanError) -> Iterator[str]:
 
 
 def _solved(
-    job: Job, budget: Size | MeanError, options: Options, before: Bundle
+    job: Job, budget: Size | MeanError, options: Options, before: Bundle, curves: StoredCurves
 ) -> Solution[Draft]:
-    """A size is shared out by the curves that the bundle holds, if it holds any."""
-    curves = StoredCurves(before.manifest)
+    """A size is shared out by the curves that the bundle before holds, if it holds any."""
     if isinstance(budget, MeanError) or not curves.tasks():
         return solve(job, budget, options)
-    made = solve_by_harm(job, budget, options, curves, _bytes_of(before))
+    held = {name: size for name, size in _bytes_of(before).items() if name in curves.tasks()}
+    made = solve_by_harm(job, budget, options, curves, held)
     return Solution(made.draft, made.passes)
 
 
 def _bytes_of(bundle: Bundle) -> dict[str, float]:
-    """By task, the bytes of its stream and of its share of the core: with more, what is coded again
-    does not come nearer to the original."""
+    """By task, the bytes of its stream and of its share of the core: what is coded again in more
+    hardly comes nearer to the original."""
     sizes = bundle.tensor_bytes
     own = {name: size for name, size in sizes.items() if name.startswith("task/")}
     share = 1 + sizes.get("shared", 0) / max(sum(own.values()), 1)

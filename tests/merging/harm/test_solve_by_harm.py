@@ -202,19 +202,30 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
         assert task.curve
 
 
-@pytest.mark.parametrize("size", ["27%", "25%", "18%"])
-def test_shrink_gives_no_task_more_bytes_than_it_had(adapters, tmp_path: Path, size: str) -> None:
-    """What is coded again does not come nearer to the original, whatever it takes."""
-    judge = PowerJudge(adapters, {"easy": 1e-6, "fair": 1e-3, "hard": 0.6})
-    merge(adapters, tmp_path / "big", harm="2%", judge=judge)
+@pytest.mark.parametrize(
+    ("scales", "limit", "size"),
+    [
+        ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "27%"),
+        ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "18%"),
+        ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"size": "30%"}, "29%"),
+        ({"easy": 1e-6, "hard": 0.6}, {"size": "30%"}, "29%"),
+        ({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "29%"),
+        ({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "25%"),
+    ],
+)
+def test_shrink_gives_no_measured_task_more_bytes_than_it_had(
+    adapters, tmp_path: Path, scales, limit, size: str
+) -> None:
+    """What is coded again does not come nearer to the original, whatever it takes. Of hundreds of
+    bytes some are the price of being coded at all."""
+    merge(adapters, tmp_path / "big", judge=PowerJudge(adapters, scales), **limit)
     made = shrink(tmp_path / "big", tmp_path / "small", size=size)
     before, after = (
         {name: len(bundle.read(f"task/{bundle[name].entry.content}")) for name in SCALES}
         for bundle in (open_bundle(tmp_path / "big"), open_bundle(tmp_path / "small"))
     )
-    assert before["easy"] < before["hard"]
-    assert all(after[name] <= 1.1 * before[name] for name in SCALES), (before, after)
-    assert any("stored curves of harm of 3 tasks" in note for note in made.notes)
+    assert all(after[name] <= 1.1 * before[name] + 100 for name in scales), (before, after)
+    assert any(f"stored curves of harm of {len(scales)} tasks" in note for note in made.notes)
     assert any("verify --base --prompts" in note for note in made.notes)
 
 

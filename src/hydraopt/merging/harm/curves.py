@@ -22,10 +22,11 @@ __all__ = ["LEAST_HARM", "HarmCurve", "Line", "TrialPoint"]
 LEAST_HARM: Final = 1e-6
 """What a measured zero counts: logarithms have to be taken."""
 _REACH: Final = math.log(30)
-"""How far below its finest trial a curve is believed, in logarithms of prices."""
+"""How far below its finest trial a curve is believed, in logarithms of prices; and above its
+coarsest, where bytes are of no use before."""
 _MOST_MOVED: Final = 3.0
-_STEPS: Final = 400
-"""Prices at which bytes are looked up."""
+_LOOKS: Final = 400
+"""Prices at which it is looked whether bytes are of use."""
 _STEEPEST: Final = 1.0
 """Of log harm over log price, beyond the trials: harm rises with the error, about as price^0.3."""
 
@@ -46,11 +47,11 @@ class TrialPoint:
 class HarmCurve:
     """One stream's trials, by rising price; some tell of bytes alone, their harm not measured.
 
-    most: bytes beyond which more are of no use to the stream.
+    useful: bytes beyond which more are of no use to the stream.
     """
 
     points: tuple[TrialPoint, ...]
-    most: float = math.inf
+    useful: float = math.inf
     _bytes: Line = field(init=False, repr=False, compare=False)
     _harm: Line = field(init=False, repr=False, compare=False)
 
@@ -67,15 +68,16 @@ class HarmCurve:
     @property
     def range(self) -> tuple[float, float]:
         """Logarithms of the prices between which the curve is believed: finer than the finest trial
-        as well, as far as bytes are of use, but never coarser than the coarsest, for beyond it may
-        be a cliff."""
+        as well, but not coarser than the coarsest, for beyond it may be a cliff; and where bytes
+        are of use, however coarse that is."""
         known = [math.log(p.price) for p in self.points if p.harm is not None]
         finest, coarsest = min(known) - _REACH, max(known)
-        if self.most == math.inf:
+        if self.useful == math.inf:
             return finest, coarsest
-        grid = np.linspace(finest, coarsest, _STEPS)
-        useful = grid[self.sizes(grid) <= self.most]
-        return float(useful[0]) if useful.size else coarsest, coarsest
+        grid = np.linspace(finest, coarsest + _REACH, _LOOKS)
+        useful = grid[self.sizes(grid) <= self.useful]
+        first = float(useful[0]) if useful.size else coarsest
+        return first, max(first, coarsest)
 
     def sizes(self, logs: Array) -> Array:
         """Bytes at logarithms of own prices."""

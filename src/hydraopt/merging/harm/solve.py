@@ -9,7 +9,6 @@ curves are corrected, in a few rounds.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -54,6 +53,8 @@ _AIM, _MET = 0.85, 0.5
 """Shares of a limit: where to aim, and from where on a task is left as it is."""
 _SURE: Final = 1.0
 """Standard errors that are added to what is limited: four of five other samples say less."""
+_SLACK: Final = 1.05
+"""Of the bytes that a task has a use for: a size is met with the prices of all tasks together."""
 _BACK: Final = 1 / 2
 """A task that is beyond its limit gets at most so much of the price that it had."""
 
@@ -226,8 +227,8 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
 
 
 def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
-    """Share out, measure, correct; the best of what was measured, all tasks alike included, unless
-    that gives a task bytes which it has no use for."""
+    """Share out, measure, correct; the best of what was measured, all tasks alike included: that
+    which gives tasks the fewest bytes that they have no use for, and then what costs least."""
     trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
     harm_cost = _cost_of(trials, options)
 
@@ -237,19 +238,22 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         costs = harm_cost.only(known).of(harms, options.fair)
         return float(costs.max(initial=0.0) if options.fair else costs.sum())
 
+    useful = trials.useful_bytes()
+
+    def rank(points: Sequence[TrialPoint]) -> tuple[float, float]:
+        wasted = sum(max(points[i].size - _SLACK * size, 0.0) for i, size in useful.items())
+        return wasted, cost(points)
+
     assert plan.alike is not None
     first = [trials.points[i][0] for i in range(trials.contents)]
-    most = trials.most_useful()
-    wasted = any(first[i].size > size for i, size in most.items())
-    least, best = math.inf if wasted else cost(first), plan.alike
-    at = np.array([point.price for point in first])
+    least, best, at = rank(first), plan.alike, np.array([point.price for point in first])
     for _ in range(_ROUNDS):
         price, weights = trials.weighed(prices)
         solution = search(trials.passes, trials.job, aim, weights, start=price)
         trials.count += solution.passes
         own = prices * (solution.draft.price / price)
         points = trials.look(solution.draft, own, trials.prompted())
-        if (now := cost(points)) < least:
+        if (now := rank(points)) < least:
             least, best, at = now, solution.draft, own
         curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
         prices = _prices(trials, curves, aim, options)

@@ -201,14 +201,14 @@ class Trials:
 
     def curves(self) -> dict[int, HarmCurve]:
         """Curves of the contents that were measured."""
-        most = self.most_useful()
+        useful = self.useful_bytes()
         return {
-            content: HarmCurve(tuple(points), most.get(content, math.inf))
+            content: HarmCurve(tuple(points), useful.get(content, math.inf))
             for content, points in sorted(self.points.items())
             if any(point.harm is not None for point in points)
         }
 
-    def most_useful(self) -> dict[int, float]:
+    def useful_bytes(self) -> dict[int, float]:
         """``useful`` by content; contents of which any bytes are of use are left out."""
         named = (x for x in self.job.pieces.tasks if x.name in self.useful)
         return {x.content: self.useful[x.name] for x in named if x.content is not None}
