@@ -8,7 +8,7 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from hydraopt.basemodel import writing
-from hydraopt.basemodel.encoding import encode_row
+from hydraopt.basemodel.encoding import batches_by_tokens, encode_row
 from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.basemodel.writing import generate
@@ -47,8 +47,7 @@ def test_a_batch_writes_what_transformers_writes_row_by_row(asked) -> None:
     assert MOST in ends  # and some that are cut
     assert any(tokenizer.eos_token_id in answer for answer in wanted)
     for tokens in (10, 60, 10**6):
-        said = dict(generate(model, tokenizer, items, factors, MOST, tokens))
-        assert [said[i] for i in range(len(items))] == wanted
+        assert generate(model, tokenizer, items, factors, MOST, tokens) == wanted
 
 
 def test_rows_that_are_done_cost_nothing_more(asked, monkeypatch) -> None:
@@ -56,10 +55,45 @@ def test_rows_that_are_done_cost_nothing_more(asked, monkeypatch) -> None:
     stepped = []
     real = RowCache.step
     monkeypatch.setattr(RowCache, "step", lambda s, t: stepped.append(len(t)) or real(s, t))
-    said = dict(generate(model, tokenizer, items, factors, MOST, 10**6))
+    said = generate(model, tokenizer, items, factors, MOST, 10**6)
     # The prompt gives the first token of an answer, a step each of the others.
-    assert sum(stepped) == sum(len(answer) - 1 for answer in said.values())
+    assert sum(stepped) == sum(len(answer) - 1 for answer in said)
     assert stepped == sorted(stepped, reverse=True)
+
+
+def test_others_come_in_as_rows_leave(asked, monkeypatch) -> None:
+    model, tokenizer, items, factors = asked
+    items, factors = 4 * items, 4 * factors
+    wanted = generate(model, tokenizer, items, factors, MOST, 10**6)
+    sizes = [len(item.prompt) + MOST for item in items]
+    tokens = 6 * max(sizes)
+    stepped, started = [], []
+    step, start = RowCache.step, RowCache.start
+    monkeypatch.setattr(RowCache, "step", lambda s, t: stepped.append(len(t)) or step(s, t))
+    monkeypatch.setattr(RowCache, "start", lambda s, p: started.append(len(p)) or start(s, p))
+    assert generate(model, tokenizer, items, factors, MOST, tokens) == wanted
+    one_by_one = batches_by_tokens(sizes, tokens)
+    assert len(stepped) < sum(max(len(wanted[i]) for i in chunk) - 1 for chunk in one_by_one)
+    assert sum(started) == len(items)
+    assert min(started[:-1]) > 1  # a few together
+
+
+def test_each_answer_has_its_own_limit(asked, monkeypatch) -> None:
+    model, tokenizer, items, factors = asked
+    wanted = generate(model, tokenizer, items, factors, MOST, 10**6)
+    limits = [1 + i % MOST for i in range(len(items))]
+    cut = [answer[:limit] for answer, limit in zip(wanted, limits, strict=True)]
+    assert cut != wanted
+    for refuses in (False, True):
+        if refuses:
+            monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
+            monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
+        for tokens in (60, 10**6):
+            assert generate(model, tokenizer, items, factors, limits, tokens) == cut
+
+
+def test_nothing_asked_is_nothing_said(trained) -> None:
+    assert generate(*trained, [], [], MOST, 10**6) == []
 
 
 def test_a_hybrid_model_writes_as_well(trained) -> None:
@@ -71,9 +105,9 @@ def test_a_hybrid_model_writes_as_well(trained) -> None:
     )
     model, tokenizer = Lfm2ForCausalLM(config).eval(), trained[1]
     items = [encode_row(tokenizer, INSTRUCTION, r["input"], r["output"]) for r in ROWS[:3]]
-    said = dict(generate(model, tokenizer, items, [{}] * 3, MOST, 10**6))
+    said = generate(model, tokenizer, items, [{}] * 3, MOST, 10**6)
     alone = [writing._by_transformers(model, tokenizer, [x.prompt], MOST)[0] for x in items]
-    assert [said[i] for i in range(3)] == alone
+    assert said == alone
 
 
 def test_what_the_model_says_of_writing_does_not_count(asked, monkeypatch) -> None:
@@ -92,5 +126,4 @@ def test_a_model_with_another_cache_is_left_to_transformers(asked, monkeypatch, 
         raise error
 
     monkeypatch.setattr(RowCache, "start", refuse)
-    said = dict(generate(model, tokenizer, items, factors, MOST, 10**6))
-    assert [said[i] for i in range(len(items))] == wanted
+    assert generate(model, tokenizer, items, factors, MOST, 10**6) == wanted

@@ -59,7 +59,7 @@ def test_changed_answers_are_those_that_greedy_decoding_writes_otherwise(trained
     drift = drift_of(model, reference_of(model, said, original), other)
     placed = place(model, other)
     prompts = [Encoded(x.prompt, ()) for x in said]
-    written = dict(generate(model, tokenizer, prompts, [placed] * len(said), 16, 10**6))
+    written = generate(model, tokenizer, prompts, [placed] * len(said), 16, 10**6)
     differ = sum(written[i] != x.target for i, x in enumerate(said))
     assert 0 < differ < len(said)
     assert drift.changed == differ

@@ -264,9 +264,10 @@ def _answers(
     ]
     asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in places]
     factors = [sets[name] for name, _ in places]
-    for k, more in generate(model, tokenizer, asked, factors, most, WRITE_TOKENS):
-        name, i = places[k]
-        tokens[name][i] = (tokens[name][i] + more)[:most]
+    left = [most - len(tokens[name][i]) for name, i in places]
+    said = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS)
+    for (name, i), more in zip(places, said, strict=True):
+        tokens[name][i] += more
     return tokens
 
 
