@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import pages
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import METHOD, SETS
+from benchmarks.quality.sets import METHOD, SETS, pinned
 from benchmarks.reports.rivals import factors, scored_rivals
 from benchmarks.reports.scores import NO_DROP, headline
 from benchmarks.reports.tables import MISSING, table, wrapped
@@ -49,7 +49,7 @@ def in_short(folder: Path = QUALITY) -> str:
         others += [judged] if judged not in (name, "") else []
         lines.append(
             [
-                f"`{name}` ({found[name]['n']})",
+                f"`{name}` ({_scored(name, found[name]['n'])})",
                 f"{row['size_pct']:.0f} %",
                 f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]",
                 f"{row['worst_drop_pct']:+.1f} % ({row['worst_task']})",
@@ -57,6 +57,12 @@ def in_short(folder: Path = QUALITY) -> str:
             ]
         )
     return f"{table(_HEAD, lines)}\n{_note(others)}" if lines else MISSING
+
+
+def _scored(name: str, count: int) -> str:
+    """How many tasks of a set were scored: "5", or "3 of 5"."""
+    all_tasks = len(pinned()[name][1])
+    return f"{count}" if count == all_tasks else f"{count} of {all_tasks}"
 
 
 def _row(rows: Any) -> Row | None:
