@@ -59,6 +59,7 @@ def test_the_second_process_needs_no_numba(tmp_path: Path) -> None:
     assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("44 3 False\n", "")
 
 
+@pytest.mark.slow
 def test_damaged_code_is_made_anew(tmp_path: Path) -> None:
     place = tmp_path / "place"
     run(tmp_path, NUMBA_CACHE_DIR=str(place))
@@ -70,6 +71,7 @@ def test_damaged_code_is_made_anew(tmp_path: Path) -> None:
     assert file.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_another_source_is_other_code(tmp_path: Path) -> None:
     place = str(tmp_path / "place")
     run(tmp_path, NUMBA_CACHE_DIR=place)

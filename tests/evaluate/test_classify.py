@@ -193,6 +193,7 @@ def test_a_base_that_lacks_a_tensor_of_its_body_is_refused(base) -> None:
         load_classifier(base, 3)
 
 
+@pytest.mark.slow
 def test_adapters_with_heads_and_others_in_one_command(base, mood, tasks, tmp_path) -> None:
     writer = write_adapter(tmp_path / "spell-en", {Q: (np.ones((32, 2)), np.ones((2, 32)))})
     adapters = [str(adapter(tmp_path / "mood-en")), str(writer)]

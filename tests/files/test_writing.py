@@ -237,6 +237,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_folder_is_of_one_kind(tmp_path: Path) -> None:
     target = tmp_path / "adapter"
     target.mkdir()
