@@ -46,8 +46,8 @@ LIMITS = (0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Limits of the worst task's error that are read off for every recipe."""
 BEFORE = "10%"
 """What was merged without a limit before."""
-_PLANS = {True: ("sizes", DEFAULT, WAYS), False: ("rivals",)}
-"""Whose scores count, of the pinned adapters of a set and of others."""
+_PLANS = {True: ("sizes", DEFAULT, WAYS), False: ("sizes", "rivals")}
+"""Whose scores count, of a set and of other trainings of its recipe."""
 _CUTS = (1.0, 0.7, 0.4)
 """Worst errors up to which the law is fitted: the first is shown, the others say what that does."""
 _POWERS = np.arange(1.0, 4.001, 0.05)
@@ -63,7 +63,7 @@ _WORKED = "date_format-de"
 def measured(folder: Path = QUALITY) -> list[Row]:
     """A row for each set and size that was scored: errors, and what was lost.
 
-    Trainings of a recipe beside the pinned one have only the scores beside their rivals.
+    Other trainings of a recipe count with what was scored of them, beside their rivals as well.
     """
     rows: dict[tuple[Any, ...], Row] = {}
     for name, result in result_files(folder):
@@ -230,9 +230,9 @@ def _sets() -> Iterator[tuple[str, str, Makes]]:
 def _others(folder: Path) -> Iterator[tuple[str, str, Makes]]:
     """Adapters by other people, one by one."""
     for about, place in places(folder):
-        # A file's first folder names the repository again.
-        name = f"{about['repo']}/{about['file'].partition('/')[2]}"
-        yield name, "alone", functools.partial(_read, place)
+        # A file's first folder may name the repository again.
+        file = about["file"].removeprefix(about["repo"].replace("/", "__") + "/")
+        yield f"{about['repo']}/{file}", "alone", functools.partial(_read, place)
 
 
 def _read_all(folder: Path, _: Path) -> list[Adapter]:

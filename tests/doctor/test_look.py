@@ -57,6 +57,18 @@ def test_a_merge_that_fails_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     assert merged.do
 
 
+def test_a_container_tells_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {x.split(":")[0]: x.split()[1] for x in Path("/proc/meminfo").read_text().splitlines()}
+    machine = int(rows["MemTotal"]) << 10
+    for whole, free in ((machine, True), (machine // 2, False)):
+        monkeypatch.setattr(module, "most_memory", lambda whole=whole: whole)
+        memory = module._memory()
+        assert f"{whole / 1e9:.1f} GB" in memory.said
+        assert ("free" in memory.said) is free
+    monkeypatch.setattr(module, "most_memory", lambda: 0)
+    assert module._memory().state == "note"
+
+
 def test_folders_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "file"))

@@ -25,6 +25,7 @@ __all__ = [
     "HARM_COLUMNS",
     "check_local",
     "check_target",
+    "counted",
     "emit_json",
     "factor",
     "harm_cells",
@@ -38,6 +39,7 @@ __all__ = [
     "say_raw",
     "show_table",
     "size_text",
+    "some_of",
     "warn",
     "workers_option",
 ]
@@ -278,6 +280,8 @@ def size_text(count: float) -> str:
     return f"{count:.0f} B"
 
 
+_NAMED: Final = 3
+"""Names that a sentence has room for."""
 HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held out")
 
 
@@ -300,6 +304,17 @@ def harm_cells(harm: Mapping[str, Any] | None) -> list[str]:
 def percent(share: float) -> str:
     """A share of one as "4.98 %"."""
     return f"{100 * share:.2f} %"
+
+
+def counted(count: int, name: str) -> str:
+    """A number of things: "1 task", "2 tasks"."""
+    return f"{count} {name}{'s' * (count != 1)}"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """A few names, and how many more there are: "a, b, c and 4 more"."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def factor(share: float) -> str:

@@ -9,6 +9,7 @@ import click
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
+    counted,
     emit_json,
     harm_cells,
     json_option,
@@ -114,13 +115,10 @@ def _list(values: Sequence[int]) -> str:
     return ", ".join(map(str, values)) or "-"
 
 
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
-
-
 def _show_adapters(report: dict[str, Any], every: bool) -> None:
+    adapters = counted(len(report["tasks"]), "adapter")
     show_table(
-        f"{_count(report['tasks'], 'adapter')} of {report['base_model'] or 'an unnamed base'}",
+        f"{adapters} of {report['base_model'] or 'an unnamed base'}",
         ["task", "format", "ranks", "modules", "carried tensors", "fp16 bytes", "|dW|", "same as"],
         [
             [

@@ -15,6 +15,7 @@ from hydraopt.cli.common import (
     json_option,
     progress_bar,
     quiet_option,
+    some_of,
     warn,
     workers_option,
 )
@@ -254,8 +255,7 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
     texts = _texts(asked, [adapter.name for adapter in opened])
     few = [f"{name} ({len(mine)})" for name, mine in texts.items() if len(mine) < _FEW_PROMPTS]
     if few:
-        more = f" and {len(few) - 3} more tasks" if len(few) > 3 else ""
-        warn(f"few prompts of {', '.join(few[:3])}{more}: give 64 or more, or harm is a guess")
+        warn(f"few prompts of {some_of(few)}: give 64 or more, or harm is a guess")
     return Onlooker(asked.base, opened, texts, progress)
 
 

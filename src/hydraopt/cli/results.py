@@ -9,6 +9,7 @@ from typing import Any
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
+    counted,
     emit_json,
     factor,
     harm_cells,
@@ -163,5 +164,5 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     say(f"streams {size_text(round(report['size']))} expected, {percent(share)} of the fp16 bytes")
     alone = sum(task["harm"] is None and task["size"] > 0 for task in report["tasks"])
     if alone:
-        tasks = f"{alone} task{'s' * (alone > 1)}"
+        tasks = counted(alone, "task")
         say(f"note: {tasks} without prompts: a bit costs there what it costs in the middle task")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hydraopt.cli.common import (
+    counted,
     emit_json,
     json_option,
     progress_bar,
@@ -118,10 +119,9 @@ def _model(base: str, dtype: str) -> Any:
 
 def _show(report: dict[str, Any]) -> None:
     on = f"attached to {report['base']}" if report["base"] else "no base"
-    count = report["threads"]
     say(
         f"{report['path']}: {report['task']}, then {report['other'] or 'no other task'}; {on}, "
-        f"{report['dtype']}, {count} thread{'s' * (count != 1)}"
+        f"{report['dtype']}, {counted(report['threads'], 'thread')}"
     )
     show_table(
         "What each step takes",

@@ -11,6 +11,7 @@ import click
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
+    counted,
     emit_json,
     harm_cells,
     json_option,
@@ -19,6 +20,7 @@ from hydraopt.cli.common import (
     quiet_option,
     say,
     show_table,
+    some_of,
 )
 
 if TYPE_CHECKING:
@@ -105,8 +107,7 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
     compared = [task.name for task in report.tasks if task.measured]
     left = [name for name in compared if name not in measured]
     if harm is not None and left:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        yield f"no prompts of {', '.join(left[:3])}{more}: harm was not measured there"
+        yield f"no prompts of {some_of(left)}: harm was not measured there"
     if report.estimated and compared:
         yield "the errors that the manifest states are estimates, as after shrink"
 
@@ -176,5 +177,4 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
         )
     for problem in report.problems:
         say(f"problem: {problem}")
-    count = len(report.problems)
-    say(f"{count} problem{'s' * (count != 1)}" if count else "all is well")
+    say(counted(len(report.problems), "problem") if report.problems else "all is well")

@@ -24,6 +24,7 @@ from hydraopt.merging.budget import MeanError, Size, parse_size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
+from hydraopt.merging.harm.trials import with_core
 from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
@@ -124,9 +125,9 @@ def _bytes_of(bundle: Bundle) -> dict[str, float]:
     hardly comes nearer to the original."""
     sizes = bundle.tensor_bytes
     own = {name: size for name, size in sizes.items() if name.startswith("task/")}
-    share = 1 + sizes.get("shared", 0) / max(sum(own.values()), 1)
+    held = dict(zip(own, with_core(list(own.values()), sizes["shared"]).tolist(), strict=True))
     tasks = (task for task in bundle.manifest.tasks if task.content is not None)
-    return {task.name: share * own[f"task/{task.content}"] for task in tasks}
+    return {task.name: held[f"task/{task.content}"] for task in tasks}
 
 
 def _check_smaller(bundle: Bundle, budget: Size) -> None:

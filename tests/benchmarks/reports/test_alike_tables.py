@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from benchmarks.reports import alike
 from benchmarks.reports.alike import _joined
 
@@ -22,7 +24,8 @@ def test_results_of_the_same_bundles_are_one() -> None:
     ]
 
 
-def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path) -> None:
+@pytest.mark.parametrize("kind", ["curves", "ways"])
+def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path, kind) -> None:
     monkeypatch.setattr(alike, "QUALITY", tmp_path)
     monkeypatch.setattr(alike, "_tables", lambda file, result, keys: f"{file} {keys}")
     judge = {"split": "validation", "count": 24}
@@ -32,8 +35,8 @@ def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path) -
         "methods": {"plain": {"options": {}}, "judged": {"options": {"judge": judge}}},
         "tasks": [{"rows": 300}, {"rows": 950}],
     }
-    (tmp_path / "set.curves.json").write_text(json.dumps(result))
+    (tmp_path / f"set.{kind}.json").write_text(json.dumps(result))
     text = alike.SECTIONS["shared out"]()
     assert text.startswith("set: 3 merged, 2 scored, 1,250 test rows, 24 prompts a task at most")
-    assert "of validation rows (`set.curves.json`)" in text
-    assert text.endswith("set.curves.json ('task', 'adapter')")
+    assert f"of validation rows (`set.{kind}.json`)" in text
+    assert text.endswith(f"set.{kind}.json ('task', 'adapter')")

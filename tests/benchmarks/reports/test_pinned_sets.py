@@ -24,7 +24,8 @@ def test_all_rows_of_a_set_are_of_the_same_adapters(name: str) -> None:
 def test_our_line_has_one_point_at_each_size(name: str) -> None:
     rows = [x for x in headline()["sets"][name]["rows"] if x["method"] == "hydraopt"]
     assert max(Counter(row["setting"] for row in rows).values()) == 1
-    assert len(rows) >= 3
+    # The code set was trained anew, and scored at the default and at two sizes.
+    assert len(rows) >= (3 if name == "qwen25coder-code5" else 7)
 
 
 def test_adapters_belong_to_the_set_that_pins_them() -> None:

@@ -96,3 +96,8 @@ def test_it_is_written_where_its_marks_are_and_else_printed(
     assert page.read_text() == (
         f"before\n<!-- {TABLE} -->\n{readme.in_short()}<!-- /{TABLE} -->\nafter\n"
     )
+
+
+def test_a_set_that_is_scored_in_part_says_so() -> None:
+    assert readme._scored("gemma3-5x8", 40) == "40"
+    assert readme._scored("gemma3-5x8", 3) == "3 of 40"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -23,7 +23,7 @@ from hydraopt.merging.passes import Passes
 from hydraopt.merging.weights import Weights
 from hydraopt.progress import Progress
 
-__all__ = ["Counted", "Seen", "Trials", "measure_tasks"]
+__all__ = ["Counted", "Seen", "Trials", "measure_tasks", "with_core"]
 
 _LEAST_SHARE: Final = 0.05
 """Of answers that change, over the root of KL: that of dates in words (docs/log.md)."""
@@ -80,6 +80,13 @@ def measure_tasks(
         judged[task.name] = judge.measure(task.name, factors, error, apart)
         progress("measuring harm", done, len(asked))
     return judged
+
+
+def with_core(own: Sequence[int], shared: int) -> Array:
+    """Bytes of streams, (streams,), each with its share of the shared core, which goes by size."""
+    sizes = np.array(own, np.float64)
+    together: Array = sizes * (1 + shared / max(sizes.sum(), 1.0))
+    return together
 
 
 @dataclass(frozen=True)
@@ -187,8 +194,7 @@ class Trials:
         self, draft: Draft, prices: Array, judged: Mapping[str, Judged]
     ) -> list[TrialPoint]:
         """What a draft shows, by content: the worst of its tasks counts."""
-        own = np.array(sizes_of(draft.streams), np.float64)
-        sizes = own * (1 + len(draft.shared) / max(own.sum(), 1.0))
+        sizes = with_core(sizes_of(draft.streams), len(draft.shared))
         harms: dict[int, float] = {}
         for task in self.job.pieces.tasks:
             if task.name in judged and task.content is not None:
