@@ -295,8 +295,8 @@ def write(
     beyond = sum(task.error > 1 for task in manifest.tasks)
     if beyond:
         notes += (
-            f"{beyond} of {len(manifest.tasks)} tasks have an error above 1: little of each is kept, "
-            "at its full strength; see what they still do before you ship them",
+            f"{beyond} of {len(manifest.tasks)} tasks have an error above 1: little of each is "
+            "kept, at its full strength; see what they still do before you ship them",
         )
     if draft and packed.size > _NEARLY_ALL * fp16:
         notes += (
