@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hydraopt.cli.common import json_option, progress_bar, quiet_option, workers_option
+from hydraopt.cli.common import json_option, quiet_option, workers_option
 from hydraopt.cli.mergeoptions import Prompts
+from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_changed
 
 if TYPE_CHECKING:

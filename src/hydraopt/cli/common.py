@@ -1,4 +1,4 @@
-"""What the verbs share: options, JSON and tables on stdout, progress on stderr.
+"""What the verbs share: options, JSON and tables on stdout.
 
 rich is imported inside the functions, so that ``hydraopt --help`` does not wait for it.
 """
@@ -10,8 +10,8 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -19,7 +19,6 @@ import click
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.url import Url, is_url
-from hydraopt.progress import Progress
 
 __all__ = [
     "HARM_COLUMNS",
@@ -33,7 +32,6 @@ __all__ = [
     "open_streams",
     "percent",
     "printable",
-    "progress_bar",
     "quiet_option",
     "say",
     "say_raw",
@@ -184,32 +182,6 @@ class _Page(io.StringIO):
 
     def isatty(self) -> bool:
         return sys.stdout.isatty()
-
-
-@contextmanager
-def progress_bar(hidden: bool) -> Iterator[Progress | None]:
-    """A callback (stage, done, total) that moves a bar on stderr; None without a terminal."""
-    if hidden or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    said = TextColumn("{task.description}", markup=False)
-    columns = (said, BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        line = bar.add_task("starting", total=None)
-
-        def move(stage: str, done: int, total: int) -> None:
-            bar.update(line, description=printable(stage), completed=done, total=total)
-
-        yield move
 
 
 def check_target(path: str, force: bool, folders: bool = False) -> None:

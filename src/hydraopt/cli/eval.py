@@ -13,13 +13,13 @@ import click
 from hydraopt.cli.common import (
     emit_json,
     json_option,
-    progress_bar,
     quiet_option,
     say,
     show_table,
 )
 from hydraopt.cli.looking import originals_option
 from hydraopt.cli.people import show_people
+from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["eval_"]

@@ -14,12 +14,12 @@ from hydraopt.cli.common import (
     harm_cells,
     json_option,
     percent,
-    progress_bar,
     quiet_option,
     say,
     show_table,
     size_text,
 )
+from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["inspect"]

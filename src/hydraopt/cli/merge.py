@@ -13,13 +13,13 @@ import click
 from hydraopt.cli.common import (
     check_target,
     json_option,
-    progress_bar,
     quiet_option,
     some_of,
     warn,
     workers_option,
 )
 from hydraopt.cli.mergeoptions import DEFAULT_MEASURE, Asked, Importance, Prompts, Setting
+from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_combined, show_plan, show_result
 
 if TYPE_CHECKING:

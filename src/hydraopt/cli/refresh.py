@@ -11,11 +11,11 @@ from hydraopt.cli.common import (
     emit_json,
     json_option,
     percent,
-    progress_bar,
     quiet_option,
     say,
     workers_option,
 )
+from hydraopt.cli.progress import progress_bar
 
 __all__ = ["refresh"]
 

@@ -10,12 +10,12 @@ import click
 from hydraopt.cli.common import (
     emit_json,
     json_option,
-    progress_bar,
     quiet_option,
     say,
     size_text,
 )
 from hydraopt.cli.looking import check_page, originals_option, results_option, told_apart
+from hydraopt.cli.progress import progress_bar
 
 __all__ = ["report"]
 

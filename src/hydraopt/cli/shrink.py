@@ -7,10 +7,10 @@ import click
 from hydraopt.cli.common import (
     check_target,
     json_option,
-    progress_bar,
     quiet_option,
     workers_option,
 )
+from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_result
 
 __all__ = ["shrink"]

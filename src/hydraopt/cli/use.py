@@ -11,12 +11,12 @@ from hydraopt.cli.common import (
     counted,
     emit_json,
     json_option,
-    progress_bar,
     quiet_option,
     say,
     show_table,
     size_text,
 )
+from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.url import Url, is_url
 

@@ -16,12 +16,12 @@ from hydraopt.cli.common import (
     harm_cells,
     json_option,
     percent,
-    progress_bar,
     quiet_option,
     say,
     show_table,
     some_of,
 )
+from hydraopt.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
