@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,10 @@ def test_prompts_of_what_is_more_than_factors_are_refused(base, make_adapter, tm
 
 def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -> None:
     folder = make_adapter(tmp_path / "x", {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))})
-    with pytest.raises(AlignmentError, match=r"no linear module h\.0\.q"):
+    with pytest.raises(
+        AlignmentError,
+        match=rf"no linear module h\.0\.q \[file {re.escape(str(base))}\]; got no such",
+    ):
         Onlooker(str(base), read_adapters([folder]), {}).sensitivities()
 
 

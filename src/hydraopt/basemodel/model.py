@@ -117,21 +117,28 @@ def place(model: nn.Module, factors: TaskFactors) -> Placed:
         module = modules.get(path)
         shape = (b.shape[0], a.shape[1])
         if not isinstance(module, nn.Linear):
-            raise AlignmentError(
-                explain(f"the base model has no linear module {path}", expected=f"{shape}")
-            )
-        if (module.out_features, module.in_features) != shape:
-            raise AlignmentError(
-                explain(
-                    f"module {path} of the base model has another shape",
-                    got=(module.out_features, module.in_features),
-                    expected=shape,
-                    do="Give the base model that the adapters were trained on",
-                )
-            )
+            kind = "no such module" if module is None else type(module).__name__
+            raise _misfit(model, f"no linear module {path}", kind, shape)
+        own = (module.out_features, module.in_features)
+        if own != shape:
+            raise _misfit(model, f"module {path} in another shape", own, shape)
         first, second = (torch.from_numpy(np.array(x, np.float32)) for x in (b, a))
         placed[path] = (first.to(module.weight), second.to(module.weight))
     return placed
+
+
+def _misfit(model: Any, what: str, got: object, expected: tuple[int, int]) -> AlignmentError:
+    """The error that says which base model does not fit, and what it has instead."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return AlignmentError(
+        explain(
+            f"the base model has {what}",
+            file=name or type(model).__name__,
+            got=got,
+            expected=expected,
+            do="Give the base model that the adapters were trained on",
+        )
+    )
 
 
 @contextmanager

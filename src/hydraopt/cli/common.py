@@ -46,7 +46,7 @@ __all__ = [
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table."
 )
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),

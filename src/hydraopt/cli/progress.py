@@ -1,4 +1,4 @@
-"""Where long work is, on stderr.
+"""Where long work is, on stderr: a bar on a terminal, elsewhere a line now and then.
 
 rich is imported inside the function, so that ``hydraopt --help`` does not wait for it.
 """
@@ -6,20 +6,31 @@ rich is imported inside the function, so that ``hydraopt --help`` does not wait 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
+
+import click
 
 from hydraopt.cli.common import printable
 from hydraopt.progress import Progress
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "progress_lines"]
+
+_EVERY: Final = 30.0
+"""Seconds between two lines; work that is shorter says nothing."""
 
 
 @contextmanager
 def progress_bar(hidden: bool) -> Iterator[Progress | None]:
-    """A callback (stage, done, total) that moves a bar on stderr; None without a terminal."""
-    if hidden or not sys.stderr.isatty():
+    """A callback (stage, done, total) that moves a bar on stderr, or writes lines there where it is
+    no terminal; None if hidden."""
+    if hidden:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield progress_lines(lambda line: click.echo(line, err=True))
         return
     from rich.console import Console
     from rich.progress import (
@@ -39,3 +50,30 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
             bar.update(line, description=printable(stage), completed=done, total=total)
 
         yield move
+
+
+def progress_lines(
+    say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+) -> Progress:
+    """A callback that says where the work is every half minute: the stage, how much of it is done,
+    and how long the rest will take at the speed so far. clock: seconds."""
+    said = begun = clock()
+    first, before = 0, ""
+
+    def move(stage: str, done: int, total: int) -> None:
+        nonlocal said, begun, first, before
+        now = clock()
+        if stage != before:
+            before, begun, first = stage, now, done
+        if now - said < _EVERY:
+            return
+        said = now
+        left = (now - begun) / (done - first) * (total - done) if done > first else None
+        told = "" if left is None else f", about {_duration(left)} left"
+        say(f"{printable(stage)}: {done} of {total}{told}")
+
+    return move
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

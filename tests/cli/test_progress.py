@@ -1,0 +1,46 @@
+"""Progress where stderr is no terminal."""
+
+from __future__ import annotations
+
+from hydraopt.cli.progress import progress_bar, progress_lines
+
+
+def test_a_line_each_half_minute_with_the_time_left() -> None:
+    said: list[str] = []
+    now = 0.0
+    move = progress_lines(said.append, lambda: now)
+    for done in range(1, 11):
+        now += 10.0
+        move("measuring harm", done, 40)
+    assert said == [
+        "measuring harm: 3 of 40, about 6 min left",
+        "measuring harm: 6 of 40, about 6 min left",
+        "measuring harm: 9 of 40, about 5 min left",
+    ]
+
+
+def test_the_time_left_is_that_of_the_stage() -> None:
+    said: list[str] = []
+    now = 0.0
+    move = progress_lines(said.append, lambda: now)
+    now = 500.0
+    move("pass 1", 10, 20)  # what was before the stage tells nothing of its speed
+    assert said.pop() == "pass 1: 10 of 20"
+    now = 531.0
+    move("pass 1", 20, 20)
+    assert said.pop() == "pass 1: 20 of 20, about 0 s left"
+    now = 561.0
+    move("a [stage]\n", 1, 2)
+    assert said.pop() == r"a [stage]\n: 1 of 2"
+
+
+def test_short_work_says_nothing(capsys) -> None:
+    with progress_bar(hidden=False) as progress:
+        assert progress is not None
+        progress("writing", 1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_who_wants_no_progress_gets_none() -> None:
+    with progress_bar(hidden=True) as progress:
+        assert progress is None
