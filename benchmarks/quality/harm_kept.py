@@ -1,12 +1,13 @@
 """Is a limit of harm kept on rows that the merge has not seen?
 
     python -m benchmarks.quality harm_kept SET --tasks TASKS [--limits 1% 2%] [--prompts-from train]
+        [--merge ADAPTER ...] [--only ADAPTER ...]
 
-Merges a set with each limit, harm measured on prompts, and counts on fresh test rows how many of
-each original's own answers change. A task has kept the limit if their share is no larger; it has
-broken it for sure if even the lower end of the share's 95 % interval (Clopper and Pearson 1934) is
-larger. A run that was cut off goes on. The result is benchmarks/results/quality/SET.harm-kept.json,
-with ``--refit`` SET.harm-kept.refit.json.
+Merges a set, or a few of its adapters, with each limit, harm measured on prompts, and counts on
+fresh test rows how many of each original's own answers change. A task has kept the limit if their
+share is no larger; it has broken it for sure if even the lower end of the share's 95 % interval
+(Clopper and Pearson 1934) is larger. A run that was cut off goes on. The result is
+benchmarks/results/quality/SET.harm-kept.json, with ``--refit`` SET.harm-kept.refit.json.
 """
 
 from __future__ import annotations
@@ -100,6 +101,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--limits", nargs="+", default=["1%", "2%"], metavar="SHARE")
     parser.add_argument("--rows", type=int, help="at most so many test rows of a task")
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        default=[],
+        metavar="ADAPTER",
+        help="merge these alone; * stands for any text; default all",
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="ADAPTER", help="score these")
     add_prompts(parser)
     parser.add_argument("--refit", action="store_true")
@@ -115,17 +123,21 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
-    adapters = original_adapters(args.set)
+    everything = original_adapters(args.set)
+    names = chosen([x.name for x in everything], args.merge) or [x.name for x in everything]
+    adapters = [adapter for adapter in everything if adapter.name in names]
     options: dict[str, Any] = {"judge": {"split": args.prompts_from, "count": args.prompts}}
     options |= {"refit": True} if args.refit else {}
     name = REFIT if args.refit else CURVES
     methods = [Method(name, f"harm {limit}", options) for limit in args.limits]
-    made = [merged(args.set, adapters, x, args.tasks, args.keep_bundles) for x in methods]
+    # Beside the bundles of whole sets, which have the same names.
+    place = f"{args.set}/harm-kept"
+    made = [merged(args.set, adapters, x, args.tasks, args.keep_bundles, place) for x in methods]
     kind = "harm-kept.refit" if args.refit else "harm-kept"
     head = provenance(f"{args.set}: is a limit of harm kept on fresh rows", seed=0)
     request = request_for(args.set, args.tasks, args.rows, args.products)
-    only = chosen([adapter.name for adapter in adapters], args.only)
-    state = ROOT / "build" / "evidence" / args.set / f"{kind}.scores.json"
+    only = chosen(names, args.only)
+    state = ROOT / "build" / "evidence" / place / f"{kind}.scores.json"
     request = replace(request, only=only)
     result = score(state, adapters, made, request, {"set": args.set})
     rows = []
