@@ -24,9 +24,10 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for
 from benchmarks.quality.harness.inventing import invented
+from benchmarks.quality.harness.judging import inputs_of
 from benchmarks.quality.sets import SETS, Method
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, drift_of, reference_of
 from hydraopt.basemodel.lesson import learns_in
 from hydraopt.basemodel.model import TaskFactors, load_model
@@ -37,7 +38,6 @@ from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import PartsRecord, read_record, write_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.evaluate.compare import products_of
-from hydraopt.evaluate.taskfile import read_task_file, task_of
 
 __all__ = ["TRIALS", "Trial", "modules_of"]
 
@@ -115,13 +115,7 @@ class _Asked:
         up from these."""
         key = split, count, invented_of
         if key not in self._known:
-            task = task_of(self._adapter.name, self._adapter.source.parent, self._tasks)
-            file = read_task_file(self._tasks, *task, split)
-            rows = [
-                encode_row(self._tokenizer, file.instruction, row.input, "")
-                for row in file.rows[:count]
-            ]
-            asked = [Encoded(row.prompt, ()) for row in rows]
+            asked = inputs_of(self._tokenizer, self._adapter, self._tasks, split, count)
             if invented_of:
                 asked = invented(self._model, self._tokenizer, asked, invented_of, seed=0)
             self._known[key] = answered(self._model, self._tokenizer, asked, self.factors)

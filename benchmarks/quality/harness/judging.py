@@ -18,7 +18,15 @@ from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import load_model
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
-__all__ = ["JUDGED_ON", "SPLITS", "add_prompts", "judge_of", "model_of", "prompts_of"]
+__all__ = [
+    "JUDGED_ON",
+    "SPLITS",
+    "add_prompts",
+    "inputs_of",
+    "judge_of",
+    "model_of",
+    "prompts_of",
+]
 
 SPLITS = ("train", "validation")
 """Rows that prompts may be of: those that the adapter was trained on, and others; never test rows.
@@ -37,15 +45,17 @@ def prompts_of(
     """
     if split not in SPLITS:
         raise ValueError(f"prompts are of {' or '.join(SPLITS)} rows, never of {split} rows")
-    prompts = {}
-    for adapter in adapters:
-        task, language = task_of(adapter.name, adapter.source.parent, tasks)
-        file = read_task_file(tasks, task, language, split)
-        asked = [
-            encode_row(tokenizer, file.instruction, row.input, "") for row in file.rows[:count]
-        ]
-        prompts[adapter.name] = [Encoded(item.prompt, ()) for item in asked]
-    return prompts
+    return {x.name: inputs_of(tokenizer, x, tasks, split, count) for x in adapters}
+
+
+def inputs_of(
+    tokenizer: Any, adapter: Adapter, tasks: Path, split: str, count: int
+) -> list[Encoded]:
+    """The same of one adapter and any split, test rows as well."""
+    task, language = task_of(adapter.name, adapter.source.parent, tasks)
+    file = read_task_file(tasks, task, language, split)
+    asked = [encode_row(tokenizer, file.instruction, row.input, "") for row in file.rows[:count]]
+    return [Encoded(item.prompt, ()) for item in asked]
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
