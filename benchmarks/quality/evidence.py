@@ -38,6 +38,7 @@ from benchmarks.quality.harness.looking import onlooker_of, seen_by
 from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.basemodel.onlooker import POWER
+from hydraopt.basemodel.products import products_of
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import (
@@ -45,7 +46,6 @@ from hydraopt.evaluate.compare import (
     Request,
     bundles_of,
     evaluate,
-    products_of,
 )
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge

@@ -27,7 +27,8 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.harm import Drift, drift_of, reference_of
 from hydraopt.basemodel.judge import ANSWER_TOKENS
-from hydraopt.basemodel.model import load_model, products_of
+from hydraopt.basemodel.model import load_model
+from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.evaluate.taskfile import read_task_file, task_of

@@ -66,7 +66,7 @@ from benchmarks.rivals.registry import Scene
 from benchmarks.rivals.taught import Round, Teach, taught
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import load_model
-from hydraopt.evaluate.compare import products_of
+from hydraopt.basemodel.products import products_of
 from hydraopt.evaluate.run import TaskRows, encode_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 

@@ -31,13 +31,13 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, drift_of, reference_of
 from hydraopt.basemodel.lesson import learns_in
 from hydraopt.basemodel.model import TaskFactors, load_model
+from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.refit import Schedule, refit
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import PartsRecord, read_record, write_record
 from hydraopt.compress.recode import CodedModule
-from hydraopt.evaluate.compare import products_of
 
 __all__ = ["TRIALS", "Trial", "modules_of"]
 

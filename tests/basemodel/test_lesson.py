@@ -46,7 +46,7 @@ def test_the_gradient_is_that_of_the_definition(trained, temperature) -> None:
 @pytest.mark.parametrize("halves", [True, False])
 def test_who_learns(trained, monkeypatch, halves) -> None:
     model, tokenizer = trained
-    monkeypatch.setattr(lesson_module, "_has_halves", lambda: halves)
+    monkeypatch.setattr(lesson_module, "has_bfloat16", lambda: halves)
     learner = learner_of(model)
     assert (learner is model) == (not halves)
     kept = {x.dtype for x in model.parameters()}
@@ -67,7 +67,7 @@ def test_who_learns(trained, monkeypatch, halves) -> None:
 
 
 def test_no_copy_is_made_that_has_no_room(trained, monkeypatch) -> None:
-    monkeypatch.setattr(lesson_module, "_has_halves", lambda: True)
+    monkeypatch.setattr(lesson_module, "has_bfloat16", lambda: True)
     size = sum(2 * x.numel() for x in trained[0].parameters())
     monkeypatch.setattr(lesson_module, "most_memory", lambda: 4 * size)
     assert learner_of(trained[0]) is not trained[0]
@@ -76,7 +76,7 @@ def test_no_copy_is_made_that_has_no_room(trained, monkeypatch) -> None:
 
 
 def test_tied_weights_stay_tied(trained, monkeypatch) -> None:
-    monkeypatch.setattr(lesson_module, "_has_halves", lambda: True)
+    monkeypatch.setattr(lesson_module, "has_bfloat16", lambda: True)
     model = tiny_llama()
     model.lm_head.weight = model.model.embed_tokens.weight
     learner = learner_of(model)

@@ -25,7 +25,7 @@ from tests.basemodel.test_gains import PATHS, factors_of, texts_of
 @pytest.fixture(autouse=True, params=[False], ids=[""])
 def halves(request, monkeypatch) -> None:
     """Whether the processor has products of bfloat16: nothing here depends on the machine."""
-    monkeypatch.setattr(lesson, "_has_halves", lambda: request.param)
+    monkeypatch.setattr(lesson, "has_bfloat16", lambda: request.param)
 
 
 SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)

@@ -13,9 +13,9 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, encode_row, prompt_text
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.onlooker import PROMPTS, TEXTS, Onlooker
+from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
 from hydraopt.basemodel.writing import answered
-from hydraopt.evaluate.compare import products_of
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
 __all__ = ["onlooker_of", "seen_by", "texts_of"]

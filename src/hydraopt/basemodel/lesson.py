@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hydraopt.basemodel.batches import batch_of_each
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
+from hydraopt.basemodel.products import has_bfloat16
 from hydraopt.capacity import most_memory
 
 __all__ = ["Lesson", "learner_of", "learns_in"]
@@ -43,14 +44,8 @@ def learns_in(model: Any) -> torch.dtype:
     weights = list(model.parameters())
     size = sum(x.numel() for x in weights) * torch.bfloat16.itemsize
     plain = all(x.dtype is torch.float32 and x.device.type == "cpu" for x in weights)
-    pays = plain and _has_halves() and size <= most_memory() / _ROOM
+    pays = plain and has_bfloat16() and size <= most_memory() / _ROOM
     return torch.bfloat16 if pays else weights[0].dtype
-
-
-def _has_halves() -> bool:
-    """Whether the processor multiplies bfloat16 numbers by itself."""
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 @dataclass(frozen=True)

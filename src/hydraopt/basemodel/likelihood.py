@@ -21,9 +21,9 @@ from hydraopt.basemodel.model import (
     Placed,
     attached,
     logits_of,
-    products_of,
     states_of,
 )
+from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.trie import Trie, laid_out, trie_of
 from hydraopt.errors import UsageError, explain
 

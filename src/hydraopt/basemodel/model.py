@@ -30,7 +30,6 @@ __all__ = [
     "load_model",
     "logits_of",
     "place",
-    "products_of",
     "states_of",
 ]
 
@@ -88,18 +87,6 @@ def _check_place(base: str | Path) -> None:
             expected="a folder that transformers can load, or a hub's OWNER/NAME",
         )
     )
-
-
-@contextmanager
-def products_of(kind: str) -> Iterator[None]:
-    """Inside the block, matrix products are of float32 numbers; or, "bfloat16", of numbers rounded
-    to that, all else in float32, which is faster where the processor has such products."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if kind == "bfloat16" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 Placed = Mapping[str, tuple[Tensor, Tensor]]

@@ -238,7 +238,7 @@ def _merged(
     from hydraopt.adapters import read_adapters
 
     if asked.base is not None:
-        from hydraopt.basemodel.model import products_of
+        from hydraopt.basemodel.products import products_of
 
         with products_of(asked.products):
             opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
@@ -277,7 +277,7 @@ def _plan(
     if other or asked.forms or asked.exact or asked.method:
         raise click.UsageError("--plan-only has no other limit, and no form, exact or method")
     from hydraopt.adapters import read_adapters
-    from hydraopt.basemodel.model import products_of
+    from hydraopt.basemodel.products import products_of
     from hydraopt.merging.harm.plan import plan
 
     opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydraopt.basemodel.model import load_classifier, load_model, products_of
+from hydraopt.basemodel.model import load_classifier, load_model
+from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.answers import answer_rows
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
@@ -30,7 +31,6 @@ __all__ = [
     "Request",
     "bundles_of",
     "evaluate",
-    "products_of",
     "read_compared",
     "task_result",
 ]

@@ -28,7 +28,7 @@ SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
 @pytest.fixture
 def school(trained, monkeypatch):
     """(originals of one task, its answers, what teaches, harm of factors on held-out answers)."""
-    monkeypatch.setattr(lesson, "_has_halves", lambda: False)  # on no machine
+    monkeypatch.setattr(lesson, "has_bfloat16", lambda: False)  # on no machine
     model, tokenizer = trained
     original = {
         path: tuple(np.asarray(x, np.float32) for x in pair)

@@ -1,0 +1,29 @@
+"""How exact the base model's matrix products are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["has_bfloat16", "products_of"]
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers by itself."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+@contextmanager
+def products_of(kind: str) -> Iterator[None]:
+    """Inside the block, matrix products are of float32 numbers; or, "bfloat16", of numbers rounded
+    to that, all else in float32, which is faster where the processor has such products."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if kind == "bfloat16" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
