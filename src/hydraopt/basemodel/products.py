@@ -20,7 +20,7 @@ def has_bfloat16() -> bool:
 @contextmanager
 def products_of(kind: str) -> Iterator[None]:
     """Inside the block, matrix products are of float32 numbers; or, "bfloat16", of numbers rounded
-    to that, all else in float32, which is faster where the processor has such products."""
+    to that where torch gains by it, which is where the processor has tiles for them (AMX)."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if kind == "bfloat16" else "highest")
     try:

@@ -75,7 +75,7 @@ __all__ = ["eval_"]
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="bfloat16: round the numbers that are multiplied; faster on new processors.",
+    help="bfloat16: processors with AMX may round what they multiply, which is faster.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--same-base", is_flag=True, help="As for merge.")
