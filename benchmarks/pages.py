@@ -46,6 +46,7 @@ BLOCKS: Mapping[str, Path] = {
     "alike": _EVIDENCE / "tables.md",
     "shared out": _EVIDENCE / "tables.md",
     "foretold": _EVIDENCE / "tables.md",
+    "limits kept": _EVIDENCE / "tables.md",
     "measures": _EVIDENCE / "tables.md",
     "weights": _EVIDENCE / "tables.md",
     "growth": _EVIDENCE / "tables.md",

@@ -27,6 +27,7 @@ REPORTS = (
     "folders",
     "foretold",
     "head_map",
+    "kept",
     "kinds",
     "people",
     "readme",
