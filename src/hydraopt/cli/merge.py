@@ -97,8 +97,8 @@ _FEW_PROMPTS: Final = 24
     type=click.Choice(("float32", "bfloat16")),
     default="float32",
     show_default=True,
-    help="Matrix products of the base model; bfloat16 lets processors with AMX round them, which is "
-    "faster: a few answers change by that alone.",
+    help="Matrix products of the base model; bfloat16 lets processors with AMX round them, which "
+    "is faster: a few answers change by that alone.",
 )
 @click.option(
     "--refit/--no-refit",

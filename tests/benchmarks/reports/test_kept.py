@@ -27,7 +27,7 @@ def test_a_row_says_how_many_tasks_keep_the_limit_and_which_is_worst() -> None:
         _row("1%", 0.01, 2400, {"mood-en": 0, "mood-de": 2, "dates-en": 3}),
         _row("2%", 0.02, 2000, {"mood-en": 1, "mood-de": 4, "dates-en": 20}),
     ]
-    about = {"set": "set", "adapters": {name: "" for name in "abcd"}, "prompts": 24}
+    about = {"set": "set", "adapters": dict.fromkeys("abcd", ""), "prompts": 24}
     text = _text("set.harm-kept.json", {**about, "prompts_from": "validation", "rows": rows})
     flat = text.replace("\n", " ")
     assert "4 adapters merged by themselves, 3 scored on 600 test rows; 24 prompts" in flat

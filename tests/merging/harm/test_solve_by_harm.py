@@ -18,7 +18,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.harm import solve
 from hydraopt.merging.harm.judging import Judged
-from hydraopt.merging.harm.trials import Counted, Trials
+from hydraopt.merging.harm.trials import Counted, Seen, Trials
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
 
@@ -51,7 +51,7 @@ class PowerJudge:
             lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
         return Judged(
-            Harm(round(64 * likely), 64, likely, likely / 10, True), 0.1 * likely, 0.0, likely
+            Harm(round(64 * likely), 64, likely, likely**2, True), 0.1 * likely, 0.0, likely
         )
 
 
@@ -101,6 +101,31 @@ def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None
         adapters, tmp_path / "y", harm="2%", judge=Unsure(adapters, dict.fromkeys(SCALES, 0.1))
     )
     assert limit.errors["easy"] < 1.2 * limit.errors["fair"]
+
+
+def test_kl_tells_of_a_limit_what_few_answers_do_not() -> None:
+    """By the factor of the task's own trials; of a size by the least of any task."""
+    judged = Judged(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0, 0.0)
+    coarse = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2)
+    told = Counted("answers").of(judged, [coarse])
+    assert told == pytest.approx(0.2 / (0.2 + 0.01) * 0.01)
+    assert Counted("lost").of(judged, [coarse]) == Counted("answers").of(judged)
+    assert Counted("nats").of(judged, [coarse]) == 1e-4
+
+
+def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_path: Path) -> None:
+    """At small errors none of its answers is likely to change; those of other prompts would."""
+
+    class Sure(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            judged = super().measure(task, coded, error)
+            harm = dataclasses.replace(judged.harm, kl=judged.harm.likely**2)
+            if task == "hard" and harm.likely < 0.05:
+                harm = dataclasses.replace(harm, changed=0, likely=0.0)
+            return dataclasses.replace(judged, harm=harm, likely_error=0.0)
+
+    made = merge(adapters, tmp_path / "x", harm="2%", judge=Sure(adapters, SCALES))
+    assert SCALES["hard"] * made.errors["hard"] ** 1.2 < 0.03
 
 
 def test_the_bundle_keeps_curves_and_says_that_it_was_judged(adapters, tmp_path: Path) -> None:

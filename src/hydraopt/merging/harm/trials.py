@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from hydraopt.bundle.harm import HarmPoint, thinned
+from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.files.aside import sizes_of
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.decoded import DecodedDraft
@@ -39,8 +39,9 @@ class Counted:
     original may as well have given otherwise is no loss (docs/log.md).
 
     Answers change about as the root of KL, with a factor of each task's own. Where none of a few
-    answers is likely to change, the least factor that was seen stands in: before a cliff KL rises
-    first.
+    answers is likely to change, KL stands in: before a cliff it rises first, and few answers tell
+    it well (docs/log.md). For a limit the factor is that of the task's trials, whose coarse ones
+    change many answers; otherwise the least that was seen of any task.
     """
 
     what: Literal["answers", "lost", "nats"]
@@ -51,14 +52,22 @@ class Counted:
         """Whether it is a share of the answers."""
         return self.what != "nats"
 
-    def of(self, judged: Judged) -> float:
-        """The one number."""
+    def of(self, judged: Judged, before: Sequence[Seen] = ()) -> float:
+        """The one number. before: what was seen of the same task in other trials."""
         harm = judged.harm
         if self.what == "nats":
             return harm.kl + self.errors * judged.kl_error
         told = judged.lost if self.what == "lost" else harm.likely
         told += self.errors * judged.likely_error
-        return min(max(told, _LEAST_SHARE * math.sqrt(harm.kl)), 1.0)
+        return min(max(told, self._factor(harm, before) * math.sqrt(harm.kl)), 1.0)
+
+    def _factor(self, harm: Harm, before: Sequence[Seen]) -> float:
+        """Answers that change over the root of KL."""
+        if self.what == "lost":
+            return _LEAST_SHARE
+        likely = harm.likely + sum(x.likely for x in before)
+        roots = math.sqrt(harm.kl) + sum(math.sqrt(x.kl) for x in before)
+        return max(likely / roots, _LEAST_SHARE) if roots > 0 else _LEAST_SHARE
 
 
 def measure_tasks(
@@ -173,15 +182,15 @@ class Trials:
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> list[TrialPoint]:
         """Measure a draft that was made at these own prices, and note the points, (contents,)."""
         judged = measure_tasks(draft, self.job, self.judge, measured, self.progress)
-        points = self._points_of(draft, prices, judged)
+        counts = {x: self.counted.of(told, self.seen.get(x, ())) for x, told in judged.items()}
+        points = self._points_of(draft, prices, counts)
         for content, point in enumerate(points):
             self.points.setdefault(content, []).append(point)
         for task in self.job.pieces.tasks:
             if task.name in judged and task.content is not None:
                 told, point = judged[task.name], points[task.content]
-                harm = told.harm
-                counted = self.counted.of(told)
-                seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost, counted)
+                harm, count = told.harm, counts[task.name]
+                seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost, count)
                 self.seen.setdefault(task.name, []).append(seen)
         return points
 
@@ -191,15 +200,14 @@ class Trials:
         return near.size
 
     def _points_of(
-        self, draft: Draft, prices: Array, judged: Mapping[str, Judged]
+        self, draft: Draft, prices: Array, counts: Mapping[str, float]
     ) -> list[TrialPoint]:
-        """What a draft shows, by content: the worst of its tasks counts."""
+        """What a draft shows, by content: the worst of its tasks counts. counts: by task."""
         sizes = with_core(sizes_of(draft.streams), len(draft.shared))
         harms: dict[int, float] = {}
         for task in self.job.pieces.tasks:
-            if task.name in judged and task.content is not None:
-                harm = self.counted.of(judged[task.name])
-                harms[task.content] = max(harm, harms.get(task.content, 0.0))
+            if task.name in counts and task.content is not None:
+                harms[task.content] = max(counts[task.name], harms.get(task.content, 0.0))
         return [
             TrialPoint(float(prices[i]), float(sizes[i]), float(error), harms.get(i))
             for i, error in enumerate(draft.relative_errors())
