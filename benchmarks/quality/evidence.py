@@ -348,5 +348,5 @@ def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """
     only = [x for x in names if any(fnmatchcase(x, pattern) for pattern in patterns)]
     if patterns and not only:
-        raise SystemExit(f"--only {' '.join(patterns)} names no adapter of {', '.join(names)}")
+        raise SystemExit(f"{' '.join(patterns)} names no adapter of {', '.join(names)}")
     return only

@@ -69,6 +69,7 @@ def row_of(
         }
     return {
         "limit": limit,
+        "code": said["code"],
         "bytes": said["bytes"],
         "size_pct": said["size_pct"],
         "tasks_kept": sum(x["kept"] for x in by_task.values()),
@@ -123,9 +124,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
-    everything = original_adapters(args.set)
-    names = chosen([x.name for x in everything], args.merge) or [x.name for x in everything]
-    adapters = [adapter for adapter in everything if adapter.name in names]
+    everything = {adapter.name: adapter for adapter in original_adapters(args.set)}
+    names = chosen(list(everything), args.merge) or list(everything)
+    adapters = [everything[name] for name in names]
     options: dict[str, Any] = {"judge": {"split": args.prompts_from, "count": args.prompts}}
     options |= {"refit": True} if args.refit else {}
     name = REFIT if args.refit else CURVES

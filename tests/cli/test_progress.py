@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+from hydraopt.cli import progress as progress_module
 from hydraopt.cli.progress import progress_bar, progress_lines
 
 
@@ -29,9 +32,24 @@ def test_the_time_left_is_that_of_the_stage() -> None:
     now = 531.0
     move("pass 1", 20, 20)
     assert said.pop() == "pass 1: 20 of 20, about 0 s left"
-    now = 561.0
+    for now in (541.0, 551.0, 561.0):  # the same stage anew
+        move("pass 1", round((now - 531.0) / 10), 20)
+    assert said.pop() == "pass 1: 3 of 20, about 3 min left"
+    now = 591.0
     move("a [stage]\n", 1, 2)
     assert said.pop() == r"a [stage]\n: 1 of 2"
+
+
+def test_a_log_that_is_gone_ends_no_work(monkeypatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(progress_module, "_EVERY", 0.0)
+    monkeypatch.setattr("sys.stderr", Gone())
+    with progress_bar(hidden=False) as move:
+        assert move is not None
+        move("writing", 1, 2)
 
 
 def test_short_work_says_nothing(capsys) -> None:

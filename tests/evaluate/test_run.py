@@ -247,7 +247,7 @@ def test_hooks_are_taken_off_again(trained) -> None:
     ("pairs", "what"),
     [
         ({"model.layers.7.q": factors(1)[PATH]}, "no linear module model.layers.7.q"),
-        ({PATH: (np.zeros((9, 4)), np.zeros((4, 32)))}, "another shape .*; got .32, 32., exp"),
+        ({PATH: (np.zeros((9, 4)), np.zeros((4, 32)))}, "another shape; got .32, 32., exp"),
     ],
 )
 def test_factors_of_another_base_are_refused(trained, pairs, what) -> None:

@@ -119,8 +119,8 @@ def _misfit(model: Any, what: str, got: object, expected: tuple[int, int]) -> Al
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     return AlignmentError(
         explain(
-            f"the base model has {what}",
-            file=name or type(model).__name__,
+            f"the base model ({type(model).__name__}) has {what}",
+            file=name or None,
             got=got,
             expected=expected,
             do="Give the base model that the adapters were trained on",

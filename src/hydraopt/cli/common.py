@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO
 
 import click
 
@@ -25,6 +25,7 @@ __all__ = [
     "check_local",
     "check_target",
     "counted",
+    "drop",
     "emit_json",
     "factor",
     "harm_cells",
@@ -113,16 +114,16 @@ def _write(text: str) -> None:
     try:
         click.echo(text)
     except OSError as error:
-        _drop_output()
+        drop(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def _drop_output() -> None:
-    # What is still in the buffer goes there too, when the interpreter ends.
+def drop(stream: TextIO) -> None:
+    """Let a stream that nobody reads any more go nowhere, with what is still in its buffer."""
     with suppress(OSError, ValueError):  # a stream that is no file has no number
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 

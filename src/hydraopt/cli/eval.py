@@ -111,7 +111,7 @@ def eval_(
     compare = _library()
     request = _request(compare, base, options)
     compared = compare.read_compared([*originals, *paths], same_base, base)
-    with progress_bar(quiet) as progress:
+    with progress_bar(quiet or as_json) as progress:
         result = compare.evaluate(compared, request, progress)
     if compared.notes:
         result["notes"] = list(compared.notes)

@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from hydraopt.cli.common import printable
+from hydraopt.cli.common import drop, printable
 from hydraopt.progress import Progress
 
 __all__ = ["progress_bar", "progress_lines"]
@@ -30,7 +30,7 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
         yield None
         return
     if not sys.stderr.isatty():
-        yield progress_lines(lambda line: click.echo(line, err=True))
+        yield progress_lines(_say)
         return
     from rich.console import Console
     from rich.progress import (
@@ -52,19 +52,27 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
         yield move
 
 
+def _say(line: str) -> None:
+    try:
+        click.echo(line, err=True)
+    except OSError:  # a log that is full or gone ends no work
+        drop(sys.stderr)
+
+
 def progress_lines(
     say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
 ) -> Progress:
     """A callback that says where the work is every half minute: the stage, how much of it is done,
     and how long the rest will take at the speed so far. clock: seconds."""
     said = begun = clock()
-    first, before = 0, ""
+    first, last, before = 0, 0, ""
 
     def move(stage: str, done: int, total: int) -> None:
-        nonlocal said, begun, first, before
+        nonlocal said, begun, first, last, before
         now = clock()
-        if stage != before:
+        if stage != before or done < last:  # a stage may start over
             before, begun, first = stage, now, done
+        last = done
         if now - said < _EVERY:
             return
         said = now

@@ -62,7 +62,7 @@ def report(
 
     check_apart(output, [bundle, *adapters, *files])
     started = time.monotonic()
-    with progress_bar(quiet) as progress:
+    with progress_bar(quiet or as_json) as progress:
         page = build(bundle, adapters, files, same_base=same_base, progress=progress)
     size = write_atomically(Path(output), [render(page).encode()])
     seconds = time.monotonic() - started

@@ -142,7 +142,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
         emit_json(dict(report))
         return
     scale, least, unit, what = {
-        "answers": (100.0, 1e-3, "%", "answers that change and a standard error"),
+        "answers": (100.0, 1e-3, "%", "answers that change and a standard error, or by KL"),
         "lost": (100.0, 1e-3, "%", "answers lost (those that change, by how sure they were)"),
         "nats": (1.0, 1e-6, "nats", "KL an answer and a standard error"),
     }[report["counted"]]

@@ -296,7 +296,7 @@ def _type_bytes(axis: Any, report: Report) -> None:
 def _draw_plan(report: Report) -> Any:
     """A line for each task, and where the plan puts it."""
     factor, label_of_harm = {
-        "answers": (100.0, "answers that change and a standard error, %"),
+        "answers": (100.0, "answers that change and a standard error, or by KL, %"),
         "lost": (100.0, "answers lost, %"),
         "nats": (1.0, "KL an answer and a standard error, nats"),
     }[report["counted"]]

@@ -45,9 +45,9 @@ class TaskPlanned:
 @dataclass(frozen=True)
 class Plan:
     """limit: what was asked for, as "size" or "harm". counted: what harm is: "lost" answers of a
-    size; "answers" that change or "nats" an answer of a limit, with a standard error more. size:
-    bytes that are expected of all streams; header, manifest and carried tensors come to it.
-    fp16_bytes: of the inputs."""
+    size; "answers" that change or "nats" an answer of a limit, with a standard error more; of
+    answers what KL foretells if that is more. size: bytes that are expected of all streams; header,
+    manifest and carried tensors come to it. fp16_bytes: of the inputs."""
 
     limit: str
     value: float

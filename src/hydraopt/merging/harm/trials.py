@@ -38,10 +38,10 @@ class Counted:
     A limit is on answers or nats; a size is shared out by what is lost, for an answer that the
     original may as well have given otherwise is no loss (docs/log.md).
 
-    Answers change about as the root of KL, with a factor of each task's own. Where none of a few
-    answers is likely to change, KL stands in: before a cliff it rises first, and few answers tell
-    it well (docs/log.md). For a limit the factor is that of the task's trials, whose coarse ones
-    change many answers; otherwise the least that was seen of any task.
+    Answers change about as the root of KL, with a factor of each task's own. What KL foretells so
+    counts where it is more: of a few answers none may be near to changing, and before a cliff KL
+    rises first (docs/log.md). For a limit the factor is that of the task's trials, whose coarse
+    ones change many answers; otherwise the least that was seen of any task.
     """
 
     what: Literal["answers", "lost", "nats"]
