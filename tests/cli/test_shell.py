@@ -21,7 +21,7 @@ VERBS = (
     *("join", "ls", "merge", "methods", "pull", "refresh", "remove", "rename", "replace"),
     *("report", "serve", "shrink", "split", "use", "verify"),
 )
-SHARED = {"adding", "common", "failures", "looking", "main", "mergeoptions", "results"}
+SHARED = {"adding", "common", "failures", "looking", "main", "mergeoptions", "progress", "results"}
 HEAVY = ("numpy", "scipy", "numba", "torch", "rich", "matplotlib", "safetensors", "zstandard")
 
 
@@ -38,6 +38,7 @@ def test_the_verbs_are_these_with_a_file_each() -> None:
         "main",
         "mergeoptions",
         "people",
+        "progress",
         "results",
     }
 
