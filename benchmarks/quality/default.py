@@ -271,8 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
     if args.readings:
-        was = {"code": before.get("code"), "merges": before.get("merges", [])}
-        save_json(args.out, result | was)
+        # The file is still that of the run whose merges it holds.
+        made = ("command", "versions", "hardware", "code", "merges")
+        save_json(args.out, result | {key: before[key] for key in made if key in before})
         return
     result["code"] = _code()
     kept = before.get("code") == result["code"] and not args.again

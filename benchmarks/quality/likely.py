@@ -22,16 +22,15 @@ from scipy.special import ndtr
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, save_json
 from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
+from benchmarks.quality.harness.judging import prompts_of_rows
 from benchmarks.quality.sets import METHOD, SETS, Method
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.harm import Drift, drift_of, reference_of
 from hydraopt.basemodel.judge import ANSWER_TOKENS
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.evaluate.taskfile import read_task_file, task_of
 
 __all__ = ["SIZES", "main"]
 
@@ -67,9 +66,7 @@ def _measured(
     original = {path: x.factors() for path, x in adapter.modules.items()}
     found = []
     for split, count in rows.items():
-        file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), split)
-        asked = [encode_row(tokenizer, file.instruction, x.input, "") for x in file.rows[:count]]
-        prompts = [Encoded(x.prompt, ()) for x in asked]
+        prompts = prompts_of_rows(tokenizer, adapter, tasks, split, count)
         answers = answered(model, tokenizer, prompts, original, ANSWER_TOKENS)
         reference = reference_of(model, answers, original)
         for size, bundle in bundles.items():

@@ -24,7 +24,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for
 from benchmarks.quality.harness.inventing import invented
-from benchmarks.quality.harness.judging import inputs_of
+from benchmarks.quality.harness.judging import prompts_of_rows
 from benchmarks.quality.sets import SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
@@ -115,7 +115,7 @@ class _Asked:
         up from these."""
         key = split, count, invented_of
         if key not in self._known:
-            asked = inputs_of(self._tokenizer, self._adapter, self._tasks, split, count)
+            asked = prompts_of_rows(self._tokenizer, self._adapter, self._tasks, split, count)
             if invented_of:
                 asked = invented(self._model, self._tokenizer, asked, invented_of, seed=0)
             self._known[key] = answered(self._model, self._tokenizer, asked, self.factors)

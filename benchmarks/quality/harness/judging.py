@@ -22,10 +22,10 @@ __all__ = [
     "JUDGED_ON",
     "SPLITS",
     "add_prompts",
-    "inputs_of",
     "judge_of",
     "model_of",
     "prompts_of",
+    "prompts_of_rows",
 ]
 
 SPLITS = ("train", "validation")
@@ -45,10 +45,10 @@ def prompts_of(
     """
     if split not in SPLITS:
         raise ValueError(f"prompts are of {' or '.join(SPLITS)} rows, never of {split} rows")
-    return {x.name: inputs_of(tokenizer, x, tasks, split, count) for x in adapters}
+    return {x.name: prompts_of_rows(tokenizer, x, tasks, split, count) for x in adapters}
 
 
-def inputs_of(
+def prompts_of_rows(
     tokenizer: Any, adapter: Adapter, tasks: Path, split: str, count: int
 ) -> list[Encoded]:
     """The same of one adapter and any split, test rows as well."""

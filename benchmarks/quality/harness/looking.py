@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.harness.building import inputs_of
+from benchmarks.quality.harness.judging import prompts_of_rows
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.encoding import Encoded, encode_row, prompt_text
+from hydraopt.basemodel.encoding import Encoded, prompt_text
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.onlooker import PROMPTS, TEXTS, Onlooker
 from hydraopt.basemodel.products import products_of
@@ -43,9 +44,7 @@ def texts_of(
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     if kind == "self":
         return self_written(model, tokenizer, factors, TEXTS, seed)
-    file = read_task_file(tasks, *task_of(adapter.name, adapter.source.parent, tasks), "train")
-    rows = file.rows[:TEXTS]
-    prompts = [encode_row(tokenizer, file.instruction, row.input, "") for row in rows]
+    prompts = prompts_of_rows(tokenizer, adapter, tasks, "train", TEXTS)
     return answered(model, tokenizer, prompts, factors)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "load_classifier",
     "load_model",
     "logits_of",
+    "misfit",
     "place",
     "states_of",
 ]
@@ -105,21 +106,21 @@ def place(model: nn.Module, factors: TaskFactors) -> Placed:
         shape = (b.shape[0], a.shape[1])
         if not isinstance(module, nn.Linear):
             kind = "no such module" if module is None else type(module).__name__
-            raise _misfit(model, f"no linear module {path}", kind, shape)
+            raise misfit(model, f"has no linear module {path}", kind, shape)
         own = (module.out_features, module.in_features)
         if own != shape:
-            raise _misfit(model, f"module {path} in another shape", own, shape)
+            raise misfit(model, f"has module {path} in another shape", own, shape)
         first, second = (torch.from_numpy(np.array(x, np.float32)) for x in (b, a))
         placed[path] = (first.to(module.weight), second.to(module.weight))
     return placed
 
 
-def _misfit(model: Any, what: str, got: object, expected: tuple[int, int]) -> AlignmentError:
+def misfit(model: Any, what: str, got: object, expected: tuple[int, ...]) -> AlignmentError:
     """The error that says which base model does not fit, and what it has instead."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     return AlignmentError(
         explain(
-            f"the base model ({type(model).__name__}) has {what}",
+            f"the base model ({type(model).__name__}) {what}",
             file=name or None,
             got=got,
             expected=expected,

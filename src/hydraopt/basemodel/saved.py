@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hydraopt.adapters.keys import PREFIX
-from hydraopt.errors import AlignmentError, explain
+from hydraopt.basemodel.model import misfit
 
 __all__ = ["place_saved", "replaced", "saved_path"]
 
@@ -36,14 +36,8 @@ def place_saved(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> dict[str
     for path, array in saved.items():
         own = parameters.get(path)
         if own is None or own.shape != array.shape:
-            raise AlignmentError(
-                explain(
-                    f"the base model cannot hold the saved tensor {path}",
-                    got="no such tensor" if own is None else tuple(own.shape),
-                    expected=tuple(array.shape),
-                    do="Give the base model that the adapters were trained on",
-                )
-            )
+            got = "no such tensor" if own is None else tuple(own.shape)
+            raise misfit(model, f"cannot hold the saved tensor {path}", got, tuple(array.shape))
         placed[path] = torch.from_numpy(np.array(array, np.float32)).to(own)
     return placed
 

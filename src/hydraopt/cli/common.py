@@ -25,7 +25,6 @@ __all__ = [
     "check_local",
     "check_target",
     "counted",
-    "drop",
     "emit_json",
     "factor",
     "harm_cells",
@@ -35,6 +34,7 @@ __all__ = [
     "printable",
     "quiet_option",
     "say",
+    "say_aside",
     "say_raw",
     "show_table",
     "size_text",
@@ -98,7 +98,15 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """A warning for people on stderr, whatever else is printed."""
-    click.echo(printable(f"warning: {text}"), err=True)
+    say_aside(f"warning: {text}")
+
+
+def say_aside(text: str) -> None:
+    """A line for people on stderr. A log that is full or gone ends no work: the rest is dropped."""
+    try:
+        click.echo(printable(text), err=True)
+    except OSError:
+        _drop(sys.stderr)
 
 
 def say_raw(text: str) -> None:
@@ -114,12 +122,12 @@ def _write(text: str) -> None:
     try:
         click.echo(text)
     except OSError as error:
-        drop(sys.stdout)
+        _drop(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def drop(stream: TextIO) -> None:
+def _drop(stream: TextIO) -> None:
     """Let a stream that nobody reads any more go nowhere, with what is still in its buffer."""
     with suppress(OSError, ValueError):  # a stream that is no file has no number
         nowhere = os.open(os.devnull, os.O_WRONLY)

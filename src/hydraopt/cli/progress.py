@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import click
-
-from hydraopt.cli.common import drop, printable
+from hydraopt.cli.common import printable, say_aside
 from hydraopt.progress import Progress
 
 __all__ = ["progress_bar", "progress_lines"]
@@ -30,7 +28,7 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
         yield None
         return
     if not sys.stderr.isatty():
-        yield progress_lines(_say)
+        yield progress_lines(say_aside)
         return
     from rich.console import Console
     from rich.progress import (
@@ -50,13 +48,6 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
             bar.update(line, description=printable(stage), completed=done, total=total)
 
         yield move
-
-
-def _say(line: str) -> None:
-    try:
-        click.echo(line, err=True)
-    except OSError:  # a log that is full or gone ends no work
-        drop(sys.stderr)
 
 
 def progress_lines(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
@@ -21,6 +21,9 @@ from hydraopt.cli.common import (
 )
 
 __all__ = ["show_changed", "show_combined", "show_plan", "show_result"]
+
+_LEAST_TOLD: Final = {"%": 1e-3, "nats": 1e-6}
+"""A smaller harm of a plan is told as less than that."""
 
 
 def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
@@ -141,11 +144,10 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(dict(report))
         return
-    scale, least, unit, what = {
-        "answers": (100.0, 1e-3, "%", "answers that change and a standard error, or by KL"),
-        "lost": (100.0, 1e-3, "%", "answers lost (those that change, by how sure they were)"),
-        "nats": (1.0, 1e-6, "nats", "KL an answer and a standard error"),
-    }[report["counted"]]
+    from hydraopt.merging.harm.plan import WORDS
+
+    scale, unit, what = WORDS[report["counted"]]
+    least = _LEAST_TOLD[unit]
 
     def told(harm: float) -> str:
         return f"{harm:.3g}" if harm >= least else f"< {least:g}"

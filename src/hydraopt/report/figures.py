@@ -295,11 +295,9 @@ def _type_bytes(axis: Any, report: Report) -> None:
 
 def _draw_plan(report: Report) -> Any:
     """A line for each task, and where the plan puts it."""
-    factor, label_of_harm = {
-        "answers": (100.0, "answers that change and a standard error, or by KL, %"),
-        "lost": (100.0, "answers lost, %"),
-        "nats": (1.0, "KL an answer and a standard error, nats"),
-    }[report["counted"]]
+    from hydraopt.merging.harm.plan import WORDS
+
+    factor, unit, what = WORDS[report["counted"]]
     figure, axes = _figure(1, 1, 6.0, f"{len(report['tasks'])} tasks: harm against bytes")
     figure.set_size_inches(9.0, 6.0)
     axis, measured = axes[0, 0], [x for x in report["tasks"] if x["harm"] is not None]
@@ -313,7 +311,7 @@ def _draw_plan(report: Report) -> Any:
         at = task["size"] / 1e3, max(factor * task["harm"], _LEAST_DRAWN)
         axis.plot(*at, "o", color=colour, label=label, zorder=3 + (task in worst))
     axis.set(xscale="log", yscale="log", xlabel="kB a task, its share of the core among them")
-    axis.set_ylabel(label_of_harm)
+    axis.set_ylabel(f"{what}, {unit}")
     axis.set_title("dots: where the plan puts each task; named: the most harmed", fontsize=10)
     axis.grid(alpha=0.25)
     if worst:

@@ -119,7 +119,7 @@ def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_pat
     class Sure(PowerJudge):
         def measure(self, task, coded, error, apart=False) -> Judged:
             judged = super().measure(task, coded, error)
-            harm = dataclasses.replace(judged.harm, kl=judged.harm.likely**2)
+            harm = judged.harm
             if task == "hard" and harm.likely < 0.05:
                 harm = dataclasses.replace(harm, changed=0, likely=0.0)
             return dataclasses.replace(judged, harm=harm, likely_error=0.0)

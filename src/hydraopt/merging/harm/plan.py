@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,23 @@ from hydraopt.merging.solving import Options, passes_of
 from hydraopt.merging.weights import Sensitivity
 from hydraopt.progress import Progress
 
-__all__ = ["Plan", "TaskPlanned", "plan"]
+__all__ = ["WORDS", "Plan", "TaskPlanned", "plan"]
+
+
+class Words(NamedTuple):
+    """How people are told a harm. factor: of the number; unit: after it; what: it is."""
+
+    factor: float
+    unit: str
+    what: str
+
+
+WORDS: Mapping[str, Words] = {
+    "answers": Words(100.0, "%", "answers that change and a standard error, or by KL"),
+    "lost": Words(100.0, "%", "answers lost (those that change, by how sure they were)"),
+    "nats": Words(1.0, "nats", "KL an answer and a standard error"),
+}
+"""By what a plan counts."""
 
 
 @dataclass(frozen=True)
