@@ -7,12 +7,14 @@ Merges a set, or a few of its adapters, with each limit, harm measured on prompt
 fresh test rows how many of each original's own answers change. A task has kept the limit if their
 share is no larger; it has broken it for sure if even the lower end of the share's 95 % interval
 (Clopper and Pearson 1934) is larger. A run that was cut off goes on. The result is
-benchmarks/results/quality/SET.harm-kept.json, with ``--refit`` SET.harm-kept.refit.json.
+benchmarks/results/quality/SET.harm-kept.json, with ``--refit`` SET.harm-kept.refit.json; that of
+other adapters is not overwritten.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -122,11 +124,24 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def _refuse_others(out: Path, names: Sequence[str]) -> None:
+    """SystemExit where a result is there of other adapters than these."""
+    known = json.loads(out.read_text(encoding="utf-8"))["adapters"] if out.is_file() else names
+    if set(known) != set(names):
+        raise SystemExit(
+            f"{out.name} is of {len(known)} adapters, these are {len(names)} others; remove it "
+            "first, or give --out"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     everything = {adapter.name: adapter for adapter in original_adapters(args.set)}
     names = chosen(list(everything), args.merge) or list(everything)
     adapters = [everything[name] for name in names]
+    kind = "harm-kept.refit" if args.refit else "harm-kept"
+    out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
+    _refuse_others(out, names)
     options: dict[str, Any] = {"judge": {"split": args.prompts_from, "count": args.prompts}}
     options |= {"refit": True} if args.refit else {}
     name = REFIT if args.refit else CURVES
@@ -134,7 +149,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Beside the bundles of whole sets, which have the same names.
     place = f"{args.set}/harm-kept"
     made = [merged(args.set, adapters, x, args.tasks, args.keep_bundles, place) for x in methods]
-    kind = "harm-kept.refit" if args.refit else "harm-kept"
     head = provenance(f"{args.set}: is a limit of harm kept on fresh rows", seed=0)
     request = request_for(args.set, args.tasks, args.rows, args.products)
     only = chosen(names, args.only)
@@ -151,5 +165,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     about = {key: result[key] for key in ("limits", "products", "adapters", "seconds")}
     about |= {"prompts_from": args.prompts_from, "prompts": args.prompts}
-    out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
     save_json(out, {**head, "set": args.set, **about, "rows": rows})

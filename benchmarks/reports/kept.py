@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import QUALITY
+from benchmarks.quality.sets import pinned
 from benchmarks.reports.tables import table, wrapped
 
 __all__ = ["SECTIONS"]
@@ -18,9 +19,11 @@ def _text(name: str, result: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = result["rows"]
     first = rows[0]["by_task"]
     answers = sum(task["answers"] for task in first.values())
+    count = len(result["adapters"])
+    some = "" if count == len(pinned()[result["set"]][1]) else " by themselves"
     about = (
-        f"`{result['set']}`: {len(result['adapters'])} adapters merged by themselves, {len(first)} "
-        f"scored on {answers:,} test rows; {result['prompts']} prompts a task at most, of "
+        f"`{result['set']}`: {count} adapters merged{some}, {len(first)} scored "
+        f"on {answers:,} test rows; {result['prompts']} prompts a task at most, of "
         f"{result['prompts_from']} rows (`{name}`). Kept: no more of a task's test rows change "
         "than the limit says. Broken for sure: the 95 % interval of the share lies above it."
     )

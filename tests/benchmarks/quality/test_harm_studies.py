@@ -230,3 +230,14 @@ def test_harm_kept_counts_the_changed_answers(small, splits, tmp_path, monkeypat
     }
     assert two["by_task"]["spell-en"]["promised"] is None
     assert "harm 2%: " in capsys.readouterr().out
+
+
+def test_harm_kept_does_not_overwrite_a_result_of_others(small, splits, tmp_path, capsys) -> None:
+    result = run(harm_kept, tmp_path, splits, "--limits", "1%")
+    (out,) = tmp_path.glob("**/*.harm-kept.json")
+    out.write_text(json.dumps({**result, "adapters": {"one": "", "two": ""}}))
+    made = len(small)
+    with pytest.raises(SystemExit, match=r"is of 2 adapters, these are 1 others.*--out"):
+        run(harm_kept, tmp_path, splits, "--limits", "1%")
+    assert len(small) == made
+    capsys.readouterr()
