@@ -145,7 +145,8 @@ def _options(
     the power of what was seen, that of merge --base if it is not given. gains: whether parts are
     fitted to answers as well, as merge --prompts does, but with products of rounded numbers. judge:
     the split and the count of the prompts that harm is measured on. refit: whether coded parts are
-    trained on these as well, of all tasks or of those named.
+    trained on these as well, of all tasks or of those named; then judge says of how many training
+    rows besides.
     """
     options = dict(method.options)
     wanted = {"judge", "gains", "sensitivity"} & options.keys()
@@ -153,7 +154,8 @@ def _options(
     folder = ROOT / "build" / "evidence" / set_name
     if "judge" in options:
         asked = options["judge"]
-        judge = judge_of(base, tuple(adapters), tasks, asked["split"], asked["count"])
+        rows = asked["split"], asked["count"], asked.get("learned", 0)
+        judge = judge_of(base, tuple(adapters), tasks, *rows)
         options["judge"] = judge
         fitted = options.pop("refit", False)
         if fitted:
@@ -207,15 +209,23 @@ def request_for(set_name: str, tasks: Path, rows: int | None, products: str) -> 
 
 
 def methods_of(
-    plan: str, sizes: Sequence[str], split: str, count: int, only: Sequence[str] = ()
+    plan: str,
+    sizes: Sequence[str],
+    split: str,
+    count: int,
+    only: Sequence[str] = (),
+    learned: int = 0,
 ) -> list[Method]:
     """A plan's methods. sizes: instead of its own, unless empty. split, count: of the prompts, for
-    those that are judged. only: tasks that are refitted, all if empty: others are not scored."""
+    those that are judged. only: tasks that are refitted, all if empty: others are not scored.
+    learned: training rows that a refit learns from as well."""
     methods = []
     for method in PLANS[plan]:
         options = dict(method.options)
         if "judge" in options:
             options["judge"] = {"split": split, "count": count}
+        if "refit" in options and learned:
+            options["judge"]["learned"] = learned
         if "refit" in options and only:
             options["refit"] = sorted(only)
         methods.append(replace(method, options=options))
@@ -233,6 +243,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of the plan's own")
     add_prompts(parser)
+    parser.add_argument(
+        "--learn", type=int, default=0, help="training rows that a refit learns from as well"
+    )
     parser.add_argument(
         "--keep-bundles",
         action="store_true",
@@ -320,7 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     adapters = original_adapters(args.set, args.trained)
     only = chosen([adapter.name for adapter in adapters], args.only)
-    methods = methods_of(args.plan, args.sizes or (), args.prompts_from, args.prompts, only)
+    asked = args.prompts_from, args.prompts, only, args.learn
+    methods = methods_of(args.plan, args.sizes or (), *asked)
     made = [merged(args.set, adapters, method, args.tasks, args.keep_bundles) for method in methods]
     tuning = args.split == "validation"
     request = replace(

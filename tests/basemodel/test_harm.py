@@ -13,7 +13,7 @@ import hydraopt.basemodel.judge as module
 from hydraopt import read_adapters
 from hydraopt.basemodel import harm
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Drift, drift_of, likely_changes, reference_of
+from hydraopt.basemodel.harm import Drift, drift_of, held_out, likely_changes, reference_of
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
 from hydraopt.basemodel.model import attached, place
@@ -194,6 +194,26 @@ def test_answers_that_the_original_is_unsure_of_are_lost_less() -> None:
     likely = likely_changes(drift)
     assert drift.summary().lost == pytest.approx(float((likely * sure).mean()))
     assert drift.only([1]).summary().lost == pytest.approx(0.1 * drift.only([1]).summary().likely)
+
+
+@pytest.mark.parametrize(
+    ("count", "more", "judges"),
+    [
+        (8, 0, [3, 7]),
+        (8, 8, [1, 3, 5, 7]),
+        (8, 4, [1, 4, 7]),
+        (8, 24, list(range(8))),
+        (8, 300, list(range(8))),
+        (3, 0, []),
+        (3, 1, [2]),
+        (0, 9, []),
+    ],
+)
+def test_a_quarter_of_all_is_held_out_of_the_first(count: int, more: int, judges) -> None:
+    answers = [Encoded((1,), (2,))] * count
+    assert held_out(answers, more) == ([i for i in range(count) if i not in judges], judges)
+    spoken = [Encoded((1,), ()), *answers]
+    assert held_out(spoken, more)[1] == [i + 1 for i in judges]
 
 
 @pytest.fixture

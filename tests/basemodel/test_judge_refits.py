@@ -1,33 +1,191 @@
-"""Who is refitted: tasks of enough answers that judge."""
+"""Who is refitted: tasks of enough answers that judge; and what of it is remembered."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from hydraopt import read_adapters
 from hydraopt.basemodel import judge as judge_module
+from hydraopt.basemodel import onlooker as onlooker_module
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.judge import Judge
+from hydraopt.basemodel.memory import Memory
+from hydraopt.basemodel.onlooker import Onlooker
+from hydraopt.basemodel.recall import kept_records
+from hydraopt.coding.records import PartsRecord
+from tests.basemodel.test_gains import factors_of
+from tests.basemodel.test_refit import coded_of
 
 
-@pytest.mark.parametrize(("count", "asked"), [(0, 0), (15, 0), (16, 1), (40, 1)])
-def test_a_refit_needs_four_answers_that_judge(monkeypatch, count: int, asked: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "lessons", "asked"),
+    [(0, 0, 0), (15, 0, 0), (16, 0, 1), (40, 0, 1), (0, 40, 0), (4, 11, 0), (4, 12, 1), (3, 40, 0)],
+)
+def test_a_refit_needs_four_answers_that_judge(
+    monkeypatch, make_adapter, tmp_path, count: int, lessons: int, asked: int
+) -> None:
     calls = []
 
-    made_anew = SimpleNamespace(records={"a.path": "a record"})
+    def refit(model, answers, originals, modules, more):
+        calls.append((len(answers), len(more)))
+        return SimpleNamespace(records={})
 
-    def refit(model, answers, originals, modules):
-        calls.append(len(answers))
-        return made_anew
+    def answered(model, tokenizer, prompts, factors, most):
+        return [Encoded(x.prompt, (3,)) for x in prompts]
 
     monkeypatch.setattr(judge_module, "refit", refit)
-    answers = [Encoded((1, 2), (3,))] * count
-    judge = Judge.__new__(Judge)
-    monkeypatch.setattr(judge, "_prompts", {"de": answers}, raising=False)
-    monkeypatch.setattr(judge, "_model", None, raising=False)
-    monkeypatch.setattr(judge, "answers", lambda task: answers, raising=False)
-    monkeypatch.setattr(judge, "_originals", lambda task: {}, raising=False)
-    made = judge.refit("de", dict)
-    assert calls == [count] * asked
-    assert made == (made_anew.records if asked else {})
+    monkeypatch.setattr(judge_module, "learns_in", lambda model: "float32")
+    monkeypatch.setattr(judge_module, "answered", answered)
+    (adapter,) = read_adapters([make_adapter(tmp_path / "de", factors_of(0))])
+    model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
+    one = Encoded((1, 2), ())
+    asks = {"de": [one] * count}, Memory(None), {"de": [one] * lessons}
+    judge = Judge("nowhere", model, None, {"de": adapter}, *asks)
+    assert judge.refit("de", dict) == {}
+    assert calls == [(count, lessons)] * asked
+
+
+@pytest.fixture
+def judge_of(trained, make_adapter, tmp_path: Path):
+    """Makes judges over one memory; by their lessons."""
+    model, tokenizer = trained
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
+
+    def asked(some: range) -> list[Encoded]:
+        return [Encoded((1, *tokenizer(f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
+
+    def make(lessons: int = 12) -> Judge:
+        more = {"fr": asked(range(8, 8 + lessons))}
+        memory = Memory(tmp_path / "memory")
+        prompts = {"fr": asked(range(8))}
+        return Judge(tmp_path / "base", model, tokenizer, {"fr": adapter}, prompts, memory, more)
+
+    return make
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list[int]:
+    """How many lessons each training had."""
+    made, refit = [], judge_module.refit
+
+    def counted(*given, more):
+        made.append(len(more))
+        return refit(*given, more=more)
+
+    monkeypatch.setattr(judge_module, "refit", counted)
+    return made
+
+
+def same(one, two) -> bool:
+    pairs = [(one[path].factors, two[path].factors) for path in one if path in two]
+    alike = (np.array_equal(x.B, y.B) and np.array_equal(x.A, y.A) for x, y in pairs)
+    return one.keys() == two.keys() and all(alike)
+
+
+def test_a_refit_is_remembered(judge_of, make_adapter, tmp_path, trainings) -> None:
+    _, coded = coded_of(make_adapter, tmp_path)
+    first = judge_of().refit("fr", lambda: coded)
+    assert first.keys() == coded.keys()
+    assert same(judge_of().refit("fr", lambda: coded), first)
+    assert trainings == [12]
+    judge_of(13).refit("fr", lambda: coded)
+    longer = {
+        path: replace(x, record=replace(x.record, exponents=x.record.exponents + 1))
+        for path, x in coded.items()
+    }
+    judge_of().refit("fr", lambda: longer)
+    assert trainings == [12, 13, 12]
+
+
+def test_harm_apart_is_of_those_that_are_held_out_now(judge_of, tmp_path) -> None:
+    """Of eight prompts three are, beside four lessons or five, but not the same."""
+    other = factors_of(1, 0.02)
+    first, second = (judge_of(lessons).measured("fr", other, apart=True) for lessons in (4, 5))
+    assert first.harm.answers == second.harm.answers == 3
+    for file in (tmp_path / "memory").iterdir():
+        file.unlink()
+    assert judge_of(5).measured("fr", other, apart=True) == second != first
+
+
+def test_that_nothing_helped_is_remembered_too(
+    judge_of, make_adapter, tmp_path, trainings, monkeypatch
+) -> None:
+    _, coded = coded_of(make_adapter, tmp_path)
+    worse = SimpleNamespace(records={})
+    monkeypatch.setattr(judge_module, "refit", lambda *_, more: trainings.append(0) or worse)
+    assert judge_of().refit("fr", lambda: coded) == judge_of().refit("fr", lambda: coded) == {}
+    assert trainings == [0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "3",
+        "{}",
+        '{"modules": ["other"], "stream": ""}',
+        '{"modules": 5, "stream": ""}',
+        '{"modules": [], "stream": "AAAA"}',
+        '{"modules": [], "stream": "%"}',
+        '{"modules": [], "stream": 7}',
+    ],
+)
+def test_a_broken_memory_is_learned_again(
+    judge_of, make_adapter, tmp_path, trainings, content: str
+) -> None:
+    _, coded = coded_of(make_adapter, tmp_path)
+    first = judge_of().refit("fr", lambda: coded)
+    files = [x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text()]
+    assert len(files) == 1
+    files[0].write_text(content)
+    assert same(judge_of().refit("fr", lambda: coded), first)
+    assert trainings == [12, 12]
+
+
+def test_a_memory_of_other_parts_is_learned_again(
+    judge_of, make_adapter, tmp_path, trainings
+) -> None:
+    _, coded = coded_of(make_adapter, tmp_path)
+    first = judge_of().refit("fr", lambda: coded)
+    one = slice(1)
+    fewer = {
+        path: PartsRecord(r.left.keep(one), r.right.keep(one), r.exponents[one])
+        for path, r in ((path, x.record) for path, x in coded.items())
+    }
+    file = next(x for x in (tmp_path / "memory").iterdir() if "stream" in x.read_text())
+    file.write_text(json.dumps(kept_records(fewer, coded)))
+    assert same(judge_of().refit("fr", lambda: coded), first)
+    assert trainings == [12, 12]
+
+
+@pytest.mark.parametrize(("refits", "asked"), [(True, (4, 12)), (False, (6, 0))])
+def test_what_follows_the_prompts_that_judge_is_learned_from(
+    judge_of, tmp_path, monkeypatch, refits: bool, asked: tuple[int, int]
+) -> None:
+    judge_of()  # saves the base model
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(onlooker_module, "JUDGED_IF_REFIT", 4)
+    monkeypatch.setattr(onlooker_module, "JUDGED", 6)
+    monkeypatch.setattr(onlooker_module, "LEARNED", 16)
+    monkeypatch.setattr(judge_module, "_JUDGES", 1)
+    seen = []
+
+    def refit(model, answers, originals, modules, more):
+        seen.append((len(answers), len(more)))
+        return SimpleNamespace(records={})
+
+    monkeypatch.setattr(judge_module, "refit", refit)
+    adapters = read_adapters([tmp_path / "fr"])
+    texts = {"fr": [f"Spell.\n{i}\n=>" for i in range(20)]}
+    base = str(tmp_path / "base")
+    onlooker = Onlooker(base, adapters, texts, refits=refits)
+    assert onlooker.refit("fr", dict) == {}
+    assert seen == [asked]

@@ -76,11 +76,21 @@ def model_of(base: str) -> Any:
 
 @functools.cache
 def judge_of(
-    base: str, adapters: tuple[Adapter, ...], tasks: Path, split: str, count: int
+    base: str,
+    adapters: tuple[Adapter, ...],
+    tasks: Path,
+    split: str,
+    count: int,
+    learned: int = 0,
 ) -> Judge:
     """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
-    run."""
+    run. learned: training rows of a task that a refit learns from and no harm is measured on."""
     model, tokenizer = _loaded(base)
     prompts = prompts_of(tokenizer, adapters, tasks, split, count)
+    lessons = {}
+    if learned:
+        seen = count if split == "train" else 0
+        rows = prompts_of(tokenizer, adapters, tasks, "train", seen + learned)
+        lessons = {name: asked[seen:] for name, asked in rows.items()}
     by_name = {adapter.name: adapter for adapter in adapters}
-    return Judge(base, model, tokenizer, by_name, prompts)
+    return Judge(base, model, tokenizer, by_name, prompts, lessons=lessons)

@@ -196,10 +196,16 @@ def _in_step(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers
     return line, math.sqrt(rest / freedom) if freedom > 0 else math.inf
 
 
-def held_out(answers: Sequence[Encoded]) -> tuple[list[int], list[int]]:
-    """Indices of the answers to learn from, and of those to judge by; empty ones are neither."""
+def held_out(answers: Sequence[Encoded], more: int = 0) -> tuple[list[int], list[int]]:
+    """Indices of the answers to learn from, and of those to judge by; empty ones are neither.
+
+    more: so many others are learned from as well. One in HELD_OUT of all is held out, from
+    ``answers`` alone: where there are enough others, all of them judge.
+    """
     spoken = [i for i, answer in enumerate(answers) if answer.target]
-    judges = spoken[HELD_OUT - 1 :: HELD_OUT]
+    mine = HELD_OUT * len(spoken)
+    every = min(len(spoken) + more, mine)
+    judges = [spoken[k * mine // every - 1] for k in range(1, every // HELD_OUT + 1)]
     return [i for i in spoken if i not in set(judges)], judges
 
 

@@ -12,9 +12,11 @@ import torch
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
+from hydraopt.basemodel.lesson import learns_in
 from hydraopt.basemodel.memory import Memory, base_hash, cache_folder, key_of
 from hydraopt.basemodel.model import TaskFactors
-from hydraopt.basemodel.refit import refit
+from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
+from hydraopt.basemodel.refit import Schedule, refit
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import PartsRecord
@@ -28,6 +30,8 @@ ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
 _METHOD: Final = "6"
 """Changes when the same factors would be given other numbers."""
+_TRAINING: Final = "1"
+"""Changes when a refit would learn otherwise from the same."""
 _JUDGES: Final = 4
 """Answers held out of a refit, at least: one alone may get better by chance."""
 _ROOM: Final = 1 << 29
@@ -37,7 +41,8 @@ _ROOM: Final = 1 << 29
 class Judge:
     """Measures harm on the original adapters' own greedy answers to prompts.
 
-    Answers and harms are kept on disk (hydraopt.basemodel.memory), so asking again costs nothing.
+    Answers, harms and what refits learned are kept on disk (hydraopt.basemodel.memory), so asking
+    again costs nothing.
     """
 
     def __init__(
@@ -48,17 +53,19 @@ class Judge:
         adapters: Mapping[str, Adapter],
         prompts: Mapping[str, Sequence[Encoded]],
         memory: Memory | None = None,
+        lessons: Mapping[str, Sequence[Encoded]] | None = None,
     ) -> None:
         """base: where the model comes from. prompts: by task, encoded, without answers. memory:
-        default that of this machine."""
+        default that of this machine. lessons: further prompts, which a refit learns from and no
+        harm is measured on."""
         self._model, self._tokenizer = model, tokenizer
-        self._adapters, self._prompts = adapters, prompts
+        self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
         known = base_hash(base, model)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
         self._of_base = f"{known} {where} {_METHOD} {ANSWER_TOKENS}"
         self._references: dict[str, Reference] = {}
-        self._keys: dict[str, str] = {}
+        self._contents: dict[str, str] = {}
 
     def tasks(self) -> frozenset[str]:
         """The tasks that have prompts."""
@@ -66,7 +73,12 @@ class Judge:
 
     def answers(self, task: str) -> list[Encoded]:
         """The prompts of a task with the original's greedy answers, ANSWER_TOKENS at most each."""
-        key, asked = self._key(task), self._prompts[task]
+        return self._answered(task, self._prompts[task])
+
+    def _answered(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
+        if not asked:
+            return []
+        key = self._key(task, asked)
         said = self._memory.get(key)
         if not _are_answers(said, len(asked)):
             spoken = answered(
@@ -93,8 +105,10 @@ class Judge:
 
     def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> Judged:
         """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path."""
-        some = held_out(self.answers(task))[1] if apart else range(len(self._prompts[task]))
-        parts: list[bytes | str] = [self._key(task), *(("apart",) if apart else ())]
+        asked = self._prompts[task]
+        some = self._held_out(task) if apart else range(len(asked))
+        parts: list[bytes | str] = [self._key(task, asked)]
+        parts += [f"apart {[*some]}"] if apart else []
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)
@@ -113,17 +127,34 @@ class Judge:
         """Other records of a task's modules, trained to keep its answers, as hydraopt.merge takes
         them; none where that does not help, for a task without prompts, or of too few answers.
         See :func:`hydraopt.basemodel.refit.refit`."""
-        answers = self.answers(task) if task in self._prompts else []
-        if len(held_out(answers)[1]) < _JUDGES:
+        if task not in self._prompts or len(self._held_out(task)) < _JUDGES:
             return {}
-        return refit(self._model, answers, self._originals(task), modules()).records
+        answers, more = self.answers(task), self._learned(task)
+        coded = modules()
+        asked = [self._key(task, x) for x in (self._prompts[task], self._lessons.get(task, ()))]
+        learns = f"refit {_TRAINING} {learns_in(self._model)} {Schedule()}"
+        key = key_of([learns, *asked, *depends_on(coded)])
+        known = recalled_records(self._memory.get(key), coded)
+        if known is not None:
+            return known
+        records = refit(self._model, answers, self._originals(task), coded, more=more).records
+        self._memory.put(key, kept_records(records, coded))
+        return records
 
-    def _key(self, task: str) -> str:
-        if task not in self._keys:  # an adapter's hash reads all of its file
-            asked = [" ".join(map(str, item.prompt)) for item in self._prompts[task]]
-            content = self._adapters[task].content_hash()
-            self._keys[task] = key_of([self._of_base, content, *asked])
-        return self._keys[task]
+    def _learned(self, task: str) -> list[Encoded]:
+        """The lessons with the original's answers, those that have any."""
+        said = self._answered(task, self._lessons.get(task, ()))
+        return [answer for answer in said if answer.target]
+
+    def _held_out(self, task: str) -> list[int]:
+        """The prompts of a task that a refit does not learn from."""
+        return held_out(self.answers(task), len(self._learned(task)))[1]
+
+    def _key(self, task: str, prompts: Sequence[Encoded]) -> str:
+        if task not in self._contents:  # an adapter's hash reads all of its file
+            self._contents[task] = self._adapters[task].content_hash()
+        asked = [" ".join(map(str, item.prompt)) for item in prompts]
+        return key_of([self._of_base, self._contents[task], *asked])
 
     def _originals(self, task: str) -> TaskFactors:
         return {path: x.factors() for path, x in self._adapters[task].modules.items()}

@@ -28,7 +28,15 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
 from hydraopt.progress import Progress, silent
 
-__all__ = ["JUDGED", "POWER", "PROMPTS", "TEXTS", "Onlooker"]
+__all__ = [
+    "JUDGED",
+    "JUDGED_IF_REFIT",
+    "LEARNED",
+    "POWER",
+    "PROMPTS",
+    "TEXTS",
+    "Onlooker",
+]
 
 TEXTS = 8
 """Texts on which an adapter's modules are seen; more change little."""
@@ -36,6 +44,10 @@ PROMPTS = 32
 """Prompts of a task that are answered, at most; eight do most of it."""
 JUDGED = 256
 """Prompts of a task that harm is measured on, at most."""
+JUDGED_IF_REFIT = 64
+"""The same where the others are learned from: a share of the bytes needs no more (docs/log.md)."""
+LEARNED = 1024
+"""Prompts of a task that a refit takes, those that judge among them, at most."""
 POWER = 0.5
 """What was seen counts to this power: it is seen at the adapter itself, and errors are not small
 enough for that to hold all the way (docs/log.md)."""
@@ -56,8 +68,11 @@ class Onlooker:
         prompts: Mapping[str, Sequence[str]],
         progress: Progress | None = None,
         seed: int = 0,
+        refits: bool = False,
     ) -> None:
         """base: a folder or name that transformers loads. prompts: by task, at least one each.
+        refits: whether coded parts will be trained; then harm is measured on fewer prompts
+        (JUDGED_IF_REFIT), and the others are learned from (up to LEARNED).
 
         Raises UsageError for prompts of an unknown task, or of an adapter that is more than
         low-rank factors (its answers here would not be its own), for no prompts, and for a base
@@ -78,7 +93,7 @@ class Onlooker:
         self._model, self._tokenizer = load_model(base)
         self._prompts = prompts
         self._progress = progress or silent
-        self._seed = seed
+        self._seed, self._refits = seed, refits
         self._answered: dict[str, list[Encoded]] = {}
         self._mended = 0
 
@@ -116,12 +131,18 @@ class Onlooker:
 
     @functools.cached_property
     def judge(self) -> Judge:
-        """Measures harm on all prompts (JUDGED of a task at most), as hydraopt.merge takes it."""
-        asked = {
-            name: [_encoded(self._tokenizer, text) for text in texts[:JUDGED]]
-            for name, texts in self._prompts.items()
-        }
-        return Judge(self._base, self._model, self._tokenizer, self._adapters, asked)
+        """Measures harm on the first prompts, JUDGED of a task at most, as hydraopt.merge takes it;
+        knows those that a refit learns from."""
+        judged, learned = (JUDGED_IF_REFIT, LEARNED) if self._refits else (JUDGED, 0)
+        asked, lessons = (
+            {
+                name: [_encoded(self._tokenizer, text) for text in texts[some]]
+                for name, texts in self._prompts.items()
+            }
+            for some in (slice(judged), slice(judged, max(judged, learned)))
+        )
+        named = (self._base, self._model, self._tokenizer, self._adapters, asked)
+        return Judge(*named, lessons=lessons)
 
     def refit(
         self, name: str, modules: Callable[[], Mapping[str, CodedModule]]

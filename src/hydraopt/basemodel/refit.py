@@ -117,13 +117,15 @@ def refit(
 
     answers: prompts with the original's answers as targets. original: B (m, r) with the scale
     inside, A (r, n), by module path. done: modules that stay as they are coded. more: answers that
-    are learned from as well, and judge nothing. The same arguments give the same records. The model
+    are learned from as well, and judge nothing; the more there are, the more of ``answers`` judge
+    (:func:`hydraopt.basemodel.harm.held_out`). The same arguments give the same records. The model
     stays as it is.
     Raises UsageError for fewer than four answers, and AlignmentError for modules that the model
     does not have as linear ones.
     """
     how = schedule or Schedule()
-    learned_from, judged_by = held_out(answers)
+    others = [x for x in more if x.target]
+    learned_from, judged_by = held_out(answers, len(others))
     if not judged_by:
         raise UsageError(
             explain(
@@ -133,7 +135,7 @@ def refit(
                 do="Give more prompts of the task",
             )
         )
-    seen = [*(answers[i] for i in learned_from), *(x for x in more if x.target)]
+    seen = [*(answers[i] for i in learned_from), *others]
     judges = reference_of(model, [answers[i] for i in judged_by], original)
     before = best = _harm(model, judges, {p: x.record for p, x in coded.items()})
     records: dict[str, PartsRecord] = {}
