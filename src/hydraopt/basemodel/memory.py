@@ -1,8 +1,8 @@
 """What was measured with a base model, kept on disk: it takes minutes, and is asked for again.
 
-Entries are small JSON files named by the SHA-256 of everything that they depend on, under
-``$HYDRAOPT_CACHE/harm`` (default ``~/.cache/hydraopt/harm``). A run that was stopped finds there
-what it had measured. Nothing depends on the folder: where it cannot be written, nothing is kept.
+Entries are small JSON files named by the SHA-256 of everything that they depend on, in a folder
+under ``$HYDRAOPT_CACHE`` (default ``~/.cache/hydraopt``). A run that was stopped finds there what
+it had measured. Nothing depends on the folder: where it cannot be written, nothing is kept.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,10 +24,10 @@ __all__ = ["Memory", "base_hash", "cache_folder", "key_of"]
 _WEIGHTS: Final = ("*.safetensors", "*.bin")
 
 
-def cache_folder() -> Path:
-    """Where measurements are kept; not created here."""
+def cache_folder(kind: str = "harm") -> Path:
+    """Where measurements of a kind are kept; not created here."""
     root = os.environ.get("HYDRAOPT_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "hydraopt") / "harm"
+    return (Path(root) if root else Path.home() / ".cache" / "hydraopt") / kind
 
 
 def key_of(parts: Iterable[bytes | str]) -> str:
@@ -75,3 +76,9 @@ class Memory:
             with os.fdopen(handle, "w") as file:
                 json.dump(value, file)
             Path(name).replace(self._folder / f"{key}.json")
+
+    def forget(self) -> None:
+        """Remove what was kept, and the folder."""
+        self._known.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

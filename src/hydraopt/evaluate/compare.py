@@ -19,6 +19,7 @@ from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
+from hydraopt.evaluate.unfinished import Unfinished
 from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
 from hydraopt.threads import cores
@@ -81,7 +82,8 @@ def evaluate(
     docs/reference/evaluation.md says what each field holds.
 
     known: entries of ``tasks`` that an earlier call with the same request made; they are not
-    measured again. keep: called with the result so far after every task, to save it.
+    measured again. keep: called with the result so far after every task, to save it. An earlier
+    call that was stopped had measured something (hydraopt.evaluate.unfinished): it goes on there.
     """
     started = time.monotonic()
     compared.check()
@@ -96,14 +98,40 @@ def evaluate(
 
     models = _Models(request.base)
     people = _people(compared, request, models, probes)
+    begun = _unfinished(head, request, wanted, probes)
     with products_of(request.products):
         head |= people.head(list(wanted), progress)
         for name in [name for name in wanted if name not in tasks]:
-            tasks[name] = _entry(models, compared, name, wanted[name], request, progress)
-            tasks[name] |= people.of_task(name, wanted[name], progress)
+            mine = begun and begun.task(name)
+            entry = mine.get("entry") if mine else None
+            if not isinstance(entry, dict) or entry.get("adapter") != name:
+                entry = _entry(models, compared, name, wanted[name], request, progress, mine)
+                entry |= people.of_task(name, wanted[name], progress)
+                if mine:
+                    mine.put("entry", entry)
+            tasks[name] = entry
             if keep:
                 keep(result())
+    if begun:
+        begun.forget()
     return result()
+
+
+def _unfinished(
+    head: Mapping[str, Any],
+    request: Request,
+    wanted: Mapping[str, TaskFile | None],
+    probes: ProbeSet | None,
+) -> Unfinished | None:
+    """What an earlier call with the same request measured before it was stopped. None if nobody
+    knows what the base model is."""
+    if head["base"]["sha256"] is None:
+        return None
+    asked = {key: str(value) for key, value in asdict(request).items()}
+    rows = {name: task and [task.name, task.language, task.sha256] for name, task in wanted.items()}
+    return Unfinished.of(
+        {**head, "asked": asked, "rows": rows, "probes": probes and probes.sources}
+    )
 
 
 def _people(
@@ -128,14 +156,18 @@ def _entry(
     task: TaskFile | None,
     request: Request,
     progress: Progress | None,
+    known: Unfinished | None,
 ) -> dict[str, Any]:
     """The adapter's entry of ``tasks``; without scores it has no results."""
     if task is None:
         return {"adapter": name, "results": {}}
     if not request.score:
         return {"adapter": name, "task": task.name, "language": task.language, "results": {}}
-    scored = _classified if compared.classifies(name) else _written
-    rows, scores = scored(models, compared, name, task, request, progress)
+    asked = models, compared, name, task, request, progress
+    if compared.classifies(name):
+        rows, scores = _classified(*asked)
+    else:
+        rows, scores = _written(*asked, known)
     entry = {"adapter": name, **task_result(rows, scores, request.seed)}
     if request.answers is not None:
         entry["answers"] = answer_rows(rows, scores, request.answers)
@@ -166,6 +198,7 @@ def _written(
     task: TaskFile,
     request: Request,
     progress: Progress | None,
+    known: Unfinished | None,
 ) -> tuple[TaskRows, dict[str, Scores]]:
     model, tokenizer = models.get(None)
     rows = encode_task(task, tokenizer, request.rows, request.tokens)
@@ -175,7 +208,8 @@ def _written(
     write = written if request.write else False
     changes = [label for label in sets if label != BASE]
     texts = request.answers is not None
-    return rows, run_task(model, tokenizer, rows, sets, reference, write, progress, changes, texts)
+    made = run_task(model, tokenizer, rows, sets, reference, write, progress, changes, texts, known)
+    return rows, made
 
 
 def _classified(

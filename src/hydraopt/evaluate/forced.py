@@ -7,6 +7,7 @@ fit in memory, and is not computed twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,12 @@ from torch import Tensor
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
+from hydraopt.evaluate.unfinished import Unfinished, are_answers
 
 __all__ = ["Forced", "Numbers", "forced"]
 
 _HEAD = "lm_head"
+_SUMS = ("loss", "tokens", "divergence", "agreement")
 
 Numbers = NDArray[np.float64]
 
@@ -48,6 +51,22 @@ class Forced:
         loss, tokens, divergence, agreement = np.zeros((4, rows))
         return cls(loss, tokens, divergence, agreement, [()] * rows)
 
+    @classmethod
+    def from_json(cls, value: Any, rows: int) -> Forced | None:
+        """What :meth:`to_json` made of so many rows; None for anything else."""
+        if not isinstance(value, dict) or not are_answers(value.get("written"), rows):
+            return None
+        sums = {key: value.get(key) for key in _SUMS}
+        if not all(_are_numbers(x, rows) for x in sums.values()):
+            return None
+        written = [tuple(x) for x in value["written"]]
+        return cls(**{key: np.array(x, np.float64) for key, x in sums.items()}, written=written)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        sums = {key: getattr(self, key).tolist() for key in _SUMS}
+        return {**sums, "written": [list(x) for x in self.written]}
+
     def rows(self, some: slice) -> Forced:
         """These rows alone."""
         return Forced(
@@ -61,7 +80,7 @@ class Forced:
     def updated(self, where: Sequence[int], other: Forced) -> Forced:
         """The same with the rows ``where`` those of ``other``, in its order."""
         sums = {}
-        for key in ("loss", "tokens", "divergence", "agreement"):
+        for key in _SUMS:
             sums[key] = getattr(self, key).copy()
             sums[key][list(where)] = getattr(other, key)
         written = list(self.written)
@@ -82,41 +101,89 @@ def forced(
     sets: Mapping[str, Placed],
     reference: str | None,
     progress: Callable[[int, int], None] | None = None,
+    known: Unfinished | None = None,
 ) -> dict[str, Forced]:
     """What every set makes of the items' targets; the reference, if any, is the first of them.
 
-    progress: called with batches done and their number.
+    progress: called with batches done and their number. known: where each batch is kept.
     """
     made = {name: Forced.empty(len(items)) for name in sets}
     batches = batches_of(model, items)
     for number, (chunk, batch) in enumerate(batches):
         if progress:
             progress(number, len(batches))
-        seen: _Seen | None = None
-        for name, placed in sets.items():
-            logits = _logits(model, placed, batch)
-            total = logits.logsumexp(-1)
-            best = logits.argmax(-1)
-            columns = {
-                "loss": total - logits.gather(1, batch.labels[:, None])[:, 0],
-                "tokens": torch.ones_like(total),
-                "agreement": torch.ones_like(total),
-                "divergence": torch.zeros_like(total),
-            }
-            if seen is not None:
-                columns["agreement"] = (seen.best == best).float()
-                columns["divergence"] = seen.divergence(logits, total)
-            elif name == reference:
-                seen = _Seen.of(logits, total, best)
-            for key, column in columns.items():
-                by_row = np.bincount(batch.row.numpy(), column.double().numpy(), len(chunk))
-                getattr(made[name], key)[chunk] = by_row
-            start = 0
-            for i in chunk:
-                stop = start + len(items[i].target)
-                made[name].written[i] = _written(best[start:stop].tolist(), items[i].target)
-                start = stop
+        some = [items[i] for i in chunk]
+        told = _recalled(known, some, sets)
+        if told is None:
+            told = _of_batch(model, batch, some, sets, reference)
+            if known:
+                kept = {name: one.to_json() for name, one in told.items()}
+                known.put(_named(sets), kept, some)
+        made = {name: made[name].updated(chunk, told[name]) for name in sets}
     return made
+
+
+def _named(sets: Mapping[str, Placed]) -> str:
+    return f"forced {list(sets)}"
+
+
+def _recalled(
+    known: Unfinished | None, items: Sequence[Encoded], sets: Mapping[str, Placed]
+) -> dict[str, Forced] | None:
+    """What is known of a batch; None unless it is known of all sets."""
+    value = known.get(_named(sets), items) if known else None
+    if not isinstance(value, dict):
+        return None
+    told = {name: Forced.from_json(value.get(name), len(items)) for name in sets}
+    whole = {name: one for name, one in told.items() if one is not None}
+    return whole if len(whole) == len(sets) else None
+
+
+def _of_batch(
+    model: Any,
+    batch: Batch,
+    items: Sequence[Encoded],
+    sets: Mapping[str, Placed],
+    reference: str | None,
+) -> dict[str, Forced]:
+    """The same of one batch, whose rows are these items."""
+    made = {}
+    seen: _Seen | None = None
+    for name, placed in sets.items():
+        logits = _logits(model, placed, batch)
+        total = logits.logsumexp(-1)
+        best = logits.argmax(-1)
+        columns = {
+            "loss": total - logits.gather(1, batch.labels[:, None])[:, 0],
+            "tokens": torch.ones_like(total),
+            "agreement": torch.ones_like(total),
+            "divergence": torch.zeros_like(total),
+        }
+        if seen is not None:
+            columns["agreement"] = (seen.best == best).float()
+            columns["divergence"] = seen.divergence(logits, total)
+        elif name == reference:
+            seen = _Seen.of(logits, total, best)
+        rows = batch.row.numpy()
+        sums: dict[str, Numbers] = {
+            key: np.bincount(rows, column.double().numpy(), len(items)).astype(np.float64)
+            for key, column in columns.items()
+        }
+        written, start = [], 0
+        for item in items:
+            stop = start + len(item.target)
+            written.append(_written(best[start:stop].tolist(), item.target))
+            start = stop
+        made[name] = Forced(**sums, written=written)
+    return made
+
+
+def _are_numbers(value: Any, rows: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == rows
+        and all(type(x) is float and math.isfinite(x) for x in value)
+    )
 
 
 def _written(best: Sequence[int], target: tuple[int, ...]) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ from hydraopt.evaluate.forced import Forced, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
+from hydraopt.evaluate.unfinished import Unfinished, are_answers
 from hydraopt.progress import Progress
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
@@ -135,6 +136,7 @@ def run_task(
     progress: Progress | None = None,
     changes: Collection[str] | None = None,
     texts: bool = False,
+    known: Unfinished | None = None,
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
@@ -142,7 +144,7 @@ def run_task(
     are generated where a metric needs them, or wherever ``texts`` asks for them; without, only
     metrics that teacher forcing tells are there. changes: for which of these it is told which of
     the reference's greedy answers change, all of them if None; the reference's are generated for
-    that, whatever the metrics need.
+    that, whatever the metrics need. known: where what is done is kept, for a run that is stopped.
     """
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
@@ -156,13 +158,14 @@ def run_task(
     along: dict[str, Forced] = {}
     if reference in placed and (writers | told) - {reference}:
         begun_bar = _bar(progress, f"{title} {reference}")
-        first, along = _both(model, tokenizer, rows.items, placed, reference, begun_bar, bar)
+        bars = begun_bar, bar
+        first, along = _both(model, tokenizer, rows.items, placed, reference, bars, known)
     else:
-        first = forced(model, rows.items, placed, reference, bar)
+        first = forced(model, rows.items, placed, reference, bar, known)
     begun = {name: first[name].written for name in placed if name in writers}
     if along:
         begun = {name: _longer(mine, along[name].written) for name, mine in begun.items()}
-    answers = _answers(model, tokenizer, rows.items, placed, begun)
+    answers = _answers(model, tokenizer, rows.items, placed, begun, known)
     return {
         name: _scores(
             rows,
@@ -184,21 +187,21 @@ def _both(
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
     reference: str,
-    begun_bar: Callable[[int, int], None],
-    bar: Callable[[int, int], None],
+    bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
+    known: Unfinished | None,
 ) -> tuple[dict[str, Forced], dict[str, Forced]]:
     """All sets teacher-forced on the items' own targets, and on what the reference writes.
 
     The reference takes one pass before, which tells how far it writes the targets. All sets read
     its answers, also one that nobody asks: behind the same prompts they cost little.
-    begun_bar, bar: the progress of that pass and of the others.
+    bars: the progress of that pass and of the others.
     """
-    begun = forced(model, items, {reference: sets[reference]}, reference, begun_bar)
+    begun = forced(model, items, {reference: sets[reference]}, reference, bars[0], known)
     alone = {reference: begun[reference].written}
-    known = _answers(model, tokenizer, items, sets, alone)[reference]
-    other = [i for i, item in enumerate(items) if known[i] != item.target]
-    answered = [Encoded(items[i].prompt, known[i]) for i in other]
-    made = forced(model, [*items, *answered], sets, reference, bar)
+    said = _answers(model, tokenizer, items, sets, alone, known)[reference]
+    other = [i for i, item in enumerate(items) if said[i] != item.target]
+    answered = [Encoded(items[i].prompt, said[i]) for i in other]
+    made = forced(model, [*items, *answered], sets, reference, bars[1], known)
     own = {name: x.rows(slice(len(items))) for name, x in made.items()}
     answers = {name: x.rows(slice(len(items), None)) for name, x in made.items()}
     return own, {name: own[name].updated(other, answers[name]) for name in sets}
@@ -248,26 +251,32 @@ def _answers(
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
     begun: Mapping[str, Sequence[tuple[int, ...]]],
+    known: Unfinished | None,
 ) -> dict[str, list[tuple[int, ...]]]:
     """What greedy decoding writes for every row, as tokens, for the sets that ``begun`` names.
 
     begun: by set, what is known of each answer: its first tokens, or all of them. Rows of several
-    sets go on together in one batch.
+    sets go on together in one batch. known: where what is written is kept.
     """
     most = _most(items)
-    tokens = {name: list(known) for name, known in begun.items()}
+    tokens = {name: list(mine) for name, mine in begun.items()}
     places = [
         (name, i)
-        for name, known in tokens.items()
-        for i, answer in enumerate(known)
+        for name, mine in tokens.items()
+        for i, answer in enumerate(mine)
         if len(answer) < most and (not answer or answer[-1] != tokenizer.eos_token_id)
     ]
     asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in places]
     factors = [sets[name] for name, _ in places]
     left = [most - len(tokens[name][i]) for name, i in places]
-    said = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS)
+    what = f"answers of {most} {[name for name, _ in places]}"
+    said: Any = known.get(what, asked) if known else None
+    if not are_answers(said, len(places)):
+        said = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS)
+        if known:
+            known.put(what, [list(x) for x in said], asked)
     for (name, i), more in zip(places, said, strict=True):
-        tokens[name][i] += more
+        tokens[name][i] += tuple(more)
     return tokens
 
 

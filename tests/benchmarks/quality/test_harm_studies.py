@@ -145,7 +145,7 @@ def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
     def request(_set, tasks, rows, products):
         return Request(str(tmp_path / "base"), tasks, rows=rows, products=products)
 
-    def judge(base, adapters, tasks, split, count):
+    def judge(base, adapters, tasks, split, count, learned):
         return SimpleNamespace(split=split, count=count, refit=lambda name, modules: {name: split})
 
     monkeypatch.setattr(evidence, "merge", noted)
@@ -189,6 +189,31 @@ def test_prompts_needed_has_every_count_of_both_kinds(small, splits, tmp_path, c
 def test_tasks_that_are_not_scored_are_not_refitted() -> None:
     methods = evidence.methods_of("refit", ["3%"], "train", 8, ["b", "a"])
     assert [method.options["refit"] for method in methods] == [["a", "b"]]
+
+
+def test_a_refit_alone_is_told_of_training_rows() -> None:
+    methods = evidence.methods_of("harm", ["3%"], "validation", 8, learned=300)
+    asked = {x.name: x.options.get("judge") for x in methods}
+    judged = {"split": "validation", "count": 8}
+    assert asked == {
+        "hydraopt": None,
+        "hydraopt-curves": judged,
+        "hydraopt-refit": {**judged, "learned": 300},
+    }
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "first"), [("validation", 5, 0), ("train", 3, 3), ("train", 8, 8)]
+)
+def test_training_rows_that_judge_are_not_learned_from(
+    trained, splits, adapters, monkeypatch, split: str, count: int, first: int
+) -> None:
+    given = {}
+    monkeypatch.setattr(judging, "_loaded", lambda _: trained)
+    monkeypatch.setattr(judging, "Judge", lambda *_, lessons: given.update(lessons))
+    judge_of.__wrapped__("no folder", tuple(adapters), splits, split, count, 4)
+    asked = prompts_of(trained[1], adapters, splits, "train", 8)["spell-en"]
+    assert given == {"spell-en": asked[first : first + 4]}
 
 
 def test_the_judge_refits_where_that_is_asked_for(small, splits, tmp_path, capsys) -> None:

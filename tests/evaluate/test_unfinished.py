@@ -1,0 +1,185 @@
+"""An evaluation that was stopped goes on where it was, and gives the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge, read_adapters
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.evaluate import compare, forced, run
+from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.forced import Forced
+from tests.evaluate.test_run import factors
+
+
+class Stopped(BaseException):
+    """As if the process were killed."""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "eval"
+
+
+@pytest.fixture
+def asked(trained, tasks, make_adapter, tmp_path, cache):
+    """(what is compared, the request), with a batch for each row."""
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    pairs = {"spell-en": factors(0.1), "spell-fr": factors(0.1, 1)}
+    folders = [make_adapter(tmp_path / name, made) for name, made in pairs.items()]
+    (tasks / "spell" / "fr").mkdir()
+    rows = (tasks / "spell" / "en" / "test.jsonl").read_bytes()
+    (tasks / "spell" / "fr" / "test.jsonl").write_bytes(rows)
+    bundle = tmp_path / "x.hydra.safetensors"
+    merge(read_adapters(folders), bundle, error=0.3)
+    compared = read_compared([*map(str, folders), str(bundle)])
+    return compared, Request(str(tmp_path / "base"), tasks, rows=6)
+
+
+@pytest.fixture
+def work(monkeypatch) -> dict[str, list[int]]:
+    """Rows that were read, and that were written, by call; ``most`` ends the process."""
+    done: dict[str, list[int]] = {"read": [], "written": [], "most": [10**6]}
+    batches_of, of_batch, generate = forced.batches_of, forced._of_batch, run.generate
+
+    def single(model, items):
+        one = [batches_of(model, [item])[0][1] for item in items]
+        return [([i], batch) for i, batch in enumerate(one)]
+
+    def counted(model, batch, items, sets, reference):
+        if len(done["read"]) == done["most"][0]:
+            raise Stopped
+        done["read"].append(len(sets))
+        return of_batch(model, batch, items, sets, reference)
+
+    def written(model, tokenizer, items, *more):
+        done["written"].append(len(items))
+        return generate(model, tokenizer, items, *more)
+
+    monkeypatch.setattr(forced, "batches_of", single)
+    monkeypatch.setattr(forced, "_of_batch", counted)
+    monkeypatch.setattr(run, "generate", written)
+    return done
+
+
+def plain(result):
+    return {**json.loads(json.dumps(result)), "seconds": 0}
+
+
+def begin(work, most: int) -> None:
+    work["read"].clear()
+    work["written"].clear()
+    work["most"][0] = most
+
+
+@pytest.mark.parametrize("share", [0.1, 0.45, 0.7, 0.95])
+def test_it_goes_on_where_it_was_stopped(asked, work, cache, share: float) -> None:
+    whole = plain(evaluate(*asked))
+    reads, writes = len(work["read"]), len(work["written"])
+    assert not list(cache.iterdir())
+    most = int(share * reads)
+    begin(work, most)
+    with pytest.raises(Stopped):
+        evaluate(*asked)
+    begun = len(work["written"])
+    assert list(cache.iterdir())
+    begin(work, 10**6)
+    assert plain(evaluate(*asked)) == whole
+    assert len(work["read"]) == reads - most
+    assert len(work["written"]) == writes - begun
+    assert not list(cache.iterdir())
+
+
+def test_a_task_that_is_done_is_not_counted_again(asked, work, monkeypatch) -> None:
+    evaluate(*asked)
+    begin(work, len(work["read"]) - 1)
+    counted, task_result = [], compare.task_result
+    monkeypatch.setattr(
+        compare, "task_result", lambda *given: counted.append(0) or task_result(*given)
+    )
+    with pytest.raises(Stopped):
+        evaluate(*asked)
+    assert len(counted) == 1
+    begin(work, 10**6)
+    evaluate(*asked)
+    assert len(counted) == 2
+
+
+def test_what_is_done_is_measured_again(asked, work) -> None:
+    evaluate(*asked)
+    reads = len(work["read"])
+    evaluate(*asked)
+    assert len(work["read"]) == 2 * reads
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "[[1]]", '{"base": {}}', '[["x"]]'])
+def test_what_is_broken_is_measured_again(asked, work, cache, content: str) -> None:
+    whole = plain(evaluate(*asked))
+    begin(work, 3 * len(work["read"]) // 4)
+    with pytest.raises(Stopped):
+        evaluate(*asked)
+    for file in cache.glob("*/*.json"):
+        file.write_text(content)
+    begin(work, 10**6)
+    assert plain(evaluate(*asked)) == whole
+
+
+@pytest.mark.parametrize("other", ["rows", "answers", "base", "task"])
+def test_another_request_has_nothing_to_go_on_with(asked, work, tasks, tmp_path, other) -> None:
+    compared, request = asked
+    if other == "rows":
+        request = replace(request, rows=5)
+    if other == "answers":
+        request = replace(request, answers=2)
+    evaluate(compared, request)
+    reads = len(work["read"])
+    begin(work, reads - 1)
+    with pytest.raises(Stopped):
+        evaluate(*asked)
+    if other == "base":
+        from safetensors.torch import load_file, save_file
+
+        file = tmp_path / "base" / "model.safetensors"
+        save_file({key: 1.01 * x for key, x in load_file(file).items()}, file, {"format": "pt"})
+    if other == "task":
+        with (tasks / "spell" / "en" / "test.jsonl").open("a") as file:
+            file.write('{"input": "11", "output": "eleven"}\n')
+    begin(work, 10**6)
+    evaluate(compared, request)
+    assert len(work["read"]) >= reads - 1
+
+
+def test_a_base_that_nobody_knows_keeps_nothing(asked, work, cache, monkeypatch) -> None:
+    monkeypatch.setattr(compare, "weights_hash", lambda base: None)
+    begin(work, 5)
+    with pytest.raises(Stopped):
+        evaluate(*asked)
+    assert not cache.exists()
+
+
+def test_rows_are_what_they_were_as_json() -> None:
+    made = Forced.empty(2).updated([1], Forced.empty(1))
+    made.loss[:] = 0.1, 1e-300
+    made.written[0] = (1, 2)
+    kept = json.loads(json.dumps(made.to_json()))
+    again = Forced.from_json(kept, 2)
+    assert again is not None
+    assert again.to_json() == made.to_json()
+    assert again.written == [(1, 2), ()]
+    assert again.exact([Encoded((), (1, 2)), Encoded((), (3,))]).tolist() == [1.0, 0.0]
+    for broken in (
+        {**kept, "loss": [0.1]},
+        {**kept, "loss": [0.1, "x"]},
+        {**kept, "loss": [0.1, True]},
+        {**kept, "written": [[1], 2]},
+        {**kept, "written": [[1], ["x"]]},
+        {key: value for key, value in kept.items() if key != "tokens"},
+    ):
+        assert Forced.from_json(broken, 2) is None
+    assert Forced.from_json(kept, 3) is None
