@@ -129,13 +129,10 @@ def test_that_nothing_helped_is_remembered_too(
     "content",
     [
         "",
-        "3",
-        "{}",
         '{"modules": ["other"], "stream": ""}',
         '{"modules": 5, "stream": ""}',
         '{"modules": [], "stream": "AAAA"}',
         '{"modules": [], "stream": "%"}',
-        '{"modules": [], "stream": 7}',
     ],
 )
 def test_a_broken_memory_is_learned_again(
