@@ -25,6 +25,7 @@ from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for, score
 from benchmarks.quality.harness.judging import add_prompts
 from benchmarks.quality.sets import CURVES, REFIT, SETS, Method
+from hydraopt.adapters import Adapter
 from hydraopt.bundle.reader import open_bundle
 
 __all__ = ["interval", "kept", "main", "row_of"]
@@ -124,12 +125,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _refuse_others(out: Path, names: Sequence[str]) -> None:
+def _refuse_others(out: Path, adapters: Sequence[Adapter]) -> None:
     """SystemExit where a result is there of other adapters than these."""
-    known = json.loads(out.read_text(encoding="utf-8"))["adapters"] if out.is_file() else names
-    if set(known) != set(names):
+    if not out.is_file():
+        return
+    known = json.loads(out.read_text(encoding="utf-8"))["adapters"]
+    if known != {adapter.name: adapter.content_hash() for adapter in adapters}:
         raise SystemExit(
-            f"{out.name} is of {len(known)} adapters, these are {len(names)} others; remove it "
+            f"{out.name} is of {len(known)} adapters, and not of these {len(adapters)}; remove it "
             "first, or give --out"
         )
 
@@ -141,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adapters = [everything[name] for name in names]
     kind = "harm-kept.refit" if args.refit else "harm-kept"
     out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
-    _refuse_others(out, names)
+    _refuse_others(out, adapters)
     options: dict[str, Any] = {"judge": {"split": args.prompts_from, "count": args.prompts}}
     options |= {"refit": True} if args.refit else {}
     name = REFIT if args.refit else CURVES

@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT",
     "METHOD",
     "PLANS",
+    "REFITTED",
     "SETS",
     "SHARED_OUT",
     "WAYS",
@@ -148,6 +149,8 @@ SHARED_OUT = "curves"
 """The plan of sizes shared out by measured harm, beside those that are not."""
 WAYS = "ways"
 """The plan of the same at the sizes of a set that breaks earlier, and of the default."""
+REFITTED = "refit"
+"""The plan of sizes that are shared out and then fitted again."""
 ALIKE = "alike"
 """The plan of alike.py."""
 PLANS: dict[str, list[Method]] = {
@@ -160,7 +163,7 @@ PLANS: dict[str, list[Method]] = {
     ],
     SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **_JUDGED[CURVES])],
     WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **_JUDGED[CURVES])],
-    "refit": _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
+    REFITTED: _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "refit-limits": _harm(REFIT, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),

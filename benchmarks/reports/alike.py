@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import ALIKE, SHARED_OUT, WAYS
+from benchmarks.quality.sets import ALIKE, REFITTED, SHARED_OUT, WAYS
 from benchmarks.reports.scores import dropped, grouped, row_of, scored_tasks
 from benchmarks.reports.tables import table
 
@@ -90,15 +90,18 @@ def _alike() -> str:
 
 
 def _shared_out() -> str:
-    """Sizes that were shared out by measured harm, beside those that were not."""
-    texts = []
-    for file in sorted(x for plan in (SHARED_OUT, WAYS) for x in QUALITY.glob(f"*.{plan}.json")):
+    """Sizes that were shared out by measured harm, beside those that were not; and refits."""
+    plans, texts = (SHARED_OUT, WAYS, REFITTED), []
+    files = ((plans.index(plan), x) for plan in plans for x in QUALITY.glob(f"*.{plan}.json"))
+    for _, file in sorted(files):
         result = json.loads(file.read_text(encoding="utf-8"))
         asked = next(m["options"]["judge"] for m in result["methods"].values() if m["options"])
+        more = asked.get("learned")
+        learned = f", and {more} training rows that refits learned from" if more else ""
         about = (
             f"{result['set']}: {len(result['adapters'])} merged, {len(result['tasks'])} scored,"
             f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"
-            f" task at most, of {asked['split']} rows (`{file.name}`).\n\n"
+            f" task at most, of {asked['split']} rows{learned} (`{file.name}`).\n\n"
         )
         texts.append(about + _tables(file.name, result, ("task", "adapter")))
     return "\n".join(texts)

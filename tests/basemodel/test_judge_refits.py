@@ -17,7 +17,8 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory
 from hydraopt.basemodel.onlooker import Onlooker
-from hydraopt.basemodel.recall import kept_records
+from hydraopt.basemodel.recall import kept_records, recalled_records
+from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from tests.basemodel.test_gains import factors_of
 from tests.basemodel.test_refit import coded_of
@@ -145,6 +146,18 @@ def test_a_broken_memory_is_learned_again(
     files[0].write_text(content)
     assert same(judge_of().refit("fr", lambda: coded), first)
     assert trainings == [12, 12]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_records_of_any_form_are_recalled(make_adapter, tmp_path, form: str) -> None:
+    _, coded = coded_of(make_adapter, tmp_path, form=form)
+    records = {path: x.record for path, x in list(coded.items())[1:]}
+    kept = json.loads(json.dumps(kept_records(records, coded)))
+    again = recalled_records(kept, coded)
+    assert again is not None
+    assert same(again, records)
+    assert {path: x.mode for path, x in again.items()} == {p: x.mode for p, x in records.items()}
+    assert kept_records(again, coded) == kept
 
 
 def test_a_memory_of_other_parts_is_learned_again(

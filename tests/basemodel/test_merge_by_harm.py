@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from hydraopt import open_bundle
 from hydraopt.cli.main import cli
+from hydraopt.errors import UsageError
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
@@ -51,6 +52,29 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
         assert task.harm is not None
         assert task.harm.likely <= 0.2
         assert len(task.curve) >= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "refits"),
+    [
+        (("--size", "40%"), True),
+        (("--error", "0.3"), True),
+        (("--size", "40%", "--no-refit"), False),
+        (("--harm", "20%"), False),
+    ],
+)
+def test_only_before_a_refit_some_prompts_are_for_learning(
+    place: Path, monkeypatch, options, refits: bool
+) -> None:
+    told = []
+
+    def onlooker(*_, refits: bool):
+        told.append(refits)
+        raise UsageError("seen")
+
+    monkeypatch.setattr("hydraopt.basemodel.onlooker.Onlooker", onlooker)
+    assert "seen" in call(place, *options, "-o", str(place / "x")).stderr
+    assert told == [refits]
 
 
 @pytest.mark.slow

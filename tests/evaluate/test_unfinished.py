@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,13 +125,13 @@ def test_what_is_broken_is_measured_again(asked, work, cache, content: str) -> N
     begin(work, 3 * len(work["read"]) // 4)
     with pytest.raises(Stopped):
         evaluate(*asked)
-    for file in cache.glob("*/*.json"):
+    for file in cache.glob("*/*/*.json"):
         file.write_text(content)
     begin(work, 10**6)
     assert plain(evaluate(*asked)) == whole
 
 
-@pytest.mark.parametrize("other", ["rows", "answers", "base", "task"])
+@pytest.mark.parametrize("other", ["rows", "answers", "base", "config", "task", "meta"])
 def test_another_request_has_nothing_to_go_on_with(asked, work, tasks, tmp_path, other) -> None:
     compared, request = asked
     if other == "rows":
@@ -147,12 +148,19 @@ def test_another_request_has_nothing_to_go_on_with(asked, work, tasks, tmp_path,
 
         file = tmp_path / "base" / "model.safetensors"
         save_file({key: 1.01 * x for key, x in load_file(file).items()}, file, {"format": "pt"})
+    if other == "config":
+        file = tmp_path / "base" / "generation_config.json"
+        file.write_text(file.read_text() + " ")
+    if other == "meta":
+        file = tasks / "spell" / "META.json"
+        file.write_text(file.read_text().replace("Spell.", "Write."))
     if other == "task":
         with (tasks / "spell" / "en" / "test.jsonl").open("a") as file:
             file.write('{"input": "11", "output": "eleven"}\n')
     begin(work, 10**6)
     evaluate(compared, request)
-    assert len(work["read"]) >= reads - 1
+    # Of the other task as well, where the task alone differs.
+    assert len(work["read"]) >= (reads // 2 if other == "task" else reads - 1)
 
 
 def test_a_base_that_nobody_knows_keeps_nothing(asked, work, cache, monkeypatch) -> None:
@@ -161,6 +169,72 @@ def test_a_base_that_nobody_knows_keeps_nothing(asked, work, cache, monkeypatch)
     with pytest.raises(Stopped):
         evaluate(*asked)
     assert not cache.exists()
+
+
+def test_what_others_made_is_known_by_its_factors(asked, work) -> None:
+    compared, request = asked
+
+    def made(seed: int):
+        return replace(compared, others={"other": {"spell-fr": factors(0.1, seed)}})
+
+    evaluate(made(2), request)
+    reads = len(work["read"])
+    begin(work, reads - 1)
+    with pytest.raises(Stopped):
+        evaluate(made(2), request)
+    begin(work, 10**6)
+    evaluate(made(3), request)
+    assert len(work["read"]) > 1
+    begin(work, reads - 1)
+    with pytest.raises(Stopped):
+        evaluate(made(3), request)
+    begin(work, 10**6)
+    evaluate(made(3), request)
+    assert len(work["read"]) == 1
+
+
+def test_a_result_that_cannot_be_written_is_not_lost(asked, work, cache) -> None:
+    def full(result) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        evaluate(*asked, save=full)
+    begin(work, 0)
+    saved = []
+    evaluate(*asked, save=saved.append)
+    assert [task["adapter"] for task in saved[0]["tasks"]] == ["spell-en", "spell-fr"]
+    assert not list(cache.iterdir())
+
+
+def test_what_nobody_asks_for_again_goes(asked, work, cache) -> None:
+    begin(work, 5)
+    with pytest.raises(Stopped):
+        evaluate(*asked)
+    (old,) = cache.iterdir()
+    begin(work, 5)
+    compared, request = asked
+    with pytest.raises(Stopped):
+        evaluate(compared, replace(request, rows=4))
+    assert len(list(cache.iterdir())) == 2
+    for file in (*old.iterdir(), old):
+        os.utime(file, (0, 0))
+    begin(work, 5)
+    with pytest.raises(Stopped):
+        evaluate(compared, replace(request, rows=5))
+    assert len(list(cache.iterdir())) == 2
+    assert not old.exists()
+
+
+def test_what_is_known_of_rows_goes_when_their_task_is_done(asked, work, cache) -> None:
+    evaluate(*asked)
+    begin(work, len(work["read"]) - 1)
+    with pytest.raises(Stopped):
+        evaluate(*asked)
+    (folder,) = cache.iterdir()
+    (done,) = (folder / "done").iterdir()
+    assert json.loads(done.read_text())["adapter"] == "spell-en"
+    (rows,) = (x for x in folder.iterdir() if x.name != "done")
+    assert rows.is_dir()
 
 
 def test_rows_are_what_they_were_as_json() -> None:

@@ -13,7 +13,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
 from hydraopt.basemodel.lesson import learns_in
-from hydraopt.basemodel.memory import Memory, base_hash, cache_folder, key_of
+from hydraopt.basemodel.memory import Memory, are_answers, base_hash, cache_folder, key_of
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
 from hydraopt.basemodel.refit import Schedule, refit
@@ -34,6 +34,9 @@ _TRAINING: Final = "1"
 """Changes when a refit would learn otherwise from the same."""
 _JUDGES: Final = 4
 """Answers held out of a refit, at least: one alone may get better by chance."""
+_BLOCK: Final = 64
+"""Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
+prompts and others after them is told what is known of these."""
 _ROOM: Final = 1 << 29
 """Bytes of references that are in memory at once."""
 
@@ -76,11 +79,16 @@ class Judge:
         return self._answered(task, self._prompts[task])
 
     def _answered(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
-        if not asked:
-            return []
+        said = []
+        for start in range(0, len(asked), _BLOCK):
+            said += self._block(task, asked[start : start + _BLOCK])
+        return said
+
+    def _block(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
+        """Answers to a few prompts, which are remembered together."""
         key = self._key(task, asked)
         said = self._memory.get(key)
-        if not _are_answers(said, len(asked)):
+        if not are_answers(said, len(asked)):
             spoken = answered(
                 self._model, self._tokenizer, asked, self._originals(task), ANSWER_TOKENS
             )
@@ -168,14 +176,6 @@ class Judge:
                 self._references.pop(next(iter(self._references)))
             self._references[task] = made
         return self._references[task]
-
-
-def _are_answers(value: Any, count: int) -> bool:
-    """Whether a remembered value is so many answers in tokens; files may be broken or forged."""
-    if not (isinstance(value, list) and len(value) == count):
-        return False
-    tokens = (x for answer in value for x in (answer if isinstance(answer, list) else ["none"]))
-    return all(type(x) is int and x >= 0 for x in tokens)
 
 
 def _is_summary(value: Any, answers: int) -> bool:

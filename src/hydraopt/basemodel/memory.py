@@ -1,8 +1,8 @@
 """What was measured with a base model, kept on disk: it takes minutes, and is asked for again.
 
-Entries are small JSON files named by the SHA-256 of everything that they depend on, in a folder
-under ``$HYDRAOPT_CACHE`` (default ``~/.cache/hydraopt``). A run that was stopped finds there what
-it had measured. Nothing depends on the folder: where it cannot be written, nothing is kept.
+Entries are JSON files named by the SHA-256 of everything that they depend on, in a folder under
+``$HYDRAOPT_CACHE`` (default ``~/.cache/hydraopt``). A run that was stopped finds there what it had
+measured. Nothing depends on the folder: where it cannot be written, nothing is kept.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from hydraopt.files.reading import MOST_CONFIG, file_hash, read_regular
+from hydraopt.files.cache import cache_root
+from hydraopt.files.reading import file_hash, read_regular
 
-__all__ = ["Memory", "base_hash", "cache_folder", "key_of"]
+__all__ = ["Memory", "are_answers", "base_hash", "cache_folder", "key_of"]
 
 _WEIGHTS: Final = ("*.safetensors", "*.bin")
+_MOST: Final = 256 << 20
+"""Bytes of an entry."""
 
 
-def cache_folder(kind: str = "harm") -> Path:
-    """Where measurements of a kind are kept; not created here."""
-    root = os.environ.get("HYDRAOPT_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "hydraopt") / kind
+def cache_folder() -> Path:
+    """Where measurements of harm are kept; not created here."""
+    return cache_root() / "harm"
 
 
 def key_of(parts: Iterable[bytes | str]) -> str:
@@ -38,6 +40,14 @@ def key_of(parts: Iterable[bytes | str]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def are_answers(value: Any, count: int) -> bool:
+    """Whether a remembered value is so many answers in tokens; files may be broken or forged."""
+    if not (isinstance(value, list) and len(value) == count):
+        return False
+    tokens = (x for answer in value for x in (answer if isinstance(answer, list) else ["none"]))
+    return all(type(x) is int and x >= 0 for x in tokens)
 
 
 def base_hash(base: str | Path, model: Any) -> str | None:
@@ -51,30 +61,37 @@ def base_hash(base: str | Path, model: Any) -> str | None:
 
 
 class Memory:
-    """JSON values by key. folder: None keeps nothing beyond the process."""
+    """JSON values by key. folder: None keeps nothing beyond the process. in_process: whether values
+    stay in memory as well."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, in_process: bool = True) -> None:
+        self._folder, self._in_process = folder, in_process
         self._known: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
         """What was put under the key; None if nothing was, or what is there cannot be read."""
-        if key not in self._known and self._folder is not None:
-            with suppress(OSError, ValueError, RecursionError):
-                data = read_regular(self._folder / f"{key}.json", MOST_CONFIG)
-                self._known[key] = json.loads(data)
-        return self._known.get(key)
+        if key in self._known:
+            return self._known[key]
+        if self._folder is None:
+            return None
+        value = None
+        with suppress(OSError, ValueError, RecursionError):
+            value = json.loads(read_regular(self._folder / f"{key}.json", _MOST))
+        if self._in_process and value is not None:
+            self._known[key] = value
+        return value
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value; on disk as well, in one step, if there is room."""
-        self._known[key] = value
-        if self._folder is None:
+        """Keep a value; on disk as well, in one step, if there is room and it is not too large."""
+        if self._in_process:
+            self._known[key] = value
+        if self._folder is None or len(text := json.dumps(value)) > _MOST:
             return
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._folder, suffix=".new")
             with os.fdopen(handle, "w") as file:
-                json.dump(value, file)
+                file.write(text)
             Path(name).replace(self._folder / f"{key}.json")
 
     def forget(self) -> None:

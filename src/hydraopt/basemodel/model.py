@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch
 from hydraopt.basemodel.loading import load_whole
+from hydraopt.basemodel.memory import key_of
 from hydraopt.errors import AlignmentError, UsageError, explain
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "attached",
     "attached_in_blocks",
     "contiguous_head",
+    "factors_key",
     "hidden_states",
     "load_classifier",
     "load_model",
@@ -92,6 +94,15 @@ def _check_place(base: str | Path) -> None:
 
 Placed = Mapping[str, tuple[Tensor, Tensor]]
 """B and A by module path, as tensors of the model's dtype on its device."""
+
+
+def factors_key(factors: TaskFactors) -> str:
+    """A hash of what is put on the model, in float32."""
+    parts: list[bytes | str] = []
+    for path in sorted(factors):
+        parts.append(path)
+        parts += [np.ascontiguousarray(x, np.float32).tobytes() for x in factors[path]]
+    return key_of(parts)
 
 
 def place(model: nn.Module, factors: TaskFactors) -> Placed:

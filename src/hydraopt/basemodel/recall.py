@@ -24,7 +24,10 @@ def depends_on(coded: Mapping[str, CodedModule]) -> list[bytes | str]:
     for path, module in sorted(coded.items()):
         record = module.record
         parts += [path, str(record.mode.code), record.exponents.tobytes()]
-        parts += [side.values.tobytes() for side in (record.left, record.right)]
+        for side in (record.left, record.right):
+            parts.append(side.values.tobytes())
+            for block in (side.coordinates, side.own):
+                parts.append(b"" if block is None else block.spreads.tobytes())
         parts += [b"" if x is None else x.vectors.tobytes() for x in (module.left, module.right)]
     return parts
 
@@ -52,7 +55,7 @@ def recalled_records(value: Any, coded: Mapping[str, CodedModule]) -> dict[str, 
         )
         records = {path: _next(reader, coded[path]) for path in paths}
         reader.close()
-    except (HydraoptError, KeyError, TypeError, ValueError):
+    except (HydraoptError, AssertionError, KeyError, TypeError, ValueError):
         return None
     return records
 

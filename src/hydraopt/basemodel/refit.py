@@ -4,8 +4,8 @@ The encoder rounds each module to be near the original's weights. Here both side
 trained together, by the KL divergence from the original at the tokens of its own answers, while
 each step sees what rounding does to them; so the parts learn to mend, together, what rounding did
 to each. What comes out are records of as many parts, in the same ways and at the same rate as
-before. A quarter of the answers is held out: training stops where these change least, and nothing
-is kept that does not help there.
+before. Some of the answers are held out: training stops where these change least, and nothing is
+kept that does not help there.
 
 In stages: the modules of a stage are held at what was coded of them, and the rest goes on learning
 what they lost.
@@ -120,8 +120,8 @@ def refit(
     are learned from as well, and judge nothing; the more there are, the more of ``answers`` judge
     (:func:`hydraopt.basemodel.harm.held_out`). The same arguments give the same records. The model
     stays as it is.
-    Raises UsageError for fewer than four answers, and AlignmentError for modules that the model
-    does not have as linear ones.
+    Raises UsageError for fewer than four answers in all, and AlignmentError for modules that the
+    model does not have as linear ones.
     """
     how = schedule or Schedule()
     others = [x for x in more if x.target]

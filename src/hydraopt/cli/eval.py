@@ -111,12 +111,15 @@ def eval_(
     compare = _library()
     request = _request(compare, base, options)
     compared = compare.read_compared([*originals, *paths], same_base, base)
+
+    def save(result: dict[str, Any]) -> None:
+        if compared.notes:
+            result["notes"] = list(compared.notes)
+        if output:
+            _write(result, output)
+
     with progress_bar(quiet or as_json) as progress:
-        result = compare.evaluate(compared, request, progress)
-    if compared.notes:
-        result["notes"] = list(compared.notes)
-    if output:
-        _write(result, output)
+        result = compare.evaluate(compared, request, progress, save=save)
     if as_json:
         emit_json(result)
     else:

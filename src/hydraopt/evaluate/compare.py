@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydraopt.basemodel.model import load_classifier, load_model
+from hydraopt.basemodel.model import factors_key, load_classifier, load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.answers import answer_rows
@@ -19,7 +19,7 @@ from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
-from hydraopt.evaluate.unfinished import Unfinished
+from hydraopt.evaluate.unfinished import Kept, Unfinished, base_files
 from hydraopt.probes.reading import ProbeSet, read_probes
 from hydraopt.progress import Progress
 from hydraopt.threads import cores
@@ -76,14 +76,16 @@ def evaluate(
     progress: Progress | None = None,
     known: Sequence[Mapping[str, Any]] = (),
     keep: Callable[[dict[str, Any]], None] | None = None,
+    save: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Everything that was measured, ready for JSON (schema hydraopt.eval/1).
 
     docs/reference/evaluation.md says what each field holds.
 
     known: entries of ``tasks`` that an earlier call with the same request made; they are not
-    measured again. keep: called with the result so far after every task, to save it. An earlier
-    call that was stopped had measured something (hydraopt.evaluate.unfinished): it goes on there.
+    measured again. keep: called with the result so far after every task, to save it; save: called
+    with the whole, before what was measured is forgotten. An earlier call that was stopped had
+    measured something (hydraopt.evaluate.unfinished): this one goes on there.
     """
     started = time.monotonic()
     compared.check()
@@ -98,40 +100,52 @@ def evaluate(
 
     models = _Models(request.base)
     people = _people(compared, request, models, probes)
-    begun = _unfinished(head, request, wanted, probes)
+    begun = _unfinished(head, request, probes)
     with products_of(request.products):
         head |= people.head(list(wanted), progress)
         for name in [name for name in wanted if name not in tasks]:
-            mine = begun and begun.task(name)
-            entry = mine.get("entry") if mine else None
-            if not isinstance(entry, dict) or entry.get("adapter") != name:
-                entry = _entry(models, compared, name, wanted[name], request, progress, mine)
+            about = _about(compared, name, wanted[name])
+            entry = begun.entry(about) if begun else None
+            if entry is None:
+                kept = begun.task(about) if begun else None
+                entry = _entry(models, compared, name, wanted[name], request, progress, kept)
                 entry |= people.of_task(name, wanted[name], progress)
-                if mine:
-                    mine.put("entry", entry)
+                if begun:
+                    begun.finish(about, entry)
             tasks[name] = entry
             if keep:
                 keep(result())
+    made = result()
+    if save:
+        save(made)
     if begun:
         begun.forget()
-    return result()
+    return made
 
 
 def _unfinished(
-    head: Mapping[str, Any],
-    request: Request,
-    wanted: Mapping[str, TaskFile | None],
-    probes: ProbeSet | None,
+    head: Mapping[str, Any], request: Request, probes: ProbeSet | None
 ) -> Unfinished | None:
     """What an earlier call with the same request measured before it was stopped. None if nobody
     knows what the base model is."""
     if head["base"]["sha256"] is None:
         return None
     asked = {key: str(value) for key, value in asdict(request).items()}
-    rows = {name: task and [task.name, task.language, task.sha256] for name, task in wanted.items()}
-    return Unfinished.of(
-        {**head, "asked": asked, "rows": rows, "probes": probes and probes.sources}
-    )
+    sources = probes and probes.sources
+    base = base_files(Path(request.base))
+    return Unfinished({**head, "asked": asked, "probes": sources, "base_files": base})
+
+
+def _about(compared: Compared, name: str, task: TaskFile | None) -> list[str]:
+    """All that an entry depends on, beside the request: the adapter's name, its rows and how they
+    are asked, and what others made of it."""
+    rows = [] if task is None else [str(replace(task, rows=())), str(len(task.rows))]
+    others = [
+        f"{label} {factors_key(made[name])}"
+        for label, made in compared.others.items()
+        if name in made
+    ]
+    return [name, *rows, *others]
 
 
 def _people(
@@ -156,7 +170,7 @@ def _entry(
     task: TaskFile | None,
     request: Request,
     progress: Progress | None,
-    known: Unfinished | None,
+    known: Kept | None,
 ) -> dict[str, Any]:
     """The adapter's entry of ``tasks``; without scores it has no results."""
     if task is None:
@@ -198,7 +212,7 @@ def _written(
     task: TaskFile,
     request: Request,
     progress: Progress | None,
-    known: Unfinished | None,
+    known: Kept | None,
 ) -> tuple[TaskRows, dict[str, Scores]]:
     model, tokenizer = models.get(None)
     rows = encode_task(task, tokenizer, request.rows, request.tokens)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
 from hydraopt.basemodel.encoding import Batch, Encoded
+from hydraopt.basemodel.memory import are_answers
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
-from hydraopt.evaluate.unfinished import Unfinished, are_answers
+from hydraopt.evaluate.unfinished import Kept
 
 __all__ = ["Forced", "Numbers", "forced"]
 
@@ -101,7 +102,7 @@ def forced(
     sets: Mapping[str, Placed],
     reference: str | None,
     progress: Callable[[int, int], None] | None = None,
-    known: Unfinished | None = None,
+    known: Kept | None = None,
 ) -> dict[str, Forced]:
     """What every set makes of the items' targets; the reference, if any, is the first of them.
 
@@ -128,7 +129,7 @@ def _named(sets: Mapping[str, Placed]) -> str:
 
 
 def _recalled(
-    known: Unfinished | None, items: Sequence[Encoded], sets: Mapping[str, Placed]
+    known: Kept | None, items: Sequence[Encoded], sets: Mapping[str, Placed]
 ) -> dict[str, Forced] | None:
     """What is known of a batch; None unless it is known of all sets."""
     value = known.get(_named(sets), items) if known else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
-from hydraopt.basemodel.model import Placed, TaskFactors, place
+from hydraopt.basemodel.model import Placed, TaskFactors, factors_key, place
 from hydraopt.files.cache import cache_root
 from hydraopt.probes.items import encoded
 from hydraopt.probes.measures import probe_measures
@@ -69,15 +69,6 @@ class Asker:
             if kept:
                 self._memory.put(key, [row.tolist() for row in known])
         return known
-
-
-def _factors_key(factors: TaskFactors) -> str:
-    """A hash of what is put on the model."""
-    parts: list[bytes | str] = []
-    for path in sorted(factors):
-        parts.append(path)
-        parts += [np.ascontiguousarray(x, np.float32).tobytes() for x in factors[path]]
-    return key_of(parts)
 
 
 def _read(said: Any, groups: Groups) -> list[Numbers] | None:
@@ -132,7 +123,7 @@ class Prober:
     def _scores(
         self, factors: TaskFactors, bar: Callable[[str, int, int], None]
     ) -> dict[str, list[Numbers]]:
-        placed, mine = place(self._asker.model, factors), _factors_key(factors)
+        placed, mine = place(self._asker.model, factors), factors_key(factors)
         made: dict[str, list[Numbers]] = {probe: [] for probe in self._groups}
         blocks = [
             (x, i) for x, groups in self._groups.items() for i in range(0, len(groups), BLOCK)
@@ -178,7 +169,7 @@ def swap_labels(
     made: dict[str, dict[tuple[int, str], str]] = {}
     for place_in_line, (label, factors) in enumerate(sets.items()):
         bar = _bar(progress, name, place_in_line, len(sets))
-        placed, mine = place(asker.model, factors), _factors_key(factors)
+        placed, mine = place(asker.model, factors), factors_key(factors)
         made[label] = {}
         for start in range(0, len(numbers), _BLOCK_ROWS):
             bar("swaps", start, len(numbers))

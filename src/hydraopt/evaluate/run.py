@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from hydraopt.basemodel.encoding import Encoded, encode_row
+from hydraopt.basemodel.memory import are_answers
 from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.basemodel.writing import WRITE_TOKENS, generate
 from hydraopt.errors import UsageError, explain
@@ -30,8 +31,11 @@ from hydraopt.evaluate.forced import Forced, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
-from hydraopt.evaluate.unfinished import Unfinished, are_answers
+from hydraopt.evaluate.unfinished import Kept
 from hydraopt.progress import Progress
+
+_BLOCK: Final = 256
+"""Answers that are written together: who is stopped loses no more."""
 
 __all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 
@@ -136,7 +140,7 @@ def run_task(
     progress: Progress | None = None,
     changes: Collection[str] | None = None,
     texts: bool = False,
-    known: Unfinished | None = None,
+    known: Kept | None = None,
 ) -> dict[str, Scores]:
     """Score every set of factors (none: the base) on the rows of a task.
 
@@ -188,7 +192,7 @@ def _both(
     sets: Mapping[str, Placed],
     reference: str,
     bars: tuple[Callable[[int, int], None], Callable[[int, int], None]],
-    known: Unfinished | None,
+    known: Kept | None,
 ) -> tuple[dict[str, Forced], dict[str, Forced]]:
     """All sets teacher-forced on the items' own targets, and on what the reference writes.
 
@@ -251,7 +255,7 @@ def _answers(
     items: Sequence[Encoded],
     sets: Mapping[str, Placed],
     begun: Mapping[str, Sequence[tuple[int, ...]]],
-    known: Unfinished | None,
+    known: Kept | None,
 ) -> dict[str, list[tuple[int, ...]]]:
     """What greedy decoding writes for every row, as tokens, for the sets that ``begun`` names.
 
@@ -269,12 +273,17 @@ def _answers(
     asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in places]
     factors = [sets[name] for name, _ in places]
     left = [most - len(tokens[name][i]) for name, i in places]
-    what = f"answers of {most} {[name for name, _ in places]}"
-    said: Any = known.get(what, asked) if known else None
-    if not are_answers(said, len(places)):
-        said = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS)
-        if known:
-            known.put(what, [list(x) for x in said], asked)
+    said: list[Sequence[int]] = []
+    for start in range(0, len(places), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        what = f"answers of {most} {[name for name, _ in places[some]]}"
+        block: Any = known.get(what, asked[some]) if known else None
+        if not are_answers(block, len(places[some])):
+            them = asked[some], factors[some], left[some]
+            block = [list(x) for x in generate(model, tokenizer, *them, WRITE_TOKENS)]
+            if known:
+                known.put(what, block, asked[some])
+        said += block
     for (name, i), more in zip(places, said, strict=True):
         tokens[name][i] += tuple(more)
     return tokens

@@ -1,62 +1,100 @@
 """What an evaluation has measured so far: one that was stopped goes on from there.
 
-It is kept until the evaluation is done, under ``$HYDRAOPT_CACHE/eval``, by all that was asked for.
-So nothing is ever taken from an evaluation that came to its end.
+It lies under ``$HYDRAOPT_CACHE/eval`` by all that was asked for, and goes when the evaluation is
+done. So nothing is ever taken from an evaluation that came to its end. What nobody asks for again
+goes after some days, when another evaluation begins.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.memory import Memory, cache_folder, key_of
+from hydraopt.basemodel.memory import Memory, key_of
+from hydraopt.files.cache import cache_root
+from hydraopt.files.reading import file_hash
 
-__all__ = ["Unfinished", "are_answers"]
+__all__ = ["Kept", "Unfinished", "base_files"]
 
 _METHOD: Final = "1"
 """Changes when the same request would give other numbers."""
+_DAYS: Final = 14
+"""After which what was not asked for again goes."""
+_TEXTS: Final = frozenset({".json", ".txt", ".model", ".jinja"})
+"""Files beside the weights that say how a model computes, and how text becomes tokens."""
 
 
-class Unfinished:
-    """JSON values of one evaluation, or of one of its tasks. Nothing is raised where they cannot be
-    kept: then there are none when it is asked again."""
+def base_files(base: Path) -> list[str]:
+    """Hashes of a base model's files, but for its weights."""
+    files = sorted(x for x in base.iterdir() if x.suffix in _TEXTS and x.is_file())
+    return [f"{file.name} {file_hash(file)}" for file in files]
 
-    def __init__(self, memory: Memory, scope: Sequence[str] = ()) -> None:
-        self._memory, self._scope = memory, tuple(scope)
 
-    @classmethod
-    def of(cls, asked: Mapping[str, Any]) -> Unfinished:
-        """asked: everything that results depend on."""
-        key = key_of([_METHOD, json.dumps(asked, sort_keys=True)])
-        return cls(Memory(cache_folder("eval") / key))
+class Kept:
+    """JSON values of one task, by the rows that they are of."""
 
-    def task(self, name: str) -> Unfinished:
-        """Those of a task."""
-        return Unfinished(self._memory, (*self._scope, name))
+    def __init__(self, folder: Path) -> None:
+        self._memory = Memory(folder, in_process=False)
 
     def get(self, what: str, items: Sequence[Encoded] = ()) -> Any:
         """What is known of some rows, or of all of them; None if nothing is."""
-        return self._memory.get(self._key(what, items))
+        return self._memory.get(_key(what, items))
 
     def put(self, what: str, value: Any, items: Sequence[Encoded] = ()) -> None:
-        """Keep it."""
-        self._memory.put(self._key(what, items), value)
+        """Keep it, if there is room."""
+        self._memory.put(_key(what, items), value)
 
     def forget(self) -> None:
-        """All of it: the evaluation is done."""
+        """All of it."""
         self._memory.forget()
 
-    def _key(self, what: str, items: Sequence[Encoded]) -> str:
-        rows = (f"{item.prompt} {item.target}" for item in items)
-        return key_of([*self._scope, what, *rows])
+
+def _key(what: str, items: Sequence[Encoded]) -> str:
+    return key_of([what, *(f"{item.prompt} {item.target}" for item in items)])
 
 
-def are_answers(value: Any, rows: int) -> bool:
-    """Whether a value is answers to so many rows, in tokens; files may be broken."""
-    return (
-        isinstance(value, list)
-        and len(value) == rows
-        and all(isinstance(x, list) and all(type(token) is int for token in x) for x in value)
-    )
+class Unfinished:
+    """An evaluation: entries of its tasks that are done, and what is known of the others."""
+
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        """asked: everything that results depend on, but for the factors of single tasks."""
+        root = cache_root() / "eval"
+        _remove_old(root)
+        self._folder = root / key_of([_METHOD, json.dumps(asked, sort_keys=True)])
+        self._done = Memory(self._folder / "done", in_process=False)
+
+    def task(self, about: Sequence[str]) -> Kept:
+        """What is known of a task that is not done. about: its name, and all else that it depends
+        on alone."""
+        return Kept(self._folder / key_of(about))
+
+    def entry(self, about: Sequence[str]) -> dict[str, Any] | None:
+        """The entry of a task that is done; ``about`` begins with its name."""
+        entry = self._done.get(key_of(about))
+        whole = isinstance(entry, dict) and entry.get("adapter") == about[0]
+        return entry if whole else None
+
+    def finish(self, about: Sequence[str], entry: Mapping[str, Any]) -> None:
+        """A task is done: what is known of its rows goes."""
+        self._done.put(key_of(about), entry)
+        self.task(about).forget()
+
+    def forget(self) -> None:
+        """The evaluation is done."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _remove_old(root: Path) -> None:
+    """Evaluations in which nothing was kept for some days."""
+    before = time.time() - _DAYS * 86_400
+    with suppress(OSError):
+        for folder in root.iterdir():
+            times = [x.stat().st_mtime for x in (folder, *folder.iterdir())]
+            if max(times) < before:
+                shutil.rmtree(folder, ignore_errors=True)
