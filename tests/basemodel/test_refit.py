@@ -93,7 +93,7 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     original, coded = coded_of(make_adapter, tmp_path, "60%", form)
     texts = texts_of(tokenizer, 16)
     made = refit(model, texts, original, coded, schedule=Schedule(8, (4, 8), 0.02))
-    assert made.after.likely <= made.before.likely
+    assert made.after.kl <= made.before.kl
     assert made.after.kl <= made.before.kl
     how = Schedule(8, (8,), 0.02)
     ((_, tried),) = module._train(model, texts, original, coded, {}, how)
@@ -132,6 +132,27 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
         assert made.steps == 1 + [x is best.records for x in tried].index(True)
         assert made.records is best.records
         assert made.after == best.after
+
+
+def test_less_kl_counts_unless_surely_more_answers_change(
+    trained, make_adapter, tmp_path, monkeypatch
+) -> None:
+    """Of dozens of answers the share moves by chance."""
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 24)
+    better = refit(model, texts, original, coded, schedule=SHORT).records
+    assert better
+    monkeypatch.setattr(module, "_train", lambda *_: iter([(1, better)]))
+    shares = np.array([0.0, 0.9, 0.1, 0.5, 0.3, 0.2])
+    for more, kept in (
+        ([0.3, -0.3, 0.2, -0.1, 0.1, 0.0], True),  # a little more, by chance
+        ([0.1, 0.1, 0.1, 0.1, 0.2, 0.1], False),
+        ([-0.0, -0.1, -0.1, -0.1, -0.2, 0.0], True),
+    ):
+        told = iter([shares, shares + more])
+        monkeypatch.setattr(module, "likely_changes", lambda _, t=told: next(t))
+        assert bool(refit(model, texts, original, coded).records) == kept
 
 
 def test_modules_that_are_done_stay(trained, make_adapter, tmp_path) -> None:

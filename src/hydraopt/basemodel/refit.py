@@ -4,8 +4,8 @@ The encoder rounds each module to be near the original's weights. Here both side
 trained together, by the KL divergence from the original at the tokens of its own answers, while
 each step sees what rounding does to them; so the parts learn to mend, together, what rounding did
 to each. What comes out are records of as many parts, in the same ways and at the same rate as
-before. Some of the answers are held out: training stops where these change least, and nothing is
-kept that does not help there.
+before. Some of the answers are held out: training stops where their KL is least, and nothing is
+kept that does not help there, or that surely changes more of them.
 
 In stages: the modules of a stage are held at what was coded of them, and the rest goes on learning
 what they lost.
@@ -28,7 +28,16 @@ import torch
 from torch import Tensor
 
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import HELD_OUT, Reference, drift_of, held_out, reference_of
+from hydraopt.basemodel.harm import (
+    HELD_OUT,
+    Drift,
+    Numbers,
+    Reference,
+    drift_of,
+    held_out,
+    likely_changes,
+    reference_of,
+)
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.bundle.harm import Harm
@@ -137,22 +146,35 @@ def refit(
         )
     seen = [*(answers[i] for i in learned_from), *others]
     judges = reference_of(model, [answers[i] for i in judged_by], original)
-    before = best = _harm(model, judges, {p: x.record for p, x in coded.items()})
+    first = _drift(model, judges, {p: x.record for p, x in coded.items()})
+    before = best = _harm(first)
     records: dict[str, PartsRecord] = {}
     steps = 0
     trained = {path: x for path, x in coded.items() if path not in set(done)}
     held = {path: x.record for path, x in coded.items() if path in set(done)}
     for step, tried in _train(learner_of(model), seen, original, trained, held, how):
-        harm = _harm(model, judges, {**held, **tried})
-        if harm.likely <= before.likely and harm.kl < best.kl:
+        drift = _drift(model, judges, {**held, **tried})
+        harm = _harm(drift)
+        if harm.kl < best.kl and not _surely_more(likely_changes(first), likely_changes(drift)):
             best, records, steps = harm, tried, step
     return Refit(records, before, best, steps)
 
 
-def _harm(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Harm:
+def _drift(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Drift:
     factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
-    told = drift_of(model, judges, factors).summary()
+    return drift_of(model, judges, factors)
+
+
+def _harm(drift: Drift) -> Harm:
+    told = drift.summary()
     return Harm(told.changed, told.answers, told.likely, told.kl, False)
+
+
+def _surely_more(before: Numbers, after: Numbers) -> bool:
+    """Whether answers are likelier to change, (answers,), by more than a standard error of the
+    difference in the mean. Of dozens of answers the share moves by chance, and KL hardly."""
+    more = after - before
+    return bool(more.mean() > more.std() / np.sqrt(len(more)))
 
 
 # --- training ---------------------------------------------------------------------------------
