@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.rivals.base import Modules
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
+from hydraopt.basemodel.harm import drift_of, held_out, reference_of, surely_changes_more
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
 from hydraopt.basemodel.refit import Course, Schedule
@@ -53,8 +53,8 @@ def taught(
     if not judged_by:
         raise ValueError(f"{len(learned_from)} answers leave none to judge by")
     judges = reference_of(model, [answers[i] for i in judged_by], original)
-    best, before = start, _harm(model, judges, rounded(start))
-    least = before.kl
+    best, before = start, drift_of(model, judges, rounded(start))
+    least = before.summary().kl
     pupil = _Pupil.of(start)
     learner, seen = learner_of(model), [answers[i] for i in learned_from]
     lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
@@ -67,14 +67,11 @@ def taught(
         course.end()
         if step in how.stops:
             tried = pupil.modules()
-            told = _harm(model, judges, rounded(tried))
-            if told.likely <= before.likely and told.kl < least:
-                best, least = tried, told.kl
+            drift = drift_of(model, judges, rounded(tried))
+            kl = drift.summary().kl
+            if kl < least and not surely_changes_more(before, drift):
+                best, least = tried, kl
     return best
-
-
-def _harm(model: Any, judges: Reference, modules: Modules) -> Summary:
-    return drift_of(model, judges, modules).summary()
 
 
 @dataclass

@@ -13,7 +13,14 @@ import hydraopt.basemodel.judge as module
 from hydraopt import read_adapters
 from hydraopt.basemodel import harm
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Drift, drift_of, held_out, likely_changes, reference_of
+from hydraopt.basemodel.harm import (
+    Drift,
+    drift_of,
+    held_out,
+    likely_changes,
+    reference_of,
+    surely_changes_more,
+)
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
 from hydraopt.basemodel.model import attached, place
@@ -194,6 +201,21 @@ def test_answers_that_the_original_is_unsure_of_are_lost_less() -> None:
     likely = likely_changes(drift)
     assert drift.summary().lost == pytest.approx(float((likely * sure).mean()))
     assert drift.only([1]).summary().lost == pytest.approx(0.1 * drift.only([1]).summary().likely)
+
+
+@pytest.mark.parametrize(
+    ("more", "surely"),
+    [
+        ([0.3, -0.3, 0.2, -0.1, 0.1, 0.0], False),  # a little more, by chance
+        ([0.1, 0.1, 0.1, 0.1, 0.2, 0.1], True),
+        ([0.0, -0.1, -0.1, -0.1, -0.2, 0.0], False),
+        ([0.0] * 6, False),
+    ],
+)
+def test_of_a_few_answers_more_may_change_by_chance(monkeypatch, more, surely: bool) -> None:
+    shares = np.array([0.0, 0.9, 0.1, 0.5, 0.3, 0.2])
+    monkeypatch.setattr(harm, "likely_changes", lambda drift: drift)
+    assert surely_changes_more(shares, shares + more) == surely
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ __all__ = [
     "held_out",
     "likely_changes",
     "reference_of",
+    "surely_changes_more",
 ]
 
 HELD_OUT: Final = 4
@@ -178,6 +179,13 @@ def likely_changes(drift: Drift) -> Numbers:
     stays = np.bincount(drift.row, np.log1p(-np.minimum(chance, _SURELY)), drift.answers)
     likely: Numbers = -np.expm1(stays)
     return likely
+
+
+def surely_changes_more(before: Drift, after: Drift) -> bool:
+    """Whether answers are likelier to change by more than a standard error of the difference in
+    the mean: of dozens of answers the share moves by chance, and KL hardly."""
+    more = likely_changes(after) - likely_changes(before)
+    return bool(more.mean() > more.std() / math.sqrt(len(more)))
 
 
 def _in_step(margin: Numbers, moved: Numbers, weights: Numbers) -> tuple[Numbers, float]:

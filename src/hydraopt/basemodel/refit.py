@@ -31,12 +31,11 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import (
     HELD_OUT,
     Drift,
-    Numbers,
     Reference,
     drift_of,
     held_out,
-    likely_changes,
     reference_of,
+    surely_changes_more,
 )
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
@@ -155,7 +154,7 @@ def refit(
     for step, tried in _train(learner_of(model), seen, original, trained, held, how):
         drift = _drift(model, judges, {**held, **tried})
         harm = _harm(drift)
-        if harm.kl < best.kl and not _surely_more(likely_changes(first), likely_changes(drift)):
+        if harm.kl < best.kl and not surely_changes_more(first, drift):
             best, records, steps = harm, tried, step
     return Refit(records, before, best, steps)
 
@@ -168,13 +167,6 @@ def _drift(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) ->
 def _harm(drift: Drift) -> Harm:
     told = drift.summary()
     return Harm(told.changed, told.answers, told.likely, told.kl, False)
-
-
-def _surely_more(before: Numbers, after: Numbers) -> bool:
-    """Whether answers are likelier to change, (answers,), by more than a standard error of the
-    difference in the mean. Of dozens of answers the share moves by chance, and KL hardly."""
-    more = after - before
-    return bool(more.mean() > more.std() / np.sqrt(len(more)))
 
 
 # --- training ---------------------------------------------------------------------------------
