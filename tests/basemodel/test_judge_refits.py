@@ -18,6 +18,7 @@ from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory
 from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.basemodel.recall import kept_records, recalled_records
+from hydraopt.basemodel.refit import Schedule
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from tests.basemodel.test_gains import factors_of
@@ -79,7 +80,7 @@ def trainings(monkeypatch) -> list[int]:
 
     def counted(*given, more):
         made.append(len(more))
-        return refit(*given, more=more)
+        return refit(*given, more=more, schedule=Schedule(8, (4, 8), 0.02))
 
     monkeypatch.setattr(judge_module, "refit", counted)
     return made

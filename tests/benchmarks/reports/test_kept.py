@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from benchmarks.quality.harm_kept import kept
+from benchmarks.reports import kept as report
 from benchmarks.reports.kept import _text
 
 
@@ -22,7 +25,13 @@ def _row(limit: str, share: float, size: int, changed: dict[str, int]) -> dict[s
     }
 
 
-def test_a_row_says_how_many_tasks_keep_the_limit_and_which_is_worst() -> None:
+@pytest.mark.parametrize(("whole", "words"), [(4, "merged, "), (9, "merged by themselves, ")])
+def test_a_row_says_how_many_tasks_keep_the_limit_and_which_is_worst(
+    monkeypatch, whole: int, words: str
+) -> None:
+    """whole: adapters of the set."""
+    hashes = dict.fromkeys("abcdefghi"[:whole], "")
+    monkeypatch.setattr(report, "pinned", lambda: {"set": ("recipe", hashes)})
     rows = [
         _row("1%", 0.01, 2400, {"mood-en": 0, "mood-de": 2, "dates-en": 3}),
         _row("2%", 0.02, 2000, {"mood-en": 1, "mood-de": 4, "dates-en": 20}),
@@ -30,7 +39,7 @@ def test_a_row_says_how_many_tasks_keep_the_limit_and_which_is_worst() -> None:
     about = {"set": "set", "adapters": dict.fromkeys("abcd", ""), "prompts": 24}
     text = _text("set.harm-kept.json", {**about, "prompts_from": "validation", "rows": rows})
     flat = text.replace("\n", " ")
-    assert "4 adapters merged by themselves, 3 scored on 600 test rows; 24 prompts" in flat
+    assert f"4 adapters {words}3 scored on 600 test rows; 24 prompts" in flat
     assert "| 1% | 2,400 | 24.0 % | 2 of 3 | 0 | 0.83 | 1.5 (dates-en) |" in text
     assert "| 2% | 2,000 | 20.0 % | 2 of 3 | 1 | 4.17 | 10.0 (dates-en) |" in text
     assert "| mood-de | 2 of 200 [0.1, 3.6] | 4 of 200 [0.5, 5.0] |" in text
