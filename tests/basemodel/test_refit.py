@@ -94,7 +94,6 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     texts = texts_of(tokenizer, 16)
     made = refit(model, texts, original, coded, schedule=Schedule(8, (4, 8), 0.02))
     assert made.after.kl <= made.before.kl
-    assert made.after.kl <= made.before.kl
     how = Schedule(8, (8,), 0.02)
     ((_, tried),) = module._train(model, texts, original, coded, {}, how)
     assert tried.keys() == coded.keys()

@@ -135,9 +135,10 @@ class Judge:
         """Other records of a task's modules, trained to keep its answers, as hydraopt.merge takes
         them; none where that does not help, for a task without prompts, or of too few answers.
         See :func:`hydraopt.basemodel.refit.refit`."""
-        if task not in self._prompts or len(self._held_out(task)) < _JUDGES:
+        answers = self.answers(task) if task in self._prompts else []
+        more = self._learned(task) if answers else []
+        if len(held_out(answers, len(more))[1]) < _JUDGES:
             return {}
-        answers, more = self.answers(task), self._learned(task)
         coded = modules()
         asked = [self._key(task, x) for x in (self._prompts[task], self._lessons.get(task, ()))]
         learns = f"refit {_TRAINING} {learns_in(self._model)} {Schedule()}"

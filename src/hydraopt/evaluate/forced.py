@@ -78,16 +78,19 @@ class Forced:
             self.written[some],
         )
 
+    def fill(self, where: Sequence[int], other: Forced) -> None:
+        """Make the rows ``where`` those of ``other``, in its order."""
+        for key in _SUMS:
+            getattr(self, key)[list(where)] = getattr(other, key)
+        for i, tokens in zip(where, other.written, strict=True):
+            self.written[i] = tokens
+
     def updated(self, where: Sequence[int], other: Forced) -> Forced:
         """The same with the rows ``where`` those of ``other``, in its order."""
-        sums = {}
-        for key in _SUMS:
-            sums[key] = getattr(self, key).copy()
-            sums[key][list(where)] = getattr(other, key)
-        written = list(self.written)
-        for i, tokens in zip(where, other.written, strict=True):
-            written[i] = tokens
-        return Forced(**sums, written=written)
+        sums = {key: getattr(self, key).copy() for key in _SUMS}
+        made = Forced(**sums, written=list(self.written))
+        made.fill(where, other)
+        return made
 
     def exact(self, items: Sequence[Encoded]) -> Numbers:
         """1 where greedy decoding writes the item's target, (rows,)."""
@@ -120,7 +123,8 @@ def forced(
             if known:
                 kept = {name: one.to_json() for name, one in told.items()}
                 known.put(_named(sets), kept, some)
-        made = {name: made[name].updated(chunk, told[name]) for name in sets}
+        for name, mine in made.items():
+            mine.fill(chunk, told[name])
     return made
 
 

@@ -34,10 +34,10 @@ from hydraopt.evaluate.taskfile import TaskFile, TaskRow
 from hydraopt.evaluate.unfinished import Kept
 from hydraopt.progress import Progress
 
+__all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
+
 _BLOCK: Final = 256
 """Answers that are written together: who is stopped loses no more."""
-
-__all__ = ["Scores", "TaskRows", "encode_task", "run_task"]
 
 
 @dataclass(frozen=True)
