@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 
 import pytest
 
+from hydraopt.engines import processes
 from hydraopt.engines.engine import Local
 from hydraopt.engines.pool import Alone, Answer, Pool, WorkerLostError
 from hydraopt.engines.processes import Processes, Started
@@ -84,6 +87,38 @@ def test_a_lost_worker_is_an_error_and_another_takes_its_place() -> None:
         assert pool.revive() == [1]
         assert pool.call(1, "add", 1).result() == 6  # a new servant, which remembers nothing
         assert pool.revive() == []
+
+
+def test_what_was_being_sent_to_a_lost_worker_does_not_reach_the_next(monkeypatch) -> None:
+    begun, go_on, late = threading.Event(), threading.Event(), threading.Event()
+
+    class Late(Connection):
+        """Its thread may be put aside between the number of its socket and the system's call."""
+
+        def _send(self, buf: bytes, write: Callable[[int, bytes], int] = os.write) -> None:
+            handle = self.fileno()
+            if late.is_set():
+                late.clear()
+                begun.set()
+                assert go_on.wait(60)
+            super()._send(buf, write=lambda _, some: write(handle, some))  # type: ignore[misc]
+
+    monkeypatch.setattr(processes, "Connection", Late)
+    with Processes(2) as pool:
+        pool.hire(Counter, 5)
+        assert pool.call(1, "add", 1).result() == 6
+        late.set()
+        owed = pool.call(1, "add", 100)
+        assert begun.wait(60)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        with pytest.raises(WorkerLostError, match="signal 9"):
+            owed.result()
+        time.sleep(0.1)  # whoever would close the socket has done so
+        assert pool.revive() == [1]
+        assert pool.call(1, "add", 0).result() == 5
+        go_on.set()
+        time.sleep(0.1)
+        assert [pool.call(1, "add", 1).result() for _ in range(2)] == [6, 7]
 
 
 def test_a_worker_that_fails_unexpectedly_says_where() -> None:

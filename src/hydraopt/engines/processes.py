@@ -61,8 +61,9 @@ class _Process:
         self.is_lost = False
         end = weakref.finalize(self, _end, self._process, self._out)
         self.end = end
-        for work in (self._send, self._receive):
-            threading.Thread(target=work, daemon=True).start()
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        self._sender.start()
+        threading.Thread(target=self._receive, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -121,6 +122,8 @@ class _Process:
         for future in owed:
             future.set_exception(lost(self.number, how))
         self._out.put(None)
+        # Who is still sending would write to whatever has the number of the socket next.
+        self._sender.join()
         self._connection.close()
 
 
