@@ -11,6 +11,10 @@ from typing import Any
 
 __all__ = ["run_limited"]
 
+# What the work needs is loaded once, in a process that each case is forked from.
+_CASES = mp.get_context("forkserver")
+_CASES.set_forkserver_preload(["hydraopt.inspect.bundle", "hydraopt.bundle.restore.peft", __name__])
+
 
 def run_limited(
     work: Callable[[Path], object], sound: Path, path: Path, megabytes: int, seconds: int
@@ -20,10 +24,9 @@ def run_limited(
     ``work(sound)`` is done before, without limits, so that what it loads and compiles does not
     count. megabytes: of address space beyond that. seconds: of the processor.
     """
-    context = mp.get_context("spawn")
-    ours, theirs = context.Pipe()
+    ours, theirs = _CASES.Pipe()
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    process = context.Process(target=_run, args=(theirs, work, sound, path, megabytes, seconds))
+    process = _CASES.Process(target=_run, args=(theirs, work, sound, path, megabytes, seconds))
     process.start()
     theirs.close()
     try:

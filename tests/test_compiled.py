@@ -125,6 +125,7 @@ def _thrice(x: int) -> int:
     return 3 * x
 
 
+@pytest.mark.slow
 def test_numbas_own_place_comes_first(tmp_path: Path) -> None:
     place = tmp_path / "place"
     for hits in ("", "1"):
@@ -143,6 +144,7 @@ def test_a_damaged_cache_is_made_anew(kind: str, tmp_path: Path) -> None:
     assert run(tmp_path, NUMBA_CACHE_DIR=str(place)) == ("42\n1\n", "")
 
 
+@pytest.mark.slow
 def test_a_full_disk_only_costs_the_cache(tmp_path: Path) -> None:
     script = (
         f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"

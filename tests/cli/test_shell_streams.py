@@ -71,8 +71,9 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "hydraopt", *map(str, arguments)]
 
 
-@pytest.mark.parametrize("words", [[], ["--json"]])
-@pytest.mark.parametrize("settings", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}])
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"LC_ALL": "C"}, []), ({"PYTHONIOENCODING": "ascii"}, ["--json"])]
+)
 def test_names_print_in_any_encoding(
     settings: dict[str, str],
     words: list[str],

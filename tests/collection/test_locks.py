@@ -85,7 +85,7 @@ def _killed(path: Path, adapter: Path, count: int) -> None:
 
 
 def test_killed_at_any_moment(four: Path, adapters: dict[str, Path]) -> None:
-    _killed(four, adapters["e"], 5)
+    _killed(four, adapters["e"], 3)
 
 
 @pytest.mark.slow

@@ -66,7 +66,14 @@ def torch_file(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("limit", [{"size": "20%"}, {"error": 0.1}, {"size": "30%", "fair": True}])
+# One of each kind is fast; the others take a second each, for processes have to start.
+def slow(value: object) -> object:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "limit", [{"size": "20%"}, slow({"error": 0.1}), slow({"size": "30%", "fair": True})]
+)
 def test_one_two_and_three_workers_give_the_same_bytes(three, tmp_path, started, limit) -> None:
     made = []
     for workers in (1, 2, 3):
@@ -209,7 +216,9 @@ def killing(monkeypatch: pytest.MonkeyPatch, times: int, method: str) -> list[in
     return killed
 
 
-@pytest.mark.parametrize("method", ["learn", "energies", "bits", "encode", "write", "finish"])
+@pytest.mark.parametrize(
+    "method", ["learn", slow("energies"), slow("bits"), "encode", "write", slow("finish")]
+)
 def test_a_killed_worker_is_replaced_and_changes_no_byte(
     three, tmp_path, started, monkeypatch, method
 ) -> None:
@@ -258,7 +267,7 @@ merge(sys.argv[2:], sys.argv[1], size="20%", workers=2, progress=told)
 """
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, slow(signal.SIGKILL)])
 def test_an_interrupted_merge_leaves_no_process_and_no_output(three, tmp_path, end) -> None:
     command = [sys.executable, "-c", _MERGE, str(tmp_path / "out"), *map(str, three)]
     with subprocess.Popen(

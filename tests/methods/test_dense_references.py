@@ -310,7 +310,9 @@ def test_chance_does_not_depend_on_the_blocks() -> None:
 ENTRIES = ["ties", "dare-linear", "dare-ties", "della", "breadcrumbs", "magnitude"]
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize(
+    "name", [x if x == "della" else pytest.param(x, marks=pytest.mark.slow) for x in ENTRIES]
+)
 def test_no_more_than_a_few_blocks_are_held(name: str) -> None:
     # One dW is 8 MB; blocks are 32 kB, and the counts of a radix pass take 2 MB.
     tasks = unrelated(2, 2, 1000, 1000, 4)

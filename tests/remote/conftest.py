@@ -86,6 +86,8 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(key, value)
+    # One that another test had made without these settings would be taken again.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     system = fsspec.filesystem("s3")
     system.mkdir(name)
     yield f"s3://{name}"

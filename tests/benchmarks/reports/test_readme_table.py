@@ -86,16 +86,16 @@ def test_it_is_written_where_its_marks_are_and_else_printed(
 ) -> None:
     page = tmp_path / "page.md"
     monkeypatch.setattr(pages, "BLOCKS", {TABLE: page})
+    monkeypatch.setattr(readme, "in_short", lambda: "a table\n")
+    monkeypatch.setattr(readme, "SECTIONS", {TABLE: readme.in_short})
     page.write_text("no marks\n")
     readme.main()
-    assert capsys.readouterr().out == readme.in_short()
+    assert capsys.readouterr().out == "a table\n"
     assert page.read_text() == "no marks\n"
     page.write_text(f"before\n<!-- {TABLE} -->\nold\n<!-- /{TABLE} -->\nafter\n")
     readme.main()
     assert capsys.readouterr().out == ""
-    assert page.read_text() == (
-        f"before\n<!-- {TABLE} -->\n{readme.in_short()}<!-- /{TABLE} -->\nafter\n"
-    )
+    assert page.read_text() == f"before\n<!-- {TABLE} -->\na table\n<!-- /{TABLE} -->\nafter\n"
 
 
 def test_a_set_that_is_scored_in_part_says_so() -> None:

@@ -227,15 +227,19 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
         assert task.curve
 
 
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("scales", "limit", "size"),
     [
         ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "27%"),
         ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "18%"),
         ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"size": "30%"}, "29%"),
-        ({"easy": 1e-6, "hard": 0.6}, {"size": "30%"}, "29%"),
-        ({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "29%"),
-        ({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "25%"),
+        slow({"easy": 1e-6, "hard": 0.6}, {"size": "30%"}, "29%"),
+        slow({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "29%"),
+        slow({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "25%"),
     ],
 )
 def test_shrink_gives_no_measured_task_more_bytes_than_it_had(
