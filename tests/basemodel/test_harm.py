@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +299,21 @@ def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None
 
 def test_borders_of_parts_count() -> None:
     assert key_of(["ab", "c"]) != key_of(["a", "bc"])
+
+
+def test_what_nobody_asked_for_in_a_quarter_of_a_year_goes(tmp_path: Path) -> None:
+    memory = Memory(tmp_path, in_process=False)
+    for key in ("old", "asked for", "new"):
+        memory.put(key, [key])
+    for name in ("old.json", "asked for.json", "left.new", "not ours.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    memory = Memory(tmp_path, in_process=False)
+    assert memory.get("asked for") == ["asked for"]
+    assert (tmp_path / "old.json").exists()
+    memory.put("next", [])
+    kept = {"asked for.json", "new.json", "next.json", "not ours.txt"}
+    assert {x.name for x in tmp_path.iterdir()} == kept
 
 
 def test_values_come_back_from_disk(tmp_path: Path) -> None:

@@ -32,13 +32,14 @@ from tests.basemodel.test_refit import coded_of
 def test_a_refit_needs_four_answers_that_judge(
     monkeypatch, make_adapter, tmp_path, count: int, lessons: int, asked: int
 ) -> None:
-    calls = []
+    calls, answers_to = [], []
 
     def refit(model, answers, originals, modules, more):
         calls.append((len(answers), len(more)))
         return SimpleNamespace(records={})
 
     def answered(model, tokenizer, prompts, factors, most):
+        answers_to.append(len(prompts))
         return [Encoded(x.prompt, (3,)) for x in prompts]
 
     monkeypatch.setattr(judge_module, "refit", refit)
@@ -51,6 +52,8 @@ def test_a_refit_needs_four_answers_that_judge(
     judge = Judge("nowhere", model, None, {"de": adapter}, *asks)
     assert judge.refit("de", dict) == {}
     assert calls == [(count, lessons)] * asked
+    # Lessons take minutes: they are answered where they are learned from.
+    assert sum(answers_to) == count + lessons * asked
 
 
 @pytest.fixture

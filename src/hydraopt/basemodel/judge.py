@@ -136,11 +136,15 @@ class Judge:
         them; none where that does not help, for a task without prompts, or of too few answers.
         See :func:`hydraopt.basemodel.refit.refit`."""
         answers = self.answers(task) if task in self._prompts else []
-        more = self._learned(task) if answers else []
+        lessons = self._lessons.get(task, ())
+        # Lessons take minutes to answer: not where even all of them would leave too few judges.
+        if len(held_out(answers, len(lessons))[1]) < _JUDGES:
+            return {}
+        more = self._learned(task)
         if len(held_out(answers, len(more))[1]) < _JUDGES:
             return {}
         coded = modules()
-        asked = [self._key(task, x) for x in (self._prompts[task], self._lessons.get(task, ()))]
+        asked = [self._key(task, x) for x in (self._prompts[task], lessons)]
         learns = f"refit {_TRAINING} {learns_in(self._model)} {Schedule()}"
         key = key_of([learns, *asked, *depends_on(coded)])
         known = recalled_records(self._memory.get(key), coded)

@@ -2,7 +2,8 @@
 
 Entries are JSON files named by the SHA-256 of everything that they depend on, in a folder under
 ``$HYDRAOPT_CACHE`` (default ``~/.cache/hydraopt``). A run that was stopped finds there what it had
-measured. Nothing depends on the folder: where it cannot be written, nothing is kept.
+measured. Nothing depends on the folder: where it cannot be written, nothing is kept. What nobody
+asked for in a quarter of a year goes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,8 @@ __all__ = ["Memory", "are_answers", "base_hash", "cache_folder", "key_of"]
 _WEIGHTS: Final = ("*.safetensors", "*.bin")
 _MOST: Final = 256 << 20
 """Bytes of an entry."""
+_DAYS: Final = 90
+"""After which an entry that was not asked for goes."""
 
 
 def cache_folder() -> Path:
@@ -67,6 +71,7 @@ class Memory:
     def __init__(self, folder: Path | None, in_process: bool = True) -> None:
         self._folder, self._in_process = folder, in_process
         self._known: dict[str, Any] = {}
+        self._tidy = False
 
     def get(self, key: str) -> Any:
         """What was put under the key; None if nothing was, or what is there cannot be read."""
@@ -74,9 +79,11 @@ class Memory:
             return self._known[key]
         if self._folder is None:
             return None
-        value = None
+        value, file = None, self._folder / f"{key}.json"
         with suppress(OSError, ValueError, RecursionError):
-            value = json.loads(read_regular(self._folder / f"{key}.json", _MOST))
+            value = json.loads(read_regular(file, _MOST))
+        with suppress(OSError):  # Another's file can be read and not be touched.
+            os.utime(file)
         if self._in_process and value is not None:
             self._known[key] = value
         return value
@@ -89,10 +96,22 @@ class Memory:
             return
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_old(self._folder)
             handle, name = tempfile.mkstemp(dir=self._folder, suffix=".new")
             with os.fdopen(handle, "w") as file:
                 file.write(text)
             Path(name).replace(self._folder / f"{key}.json")
+
+    def _remove_old(self, folder: Path) -> None:
+        """Once: entries that were not asked for in _DAYS, and what a killed writer left."""
+        if self._tidy:
+            return
+        self._tidy = True
+        before = time.time() - _DAYS * 86_400
+        for file in folder.iterdir():
+            with suppress(OSError):
+                if file.suffix in (".json", ".new") and file.stat().st_mtime < before:
+                    file.unlink()
 
     def forget(self) -> None:
         """Remove what was kept, and the folder."""
