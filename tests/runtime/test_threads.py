@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,6 +30,16 @@ def alone(model: Any, bundle_of: Any) -> dict[str | None, torch.Tensor]:
     return found
 
 
+@pytest.fixture
+def by_turns() -> Iterator[None]:
+    """Threads take turns often, so that they meet on one core as well."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("by_turns")
 def test_threads_that_select_get_their_own_rows_or_an_error(model, bundle_of, alone) -> None:
     kinds: Counter[str] = Counter()
     barrier = threading.Barrier(2)
