@@ -27,8 +27,8 @@ from benchmarks.quality.evidence import (
     methods_of,
     original_adapters,
     request_for,
-    score,
 )
+from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import add_prompts
 from benchmarks.quality.sets import ALIKE, SETS
 

@@ -31,22 +31,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
+from benchmarks.common import QUALITY, ROOT, package_hash, provenance
 from benchmarks.quality.harness.building import inputs_of
+from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import add_prompts, judge_of
 from benchmarks.quality.harness.looking import onlooker_of, seen_by
 from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.basemodel.onlooker import POWER
 from hydraopt.basemodel.products import products_of
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.compress.measure import measure_named
-from hydraopt.evaluate.compare import (
-    Compared,
-    Request,
-    bundles_of,
-    evaluate,
-)
+from hydraopt.evaluate.compare import Request
 from hydraopt.inspect.adapters import inspect_adapters
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 
@@ -56,7 +51,6 @@ __all__ = [
     "methods_of",
     "original_adapters",
     "request_for",
-    "score",
 ]
 
 
@@ -217,7 +211,7 @@ def methods_of(
     learned: int = 0,
 ) -> list[Method]:
     """A plan's methods. sizes: instead of its own, unless empty. split, count: of the prompts, for
-    those that are judged. only: tasks that are refitted, all if empty: others are not scored.
+    those that are judged. only: tasks that are refitted, all if empty.
     learned: training rows that a refit learns from as well."""
     methods = []
     for method in PLANS[plan]:
@@ -260,80 +254,25 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="these alone; * stands for any text",
     )
     parser.add_argument(
+        "--refit",
+        nargs="+",
+        default=[],
+        metavar="ADAPTER",
+        help="what a plan with refits refits, where it is not what is scored",
+    )
+    parser.add_argument(
         "--trained", action="store_true", help="those that are trained, where some are not yet"
     )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     return parser.parse_args(arguments)
 
 
-def _refuse_others(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """SystemExit where a result that is to go on is of something else than today's.
-
-    before: the result; empty if there is none. now: its rows, products, methods, adapters and
-    bundles today.
-    """
-    if not before:
-        return
-    if (before["limits"]["rows"], before["products"]) != (now["rows"], now["products"]):
-        raise SystemExit(f"{name} was made with other rows or products; remove it first")
-    if before["methods"].keys() != now["methods"].keys():
-        raise SystemExit(f"{name} holds other methods; remove it first")
-    for what in ("adapters", "bundles"):
-        if before[what] != now[what]:
-            raise SystemExit(f"{name} is of other {what} than today's; remove it first")
-
-
-def score(
-    out: Path,
-    adapters: Sequence[Adapter],
-    made: Sequence[tuple[Path, Any]],
-    request: Request,
-    extra: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Score bundles (of :func:`merged`) task by task, saved at ``out`` after each, with ``extra``.
-
-    Goes on with what is there already; SystemExit where that is of something else.
-    """
-    compared = Compared(
-        {adapter.name: adapter for adapter in adapters},
-        {path.name: open_bundle(path) for path, _ in made},
-        {adapter.name: adapter.source.parent for adapter in adapters},
-    )
-    before = json.loads(out.read_text()) if out.is_file() else {}
-    known = before.get("tasks", ())
-    methods = {path.name: said for path, said in made}
-    now = {
-        "rows": request.rows,
-        "products": request.products,
-        "methods": methods,
-        "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
-        "bundles": bundles_of(compared),
-    }
-    _refuse_others(out.name, before, now)
-
-    def whole(result: Mapping[str, Any]) -> dict[str, Any]:
-        seconds = round(result["seconds"] + before.get("seconds", 0), 1)
-        # With --only, what is known of the others stays.
-        tasks = {task["adapter"]: task for task in (*known, *result["tasks"])}
-        ordered = [tasks[a.name] for a in adapters if a.name in tasks]
-        return {**result, **extra, "methods": methods, "tasks": ordered, "seconds": seconds}
-
-    def keep(result: dict[str, Any]) -> None:
-        saved = whole(result)
-        save_json(out, saved)
-        done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
-        print(
-            f"{done}/{len(request.only or adapters)} {last}, {saved['seconds']:.0f} s", flush=True
-        )
-
-    return whole(evaluate(compared, request, None, known, keep))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     adapters = original_adapters(args.set, args.trained)
-    only = chosen([adapter.name for adapter in adapters], args.only)
-    asked = args.prompts_from, args.prompts, only, args.learn
+    names = [adapter.name for adapter in adapters]
+    only = chosen(names, args.only)
+    asked = args.prompts_from, args.prompts, chosen(names, args.refit or args.only), args.learn
     methods = methods_of(args.plan, args.sizes or (), *asked)
     made = [merged(args.set, adapters, method, args.tasks, args.keep_bundles) for method in methods]
     tuning = args.split == "validation"

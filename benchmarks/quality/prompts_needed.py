@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
-from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for, score
+from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
+from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import SPLITS
 from benchmarks.quality.sets import CURVES, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter

@@ -1,0 +1,102 @@
+"""Scores of bundles beside the base and the originals, saved after every task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import save_json
+from hydraopt.adapters import Adapter
+from hydraopt.basemodel.model import factors_key
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.evaluate.compare import Compared, Request, bundles_of, evaluate
+
+__all__ = ["score"]
+
+_DIGITS = 16
+"""Of a hash of factors; files stay small."""
+
+
+def score(
+    out: Path,
+    adapters: Sequence[Adapter],
+    made: Sequence[tuple[Path, Any]],
+    request: Request,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Score bundles, with what their merges said, task by task; saved at ``out`` after each, with
+    ``extra``.
+
+    Goes on with what is there already, of other bundles as well where those of today hold the same
+    factors of the tasks that are done; SystemExit where it is of something else.
+    """
+    compared = Compared(
+        {adapter.name: adapter for adapter in adapters},
+        {path.name: open_bundle(path) for path, _ in made},
+        {adapter.name: adapter.source.parent for adapter in adapters},
+    )
+    before = json.loads(out.read_text()) if out.is_file() else {}
+    known = before.get("tasks", ())
+    methods = {path.name: said for path, said in made}
+    now = {
+        "rows": request.rows,
+        "products": request.products,
+        "methods": methods,
+        "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
+        "bundles": bundles_of(compared),
+    }
+    _refuse_others(out.name, before, now, compared)
+
+    def whole(result: Mapping[str, Any]) -> dict[str, Any]:
+        seconds = round(result["seconds"] + before.get("seconds", 0), 1)
+        # With --only, what is known of the others stays.
+        tasks = {task["adapter"]: task for task in (*known, *result["tasks"])}
+        for task in result["tasks"]:
+            task.setdefault("factors", _factors(compared, task["adapter"]))
+        ordered = [tasks[a.name] for a in adapters if a.name in tasks]
+        return {**result, **extra, "methods": methods, "tasks": ordered, "seconds": seconds}
+
+    def keep(result: dict[str, Any]) -> None:
+        saved = whole(result)
+        save_json(out, saved)
+        done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
+        print(
+            f"{done}/{len(request.only or adapters)} {last}, {saved['seconds']:.0f} s", flush=True
+        )
+
+    return whole(evaluate(compared, request, None, known, keep))
+
+
+def _factors(compared: Compared, name: str) -> dict[str, str]:
+    """Hashes of a task's factors, by bundle."""
+    sets = compared.sets(name)
+    return {label: factors_key(sets[label])[:_DIGITS] for label in compared.bundles}
+
+
+def _refuse_others(
+    name: str, before: Mapping[str, Any], now: Mapping[str, Any], compared: Compared
+) -> None:
+    """SystemExit where a result that is to go on is of something else than today's.
+
+    before: the result; empty if there is none. now: its rows, products, methods, adapters and
+    bundles today.
+    """
+    if not before:
+        return
+    if (before["limits"]["rows"], before["products"]) != (now["rows"], now["products"]):
+        raise SystemExit(f"{name} was made with other rows or products; remove it first")
+    if before["methods"].keys() != now["methods"].keys():
+        raise SystemExit(f"{name} holds other methods; remove it first")
+    if before["adapters"] != now["adapters"]:
+        raise SystemExit(f"{name} is of other adapters than today's; remove it first")
+    if before["bundles"] == now["bundles"]:
+        return
+    for task in before["tasks"]:
+        # A refit of another task, say, leaves the factors of this one as they were.
+        if task.get("factors") != _factors(compared, task["adapter"]):
+            raise SystemExit(
+                f"{name} is of other bundles than today's, which differ in {task['adapter']}; "
+                "remove it first"
+            )

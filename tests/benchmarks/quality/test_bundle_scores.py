@@ -1,0 +1,113 @@
+"""A task that was scored stays while its factors do, whatever becomes of others in a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.quality.harness.bundlescores import score
+from hydraopt import merge
+from hydraopt.adapters import read_adapters
+from hydraopt.compress.recode import recode
+from hydraopt.evaluate import compare
+from hydraopt.evaluate.compare import Request
+from hydraopt.linalg.shapes import Factors
+
+PATH = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture
+def adapters(make_adapter, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    folders = []
+    for name in ("spell-en", "more"):
+        pair = 0.1 * rng.standard_normal((32, 3)), rng.standard_normal((3, 32))
+        folders.append(make_adapter(tmp_path / name, {PATH: pair}))
+        (tmp_path / name / "score.json").write_text(json.dumps({"task": "spell/en"}))
+    return read_adapters(folders)
+
+
+def bundle(adapters, folder: Path, changed: str = "") -> tuple[Path, dict[str, str]]:
+    """A merge, of which the parts of one task are others."""
+
+    def other(name, modules):
+        if name != changed:
+            return {}
+        scaled = {
+            p: Factors(0.8 * x.record.factors.B, x.record.factors.A) for p, x in modules().items()
+        }
+        return {path: recode(scaled[path], x).record for path, x in modules().items()}
+
+    path = folder / f"made {changed}" / "x.hydra.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    merge(adapters, path, size=20_000, refitter=other)
+    return path, {"method": changed}
+
+
+@pytest.fixture
+def scored(adapters, tasks, trained, tmp_path, monkeypatch):
+    """Scores bundles: the tasks that were measured, and the result."""
+    monkeypatch.setattr(compare, "load_model", lambda base: trained)
+    measured: list[str] = []
+    entry = compare._entry
+
+    def counted(models, compared, name, *more):
+        measured.append(name)
+        return entry(models, compared, name, *more)
+
+    monkeypatch.setattr(compare, "_entry", counted)
+
+    def ask(changed: str = "", only: tuple[str, ...] = ()):
+        measured.clear()
+        made = [bundle(adapters, tmp_path, changed)]
+        request = Request("tiny", tasks, rows=3, write_base=False, only=only)
+        score(tmp_path / "out.json", adapters, made, request, {"plan": "x"})
+        return list(measured), json.loads((tmp_path / "out.json").read_text())
+
+    return ask
+
+
+def test_a_task_of_the_same_factors_is_not_scored_again(scored) -> None:
+    measured, first = scored(only=("spell-en",))
+    assert measured == ["spell-en"]
+    measured, second = scored(changed="more")
+    assert measured == ["more"]
+    one, two = (result["bundles"]["x.hydra.safetensors"]["sha256"] for result in (first, second))
+    assert one != two
+    assert second["methods"] == {"x.hydra.safetensors": {"method": "more"}}
+    assert [task["adapter"] for task in second["tasks"]] == ["more", "spell-en"]
+    assert second["tasks"][1] == first["tasks"][0]
+    with pytest.raises(SystemExit, match=r"out.json .* other bundles .* differ in more; remove"):
+        scored(changed="spell-en")
+
+
+def test_a_result_that_does_not_know_its_factors_is_of_its_bundles_alone(
+    scored, tmp_path: Path, monkeypatch
+) -> None:
+    _, first = scored(only=("spell-en",))
+    del first["tasks"][0]["factors"]
+    (tmp_path / "out.json").write_text(json.dumps(first))
+    with pytest.raises(SystemExit, match="differ in spell-en"):
+        scored(changed="more")
+    measured, second = scored()
+    assert measured == ["more"]
+    assert all(task["factors"] for task in second["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"limits": {"rows": 4}}, "other rows or products"),
+        ({"products": "bfloat16"}, "other rows or products"),
+        ({"methods": {}}, "other methods"),
+        ({"adapters": {}}, "other adapters"),
+    ],
+)
+def test_what_was_measured_otherwise_is_refused(scored, tmp_path: Path, change, said) -> None:
+    _, first = scored(only=("spell-en",))
+    (tmp_path / "out.json").write_text(json.dumps({**first, **change}))
+    with pytest.raises(SystemExit, match=said):
+        scored()
