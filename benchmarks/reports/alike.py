@@ -98,13 +98,37 @@ def _shared_out() -> str:
         asked = next(m["options"]["judge"] for m in result["methods"].values() if m["options"])
         more = asked.get("learned")
         learned = f", and {more} training rows that refits learned from" if more else ""
+        result, others = _beside(result) if file.match(f"*.{REFITTED}.json") else (result, "")
         about = (
             f"{result['set']}: {len(result['adapters'])} merged, {len(result['tasks'])} scored,"
             f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"
-            f" task at most, of {asked['split']} rows{learned} (`{file.name}`).\n\n"
+            f" task at most, of {asked['split']} rows{learned} (`{file.name}`{others}).\n\n"
         )
         texts.append(about + _tables(file.name, result, ("task", "adapter")))
     return "\n".join(texts)
+
+
+def _beside(result: Result) -> tuple[Result, str]:
+    """The result with what other plans made of the same tasks, and where that is from; as it is
+    where none scored the same rows of all of them."""
+    for plan in (SHARED_OUT, WAYS):
+        file = QUALITY / f"{result['set']}.{plan}.json"
+        other = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"tasks": []}
+        known = {task["adapter"]: task for task in other["tasks"]}
+        same = [
+            known.get(task["adapter"], {}).get(key) == task[key]
+            for task in result["tasks"]
+            for key in ("rows", "sha256")
+        ]
+        of_set = [other.get(key) == result[key] for key in ("adapters", "products", "split")]
+        if all(same + of_set):
+            tasks = [
+                {**task, "results": {**known[task["adapter"]]["results"], **task["results"]}}
+                for task in result["tasks"]
+            ]
+            methods = {**other["methods"], **result["methods"]}
+            return {**result, "methods": methods, "tasks": tasks}, f"; others `{file.name}`"
+    return result, ""
 
 
 SECTIONS = {"alike": _alike, "shared out": _shared_out}

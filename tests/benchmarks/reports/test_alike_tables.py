@@ -40,3 +40,39 @@ def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path, k
     assert text.startswith("set: 3 merged, 2 scored, 1,250 test rows, 24 prompts a task at most")
     assert f"of validation rows (`set.{kind}.json`)" in text
     assert text.endswith(f"set.{kind}.json ('task', 'adapter')")
+
+
+@pytest.mark.parametrize(
+    "other", [{}, {"products": "float32"}, {"adapters": {}}, {"tasks": []}, {"rows": 299}]
+)
+def test_refits_stand_beside_what_others_made_of_the_same_rows(
+    monkeypatch, tmp_path, other
+) -> None:
+    monkeypatch.setattr(alike, "QUALITY", tmp_path)
+    seen = []
+    monkeypatch.setattr(alike, "_tables", lambda file, result, keys: seen.append(result) or "")
+    judge = {"split": "validation", "count": 24, "learned": 300}
+
+    def stored(plan: str, method: str, names: str, **more: object) -> None:
+        tasks = [
+            {"adapter": x, "rows": 300, "sha256": x, "results": {"original": {}, method: {}}}
+            for x in names
+        ]
+        methods = {method: {"options": {"judge": judge}}}
+        same = {"set": "set", "adapters": {"a": "1"}, "products": "bfloat16", "split": "test"}
+        result = {**same, "methods": methods, "tasks": tasks, **more}
+        (tmp_path / f"set.{plan}.json").write_text(json.dumps(result))
+
+    stored("refit", "refit", "a")
+    rows = [{"adapter": "a", "rows": other["rows"], "sha256": "a"}] if "rows" in other else None
+    stored("ways", "curves", "ab", **({"tasks": rows} if rows else other))
+    text = alike.SECTIONS["shared out"]()
+    assert "1 scored, 300 test rows, 24 prompts" in text
+    assert "and 300 training rows that refits learned from (`set.refit.json`" in text
+    result = seen[-1]
+    joined = ["curves", "refit"] if other == {} else ["refit"]
+    assert list(result["methods"]) == joined
+    assert [list(task["results"]) for task in result["tasks"]] == (
+        [["original", *joined]] if other == {} else [["original", "refit"]]
+    )
+    assert ("; others `set.ways.json`)" in text) == (other == {})
