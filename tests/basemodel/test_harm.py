@@ -15,9 +15,12 @@ from hydraopt import read_adapters
 from hydraopt.basemodel import harm
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import (
+    HELD_OUT,
+    MOST_JUDGES,
     Drift,
     drift_of,
     held_out,
+    held_out_of_more,
     likely_changes,
     reference_of,
     surely_changes_more,
@@ -237,6 +240,24 @@ def test_a_quarter_of_all_is_held_out_of_the_first(count: int, more: int, judges
     assert held_out(answers, more) == ([i for i in range(count) if i not in judges], judges)
     spoken = [Encoded((1,), ()), *answers]
     assert held_out(spoken, more)[1] == [i + 1 for i in judges]
+
+
+@pytest.mark.parametrize(
+    ("answers", "more", "judges"),
+    [(8, 24, []), (8, 32, [8, 24]), (3, 21, [3, 10, 17]), (40, 0, []), (0, 9, [2, 6])],
+)
+def test_others_judge_where_the_first_are_too_few(answers: int, more: int, judges) -> None:
+    held = len(held_out([Encoded((1,), (2,))] * answers, more)[1])
+    assert held_out_of_more(held, answers, more) == judges
+
+
+def test_no_more_judge_than_it_takes_and_none_twice() -> None:
+    for answers, more in ((24, 300), (64, 960), (64, 192), (90, 5000)):
+        judges = held_out_of_more(answers, answers, more)
+        assert len(judges) == min((answers + more) // HELD_OUT, MOST_JUDGES) - answers
+        assert len(set(judges)) == len(judges)
+        assert all(0 <= i < more for i in judges)
+    assert held_out_of_more(200, 200, 1000) == []
 
 
 @pytest.fixture

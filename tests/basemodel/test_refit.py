@@ -71,17 +71,24 @@ def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None
     assert made.records.keys() == coded.keys()
 
 
-def test_more_answers_are_learned_from_and_judge_nothing(trained, make_adapter, tmp_path) -> None:
+def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
+    trained, make_adapter, tmp_path, monkeypatch
+) -> None:
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 40)
     few, empty = texts[:8], Encoded(texts[0].prompt, ())
     helped = refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], empty])
-    # A quarter of the forty would judge, were there so many of the first.
-    assert helped.before.answers == helped.after.answers == len(few)
+    # All of the first, and two of the others.
+    assert helped.before.answers == helped.after.answers == 10
     records = {path: x.record for path, x in coded.items()}
-    assert helped.before.likely == pytest.approx(likely(model, few, original, records))
+    judging = [*few, texts[8 + 8], texts[8 + 24]]
+    assert helped.before.likely == pytest.approx(likely(model, judging, original, records))
     assert helped.after.kl < helped.before.kl
+    learned = []
+    monkeypatch.setattr(module, "_train", lambda _, seen, *__: learned.append(list(seen)) or ())
+    refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], empty])
+    assert learned == [[x for x in texts[8:] if x not in judging[8:]]]
 
 
 @pytest.mark.parametrize("halves", [False, True], indirect=True)

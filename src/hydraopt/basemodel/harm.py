@@ -38,11 +38,13 @@ from hydraopt.basemodel.model import (
 
 __all__ = [
     "HELD_OUT",
+    "MOST_JUDGES",
     "Drift",
     "Reference",
     "Summary",
     "drift_of",
     "held_out",
+    "held_out_of_more",
     "likely_changes",
     "reference_of",
     "surely_changes_more",
@@ -50,6 +52,9 @@ __all__ = [
 
 HELD_OUT: Final = 4
 """One answer in so many is not learned from by a refit, but judges what was learned."""
+MOST_JUDGES: Final = 96
+"""Answers that judge what was learned, at most: two dozen tell a gain from chance too badly
+(docs/log.md), and each is read at every stop."""
 
 Numbers = NDArray[np.float64]
 
@@ -208,13 +213,20 @@ def held_out(answers: Sequence[Encoded], more: int = 0) -> tuple[list[int], list
     """Indices of the answers to learn from, and of those to judge by; empty ones are neither.
 
     more: so many others are learned from as well. One in HELD_OUT of all is held out, from
-    ``answers`` alone: where there are enough others, all of them judge.
+    ``answers`` first: where there are enough others, all of them judge.
     """
     spoken = [i for i, answer in enumerate(answers) if answer.target]
     mine = HELD_OUT * len(spoken)
     every = min(len(spoken) + more, mine)
     judges = [spoken[k * mine // every - 1] for k in range(1, every // HELD_OUT + 1)]
     return [i for i in spoken if i not in set(judges)], judges
+
+
+def held_out_of_more(held: int, answers: int, more: int) -> list[int]:
+    """Which of the ``more`` others judge as well, where ``answers`` are too few for one in HELD_OUT
+    of all, ``held`` of them held out; MOST_JUDGES in all. They are spread evenly."""
+    wanted = min((answers + more) // HELD_OUT, MOST_JUDGES) - held
+    return [(2 * k + 1) * more // (2 * wanted) for k in range(wanted)]
 
 
 @torch.inference_mode()

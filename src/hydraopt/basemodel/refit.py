@@ -34,6 +34,7 @@ from hydraopt.basemodel.harm import (
     Reference,
     drift_of,
     held_out,
+    held_out_of_more,
     reference_of,
     surely_changes_more,
 )
@@ -124,10 +125,10 @@ def refit(
     """Other records of the modules in ``coded``, that keep more of the original's answers.
 
     answers: prompts with the original's answers as targets. original: B (m, r) with the scale
-    inside, A (r, n), by module path. done: modules that stay as they are coded. more: answers that
-    are learned from as well, and judge nothing; the more there are, the more of ``answers`` judge
-    (:func:`hydraopt.basemodel.harm.held_out`). The same arguments give the same records. The model
-    stays as it is.
+    inside, A (r, n), by module path. done: modules that stay as they are coded. more: others to
+    learn from; the more there are, the more of ``answers`` judge, and then of these as well
+    (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``). The same arguments give the
+    same records. The model stays as it is.
     Raises UsageError for fewer than four answers in all, and AlignmentError for modules that the
     model does not have as linear ones.
     """
@@ -143,8 +144,12 @@ def refit(
                 do="Give more prompts of the task",
             )
         )
-    seen = [*(answers[i] for i in learned_from), *others]
-    judges = reference_of(model, [answers[i] for i in judged_by], original)
+    spoken = len(learned_from) + len(judged_by)
+    besides = held_out_of_more(len(judged_by), spoken, len(others))
+    seen = [*(answers[i] for i in learned_from)]
+    seen += [x for i, x in enumerate(others) if i not in set(besides)]
+    judging = [*(answers[i] for i in judged_by), *(others[i] for i in besides)]
+    judges = reference_of(model, judging, original)
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     before = best = _harm(first)
     records: dict[str, PartsRecord] = {}
