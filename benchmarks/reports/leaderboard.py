@@ -20,7 +20,7 @@ from benchmarks.reports.scores import NO_DROP, headline, result_files
 from benchmarks.reports.tables import CHANGED, changed, table
 from benchmarks.rivals.one_for_all import ONE_FOR_ALL
 
-__all__ = ["best", "draw", "leaderboard", "rows_by_set", "series", "write"]
+__all__ = ["best", "by_tasks", "draw", "leaderboard", "rows_by_set", "series", "write"]
 
 Row = Mapping[str, Any]
 
@@ -172,12 +172,15 @@ def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _panel(axis: Any, rows: Sequence[Row], key: str, looks: Mapping[str, tuple[Any, str]]) -> None:
-    """Every row as a point, and through a method's best at each size its line. looks: colour and
-    marker of a method."""
-    for method, points in series(rows, key).items():
+    """Every row as a point, and through a method's best at each size its line; hollow and without
+    one where fewer tasks were scored. looks: colour and marker of a method."""
+    whole, part = by_tasks(rows)
+    for method, points in series(part, key).items():
+        style = {**_style(method, looks), "zorder": 4, "fillstyle": "none"}
+        axis.plot(*zip(*points, strict=True), looks[method][1], **style)
+    for method, points in series(whole, key).items():
+        marker, style = looks[method][1], _style(method, looks)
         ours = method == METHOD
-        colour, marker = looks[method]
-        style = {"color": "black" if ours else colour, "zorder": 3 if ours else 2}
         axis.plot(*zip(*points, strict=True), marker, markersize=4, alpha=0.35, **style)
         axis.plot(
             *zip(*best(points), strict=True),
@@ -193,10 +196,23 @@ def _panel(axis: Any, rows: Sequence[Row], key: str, looks: Mapping[str, tuple[A
     axis.grid(alpha=0.25)
 
 
+def _style(method: str, looks: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+    ours = method == METHOD
+    return {"color": "black" if ours else looks[method][0], "zorder": 3 if ours else 2}
+
+
+def by_tasks(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of all tasks that any row is of, or that were not scored; and those of fewer."""
+    most = max((row.get("tasks", 0) for row in rows), default=0)
+    part = [row for row in rows if row.get("tasks", most) < most]
+    return [row for row in rows if row not in part], part
+
+
 def draw(name: str, rows: Sequence[Row], path: Path) -> None:
     """All methods in one picture, hydraopt's own in front: score and KL, or errors if no more is
     known."""
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     tab = plt.color_sequences["tab20"]
     looks = {
@@ -224,7 +240,15 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> None:
         last.set_ylim(0, 2)
     # Beside the picture: two dozen names over the lines would hide them.
     handles, labels = last.get_legend_handles_labels()
-    figure.suptitle(f"{name}: every row, lines through the best of a method up to each size")
+    alone = {*series(rows, "relative_error")} - {*labels}
+    for method in sorted(alone if scored else ()):
+        style = {**_style(method, looks), "marker": looks[method][1], "fillstyle": "none"}
+        handles.append(Line2D([], [], linestyle="none", label=method, **style))
+        labels.append(method)
+    hollow = "; hollow: fewer tasks" if by_tasks(rows)[1] else ""
+    figure.suptitle(
+        f"{name}: every row, lines through the best of a method up to each size{hollow}"
+    )
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0, 0.86 if scored else 0.8, 0.98))
     path.parent.mkdir(parents=True, exist_ok=True)

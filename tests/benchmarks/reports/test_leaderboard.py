@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 from benchmarks import pages
 from benchmarks.quality.sets import pinned
 from benchmarks.reports import leaderboard
-from benchmarks.reports.leaderboard import best, draw, series
+from benchmarks.reports.leaderboard import best, by_tasks, draw, series
 
 ROWS = [
     {"method": "svd", "size_pct": 25.0, "relative_error": 0.3, "kl": 0.1, "mean_drop_pct": 1.0},
@@ -45,6 +46,23 @@ def test_pictures_with_and_without_scores(tmp_path) -> None:
     plain = [{k: row[k] for k in ("method", "size_pct", "relative_error")} for row in ROWS]
     draw("some", plain, tmp_path / "plain.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("scored.png", "plain.png"))
+
+
+def test_rows_of_fewer_tasks_are_hollow_and_on_no_line(tmp_path: Path) -> None:
+    few = {"method": "svd", "size_pct": 5.0, "relative_error": 0.6, "kl": 0.1, "mean_drop_pct": 0.5}
+    rows = [{**row, "tasks": 40} if "mean_drop_pct" in row else row for row in ROWS]
+    whole, part = by_tasks([*rows, {**few, "tasks": 10}])
+    assert (whole, part) == (rows, [{**few, "tasks": 10}])
+    assert by_tasks(rows) == (rows, [])
+    figure, axis = plt.subplots()
+    looks = dict.fromkeys(("svd", "hydraopt", "one adapter for all"), ("red", "o"))
+    leaderboard._panel(axis, [*rows, {**few, "tasks": 10}], "mean_drop_pct", looks)
+    plt.close(figure)
+    hollow = [x for x in axis.lines if x.get_fillstyle() == "none"]
+    assert [(x.get_xdata().tolist(), x.get_linestyle()) for x in hollow] == [([5.0], "None")]
+    assert all(5.0 not in x.get_xdata() for x in axis.lines if x.get_label() == "svd")
+    draw("some", [*rows, {**few, "method": "less", "tasks": 10}], tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
 @pytest.fixture
