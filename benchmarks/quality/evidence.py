@@ -260,6 +260,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ADAPTER",
         help="what a plan with refits refits, where it is not what is scored",
     )
+    parser.add_argument("--name", help="saved as SET-NAME.PLAN.json: sizes that are scored apart")
     parser.add_argument(
         "--trained", action="store_true", help="those that are trained, where some are not yet"
     )
@@ -282,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write=not tuning,
         only=only,
     )
-    out = QUALITY / f"{args.set}.{args.plan}{'.validation' if tuning else ''}.json"
+    named = f"{args.set}-{args.name}" if args.name else args.set
+    out = QUALITY / f"{named}.{args.plan}{'.validation' if tuning else ''}.json"
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)
     extra = {
         "set": args.set,
