@@ -260,6 +260,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ADAPTER",
         help="what a plan with refits refits, where it is not what is scored",
     )
+    parser.add_argument(
+        "--take",
+        choices=sorted(PLANS),
+        metavar="PLAN",
+        help="tasks of this plan's result are taken over where factors are the same",
+    )
     parser.add_argument("--name", help="saved as SET-NAME.PLAN.json: sizes that are scored apart")
     parser.add_argument(
         "--trained", action="store_true", help="those that are trained, where some are not yet"
@@ -293,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
-    score(out, adapters, made, request, extra)
+    take = QUALITY / f"{args.set}.{args.take}.json" if args.take else None
+    score(out, adapters, made, request, extra, take)
 
 
 def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

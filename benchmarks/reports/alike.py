@@ -97,7 +97,7 @@ def _shared_out() -> str:
         result = json.loads(file.read_text(encoding="utf-8"))
         asked = next(m["options"]["judge"] for m in result["methods"].values() if m["options"])
         more = asked.get("learned")
-        learned = f", and {more} training rows that refits learned from" if more else ""
+        learned = f", and {more} training rows for refits" if more else ""
         result, others = _beside(result) if file.match(f"*.{REFITTED}.json") else (result, "")
         about = (
             f"{result['set']}: {len(result['adapters'])} merged, {len(result['tasks'])} scored,"
@@ -106,6 +106,12 @@ def _shared_out() -> str:
         )
         texts.append(about + _tables(file.name, result, ("task", "adapter")))
     return "\n".join(texts)
+
+
+def _prompts(result: Result) -> set[tuple[str, int]]:
+    """Where prompts are from and how many a task has, at most."""
+    asked = (method["options"].get("judge") for method in result["methods"].values())
+    return {(judge["split"], judge["count"]) for judge in asked if judge}
 
 
 def _beside(result: Result) -> tuple[Result, str]:
@@ -121,12 +127,14 @@ def _beside(result: Result) -> tuple[Result, str]:
             for key in ("rows", "sha256")
         ]
         of_set = [other.get(key) == result[key] for key in ("adapters", "products", "split")]
-        if all(same + of_set):
+        if all(same + of_set) and _prompts(other) <= _prompts(result):
             tasks = [
                 {**task, "results": {**known[task["adapter"]]["results"], **task["results"]}}
                 for task in result["tasks"]
             ]
-            methods = {**other["methods"], **result["methods"]}
+            every = [task["results"] for task in tasks]
+            scored = {k: m for k, m in other["methods"].items() if all(k in x for x in every)}
+            methods = {**scored, **result["methods"]}
             return {**result, "methods": methods, "tasks": tasks}, f"; others `{file.name}`"
     return result, ""
 

@@ -171,10 +171,15 @@ def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def _panel(axis: Any, rows: Sequence[Row], key: str, looks: Mapping[str, tuple[Any, str]]) -> None:
-    """Every row as a point, and through a method's best at each size its line; hollow and without
-    one where fewer tasks were scored. looks: colour and marker of a method."""
-    whole, part = by_tasks(rows)
+def _panel(
+    axis: Any,
+    whole: Sequence[Row],
+    part: Sequence[Row],
+    key: str,
+    looks: Mapping[str, tuple[Any, str]],
+) -> None:
+    """Every row as a point, and through a method's best at each size its line; those of ``part``,
+    of which fewer tasks were scored, hollow and on none. looks: colour and marker of a method."""
     for method, points in series(part, key).items():
         style = {**_style(method, looks), "zorder": 4, "fillstyle": "none"}
         axis.plot(*zip(*points, strict=True), looks[method][1], **style)
@@ -223,29 +228,30 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> None:
     figure, axes = plt.subplots(1, 2 if scored else 1, figsize=(15 if scored else 10, 6.5))
     if scored:
         drop, kl = axes
-        _panel(drop, rows, "mean_drop_pct", looks)
+        whole, part = by_tasks(rows)
+        _panel(drop, whole, part, "mean_drop_pct", looks)
         drop.set_yscale("symlog", linthresh=1)
         marks = [-1, 0, 1, 2, 5, 10, 20, 50, 100]
         drop.set_yticks(marks, [str(y) for y in marks])
         drop.axhline(0, color="grey", linewidth=0.8)
         drop.set_ylabel("mean drop, % of the original's score (lower is better)")
-        _panel(kl, [row for row in rows if row.get("kl", 0) > 0], "kl", looks)
+        whole, few = ([x for x in some if x.get("kl", 0) > 0] for some in (whole, part))
+        _panel(kl, whole, few, "kl", looks)
         kl.set_yscale("log")
         kl.set_ylabel("KL to the originals, nats a token (lower is better)")
         last = drop  # zips have no KL, and a drop of nothing
     else:
-        last = axes
-        _panel(last, rows, "relative_error", looks)
+        last, part = axes, []
+        _panel(last, rows, part, "relative_error", looks)
         last.set_ylabel("mean relative error (lower is better)")
         last.set_ylim(0, 2)
     # Beside the picture: two dozen names over the lines would hide them.
     handles, labels = last.get_legend_handles_labels()
-    alone = {*series(rows, "relative_error")} - {*labels}
-    for method in sorted(alone if scored else ()):
+    for method in sorted({*series(part, "mean_drop_pct")} - {*labels}):
         style = {**_style(method, looks), "marker": looks[method][1], "fillstyle": "none"}
         handles.append(Line2D([], [], linestyle="none", label=method, **style))
         labels.append(method)
-    hollow = "; hollow: fewer tasks" if by_tasks(rows)[1] else ""
+    hollow = "; hollow: fewer tasks" if part else ""
     figure.suptitle(
         f"{name}: every row, lines through the best of a method up to each size{hollow}"
     )

@@ -324,17 +324,32 @@ def test_borders_of_parts_count() -> None:
 
 def test_what_nobody_asked_for_in_a_quarter_of_a_year_goes(tmp_path: Path) -> None:
     memory = Memory(tmp_path, in_process=False)
-    for key in ("old", "asked for", "new"):
+    old, asked, new, later = (key_of([x]) for x in ("old", "asked for", "new", "later"))
+    for key in (old, asked, new):
         memory.put(key, [key])
-    for name in ("old.json", "asked for.json", "left.new", "not ours.txt"):
+    for name in (f"{old}.json", f"{asked}.json", "tmp1a_b.new", "package.json"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1, 1))
     memory = Memory(tmp_path, in_process=False)
-    assert memory.get("asked for") == ["asked for"]
-    assert (tmp_path / "old.json").exists()
-    memory.put("next", [])
-    kept = {"asked for.json", "new.json", "next.json", "not ours.txt"}
+    assert memory.get(asked) == [asked]
+    assert (tmp_path / f"{old}.json").exists()
+    memory.put(later, [])
+    kept = {f"{asked}.json", f"{new}.json", f"{later}.json", "package.json"}
     assert {x.name for x in tmp_path.iterdir()} == kept
+
+
+def test_what_cannot_be_tidied_or_written_costs_nothing_else(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        Memory(tmp_path).put("k", [1])
+    assert Memory(tmp_path).get("k") == [1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        Memory(tmp_path).put("n", [1])
+    assert [x.name for x in tmp_path.iterdir()] == ["k.json"]
 
 
 def test_values_come_back_from_disk(tmp_path: Path) -> None:

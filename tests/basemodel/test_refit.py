@@ -13,7 +13,7 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel import lesson
 from hydraopt.basemodel import refit as module
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import drift_of, reference_of
+from hydraopt.basemodel.harm import Drift, drift_of, reference_of
 from hydraopt.basemodel.refit import HELD_OUT, Schedule, refit
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
@@ -89,6 +89,33 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     monkeypatch.setattr(module, "_train", lambda _, seen, *__: learned.append(list(seen)) or ())
     refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], empty])
     assert learned == [[x for x in texts[8:] if x not in judging[8:]]]
+    refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], few[0]])
+    assert few[0] not in learned[1]  # it judges, and is there twice
+    assert learned[1]
+    with pytest.raises(UsageError, match=r"too few answers to refit.* different prompts"):
+        refit(model, texts[:1] * 8, original, coded)
+
+
+def test_others_do_not_outvote_the_first(trained, make_adapter, tmp_path, monkeypatch) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 40)
+    asked = {"schedule": SHORT, "more": texts[8:]}
+    assert refit(model, texts[:8], original, coded, **asked).records
+    drift, only = module._drift, Drift.only
+    changes = []
+
+    def counted(*given):
+        changes.append(drift(*given))
+        return changes[-1]
+
+    def worse(self, some):
+        told = only(self, some)
+        return told if self is changes[0] else dataclasses.replace(told, kl=told.kl + 1)
+
+    monkeypatch.setattr(module, "_drift", counted)
+    monkeypatch.setattr(Drift, "only", worse)
+    assert refit(model, texts[:8], original, coded, **asked).records == {}
 
 
 @pytest.mark.parametrize("halves", [False, True], indirect=True)

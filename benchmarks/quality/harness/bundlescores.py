@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.model import factors_key
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.compare import Compared, Request, bundles_of, evaluate
+from hydraopt.evaluate.taskfile import read_task_file
+from hydraopt.files.reading import file_hash
 
 __all__ = ["score"]
 
@@ -25,12 +28,14 @@ def score(
     made: Sequence[tuple[Path, Any]],
     request: Request,
     extra: Mapping[str, Any],
+    take: Path | None = None,
 ) -> dict[str, Any]:
     """Score bundles, with what their merges said, task by task; saved at ``out`` after each, with
     ``extra``.
 
     Goes on with what is there already, of other bundles as well where those of today hold the same
-    factors of the tasks that are done; SystemExit where it is of something else.
+    factors of the tasks that are done; SystemExit where it is of something else. take: another
+    result, of bundles beside those of today: its tasks of the same factors are not scored again.
     """
     compared = Compared(
         {adapter.name: adapter for adapter in adapters},
@@ -38,7 +43,7 @@ def score(
         {adapter.name: adapter.source.parent for adapter in adapters},
     )
     before = json.loads(out.read_text()) if out.is_file() else {}
-    known = before.get("tasks", ())
+    known = list(before.get("tasks", ()))
     methods = {path.name: said for path, said in made}
     now = {
         "rows": request.rows,
@@ -48,14 +53,18 @@ def score(
         "bundles": bundles_of(compared),
     }
     _refuse_others(out.name, before, now, compared)
+    if take is not None:
+        have = {task["adapter"] for task in known}
+        known += [x for x in _taken(take, now, compared, request, made) if x["adapter"] not in have]
 
     def whole(result: Mapping[str, Any]) -> dict[str, Any]:
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
         # With --only, what is known of the others stays.
         tasks = {task["adapter"]: task for task in (*known, *result["tasks"])}
-        for task in result["tasks"]:
-            task.setdefault("factors", _factors(compared, task["adapter"]))
         ordered = [tasks[a.name] for a in adapters if a.name in tasks]
+        for task in ordered:
+            if "factors" not in task:
+                task["factors"] = _factors(compared, task["adapter"])
         return {**result, **extra, "methods": methods, "tasks": ordered, "seconds": seconds}
 
     def keep(result: dict[str, Any]) -> None:
@@ -66,13 +75,48 @@ def score(
             f"{done}/{len(request.only or adapters)} {last}, {saved['seconds']:.0f} s", flush=True
         )
 
-    return whole(evaluate(compared, request, None, known, keep))
+    every = whole(evaluate(compared, request, None, known, keep))
+    save_json(out, every)  # also where nothing was left to score, and bundles are others
+    return every
 
 
 def _factors(compared: Compared, name: str) -> dict[str, str]:
     """Hashes of a task's factors, by bundle."""
     sets = compared.sets(name)
     return {label: factors_key(sets[label])[:_DIGITS] for label in compared.bundles}
+
+
+def _taken(
+    file: Path,
+    now: Mapping[str, Any],
+    compared: Compared,
+    request: Request,
+    made: Sequence[tuple[Path, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Entries of another result for today's bundles, of tasks that each of these gives the factors
+    of a bundle which was scored there. That bundle lies beside those of today, unchanged."""
+    other = json.loads(file.read_text())
+    about = other["limits"]["rows"], other["products"], other["split"], other["adapters"]
+    if about != (now["rows"], now["products"], request.split, now["adapters"]):
+        raise SystemExit(f"{file.name} has other rows, products or adapters: nothing to take")
+    assert request.tasks is not None
+    folder, found = made[0][0].parent, {}
+    for label, said in other["bundles"].items():
+        if (folder / label).is_file() and file_hash(folder / label) == said["sha256"]:
+            found[label] = open_bundle(folder / label)
+    beside = replace(compared, bundles=found)
+    for task in other["tasks"]:
+        name = task["adapter"]
+        if request.only and name not in request.only:
+            continue
+        asked = read_task_file(request.tasks, task["task"], task["language"], request.split)
+        theirs = {value: label for label, value in _factors(beside, name).items()}
+        mine = _factors(compared, name)
+        if asked.sha256 == task["sha256"] and theirs.keys() >= set(mine.values()):
+            kept = {k: x for k, x in task["results"].items() if k not in other["bundles"]}
+            results = {label: task["results"][theirs[value]] for label, value in mine.items()}
+            print(f"{name}: taken from {file.name}, of the same factors", flush=True)
+            yield {**task, "results": {**kept, **results}, "factors": mine}
 
 
 def _refuse_others(

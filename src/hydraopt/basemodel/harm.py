@@ -53,7 +53,7 @@ __all__ = [
 HELD_OUT: Final = 4
 """One answer in so many is not learned from by a refit, but judges what was learned."""
 MOST_JUDGES: Final = 96
-"""Answers that judge what was learned, at most: two dozen tell a gain from chance too badly
+"""Answers up to which others judge as well: two dozen tell a gain from chance too badly
 (docs/log.md), and each is read at every stop."""
 
 Numbers = NDArray[np.float64]
@@ -222,10 +222,10 @@ def held_out(answers: Sequence[Encoded], more: int = 0) -> tuple[list[int], list
     return [i for i in spoken if i not in set(judges)], judges
 
 
-def held_out_of_more(held: int, answers: int, more: int) -> list[int]:
-    """Which of the ``more`` others judge as well, where ``answers`` are too few for one in HELD_OUT
-    of all, ``held`` of them held out; MOST_JUDGES in all. They are spread evenly."""
-    wanted = min((answers + more) // HELD_OUT, MOST_JUDGES) - held
+def held_out_of_more(held: int, spoken: int, more: int) -> list[int]:
+    """Which of the ``more`` others judge as well, where ``held`` of ``spoken`` answers are less
+    than one in HELD_OUT of all; up to MOST_JUDGES with them. They are spread evenly."""
+    wanted = min((spoken + more) // HELD_OUT, MOST_JUDGES) - held
     return [(2 * k + 1) * more // (2 * wanted) for k in range(wanted)]
 
 

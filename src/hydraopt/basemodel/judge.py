@@ -30,7 +30,7 @@ ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
 _METHOD: Final = "6"
 """Changes when the same factors would be given other numbers."""
-_TRAINING: Final = "3"
+_TRAINING: Final = "4"
 """Changes when a refit would learn otherwise from the same."""
 _JUDGES: Final = 4
 """Answers held out of a refit, at least: one alone may get better by chance."""
@@ -59,8 +59,8 @@ class Judge:
         lessons: Mapping[str, Sequence[Encoded]] | None = None,
     ) -> None:
         """base: where the model comes from. prompts: by task, encoded, without answers. memory:
-        default that of this machine. lessons: further prompts, which a refit learns from and no
-        harm is measured on."""
+        default that of this machine. lessons: further prompts, which a refit learns from, and
+        may be judged by; no harm is told of them."""
         self._model, self._tokenizer = model, tokenizer
         self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
         known = base_hash(base, model)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ __all__ = ["Memory", "are_answers", "base_hash", "cache_folder", "key_of"]
 _WEIGHTS: Final = ("*.safetensors", "*.bin")
 _MOST: Final = 256 << 20
 """Bytes of an entry."""
+_OURS: Final = re.compile(r"[0-9a-f]{64}\.json|tmp\w+\.new")
 _DAYS: Final = 90
 """After which an entry that was not asked for goes."""
 
@@ -82,8 +84,9 @@ class Memory:
         value, file = None, self._folder / f"{key}.json"
         with suppress(OSError, ValueError, RecursionError):
             value = json.loads(read_regular(file, _MOST))
-        with suppress(OSError):  # Another's file can be read and not be touched.
-            os.utime(file)
+        if value is not None:
+            with suppress(OSError):  # a folder may be read-only
+                os.utime(file)
         if self._in_process and value is not None:
             self._known[key] = value
         return value
@@ -98,9 +101,13 @@ class Memory:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._remove_old(self._folder)
             handle, name = tempfile.mkstemp(dir=self._folder, suffix=".new")
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            Path(name).replace(self._folder / f"{key}.json")
+            try:
+                with os.fdopen(handle, "w") as file:
+                    file.write(text)
+                Path(name).replace(self._folder / f"{key}.json")
+            except OSError:
+                Path(name).unlink(missing_ok=True)
+                raise
 
     def _remove_old(self, folder: Path) -> None:
         """Once: entries that were not asked for in _DAYS, and what a killed writer left."""
@@ -108,10 +115,11 @@ class Memory:
             return
         self._tidy = True
         before = time.time() - _DAYS * 86_400
-        for file in folder.iterdir():
-            with suppress(OSError):
-                if file.suffix in (".json", ".new") and file.stat().st_mtime < before:
-                    file.unlink()
+        with suppress(OSError), os.scandir(folder) as files:
+            for file in files:
+                with suppress(OSError):
+                    if _OURS.fullmatch(file.name) and file.stat().st_mtime < before:
+                        os.unlink(file.path)
 
     def forget(self) -> None:
         """Remove what was kept, and the folder."""

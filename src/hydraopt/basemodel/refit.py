@@ -133,25 +133,11 @@ def refit(
     model does not have as linear ones.
     """
     how = schedule or Schedule()
-    others = [x for x in more if x.target]
-    learned_from, judged_by = held_out(answers, len(others))
-    if not judged_by:
-        raise UsageError(
-            explain(
-                "too few answers to refit",
-                got=len(learned_from),
-                expected=f"at least {HELD_OUT}, one of which judges",
-                do="Give more prompts of the task",
-            )
-        )
-    spoken = len(learned_from) + len(judged_by)
-    besides = held_out_of_more(len(judged_by), spoken, len(others))
-    seen = [*(answers[i] for i in learned_from)]
-    seen += [x for i, x in enumerate(others) if i not in set(besides)]
-    judging = [*(answers[i] for i in judged_by), *(others[i] for i in besides)]
-    judges = reference_of(model, judging, original)
+    seen, judging, others = _parted(answers, [x for x in more if x.target])
+    judges = reference_of(model, [*judging, *others], original)
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     before = best = _harm(first)
+    of_first = range(len(judging))
     records: dict[str, PartsRecord] = {}
     steps = 0
     trained = {path: x for path, x in coded.items() if path not in set(done)}
@@ -159,9 +145,33 @@ def refit(
     for step, tried in _train(learner_of(model), seen, original, trained, held, how):
         drift = _drift(model, judges, {**held, **tried})
         harm = _harm(drift)
-        if harm.kl < best.kl and not surely_changes_more(first, drift):
+        # Others may be what the adapter was trained on: they do not outvote the first.
+        less = _harm(drift.only(of_first)).kl <= _harm(first.only(of_first)).kl
+        if harm.kl < best.kl and less and not surely_changes_more(first, drift):
             best, records, steps = harm, tried, step
     return Refit(records, before, best, steps)
+
+
+def _parted(
+    answers: Sequence[Encoded], others: Sequence[Encoded]
+) -> tuple[list[Encoded], list[Encoded], list[Encoded]]:
+    """What is learned from; which of ``answers`` judge, and which of ``others``."""
+    learned_from, judged_by = held_out(answers, len(others))
+    spoken = len(learned_from) + len(judged_by)
+    besides = held_out_of_more(len(judged_by), spoken, len(others))
+    judging, more = [answers[i] for i in judged_by], [others[i] for i in besides]
+    asked = {*judging, *more}  # a prompt may be there twice
+    seen = [x for x in (*(answers[i] for i in learned_from), *others) if x not in asked]
+    if not judging or not seen:
+        raise UsageError(
+            explain(
+                "too few answers to refit",
+                got=spoken,
+                expected=f"at least {HELD_OUT} to different prompts, one of which judges",
+                do="Give more prompts of the task",
+            )
+        )
+    return seen, judging, more
 
 
 def _drift(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Drift:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def adapters(make_adapter, tmp_path: Path):
     return read_adapters(folders)
 
 
-def bundle(adapters, folder: Path, changed: str = "") -> tuple[Path, dict[str, str]]:
+def bundle(
+    adapters, folder: Path, changed: str = "", file: str = "x.hydra.safetensors"
+) -> tuple[Path, dict[str, str]]:
     """A merge, of which the parts of one task are others."""
 
     def other(name, modules):
@@ -41,7 +44,7 @@ def bundle(adapters, folder: Path, changed: str = "") -> tuple[Path, dict[str, s
         }
         return {path: recode(scaled[path], x).record for path, x in modules().items()}
 
-    path = folder / f"made {changed}" / "x.hydra.safetensors"
+    path = folder / file if file[0] != "x" else folder / f"made {changed}" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     merge(adapters, path, size=20_000, refitter=other)
     return path, {"method": changed}
@@ -111,3 +114,53 @@ def test_what_was_measured_otherwise_is_refused(scored, tmp_path: Path, change, 
     (tmp_path / "out.json").write_text(json.dumps({**first, **change}))
     with pytest.raises(SystemExit, match=said):
         scored()
+
+
+@pytest.fixture
+def taken(adapters, tasks, trained, tmp_path, monkeypatch):
+    """Scores two bundles of one folder, the second with what the first result can give."""
+    monkeypatch.setattr(compare, "load_model", lambda base: trained)
+    folder = tmp_path / "beside"
+    request = Request("tiny", tasks, rows=3, write_base=False)
+    first, second = (
+        [bundle(adapters, folder, changed, f"{name}.hydra.safetensors")]
+        for name, changed in (("a", ""), ("b", "more"))
+    )
+    score(tmp_path / "a.json", adapters, first, request, {})
+    return adapters, second, request, tmp_path
+
+
+def test_a_task_of_another_result_is_taken_where_factors_are_the_same(taken, capsys) -> None:
+    adapters, made, request, folder = taken
+    capsys.readouterr()
+    score(folder / "b.json", adapters, made, request, {}, folder / "a.json")
+    assert "spell-en: taken from a.json, of the same factors" in capsys.readouterr().out
+    one, two = (json.loads((folder / f"{x}.json").read_text())["tasks"] for x in "ab")
+    assert [task["adapter"] for task in two] == ["more", "spell-en"]
+    a, b = (f"{x}.hydra.safetensors" for x in "ab")
+    assert two[1]["results"].keys() == {"base", "original", b}
+    assert two[1]["results"][b] == one[1]["results"][a]
+    assert two[0]["results"][b] != one[0]["results"][a]
+    alone = folder / "alone.json"
+    score(alone, adapters, made, request, {})
+    assert json.loads(alone.read_text())["tasks"] == two  # as if it had been scored
+
+
+@pytest.mark.parametrize("what", ["bundle", "task"])
+def test_nothing_is_taken_of_other_bundles_or_rows(taken, capsys, what: str) -> None:
+    adapters, made, request, folder = taken
+    if what == "bundle":
+        (folder / "beside" / "a.hydra.safetensors").unlink()
+    else:
+        with (request.tasks / "spell" / "en" / "test.jsonl").open("a") as file:
+            file.write('{"input": "11", "output": "eleven"}\n')
+    capsys.readouterr()
+    score(folder / "b.json", adapters, made, request, {}, folder / "a.json")
+    assert "taken" not in capsys.readouterr().out
+
+
+def test_what_was_asked_otherwise_gives_nothing(taken) -> None:
+    adapters, made, request, folder = taken
+    other = dataclasses.replace(request, rows=4)
+    with pytest.raises(SystemExit, match=r"a.json has other rows, products or adapters"):
+        score(folder / "b.json", adapters, made, other, {}, folder / "a.json")

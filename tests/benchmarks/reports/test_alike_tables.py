@@ -43,7 +43,15 @@ def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path, k
 
 
 @pytest.mark.parametrize(
-    "other", [{}, {"products": "float32"}, {"adapters": {}}, {"tasks": []}, {"rows": 299}]
+    "other",
+    [
+        {},
+        {"products": "float32"},
+        {"adapters": {}},
+        {"tasks": []},
+        {"rows": 299},
+        {"methods": {"curves": {"options": {"judge": {"split": "train", "count": 24}}}}},
+    ],
 )
 def test_refits_stand_beside_what_others_made_of_the_same_rows(
     monkeypatch, tmp_path, other
@@ -58,7 +66,9 @@ def test_refits_stand_beside_what_others_made_of_the_same_rows(
             {"adapter": x, "rows": 300, "sha256": x, "results": {"original": {}, method: {}}}
             for x in names
         ]
-        methods = {method: {"options": {"judge": judge}}}
+        methods = {method: {"options": {"judge": judge}}, f"{method} 9%": {"options": {}}}
+        for task in tasks if plan == "refit" else ():
+            task["results"][f"{method} 9%"] = {}
         same = {"set": "set", "adapters": {"a": "1"}, "products": "bfloat16", "split": "test"}
         result = {**same, "methods": methods, "tasks": tasks, **more}
         (tmp_path / f"set.{plan}.json").write_text(json.dumps(result))
@@ -68,11 +78,10 @@ def test_refits_stand_beside_what_others_made_of_the_same_rows(
     stored("ways", "curves", "ab", **({"tasks": rows} if rows else other))
     text = alike.SECTIONS["shared out"]()
     assert "1 scored, 300 test rows, 24 prompts" in text
-    assert "and 300 training rows that refits learned from (`set.refit.json`" in text
+    assert "and 300 training rows for refits (`set.refit.json`" in text
     result = seen[-1]
-    joined = ["curves", "refit"] if other == {} else ["refit"]
+    # "curves 9%" was not scored.
+    joined = [*(["curves"] if other == {} else []), "refit", "refit 9%"]
     assert list(result["methods"]) == joined
-    assert [list(task["results"]) for task in result["tasks"]] == (
-        [["original", *joined]] if other == {} else [["original", "refit"]]
-    )
+    assert [list(task["results"]) for task in result["tasks"]] == ([["original", *joined]])
     assert ("; others `set.ways.json`)" in text) == (other == {})

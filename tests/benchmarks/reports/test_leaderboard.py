@@ -56,7 +56,7 @@ def test_rows_of_fewer_tasks_are_hollow_and_on_no_line(tmp_path: Path) -> None:
     assert by_tasks(rows) == (rows, [])
     figure, axis = plt.subplots()
     looks = dict.fromkeys(("svd", "hydraopt", "one adapter for all"), ("red", "o"))
-    leaderboard._panel(axis, [*rows, {**few, "tasks": 10}], "mean_drop_pct", looks)
+    leaderboard._panel(axis, whole, part, "mean_drop_pct", looks)
     plt.close(figure)
     hollow = [x for x in axis.lines if x.get_fillstyle() == "none"]
     assert [(x.get_xdata().tolist(), x.get_linestyle()) for x in hollow] == [([5.0], "None")]
