@@ -55,7 +55,11 @@ def score(
     _refuse_others(out.name, before, now, compared)
     if take is not None:
         have = {task["adapter"] for task in known}
-        known += [x for x in _taken(take, now, compared, request, made) if x["adapter"] not in have]
+        taken = _taken(take, now, compared, request, made)
+        known += [task for task in taken if task["adapter"] not in have]
+        print(
+            *(f"{task['adapter']}: taken from {take.name}" for task in known[len(have) :]), sep="\n"
+        )
 
     def whole(result: Mapping[str, Any]) -> dict[str, Any]:
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
@@ -115,7 +119,6 @@ def _taken(
         if asked.sha256 == task["sha256"] and theirs.keys() >= set(mine.values()):
             kept = {k: x for k, x in task["results"].items() if k not in other["bundles"]}
             results = {label: task["results"][theirs[value]] for label, value in mine.items()}
-            print(f"{name}: taken from {file.name}, of the same factors", flush=True)
             yield {**task, "results": {**kept, **results}, "factors": mine}
 
 
