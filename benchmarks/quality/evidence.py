@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -212,7 +213,7 @@ def methods_of(
 ) -> list[Method]:
     """A plan's methods. sizes: instead of its own, unless empty. split, count: of the prompts, for
     those that are judged. only: tasks that are refitted, all if empty.
-    learned: training rows that a refit learns from as well."""
+    learned: training rows that a refit takes besides."""
     methods = []
     for method in PLANS[plan]:
         options = dict(method.options)
@@ -238,7 +239,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of the plan's own")
     add_prompts(parser)
     parser.add_argument(
-        "--learn", type=int, default=0, help="training rows that a refit learns from as well"
+        "--learn", type=int, default=0, help="training rows that a refit takes besides"
     )
     parser.add_argument(
         "--keep-bundles",
@@ -289,6 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write=not tuning,
         only=only,
     )
+    if args.name and not re.fullmatch(r"[\w-]+", args.name):
+        raise SystemExit(f"--name {args.name} is no part of a file's name: letters and digits")
+    if args.refit and not any("refit" in method.options for method in methods):
+        raise SystemExit(f"--refit: the plan {args.plan} refits nothing")
     named = f"{args.set}-{args.name}" if args.name else args.set
     out = QUALITY / f"{named}.{args.plan}{'.validation' if tuning else ''}.json"
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)

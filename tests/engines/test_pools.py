@@ -114,10 +114,13 @@ def test_what_was_being_sent_to_a_lost_worker_does_not_reach_the_next(monkeypatc
         with pytest.raises(WorkerLostError, match="signal 9"):
             owed.result()
         time.sleep(0.1)  # whoever would close the socket has done so
+        (old,) = pool._others
+        assert not old._connection.closed
         assert pool.revive() == [1]
         assert pool.call(1, "add", 0).result() == 5
         go_on.set()
-        time.sleep(0.1)
+        old._sender.join(60)
+        assert not old._sender.is_alive()
         assert [pool.call(1, "add", 1).result() for _ in range(2)] == [6, 7]
 
 

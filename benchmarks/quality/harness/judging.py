@@ -84,7 +84,7 @@ def judge_of(
     learned: int = 0,
 ) -> Judge:
     """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
-    run. learned: training rows of a task that a refit learns from and no harm is measured on."""
+    run. learned: training rows of a task that a refit takes besides; no harm is told of them."""
     model, tokenizer = _loaded(base)
     prompts = prompts_of(tokenizer, adapters, tasks, split, count)
     lessons = {}

@@ -90,8 +90,8 @@ _FEW_PROMPTS: Final = 24
     help="Measure on the answers to these prompts, no labels, what coding changes, and share the "
     "bytes out by it; needs --base. A folder of NAME.jsonl or NAME.txt files, or one task's file. "
     "One prompt a line, exactly as the model gets them; in a .jsonl file strings, or rows with an "
-    '"input". Harm is measured on the first 64, which should be no training rows; a refit learns '
-    "from the others, 1,024 in all at most. Without a refit it is measured on the first 256.",
+    '"input". Harm is measured on the first 64, which should be no training rows; a refit takes '
+    "1,024 in all at most. Without a refit it is measured on the first 256.",
 )
 @click.option(
     "--products",
