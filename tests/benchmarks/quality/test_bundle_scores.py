@@ -146,11 +146,16 @@ def test_a_task_of_another_result_is_taken_where_factors_are_the_same(taken, cap
     assert json.loads(alone.read_text())["tasks"] == two  # as if it had been scored
 
 
-@pytest.mark.parametrize("what", ["bundle", "task"])
+@pytest.mark.parametrize("what", ["bundle", "another", "task"])
 def test_nothing_is_taken_of_other_bundles_or_rows(taken, capsys, what: str) -> None:
     adapters, made, request, folder = taken
+    first = folder / "beside" / "a.hydra.safetensors"
     if what == "bundle":
-        (folder / "beside" / "a.hydra.safetensors").unlink()
+        first.unlink()
+    elif what == "another":  # than was scored
+        result = json.loads((folder / "a.json").read_text())
+        result["bundles"][first.name]["sha256"] = "0" * 64
+        (folder / "a.json").write_text(json.dumps(result))
     else:
         with (request.tasks / "spell" / "en" / "test.jsonl").open("a") as file:
             file.write('{"input": "11", "output": "eleven"}\n')
@@ -164,3 +169,12 @@ def test_what_was_asked_otherwise_gives_nothing(taken) -> None:
     other = dataclasses.replace(request, rows=4)
     with pytest.raises(SystemExit, match=r"a.json has other rows, products or adapters"):
         score(folder / "b.json", adapters, made, other, {}, folder / "a.json")
+
+
+def test_what_merges_said_is_noted_where_nothing_is_left_to_score(taken) -> None:
+    adapters, made, request, folder = taken
+    out = folder / "b.json"
+    score(out, adapters, made, request, {})
+    score(out, adapters, [(made[0][0], {"method": "said now"})], request, {})
+    (said,) = json.loads(out.read_text())["methods"].values()
+    assert said == {"method": "said now"}
