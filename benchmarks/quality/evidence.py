@@ -282,6 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     only = chosen(names, args.only)
     asked = args.prompts_from, args.prompts, chosen(names, args.refit or args.only), args.learn
     methods = methods_of(args.plan, args.sizes or (), *asked)
+    if args.name and not re.fullmatch(r"[\w-]+", args.name):
+        raise SystemExit(f"--name {args.name} is no part of a file's name: letters and digits")
+    if args.refit and not any("refit" in method.options for method in methods):
+        raise SystemExit(f"--refit: the plan {args.plan} refits nothing")
     made = [merged(args.set, adapters, method, args.tasks, args.keep_bundles) for method in methods]
     tuning = args.split == "validation"
     request = replace(
@@ -290,10 +294,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write=not tuning,
         only=only,
     )
-    if args.name and not re.fullmatch(r"[\w-]+", args.name):
-        raise SystemExit(f"--name {args.name} is no part of a file's name: letters and digits")
-    if args.refit and not any("refit" in method.options for method in methods):
-        raise SystemExit(f"--refit: the plan {args.plan} refits nothing")
     named = f"{args.set}-{args.name}" if args.name else args.set
     out = QUALITY / f"{named}.{args.plan}{'.validation' if tuning else ''}.json"
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)

@@ -93,12 +93,12 @@ def _shared_out() -> str:
     """Sizes that were shared out by measured harm, beside those that were not; and refits."""
     plans, texts = (SHARED_OUT, WAYS, REFITTED), []
     files = ((plans.index(plan), x) for plan in plans for x in QUALITY.glob(f"*.{plan}.json"))
-    for _, file in sorted(files):
+    for plan, file in sorted(files):
         result = json.loads(file.read_text(encoding="utf-8"))
         asked = next(m["options"]["judge"] for m in result["methods"].values() if m["options"])
         more = asked.get("learned")
         learned = f", and {more} training rows for refits" if more else ""
-        result, others = _beside(result) if file.match(f"*.{REFITTED}.json") else (result, "")
+        result, others = _beside(result) if plans[plan] == REFITTED else (result, "")
         about = (
             f"{result['set']}: {len(result['adapters'])} merged, {len(result['tasks'])} scored,"
             f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"

@@ -209,8 +209,10 @@ def _style(method: str, looks: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
 def by_tasks(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Rows of all tasks that any row is of, or that were not scored; and those of fewer."""
     most = max((row.get("tasks", 0) for row in rows), default=0)
-    part = [row for row in rows if row.get("tasks", most) < most]
-    return [row for row in rows if row not in part], part
+    whole, part = list[Row](), list[Row]()
+    for row in rows:
+        (part if row.get("tasks", most) < most else whole).append(row)
+    return whole, part
 
 
 def draw(name: str, rows: Sequence[Row], path: Path) -> None:

@@ -27,6 +27,7 @@ from hydraopt.merging import portable
 from hydraopt.merging.align import align
 from hydraopt.merging.draft import legs_of
 from hydraopt.merging.passes import Passes, _owners, _threads
+from tests.marks import slow
 from tests.merging.merge_cases import modules_of
 
 
@@ -66,11 +67,7 @@ def torch_file(folder: Path) -> Path:
     return folder
 
 
-# One of each kind is fast; the others take a second each, for processes have to start.
-def slow(value: object) -> object:
-    return pytest.param(value, marks=pytest.mark.slow)
-
-
+# One case of each kind is fast; the others take a second each, for processes have to start.
 @pytest.mark.parametrize(
     "limit", [{"size": "20%"}, slow({"error": 0.1}), slow({"size": "30%", "fair": True})]
 )

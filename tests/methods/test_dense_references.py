@@ -15,6 +15,7 @@ from method_cases import apart, dense, made, unrelated
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods import METHODS
 from hydraopt.methods.blocks import largest, refit, spans, uniform
+from tests.marks import slow
 
 M, N, R = 12, 10, 3
 FULL = 10
@@ -310,9 +311,7 @@ def test_chance_does_not_depend_on_the_blocks() -> None:
 ENTRIES = ["ties", "dare-linear", "dare-ties", "della", "breadcrumbs", "magnitude"]
 
 
-@pytest.mark.parametrize(
-    "name", [x if x == "della" else pytest.param(x, marks=pytest.mark.slow) for x in ENTRIES]
-)
+@pytest.mark.parametrize("name", [x if x == "della" else slow(x) for x in ENTRIES])
 def test_no_more_than_a_few_blocks_are_held(name: str) -> None:
     # One dW is 8 MB; blocks are 32 kB, and the counts of a radix pass take 2 MB.
     tasks = unrelated(2, 2, 1000, 1000, 4)

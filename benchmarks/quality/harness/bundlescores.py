@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,8 @@ def score(
     _refuse_others(out.name, before, now, compared)
     if take is not None:
         have = {task["adapter"] for task in known}
-        taken = _taken(take, now, compared, request, made)
-        known += [task for task in taken if task["adapter"] not in have]
-        print(
-            *(f"{task['adapter']}: taken from {take.name}" for task in known[len(have) :]), sep="\n"
-        )
+        wanted = {a.name for a in adapters if not request.only or a.name in request.only} - have
+        known += _taken(take, now, compared, request, made[0][0].parent, wanted)
 
     def whole(result: Mapping[str, Any]) -> dict[str, Any]:
         seconds = round(result["seconds"] + before.get("seconds", 0), 1)
@@ -79,9 +76,12 @@ def score(
             f"{done}/{len(request.only or adapters)} {last}, {saved['seconds']:.0f} s", flush=True
         )
 
-    every = whole(evaluate(compared, request, None, known, keep))
-    save_json(out, every)  # also where nothing was left to score, and bundles are others
-    return every
+    def save(result: dict[str, Any]) -> None:
+        save_json(
+            out, whole(result)
+        )  # also where nothing was left to score, and bundles are others
+
+    return whole(evaluate(compared, request, None, known, keep, save))
 
 
 def _factors(compared: Compared, name: str) -> dict[str, str]:
@@ -95,30 +95,30 @@ def _taken(
     now: Mapping[str, Any],
     compared: Compared,
     request: Request,
-    made: Sequence[tuple[Path, Any]],
+    folder: Path,
+    wanted: Collection[str],
 ) -> Iterator[dict[str, Any]]:
-    """Entries of another result for today's bundles, of tasks that each of these gives the factors
-    of a bundle which was scored there. That bundle lies beside those of today, unchanged."""
+    """Entries of another result for today's bundles, of the wanted tasks that each of these gives
+    the factors of a bundle which was scored there. That bundle still lies in ``folder``."""
     other = json.loads(file.read_text())
     about = other["limits"]["rows"], other["products"], other["split"], other["adapters"]
     if about != (now["rows"], now["products"], request.split, now["adapters"]):
         raise SystemExit(f"{file.name} has other rows, products or adapters: nothing to take")
     assert request.tasks is not None
-    folder, found = made[0][0].parent, {}
+    found = {}
     for label, said in other["bundles"].items():
         if (folder / label).is_file() and file_hash(folder / label) == said["sha256"]:
             found[label] = open_bundle(folder / label)
     beside = replace(compared, bundles=found)
-    for task in other["tasks"]:
+    for task in (x for x in other["tasks"] if x["adapter"] in wanted):
         name = task["adapter"]
-        if request.only and name not in request.only:
-            continue
         asked = read_task_file(request.tasks, task["task"], task["language"], request.split)
         theirs = {value: label for label, value in _factors(beside, name).items()}
         mine = _factors(compared, name)
         if asked.sha256 == task["sha256"] and theirs.keys() >= set(mine.values()):
             kept = {k: x for k, x in task["results"].items() if k not in other["bundles"]}
             results = {label: task["results"][theirs[value]] for label, value in mine.items()}
+            print(f"{name}: taken from {file.name}", flush=True)
             yield {**task, "results": {**kept, **results}, "factors": mine}
 
 

@@ -137,7 +137,9 @@ def refit(
     judges = reference_of(model, [*judging, *others], original)
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     before = best = _harm(first)
+    # Others may be what the adapter was trained on: they do not outvote the first.
     of_first = range(len(judging))
+    most = _harm(first.only(of_first)).kl
     records: dict[str, PartsRecord] = {}
     steps = 0
     trained = {path: x for path, x in coded.items() if path not in set(done)}
@@ -145,9 +147,8 @@ def refit(
     for step, tried in _train(learner_of(model), seen, original, trained, held, how):
         drift = _drift(model, judges, {**held, **tried})
         harm = _harm(drift)
-        # Others may be what the adapter was trained on: they do not outvote the first.
-        less = _harm(drift.only(of_first)).kl <= _harm(first.only(of_first)).kl
-        if harm.kl < best.kl and less and not surely_changes_more(first, drift):
+        less = harm.kl < best.kl and _harm(drift.only(of_first)).kl <= most
+        if less and not surely_changes_more(first, drift):
             best, records, steps = harm, tried, step
     return Refit(records, before, best, steps)
 

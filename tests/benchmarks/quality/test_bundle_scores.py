@@ -31,9 +31,7 @@ def adapters(make_adapter, tmp_path: Path):
     return read_adapters(folders)
 
 
-def bundle(
-    adapters, folder: Path, changed: str = "", file: str = "x.hydra.safetensors"
-) -> tuple[Path, dict[str, str]]:
+def bundle(adapters, path: Path, changed: str = "") -> tuple[Path, dict[str, str]]:
     """A merge, of which the parts of one task are others."""
 
     def other(name, modules):
@@ -44,7 +42,6 @@ def bundle(
         }
         return {path: recode(scaled[path], x).record for path, x in modules().items()}
 
-    path = folder / file if file[0] != "x" else folder / f"made {changed}" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     merge(adapters, path, size=20_000, refitter=other)
     return path, {"method": changed}
@@ -65,7 +62,8 @@ def scored(adapters, tasks, trained, tmp_path, monkeypatch):
 
     def ask(changed: str = "", only: tuple[str, ...] = ()):
         measured.clear()
-        made = [bundle(adapters, tmp_path, changed)]
+        path = tmp_path / f"made {changed}" / "x.hydra.safetensors"
+        made = [bundle(adapters, path, changed)]
         request = Request("tiny", tasks, rows=3, write_base=False, only=only)
         score(tmp_path / "out.json", adapters, made, request, {"plan": "x"})
         return list(measured), json.loads((tmp_path / "out.json").read_text())
@@ -123,7 +121,7 @@ def taken(adapters, tasks, trained, tmp_path, monkeypatch):
     folder = tmp_path / "beside"
     request = Request("tiny", tasks, rows=3, write_base=False)
     first, second = (
-        [bundle(adapters, folder, changed, f"{name}.hydra.safetensors")]
+        [bundle(adapters, folder / f"{name}.hydra.safetensors", changed)]
         for name, changed in (("a", ""), ("b", "more"))
     )
     score(tmp_path / "a.json", adapters, first, request, {})

@@ -21,6 +21,7 @@ from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.trials import Counted, Seen, Trials
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
+from tests.marks import slow
 
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
 FALLING = 0.8 ** np.arange(4)[:, None]
@@ -225,10 +226,6 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
     for task in open_bundle(tmp_path / "big-small").manifest.tasks:
         assert task.harm is None
         assert task.curve
-
-
-def slow(*values: object) -> object:
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
