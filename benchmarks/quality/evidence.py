@@ -210,12 +210,17 @@ def methods_of(
     count: int,
     only: Sequence[str] = (),
     learned: int = 0,
+    named: Sequence[str] = (),
 ) -> list[Method]:
     """A plan's methods. sizes: instead of its own, unless empty. split, count: of the prompts, for
     those that are judged. only: tasks that are refitted, all if empty.
-    learned: training rows that a refit takes besides."""
+    learned: training rows that a refit takes besides. named: methods of these names alone, all if
+    empty; SystemExit for a name that the plan does not have."""
+    unknown = set(named) - {method.name for method in PLANS[plan]}
+    if unknown:
+        raise SystemExit(f"the plan {plan} has no method {', '.join(sorted(unknown))}")
     methods = []
-    for method in PLANS[plan]:
+    for method in (x for x in PLANS[plan] if x.name in named or not named):
         options = dict(method.options)
         if "judge" in options:
             options["judge"] = {"split": split, "count": count}
@@ -237,6 +242,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
     parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of the plan's own")
+    parser.add_argument(
+        "--methods", nargs="+", default=[], metavar="METHOD", help="of the plan, these alone"
+    )
     add_prompts(parser)
     parser.add_argument(
         "--learn", type=int, default=0, help="training rows that a refit takes besides"
@@ -281,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [adapter.name for adapter in adapters]
     only = chosen(names, args.only)
     asked = args.prompts_from, args.prompts, chosen(names, args.refit or args.only), args.learn
-    methods = methods_of(args.plan, args.sizes or (), *asked)
+    methods = methods_of(args.plan, args.sizes or (), *asked, args.methods)
     if args.name and not re.fullmatch(r"[\w-]+", args.name):
         raise SystemExit(f"--name {args.name} is no part of a file's name: letters and digits")
     if args.refit and not any("refit" in method.options for method in methods):

@@ -17,9 +17,11 @@ from benchmarks.common import ROOT
 
 __all__ = [
     "CLOSER",
+    "CURVES",
     "DEFAULT",
     "METHOD",
     "PLANS",
+    "REFIT",
     "REFITTED",
     "SETS",
     "SHARED_OUT",

@@ -15,7 +15,7 @@ from benchmarks.quality import evidence, harm_kept, prompts_needed
 from benchmarks.quality.evidence import methods_of
 from benchmarks.quality.harness import judging
 from benchmarks.quality.harness.judging import judge_of, prompts_of
-from benchmarks.quality.sets import DEFAULT, PLANS, WITH_PROMPTS, Method
+from benchmarks.quality.sets import CURVES, DEFAULT, PLANS, REFIT, WITH_PROMPTS, Method
 from hydraopt import merge
 from hydraopt.adapters import read_adapters
 from hydraopt.basemodel.encoding import encode_row
@@ -189,6 +189,13 @@ def test_prompts_needed_has_every_count_of_both_kinds(small, splits, tmp_path, c
 def test_tasks_that_are_not_scored_are_not_refitted() -> None:
     methods = evidence.methods_of("refit", ["3%"], "train", 8, ["b", "a"])
     assert [method.options["refit"] for method in methods] == [["a", "b"]]
+
+
+def test_methods_of_a_plan_can_be_left_out() -> None:
+    some = evidence.methods_of("harm", ["3%"], "train", 8, named=[REFIT, CURVES])
+    assert [method.name for method in some] == [CURVES, REFIT]
+    with pytest.raises(SystemExit, match="the plan curves has no method hydraopt-refit"):
+        evidence.methods_of("curves", [], "train", 8, named=[REFIT])
 
 
 def test_a_refit_alone_is_told_of_training_rows() -> None:
