@@ -80,7 +80,7 @@ def trained() -> tuple[Any, Any]:
     batch = collate(items)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(120):
-        logits = logits_of(model, hidden_states(model, batch))
+        logits = logits_of(model, hidden_states(model, batch), {})
         exact = batch.row[logits.argmax(-1) != batch.labels].unique().numel()
         if 0 < exact <= 6:
             break

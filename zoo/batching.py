@@ -36,14 +36,14 @@ def encode(
 
 def target_logits(model: Any, batch: Batch) -> Tensor:
     """Float32 logits (N, vocabulary) at the target positions of the batch."""
-    return logits_of(model, hidden_states(model, batch))
+    return logits_of(model, hidden_states(model, batch), {})
 
 
 def mean_loss(model: Any, batch: Batch) -> Tensor:
     """Mean cross-entropy per target token, in nats, with a gradient for the hidden states alone."""
     hidden = hidden_states(model, batch)
     if getattr(model.config, "final_logit_softcapping", None) is not None:
-        return F.cross_entropy(logits_of(model, hidden), batch.labels)
+        return F.cross_entropy(logits_of(model, hidden, {}), batch.labels)
     weight = model.lm_head.weight
     loss: Tensor = _OutputLoss.apply(hidden, weight, batch.labels)  # type: ignore[no-untyped-call]
     return loss

@@ -44,9 +44,9 @@ def divergence(model, texts, original, coded) -> float:
     """KL over whole distributions, without the module's own shortcuts."""
     batch = collate(texts)
     with attached(model, place(model, original)):
-        want = logits_of(model, hidden_states(model, batch)).log_softmax(-1)
+        want = logits_of(model, hidden_states(model, batch), {}).log_softmax(-1)
     with attached(model, place(model, coded)):
-        got = logits_of(model, hidden_states(model, batch)).log_softmax(-1)
+        got = logits_of(model, hidden_states(model, batch), {}).log_softmax(-1)
     return float((want.exp() * (want - got)).sum(-1).mean())
 
 
@@ -85,7 +85,7 @@ def test_the_divergence_is_that_of_the_coded_from_the_original(trained) -> None:
     original, texts = factors_of(0), texts_of(tokenizer)
     coded = {path: (0.5 * b, a) for path, (b, a) in original.items()}
     batch = collate(texts)
-    aim = module._hidden(model, batch, place(model, original))
+    aim = module._Aim.of(model, batch, place(model, original))
     got = module._divergence(model, place(model, coded), batch, aim)
     assert got == pytest.approx(divergence(model, texts, original, coded), rel=1e-4)
     # Not the other way round.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_kl_is_that_of_the_whole_answer(trained, said) -> None:
         for factors in (original, other):
             with torch.no_grad(), attached(model, place(model, factors)):
                 hidden = hidden_states(model, collate([said[i]]))
-                logs.append(logits_of(model, hidden).double().log_softmax(-1))
+                logs.append(logits_of(model, hidden, {}).double().log_softmax(-1))
         wanted = float((logs[0].exp() * (logs[0] - logs[1])).sum())
         assert found[i] == pytest.approx(wanted, rel=1e-3, abs=1e-6)
 
@@ -356,3 +357,30 @@ def test_values_come_back_from_disk(tmp_path: Path) -> None:
     Memory(tmp_path).put("k", [1, 0.5])
     assert Memory(tmp_path).get("k") == [1, 0.5]
     assert json.loads((tmp_path / "k.json").read_text()) == [1, 0.5]
+
+
+def test_where_nothing_is_held_out_all_prompts_judge(trained, make_adapter, tmp_path) -> None:
+    """As of a task whose stream was refitted with the prompts of another of the same content."""
+    model, tokenizer = trained
+    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
+    for count, judged in ((2, 2), (8, 2)):
+        prompts = {"fr": asked_of(tokenizer, count)}
+        judge = Judge("nowhere", model, tokenizer, {"fr": adapter}, prompts, Memory(None))
+        assert judge.measured("fr", factors_of(1), apart=True).harm.answers == judged
+
+
+def test_answers_that_end_otherwise_are_others(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    (adapter,) = read_adapters([make_adapter(tmp_path / "fr", factors_of(0))])
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = "e"
+    said = [
+        Judge(
+            tmp_path / "base", model, one, {"fr": adapter}, {"fr": asked_of(tokenizer, 6)},
+            Memory(tmp_path / "memory"),
+        ).answers("fr")
+        for one in (tokenizer, other)
+    ]  # fmt: skip
+    assert said[0] != said[1]

@@ -49,7 +49,7 @@ def test_a_refit_needs_four_answers_that_judge(
     model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
     one = Encoded((1, 2), ())
     asks = {"de": [one] * count}, Memory(None), {"de": [one] * lessons}
-    judge = Judge("nowhere", model, None, {"de": adapter}, *asks)
+    judge = Judge("nowhere", model, SimpleNamespace(eos_token_id=0), {"de": adapter}, *asks)
     assert judge.refit("de", dict) == {}
     assert calls == [(count, lessons)] * asked
     # Lessons take minutes: they are answered where they are learned from.

@@ -28,9 +28,9 @@ def test_the_gradient_is_that_of_the_definition(trained, temperature) -> None:
     lesson.learn(model, mine, 0, temperature)
     batch = collate(texts)
     with torch.no_grad(), attached(model, original):
-        aim = logits_of(model, hidden_states(model, batch))
+        aim = logits_of(model, hidden_states(model, batch), {})
     with attached(model, wanted):
-        got = logits_of(model, hidden_states(model, batch))
+        got = logits_of(model, hidden_states(model, batch), {})
     # The output layer of the lesson has the tokens that matter alone.
     rows = model.get_output_embeddings().weight
     tokens = (lesson.weight[:, None] == rows[None]).all(-1).float().argmax(1)

@@ -47,7 +47,7 @@ def plainly(model, item: Encoded, placed) -> float:
     """The same by a plain forward pass of one text."""
     batch = collate([item])
     with likelihood.attached(model, placed):
-        logs = logits_of(model, hidden_states(model, batch)).log_softmax(-1)
+        logs = logits_of(model, hidden_states(model, batch), {}).log_softmax(-1)
     return float(logs.gather(1, batch.labels[:, None]).double().sum())
 
 

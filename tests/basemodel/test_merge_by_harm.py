@@ -119,10 +119,50 @@ def test_the_merge_after_a_plan_measures_no_trial_again(place: Path, monkeypatch
         (["--harm", "5%", "--plan-only", "--fair"], "holds for each task already"),
         (["--size", "40%", "--plan-only", "--form", "private"], "no form, exact"),
         (["--size", "40%", "--plan-only", "--plot", "x.txt"], "unknown kind of picture"),
+        (["--size", "40%", "--plan-only", "--plot", "none/x.png"], "no folder for the picture"),
+        (["--harm", "5%", "--plan-only", "--weight", "en=2"], "holds for each task already"),
+        (["--harm", "5%", "--weight", "en=2", "-o", "x"], "holds for each task already"),
+        (["--size", "40%", "--plan-only", "--weight", "er=2"], "a task that is not there"),
+        (["--size", "40%", "--weight", "er=2", "-o", "x"], "a task that is not there"),
+        (["--size", "4o%", "-o", "x"], "cannot read the size"),
+        (["--size", "40%", "--form", "privat", "-o", "x"], "unknown form; got privat"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(place: Path, more, said) -> None:
+def test_what_does_not_fit_together_is_refused_at_once(
+    place: Path, monkeypatch, more, said
+) -> None:
+    looked = []
+    monkeypatch.setattr("hydraopt.basemodel.onlooker.looks", lambda *given: looked.append(given))
+    monkeypatch.setattr("hydraopt.basemodel.judge.answered", lambda *given: looked.append(given))
     refused = call(place, *more)
-    assert refused.exit_code == 2
+    assert refused.exit_code == 2, refused.output
     assert said in refused.output
     assert not (place / "x").exists()
+    assert not looked
+
+
+def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
+    out, base = place / "x.hydra.safetensors", str(place / "base")
+    names = [str(place / "adapters" / name) for name in ("en", "fr")]
+    assert (
+        CliRunner().invoke(cli, ["merge", names[0], "--error", "0.2", "-o", str(out)]).exit_code
+        == 0
+    )
+    asked = ["--base", base, "--prompts", str(place / "prompts")]
+    added = CliRunner().invoke(cli, ["add", str(out), names[1], "--size", "40%", *asked])
+    assert added.exit_code == 0, added.output
+    assert open_bundle(out)["fr"].entry.harm is not None
+    told = CliRunner().invoke(cli, ["verify", str(out), names[1], *asked, "--json"])
+    assert [task["name"] for task in json.loads(told.stdout)["harm"]] == ["fr"]
+    (place / "prompts" / "it.txt").write_text("x\n")
+    refused = CliRunner().invoke(cli, ["replace", str(out), names[1], "--size", "40%", *asked])
+    assert "prompts of a task that is not there" in refused.output
+
+
+def test_a_lossless_collection_has_no_use_for_prompts(place: Path) -> None:
+    out, names = place / "x.hydra.safetensors", [str(place / "adapters" / x) for x in ("en", "fr")]
+    assert CliRunner().invoke(cli, ["merge", names[0], "--lossless", "-o", str(out)]).exit_code == 0
+    asked = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
+    refused = CliRunner().invoke(cli, ["add", str(out), names[1], *asked])
+    assert refused.exit_code == 2
+    assert "a lossless collection changes no answer" in refused.output

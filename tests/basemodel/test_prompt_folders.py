@@ -81,3 +81,40 @@ def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "de.txt").write_text("x\n")
     with pytest.raises(UsageError, match="Name the task of a file: NAME=FILE"):
         read_prompt_folder(tmp_path / "de.txt", NAMES)
+
+
+# --- lines and characters -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path, mark: str) -> None:
+    text = f"one{mark}more"
+    (tmp_path / "de.txt").write_text(f"{text}\ntwo\n", encoding="utf-8", newline="")
+    row = json.dumps(text, ensure_ascii=False)
+    (tmp_path / "fr.jsonl").write_text(f"{row}\n", encoding="utf-8", newline="")
+    found = read_prompt_folder(tmp_path, NAMES)
+    assert found == {"de": [text, "two"], "fr": [text]}
+
+
+def test_lines_of_windows_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_bytes(b"one\r\n\r\ntwo\r\n")
+    (tmp_path / "fr.jsonl").write_bytes(b'"one"\r\n"two"\r\n')
+    found = read_prompt_folder(tmp_path, NAMES)
+    assert found == {"de": ["one", "two"], "fr": ["one", "two"]}
+
+
+@pytest.mark.parametrize("line", [r'"cut \ud83d"', "[" * 100_000])
+def test_what_no_tokenizer_reads_is_refused_by_number(tmp_path: Path, line: str) -> None:
+    (tmp_path / "de.jsonl").write_text('"fine \\ud83d\\ude00"\n' + line + "\n")
+    with pytest.raises(UsageError, match=r"cannot read the prompt at .*de\.jsonl:2"):
+        read_prompts(tmp_path / "de.jsonl")
+
+
+def test_files_of_tasks_that_are_not_asked_about_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("eins\n")
+    (tmp_path / "pl.jsonl").write_text("broken")
+    assert read_prompt_folder(tmp_path, ["de"], ["de", "pl"]) == {"de": ["eins"]}
+    with pytest.raises(UsageError, match=r"not there .*got pl, expected de"):
+        read_prompt_folder(tmp_path, ["de"], ["fr"])
+    with pytest.raises(UsageError, match=r"no prompts in the folder .*got de, pl, expected it"):
+        read_prompt_folder(tmp_path, ["it"], ["de", "pl"])

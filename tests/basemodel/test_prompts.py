@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from hydraopt import open_bundle, read_adapters
+from hydraopt.basemodel import judge as judge_module
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.onlooker import TEXTS, Onlooker
 from hydraopt.basemodel.prompts import read_prompts
-from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
+from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 
@@ -61,7 +62,7 @@ def test_what_was_seen_counts_by_its_root(base, folders) -> None:
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     model, tokenizer = load_model(base)
     texts = self_written(model, tokenizer, factors, TEXTS, 0)
-    whole = sensitivities(look(model, texts, factors), factors)
+    whole = sensitivities(looks(model, texts, factors), factors)
     found = Onlooker(str(base), [adapter], {}).sensitivities()["en"]
     assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
@@ -154,3 +155,27 @@ def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
         assert refused.exit_code != 0
         assert what in refused.output
         assert out.read_bytes() == before
+
+
+def test_a_beginning_that_is_there_is_not_put_there_again(base, folders) -> None:
+    prompts = {"en": ["Spell.", "<s>Spell."]}
+    judge = Onlooker(str(base), read_adapters(folders), prompts).judge
+    one, two = (answer.prompt for answer in judge.answers("en"))
+    assert one == two
+
+
+def test_answers_are_asked_for_once(base, folders, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    asked = []
+    real = judge_module.answered
+
+    def answered(model, tokenizer, prompts, *more):
+        asked.append(len(prompts))
+        return real(model, tokenizer, prompts, *more)
+
+    monkeypatch.setattr(judge_module, "answered", answered)
+    for _ in range(2):
+        onlooker = Onlooker(str(base), read_adapters(folders), {"fr": PROMPTS})
+        onlooker.sensitivities()
+        onlooker.judge.answers("fr")
+    assert asked == [len(PROMPTS)]

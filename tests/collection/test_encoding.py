@@ -11,6 +11,7 @@ import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, verify_bundle
 from hydraopt.bundle.harm import Harm
+from hydraopt.collection import encode
 from hydraopt.collection.encode import Limit
 from hydraopt.collection.refresh import refresh
 from hydraopt.collection.verbs import Onlooker, add, remove
@@ -21,6 +22,7 @@ from hydraopt.errors import AlignmentError, BaseMismatchError, BudgetError, Usag
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.outcome import Measured
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of, near
 
@@ -195,6 +197,39 @@ def test_harm_is_measured_without_a_limit_too(one_file: Path, adapters: dict[str
     entry = open_bundle(one_file)["e"].entry
     assert entry.harm is not None
     assert entry.harm.likely == pytest.approx(entry.error, rel=0.01)
+
+
+def test_a_size_counts_what_is_told_of_harm(one_file, adapters, monkeypatch) -> None:
+    seen, real = [], encode.solve
+
+    def solve(job, budget, options):
+        solution = real(job, budget, options)
+        seen.append((job, budget, solution.draft))
+        return solution
+
+    monkeypatch.setattr(encode, "solve", solve)
+    limit, look = Limit("3000"), Onlooker(judge=Judge())
+    add(one_file, [adapters["e"]], limit=limit, onlooker=look, day=DAY)
+    harm = open_bundle(one_file)["e"].entry.harm
+    assert harm is not None
+    ((job, budget, draft),) = seen
+    told = dataclasses.replace(job, measured={"e": Measured(harm)})
+    assert job.value(budget, draft) == pytest.approx(told.value(budget, draft), abs=6)
+
+
+def test_nobody_looks_before_all_is_checked(one_file: Path, adapters: dict[str, Path]) -> None:
+    looked: list[int] = []
+
+    def look() -> dict[str, dict[str, float]]:
+        looked.append(0)
+        return {}
+
+    for limit, name in ((Limit("3O%"), "e"), (Limit("3000"), "a")):
+        with pytest.raises(UsageError):
+            add(one_file, [adapters[name]], limit=limit, onlooker=Onlooker(look))
+    assert not looked
+    add(one_file, [adapters["e"]], limit=Limit("3000"), onlooker=Onlooker(look), day=DAY)
+    assert looked == [0]
 
 
 def test_sensitivity_moves_bytes_between_modules(one_file: Path, adapters: dict[str, Path]) -> None:

@@ -17,7 +17,8 @@ from hydraopt.evaluate.forced import Forced
 from tests.evaluate.test_run import factors
 
 READS = 30
-"""Batches of an evaluation that was asked, a row each."""
+"""Batches of an evaluation that was asked, a row each, about: how many answers are those expected
+depends on how the processor rounds."""
 
 
 class Stopped(BaseException):
@@ -115,9 +116,10 @@ def test_a_task_that_is_done_is_not_counted_again(asked, work, monkeypatch) -> N
 
 
 def test_what_is_done_is_measured_again(asked, work) -> None:
-    for times in (1, 2):
-        evaluate(*asked)
-        assert len(work["read"]) == times * READS
+    evaluate(*asked)
+    reads = len(work["read"])
+    evaluate(*asked)
+    assert len(work["read"]) == 2 * reads
 
 
 @pytest.mark.parametrize("content", ["", "[[1]]", '{"base": {}}'])
@@ -177,13 +179,15 @@ def test_what_others_made_is_known_by_its_factors(asked, work) -> None:
     def made(seed: int):
         return replace(compared, others={"other": {"spell-fr": factors(0.1, seed)}})
 
-    begin(work, READS - 1)
+    evaluate(made(2), request)
+    reads = len(work["read"])
+    begin(work, reads - 1)
     with pytest.raises(Stopped):
         evaluate(made(2), request)
     begin(work, 10**6)
     evaluate(made(3), request)
     assert len(work["read"]) > 1
-    begin(work, READS - 1)
+    begin(work, reads - 1)
     with pytest.raises(Stopped):
         evaluate(made(3), request)
     begin(work, 10**6)

@@ -15,7 +15,7 @@ from hydraopt.bundle.reader import open_bundle
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.merging.merge import merge
-from hydraopt.report.figures import check_plot, draw
+from hydraopt.report.figures import _draw_plan, check_plot, draw
 from tests.conftest import MakeAdapter
 
 PATHS = [f"h.{i // 2}.{'qv'[i % 2]}" for i in range(6)]
@@ -269,3 +269,18 @@ def test_pictures_refuse(report: dict[str, Any], tmp_path: Path) -> None:
         check_plot(tmp_path / "x.gif")
     with pytest.raises(UsageError, match="nothing to draw"):
         draw({"schema": "other/1"}, tmp_path / "x.png")
+
+
+def test_a_picture_has_a_folder(report: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no folder for the picture"):
+        check_plot(tmp_path / "none" / "x.png")
+
+
+@pytest.mark.parametrize(("counted", "factor"), [("nats", 1.0), ("lost", 100.0)])
+def test_little_harm_is_drawn_where_it_is(counted: str, factor: float) -> None:
+    trials = [{"size": 1e4 / x, "harm": x} for x in (2e-4, 2e-3)]
+    task = {"name": "de", "trials": trials, "size": 1e7, "harm": 1e-3}
+    figure = _draw_plan({"schema": "hydraopt.merge.plan/1", "counted": counted, "tasks": [task]})
+    line, dot = figure.axes[0].get_lines()
+    assert [*line.get_ydata()] == pytest.approx([2e-4 * factor, 2e-3 * factor])
+    assert [*dot.get_ydata()] == pytest.approx([1e-3 * factor])

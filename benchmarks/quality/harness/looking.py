@@ -15,7 +15,7 @@ from hydraopt.basemodel.encoding import Encoded, prompt_text
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.onlooker import PROMPTS, TEXTS, Onlooker
 from hydraopt.basemodel.products import products_of
-from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
+from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.basemodel.writing import answered
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
@@ -60,7 +60,7 @@ def seen_by(
             for number, adapter in enumerate(adapters):
                 factors = {path: module.factors() for path, module in adapter.modules.items()}
                 texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
-                found[adapter.name] = sensitivities(look(model, texts, factors), factors)
+                found[adapter.name] = sensitivities(looks(model, texts, factors), factors)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(found))
     known: dict[str, dict[str, float]] = json.loads(note.read_text())

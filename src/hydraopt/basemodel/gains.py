@@ -13,6 +13,7 @@ what is free: the coefficients of rank-one parts, nothing of the base.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch, Encoded, collate
-from hydraopt.basemodel.model import Placed, TaskFactors, attached, hidden_states, logits_of, place
+from hydraopt.basemodel.model import (
+    Placed,
+    TaskFactors,
+    attached,
+    hidden_states,
+    logits_of,
+    of_head,
+    place,
+)
 from hydraopt.coding.coefficients import EXPONENT_GRID
 
 __all__ = ["gains"]
@@ -63,9 +72,10 @@ def gains(
         return {}
     reference, placed = place(model, original), place(model, some)
     batches = [collate(seen[i : i + _TEXTS]) for i in range(0, len(seen), _TEXTS)]
-    learned = _learn(model, placed, batches, [_hidden(model, x, reference) for x in batches])
+    aims = [_Aim.of(model, x, reference) for x in batches]
+    learned = _learn(model, placed, batches, aims)
     judge = collate(judges)
-    aim = _hidden(model, judge, reference)
+    aim = _Aim.of(model, judge, reference)
     best: dict[str, NDArray[np.int64]] = {}
     least = _divergence(model, placed, judge, aim)
     for share in _SHARES:
@@ -76,8 +86,21 @@ def gains(
     return best
 
 
+@dataclass(frozen=True)
+class _Aim:
+    """What the original makes of a batch. hidden: (N, width), what its output layer sees. placed:
+    its factors."""
+
+    hidden: Tensor
+    placed: Placed
+
+    @classmethod
+    def of(cls, model: Any, batch: Batch, placed: Placed) -> _Aim:
+        return cls(_hidden(model, batch, placed), placed)
+
+
 def _learn(
-    model: Any, placed: Placed, batches: Sequence[Batch], aims: Sequence[Tensor]
+    model: Any, placed: Placed, batches: Sequence[Batch], aims: Sequence[_Aim]
 ) -> dict[str, Tensor]:
     """Natural logarithms of the gains, (k,) by path."""
     logs = {
@@ -93,23 +116,26 @@ def _learn(
             hidden = hidden_states(model, batch)
         # The loss in pieces, each of whose logits are freed before the next.
         leaf = hidden.detach().requires_grad_()
-        for piece, want in _pieces(leaf, aim):
-            torch.autograd.backward(_kl(model, piece, want).sum() / len(leaf))
+        for piece in _pieces(len(leaf)):
+            # Grown anew for each piece, whose backward pass frees what it came through.
+            head = _grown(of_head(model, placed), {path: x.exp() for path, x in logs.items()})
+            torch.autograd.backward(_kl(model, leaf, head, aim, piece).sum() / len(leaf))
         torch.autograd.backward(hidden, leaf.grad)
         optimizer.step()
     return {path: x.detach() for path, x in logs.items()}
 
 
-def _pieces(hidden: Tensor, aim: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(hidden), _TOKENS):
-        yield hidden[start : start + _TOKENS], aim[start : start + _TOKENS]
+def _pieces(tokens: int) -> Iterator[slice]:
+    for start in range(0, tokens, _TOKENS):
+        yield slice(start, start + _TOKENS)
 
 
-def _kl(model: Any, hidden: Tensor, aim: Tensor) -> Tensor:
-    """KL(original || coded) at each token, (N,), in nats, from hidden states (N, width)."""
+def _kl(model: Any, hidden: Tensor, placed: Placed, aim: _Aim, piece: slice) -> Tensor:
+    """KL(original || coded) at each token of a piece, (n,), in nats, from hidden states (N, width)
+    and the factors that gave them."""
     with torch.no_grad():
-        want = logits_of(model, aim).log_softmax(-1)
-    got = logits_of(model, hidden).log_softmax(-1)
+        want = logits_of(model, aim.hidden[piece], aim.placed).log_softmax(-1)
+    got = logits_of(model, hidden[piece], placed).log_softmax(-1)
     return F.kl_div(got, want, log_target=True, reduction="none").sum(-1)
 
 
@@ -120,11 +146,12 @@ def _hidden(model: Any, batch: Batch, placed: Placed) -> Tensor:
 
 
 @torch.no_grad()
-def _divergence(model: Any, placed: Placed, batch: Batch, aim: Tensor) -> float:
+def _divergence(model: Any, placed: Placed, batch: Batch, aim: _Aim) -> float:
     """Mean KL over all tokens of a batch."""
     hidden = _hidden(model, batch, placed)
-    pieces = (_kl(model, piece, want).double().sum() for piece, want in _pieces(hidden, aim))
-    return sum(float(piece) for piece in pieces) / len(hidden)
+    pieces = _pieces(len(hidden))
+    sums = (_kl(model, hidden, placed, aim, piece).double().sum() for piece in pieces)
+    return sum(map(float, sums)) / len(hidden)
 
 
 def _steps(logs: Tensor) -> NDArray[np.int64]:

@@ -241,7 +241,7 @@ def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) 
     chunks = tuple(tuple(spoken[i] for i in chunk) for chunk, _ in made)
     batches = tuple(batch for _, batch in made)
     placed = place(model, original)
-    seen = tuple(tuple(_seen(model, x) for x in _pieces(model, y, placed)) for y in batches)
+    seen = tuple(tuple(_seen(model, x, placed) for x in _pieces(model, y, placed)) for y in batches)
     sure = _probabilities(batches, chunks, seen, len(answers))
     return Reference(batches, chunks, seen, sure)
 
@@ -269,7 +269,7 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
     for batch, chunk, seen in zip(reference.batches, reference.order, reference.seen, strict=True):
         rows, start = np.array(chunk)[batch.row.cpu().numpy()], 0
         for piece, before in zip(_pieces(model, batch, placed), seen, strict=True):
-            kl, moved = _compared(model, piece, before)
+            kl, moved = _compared(model, piece, placed, before)
             some = rows[start : start + len(kl)].astype(np.float64)
             columns.append((some, kl, _numbers(before.margin), moved))
             start += len(kl)
@@ -288,8 +288,8 @@ def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
         yield hidden[start : start + _TOKENS]
 
 
-def _seen(model: Any, hidden: Tensor) -> _Seen:
-    logits = logits_of(model, hidden)
+def _seen(model: Any, hidden: Tensor, placed: Placed) -> _Seen:
+    logits = logits_of(model, hidden, placed)
     top, tokens = logits.topk(min(_LIKELIEST, logits.shape[-1]), dim=-1)
     logs = top - logits.logsumexp(-1, keepdim=True)
     return _Seen(tokens, logs, _left(logs), top[:, 0] - top[:, 1])
@@ -301,13 +301,13 @@ def _left(logs: Tensor) -> Tensor:
     return left
 
 
-def _compared(model: Any, hidden: Tensor, before: _Seen) -> tuple[Numbers, Numbers]:
+def _compared(model: Any, hidden: Tensor, placed: Placed, before: _Seen) -> tuple[Numbers, Numbers]:
     """(kl, moved) of some tokens: see :class:`Drift`.
 
     KL is that over the likeliest tokens of the original and all others as one: no more than that
     over all tokens, and hardly less. The original's output layer need not be computed again.
     """
-    logits = logits_of(model, hidden)
+    logits = logits_of(model, hidden, placed)
     logs = logits.gather(1, before.tokens) - logits.logsumexp(-1, keepdim=True)
     kl = torch.linalg.vecdot(before.logs.exp(), before.logs - logs).double()
     kl += before.rest * (before.rest.log() - _left(logs).log())

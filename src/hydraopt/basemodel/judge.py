@@ -28,9 +28,9 @@ __all__ = ["ANSWER_TOKENS", "Judge"]
 
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
-_METHOD: Final = "6"
+_METHOD: Final = "7"
 """Changes when the same factors would be given other numbers."""
-_TRAINING: Final = "4"
+_TRAINING: Final = "5"
 """Changes when a refit would learn otherwise from the same."""
 _JUDGES: Final = 4
 """Answers held out of a refit, at least: one alone may get better by chance."""
@@ -66,7 +66,8 @@ class Judge:
         known = base_hash(base, model)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
-        self._of_base = f"{known} {where} {_METHOD} {ANSWER_TOKENS}"
+        ends = tokenizer.eos_token_id
+        self._of_base = f"{known} {where} {_METHOD} {ANSWER_TOKENS} {ends}"
         self._references: dict[str, Reference] = {}
         self._contents: dict[str, str] = {}
 
@@ -114,6 +115,8 @@ class Judge:
     def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> Judged:
         """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path."""
         asked = self._prompts[task]
+        # Of too few none is held out; then none was learned from either.
+        apart = apart and bool(self._held_out(task))
         some = self._held_out(task) if apart else range(len(asked))
         parts: list[bytes | str] = [self._key(task, asked)]
         parts += [f"apart {[*some]}"] if apart else []

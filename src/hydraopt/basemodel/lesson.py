@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from hydraopt.basemodel.batches import batch_of_each
 from hydraopt.basemodel.encoding import Batch, Encoded
-from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
+from hydraopt.basemodel.model import (
+    Placed,
+    as_the_model_does,
+    attached,
+    hidden_states,
+    logits_of,
+    of_head,
+)
 from hydraopt.basemodel.products import has_bfloat16
 from hydraopt.capacity import most_memory
 
@@ -51,14 +58,16 @@ def learns_in(model: Any) -> torch.dtype:
 @dataclass(frozen=True)
 class Lesson:
     """What is learned from. batches: of answers of similar length. aims: (N, width) of each, what
-    the original's output layer sees. weight, bias, cap: the output layer, of the tokens that matter
-    alone: of a large vocabulary it is most of the work."""
+    the original's output layer sees. original: the factors that it has on that layer. tokens: those
+    that matter; weight, bias: the output layer, of them alone: of a large vocabulary it is most of
+    the work."""
 
     batches: list[Batch]
     aims: list[Tensor]
+    original: Placed
+    tokens: Tensor
     weight: Tensor
     bias: Tensor | None
-    cap: float | None
 
     @classmethod
     def of(cls, model: Any, answers: Sequence[Encoded], original: Placed, texts: int) -> Lesson:
@@ -69,20 +78,20 @@ class Lesson:
         batches = batch_of_each(model, groups)
         with torch.no_grad(), attached(model, original):
             aims = [hidden_states(model, batch) for batch in batches]
-        tokens = _likely_tokens(model, batches, aims)
+        tokens = _likely_tokens(model, batches, aims, original)
         head = model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias.detach()[tokens]
-        cap = getattr(model.config, "final_logit_softcapping", None)
+        bias = None if head.bias is None else head.bias.detach()[tokens].float()
         weight = head.weight.detach()[tokens].float()
-        return cls(batches, aims, weight, None if bias is None else bias.float(), cap)
+        return cls(batches, aims, of_head(model, original), tokens, weight, bias)
 
     def learn(self, model: Any, placed: Placed, number: int, temperature: float = 1.0) -> None:
         """Add the gradients of the KL an answer, mean over the answers of a batch.
 
+        placed: B (m, k) and A (k, n) by path; those of the output layer get no gradients.
         temperature: divides the logits of both; the KL is times its square, so that gradients are
         of one size (Hinton et al. 2015, 1503.02531).
         """
-        batch, aim = self.batches[number], self.aims[number]
+        batch, aim, head = self.batches[number], self.aims[number], of_head(model, placed)
         dtype = aim.dtype
         with attached(model, {path: (b.to(dtype), a.to(dtype)) for path, (b, a) in placed.items()}):
             hidden = hidden_states(model, batch).float()
@@ -91,26 +100,31 @@ class Lesson:
         answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
-                want = self._chances(aim[start : start + _TOKENS], temperature)
-            got = self._chances(leaf[start : start + _TOKENS], temperature)
+                want = self._chances(
+                    model, aim[start : start + _TOKENS], self.original, temperature
+                )
+            got = self._chances(model, leaf[start : start + _TOKENS], head, temperature)
             kl = F.kl_div(got, want, log_target=True, reduction="sum")
             torch.autograd.backward(kl * temperature**2 / answers)
         torch.autograd.backward(hidden, leaf.grad)
 
-    def _chances(self, hidden: Tensor, temperature: float) -> Tensor:
+    def _chances(self, model: Any, hidden: Tensor, head: Placed, temperature: float) -> Tensor:
         logits = F.linear(hidden.float(), self.weight, self.bias)
-        if self.cap is not None:
-            logits = self.cap * torch.tanh(logits / self.cap)
-        return (logits / temperature).log_softmax(-1)
+        for b, a in head.values():
+            rows = b.detach()[self.tokens].float()
+            logits = logits + F.linear(F.linear(hidden.float(), a.detach().float()), rows)
+        return (as_the_model_does(model, logits) / temperature).log_softmax(-1)
 
 
 @torch.no_grad()
-def _likely_tokens(model: Any, batches: Sequence[Batch], aims: Sequence[Tensor]) -> Tensor:
+def _likely_tokens(
+    model: Any, batches: Sequence[Batch], aims: Sequence[Tensor], original: Placed
+) -> Tensor:
     """The tokens of all answers, and those that the original holds likely at any place of one."""
     tokens = [batch.labels for batch in batches]
     for aim in aims:
         for start in range(0, len(aim), _TOKENS):
-            logits = logits_of(model, aim[start : start + _TOKENS])
+            logits = logits_of(model, aim[start : start + _TOKENS], original)
             tokens.append(logits.topk(min(_LIKELY, logits.shape[-1])).indices.flatten().cpu())
     every: Tensor = torch.cat(tokens).unique()  # type: ignore[no-untyped-call]
     return every

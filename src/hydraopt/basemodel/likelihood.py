@@ -66,9 +66,9 @@ def likelihoods(
         batch = [parts[k] for k in chunk]
         with attached(model, placed):
             hidden = states_of(model, *laid_out([trie for _, _, trie in batch]))
-            for (i, texts, trie), states in zip(batch, hidden, strict=True):
-                some = [groups[i][text] for text in texts]
-                np.add.at(made[i], texts, _sums(model, trie, states, some))
+        for (i, texts, trie), states in zip(batch, hidden, strict=True):
+            some = [groups[i][text] for text in texts]
+            np.add.at(made[i], texts, _sums(model, trie, states, some, placed))
         done += len(chunk)
     return made
 
@@ -91,7 +91,9 @@ def _parts(
             waiting = [texts[:half], texts[half:], *waiting]
 
 
-def _sums(model: Any, trie: Trie, states: Tensor, texts: Sequence[Encoded]) -> Numbers:
+def _sums(
+    model: Any, trie: Trie, states: Tensor, texts: Sequence[Encoded], placed: Placed
+) -> Numbers:
     """The log-likelihood of each text, whose trie this is, (texts,)."""
     asks: dict[int, list[tuple[int, int]]] = {}
     for text, nodes in enumerate(trie.asked):
@@ -100,7 +102,7 @@ def _sums(model: Any, trie: Trie, states: Tensor, texts: Sequence[Encoded]) -> N
     sums, nodes = np.zeros(len(texts)), sorted(asks)
     for start in range(0, len(nodes), _AT_ONCE):
         some = nodes[start : start + _AT_ONCE]
-        logits = logits_of(model, states[some])
+        logits = logits_of(model, states[some], placed)
         total = logits.logsumexp(-1)
         told = [(k, text, token) for k, node in enumerate(some) for text, token in asks[node]]
         rows = torch.tensor([k for k, _, _ in told])

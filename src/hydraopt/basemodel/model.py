@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ __all__ = [
     "AnyFactors",
     "Placed",
     "TaskFactors",
+    "as_the_model_does",
     "attached",
     "attached_in_blocks",
+    "check_logits",
     "contiguous_head",
     "factors_key",
     "hidden_states",
@@ -32,9 +34,17 @@ __all__ = [
     "load_model",
     "logits_of",
     "misfit",
+    "of_head",
     "place",
     "states_of",
 ]
+
+T = TypeVar("T")
+
+_TRIED: Final = 4
+"""Tokens on which a model's logits are looked at."""
+_ALIKE: Final = 0.01
+"""How far logits may be apart that are computed in another order, relative to the largest."""
 
 BATCH_TOKENS = 1024
 """Padded tokens of a batch: large enough that matrix products run at full speed on a CPU."""
@@ -201,7 +211,8 @@ def states_of(model: Any, ids: Tensor, parents: Tensor | None) -> Tensor:
         dtype = next(model.parameters()).dtype
         mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
         more = {"attention_mask": mask[:, None], "position_ids": places}
-    states: Tensor = model.model(input_ids=ids, use_cache=False, **more).last_hidden_state
+    body = model.base_model  # under whatever name the architecture has it
+    states: Tensor = body(input_ids=ids, use_cache=False, **more).last_hidden_state
     return states
 
 
@@ -220,15 +231,60 @@ def _hidden_from(parents: Tensor) -> tuple[Tensor, Tensor]:
     return ~seen, places
 
 
-def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """Float32 logits (N, vocabulary) of hidden states (N, width).
+def of_head(model: Any, by_path: Mapping[str, T]) -> dict[str, T]:
+    """What belongs to the output layer alone, by module path: hidden states do not show it."""
+    head = model.get_output_embeddings()
+    known = dict(model.named_modules()) if by_path else {}
+    return {path: x for path, x in by_path.items() if known.get(path) is head}
+
+
+def logits_of(model: Any, hidden: Tensor, placed: Placed) -> Tensor:
+    """Float32 logits (N, vocabulary) of hidden states (N, width), with the factors of the output
+    layer among ``placed`` on it, unless they are there already.
 
     Only target positions go through the output layer; for small models with a large vocabulary it
     costs as much as all the rest.
     """
-    logits: Tensor = model.lm_head(hidden).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    with attached(model, of_head(model, placed)):
+        logits: Tensor = model.get_output_embeddings()(hidden).float()
+    return as_the_model_does(model, logits)
+
+
+def as_the_model_does(model: Any, logits: Tensor) -> Tensor:
+    """What some architectures make of logits, given what their output layer gives: Granite divides
+    them, Cohere multiplies them, Gemma 2 caps them."""
+    config = model.config
+    factor = getattr(config, "logit_scale", None) or 1.0
+    factor /= getattr(config, "logits_scaling", None) or 1.0
+    if factor != 1.0:
+        logits = logits * factor
+    cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.inference_mode()
+def check_logits(model: Any) -> None:
+    """Raise UsageError for a language model whose logits are not those of :func:`logits_of`: all
+    that is measured would be of another model."""
+    try:
+        device = model.get_input_embeddings().weight.device
+        ids = torch.arange(1, 1 + _TRIED, device=device)[None] % model.config.vocab_size
+        own = model(input_ids=ids, use_cache=False).logits[0].float()
+        ours = logits_of(model, states_of(model, ids, None)[0], {})
+        alike = torch.allclose(ours, own, rtol=0.0, atol=_ALIKE * float(own.abs().max()))
+        got = "logits that are not those of its last states and its output layer"
+    except (AttributeError, TypeError) as error:
+        alike, got = False, str(error)
+    if not alike:
+        raise UsageError(
+            explain(
+                "nothing can be measured with this base model",
+                file=getattr(model.config, "_name_or_path", None) or None,
+                got=f"{type(model).__name__}: {got}",
+                expected="a decoder with one output layer over its last hidden states",
+                do="Merge without --base and --prompts",
+            )
+        )
 
 
 @contextmanager

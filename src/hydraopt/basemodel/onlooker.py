@@ -19,9 +19,8 @@ from hydraopt.adapters.tuners import other_tuner
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
-from hydraopt.basemodel.model import TaskFactors, load_model
-from hydraopt.basemodel.sensitivity import look, self_written, sensitivities
-from hydraopt.basemodel.writing import answered
+from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
+from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
@@ -41,7 +40,9 @@ __all__ = [
 TEXTS = 8
 """Texts on which an adapter's modules are seen; more change little."""
 PROMPTS = 32
-"""Prompts of a task that are answered, at most; eight do most of it."""
+"""Prompts of a task that gains are fitted to, at most; eight do most of it."""
+_TOKENS = 48
+"""Of an answer, at most, that modules are seen on and gains are fitted to."""
 JUDGED = 256
 """Prompts of a task that harm is measured on, at most."""
 JUDGED_IF_REFIT = 64
@@ -91,10 +92,10 @@ class Onlooker:
             _check(self._adapters[name], asked)
         self._base = base
         self._model, self._tokenizer = load_model(base)
+        check_logits(self._model)
         self._prompts = prompts
         self._progress = progress or silent
         self._seed, self._refits = seed, refits
-        self._answered: dict[str, list[Encoded]] = {}
         self._mended = 0
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
@@ -112,7 +113,7 @@ class Onlooker:
                 texts = self_written(
                     self._model, self._tokenizer, factors, TEXTS, self._seed + number
                 )
-            seen = sensitivities(look(self._model, texts, factors), factors)
+            seen = sensitivities(looks(self._model, texts, factors), factors)
             tempered[name] = {path: value**POWER for path, value in seen.items()}
             self._progress("seeing what matters", number + 1, len(self._adapters))
         return tempered
@@ -158,12 +159,9 @@ class Onlooker:
         return {path: module.factors() for path, module in modules.items()}
 
     def _answers(self, name: str) -> list[Encoded]:
-        if name not in self._answered:
-            asked = [_encoded(self._tokenizer, text) for text in self._prompts[name][:PROMPTS]]
-            self._answered[name] = answered(
-                self._model, self._tokenizer, asked, self._factors(name)
-            )
-        return self._answered[name]
+        """The first prompts with how the original's answers begin, which the judge remembers."""
+        said = self.judge.answers(name)[:PROMPTS]
+        return [Encoded(answer.prompt, answer.target[:_TOKENS]) for answer in said]
 
 
 def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
@@ -194,5 +192,7 @@ def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
 
 def _encoded(tokenizer: Any, text: str) -> Encoded:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+    bos = tokenizer.bos_token_id
+    # A text of a chat template may begin with it already.
+    start = () if bos is None or ids[:1] == [bos] else (bos,)
     return Encoded((*start, *ids), ())

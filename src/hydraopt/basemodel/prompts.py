@@ -29,13 +29,14 @@ def read_prompts(path: str | Path) -> list[str]:
     """
     file = Path(path)
     try:
-        lines = read_regular(file, _MOST_BYTES).decode("utf-8").splitlines()
+        # Not splitlines: a text may hold other characters that Python ends lines at.
+        lines = read_regular(file, _MOST_BYTES).decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(explain("cannot read the prompts", file=file, got=reason)) from None
     prompts = []
     instruction = functools.cache(lambda: _instruction(file))
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate((line.removesuffix("\r") for line in lines), 1):
         if line.strip():
             where = f"{file}:{number}"
             rows = file.suffix == ".jsonl"
@@ -45,11 +46,14 @@ def read_prompts(path: str | Path) -> list[str]:
     return prompts
 
 
-def read_prompt_folder(path: str | Path, names: Collection[str]) -> dict[str, list[str]]:
+def read_prompt_folder(
+    path: str | Path, names: Collection[str], others: Collection[str] = ()
+) -> dict[str, list[str]]:
     """Prompts by task, from ``NAME.jsonl`` or ``NAME.txt`` files; see :func:`read_prompts`.
 
-    names: the tasks that there are; one without a file is left out. Raises UsageError for a folder
-    that is none, for two files of a task, and for files of prompts that no task is called by.
+    names: the tasks that are asked about; one without a file is left out. others: tasks that there
+    are besides, whose files are not read. Raises UsageError for a folder that is none, for two
+    files of a task, and for files of prompts that no task is called by.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -63,18 +67,19 @@ def read_prompt_folder(path: str | Path, names: Collection[str]) -> dict[str, li
             both = f"{files[file.stem].name} and {file.name}"
             raise UsageError(explain("two files of prompts for one task", file=folder, got=both))
         files[file.stem] = file
-    unknown = sorted(set(files) - set(names))
-    if unknown or not files:
+    unknown = sorted(set(files) - {*names, *others})
+    mine = {name: file for name, file in sorted(files.items()) if name in names}
+    if unknown or not mine:
         raise UsageError(
             explain(
                 "prompts of a task that is not there" if unknown else "no prompts in the folder",
                 file=folder,
-                got=", ".join(unknown) or "no .jsonl or .txt file",
+                got=", ".join(unknown or sorted(files)) or "no .jsonl or .txt file",
                 expected=", ".join(sorted(names)),
                 do="Name each file as its adapter",
             )
         )
-    return {name: read_prompts(file) for name, file in sorted(files.items())}
+    return {name: read_prompts(file) for name, file in mine.items()}
 
 
 def _instruction(file: Path) -> str:
@@ -100,7 +105,7 @@ def _instruction(file: Path) -> str:
 def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
     try:
         said = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     text = said
     if isinstance(said, dict):
@@ -109,7 +114,7 @@ def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
         if text is None and isinstance(given, str):
             own = said.get("instruction")
             text = prompt_text(own if isinstance(own, str) else instruction(), given)
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or _is_cut(text):
         raise UsageError(
             explain(
                 f"cannot read the prompt at {where}",
@@ -118,3 +123,8 @@ def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
             )
         )
     return text
+
+
+def _is_cut(text: str) -> bool:
+    """Whether it holds half of a surrogate pair, which is no character."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

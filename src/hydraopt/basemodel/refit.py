@@ -39,7 +39,7 @@ from hydraopt.basemodel.harm import (
     surely_changes_more,
 )
 from hydraopt.basemodel.lesson import Lesson, learner_of
-from hydraopt.basemodel.model import TaskFactors, place
+from hydraopt.basemodel.model import TaskFactors, of_head, place
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord
@@ -125,10 +125,10 @@ def refit(
     """Other records of the modules in ``coded``, that keep more of the original's answers.
 
     answers: prompts with the original's answers as targets. original: B (m, r) with the scale
-    inside, A (r, n), by module path. done: modules that stay as they are coded. more: others to
-    learn from; the more there are, the more of ``answers`` judge, and then of these as well
-    (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``). The same arguments give the
-    same records. The model stays as it is.
+    inside, A (r, n), by module path. done: modules that stay as they are coded; the output layer
+    does so anyway. more: others to learn from; the more there are, the more of ``answers`` judge,
+    and then of these as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``). The
+    same arguments give the same records. The model stays as it is.
     Raises UsageError for fewer than four answers in all, and AlignmentError for modules that the
     model does not have as linear ones.
     """
@@ -142,8 +142,9 @@ def refit(
     most = _harm(first.only(of_first)).kl
     records: dict[str, PartsRecord] = {}
     steps = 0
-    trained = {path: x for path, x in coded.items() if path not in set(done)}
-    held = {path: x.record for path, x in coded.items() if path in set(done)}
+    still = {*done, *of_head(model, coded)}
+    trained = {path: x for path, x in coded.items() if path not in still}
+    held = {path: x.record for path, x in coded.items() if path in still}
     for step, tried in _train(learner_of(model), seen, original, trained, held, how):
         drift = _drift(model, judges, {**held, **tried})
         harm = _harm(drift)

@@ -9,7 +9,7 @@ expectation is known without drawing any: see :func:`sensitivities`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hydraopt.basemodel.encoding import Encoded, collate
-from hydraopt.basemodel.model import TaskFactors, attached, hidden_states, logits_of, place
+from hydraopt.basemodel.encoding import Encoded, batches_by_tokens, collate
+from hydraopt.basemodel.model import (
+    BATCH_TOKENS,
+    TaskFactors,
+    attached,
+    hidden_states,
+    logits_of,
+    of_head,
+    place,
+)
 from hydraopt.linalg.svd import thin
 
-__all__ = ["Seen", "look", "self_written", "sensitivities"]
+__all__ = ["Seen", "look", "looks", "self_written", "sensitivities"]
 
 
 @dataclass(frozen=True)
 class Seen:
     """What each module saw on some text. x: (N, n) inputs; g: (N, m) gradients of the answer's
-    log-probability in the module's outputs; text: (N,) which text a token belongs to."""
+    log-probability in the module's outputs; text: (N,) which text a token belongs to. The output
+    layer sees the answer's tokens alone."""
 
     x: Mapping[str, Tensor]
     g: Mapping[str, Tensor]
@@ -56,6 +65,13 @@ def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[dict[str,
             handle.remove()
 
 
+def looks(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Iterator[Seen]:
+    """What modules see on texts, a few at a time: BATCH_TOKENS padded tokens, or one longer text,
+    for all that the model computes of them is in memory at once."""
+    for chunk in batches_by_tokens([len(text) for text in texts], BATCH_TOKENS):
+        yield look(model, [texts[i] for i in chunk], factors)
+
+
 def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Seen:
     """Inputs and gradients of every module of the adapted model on the texts, padding left out."""
     placed = place(model, factors)
@@ -69,13 +85,13 @@ def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Se
     handle = embeddings.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
     try:
         with attached(model, placed), _watched(model, list(factors)) as (inputs, outputs):
-            logits = logits_of(model, hidden_states(model, batch))
+            logits = logits_of(model, hidden_states(model, batch), {})  # all factors are there
             chance = logits.log_softmax(-1).gather(1, batch.labels[:, None])
             torch.autograd.backward(chance.sum())
-            x = {path: value[real] for path, value in inputs.items()}
-            g = {
-                path: value.grad[real] for path, value in outputs.items() if value.grad is not None
-            }
+        head = of_head(model, factors)
+        x = {path: value if path in head else value[real] for path, value in inputs.items()}
+        grads = {path: value.grad for path, value in outputs.items() if value.grad is not None}
+        g = {path: value if path in head else value[real] for path, value in grads.items()}
     finally:
         handle.remove()
     which = torch.arange(len(texts))[:, None].expand(batch.ids.shape)[real]
@@ -104,20 +120,23 @@ def self_written(
     return [Encoded((start,), tuple(row[1:].tolist())) for row in out]
 
 
-def sensitivities(seen: Seen, factors: TaskFactors) -> dict[str, float]:
+def sensitivities(seen: Iterable[Seen], factors: TaskFactors) -> dict[str, float]:
     """By module path, what a unit of squared Frobenius error does there, for hydraopt.merge.
 
     With the thin SVD dW = U diag(s) V^T: noise N on the input side, E = U diag(s) N^T, gives
     E[(g^T E x)^2] = |diag(s) U^T g|^2 |x|^2 for N of unit variance, and |E|^2 = n |s|^2; the output
-    side likewise. The value is the sum of both ratios, mean over tokens.
+    side likewise. The value is the sum of both ratios, mean over the tokens of all that was seen.
     """
-    values = {}
-    for path, (b, a) in factors.items():
-        t = thin(np.asarray(b, float), np.asarray(a, float))
-        x, g = seen.x[path].double().numpy(), seen.g[path].double().numpy()
-        out = np.square(g @ (t.U * t.s)).sum(1) * np.square(x).sum(1) / x.shape[1]
-        into = np.square(x @ (t.V * t.s)).sum(1) * np.square(g).sum(1) / g.shape[1]
-        values[path] = float((out + into).mean() / max(t.energy, 1e-300))
+    thinned = {p: thin(np.asarray(b, float), np.asarray(a, float)) for p, (b, a) in factors.items()}
+    sums, tokens = dict.fromkeys(factors, 0.0), 0
+    for part in seen:
+        tokens += len(part.text)
+        for path, t in thinned.items():
+            x, g = part.x[path].double().numpy(), part.g[path].double().numpy()
+            out = np.square(g @ (t.U * t.s)).sum(1) * np.square(x).sum(1) / x.shape[1]
+            into = np.square(x @ (t.V * t.s)).sum(1) * np.square(g).sum(1) / g.shape[1]
+            sums[path] += float((out + into).sum())
+    values = {p: sums[p] / max(tokens, 1) / max(t.energy, 1e-300) for p, t in thinned.items()}
     # A module without any effect still has to be a number above zero.
     least = max(max(values.values(), default=0.0) * 1e-6, 1e-300)
     return {path: max(value, least) for path, value in values.items()}

@@ -125,7 +125,7 @@ def run_adding(
             bundle,
             opened,
             limit=limit,
-            onlooker=_onlooker(asked, opened, progress),
+            onlooker=_onlooker(asked, bundle, opened, progress),
             exact=asked.exact,
             same_base=asked.same_base,
             base=_tensors(asked, opened),
@@ -135,21 +135,24 @@ def run_adding(
     show_changed(done, as_json, "replaced in" if verb.__name__ == "replace" else "added to")
 
 
-def _onlooker(asked: Adding, opened: Sequence[Any], progress: Progress | None) -> Any:
+def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Who looks at the adapters with the base model, if it is given."""
     if asked.base is None or asked.lossless:
         return None
     from hydraopt.basemodel.onlooker import Onlooker
     from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
     from hydraopt.collection import verbs
+    from hydraopt.collection.kinds import collection_at
 
     files = dict(asked.prompted)
     folder = files.pop("", None)
     names = [adapter.name for adapter in opened]
-    texts = read_prompt_folder(folder, names) if folder is not None else {}
+    texts = {}
+    if folder is not None:
+        texts = read_prompt_folder(folder, names, collection_at(bundle).names())
     texts |= {task: read_prompts(file) for task, file in files.items()}
     seen = Onlooker(asked.base, opened, texts, progress)
-    return verbs.Onlooker(seen.sensitivities(), seen.judge if texts else None)
+    return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)
 
 
 def _tensors(asked: Adding, opened: Sequence[Any]) -> Any:

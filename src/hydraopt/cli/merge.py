@@ -292,18 +292,18 @@ def _plan(
             importance=asked.importance,
             fair=asked.fair,
             measure=asked.measure,
-            sensitivity=onlooker.sensitivities(),
+            sensitivity=onlooker.sensitivities,
             same_base=asked.same_base,
             base=_base_tensors(asked, opened),
             workers=_engine(asked),
             progress=progress,
         )
     report = {"schema": "hydraopt.merge.plan/1", **made.to_dict()}
+    show_plan(report, as_json)
     if plot is not None:
         from hydraopt.report.figures import draw
 
         draw(report, plot)
-    show_plan(report, as_json)
 
 
 def _merge(
@@ -325,7 +325,7 @@ def _merge(
         importance=asked.importance,
         fair=asked.fair,
         measure=asked.measure,
-        sensitivity=onlooker.sensitivities() if onlooker else None,
+        sensitivity=onlooker.sensitivities if onlooker else None,
         refitter=onlooker.refit if onlooker and asked.refits else None,
         harm=asked.harm,
         judge=onlooker.judge if onlooker and asked.prompts else None,

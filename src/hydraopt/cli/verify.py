@@ -123,8 +123,8 @@ def _measured(
     from hydraopt.basemodel.prompts import read_prompt_folder
     from hydraopt.basemodel.verify import verify_harm
 
-    asked = read_prompt_folder(prompts, [x.name for x in originals])
     read = {task.name for task in report.tasks}
+    asked = read_prompt_folder(prompts, [x.name for x in originals], read)
     harm = verify_harm(
         report.path, originals, base, {k: v for k, v in asked.items() if k in read}, progress
     )

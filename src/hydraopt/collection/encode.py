@@ -90,6 +90,11 @@ class Limit:
                 explain("more than one limit", got=", ".join(given), expected="one at most")
             )
 
+    def keeps_all(self, core: Bundle) -> bool:
+        """Whether adapters are kept bit by bit over this core."""
+        free = all(x is None for x in (self.size, self.error, self.harm))
+        return self.lossless or (free and core.recipe.get("limit") == "lossless")
+
     def budget(self, fp16_bytes: int) -> Size | MeanError | HarmLimit | None:
         """The budget of an adapter of these bytes. Raises UsageError for what cannot be read."""
         if self.size is not None:
@@ -155,7 +160,7 @@ class Coder:
         cannot be met, and what align raises.
         """
         self._check(adapter)
-        if self._is_lossless:
+        if self.limit.keeps_all(self.bundle):
             return self._encoded(adapter, self._whole(adapter), None, day)
         planned = self._planned(adapter)
         job = Job.of(planned.pieces, CoreRecipe())
@@ -165,12 +170,6 @@ class Coder:
         if planned.pieces.contents:
             job, draft = self._solved(job, adapter)
         return self._encoded(adapter, planned, (job, draft), day)
-
-    @property
-    def _is_lossless(self) -> bool:
-        limit = self.limit
-        free = all(x is None for x in (limit.size, limit.error, limit.harm))
-        return limit.lossless or (free and self.bundle.recipe.get("limit") == "lossless")
 
     def _check(self, adapter: Adapter) -> None:
         check_version(self.bundle)
@@ -260,7 +259,10 @@ class Coder:
         seen = {k: x for k, x in self.sensitivity.items() if k == adapter.name}
         options = dataclasses.replace(options, sensitivity=seen)
         budget = self.limit.budget(job.pieces.fp16_bytes)
+        judged = self.judge is not None and adapter.name in self.judge.tasks()
         measured = Measured(None)
+        if judged:  # a size counts what the manifest will say of it
+            job = dataclasses.replace(job, measured=Measured.unlike([adapter.name], 0))
         if isinstance(budget, HarmLimit):
             if self.judge is None:
                 raise UsageError(
@@ -273,9 +275,9 @@ class Coder:
             draft = solve(job, budget, options).draft
         else:
             draft = self._at_price(job, options)
-        if self.judge is not None and adapter.name in self.judge.tasks():
-            judged = measure_tasks(draft, job, self.judge, {0}, self.progress or silent)
-            measured = dataclasses.replace(measured, harm=judged[adapter.name].harm)
+        if self.judge is not None and judged:
+            told = measure_tasks(draft, job, self.judge, {0}, self.progress or silent)
+            measured = dataclasses.replace(measured, harm=told[adapter.name].harm)
         job = dataclasses.replace(job, measured={adapter.name: measured})
         if isinstance(budget, Size) and job.value(budget, draft) > budget.limit:
             raise job.too_small(budget, int(job.value(budget, draft)))

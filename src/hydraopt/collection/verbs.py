@@ -25,7 +25,7 @@ from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.outcome import inputs_of, load
-from hydraopt.merging.weights import Sensitivity
+from hydraopt.merging.weights import Sensed, sensed
 from hydraopt.progress import Progress
 
 __all__ = ["AddedTask", "Changed", "How", "Onlooker", "add", "remove", "rename", "replace"]
@@ -33,9 +33,9 @@ __all__ = ["AddedTask", "Changed", "How", "Onlooker", "add", "remove", "rename",
 
 @dataclass(frozen=True)
 class Onlooker:
-    """Who has looked at the adapters with the base model; see hydraopt.merge."""
+    """Who looks at the adapters with the base model; see hydraopt.merge."""
 
-    sensitivity: Sensitivity = dataclasses.field(default_factory=dict)
+    sensitivity: Sensed = None
     judge: HarmJudge | None = None
 
 
@@ -195,10 +195,23 @@ def _put(
     check_apart(path, inputs_of(given))
     with collection.held():
         gone = check(collection, [x.name for x in given])
+        core, limit = collection.core(base), how.get("limit") or Limit()
+        lossless = limit.keeps_all(core)
+        if lossless and seen.judge is not None:
+            raise UsageError(
+                explain(
+                    "a lossless collection changes no answer",
+                    file=place_of(path),
+                    got="prompts",
+                    do="Leave them out, or give a limit: --size, --error or --harm",
+                )
+            )
+        for adapter in given:
+            limit.budget(2 * adapter.numbers)  # what cannot be read is told before all that is long
         coder = Coder(
-            collection.core(base),
-            how.get("limit") or Limit(),
-            seen.sensitivity,
+            core,
+            limit,
+            {} if lossless else sensed(seen.sensitivity),
             seen.judge,
             how.get("exact", ()),
             same_base,

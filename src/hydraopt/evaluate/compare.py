@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydraopt.basemodel.model import factors_key, load_classifier, load_model
+from hydraopt.basemodel.model import check_logits, factors_key, load_classifier, load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.answers import answer_rows
@@ -202,6 +202,8 @@ class _Models:
             self._loaded = None  # before the next takes memory
             load = load_model if labels is None else lambda base: load_classifier(base, labels)
             self._loaded, self._labels = load(self._base), labels
+            if labels is None:
+                check_logits(self._loaded[0])
         return self._loaded
 
 

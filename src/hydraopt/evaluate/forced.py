@@ -25,7 +25,6 @@ from hydraopt.evaluate.unfinished import Kept
 
 __all__ = ["Forced", "Numbers", "forced"]
 
-_HEAD = "lm_head"
 _SUMS = ("loss", "tokens", "divergence", "agreement")
 
 Numbers = NDArray[np.float64]
@@ -199,19 +198,11 @@ def _written(best: Sequence[int], target: tuple[int, ...]) -> tuple[int, ...]:
     return target
 
 
-def _split(placed: Placed) -> tuple[Placed, Placed]:
-    """(factors of the body, factors of the output layer)."""
-    body = {path: tensors for path, tensors in placed.items() if path != _HEAD}
-    return body, {path: tensors for path, tensors in placed.items() if path == _HEAD}
-
-
 def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
     """Logits at the target positions, (N, vocabulary)."""
-    body, head = _split(placed)
-    with attached(model, body):
+    with attached(model, placed):
         hidden = hidden_states(model, batch)
-    with attached(model, head):
-        return logits_of(model, hidden)
+    return logits_of(model, hidden, placed)
 
 
 @dataclass(frozen=True)

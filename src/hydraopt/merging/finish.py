@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -75,12 +75,13 @@ def finished(
     originals, before = {adapter.name: adapter for adapter in adapters}, solution.draft
     if not isinstance(budget, HarmLimit):  # helpers.check refuses training after one
         known = job.pieces, originals
+        train = functools.partial(_trained, judged=helpers.judge.tasks() if helpers.judge else ())
         if helpers.refitter:
             refit = functools.partial(refitted, before, *known, helpers.refitter, budget)
-            job, solution = _trained(job, solution, budget, "refit", refit)
+            job, solution = train(job, solution, budget, "refit", refit)
         if helpers.rescaler:
             rescale = functools.partial(rescaled, before, *known, helpers.rescaler, budget)
-            job, solution = _trained(job, solution, budget, "rescaled", rescale)
+            job, solution = train(job, solution, budget, "rescaled", rescale)
     if helpers.judge is None:
         return job, solution
     everything, told = range(job.pieces.contents), progress or silent
@@ -100,12 +101,20 @@ def _trained(
     budget: Budget,
     what: Literal["refit", "rescaled"],
     train: Callable[[Callable[[Draft, int], float]], Rewritten],
+    judged: Collection[str],
 ) -> tuple[Job, Solution[Draft]]:
     """With other records in some tasks, as many of them as keep the budget.
 
     train: takes what says the value of the budget, of a draft in which so many tasks are changed.
+    judged: tasks whose harm is measured afterwards, which the manifest will say.
     """
-    made = train(lambda draft, tasks: _with(job, what, tasks).value(budget, draft))
+    nothing, stand_ins = Measured(None), Measured.unlike(sorted(judged), 0)
+    counted = {
+        name: dataclasses.replace(job.measured.get(name, nothing), harm=x.harm)
+        for name, x in stand_ins.items()
+    }
+    as_written = dataclasses.replace(job, measured={**job.measured, **counted})
+    made = train(lambda draft, tasks: _with(as_written, what, tasks).value(budget, draft))
     job = _noted(_with(job, what, made.tasks), made, what, budget)
     return job, dataclasses.replace(solution, draft=made.draft)
 

@@ -37,7 +37,7 @@ from hydraopt.merging.budget import (
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import solve_by_harm
+from hydraopt.merging.harm.solve import check_choices, solve_by_harm
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.portable import engine_of, workers_for
@@ -45,8 +45,8 @@ from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
 from hydraopt.merging.search import Solution
-from hydraopt.merging.solving import Options, solve
-from hydraopt.merging.weights import Sensitivity
+from hydraopt.merging.solving import Options, check_forms, solve
+from hydraopt.merging.weights import Sensed, importances, sensed
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -91,7 +91,7 @@ def merge(
     importance: Mapping[str, float] | None = None,
     fair: bool = False,
     measure: str | Measure = DEFAULT_MEASURE,
-    sensitivity: Sensitivity | None = None,
+    sensitivity: Sensed = None,
     rescaler: Rescaler | None = None,
     harm: str | None = None,
     judge: HarmJudge | None = None,
@@ -113,13 +113,14 @@ def merge(
     change, or "0.01nats" of KL an answer; needs a judge), or lossless. importance: weight of a
     task's error, default 1. fair: tasks come as near to one error as can be, or to one harm where a
     judge shares a size out. measure, sensitivity: see hydraopt.compress.measure; which modules of a
-    task matter more. judge: measures harm (hydraopt.basemodel.judge), and the bundle keeps it.
-    refitter, rescaler: train coded parts, see hydraopt.merging.refit and .rescale. forms: those
-    permitted, default all. same_base: take base models written differently as one. alpha: for files
-    that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by bit.
-    base: the base model's folder or tensors; what takes the place of one is coded as the
-    difference, and readers need the base too. workers: processes at most, default one for each
-    core, or an Engine; does not change the result. progress: called with (stage, done, total).
+    task matter more, or who looks, once all else is checked. judge: measures harm
+    (hydraopt.basemodel.judge), and the bundle keeps it. refitter, rescaler: train coded parts, see
+    hydraopt.merging.refit and .rescale. forms: those permitted, default all. same_base: take base
+    models written differently as one. alpha: for files that do not state theirs. exact: patterns
+    with * and ? of keys of tensors to keep bit by bit. base: the base model's folder or tensors;
+    what takes the place of one is coded as the difference, and readers need the base too. workers:
+    processes at most, default one for each core, or an Engine; does not change the result.
+    progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -129,12 +130,15 @@ def merge(
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
+    check_forms(forms or ())
     loaded = _loaded(adapters, output, same_base, alpha)
-    weighed = importance or {}, sensitivity or {}
     with _started(loaded, 1 if lossless else workers) as engine:
         pieces = _aligned(loaded, lossless, exact, open_base(base))
-        options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
         budget = limits.budget(pieces.fp16_bytes)
+        check_choices(budget, fair, importance or {})
+        importances(pieces, importance or {})
+        weighed = importance or {}, sensed(sensitivity)
+        options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
         job = Job.of(pieces, recipe_of(options, budget, lossless, helpers), core_name(output))
         job, solution = _solved(job, budget, options, judge)
     if solution:

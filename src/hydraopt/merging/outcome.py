@@ -98,14 +98,15 @@ class Measured:
 
     @classmethod
     def unlike(cls, names: Iterable[str], points: int) -> dict[str, Measured]:
-        """By task, something that takes as many bytes in a manifest as what will be measured."""
+        """By task, something that takes as many bytes in a manifest as what will be measured, or a
+        few more: small numbers are written with more digits."""
         measured = {}
         rng = np.random.default_rng(0)
         for name in names:
             numbers = rng.random((points, 3))
             curve = thinned(HarmPoint(*map(float, row)) for row in numbers)
-            changed, likely, kl = int(rng.integers(64)), *rng.random(2)
-            measured[name] = cls(Harm(changed, 64, float(likely), float(kl), True), curve)
+            changed, likely, kl = int(rng.integers(100, 256)), *rng.uniform(1e-4, 1e-3, 2)
+            measured[name] = cls(Harm(changed, 256, float(likely), float(kl), True), curve)
         return measured
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +36,7 @@ from hydraopt.progress import Progress
 
 __all__ = [
     "Options",
+    "check_forms",
     "expected_bits",
     "passes_of",
     "price_of",
@@ -69,9 +70,6 @@ def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
 
     Raises UsageError for unknown forms and tasks, BudgetError for a budget that cannot be met.
     """
-    unknown = sorted(set(options.forms) - set(FORMS))
-    if unknown:
-        raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
     with passes_of(job, options) as passes:
         weights = _weights(passes, job, options)
         return search(passes, job, budget, weights, options.fair)
@@ -91,6 +89,13 @@ def expected_bits(job: Job, price: float, options: Options) -> float:
         return CODED * float(passes.estimate(price, weights.whole).sum())
 
 
+def check_forms(forms: Iterable[str]) -> None:
+    """Raise UsageError for a form that is not there."""
+    unknown = sorted(set(forms) - set(FORMS))
+    if unknown:
+        raise UsageError(explain("unknown form", got=", ".join(unknown), expected=", ".join(FORMS)))
+
+
 def _weights(passes: Passes, job: Job, options: Options) -> Weights:
     importance = importances(job.pieces, options.importance)
     energies, seen = passes.energies(), options.sensitivity
@@ -98,7 +103,11 @@ def _weights(passes: Passes, job: Job, options: Options) -> Weights:
 
 
 def passes_of(job: Job, options: Options) -> Passes:
-    """Passes over the modules and tensors of a job; to be closed, as by ``with``."""
+    """Passes over the modules and tensors of a job; to be closed, as by ``with``.
+
+    Raises UsageError for unknown forms.
+    """
+    check_forms(options.forms)
     engine = engine_of(options.workers)
     shards = None if engine.work is None else Shards(engine.work)
     modes = modes_of(options.forms)

@@ -18,7 +18,7 @@ counts in units of one of dW:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,18 +32,22 @@ from hydraopt.merging.frozen import MiddlePrice
 
 __all__ = [
     "Counting",
+    "Sensed",
     "Sensitivity",
     "Weights",
     "counting",
     "importances",
     "middle_price",
     "module_weights",
+    "sensed",
     "task_weights",
     "weights_of",
 ]
 
 Sensitivity = Mapping[str, Mapping[str, float]]
 """By task and module path: what a unit of squared error of that module's dW does to the task."""
+Sensed = Sensitivity | Callable[[], Sensitivity] | None
+"""The same, or who looks at the adapters when it is asked for, which takes long; None if nobody."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,11 @@ def weights_of(
     by_item[:, :modules] *= module_weights(pieces, own, measure, seen)
     by_task = task_weights(counted.totals[:, None], importance, measure, pieces.norm)
     return Weights(by_task, by_item, counted)
+
+
+def sensed(sensitivity: Sensed) -> Sensitivity:
+    """What is seen, asked for now."""
+    return (sensitivity() if callable(sensitivity) else sensitivity) or {}
 
 
 def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:

@@ -17,8 +17,8 @@ __all__ = ["check_plot", "draw"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MOST_LABELS = 40
-_LEAST_DRAWN = 0.01
-"""Less harm than this is drawn as this: the axis is logarithmic."""
+_LEAST_DRAWN = {"%": 0.01, "nats": 1e-5}
+"""Less harm than this, by its unit, is drawn as this: the axis is logarithmic."""
 _COLOURS = ("#1f5fa8", "#d9762b", "#3c9a5f", "#8a5bb0", "#7a7a7a", "#b5403a")
 
 Report = Mapping[str, Any]
@@ -34,6 +34,9 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise UsageError(
             explain("pictures need matplotlib", do="Run: pip install 'hydraopt[plot]'")
         )
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(explain("no folder for the picture", file=path, got=f"no {folder.name}/"))
 
 
 def draw(report: Report, path: str | os.PathLike[str]) -> None:
@@ -302,13 +305,14 @@ def _draw_plan(report: Report) -> Any:
     figure.set_size_inches(9.0, 6.0)
     axis, measured = axes[0, 0], [x for x in report["tasks"] if x["harm"] is not None]
     worst = sorted(measured, key=lambda x: -x["harm"])[: len(_COLOURS)]
+    least = _LEAST_DRAWN[unit]
     for task in measured:
         colour = _COLOURS[worst.index(task)] if task in worst else "0.75"
         sizes = [trial["size"] / 1e3 for trial in task["trials"]]
-        harms = [max(factor * trial["harm"], _LEAST_DRAWN) for trial in task["trials"]]
+        harms = [max(factor * trial["harm"], least) for trial in task["trials"]]
         axis.plot(sizes, harms, "-", color=colour, lw=1, zorder=2 + (task in worst))
         label = _plain(task["name"]) if task in worst else None
-        at = task["size"] / 1e3, max(factor * task["harm"], _LEAST_DRAWN)
+        at = task["size"] / 1e3, max(factor * task["harm"], least)
         axis.plot(*at, "o", color=colour, label=label, zorder=3 + (task in worst))
     axis.set(xscale="log", yscale="log", xlabel="kB a task, its share of the core among them")
     axis.set_ylabel(f"{what}, {unit}")

@@ -76,7 +76,7 @@ def test_fisher_is_the_square_of_what_the_answers_lose(trained, texts, seen) -> 
 
     def chances(factors) -> torch.Tensor:
         with torch.inference_mode(), attached(model, place(model, factors)):
-            logits = logits_of(model, hidden_states(model, batch)).double()
+            logits = logits_of(model, hidden_states(model, batch), {}).double()
         chance = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
         return torch.zeros(len(texts)).double().index_add_(0, batch.row, chance)
 
@@ -88,7 +88,7 @@ def test_fisher_is_the_square_of_what_the_answers_lose(trained, texts, seen) -> 
 def test_sensitivity_is_the_expectation_over_noise(seen) -> None:
     """Drawn noise of known size, against the formula, for both sides."""
     what, factors = seen["prompts"], adapter(0)
-    found = sensitivities(what, factors)
+    found = sensitivities([what], factors)
     rng = np.random.default_rng(5)
     for path, (b, a) in factors.items():
         t = thin(b, a)

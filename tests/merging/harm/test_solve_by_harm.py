@@ -13,8 +13,9 @@ import pytest
 
 from hydraopt import merge, open_bundle, read_adapters, shrink
 from hydraopt.bundle.harm import Harm
-from hydraopt.errors import BudgetError, UsageError
+from hydraopt.errors import BudgetError, HydraoptError, UsageError
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging import finish
 from hydraopt.merging.align import align
 from hydraopt.merging.harm import solve
 from hydraopt.merging.harm.judging import Judged
@@ -83,6 +84,43 @@ def test_a_size_is_shared_out_by_harm(adapters, tmp_path: Path) -> None:
     assert sum(after.values()) < 0.9 * sum(before.values())
     assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
     assert {name: x.likely for name, x in made.harms.items()} == after
+
+
+def test_what_is_wrong_is_told_before_anything_is_measured(adapters, tmp_path: Path) -> None:
+    judge, looked = PowerJudge(adapters, SCALES), []
+
+    def look() -> dict[str, dict[str, float]]:
+        looked.append(0)
+        return {}
+
+    for wrong in (
+        {"size": "3O%"},
+        {"size": "30%", "forms": ["privat"]},
+        {"size": "30%", "importance": {"heasy": 2.0}},
+        {"size": "30%", "importance": {"easy": -2.0}},
+        {"harm": "2%", "importance": {"easy": 2.0}},
+        {"size": "30%", "base": tmp_path / "nothing"},
+    ):
+        with pytest.raises(HydraoptError):
+            merge(adapters, tmp_path / "x", judge=judge, sensitivity=look, **wrong)
+    assert (judge.asked, looked) == (0, [])
+    merge(adapters, tmp_path / "x", size="30%", sensitivity=look)
+    assert looked == [0]
+
+
+def test_a_refit_leaves_room_for_what_is_told_of_harm(adapters, tmp_path, monkeypatch) -> None:
+    counted, real = [], finish.refitted
+
+    def refitted(before, pieces, originals, refitter, budget, value):
+        made = real(before, pieces, originals, refitter, budget, value)
+        counted.append(value(made.draft, made.tasks))
+        return made
+
+    monkeypatch.setattr(finish, "refitted", refitted)
+    judge = PowerJudge(adapters, SCALES)
+    same = lambda name, modules: {p: x.record for p, x in modules().items()}  # noqa: E731
+    made = merge(adapters, tmp_path / "x", size="30%", judge=judge, refitter=same)
+    assert counted == [pytest.approx(made.size, abs=12)]  # three tasks; 46 without
 
 
 def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None:
@@ -271,7 +309,7 @@ def test_fair_harms_the_worst_task_least(adapters, tmp_path: Path) -> None:
     made = merge(adapters, tmp_path / "y", size="30%", judge=judge, fair=True)
     before, after = harms_of(tmp_path / "x"), harms_of(tmp_path / "y")
     assert made.size <= 0.3 * made.fp16_bytes
-    assert max(after.values()) < 0.95 * max(before.values())
+    assert max(after.values()) < 0.97 * max(before.values())
     assert after["hard"] / after["easy"] < 0.8 * before["hard"] / before["easy"]
 
 

@@ -19,12 +19,12 @@ from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size, parse_harm, parse_size
 from hydraopt.merging.finish import Finishers
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import HarmPlan, plan_by_harm
+from hydraopt.merging.harm.solve import HarmPlan, check_choices, plan_by_harm
 from hydraopt.merging.harm.trials import Seen
 from hydraopt.merging.merge import DEFAULT_MEASURE, recipe_of
 from hydraopt.merging.outcome import Job, StrPath, load
 from hydraopt.merging.solving import Options, passes_of
-from hydraopt.merging.weights import Sensitivity
+from hydraopt.merging.weights import Sensed, importances, sensed
 from hydraopt.progress import Progress
 
 __all__ = ["WORDS", "Plan", "TaskPlanned", "plan"]
@@ -86,7 +86,7 @@ def plan(
     importance: Mapping[str, float] | None = None,
     fair: bool = False,
     measure: str = DEFAULT_MEASURE,
-    sensitivity: Sensitivity | None = None,
+    sensitivity: Sensed = None,
     same_base: bool = False,
     alpha: float | None = None,
     base: StrPath | BaseTensors | None = None,
@@ -106,7 +106,9 @@ def plan(
     if not pieces.contents:
         raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
-    weighed = importance or {}, sensitivity or {}
+    check_choices(aim, fair, importance or {})
+    importances(pieces, importance or {})
+    weighed = importance or {}, sensed(sensitivity)
     options = Options(measure_named(measure), tuple(FORMS), fair, workers, progress, *weighed)
     recipe = recipe_of(options, aim, False, Finishers(judge))
     job = Job.of(pieces, recipe)

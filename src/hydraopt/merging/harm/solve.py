@@ -18,7 +18,7 @@ import numpy as np
 from hydraopt.bundle.harm import HarmPoint
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.budget import HarmLimit, MeanError, Size
+from hydraopt.merging.budget import HarmLimit, MeanError, Size, WorstError
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
@@ -35,7 +35,14 @@ from hydraopt.merging.solving import Options, passes_of, price_of, search
 from hydraopt.merging.weights import importances, weights_of
 from hydraopt.progress import silent
 
-__all__ = ["TRIALS", "HarmPlan", "HarmSolution", "plan_by_harm", "solve_by_harm"]
+__all__ = [
+    "TRIALS",
+    "HarmPlan",
+    "HarmSolution",
+    "check_choices",
+    "plan_by_harm",
+    "solve_by_harm",
+]
 
 _STEPS: Final = (1 / 9, 1 / 3, 3.0, 9.0)
 """Prices of the trials for a size, over the one that meets it with all tasks alike."""
@@ -91,12 +98,9 @@ def plan_by_harm(
     """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
 
     useful: by task, bytes beyond which more are of no use, as of :class:`Trials`.
-    Raises UsageError for a limit on harm where a task has no prompts, or tasks are to lose alike.
+    Raises UsageError for a limit on harm where a task has no prompts, or tasks are weighed.
     """
-    if options.fair and not isinstance(aim, Size):
-        raise UsageError(
-            explain("a limit on harm holds for each task already", do="Leave fair out")
-        )
+    check_choices(aim, options.fair, options.importance)
     # Sizes count what the manifest will say of each task, which is known at the end.
     job = dataclasses.replace(job, measured=Measured.unlike(sorted(judge.tasks()), TRIALS))
     weights = weights_of(
@@ -120,6 +124,19 @@ def plan_by_harm(
         _try_for_limit(trials, aim)
     curves = trials.curves()
     return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
+
+
+def check_choices(
+    aim: Size | MeanError | WorstError | HarmLimit, fair: bool, importance: Mapping[str, float]
+) -> None:
+    """Raise UsageError for choices that a limit on harm has no use for."""
+    if isinstance(aim, HarmLimit) and (fair or importance):
+        raise UsageError(
+            explain(
+                "a limit on harm holds for each task already",
+                do="Leave fair out" if fair else "Leave the weights out",
+            )
+        )
 
 
 def _counted(aim: Size | HarmLimit) -> Counted:

@@ -1,0 +1,195 @@
+"""Adapters of the output layer, whose part hidden states do not show; models that scale logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
+
+from hydraopt import read_adapters
+from hydraopt.basemodel import refit as refit_module
+from hydraopt.basemodel.encoding import Encoded, collate
+from hydraopt.basemodel.gains import gains
+from hydraopt.basemodel.harm import drift_of, reference_of
+from hydraopt.basemodel.lesson import Lesson
+from hydraopt.basemodel.likelihood import likelihoods
+from hydraopt.basemodel.model import (
+    attached,
+    check_logits,
+    hidden_states,
+    logits_of,
+    of_head,
+    place,
+)
+from hydraopt.basemodel.onlooker import Onlooker
+from hydraopt.basemodel.sensitivity import looks, sensitivities
+from hydraopt.basemodel.writing import answered, generate
+from hydraopt.errors import UsageError
+from tests.basemodel.test_gains import divergence, factors_of, texts_of
+from tests.basemodel.test_harm import asked_of
+from tests.basemodel.test_refit import SHORT, coded_of
+from tests.small_model import tiny_llama
+
+HEAD = "lm_head"
+
+
+def with_head(factors, size: float = 0.3, seed: int = 7):
+    rng = np.random.default_rng(seed)
+    head = size * rng.standard_normal((259, 2)), rng.standard_normal((2, 32))
+    return {**factors, HEAD: tuple(x.astype(np.float32) for x in head)}
+
+
+def test_harm_counts_what_the_output_layer_loses(trained) -> None:
+    model, tokenizer = trained
+    original = with_head(factors_of(0))
+    other = {path: x for path, x in original.items() if path != HEAD}
+    asked = asked_of(tokenizer)
+    said = answered(model, tokenizer, asked, original, 16)
+    reference = reference_of(model, said, original)
+    assert drift_of(model, reference, original).kl.max() < 1e-6
+    drift = drift_of(model, reference, other)
+    written = generate(model, tokenizer, asked, [place(model, other)] * len(asked), 16, 10**6)
+    differ = sum(written[i] != x.target for i, x in enumerate(said))
+    assert drift.changed == differ > 0
+    wanted = divergence(model, said, original, other)
+    assert drift.kl.mean() == pytest.approx(wanted, rel=1e-3)
+
+
+def test_likelihoods_count_it_once(trained) -> None:
+    model, tokenizer = trained
+    texts, placed = texts_of(tokenizer, 3), place(model, with_head(factors_of(0)))
+    (found,) = likelihoods(model, [texts], placed)
+    for text, mine in zip(texts, found, strict=True):
+        batch = collate([text])
+        with torch.no_grad(), attached(model, placed):
+            logs = logits_of(model, hidden_states(model, batch), {}).log_softmax(-1)
+        assert mine == pytest.approx(float(logs.gather(1, batch.labels[:, None]).sum()), rel=1e-4)
+
+
+def test_a_lesson_has_it_on_both_sides(trained) -> None:
+    model, tokenizer = trained
+    texts = texts_of(tokenizer, 6)
+    original, other = (place(model, with_head(factors_of(seed, 0.05))) for seed in (0, 1))
+    mine, wanted = (
+        {p: (b.clone().requires_grad_(p != HEAD), a.clone()) for p, (b, a) in other.items()}
+        for _ in range(2)
+    )
+    lesson = Lesson.of(model, texts, original, len(texts))
+    lesson.learn(model, mine, 0)
+    batch = collate(texts)
+    with torch.no_grad(), attached(model, original):
+        aim = logits_of(model, hidden_states(model, batch), {})[:, lesson.tokens].log_softmax(-1)
+    with attached(model, wanted):
+        got = logits_of(model, hidden_states(model, batch), {})[:, lesson.tokens].log_softmax(-1)
+    (F.kl_div(got, aim, log_target=True, reduction="sum") / len(texts)).backward()
+    for path in factors_of(0):
+        torch.testing.assert_close(mine[path][0].grad, wanted[path][0].grad, rtol=1e-3, atol=1e-4)
+
+
+def test_parts_of_the_output_layer_grow_back_as_well(trained) -> None:
+    model, tokenizer = trained
+    original, texts = with_head(factors_of(0)), texts_of(tokenizer)
+    short = {path: (0.85 * b, a) for path, (b, a) in original.items()}
+    found = gains(model, texts, original, short)
+    assert found[HEAD].mean() > 0
+
+
+def test_a_refit_leaves_it_as_it_is_coded(trained, make_adapter, tmp_path, monkeypatch) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    path = next(iter(coded))
+    # As if this module were the output layer.
+    monkeypatch.setattr(refit_module, "of_head", lambda model, mine: {path: mine[path]})
+    texts = answered(model, tokenizer, asked_of(tokenizer, 12), original, 8)
+    made = refit_module.refit(model, texts, original, coded, schedule=SHORT)
+    assert made.records
+    assert path not in made.records
+    assert of_head(model, with_head(coded)).keys() == {HEAD}
+    assert of_head(model, {}) == {}
+
+
+def test_modules_of_it_are_seen_by_the_tokens_of_answers(trained, make_adapter, tmp_path) -> None:
+    model, tokenizer = trained
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    factors = with_head(factors_of(0))
+    (adapter,) = read_adapters([make_adapter(tmp_path / "x", factors)])
+    seen = Onlooker(str(tmp_path / "base"), [adapter], {}).sensitivities()["x"]
+    assert seen.keys() == factors.keys()
+    texts = texts_of(tokenizer, 5)
+    found = sensitivities(looks(model, texts, factors), factors)
+    # What an error of the head does at tokens that are no answers is nothing.
+    b, a = (np.asarray(x, np.float64) for x in factors[HEAD])
+    with torch.no_grad(), attached(model, place(model, factors)):
+        batch = collate(texts)
+        hidden = hidden_states(model, batch)
+        chance = logits_of(model, hidden, {}).softmax(-1)
+    slope = (F.one_hot(batch.labels, 259) - chance).double().numpy()
+    u, s, vt = np.linalg.svd(b @ a, full_matrices=False)
+    u, s, v, x = u[:, :2], s[:2], vt[:2].T, hidden.double().numpy()
+    one = np.square(slope @ (u * s)).sum(1) * np.square(x).sum(1) / 32
+    two = np.square(x @ (v * s)).sum(1) * np.square(slope).sum(1) / 259
+    tokens = sum(len(text) - 1 for text in texts)
+    wanted = (one + two).sum() / tokens / np.square(s).sum()
+    assert found[HEAD] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_texts_are_seen_a_few_at_a_time(trained, monkeypatch) -> None:
+    model, tokenizer = trained
+    factors, texts = factors_of(0), texts_of(tokenizer, 5)
+    whole = sensitivities(looks(model, texts, factors), factors)
+    monkeypatch.setattr("hydraopt.basemodel.sensitivity.BATCH_TOKENS", 40)
+    parts = [*looks(model, texts, factors)]
+    assert len(parts) > 2
+    assert sensitivities(parts, factors) == pytest.approx(whole, rel=1e-3)
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4}
+MODELS = {
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, **HEADS, logits_scaling=8.0)),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**SMALL, **HEADS, logit_scale=0.25)),
+    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL, **HEADS)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_those_of_the_model(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    check_logits(model)
+    text = Encoded((1, 5, 9), (3, 4, 2))
+    batch = collate([text])
+    with torch.no_grad():
+        own = model(input_ids=batch.ids).logits.flatten(0, 1)[batch.where]
+        ours = logits_of(model, hidden_states(model, batch), {})
+    torch.testing.assert_close(ours, own.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["scaled", "headless"])
+def test_a_model_of_other_logits_is_refused(how: str, monkeypatch) -> None:
+    model = tiny_llama()
+    if how == "scaled":
+        forward = model.forward
+
+        def scaled(*given, **named):
+            made = forward(*given, **named)
+            made.logits = 2 * made.logits
+            return made
+
+        monkeypatch.setattr(model, "forward", scaled)
+    else:
+        monkeypatch.setattr(type(model), "get_output_embeddings", lambda self: None)
+    with pytest.raises(UsageError, match="nothing can be measured with this base model"):
+        check_logits(model)
