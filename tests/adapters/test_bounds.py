@@ -278,3 +278,23 @@ def test_odd_shapes_of_a_kohya_file_are_refused(
     (tmp_path / "image.safetensors").write_bytes(data)
     with pytest.raises(AdapterFormatError, match=message):
         read_adapter(tmp_path / "image.safetensors")
+
+
+@pytest.mark.parametrize("code", [b"\x8e", b"\x8d"], ids=["bytes", "text"])
+def test_a_pickle_cannot_ask_for_more_than_its_file(tmp_path: Path, code: bytes) -> None:
+    file = tmp_path / "adapter_model.bin"
+    file.write_bytes(b"\x80\x04" + code + struct.pack("<Q", 1 << 62) + b"x")
+    with pytest.raises(AdapterFormatError, match="torch cannot load this file"):
+        open_tensors(file)
+
+
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "adapter_model.bin"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+    data = bytearray(file.read_bytes())
+    for place in (6, data.find(b"PK\x01\x02") + 8):
+        data[place] |= 1
+    file.write_bytes(data)
+    with pytest.raises(AdapterFormatError, match="not a readable torch archive"):
+        open_tensors(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sys
 import tomllib
 from abc import ABC, abstractmethod
@@ -25,7 +26,7 @@ from hydraopt.collection.encode import Limit
 from hydraopt.collection.verbs import remove, rename, replace
 from hydraopt.errors import BundleFormatError, NotThereError, UsageError
 from hydraopt.export import vllm_plugin
-from hydraopt.export.served import ServedBundle
+from hydraopt.export.served import FolderCache, ServedBundle
 from hydraopt.files.url import Url
 from tests.conftest import write_adapter
 from tests.export.targets import bundled, pairs
@@ -330,3 +331,21 @@ def test_a_wrong_size_or_address_stops_the_start(
     monkeypatch.setenv("HYDRAOPT_BUNDLE", f"{served.url(core_of(served))} {served.url('none')}")
     with pytest.raises(NotThereError):
         vllm_plugin.register()
+
+
+def test_what_is_handed_out_while_others_go_stays(tmp_path: Path, monkeypatch) -> None:
+    """Times are looked up before anything goes, which may take a while."""
+    cache = FolderCache(tmp_path, 0)
+    for name in ("a", "b", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"x" * 100)
+        os.utime(tmp_path / name, (1, 1))
+    real = shutil.rmtree
+
+    def rmtree(home: Path, **how: bool) -> None:
+        real(home, **how)
+        os.utime(tmp_path / "b")  # as if it were asked for just now
+
+    monkeypatch.setattr("hydraopt.export.served.shutil.rmtree", rmtree)
+    cache._trim(tmp_path / "new")
+    assert sorted(x.name for x in tmp_path.iterdir() if x.is_dir()) == ["b", "new"]

@@ -152,8 +152,23 @@ def fill(folder: Path, text: str, *others: str) -> None:
         (folder / name).write_text(text)
 
 
-@pytest.fixture(params=["exchange", "one by one"])
+@pytest.fixture(params=["exchange", "one by one", "mounted"])
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "mounted":
+
+        def busy(one: Path, other: Path) -> None:
+            raise OSError(errno.EBUSY, "mounted")
+
+        real = os.replace
+
+        def across(old: Path, new: Path) -> None:
+            if "adapter" not in Path(old).parts or Path(new).name == "adapter":
+                raise OSError(errno.EXDEV, "another file system")
+            real(old, new)
+
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "adapter")
+        monkeypatch.setattr(writing, "_exchange", busy)
+        monkeypatch.setattr(os, "replace", across)
     if request.param == "one by one":
 
         def lacking(one: Path, other: Path) -> None:
@@ -165,6 +180,7 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 def test_a_folder_is_replaced_and_keeps_its_other_files(tmp_path: Path, system: str) -> None:
     target = tmp_path / "adapter"
+    target.mkdir()
     with replaced_folder(target) as made:
         fill(made, "old")
     fill(target, "old", "README.md", "stale.bin")
@@ -262,3 +278,25 @@ def test_an_address_of_a_file_here_is_its_path(tmp_path: Path, monkeypatch) -> N
         check_apart(f"file://{tmp_path}/x%20y", [tmp_path / "x y"])
     with pytest.raises(UsageError, match="the output is what is read"):
         check_apart(tmp_path / "x y", [f"file://{tmp_path}/x%20y"])
+
+
+def test_a_scratch_that_another_takes_for_a_dead_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock another writer of the same target may look."""
+    real, tries = writing._lock, []
+
+    def looked_at(descriptor: int) -> bool:
+        tries.append(descriptor)
+        if len(tries) < 3:
+            writing._clean(tmp_path / "x")
+        return real(descriptor)
+
+    monkeypatch.setattr(writing, "_lock", looked_at)
+    assert write_atomically(tmp_path / "x", [b"content"]) == 7
+    assert len(tries) == 3
+    tries.clear()
+    with replaced_folder(tmp_path / "y") as made:
+        fill(made, "new")
+    assert names(tmp_path) == ["x", "y"]
+    assert (tmp_path / "x").read_bytes() == b"content"

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from hydraopt import attach, merge, open_bundle
+from hydraopt.bundle.splitting import split
 from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError
 from hydraopt.runtime import footprint, separate, use
 from hydraopt.runtime.frame import frame_of
@@ -90,6 +91,14 @@ def test_what_is_held_is_what_is_attached(model, bundle_of, here) -> None:
     half = measure_use(path, "de", dtype="bfloat16", repeats=1)
     assert half["dtype"] == "bfloat16"
     assert {2 * half["held"][key] == x for key, x in alone["held"].items()} == {True}
+
+
+def test_a_bundle_in_several_files_is_refused(bundle_of, tmp_path) -> None:
+    split(bundle_of("all"), tmp_path / "apart")
+    (core,) = (tmp_path / "apart").glob("*.core.safetensors")
+    for path in (tmp_path / "apart", core):
+        with pytest.raises(UsageError, match=r"in one file is timed .*hydraopt join"):
+            measure_use(path)
 
 
 def test_tasks_against_files_of_their_own(bundle_of, here, monkeypatch) -> None:

@@ -8,10 +8,11 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -21,7 +22,9 @@ from click.testing import CliRunner
 
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.cli.main import cli
-from hydraopt.errors import NumericalError, UsageError
+from hydraopt.errors import BundleFormatError, NumericalError, UsageError
+from hydraopt.runtime.attached import Attached
+from hydraopt.serve.engine import Engine
 from hydraopt.serve.jobs import Job, Limits
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.server import bind, load_engine, make_server
@@ -238,3 +241,56 @@ def test_options_that_make_no_sense(option: str, value: str, message: str) -> No
     said = CliRunner().invoke(cli, ["serve", "./none", "b", option, value])
     assert said.exit_code == 2
     assert message in " ".join(said.stderr.split())
+
+
+def test_a_task_that_cannot_be_read_fails_no_other_request(serve, monkeypatch) -> None:
+    real = Attached.set_tasks
+
+    def some(self: Attached, names: Sequence[str | None]) -> None:
+        if "en" in names:
+            raise BundleFormatError("the file changed")
+        real(self, names)
+
+    with serve() as running, ThreadPoolExecutor(2) as pool:
+        client, engine = running.client(), running.engine
+        right = complete(client, "de", "go", max_tokens=5).choices[0].text
+        until(lambda: engine.load()["running"] == 0)
+        monkeypatch.setattr(Attached, "set_tasks", some)
+        together, admit = threading.Event(), engine._admit
+
+        def held() -> None:
+            until(lambda: together.is_set() or engine.load()["waiting"] == 2)
+            together.set()
+            admit()
+
+        engine._admit = held
+        asked = [pool.submit(complete, client, x, "go", max_tokens=5) for x in ("en", "de")]
+        with pytest.raises(openai.InternalServerError) as caught:
+            asked[0].result()
+        assert caught.value.status_code == 503
+        assert asked[1].result().choices[0].text == right
+
+
+def test_rows_under_way_go_on_without_a_task_that_is_gone() -> None:
+    told: list[tuple[str, str | None]] = []
+
+    def row(task: str) -> Any:
+        deliver = lambda piece: told.append((task, piece.reason))  # noqa: E731
+        answer = SimpleNamespace(task=task, deliver=deliver)
+        return SimpleNamespace(answer=answer, reason=None, tokens=3)
+
+    engine, kept = object.__new__(Engine), []
+    engine._rows = [row("de"), row("en"), row("fr")]
+    engine._batch = SimpleNamespace(keep=kept.append)  # type: ignore[assignment]
+    selected = []
+
+    def select(answers: Sequence[Any]) -> None:
+        if any(x.task == "en" for x in answers):
+            raise BundleFormatError("the file changed")
+        selected.append([x.task for x in answers])
+
+    engine._select = select  # type: ignore[method-assign]
+    engine._select_rows()
+    assert told == [("en", "error")]
+    assert kept == [[0, 2]]
+    assert selected[-1] == ["de", "fr"]

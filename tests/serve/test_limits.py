@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hydraopt.serve.jobs import Limits
 from hydraopt.serve.limits import limited
 from tests.serve.conftest import plain, until
 from tests.serve.test_server import complete
@@ -192,3 +193,11 @@ def test_a_signal_ends_it_in_time_whatever_hangs(wild, bundle_of, tmp_path: Path
     finally:
         process.kill()
         process.communicate()
+
+
+def test_who_asks_for_no_number_gets_what_there_is(serve) -> None:
+    body = json.dumps({"model": "de", "prompt": "go", "temperature": 0}).encode()
+    with serve(Limits(prompt_tokens=100, answer_tokens=8)) as running:
+        reply = plain(f"{running.address}/v1/completions", body)
+        assert reply.status == 200, reply.text
+        assert json.loads(reply.text)["usage"]["completion_tokens"] <= 8

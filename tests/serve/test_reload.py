@@ -218,3 +218,18 @@ def test_a_task_that_cannot_be_answered_with_is_refused(serve, wild, place, othe
         assert str(place.parent) not in reply.text
         assert names(running) == [BASE, *TASKS]
         assert len(wild[0].model.layers[0].self_attn.q_proj._forward_hooks) == 1
+
+
+def test_a_device_without_room_leaves_the_old_one_in_service(
+    serve, place, other, monkeypatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    with serve(bundle=place) as running:
+        exchange(other, place)
+        monkeypatch.setattr("hydraopt.serve.reload.attach", full)
+        reply = plain(f"{running.address}/reload", {})
+        assert reply.status == 409
+        assert "stay in service" in reply.text
+        assert names(running) == [BASE, *TASKS]

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ _REMEMBER: Final = ("BINPUT", "LONG_BINPUT", "MEMOIZE", "PUT", "DUP")
 # Other ways to call something.
 _OTHERS: Final = ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "OBJ")
 _FREE: Final = 1 << 20
+# RuntimeError: of a member that is encrypted.
+_UNREADABLE: Final = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile)
 _SAFETY: Final = (
     "A file that needs code to load is refused for safety; a damaged one has to be downloaded or "
     "saved again. Prefer safetensors"
@@ -124,8 +126,8 @@ def _check_archive(path: Path, size: int) -> bool:
             for member in members:
                 if member.filename.endswith(".pkl"):
                     with archive.open(member) as stream:
-                        _check_pickle(pickletools.genops(stream), path, size)
-    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
+                        _check_pickle(_instructions(stream, size), path, size)
+    except _UNREADABLE as error:
         if isinstance(error, HydraoptError):
             raise
         refuse("not a readable torch archive", path, got=error, do=DAMAGED)
@@ -137,12 +139,29 @@ def _check_old(stream: IO[bytes], path: Path, size: int) -> None:
     try:
         for i in range(5):
             # The first three are of torch's own making and small; a bare pickle has only one.
-            if not _check_pickle(pickletools.genops(stream), path, size) and i == 0:
+            if not _check_pickle(_instructions(stream, size), path, size) and i == 0:
                 return
-    except (ValueError, EOFError, IndexError, UnicodeDecodeError) as error:
+    except (ValueError, EOFError, IndexError) as error:
         if isinstance(error, HydraoptError):
             raise
         refuse("torch cannot load this file as plain weights", path, got=error, do=_SAFETY)
+
+
+class _Capped:
+    """A stream of which no more is asked at once than it can have: a pickle states any length."""
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream, self._most = stream, most
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, count: int) -> bytes:
+        return self._stream.read(min(count, self._most))
+
+
+def _instructions(
+    stream: IO[bytes], most: int
+) -> Iterator[tuple[pickletools.OpcodeInfo, Any | None, int | None]]:
+    return pickletools.genops(cast("IO[bytes]", _Capped(stream, most)))
 
 
 def _check_pickle(

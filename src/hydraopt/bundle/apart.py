@@ -328,7 +328,7 @@ def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Open
     header = sum(x.header + x.sizes["manifest"] for x in files)
     size = sum(x.size for x in files)
     about = where, metadata, file.version, file.rules
-    return Opened(*about, made.manifest, places, size, header, core)
+    return Opened(*about, made.manifest, places, size, header, core, files[1:])
 
 
 def _token(file: Container, name: str) -> bytes:

@@ -6,7 +6,7 @@ which tensor of the bundle is where.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NoReturn
@@ -253,7 +253,7 @@ class Opened:
     path: the file, or the folder, or an address of either.  version: of its format.  manifest:
     canonical.  places: of each of the bundle's tensors, in order, the file that it is in and its
     name there.  size: bytes of all files.  header: those that were read to know all this.  core:
-    of a bundle in several files.
+    of a bundle in several files.  parts: its task files; what one holds may be in another as well.
     """
 
     path: AnyPath
@@ -265,6 +265,7 @@ class Opened:
     size: int
     header: int
     core: CoreFile | None = None
+    parts: Sequence[Container] = ()
 
     def __post_init__(self) -> None:
         carried = sum(size for name, size in self.sizes.items() if name.startswith("carried/"))
@@ -303,7 +304,8 @@ class Opened:
     @cached_property
     def files(self) -> list[Container]:
         """All of them, the core first."""
-        return list(dict.fromkeys(file for file, _ in self.places.values()))
+        placed = (file for file, _ in self.places.values())
+        return list(dict.fromkeys((*placed, *self.parts)))
 
     @property
     def fetched(self) -> int:

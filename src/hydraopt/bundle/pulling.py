@@ -16,6 +16,7 @@ from hydraopt.bundle.splitting import files_of, is_part
 from hydraopt.bundle.taskfiles import renew_index
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.cache import remote_cache
+from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import write_atomically
 
 __all__ = ["Pulled", "pull"]
@@ -100,6 +101,7 @@ def _files(
     """(name, content) of what is to be written; the core, which may be there already, last."""
     named: list[tuple[str, Iterable[bytes]]]
     core, *others = bundle.files
+    _check_name(bundle.path.name, bundle.path)
     if core.format == CORE:
         mark = core.metadata["checksums"]
         named = [(x.path.name, x.content()) for x in (*others, core)]
@@ -115,6 +117,8 @@ def _files(
         library = bundle.metadata.get("library")
         named = [(x, pack.pieces(library)) for x, pack in packs]
         mark = packed.checksums_text
+    for name, _ in named:
+        _check_name(name, bundle.path)
     before = _core_in(folder)
     if before is not None and core_id(before.metadata["checksums"]) != core_id(mark):
         raise UsageError(
@@ -141,3 +145,16 @@ def _core_in(folder: Path) -> Container | None:
             explain("the folder has other bundles", file=folder, got=got, do="Give another folder")
         )
     return Container(cores[0], (CORE,)) if cores else None
+
+
+def _check_name(name: str, bundle: AnyPath) -> None:
+    """Raise UsageError for a name by which a file would lie elsewhere: an address may hold any."""
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise UsageError(
+            explain(
+                "a file of the bundle has a name that is none for a file",
+                file=bundle,
+                got=repr(name),
+                do="Pull it from a folder or an address whose last part is a plain name",
+            )
+        )

@@ -92,14 +92,16 @@ def verify_bundle(
     report = VerifyReport(os.fspath(path))
     try:
         bundle = open_bundle(path, base)
-        names = list(bundle.tensor_bytes)  # of a folder with an index, read here and not before
+        # Of a folder with an index, read here and not before. Tensors of every file: what is in
+        # two of them is read from one when a task is.
+        tensors = [(file, name) for file in bundle.files for name in file.sizes]
     except HydraoptError as error:
         report.problems.append(str(error))
         return report
     report.bytes, report.estimated = bundle.size, _states_estimates(bundle)
-    for name in names:
+    for file, name in tensors:
         try:
-            bundle.read(name)
+            file.read(name)
         except HydraoptError as error:
             report.problems.append(str(error))
     if report.problems:

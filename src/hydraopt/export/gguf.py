@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.bundle.restore.folders import check_file
-from hydraopt.bundle.restore.layout import Pair
+from hydraopt.bundle.restore.layout import Pair, check_room
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
@@ -67,6 +67,7 @@ def export_gguf(
     about = read_gguf_base(Path(base))
     pairs = plain_pairs(task, _ENGINE, [ALORA])
     invocation = _invocation(task)
+    check_room(task, ((pair, pair.rank) for pair in pairs))
     alpha = max(pair.rank for pair in pairs)
     tensors: dict[str, Array] = {}
     for pair, name in zip(pairs, _names(gguf, task, pairs, about), strict=True):

@@ -103,6 +103,8 @@ class FolderCache:
         """
         home = self.root / content_key(task)
         folder = home / task.name
+        with suppress(OSError):  # before it is looked at: whoever trims leaves it from now on
+            os.utime(home)
         if not _is_whole(folder):
             try:
                 write(task, folder)
@@ -137,9 +139,15 @@ class FolderCache:
             for used, size, home in homes:
                 if kept <= self.most or used > border:
                     break
-                if home != new:
+                if home != new and not self._is_handed_out(home, border):
                     shutil.rmtree(home, ignore_errors=True)
                     kept -= size
+
+    def _is_handed_out(self, home: Path, border: float) -> bool:
+        """Whether it was asked for since the times of all were looked up."""
+        with suppress(OSError):
+            return home.stat().st_mtime > border
+        return False
 
 
 def _is_whole(folder: Path) -> bool:

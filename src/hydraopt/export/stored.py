@@ -71,12 +71,15 @@ def stored_modules(task: TaskAdapter, dtype: str) -> list[Stored]:
 
     dtype: as in :func:`hydraopt.export.export_peft`. With "same", a lossless task has the numbers
     of the original in the original's types, and its scales; all else has scale 1. F64, in which
-    none of these tools computes, becomes F32, to which our own reader rounds it.
+    none of these tools computes, becomes F32, to which our own reader rounds it. Raises ExportError
+    for modules that would be far larger than the bundle warrants.
     """
     named = _computed(dtype_named(dtype, task.entry.dtype))
     if task.original is not None and dtype == "same":
         return [_as_it_was(module) for _, module in sorted(task.original.modules.items())]
     factors, result = task.factors(), []
+    least = ((max(factors[path].A.shape[0], 1), x) for path, x in task.modules.items())
+    check_numbers(task, sum(rank * (x.m + x.n) for rank, x in least))
     for path, module in sorted(task.modules.items()):
         own = balanced(factors[path])
         # No file holds rank 0: a module that was left without parts gets one of zeros.

@@ -111,12 +111,15 @@ def replaced_folder(
 
     The target appears, or is exchanged for the new folder, in one step. Files of the target that
     the new folder has no match for are in the new one as well, unless they are ``stale`` by name; a
-    link is followed. Where the system cannot exchange two folders, those files without which no
-    loader takes the folder (configs) go first and come last, so that loaders stop in between.
+    link is followed. Where the system cannot exchange two folders, or something is mounted at the
+    target, those files without which no loader takes the folder (configs) go first and come last,
+    so that loaders stop in between.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(target) as scratch:
+    # What is mounted there has another file system, and cannot be exchanged.
+    near = target / target.name if os.path.ismount(target) else target
+    with scratch_folder(near) as scratch:
         made = scratch / "new"
         made.mkdir()
         yield made
@@ -133,11 +136,8 @@ def replaced_folder(
 def scratch_folder(target: Path) -> Iterator[Path]:
     """A new, locked folder beside the target; removed in the end with what is left in it."""
     _clean(target)
-    scratch = target.with_name(_scratch_name(target))
-    scratch.mkdir(mode=0o700)
-    lock = os.open(scratch, os.O_RDONLY)
+    scratch, lock = _locked(target, _new_folder)
     try:
-        _lock(lock)
         yield scratch
     finally:
         os.close(lock)
@@ -167,12 +167,8 @@ def _scratch_name(target: Path) -> str:
 @contextmanager
 def _scratch_file(target: Path) -> Iterator[tuple[Path, int]]:
     """A new, locked file beside the target; removed unless it has got another name."""
-    scratch = target.with_name(_scratch_name(target))
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(scratch, flags, 0o666)
+    scratch, descriptor = _locked(target, _new_file)
     try:
-        _lock(descriptor)
         yield scratch, descriptor
     finally:
         os.close(descriptor)
@@ -196,11 +192,39 @@ def _like(target: Path, descriptor: int) -> None:
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
-def _lock(descriptor: int) -> None:
+def _locked(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new scratch beside the target, and its descriptor, locked. Before it is, another writer may
+    take it for a dead one's and remove it: then there is another."""
+    while True:
+        scratch = target.with_name(_scratch_name(target))
+        descriptor = make(scratch)
+        if _lock(descriptor) and os.fstat(descriptor).st_nlink > 0:
+            return scratch, descriptor
+        os.close(descriptor)
+
+
+def _new_folder(path: Path) -> int:
+    path.mkdir(mode=0o700)
+    return os.open(path, os.O_RDONLY)
+
+
+def _new_file(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o666)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether it is ours; also where nothing can be locked, as on some network file systems, where
+    leftovers stay."""
     if fcntl is not None:
-        # Some network file systems have no locks; leftovers there stay.
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def _clean(target: Path) -> None:
@@ -241,15 +265,19 @@ def _remove_if_dead(path: Path) -> None:
 
 def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool]) -> None:
     """Exchange a made folder for the target, which keeps its other files."""
-    for other in target.iterdir():
-        if not (made / other.name).exists() and not stale(other.name):
-            _bring_along(other, made / other.name)
-    try:
-        _exchange(made, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
-            raise
-        _replace_one_by_one(made, target)
+    others = [x for x in target.iterdir() if not (made / x.name).exists()]
+    gone = {x.name for x in others if stale(x.name)}
+    if not os.path.ismount(target):
+        for other in others:
+            if other.name not in gone:
+                _bring_along(other, made / other.name)
+        try:
+            _exchange(made, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
+                raise
+    _replace_one_by_one(made, target, gone)
 
 
 def _bring_along(old: Path, new: Path) -> None:
@@ -281,18 +309,18 @@ def _exchange(one: Path, other: Path) -> None:
         raise OSError(code, os.strerror(code), os.fspath(other))
 
 
-def _replace_one_by_one(made: Path, target: Path) -> None:
-    """Configs go, all else is replaced, configs come: a loader in between finds no adapter and no
-    model."""
+def _replace_one_by_one(made: Path, target: Path, gone: set[str]) -> None:
+    """Configs go, and what is gone, all else is replaced, configs come: a loader in between finds
+    no adapter and no model."""
     new = {path.name for path in made.iterdir()}
     old = {path.name for path in target.iterdir()}
     stops = sorted(name for name in new if name.endswith(_STOPS))
-    for name in sorted((old - new) | (old & set(stops))):
+    for name in sorted(gone | (old & set(stops))):
         if not (target / name).is_dir():
             (target / name).unlink()
     sync_folder(target)
     for name in [*sorted(new - set(stops)), *stops]:
-        if (made / name).is_dir() and not (made / name).is_symlink():
+        if name in old and (made / name).is_dir() and not (made / name).is_symlink():
             continue  # It was brought along, and is there.
         os.replace(made / name, target / name)
 

@@ -68,6 +68,15 @@ def measure_use(
     AlignmentError if the base does not fit, BundleFormatError for a damaged bundle.
     """
     bundle, path = open_bundle(path), Path(path)
+    if path.is_dir() or bundle.source.core is not None:
+        raise UsageError(
+            explain(
+                "only a bundle in one file is timed",
+                file=path,
+                got="one in several files",
+                do="Join it first: hydraopt join",
+            )
+        )
     usable = [name for name in bundle if not any(obstacles(bundle[name]))]
     task = _chosen(bundle, usable, task)
     other = next((name for name in usable if name != task), None)

@@ -126,7 +126,8 @@ def _add_answers(app: FastAPI, service: _Service, limits: Limits, keyed: Sequenc
     async def completions(request: HttpRequest) -> Response:
         asked = await _read(request, CompletionRequest, limits.body_bytes)
         prompt = await asyncio.to_thread(service.completion_prompt, asked)
-        return await service.answer(request, asked, prompt, asked.max_tokens or _COMPLETION_TOKENS)
+        usual = min(_COMPLETION_TOKENS, limits.answer_tokens)
+        return await service.answer(request, asked, prompt, asked.max_tokens or usual)
 
     @app.post("/v1/chat/completions", dependencies=keyed)
     async def chat(request: HttpRequest) -> Response:

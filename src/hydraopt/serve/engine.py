@@ -214,9 +214,12 @@ class Engine:
 
     def _admit(self) -> None:
         """Read the prompts of as many waiting requests as there is room for."""
-        chosen = self._next()
-        if not chosen:
-            return
+        if chosen := self._next():
+            self._read(chosen)
+
+    def _read(self, chosen: Sequence[Answer]) -> None:
+        """Read their prompts, together; where that fails, each by itself, for a task that cannot be
+        read is nobody else's failure."""
         new = [
             _BatchRow(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop))
             for x in chosen
@@ -227,6 +230,10 @@ class Engine:
             logits = batch.start([x.job.prompt for x in chosen])
             self._batch.join(batch)
         except Exception as error:
+            if len(chosen) > 1:
+                for answer in chosen:
+                    self._read([answer])
+                return
             log.exception("reading prompts failed")
             self._fail(new, error)
             return
@@ -258,8 +265,8 @@ class Engine:
             if row.reason is not None:
                 row.answer.deliver(Piece("", row.tokens, row.reason))
         self._drop()
+        self._select_rows()
         if self._rows:
-            self._select([row.answer for row in self._rows])
             self._take(self._rows, self._batch.step([row.last for row in self._rows]))
             self._drop()
         self.steps += 1
@@ -332,6 +339,23 @@ class Engine:
             names = tuple(x.job.task if x.attached is attached else None for x in answers)
             if attached.active != names and (any(names) or any(attached.active)):
                 attached.set_tasks(names)
+
+    def _select_rows(self) -> None:
+        """The same of all rows; those whose tasks cannot be had any more end."""
+        if not self._rows:
+            return
+        try:
+            self._select([row.answer for row in self._rows])
+        except HydraoptError:
+            for row in self._rows:
+                try:
+                    self._select([row.answer])
+                except HydraoptError as error:
+                    log.exception("a task cannot be read any more")
+                    row.reason = "error"
+                    self._fail([row], error)
+            self._drop()
+            self._select([row.answer for row in self._rows])
 
     def _take(self, rows: Sequence[_BatchRow], logits: Tensor) -> None:
         """Give each row its next token of the logits (N, vocabulary), and its reader the text."""

@@ -50,7 +50,8 @@ class Reload:
             try:
                 opened = named_bundles(list(self._bundles))
                 self._engine.replace(lambda model: self._attached(model, opened))
-            except (HydraoptError, OSError, MemoryError) as error:
+            except (HydraoptError, OSError, MemoryError, RuntimeError) as error:
+                # RuntimeError: both attachments are held, for which a GPU may have no memory.
                 if isinstance(error, ClosedError):
                     raise
                 raise ReloadError(

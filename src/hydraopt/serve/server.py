@@ -120,6 +120,8 @@ class Server(uvicorn.Server):
                 log.warning("the bundles were loaded again: %d tasks", len(self._reload()))
             except HydraoptError as error:
                 log.error("%s", error)
+            except Exception:  # nobody waits for it
+                log.exception("the bundles were not loaded again")
 
         loop.run_in_executor(None, load)
 
