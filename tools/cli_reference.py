@@ -28,7 +28,7 @@ prints JSON for machines. This page is made from the commands by `python -m tool
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `verify` found problems |
+| 1 | `verify` or `doctor` found problems |
 | 2 | refused; the reason is on stderr |
 | 70 | an error that nobody foresaw; stderr says on which files and how to report it |
 | 130 | interrupted; no output is left half written |

@@ -193,3 +193,16 @@ def test_what_does_not_fit_is_refused(
     remove(other, list("abcde"))
     with pytest.raises(UsageError, match="has no tasks"):
         refresh(other)
+
+
+def test_force_replaces_another_collection(four: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "apart", tmp_path / "out"
+    split(four, folder)
+    refresh(folder, out, error=0.3)
+    remove(folder, ["a"])
+    before = state(out)
+    with pytest.raises(UsageError, match="another collection"):
+        refresh(folder, out, error=0.3)
+    assert state(out) == before
+    refresh(folder, out, error=0.3, force=True)
+    assert list(open_bundle(out)) == ["b", "c", "d"]

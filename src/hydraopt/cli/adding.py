@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hydraopt.cli.common import json_option, quiet_option, workers_option
-from hydraopt.cli.mergeoptions import Prompts
+from hydraopt.cli.mergeoptions import Prompts, check_prompts
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_changed
 
@@ -93,14 +93,15 @@ class Adding:
     workers: int | None
 
     def __post_init__(self) -> None:
-        if len(dict(self.prompted)) != len(self.prompted):
-            raise click.BadParameter("a task is named twice", param_hint="--prompts")
+        check_prompts(self.prompted)
         if self.harm is not None and not self.prompted:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
         if self.prompted and self.base is None:
             raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
         if self.prompted and self.lossless:
             raise click.BadParameter("--lossless changes no answer", param_hint="--prompts")
+        if self.base is not None and self.lossless:
+            raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
 
 
 def run_adding(

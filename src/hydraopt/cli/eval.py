@@ -17,7 +17,7 @@ from hydraopt.cli.common import (
     say,
     show_table,
 )
-from hydraopt.cli.looking import originals_option
+from hydraopt.cli.looking import check_page, originals_option
 from hydraopt.cli.people import show_people
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
@@ -77,9 +77,13 @@ __all__ = ["eval_"]
     show_default=True,
     help="bfloat16: processors with AMX may round what they multiply, which is faster.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap."
+)
 @click.option("--same-base", is_flag=True, help="As for merge.")
+@click.option("--alpha", type=float, help="As for merge.")
 @click.option("-o", "--output", metavar="FILE.json", help="Write the result there as well.")
+@click.option("--force", is_flag=True, help="Replace an output that is no result of eval.")
 @json_option
 @quiet_option
 def eval_(
@@ -87,7 +91,9 @@ def eval_(
     base: str,
     originals: tuple[str, ...],
     same_base: bool,
+    alpha: float | None,
     output: str | None,
+    force: bool,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -106,11 +112,16 @@ def eval_(
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
       hydraopt eval phone.hydra.safetensors --originals adapters/* --base ./base --probes ./probes
     """
-    _check(options["answers"], options["no_generate"], output)
+    _check(options)
     _check_people(options)
+    if output:
+        from hydraopt.files.apart import check_apart
+
+        check_page(output, force, lambda text: b'"schema": "hydraopt.eval/' in text)
+        check_apart(output, [*originals, *paths])
     compare = _library()
     request = _request(compare, base, options)
-    compared = compare.read_compared([*originals, *paths], same_base, base)
+    compared = compare.read_compared([*originals, *paths], same_base, base, alpha)
 
     def save(result: dict[str, Any]) -> None:
         if compared.notes:
@@ -129,17 +140,16 @@ def eval_(
             say(f"note: {note}")
 
 
-def _check(answers: int | None, no_generate: bool, output: str | None) -> None:
-    if answers is not None and no_generate:
-        raise UsageError(
-            explain(
-                "no answers are written without generation",
-                got="--answers and --no-generate",
-                do="Leave one of the two out",
+def _check(options: Mapping[str, Any]) -> None:
+    for other in ("no_generate", "no_scores"):
+        if options["answers"] is not None and options[other]:
+            raise UsageError(
+                explain(
+                    "no answers are written then",
+                    got=f"--answers and --{other.replace('_', '-')}",
+                    do="Leave one of the two out",
+                )
             )
-        )
-    if output and not Path(output).resolve().parent.is_dir():
-        raise UsageError(explain("no such folder", file=Path(output).parent, do="Create it first"))
 
 
 def _check_people(options: Mapping[str, Any]) -> None:
@@ -147,6 +157,10 @@ def _check_people(options: Mapping[str, Any]) -> None:
     if options["tasks"] is None and (options["swaps"] or not asked):
         what = "--swaps needs the rows of tasks" if asked else "there is nothing to score"
         raise UsageError(explain(what, got="no --tasks", do="Give --tasks FOLDER"))
+    of_tasks = [name for name in ("rows", "max_tokens", "answers") if options[name] is not None]
+    if options["tasks"] is None and of_tasks:
+        got = ", ".join(f"--{name.replace('_', '-')}" for name in of_tasks)
+        raise UsageError(explain("there are no rows without tasks", got=got, do="Give --tasks"))
     if (options["probe_items"] is not None or options["no_scores"]) and not asked:
         got = "--no-scores" if options["no_scores"] else "--probe-items"
         do = "Give --probes PATH or --swaps"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hydraopt.cli.common import check_local, emit_json, json_option, say
 from hydraopt.files.url import place_of
+
+if TYPE_CHECKING:
+    from hydraopt.bundle.reader import Bundle
 
 __all__ = ["FORMATS", "export"]
 
@@ -100,7 +104,8 @@ def export(
     places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
-    how = functools.partial(export_task, format=file_format, dtype=dtype, base=base)
+    given = base if "base" in row.takes or not _needs_base(opened) else None
+    how = functools.partial(export_task, format=file_format, dtype=dtype, base=given)
     write = functools.partial(how, uniform_rank=uniform_rank, overwrite=overwrite)
     for name, task, target in zip(names, chosen, places, strict=True):
         write(task, target)
@@ -111,3 +116,8 @@ def export(
     if as_json:
         told = {"bundle": str(place_of(bundle)), "written": written}
         emit_json({"schema": "hydraopt.export/1", **told})
+
+
+def _needs_base(bundle: Bundle) -> bool:
+    """Whether it holds differences from the base, which it was given then whatever the format."""
+    return any(entry.base is not None for entry in bundle.core.tensors)

@@ -167,7 +167,7 @@ def merge(
     Give one limit at most: --size, --error, --max-error, --harm or --lossless; the default is
     --max-error 0.03 (docs/evidence says what that keeps, and what sizes cost). The file is never
     larger than --size. A bundle at OUT is replaced in one step, once the new one is complete; any
-    other file there is kept unless --force is given.
+    other file there is kept unless --force is given. A folder OUT/ has to be empty.
 
     With --method the bundle holds what that method makes, in fp16, what tasks share once: one
     adapter for all, or for hydraopt one A' and the heads of each module.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["DEFAULT_MEASURE", "Asked", "Importance", "Prompts", "Setting"]
+__all__ = ["DEFAULT_MEASURE", "Asked", "Importance", "Prompts", "Setting", "check_prompts"]
 
 DEFAULT_MEASURE = "bias-aware"
 
@@ -58,6 +59,14 @@ class Prompts(click.ParamType[tuple[str, str]]):
         return task, file
 
 
+def check_prompts(prompted: Sequence[tuple[str, str]]) -> None:
+    """Raise click's error for two folders, or two files of one task."""
+    if len(dict(prompted)) != len(prompted):
+        folders = [where for task, where in prompted if not task]
+        said = "give one folder" if len(folders) > 1 else "a task is named twice"
+        raise click.BadParameter(said, param_hint="--prompts")
+
+
 @dataclass(frozen=True)
 class Asked:
     """The options of a merge, held against each other. Raises click's errors."""
@@ -92,8 +101,7 @@ class Asked:
     def __post_init__(self) -> None:
         if len(self.importance) != len(self.weights):
             raise click.BadParameter("a task is named twice", param_hint="--weight")
-        if len(self.prompts) != len(self.prompted):
-            raise click.BadParameter("a task is named twice", param_hint="--prompts")
+        check_prompts(self.prompted)
         if self.harm is not None and not self.prompted:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
         if self.prompts and self.base is None:
@@ -105,6 +113,8 @@ class Asked:
                 "nothing is trained after --harm: what keeps the limit stays as it was measured",
                 param_hint="--refit",
             )
+        if self.base is None and self.products != "float32":
+            raise click.BadParameter("give the base model as well: --base", param_hint="--products")
         if self.base is not None and self.lossless:
             raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
         numbers = (self.heads is not None) + (self.rank is not None)
@@ -124,6 +134,7 @@ class Asked:
             or self.address
             or self.work
             or self.memory
+            or self.refit is not None
         )
         given = (self.error, self.max_error, self.base) != (None, None, None)
         if self.method is not None and (limits or given or self.measure != DEFAULT_MEASURE):

@@ -30,7 +30,9 @@ __all__ = ["refresh"]
 @click.option("--base", help="The base model's folder, if tensors are kept as differences from it.")
 @click.option("--same-base", is_flag=True, help="The base is the same one, by another name.")
 @click.option("--alpha", type=float, help="lora_alpha of files that do not state theirs.")
-@click.option("--force", is_flag=True, help="Replace OUT even if it is not a bundle.")
+@click.option(
+    "--force", is_flag=True, help="Replace OUT even if it is not a bundle, or another one."
+)
 @workers_option
 @json_option
 @quiet_option
@@ -70,7 +72,9 @@ def refresh(
             known = {name: options[name] for name in ("same_base", "alpha", "base", "workers")}
             expected = expected_saving(bundle, adapters=adapters, progress=progress, **known)
         else:
-            done = refresh_at(bundle, output, adapters=adapters, progress=progress, **options)
+            done = refresh_at(
+                bundle, output, adapters=adapters, progress=progress, force=force, **options
+            )
     if output is None and not in_place:
         _show_expected(expected, as_json)
     else:

@@ -27,6 +27,7 @@ __all__ = ["report"]
 @results_option
 @click.option("-o", "--output", required=True, metavar="FILE.html", help="Where to write it.")
 @click.option("--same-base", is_flag=True, help="As for merge.")
+@click.option("--alpha", type=float, help="As for merge.")
 @click.option("--force", is_flag=True, help="Replace an output that is no report.")
 @json_option
 @quiet_option
@@ -37,6 +38,7 @@ def report(
     results: tuple[str, ...],
     output: str,
     same_base: bool,
+    alpha: float | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -63,7 +65,7 @@ def report(
     check_apart(output, [bundle, *adapters, *files])
     started = time.monotonic()
     with progress_bar(quiet or as_json) as progress:
-        page = build(bundle, adapters, files, same_base=same_base, progress=progress)
+        page = build(bundle, adapters, files, same_base=same_base, alpha=alpha, progress=progress)
     size = write_atomically(Path(output), [render(page).encode()])
     seconds = time.monotonic() - started
     if as_json:

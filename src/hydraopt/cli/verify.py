@@ -77,6 +77,7 @@ def verify(
     if prompts is not None and not (base and adapters):
         raise click.BadParameter("give ADAPTERS and --base as well", param_hint="--prompts")
     from hydraopt.adapters import read_adapters
+    from hydraopt.adapters.basefiles import open_base
     from hydraopt.bundle.verify import verify_bundle
 
     originals = None
@@ -84,7 +85,8 @@ def verify(
         originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
     # A name on a hub has no tensors at hand; the base model itself is loaded by it all the same.
     tensors = None if prompts and base and not Path(base).is_dir() else base
-    report = verify_bundle(bundle, originals, tensors)
+    # A wrong --base is no problem of the bundle.
+    report = verify_bundle(bundle, originals, open_base(tensors))
     harm = None
     if prompts is not None and base is not None and originals is not None and report.tasks:
         with progress_bar(quiet or as_json) as progress:

@@ -148,12 +148,14 @@ def refresh(
     base: StrPath | BaseTensors | None = None,
     workers: int | Engine | None = None,
     progress: Progress | None = None,
+    force: bool = False,
 ) -> Refreshed:
     """Make a new core for all tasks of the collection at ``path``, and code them over it.
 
     output: where to, of the same kind (a file or a folder); None is in its own place, in one step.
     adapters: originals, by the names of their tasks. size, error: as of :func:`hydraopt.merge`;
     without them the price of a bit stays. same_base, alpha, base, workers, progress: as there.
+    force: replace the parts of another collection in a folder at ``output``.
 
     Tasks that were added keep their history. Raises TaskNotFoundError for an adapter that is no
     task, UsageError for one that is not the file which was added, or where no price is known, and
@@ -179,7 +181,7 @@ def refresh(
         manifest = _told(job.manifest(draft), tasks)
         if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
             raise job.too_small(budget, least)
-        _write(job.packed(draft, manifest), collection.path, output)
+        _write(job.packed(draft, manifest), collection.path, output, force)
     target = place_of(output) if output is not None else collection.path
     return Refreshed(
         target,
@@ -291,7 +293,7 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
     return against_originals(whole, tasks.bundle.manifest, tasks.decoded)
 
 
-def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None) -> None:
+def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: bool) -> None:
     """As a file or a folder, as the collection was; its core keeps its name."""
     if not is_folder(path):
         packed.write(output if output is not None else path)
@@ -301,4 +303,4 @@ def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None) -> None:
         whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
         packed.write(whole)
         target = path if output is None else output
-        split(whole, target, overwrite=True, another_core=output is None)
+        split(whole, target, overwrite=True, another_core=force or output is None)

@@ -113,12 +113,16 @@ def _more_than_factors(name: str, keys: Sequence[str]) -> UsageError:
 
 
 def read_compared(
-    paths: Sequence[str], same_base: bool = False, base: str | None = None
+    paths: Sequence[str],
+    same_base: bool = False,
+    base: str | None = None,
+    alpha: float | None = None,
 ) -> Compared:
-    """Adapters and bundles among ``paths``, told apart by content. Raises HydraoptError."""
+    """Adapters and bundles among ``paths``, told apart by content. alpha: for files that do not
+    state theirs. Raises HydraoptError."""
     bundles = [path for path in paths if is_bundle(path)]
     others = [path for path in paths if path not in bundles]
-    adapters = read_adapters(others, same_base=same_base) if others else Adapters()
+    adapters = read_adapters(others, same_base=same_base, alpha=alpha) if others else Adapters()
     labels = {place_of(path).name: open_bundle(path) for path in bundles}
     for bundle in labels.values():
         bundle.give_base(base)
@@ -130,7 +134,7 @@ def read_compared(
         {adapter.name: adapter for adapter in adapters},
         labels,
         {adapter.name: adapter.source.parent for adapter in adapters},
-        notes=adapters.notes,
+        notes=(*adapters.notes, *(f"{x.name}: {note}" for x in adapters for note in x.notes)),
     )
 
 

@@ -72,6 +72,7 @@ def choices(
     *,
     sizes: bool = True,
     same_base: bool = False,
+    alpha: float | None = None,
     progress: Progress | None = None,
 ) -> Choices:
     """Likeness and sizes of the tasks of ``bundle`` that are coded, those in ``only`` if given.
@@ -83,7 +84,7 @@ def choices(
     names = {x.name for x in bundle.manifest.tasks if x.content is not None and not x.lossless}
     names &= names if only is None else set(only)
     given = list(adapters)
-    pieces = _originals(given, names, same_base) if given else decoded_set(bundle, names)
+    pieces = _originals(given, names, same_base, alpha) if given else decoded_set(bundle, names)
     order = [task for task in pieces.tasks if task.content is not None and task.name in names]
     contents = np.array([task.content for task in order], np.int64)
     report = progress or silent
@@ -103,9 +104,12 @@ def choices(
 
 
 def _originals(
-    adapters: Sequence[str | os.PathLike[str]], names: Collection[str], same_base: bool
+    adapters: Sequence[str | os.PathLike[str]],
+    names: Collection[str],
+    same_base: bool,
+    alpha: float | None,
 ) -> MergeSet:
-    loaded = read_adapters(adapters, same_base=same_base)
+    loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
     kept = Adapters([x for x in loaded if x.name in names])
     if not kept:
         raise UsageError(

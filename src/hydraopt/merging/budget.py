@@ -44,6 +44,14 @@ def parse_size(text: str | int, fp16_bytes: int) -> int:
 
     Raises UsageError for anything else, and for less than a byte.
     """
+    if not fp16_bytes and "%" in str(text):
+        raise UsageError(
+            explain(
+                "there is nothing of which a share could be taken",
+                got=repr(text),
+                expected="800KB, 3MB, 2MiB or bytes",
+            )
+        )
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*", str(text).lower())
     if match and (match[2] == "%" or match[2] in _UNITS):
         number = float(match[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -79,9 +80,13 @@ class Method:
         try:
             if kind == "bool":
                 return _WORDS[text.lower()]
-            return int(text) if kind == "int" else float(text)
-        except (KeyError, ValueError):
+            number = int(text) if kind == "int" else float(text)
+            if not math.isfinite(number) or (option == "seed" and number < 0):
+                raise ValueError
+            return number
+        except (KeyError, ValueError, OverflowError):
             wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
+            wanted += ", 0 or more" if option == "seed" else ""
             raise UsageError(
                 explain(f"cannot read {option} of {self.name}", got=repr(text), expected=wanted)
             ) from None

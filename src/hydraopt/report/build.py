@@ -72,12 +72,14 @@ def build(
     results: Iterable[StrPath] = (),
     *,
     same_base: bool = False,
+    alpha: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
     """The page of a bundle as data; every task that it shows is decoded once.
 
     originals: the adapters it was made of; then other sizes are those of another merge, else those
-    of shrinking. results: files of ``hydraopt eval -o``. Raises HydraoptError.
+    of shrinking. results: files of ``hydraopt eval -o``. same_base, alpha: as of merge. Raises
+    HydraoptError.
     """
     known, report = collect(path, results), progress or silent
     tasks = known.tasks[:MOST_TASKS]
@@ -86,7 +88,13 @@ def build(
     whole = len(known.tasks) <= _MOST_COMPARED
     given = list(originals)
     made = choices(
-        known.bundle, given, compared, sizes=whole, same_base=same_base, progress=progress
+        known.bundle,
+        given,
+        compared,
+        sizes=whole,
+        same_base=same_base,
+        alpha=alpha,
+        progress=progress,
     )
     page = _page(known, layers, made if made.tasks else None, len(given))
     notes = list(page.notes)

@@ -68,15 +68,7 @@ def measure_use(
     AlignmentError if the base does not fit, BundleFormatError for a damaged bundle.
     """
     bundle, path = open_bundle(path), Path(path)
-    if path.is_dir() or bundle.source.core is not None:
-        raise UsageError(
-            explain(
-                "only a bundle in one file is timed",
-                file=path,
-                got="one in several files",
-                do="Join it first: hydraopt join",
-            )
-        )
+    _check_one_file(bundle, path)
     usable = [name for name in bundle if not any(obstacles(bundle[name]))]
     task = _chosen(bundle, usable, task)
     other = next((name for name in usable if name != task), None)
@@ -107,6 +99,18 @@ def measure_use(
         "comparison": compare(path, usable, counts, kind, threads, progress),
         "notes": _notes(steps, model, len(bundle) - len(usable)),
     }
+
+
+def _check_one_file(bundle: Bundle, path: Path) -> None:
+    if path.is_dir() or bundle.source.core is not None:
+        raise UsageError(
+            explain(
+                "only a bundle in one file is timed",
+                file=path,
+                got="one in several files",
+                do="Join it first: hydraopt join",
+            )
+        )
 
 
 def _chosen(bundle: Bundle, usable: list[str], task: str | None) -> str:

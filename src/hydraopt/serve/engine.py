@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from hydraopt.errors import (
 )
 from hydraopt.runtime.attached import Attached
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
+from hydraopt.serve.rows import BatchRow
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
 
@@ -44,19 +44,6 @@ Make = Callable[[Any], Attached]
 _PROMPT_TOKENS = 2048
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _BatchRow:
-    """An answer under way."""
-
-    answer: Answer
-    sampler: Sampler
-    decoder: Decoder
-    watch: StopWatch
-    tokens: int = 0
-    last: int = 0
-    reason: Reason | None = None
 
 
 class Engine:
@@ -75,7 +62,7 @@ class Engine:
         self._retired: list[Attached] = []
         self._changes: deque[tuple[Make, Future[None]]] = deque()
         self._until = float("inf")
-        self._rows: list[_BatchRow] = []
+        self._rows: list[BatchRow] = []
         self._batch = RowCache(model)
         self._waiting: deque[Answer] = deque()
         self._changed = threading.Condition()
@@ -221,7 +208,7 @@ class Engine:
         """Read their prompts, together; where that fails, each by itself, for a task that cannot be
         read is nobody else's failure."""
         new = [
-            _BatchRow(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop))
+            BatchRow(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop))
             for x in chosen
         ]
         batch = RowCache(self._model)
@@ -357,7 +344,7 @@ class Engine:
             self._drop()
             self._select([row.answer for row in self._rows])
 
-    def _take(self, rows: Sequence[_BatchRow], logits: Tensor) -> None:
+    def _take(self, rows: Sequence[BatchRow], logits: Tensor) -> None:
         """Give each row its next token of the logits (N, vocabulary), and its reader the text."""
         for row, own in zip(rows, logits, strict=True):
             try:
@@ -393,7 +380,7 @@ class Engine:
         return "time" if now > answer.deadline else "closing" if now > self._until else None
 
     @staticmethod
-    def _fail(rows: Sequence[_BatchRow], error: Exception) -> None:
+    def _fail(rows: Sequence[BatchRow], error: Exception) -> None:
         # Others may say what is nobody's business, as where the bundle lies.
         text = "the answer could not be computed"
         if isinstance(error, NumericalError):

@@ -1,0 +1,119 @@
+"""Options that do not fit, values that cannot be, and outputs that are somebody else's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from hydraopt import merge, open_bundle
+from hydraopt.evaluate.compared import read_compared
+from tests.cli.conftest import Run
+from tests.conftest import write_adapter
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--method", "dare-ties", "--option", "seed=-1"), "0 or more"),
+        (("--method", "task-arithmetic", "--option", "lam=nan"), "expected a number"),
+        (("--method", "task-arithmetic", "--option", "lam=inf"), "expected a number"),
+        (("--method", "average", "--products", "bfloat16"), "give the base model"),
+        (("--method", "average", "--no-refit"), "--method has no"),
+        (("--products", "bfloat16"), "give the base model"),
+        (("--memory", "50%"), "nothing of which a share"),
+        (("--base", "b", "--prompts", "one", "--prompts", "two"), "give one folder"),
+        (("--base", "b", "--prompts", "de=x", "--prompts", "de=y"), "a task is named twice"),
+    ],
+)
+def test_a_merge_refuses(run: Run, adapters: Path, tmp_path: Path, more, said: str) -> None:
+    done = run("merge", adapters / "de", adapters / "en", *more, "-o", tmp_path / "x")
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.stderr.split())
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_is_kept_bit_by_bit_needs_no_base(run: Run, bundle: Path, adapters: Path) -> None:
+    done = run("add", bundle, f"x={adapters / 'de'}", "--lossless", "--base", "nowhere")
+    assert done.exit_code == 2
+    assert "leaves nothing to weigh" in done.stderr
+
+
+def test_a_wrong_base_is_no_problem_of_the_bundle(run: Run, bundle: Path) -> None:
+    done = run("verify", bundle, "--base", "nowhere")
+    assert done.exit_code == 2
+    assert "problem:" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--answers", "3", "--no-scores", "--probes", "x"), "--answers and --no-scores"),
+        (("--probes", "x", "--rows", "3"), "there are no rows without tasks"),
+        (("--tasks", "x", "--seed", "-1"), "-1"),
+    ],
+)
+def test_an_evaluation_refuses(run: Run, bundle: Path, more, said: str) -> None:
+    done = run("eval", bundle, "--base", "nowhere", *more)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_an_evaluation_replaces_no_file_of_others(run: Run, bundle: Path, tmp_path: Path) -> None:
+    before = bundle.read_bytes()
+    asked = "eval", bundle, "--base", "nowhere", "--tasks", tmp_path, "-o"
+    assert "hydraopt did not make it" in run(*asked, bundle).stderr
+    assert "the output is a folder" in run(*asked, tmp_path).stderr
+    assert "no such folder" in run(*asked, tmp_path / "none" / "x").stderr
+    other = tmp_path / "x.json"
+    other.write_text("{}")
+    assert "hydraopt did not make it" in run(*asked, other).stderr
+    # A result may be replaced, and then the base is what is missing.
+    other.write_text(json.dumps({"schema": "hydraopt.eval/1"}, indent=1))
+    assert "hydraopt did not make it" not in run(*asked, other).stderr
+    assert bundle.read_bytes() == before
+
+
+def test_originals_get_the_alpha_that_their_merge_got(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    file, out = tmp_path / "mine.safetensors", tmp_path / "x.hydra.safetensors"
+    sides = {"h.q.lora_A": (4, 12), "h.q.lora_B": (10, 4)}
+    save_file({key: rng.standard_normal(x).astype(np.float32) for key, x in sides.items()}, file)
+    merge([str(file)], out, error=0.1, alpha=16)
+    told = read_compared([str(file), str(out)], alpha=16)
+    original, coded = (told.sets("mine")[x]["h.q"] for x in ("original", out.name))
+    assert np.linalg.norm(coded[0] @ coded[1]) == pytest.approx(
+        np.linalg.norm(original[0] @ original[1]), rel=0.1
+    )
+    untold = read_compared([str(file)])
+    assert any("scale 1 was assumed" in note for note in untold.notes)
+
+
+def test_tensors_of_a_base_come_back(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    own = rng.standard_normal((24, 16)).astype(np.float32)
+    (tmp_path / "base").mkdir()
+    save_file({"lm_head.weight": own}, tmp_path / "base" / "model.safetensors")
+    folders = []
+    for name in ("de", "en"):
+        modules = {"h.0.q": (rng.standard_normal((12, 2)), rng.standard_normal((2, 16)))}
+        head = own + 0.05 * rng.standard_normal(own.shape).astype(np.float32)
+        extras = {"base_model.model.lm_head.weight": head}
+        more = {"modules_to_save": ["lm_head"]}
+        folders.append(write_adapter(tmp_path / name, modules, extras=extras, **more))
+    out = tmp_path / "x.hydra.safetensors"
+    merge(folders, out, error=0.1, base=tmp_path / "base")
+    assert any(x.base is not None for x in open_bundle(out).manifest.tensors)
+    asked = "export", out, "de", "-o"
+    assert "Give the base model" in run(*asked, tmp_path / "none").stderr
+    done = run(*asked, tmp_path / "peft", "--base", tmp_path / "base")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
+
+
+def test_a_base_that_no_one_needs_is_refused(run: Run, bundle: Path, tmp_path: Path) -> None:
+    done = run("export", bundle, "de", "-o", tmp_path / "x", "--base", tmp_path)
+    assert done.exit_code == 2
