@@ -71,9 +71,8 @@ def export(
     """Write TASKS of BUNDLE for another tool: as adapters, or folded into the base.
 
     One task: DIR is its folder (gguf, onnx, kohya: its file). Several, or --all: DIR/TASK
-    (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks may differ between modules
-    (rank_pattern); the scale is inside B, and lora_alpha equals r. What a format cannot hold is
-    refused by name.
+    (DIR/TASK.gguf, .onnx_adapter, .safetensors). In PEFT folders ranks may differ (rank_pattern);
+    the scale is inside B, lora_alpha equals r. What a format cannot hold is refused by name.
 
     \b
     Example:
@@ -104,20 +103,20 @@ def export(
     places = [Path(output) if single else Path(output) / f"{x}{row.suffix}" for x in names]
     for target in places:  # all of them, before one is written
         row.check(target, overwrite)
-    given = base if "base" in row.takes or not _needs_base(opened) else None
-    how = functools.partial(export_task, format=file_format, dtype=dtype, base=given)
-    write = functools.partial(how, uniform_rank=uniform_rank, overwrite=overwrite)
+    own = base if "base" in row.takes or not _has_differences(opened) else None
+    how = functools.partial(export_task, format=file_format, dtype=dtype, base=own)
+    how = functools.partial(how, uniform_rank=uniform_rank, overwrite=overwrite)
     for name, task, target in zip(names, chosen, places, strict=True):
-        write(task, target)
+        how(task, target)
         if not as_json:
             say(f"{name} -> {target}")
-    kind = "file" if row.suffix else "folder"
-    written = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
     if as_json:
-        told = {"bundle": str(place_of(bundle)), "written": written}
-        emit_json({"schema": "hydraopt.export/1", **told})
+        kind = "file" if row.suffix else "folder"
+        made = [{"task": x, kind: str(y)} for x, y in zip(names, places, strict=True)]
+        about = {"schema": "hydraopt.export/1", "bundle": str(place_of(bundle))}
+        emit_json({**about, "written": made})
 
 
-def _needs_base(bundle: Bundle) -> bool:
+def _has_differences(bundle: Bundle) -> bool:
     """Whether it holds differences from the base, which it was given then whatever the format."""
     return any(entry.base is not None for entry in bundle.core.tensors)

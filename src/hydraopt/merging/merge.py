@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
@@ -112,15 +112,14 @@ def merge(
     tasks), max_error (of the worst task; default 0.03), harm ("1%" of each task's answers may
     change, or "0.01nats" of KL an answer; needs a judge), or lossless. importance: weight of a
     task's error, default 1. fair: tasks come as near to one error as can be, or to one harm where a
-    judge shares a size out. measure, sensitivity: see hydraopt.compress.measure; which modules of a
-    task matter more, or who looks, once all else is checked. judge: measures harm
-    (hydraopt.basemodel.judge), and the bundle keeps it. refitter, rescaler: train coded parts, see
-    hydraopt.merging.refit and .rescale. forms: those permitted, default all. same_base: take base
-    models written differently as one. alpha: for files that do not state theirs. exact: patterns
-    with * and ? of keys of tensors to keep bit by bit. base: the base model's folder or tensors;
-    what takes the place of one is coded as the difference, and readers need the base too. workers:
-    processes at most, default one for each core, or an Engine; does not change the result.
-    progress: called with (stage, done, total).
+    judge shares a size out. measure, sensitivity: see hydraopt.compress.measure; which modules
+    matter more, or who looks. judge: measures harm (hydraopt.basemodel.judge), and the bundle keeps
+    it. refitter, rescaler: train coded parts, see hydraopt.merging.refit and .rescale. forms: those
+    permitted, default all. same_base: take base models written differently as one. alpha: for files
+    that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by bit.
+    base: the base model's folder or tensors; what takes the place of one is coded as the
+    difference, and readers need the base too. workers: processes at most, default one for each
+    core, or an Engine; does not change the result. progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -130,20 +129,26 @@ def merge(
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
-    check_forms(forms or ())
     loaded = _loaded(adapters, output, same_base, alpha)
     with _started(loaded, 1 if lossless else workers) as engine:
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         budget = limits.budget(pieces.fp16_bytes)
-        check_choices(budget, fair, importance or {})
-        importances(pieces, importance or {})
-        weighed = importance or {}, sensed(sensitivity)
+        weighed = _checked(importance or {}, pieces, budget, fair), sensed(sensitivity)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
         job = Job.of(pieces, recipe_of(options, budget, lossless, helpers), core_name(output))
         job, solution = _solved(job, budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
+
+
+def _checked(
+    importance: Mapping[str, float], pieces: MergeSet, budget: Budget | HarmLimit, fair: bool
+) -> Mapping[str, float]:
+    """The importance, which fits the tasks and the budget; else UsageError."""
+    check_choices(budget, fair, importance)
+    importances(pieces, importance)
+    return importance
 
 
 @contextmanager
@@ -223,6 +228,7 @@ class _Limits:
         """Raise UsageError for helpers that do not fit the limit, or each other, and for choices
         that a lossless merge has no use for."""
         helpers.check(self.harm is not None)
+        check_forms(cast("Sequence[str]", choices["forms"] or ()))
         if self.lossless:
             _refuse_idle({**choices, **vars(helpers)})
 
