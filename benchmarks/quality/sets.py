@@ -16,6 +16,8 @@ from typing import Any
 from benchmarks.common import ROOT
 
 __all__ = [
+    "ALIKE",
+    "BOTH",
     "CLOSER",
     "CURVES",
     "DEFAULT",
@@ -153,13 +155,15 @@ WAYS = "ways"
 """The plan of the same at the sizes of a set that breaks earlier, and of the default."""
 REFITTED = "refit"
 """The plan of sizes that are shared out and then fitted again."""
+BOTH = "harm"
+"""The plan of sizes as they are, shared out, and fitted again as well, beside each other."""
 ALIKE = "alike"
 """The plan of alike.py."""
 PLANS: dict[str, list[Method]] = {
     "sizes": _sizes(METHOD, "52% 20% 10% 5% 3% 2% 1%"),
     CLOSER: _sizes(METHOD, "10% 5%"),
     DEFAULT: _sizes(METHOD, DEFAULT),
-    "harm": [
+    BOTH: [
         *_sizes(METHOD, _HARMED),
         *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),
     ],

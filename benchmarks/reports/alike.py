@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import ALIKE, REFITTED, SHARED_OUT, WAYS
+from benchmarks.quality.sets import ALIKE, BOTH, REFITTED, SHARED_OUT, WAYS
 from benchmarks.reports.scores import dropped, grouped, row_of, scored_tasks
 from benchmarks.reports.tables import table
 
@@ -91,12 +91,12 @@ def _alike() -> str:
 
 def _shared_out() -> str:
     """Sizes that were shared out by measured harm, beside those that were not; and refits."""
-    plans, texts = (SHARED_OUT, WAYS, REFITTED), []
+    plans, texts = (SHARED_OUT, WAYS, BOTH, REFITTED), []
     files = ((plans.index(plan), x) for plan in plans for x in QUALITY.glob(f"*.{plan}.json"))
     for plan, file in sorted(files):
         result = json.loads(file.read_text(encoding="utf-8"))
-        asked = next(m["options"]["judge"] for m in result["methods"].values() if m["options"])
-        more = asked.get("learned")
+        judges = [m["options"]["judge"] for m in result["methods"].values() if m["options"]]
+        asked, more = judges[0], max(judge.get("learned", 0) for judge in judges)
         learned = f", and {more} training rows for refits" if more else ""
         result, others = _beside(result) if plans[plan] == REFITTED else (result, "")
         about = (
