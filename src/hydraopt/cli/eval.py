@@ -141,11 +141,11 @@ def eval_(
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    for other in ("no_generate", "no_scores"):
+    for other, without in (("no_generate", "generation"), ("no_scores", "scores")):
         if options["answers"] is not None and options[other]:
             raise UsageError(
                 explain(
-                    "no answers are written then",
+                    f"no answers are written without {without}",
                     got=f"--answers and --{other.replace('_', '-')}",
                     do="Leave one of the two out",
                 )
