@@ -89,7 +89,9 @@ def test_another_user_on_a_read_only_tree(elsewhere: Path) -> None:
     )
     for arguments in verbs:
         said = run_as_another(elsewhere, *arguments)
-        assert said.count("\n") == 1, arguments
+        # On a slow machine work says where it is, half a minute after it began.
+        lines = [line for line in said.splitlines() if not line.endswith(" left")]
+        assert len(lines) == 1, said
         assert said.startswith(f"note: compiled code is kept in {cache}."), arguments
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nbc")}
     assert kept
