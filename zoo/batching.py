@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hydraopt.basemodel.encoding import Batch, Encoded, collate, encode_row, prompt_text
-from hydraopt.basemodel.model import hidden_states, logits_of
+from hydraopt.basemodel.model import as_the_model_does, hidden_states, logits_of
 from zoo.tasks import Row
 
 __all__ = [
@@ -42,7 +42,7 @@ def target_logits(model: Any, batch: Batch) -> Tensor:
 def mean_loss(model: Any, batch: Batch) -> Tensor:
     """Mean cross-entropy per target token, in nats, with a gradient for the hidden states alone."""
     hidden = hidden_states(model, batch)
-    if getattr(model.config, "final_logit_softcapping", None) is not None:
+    if as_the_model_does(model, one := torch.ones(1)) is not one:
         return F.cross_entropy(logits_of(model, hidden, {}), batch.labels)
     weight = model.lm_head.weight
     loss: Tensor = _OutputLoss.apply(hidden, weight, batch.labels)  # type: ignore[no-untyped-call]

@@ -165,4 +165,4 @@ def test_a_lossless_collection_has_no_use_for_prompts(place: Path) -> None:
     asked = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
     refused = CliRunner().invoke(cli, ["add", str(out), names[1], *asked])
     assert refused.exit_code == 2
-    assert "a lossless collection changes no answer" in refused.output
+    assert "what is kept bit by bit changes no answer" in refused.output

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     GraniteConfig,
@@ -155,11 +157,21 @@ def test_texts_are_seen_a_few_at_a_time(trained, monkeypatch) -> None:
 
 # --- models ---------------------------------------------------------------------------------------
 
+
+def nested() -> Gemma3Config:
+    """A language model that is a part of another one, which knows of images."""
+    text = {**SMALL, **HEADS, "num_key_value_heads": 2, "head_dim": 8}
+    image = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    image |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    return Gemma3Config(text_config=text, vision_config=image, mm_tokens_per_image=4)
+
+
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4}
 MODELS = {
     "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, **HEADS, logits_scaling=8.0)),
     "cohere": lambda: CohereForCausalLM(CohereConfig(**SMALL, **HEADS, logit_scale=0.25)),
+    "nested": lambda: Gemma3ForConditionalGeneration(nested()),
     "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL, **HEADS)),
 }
 

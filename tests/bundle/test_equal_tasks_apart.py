@@ -45,6 +45,11 @@ def test_all_are_pulled(folder: Path, tmp_path: Path, indexed: bool) -> None:
     assert list(open_bundle(tmp_path / "pulled")) == NAMES
 
 
+def test_a_folder_is_pulled_from_within(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    assert list(pull(".", tmp_path / "pulled").tasks) == NAMES
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_damage_of_any_is_found(folder: Path, name: str) -> None:
     assert verify_bundle(folder).ok

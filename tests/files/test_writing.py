@@ -152,9 +152,9 @@ def fill(folder: Path, text: str, *others: str) -> None:
         (folder / name).write_text(text)
 
 
-@pytest.fixture(params=["exchange", "one by one", "mounted"])
+@pytest.fixture(params=["exchange", "one by one", "mounted", "bound"])
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "mounted":
+    if request.param in ("mounted", "bound"):
 
         def busy(one: Path, other: Path) -> None:
             raise OSError(errno.EBUSY, "mounted")
@@ -162,11 +162,14 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         real = os.replace
 
         def across(old: Path, new: Path) -> None:
-            if "adapter" not in Path(old).parts or Path(new).name == "adapter":
+            if "adapter" not in Path(old).parent.parts or Path(new).name == "adapter":
                 raise OSError(errno.EXDEV, "another file system")
             real(old, new)
 
-        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "adapter")
+        if request.param == "mounted":
+            monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "adapter")
+        else:  # a part of the same file system, which ismount does not see
+            monkeypatch.setattr(os, "rename", across)
         monkeypatch.setattr(writing, "_exchange", busy)
         monkeypatch.setattr(os, "replace", across)
     if request.param == "one by one":

@@ -294,3 +294,7 @@ def test_rows_under_way_go_on_without_a_task_that_is_gone() -> None:
     assert told == [("en", "error")]
     assert kept == [[0, 2]]
     assert selected[-1] == ["de", "fr"]
+    engine._rows = [row("en")]
+    before = len(selected)
+    engine._select_rows()
+    assert (engine._rows, len(selected)) == ([], before)

@@ -88,7 +88,7 @@ def collate(items: Sequence[Encoded]) -> Batch:
         where += range(first, first + len(item.target))
         labels += item.target
         row += [index] * len(item.target)
-    return Batch(ids, torch.tensor(where), torch.tensor(labels), torch.tensor(row))
+    return Batch(ids, *(torch.tensor(x, dtype=torch.long) for x in (where, labels, row)))
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:

@@ -253,7 +253,7 @@ def logits_of(model: Any, hidden: Tensor, placed: Placed) -> Tensor:
 def as_the_model_does(model: Any, logits: Tensor) -> Tensor:
     """What some architectures make of logits, given what their output layer gives: Granite divides
     them, Cohere multiplies them, Gemma 2 caps them."""
-    config = model.config
+    config = model.config.get_text_config()
     factor = getattr(config, "logit_scale", None) or 1.0
     factor /= getattr(config, "logits_scaling", None) or 1.0
     if factor != 1.0:
@@ -267,8 +267,8 @@ def check_logits(model: Any) -> None:
     """Raise UsageError for a language model whose logits are not those of :func:`logits_of`: all
     that is measured would be of another model."""
     try:
-        device = model.get_input_embeddings().weight.device
-        ids = torch.arange(1, 1 + _TRIED, device=device)[None] % model.config.vocab_size
+        embedding = model.get_input_embeddings().weight
+        ids = torch.arange(1, 1 + _TRIED, device=embedding.device)[None] % embedding.shape[0]
         own = model(input_ids=ids, use_cache=False).logits[0].float()
         ours = logits_of(model, states_of(model, ids, None)[0], {})
         alike = torch.allclose(ours, own, rtol=0.0, atol=_ALIKE * float(own.abs().max()))

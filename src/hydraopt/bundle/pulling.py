@@ -101,7 +101,6 @@ def _files(
     """(name, content) of what is to be written; the core, which may be there already, last."""
     named: list[tuple[str, Iterable[bytes]]]
     core, *others = bundle.files
-    _check_name(bundle.path.name, bundle.path)
     if core.format == CORE:
         mark = core.metadata["checksums"]
         named = [(x.path.name, x.content()) for x in (*others, core)]
@@ -109,9 +108,11 @@ def _files(
         if folder.is_dir() and any(folder.glob(f"*{CORE_SUFFIX}")):
             do = "Give another folder"
             raise UsageError(explain("the folder has another bundle", file=folder, do=do))
+        _check_name(bundle.path.name, bundle.path)
         yield bundle.path.name, core.content()
         return
     else:
+        _check_name(bundle.path.name, bundle.path)
         (_, name, packed), *tasks = files_of(bundle, wanted)
         packs = [*((x, pack) for _, x, pack in tasks), (name, packed)]
         library = bundle.metadata.get("library")

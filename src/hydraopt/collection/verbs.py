@@ -200,10 +200,11 @@ def _put(
         if lossless and seen.judge is not None:
             raise UsageError(
                 explain(
-                    "a lossless collection changes no answer",
+                    "what is kept bit by bit changes no answer",
                     file=place_of(path),
                     got="prompts",
-                    do="Leave them out, or give a limit: --size, --error or --harm",
+                    do="Leave them out"
+                    + ("" if limit.lossless else ", or give a limit: --size, --error or --harm"),
                 )
             )
         for adapter in given:

@@ -38,6 +38,8 @@ _HERE: Final = -100
 """AT_FDCWD."""
 _SCRATCH: Final = re.compile(r"\..+\.tmp-[0-9a-f]{16}", re.DOTALL)
 """Names of what is being made."""
+_MOST_SCRATCHES: Final = 8
+"""That another writer may take for a dead one's, before there is something else to it."""
 _STOPS: Final = (".json",)
 """Endings of the files without which no loader takes a folder for an adapter or a model."""
 
@@ -117,16 +119,15 @@ def replaced_folder(
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    # What is mounted there has another file system, and cannot be exchanged.
-    near = target / target.name if os.path.ismount(target) else target
-    with scratch_folder(near) as scratch:
+    mounted = _is_mounted(target)  # nothing beside it can be exchanged for it, or moved into it
+    with scratch_folder(target / target.name if mounted else target) as scratch:
         made = scratch / "new"
         made.mkdir()
         yield made
         sync_folder(made)
         if target.is_dir():
             shutil.copymode(target, made)
-            _put_in_place(made, target, stale)
+            _put_in_place(made, target, stale, mounted)
         else:
             os.replace(made, target)
         sync_folder(target.parent)
@@ -194,13 +195,22 @@ def _like(target: Path, descriptor: int) -> None:
 
 def _locked(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """A new scratch beside the target, and its descriptor, locked. Before it is, another writer may
-    take it for a dead one's and remove it: then there is another."""
-    while True:
+    take it for a dead one's and remove it: then there is another. Where neither locks nor links are
+    what they should be, the last one is taken."""
+    for left in range(_MOST_SCRATCHES, -1, -1):
         scratch = target.with_name(_scratch_name(target))
-        descriptor = make(scratch)
-        if _lock(descriptor) and os.fstat(descriptor).st_nlink > 0:
+        try:
+            descriptor = make(scratch)
+        except FileNotFoundError:
+            if left and target.parent.is_dir():
+                continue
+            raise
+        if not left or (_lock(descriptor) and os.fstat(descriptor).st_nlink > 0):
             return scratch, descriptor
         os.close(descriptor)
+        with contextlib.suppress(OSError):
+            scratch.rmdir() if scratch.is_dir() else scratch.unlink()
+    raise AssertionError("the last one is taken")
 
 
 def _new_folder(path: Path) -> int:
@@ -263,11 +273,28 @@ def _remove_if_dead(path: Path) -> None:
             os.close(descriptor)
 
 
-def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool]) -> None:
+def _is_mounted(target: Path) -> bool:
+    """Whether something is mounted at a folder, maybe another part of the same file system."""
+    if not target.is_dir() or os.path.ismount(target):
+        return target.is_dir()
+    probe = target.with_name(_scratch_name(target))
+    try:
+        probe.mkdir(mode=0o700)
+        os.rename(probe, target / probe.name)
+    except OSError as error:
+        return error.errno == errno.EXDEV
+    finally:
+        for left in (probe, target / probe.name):
+            with contextlib.suppress(OSError):
+                left.rmdir()
+    return False
+
+
+def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], mounted: bool) -> None:
     """Exchange a made folder for the target, which keeps its other files."""
     others = [x for x in target.iterdir() if not (made / x.name).exists()]
     gone = {x.name for x in others if stale(x.name)}
-    if not os.path.ismount(target):
+    if not mounted:
         for other in others:
             if other.name not in gone:
                 _bring_along(other, made / other.name)
@@ -321,7 +348,7 @@ def _replace_one_by_one(made: Path, target: Path, gone: set[str]) -> None:
     sync_folder(target)
     for name in [*sorted(new - set(stops)), *stops]:
         if name in old and (made / name).is_dir() and not (made / name).is_symlink():
-            continue  # It was brought along, and is there.
+            continue  # Of a folder that was brought along; nobody makes others.
         os.replace(made / name, target / name)
 
 

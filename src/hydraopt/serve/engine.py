@@ -342,7 +342,8 @@ class Engine:
                     row.reason = "error"
                     self._fail([row], error)
             self._drop()
-            self._select([row.answer for row in self._rows])
+            if self._rows:
+                self._select([row.answer for row in self._rows])
 
     def _take(self, rows: Sequence[BatchRow], logits: Tensor) -> None:
         """Give each row its next token of the logits (N, vocabulary), and its reader the text."""
