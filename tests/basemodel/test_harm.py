@@ -25,6 +25,7 @@ from hydraopt.basemodel.harm import (
     likely_changes,
     reference_of,
     surely_changes_more,
+    surely_drifts_more,
 )
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
@@ -384,3 +385,15 @@ def test_answers_that_end_otherwise_are_others(trained, make_adapter, tmp_path) 
         for one in (tokenizer, other)
     ]  # fmt: skip
     assert said[0] != said[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "surely"),
+    [(np.full(24, 0.01), True), (np.zeros(24), False), (np.full(24, -0.01), False),
+     (np.tile([0.3, -0.25], 12), False), (np.tile([0.3, -0.05], 12), True)],
+)  # fmt: skip
+def test_a_rise_of_kl_that_chance_explains_is_none(more, surely: bool) -> None:
+    row = np.repeat(np.arange(24), 2)  # two tokens an answer
+    same = [np.ones(48), np.zeros(48), np.ones(24)]
+    before, after = (Drift(row, 0.5 + np.repeat(x, 2) / 2, *same) for x in (np.zeros(24), more))
+    assert surely_drifts_more(before, after) == surely

@@ -113,9 +113,18 @@ def test_others_do_not_outvote_the_first(trained, make_adapter, tmp_path, monkey
         told = only(self, some)
         return told if self is changes[0] else dataclasses.replace(told, kl=told.kl + 1)
 
+    def by_chance(self, some):
+        """More in the mean, by less than answers differ."""
+        told = only(self, some)
+        odd = np.where(told.row % 2, 10.0, -9.5)
+        return told if self is changes[0] else dataclasses.replace(told, kl=told.kl + odd)
+
     monkeypatch.setattr(module, "_drift", counted)
     monkeypatch.setattr(Drift, "only", worse)
     assert refit(model, texts[:8], original, coded, **asked).records == {}
+    changes.clear()
+    monkeypatch.setattr(Drift, "only", by_chance)
+    assert refit(model, texts[:8], original, coded, **asked).records
 
 
 @pytest.mark.parametrize("halves", [False, True], indirect=True)

@@ -48,6 +48,7 @@ __all__ = [
     "likely_changes",
     "reference_of",
     "surely_changes_more",
+    "surely_drifts_more",
 ]
 
 HELD_OUT: Final = 4
@@ -190,6 +191,14 @@ def surely_changes_more(before: Drift, after: Drift) -> bool:
     """Whether answers are likelier to change by more than a standard error of the difference in
     the mean: of dozens of answers the share moves by chance, and KL hardly."""
     more = likely_changes(after) - likely_changes(before)
+    return bool(more.mean() > more.std() / math.sqrt(len(more)))
+
+
+def surely_drifts_more(before: Drift, after: Drift) -> bool:
+    """Whether KL an answer is larger by more than a standard error of the difference in the mean:
+    one answer of two dozen can be most of it."""
+    kl = (np.bincount(x.row, x.kl, x.answers) for x in (after, before))
+    more = np.subtract(*kl)
     return bool(more.mean() > more.std() / math.sqrt(len(more)))
 
 

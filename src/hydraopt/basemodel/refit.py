@@ -37,6 +37,7 @@ from hydraopt.basemodel.harm import (
     held_out_of_more,
     reference_of,
     surely_changes_more,
+    surely_drifts_more,
 )
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, of_head, place
@@ -139,7 +140,6 @@ def refit(
     before = best = _harm(first)
     # Others may be what the adapter was trained on: they do not outvote the first.
     of_first = range(len(judging))
-    most = _harm(first.only(of_first)).kl
     records: dict[str, PartsRecord] = {}
     steps = 0
     still = {*done, *of_head(model, coded)}
@@ -148,8 +148,8 @@ def refit(
     for step, tried in _train(learner_of(model), seen, original, trained, held, how):
         drift = _drift(model, judges, {**held, **tried})
         harm = _harm(drift)
-        less = harm.kl < best.kl and _harm(drift.only(of_first)).kl <= most
-        if less and not surely_changes_more(first, drift):
+        outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
+        if harm.kl < best.kl and not outvoted and not surely_changes_more(first, drift):
             best, records, steps = harm, tried, step
     return Refit(records, before, best, steps)
 
