@@ -77,9 +77,8 @@ def score(
         )
 
     def save(result: dict[str, Any]) -> None:
-        save_json(
-            out, whole(result)
-        )  # also where nothing was left to score, and bundles are others
+        # Also where nothing was left to score, and bundles are others.
+        save_json(out, whole(result))
 
     return whole(evaluate(compared, request, None, known, keep, save))
 

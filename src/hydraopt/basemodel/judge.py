@@ -116,10 +116,10 @@ class Judge:
         """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path."""
         asked = self._prompts[task]
         # Of too few none is held out; then none was learned from either.
-        apart = apart and bool(self._held_out(task))
-        some = self._held_out(task) if apart else range(len(asked))
+        held = self._held_out(task) if apart else []
+        some = held or range(len(asked))
         parts: list[bytes | str] = [self._key(task, asked)]
-        parts += [f"apart {[*some]}"] if apart else []
+        parts += [f"apart {held}"] if held else []
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ from hydraopt.files.reading import MOST_CONFIG, read_regular
 __all__ = ["read_prompt_folder", "read_prompts"]
 
 _MOST_BYTES: Final = 1 << 28
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which is no character."""
 _SUFFIXES: Final = (".jsonl", ".txt")
 _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
@@ -114,7 +117,7 @@ def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
         if text is None and isinstance(given, str):
             own = said.get("instruction")
             text = prompt_text(own if isinstance(own, str) else instruction(), given)
-    if not isinstance(text, str) or not text or _is_cut(text):
+    if not isinstance(text, str) or not text or _HALF.search(text):
         raise UsageError(
             explain(
                 f"cannot read the prompt at {where}",
@@ -123,8 +126,3 @@ def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
             )
         )
     return text
-
-
-def _is_cut(text: str) -> bool:
-    """Whether it holds half of a surrogate pair, which is no character."""
-    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -233,7 +233,7 @@ def _lock(descriptor: int) -> bool:
         except BlockingIOError:
             return False
         except OSError:
-            return True
+            pass
     return True
 
 
@@ -275,8 +275,10 @@ def _remove_if_dead(path: Path) -> None:
 
 def _is_mounted(target: Path) -> bool:
     """Whether something is mounted at a folder, maybe another part of the same file system."""
-    if not target.is_dir() or os.path.ismount(target):
-        return target.is_dir()
+    if not target.is_dir():
+        return False
+    if os.path.ismount(target):
+        return True
     probe = target.with_name(_scratch_name(target))
     try:
         probe.mkdir(mode=0o700)

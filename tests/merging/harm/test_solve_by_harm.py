@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,11 +10,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from hydraopt import merge, open_bundle, read_adapters, shrink
+from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.harm import Harm
-from hydraopt.errors import BudgetError, HydraoptError, UsageError
-from hydraopt.linalg.shapes import Factors
-from hydraopt.merging import finish
+from hydraopt.errors import BudgetError, UsageError
 from hydraopt.merging.align import align
 from hydraopt.merging.harm import solve
 from hydraopt.merging.harm.judging import Judged
@@ -23,50 +20,7 @@ from hydraopt.merging.harm.trials import Counted, Seen, Trials
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
 from tests.marks import slow
-
-PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
-FALLING = 0.8 ** np.arange(4)[:, None]
-SCALES = {"easy": 0.01, "fair": 0.1, "hard": 0.6}
-
-
-class PowerJudge:
-    """Harm is scale * (relative error)^1.2; counts how often it is asked."""
-
-    def __init__(self, adapters, scales: Mapping[str, float]) -> None:
-        self.originals = {
-            x.name: {path: np.matmul(*m.factors()) for path, m in x.modules.items()}
-            for x in adapters
-        }
-        self.scales, self.asked = scales, 0
-
-    def tasks(self) -> frozenset[str]:
-        return frozenset(self.scales)
-
-    def measure(
-        self, task: str, coded: Callable[[], Mapping[str, Factors]], error, apart=False
-    ) -> Judged:
-        self.asked += 1
-        decoded, mine = coded(), self.originals[task]
-        lost = whole = 0.0
-        for path, dw in mine.items():
-            got = decoded[path].B @ decoded[path].A if path in decoded else 0.0
-            lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
-        likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
-        return Judged(
-            Harm(round(64 * likely), 64, likely, likely**2, True), 0.1 * likely, 0.0, likely
-        )
-
-
-@pytest.fixture
-def adapters(make_adapter, tmp_path: Path):
-    folders = []
-    for seed, name in enumerate(SCALES):
-        rng = np.random.default_rng(seed)
-        modules = {
-            p: (rng.standard_normal((48, 4)), FALLING * rng.standard_normal((4, 40))) for p in PATHS
-        }
-        folders.append(make_adapter(tmp_path / name, modules))
-    return read_adapters(folders)
+from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
 def harms_of(path: Path) -> dict[str, float]:
@@ -84,43 +38,6 @@ def test_a_size_is_shared_out_by_harm(adapters, tmp_path: Path) -> None:
     assert sum(after.values()) < 0.9 * sum(before.values())
     assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
     assert {name: x.likely for name, x in made.harms.items()} == after
-
-
-def test_what_is_wrong_is_told_before_anything_is_measured(adapters, tmp_path: Path) -> None:
-    judge, looked = PowerJudge(adapters, SCALES), []
-
-    def look() -> dict[str, dict[str, float]]:
-        looked.append(0)
-        return {}
-
-    for wrong in (
-        {"size": "3O%"},
-        {"size": "30%", "forms": ["privat"]},
-        {"size": "30%", "importance": {"heasy": 2.0}},
-        {"size": "30%", "importance": {"easy": -2.0}},
-        {"harm": "2%", "importance": {"easy": 2.0}},
-        {"size": "30%", "base": tmp_path / "nothing"},
-    ):
-        with pytest.raises(HydraoptError):
-            merge(adapters, tmp_path / "x", judge=judge, sensitivity=look, **wrong)
-    assert (judge.asked, looked) == (0, [])
-    merge(adapters, tmp_path / "x", size="30%", sensitivity=look)
-    assert looked == [0]
-
-
-def test_a_refit_leaves_room_for_what_is_told_of_harm(adapters, tmp_path, monkeypatch) -> None:
-    counted, real = [], finish.refitted
-
-    def refitted(before, pieces, originals, refitter, budget, value):
-        made = real(before, pieces, originals, refitter, budget, value)
-        counted.append(value(made.draft, made.tasks))
-        return made
-
-    monkeypatch.setattr(finish, "refitted", refitted)
-    judge = PowerJudge(adapters, SCALES)
-    same = lambda name, modules: {p: x.record for p, x in modules().items()}  # noqa: E731
-    made = merge(adapters, tmp_path / "x", size="30%", judge=judge, refitter=same)
-    assert counted == [pytest.approx(made.size, abs=12)]  # three tasks; 46 without
 
 
 def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Adapters, and a judge that needs no model: harm is a power of each task's error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydraopt import read_adapters
+from hydraopt.bundle.harm import Harm
+from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.harm.judging import Judged
+
+PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
+FALLING = 0.8 ** np.arange(4)[:, None]
+SCALES = {"easy": 0.01, "fair": 0.1, "hard": 0.6}
+
+
+class PowerJudge:
+    """Harm is scale * (relative error)^1.2; counts how often it is asked."""
+
+    def __init__(self, adapters, scales: Mapping[str, float]) -> None:
+        self.originals = {
+            x.name: {path: np.matmul(*m.factors()) for path, m in x.modules.items()}
+            for x in adapters
+        }
+        self.scales, self.asked = scales, 0
+
+    def tasks(self) -> frozenset[str]:
+        return frozenset(self.scales)
+
+    def measure(
+        self, task: str, coded: Callable[[], Mapping[str, Factors]], error, apart=False
+    ) -> Judged:
+        self.asked += 1
+        decoded, mine = coded(), self.originals[task]
+        lost = whole = 0.0
+        for path, dw in mine.items():
+            got = decoded[path].B @ decoded[path].A if path in decoded else 0.0
+            lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
+        likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
+        return Judged(
+            Harm(round(64 * likely), 64, likely, likely**2, True), 0.1 * likely, 0.0, likely
+        )
+
+
+@pytest.fixture
+def adapters(make_adapter, tmp_path: Path):
+    folders = []
+    for seed, name in enumerate(SCALES):
+        rng = np.random.default_rng(seed)
+        modules = {
+            p: (rng.standard_normal((48, 4)), FALLING * rng.standard_normal((4, 40))) for p in PATHS
+        }
+        folders.append(make_adapter(tmp_path / name, modules))
+    return read_adapters(folders)
