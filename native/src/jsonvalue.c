@@ -196,6 +196,16 @@ double hy_rounded(double value, int digits) {
     return of_digits(held, digits, power);
 }
 
+/* Add one to the last of `count` digits; 1 if the power rises. */
+static int count_up(char *digits, int count) {
+    while (count-- > 0) {
+        if (digits[count]++ != '9') return 0;
+        digits[count] = '0';
+    }
+    digits[0] = '1';
+    return 1;
+}
+
 void hy_dump_double(hy_text *out, double number) {
     char text[16], digits[32];
     int count = 0, power = 0, i;
@@ -207,8 +217,14 @@ void hy_dump_double(hy_text *out, double number) {
         hy_puts(out, "0.0");
         return;
     }
-    do power = digits_of(number, ++count, digits);
-    while (count < 17 && of_digits(digits, count, power) != number);
+    for (;;) {
+        power = digits_of(number, ++count, digits);
+        if (count == 17 || of_digits(digits, count, power) == number) break;
+        /* Doubles lie closer below a power of two: the nearest digits below may be another one
+         * where those above, though farther away, are this one. */
+        power += count_up(digits, count);
+        if (of_digits(digits, count, power) == number) break;
+    }
     while (count > 1 && digits[count - 1] == '0') count--;
     if (power > 16 || power < -3) {
         hy_put(out, digits, 1);

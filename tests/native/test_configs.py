@@ -72,6 +72,13 @@ def test_numbers_are_the_shortest_that_are_the_same(run: Run, values: list[float
     assert theirs == ours
 
 
+def test_powers_of_two_are_the_shortest_that_are_the_same(run: Run) -> None:
+    """Doubles lie closer below such a number than above: of 2**-24 the nearest 16 digits below are
+    another number, the next ones above are not."""
+    ours, theirs = both_configs(run, with_config(x=[2.0**x for x in range(-1074, 1024)]))
+    assert theirs == ours
+
+
 @pytest.mark.parametrize(
     "changes",
     [
