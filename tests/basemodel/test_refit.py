@@ -50,6 +50,13 @@ def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = N
     return {p: x.factors() for p, x in adapters[0].modules.items()}, coded
 
 
+def learned(model, texts, original, coded, how: Schedule, start: int = 0):
+    """(steps, records) at the stops of the course that begins with one of the starts."""
+    sides, rate = list(module._starts(coded, original, how))[start]
+    training = module._Training.of(model, texts, original, {}, how)
+    return list(training.course(sides, rate))
+
+
 def likely(model, texts, original, records) -> float:
     factors = {path: (x.factors.B, x.factors.A) for path, x in records.items()}
     return drift_of(model, reference_of(model, texts, original), factors).summary()[2]
@@ -85,8 +92,12 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     judging = [*few, texts[8 + 8], texts[8 + 24]]
     assert helped.before.likely == pytest.approx(likely(model, judging, original, records))
     assert helped.after.kl < helped.before.kl
-    learned = []
-    monkeypatch.setattr(module, "_train", lambda _, seen, *__: learned.append(list(seen)) or ())
+    learned, of = [], module._Training.of
+    monkeypatch.setattr(
+        module._Training,
+        "of",
+        lambda model, seen, *rest: learned.append(list(seen)) or of(model, seen, *rest),
+    )
     refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], empty])
     assert learned == [[x for x in texts[8:] if x not in judging[8:]]]
     refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], few[0]])
@@ -138,7 +149,7 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     made = refit(model, texts, original, coded, schedule=Schedule(8, (4, 8), 0.02))
     assert made.after.kl <= made.before.kl
     how = Schedule(8, (8,), 0.02)
-    ((_, tried),) = module._train(model, texts, original, coded, {}, how)
+    ((_, tried),) = learned(model, texts, original, coded, how)
     assert tried.keys() == coded.keys()
     for path, record in tried.items():
         assert record.mode == coded[path].record.mode
@@ -155,10 +166,50 @@ def test_nothing_is_kept_that_does_not_help(trained, make_adapter, tmp_path, mon
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 16)
-    wild = Schedule(steps=4, stops=(2, 4), rate=5.0)
+    wild = Schedule(steps=4, stops=(2, 4), rate=5.0, coded_rate=5.0)
     made = refit(model, texts, original, coded, schedule=wild)
     assert (made.records, made.steps) == ({}, 0)
     assert made.after == made.before
+
+
+@pytest.mark.parametrize("helps", [False, True])
+def test_what_keeps_nothing_starts_again_from_what_is_coded(
+    trained, make_adapter, tmp_path, monkeypatch, helps: bool
+) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 24)
+    # Without the original's own parts, and so small a rate, there is nothing to gain.
+    far = {path: (b[:, ::-1] * 30, a) for path, (b, a) in original.items()}
+    strongest = module._strongest
+    monkeypatch.setattr(
+        module, "_strongest", lambda x, own: strongest(x, own if helps else far[PATHS[0]])
+    )
+    begun, course = [], module._Training.course
+    monkeypatch.setattr(
+        module._Training,
+        "course",
+        lambda self, sides, rate: begun.append(rate) or course(self, sides, rate),
+    )
+    how = Schedule(24, (8, 16, 24), 0.02, 0.03)
+    made = refit(model, texts, original, coded, schedule=how)
+    assert begun == ([0.02] if helps else [0.02, 0.03])
+    assert made.records
+    assert made.after.kl < made.before.kl
+    once = dataclasses.replace(how, coded_rate=None)
+    assert bool(refit(model, texts, original, coded, schedule=once).records) == helps
+
+
+def test_of_the_coded_parts_nothing_is_lost_before_the_first_step(
+    trained, make_adapter, tmp_path
+) -> None:
+    _, coded = coded_of(make_adapter, tmp_path)
+    assert coded
+    for x in coded.values():
+        start, record = module._as_coded(x), x.record.factors
+        np.testing.assert_allclose(start.B @ start.A, record.B @ record.A, atol=1e-7)
+        lengths = np.linalg.norm(start.B, axis=0), np.linalg.norm(start.A, axis=1)
+        np.testing.assert_allclose(*lengths, rtol=1e-5)
 
 
 def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> None:
@@ -169,7 +220,7 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
     best = refit(model, texts, original, coded, schedule=SHORT)
     assert best.records
     for tried in ([before, best.records, before], [best.records, before]):
-        monkeypatch.setattr(module, "_train", lambda *_, t=tried: enumerate(t, 1))
+        monkeypatch.setattr(module._Training, "course", lambda *_, t=tried: enumerate(t, 1))
         made = refit(model, texts, original, coded)
         assert made.steps == 1 + [x is best.records for x in tried].index(True)
         assert made.records is best.records
@@ -205,12 +256,12 @@ def test_the_same_seed_gives_the_same_and_the_model_stays(trained, make_adapter,
     texts = texts_of(tokenizer, 24)
     how = Schedule(8, (8,), 0.02, rounding="drawn", stages=1)
 
-    def learned(seed: int) -> dict[str, np.ndarray]:
+    def of_seed(seed: int) -> dict[str, np.ndarray]:
         schedule = dataclasses.replace(how, seed=seed)
-        ((_, records),) = module._train(model, texts, original, coded, {}, schedule)
+        ((_, records),) = learned(model, texts, original, coded, schedule)
         return {path: x.factors.B for path, x in records.items()}
 
-    first, again, other = learned(0), learned(0), learned(1)
+    first, again, other = of_seed(0), of_seed(0), of_seed(1)
     assert all(np.array_equal(again[path], b) for path, b in first.items())
     assert not all(np.array_equal(other[path], b) for path, b in first.items())
     refit(model, texts, original, coded, schedule=how)
@@ -225,8 +276,7 @@ def test_stages_hold_early_layers_first(trained, make_adapter, tmp_path) -> None
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     how = Schedule(24, (12, 24), 0.2, stages=2)
-    lessons = list(module._train(model, texts_of(tokenizer, 18), original, coded, {}, how))
-    (_, middle), (_, end) = lessons
+    (_, middle), (_, end) = learned(model, texts_of(tokenizer, 18), original, coded, how)
     early = sorted(coded, key=module._in_order)[: len(coded) // 2]
     same = {p for p in coded if np.array_equal(middle[p].factors.B, end[p].factors.B)}
     assert same == set(early)

@@ -7,6 +7,9 @@ to each. What comes out are records of as many parts, in the same ways and at th
 before. Some of the answers are held out: training stops where their KL is least, and nothing is
 kept that does not help there, or that surely changes more of them.
 
+Training starts from the original's strongest parts, which leave most to learn and mostly end best.
+Where few parts are left they end worse than what is coded: then it starts again, from that.
+
 In stages: the modules of a stage are held at what was coded of them, and the rest goes on learning
 what they lost.
 
@@ -20,7 +23,7 @@ held.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -40,7 +43,7 @@ from hydraopt.basemodel.harm import (
     surely_drifts_more,
 )
 from hydraopt.basemodel.lesson import Lesson, learner_of
-from hydraopt.basemodel.model import TaskFactors, of_head, place
+from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord
@@ -62,16 +65,18 @@ class Schedule:
 
     steps: of Adam. stops: after which of them what was learned is coded and judged. rate: of the
     first step, relative to the root mean square of a side, falling to zero in a straight line.
-    texts: answers of a step. again: steps after which rounding is looked at anew. rounding: "seen",
-    what it does to the parts as they are, or "drawn", random numbers of that size, or "none".
-    stages: groups of modules, in the order of the layers, the first of which are held from a while
-    before the end. temperature: of the KL that is learned by. seed: of the order of the answers,
-    and of random numbers.
+    coded_rate: the same where training starts from what is coded, whose small steps rounding takes
+    back; None for no such start. texts: answers of a step. again: steps after which rounding is
+    looked at anew. rounding: "seen", what it does to the parts as they are, or "drawn", random
+    numbers of that size, or "none". stages: groups of modules, in the order of the layers, the
+    first of which are held from a while before the end. temperature: of the KL that is learned by.
+    seed: of the order of the answers, and of random numbers.
     """
 
-    steps: int = 80
-    stops: tuple[int, ...] = (40, 60, 80)
+    steps: int = 160
+    stops: tuple[int, ...] = (80, 120, 160)
     rate: float = 0.01
+    coded_rate: float | None = 0.02
     texts: int = 8
     again: int = 4
     rounding: str = "seen"
@@ -140,17 +145,23 @@ def refit(
     before = best = _harm(first)
     # Others may be what the adapter was trained on: they do not outvote the first.
     of_first = range(len(judging))
-    records: dict[str, PartsRecord] = {}
-    steps = 0
     still = {*done, *of_head(model, coded)}
     trained = {path: x for path, x in coded.items() if path not in still}
     held = {path: x.record for path, x in coded.items() if path in still}
-    for step, tried in _train(learner_of(model), seen, original, trained, held, how):
-        drift = _drift(model, judges, {**held, **tried})
-        harm = _harm(drift)
-        outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
-        if harm.kl < best.kl and not outvoted and not surely_changes_more(first, drift):
-            best, records, steps = harm, tried, step
+    if not trained:
+        return Refit({}, before, best, 0)
+    training = _Training.of(learner_of(model), seen, original, held, how)
+    records: dict[str, PartsRecord] = {}
+    steps = 0
+    for sides, rate in _starts(trained, original, how):
+        for step, tried in training.course(sides, rate):
+            drift = _drift(model, judges, {**held, **tried})
+            harm = _harm(drift)
+            outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
+            if harm.kl < best.kl and not outvoted and not surely_changes_more(first, drift):
+                best, records, steps = harm, tried, step
+        if records:
+            break
     return Refit(records, before, best, steps)
 
 
@@ -189,36 +200,84 @@ def _harm(drift: Drift) -> Harm:
 # --- training ---------------------------------------------------------------------------------
 
 
-def _train(
-    model: Any,
-    answers: Sequence[Encoded],
-    original: TaskFactors,
-    coded: Mapping[str, CodedModule],
-    held: Mapping[str, PartsRecord],
-    how: Schedule,
-) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
-    """(steps so far, what was learned, coded) at every stop."""
-    sides = {path: _Sides.of(x, original[path]) for path, x in coded.items()}
-    if not sides:
-        return
-    lesson = Lesson.of(model, answers, place(model, original), how.texts)
-    fixed = dict(place(model, {p: (x.factors.B, x.factors.A) for p, x in held.items()}))
-    learned = [x for side in sides.values() for x in (side.left, side.right)]
-    course = Course(how, learned, len(lesson.batches))
-    drawn = torch.Generator().manual_seed(how.seed)
-    holds = _holds(list(sides), how)
-    for step in range(1, how.steps + 1):
-        if (step - 1) % how.again == 0:
-            for side in sides.values():
-                side.look()
-        number = course.begin(step)
-        free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
-        lesson.learn(model, {**fixed, **free}, number, how.temperature)
-        course.end()
-        for path in holds.get(step, ()):
-            sides[path].hold()
-        if step in how.stops:
-            yield step, {path: side.look().record for path, side in sides.items()}
+@dataclass(frozen=True)
+class _Training:
+    """What all courses of a refit have in common. model: what learns. fixed: factors on it that do
+    not."""
+
+    model: Any
+    lesson: Lesson
+    fixed: Placed
+    how: Schedule
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        answers: Sequence[Encoded],
+        original: TaskFactors,
+        held: Mapping[str, PartsRecord],
+        how: Schedule,
+    ) -> _Training:
+        """held: records of modules that stay as they are."""
+        lesson = Lesson.of(model, answers, place(model, original), how.texts)
+        fixed = place(model, {p: (x.factors.B, x.factors.A) for p, x in held.items()})
+        return cls(model, lesson, fixed, how)
+
+    def course(
+        self, sides: Mapping[str, _Sides], rate: float
+    ) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
+        """(steps so far, what was learned, coded) at every stop. sides: by module path."""
+        how = replace(self.how, rate=rate)
+        learned = [x for side in sides.values() for x in (side.left, side.right)]
+        course = Course(how, learned, len(self.lesson.batches))
+        drawn = torch.Generator().manual_seed(how.seed)
+        holds = _holds(list(sides), how)
+        for step in range(1, how.steps + 1):
+            if (step - 1) % how.again == 0:
+                for side in sides.values():
+                    side.look()
+            number = course.begin(step)
+            free = {path: x.factors(how.rounding, drawn) for path, x in sides.items()}
+            self.lesson.learn(self.model, {**self.fixed, **free}, number, how.temperature)
+            course.end()
+            for path in holds.get(step, ()):
+                sides[path].hold()
+            if step in how.stops:
+                yield step, {path: side.look().record for path, side in sides.items()}
+
+
+def _starts(
+    coded: Mapping[str, CodedModule], original: TaskFactors, how: Schedule
+) -> Iterator[tuple[dict[str, _Sides], float]]:
+    """What to train, by module path, and the rate, one start after the other."""
+    yield {p: _Sides(x, _strongest(x, original[p])) for p, x in coded.items()}, how.rate
+    if how.coded_rate is not None:
+        yield {p: _Sides(x, _as_coded(x)) for p, x in coded.items()}, how.coded_rate
+
+
+def _strongest(coded: CodedModule, original: tuple[Any, Any]) -> Factors:
+    """The original's strongest parts, of shared sides what lies in their space; the coded parts
+    where the original has fewer."""
+    whole = thin(*(np.asarray(x, np.float64) for x in original))
+    u, v, record = whole.U * whole.s, whole.V, coded.record
+    if record.left.way is Way.SHARED and coded.left is not None:
+        u = coded.left.orthonormal @ (coded.left.orthonormal.T @ u)
+    if record.right.way is Way.SHARED and coded.right is not None:
+        v = coded.right.orthonormal @ (coded.right.orthonormal.T @ v)
+    parts = thin(u, v.T)
+    if parts.s.size < record.count:
+        return _as_coded(coded)
+    return halved(parts.U, parts.s, parts.V.T, record.count)
+
+
+def _as_coded(coded: CodedModule) -> Factors:
+    """The coded parts, both sides of each of one length."""
+    factors = coded.record.factors
+    even = np.sqrt(
+        np.linalg.norm(factors.A, axis=1) / np.maximum(np.linalg.norm(factors.B, axis=0), 1e-300)
+    )
+    return Factors(factors.B * even, factors.A / even[:, None])
 
 
 def _holds(paths: Sequence[str], how: Schedule) -> dict[int, list[str]]:
@@ -245,9 +304,10 @@ class _Sides:
     of a shared side, its coordinates over an orthonormal basis of the shared space.
     """
 
-    def __init__(self, coded: CodedModule, b: Tensor, a: Tensor) -> None:
-        """b (m, k), a (n, k): the parts to start from."""
+    def __init__(self, coded: CodedModule, start: Factors) -> None:
+        """start: B (m, k), A (k, n), the parts that training starts from."""
         self._coded = coded
+        b, a = (torch.tensor(x, dtype=torch.float32) for x in (start.B, start.A.T))
         record = coded.record
         self._spans = (
             _span(record.left.way, coded.left),
@@ -260,29 +320,6 @@ class _Sides:
         )
         self._lost = [torch.zeros_like(x) for x in inside]
         self._held: Recoded | None = None
-
-    @classmethod
-    def of(cls, coded: CodedModule, original: tuple[Any, Any]) -> _Sides:
-        """Started from the original's strongest parts, of shared sides what lies in their space;
-        from the coded parts where the original has fewer."""
-        whole = thin(*(np.asarray(x, np.float64) for x in original))
-        u, v, record = whole.U * whole.s, whole.V, coded.record
-        if record.left.way is Way.SHARED and coded.left is not None:
-            u = coded.left.orthonormal @ (coded.left.orthonormal.T @ u)
-        if record.right.way is Way.SHARED and coded.right is not None:
-            v = coded.right.orthonormal @ (coded.right.orthonormal.T @ v)
-        parts = thin(u, v.T)
-        if parts.s.size < record.count:
-            factors = record.factors
-            even = np.sqrt(
-                np.linalg.norm(factors.A, axis=1)
-                / np.maximum(np.linalg.norm(factors.B, axis=0), 1e-300)
-            )
-            start = Factors(factors.B * even, factors.A / even[:, None])
-        else:
-            start = halved(parts.U, parts.s, parts.V.T, record.count)
-        b, a = (torch.tensor(x, dtype=torch.float32) for x in (start.B, start.A.T))
-        return cls(coded, b, a)
 
     def look(self) -> Recoded:
         """Code the sides as they are, and remember what that does to them."""
