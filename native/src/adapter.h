@@ -50,8 +50,9 @@ void hy_default_key(hy_text *out, const hy_module *module, int half);
 /* That of a task. */
 hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, int half,
                        hy_text *out);
-/* The name that PEFT gives a tensor beside the pairs. */
-void hy_peft_name(hy_text *out, hy_slice key);
+/* The name that PEFT gives a tensor beside the pairs. named: whether the word behind
+ * "modules_to_save" is an adapter's name. */
+void hy_peft_name(hy_text *out, hy_slice key, int named);
 /* The path up to "::". */
 hy_slice hy_stem(const hy_module *module);
 /* Index of the text `part` in `whole`, from `from` on, or the size of whole. */

@@ -360,8 +360,48 @@ static hydra_status magnitude(hydra_bundle *b, const hy_task *task, hy_outs *out
     return rename_out(b, outs, x, &name);
 }
 
+/* Whether `name` holds the word with a dot on either side. */
+static int has_part(hy_slice name, hy_slice word) {
+    size_t i;
+    for (i = 0; i + word.size + 2 <= name.size; i++)
+        if (name.data[i] == '.' && name.data[i + word.size + 1] == '.' &&
+            !memcmp(name.data + i + 1, word.data, word.size))
+            return 1;
+    return 0;
+}
+
+static int holds(hy_slice name, const char *part) {
+    return hy_find_text(name, part, 0) < name.size;
+}
+
+/* Whether the word behind ".modules_to_save." is an adapter's name: the same in all names that have
+ * one, with more behind it, and in no other tensor that is kept whole. */
+static int names_adapter(const hy_out *rows, uint32_t count) {
+    static const char saved[] = ".modules_to_save.";
+    hy_slice word = {NULL, 0};
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        hy_slice name = rows[i].name, found;
+        size_t at = hy_find_text(name, saved, 0), end;
+        if (at == name.size) continue;
+        at += strlen(saved);
+        end = hy_find_text(name, ".", at);
+        found.data = name.data + at;
+        found.size = end - at;
+        if (end == name.size || (word.data && !hy_same(word, found))) return 0;
+        word = found;
+    }
+    for (i = 0; i < count && word.data; i++) {
+        hy_slice name = rows[i].name;
+        if (has_part(name, word) && !holds(name, saved) && !holds(name, ".lora_") &&
+            !holds(name, ".trainable_tokens_delta."))
+            return 0;
+    }
+    return word.data != NULL;
+}
+
 static hydra_status export_one(hydra_bundle *b, const hy_task *task, const hy_kinds *kinds,
-                               int unfolded, hy_outs *outs, hy_out *x) {
+                               int unfolded, int named, hy_outs *outs, hy_out *x) {
     double scale;
     int kind = hy_kind_of(kinds, x->name, &scale);
     hy_text name;
@@ -370,18 +410,20 @@ static hydra_status export_one(hydra_bundle *b, const hy_task *task, const hy_ki
     else if (task->format != HY_PEFT && kind != HY_LORA_BIAS && task->format != HY_LORALIB)
         return no_place(b, task, x->name, "tensors of this kind have no match");
     hy_text_open(&name, &b->env);
-    hy_peft_name(&name, x->name);
+    hy_peft_name(&name, x->name, named);
     return rename_out(b, outs, x, &name);
 }
 
 hydra_status hy_exported_extras(hydra_bundle *b, const hy_task *task, int unfolded, hy_outs *outs) {
     uint32_t i = outs->count;
+    int named;
     hy_kinds kinds;
     hydra_status status;
     HY_TRY(hy_all_tensors(b, task, outs));
+    named = outs->count > i && names_adapter(outs->rows + i, outs->count - i);
     status = hy_kinds_open(&kinds, b, task);
     for (; i < outs->count && !status; i++)
-        status = export_one(b, task, &kinds, unfolded, outs, outs->rows + i);
+        status = export_one(b, task, &kinds, unfolded, named, outs, outs->rows + i);
     hy_kinds_close(&kinds, b);
     return status;
 }

@@ -126,7 +126,7 @@ static void without_adapter(hy_text *name, const char *role, const char *end, in
     }
 }
 
-void hy_peft_name(hy_text *out, hy_slice key) {
+void hy_peft_name(hy_text *out, hy_slice key, int named) {
     hy_text plain;
     hy_slice name;
     size_t i = 0, from, end;
@@ -150,7 +150,7 @@ void hy_peft_name(hy_text *out, hy_slice key) {
     name = slice(plain.data, plain.size);
     while (i < name.size) {
         static const char saved[] = ".modules_to_save.";
-        if (starts(name, i, saved)) {
+        if (named && starts(name, i, saved)) {
             from = i + strlen(saved);
             end = hy_find_text(name, ".", from);
             if (end > from && end < name.size) {

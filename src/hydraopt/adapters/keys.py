@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from hydraopt.adapters.model import ExtraKind
 
-__all__ = ["PREFIX", "PeftKey", "extra_kind", "parse", "spell"]
+__all__ = ["PREFIX", "PeftKey", "extra_kind", "names_adapter", "parse", "saved_names", "spell"]
 
 PREFIX: Final = "base_model.model."
 
@@ -25,6 +25,11 @@ Half = Literal["A", "B"]
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
 _MATRIX: Final = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
 _EMBEDDING: Final = re.compile(r"(.+)\.lora_embedding_([AB])(?:\.([^.]+))?")
+# What PEFT's wrapper of a module to save puts in a name: what was trained, then the adapter's name;
+# and what was there before.
+_SAVED: Final = ".modules_to_save."
+_BEFORE: Final = ".original_module."
+_PARTS: Final = (".lora_", ".trainable_tokens_delta.")
 _UNKNOWN: Final = re.compile(r"\.(?:lora_(?!magnitude_vector)\w+|vera_\w+|ranknum)\b")
 
 
@@ -74,6 +79,36 @@ def parse(key: str) -> PeftKey | None:
 def spell(inner: str, half: Half, embedding: bool = False) -> str:
     """The name PEFT gives (and loads) half of a pair; inverse of :func:`parse`."""
     return f"{PREFIX}{inner}." + (f"lora_embedding_{half}" if embedding else f"lora_{half}.weight")
+
+
+def names_adapter(keys: Collection[str]) -> bool:
+    """Whether the word behind PEFT's wrapper of a module to save is an adapter's name.
+
+    Else it is a part of the module. It is a name where all of these keys have the same one there,
+    with more behind it, and no other tensor that is kept whole has it inside.
+    """
+    behind = [
+        rest.partition(".") for key in keys for _, found, rest in [key.partition(_SAVED)] if found
+    ]
+    words = {word for word, _, _ in behind}
+    if len(words) != 1 or not all(dot for _, dot, _ in behind):
+        return False
+    inside = f".{words.pop()}."
+    return not any(inside in key for key in keys if not any(x in key for x in (_SAVED, *_PARTS)))
+
+
+def saved_names(keys: Collection[str]) -> dict[str, str]:
+    """By key of a tensor that is kept whole, its path in the base model.
+
+    Names lose what PEFT's wrapper of a module to save left inside. Keys that PEFT does not load are
+    left out: copies of a tensor that is there under its plain name, as ``bias="all"`` saves them,
+    and what the module was before.
+    """
+    names = {key: _WRAPPERS.sub("", key).removeprefix(PREFIX) for key in keys if _BEFORE not in key}
+    wrapper = rf"{re.escape(_SAVED)}(?:[^.]+\.)?" if names_adapter(keys) else re.escape(_SAVED)
+    bare = {key: re.sub(wrapper, ".", name) for key, name in names.items()}
+    plain = {name for name in names.values() if _SAVED not in name}
+    return {key: x for key, x in bare.items() if _SAVED not in names[key] or x not in plain}
 
 
 def extra_kind(key: str, bias: str, saved_modules: Collection[str]) -> ExtraKind | None:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hydraopt.adapters.keys import PREFIX
 from hydraopt.basemodel.model import misfit
 
-__all__ = ["place_saved", "replaced", "saved_path"]
-
-# What PEFT's wrapper of a module to save leaves in a name; newer versions strip it on saving.
-_WRAPPER: Final = re.compile(r"\.modules_to_save(\.default)?(?=\.)")
-
-
-def saved_path(key: str) -> str:
-    """Where a saved tensor is in the base model, by its key in a PEFT file."""
-    return _WRAPPER.sub("", key.removeprefix(PREFIX))
+__all__ = ["place_saved", "replaced"]
 
 
 def place_saved(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:

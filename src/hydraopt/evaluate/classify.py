@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hydraopt.adapters.keys import saved_names
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
 from hydraopt.basemodel.model import BATCH_TOKENS, TaskFactors, attached, place
-from hydraopt.basemodel.saved import place_saved, replaced, saved_path
+from hydraopt.basemodel.saved import place_saved, replaced
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.run import Scores, TaskRows
@@ -74,7 +75,8 @@ def saved_tensors(
                     do="Export it and score it with PEFT",
                 )
             )
-    return {saved_path(key): np.asarray(x.numpy(), np.float32) for key, x in extras.items()}
+    names = saved_names(extras)
+    return {name: np.asarray(extras[key].numpy(), np.float32) for key, name in names.items()}
 
 
 def labels_in(name: str, saved: Saved) -> int:

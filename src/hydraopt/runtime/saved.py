@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
+from hydraopt.adapters.keys import saved_names
 from hydraopt.adapters.rawtensor import RawTensor
-from hydraopt.basemodel.saved import saved_path
 from hydraopt.runtime.places import Renaming
 
 __all__ = ["UnfitError", "replacements"]
@@ -30,8 +30,9 @@ def replacements(
     """
     modules = dict(model.named_modules())
     replaced: dict[str, dict[str, RawTensor]] = {}
-    for key, tensor in saved.items():
-        path, _, name = saved_path(key).rpartition(".")
+    for key, whole in saved_names(saved).items():
+        tensor = saved[key]
+        path, _, name = whole.rpartition(".")
         place = renaming(path) if path.count(".") >= renaming.cut else ""
         problem = _problem(modules.get(place) if place else None, name, tensor)
         if problem is None and place in changed:

@@ -62,6 +62,7 @@ class Model(nn.Module):
         self.grouped = nn.Conv1d(width, width, 3, padding=1, groups=2)
         self.experts = Experts(width)
         self.mha = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.tail = nn.Sequential(nn.Linear(width, width), nn.Linear(width, width))
         self.head = nn.Linear(width, 5)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -71,7 +72,7 @@ class Model(nn.Module):
         x = x + self.conv(x.transpose(1, 2)).transpose(1, 2)
         x = x + self.grouped(x.transpose(1, 2)).transpose(1, 2)
         x = x + self.experts(x) + self.mha(x, x, x, need_weights=False)[0]
-        return self.head(x)
+        return self.head(x + self.tail(x))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -100,6 +101,8 @@ CASES: dict[str, dict[str, Any]] = {
     "all biases": {**QV, "bias": "all"},
     "dora": {**QV, "use_dora": True, "lora_alpha": 7},
     "saved": {**QV, "modules_to_save": ["head"]},
+    "nested saved": {**QV, "modules_to_save": ["tail"]},
+    "nested, all biases": {**QV, "bias": "all", "modules_to_save": ["tail"]},
     "embedding": {"target_modules": ["embed", "q"], "r": 4, "lora_alpha": 5},
     "tokens": {**QV, "trainable_token_indices": {"embed": [1, 4, 7]}},
     "conv": {"target_modules": ["conv", "q"], "r": 3, "lora_alpha": 7},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hydraopt.adapters.keys import PREFIX
+from hydraopt.adapters.keys import PREFIX, names_adapter
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.errors import ExportError, explain
@@ -22,11 +22,11 @@ __all__ = ["exported_extras", "folded_extras"]
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
 # An adapter's own name ("default") inside a tensor's, as training loops leave it that save the
 # model's state themselves.
+_KEPT: Final = re.compile(r"\.modules_to_save\.[^.]+\.")
 _NAMED: Final = (
     (re.compile(r"\.lora_magnitude_vector\..+$"), ".lora_magnitude_vector"),
     (re.compile(r"\.lora_B\.[^.]+\.bias$"), ".lora_B.bias"),
     (re.compile(r"\.trainable_tokens_delta\.[^.]+$"), ".trainable_tokens_delta"),
-    (re.compile(r"\.modules_to_save\.[^.]+\."), "."),
 )
 # How kohya and MLX end the name of a DoRA magnitude.
 _MAGNITUDE: Final = re.compile(r"(.+)\.(?:m|dora_scale|lora_magnitude_vector)")
@@ -38,7 +38,7 @@ def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor
     unfolded: the scale stays in the config; else biases of lora_B are multiplied by theirs.
     Raises ExportError for a tensor that PEFT has no place for.
     """
-    scales = _bias_scales(task)
+    scales, named = _bias_scales(task), names_adapter(task.extras.keys())
     result: dict[str, RawTensor] = {}
     for key, tensor in task.extras.items():
         kind = task.extra_kinds.get(key, "saved")
@@ -53,7 +53,7 @@ def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor
                 raise _no_place(
                     task, key, f"{task.entry.format} tensors of this kind have no match"
                 )
-        new = _peft_name(key)
+        new = _peft_name(key, named)
         if new in result:
             raise _no_place(task, key, f"another tensor is named {new!r} there")
         result[new] = RawTensor(new, tensor.dtype, tensor.shape, tensor.source, tensor.read)
@@ -113,13 +113,14 @@ def _magnitude(task: TaskAdapter, key: str, tensor: RawTensor) -> RawTensor:
     return RawTensor(key, tensor.dtype, (outputs,), Path("memory"), HeldBytes(tensor.raw()))
 
 
-def _peft_name(key: str) -> str:
+def _peft_name(key: str, named: bool) -> str:
+    """named: whether the word behind "modules_to_save" is an adapter's name."""
     plain = _WRAPPERS.sub("", key)
     if not plain.startswith("base_model."):
         plain = PREFIX + plain
     for pattern, replacement in _NAMED:
         plain = pattern.sub(replacement, plain)
-    return plain
+    return _KEPT.sub(".", plain) if named else plain
 
 
 def _no_place(task: TaskAdapter, key: str, why: str) -> ExportError:
