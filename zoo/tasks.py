@@ -69,7 +69,9 @@ def read_task(folder: Path, language: str) -> Task:
 
 def _read_rows(path: Path) -> tuple[Row, ...]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: strings of JSON may hold U+2028 and the like as they are.
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
         row = json.loads(line)
         if not (isinstance(row.get("input"), str) and isinstance(row.get("output"), str)):
             raise TaskError(f"{path}, line {number}: needs the strings 'input' and 'output'")

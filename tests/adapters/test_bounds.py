@@ -142,6 +142,7 @@ def test_a_zip_of_several_disks_is_refused(tmp_path: Path, suffix: str) -> None:
         ({**CONFIG, "lora_alpha": 10**400}, "setting lora_alpha is missing or wrong"),
         ({**CONFIG, "r": 10**400}, "setting r is missing or wrong"),
         ({**CONFIG, "modules_to_save": 3}, "modules_to_save is of another type"),
+        ({**CONFIG, "use_rslora": "false"}, "use_rslora is of another type"),
         ({**CONFIG, "target_modules": {"q": 1}}, "target_modules is of another type"),
         ({**CONFIG, "lora_dropout": float("nan")}, "NaN is not JSON"),
         (json.dumps(CONFIG)[:-1] + ', "x": 1e999}', "a number is too large"),

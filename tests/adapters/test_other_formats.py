@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from hydraopt.adapters import read_adapter
+from hydraopt.adapters import read_adapter, read_adapters
 from hydraopt.adapters.scale import ScaleRule
-from hydraopt.errors import AdapterFormatError
+from hydraopt.errors import AdapterFormatError, UsageError
 
 RNG = np.random.default_rng(3)
 
@@ -77,6 +77,8 @@ def test_kohya(save):
         ("text_encoder.q_proj.lora_linear_layer.{}.weight", "text_encoder.q_proj"),
         ("unet.up.attn1.to_q.lora_{}.weight", "unet.up.attn1.to_q"),
         ("transformer.transformer_blocks.0.q.lora_{}.weight", "transformer.transformer_blocks.0.q"),
+        ("transformer.blocks.0.attn1.q.lora_{}.weight", "transformer.blocks.0.attn1.q"),
+        ("diffusion_model.blocks.0.q.lora_{}.weight", "diffusion_model.blocks.0.q"),
         ("unet:3:{}", "unet:3"),
     ],
 )
@@ -106,6 +108,53 @@ def test_diffusers_alphas_in_tensors_and_in_metadata(save):
     assert adapter.modules["unet.q"].scale == 8.0
     with pytest.raises(AdapterFormatError, match="lora_adapter_metadata cannot be read"):
         read_adapter(save("bad", tensors, metadata={"lora_adapter_metadata": "["}))
+
+
+@pytest.mark.parametrize(
+    ("stem", "alpha"),
+    [
+        ("text_encoder.q_proj.lora_linear_layer.{}", "text_encoder.q_proj.lora_linear_layer.alpha"),
+        ("unet.up.attn1.processor.to_q_lora.{}", "unet.up.attn1.processor.to_q.alpha"),
+        ("unet.up.attn1.to_q.lora.{}", "unet.up.attn1.to_q.lora.alpha"),
+        ("diffusion_model.q.lora_{}", "diffusion_model.q.alpha"),
+    ],
+)
+def test_diffusers_alphas_stand_beside_their_pair(save, stem, alpha):
+    sides = ("A", "B") if "lora_{}" in stem else ("down", "up")
+    tensors = {f"{stem.format(x)}.weight": normal(4, 4) for x in sides}
+    adapter = read_adapter(save("d", {**tensors, alpha: np.array(2.0, np.float32)}))
+    assert [x.scale for x in adapter.modules.values()] == [0.5]
+    assert not adapter.extras
+    assert not adapter.notes
+
+
+@pytest.mark.parametrize("alpha", [0, 0.0, float("nan"), float("inf")])
+def test_an_alpha_that_scales_nothing_is_refused(save, alpha):
+    folder = save("d", {"h.q.lora_A": normal(4, 6), "h.q.lora_B": normal(5, 4)})
+    with pytest.raises(UsageError, match="alpha is no number that scales"):
+        read_adapter(folder, alpha=alpha)
+    with pytest.raises(UsageError, match="alpha is no number that scales"):
+        read_adapters([folder], alpha=alpha)
+
+
+@pytest.mark.parametrize("name", ["wte", "embed_in"])
+def test_an_embedding_is_told_by_its_name(save, name):
+    folder = save("d", {f"h.{name}.lora_A": normal(4, 6), f"h.{name}.lora_B": normal(5, 4)})
+    assert read_adapter(folder, alpha=8).modules[f"h.{name}"].kind == "embedding"
+
+
+def test_alphas_that_scale_nothing_are_told(save):
+    image = {"unet.q.lora_A.weight": normal(4, 6), "unet.q.lora_B.weight": normal(5, 4)}
+    alphas = {"unet.q.alpha": np.array(2.0), "unet.v.alpha": np.array(2.0)}
+    adapter = read_adapter(save("d", {**image, **alphas}))
+    assert adapter.modules["unet.q"].scale == 0.5
+    assert list(adapter.extras) == ["unet.v.alpha"]
+    (note,) = adapter.notes
+    assert note.startswith("1 alphas belong to no module of the file, 'unet.v.alpha'")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q"]}
+    adapter = read_adapter(save("p", {**image, "unet.q.alpha": np.array(2.0)}, config))
+    assert adapter.modules["unet.q"].scale == 2.0
+    assert any("'unet.q.alpha' for one, scale nothing" in note for note in adapter.notes)
 
 
 def test_diffusers_is_known_by_its_metadata(save):

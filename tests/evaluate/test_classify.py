@@ -116,6 +116,13 @@ def test_the_order_of_labels(base, mood, tmp_path) -> None:
             read_task_file(mood, "mood", "en")
 
 
+@pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000])
+def test_a_meta_file_that_is_no_object_is_refused(mood, text) -> None:
+    (mood / "mood" / "META.json").write_text(text)
+    with pytest.raises(UsageError, match=r"META\.json of mood"):
+        read_task_file(mood, "mood", "en")
+
+
 def test_noise_on_the_head_flips_labels_and_the_model_stays(base, mood) -> None:
     model, tokenizer = load_classifier(base, 3)
     before = {key: x.clone() for key, x in model.state_dict().items()}

@@ -13,6 +13,7 @@ from tests.small_model import INSTRUCTION, ROWS
 from zoo.batching import encode, mean_loss, target_logits
 from zoo.lora import attached, init_factors
 from zoo.recipe import Plan, RecipeError, parse_recipe
+from zoo.tasks import read_task
 from zoo.train import fit
 
 PLAN = Plan("x", "spell", "en", rank=2, batch=2, epochs=4, validate_every=5, lr=0.01, patience=99)
@@ -107,3 +108,15 @@ def test_the_recipes_of_the_evidence_are_read() -> None:
     assert len(recipe.plans) == 40
     assert len({plan.task for plan in recipe.plans}) == 5
     assert json.loads(recipe_of("gemma3-5x8").read_text())["dtype"] == "bfloat16"
+
+
+def test_rows_are_lines_whatever_stands_in_their_strings(tmp_path) -> None:
+    row = {"input": "a\u2028b\x85c", "output": "d\u2029"}
+    folder = tmp_path / "spell"
+    (folder / "en").mkdir(parents=True)
+    (folder / "META.json").write_text(json.dumps({"instruction": INSTRUCTION}))
+    for split in ("train", "validation", "test"):
+        text = json.dumps(row, ensure_ascii=False) + "\n"
+        (folder / "en" / f"{split}.jsonl").write_text(text * 2, encoding="utf-8")
+    task = read_task(folder, "en")
+    assert list(task.train) == [row] * 2

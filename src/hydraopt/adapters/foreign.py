@@ -28,7 +28,7 @@ __all__ = ["read_image_lora", "read_loralib", "read_mlx"]
 
 StoredPair = tuple[RawTensor, RawTensor]
 
-_EMBEDDING_NAMES: Final = {"embed_tokens", "wte", "word_embeddings", "tok_embeddings"}
+_EMBEDDING_NAMES: Final = {"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in"}
 
 # PATH and side of one half of a pair, as kohya and the generations of diffusers spell it.
 _HALF: Final = re.compile(
@@ -58,7 +58,8 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
 
     def stated(stem: str, path: str, rank: int) -> float | None:
         """alpha / r of the tensor that states alpha, if there is one."""
-        key = next((k for k in (f"{stem}.alpha", f"{stem}.lora.alpha") if k in alphas), None)
+        places = (stem, f"{stem}.lora", f"{stem}.lora_linear_layer", stem.removesuffix("_lora"))
+        key = next((f"{x}.alpha" for x in places if f"{x}.alpha" in alphas), None)
         if key is None:
             return None
         used.add(key)
@@ -91,6 +92,11 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     if any(":" in stem for stem in halves):
         parsed.notes.append(
             "modules are numbered, not named; they align with files of one model only"
+        )
+    if idle := sorted(alphas.keys() - used - lycoris.used - lycoris.kinds.keys()):
+        parsed.notes.append(
+            f"{len(idle)} alphas belong to no module of the file, {idle[0]!r} for one: they scale "
+            "nothing"
         )
     origin: dict[str, Any] = {"metadata": dict(file.metadata)}
     if lycoris.modules and not alphas:

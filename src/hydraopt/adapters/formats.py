@@ -79,8 +79,11 @@ def _kohya_prefix(name: str) -> bool:
 
 
 def _image_path(name: str) -> bool:
-    # "transformer." alone is also how GPT-2 starts.
-    return name.startswith(("unet.", "text_encoder")) or "transformer_blocks." in name
+    if name.startswith(("unet.", "text_encoder", "diffusion_model.")):
+        return True
+    # "transformer." alone is also how GPT-2 starts, "transformer.blocks." MPT.
+    own = (".attn1.", ".attn2.") if name.startswith("transformer.") else ()
+    return "transformer_blocks." in name or any(part in name for part in own)
 
 
 def _peft(name: str, opened: Opened) -> bool:

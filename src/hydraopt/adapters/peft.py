@@ -231,6 +231,7 @@ _TYPES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "bias": ("a text", lambda x: isinstance(x, str)),
     "init_lora_weights": ("a text or true", lambda x: isinstance(x, str | bool)),
     "enable_lora": ("a list of true and false", lambda x: _all(x, bool)),
+    **dict.fromkeys(("use_rslora", "use_dora"), ("true or false", lambda x: isinstance(x, bool))),
 }  # fmt: skip
 
 
@@ -263,6 +264,12 @@ def _notes(parsed: Parsed, config: Mapping[str, Any], pairs: Mapping[PeftKey, An
         notes.append(f"tensor names carry the adapter name {', '.join(named)}")
     if "dora_magnitude" in parsed.extras.values():
         notes.append("DoRA: the magnitudes are tensors beside the low-rank part")
+    alphas = sorted(key for key in parsed.extras if key.endswith(".alpha"))
+    if alphas:
+        notes.append(
+            f"{len(alphas)} alphas in the file, {alphas[0]!r} for one, scale nothing: the config "
+            "states the scale"
+        )
     initialisation = str(config.get("init_lora_weights"))
     if CHANGES_BASE.search(initialisation):
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,8 +50,9 @@ def read_adapter(
     alpha: lora_alpha where the file states none (loralib, old image files); default r, scale 1.
 
     Raises AdapterFormatError for everything that is not a whole, understood LoRA, with file,
-    module and remedy; UsageError for an unusable name.
+    module and remedy; UsageError for an unusable name, and for an alpha of 0 or that is no number.
     """
+    _check_alpha(alpha)
     source = locate(path)
     chosen = check_name(name) if name is not None else source.names[0]
     return _read(source, chosen, base_model, alpha)
@@ -75,6 +77,7 @@ def read_adapters(
     one path and different shapes, UsageError for names given twice, AdapterFormatError as
     :func:`read_adapter`.
     """
+    _check_alpha(alpha)
     selection = expand(paths_or_globs)
     requests = selection.requests
     if not requests:
@@ -126,6 +129,12 @@ def _located(paths: Sequence[AnyPath]) -> list[Source]:
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(locate, paths))
+
+
+def _check_alpha(alpha: float | None) -> None:
+    """UsageError for what is no alpha: in a file 0 stands for none, from a caller it is a slip."""
+    if alpha is not None and not (math.isfinite(alpha) and alpha != 0):
+        raise UsageError(explain("alpha is no number that scales", got=alpha, expected="8, say"))
 
 
 def _read(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:

@@ -107,8 +107,12 @@ def _meta(folder: Path) -> Mapping[str, object]:
         )
     try:
         meta = json.loads(read_regular(path, MOST_CONFIG).decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(explain(f"META.json of {folder.name}", got=str(error))) from error
+    if not isinstance(meta, dict):
+        raise UsageError(
+            explain(f"META.json of {folder.name} is no JSON object", got=type(meta).__name__)
+        )
     missing = [key for key in ("instruction", "metric") if not isinstance(meta.get(key), str)]
     if missing:
         raise UsageError(
