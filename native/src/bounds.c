@@ -82,6 +82,8 @@ static uint64_t weight(const hy_json *json, uint32_t node) {
     uint32_t at;
     hy_type type = hy_kind(json, node);
     if (type == HY_STRING) return hy_length(hy_string(json, node));
+    /* A whole number may have thousands of digits; others are written with two dozen at most. */
+    if (type == HY_INT && json->nodes[node].size > 8) return json->nodes[node].size;
     if (type != HY_LIST && type != HY_OBJECT) return 8;
     /* The keys of an object are nodes of their own. */
     for (at = hy_first(node); at < hy_end(json, node); at = json->nodes[at].next)

@@ -109,6 +109,13 @@ def many_configs(value: Any) -> dict[str, Any]:
     return {"manifest": value}
 
 
+def many_digits(value: Any) -> dict[str, Any]:
+    """Of whole numbers of thousands of digits, which each config would hold anew."""
+    first = {**value["configs"][0], "x": [10**3999] * 2}
+    value["configs"] = [first, *({"set": {"y": i}} for i in range(3000))]
+    return {"manifest": value}
+
+
 def coded(
     value: Any, shape: list[int], count: int, *record: int, numbers: int, **more: Any
 ) -> dict[str, Any]:
@@ -149,6 +156,7 @@ CASES = {
     "a blob of zeros": (big_blob, "too many bytes of carried tensors"),
     "copies of a blob": (many_copies, "too many bytes of carried tensors"),
     "configs over configs": (many_configs, "too many bytes of configs"),
+    "digits over configs": (many_digits, "too many bytes of configs"),
 }
 
 

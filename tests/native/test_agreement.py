@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from hydraopt.bundle import verify_bundle
-from tests.bundle.hostile.generate import generate
+from tests.bundle.hostile.generate import generate, pack
+from tests.bundle.test_bundle_bounds import many_digits, with_carried
 from tests.bundle.test_bundle_hostile import parts_with_blob
 from tests.native.conftest import Run
 from tests.native.mutants import compare, sources
@@ -22,6 +24,14 @@ def test_hostile_files_are_refused(run: Run, case: tuple[object, ...], tmp_path:
     done = run("verify", path)
     assert (done.returncode == 0) == verify_bundle(path).ok
     assert done.returncode == 0 or str(path) in done.stderr
+
+
+def test_configs_of_many_digits_are_refused(run: Run, tmp_path: Path) -> None:
+    parts, path = with_carried(), tmp_path / "x.hydra.safetensors"
+    path.write_bytes(pack(parts, **many_digits(json.loads(json.dumps(parts.manifest.to_json())))))
+    done = run("list", path)
+    assert done.returncode == 1
+    assert "too many bytes of configs" in done.stderr
 
 
 def test_mutants_are_judged_alike(hydra: str) -> None:

@@ -173,4 +173,5 @@ def _weight(value: Any) -> int:
         return 2 + sum(len(key) + _weight(x) for key, x in value.items())
     if isinstance(value, list):
         return 2 + sum(map(_weight, value))
-    return 8
+    # A whole number may have thousands of digits; others are written with two dozen at most.
+    return max(len(str(value)), 8) if type(value) is int else 8
