@@ -87,9 +87,7 @@ def names_adapter(keys: Collection[str]) -> bool:
     Else it is a part of the module. It is a name where all of these keys have the same one there,
     with more behind it, and no other tensor that is kept whole has it inside.
     """
-    behind = [
-        rest.partition(".") for key in keys for _, found, rest in [key.partition(_SAVED)] if found
-    ]
+    behind = [key.partition(_SAVED)[2].partition(".") for key in keys if _SAVED in key]
     words = {word for word, _, _ in behind}
     if len(words) != 1 or not all(dot for _, dot, _ in behind):
         return False
