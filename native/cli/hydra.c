@@ -1,9 +1,12 @@
 /* The command hydra: looks into bundles and takes tasks out of them. */
+#define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "hydra.h"
 
@@ -123,15 +126,34 @@ static int take_tensor(void *user, const hydra_tensor *tensor) {
 static void put_json(FILE *out, const char *text) {
     fputc('"', out);
     for (; *text; text++) {
-        if (*text == '"' || *text == '\\') fprintf(out, "\\%c", *text);
-        else if ((unsigned char)*text < 0x20) fprintf(out, "\\u%04x", (unsigned)*text);
+        const unsigned char *c = (const unsigned char *)text;
+        if (*c == '"' || *c == '\\') fprintf(out, "\\%c", *c);
+        else if (*c < 0x20 || *c == 0x7F) fprintf(out, "\\u%04x", (unsigned)*c);
+        else if (*c == 0xC2 && c[1] < 0xA0) fprintf(out, "\\u%04x", (unsigned)c[1]), text++;
         else fputc(*text, out);
     }
     fputc('"', out);
 }
 
+static int by_name(const void *one, const void *other) {
+    return strcmp(*(const char *const *)one, *(const char *const *)other);
+}
+
+/* A name that two tensors would have, or NULL. */
+static const char *twice(Rows *rows) {
+    const char **names = malloc((rows->count + 1) * sizeof *names), *found = NULL;
+    size_t i;
+    if (!names) return rows->failed = 1, NULL;
+    for (i = 0; i < rows->count; i++) names[i] = rows->rows[i].name;
+    qsort(names, rows->count, sizeof *names, by_name);
+    for (i = 1; i < rows->count && !found; i++)
+        if (!strcmp(names[i - 1], names[i])) found = names[i];
+    free(names);
+    return found;
+}
+
 /* On failure no file is left. */
-static int write_rows(const Rows *rows, const char *path) {
+static int write_file(const Rows *rows, const char *path) {
     FILE *head = tmpfile(), *out;
     size_t i, at = 0;
     long size;
@@ -158,10 +180,26 @@ static int write_rows(const Rows *rows, const char *path) {
     rewind(head);
     while ((c = fgetc(head)) != EOF) fputc(c, out);
     for (i = 0; i < rows->count; i++) fwrite(rows->rows[i].data, 1, rows->rows[i].size, out);
-    failed = ferror(out) || ferror(head);
+    failed = ferror(out) || ferror(head) || fflush(out) || fsync(fileno(out));
     fclose(head);
     if (fclose(out) || failed) return remove(path), -1;
     return 0;
+}
+
+/* In one step, over a scratch file beside it. */
+static int write_rows(const Rows *rows, const char *path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t room = strlen(path) + 32;
+    char *scratch = malloc(room);
+    int failed = -1;
+    if (!scratch) return -1;
+    snprintf(scratch, room, "%.*s.%s.tmp-%ld", (int)(name - path), path, name, (long)getpid());
+    if (!write_file(rows, scratch)) {
+        failed = rename(scratch, path);
+        if (failed) remove(scratch);
+    }
+    free(scratch);
+    return failed;
 }
 
 /* 0 if a file can be made there; else it says why not. */
@@ -185,17 +223,23 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
     hydra_task_info info;
     hydra_error error;
     hydra_status status = hydra_describe(bundle, task, &info, &error);
+    const char *same = NULL;
     int failed = check_place(path);
     size_t i;
     if (failed) return failed;
     if (!status && !info.lossless)
         status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
     if (!status) status = hydra_tensors(bundle, task, take_tensor, &rows, &error);
+    if (!status && !rows.failed) same = twice(&rows);
     if (rows.failed) {
-        fprintf(stderr, "hydra: %s: no memory is left for the tensors of %s\n", path, info.name);
+        fprintf(stderr, "hydra: %s: no memory is left\n", path);
         failed = 1;
     } else if (status) {
         failed = fail(&error);
+    } else if (same) {
+        fprintf(stderr, "hydra: %s: two tensors have one name; got ", path);
+        put_json(stderr, same), fputc('\n', stderr);
+        failed = 1;
     } else if (write_rows(&rows, path)) {
         fprintf(stderr, "hydra: %s: cannot be written; got %s\n", path, strerror(errno));
         failed = 1;

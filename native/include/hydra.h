@@ -223,7 +223,7 @@ typedef struct hydra_tensor {
 
 /* Calls `take` for every carried tensor, bit by bit, and every coded one, in its own dtype, of a
  * task. As hydra_pairs otherwise. HYDRA_UNSUPPORTED for a tensor that is kept as a difference from
- * the base model's own. */
+ * the base model's own, and for one whose name has a zero byte. */
 hydra_status hydra_tensors(hydra_bundle *bundle, hydra_task task,
                            int (*take)(void *user, const hydra_tensor *tensor), void *user,
                            hydra_error *error);
@@ -279,7 +279,8 @@ hydra_status hydra_verify(hydra_bundle *bundle, hydra_error *error);
 /* ---- files of the system; left out of builds with HYDRA_NO_FILES ---------------------------- */
 
 #ifndef HYDRA_NO_FILES
-/* Opens a bundle file; or a folder of a core and task files, or the core file of one. */
+/* Opens a bundle file; or a folder of a core and task files, or the core file of one. Of a folder
+ * two files are open at a time: all must keep name, size and time until hydra_close. */
 hydra_status hydra_open_path(const char *path, const hydra_options *options,
                              hydra_bundle **bundle, hydra_error *error);
 

@@ -31,19 +31,22 @@ void hy_factors_close(hy_factors *factors, hy_env *env, const hy_module *module,
 
 /* ---- regex.c -------------------------------------------------------------------------------- */
 
-typedef enum { HY_NO, HY_YES, HY_UNKNOWN } hy_answer;
+typedef enum { HY_NO, HY_YES, HY_UNKNOWN, HY_TIRED } hy_answer;
 
 /* Whether a Python expression matches a text from its start, and to its end if `whole`. group: the
  * first group of the match, if not NULL. HY_UNKNOWN for expressions that are not understood here,
- * broken ones included, or take too long. */
+ * broken ones included, and with an error where no memory is left; HY_TIRED once all matches of the
+ * call together have taken the steps of env->patience. */
 hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_slice *group);
 
+struct hy_out;
 /* ---- keys.c: names of tensors --------------------------------------------------------------- */
 
 /* A name without what wrappers of training left in it; to be closed. */
 void hy_plain_name(hy_text *out, hy_slice key);
 /* The module's path of a PEFT key of A or B, up to ".base_layer": what PEFT matches patterns with.
- * 0 if it is no such key. inner: the path as the name has it. */
+ * 0 if it is no such key, or no memory is left; then settings has failed. inner: the path as the
+ * name has it. */
 int hy_parse_key(hy_text *settings, hy_text *inner, hy_slice key);
 /* The usual key of A (half 0) or B of a module. */
 void hy_default_key(hy_text *out, const hy_module *module, int half);
@@ -53,6 +56,9 @@ hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, in
 /* The name that PEFT gives a tensor beside the pairs. named: whether the word behind
  * "modules_to_save" is an adapter's name. */
 void hy_peft_name(hy_text *out, hy_slice key, int named);
+/* Whether the word behind ".modules_to_save." is an adapter's name: the same in all names that have
+ * one, with more behind it, and in no other tensor that is kept whole. */
+int hy_names_adapter(const struct hy_out *rows, uint32_t count);
 /* The path up to "::". */
 hy_slice hy_stem(const hy_module *module);
 /* Index of the text `part` in `whole`, from `from` on, or the size of whole. */

@@ -21,6 +21,27 @@ static void whole_characters(char *text, size_t room) {
     if (start > 0 && (unsigned char)text[start - 1] >= 0xC0) text[start - 1] = 0;
 }
 
+/* A '?' for each control character, and for each broken or cut sequence of UTF-8: messages hold
+ * texts of files, and terminals would obey them. */
+static void make_plain(char *text) {
+    unsigned char *from = (unsigned char *)text, *to = from;
+    while (*from) {
+        unsigned c = *from, more = c < 0x80 ? 0 : c < 0xE0 ? 1 : c < 0xF0 ? 2 : 3, i = 1;
+        int fine = c < 0x80 ? c >= 0x20 && c != 0x7F : c >= 0xC2 && c <= 0xF4;
+        while (i <= more && (from[i] & 0xC0) == 0x80) i++;
+        if (i <= more) fine = 0;
+        else if (c == 0xC2 || c == 0xE0) fine = from[1] >= 0xA0;
+        else if (c == 0xF0) fine = from[1] >= 0x90;
+        else if (c == 0xED) fine = from[1] < 0xA0;
+        else if (c == 0xF4) fine = from[1] < 0x90;
+        if (fine) memmove(to, from, i);
+        else *to = '?';
+        to += fine ? i : 1;
+        from += i;
+    }
+    *to = 0;
+}
+
 static void write_error(hydra_error *error, hydra_status status, const char *where,
                         const char *format, va_list arguments) {
     int used = 0;
@@ -32,6 +53,7 @@ static void write_error(hydra_error *error, hydra_status status, const char *whe
     if (vsnprintf(error->text + used, sizeof error->text - (size_t)used, format, arguments) < 0)
         error->text[used] = 0;
     whole_characters(error->text, sizeof error->text);
+    make_plain(error->text);
 }
 
 hydra_status hy_fail(hy_env *env, hydra_status status, const char *format, ...) {

@@ -6,6 +6,9 @@
 
 enum { MOST_COMPARED = 1000 };
 
+/* Characters that an expression does not take as they are. */
+#define SPECIAL "()[]{}?*+|^$\\\n"
+
 static const char *const VARIANTS[][2] = {{"kasa_config", "LORA, KaSA"},
                                           {"use_bdlora", "LORA, BD-LoRA"},
                                           {"use_qalora", "LORA, QALoRA"},
@@ -42,10 +45,12 @@ int hy_changes_base(const hy_json *config) {
 
 /* ---- what PEFT matches ---------------------------------------------------------------------- */
 
+/* Of HY_UNKNOWN, and where Python refuses what takes too long. */
 static hydra_status not_understood(hy_env *env, hy_slice pattern) {
+    if (env->error->status) return env->error->status;
     return hy_fail(env, HYDRA_UNSUPPORTED,
-                   "an expression of the adapter's config is not understood here; got '%.120s'. "
-                   "Export it with hydraopt",
+                   "an expression of the config is not understood here or takes too long; got "
+                   "'%.120s'. Export it with hydraopt",
                    pattern.data);
 }
 
@@ -90,11 +95,11 @@ static hydra_status layer_by(hy_env *env, hy_slice head, hy_slice path, hy_slice
     hy_puts(&pattern, head.data ? "(?:^|.*?\\.)" : ".*?\\.[^.]*");
     hy_put(&pattern, head.data, head.size);
     hy_puts(&pattern, "\\.(\\d+)\\.");
-    if (pattern.failed) return env->error->status;
     whole.data = pattern.data, whole.size = pattern.size;
-    answer = hy_match(env, whole, path, 0, layer);
+    answer = pattern.failed ? HY_UNKNOWN : hy_match(env, whole, path, 0, layer);
     hy_text_close(&pattern);
-    if (answer == HY_UNKNOWN) return not_understood(env, head);
+    if (answer == HY_UNKNOWN)
+        return not_understood(env, head.data ? head : hy_slice_of("layers_to_transform"));
     *hit = answer == HY_YES;
     return HYDRA_OK;
 }
@@ -151,15 +156,26 @@ hydra_status hy_finds(hy_env *env, const hy_json *config, hy_slice path, int *ye
 
 /* ---- patterns ------------------------------------------------------------------------------- */
 
-static int plain_path(hy_slice path) {
-    size_t i;
-    for (i = 0; i < path.size; i++) {
-        char c = path.data[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-              c == '_' || c == '.' || c == '-'))
-            return 0;
+/* Whether a path without line feeds may match: not if it ends otherwise than the pattern. */
+static int may_match(hy_slice pattern, hy_slice path) {
+    size_t i = pattern.size, size;
+    while (i && pattern.data[i - 1] != '.' && !strchr(SPECIAL, pattern.data[i - 1])) i--;
+    size = pattern.size - i;
+    if (size <= path.size && !memcmp(path.data + path.size - size, pattern.data + i, size))
+        return 1;
+    return (i && pattern.data[i - 1] == '\\') || memchr(pattern.data, '|', pattern.size);
+}
+
+/* The same match of a pattern without special characters: its dots stand for any character. */
+static hy_answer plain_match(hy_slice pattern, hy_slice path) {
+    size_t i = pattern.size, j = path.size;
+    while (i) {
+        if (!j--) return HY_NO;
+        if (pattern.data[--i] == '.')
+            while (j && ((unsigned char)path.data[j] & 0xC0) == 0x80) j--;
+        else if (pattern.data[i] != path.data[j]) return HY_NO;
     }
-    return 1;
+    return !j || path.data[j - 1] == '.' ? HY_YES : HY_NO;
 }
 
 /* (.*\.)?(PATTERN)$, as PEFT tries a pattern. */
@@ -167,13 +183,9 @@ static hy_answer peft_match(hy_env *env, hy_slice pattern, hy_slice path) {
     hy_text text;
     hy_slice whole;
     hy_answer answer = HY_UNKNOWN;
-    size_t i, from;
-    if (plain_path(pattern) && plain_path(path)) {
-        if (pattern.size > path.size) return HY_NO;
-        from = path.size - pattern.size;
-        for (i = 0; i < pattern.size; i++)
-            if (pattern.data[i] != '.' && pattern.data[i] != path.data[from + i]) return HY_NO;
-        return !from || path.data[from - 1] == '.' ? HY_YES : HY_NO;
+    if (!memchr(path.data, '\n', path.size)) {
+        if (!may_match(pattern, path)) return HY_NO;
+        if (strcspn(pattern.data, SPECIAL) == pattern.size) return plain_match(pattern, path);
     }
     hy_text_open(&text, env);
     hy_puts(&text, "(.*\\.)?(");
@@ -196,8 +208,11 @@ static void put_pattern(hy_text *out, hy_env *env, hy_slice path, const hy_rank 
     int alone = count <= MOST_COMPARED;
     uint32_t i;
     size_t j;
-    for (i = 0; i < count && alone; i++)
-        alone = (peft_match(env, path, ranks[i].path) == HY_YES) == hy_same(ranks[i].path, path);
+    for (i = 0; i < count && alone; i++) {
+        hy_answer answer = peft_match(env, path, ranks[i].path);
+        if (answer == HY_UNKNOWN && env->error->status) out->failed = 1;
+        alone = (answer == HY_YES) == hy_same(ranks[i].path, path);
+    }
     hy_text_open(&text, env);
     if (!alone) hy_puts(&text, "^");
     for (j = 0; j < path.size; j++) {
@@ -231,7 +246,8 @@ static hydra_status find_pattern(hy_env *env, const hy_json *config, const char 
     if (!patterns || hy_kind(config, patterns) != HY_OBJECT) return HYDRA_OK;
     for (i = hy_first(patterns); i < hy_end(config, patterns); i = hy_next(config, i)) {
         hy_answer answer = peft_match(env, hy_string(config, i), path);
-        if (answer == HY_UNKNOWN) return not_understood(env, hy_string(config, i));
+        if (answer == HY_UNKNOWN || answer == HY_TIRED)
+            return not_understood(env, hy_string(config, i));
         if (answer == HY_YES) return *node = i + 1, HYDRA_OK;
     }
     return HYDRA_OK;

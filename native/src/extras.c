@@ -106,24 +106,24 @@ int hy_kind_of(const hy_kinds *kinds, hy_slice key, double *scale) {
 
 /* ---- carried -------------------------------------------------------------------------------- */
 
-/* Where a blob's elements of a size begin, in bytes; they are planes: all first bytes, and so on.
- */
-static uint64_t begin_of(const hy_blob *blob, int width) {
+/* Where a blob's elements of each size begin, and how many bytes they take; they are planes: all
+ * first bytes, and so on. */
+typedef struct {
+    uint64_t begin, bytes, used;
+} Planes;
+
+static void find_planes(const hy_blob *blob, Planes planes[9]) {
     uint64_t begin = 0;
     uint32_t i;
+    int width;
+    memset(planes, 0, 9 * sizeof *planes);
     for (i = 0; i < blob->count; i++)
-        if (blob->items[i].of == HY_NONE && HY_DTYPE_BYTES[blob->items[i].dtype] > width)
-            begin += blob->items[i].size;
-    return begin;
-}
-
-static uint64_t bytes_of(const hy_blob *blob, int width) {
-    uint64_t bytes = 0;
-    uint32_t i;
-    for (i = 0; i < blob->count; i++)
-        if (blob->items[i].of == HY_NONE && HY_DTYPE_BYTES[blob->items[i].dtype] == width)
-            bytes += blob->items[i].size;
-    return bytes;
+        if (blob->items[i].of == HY_NONE)
+            planes[HY_DTYPE_BYTES[blob->items[i].dtype]].bytes += blob->items[i].size;
+    for (width = 8; width; width--) {
+        planes[width].begin = begin;
+        begin += planes[width].bytes;
+    }
 }
 
 static hydra_status unpack(hydra_bundle *b, const hy_blob *blob, uint8_t **planes) {
@@ -166,20 +166,23 @@ static void gather(uint8_t *out, const uint8_t *planes, uint64_t count, uint64_t
 }
 
 hydra_status hy_blob_tensors(hydra_bundle *b, const hy_blob *blob, hy_outs *outs) {
-    uint8_t *planes;
-    hydra_status status = unpack(b, blob, &planes);
-    uint64_t used[9] = {0}, *places;
+    uint8_t *data;
+    hydra_status status = unpack(b, blob, &data);
+    Planes planes[9];
+    uint64_t *places;
     uint32_t i;
     if (status) return status;
+    find_planes(blob, planes);
     places = hy_alloc(&b->env, blob->count, sizeof *places);
     if (!places) status = b->env.error->status;
     for (i = 0; i < blob->count && !status; i++) {
         const hy_item *x = blob->items + i;
         int width = HY_DTYPE_BYTES[x->dtype];
+        Planes *own = planes + width;
         hy_out *out;
         if (x->of == HY_NONE) {
-            places[i] = used[width];
-            used[width] += x->size;
+            places[i] = own->used;
+            own->used += x->size;
         } else {
             places[i] = places[x->of];
         }
@@ -189,13 +192,12 @@ hydra_status hy_blob_tensors(hydra_bundle *b, const hy_blob *blob, hy_outs *outs
         if (!out->data) status = b->env.error->status;
         else {
             out->data_room = x->size + 1;
-            gather(out->data, planes + begin_of(blob, width),
-                   bytes_of(blob, width) / (uint64_t)width, places[i] / (uint64_t)width, x->size,
-                   width);
+            gather(out->data, data + own->begin, own->bytes / (uint64_t)width,
+                   places[i] / (uint64_t)width, x->size, width);
         }
     }
     hy_free(&b->env, places, blob->count, sizeof *places);
-    hy_free(&b->env, planes, blob->raw_size + 1, 1);
+    hy_free(&b->env, data, blob->raw_size + 1, 1);
     return status;
 }
 
@@ -360,46 +362,6 @@ static hydra_status magnitude(hydra_bundle *b, const hy_task *task, hy_outs *out
     return rename_out(b, outs, x, &name);
 }
 
-/* Whether `name` holds the word with a dot on either side. */
-static int has_part(hy_slice name, hy_slice word) {
-    size_t i;
-    for (i = 0; i + word.size + 2 <= name.size; i++)
-        if (name.data[i] == '.' && name.data[i + word.size + 1] == '.' &&
-            !memcmp(name.data + i + 1, word.data, word.size))
-            return 1;
-    return 0;
-}
-
-static int holds(hy_slice name, const char *part) {
-    return hy_find_text(name, part, 0) < name.size;
-}
-
-/* Whether the word behind ".modules_to_save." is an adapter's name: the same in all names that have
- * one, with more behind it, and in no other tensor that is kept whole. */
-static int names_adapter(const hy_out *rows, uint32_t count) {
-    static const char saved[] = ".modules_to_save.";
-    hy_slice word = {NULL, 0};
-    uint32_t i;
-    for (i = 0; i < count; i++) {
-        hy_slice name = rows[i].name, found;
-        size_t at = hy_find_text(name, saved, 0), end;
-        if (at == name.size) continue;
-        at += strlen(saved);
-        end = hy_find_text(name, ".", at);
-        found.data = name.data + at;
-        found.size = end - at;
-        if (end == name.size || (word.data && !hy_same(word, found))) return 0;
-        word = found;
-    }
-    for (i = 0; i < count && word.data; i++) {
-        hy_slice name = rows[i].name;
-        if (has_part(name, word) && !holds(name, saved) && !holds(name, ".lora_") &&
-            !holds(name, ".trainable_tokens_delta."))
-            return 0;
-    }
-    return word.data != NULL;
-}
-
 static hydra_status export_one(hydra_bundle *b, const hy_task *task, const hy_kinds *kinds,
                                int unfolded, int named, hy_outs *outs, hy_out *x) {
     double scale;
@@ -420,7 +382,7 @@ hydra_status hy_exported_extras(hydra_bundle *b, const hy_task *task, int unfold
     hy_kinds kinds;
     hydra_status status;
     HY_TRY(hy_all_tensors(b, task, outs));
-    named = outs->count > i && names_adapter(outs->rows + i, outs->count - i);
+    named = outs->count > i && hy_names_adapter(outs->rows + i, outs->count - i);
     status = hy_kinds_open(&kinds, b, task);
     for (; i < outs->count && !status; i++)
         status = export_one(b, task, &kinds, unfolded, named, outs, outs->rows + i);

@@ -2,6 +2,7 @@
 #ifndef HYDRA_NO_FILES
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -27,11 +28,59 @@ static hydra_status io(hydra_error *error, const char *what, const char *path) {
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-static int read_fd(void *user, uint64_t offset, void *buffer, size_t size) {
-    int fd = (int)(intptr_t)user;
+static int ends_with(const char *text, const char *end) {
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && !strcmp(text + a - b, end);
+}
+
+typedef struct Opened Opened;
+
+typedef struct {
+    Opened *owner;
+    char *path;
+    int fd; /* -1: not open at present */
+    uint64_t size;
+    time_t changed;
+} File;
+
+/* The files of a bundle. Of all cores one is open at a time, and of all tasks, so that a folder may
+ * have more files than a process. */
+struct Opened {
+    hydra_reader *readers; /* the user of each is its File */
+    const char **names;
+    size_t count, room;
+    File *open[2]; /* a core or a whole bundle; a task */
+};
+
+static void close_file(File *file) {
+    if (file->fd >= 0) close(file->fd);
+    file->fd = -1;
+}
+
+/* Opens it in the place of the last one of its kind; 0, or -1 with errno. */
+static int open_file(File *file, struct stat *about) {
+    File **last = file->owner->open + ends_with(file->path, ".task.safetensors");
+    if (*last) close_file(*last);
+    *last = NULL;
+    file->fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file->fd < 0) return -1;
+    *last = file;
+    return fstat(file->fd, about);
+}
+
+static int read_file(void *user, uint64_t offset, void *buffer, size_t size) {
+    File *file = user;
     char *out = buffer;
+    struct stat about;
+    if (file->fd < 0) {
+        if (open_file(file, &about)) return -1;
+        if ((uint64_t)about.st_size != file->size || about.st_mtime != file->changed) {
+            close_file(file); /* another one by now, with another header */
+            return -1;
+        }
+    }
     while (size) {
-        ssize_t some = pread(fd, out, size, (off_t)offset);
+        ssize_t some = pread(file->fd, out, size, (off_t)offset);
         if (some < 0 && errno == EINTR) continue;
         if (some <= 0) return -1;
         out += some, size -= (size_t)some, offset += (uint64_t)some;
@@ -39,65 +88,58 @@ static int read_fd(void *user, uint64_t offset, void *buffer, size_t size) {
     return 0;
 }
 
-static hydra_status open_reader(const char *path, hydra_reader *reader, hydra_error *error) {
-    struct stat about;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return io(error, "cannot be opened", path);
-    if (fstat(fd, &about) || !S_ISREG(about.st_mode)) {
-        close(fd);
-        return hy_fail_in(error, HYDRA_IO, "%s: not a regular file", path);
-    }
-    reader->read_at = read_fd;
-    reader->user = (void *)(intptr_t)fd;
-    reader->size = (uint64_t)about.st_size;
-    return HYDRA_OK;
-}
-
-/* Files that are open as long as their bundle is. */
-typedef struct {
-    hydra_reader *readers;
-    char **names;
-    size_t count, room;
-} Opened;
-
 static void close_all(void *user) {
     Opened *opened = user;
     size_t i;
     for (i = 0; i < opened->count; i++) {
-        close((int)(intptr_t)opened->readers[i].user);
-        free(opened->names[i]);
+        File *file = opened->readers[i].user;
+        close_file(file);
+        free(file->path);
+        free(file);
     }
     free(opened->readers);
     free(opened->names);
     free(opened);
 }
 
-static hydra_status add_file(Opened *opened, const char *path, hydra_error *error) {
-    hydra_reader reader;
-    if (opened->count == opened->room) {
-        size_t room = 2 * opened->room + 4;
-        hydra_reader *readers = realloc(opened->readers, room * sizeof *readers);
-        char **names;
-        if (readers) opened->readers = readers;
-        names = readers ? realloc(opened->names, room * sizeof *names) : NULL;
-        if (!names) return hy_fail_in(error, HYDRA_MEMORY, "no memory is left");
-        opened->names = names;
-        opened->room = room;
-    }
-    HY_TRY(open_reader(path, &reader, error));
-    opened->names[opened->count] = malloc(strlen(path) + 1);
-    if (!opened->names[opened->count]) {
-        close((int)(intptr_t)reader.user);
-        return hy_fail_in(error, HYDRA_MEMORY, "no memory is left");
-    }
-    strcpy(opened->names[opened->count], path);
-    opened->readers[opened->count++] = reader;
-    return HYDRA_OK;
+/* Room for one more; 0 if there is none. */
+static int grow(Opened *opened) {
+    size_t room = 2 * opened->room + 4;
+    hydra_reader *readers;
+    const char **names;
+    if (opened->count < opened->room) return 1;
+    readers = realloc(opened->readers, room * sizeof *readers);
+    if (readers) opened->readers = readers;
+    names = readers ? realloc(opened->names, room * sizeof *names) : NULL;
+    if (!names) return 0;
+    opened->names = names;
+    opened->room = room;
+    return 1;
 }
 
-static int ends_with(const char *text, const char *end) {
-    size_t a = strlen(text), b = strlen(end);
-    return a >= b && !strcmp(text + a - b, end);
+static hydra_status add_file(Opened *opened, const char *path, hydra_error *error) {
+    File *file = grow(opened) ? calloc(1, sizeof *file) : NULL;
+    hydra_reader *reader;
+    struct stat about;
+    if (file) file->path = malloc(strlen(path) + 1);
+    if (!file || !file->path) {
+        free(file);
+        return hy_fail_in(error, HYDRA_MEMORY, "no memory is left");
+    }
+    strcpy(file->path, path);
+    file->owner = opened;
+    file->fd = -1;
+    opened->names[opened->count] = file->path;
+    reader = opened->readers + opened->count++;
+    reader->read_at = read_file;
+    reader->user = file;
+    if (open_file(file, &about)) return io(error, "cannot be opened", path);
+    if (!S_ISREG(about.st_mode))
+        return hy_fail_in(error, HYDRA_IO, "%s: not a regular file", path);
+    file->size = (uint64_t)about.st_size;
+    file->changed = about.st_mtime;
+    reader->size = file->size;
+    return HYDRA_OK;
 }
 
 /* The core and the tasks of a folder; if a core is named, that one alone. */
@@ -147,8 +189,8 @@ hydra_status hydra_open_path(const char *path, const hydra_options *options, hyd
         status = add_file(opened, path, error);
     }
     if (!status)
-        status = hy_open(opened->readers, (const char *const *)opened->names, opened->count, beside,
-                         options, bundle, error);
+        status = hy_open(opened->readers, opened->names, opened->count, beside, options, bundle,
+                         error);
     if (status) {
         close_all(opened);
         return status;
@@ -304,4 +346,6 @@ hydra_status hydra_write_gguf_file(hydra_bundle *bundle, hydra_task task,
     if (status) unlink(target.file);
     return status;
 }
+#else
+typedef int hy_no_files; /* C wants a declaration */
 #endif

@@ -191,9 +191,9 @@ static hydra_status write_tensor(hydra_bundle *b, const hy_pairs *pairs, const h
     hy_pair_fill(b, pairs, pair, (int)x->half, data);
     if (permuted && x->half) {
         size_t row = (size_t)(x->size / module->m);
-        if (hy_ends_with(pair->path, ".q_proj") || hy_is(pair->path, "q_proj"))
+        if (hy_ends_with(module->path, ".q_proj") || hy_is(module->path, "q_proj"))
             status = permute(b, module, options->heads, data, row);
-        if (hy_ends_with(pair->path, ".k_proj") || hy_is(pair->path, "k_proj"))
+        if (hy_ends_with(module->path, ".k_proj") || hy_is(module->path, "k_proj"))
             status = permute(b, module, options->kv_heads, data, row);
     }
     if (!status && sink->write(sink->user, data, (size_t)room))

@@ -77,6 +77,7 @@ int hy_parse_key(hy_text *settings, hy_text *inner, hy_slice key) {
         cut = hy_find_text(name, ".base_layer", 0);
         hy_put(settings, name.data, cut);
     }
+    if (plain.failed) settings->failed = 1;
     hy_text_close(&plain);
     return end != 0;
 }
@@ -132,10 +133,7 @@ void hy_peft_name(hy_text *out, hy_slice key, int named) {
     size_t i = 0, from, end;
     hy_text_open(&plain, out->env);
     hy_plain_name(&plain, key);
-    if (plain.failed) {
-        out->failed = 1;
-        return;
-    }
+    if (plain.failed) out->failed = 1;
     if (!starts(slice(plain.data, plain.size), 0, "base_model.")) {
         hy_text with;
         hy_text_open(&with, out->env);
@@ -161,5 +159,44 @@ void hy_peft_name(hy_text *out, hy_slice key, int named) {
         }
         hy_put(out, name.data + i++, 1);
     }
+    if (plain.failed) out->failed = 1;
     hy_text_close(&plain);
+}
+
+/* Whether `name` holds the word with a dot on either side. */
+static int has_part(hy_slice name, hy_slice word) {
+    size_t i;
+    for (i = 0; i + word.size + 2 <= name.size; i++)
+        if (name.data[i] == '.' && name.data[i + word.size + 1] == '.' &&
+            !memcmp(name.data + i + 1, word.data, word.size))
+            return 1;
+    return 0;
+}
+
+static int holds(hy_slice name, const char *part) {
+    return hy_find_text(name, part, 0) < name.size;
+}
+
+int hy_names_adapter(const hy_out *rows, uint32_t count) {
+    static const char saved[] = ".modules_to_save.";
+    hy_slice word = {NULL, 0};
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        hy_slice name = rows[i].name, found;
+        size_t at = hy_find_text(name, saved, 0), end;
+        if (at == name.size) continue;
+        at += strlen(saved);
+        end = hy_find_text(name, ".", at);
+        found.data = name.data + at;
+        found.size = end - at;
+        if (end == name.size || (word.data && !hy_same(word, found))) return 0;
+        word = found;
+    }
+    for (i = 0; i < count && word.data; i++) {
+        hy_slice name = rows[i].name;
+        if (has_part(name, word) && !holds(name, saved) && !holds(name, ".lora_") &&
+            !holds(name, ".trainable_tokens_delta."))
+            return 0;
+    }
+    return word.data != NULL;
 }

@@ -77,6 +77,11 @@ hydra_status hydra_tensors(hydra_bundle *b, hydra_task index,
     for (i = 0; i < outs.count && !status; i++) {
         const hy_out *x = outs.rows + i;
         hydra_tensor tensor;
+        if (strlen(x->name.data) != x->name.size) {
+            status = hy_fail(&b->env, HYDRA_UNSUPPORTED,
+                             "a tensor's name has a zero byte; got '%.200s'", x->name.data);
+            break;
+        }
         tensor.key = x->name.data;
         tensor.dtype = HY_DTYPES[x->dtype];
         tensor.kind = HY_EXTRA_KINDS[hy_kind_of(&kinds, x->name, NULL)];

@@ -7,6 +7,9 @@
 
 #define AGAIN "Fetch the bundle again or restore a copy"
 
+/* Steps of all expressions of a call: below a second. An ordinary match takes a few hundred. */
+enum { PATIENCE = 1 << 26 };
+
 static void *plain_resize(void *user, void *block, size_t old_size, size_t new_size) {
     (void)user, (void)old_size;
     if (new_size) return realloc(block, new_size);
@@ -25,6 +28,7 @@ void hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error) 
 }
 
 void hy_env_call(hy_env *env, hydra_error *error) {
+    env->patience = PATIENCE;
     env->error = error ? error : &env->own;
     env->error->status = HYDRA_OK;
     env->error->text[0] = 0;

@@ -2,7 +2,7 @@
  * alternatives, repeats, anchors. No lookaround, no references, no flags.
  *
  * An expression becomes a program; each (instruction, place) is tried once, in Python's order, so
- * that no expression takes more than their product. */
+ * that no expression takes more than their product. What they take is counted. */
 #include <string.h>
 
 #include "adapter.h"
@@ -21,12 +21,18 @@ typedef struct {
     size_t at, group; /* group: where the first group of the pattern opens */
     Step *code;
     uint32_t count;
-    int depth, failed;
+    int depth, failed, tired;
     struct {
         int32_t low, high;
     } ranges[MOST_RANGES];
     uint32_t range_count;
 } Program;
+
+static void spend(Program *p, uint64_t steps) {
+    p->tired |= steps >= p->env->patience;
+    p->failed |= p->tired;
+    p->env->patience = p->tired ? 0 : p->env->patience - steps;
+}
 
 static uint32_t emit(Program *p, int op, uint32_t x, uint32_t y) {
     if (p->count == MOST_CODE) {
@@ -208,13 +214,15 @@ static int quantifier(Program *p, uint32_t *least, uint32_t *most) {
 static void again(Program *p, size_t from) {
     p->at = from;
     atom(p);
+    spend(p, p->at - from + 1);
 }
 
 static void piece(Program *p) {
     size_t from = p->at, end;
-    uint32_t code = p->count, ranges = p->range_count, least, most, i, split = 0;
-    int repeatable = atom(p), lazy;
-    if (p->failed || !quantifier(p, &least, &most)) return;
+    uint32_t code = p->count, ranges = p->range_count, least = 0, most = 0, i, split = 0;
+    int repeatable = atom(p), counted = !p->failed && quantifier(p, &least, &most), lazy;
+    spend(p, p->at - from + 1);
+    if (p->failed || !counted) return;
     if (!repeatable) {
         p->failed = 1;
         return;
@@ -317,6 +325,8 @@ static hy_answer run(const Program *p, hy_slice text, int whole, size_t slots[2]
         const Step *s = p->code + step;
         size_t place = at;
         int fine = !(seen[bit / 8] >> (bit % 8) & 1);
+        if (!p->env->patience) return HY_TIRED;
+        p->env->patience--;
         seen[bit / 8] = (uint8_t)(seen[bit / 8] | 1u << (bit % 8));
         if (fine && s->op == DONE) {
             if (!whole || at == text.size) return HY_YES;
@@ -369,9 +379,11 @@ hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_s
     hy_answer answer = HY_UNKNOWN;
     size_t slots[2] = {0, 0};
     if (!p) return HY_UNKNOWN;
+    p->env = env;
+    spend(p, pattern.size + 1);
     p->pattern = pattern;
     p->group = first_group(pattern);
-    p->code = hy_alloc(env, MOST_CODE, sizeof *p->code);
+    p->code = hy_resize(env, NULL, 0, MOST_CODE * sizeof *p->code);
     if (p->code && pattern.size < 1 << 16 && text.size < MOST_TEXT) {
         alternatives(p);
         emit(p, DONE, 0, 0);
@@ -379,15 +391,17 @@ hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_s
     } else {
         p->failed = 1;
     }
+    if (!p->failed) spend(p, (uint64_t)p->count * (text.size + 1) / 64);
     if (!p->failed) {
         uint64_t bits = (uint64_t)p->count * (text.size + 1);
         uint32_t room = (uint32_t)(bits < 1 << 20 ? bits + 8 : 1 << 20);
         uint8_t *seen = hy_alloc(env, bits / 8 + 1, 1);
-        Job *jobs = seen ? hy_alloc(env, room, sizeof *jobs) : NULL;
+        Job *jobs = seen ? hy_resize(env, NULL, 0, (uint64_t)room * sizeof *jobs) : NULL;
         if (jobs) answer = run(p, text, whole, slots, seen, jobs, room);
         hy_free(env, jobs, room, sizeof *jobs);
         hy_free(env, seen, bits / 8 + 1, 1);
     }
+    if (p->tired) answer = HY_TIRED;
     if (group_text) {
         group_text->data = text.data + slots[0];
         group_text->size = slots[1] - slots[0];

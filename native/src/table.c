@@ -213,6 +213,6 @@ int hy_is_history(const hy_json *json, uint32_t node) {
     digest = hy_string(json, second);
     if (digest.size != 16) return 0;
     for (i = 0; i < 16; i++)
-        if (!strchr("0123456789abcdef", digest.data[i])) return 0;
+        if (!memchr("0123456789abcdef", digest.data[i], 16)) return 0;
     return is_day(hy_string(json, node + 1));
 }

@@ -224,8 +224,9 @@ static hydra_status read_plain(hydra_bundle *b, const hy_json *json, const hy_co
         x->lossless = type == HY_TRUE;
     }
     HY_CHECK(&b->env,
-             !c[ERROR].at || (hy_number(json, c[ERROR].at, &x->error) && x->error >= 0 &&
-                              x->error - x->error == 0),
+             !c[ERROR].at ||
+                 (hy_kind(json, c[ERROR].at) >= HY_INT && hy_number(json, c[ERROR].at, &x->error) &&
+                  x->error >= 0 && x->error - x->error == 0),
              "manifest: the error of '%s' is no number >= 0", x->name.data);
     x->error = hy_rounded(x->error, 4);
     HY_CHECK(&b->env, all_texts(json, c[NOTES].at), "manifest: notes of '%s' are no texts",

@@ -23,6 +23,7 @@ typedef struct {
     hy_outs *outs;
     int dtype, adalora;
     const char *const *names; /* B and A of w1, then of w2; or NULL */
+    hy_set first;             /* stems of the products whose first factor the task has */
     uint64_t numbers;
 } Tuner;
 
@@ -89,18 +90,18 @@ static int factor_of(hy_slice path) {
     return path.data[at + 3] == '1' ? 0 : path.data[at + 3] == '2' ? 1 : -1;
 }
 
-/* Whether a factor of the same product comes before it, which has the scale then. */
-static int is_later(const Tuner *t, uint32_t index) {
-    const hy_module *x = t->b->modules + hy_nth(&t->task->modules, index);
-    hy_slice stem = hy_stem(x), other;
-    uint32_t i;
-    if (x->group == 0) return 0;
-    for (i = 0; i < t->task->modules.count; i++) {
-        const hy_module *y = t->b->modules + hy_nth(&t->task->modules, i);
-        other = hy_stem(y);
-        if (y->group < x->group && hy_same(stem, other)) return 1;
-    }
-    return 0;
+/* The stems of first factors, which have the scale of their product. */
+static hydra_status find_first(Tuner *t) {
+    const hy_ranges *ranges = &t->task->modules;
+    uint32_t pair, i;
+    t->first.texts = hy_alloc(&t->b->env, ranges->count, sizeof *t->first.texts);
+    if (!t->first.texts) return t->b->env.error->status;
+    for (pair = 0; pair < ranges->pairs; pair++)
+        for (i = ranges->bounds[2 * pair]; i < ranges->bounds[2 * pair + 1]; i++)
+            if (!t->b->modules[i].group)
+                t->first.texts[t->first.count++] = hy_stem(t->b->modules + i);
+    hy_unique(t->first.texts, t->first.count);
+    return HYDRA_OK;
 }
 
 static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
@@ -115,22 +116,23 @@ static hydra_status one_module(void *user, uint32_t index, const hy_module *x,
     hy_out *out;
     hy_factors f;
     hydra_status status;
+    (void)index;
     if (t->adalora ? x->layout != HY_PLAIN || x->kind != HY_LINEAR
                    : !t->names || x->layout != HY_FACTOR || factor < 0)
         return cannot(t->b, t->task, "the tuner has no such module", x->path);
     hy_text_open(&key, &t->b->env), hy_text_open(&settings, &t->b->env);
     hy_text_open(&inner_text, &t->b->env);
-    status = hy_key_of(t->b, t->task, hy_nth(&t->task->modules, index), 0, &key);
+    status = hy_key_of(t->b, t->task, (uint32_t)(x - t->b->modules), 0, &key);
     inner.data = key.data, inner.size = key.size;
-    if (!status && !hy_parse_key(&settings, &inner_text, inner))
+    if (!status && !hy_parse_key(&settings, &inner_text, inner) && !settings.failed)
         status = cannot(t->b, t->task, "the name of a tensor is none of PEFT's", x->path);
     hy_put(&inner_text, "", 1);
-    if (!status && inner_text.failed) status = t->b->env.error->status;
+    if (!status && (settings.failed || inner_text.failed)) status = t->b->env.error->status;
     inner.data = inner_text.data, inner.size = inner_text.size ? inner_text.size - 1 : 0;
     if (!status)
         status = t->adalora ? adalora_rule(t, inner, &rank, &scale)
                             : hy_rule(&t->b->env, t->config, "alpha", 0, inner, &rank, &scale);
-    if (!t->adalora && is_later(t, index)) scale = 1;
+    if (x->group && hy_set_has(&t->first, hy_stem(x))) scale = 1;
     if (!status && product->k > rank)
         status = cannot(t->b, t->task, "a module has more parts than its config's rank", x->path);
     memset(&f, 0, sizeof f);
@@ -158,6 +160,7 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     static const char *const lokr[] = {"lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"};
     hy_slice name = hy_tuner(config);
     hy_visitor visitor;
+    hydra_status status;
     Tuner t;
     memset(&t, 0, sizeof t);
     t.b = b, t.task = task, t.config = config, t.outs = outs, t.dtype = dtype;
@@ -167,6 +170,8 @@ hydra_status hy_tuner_outs(hydra_bundle *b, const hy_task *task, const hy_json *
     visitor.tensor = NULL;
     visitor.user = &t;
     visitor.only_read = 0;
-    if (task->modules.count) HY_TRY(hy_visit(b, task, &visitor));
-    return hy_all_tensors(b, task, outs);
+    status = t.adalora ? HYDRA_OK : find_first(&t);
+    if (!status && task->modules.count) status = hy_visit(b, task, &visitor);
+    hy_free(&b->env, t.first.texts, task->modules.count, sizeof *t.first.texts);
+    return status ? status : hy_all_tensors(b, task, outs);
 }

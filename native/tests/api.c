@@ -19,6 +19,7 @@ static int failures;
 
 typedef struct {
     long left;    /* allocations until one fails; -1: none does */
+    int failed;   /* one did */
     size_t bytes; /* held at present */
     size_t most;
 } Heap;
@@ -31,7 +32,11 @@ static void *resize(void *user, void *block, size_t old_size, size_t new_size) {
         heap->bytes -= old_size;
         return NULL;
     }
-    if (heap->left == 0) return NULL;
+    if (heap->left == 0) { /* the ones after it do not */
+        heap->left = -1;
+        heap->failed = 1;
+        return NULL;
+    }
     if (heap->left > 0) heap->left--;
     made = realloc(block, new_size);
     heap->bytes += new_size - old_size;
@@ -145,7 +150,7 @@ static hydra_status everything(const hydra_options *options, File *file, size_t 
 }
 
 static void fail_each(File *file, size_t size) {
-    Heap heap = {-1, 0, 0};
+    Heap heap = {-1, 0, 0, 0};
     Sink sink = {0, 0, -1, 0};
     hydra_options options;
     unsigned long whole;
@@ -161,10 +166,11 @@ static void fail_each(File *file, size_t size) {
     sink.sum = 0;
     EXPECT(everything(&options, file, size, &sink, 1) == HYDRA_OK && sink.sum == whole);
     most = heap.most;
-    for (i = 0; status; i += 1 + i / 50) {
+    for (i = 0; status; i++) {
         heap.left = i;
+        heap.failed = 0;
         status = everything(&options, file, size, &sink, (int)(i & 1));
-        EXPECT(status == HYDRA_OK || status == HYDRA_MEMORY);
+        EXPECT(status == (heap.failed ? HYDRA_MEMORY : HYDRA_OK));
         EXPECT(heap.bytes == 0);
     }
     heap.left = -1;

@@ -11,10 +11,11 @@ from hydraopt.bundle import verify_bundle
 from tests.bundle.hostile.generate import generate, pack
 from tests.bundle.test_bundle_bounds import many_digits, with_carried
 from tests.bundle.test_bundle_hostile import parts_with_blob
-from tests.native.conftest import Run
-from tests.native.mutants import compare, sources
+from tests.native.conftest import GOLDEN, Run
+from tests.native.mutants import Pieces, compare, sources
 
 CASES = list(generate(parts_with_blob()))
+LINEAR = GOLDEN / "layouts" / "linear" / "bundle.hydra.safetensors"
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
@@ -32,6 +33,21 @@ def test_configs_of_many_digits_are_refused(run: Run, tmp_path: Path) -> None:
     done = run("list", path)
     assert done.returncode == 1
     assert "too many bytes of configs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("error", True), ("added", ["2026-11-26", "01234567" + 8 * "\0"])]
+)
+def test_values_of_another_type_are_refused(
+    run: Run, tmp_path: Path, column: str, value: object
+) -> None:
+    pieces, path = Pieces.of(LINEAR.read_bytes()), tmp_path / "x.hydra.safetensors"
+    whole = json.loads(pieces.text)
+    whole["tasks"][column] = [value]
+    pieces.text = json.dumps(whole, sort_keys=True).encode()
+    path.write_bytes(pieces.pack())
+    assert not verify_bundle(path).ok
+    assert run("list", path).returncode == 1
 
 
 def test_mutants_are_judged_alike(hydra: str) -> None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hydraopt.adapters import RawTensor
 from hydraopt.adapters.safetensorsfile import open_safetensors
-from hydraopt.bundle import open_bundle
+from hydraopt.bundle import (
+    Manifest,
+    ModuleEntry,
+    TaskEntry,
+    open_bundle,
+    pack_carried,
+    write_bundle,
+)
 from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.splitting import split
+from hydraopt.coding.chunks import ChunkWriter
+from hydraopt.coding.records import write_record
 from tests.native.conftest import GOLDEN, LAYOUTS, Run
+from tests.native.mutants import Pieces
 
 SECOND = GOLDEN / "second.hydra.safetensors"
 
@@ -171,3 +185,74 @@ def test_a_folder_that_is_not_there_is_named(run: Run, kind: str, tmp_path: Path
     says = f"hydra: {target}: its folder is not there. Make the folder {target.parent}/ first\n"
     assert done.stderr == says
     assert list(tmp_path.iterdir()) == [base]
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [("\x1b[31m\x7f\x9b1m\n", "?[31m??1m?"), (79 * "a" + "\xe9", 79 * "a" + "?")],
+    ids=["controls", "cut"],
+)
+def test_messages_hold_nothing_that_a_terminal_obeys(
+    run: Run, key: str, shown: str, tmp_path: Path
+) -> None:
+    pieces = Pieces.of(SECOND.read_bytes())
+    pieces.text = json.dumps({**json.loads(pieces.text), key: 1}, ensure_ascii=False).encode()
+    (tmp_path / "x").write_bytes(pieces.pack())
+    done = run("list", tmp_path / "x")
+    assert done.returncode == 1
+    assert f"'{shown}'" in done.stderr
+    assert done.stderr[:-1].isprintable()
+
+
+def carrying(path: Path, keys: list[str]) -> None:
+    """A bundle of a task "a" with a module h.q, and tensors of these keys."""
+    tensors = {key: RawTensor.from_numpy(key, np.ones(1, np.float32)) for key in keys}
+    carried, stream = pack_carried({"a": tensors}), ChunkWriter()
+    write_record(stream, None, False)
+    stream.end_record(0)
+    task = TaskEntry("a", 0, 0, modules=(0,), errors=(0.0,), carried=carried.tasks["a"])
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q"]}
+    modules = (ModuleEntry("h.q", "linear", 1, 1),)
+    manifest = Manifest(modules, (task,), blobs=tuple(carried.blobs), configs=(config,))
+    write_bundle(path, manifest, b"", [stream.finish()], list(carried.data))
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (["x\0a", "x\0b"], "zero byte"),
+        (["h.q.B"], 'one name; got "h.q.B"'),
+        (["h.q.b", "h.r.B"], ""),
+    ],
+    ids=["zero", "twice", "fine"],
+)
+def test_raw_refuses_names_that_it_cannot_write(
+    run: Run, keys: list[str], says: str, tmp_path: Path
+) -> None:
+    bundle, made = tmp_path / "b.hydra.safetensors", tmp_path / "x"
+    carrying(bundle, keys)
+    done = run("extract", bundle, "a", "--to", "raw", "-o", made)
+    if not says:
+        assert done.returncode == 0, done.stderr
+        assert {*open_safetensors(made, made.stat().st_size)} == {*keys, "h.q.A", "h.q.B"}
+        return
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert [*tmp_path.iterdir()] == [bundle]
+
+
+def test_a_folder_may_have_more_files_than_a_process(hydra: str, tmp_path: Path) -> None:
+    pieces = Pieces.of((LAYOUTS[0].parent / "linear" / "bundle.hydra.safetensors").read_bytes())
+    whole = json.loads(pieces.text)
+    names = [f"t{i:02}" for i in range(40)]
+    codes = whole["tasks"]["errors"]
+    same = codes if isinstance(codes, dict) else {"=": codes[0]}
+    whole["tasks"] = {"name": names, "content": {"=": 0}, "errors": same}
+    pieces.text = json.dumps(whole, sort_keys=True).encode()
+    (tmp_path / "b.hydra.safetensors").write_bytes(pieces.pack())
+    split(tmp_path / "b.hydra.safetensors", tmp_path / "apart")
+    few = ["sh", "-c", 'ulimit -n 16; exec "$@"', "sh", hydra]
+    for words in (["verify", "apart"], ["extract", "apart", "t20", "-o", "out"]):
+        done = subprocess.run([*few, *words], cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "adapter_config.json").exists()

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydraopt.bundle import open_bundle
+from hydraopt.bundle import Manifest, ModuleEntry, TaskEntry, open_bundle, write_bundle
 from hydraopt.bundle.restore.peft import export_peft
+from hydraopt.coding.chunks import ChunkWriter
+from hydraopt.coding.records import write_record
 from hydraopt.errors import HydraoptError
 from hydraopt.export import export_gguf
 from tests.export.targets import small_task
@@ -121,6 +123,76 @@ def test_an_expression_that_is_not_known_is_refused_not_guessed(run: Run) -> Non
     _, theirs = both_configs(run, with_config(target_modules=r"(?=h)h.*"))
     assert isinstance(theirs, str)
     assert "not understood" in theirs
+
+
+def test_expressions_take_so_many_steps_together(run: Run, tmp_path: Path) -> None:
+    """They find all modules, but not before either loses its patience; then paths are named."""
+    modules = tuple(ModuleEntry(f"{2000 * 'a'}{i}", "linear", 1, 1) for i in range(20))
+    stream, every = ChunkWriter(), tuple(range(20))
+    for _ in modules:
+        write_record(stream, None, False)
+        stream.end_record(0)
+    targets = f"{150 * '(a|aa|aaa|aaaa)*'}X|a.*"
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": targets}
+    task = TaskEntry("a", 0, 0, modules=every, errors=20 * (0.0,))
+    path = tmp_path / "b.hydra.safetensors"
+    write_bundle(path, Manifest(modules, (task,), configs=(config,)), b"", [stream.finish()], [])
+    ours, theirs = both_configs(run, path.read_bytes())
+    assert theirs == ours
+    assert len(json.loads(ours)["target_modules"]) == 20
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("h.q", "x.h\xe9q"),
+        ("\xe9.q", "x.\xe9.q"),
+        ("h.\xe9", "h.\xe8"),
+        ("h[0].q", "x.h0.q"),
+        ("a|b.q", "x.b.q"),
+        ("a|q", "x.a"),
+        ("a+.q", "aa.q"),
+        ("x{2}y", "xxy"),
+        ("h.(q)", "h.q"),
+        ("h.(q", "x.h.(q"),
+        ("h\\.q", "h.q"),
+        ("q\\x41", "qA"),
+        ("q.\\", "x.q.\\"),
+        ("h:0/q", "x.h:0/q"),
+        ("a-b.q", "x.a-b.q"),
+        (".q", "x..q"),
+    ],
+    ids=ascii,
+)
+def test_patterns_of_odd_names_are_those_of_python(run: Run, paths: tuple[str, str]) -> None:
+    pieces = Pieces.of(with_config(target_modules="all-linear"))
+    whole = json.loads(pieces.text)
+    whole["modules"]["path"] = list(paths)
+    pieces.text = json.dumps(whole, ensure_ascii=False, sort_keys=True).encode()
+    ours, theirs = both_configs(run, pieces.pack())
+    assert theirs == ours
+
+
+def test_gguf_rows_are_moved_by_the_path_of_the_module(run: Run, tmp_path: Path) -> None:
+    """PEFT matches a wrapped layer by what is before its ".base_layer"; llama.cpp knows none."""
+    pieces = Pieces.of((GOLDEN / "layouts" / "linear" / "bundle.hydra.safetensors").read_bytes())
+    whole, layer = json.loads(pieces.text), "model.layers.0.self_attn"
+    whole["modules"]["path"] = [f"{layer}.q_proj", f"{layer}.v_proj"]
+    keys = [[0, half, f"base_model.model.{layer}.base_layer.q_proj.lora_{half}.weight"]
+            for half in "AB"]  # fmt: skip
+    whole["tasks"]["keys"] = [keys]
+    pieces.text = json.dumps(whole, sort_keys=True).encode()
+    (tmp_path / "b.hydra.safetensors").write_bytes(pieces.pack())
+    base = {"model_type": "llama", "num_attention_heads": 1, "num_hidden_layers": 2}
+    (tmp_path / "base").mkdir()
+    file = tmp_path / "base" / "config.json"
+    file.write_text(json.dumps(base))
+    task = next(open_bundle(tmp_path / "b.hydra.safetensors").one_by_one())
+    export_gguf(task, tmp_path / "a.gguf", base=file.parent)
+    words = ("--to", "gguf", "--base", file, "-o", tmp_path / "b.gguf")
+    done = run("extract", task.bundle.path, task.name, *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3_text"])

@@ -74,7 +74,7 @@ export class Bundle {
     this.#wasm = instance.exports;
     this.#wasm._initialize?.();
     const sizes = this.#sources.map((x) => x.size);
-    const at = this.#wasm.take(8 * sizes.length);
+    const at = this.#room(8 * sizes.length);
     new Float64Array(this.#wasm.memory.buffer, at, sizes.length).set(sizes);
     const { memory = 0, numbers = 0, output = 0 } = this.#options.limits ?? {};
     await this.#run(() => this.#wasm.open(sizes.length, at, memory, numbers, output));
@@ -115,7 +115,7 @@ export class Bundle {
   async config(name) {
     const { index } = this.task(name);
     return this.#alone(async () => {
-      const at = this.#wasm.take(4);
+      const at = this.#room(4);
       await this.#run(() => this.#wasm.config(index, at));
       const json = this.#text(new DataView(this.#wasm.memory.buffer).getUint32(at, true));
       this.#wasm.give(at);
@@ -136,7 +136,7 @@ export class Bundle {
         throw new HydraError("usage", "a GGUF needs baseConfig: the base model's config.json");
       const text = typeof baseConfig === "string" ? baseConfig : JSON.stringify(baseConfig);
       const bytes = new TextEncoder().encode(text);
-      const at = this.#wasm.take(bytes.length);
+      const at = this.#room(bytes.length);
       new Uint8Array(this.#wasm.memory.buffer).set(bytes, at);
       try {
         return await this.#written(() => this.#wasm.write_gguf(index, type, at, bytes.length));
@@ -229,13 +229,14 @@ export class Bundle {
   }
 
   #imports() {
-    const bytes = (at, size) => new Uint8Array(this.#wasm.memory.buffer, at, size);
+    const bytes = (at, size) => new Uint8Array(this.#wasm.memory.buffer, at >>> 0, size >>> 0);
     return {
       read_at: (file, offset, at, size) => {
         const source = this.#sources[file];
-        const held = source.held(offset, size);
-        if (held) bytes(at, size).set(held);
-        else this.#missing = () => source.fetch(offset, size);
+        const most = size >>> 0;
+        const held = source.held(offset, most);
+        if (held) bytes(at, most).set(held);
+        else this.#missing = () => source.fetch(offset, most);
         return held ? 0 : 1;
       },
       number: (at, size) => Number(new TextDecoder().decode(bytes(at, size))),
@@ -252,7 +253,7 @@ export class Bundle {
       write: (from, size) => {
         const file = this.#sink.at(-1);
         file.data.set(bytes(from, size), file.done);
-        file.done += size;
+        file.done += size >>> 0;
         return 0;
       },
       end: () => 0,
@@ -261,14 +262,20 @@ export class Bundle {
     };
   }
 
-  #text(at) {
+  /** Memory for `size` bytes: its address. Those that wasm hands out are signed: above 2 GiB negative. */
+  #room(size) {
+    return this.#wasm.take(size) >>> 0;
+  }
+
+  #text(place) {
+    const at = place >>> 0;
     if (!at) return null;
     const bytes = new Uint8Array(this.#wasm.memory.buffer);
     return new TextDecoder().decode(bytes.subarray(at, bytes.indexOf(0, at)));
   }
 
   #fields(at) {
-    const view = new DataView(this.#wasm.memory.buffer, at);
+    const view = new DataView(this.#wasm.memory.buffer, at >>> 0);
     return {
       word: (i) => view.getUint32(4 * i, true),
       text: (i) => this.#text(view.getUint32(4 * i, true)),
