@@ -77,6 +77,12 @@ def test_what_is_named_is_kept_bit_by_bit(headed, tmp_path) -> None:
     assert result.size > 3 * true.nbytes // 2
 
 
+def test_a_text_is_no_list_of_patterns(headed, tmp_path) -> None:
+    with pytest.raises(UsageError, match="exact is a list of patterns"):
+        merge(headed, tmp_path / "b", error=0.2, exact="*score*", workers=1)
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
     ("key", "array"),
     [

@@ -104,6 +104,20 @@ def test_fair_brings_the_tasks_together(three, tmp_path, make_adapter) -> None:
     assert max(fair) < max(plain)
 
 
+def test_fair_leaves_out_an_adapter_that_changes_nothing(three, tmp_path, make_adapter) -> None:
+    """As PEFT begins them: B is zero, and no price gives it an error."""
+    idle = {path: (0 * b, a) for path, (b, a) in modules_of(7).items()}
+    folders = [*three, make_adapter(tmp_path / "idle", idle)]
+    made = {
+        fair: merge(folders, tmp_path / "out", size="20%", fair=fair, workers=1)
+        for fair in (False, True)
+    }
+    limit = 0.2 * made[True].size / made[True].fraction
+    assert made[True].size > 0.97 * limit
+    assert made[True].passes < 10
+    assert max(made[True].errors.values()) < 1.1 * max(made[False].errors.values())
+
+
 def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
     assert merge(three, tmp_path / "out", size="25%", workers=1).notes == ()
     (note,) = merge(three, tmp_path / "out", size="120%", workers=1).notes

@@ -56,6 +56,19 @@ def test_a_size_is_met_from_below(limit: int, more: float) -> None:
     assert found.draft == runner.prices[-1]
 
 
+@pytest.mark.parametrize("unsettled", [1, 2, 3])
+@pytest.mark.parametrize("factor", [0.2, 0.5, 5, 20])
+def test_what_unsettled_passes_show_is_forgotten(unsettled: int, factor: float) -> None:
+    """They have other weights: neither a slope nor an end of the bracket is to come of them."""
+    runner = MadeUp(lambda p: 0.0, unsettled=unsettled)
+    runner.value = lambda p: math.tanh(
+        (factor if len(runner.prices) <= unsettled else 1.0) * 1.7 * p**0.31
+    )
+    found = search_error(runner, WorstError(0.3), 1e-4)
+    assert 0.97 * 0.3 <= math.tanh(1.7 * found.draft**0.31) <= 0.3
+    assert found.passes <= unsettled + 5
+
+
 def test_the_first_passes_alone_are_steered() -> None:
     # A size that can be met by no price, so that all passes are seen.
     runner = MadeUp(lambda p: 2e6, lambda p: 1e6)

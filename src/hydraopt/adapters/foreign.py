@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from hydraopt.adapters.keys import spell
@@ -87,21 +87,23 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
             scale = ratio(alpha, a.shape[0] if a.shape else 1, module=path, file=file.path)
         parsed.modules.append(_plain(path, a, b, scale, file.path))
         used |= {a.name, b.name}
+    idle = alphas.keys() - used - lycoris.used - lycoris.kinds.keys()
+    parsed.notes += _image_notes(halves, sorted(idle))
     if not alphas and not settings and alpha is None and parsed.modules:
         parsed.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
-    if any(":" in stem for stem in halves):
-        parsed.notes.append(
-            "modules are numbered, not named; they align with files of one model only"
-        )
-    if idle := sorted(alphas.keys() - used - lycoris.used - lycoris.kinds.keys()):
-        parsed.notes.append(
-            f"{len(idle)} alphas belong to no module of the file, {idle[0]!r} for one: they scale "
-            "nothing"
-        )
     origin: dict[str, Any] = {"metadata": dict(file.metadata)}
     if lycoris.modules and not alphas:
         origin["alphas"] = False
     return _finish(parsed, file, used | lycoris.used, origin, lycoris.kinds)
+
+
+def _image_notes(stems: Iterable[str], idle: Sequence[str]) -> Iterator[str]:
+    """What one should know of a file. idle: keys of alphas of no module."""
+    if any(":" in stem for stem in stems):
+        yield "modules are numbered, not named; they align with files of one model only"
+    if idle:
+        many = f"{len(idle)} alphas belong to no module of the file"
+        yield f"{many}, {idle[0]!r} for one: they scale nothing"
 
 
 def _halves(

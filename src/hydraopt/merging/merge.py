@@ -202,6 +202,8 @@ def _aligned(
     loaded: Loaded, lossless: bool, exact: Sequence[str], base: BaseTensors | None
 ) -> MergeSet:
     """The merge set, with what was noted when the adapters were read."""
+    if isinstance(exact, str):  # its characters would be the patterns, and * is one
+        raise UsageError(explain("exact is a list of patterns", got=repr(exact)))
     pieces = align(loaded.adapters, loaded.base_model, lossless=lossless, exact=exact, base=base)
     return dataclasses.replace(pieces, notes=(*loaded.notes, *pieces.notes))
 

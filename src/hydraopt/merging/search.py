@@ -172,15 +172,18 @@ class _Secant:
     def __init__(self, wanted: float, slope: float) -> None:
         self._wanted, self._slope = math.log(max(wanted, _TINY)), slope
         self._point: Point | None = None
+        self._settled = True
         # The nearest points on either side of what is wanted; ``_low`` has the lower price.
         self._low: Point | None = None
         self._high: Point | None = None
 
     def add(self, price: float, value: float, settled: bool) -> None:
-        """Learn from a trial; from one that is not settled only where it lies."""
+        """Learn from a trial; from one that is not settled only where it lies: the next one has
+        other weights."""
         point = math.log(max(price, _TINY)), math.log(max(value, 1e-12))
         before, self._point = self._point, point
-        if not settled:
+        alike, self._settled = settled and self._settled, settled
+        if not alike:
             self._low = self._high = None
         elif before and before[0] != point[0]:
             # At high rate the law is another one: go by the slope just seen.

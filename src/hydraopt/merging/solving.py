@@ -181,10 +181,12 @@ class _Runner:
         draft = self._passes.run(price, weights.whole, weights.counting, f"pass {count}", course)
         trial = Trial(draft, draft.price, self._job.value(self._budget, draft), draft.coded_bytes)
         errors = draft.relative_errors()
-        mean = max(float(errors.mean()), 1e-12)
+        # Adapters that change nothing have no error at any price: they are not to lose alike.
+        some = draft.energies.sum(axis=1) > 0
+        mean = max(float(errors[some].mean()), 1e-12) if some.any() else math.inf
         # The last passes are for the price alone.
         if not self._fair or errors.max() / mean < _ALIKE or count > MOST_PASSES - 4:
             return trial
-        moved = weights.by_task * (errors / errors.mean())
+        moved = np.where(some, weights.by_task * (errors / mean), weights.by_task)
         self._weights = dataclasses.replace(weights, by_task=moved)
         return dataclasses.replace(trial, settled=False)
