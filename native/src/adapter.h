@@ -57,7 +57,8 @@ hydra_status hy_key_of(hydra_bundle *b, const hy_task *task, uint32_t module, in
  * "modules_to_save" is an adapter's name. */
 void hy_peft_name(hy_text *out, hy_slice key, int named);
 /* Whether the word behind ".modules_to_save." is an adapter's name: the same in all names that have
- * one, with more behind it, and in no other tensor that is kept whole. */
+ * one, with more behind it, and in no other tensor that is kept whole; nor is one of these of
+ * ".original_module.", beside which copies stand. */
 int hy_names_adapter(const struct hy_out *rows, uint32_t count);
 /* The path up to "::". */
 hy_slice hy_stem(const hy_module *module);

@@ -194,8 +194,8 @@ int hy_names_adapter(const hy_out *rows, uint32_t count) {
     }
     for (i = 0; i < count && word.data; i++) {
         hy_slice name = rows[i].name;
-        if (has_part(name, word) && !holds(name, saved) && !holds(name, ".lora_") &&
-            !holds(name, ".trainable_tokens_delta."))
+        if ((has_part(name, word) || holds(name, ".original_module.")) && !holds(name, saved) &&
+            !holds(name, ".lora_") && !holds(name, ".trainable_tokens_delta."))
             return 0;
     }
     return word.data != NULL;

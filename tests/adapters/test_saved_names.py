@@ -36,6 +36,8 @@ def test_what_peft_does_not_load_stands_for_nothing() -> None:
         for y in ("dense", "out")
     ]
     assert of(*plain, *copies) == {x: x for x in plain}
+    named = [x.replace("modules_to_save.", "modules_to_save.default.") for x in copies]
+    assert of(*plain, *named) == {x: x for x in plain}
     # One alone could be of an adapter that is called "dense".
     assert of("head.dense.bias", "head.modules_to_save.dense.bias") == {
         "head.dense.bias": "head.dense.bias"

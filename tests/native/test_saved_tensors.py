@@ -17,10 +17,15 @@ NAMES = {
     "parts": ["head.modules_to_save.dense.bias", "head.modules_to_save.out.bias"],
     "a copy": ["head.dense.bias", "head.modules_to_save.dense.bias"],
     "what was before": ["head.modules_to_save.dense.bias", "head.original_module.dense.bias"],
+    "named copies": [
+        "head.dense.bias",
+        "head.modules_to_save.default.dense.bias",
+        "head.original_module.dense.bias",
+    ],
     "alone": ["head.modules_to_save.dense.bias"],
     "tokens": ["head.modules_to_save.en.bias", "embed.trainable_tokens_delta.en"],
 }
-STAY = {"no name", "parts", "a copy", "what was before"}
+STAY = {"no name", "parts", "a copy", "what was before", "named copies"}
 
 
 @pytest.mark.parametrize("case", NAMES)

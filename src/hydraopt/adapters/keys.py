@@ -85,28 +85,43 @@ def names_adapter(keys: Collection[str]) -> bool:
     """Whether the word behind PEFT's wrapper of a module to save is an adapter's name.
 
     Else it is a part of the module. It is a name where all of these keys have the same one there,
-    with more behind it, and no other tensor that is kept whole has it inside.
+    with more behind it, and no other tensor that is kept whole has it inside; and where nothing of
+    the module before is there, beside which ``bias="all"`` saves copies under their own names.
     """
-    behind = [key.partition(_SAVED)[2].partition(".") for key in keys if _SAVED in key]
-    words = {word for word, _, _ in behind}
-    if len(words) != 1 or not all(dot for _, dot, _ in behind):
+    inside = _behind(keys)
+    words = {word for word, _, _ in inside}
+    if len(words) != 1 or not all(dot for _, dot, _ in inside):
         return False
-    inside = f".{words.pop()}."
-    return not any(inside in key for key in keys if not any(x in key for x in (_SAVED, *_PARTS)))
+    parts = (*_PARTS, _SAVED)
+    part = f".{words.pop()}."
+    others = [key for key in keys if not any(x in key for x in parts)]
+    return not any(part in key or _BEFORE in key for key in others)
+
+
+def _behind(keys: Collection[str]) -> list[tuple[str, str, str]]:
+    """(word, dot, rest) behind the wrapper's name, of those that have it."""
+    return [key.partition(_SAVED)[2].partition(".") for key in keys if _SAVED in key]
 
 
 def saved_names(keys: Collection[str]) -> dict[str, str]:
     """By key of a tensor that is kept whole, its path in the base model.
 
-    Names lose what PEFT's wrapper of a module to save left inside. Keys that PEFT does not load are
-    left out: copies of a tensor that is there under its plain name, as ``bias="all"`` saves them,
-    and what the module was before.
+    Names lose what PEFT's wrapper of a module to save left inside. Keys of copies are left out: of
+    a tensor that is there under its plain name, as ``bias="all"`` saves them, and of what the
+    module was before.
     """
     names = {key: _WRAPPERS.sub("", key).removeprefix(PREFIX) for key in keys if _BEFORE not in key}
-    wrapper = rf"{re.escape(_SAVED)}(?:[^.]+\.)?" if names_adapter(keys) else re.escape(_SAVED)
-    bare = {key: re.sub(wrapper, ".", name) for key, name in names.items()}
     plain = {name for name in names.values() if _SAVED not in name}
-    return {key: x for key, x in bare.items() if _SAVED not in names[key] or x not in plain}
+    long, short = re.escape(_SAVED), rf"{re.escape(_SAVED)}[^.]+\."
+    named = names_adapter(keys)
+    one = len({word for word, _, _ in _behind(keys)}) == 1
+    result = {}
+    for key, name in names.items():
+        bare = re.sub(long, ".", name)
+        without = re.sub(short, ".", name) if one else bare
+        if _SAVED not in name or not {bare, without} & plain:
+            result[key] = without if named else bare
+    return result
 
 
 def extra_kind(key: str, bias: str, saved_modules: Collection[str]) -> ExtraKind | None:
