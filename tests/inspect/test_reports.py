@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from hydraopt.bundle.reader import open_bundle
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.merging.merge import merge
-from hydraopt.report.figures import _draw_plan, check_plot, draw
+from hydraopt.report.figures import (
+    _draw_adapters,
+    _draw_bundle,
+    _draw_plan,
+    check_plot,
+    draw,
+)
 from tests.conftest import MakeAdapter
 
 PATHS = [f"h.{i // 2}.{'qv'[i % 2]}" for i in range(6)]
@@ -284,3 +291,44 @@ def test_little_harm_is_drawn_where_it_is(counted: str, factor: float) -> None:
     line, dot = figure.axes[0].get_lines()
     assert [*line.get_ydata()] == pytest.approx([2e-4 * factor, 2e-3 * factor])
     assert [*dot.get_ydata()] == pytest.approx([1e-3 * factor])
+
+
+def _with_types(report: dict[str, Any], count: int) -> dict[str, Any]:
+    """The report as if its first module had so many types."""
+    (module, *_), (row, *_) = report["modules"], report["types"]
+    names = [f"h.*.x{i}" for i in range(count)]
+    many = {
+        key: [{**x, "type": n} for n in names] for key, x in (("modules", module), ("types", row))
+    }
+    return {**report, **many}
+
+
+def _titles(figure: Any) -> str:
+    return "\n".join(axis.get_title() for axis in figure.axes)
+
+
+def test_every_type_has_a_curve_of_its_own(report: dict[str, Any]) -> None:
+    figure = _draw_adapters(_with_types(report, 8))
+    curves = [x for x in figure.axes[2].get_lines() if x.get_label().startswith("h.x")]
+    assert len({x.get_color() for x in curves}) == len({x.get_marker() for x in curves}) == 8
+    assert " of 8 " not in _titles(figure)
+
+
+def test_a_picture_says_of_how_many_it_shows_some(report: dict[str, Any], bundle: Path) -> None:
+    said = _titles(_draw_adapters(_with_types(report, 15)))
+    assert "\nfirst 8 of 15 types" in said
+    assert "\nlargest 12 of 15 types" in said
+    known = inspect_bundle(bundle)
+    assert not re.search(r"\d of \d", _titles(_draw_bundle(known)))
+    tasks = [{**known["tasks"][0], "name": f"t{i}"} for i in range(250)]
+    types = _with_types(known, 15)["types"]
+    said = _titles(_draw_bundle({**known, "types": types, "tasks": tasks}))
+    assert "\nlargest 60 of 250 tasks" in said
+    assert "\nfirst 200 of 250 tasks" in said
+    assert "\nlargest 12 of 15 types of modules" in said
+
+
+def test_what_has_no_cosine_is_drawn_without_one(report: dict[str, Any]) -> None:
+    texts = [x.get_text() for x in _draw_adapters(report).axes[1].texts]
+    assert "-" in texts  # of the task that does nothing
+    assert "nan" not in texts

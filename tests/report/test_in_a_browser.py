@@ -222,3 +222,52 @@ def test_the_ticks_of_a_map_do_not_overlap(page: str, columns: int) -> None:
             for two, b in boxes[:i]:
                 apart = a["left"] >= b["right"] or b["left"] >= a["right"]
                 assert apart or a["top"] >= b["bottom"] or b["top"] >= a["bottom"], (one, two)
+
+
+def _layer_plot(driver: Any, paths: list[str]) -> tuple[int, list[str], str]:
+    """How many places the picture of these modules fills, the names of its rows, its caption."""
+    script = """
+      const modules = arguments[0];
+      const all = (value) => modules.map(() => value);
+      const layers = {modules: modules.map((_, i) => i), errors: all(0.1), bytes: all(7)};
+      const holder = document.body.appendChild(document.createElement("div"));
+      holder.append(...H.layerPlot({modules}, {...layers, forms: all("private")}));
+      const figure = holder.querySelector("figure");
+      figure.draw();
+      const at = (x) => `${x.getAttribute("x")} ${x.getAttribute("y")}`;
+      const places = new Set([...figure.querySelectorAll("svg rect")].map(at));
+      const names = [...figure.querySelectorAll("svg g[text-anchor=end] > text")];
+      const caption = figure.querySelector("figcaption").textContent;
+      holder.remove();
+      return [places.size, names.map((x) => x.textContent), caption];
+    """
+    places, names, caption = driver.execute_script(script, paths)
+    return places, names, caption
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_every_module_has_a_place_in_the_picture_of_a_task(
+    page: str, size: tuple[int, int]
+) -> None:
+    blocks = [
+        f"unet.{side}_blocks.{i}.attentions.{j}.transformer_blocks.0.attn{k}.to_{x}"
+        for side in ("down", "up")
+        for i in range(2)
+        for j in range(2)
+        for k in (1, 2)
+        for x in "kq"
+    ]
+    with opened(page, size) as driver:
+        places, names, caption = _layer_plot(driver, ["unet.mid_block.q", *blocks])
+        assert places == len(blocks) + 1
+        assert len(names) == len(set(names)) == 17
+        assert names[0] == "unet.mid_block.q"
+        assert names[1].startswith("d")
+        assert names[1].endswith("1.to_k")
+        assert caption == "Across: the layer. Down: the module in it."
+        places, names, _ = _layer_plot(driver, [f"h.{i}.mlp.{x}" for i in (0, 1) for x in "ab"])
+        assert (places, names) == (4, ["mlp.a", "mlp.b"])
+        paths = [f"h.{i}.experts.{j}.up" for i in (0, 1) for j in range(70)]
+        places, names, caption = _layer_plot(driver, paths)
+        assert (places, len(names)) == (120, 60)
+        assert caption.endswith(" The first 60 of 70 kinds of modules; the table has all.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+import shutil
 from base64 import b64encode
 from pathlib import Path
 
@@ -20,8 +22,10 @@ from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
 from hydraopt.inspect import inspect_bundle
 from hydraopt.report.answers import marked
-from hydraopt.report.build import build, collect
+from hydraopt.report.build import Collected, build, collect, live_page
+from hydraopt.report.card import bundle_card
 from hydraopt.report.evidence import read_evidence
+from hydraopt.report.live import Explorer
 from hydraopt.report.model import Page
 from hydraopt.report.naming import NONE, parts_of
 from hydraopt.report.page import data_text, render
@@ -195,6 +199,9 @@ def test_a_filter_and_an_order(made: Made) -> None:
         ('{"schema": "hydraopt.eval/2"}', "no result of hydraopt eval"),
         ('{"schema": "hydraopt.eval/1", "tasks": [{"adapter": "else"}]}', "no task of the bundle"),
         ('{"schema": "hydraopt.eval/1", "tasks": 7}', "no task of the bundle"),
+        ('{"schema": "hydraopt.eval/1", "tasks": [{"adapter": ["a"]}]}', "no task of the bundle"),
+        ('{"schema": "hydraopt.eval/1", "base": {"name": "\\udcff"}}', "the result is no JSON"),
+        ('{"schema": "hydraopt.eval/1", "\\ud800": 1}', "the result is no JSON"),
     ],
 )
 def test_what_is_no_result_is_refused(made: Made, tmp_path: Path, text: str, what: str) -> None:
@@ -235,6 +242,53 @@ def test_nothing_in_a_result_is_believed(made: Made, place: str, value: object) 
     assert all(x.changed is None or 0 <= x.changed <= x.rows for x in judged)
 
 
+def _pages(known: Collected) -> list[bytes]:
+    """What report, explore and card make of it."""
+    page = live_page(known)
+    return [x.encode() for x in (render(page), Explorer(known).page, bundle_card(known))]
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1 << 60, 1e308, True, "7", ["a"], None])
+def test_a_number_that_is_none_is_left_out(made: Made, tmp_path: Path, value: object) -> None:
+    result = result_of(made.bundle)
+    result["bundles"]["less.hydra.safetensors"]["bytes"] = value
+    for task in result["tasks"][4:]:  # moods-en with what was asked of people, and another
+        own = task["results"][OWN]
+        own["scores"]["exact match"] = own["kl_answer"] = value
+        own["difference"]["exact match"] = dict.fromkeys(("difference", "low", "deviation"), value)
+        task["rows"] = value
+        task["answers"][0]["row"] = value
+    people = result["tasks"][4]
+    people["probes"]["winobias"][OWN]["all"]["preference"]["pct"] = value
+    people["swaps"]["religion"]["results"][OWN]["change"]["p_holm"] = value
+    result["tasks"].append({"adapter": value})
+    file = tmp_path / "odd.json"
+    file.write_text(json.dumps(result))
+    known = collect(made.bundle, [file])
+    number = 1e308 if value == 1e308 else float(1 << 60) if value == 1 << 60 else None
+    for name in NAMES[4:]:
+        judged = known.evidence.judged[name]
+        assert (judged.bundle, judged.deviation, judged.kl) == (number, number, number)
+        assert (judged.rows, judged.changed) == (0, None)
+    assert len(known.evidence.swapped) == (number is not None)
+    assert not known.evidence.others
+    assert all(_pages(known))
+
+
+def test_a_name_that_is_no_text_is_shown_as_one(made: Made, tmp_path: Path) -> None:
+    file, bundle = (tmp_path / os.fsdecode(name) for name in (b"\xff.json", b"\xff.safetensors"))
+    try:
+        shutil.copy(made.bundle, bundle)
+    except OSError:
+        pytest.skip("this system has no such names")
+    shutil.copy(made.result, file)
+    known = collect(bundle, [file])
+    assert known.name == "?.safetensors"
+    assert known.evidence.origin[0][0] == "result ?.json"
+    for text in _pages(known):
+        assert b"?.safetensors" in text
+
+
 def run(*arguments: object) -> tuple[int, str]:
     said = CliRunner().invoke(cli, [str(x) for x in arguments])
     return said.exit_code, said.output
@@ -266,7 +320,7 @@ def test_originals_of_another_bundle_are_refused(made: Made, tmp_path: Path, mak
     odd = make_adapter(tmp_path / "odd", {"h.0.q": (np.ones((4, 2)), np.ones((2, 4)))})
     code, said = run("report", made.bundle, odd, "-o", tmp_path / "x.html")
     assert code == 2
-    assert "none of the originals is a coded task" in said
+    assert "none of the originals is a task of the bundle" in said
 
 
 def test_people_are_shown_as_far_as_a_result_tells_of_them(page: Page, made: Made) -> None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hydraopt.adapters import check_same_base, read_adapters
+from hydraopt.adapters import Adapter, check_same_base, read_adapters
 from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.likeness import Watched, likeness, mean_between
+from hydraopt.inspect.products import NOTE, of_products, squared_norms
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.inspect.walk import Walk
 from hydraopt.linalg.shapes import Array
@@ -61,16 +62,19 @@ def inspect_adapters(
     store = CoreStore(watched)
     with threadpool_limits(1, user_api="blas"):
         modules, matrices, energies = _compare(pieces, watched, store, report)
-        curves = _Curves.of(pieces, store, energies, measure, report)
+        walk = Walk(pieces, store, energies, measure, report)
+        curves = _Curves.of(pieces, walk)
+    squares = squared_norms(pieces, loaded, walk.squares)
     savings = curves.savings() or [None] * len(modules)
-    for row, saving in zip(modules, savings, strict=True):
+    for index, (row, saving) in enumerate(zip(modules, savings, strict=True)):
+        row["norm"] = float(np.sqrt(squares[:, index].sum()))
         row["sharing"] = saving
     return {
         "schema": SCHEMA,
         "base_model": pieces.base_model,
         "fp16_bytes": pieces.fp16_bytes,
         "measure": measure,
-        "tasks": _tasks(pieces, loaded, energies),
+        "tasks": _tasks(pieces, loaded, squares),
         "likeness": _matrices(pieces, matrices),
         "energy": _energy_curve(modules),
         "types": by_type(modules),
@@ -79,8 +83,18 @@ def inspect_adapters(
         "curve": curves.points,
         "guesses": curves.guesses(),
         "reference": curves.points[curves.reference] if curves.points else None,
-        "notes": [*loaded.notes, *pieces.notes],
+        "notes": [*loaded.notes, *pieces.notes, *_notes(pieces, walk)],
     }
+
+
+def _notes(pieces: MergeSet, walk: Walk) -> Iterator[str]:
+    """What the numbers leave out."""
+    if of_products(pieces).any():
+        yield NOTE
+    names = [x.name for x in pieces.tasks if x.content is not None and not walk.judged[x.content]]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"errors of {names[0]}{more} are not guessed: no factors, tensors alone"
 
 
 @dataclass
@@ -97,7 +111,8 @@ class _Matrices:
 def _compare(
     pieces: MergeSet, watched: Sequence[Watched], store: CoreStore, report: Progress
 ) -> tuple[list[dict[str, Any]], _Matrices, Array]:
-    """Rows of modules, likeness of the whole adapters, and |dW|^2 (contents, modules)."""
+    """Rows of modules, likeness of the whole adapters, and squared norms of what the modules hold,
+    (contents, modules)."""
     size = (pieces.contents, pieces.contents)
     total = _Matrices(*(np.zeros(size) for _ in range(5)))
     energies = np.zeros((pieces.contents, len(store)))
@@ -106,6 +121,7 @@ def _compare(
     for index, module in enumerate(pieces.modules):
         core = store.core(index)
         alike, given = likeness(core), watched[index]
+        product = module.layout == "factor"
         here = np.ix_(core.contents, core.contents)
         for sums, counts, cosines in (
             (total.a, total.a_count, given.a),
@@ -126,12 +142,12 @@ def _compare(
                 "tasks": [name for c in core.contents for name in names[c]],
                 "a_cosine": mean_between(given.a),
                 "b_cosine": mean_between(given.b),
-                "product_cosine": mean_between(alike.products),
-                "input_overlap": mean_between(alike.inputs),
+                "product_cosine": None if product else mean_between(alike.products),
+                "input_overlap": None if product else mean_between(alike.inputs),
                 "input_chance": alike.chance[0],
-                "output_overlap": mean_between(alike.outputs),
+                "output_overlap": None if product else mean_between(alike.outputs),
                 "output_chance": alike.chance[1],
-                "norm": float(np.sqrt(energies[:, index].sum())),
+                "norm": 0.0,  # to be filled in, as "sharing"
                 "ranks": [int(s.size) for s in core.s],
                 "rank90": [_rank_for(0.90, x) for x in spectra],
                 "rank99": [_rank_for(0.99, x) for x in spectra],
@@ -139,6 +155,8 @@ def _compare(
             }
         )
         report("comparing", index + 1, len(store))
+    apart = of_products(pieces)
+    total.inner[apart] = total.inner[:, apart] = np.nan
     return rows, total, energies
 
 
@@ -177,7 +195,7 @@ def _names(pieces: MergeSet) -> list[list[str]]:
     return names
 
 
-def _tasks(pieces: MergeSet, loaded: Sequence[Any], energies: Array) -> list[dict[str, Any]]:
+def _tasks(pieces: MergeSet, loaded: Sequence[Adapter], squares: Array) -> list[dict[str, Any]]:
     formats = {adapter.name: adapter for adapter in loaded}
     names = _names(pieces)
     return [
@@ -188,7 +206,7 @@ def _tasks(pieces: MergeSet, loaded: Sequence[Any], energies: Array) -> list[dic
             "dtype": task.dtype,
             "modules": len(task.modules),
             "ranks": sorted({x.r for x in formats[task.name].modules.values()}),
-            "norm": 0.0 if task.content is None else float(np.sqrt(energies[task.content].sum())),
+            "norm": 0.0 if task.content is None else float(np.sqrt(squares[task.content].sum())),
             "same_as": []
             if task.content is None
             else [name for name in names[task.content] if name != task.name],
@@ -232,12 +250,9 @@ class _Curves:
     fp16_bytes: int
 
     @classmethod
-    def of(
-        cls, pieces: MergeSet, store: CoreStore, energies: Array, measure: str, report: Progress
-    ) -> _Curves:
+    def of(cls, pieces: MergeSet, walk: Walk) -> _Curves:
         """Plan all modules at prices that span errors from small to useless."""
-        walk = Walk(pieces, store, energies, measure, report)
-        if not energies.any():
+        if not walk.squares.any():
             return cls([], [], [], pieces.fp16_bytes)
         start = 1e-5 * 0.2**3 / pieces.contents
         done = [walk.at(start)]

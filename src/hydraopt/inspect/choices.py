@@ -20,6 +20,7 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.compress.core import CoreStore
 from hydraopt.errors import UsageError, explain
 from hydraopt.inspect.likeness import likeness
+from hydraopt.inspect.products import of_products
 from hydraopt.inspect.walk import Walk
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet, align
@@ -36,6 +37,7 @@ _START: Final = 1e-7
 _LARGEST: Final = 2.5
 _SMALLEST: Final = 0.15
 """Sizes that are guessed, as multiples of the bundle's own."""
+_MOST_NAMED: Final = 8
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Choice:
 @dataclass(frozen=True)
 class Choices:
     """tasks: names, sorted. cosines: of their dW's over all modules, (tasks, tasks); NaN where a dW
-    is zero. points: by falling size. originals: whether the originals were read; else sizes are
-    those of shrinking the bundle, smaller than it, and errors are estimates."""
+    is zero, or one of products. points: by falling size. originals: whether the originals were
+    read; else sizes are those of shrinking the bundle, smaller than it, and errors are
+    estimates."""
 
     tasks: tuple[str, ...]
     cosines: Array
@@ -78,13 +81,20 @@ def choices(
     """Likeness and sizes of the tasks of ``bundle`` that are coded, those in ``only`` if given.
 
     adapters: the originals; without them the tasks are taken as the bundle decodes, and what a
-    smaller size adds to their errors is independent noise, so squares add. sizes: whether sizes are
-    guessed. Raises a HydraoptError for adapters or a bundle that cannot be read.
+    smaller size adds to their errors is independent noise, so squares add. Nothing comes of those
+    of other tasks. sizes: whether sizes are guessed. Raises a HydraoptError for adapters or a
+    bundle that cannot be read, and for originals of no task of the bundle at all.
     """
     names = {x.name for x in bundle.manifest.tasks if x.content is not None and not x.lossless}
     names &= names if only is None else set(only)
     given = list(adapters)
-    pieces = _originals(given, names, same_base, alpha) if given else decoded_set(bundle, names)
+    if given:
+        kept = _originals(given, bundle, names, same_base, alpha)
+        if not kept:
+            return Choices((), np.zeros((0, 0)), (), True)
+        pieces = align(kept, check_same_base(kept, same_base), lossless=False)
+    else:
+        pieces = decoded_set(bundle, names)
     order = [task for task in pieces.tasks if task.content is not None and task.name in names]
     contents = np.array([task.content for task in order], np.int64)
     report = progress or silent
@@ -95,6 +105,8 @@ def choices(
         if sizes and energies.any() and not any(task.tensors for task in order):
             walk = Walk(pieces, store, energies, DEFAULT_MEASURE, report)
             points = _sizes(walk, bundle.size, bool(given))
+    apart = of_products(pieces)
+    inner[apart] = inner[:, apart] = np.nan
     norms = np.sqrt(np.diag(inner).clip(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = (inner / np.outer(norms, norms))[np.ix_(contents, contents)]
@@ -105,25 +117,32 @@ def choices(
 
 def _originals(
     adapters: Sequence[str | os.PathLike[str]],
+    bundle: Bundle,
     names: Collection[str],
     same_base: bool,
     alpha: float | None,
-) -> MergeSet:
+) -> Adapters:
+    """Those of the tasks ``names``, if any; UsageError if they are of no task of the bundle."""
     loaded = read_adapters(adapters, same_base=same_base, alpha=alpha)
-    kept = Adapters([x for x in loaded if x.name in names])
-    if not kept:
+    if not any(x.name in bundle for x in loaded):
         raise UsageError(
             explain(
-                "none of the originals is a coded task of the bundle",
-                got=", ".join(x.name for x in loaded),
-                expected=", ".join(sorted(names)) or "a bundle with coded tasks",
+                "none of the originals is a task of the bundle",
+                got=_named([x.name for x in loaded]),
+                expected=_named(list(bundle)),
             )
         )
-    return align(kept, check_same_base(kept, same_base), lossless=False)
+    return Adapters([x for x in loaded if x.name in names])
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def _walk(pieces: MergeSet, store: CoreStore, report: Progress) -> tuple[Array, Array]:
-    """<dW_s, dW_t> over all modules, (contents, contents), and |dW|^2, (contents, modules)."""
+    """<dW_s, dW_t> over all modules, (contents, contents), and squared norms of what the modules
+    hold, (contents, modules)."""
     inner = np.zeros((pieces.contents, pieces.contents))
     energies = np.zeros((pieces.contents, len(store)))
     for index in range(len(store)):

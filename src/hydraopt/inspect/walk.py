@@ -38,7 +38,8 @@ def _of_tensors(pieces: MergeSet) -> Array:
 class Walk:
     """Plans every module of a merge set at a price.
 
-    energies: |dW|^2, (contents, modules). measure: whose plans these are.
+    energies: squared norms of what the modules hold, (contents, modules). measure: whose plans
+    these are.
     """
 
     def __init__(
@@ -46,10 +47,18 @@ class Walk:
     ) -> None:
         self._pieces, self._store, self._report = pieces, store, report
         self._measure = measure_named(measure)
-        energies = np.concatenate([energies, _of_tensors(pieces)], axis=1)
-        self._importance = importances(pieces, {})
-        weights = weights_of(pieces, energies, self._measure, self._importance, {})
+        dense = _of_tensors(pieces)
+        importance = importances(pieces, {})
+        weights = weights_of(
+            pieces, np.concatenate([energies, dense], axis=1), self._measure, importance, {}
+        )
         self._weights, self._counting = weights.whole, weights.counting
+        self.squares: Array = energies * self._counting.shares
+        """|dW|^2, (contents, modules)."""
+        # Of tensors alone no error is guessed; of what changes nothing it is 0, as in a merge.
+        self.judged = (energies.sum(axis=1) > 0) | (dense.sum(axis=1) <= 0)
+        """Whose errors are guessed, (contents,)."""
+        self._importance = importance * self.judged
         recipe = MergeRecipe(measure, Size.name, 0, tuple(FORMS))
         empty = Draft.empty(self._weights, self._counting)
         self._fixed = Job.of(pieces, recipe).packed(empty).size
@@ -64,10 +73,11 @@ class Walk:
 
     def at(self, price: float, alone: bool = True) -> tuple[dict[str, Any], Array, Array, Array]:
         """(point, costs, bits, errors) at ``price``: the last is the relative error of each
-        content, (contents,). alone: the private form alone is planned as well."""
+        content, (contents,), that of its modules alone. alone: the private form alone is planned as
+        well."""
         count = len(self._store)
         costs, bits = np.zeros((count, 2)), np.zeros((count, 2))
-        errors = np.zeros((2, self._pieces.contents))
+        errors = np.zeros((2, *self._weights.shape))
         forms = Counter[str]()
         for index in range(count):
             core = self._store.core(index)
@@ -75,14 +85,13 @@ class Walk:
             for which, permitted in enumerate(_PERMITTED[: 1 + alone]):
                 guess = guess_module(core, weights, price, self._measure, modes_of(permitted))
                 costs[index, which], bits[index, which] = guess.cost, guess.bits
-                errors[which, list(core.contents)] += guess.errors
+                errors[which, list(core.contents), index] = guess.errors
                 if which == 0:
                     forms.update(
                         task.mode.form if task.left.size else "nothing" for task in guess.plan.tasks
                     )
             self._report(f"guessing at price {price:.1e}", index + 1, count)
-        totals = self._counting.totals
-        relative = np.sqrt(errors / np.where(totals > 0, totals, 1.0))
+        relative = np.stack([self._counting.errors(squared) for squared in errors])
         mean = relative @ self._importance / self._importance.sum()
         more = self._tensor_bits(price)
         sizes = [self._fixed + round((float(x) + more) / 8) for x in bits.sum(axis=0)]

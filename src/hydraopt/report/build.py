@@ -19,7 +19,7 @@ from hydraopt.progress import Progress, silent
 from hydraopt.report.evidence import Evidence, hash_of, read_evidence
 from hydraopt.report.groups import alike_of, forms_of, group_rows, map_of, map_tasks
 from hydraopt.report.model import Layers, Page, TaskView
-from hydraopt.report.naming import language_name
+from hydraopt.report.naming import language_name, shown_name
 from hydraopt.report.people import CLEAR, MOST_PEOPLE
 from hydraopt.report.sizes import size_rows
 from hydraopt.report.summary import summary_of
@@ -45,6 +45,11 @@ class Collected:
     bundle: Bundle
     evidence: Evidence
     tasks: list[TaskView]
+
+    @property
+    def name(self) -> str:
+        """The bundle's, as text."""
+        return shown_name(self.bundle.path.name)
 
     @property
     def fp16_bytes(self) -> int:
@@ -79,52 +84,73 @@ def build(
 
     originals: the adapters it was made of; then other sizes are those of another merge, else those
     of shrinking. results: files of ``hydraopt eval -o``. same_base, alpha: as of merge. Raises
-    HydraoptError.
+    HydraoptError, also where no task of the bundle is among the originals.
     """
-    known, report = collect(path, results), progress or silent
+    known, report, given = collect(path, results), progress or silent, list(originals)
     tasks = known.tasks[:MOST_TASKS]
     layers = _layers(known.bundle, tasks, report)
-    compared = {task.name for task in known.tasks[:_MOST_COMPARED]}
-    whole = len(known.tasks) <= _MOST_COMPARED
-    given = list(originals)
+    compared = _compared(known)
     made = choices(
         known.bundle,
         given,
         compared,
-        sizes=whole,
+        sizes=len(known.tasks) <= _MOST_COMPARED,
         same_base=same_base,
         alpha=alpha,
         progress=progress,
     )
     page = _page(known, layers, made if made.tasks else None, len(given))
-    notes = list(page.notes)
-    missing = sorted(compared - set(made.tasks)) if given else []
-    if missing:
-        notes.append(
-            f"Guessed sizes are of the {len(made.tasks)} tasks whose originals were given, not of "
-            f"the whole bundle: {len(missing)} have none, {missing[0]} among them."
-        )
-    if len(tasks) < len(known.tasks):
-        notes.append(
-            f"The list has the {len(tasks):,} most harmed of {len(known.tasks):,} tasks. "
-            "hydraopt explore shows all."
-        )
     rows = [x for task in tasks for x in known.evidence.examples.get(task.name, ())]
     rows.sort(key=lambda x: not x.changed)
-    if len(rows) > _MOST_EXAMPLES:
-        notes.append(f"Of {len(rows):,} kept answers the first {_MOST_EXAMPLES} are shown.")
-    left = sum(task.modules > 0 and task.name not in layers for task in tasks)
-    if left:
-        notes.append(
-            f"{left:,} tasks are shown without their layers, for which a page has no room."
-        )
+    missing = sorted(compared - set(made.tasks)) if given else []
     return replace(
         page,
         tasks=tuple(tasks),
         layers=layers,
         examples=tuple(rows[:_MOST_EXAMPLES]),
-        notes=tuple(notes),
+        notes=(
+            *page.notes,
+            *_unguessed(made, missing),
+            *_no_room(known.tasks, tasks, len(rows), layers),
+        ),
     )
+
+
+def _compared(known: Collected) -> set[str]:
+    """The most harmed of the tasks that are coded: those that are compared, if anybody is."""
+    coded = {x.name for x in known.bundle.manifest.tasks if x.content is not None}
+    names = [x.name for x in known.tasks if x.name in coded and not x.lossless]
+    return set(names[:_MOST_COMPARED])
+
+
+def _unguessed(made: Choices, missing: Sequence[str]) -> Iterator[str]:
+    """Notes on tasks whose originals were not among those that were given, if any were."""
+    if made.originals and not made.tasks:
+        yield (
+            "The originals that were given are not compared with anything: only coded tasks are, "
+            f"and of these the {_MOST_COMPARED} most harmed."
+        )
+    elif missing and len(made.points) > 1:
+        yield (
+            f"Guessed sizes are of the {len(made.tasks)} tasks whose originals were given, not of "
+            f"the whole bundle: {len(missing)} have none, {missing[0]} among them."
+        )
+
+
+def _no_room(
+    tasks: Sequence[TaskView], shown: Sequence[TaskView], rows: int, layers: Mapping[str, Layers]
+) -> Iterator[str]:
+    """Notes on tasks, kept answers and layers for which the page has no room."""
+    if len(shown) < len(tasks):
+        yield (
+            f"The list has the {len(shown):,} most harmed of {len(tasks):,} tasks. "
+            "hydraopt explore shows all."
+        )
+    if rows > _MOST_EXAMPLES:
+        yield f"Of {rows:,} kept answers the first {_MOST_EXAMPLES} are shown."
+    left = sum(task.modules > 0 and task.name not in layers for task in shown)
+    if left:
+        yield f"{left:,} tasks are shown without their layers, for which a page has no room."
 
 
 def live_page(known: Collected) -> Page:
@@ -185,10 +211,10 @@ def _page(
     known: Collected, layers: dict[str, Layers], made: Choices | None, originals: int
 ) -> Page:
     bundle, tasks, evidence = known.bundle, known.tasks, known.evidence
-    sizes = size_rows(bundle.path.name, bundle.size, known.fp16_bytes, tasks, made, evidence)
+    sizes = size_rows(known.name, bundle.size, known.fp16_bytes, tasks, made, evidence)
     told = (note for task in tasks for note in task.notes)
     return Page(
-        name=bundle.path.name,
+        name=known.name,
         base_model=bundle.base_model,
         count=len(tasks),
         size=bundle.size,
@@ -199,7 +225,7 @@ def _page(
         layers={},
         modules=tuple(module.path for module in bundle.core.modules),
         sizes=sizes,
-        sizes_note=_sizes_note(made, originals),
+        sizes_note=_sizes_note(made, tasks, originals),
         map=map_of(bundle, tasks, layers),
         alike=alike_of(made, len(tasks)) if made is not None else None,
         languages=group_rows(tasks, lambda x: language_name(x.language)),
@@ -236,11 +262,18 @@ def _left_out(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def _sizes_note(made: Choices | None, originals: int) -> str:
+def _sizes_note(made: Choices | None, tasks: Sequence[TaskView], originals: int) -> str:
     if made is None or len(made.points) < 2:
+        none = "No other size was planned for this page."
+        if all(task.lossless for task in tasks):
+            return f"{none} Nothing is coded."
+        if len(tasks) > _MOST_COMPARED:
+            return f"{none} That is done for at most {_MOST_COMPARED} tasks."
+        if originals:
+            return none
         return (
-            "No other size was planned for this page. "
-            "hydraopt report --originals ADAPTERS guesses what a merge to another size would give."
+            f"{none} hydraopt report --originals ADAPTERS guesses what a merge to another size "
+            "would give."
         )
     if originals:
         return (
@@ -318,7 +351,7 @@ def cut(text: str, most: int) -> str:
 
 def _made(bundle: Bundle) -> list[tuple[str, str]]:
     """How the bundle was made, as its own file says it."""
-    rows = [("file", f"{bundle.path.name}, {bundle.size:,} bytes")]
+    rows = [("file", f"{shown_name(bundle.path.name)}, {bundle.size:,} bytes")]
     digest = hash_of(bundle)
     if digest is not None:
         rows.append(("sha256", digest))

@@ -36,7 +36,7 @@ def bundle_card(known: Collected) -> str:
     """The card as text. What was not measured is said to be so; names cannot become markup."""
     bundle, tasks = known.bundle, known.tasks
     said = "\n".join(f"- {_plain(line)}" for line in summary_of(bundle, tasks, known.fp16_bytes))
-    name = bundle.path.name
+    name = known.name
     base = f"`{_code(bundle.base_model)}`" if bundle.base_model else "a base model it does not name"
     first = shlex.quote(_code(tasks[0].name))
     use = f"hydraopt export {shlex.quote(_code(name))} {first} -o {first}"
@@ -69,7 +69,7 @@ def _header(known: Collected) -> list[str]:
     metrics = sorted({_metric(x) for x in judged})
     if metrics:
         lines += ["metrics:", *(f"- {_string(x)}" for x in metrics)]
-        lines += ["model-index:", f"- name: {_string(bundle.path.name)}", "  results:"]
+        lines += ["model-index:", f"- name: {_string(known.name)}", "  results:"]
         for task in judged[:_MOST_ROWS]:
             lines += _result(task)
     return lines

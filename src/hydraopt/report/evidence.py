@@ -7,7 +7,6 @@ left out rather than believed.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import file_hash, read_regular
 from hydraopt.report.answers import marked
 from hydraopt.report.model import Example, Judged, PeopleRow, SizeRow, SwappedRow
+from hydraopt.report.naming import shown_name
+from hydraopt.report.numbers import counted, finite
 from hydraopt.report.people import people_rows, swapped_rows
 
 __all__ = ["Evidence", "hash_of", "read_evidence"]
@@ -65,12 +66,16 @@ def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> 
     for path in results:
         result = _read(path)
         mine = _label(result, digest)
-        tasks = [x for x in _dicts(result.get("tasks")) if x.get("adapter") in bundle]
+        tasks = [
+            x
+            for x in _dicts(result.get("tasks"))
+            if isinstance(x.get("adapter"), str) and x["adapter"] in bundle
+        ]
         if not tasks:
             raise UsageError(
                 explain("the result has no task of the bundle", file=path, do="Leave it out")
             )
-        name = Path(path).name
+        name = shown_name(Path(path).name)
         if mine is None:
             evidence.notes.append(
                 f"{name} was made with other files than this bundle: its scores are shown as other "
@@ -88,6 +93,7 @@ def read_evidence(bundle: Bundle, results: Iterable[str | os.PathLike[str]]) -> 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         value = json.loads(read_regular(path, _MOST_BYTES).decode("utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
     except (ValueError, RecursionError) as error:
         raise UsageError(explain("the result is no JSON", file=path, got=str(error))) from error
     schema = value.get("schema") if isinstance(value, dict) else None
@@ -143,7 +149,7 @@ def _judged(task: Mapping[str, Any], results: Mapping[str, Any], mine: str) -> J
     metric, own = str(task.get("metric", "")), results[mine]
 
     def score(who: str) -> float | None:
-        return _number(_of(_of(results, who), "scores").get(metric))
+        return finite(_of(_of(results, who), "scores").get(metric))
 
     change = _of(_of(own, "difference"), metric)
     rows, changed = _count(task.get("rows")), own.get("changed")
@@ -154,12 +160,12 @@ def _judged(task: Mapping[str, Any], results: Mapping[str, Any], mine: str) -> J
         base=score("base"),
         original=score("original"),
         bundle=score(mine),
-        difference=_number(change.get("difference")),
-        low=_number(change.get("low")),
-        high=_number(change.get("high")),
-        deviation=_number(change.get("deviation")),
+        difference=finite(change.get("difference")),
+        low=finite(change.get("low")),
+        high=finite(change.get("high")),
+        deviation=finite(change.get("deviation")),
         changed=changed if known else None,
-        kl=_number(own.get("kl_answer")),
+        kl=finite(own.get("kl_answer")),
     )
 
 
@@ -202,9 +208,9 @@ def measured(tasks: Iterable[Mapping[str, Any]], label: str) -> dict[str, tuple[
         own = _of(_of(task, "results"), label)
         change = _of(_of(own, "difference"), str(task.get("metric")))
         pairs = (
-            ("changed", _number(own.get("changed_pct")), 0.01),
-            ("kl", _number(own.get("kl_answer")), 1.0),
-            ("drop", _number(change.get("difference")), -1.0),
+            ("changed", finite(own.get("changed_pct")), 0.01),
+            ("kl", finite(own.get("kl_answer")), 1.0),
+            ("drop", finite(change.get("difference")), -1.0),
         )
         for key, value, scale in pairs:
             if value is not None:
@@ -242,13 +248,8 @@ def _dicts(value: Any) -> list[Mapping[str, Any]]:
     return [x for x in value if isinstance(x, dict)] if isinstance(value, list) else []
 
 
-def _number(value: Any) -> float | None:
-    right = isinstance(value, float | int) and type(value) is not bool and math.isfinite(value)
-    return float(value) if right else None
-
-
 def _count(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
+    return counted(value) or 0
 
 
 def _text(value: Any) -> str | None:

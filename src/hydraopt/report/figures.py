@@ -19,7 +19,12 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 _MOST_LABELS = 40
 _LEAST_DRAWN = {"%": 0.01, "nats": 1e-5}
 """Less harm than this, by its unit, is drawn as this: the axis is logarithmic."""
-_COLOURS = ("#1f5fa8", "#d9762b", "#3c9a5f", "#8a5bb0", "#7a7a7a", "#b5403a")
+_COLOURS = (
+    "#1f5fa8", "#d9762b", "#3c9a5f", "#8a5bb0", "#7a7a7a", "#b5403a", "#1c1c1c", "#62c4de",
+)  # fmt: skip
+_MARKERS = "os^DvPX*"
+"""Of the colours, which not everybody can tell apart."""
+_MOST_TASKS, _MOST_ROWS, _MOST_TYPES = 60, 200, 12
 
 Report = Mapping[str, Any]
 
@@ -83,6 +88,11 @@ def _short(kind: str) -> str:
     return _plain(".".join([name for name in kind.split(".") if name != "*"][-2:]), 32)
 
 
+def _title(axis: Any, text: str, shown: int, count: int, what: str) -> None:
+    """The title, and how many of them are drawn where not all are. what: "first {} of {} tasks"."""
+    axis.set_title(text if shown == count else f"{text}\n{what.format(shown, count)}")
+
+
 def _nothing(axis: Any, text: str) -> None:
     axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color="0.4")
     axis.set_axis_off()
@@ -118,28 +128,30 @@ def _heat(axis: Any, matrix: Sequence[Sequence[float | None]], names: Any, title
     if len(names) <= 12:
         for i, row in enumerate(values):
             for j, x in enumerate(row):
-                colour = "white" if abs(x) > 0.6 else "black"
-                axis.text(j, i, f"{x:.2f}", ha="center", va="center", fontsize=7, color=colour)
+                colour, text = "white" if abs(x) > 0.6 else "black", "-" if x != x else f"{x:.2f}"
+                axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
 
 
 def _energy(axis: Any, report: Report) -> None:
-    axis.set_title("Energy in the k largest parts of a module")
     by_type: dict[str, list[list[float]]] = {}
     for row in report["modules"]:
         if row["spectrum"]:
             by_type.setdefault(row["type"], []).append(row["spectrum"])
-    for i, (kind, curves) in enumerate(list(by_type.items())[:8]):
+    shown = list(by_type.items())[: len(_COLOURS)]
+    text = "Energy in the k largest parts of a module"
+    _title(axis, text, len(shown), len(by_type), "first {} of {} types")
+    for (kind, curves), colour, marker in zip(shown, _COLOURS, _MARKERS, strict=False):
         length = max(map(len, curves))
         full = [[*curve, *[1.0] * (length - len(curve))] for curve in curves]
         mean = [sum(column) / len(full) for column in zip(*full, strict=True)]
-        colour = _COLOURS[i % len(_COLOURS)]
-        axis.plot(range(1, length + 1), mean, ".-", color=colour, label=_short(kind))
+        style = {"color": colour, "marker": marker, "markersize": 4}
+        axis.plot(range(1, length + 1), mean, label=_short(kind), **style)
     for share in (0.9, 0.99):
         axis.axhline(share, color="0.7", linewidth=0.8, linestyle=":")
         axis.annotate(f"{share:.0%}", (1, share), xycoords=("axes fraction", "data"), fontsize=8)
     axis.set_xlabel("k")
     axis.set_ylabel("share of |dW|², mean over tasks and layers")
-    lowest = min((axis.lines[i].get_ydata()[0] for i in range(len(by_type))[:8]), default=0.0)
+    lowest = min((axis.lines[i].get_ydata()[0] for i in range(len(shown))), default=0.0)
     axis.set_ylim(max(0.0, lowest - 0.1), 1.02)
     if by_type:
         axis.legend(frameon=False, fontsize=8, loc="lower right")
@@ -165,9 +177,10 @@ def _savings(axis: Any, report: Report) -> None:
     if point is None:
         _nothing(axis, "nothing to code")
         return
-    axis.set_title(f"Bytes by type of module at {100 * point['fraction']:.1f} % of fp16")
-    rows = [row for row in report["types"] if row["sharing"]]
-    rows = sorted(rows, key=lambda row: row["sharing"]["private_bytes"])[-12:]
+    every = [row for row in report["types"] if row["sharing"]]
+    rows = sorted(every, key=lambda row: row["sharing"]["private_bytes"])[-_MOST_TYPES:]
+    text = f"Bytes by type of module at {100 * point['fraction']:.1f} % of fp16"
+    _title(axis, text, len(rows), len(every), "largest {} of {} types")
     places = range(len(rows))
     alone = [row["sharing"]["private_bytes"] / 1000 for row in rows]
     saved = [row["sharing"]["saved_bytes"] / 1000 for row in rows]
@@ -212,7 +225,7 @@ def _sizes(axis: Any, report: Report) -> None:
 
 def _draw_bundle(report: Report) -> Any:
     tasks = report["tasks"]
-    height = 4.5 + 0.18 * min(len(tasks), 60)
+    height = 4.5 + 0.18 * min(len(tasks), _MOST_TASKS)
     title = f"{Path(report['path']).name}: {report['size']:,} bytes"
     figure, axes = _figure(
         1, 3, height, f"{_plain(title, 80)}, {100 * report['fraction']:.2f} % of fp16"
@@ -224,8 +237,10 @@ def _draw_bundle(report: Report) -> Any:
 
 
 def _task_bytes(axis: Any, report: Report) -> None:
-    tasks = sorted(report["tasks"], key=lambda x: x["own_bytes"] + x["carried_bytes"])[-60:]
-    axis.set_title("Bytes of each task, and its error")
+    every = report["tasks"]
+    tasks = sorted(every, key=lambda x: x["own_bytes"] + x["carried_bytes"])[-_MOST_TASKS:]
+    text = "Bytes of each task, and its error"
+    _title(axis, text, len(tasks), len(every), "largest {} of {} tasks")
     places = range(len(tasks))
     own = [x["own_bytes"] / 1000 for x in tasks]
     carried = [x["carried_bytes"] / 1000 for x in tasks]
@@ -244,8 +259,8 @@ def _task_bytes(axis: Any, report: Report) -> None:
 
 
 def _error_map(axis: Any, report: Report) -> None:
-    axis.set_title("Relative error of each task in each module")
-    tasks = report["tasks"][:200]
+    tasks, text = report["tasks"][:_MOST_ROWS], "Relative error of each task in each module"
+    _title(axis, text, len(tasks), len(report["tasks"]), "first {} of {} tasks")
     place = {row["path"]: i for i, row in enumerate(report["modules"])}
     if not place or not tasks:
         _nothing(axis, "nothing is coded")
@@ -263,11 +278,12 @@ def _error_map(axis: Any, report: Report) -> None:
 
 
 def _type_bytes(axis: Any, report: Report) -> None:
-    axis.set_title("Where the bytes of the file are")
     rows = [
         (_short(x["type"]), x["bytes"], sum(x["basis_bytes"].values())) for x in report["types"]
     ]
-    rows = sorted(rows, key=lambda x: x[1])[-12:]
+    count, rows = len(rows), sorted(rows, key=lambda x: x[1])[-_MOST_TYPES:]
+    text = "Where the bytes of the file are"
+    _title(axis, text, len(rows), count, "largest {} of {} types of modules")
     by_place = report["parts"]
     rows += [
         (f"({name})", by_place[name], 0)

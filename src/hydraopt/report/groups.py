@@ -56,7 +56,7 @@ def _group(name: str, tasks: Sequence[TaskView]) -> GroupRow:
     difference = low = high = None
     if scored:
         difference = sum(x.difference or 0.0 for x in scored) / len(scored)
-        spread = math.sqrt(sum((x.deviation or 0.0) ** 2 for x in scored)) / len(scored)
+        spread = math.hypot(*(x.deviation or 0.0 for x in scored)) / len(scored)
         low, high = difference - 1.96 * spread, difference + 1.96 * spread
     worst = max(tasks, key=lambda x: (-1.0 if x.harm is None else x.harm, x.error))
     error = sum(x.error for x in tasks) / len(tasks)
@@ -110,12 +110,17 @@ def _key(path: str) -> list[tuple[int, int, str]]:
 
 
 def alike_of(choices: Choices, count: int) -> Alike | None:
-    """The likeness of the tasks, such that alike ones stand together; None for fewer than two."""
-    names, cosines = choices.tasks, np.nan_to_num(choices.cosines)
-    if len(names) < 2:
+    """The likeness of the tasks, such that alike ones stand together; None for fewer than two.
+
+    Tasks that have no cosine are left out: nothing is known of them.
+    """
+    some = np.flatnonzero(np.isfinite(np.diag(choices.cosines)))
+    if some.size < 2:
         return None
+    names, known = [choices.tasks[i] for i in some], choices.cosines[np.ix_(some, some)]
+    cosines = np.nan_to_num(known)
     order = _order(cosines)
-    percent = np.rint(100 * choices.cosines)
+    percent = np.rint(100 * known)
     rows = tuple(
         tuple(int(percent[i, j]) if np.isfinite(percent[i, j]) else None for j in order)
         for i in order

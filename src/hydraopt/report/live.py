@@ -86,7 +86,7 @@ def make_app(known: Collected) -> Any:
     from starlette.routing import Route
 
     explorer = Explorer(known)
-    page = render_live(known.bundle.path.name)
+    page = render_live(known.name)
 
     def answer(text: str, kind: str = "application/json", status: int = 200) -> Response:
         return Response(text, status, _HEADERS, f"{kind}; charset=utf-8")

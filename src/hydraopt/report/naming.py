@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-__all__ = ["NONE", "kind_of", "language_name", "parts_of"]
+__all__ = ["NONE", "kind_of", "language_name", "parts_of", "shown_name"]
 
 _LANGUAGE: Final = re.compile(r"(?P<group>.+)[-_.](?P<language>[a-z]{2,3}(?:-[A-Za-z]{2,4})?)$")
 NONE: Final = "(none)"
@@ -28,6 +28,11 @@ def language_name(code: str) -> str:
     """A code with its name, "German (de)"; one that is not known as it is."""
     name = _LANGUAGES.get(code)
     return f"{name} ({code})" if name else code
+
+
+def shown_name(name: str) -> str:
+    """A file's name as text: "?" for what no text can hold, which a system may permit there."""
+    return name.encode(errors="replace").decode()
 
 
 def parts_of(

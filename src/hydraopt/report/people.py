@@ -5,12 +5,12 @@ A result is somebody's file: a row of which a number is none is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from hydraopt.report.model import PeopleRow, SwappedRow
+from hydraopt.report.numbers import counted, finite
 
 __all__ = ["CLEAR", "MOST_PEOPLE", "people_rows", "swapped_rows"]
 
@@ -83,9 +83,10 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+    number = finite(value)
+    if number is None:
         raise ValueError
-    return float(value)
+    return number
 
 
 def _share(percent: Any) -> float:
@@ -93,6 +94,7 @@ def _share(percent: Any) -> float:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    count = counted(value)
+    if count is None:
         raise ValueError
-    return value
+    return count

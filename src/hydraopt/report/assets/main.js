@@ -127,7 +127,7 @@ H.shared = (page) => {
     figure.draw();
     parts.push(H.el("h3", {}, "How alike the tasks are"), H.legend(colour, "cosine"), figure,
       H.table("The most alike pairs", [{ head: "task", text: true }, { head: "and", text: true }, { head: "cosine", number: true }], pairs.map(([a, b, x]) => [H.taskLink(a), H.taskLink(b), (x / 100).toFixed(2)])));
-  } else parts.push(H.el("p", { class: "quiet" }, page.live ? "hydraopt report compares the tasks with each other." : "There are not two coded tasks to compare."));
+  } else parts.push(H.el("p", { class: "quiet" }, page.live ? "hydraopt report compares the tasks with each other." : "There are not two coded tasks whose products dW are compared."));
   return H.section("shared", "What is shared with whom", parts);
 };
 

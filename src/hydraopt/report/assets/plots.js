@@ -65,12 +65,13 @@ H.sizePlot = (rows, key, fp16, at, width) => {
 // cells: {x, y, value, title}. One colour scale from light to dark, its legend in text and colour.
 H.heat = (cells, columns, rows, options, width) => {
   const wide = columns.length > 60;
-  const names = Math.min(190, Math.max(70, width * 0.27));
+  // Room for the names of rows: more, where they need it.
+  const names = options.names > 190 ? Math.min(options.names, width * 0.42) : Math.min(190, Math.max(70, width * 0.27));
   const letters = Math.floor((names - 8) / 6.6);
   const cell = Math.max(options.square ? 14 : 5, (width - names - 12) / Math.max(columns.length, 1));
   const high = options.square ? Math.min(cell, 24) : 17;
   const across = options.square ? high * columns.length : cell * columns.length;
-  const label = (text) => H.short(text, letters);
+  const label = (text) => (options.yFormat || H.short)(text, letters);
   const told = options.xFormat || ((x) => H.short(String(x), 16));
   // A tick needs room for its text: where there is none, some go without.
   const step = Math.ceil((7 * Math.max(1, ...columns.map((x) => told(x).length)) + 4) / cell);

@@ -17,19 +17,32 @@ H.example = (row, named) => {
 
 H.marks = () => H.el("p", { class: "quiet" }, "Marked: ", H.el("del", {}, "only the original wrote this"), " and ", H.el("ins", {}, "only the bundle wrote this"), ".");
 
+// Modules by layer: a row is a path but for its first number, the layer, which is the column.
+H.mostKinds = 60;
 H.layerPlot = (page, layers) => {
+  const heads = new Map();
   const cells = layers.modules.map((index, i) => {
     const path = page.modules[index];
-    const number = /(?:^|[._:])(\d+)(?=[._:])/.exec(path);
-    const kind = number ? path.slice(number.index + number[0].length + 1) : path;
+    const number = /(^|[._:])(\d+)(?=[._:])/.exec(path);
+    const head = number ? path.slice(0, number.index + number[1].length) : "";
+    const kind = number ? `${head}*${path.slice(head.length + number[2].length)}` : path;
+    if (number) heads.set(kind, head);
     const bytes = H.missing(layers.bytes[i]) ? "" : `, ${H.bytes(layers.bytes[i])}`;
-    return { x: number ? Number(number[1]) : 0, y: kind, value: layers.errors[i], title: `${path}\nerror ${H.error(layers.errors[i])}${bytes}\n${layers.forms[i] || ""}` };
+    return { x: number ? Number(number[2]) : 0, y: kind, value: layers.errors[i], title: `${path}\nerror ${H.error(layers.errors[i])}${bytes}\n${layers.forms[i] || ""}` };
   });
   const columns = [...new Set(cells.map((x) => x.x))].sort((a, b) => a - b);
-  const rows = [...new Set(cells.map((x) => x.y))];
+  const kinds = [...new Set(cells.map((x) => x.y))];
+  const rows = kinds.slice(0, H.mostKinds);
+  // What stands before all the numbers alike goes without saying.
+  const before = [...new Set(heads.values())];
+  const shared = H.beginning(before);
+  const label = (kind) => (heads.has(kind) ? kind.slice(before.length > 1 ? shared.length : shared.length + 2) : kind);
+  const names = Math.min(320, 6.6 * Math.max(...rows.map((x) => label(x).length)) + 8);
   const colour = H.errorColour(layers.errors);
-  const figure = H.figure("Relative error of each module of the task, by layer and type", "Across: the layer. Down: the module in it.",
-    (width) => H.heat(cells, columns, rows.slice(0, 60), { colour, xFormat: (x) => String(x), xLabel: "layer" }, width), 320);
+  const cut = kinds.length > rows.length ? ` The first ${rows.length} of ${H.whole(kinds.length)} kinds of modules; the table has all.` : "";
+  const shown = new Set(rows);
+  const figure = H.figure("Relative error of each module of the task, by layer and type", `Across: the layer. Down: the module in it.${cut}`,
+    (width) => H.heat(cells.filter((x) => shown.has(x.y)), columns, rows, { colour, names, xFormat: (x) => String(x), xLabel: "layer", yFormat: (x, most) => H.shortPath(label(x), most) }, width), 320);
   return [H.legend(colour, "relative error"), figure];
 };
 

@@ -30,6 +30,22 @@ H.short = (text, most) => {
   return `${letters.slice(0, half).join("")}…${letters.slice(-half).join("")}`;
 };
 
+// A path too long for an axis: its words lose their ends, but not its last two, nor its numbers.
+H.shortPath = (path, most) => {
+  const parts = path.split(/([._:]+)/);
+  for (let kept = 8; kept > 0 && parts.join("").length > most; kept--) {
+    for (let i = 0; i < parts.length - 3; i += 2) if (!/\d/.test(parts[i])) parts[i] = Array.from(parts[i]).slice(0, kept).join("");
+  }
+  return H.short(parts.join(""), most);
+};
+
+// What paths begin with alike, up to a separator.
+H.beginning = (paths) => {
+  let most = paths.length ? paths[0] : "";
+  for (const path of paths) while (!path.startsWith(most)) most = most.replace(/[^._:]*[._:]?$/, "");
+  return most;
+};
+
 // What can be told of a size: by key its name, its text, and its name on an axis.
 H.measures = {
   changed: { label: "answers that change (measured)", axis: "answers that change, %", scale: 100, text: H.percent },

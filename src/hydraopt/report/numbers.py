@@ -1,0 +1,27 @@
+"""Numbers of somebody's file, which may be none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+__all__ = ["counted", "finite"]
+
+_MOST: Final = 1 << 53
+"""Whole numbers from here on are none to the page's script."""
+
+
+def finite(value: Any) -> float | None:
+    """The number as a float; None for what is none, or too large for one."""
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers of any length
+        return None
+    return number if math.isfinite(number) else None
+
+
+def counted(value: Any) -> int | None:
+    """The count; None for what is none."""
+    return value if type(value) is int and 0 <= value < _MOST else None

@@ -1,0 +1,73 @@
+"""What a page is made of where the originals that were given are not those that it compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import hydraopt.report.build as build_module
+from hydraopt.cli.main import cli
+from hydraopt.errors import UsageError
+from hydraopt.merging.merge import merge
+from hydraopt.report.build import build, collect, live_page
+from hydraopt.report.model import Page
+from tests.conftest import MakeAdapter
+from tests.report.conftest import NAMES, Made
+
+NOT_COMPARED = "The originals that were given are not compared with anything"
+
+
+def _guessed(page: Page) -> bool:
+    return any(row.kind == "guessed" for row in page.sizes)
+
+
+def test_a_lossless_bundle_with_its_originals_has_a_page(made: Made, tmp_path: Path) -> None:
+    path, originals = tmp_path / "exact.hydra.safetensors", sorted(made.adapters.iterdir())
+    merge(made.adapters / "*", path, lossless=True)
+    page = build(path, originals)
+    assert (page.count, page.alike, _guessed(page)) == (6, None, False)
+    assert any(note.startswith(NOT_COMPARED) for note in page.notes)
+    for other in (build(path), live_page(collect(path))):
+        assert not any(note.startswith(NOT_COMPARED) for note in other.notes)
+        assert other.sizes_note.endswith("Nothing is coded.")
+    command = ["report", str(path), "--originals", *map(str, originals)]
+    said = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "x.html"), "-q"])
+    assert said.exit_code == 0, said.output
+
+
+def test_originals_beside_those_that_are_compared_are_told_of(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "_MOST_COMPARED", 2)
+    page = build(made.bundle, [made.adapters / NAMES[0]])
+    assert (page.alike, _guessed(page)) == (None, False)
+    assert any(note.startswith(NOT_COMPARED) for note in page.notes)
+    assert page.sizes_note.endswith("That is done for at most 2 tasks.")
+    # Beside others, whose likeness is shown, though no size is guessed.
+    page = build(made.bundle, [made.adapters / name for name in (NAMES[0], *NAMES[3:5])])
+    assert page.alike is not None
+    assert set(page.alike.tasks) == set(NAMES[3:5])
+    assert not any("riginals" in note for note in page.notes)
+
+
+def test_the_page_says_how_many_tasks_had_no_originals(made: Made) -> None:
+    page = build(made.bundle, [made.adapters / name for name in NAMES[:2]])
+    assert _guessed(page)
+    assert any("of the 2 tasks whose originals were given" in note for note in page.notes)
+    assert any("4 have none" in note for note in page.notes)
+
+
+def test_originals_of_no_task_at_all_are_refused(
+    made: Made, tmp_path: Path, make_adapter: MakeAdapter
+) -> None:
+    odd = [
+        make_adapter(tmp_path / f"odd{i}", {"h.0.q": (np.ones((4, 2)), np.ones((2, 4)))})
+        for i in range(10)
+    ]
+    with pytest.raises(UsageError, match="none of the originals is a task of the bundle") as said:
+        build(made.bundle, odd)
+    assert "odd7 and 2 more" in str(said.value)
+    assert "moods-en" in str(said.value)
