@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import hydraopt.report.build as build_module
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
 from hydraopt.merging.merge import merge
-from hydraopt.report.build import build, collect, live_page
+from hydraopt.report.build import _compared, build, collect, live_page
 from hydraopt.report.model import Page
 from tests.conftest import MakeAdapter
 from tests.report.conftest import NAMES, Made
@@ -51,6 +52,12 @@ def test_originals_beside_those_that_are_compared_are_told_of(
     assert page.alike is not None
     assert set(page.alike.tasks) == set(NAMES[3:5])
     assert not any("riginals" in note for note in page.notes)
+
+
+def test_what_is_kept_bit_by_bit_is_not_said_to_lack_originals(made: Made) -> None:
+    known = collect(made.bundle)
+    known.tasks[0] = replace(known.tasks[0], lossless=True)
+    assert _compared(known) == {task.name for task in known.tasks[1:]}
 
 
 def test_the_page_says_how_many_tasks_had_no_originals(made: Made) -> None:

@@ -248,7 +248,11 @@ def _pages(known: Collected) -> list[bytes]:
     return [x.encode() for x in (render(page), Explorer(known).page, bundle_card(known))]
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400), 1 << 60, 1e308, True, "7", ["a"], None])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), 1 << 60, 1e308, math.inf, math.nan, True, "7", ["a"], None],
+    ids=lambda x: str(x)[:6],
+)
 def test_a_number_that_is_none_is_left_out(made: Made, tmp_path: Path, value: object) -> None:
     result = result_of(made.bundle)
     result["bundles"]["less.hydra.safetensors"]["bytes"] = value
