@@ -39,9 +39,9 @@ typedef enum { HY_NO, HY_YES, HY_UNKNOWN, HY_TIRED } hy_answer;
  * call together have taken the steps of env->patience. */
 hy_answer hy_match(hy_env *env, hy_slice pattern, hy_slice text, int whole, hy_slice *group);
 
-struct hy_out;
 /* ---- keys.c: names of tensors --------------------------------------------------------------- */
 
+struct hy_out; /* of extras.c, below */
 /* A name without what wrappers of training left in it; to be closed. */
 void hy_plain_name(hy_text *out, hy_slice key);
 /* The module's path of a PEFT key of A or B, up to ".base_layer": what PEFT matches patterns with.

@@ -179,7 +179,7 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
-    # Without the original's own parts, and so small a rate, there is nothing to gain.
+    # From parts that are far from the original's there is nothing to gain in so few steps.
     far = {path: (b[:, ::-1] * 30, a) for path, (b, a) in original.items()}
     strongest = module._strongest
     monkeypatch.setattr(

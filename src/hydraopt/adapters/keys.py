@@ -88,19 +88,18 @@ def names_adapter(keys: Collection[str]) -> bool:
     with more behind it, and no other tensor that is kept whole has it inside; and where nothing of
     the module before is there, beside which ``bias="all"`` saves copies under their own names.
     """
-    inside = _behind(keys)
-    words = {word for word, _, _ in inside}
-    if len(words) != 1 or not all(dot for _, dot, _ in inside):
+    words = _words(keys)
+    if len(words) != 1 or words == {""}:
         return False
-    parts = (*_PARTS, _SAVED)
-    part = f".{words.pop()}."
-    others = [key for key in keys if not any(x in key for x in parts)]
+    part, apart = f".{words.pop()}.", (*_PARTS, _SAVED)
+    others = [key for key in keys if not any(x in key for x in apart)]
     return not any(part in key or _BEFORE in key for key in others)
 
 
-def _behind(keys: Collection[str]) -> list[tuple[str, str, str]]:
-    """(word, dot, rest) behind the wrapper's name, of those that have it."""
-    return [key.partition(_SAVED)[2].partition(".") for key in keys if _SAVED in key]
+def _words(keys: Collection[str]) -> set[str]:
+    """The words behind the wrapper's name, of keys that have it; "" where no more stands there."""
+    behind = [key.partition(_SAVED)[2].partition(".") for key in keys if _SAVED in key]
+    return {word if dot else "" for word, dot, _ in behind}
 
 
 def saved_names(keys: Collection[str]) -> dict[str, str]:
@@ -112,15 +111,13 @@ def saved_names(keys: Collection[str]) -> dict[str, str]:
     """
     names = {key: _WRAPPERS.sub("", key).removeprefix(PREFIX) for key in keys if _BEFORE not in key}
     plain = {name for name in names.values() if _SAVED not in name}
-    long, short = re.escape(_SAVED), rf"{re.escape(_SAVED)}[^.]+\."
-    named = names_adapter(keys)
-    one = len({word for word, _, _ in _behind(keys)}) == 1
+    named, one = names_adapter(keys), len(_words(keys)) == 1
     result = {}
     for key, name in names.items():
-        bare = re.sub(long, ".", name)
-        without = re.sub(short, ".", name) if one else bare
-        if _SAVED not in name or not {bare, without} & plain:
-            result[key] = without if named else bare
+        bare = name.replace(_SAVED, ".")
+        short = re.sub(rf"{re.escape(_SAVED)}[^.]+\.", ".", name) if one else bare
+        if _SAVED not in name or not {bare, short} & plain:
+            result[key] = short if named else bare
     return result
 
 
