@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -241,6 +242,41 @@ def test_without_an_exchange_the_config_goes_first_and_comes_last(
         ("adapter_model.safetensors", ["adapter_model.safetensors"]),
         ("adapter_config.json", ["adapter_model.safetensors"]),
     ]
+
+
+def test_what_a_killed_writer_left_in_a_folder_goes_with_the_next_write(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    left = target / f".adapter.tmp-{'0' * 16}"
+    left.mkdir(parents=True)
+    with replaced_folder(target) as made:
+        fill(made, "new")
+    assert names(target) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+_BOUND = """
+import sys
+from pathlib import Path
+from hydraopt.files.writing import replaced_folder
+target = Path(sys.argv[1])
+with replaced_folder(target) as made:
+    (made / "adapter_config.json").write_text("new")
+"""
+
+
+def test_a_folder_that_another_is_bound_to_is_replaced_file_by_file(tmp_path: Path) -> None:
+    target, bound = tmp_path / "adapter", tmp_path / "volume" / "adapter"
+    target.mkdir()
+    bound.mkdir(parents=True)
+    fill(bound, "old", "README.md")
+    mount = f"mount --bind {bound} {target} && "
+    unshared = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*unshared, mount + "true"]).returncode:
+        pytest.skip("nothing can be mounted here")
+    command = [*unshared, mount + '"$@"', "sh", sys.executable, "-c", _BOUND, str(target)]
+    subprocess.run(command, check=True)
+    assert (bound / "adapter_config.json").read_text() == "new"
+    assert names(bound) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert names(target) == []
 
 
 _KILLED = """

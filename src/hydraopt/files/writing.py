@@ -120,6 +120,7 @@ def replaced_folder(
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     mounted = _is_mounted(target)  # nothing beside it can be exchanged for it, or moved into it
+    clean(target)
     with scratch_folder(target / target.name if mounted else target) as scratch:
         made = scratch / "new"
         made.mkdir()
@@ -279,16 +280,11 @@ def _is_mounted(target: Path) -> bool:
         return False
     if os.path.ismount(target):
         return True
-    probe = target.with_name(_scratch_name(target))
-    try:
-        probe.mkdir(mode=0o700)
-        os.rename(probe, target / probe.name)
+    name = _scratch_name(target)
+    try:  # Nothing has this name, so nothing moves; whether it could is looked at first.
+        os.rename(target.with_name(name), target / name)
     except OSError as error:
         return error.errno == errno.EXDEV
-    finally:
-        for left in (probe, target / probe.name):
-            with contextlib.suppress(OSError):
-                left.rmdir()
     return False
 
 
