@@ -10,6 +10,8 @@ import pytest
 from hydraopt.coding.dense import DenseRecord, read_dense, write_dense
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
+from hydraopt.compress import dense
+from hydraopt.compress.curve import LAST_CLASS, rate_of
 from hydraopt.compress.dense import (
     EncodedTensor,
     blocks_of,
@@ -39,6 +41,14 @@ def size(encoded: EncodedTensor) -> int:
         write_dense(writer, record)
         bits += 8 * len(writer.finish())
     return bits + (8 * len(shared.finish()) if encoded.common else 0)
+
+
+def guessed_bits(x: np.ndarray, step: float) -> float:
+    """Of normal numbers of this size: the rate lies between those of the classes around."""
+    classes = np.arange(LAST_CLASS + 1)
+    at = np.log2(max(math.sqrt(np.mean(x**2)) / step, 1e-9))
+    rate = np.interp(at, np.log2(dense.spread_of(classes)), rate_of(classes))
+    return float(x.size * rate)
 
 
 def relative(encoded: EncodedTensor) -> list[float]:
@@ -102,6 +112,25 @@ def test_heads_of_one_start_share_it() -> None:
     assert size(both) < 0.75 * alone
     for x, error in zip((*near, *apart), relative(both), strict=True):
         assert error < 1.05 * relative(encode([x], 1e-7))[0]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_those_are_told_as_differences_that_gain_most_by_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    step, numbers = 10 ** rng.uniform(-3, 0.5), int(rng.integers(1, 300))
+    families = rng.standard_normal((3, numbers)) * rng.choice([0, 1, 3], (3, 1))
+    x = families[rng.integers(3, size=int(rng.integers(2, 12)))]
+    x = x + rng.choice([0, 0.001, 0.3, 2], (len(x), 1)) * rng.standard_normal(x.shape)
+    alone = [guessed_bits(row, step) for row in x]
+    best: list[int] = []
+    most = 0.0
+    for seed, one in enumerate(x):
+        gains = [a - guessed_bits(row - one, step) for a, row in zip(alone, x, strict=True)]
+        gains[seed] = alone[seed]  # what is told once, and all differences from it
+        gain = sum(max(value, 0.0) for value in gains) - alone[seed]
+        if gain > most and sum(value > 0 for value in gains) > 1:
+            most, best = gain, [i for i, value in enumerate(gains) if value > 0]
+    assert dense._alike(x, step) == best
 
 
 def test_nothing_is_shared_by_tensors_that_are_not_alike() -> None:

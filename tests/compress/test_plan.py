@@ -115,6 +115,23 @@ def test_two_common_spaces_are_shared(price) -> None:
     assert forms_chosen(both_spaces(), price) == {"two-sided"}
 
 
+@pytest.mark.parametrize("make", [one_input_space, both_spaces])
+def test_a_basis_is_no_larger_than_a_block_may_be(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, price = make(), 1e-7
+    plan = planned(pairs, price, list(FORMS))[1]
+    wide = [basis for basis in (plan.left, plan.right) if basis is not None]
+    lengths = pairs[0][0].shape[0], pairs[0][1].shape[1]
+    most = max(basis.q for basis in wide) * max(lengths) - 1
+    for module in ("coding.stream", "compress.plan"):
+        monkeypatch.setattr(f"hydraopt.{module}.MOST_NUMBERS", most)
+    made = encoded(pairs, price, list(FORMS))
+    bases = [basis for basis in (made.left, made.right) if basis is not None]
+    assert bases
+    for basis in bases:
+        basis.block.check()
+    assert max(made.errors) < 0.1 * min(made.energies)
+
+
 def test_near_copies_cost_far_less_than_private() -> None:
     pairs = nearly_one(tasks=8)
     price = 1e-5

@@ -66,8 +66,8 @@ _UNSEEN: Final = 0.25
 """Rows of numbers below this many steps round to zero, and are left out where they are many."""
 _FEW: Final = 0.7
 """Rows are named where no more than this share of them is not zero."""
-_SAMPLE: Final = 1 << 16
-"""Numbers that are looked at to see which tensors are alike."""
+_SAMPLE: Final = 1 << 16, 1 << 24
+"""Numbers of each and of all tensors that are looked at to see which are alike."""
 _LEAST: Final = 4096, 16
 """Numbers and columns of a matrix in which parts are looked for."""
 _WIDEST: Final = 4096
@@ -222,27 +222,28 @@ def _encode(x: Array, price: float, weight: float, common: bool) -> DenseRecord:
     return DenseRecord(parts, rest, common)
 
 
-def _alike(samples: Sequence[Array], step: float) -> list[int]:
+def _alike(samples: Array, step: float) -> list[int]:
     """Which tensors gain most from being told as differences from one of them; [] for none.
 
-    samples: the same numbers of each tensor.
+    samples: (tensors, numbers), the same numbers of each tensor.
     """
-    alone = np.array([_sample_bits(x, step) for x in samples])
-    best: list[int] = []
-    most = 0.0
-    for seed in range(len(samples)):
-        apart = np.array([_sample_bits(x - samples[seed], step) for x in samples])
-        gains = alone - apart
-        gains[seed] = alone[seed]
-        members = [i for i in range(len(samples)) if gains[i] > 0]
-        gain = float(gains[members].sum()) - float(alone[seed])
-        if gain > most and len(members) > 1:
-            most, best = gain, members
-    return best
+    products = samples @ samples.T
+    squares = products.diagonal()
+    alone = _sample_bits(squares, samples.shape[1], step)
+    apart = np.maximum(squares[:, None] + squares - 2 * products, 0.0)
+    gains = alone[:, None] - _sample_bits(apart, samples.shape[1], step)
+    np.fill_diagonal(gains, alone)
+    gain = np.maximum(gains, 0.0).sum(axis=0) - alone
+    gain[(gains > 0).sum(axis=0) < 2] = 0.0
+    seed = int(gain.argmax())
+    return np.flatnonzero(gains[:, seed] > 0).tolist() if gain[seed] > 0 else []
 
 
-def _sample_bits(x: Array, step: float) -> float:
-    return _spent(np.array([np.sum(x**2)]), x.size, step)[0]
+def _sample_bits(squares: Array, numbers: int, step: float) -> Array:
+    """About the bits of so many numbers with these sums of squares, (...)."""
+    spreads, rates, _ = _tables()
+    at = np.log2(np.maximum(np.sqrt(squares / numbers) / step, 1e-9))
+    return np.asarray(numbers * np.interp(at, spreads, rates))
 
 
 def _shared(
@@ -253,13 +254,13 @@ def _shared(
     nothing: tuple[None, list[int], float] = (None, [], 0.0)
     if len(weights) < 2:
         return nothing
-    rng = np.random.default_rng(0)
     numbers = shape[0] * shape[1]
+    most = min(_SAMPLE[0], _SAMPLE[1] // len(weights) + 1)
     some: slice | NDArray[np.int64] = slice(None)
-    if numbers > _SAMPLE:
-        some = np.unique(rng.integers(0, numbers, _SAMPLE))
-    samples = [read(i).ravel()[some] for i in range(len(weights))]
-    largest = max(float(np.abs(x).max(initial=0)) for x in samples)
+    if numbers > most:
+        some = np.unique(np.random.default_rng(0).integers(0, numbers, most))
+    samples = np.stack([read(i).ravel()[some] for i in range(len(weights))])
+    largest = float(np.abs(samples).max(initial=0))
     middle = float(np.median(np.asarray(weights)))
     members = _alike(samples, step_of(step_exponent(price, middle, largest)))
     total = float(np.sum([weights[i] for i in members]))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.coding.forms import FORMS, PRIVATE, Mode
+from hydraopt.coding.stream import MOST_NUMBERS
 from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of, tables
@@ -73,7 +74,8 @@ def modes_of(forms: Iterable[str]) -> tuple[Mode, ...]:
 
 
 def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> BasisPlan | None:
-    """Directions that pay for their numbers, as if each were a part with a free other side."""
+    """Directions that pay for their numbers, as if each were a part with a free other side; no more
+    than a block may hold."""
     classes = np.arange(FIRST_CLASS, _END_OF_BASES)
     energy = space.values**2
     bits = length * rate_of(classes) + PART_BITS
@@ -82,7 +84,7 @@ def _basis(space: SharedSpace, length: int, price: float, measure: Measure) -> B
     best = cost.argmin(axis=1)
     pays = cost.min(axis=1) < measure.left_out(energy)
     # Nested: the directions come in falling order, so the first that does not pay ends the basis.
-    q = int(pays.size if pays.all() else pays.argmin())
+    q = min(int(pays.size if pays.all() else pays.argmin()), MOST_NUMBERS // length)
     if q == 0:
         return None
     chosen = classes[best[:q]]
