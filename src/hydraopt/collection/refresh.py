@@ -7,6 +7,7 @@ the new coding adds to their errors is an estimate, as after a shrink.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import os
 import tempfile
@@ -178,7 +179,7 @@ def refresh(
             budget = MeanError(error)
         options = options_in(tasks.bundle.recipe, workers, progress)
         job, draft = _solved(tasks, budget, options, _core_file(collection.path))
-        manifest = _told(job.manifest(draft), tasks)
+        manifest = job.manifest(draft)
         if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
             raise job.too_small(budget, least)
         _write(job.packed(draft, manifest), collection.path, output, force)
@@ -271,7 +272,8 @@ def _solved(
     """All tasks over a new core: within the budget, or at the price that there was."""
     name, value = (budget.name, float(budget.limit)) if budget else (None, None)
     recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
-    job = Job.of(tasks.pieces, recipe, core_file)
+    told = functools.partial(_told, tasks=tasks)
+    job = dataclasses.replace(Job.of(tasks.pieces, recipe, core_file), told=told)
     if not tasks.pieces.contents:
         return job, None
     if budget is not None:

@@ -291,15 +291,13 @@ def write(
     measure: Measure,
     budget: Budget | HarmLimit | None,
     started: float,
-    manifest: Manifest | None = None,
 ) -> MergeResult:
     """Write the bundle, unless it would be larger than the budget, and say what was made.
 
-    solution: None where nothing is coded. started: by time.monotonic. manifest: the job's, unless
-    the errors in it are not those of the draft.
+    solution: None where nothing is coded. started: by time.monotonic.
     """
     draft = solution.draft if solution else None
-    manifest = manifest or job.manifest(draft)
+    manifest = job.manifest(draft)
     packed = job.packed(draft, manifest)
     if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
         raise job.too_small(budget, least)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -116,7 +116,8 @@ class Job:
 
     measured: by task, what the manifest is to say of its answers. around: bytes of a file without
     the tasks, where these are to be counted alone. core_file: the name of the core file, where it
-    is written as one with task files, which take more bytes than one file; else None.
+    is written as one with task files, which take more bytes than one file; else None. told: makes
+    of the manifest what is written, where its errors are not those of the draft.
     """
 
     pieces: MergeSet
@@ -125,6 +126,7 @@ class Job:
     measured: Mapping[str, Measured] = field(default_factory=dict)
     around: int = 0
     core_file: str | None = None
+    told: Callable[[Manifest], Manifest] | None = None
 
     @classmethod
     def of(cls, pieces: MergeSet, recipe: Recipe, core_file: str | None = None) -> Job:
@@ -148,7 +150,7 @@ class Job:
         fresh = self.pieces.core is None and self.pieces.norm is None
         if fresh and draft is not None and draft.middle:
             price = draft.middle.to_json()
-        return Manifest(
+        manifest = Manifest(
             self.pieces.modules,
             tuple(tasks),
             tuple(self.carried.blobs),
@@ -157,6 +159,7 @@ class Job:
             self.pieces.base_model,
             self.pieces.tensors,
         )
+        return manifest if self.told is None else self.told(manifest)
 
     def _errors(self, draft: Draft, task: TaskEntry) -> dict[str, Any]:
         """The errors of a task's entry. In all it is that of its modules, or, if it has none, that

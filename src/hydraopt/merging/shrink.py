@@ -9,6 +9,7 @@ the recipe says so).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -85,14 +86,13 @@ def shrink(
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
         _check_smaller(before, budget)
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
-    job, solution = Job.of(pieces, recipe, core_name(output)), None
-    curves = StoredCurves(before.manifest)
+    told = functools.partial(against_originals, before=before.manifest, names=set(before))
+    job = dataclasses.replace(Job.of(pieces, recipe, core_name(output)), told=told)
+    solution, curves = None, StoredCurves(before.manifest)
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
         solution = _solved(job, budget, options, before, curves)
-    added = job.manifest(solution.draft if solution else None)
-    manifest = against_originals(added, before.manifest, set(before))
-    result = write(output, job, solution, chosen, budget, started, manifest)
+    result = write(output, job, solution, chosen, budget, started)
     return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget, curves)))
 
 

@@ -1,0 +1,35 @@
+"""What a shrink counts while it searches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge, open_bundle, shrink
+from hydraopt.collection.refresh import refresh
+from hydraopt.merging.outcome import Job
+
+
+@pytest.mark.parametrize("change", ["shrink", "refresh"])
+def test_the_search_counts_what_is_written(
+    three, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Errors against the originals take other bytes than those against the bundle before."""
+    made = merge(three, tmp_path / "x", size="60%", workers=1)
+    real, seen = Job.size, []
+
+    def counted(job, draft, *more) -> int:
+        manifest = job.manifest(draft)
+        seen.append([task.error for task in manifest.tasks])
+        return real(job, draft, *more)
+
+    monkeypatch.setattr(Job, "size", counted)
+    limit, output = int(0.8 * made.size), tmp_path / "y"
+    if change == "shrink":
+        size = shrink(tmp_path / "x", output, size=limit, workers=1).size
+    else:
+        size = refresh(tmp_path / "x", output, size=limit, workers=1).size
+    assert size == output.stat().st_size <= limit
+    written = [task.error for task in open_bundle(output).manifest.tasks]
+    assert written in seen[:-1]
