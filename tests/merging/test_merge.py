@@ -248,6 +248,7 @@ def test_a_size_below_the_manifest_is_refused(three, tmp_path) -> None:
         {"fair": True},
         {"importance": {"a": 2}},
         {"forms": ["private"]},
+        {"measure": "frobenius"},
         {"rescaler": lambda name, coded: {}},
     ],
 )

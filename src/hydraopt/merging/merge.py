@@ -127,7 +127,8 @@ def merge(
     limits = _Limits(size, error, max_error, lossless, harm)
     helpers = Finishers(judge, refitter, rescaler)
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
-    limits.check(helpers, {**choices, "sensitivity": sensitivity})
+    other = measure != DEFAULT_MEASURE
+    limits.check(helpers, {**choices, "sensitivity": sensitivity, "measure": other})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = _loaded(adapters, output, same_base, alpha)
     with _started(loaded, 1 if lossless else workers) as engine:
