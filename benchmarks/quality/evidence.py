@@ -13,10 +13,10 @@ schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the va
 
 The plan "harm" has the default, bytes shared out by measured harm ("curves") and what is kept
 fitted again as well ("refit") beside each other; "curves" has the first two, "ways" as well, with
-what is made without a limit; "refit" has the third, "harm-limits" and "refit-limits" limits of
-harm. Their prompts are training rows, or with ``--prompts-from validation`` rows that the adapter
-has not seen. A refit takes long: ``--keep-bundles`` takes one that lies under build/ whatever code
-made it.
+what is made without a limit; "refit" has the third, "refit-alone" a refit of what is shared out
+without data, "harm-limits" and "refit-limits" limits of harm. Their prompts are training rows, or
+with ``--prompts-from validation`` rows that the adapter has not seen. A refit takes long:
+``--keep-bundles`` takes one that lies under build/ whatever code made it.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _options(
     fitted to answers as well, as merge --prompts does, but with products of rounded numbers. judge:
     the split and the count of the prompts that harm is measured on. refit: whether coded parts are
     trained on these as well, of all tasks or of those named; then judge says of how many training
-    rows besides.
+    rows besides. shared_out: whether a size is shared out by what was measured.
     """
     options = dict(method.options)
     wanted = {"judge", "gains", "sensitivity"} & options.keys()
@@ -158,6 +158,8 @@ def _options(
             options["refitter"] = lambda name, modules: (
                 judge.refit(name, modules) if name in names else {}
             )
+        if not options.pop("shared_out", True):
+            del options["judge"]
     if options.pop("gains", False):
         options["rescaler"] = onlooker_of(base, tuple(adapters), tasks).gains
     if "tuned" in options:

@@ -17,6 +17,7 @@ from benchmarks.common import ROOT
 
 __all__ = [
     "ALIKE",
+    "ALONE",
     "BOTH",
     "CLOSER",
     "CURVES",
@@ -39,9 +40,10 @@ SETS = ("gemma3-5x8", "smollm2-en10", "qwen25coder-code5", "gemma3-separate8")
 DEFAULT = "default"
 METHOD = "hydraopt"
 """What tables call ours; the paper's method is "HydraOpt" there."""
-CURVES, REFIT = f"{METHOD}-curves", f"{METHOD}-refit"
-WITH_PROMPTS = (CURVES, REFIT)
-"""The same with prompts: bytes shared out by measured harm; and what is kept fitted again too."""
+CURVES, REFIT, ALONE = f"{METHOD}-curves", f"{METHOD}-refit", f"{METHOD}-refit-alone"
+WITH_PROMPTS = (CURVES, REFIT, ALONE)
+"""The same with prompts: bytes shared out by measured harm; what is kept fitted again too; and
+fitted again alone, shared out as without prompts."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
 _JUDGED: dict[str, dict[str, Any]] = {
     CURVES: {"judge": {}, "sensitivity": "prompts"},
     REFIT: {"judge": {}, "sensitivity": "prompts", "refit": True},
+    ALONE: {"judge": {}, "refit": True, "shared_out": False},
 }
 """What the ways with prompts are told, as merge --prompts does; evidence.py fills in which prompts.
 """
@@ -165,11 +168,12 @@ PLANS: dict[str, list[Method]] = {
     DEFAULT: _sizes(METHOD, DEFAULT),
     BOTH: [
         *_sizes(METHOD, _HARMED),
-        *(method for name in WITH_PROMPTS for method in _sizes(name, _HARMED, **_JUDGED[name])),
+        *(x for name in (CURVES, REFIT) for x in _sizes(name, _HARMED, **_JUDGED[name])),
     ],
     SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **_JUDGED[CURVES])],
     WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **_JUDGED[CURVES])],
     REFITTED: _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
+    "refit-alone": _sizes(ALONE, _HARMED, **_JUDGED[ALONE]),
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "refit-limits": _harm(REFIT, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),

@@ -15,7 +15,7 @@ from benchmarks.quality import evidence, harm_kept, prompts_needed
 from benchmarks.quality.evidence import methods_of
 from benchmarks.quality.harness import judging
 from benchmarks.quality.harness.judging import judge_of, prompts_of
-from benchmarks.quality.sets import CURVES, DEFAULT, PLANS, REFIT, WITH_PROMPTS, Method
+from benchmarks.quality.sets import ALONE, CURVES, DEFAULT, PLANS, REFIT, WITH_PROMPTS, Method
 from hydraopt import merge
 from hydraopt.adapters import read_adapters
 from hydraopt.basemodel.encoding import encode_row
@@ -43,7 +43,7 @@ def test_every_limit_is_what_merge_takes() -> None:
 def test_a_plan_of_harm_is_told_its_prompts_and_sizes() -> None:
     methods = methods_of("harm", [], "validation", 24)
     assert [x.size for x in methods] == ["5%", "3%", "2%"] * 3
-    assert {x.name for x in methods} == {"hydraopt", *WITH_PROMPTS}
+    assert {x.name for x in methods} == {"hydraopt", CURVES, REFIT}
     for method in methods:
         asked = method.options.get("judge")
         assert asked == (
@@ -207,6 +207,15 @@ def test_a_refit_alone_is_told_of_training_rows() -> None:
         "hydraopt-curves": judged,
         "hydraopt-refit": {**judged, "learned": 300},
     }
+
+
+def test_a_refit_alone_is_shared_out_without_data(small, splits, adapters, tmp_path) -> None:
+    methods = evidence.methods_of("refit-alone", ["5%"], "train", 4)
+    assert [(x.name, x.limit) for x in methods] == [(ALONE, {"size": "5%"})]
+    evidence.merged("gemma3-5x8", adapters, methods[0], splits)
+    (asked,) = small
+    assert {"judge", "sensitivity", "shared_out", "refit"}.isdisjoint(asked)
+    assert asked["refitter"]("spell-en", None) == {"spell-en": "train"}
 
 
 @pytest.mark.parametrize(
