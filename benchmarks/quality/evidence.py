@@ -14,8 +14,8 @@ schema of hydraopt eval with ``methods`` added. What is tuned is tuned on the va
 The plan "harm" has the default, bytes shared out by measured harm ("curves") and what is kept
 fitted again as well ("refit") beside each other; "curves" has the first two, "ways" as well, with
 what is made without a limit; "refit" has the third, "refit-alone" a refit of what is shared out
-without data, "harm-limits" and "refit-limits" limits of harm. Their prompts are training rows, or
-with ``--prompts-from validation`` rows that the adapter has not seen. A refit takes long:
+without data, "harm-limits" limits of harm. Their prompts are training rows, or with
+``--prompts-from validation`` rows that the adapter has not seen. A refit takes long:
 ``--keep-bundles`` takes one that lies under build/ whatever code made it.
 """
 
@@ -35,7 +35,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance
 from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.bundlescores import score
-from benchmarks.quality.harness.judging import add_prompts, judge_of
+from benchmarks.quality.harness.judging import ASKS_PROMPTS, add_prompts, judge_of, prompts_hash
 from benchmarks.quality.harness.looking import onlooker_of, seen_by
 from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
@@ -94,6 +94,8 @@ def merged(
     path = ROOT / "build" / "evidence" / (place or set_name) / method.label
     note = path.with_suffix(".json")
     made_of = {"options": dict(method.options), "code": f"{package_hash()}-{inputs_of(adapters)}"}
+    if ASKS_PROMPTS & method.options.keys():
+        made_of["prompts"] = prompts_hash(adapters, tasks)
     before = json.loads(note.read_text()) if note.is_file() else {}
     if not _still_holds(path, before, made_of, keep):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +123,16 @@ def _still_holds(
 ) -> bool:
     """Whether a bundle need not be made again. before: what was noted when it was."""
     now = json.loads(json.dumps(made_of))
+    if not before or not path.is_file() or path.stat().st_size != before["bytes"]:
+        return False
     if {key: before.get(key) for key in now} == now:
         return True
     inputs = [note.get("code", "").rpartition("-")[2] for note in (before, now)]
-    alike = before.get("options") == now["options"] and inputs[0] == inputs[1]
-    whole = alike and path.is_file() and path.stat().st_size == before["bytes"]
-    if keep and whole:
+    asked = [key for key in now if key != "code"]
+    alike = all(before.get(key) == now[key] for key in asked) and inputs[0] == inputs[1]
+    if keep and alike:
         print(f"{path.name}: kept, of the code {before['code'].partition('-')[0]}", flush=True)
-    return keep and whole
+    return keep and alike
 
 
 def _options(
@@ -144,8 +148,8 @@ def _options(
     rows besides. shared_out: whether a size is shared out by what was measured.
     """
     options = dict(method.options)
-    wanted = {"judge", "gains", "sensitivity"} & options.keys()
-    base = request_for(set_name, tasks, None, "float32").base if wanted else ""
+    asks = ASKS_PROMPTS & options.keys()
+    base = request_for(set_name, tasks, None, "float32").base if asks else ""
     folder = ROOT / "build" / "evidence" / set_name
     if "judge" in options:
         asked = options["judge"]

@@ -7,8 +7,7 @@ Merges a set, or a few of its adapters, with each limit, harm measured on prompt
 fresh test rows how many of each original's own answers change. A task has kept the limit if their
 share is no larger; it has broken it for sure if even the lower end of the share's 95 % interval
 (Clopper and Pearson 1934) is larger. A run that was cut off goes on. The result is
-benchmarks/results/quality/SET.harm-kept.json, with ``--refit`` SET.harm-kept.refit.json; that of
-other adapters is not overwritten.
+benchmarks/results/quality/SET.harm-kept.json; that of other adapters is not overwritten.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import add_prompts
-from benchmarks.quality.sets import CURVES, REFIT, SETS, Method
+from benchmarks.quality.sets import CURVES, JUDGED, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.reader import open_bundle
 
@@ -115,7 +114,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="ADAPTER", help="score these")
     add_prompts(parser)
-    parser.add_argument("--refit", action="store_true")
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
     parser.add_argument("--out", type=Path, help="another folder for the result")
@@ -143,20 +141,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     everything = {adapter.name: adapter for adapter in original_adapters(args.set)}
     names = chosen(list(everything), args.merge) or list(everything)
     adapters = [everything[name] for name in names]
-    kind = "harm-kept.refit" if args.refit else "harm-kept"
-    out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
+    out = (args.out or QUALITY) / f"{args.set}.harm-kept.json"
     _refuse_others(out, adapters)
-    options: dict[str, Any] = {"judge": {"split": args.prompts_from, "count": args.prompts}}
-    options |= {"refit": True} if args.refit else {}
-    name = REFIT if args.refit else CURVES
-    methods = [Method(name, f"harm {limit}", options) for limit in args.limits]
+    asked = {"split": args.prompts_from, "count": args.prompts}
+    options: dict[str, Any] = {**JUDGED[CURVES], "judge": asked}
+    methods = [Method(CURVES, f"harm {limit}", options) for limit in args.limits]
     # Beside the bundles of whole sets, which have the same names.
     place = f"{args.set}/harm-kept"
     made = [merged(args.set, adapters, x, args.tasks, args.keep_bundles, place) for x in methods]
     head = provenance(f"{args.set}: is a limit of harm kept on fresh rows", seed=0)
     request = request_for(args.set, args.tasks, args.rows, args.products)
     only = chosen(names, args.only)
-    state = ROOT / "build" / "evidence" / place / f"{kind}.scores.json"
+    state = ROOT / "build" / "evidence" / place / "harm-kept.scores.json"
     request = replace(request, only=only)
     result = score(state, adapters, made, request, {"set": args.set})
     rows = []

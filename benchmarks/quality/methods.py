@@ -185,16 +185,32 @@ def one(run: Run) -> None:
     print(json.dumps(measured(row, run.adapters, Path(folder))))
 
 
+def _refuse_others(run: Run, before: Mapping[str, Any]) -> dict[str, str]:
+    """The hashes of the adapters; SystemExit where the result that is there is of others, or was
+    scored on other rows than these."""
+    hashes = {adapter.name: adapter.content_hash() for adapter in run.adapters}
+    if before.get("adapters", hashes) != hashes:
+        raise SystemExit(f"{run.out.name} is of other adapters; remove it first, or give --out")
+    scored = before.get("limits", {}).get("rows"), before.get("products")
+    if before.get("tasks") and run.args.score and scored != (run.args.rows, run.args.products):
+        raise SystemExit(f"{run.out.name} was scored with other rows or products; remove it first")
+    return hashes
+
+
 def build(run: Run) -> tuple[list[Compressor], Result]:
-    """All rows, peers included, and the result with the scores that still hold."""
+    """All rows, peers included, and the result with the scores that still hold. What an earlier
+    call made, and this one was not asked for, stays."""
     started = time.monotonic()
     before = run.before()
+    hashes = _refuse_others(run, before)
     rows = list(run.rows)
     notes = run.built()
     ask = peer_rows(run.adapters, run.place) if run.args.peers else kept_peers(before, run.place)
     for row, note in ask:
         rows.append(row)
         notes[row.label] = note
+    held = {**before.get("methods", {}), **before.get("failures", {})}
+    notes = {**{label: note for label, note in held.items() if label not in notes}, **notes}
     methods = {label: note for label, note in notes.items() if "failed" not in note}
     origin = provenance(f"{run.args.set}: {run.args.plan}", seed=0)
     result: Result = {
@@ -205,7 +221,7 @@ def build(run: Run) -> tuple[list[Compressor], Result]:
         "command": origin["command"],
         "hardware": origin["hardware"],
         "versions": origin["versions"],
-        "adapters": {adapter.name: adapter.content_hash() for adapter in run.adapters},
+        "adapters": hashes,
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in run.adapters),
         **_prompts(run.args),
         "methods": methods,
@@ -223,11 +239,6 @@ def score(run: Run, rows: Sequence[Compressor], result: Result) -> None:
     """Score what ``result`` has no scores of; it is saved after every task."""
     args, methods = run.args, result["methods"]
     started = time.monotonic()
-    if result["tasks"] and (result["limits"]["rows"], result["products"]) != (
-        args.rows,
-        args.products,
-    ):
-        raise SystemExit(f"{run.out.name} was scored with other rows or products; remove it first")
     # What takes more room than the adapters' files is no compressor; its errors are in the result.
     live = [r for r in rows if r.label in methods and methods[r.label]["size_pct"] <= _LARGEST]
     names = [adapter.name for adapter in run.adapters]
@@ -257,6 +268,8 @@ def tune_all(run: Run) -> None:
         for label, (method, options, row) in trials(_rank(run.adapters), args.methods).items()
         if "failed" not in notes[label]
     }
+    if not built:
+        raise SystemExit(f"nothing was built: {next(iter(notes.values()))['failed']}")
     model, tokenizer = load_model(request.base)
     rows: dict[str, TaskRows] = {}
     for adapter in judges:
@@ -333,10 +346,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_prompts(parser)
     parser.add_argument("--one", nargs=2, metavar=("LABEL", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if (args.score or args.tune or args.plan == "prompted") and not args.tasks:
-        parser.error("--score, --tune and --plan prompted need --tasks")
     if args.one:
         return args
+    if (args.score or args.tune or args.plan == "prompted") and not args.tasks:
+        parser.error("--score, --tune and --plan prompted need --tasks")
+    if args.tuned and not args.tuned.is_file():
+        parser.error(f"--tuned {args.tuned}: no such file")
     if (args.adapters or (args.only and not args.tune)) and not args.out:
         parser.error("--adapters and --only need --out: they are no result of the set")
     if not args.tuned and not args.adapters:

@@ -22,7 +22,7 @@ from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import SPLITS
-from benchmarks.quality.sets import CURVES, METHOD, REFIT, SETS, Method
+from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
@@ -42,10 +42,10 @@ _FEW = (
 def methods_of(size: str, counts: Sequence[int], refit: bool) -> list[Method]:
     """Without prompts, then every count of both kinds."""
     methods = [Method(METHOD, size)]
-    name, more = (REFIT, {"refit": True}) if refit else (CURVES, {})
+    name = REFIT if refit else CURVES
     for split in SPLITS:
         for count in counts:
-            options = {"judge": {"split": split, "count": count}, **more}
+            options = {**JUDGED[name], "judge": {"split": split, "count": count}}
             methods.append(Method(f"{name}-of-{count}-{split}", size, options))
     return methods
 

@@ -22,6 +22,7 @@ __all__ = [
     "CLOSER",
     "CURVES",
     "DEFAULT",
+    "JUDGED",
     "METHOD",
     "PLANS",
     "REFIT",
@@ -74,7 +75,7 @@ def _sizes(name: str, sizes: str, **options: Any) -> list[Method]:
     return [Method(name, size, options) for size in sizes.split()]
 
 
-_JUDGED: dict[str, dict[str, Any]] = {
+JUDGED: dict[str, dict[str, Any]] = {
     CURVES: {"judge": {}, "sensitivity": "prompts"},
     REFIT: {"judge": {}, "sensitivity": "prompts", "refit": True},
     ALONE: {"judge": {}, "refit": True, "shared_out": False},
@@ -84,7 +85,7 @@ _JUDGED: dict[str, dict[str, Any]] = {
 
 
 def _harm(name: str, *limits: str) -> list[Method]:
-    return [Method(name, f"harm {limit}", _JUDGED[name]) for limit in limits]
+    return [Method(name, f"harm {limit}", JUDGED[name]) for limit in limits]
 
 
 _CHOSEN: dict[str, Any] = {
@@ -168,19 +169,18 @@ PLANS: dict[str, list[Method]] = {
     DEFAULT: _sizes(METHOD, DEFAULT),
     BOTH: [
         *_sizes(METHOD, _HARMED),
-        *(x for name in (CURVES, REFIT) for x in _sizes(name, _HARMED, **_JUDGED[name])),
+        *(x for name in (CURVES, REFIT) for x in _sizes(name, _HARMED, **JUDGED[name])),
     ],
-    SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **_JUDGED[CURVES])],
-    WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **_JUDGED[CURVES])],
-    REFITTED: _sizes(REFIT, _HARMED, **_JUDGED[REFIT]),
-    "refit-alone": _sizes(ALONE, _HARMED, **_JUDGED[ALONE]),
+    SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **JUDGED[CURVES])],
+    WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **JUDGED[CURVES])],
+    REFITTED: _sizes(REFIT, _HARMED, **JUDGED[REFIT]),
+    "refit-alone": _sizes(ALONE, _HARMED, **JUDGED[ALONE]),
     "harm-limits": _harm(CURVES, "1%", "2%"),
-    "refit-limits": _harm(REFIT, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     ALIKE: [
         *_sizes(METHOD, _ALIKE_AT),
-        *_sizes(CURVES, _ALIKE_AT, **_JUDGED[CURVES]),
-        *_sizes(f"{CURVES}-fair", _ALIKE_AT, **_JUDGED[CURVES], fair=True),
+        *_sizes(CURVES, _ALIKE_AT, **JUDGED[CURVES]),
+        *_sizes(f"{CURVES}-fair", _ALIKE_AT, **JUDGED[CURVES], fair=True),
     ],
     "sensitivity": [
         m for text in ("self", "prompts") for m in _sizes(f"see-{text}", "5% 2%", sensitivity=text)

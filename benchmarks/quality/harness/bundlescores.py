@@ -53,6 +53,7 @@ def score(
         "bundles": bundles_of(compared),
     }
     _refuse_others(out.name, before, now, compared)
+    _refuse_other_rows(out.name, before, request)
     if take is not None:
         have = {task["adapter"] for task in known}
         wanted = {a.name for a in adapters if not request.only or a.name in request.only} - have
@@ -119,6 +120,20 @@ def _taken(
             results = {label: task["results"][theirs[value]] for label, value in mine.items()}
             print(f"{name}: taken from {file.name}", flush=True)
             yield {**task, "results": {**kept, **results}, "factors": mine}
+
+
+def _refuse_other_rows(name: str, before: Mapping[str, Any], request: Request) -> None:
+    """SystemExit where a result that is to go on is of other task files, or of other lengths."""
+    if before and before["limits"].get("tokens") != request.tokens:
+        raise SystemExit(f"{name} was made with rows of other lengths; remove it first")
+    for task in before.get("tasks", ()):
+        assert request.tasks is not None
+        file = read_task_file(request.tasks, task["task"], task["language"], request.split)
+        if file.sha256 != task["sha256"]:
+            raise SystemExit(
+                f"{name} was scored on other rows of {task['adapter']} than {request.tasks} has; "
+                "remove it first"
+            )
 
 
 def _refuse_others(

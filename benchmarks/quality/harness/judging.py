@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from hydraopt.basemodel.model import load_model
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 
 __all__ = [
+    "ASKS_PROMPTS",
     "JUDGED_ON",
     "SPLITS",
     "add_prompts",
     "judge_of",
     "model_of",
+    "prompts_hash",
     "prompts_of",
     "prompts_of_rows",
 ]
@@ -33,6 +36,8 @@ SPLITS = ("train", "validation")
 """
 JUDGED_ON = 64
 """Prompts of a task."""
+ASKS_PROMPTS = {"judge", "gains", "sensitivity"}
+"""Options of a method (benchmarks.quality.sets) for which somebody looks at prompts."""
 
 
 def prompts_of(
@@ -46,6 +51,16 @@ def prompts_of(
     if split not in SPLITS:
         raise ValueError(f"prompts are of {' or '.join(SPLITS)} rows, never of {split} rows")
     return {x.name: prompts_of_rows(tokenizer, x, tasks, split, count) for x in adapters}
+
+
+def prompts_hash(adapters: Sequence[Adapter], tasks: Path) -> str:
+    """Of all rows that prompts of these adapters may be of."""
+    digest = hashlib.sha256()
+    for adapter in adapters:
+        folder = tasks.joinpath(*task_of(adapter.name, adapter.source.parent, tasks))
+        for file in (folder / f"{split}.jsonl" for split in SPLITS):
+            digest.update(file.read_bytes() if file.is_file() else b"-")
+    return digest.hexdigest()[:16]
 
 
 def prompts_of_rows(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import package_hash
 from benchmarks.quality.harness.building import inputs_of
-from benchmarks.quality.harness.judging import prompts_of_rows
+from benchmarks.quality.harness.judging import prompts_hash, prompts_of_rows
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded, prompt_text
 from hydraopt.basemodel.model import load_model
@@ -51,8 +52,10 @@ def texts_of(
 def seen_by(
     base: str, adapters: Sequence[Adapter], kind: str, tasks: Path, folder: Path
 ) -> dict[str, dict[str, float]]:
-    """Sensitivities of every adapter, from texts of that kind; noted in the folder."""
-    note = folder / f"sensitivity-{kind}-{inputs_of(adapters)}.json"
+    """Sensitivities of every adapter, from texts of that kind; noted in the folder, of today's code
+    and of these tasks' prompts."""
+    of = f"{package_hash()}-{prompts_hash(adapters, tasks)}-{inputs_of(adapters)}"
+    note = folder / f"sensitivity-{kind}-{of}.json"
     if not note.is_file():
         model, tokenizer = load_model(base)
         found = {}

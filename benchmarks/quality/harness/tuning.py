@@ -117,14 +117,20 @@ def tune(
     built: by label the method, its options at scale 1, what it made by task, and the sha256 of its
     files. originals, rows: of the tasks that are scored. model: (model, tokenizer). tasks: how many
     were merged. known: trials of an earlier call over the same rows; those of the same files are
-    not repeated. keep: called with all trials so far after each merge.
+    not repeated, and those of methods that were not built stay. keep: called with all trials so far
+    after each merge.
     """
     if known:
         done = [x for x in known if x["method"] in ("base", "original")]
     else:
         done = _ends(model, originals, rows)
     live = {(method, sha256) for method, _, _, sha256 in built.values()}
-    done += [x for x in known if (x["method"], x.get("sha256")) in live]
+    done += [
+        x
+        for x in known
+        if (x["method"], x.get("sha256")) in live
+        or x["method"] not in {"base", "original", *(method for method, _ in live)}
+    ]
     have = {(x["method"], x.get("sha256")) for x in done}
     keep(done)
     for method, options, made, sha256 in built.values():

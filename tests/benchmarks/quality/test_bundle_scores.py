@@ -102,6 +102,7 @@ def test_a_result_that_does_not_know_its_factors_is_of_its_bundles_alone(
     ("change", "said"),
     [
         ({"limits": {"rows": 4}}, "other rows or products"),
+        ({"limits": {"rows": 3, "tokens": 9}}, "rows of other lengths"),
         ({"products": "bfloat16"}, "other rows or products"),
         ({"methods": {}}, "other methods"),
         ({"adapters": {}}, "other adapters"),
@@ -111,6 +112,14 @@ def test_what_was_measured_otherwise_is_refused(scored, tmp_path: Path, change, 
     _, first = scored(only=("spell-en",))
     (tmp_path / "out.json").write_text(json.dumps({**first, **change}))
     with pytest.raises(SystemExit, match=said):
+        scored()
+
+
+def test_what_was_scored_on_other_files_is_refused(scored, tasks) -> None:
+    scored(only=("spell-en",))
+    file = tasks / "spell" / "en" / "test.jsonl"
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    with pytest.raises(SystemExit, match=r"scored on other rows of spell-en.*remove it first"):
         scored()
 
 

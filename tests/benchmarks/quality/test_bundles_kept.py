@@ -79,3 +79,30 @@ def test_a_bundle_of_other_code_is_used_where_that_is_asked(
     assert ask(keep=True) == ask(keep=False) == "a third"
     monkeypatch.setattr(evidence, "package_hash", lambda: "a fourth")
     assert ask(keep=False) == "a fourth"
+
+
+def test_a_bundle_is_made_again_where_it_is_gone_or_prompts_are_others(
+    made, make_adapter, tmp_path: Path, monkeypatch
+) -> None:
+    pair = np.ones((16, 2)), np.ones((2, 16))
+    folder = make_adapter(tmp_path / "spell-en", {"model.layers.0.self_attn.q_proj": pair})
+    adapters = read_adapters([folder])
+    rows = tmp_path / "tasks" / "spell" / "en" / "train.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text('{"input": "a", "target": "b"}\n')
+    monkeypatch.setattr(evidence, "_options", lambda *_: {})
+
+    def ask(**options: object) -> Path:
+        method = Method("hydraopt", "5%", options)
+        return evidence.merged("gemma3-5x8", adapters, method, tmp_path / "tasks", keep=True)[0]
+
+    ask(judge={}).unlink()
+    ask(judge={})
+    assert len(made) == 2
+    rows.write_text('{"input": "a", "target": "c"}\n')
+    ask(judge={})
+    assert len(made) == 3, "made for other prompts"
+    ask()
+    rows.write_text('{"input": "a", "target": "d"}\n')
+    ask()
+    assert len(made) == 4, "nobody asked for prompts"

@@ -253,6 +253,7 @@ def test_harm_kept_counts_the_changed_answers(small, splits, tmp_path, monkeypat
     result = run(harm_kept, tmp_path, splits, "--prompts-from", "validation", "--prompts", "5")
     assert [options["harm"] for options in small] == ["1%", "2%"]
     assert {(x["judge"].split, x["judge"].count) for x in small} == {("validation", 5)}
+    assert all(x["sensitivity"] for x in small), "as merge --harm looks at modules, too"
     assert (result["prompts_from"], result["prompts"]) == ("validation", 5)
     one, two = result["rows"]
     assert one["bytes"] > two["bytes"]

@@ -132,6 +132,7 @@ def test_tuning_scores_each_value_once(adapters, tasks, trained, tmp_path: Path)
     assert len(seen) == 4
     assert run(built, after) == after
     assert len(seen) == 1
+    assert run(first, after) == after, "trials of methods that are not asked for stay"
     # Files that changed are scored again.
     label, (method, options, back, _) = next(iter(first.items()))
     changed = run({label: (method, options, back, "other")}, known)
