@@ -64,6 +64,18 @@ class Plan:
             if getattr(self, key) not in known:
                 raise RecipeError(f"{key} must be one of {known}, not {getattr(self, key)!r}")
 
+    def steps(self, rows: int) -> int:
+        """The steps of all epochs over so many training rows; RecipeError where there is none, for
+        an adapter that was not trained must not look like one that was."""
+        found = self.epochs * (rows // self.batch)
+        if found < 1:
+            raise RecipeError(
+                f"{self.name}: {rows} training rows, a batch of {self.batch} and {self.epochs} "
+                'epochs make no step; give the task more rows (or raise "rows" and "max_tokens", '
+                'which leave some out), or make "batch" smaller in the recipe'
+            )
+        return found
+
     @property
     def by_peft(self) -> bool:
         """Whether `zoo.tuners` trains it, on PEFT's own model."""

@@ -10,10 +10,12 @@ longer improves; the best state is kept.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -65,18 +67,21 @@ def fit(
     train: list[Encoded],
     validation: list[Encoded],
     checkpoint: Path | None = None,
+    base: str = "",
 ) -> Fit:
     """Minimise the mean loss per target token over `factors`, which the frozen model has attached.
 
     Stops after `plan.patience` validations without a new best, when the validation loss is below
     `plan.solved_nll`, or after `plan.epochs`. checkpoint: written after each validation; a run that
-    finds one of the same plan goes on from there.
+    finds one of the same plan, rows and ``base``, which says what model it is, goes on from there.
+    RecipeError where the rows make no step.
     """
     parameters = [tensor for pair in factors.values() for tensor in pair]
     optimiser = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=0.0)
-    total = plan.epochs * (len(train) // plan.batch)
+    total = plan.steps(len(train))
     rng = Random(f"{plan.seed}/order")
-    at, best_state = _resumed(checkpoint, plan, factors, optimiser)
+    made_of = _made_from(plan, base, train, validation)
+    at, best_state = _resumed(checkpoint, made_of, factors, optimiser)
     started = time.monotonic() - at.seconds
     number = 0
     for _epoch in range(plan.epochs):
@@ -110,40 +115,53 @@ def fit(
                 stopped = "solved" if at.best <= plan.solved_nll else "patience"
                 return Fit(best_state, at.step, at.best_step, at.best, stopped)
             if checkpoint:
-                _save(checkpoint, plan, factors, optimiser, at, best_state)
+                _save(checkpoint, made_of, factors, optimiser, at, best_state)
     return Fit(best_state, at.step, at.best_step, at.best, "epochs")
+
+
+def _made_from(
+    plan: Plan, base: str, train: Sequence[Encoded], validation: Sequence[Encoded]
+) -> dict[str, str]:
+    """What a checkpoint depends on."""
+    rows = repr([[(x.prompt, x.target) for x in items] for items in (train, validation)])
+    return {
+        "plan": repr(plan),
+        "base": base,
+        "rows": hashlib.sha256(rows.encode()).hexdigest(),
+    }
 
 
 def _resumed(
     checkpoint: Path | None,
-    plan: Plan,
+    made_of: Mapping[str, str],
     factors: dict[str, tuple[Tensor, Tensor]],
     optimiser: torch.optim.Optimizer,
 ) -> tuple[_Progress, Factors]:
-    """Where the checkpoint of the same plan was, with factors and optimiser as they were then; the
-    start if there is none. Also the best factors so far."""
+    """Where the checkpoint of the same plan, base and rows was, with factors and optimiser as they
+    were then; the start if there is none. Also the best factors so far."""
     if checkpoint and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["plan"] == repr(plan):
+        others = [key for key, value in made_of.items() if state.get(key) != value]
+        if not others:
             _fill(factors, state["factors"])
             optimiser.load_state_dict(state["optimiser"])
             at = _Progress(**state["progress"])
             print(f"  going on at step {at.step}", flush=True)
             return at, state["best"]
-        print("  the checkpoint is of another plan: starting anew", flush=True)
+        print(f"  the checkpoint has another {', '.join(others)}: starting anew", flush=True)
     return _Progress(), _snapshot(factors)
 
 
 def _save(
     file: Path,
-    plan: Plan,
+    made_of: Mapping[str, str],
     factors: Factors,
     optimiser: Any,
     at: _Progress,
     best: Factors,
 ) -> None:
     state = {
-        "plan": repr(plan),
+        **made_of,
         "factors": _snapshot(factors),
         "optimiser": optimiser.state_dict(),
         "progress": vars(at),
@@ -185,6 +203,7 @@ def train_adapter(
     """Train one adapter in `factors`, attached to the model, and write its folder."""
     base = find_base(recipe.base)
     train = encode(tokenizer, first_rows(task.train, plan.rows), task.instruction, plan.max_tokens)
+    plan.steps(len(train))  # before anything is written
     validation = encode(
         tokenizer,
         first_rows(task.validation, plan.validation_rows),
@@ -198,7 +217,7 @@ def train_adapter(
     scratch = folder.with_name(f".{folder.name}.partial")
     scratch.mkdir(parents=True, exist_ok=True)
     checkpoint = scratch / "checkpoint.pt"
-    result = fit(model, factors, plan, train, validation, checkpoint)
+    result = fit(model, factors, plan, train, validation, checkpoint, _named(recipe))
     write_peft(
         scratch,
         result.factors,
@@ -247,6 +266,11 @@ def _made_of(recipe: Recipe) -> dict[str, Any]:
             **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
         },
     }
+
+
+def _named(recipe: Recipe) -> str:
+    """The model that is trained on, and the numbers that it has."""
+    return f"{recipe.base} {find_base(recipe.base).sha256} {recipe.dtype}"
 
 
 def _about(plan: Plan, result: Fit) -> dict[str, Any]:

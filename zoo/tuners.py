@@ -157,7 +157,7 @@ def _fit(
     """Train to the end of `plan.epochs`, or until no validation was better for `plan.patience`; the
     best state is kept. Returns the course, for `score.json`."""
     optimiser = torch.optim.AdamW(trained.values(), lr=plan.lr, weight_decay=0.0)
-    total = plan.epochs * (len(train) // plan.batch)
+    total = plan.steps(len(train))
     started, step, best, stale = time.monotonic(), 0, (math.inf, 0), 0
     state: dict[str, Tensor] = {}
     for items in _epochs(train, plan):

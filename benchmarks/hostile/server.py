@@ -343,12 +343,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="of the server")
     parser.add_argument("--json", type=Path, help="where to write the result")
     args = parser.parse_args(arguments)
+    given = len(args.bundle or ())
+    if given != (0 if args.base is None else 2):
+        parser.error(f"--base and exactly two --bundle belong together; got {given} --bundle")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     head = provenance("a server under half requests, crowds and exchanged bundles", seed=0)
     prompts = prompts_of(args.prompts, args.tokens)
     with tempfile.TemporaryDirectory() as place:
         base, bundles = args.base, args.bundle
-        if base is None or len(bundles or ()) != 2:
+        if base is None:
             base, bundles = write_tiny(Path(place), TASKS)
         torch.set_num_threads(args.threads)
         model, tokenizer = load_model(str(base))

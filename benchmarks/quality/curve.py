@@ -5,11 +5,14 @@
 Each row of the result is one bundle, really written and read back: its bytes (everything in the
 file), the relative error and the recovery of every task, (base - bundle) / (base - adapter) of the
 teacher-forced test loss per target token. Rows are added as they are made; a second call goes on
-where the first stopped. ``--rivals`` scores what rivals.py makes instead.
+where the first stopped, and refuses a result of another base, measure or code, or of other adapters
+or rows. ``--rivals`` scores what rivals.py makes instead.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 import tempfile
 import time
@@ -20,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.commands import parser_of
-from benchmarks.common import local_folder, provenance
+from benchmarks.common import local_folder, package_hash, provenance, save_json
+from benchmarks.quality.harness.resumed import gone_on, refuse
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.merging.merge import merge
@@ -31,31 +35,40 @@ FORMS = ("all", "private", "shared-input", "shared-output", "two-sided", "predic
 Factors = Mapping[str, tuple[Any, Any]]
 
 
+Asked = tuple[Sequence[Row], str]
+"""Rows, and the instruction before each."""
+
+
+def asked_of(adapters: Sequence[Adapter], tasks: Path | None, rows: int) -> dict[str, Asked]:
+    """The first test rows of every adapter's task."""
+    found: dict[str, Asked] = {}
+    for adapter in adapters:
+        name, language = adapter_task(local_folder(adapter))
+        task = load_task(name, language, tasks)
+        found[adapter.name] = first_rows(task.test, rows), task.instruction
+    return found
+
+
 class Judge:
     """Scores factors on the test rows of every task; remembers base and original adapters."""
 
     def __init__(
         self,
         base: str,
-        tasks: Path | None,
+        rows: Mapping[str, Asked],
         adapters: Sequence[Adapter],
-        rows: int,
         known: Mapping[str, Any],
     ) -> None:
         self.scorer = Scorer(base)
-        self.rows: dict[str, tuple[Sequence[Row], str]] = {}
+        self.rows = rows
         # The losses of base and originals do not change from call to call.
-        same = known.get("rows_per_task") == rows
-        self.base: dict[str, float] = dict(known["base_loss"]) if same else {}
-        self.adapter: dict[str, float] = dict(known["adapter_loss"]) if same else {}
+        self.base: dict[str, float] = dict(known.get("base_loss", {}))
+        self.adapter: dict[str, float] = dict(known.get("adapter_loss", {}))
         for adapter in adapters:
-            name, language = adapter_task(local_folder(adapter))
-            task = load_task(name, language, tasks)
-            chosen = first_rows(task.test, rows)
-            self.rows[adapter.name] = (chosen, task.instruction)
             if adapter.name in self.adapter:
                 continue
-            self.base[adapter.name] = self.scorer.score_base(chosen, task.instruction, 80)["nll"]
+            chosen, instruction = rows[adapter.name]
+            self.base[adapter.name] = self.scorer.score_base(chosen, instruction, 80)["nll"]
             factors = {path: module.factors() for path, module in adapter.modules.items()}
             self.adapter[adapter.name] = self.loss(adapter.name, factors)
             print(f"{adapter.name}: base {self.base[adapter.name]:.4f}", end=", ", flush=True)
@@ -125,7 +138,34 @@ def summary(values: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _begun(
+    args: argparse.Namespace, adapters: Sequence[Adapter], rows: Mapping[str, Asked]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The result that is there, and what today's head says that its rows are made of.
+
+    SystemExit where it was made of something else.
+    """
+    files = {
+        f"{name}/test": hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        for name, asked in rows.items()
+    }
+    made_of = {
+        "base": args.base,
+        "fp16_bytes": 2 * sum(adapter.numbers for adapter in adapters),
+        "rows_per_task": args.rows,
+        "adapters": {adapter.name: adapter.content_hash() for adapter in adapters},
+        "code": package_hash(),
+    }
+    before, head = gone_on(args.out, made_of, files)
+    if before.get("base_loss", rows).keys() != rows.keys():
+        refuse(args.out, ["adapters"])
+    measures = {row["measure"] for row in before.get("rows", ()) if "measure" in row}
+    if measures - {args.measure} and not args.rivals:
+        refuse(args.out, ["measure"])
+    return before, head
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
     parser.add_argument("adapters", nargs="+")
     parser.add_argument("--base", required=True)
@@ -136,15 +176,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", default="bias-aware")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
     adapters = read_adapters(args.adapters)
-    result = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
+    rows = asked_of(adapters, args.tasks, args.rows)
+    before, made_of = _begun(args, adapters, rows)
+    result: dict[str, Any] = {"rows": [], **before}
     done = {(row["method"], row["setting"]) for row in result["rows"]}
-    judge = Judge(args.base, args.tasks, adapters, args.rows, result)
+    judge = Judge(args.base, rows, adapters, before)
     fp16 = 2 * sum(adapter.numbers for adapter in adapters)
     what = f"bytes, error and recovery on {args.base}, {args.rows} test rows a task"
-    result |= provenance(what, seed=0) | {"fp16_bytes": fp16}
-    result |= {"rows_per_task": args.rows, "base_loss": judge.base, "adapter_loss": judge.adapter}
+    result |= provenance(what, seed=0) | made_of
+    result |= {"base_loss": judge.base, "adapter_loss": judge.adapter}
     if args.rivals:
         made = rival_rows(adapters, done)
     else:
@@ -158,8 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row["recovery"] = {task: round(value, 5) for task, value in recovered.items()}
         row |= summary(recovered)
         result["rows"].append(row)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        save_json(args.out, result)
         print(
             f"{row['method']:14} {row['setting']:>8} {row['size_pct']:7.3f} % "
             f"mean {row['mean_recovery']:.2f} worst {row['worst_recovery']:.2f} "

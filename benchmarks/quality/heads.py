@@ -1,10 +1,11 @@
 """What do trained heads cost, in bytes, and their rounding, in labels that flip?
 
-    python -m benchmarks.quality heads --tasks TASKS          # bundles and their rivals
-    python -m benchmarks.quality heads --tasks TASKS --harm   # noise on the head, error of dW
+    python -m benchmarks.quality heads --tasks TASKS --rows 300          # bundles and rivals
+    python -m benchmarks.quality heads --tasks TASKS --rows 300 --harm   # noise, error of dW
 
 Four text classifications of SmolLM2-135M with a head each (zoo/recipes/smollm2-cls4.json), scored
-as `hydraopt eval` does. Writes benchmarks/results/quality/heads.json or head-harm.json.
+as `hydraopt eval` does; the published tables have 300 rows of each. Writes
+benchmarks/results/quality/heads.json or head-harm.json.
 """
 
 from __future__ import annotations

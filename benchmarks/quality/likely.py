@@ -6,12 +6,12 @@ Merges a set to several sizes. For a few tasks and every size, harm is measured 
 adapter was trained on, on 64 that it was not (validation), and on test rows: answers that change,
 the share that is likely to, and KL an answer. What the share would be if all that margins move
 were noise stands beside it, as hydraopt once took them. Nothing is fitted, and no merge sees any
-row. Saved after every task; a second call goes on: benchmarks/results/quality/SET.likely.json.
+row. Saved after every task; a second call goes on: benchmarks/results/quality/SET.likely.json. It
+refuses a result of other rows, products, adapters, task files or code.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import numpy as np
 from scipy.special import ndtr
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, provenance, save_json
+from benchmarks.common import QUALITY, package_hash, provenance, save_json
 from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
 from benchmarks.quality.harness.judging import prompts_of_rows
+from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import METHOD, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.harm import Drift, drift_of, reference_of
@@ -100,23 +101,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=list(_FEW), metavar="ADAPTER")
     parser.add_argument("--rows", type=int, default=150, help="test rows of a task")
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--out", type=Path, help="instead of the set's result")
     args = parser.parse_args(arguments)
     adapters = original_adapters(args.set)
+    names = chosen([x.name for x in adapters], args.only)
+    wanted = [adapter for adapter in adapters if adapter.name in names]
+    splits = {"train": _PROMPTS, "validation": _PROMPTS, "test": args.rows}
+    out = args.out or QUALITY / f"{args.set}.likely.json"
+    made_of = {
+        "set": args.set,
+        "products": args.products,
+        "sizes": SIZES,
+        "splits": splits,
+        "adapters": {x.name: x.content_hash() for x in adapters},
+        "code": package_hash(),
+    }
+    before, made_of = gone_on(out, made_of, files_of(wanted, args.tasks, splits))
+    rows = before.get("rows", [])
+    known = {row["task"] for row in rows}
+    head = {**provenance(f"{args.set}: harm on prompts against test rows", seed=0), **made_of}
     bundles = {
         size: open_bundle(merged(args.set, adapters, Method(METHOD, size), args.tasks)[0])
         for size in SIZES
     }
-    out = QUALITY / f"{args.set}.likely.json"
-    rows = json.loads(out.read_text())["rows"] if out.is_file() else []
-    known = {row["task"] for row in rows}
-    head = provenance(f"{args.set}: harm on prompts against test rows", seed=0)
     loaded = load_model(request_for(args.set, args.tasks, None, args.products).base)
-    splits = {"train": _PROMPTS, "validation": _PROMPTS, "test": args.rows}
-    for name in chosen([x.name for x in adapters], args.only):
-        if name in known:
+    for adapter in wanted:
+        if adapter.name in known:
             continue
-        adapter = next(x for x in adapters if x.name == name)
         with products_of(args.products):
             rows += _measured(loaded, adapter, bundles, args.tasks, splits)
-        save_json(out, {**head, "set": args.set, "products": args.products, "rows": rows})
-        print(f"{name}: {len(rows)} rows", flush=True)
+        save_json(out, {**head, "rows": rows})
+        print(f"{adapter.name}: {len(rows)} rows", flush=True)

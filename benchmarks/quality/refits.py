@@ -6,8 +6,9 @@
 The set is merged once to the size. For each adapter and trial its parts in that bundle are trained
 (hydraopt.basemodel.refit) on the original's answers to prompts of the training or the validation
 split, coded again at their rate, and measured on test rows, which nothing is chosen by. The result
-is saved after every trial, and a second call goes on where the first stopped, and anew where a
-trial is another one today: benchmarks/results/quality/SET.refits.json.
+is saved after every trial, and a second call goes on where the first stopped. It refuses a result
+of other adapters, task files or code, of another bundle of that size, or with a trial that is
+another one today: benchmarks/results/quality/SET.refits.json.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, provenance, save_json
+from benchmarks.common import QUALITY, package_hash, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for
 from benchmarks.quality.harness.inventing import invented
 from benchmarks.quality.harness.judging import prompts_of_rows
+from benchmarks.quality.harness.resumed import files_of, gone_on, refuse
 from benchmarks.quality.sets import SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
@@ -161,6 +163,7 @@ def _tried(
         "schedule": asdict(how.schedule),
         "split": how.split,
         "prompts": len(answers),
+        "asked": _asked_for(how),
         "learned_in": str(learns_in(model)).removeprefix("torch."),
         **({"invented": len(more)} if more else {}),
         "held_out": {"before": asdict(made.before), "after": asdict(made.after)},
@@ -171,16 +174,45 @@ def _tried(
     }
 
 
+def _asked_for(how: Trial) -> dict[str, int]:
+    return {"prompts": how.prompts, "invented": how.invented}
+
+
 def _same(row: Mapping[str, Any], trial: str) -> bool:
-    """Whether a row is of a trial as it is today."""
-    now: dict[str, Any] = json.loads(json.dumps(asdict(TRIALS[trial].schedule)))
-    return now == {key: row["schedule"].get(key) for key in now}
+    """Whether a row is of a trial as it is today; what the row does not say is not compared."""
+    how = TRIALS[trial]
+    now: dict[str, Any] = json.loads(json.dumps(asdict(how.schedule)))
+    schedule = {**now, **row["schedule"]}
+    return (schedule, row["split"]) == (now, how.split) and (
+        row.get("asked", _asked_for(how)) == _asked_for(how)
+    )
 
 
-def _known(out: Path, what: str = "rows") -> dict[str, Any]:
-    """The rows that are there already, by name; or the notes of bundles, by size."""
-    known: dict[str, Any] = json.loads(out.read_text())[what] if out.is_file() else {}
-    return known
+_BUNDLE = ("code", "options", "bytes")
+"""What a bundle's note says of it."""
+
+
+def _refuse_others(out: Path, before: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """SystemExit where a trial that was asked for is in the result as it was another day."""
+    rows = before.get("rows", {})
+    known = {
+        trial: rows[key]
+        for name in args.only
+        for trial in args.trials
+        if (key := _key(name, trial, args)) in rows
+    }
+    refuse(out, [f"trial {trial!r}" for trial, row in known.items() if not _same(row, trial)])
+
+
+def _refuse_bundle(out: Path, before: Mapping[str, Any], size: str, note: Any) -> None:
+    """SystemExit where the result's rows of this size are of another bundle."""
+    old = before.get("bundles", {}).get(size, {})
+    now = json.loads(json.dumps(note))
+    refuse(out, [f"{key} of {size}" for key in _BUNDLE if key in old and old[key] != now[key]])
+
+
+def _key(name: str, trial: str, args: argparse.Namespace) -> str:
+    return f"{name} {args.size} {trial} {args.rows}"
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -192,6 +224,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", nargs="+", choices=TRIALS, default=["default"])
     parser.add_argument("--rows", type=int, default=48, help="test rows of a task")
     parser.add_argument("--threads", type=int, help="of the processor; default all")
+    parser.add_argument("--out", type=Path, help="instead of the set's result")
     return parser.parse_args(arguments)
 
 
@@ -201,31 +234,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import torch
 
         torch.set_num_threads(args.threads)
-    adapters = original_adapters(args.set)
-    path, note = merged(args.set, adapters, Method("hydraopt", args.size), args.tasks)
+    adapters = {adapter.name: adapter for adapter in original_adapters(args.set)}
+    if unknown := sorted(set(args.only) - adapters.keys()):
+        raise SystemExit(f"{args.set} has no adapter {', '.join(unknown)}")
+    wanted = [adapters[name] for name in args.only]
+    out = args.out or QUALITY / f"{args.set}.refits.json"
+    made_of = {
+        "set": args.set,
+        "products": "bfloat16",
+        "adapters": {name: adapter.content_hash() for name, adapter in adapters.items()},
+        "code": package_hash(),
+    }
+    splits = {"test", *(TRIALS[trial].split for trial in args.trials)}
+    files = files_of(wanted, args.tasks, sorted(splits))
+    before, _ = gone_on(out, made_of, files)
+    _refuse_others(out, before, args)
+    method = Method("hydraopt", args.size)
+    path, note = merged(args.set, [*adapters.values()], method, args.tasks)
+    _refuse_bundle(out, before, args.size, note)
     bundle = open_bundle(path)
     model, tokenizer = load_model(request_for(args.set, args.tasks, None, "bfloat16").base)
-    out = QUALITY / f"{args.set}.refits.json"
     head = provenance(f"{args.set}: harm on test rows before and after a refit")
+
+    def save(key: str, row: Mapping[str, Any]) -> None:
+        # Another process may have added rows to the file, or begun it.
+        now, said = gone_on(out, made_of, files)
+        rows = {**now.get("rows", {}), key: row}
+        bundles = {**now.get("bundles", {}), args.size: note}
+        save_json(out, {**head, **said, "bundles": bundles, "rows": rows})
+
     with products_of("bfloat16"):
-        for name in args.only:
-            adapter = next(x for x in adapters if x.name == name)
+        for adapter in wanted:
             asked = _Asked(model, tokenizer, adapter, args.tasks)
-            coded = modules_of(bundle, name)
+            coded = modules_of(bundle, adapter.name)
             test = reference_of(model, asked.answers("test", args.rows), asked.factors)
-            before = _measured(model, test, coded, {})
-            print(name, args.size, "before", before, flush=True)
+            found = _measured(model, test, coded, {})
+            print(adapter.name, args.size, "before", found, flush=True)
             for trial in args.trials:
-                key = f"{name} {args.size} {trial} {args.rows}"
-                if key in (rows := _known(out)) and _same(rows[key], trial):
+                key = _key(adapter.name, trial, args)
+                if key in gone_on(out, made_of, files)[0].get("rows", {}):
                     continue
                 row = _tried(model, asked, coded, test, trial)
-                row |= {"size": args.size, "before": before}
-                # Another process may have added rows to the file.
-                rows = {**_known(out), key: row}
-                bundles = {**_known(out, "bundles"), args.size: note}
-                save_json(out, {**head, "set": args.set, "bundles": bundles, "rows": rows})
-                print(name, trial, "after", row["after"], row["steps"], row["seconds"], flush=True)
+                row |= {"size": args.size, "before": found}
+                print(adapter.name, trial, row["after"], row["steps"], row["seconds"], flush=True)
+                save(key, row)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What do trained adapters of other tuners lose at 10 % of their bytes?
 
-    python -m benchmarks.quality trained_tuners --rows 200
+    python -m benchmarks.quality trained_tuners --tasks TASKS --rows 200
 
 Each adapter of zoo/recipes/smollm2-tuners5.json is merged alone, exported, and loaded by PEFT. The
 scores are of greedy decoding on test rows: an answer is right if every token is. Flips are rows
@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from zoo.tasks import first_rows, load_task
 
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("--tasks", type=Path, help="the folder of tasks; else they are generated")
+    parser.add_argument(
+        "--tasks", type=Path, help="folder of tasks; else rows are generated, others"
+    )
     parser.add_argument("--rows", type=int, default=200)
     args = parser.parse_args(arguments)
     recipe = json.loads(_RECIPE.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD, WITH_PROMPTS
-from benchmarks.reports.scores import best_seen, drops, result_files, row_of
+from benchmarks.reports.scores import best_seen, drops, result_files, row_of, scored_tasks
 from benchmarks.reports.tables import MISSING, table, wrapped
 
 __all__ = ["SECTIONS", "Pairing", "Rate", "bd_rate", "frontier", "pairings"]
@@ -95,6 +95,7 @@ def _mean_log(points: Sequence[Point], low: float, high: float) -> float:
 @dataclass(frozen=True)
 class Pairing:
     """One row of the table: ``method`` against ``other``, which has so many ``sizes`` that count.
+    prompts: what the method was told of, nothing for none.
 
     rate: None where no KL is reached by both.
     """
@@ -103,19 +104,23 @@ class Pairing:
     other: str
     sizes: int
     rate: Rate | None
+    prompts: str = ""
 
 
 def pairings(rows: Sequence[Row]) -> list[Pairing]:
     """Of rows that were scored alike: hydraopt's default against every rival, and its ways with
-    prompts against the default. A rate below zero speaks for the first of the two."""
-    points: dict[str, list[Point]] = {}
+    prompts against the default, those of other prompts apart. A rate below zero speaks for the
+    first of the two."""
+    points: dict[tuple[str, str], list[Point]] = {}
     for row in rows:
-        points.setdefault(row["method"], []).append((row["size_pct"], row["kl"]))
-    plain = points.pop(METHOD, [])
+        curve = row["method"], row.get("prompts", "")
+        points.setdefault(curve, []).append((row["size_pct"], row["kl"]))
+    plain = points.pop((METHOD, ""), [])
     made = []
-    for method, its in points.items():
+    for (method, prompts), its in points.items():
         if method in WITH_PROMPTS:
-            made.append(Pairing(method, METHOD, len(frontier(plain)), bd_rate(its, plain)))
+            rate = bd_rate(its, plain)
+            made.append(Pairing(method, METHOD, len(frontier(plain)), rate, prompts))
         else:
             made.append(Pairing(METHOD, method, len(frontier(its)), bd_rate(plain, its)))
     return made if plain else []
@@ -123,18 +128,28 @@ def pairings(rows: Sequence[Row]) -> list[Pairing]:
 
 @dataclass(frozen=True)
 class _Alike:
-    """What rows share that are compared: test rows of a task, tasks, and how products are made."""
+    """What rows share that are compared: test rows of a task, the adapters that were scored, and
+    how products are made."""
 
     set: str
     rows: int | None
-    tasks: int
+    tasks: tuple[str, ...]
     products: str
+
+
+def _prompts(note: Mapping[str, Any]) -> str:
+    """The prompts that a merge was told of, as the table says them; nothing for none."""
+    asked = note.get("options", {}).get("judge")
+    if asked is None:
+        return ""
+    said = f"{asked.get('count', '?')} {asked.get('split', '?')} prompts a task"
+    return f"{said}, {asked['learned']} training rows learned" if asked.get("learned") else said
 
 
 def _scored_alike(folder: Path) -> dict[_Alike, list[dict[str, Any]]]:
     """Rows of rivals and of hydraopt's own by what they share; a bundle that two results have
     stands once."""
-    groups: dict[_Alike, list[dict[str, Any]]] = {}
+    groups: dict[_Alike, dict[str, list[dict[str, Any]]]] = {}
     for name, result in result_files(folder):
         plain = {**result, "closer": {}}  # scored on more rows, which are not the same
         mine = (METHOD, *WITH_PROMPTS)
@@ -144,15 +159,22 @@ def _scored_alike(folder: Path) -> dict[_Alike, list[dict[str, Any]]]:
             if drops(plain, label) and (result["plan"] in _OF_RIVALS or note["method"] in mine)
         ]
         limits, products = result.get("limits", {}), result.get("products", "float32")
-        key = _Alike(result["set"], limits.get("rows"), len(result["tasks"]), products)
-        groups.setdefault(key, []).extend(row_of(name, plain, label) for label in named)
-    return {key: best_seen(rows) for key, rows in groups.items()}
+        for label in named:
+            tasks = tuple(sorted(task["adapter"] for task in scored_tasks(plain, label)))
+            key = _Alike(result["set"], limits.get("rows"), tasks, products)
+            told = _prompts(result["methods"][label])
+            row = {**row_of(name, plain, label), "prompts": told}
+            groups.setdefault(key, {}).setdefault(told, []).append(row)
+    return {
+        key: [row for rows in by_prompts.values() for row in best_seen(rows)]
+        for key, by_prompts in groups.items()
+    }
 
 
 def _line(pair: Pairing, rate: Rate) -> list[str]:
     ends = dict.fromkeys(f"{kl:.2g}" for kl in (rate.low, rate.high))
     return [
-        pair.method,
+        f"{pair.method}, {pair.prompts}" if pair.prompts else pair.method,
         pair.other,
         str(pair.sizes),
         " to ".join(ends),
@@ -161,17 +183,24 @@ def _line(pair: Pairing, rate: Rate) -> list[str]:
     ]
 
 
+def _about(alike: _Alike) -> str:
+    each = "all" if alike.rows is None else alike.rows
+    return f"`{alike.set}`, {len(alike.tasks)} tasks, {each} rows each:"
+
+
 def rates(folder: Path = QUALITY) -> str:
     """A table for every set, best first for the first column, and who has no KL in common."""
     parts = []
-    for alike, rows in _scored_alike(folder).items():
+    groups = _scored_alike(folder)
+    for alike, rows in groups.items():
         made = pairings(rows)
         known = [(pair, pair.rate) for pair in made if pair.rate]
         if not known:
             continue
         known.sort(key=lambda x: (x[0].method != METHOD, x[1].percent))
-        each = "all" if alike.rows is None else alike.rows
-        about = f"`{alike.set}`, {alike.tasks} tasks, {each} rows each:"
+        about = _about(alike)
+        if [_about(x) for x in groups].count(about) > 1:
+            about = wrapped(f"{about[:-1]} ({', '.join(alike.tasks)}; {alike.products}):").rstrip()
         parts.append(f"{about}\n\n{table(_HEAD, [_line(*x) for x in known])}")
         apart = [pair.other for pair in made if not pair.rate]
         if apart:

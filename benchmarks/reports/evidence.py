@@ -87,7 +87,13 @@ def _has_own_table(row: Row) -> bool:
     return any(Path(x).stem.endswith((".rivals", ".map")) for x in row["results"])
 
 
+_FEWER = """\
+Rows of fewer tasks cannot be held against those of all: a part of them is easier or harder. In the
+appendix, under "With prompts", the same tasks stand without prompts as well."""
+
+
 def methods() -> str:
+    """Rows of all methods of a set at 5 and 2 %, each with the number of its tasks."""
     parts = []
     for name, entry in headline()["sets"].items():
         rows = []
@@ -96,9 +102,12 @@ def methods() -> str:
             for method in dict.fromkeys(row["method"] for row in mine):
                 row = _row(mine, method, size)
                 if row:
-                    rows.append([method, f"{row['test_rows']:,}", *_scores(row)])
+                    rows.append([method, f"{row['tasks']}", f"{row['test_rows']:,}", *_scores(row)])
         if len({row[0] for row in rows}) > 1:
-            parts.append(f"{name}:\n\n{table(['method', 'test rows', *HEAD], rows)}")
+            head = ["method", "tasks", "test rows", *HEAD]
+            parts.append(f"{name}:\n\n{table(head, rows)}")
+            if len({row[1] for row in rows}) > 1:
+                parts.append(wrapped(_FEWER))
     return "\n".join(parts) or MISSING
 
 

@@ -59,7 +59,7 @@ def _added(rows: Sequence[Row], explored: Sequence[Row]) -> tuple[str, str]:
             f"{row['add']['read'] - row['index']:,}",
             f"{row['add']['written'] - row['index']:,}",
             f"{shown['start_cpu']:.1f}",
-            f"{shown['drawn_ms'] / 1000:.2f}",
+            f"{shown['drawn_ms'] / 1000:.2f}" if "drawn_ms" in shown else "-",
         ]
         for row, shown in zip(rows, explored, strict=True)
     ]

@@ -16,7 +16,7 @@ from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
-from benchmarks.reports.scores import NO_DROP, headline, result_files
+from benchmarks.reports.scores import NO_DROP, every_row, result_files
 from benchmarks.reports.tables import CHANGED, changed, table
 from benchmarks.rivals.one_for_all import ONE_FOR_ALL
 
@@ -44,12 +44,12 @@ _COST = ["merge s", "peak MiB"]
 
 
 def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
-    """Every method and size of every set: rows of the headline where there are scores, and bytes
-    and errors of those that have none; smallest first."""
+    """Every method and size of every set: its scores where there are any, over a part of the tasks
+    as well, and bytes and errors of those that have none; smallest first."""
     found: dict[str, list[Row]] = {}
     scored = {
         name: {(r["method"], r["setting"], r["bytes"]): r for r in entry["rows"]}
-        for name, entry in headline(folder)["sets"].items()
+        for name, entry in every_row(folder).items()
     }
     for _, result in result_files(folder):
         if result["plan"] == "map":
@@ -114,7 +114,8 @@ def leaderboard(folder: Path = QUALITY) -> str:
         "edit. Drops are in percent of the original adapter's score on the task's own metric,",
         "negative is a gain, the interval is over test rows of these tasks; methods with more test",
         "rows have narrower ones; bytes are those of the files, everything counted; the error is",
-        "|dW - dW~| / |dW|. A `-` has not been measured. What each method is:",
+        "|dW - dW~| / |dW|. A `-` has not been measured. Rows of a part of the tasks say so beside",
+        "their test rows; they cannot be held against those of all. What each method is:",
         f"{pages.shown(pages.ABOUT['methods'])}. Tuned on validation: the options in the setting",
         "were chosen for this set on validation rows (`benchmarks.quality methods SET --tune`).",
         "hydraopt's measure was chosen once, on validation rows of gemma3-5x8",

@@ -24,6 +24,7 @@ __all__ = [
     "best_seen",
     "dropped",
     "drops",
+    "every_row",
     "grouped",
     "grown",
     "headline",
@@ -205,8 +206,8 @@ def grown(folder: Path = QUALITY) -> Any:
     return result if "table" in result else None
 
 
-def headline(folder: Path = QUALITY) -> dict[str, Any]:
-    """By set: how many tasks, and its rows."""
+def every_row(folder: Path = QUALITY) -> dict[str, Any]:
+    """By set: how many tasks, and all its rows, those over a part of the tasks among them."""
     sets: dict[str, Any] = {}
     for name, result in result_files(folder):
         if not result["tasks"]:
@@ -217,7 +218,14 @@ def headline(folder: Path = QUALITY) -> dict[str, Any]:
         named = [label for label in result["methods"] if drops(result, label)]
         entry["rows"] += [row_of(name, result, label) for label in named]
     for entry in sets.values():
-        entry["rows"] = _widest(best_seen(entry["rows"]))
+        entry["rows"] = best_seen(entry["rows"])
         entry["rows"].sort(key=lambda row: (row["method"], -row["bytes"]))
     order = {name: place for place, name in enumerate(sorted(pinned()))}
-    return {"sets": dict(sorted(sets.items(), key=lambda x: (order.get(x[0], math.inf), x[0])))}
+    return dict(sorted(sets.items(), key=lambda x: (order.get(x[0], math.inf), x[0])))
+
+
+def headline(folder: Path = QUALITY) -> dict[str, Any]:
+    """By set: how many tasks, and the rows that stand for it: of a method and setting, those over
+    the most tasks."""
+    found = every_row(folder)
+    return {"sets": {x: {**entry, "rows": _widest(entry["rows"])} for x, entry in found.items()}}

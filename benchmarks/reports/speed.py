@@ -30,8 +30,10 @@ def speed(result: Mapping[str, Any]) -> str:
         f"PEFT's svd merge {peers['peft svd']['wall_ratio']:.1f} times our time, at width 4096 "
         f"{wide_peers['lorashare']['wall'] / wide['wall']:.0f} and "
         f"{wide_peers['peft svd']['wall'] / wide['wall']:.0f} times. A task reads back at "
-        f"{opened['cpu_mnps']:.0f} million numbers a second on one core once the bundle is open "
-        f"({of('read back: cold')['cpu_mnps']:.0f} million the first time). Peak memory is "
+        f"{opened['cpu_mnps']:.0f} million numbers a second on one core once the bundle is open, "
+        f"at {of('read back: cold')['cpu_mnps']:.0f} million where it is opened for that, and at "
+        f"{of('read back: first')['cpu_mnps']:.0f} million the first time in a process, which "
+        "loads compiled code. Peak memory is "
         f"{memory['peak_less_inputs_mib']:.0f} MiB above the inputs "
         "(`benchmarks/results/speed/speed.json`).\n"
     )

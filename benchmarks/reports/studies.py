@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,17 @@ def measures() -> str:
     return "\n".join([found, *pictures])
 
 
-def weights() -> str:
-    """What the validation split said of the constants of the measure."""
+def weights(folder: Path = QUALITY) -> str:
+    """What the validation split said of the constants of the measure; other plans that were scored
+    on it say nothing of them."""
     order = ("weights", "nearby", "nearest")
     found = sorted(
-        (order.index(r["plan"]), name, r) for name, r in result_files(split="validation")
+        (
+            (order.index(r["plan"]), name, r)
+            for name, r in result_files(folder, "validation")
+            if r["plan"] in order
+        ),
+        key=lambda x: x[:2],
     )
     parts = []
     for _, name, result in found:

@@ -116,7 +116,8 @@ def explorer_row(bundle: Path, count: int, folder: Path, repeats: int) -> dict[s
 
 
 def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
-    """The same of any collection of ``count`` tasks that :func:`write_collection` named."""
+    """The same of any collection of ``count`` tasks that :func:`write_collection` named; without a
+    browser to drive, its start alone."""
     command = [sys.executable, "-m", "hydraopt", "explore", str(path), "--port", "0", "--json"]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -124,10 +125,7 @@ def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
         said = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
         start_seconds, start_cpu = time.perf_counter() - started, _cpu_of(server.pid)
         try:
-            with browser.chromium() as driver:
-                shown = [_opened(driver, said["address"]) for _ in range(repeats)]
-                filtered = _filtered(driver, f"skill{min(123, count // 20):04d}")
-                looked = _looked_at(driver)
+            seen = {} if browser.why_not() else _seen(said["address"], count, repeats)
         finally:
             server.terminate()
     return {
@@ -135,10 +133,18 @@ def served_row(path: Path, count: int, repeats: int) -> dict[str, Any]:
         "tasks": count,
         "start_seconds": round(start_seconds, 2),
         "start_cpu": round(start_cpu, 2),
-        "drawn_ms": median(shown),
-        "filter_ms": filtered,
-        "task_ms": looked,
+        **seen,
     }
+
+
+def _seen(address: str, count: int, repeats: int) -> dict[str, float]:
+    """Milliseconds of the first view, of a filter and of a task's page, in a browser."""
+    with browser.chromium() as driver:
+        return {
+            "drawn_ms": median([_opened(driver, address) for _ in range(repeats)]),
+            "filter_ms": _filtered(driver, f"skill{min(123, count // 20):04d}"),
+            "task_ms": _looked_at(driver),
+        }
 
 
 def _cpu_of(process: int) -> float:

@@ -183,7 +183,8 @@ def loaded(model: Any, folders: Mapping[str, Path]) -> Any:
 
 
 def switching(model: Any, path: Path, repeats: int) -> Row:
-    """Cold: nothing of the task decoded, the file not in memory. Warm: used before."""
+    """Cold: nothing of the task decoded, the file not in memory. Warm: used before; bytes_read_warm
+    is of all these switches together."""
     cold, warm, read = [], [], []
     with attach(model, path) as attached:
         attached.set_task(attached.tasks[0])  # compiled code is loaded
@@ -193,17 +194,19 @@ def switching(model: Any, path: Path, repeats: int) -> Row:
             attached.set_task(name)
             cold.append(attached.stats.switch_seconds)
             read.append(attached.stats.bytes_read - before)
+        before = attached.stats.bytes_read
         for _ in range(repeats):
             for name in attached.tasks[:2]:
                 attached.set_task(name)
                 warm.append(attached.stats.switch_seconds)
+        read_warm = attached.stats.bytes_read - before
     return {
         "what": "switch",
         "cold_ms": round(1e3 * median(cold), 3),
         "cold_worst_ms": round(1e3 * max(cold), 3),
         "warm_ms": round(1e3 * median(warm), 3),
         "bytes_read": round(median(read)),
-        "warm_bytes_read": 0,
+        "bytes_read_warm": read_warm,
     }
 
 

@@ -8,7 +8,7 @@ after the other, each in a process of its own, and its ratios are to hydraopt's 
 cell. One of tasks, rank and width changes at a time, around 8 adapters of rank 16 and width 1024;
 then the tasks once more with the modules of an 8B model's layers. A run over the limit, a tool that
 fails, and one that cannot be installed are results. Every cell is saved at once, and a second call
-goes on with what is missing: cells, or a tool's rows.
+goes on with what is missing: cells, or a tool's rows. It refuses a result of another revision.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import ROOT, SPEED, begun, provenance, save_json
+from benchmarks.common import ROOT, SPEED, begun, package_hash, provenance, save_json
 from benchmarks.rivals.environments import python_of, versions_of
 from benchmarks.rivals.registry import TOOLS as RIVALS
 from benchmarks.speed.exponents import exponents, with_ratios
@@ -45,6 +45,8 @@ TOOLS = (_OURS, *RIVALS)
 _CENTRE = {"tasks": 8, "rank": 16, "width": 1024}
 _MODULES = 4
 _8B = 4096
+_SAME = ("source", "limit", "repeats", "tools", "versions")
+"""Of the head of a result that a run goes on with."""
 
 
 @dataclass(frozen=True, order=True)
@@ -154,13 +156,14 @@ def _compile(place: Path) -> None:
 def _head(args: argparse.Namespace) -> Row:
     head = provenance("seconds and memory against adapters, rank and width", seed=1)
     head["versions"] |= versions_of(x.name for x in RIVALS.values() if x.package)
-    return {**head, "limit": args.limit, "repeats": args.repeats, "tools": args.tools}
+    asked = {"limit": args.limit, "repeats": args.repeats, "tools": args.tools}
+    return {**head, "source": package_hash(), **asked}
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure the cells that the result lacks."""
     head = _head(args)
-    rows: Rows = begun(args.out, head, ("limit", "repeats", "tools", "versions"))
+    rows: Rows = begun(args.out, head, _SAME)
     fields = Cell.__dataclass_fields__
     have = {(Cell(**{name: row[name] for name in fields}), row["tool"]) for row in rows}
     wanted = cells_of(args.tasks, args.ranks, args.widths, args.layers)

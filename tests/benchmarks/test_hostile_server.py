@@ -66,6 +66,22 @@ def test_what_is_wrong_is_found() -> None:
         assert problems_of([row]) == [said]
 
 
+@pytest.mark.parametrize("given", [(1, 0), (1, 1), (1, 3), (0, 2)])
+def test_a_base_needs_two_bundles(given, monkeypatch, capsys) -> None:
+    """Nothing else is attacked in its place."""
+
+    def attacked(*_: object) -> None:
+        raise AssertionError("the tiny model was written")
+
+    monkeypatch.setattr(server, "write_tiny", attacked)
+    bases, bundles = given
+    arguments = ["--base", "model"] * bases + ["--bundle", "one"] * bundles
+    with pytest.raises(SystemExit) as ended:
+        server.main(arguments)
+    assert ended.value.code == 2
+    assert f"exactly two --bundle belong together; got {bundles}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_short_attack(tmp_path: Path) -> None:
     out = tmp_path / "server.json"

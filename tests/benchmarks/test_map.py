@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from fnmatch import fnmatchcase
 
@@ -45,6 +46,15 @@ def test_a_result_is_named_by_the_command_that_made_it() -> None:
         said = re.search(r'"command": "python -m (\S+ \w+)', path.read_text(encoding="utf-8"))
         assert said, file
         assert row.startswith(said[1]), file
+
+
+@pytest.mark.parametrize("name", ["heads", "head-harm", "trained-tuners"])
+def test_the_command_gives_the_published_rows(name: str) -> None:
+    """It has every option that the result says it was made with."""
+    said = json.loads((RESULTS / "quality" / f"{name}.json").read_text(encoding="utf-8"))["command"]
+    (row,) = (command for command, file in ROWS if file == f"quality/{name}.json")
+    options = re.compile(r"--[\w-]+(?: \d+)?")
+    assert sorted(options.findall(row)) == sorted(options.findall(said))
 
 
 def test_every_folder_is_on_the_map() -> None:

@@ -98,6 +98,13 @@ def test_the_best_state_is_kept() -> None:
     assert 1 <= course["best_step"] < course["steps"]
 
 
+def test_a_tuner_without_a_step_is_refused(base, tmp_path) -> None:
+    plan = Plan("x", "spell", "en", tuner="dora", rank=2, **{**SMALL, "batch": 11})
+    with pytest.raises(RecipeError, match="x: 10 training rows, a batch of 11"):
+        trained_with(plan, tuple(ROWS), tmp_path / "x")
+    assert not list(tmp_path.glob("*x*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tuner", [x for x in TUNERS if x != "lora"])
 def test_every_tuner_learns_and_is_of_its_kind(tuner, base, tmp_path) -> None:

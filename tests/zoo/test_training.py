@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from tests.small_model import INSTRUCTION, ROWS
 from zoo.batching import encode, mean_loss, target_logits
 from zoo.lora import attached, init_factors
-from zoo.recipe import Plan, RecipeError, parse_recipe
-from zoo.tasks import read_task
-from zoo.train import fit
+from zoo.recipe import Plan, Recipe, RecipeError, parse_recipe
+from zoo.tasks import Task, read_task
+from zoo.train import fit, train_adapter
 
 PLAN = Plan("x", "spell", "en", rank=2, batch=2, epochs=4, validate_every=5, lr=0.01, patience=99)
 
@@ -24,10 +24,10 @@ def items(trained):
     return encode(trained[1], ROWS, INSTRUCTION)
 
 
-def train(model, items, plan=PLAN, checkpoint=None):
+def train(model, items, plan=PLAN, checkpoint=None, **more):
     factors = init_factors(model, ("q_proj", "v_proj"), plan.rank, "0")
     with attached(model, factors, plan.alpha / plan.rank):
-        return fit(model, factors, plan, items, items[:4], checkpoint)
+        return fit(model, factors, plan, items, items[:4], checkpoint, **more)
 
 
 def test_the_loss_and_its_gradient_are_those_of_torch(trained, items) -> None:
@@ -83,6 +83,42 @@ def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, mon
     for path, pair in whole.factors.items():
         for mine, theirs in zip(pair, resumed.factors[path], strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("other", ["rows", "base"])
+def test_a_checkpoint_of_other_rows_or_another_base_is_not_gone_on_with(
+    trained, items, tmp_path, capsys, other
+) -> None:
+    """It lies there as an interrupted run left it."""
+    checkpoint, plan = tmp_path / "checkpoint.pt", replace(PLAN, solved_nll=-1.0)
+    train(trained[0], items, plan, checkpoint, base="tiny float32")
+    again = {"rows": items[::-1] if other == "rows" else items}
+    base = "tiny bfloat16" if other == "base" else "tiny float32"
+    capsys.readouterr()
+    found = train(trained[0], again["rows"], plan, checkpoint, base=base)
+    said = capsys.readouterr().out
+    assert f"the checkpoint has another {other}: starting anew" in said
+    assert "going on" not in said
+    assert found.validation_nll == train(trained[0], again["rows"], plan).validation_nll
+
+
+@pytest.mark.parametrize("change", [{"batch": 11}, {"epochs": 0}])
+def test_training_without_a_step_is_refused(trained, items, tmp_path, change) -> None:
+    plan = replace(PLAN, **change)
+    said = rf"x: 10 training rows, a batch of {plan.batch} and {plan.epochs} epochs make no step; "
+    with pytest.raises(RecipeError, match=said + '.*make "batch" smaller'):
+        train(trained[0], items, plan, tmp_path / "checkpoint.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_folder_is_left_of_what_was_not_trained(trained, tmp_path) -> None:
+    rows = tuple(ROWS)
+    task = Task("spell", "en", INSTRUCTION, rows[:1], rows, rows)
+    recipe = Recipe("smollm2-135m-instruct", "out", "float32", (PLAN,))
+    factors = init_factors(trained[0], PLAN.targets, PLAN.rank, "0")
+    with attached(trained[0], factors), pytest.raises(RecipeError, match="1 training rows"):
+        train_adapter(*trained, recipe, PLAN, task, tmp_path / "x", factors)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_training_stops_when_nothing_improves(trained, items) -> None:

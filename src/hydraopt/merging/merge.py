@@ -123,11 +123,10 @@ def merge(
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
-    started = time.monotonic()
+    started, other = time.monotonic(), measure != DEFAULT_MEASURE
     limits = _Limits(size, error, max_error, lossless, harm)
     helpers = Finishers(judge, refitter, rescaler)
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
-    other = measure != DEFAULT_MEASURE
     limits.check(helpers, {**choices, "sensitivity": sensitivity, "measure": other})
     chosen = measure_named(measure) if isinstance(measure, str) else measure
     loaded = _loaded(adapters, output, same_base, alpha)

@@ -121,3 +121,56 @@ def test_the_table_has_rows_that_were_scored_alike(tmp_path) -> None:
     assert "No KL in common with hydraopt: poor." in text
     assert "only-private" not in text
     assert text.count("`gemma3-5x8`, 1 tasks, 24 rows each") == 1
+
+
+def _result(plan: str, methods: dict[str, dict], tasks: dict[str, dict[str, float]]) -> dict:
+    """methods: their options by label, "NAME SIZE%". tasks: KL by adapter and label."""
+    about = {"bytes": 1000, "errors": dict.fromkeys("abcd", 0.5)}
+    noted = {}
+    for label, options in methods.items():
+        method, _, size = label.partition(" ")
+        place = {"method": method, "setting": size, "size_pct": float(size.rstrip("%"))}
+        noted[label] = {**about, **place, "options": options}
+    return {
+        "set": "gemma3-5x8",
+        "adapters": pinned()["gemma3-5x8"][1],
+        "plan": plan,
+        "limits": {"rows": 300},
+        "methods": noted,
+        "tasks": [{**scored(kls), "adapter": name} for name, kls in tasks.items()],
+    }
+
+
+def test_curves_of_other_prompts_stand_apart(tmp_path) -> None:
+    few = {"judge": {"split": "validation", "count": 24}}
+    many = {"judge": {"split": "validation", "count": 64}}
+    taught = {"judge": {**few["judge"], "learned": 300}}
+    methods = {
+        "hydraopt 2%": {},
+        "hydraopt 8%": {},
+        "hydraopt-curves 2%": few,
+        "hydraopt-curves 4%": many,
+        "hydraopt-refit 4%": taught,
+    }
+    kls = dict(zip(methods, (0.1, 0.001, 0.05, 0.001, 0.001), strict=True))
+    result = _result("harm", methods, {"a": kls})
+    (tmp_path / "gemma3-5x8.harm.json").write_text(json.dumps(result))
+    text = rates(tmp_path)
+    one = "hydraopt-curves, {} validation prompts a task | hydraopt | 2 | {} |"
+    assert one.format(24, 0.05) in text
+    assert one.format(64, 0.001) in text
+    more = "24 validation prompts a task, 300 training rows learned"
+    assert f"| hydraopt-refit, {more} | hydraopt | 2 | 0.001 |" in text
+
+
+def test_curves_of_other_tasks_stand_apart(tmp_path) -> None:
+    """Though they are as many."""
+    for plan, names, kl in (("harm", "ab", 0.001), ("curves", "cd", 0.002)):
+        kls = {"hydraopt 2%": 0.1, "hydraopt 8%": 0.001, f"hydraopt-{plan} 8%": kl}
+        kls = {x.replace("-harm", "-refit"): value for x, value in kls.items()}
+        result = _result(plan, {label: {} for label in kls}, dict.fromkeys(names, kls))
+        (tmp_path / f"gemma3-5x8.{plan}.json").write_text(json.dumps(result))
+    first, second = rates(tmp_path).split("`gemma3-5x8`, 2 tasks, 300 rows each (")[1:]
+    assert (first[:14], second[:14]) == ("c, d; float32)", "a, b; float32)")
+    assert ("hydraopt-curves" in first, "hydraopt-refit" in first) == (True, False)
+    assert ("hydraopt-curves" in second, "hydraopt-refit" in second) == (False, True)

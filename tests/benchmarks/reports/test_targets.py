@@ -75,5 +75,13 @@ def test_other_conditions_are_no_result(tmp_path, file, rows, change) -> None:
     assert all(x["met"] is None for x in by_name(tmp_path, file).values())
 
 
+def test_bytes_that_nobody_measured_are_not_shown(tmp_path) -> None:
+    """Older results have a 0 that was written and not read off."""
+    for key, shown in (("warm_bytes_read", False), ("bytes_read_warm", True)):
+        written(tmp_path, "runtime-gemma.json", [{**RUNTIME[4], key: 0}])
+        rows = by_name(tmp_path, "runtime-gemma.json")
+        assert (key in rows["a warm switch, ms on one core"]) == shown
+
+
 def test_todays_results_can_be_read() -> None:
     assert all(set(x) >= {"what", "value", "target", "met", "result"} for x in headline()["rows"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.reports import scaling as scaling_report
 from benchmarks.rivals.environments import run_lines
+from benchmarks.speed import scaling
 from benchmarks.speed.exponents import exponent, exponents, with_ratios
 from benchmarks.speed.scaling import Cell, cells_of, summary
 from benchmarks.speed.synthetic import llama_layers, write_adapters
@@ -128,3 +131,30 @@ def test_the_layers_of_an_8b_model() -> None:
     assert len(shapes) == 14
     # 218 million weights a layer.
     assert sum(m * n for m, n in shapes.values()) == 2 * 218_103_808
+
+
+def test_a_table_is_of_one_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call goes on with what is missing, and not where other code made the rows."""
+    asked: list[tuple[int, ...]] = []
+
+    def rows_of(cell: Cell, folders: Any, tools: Any, args: Any) -> list[dict[str, Any]]:
+        asked.append((cell.tasks, len(folders)))
+        return [row("hydraopt", cell.tasks, 2, 64, merge_wall=1.0)]
+
+    monkeypatch.setattr(scaling, "_compile", lambda place: None)
+    monkeypatch.setattr(scaling, "rows_of", rows_of)
+    monkeypatch.setattr(scaling, "ROOT", tmp_path)
+    monkeypatch.setattr(scaling, "versions_of", lambda names: {})
+    out = tmp_path / "scaling.json"
+    given = ["--tools", "hydraopt", "--ranks", "2", "--widths", "64", "--layers", "0"]
+    given += ["--out", str(out), "--tasks"]
+    monkeypatch.setattr(scaling, "package_hash", lambda: "this", raising=False)
+    scaling.main([*given, "2"])
+    scaling.main([*given, "2", "3"])
+    assert asked == [(2, 2), (3, 3)]
+    before = out.read_text()
+    assert json.loads(before)["source"] == "this"
+    monkeypatch.setattr(scaling, "package_hash", lambda: "another")
+    with pytest.raises(SystemExit, match=r"scaling.json has other source; remove it first"):
+        scaling.main([*given, "2", "3", "4"])
+    assert out.read_text() == before

@@ -1,0 +1,314 @@
+"""Studies go on with rows of the same, and refuse a result that was made of something else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import curve, likely, refits
+from hydraopt.adapters import Adapter, read_adapters
+from hydraopt.basemodel.refit import Schedule
+from tests.small_model import ROWS
+
+SET = "gemma3-5x8"
+PATH = "model.layers.0.self_attn.q_proj"
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def splits(tasks: Path) -> Path:
+    """The small task's rows in all splits, for two languages."""
+    text = "".join(json.dumps(row) + "\n" for row in ROWS)
+    for language in ("en", "de"):
+        (tasks / "spell" / language).mkdir(exist_ok=True)
+        for split in ("train", "validation", "test"):
+            (tasks / "spell" / language / f"{split}.jsonl").write_text(text)
+    return tasks
+
+
+def _adapters(make_adapter: Any, folder: Path, seed: int) -> list[Adapter]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for language in ("en", "de"):
+        pair = rng.standard_normal((8, 2)), rng.standard_normal((2, 8))
+        made.append(make_adapter(folder / f"spell-{language}", {PATH: pair}))
+    return list(read_adapters(made))
+
+
+@pytest.fixture
+def adapters(make_adapter: Any, tmp_path: Path) -> list[Adapter]:
+    return _adapters(make_adapter, tmp_path / "adapters", 0)
+
+
+@pytest.fixture
+def others(make_adapter: Any, tmp_path: Path) -> list[Adapter]:
+    return _adapters(make_adapter, tmp_path / "others", 1)
+
+
+def refused(run: Run, what: str, out: Path, *given: str) -> None:
+    """The run ends, says what to do, and leaves the result as it was."""
+    before = out.read_text()
+    with pytest.raises(SystemExit, match=f"{what}; remove it first, or give another --out"):
+        run(*given)
+    assert out.read_text() == before
+
+
+def without(out: Path, *fields: str) -> None:
+    """As an older result, which did not say these."""
+    result = json.loads(out.read_text())
+    out.write_text(json.dumps({key: x for key, x in result.items() if key not in fields}))
+
+
+NEW = ("splits", "sizes", "adapters", "code", "task files", "products", "base")
+
+
+# --- likely ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foretold(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch: Any) -> Run:
+    out = tmp_path / "x.likely.json"
+
+    def measured(_: Any, adapter: Adapter, *__: Any) -> list[dict[str, Any]]:
+        return [{"task": adapter.name, "split": "test", "rows": __[-1]["test"]}]
+
+    monkeypatch.setattr(likely, "QUALITY", tmp_path)
+    monkeypatch.setattr(likely, "original_adapters", lambda _: adapters)
+    monkeypatch.setattr(likely, "merged", lambda *_: (tmp_path, {}))
+    monkeypatch.setattr(likely, "open_bundle", lambda _: None)
+    monkeypatch.setattr(likely, "load_model", lambda _: None)
+    monkeypatch.setattr(likely, "request_for", lambda *_: SimpleNamespace(base=""))
+    monkeypatch.setattr(likely, "package_hash", lambda: "this", raising=False)
+    monkeypatch.setattr(likely, "_measured", measured)
+
+    def run(*given: str) -> dict[str, Any]:
+        arguments = [SET, "--tasks", str(splits), "--only", "spell-en", "--out", str(out)]
+        likely.main([*arguments, *given])
+        result: dict[str, Any] = json.loads(out.read_text())
+        return result
+
+    return run
+
+
+def test_likely_goes_on_with_the_same(foretold: Run, tmp_path: Path) -> None:
+    first = foretold()
+    assert first["splits"] == {"train": 64, "validation": 64, "test": 150}
+    assert [row["task"] for row in foretold()["rows"]] == ["spell-en"]
+    both = foretold("--only", "spell-de")
+    assert [row["task"] for row in both["rows"]] == ["spell-en", "spell-de"]
+    assert len(both["task files"]) == 6
+    assert {**first, "rows": [], "task files": {}} == {
+        **both,
+        "rows": [],
+        "task files": {},
+        "hardware": first["hardware"],
+    }
+
+
+def test_likely_refuses_rows_of_something_else(
+    foretold: Run, splits: Path, others: list[Adapter], tmp_path: Path, monkeypatch: Any
+) -> None:
+    out = tmp_path / "x.likely.json"
+    foretold()
+    refused(foretold, "other splits", out, "--rows", "80", "--only", "spell-de")
+    refused(foretold, "other products", out, "--products", "float32")
+    with monkeypatch.context() as other:
+        other.setattr(likely, "original_adapters", lambda _: others)
+        refused(foretold, "other adapters", out)
+    with monkeypatch.context() as other:
+        other.setattr(likely, "package_hash", lambda: "another")
+        refused(foretold, "other code", out)
+    file = splits / "spell" / "en" / "validation.jsonl"
+    file.write_text(file.read_text().replace("seven", "7"))
+    refused(foretold, "other task files", out)
+
+
+def test_likely_goes_on_with_an_older_result_and_says_no_more_of_it(
+    foretold: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.likely.json"
+    foretold()
+    without(out, *NEW)
+    found = foretold("--only", "spell-de", "--rows", "80")
+    assert [row["rows"] for row in found["rows"]] == [150, 80]
+    assert not {*NEW} & found.keys()
+
+
+# --- refits ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refitted(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch: Any) -> Run:
+    out = tmp_path / "x.refits.json"
+    note = {"code": "code-inputs", "options": {}, "bytes": 1000}
+
+    def tried(_: Any, asked: Any, __: Any, ___: Any, trial: str) -> dict[str, Any]:
+        how = refits.TRIALS[trial]
+        about = {"adapter": asked.name, "trial": trial, "split": how.split, "prompts": 10}
+        asked_for = {"asked": {"prompts": how.prompts, "invented": how.invented}}
+        schedule = json.loads(json.dumps(how.schedule.__dict__))
+        return {**about, **asked_for, "schedule": schedule, "after": {}, "steps": 1, "seconds": 1}
+
+    class Asked:
+        def __init__(self, *given: Any) -> None:
+            self.name, self.factors = given[2].name, {}
+
+        def answers(self, *_: Any) -> Sequence[Any]:
+            return []
+
+    monkeypatch.setattr(refits, "QUALITY", tmp_path)
+    monkeypatch.setattr(refits, "original_adapters", lambda _: adapters)
+    monkeypatch.setattr(refits, "merged", lambda *_: (tmp_path, note))
+    monkeypatch.setattr(refits, "load_model", lambda _: (None, None))
+    monkeypatch.setattr(refits, "request_for", lambda *_: SimpleNamespace(base=""))
+    monkeypatch.setattr(refits, "package_hash", lambda: "this", raising=False)
+    for name in ("open_bundle", "modules_of", "reference_of", "_measured"):
+        monkeypatch.setattr(refits, name, lambda *_: {})
+    monkeypatch.setattr(refits, "_Asked", Asked)
+    monkeypatch.setattr(refits, "_tried", tried)
+
+    def run(*given: str) -> dict[str, Any]:
+        arguments = [SET, "--tasks", str(splits), "--only", "spell-en", "--out", str(out)]
+        refits.main([*arguments, *given])
+        result: dict[str, Any] = json.loads(out.read_text())
+        return result
+
+    return run
+
+
+def test_refits_go_on_with_the_same(refitted: Run) -> None:
+    assert [*refitted()["rows"]] == ["spell-en 3% default 48"]
+    found = refitted("--trials", "default", "24", "--only", "spell-en", "spell-de")
+    assert len(found["rows"]) == 4
+    assert found["bundles"]["3%"]["bytes"] == 1000
+
+
+def test_refits_refuse_rows_of_something_else(
+    refitted: Run, others: list[Adapter], tmp_path: Path, monkeypatch: Any
+) -> None:
+    out = tmp_path / "x.refits.json"
+    refitted()
+    with monkeypatch.context() as other:
+        other.setattr(refits, "package_hash", lambda: "another")
+        refused(refitted, "other code", out, "--only", "spell-de")
+    with monkeypatch.context() as other:
+        other.setattr(refits, "original_adapters", lambda _: others)
+        refused(refitted, "other adapters", out, "--trials", "24")
+    with monkeypatch.context() as other:
+        note = {"code": "other-inputs", "options": {}, "bytes": 1001}
+        other.setattr(refits, "merged", lambda *_: (tmp_path, note))
+        refused(refitted, "other code of 3%, bytes of 3%", out, "--trials", "24")
+    trial = refits.TRIALS["default"]
+    changed = [
+        replace(trial, prompts=24),
+        replace(trial, split="train"),
+        replace(trial, invented=9),
+        replace(trial, schedule=Schedule(rate=0.5)),
+    ]
+    for how in changed:
+        with monkeypatch.context() as other:
+            other.setattr(refits, "TRIALS", {**refits.TRIALS, "default": how})
+            refused(refitted, "other trial 'default'", out)
+    with pytest.raises(SystemExit, match="has no adapter nothing"):
+        refitted("--only", "nothing")
+
+
+def test_refits_go_on_with_an_older_result(refitted: Run, tmp_path: Path) -> None:
+    out = tmp_path / "x.refits.json"
+    (row,) = refitted()["rows"].values()
+    without(out, *NEW)
+    result = json.loads(out.read_text())
+    del row["asked"], row["schedule"]["temperature"]
+    out.write_text(json.dumps({**result, "rows": {"spell-en 3% default 48": row}}))
+    found = refitted("--trials", "default", "24")
+    assert found["rows"]["spell-en 3% default 48"] == row
+    assert len(found["rows"]) == 2
+    assert not {*NEW} & found.keys()
+
+
+# --- curve ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def curved(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch: Any) -> Run:
+    out = tmp_path / "curve-x.json"
+
+    class Judged:
+        def __init__(self, base: str, *_: Any) -> None:
+            pass
+
+        def score_base(self, *_: Any) -> dict[str, float]:
+            return {"nll": 2.0}
+
+        def score_factors(self, *_: Any) -> dict[str, float]:
+            return {"nll": 1.0}
+
+    def made(adapters: Any, forms: Any, sizes: Any, done: Any, measure: str) -> Any:
+        for size in sizes:
+            if ("all", size) not in done:
+                row = {"method": "all", "setting": size, "bytes": 100, "measure": measure}
+                yield row, {x.name: {} for x in adapters}
+
+    monkeypatch.setattr(curve, "Scorer", Judged)
+    monkeypatch.setattr(curve, "hydraopt_rows", made)
+    monkeypatch.setattr(curve, "rival_rows", lambda *_: iter(()))
+    monkeypatch.setattr(curve, "adapter_task", lambda folder: tuple(folder.name.split("-")))
+    monkeypatch.setattr(curve, "package_hash", lambda: "this", raising=False)
+
+    def run(*given: str, folder: Path = tmp_path / "adapters", base: str = "tiny") -> Any:
+        arguments = [str(folder / "spell-*"), "--base", base, "--tasks", str(splits)]
+        curve.main([*arguments, "--out", str(out), "--sizes", "5%", *given])
+        return json.loads(out.read_text())
+
+    return run
+
+
+def test_a_curve_goes_on_with_the_same(curved: Run) -> None:
+    assert [row["setting"] for row in curved()["rows"]] == ["5%"]
+    found = curved("--sizes", "5%,10%")
+    assert [row["setting"] for row in found["rows"]] == ["5%", "10%"]
+    assert found["base_loss"] == {"spell-en": 2.0, "spell-de": 2.0}
+    assert (found["base"], found["rows_per_task"], found["code"]) == ("tiny", 100, "this")
+    assert found["adapters"].keys() == {"spell-en", "spell-de"}
+
+
+def test_a_curve_refuses_rows_of_something_else(
+    curved: Run, splits: Path, others: list[Adapter], tmp_path: Path, monkeypatch: Any
+) -> None:
+    out = tmp_path / "curve-x.json"
+    curved()
+    more = ("--sizes", "10%")
+    refused(curved, "other rows_per_task", out, *more, "--rows", "1000")
+    refused(curved, "other measure", out, *more, "--measure", "frobenius")
+    curved("--rivals", "--measure", "frobenius")  # which rivals have no use for
+    refused(lambda *x: curved(*x, base="another"), "other base", out, *more)
+    refused(lambda *x: curved(*x, folder=tmp_path / "others"), "other adapters", out, *more)
+    with monkeypatch.context() as other:
+        other.setattr(curve, "package_hash", lambda: "another")
+        refused(curved, "other code", out, *more)
+    file = splits / "spell" / "en" / "test.jsonl"
+    file.write_text(file.read_text().replace("seven", "7"))
+    refused(curved, "other task files", out, *more)
+
+
+def test_a_curve_goes_on_with_an_older_result_of_the_same_adapters(
+    curved: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "curve-x.json"
+    curved()
+    without(out, *NEW)
+    found = curved("--sizes", "10%")
+    assert [row["setting"] for row in found["rows"]] == ["5%", "10%"]
+    assert not {*NEW} & found.keys()
+    result = json.loads(out.read_text())
+    out.write_text(json.dumps({**result, "base_loss": {"spell-en": 2.0}}))
+    refused(curved, "other adapters", out)
+    out.write_text(json.dumps(result))
+    refused(curved, "other measure", out, "--measure", "frobenius")
