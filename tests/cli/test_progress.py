@@ -62,3 +62,30 @@ def test_short_work_says_nothing(capsys) -> None:
 def test_who_wants_no_progress_gets_none() -> None:
     with progress_bar(hidden=True) as progress:
         assert progress is None
+
+
+def test_a_bar_starts_anew_with_each_stage(monkeypatch) -> None:
+    import rich.progress
+
+    bars = []
+
+    class Watched(rich.progress.Progress):
+        def __init__(self, *columns, **options) -> None:
+            super().__init__(*columns, **options)
+            bars.append(self)
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(rich.progress, "Progress", Watched)
+    monkeypatch.setattr(progress_module.sys, "stderr", Terminal())
+    with progress_bar(hidden=False) as move:
+        assert move is not None
+        move("pass 1", 2, 2)
+        (task,) = bars[0].tasks
+        assert task.finished
+        for stage, done in (("pass 2", 1), ("pass 2", 2), ("pass 2", 1)):
+            move(stage, done, 2)
+            assert task.finished == (done == 2)
+            assert (task.description, task.completed) == (stage, done)

@@ -43,8 +43,13 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
     columns = (said, BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("starting", total=None)
+        last = "", 0
 
         def move(stage: str, done: int, total: int) -> None:
+            nonlocal last
+            if stage != last[0] or done < last[1]:  # a stage may start over
+                bar.reset(line)
+            last = stage, done
             bar.update(line, description=printable(stage), completed=done, total=total)
 
         yield move

@@ -186,8 +186,8 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
 @pytest.mark.parametrize(
     ("scales", "limit", "size"),
     [
-        ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "27%"),
         ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "18%"),
+        ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "15%"),
         ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"size": "30%"}, "29%"),
         slow({"easy": 1e-6, "hard": 0.6}, {"size": "30%"}, "29%"),
         slow({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "29%"),

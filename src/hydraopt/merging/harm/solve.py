@@ -49,8 +49,11 @@ _STEPS: Final = (1 / 9, 1 / 3, 3.0, 9.0)
 _FIRST_ERROR: Final = 0.5
 """The mean error of the first trial for a limit."""
 _FINER: Final = 1 / 6
-"""Each later one has so much of the price before."""
+"""Each later one has so much of the price before, each coarser one of the price behind."""
 _MOST_TRIALS: Final = 9
+_MOST_COARSER: Final = 4
+_FALLS: Final = 0.95
+"""A coarser trial has at most so many of a stream's bytes, or there is no less to be had."""
 _ROUNDS: Final = 3
 """Times that a size is shared out and measured."""
 TRIALS: Final = 1 + len(_STEPS) + _ROUNDS
@@ -198,16 +201,29 @@ def _try_for_size(trials: Trials, aim: Size) -> Draft:
 
 def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
     """From coarse to fine, until every task has been on both sides of the limit; one that has is
-    not measured again."""
-    price = price_of(MeanError(_FIRST_ERROR), trials.job, trials.weights)
+    not measured again. Tasks that keep the limit easily in the first trial are tried coarser."""
+    first = price = price_of(MeanError(_FIRST_ERROR), trials.job, trials.weights)
     left = trials.prompted()
     for count in range(_MOST_TRIALS):
         trials.run(np.full(trials.contents, price), left)
         within = {i for i in left if (trials.points[i][-1].harm or 0.0) <= aim.limit}
         left -= within if count else set()  # a curve needs two points
         if not left:
-            return
+            break
         price *= _FINER
+    _try_coarser(trials, aim, first)
+
+
+def _try_coarser(trials: Trials, aim: HarmLimit, price: float) -> None:
+    """Trials beyond the coarsest, made at ``price``, of tasks that were far within the limit."""
+    before = {i: points[0] for i, points in trials.points.items() if i in trials.prompted()}
+    for _ in range(_MOST_COARSER):
+        before = {i: x for i, x in before.items() if (x.harm or 0.0) < _MET * aim.limit}
+        if not before:
+            return
+        price /= _FINER
+        points = trials.run(np.full(trials.contents, price), set(before))[1]
+        before = {i: points[i] for i, x in before.items() if points[i].size < _FALLS * x.size}
 
 
 def _prices(
@@ -288,7 +304,7 @@ def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSoluti
     for count in range(_MOST_TRIES):
         draft, points = trials.run(prices, trials.prompted())
         harms = [point.harm or 0.0 for point in points]
-        beyond = [i for i, harm in enumerate(harms) if harm > aim.limit]
+        beyond = [i for i, harm in enumerate(harms) if not harm <= aim.limit]  # NaN as well
         # Later tries only lower prices, so that they come to an end.
         raised = count < _MOST_TRIES // 2
         idle = [i for i, harm in enumerate(harms) if raised and harm < _MET * aim.limit]
@@ -298,10 +314,13 @@ def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSoluti
             break
         curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
         wanted = _prices(trials, curves, aim, options)
+        before = prices.copy()
         for i in beyond:
             prices[i] = min(wanted[i], _BACK * prices[i])
         for i in idle:
             prices[i] = max(wanted[i], prices[i])
+        if np.array_equal(before, prices):  # idle tasks have no coarser price
+            break
     if best is None:
         raise _unmet(trials, points, aim)
     return HarmSolution(best[1], trials.count, trials.kept_curves())

@@ -1,0 +1,43 @@
+"""A limit that tasks keep easily: it is looked for coarser than the first trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge
+from hydraopt.merging.harm.trials import Trials
+from tests.merging.harm.conftest import PowerJudge
+
+
+@pytest.fixture
+def prices(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
+    """Of all passes of trials, by content."""
+    run, seen = Trials.run, []
+
+    def noted(self, prices, measured):
+        seen.append(tuple(prices))
+        return run(self, prices, measured)
+
+    monkeypatch.setattr(Trials, "run", noted)
+    return seen
+
+
+def test_a_limit_takes_no_more_bytes_than_a_size_that_keeps_it(adapters, tmp_path: Path) -> None:
+    scales = {"easy": 0.001, "fair": 0.01, "hard": 0.05}
+    judge = PowerJudge(adapters, scales)
+    limited = merge(adapters, tmp_path / "limited", harm="5.5%", judge=judge, workers=1)
+    sized = merge(adapters, tmp_path / "sized", size="12%", judge=judge, workers=1)
+    assert max(x.likely for x in sized.harms.values()) < 0.05
+    assert max(x.likely for x in limited.harms.values()) < 0.055
+    assert limited.size <= sized.size
+
+
+def test_tasks_without_harm_are_left_with_little_and_no_pass_is_made_twice(
+    adapters, tmp_path: Path, prices
+) -> None:
+    judge = PowerJudge(adapters, dict.fromkeys(("easy", "fair", "hard"), 1e-9))
+    made = merge(adapters, tmp_path / "x", harm="5%", judge=judge, workers=1)
+    assert made.fraction < 0.1
+    assert len(set(prices)) == len(prices)
