@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from hydraopt import merge, open_bundle
+from hydraopt.cli.mergeoptions import Asked
 from hydraopt.evaluate.compared import read_compared
 from tests.cli.conftest import Run
 from tests.conftest import write_adapter
@@ -117,3 +119,23 @@ def test_tensors_of_a_base_come_back(run: Run, tmp_path: Path) -> None:
 def test_a_base_that_no_one_needs_is_refused(run: Run, bundle: Path, tmp_path: Path) -> None:
     done = run("export", bundle, "de", "-o", tmp_path / "x", "--base", tmp_path)
     assert done.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "trains"),
+    [
+        ({"size": "3%"}, None, True),
+        ({"size": "3%"}, False, False),
+        ({}, None, False),
+        ({"error": 0.1}, None, False),
+        ({"error": 0.1}, True, True),
+        ({"harm": "1%"}, None, False),
+    ],
+)
+def test_a_size_is_refitted_and_other_limits_where_that_is_asked(limit, given, trains) -> None:
+    """The default limits the worst error, which training would break after minutes a task."""
+    left_out: dict[str, object] = dict.fromkeys(x.name for x in dataclasses.fields(Asked))
+    lists = ("weights", "forms", "settings", "exact")
+    options = {**left_out, **dict.fromkeys(lists, ()), "engine": "processes"}
+    options |= {"base": "base", "prompted": (("", "prompts"),), "products": "float32"}
+    assert Asked(**{**options, **limit, "refit": given}).refits is trains

@@ -105,7 +105,7 @@ _FEW_PROMPTS: Final = 24
     "--refit/--no-refit",
     default=None,
     help="Train the coded parts to keep the answers, where that helps on prompts that are held "
-    "out. Default with --prompts, unless there is --harm.",
+    "out. Default with --prompts and --size.",
 )
 @click.option(
     "--plan-only",

@@ -145,8 +145,10 @@ class Asked:
 
     @property
     def refits(self) -> bool:
-        """Whether coded parts are trained: what keeps a limit on harm is as it was measured."""
-        return self.refit is not False and bool(self.prompted) and self.harm is None
+        """Whether coded parts are trained. What keeps a limit on harm stays as it was measured, and
+        where errors are limited, nearly all that training gives would go back."""
+        wanted = self.size is not None if self.refit is None else self.refit
+        return wanted and bool(self.prompted)
 
     @property
     def importance(self) -> dict[str, float]:
