@@ -63,6 +63,10 @@ DEFAULT_MAX_ERROR: Final = 0.03
 DEFAULT_MEASURE: Final = "bias-aware"
 _NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_NO_CURVES: Final = (
+    "the curves of harm are not kept: so small a bundle has no room for them, and a later shrink "
+    "shares out by errors alone"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +199,9 @@ def _solved(
         return job, solve(job, budget, options)
     solution = solve_by_harm(job, budget, options, judge)
     curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}
+    if judge.tasks() and not curves:
+        pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, _NO_CURVES))
+        job = dataclasses.replace(job, pieces=pieces)
     return dataclasses.replace(job, measured=curves), Solution(solution.draft, solution.passes)
 
 

@@ -8,9 +8,8 @@ curves are corrected, in a few rounds.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -54,6 +53,8 @@ _MOST_TRIALS: Final = 9
 _MOST_COARSER: Final = 4
 _FALLS: Final = 0.95
 """A coarser trial has at most so many of a stream's bytes, or there is no less to be had."""
+_CURVES: Final = 0.25
+"""Curves are kept where they take no more of the bytes that are left for what is coded."""
 _ROUNDS: Final = 3
 """Times that a size is shared out and measured."""
 TRIALS: Final = 1 + len(_STEPS) + _ROUNDS
@@ -104,8 +105,6 @@ def plan_by_harm(
     Raises UsageError for a limit on harm where a task has no prompts, or tasks are weighed.
     """
     check_choices(aim, options.fair, options.importance)
-    # Sizes count what the manifest will say of each task, which is known at the end.
-    job = dataclasses.replace(job, measured=Measured.unlike(sorted(judge.tasks()), TRIALS))
     weights = weights_of(
         job.pieces,
         passes.energies(),
@@ -114,10 +113,11 @@ def plan_by_harm(
         options.sensitivity,
     )
     totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
-    alike = dataclasses.replace(weights, by_task=_same(weights.by_task, 1 / totals))
-    counts = _counted(aim)
-    progress = options.progress or silent
-    trials = Trials(job, passes, alike, judge, counts, progress, useful=useful or {})
+    alike = replace(weights, by_task=_same(weights.by_task, 1 / totals))
+    counts, progress = _counted(aim), options.progress or silent
+    empty = Draft.empty(alike.whole, alike.counting)
+    job, keeps = _as_told(job, aim, sorted(judge.tasks()), empty)
+    trials = Trials(job, passes, alike, judge, counts, progress, useful=useful or {}, keeps=keeps)
     draft = None
     if isinstance(aim, Size):
         trials.look_at_base()
@@ -127,6 +127,19 @@ def plan_by_harm(
         _try_for_limit(trials, aim)
     curves = trials.curves()
     return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
+
+
+def _as_told(
+    job: Job, aim: Size | HarmLimit, names: Sequence[str], empty: Draft
+) -> tuple[Job, bool]:
+    """The job with stand-ins for what the manifest will say of each task, which is known at the
+    end, for sizes count it; and whether curves are kept: they are no reason to refuse a size."""
+    made = {x: replace(job, measured=Measured.unlike(names, x)) for x in (0, TRIALS)}
+    if not isinstance(aim, Size):
+        return made[TRIALS], True
+    least, more = (made[x].value(aim, empty) for x in (0, TRIALS))
+    keeps = more - least <= _CURVES * max(aim.limit - least, 0.0)
+    return made[TRIALS if keeps else 0], keeps
 
 
 def check_choices(

@@ -121,6 +121,7 @@ class Trials:
     price is the price at these. seen: what was measured, by task. bare: what is lost of each
     content with the base model alone, counted as that of the points. useful: by task, bytes beyond
     which more are of no use, its share of the shared core among them; any are where it is left out.
+    keeps: whether there is room for the curves.
     """
 
     job: Job
@@ -133,6 +134,7 @@ class Trials:
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     bare: dict[int, float] = field(default_factory=dict)
     useful: Mapping[str, float] = field(default_factory=dict)
+    keeps: bool = True
     count: int = 0
 
     @property
@@ -228,7 +230,9 @@ class Trials:
         return {x.content: self.useful[x.name] for x in named if x.content is not None}
 
     def kept_curves(self) -> dict[str, tuple[HarmPoint, ...]]:
-        """By task, as a manifest keeps them."""
+        """By task, as a manifest keeps them; none where there is no room."""
+        if not self.keeps:
+            return {}
         return {
             name: thinned(HarmPoint(x.error, x.likely, x.kl) for x in seen)
             for name, seen in self.seen.items()

@@ -1,0 +1,37 @@
+"""Curves in the manifest take bytes; they are left out where a size has no room for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge, open_bundle
+from hydraopt.errors import BudgetError
+from tests.merging.harm.conftest import SCALES, PowerJudge
+
+
+def least(adapters, path: Path, **options: object) -> int:
+    """Bytes of the smallest size that is not refused for its header and manifest."""
+    with pytest.raises(BudgetError, match="bytes at least") as refused:
+        merge(adapters, path, size=300, workers=1, **options)
+    return int(str(refused.value).split(" bytes at least")[0].split()[-1].replace(",", ""))
+
+
+def test_a_size_without_room_for_curves_is_kept(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, SCALES)
+    alone = least(adapters, tmp_path / "x")
+    judged = least(adapters, tmp_path / "x", judge=judge)
+    harms = 40 * len(SCALES)  # told of each task in any case
+    assert judged <= alone + harms
+    made = merge(adapters, tmp_path / "x", size=judged + 300, judge=judge, workers=1)
+    assert made.size <= judged + 300
+    assert any("curves of harm are not kept" in note for note in made.notes)
+    tasks = open_bundle(tmp_path / "x").manifest.tasks
+    assert all(task.harm and not task.curve for task in tasks)
+
+
+def test_curves_are_kept_where_there_is_room(adapters, tmp_path: Path) -> None:
+    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    assert not any("curves of harm" in note for note in made.notes)
+    assert all(task.curve for task in open_bundle(tmp_path / "x").manifest.tasks)
