@@ -8,6 +8,7 @@ import pytest
 
 from hydraopt import merge, open_bundle
 from hydraopt.errors import BudgetError
+from hydraopt.merging.harm import solve
 from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
@@ -35,3 +36,20 @@ def test_curves_are_kept_where_there_is_room(adapters, tmp_path: Path) -> None:
     made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
     assert not any("curves of harm" in note for note in made.notes)
     assert all(task.curve for task in open_bundle(tmp_path / "x").manifest.tasks)
+
+
+def test_a_round_that_misses_the_size_leaves_what_was_measured(
+    adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = solve.search, []
+
+    def missing(*given, **more):
+        calls.append(given)
+        if len(calls) > 1:
+            raise BudgetError("made up")
+        return real(*given, **more)
+
+    monkeypatch.setattr(solve, "search", missing)
+    made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
+    assert made.size <= 0.3 * made.fp16_bytes
+    assert len(calls) == 2

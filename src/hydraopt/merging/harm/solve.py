@@ -295,7 +295,10 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
     least, best, at = rank(first), plan.alike, np.array([point.price for point in first])
     for _ in range(_ROUNDS):
         price, weights = trials.weighed(prices)
-        solution = search(trials.passes, trials.job, aim, weights, start=price)
+        try:
+            solution = search(trials.passes, trials.job, aim, weights, start=price)
+        except BudgetError:  # what was measured meets the size
+            break
         trials.count += solution.passes
         own = prices * (solution.draft.price / price)
         points = trials.look(solution.draft, own, trials.prompted())
