@@ -20,9 +20,9 @@ from tests.conftest import write_adapter
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--method", "dare-ties", "--option", "seed=-1"), "0 or more"),
-        (("--method", "task-arithmetic", "--option", "lam=nan"), "expected a number"),
-        (("--method", "task-arithmetic", "--option", "lam=inf"), "expected a number"),
+        (("--method", "dare-ties", "--option", "seed=-1"), "at least 0"),
+        (("--method", "task-arithmetic", "--option", "lam=nan"), "expected a finite number"),
+        (("--method", "task-arithmetic", "--option", "lam=inf"), "expected a finite number"),
         (("--method", "average", "--products", "bfloat16"), "give the base model"),
         (("--method", "average", "--no-refit"), "--method has no"),
         (("--products", "bfloat16"), "give the base model"),

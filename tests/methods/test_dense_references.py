@@ -152,7 +152,7 @@ def test_knots(density: float) -> None:
     u, s, vt = u[:, :9], s[:9], vt[:9]
     aligned = [top(s[:, None] * part, density) for part in np.split(vt, 3, axis=1)]
     got = run("knots-ties", density=density, weights=W, lam=0.8)
-    assert apart(got, 0.8 * u @ elect(aligned, W)) < 1e-9
+    assert apart(got, 0.8 * u @ elect(aligned, W)) < 1e-12
 
 
 @pytest.mark.parametrize("density", [0.2, 0.6])
@@ -161,7 +161,7 @@ def test_core_space_ties(density: float) -> None:
     v = np.linalg.svd(np.vstack([f.A for f in TASKS]), full_matrices=False)[2]
     cores = [top(u.T @ delta @ v.T, density) for delta in DELTAS]
     got = run("core-ties", density=density, weights=W, lam=0.8)
-    assert apart(got, 0.8 * u @ elect(cores, W) @ v) < 1e-9
+    assert apart(got, 0.8 * u @ elect(cores, W) @ v) < 1e-12
 
 
 def test_tsv_merge() -> None:
@@ -176,7 +176,7 @@ def test_tsv_merge() -> None:
         p, _, q = np.linalg.svd(np.hstack(us), full_matrices=False)
         p2, _, q2 = np.linalg.svd(np.vstack(vs), full_matrices=False)
         want = 0.9 * p @ q @ np.diag(np.concatenate(ss)) @ p2 @ q2
-        assert apart(run("tsv-m", tasks, lam=0.9), want) < 1e-9
+        assert apart(run("tsv-m", tasks, lam=0.9), want) < 1e-12
 
 
 def test_tsv_merge_of_equal_tasks_is_the_task() -> None:

@@ -16,6 +16,7 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["far_apart", "k_means"]
 
 _MOST_ROUNDS = 100
+_BLOCK = 1 << 18  # numbers whose differences are formed together
 
 
 def far_apart(
@@ -53,7 +54,7 @@ def k_means(points: Array, k: int, rng: np.random.Generator) -> NDArray[np.int64
     """Labels (N,) of Lloyd's iteration over ``points`` (N, d) from a k-means++ start, k <= N.
 
     No cluster is empty: one without points takes the point that is farthest from its own centre and
-    not alone there. Memory: (N, k, d).
+    not alone there. Memory: as the points, and (N, k).
     """
     apart: Array = np.full(len(points), np.inf)
 
@@ -63,10 +64,9 @@ def k_means(points: Array, k: int, rng: np.random.Generator) -> NDArray[np.int64
 
     chosen = far_apart(k, int(rng.integers(len(points))), nearest, rng)
     centres, labels = points[chosen], np.full(len(points), -1)
+    lengths = np.einsum("nd,nd->n", points, points)
     for _ in range(_MOST_ROUNDS):
-        far = np.sum((points[:, None] - centres[None]) ** 2, axis=2)
-        new = far.argmin(axis=1)
-        own = far[np.arange(len(points)), new]
+        new, own = _nearest(points, lengths, centres)
         for c in range(k):
             if not np.any(new == c):
                 alone = np.bincount(new, minlength=k)[new] == 1
@@ -77,3 +77,27 @@ def k_means(points: Array, k: int, rng: np.random.Generator) -> NDArray[np.int64
         labels = new
         centres = np.stack([points[labels == c].mean(axis=0) for c in range(k)])
     return labels
+
+
+def _nearest(points: Array, lengths: Array, centres: Array) -> tuple[NDArray[np.int64], Array]:
+    """The nearest of centres (k, d) for each point, the first of equal ones, (N,), and the squared
+    distances (N,). lengths (N,): of the points, squared.
+
+    One product tells the distances to within rounding; where that leaves more than one centre,
+    their distances are computed from the differences, and so is each that is handed back.
+    """
+    own = np.einsum("kd,kd->k", centres, centres)
+    guess = lengths[:, None] - 2 * (points @ centres.T) + own
+    # Sums of d products, each off by eps of its size at most, and a few more roundings.
+    share = 4 * (points.shape[1] + 4) * float(np.finfo(np.float64).eps)
+    off = share * (lengths + own.max())[:, None]
+    # Of what left the range nothing is known, so it stays in the race.
+    rows, picks = np.nonzero(~(guess - off > (guess + off).min(axis=1, keepdims=True)))
+    far = np.empty(len(rows))
+    step = max(_BLOCK // points.shape[1], 1)
+    for i in range(0, len(rows), step):
+        some = slice(i, i + step)
+        far[some] = np.sum((points[rows[some]] - centres[picks[some]]) ** 2, axis=1)
+    order = np.lexsort((picks, far, rows))
+    first = order[np.searchsorted(rows[order], np.arange(len(points)))]
+    return picks[first], far[first]

@@ -7,7 +7,7 @@ import numpy as np
 from hydraopt.linalg.cutoff import rank_of, rounding
 from hydraopt.linalg.shapes import Array, Factors, Thin
 
-__all__ = ["halved", "thin"]
+__all__ = ["halved", "in_range", "thin"]
 
 
 def thin(B: Array, A: Array) -> Thin:
@@ -15,10 +15,11 @@ def thin(B: Array, A: Array) -> Thin:
 
     B (m, r), A (r, n). The largest entry of each column of V is positive, so that equal products
     give equal factors. O((m + n) r^2 + r^3); never forms (m, n). Exact zeros give k = 0.
+    Raises numpy's LinAlgError where the product leaves float64.
     """
     qb, rb = np.linalg.qr(B)
     qa, ra = np.linalg.qr(A.T)
-    u, s, vt = np.linalg.svd(rb @ ra.T)
+    u, s, vt = np.linalg.svd(in_range(rb @ ra.T))
     keep = rank_of(s, rounding(B.shape[0], A.shape[1]))
     U, V = qb @ u[:, :keep], qa @ vt[:keep].T
     if keep:
@@ -26,6 +27,14 @@ def thin(B: Array, A: Array) -> Thin:
         sign = np.sign(V[peak, np.arange(keep)])
         U, V = U * sign, V * sign
     return Thin(U, s[:keep], V)
+
+
+def in_range(matrix: Array) -> Array:
+    """``matrix`` itself; raises numpy's LinAlgError where it holds NaN or infinity, of which some
+    of LAPACK's iterations never end."""
+    if not np.isfinite(matrix).all():
+        raise np.linalg.LinAlgError("a matrix to decompose is not finite")
+    return matrix
 
 
 def halved(u: Array, s: Array, vt: Array, keep: int) -> Factors:

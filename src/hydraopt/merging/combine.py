@@ -23,12 +23,13 @@ from hydraopt.bundle.verify import relative_error
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import place_of
-from hydraopt.linalg.shapes import Factors
+from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.merging.align import align
 from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
 from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
+from hydraopt.methods.options import real, shown
 from hydraopt.methods.registry import Method, method_named, solver_of
 
 __all__ = ["Combined", "combine"]
@@ -76,7 +77,10 @@ def combine(
     check_apart(output, inputs_of(loaded))
     if options.get("heads") is not None:
         check_counts(options["heads"], options.get("rank") or 1, len(loaded))
+    options = {name: x.item() if isinstance(x, np.generic) else x for name, x in options.items()}
     importance = dict(weights or {})
+    if row.weighs_errors:
+        _check_importance(importance)
     given = _weights(row, loaded, importance)
     made = apply(loaded, row.name, dtype=dtype, weights=given, same_base=same_base, **options)
     errors, by_module = _errors(loaded, made)
@@ -84,7 +88,7 @@ def combine(
     numbers = {adapter.name: adapter.numbers for adapter in loaded}
     job = Job.of(pieces, MethodRecipe(row.name, options, dtype))
     manifest = _measured(job.manifest(None), errors, by_module, numbers)
-    counts = [importance.get(name, 1.0) if row.weighs_errors else 1.0 for name in errors]
+    counts = _relative(importance if row.weighs_errors else {}, errors)
     squares = np.square(list(errors.values()))
     return Combined(
         path=place_of(output),
@@ -118,6 +122,28 @@ def _measured(
     return dataclasses.replace(manifest, tasks=tuple(tasks))
 
 
+def _check_importance(weights: Mapping[str, float]) -> None:
+    """Raises UsageError for weights of errors that are not positive and finite."""
+    for name, weight in weights.items():
+        value = real(weight)
+        if value is None or not 0 < value < math.inf:
+            raise UsageError(
+                explain(
+                    "a weight must be a positive number",
+                    adapter=name,
+                    got=shown(weight),
+                    expected="above 0, and finite",
+                )
+            )
+
+
+def _relative(importance: Mapping[str, float], names: Iterable[str]) -> Array:
+    """How much each task's error counts, 1 where it is not named, over the largest: (tasks,)."""
+    counts = np.array([importance.get(name, 1.0) for name in names], np.float64)
+    relative: Array = counts / counts.max()
+    return relative
+
+
 def _weights(
     row: Method, adapters: Sequence[Adapter], importance: Mapping[str, float]
 ) -> Mapping[str, float] | None:
@@ -130,8 +156,8 @@ def _weights(
         raise UsageError(
             explain("a weight names no adapter", got=", ".join(unknown), expected=", ".join(names))
         )
-    usual = zip(names, relative_weights(adapters), strict=True)
-    return {name: importance.get(name, 1.0) * weight for name, weight in usual}
+    given = _relative(importance, names) * relative_weights(adapters)
+    return dict(zip(names, given.tolist(), strict=True))
 
 
 def _errors(

@@ -7,6 +7,7 @@ own scale is in its config (``alpha_pattern``), never in B.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.methods.options import real, shown
 from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
 
@@ -70,7 +72,7 @@ def apply(
             own["weights"] = [given[i] for i in owners]
         if "inner_scales" in row.defaults and "inner_scales" not in own:
             own["inner_scales"] = [adapters[i].modules[path].scale for i in owners]
-        merged = row.run(factors, **own)
+        merged = _merged(row, path, factors, own)
         added = max(added, merged.added)
         stored = _Stored(_DTYPES[dtype], path)
         for t, i in enumerate(owners):
@@ -79,6 +81,15 @@ def apply(
         _adapter(adapter, modules, f"made by {method}" + (_cost(added) if added > 1e-9 else ""))
         for adapter, modules in zip(adapters, made, strict=True)
     ]
+
+
+def _merged(
+    row: Method, path: str, factors: Sequence[Factors], options: Mapping[str, Any]
+) -> Merged:
+    try:
+        return row.run(factors, **options)
+    except NumericalError as error:
+        raise NumericalError(f"module {path}: {error}") from None
 
 
 def _cost(added: float) -> str:
@@ -95,15 +106,7 @@ def _check(
         raise UsageError(explain("two adapters have one name", got=names, do="Rename one"))
     if dtype not in _DTYPES:
         raise UsageError(explain("unknown dtype", got=dtype, expected=", ".join(_DTYPES)))
-    unknown = sorted(set(options) - (set(row.defaults) - {"weights"}))
-    if unknown:
-        raise UsageError(
-            explain(
-                f"{row.name} has no such option",
-                got=", ".join(unknown),
-                expected=", ".join(row.defaults) or "none",
-            )
-        )
+    row.check(options)
     for adapter in adapters:
         tuner = other_tuner(adapter.config)
         if tuner is not None:
@@ -151,14 +154,32 @@ def _weights(
             raise UsageError(
                 explain("weights do not name the adapters", got=sorted(weights), expected=names)
             )
-        return [float(weights[name]) for name in names]
-    if len(weights) != len(names):
+        weights = [weights[name] for name in names]
+    if not hasattr(weights, "__len__") or len(weights) != len(names):
+        got = len(weights) if hasattr(weights, "__len__") else shown(weights)
+        raise UsageError(
+            explain("weights do not fit", got=got, expected=f"{len(names)}, one an adapter")
+        )
+    return [
+        _weight(name, weight, row.weighs_errors)
+        for name, weight in zip(names, weights, strict=True)
+    ]
+
+
+def _weight(name: str, weight: object, positive: bool) -> float:
+    """The weight of the adapter of that name; raises UsageError for what is none."""
+    number = real(weight)
+    if number is None or not math.isfinite(number) or (positive and number <= 0):
         raise UsageError(
             explain(
-                "weights do not fit", got=len(weights), expected=f"{len(names)}, one an adapter"
+                "a weight is out of range",
+                adapter=name,
+                got=shown(weight),
+                expected=f"a finite number{', above 0' if positive else ''}",
+                do="Weights near 1 are usual; to give an adapter none, leave it out",
             )
         )
-    return [float(weight) for weight in weights]
+    return number
 
 
 def relative_weights(adapters: Sequence[Adapter]) -> list[float]:
@@ -185,12 +206,14 @@ class _Stored:
             with np.errstate(over="ignore"):
                 values = array.astype(self._dtype)
             if not np.isfinite(values).all():
+                largest = float(np.abs(array).max())
+                fits = largest <= float(np.finfo(np.float32).max)
                 raise NumericalError(
                     explain(
                         "a number of the result does not fit the dtype",
                         module=self._path,
-                        got=f"{float(np.abs(array).max()):.3g}",
-                        do='Choose dtype="float32"',
+                        got=f"{largest:.3g}",
+                        do='Choose dtype="float32"' if fits else "Choose options nearer to 1",
                     )
                 )
             self._held[id(array)] = array, RawTensor.from_numpy(key, values.reshape(shape))

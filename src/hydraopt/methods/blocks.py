@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hydraopt.linalg.cutoff import rank_of, rounding
 from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import halved
+from hydraopt.linalg.svd import halved, in_range
 
 __all__ = ["BLOCK", "Cut", "MatrixRows", "largest", "refit", "spans", "uniform"]
 
@@ -102,10 +102,11 @@ def largest(factors: Factors, keep: int, block: int = BLOCK) -> Cut:
 def uniform(seed: int, task: int, start: int, stop: int, n: int) -> Array:
     """Uniform numbers in [0, 1) for rows start to stop of an (m, n); whatever the blocks, the same.
 
+    seed: 0 to 2^64 - 1.
     Philox is a counter turned into bits, four numbers to a count: any row is reached at once.
     """
     counts = -(-n // 4)
-    counter = np.random.Philox(key=[seed, task])
+    counter = np.random.Philox(key=np.array([seed, task], np.uint64))
     counter.advance(counts * start)
     drawn: Array = np.random.Generator(counter).random((stop - start, 4 * counts))
     return drawn[:, :n]
@@ -131,7 +132,7 @@ def refit(
     """
     rank = min(rank, m, n)
     if m * n <= min(_WHOLE, block):
-        u, s, vt = np.linalg.svd(rows(0, m), full_matrices=False)
+        u, s, vt = np.linalg.svd(in_range(rows(0, m)), full_matrices=False)
     else:
         width = min(rank + oversample, m, n)
         probe = np.random.default_rng(seed).standard_normal((n, width))
@@ -143,13 +144,16 @@ def refit(
             return np.asarray(sum(rows(i, j).T @ left[i:j] for i, j in spans(m, n, block)))
 
         left, across = dominant_range(image, back, probe, passes + 1)
-        small, s, vt = np.linalg.svd(across.T, full_matrices=False)
+        small, s, vt = np.linalg.svd(in_range(across.T), full_matrices=False)
         u = left @ small
     keep = max(min(rank, rank_of(s, rounding(m, n))), 1)
     factors = halved(u, s, vt, keep)
+    # Near 1, by a power of two: squares of the entries themselves may leave the range.
+    shift = -int(np.frexp(s.max(initial=0.0))[1])
     left_over = total = 0.0
     for i, j in spans(m, n, block):
         wanted = rows(i, j)
-        total += float(np.sum(wanted**2))
-        left_over += float(np.sum((wanted - factors.B[i:j] @ factors.A) ** 2))
+        missed = wanted - factors.B[i:j] @ factors.A
+        total += float(np.sum(np.ldexp(wanted, shift) ** 2))
+        left_over += float(np.sum(np.ldexp(missed, shift) ** 2))
     return factors, float(np.sqrt(left_over / total)) if total > 0 else 0.0

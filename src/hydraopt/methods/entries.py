@@ -9,17 +9,17 @@ Trimming is per module. The papers of TIES, DELLA and breadcrumbs trim over whol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.methods.blocks import BLOCK, largest, refit, uniform
+from hydraopt.methods.checked import checked
 from hydraopt.methods.small import (
     Merged,
     check_shapes,
-    check_share,
     one_for_all,
     rank_for,
     weights_for,
@@ -40,28 +40,45 @@ Sparse = Callable[[int, int, Array], Array]
 """(task, first row, rows) to the rows with some entries put to zero."""
 
 
-def elected(matrices: Sequence[Array], weights: Array) -> Array:
+def elected(matrices: Iterable[Array], weights: Array) -> Array:
     """TIES' election and disjoint mean, entry by entry, as PEFT's ``ties`` does it.
 
-    The sign is that of the sum, + for 0; the result is the weighted sum of the entries that have
-    it over their number. Yadav et al., arXiv 2306.01708, algorithm 1.
+    matrices: one for each weight, taken one at a time and not held. The sign is that of the sum, +
+    for 0; the result is the weighted sum of the entries that have it over their number. Yadav et
+    al., arXiv 2306.01708, algorithm 1.
     """
-    sign = np.where(sum(matrices) >= 0, 1.0, -1.0)
-    total, count = np.zeros_like(sign), np.zeros_like(sign)
+    sums: list[Array] = []  # of all entries, of those above 0, of those below
     for matrix, weight in zip(matrices, weights, strict=True):
-        agrees = np.sign(matrix) == sign
-        total += weight * matrix * agrees
-        count += agrees
-    return total / np.maximum(count, 1.0)
+        if not sums:
+            sums = [np.zeros(matrix.shape) for _ in range(3)]
+            counts = [np.zeros(matrix.shape, np.int32) for _ in range(2)]
+            part = np.empty(matrix.shape)
+        sums[0] += matrix
+        # Both signs are summed, as the election is over only after the last matrix.
+        for bound, total, count in zip((np.maximum, np.minimum), sums[1:], counts, strict=True):
+            bound(matrix, 0.0, out=part)
+            count += part != 0
+            part *= weight
+            total += part
+    up = sums[0] >= 0
+    mean: Array = np.where(up, *sums[1:]) / np.maximum(np.where(up, *counts), 1)
+    return mean
 
 
 def trimmed(values: Array, density: float) -> Array:
-    """A small array with all but its int(density * size) largest magnitudes put to zero."""
+    """An array with all but its int(density * size) largest magnitudes put to zero; of equal
+    magnitudes the first ones stay."""
     keep = int(density * values.size)
-    order = np.argsort(-np.abs(values), axis=None, kind="stable")[:keep]
-    result = np.zeros_like(values)
-    result.flat[order] = values.flat[order]
-    return result
+    if keep >= values.size:
+        return values.copy()
+    if keep <= 0:
+        return np.zeros_like(values)
+    size = np.abs(values).ravel()
+    least = np.partition(size, -keep)[-keep]
+    stays = size > least
+    equal = np.flatnonzero(size == least)
+    stays[equal[: keep - int(np.count_nonzero(stays))]] = True
+    return np.where(stays.reshape(values.shape), values, 0.0)
 
 
 def _blend(
@@ -78,7 +95,7 @@ def _blend(
     m, n = check_shapes(factors)
 
     def rows(start: int, stop: int) -> Array:
-        blocks = [sparse(t, start, f.B[start:stop] @ f.A) for t, f in enumerate(factors)]
+        blocks = (sparse(t, start, f.B[start:stop] @ f.A) for t, f in enumerate(factors))
         if elect:
             return lam * elected(blocks, weights)
         total: Array = sum(w * each for w, each in zip(weights, blocks, strict=True))
@@ -106,6 +123,7 @@ def _random_mask(density: float, seed: int) -> Sparse:
     return sparse
 
 
+@checked
 def magnitude(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -114,11 +132,11 @@ def magnitude(
     block: int = BLOCK,
 ) -> Merged:
     """Each dW keeps its largest entries, a share of ``density``; weighted sum, default 1/T each."""
-    check_share("density", density)
     w = weights_for(weights, len(factors), 1 / max(len(factors), 1))
     return _blend(factors, w, _magnitude_mask(factors, density, block), False, 1.0, rank, 0, block)
 
 
+@checked
 def ties(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -132,11 +150,11 @@ def ties(
     Yadav et al., NeurIPS 2023, arXiv 2306.01708; density 0.2 and lam 1 are the paper's values
     where there is no validation set. weights: default 1 each.
     """
-    check_share("density", density)
     w = weights_for(weights, len(factors), 1.0)
     return _blend(factors, w, _magnitude_mask(factors, density, block), True, lam, rank, 0, block)
 
 
+@checked
 def dare_linear(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -150,11 +168,11 @@ def dare_linear(
     Yu et al., ICML 2024, arXiv 2311.03099; the paper goes down to a density of 0.1. The mask of a
     task follows from the seed and its place among the tasks.
     """
-    check_share("density", density)
     w = weights_for(weights, len(factors), 1 / max(len(factors), 1))
     return _blend(factors, w, _random_mask(density, seed), False, 1.0, rank, seed, block)
 
 
+@checked
 def dare_ties(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -165,11 +183,11 @@ def dare_ties(
     block: int = BLOCK,
 ) -> Merged:
     """DARE's dropping in place of TIES' trimming; arXiv 2311.03099, section 4.3."""
-    check_share("density", density)
     w = weights_for(weights, len(factors), 1.0)
     return _blend(factors, w, _random_mask(density, seed), True, lam, rank, seed, block)
 
 
+@checked
 def della(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -188,7 +206,6 @@ def della(
     (n - 1) and is divided by it. With density 1 nothing is dropped. Raises UsageError where a
     probability would leave (0, 1).
     """
-    check_share("density", density)
     if density < 1 and not (0 <= epsilon < min(density, 1 - density)):
         raise UsageError(
             explain(
@@ -212,6 +229,7 @@ def della(
     return _blend(factors, w, sparse, True, lam, rank, seed, block)
 
 
+@checked
 def breadcrumbs(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,

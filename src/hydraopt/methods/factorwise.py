@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hydraopt.errors import AlignmentError, UsageError, explain
+from hydraopt.errors import AlignmentError, explain
 from hydraopt.linalg.clusters import k_means
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.linalg.svd import in_range
+from hydraopt.methods.checked import checked
 from hydraopt.methods.entries import elected, trimmed
 from hydraopt.methods.small import (
     Merged,
     check_shapes,
-    check_share,
     one_for_all,
     rank_for,
     small_core,
@@ -57,7 +58,7 @@ def _apart(
             )
         )
     w = weights_for(weights, len(factors), 1 / len(factors))
-    inner = weights_for(inner_scales, len(factors), 1.0)
+    inner = weights_for(inner_scales, len(factors), 1.0, what="inner scales")
     strength = w * inner
     root = np.sqrt(np.abs(strength))
     stored = [f.B / s if s else f.B for f, s in zip(factors, inner, strict=True)]
@@ -70,6 +71,7 @@ def _sum(matrices: Sequence[Array], weights: Array) -> Array:
     return total
 
 
+@checked
 def peft_linear(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -84,6 +86,7 @@ def peft_linear(
     return one_for_all(_apart(factors, weights, inner_scales, _sum), len(factors))
 
 
+@checked
 def peft_ties(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -91,7 +94,6 @@ def peft_ties(
     inner_scales: Sequence[float] | None = None,
 ) -> Merged:
     """PEFT's ``ties``: TIES on the A's and on the B's apart; see :func:`peft_linear`."""
-    check_share("density", density)
 
     def combine(matrices: Sequence[Array], w: Array) -> Array:
         return elected([trimmed(matrix, density) for matrix in matrices], w)
@@ -99,6 +101,7 @@ def peft_ties(
     return one_for_all(_apart(factors, weights, inner_scales, combine), len(factors))
 
 
+@checked
 def peft_magnitude(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -106,7 +109,6 @@ def peft_magnitude(
     inner_scales: Sequence[float] | None = None,
 ) -> Merged:
     """PEFT's ``magnitude_prune``: A's and B's trimmed and summed apart; see :func:`peft_linear`."""
-    check_share("density", density)
 
     def combine(matrices: Sequence[Array], w: Array) -> Array:
         return _sum([trimmed(matrix, density) for matrix in matrices], w)
@@ -114,6 +116,7 @@ def peft_magnitude(
     return one_for_all(_apart(factors, weights, inner_scales, combine), len(factors))
 
 
+@checked
 def peft_cat(factors: Sequence[Factors], weights: Sequence[float] | None = None) -> Merged:
     """PEFT's ``cat``: factors one below the other, exactly the weighted sum, of rank sum r."""
     check_shapes(factors)
@@ -122,16 +125,18 @@ def peft_cat(factors: Sequence[Factors], weights: Sequence[float] | None = None)
     return one_for_all(Factors(np.concatenate([f.B for f in factors], 1), a), len(factors))
 
 
+@checked
 def peft_svd(
     factors: Sequence[Factors], weights: Sequence[float] | None = None, rank: int | None = None
 ) -> Merged:
     """PEFT's ``svd``: the weighted sum (default 1/T each) cut to ``rank``, default the largest."""
     core = small_core(factors)
     w = weights_for(weights, len(factors), 1 / len(factors))
-    common, added = core.lift(np.tensordot(w, core.cores, 1), rank_for(rank, factors))
+    common, added = core.lift(core.weighted(w), rank_for(rank, factors))
     return one_for_all(common, len(factors), added)
 
 
+@checked
 def lora_lego(
     factors: Sequence[Factors], rank: int | None = None, seed: int = 0, reweight: bool = True
 ) -> Merged:
@@ -143,9 +148,11 @@ def lora_lego(
     multiplied by sqrt(r / k) with r the mean rank of the tasks, which is 1 for k = r.
     """
     check_shapes(factors)
-    units = np.concatenate([np.hstack([f.A, f.B.T]) for f in factors])
+    units = in_range(np.concatenate([np.hstack([f.A, f.B.T]) for f in factors]))
     k = min(rank_for(rank, factors), len(units))
-    labels = k_means(units, k, np.random.default_rng(seed))
+    # Near 1, by a power of two: squares of the units themselves may leave the range.
+    near = np.ldexp(units, -int(np.frexp(np.abs(units).max(initial=0.0))[1]))
+    labels = k_means(near, k, np.random.default_rng(seed))
     n = factors[0].A.shape[1]
     centres = []
     for c in range(k):
@@ -161,6 +168,7 @@ def lora_lego(
     return one_for_all(Factors(strength * merged[:, n:].T, merged[:, :n]), len(factors))
 
 
+@checked
 def k_merge(
     factors: Sequence[Factors],
     clusters: int | None = None,
@@ -177,11 +185,7 @@ def k_merge(
     """
     check_shapes(factors)
     budget = -(-len(factors) // 2) if clusters is None else clusters
-    if budget < 1:
-        raise UsageError(
-            explain("number of clusters is out of range", got=clusters, expected=">= 1")
-        )
-    inner = weights_for(inner_scales, len(factors), 1.0)
+    inner = weights_for(inner_scales, len(factors), 1.0, what="inner scales")
     kept: list[tuple[Factors, float, int]] = []
     labels: list[int] = []
     for f, scale in zip(factors, inner, strict=True):

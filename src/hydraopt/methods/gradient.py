@@ -24,14 +24,16 @@ import numpy as np
 
 from hydraopt.linalg.norms import distance
 from hydraopt.linalg.shapes import Array, Factors
+from hydraopt.methods.checked import checked
 from hydraopt.methods.hydra import HydraFit, check_counts
-from hydraopt.methods.small import Merged, check_shapes, rank_for, weights_for
+from hydraopt.methods.small import Merged, check_shapes, comparable, rank_for, weights_for
 
 __all__ = ["fit_gradient", "hydra_gradient"]
 
 _COLDEST = 0.03
 
 
+@checked
 def fit_gradient(
     factors: Sequence[Factors],
     heads: int,
@@ -52,7 +54,7 @@ def fit_gradient(
 
     m, n = check_shapes(factors)
     check_counts(heads, rank, len(factors))
-    w = weights_for(weights, len(factors), 1.0, positive=True)
+    w = comparable(weights_for(weights, len(factors), 1.0, positive=True))
     rank = min(rank, n)
     norms = np.array([f.squared_norm() for f in factors])
     total = float(w @ norms)
@@ -136,6 +138,7 @@ def _finished(
     return HydraFit(np.ascontiguousarray(q.T), kept, labels, np.ones(len(factors)), fit)
 
 
+@checked
 def hydra_gradient(
     factors: Sequence[Factors],
     heads: int | None = None,
@@ -146,6 +149,7 @@ def hydra_gradient(
     seed: int = 0,
 ) -> Merged:
     """:func:`fit_gradient` as a method: M at most T (default T), R by default the largest rank."""
+    check_shapes(factors)
     heads = len(factors) if heads is None else min(heads, len(factors))
     rank = rank_for(rank, factors)
     return fit_gradient(factors, heads, rank, weights, steps, rate, seed).merged()

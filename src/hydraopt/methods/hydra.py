@@ -24,8 +24,17 @@ from numpy.typing import NDArray
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.clusters import far_apart
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import thin
-from hydraopt.methods.small import Merged, check_shapes, rank_for, stacked_bases, weights_for
+from hydraopt.linalg.svd import in_range, thin
+from hydraopt.methods.checked import checked
+from hydraopt.methods.options import check_option
+from hydraopt.methods.small import (
+    Merged,
+    check_shapes,
+    comparable,
+    rank_for,
+    stacked_bases,
+    weights_for,
+)
 
 __all__ = ["HydraFit", "check_counts", "fit_exact", "hydra"]
 
@@ -69,6 +78,7 @@ class HydraFit:
         return Merged(tuple(own[c] for c in self.assignment), tuple(map(float, self.scales)))
 
 
+@checked
 def fit_exact(
     factors: Sequence[Factors],
     heads: int,
@@ -90,14 +100,14 @@ def fit_exact(
     """
     check_shapes(factors)
     check_counts(heads, rank, len(factors))
-    w = weights_for(weights, len(factors), 1.0, positive=True)
+    w = comparable(weights_for(weights, len(factors), 1.0, positive=True))
     order = _order(factors, w)
     problem, left, right = _problem([factors[t] for t in order], w[order], rank, scales)
     if heads == len(factors):
         best = problem.closed()
     else:
         generator = np.random.default_rng(seed)
-        runs = [problem.descend(heads, generator if i else None) for i in range(max(starts, 1))]
+        runs = [problem.descend(heads, generator if i else None) for i in range(starts)]
         best = min(runs, key=lambda run: run.history[-1])
     labels, g = np.empty_like(best.labels), np.empty_like(best.g)
     labels[order], g[order] = best.labels, best.g
@@ -111,6 +121,7 @@ def fit_exact(
     )
 
 
+@checked
 def hydra(
     factors: Sequence[Factors],
     heads: int | None = None,
@@ -121,6 +132,7 @@ def hydra(
     scales: bool = True,
 ) -> Merged:
     """:func:`fit_exact` as a method: M at most T (default T), R by default the largest rank."""
+    check_shapes(factors)
     heads = len(factors) if heads is None else min(heads, len(factors))
     rank = rank_for(rank, factors)
     return fit_exact(factors, heads, rank, weights, starts, seed, scales).merged()
@@ -128,7 +140,7 @@ def hydra(
 
 def check_counts(heads: int, rank: int, tasks: int) -> None:
     """Raise UsageError unless 1 <= heads <= tasks and rank >= 1."""
-    if not 1 <= heads <= tasks:
+    if check_option("heads", heads) > tasks:
         raise UsageError(
             explain(
                 "number of heads is out of range", got=heads, expected=f"1 to {tasks}, the tasks"
@@ -236,7 +248,8 @@ class _Problem:
         weighed = self.overlap * ((s[:, None] * mix).T @ mix)[:, None, :, None]
         rows = self.A.reshape(tasks * r, q)
         gram = rows.T @ (weighed.reshape(tasks * r, -1) @ rows)
-        _, vectors = scipy.linalg.eigh(gram, subset_by_index=[q - self.rank, q - 1])
+        some = [q - self.rank, q - 1]
+        _, vectors = scipy.linalg.eigh(in_range(gram), subset_by_index=some, check_finite=False)
         V: Array = np.ascontiguousarray(vectors[:, ::-1])
         return V, np.tensordot(mix, self.B @ (self.A @ V), 1)
 

@@ -14,12 +14,13 @@ import numpy as np
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.cutoff import COINCIDENT, rank_of, rounding, significant
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import thin
+from hydraopt.linalg.svd import in_range, thin
+from hydraopt.methods.checked import checked
 from hydraopt.methods.entries import elected, trimmed
 from hydraopt.methods.small import (
     Merged,
     SmallCore,
-    check_share,
+    check_shapes,
     one_for_all,
     rank_for,
     small_core,
@@ -40,9 +41,15 @@ __all__ = [
 
 def _lifted(core: SmallCore, merged: Array, rank: int | None) -> Merged:
     factors, added = core.lift(merged, rank)
-    return one_for_all(factors, len(core.cores), added)
+    return one_for_all(factors, len(core.sides), added)
 
 
+def _sum(factors: Sequence[Factors], weights: Array, lam: float, rank: int | None) -> Merged:
+    core = small_core(factors)
+    return _lifted(core, lam * core.weighted(weights), rank)
+
+
+@checked
 def average(
     factors: Sequence[Factors], weights: Sequence[float] | None = None, rank: int | None = None
 ) -> Merged:
@@ -51,9 +58,10 @@ def average(
     Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482.
     """
     w = weights_for(weights, len(factors), 1 / max(len(factors), 1))
-    return task_arithmetic(factors, w.tolist(), 1.0, rank)
+    return _sum(factors, w, 1.0, rank)
 
 
+@checked
 def task_arithmetic(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -65,17 +73,16 @@ def task_arithmetic(
     Ilharco et al., ICLR 2023, arXiv 2212.04089. The paper picks lam on validation data; 0.4 is what
     arXiv 2306.01708 uses where there is none.
     """
-    core = small_core(factors)
-    w = weights_for(weights, len(factors), 1.0)
-    return _lifted(core, lam * np.tensordot(w, core.cores, 1), rank)
+    return _sum(factors, weights_for(weights, len(factors), 1.0), lam, rank)
 
 
+@checked
 def slerp(factors: Sequence[Factors], t: float = 0.5, rank: int | None = None) -> Merged:
-    """Spherical interpolation of two dW's as vectors, t = 0 the first; a lone adapter stays.
+    """Spherical interpolation of two dW's as vectors, t = 0 the first, 1 the other.
 
     Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. The angle is that between
     the vectors, their lengths are kept; within 1.8 degrees of parallel it is linear, both as in
-    mergekit. Raises UsageError for more than two tasks.
+    mergekit. A lone adapter stays. Raises UsageError for more than two tasks.
     """
     if len(factors) > 2:
         raise UsageError(
@@ -83,8 +90,8 @@ def slerp(factors: Sequence[Factors], t: float = 0.5, rank: int | None = None) -
         )
     core = small_core(factors)
     if len(factors) == 1:
-        return _lifted(core, core.cores[0], rank)
-    first, second = core.cores
+        return _lifted(core, core.core(0), rank)
+    first, second = core.cores()
     lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
     cosine = float(np.sum(first * second)) / lengths if lengths > 0 else 1.0
     if abs(cosine) > 0.9995:
@@ -94,6 +101,7 @@ def slerp(factors: Sequence[Factors], t: float = 0.5, rank: int | None = None) -
     return _lifted(core, mixed / math.sin(angle), rank)
 
 
+@checked
 def knots_ties(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -104,24 +112,31 @@ def knots_ties(
     """KnOTS with TIES: one SVD of all dW's side by side aligns them, TIES merges what is left.
 
     Stoica et al., ICLR 2025, arXiv 2410.19735: ``[dW_1 ... dW_T] = U S [V_1 ... V_T]``, TIES on the
-    entries of S V_t (k, n), k <= sum r, and U times the result. The SVD is that of the cores side
-    by side; the S V_t are formed, T k n numbers. Trimming is per module; lam, in the paper from
-    validation data, is 1.
+    entries of S V_t (k, n), k <= sum r, and U times the result. The SVD is that of the B_t side by
+    side, each times the triangle of its A_t, O((sum r)^3); the S V_t are formed one by one, in all
+    O(k n sum r). Trimming is per module; lam, in the paper from validation data, is 1.
     """
-    check_share("density", density)
-    core = small_core(factors)
+    m, n = check_shapes(factors)
     w = weights_for(weights, len(factors), 1.0)
-    u, s, vt = np.linalg.svd(np.concatenate(core.cores, axis=1), full_matrices=False)
-    k = max(rank_of(s, rounding(core.left.shape[0], core.right.shape[0])), 1)
-    u, s, vt = u[:, :k], s[:k], vt[:k]
-    aligned = [(s[:, None] * block) @ core.right.T for block in np.split(vt, len(factors), axis=1)]
-    merged = lam * elected([trimmed(block, density) for block in aligned], w)
-    # Rows of the merged matrix are coordinates over U; a second small core gives balanced factors.
-    again = small_core([Factors(core.left @ u, merged)])
-    common, added = again.lift(again.cores[0], rank)
+    left, _ = np.linalg.qr(np.concatenate([f.B for f in factors], axis=1))
+    # dW_t = left M_t Q_t^T: as the Q_t are orthonormal, the M_t have the SVD that is asked for.
+    rights, mixed = [], []
+    for f in factors:
+        q, triangle = np.linalg.qr(f.A.T)
+        rights.append(q)
+        mixed.append((left.T @ f.B) @ triangle.T)
+    u, s, vt = np.linalg.svd(in_range(np.concatenate(mixed, axis=1)), full_matrices=False)
+    k = max(rank_of(s, rounding(m, n)), 1)
+    ends = np.cumsum([q.shape[1] for q in rights])[:-1]
+    own = zip(np.split(s[:k, None] * vt[:k], ends, axis=1), rights, strict=True)
+    merged = lam * elected((trimmed(block @ q.T, density) for block, q in own), w)
+    # Rows of the merged matrix are coordinates over U; their QR gives balanced factors.
+    right, triangle = np.linalg.qr(merged.T)
+    common, added = SmallCore(left @ u[:, :k], right, ()).lift(triangle.T, rank)
     return one_for_all(common, len(factors), added)
 
 
+@checked
 def core_arithmetic(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -132,9 +147,10 @@ def core_arithmetic(
 
     Panariello et al., NeurIPS 2025, arXiv 2509.17786.
     """
-    return task_arithmetic(factors, weights, lam, rank)
+    return _sum(factors, weights_for(weights, len(factors), 1.0), lam, rank)
 
 
+@checked
 def core_ties(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -148,29 +164,29 @@ def core_ties(
     vectors of the stacked B's and the stacked A's. These change with the factoring of a dW, unless
     it changes by a rotation, and the entries that TIES compares with them.
     """
-    check_share("density", density)
     core = _reference(factors)
     w = weights_for(weights, len(factors), 1.0)
-    return _lifted(core, lam * elected([trimmed(c, density) for c in core.cores], w), rank)
+    return _lifted(core, lam * elected((trimmed(c, density) for c in core.cores()), w), rank)
 
 
 def _reference(factors: Sequence[Factors]) -> SmallCore:
     """The core in Core Space's own bases: singular vectors, the strongest first, without nulls."""
     core = small_core(factors)
-    sides = []
+    bases = []
     for basis, stacked in (
         (core.left, np.concatenate([f.B for f in factors], axis=1)),
         (core.right, np.concatenate([f.A for f in factors], axis=0).T),
     ):
-        u, s, _ = np.linalg.svd(basis.T @ stacked, full_matrices=False)
-        sides.append(u[:, significant(s, rounding(*stacked.shape))])
-    left, right = sides
+        u, s, _ = np.linalg.svd(in_range(basis.T @ stacked), full_matrices=False)
+        bases.append(u[:, significant(s, rounding(*stacked.shape))])
+    left, right = bases
     if left.size == 0 or right.size == 0:
         return core
-    cores = np.stack([left.T @ c @ right for c in core.cores])
-    return SmallCore(core.left @ left, core.right @ right, cores)
+    sides = tuple(Factors(left.T @ side.B, side.A @ right) for side in core.sides)
+    return SmallCore(core.left @ left, core.right @ right, sides)
 
 
+@checked
 def tsv_m(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -188,26 +204,27 @@ def tsv_m(
     w = weights_for(weights, len(factors), 1.0)
     share = max(min(core.left.shape[0], core.right.shape[0]) // len(factors), 1)
     us, ss, vs = [], [], []
-    for c, weight in zip(core.cores, w, strict=True):
-        t = thin(c, np.eye(c.shape[1]))
+    for side, weight in zip(core.sides, w, strict=True):
+        t = thin(side.B, side.A)
         us.append(t.U[:, :share])
         ss.append(weight * t.s[:share])
         vs.append(t.V[:, :share])
     s = np.concatenate(ss)
     if s.size == 0:
-        return _lifted(core, np.zeros_like(core.cores[0]), rank)
+        return _lifted(core, np.zeros_like(core.core(0)), rank)
     u, v = _polar(np.concatenate(us, axis=1)), _polar(np.concatenate(vs, axis=1))
     return _lifted(core, lam * (u * s) @ v.T, rank)
 
 
 def _polar(columns: Array) -> Array:
     """The nearest matrix with orthonormal columns, within the space that the columns span."""
-    u, s, vt = np.linalg.svd(columns, full_matrices=False)
+    u, s, vt = np.linalg.svd(in_range(columns), full_matrices=False)
     sound = significant(s, COINCIDENT)
     polar: Array = u[:, sound] @ vt[sound]
     return polar
 
 
+@checked
 def iso_c(
     factors: Sequence[Factors],
     weights: Sequence[float] | None = None,
@@ -222,8 +239,8 @@ def iso_c(
     """
     core = small_core(factors)
     w = weights_for(weights, len(factors), 1.0)
-    total = np.tensordot(w, core.cores, 1)
-    u, s, vt = np.linalg.svd(total, full_matrices=False)
+    total = core.weighted(w)
+    u, s, vt = np.linalg.svd(in_range(total), full_matrices=False)
     sound = significant(s, rounding(core.left.shape[0], core.right.shape[0]))
     level = float(s[sound].mean()) if sound.any() else 0.0
     # Equal values have no order of their own; a cut keeps the parts that were the strongest.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.methods import entries, factorwise, gradient, hydra, lowrank
+from hydraopt.methods.options import OPTIONS, check_option, shown
 from hydraopt.methods.small import Merged
 
 __all__ = ["METHODS", "Method", "method_named", "solver_of"]
 
-_WORDS: Final = {"true": True, "false": False}
+_READERS: Final[Mapping[str, Callable[[str], int | float | bool]]] = {
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": int,
+    "float": float,
+}
 
 
 @dataclass(frozen=True)
@@ -65,31 +69,44 @@ class Method:
         }
         return {name: kind for name, kind in kinds.items() if kind in ("int", "float", "bool")}
 
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise UsageError for options that the method does not have or that are out of range.
+
+        What depends on the tasks, or on two options together, is left to the method.
+        """
+        defaults = self.defaults
+        self._check_known(set(options), set(defaults) - {"weights"}, ", ".join(defaults))
+        for name in sorted(options.keys() & OPTIONS.keys()):
+            check_option(name, options[name], defaults[name])
+
     def read(self, option: str, text: str) -> int | float | bool:
         """The value of a setting written as text: "0.2", "4", "false". Raises UsageError for
         options that the method does not have and for texts that are no such value."""
-        kind = self._kinds.get(option)
-        if kind is None:
+        kinds = self._kinds
+        self._check_known({option}, set(kinds), ", ".join(kinds))
+        try:
+            value = _READERS[kinds[option]](text)
+        except (KeyError, ValueError):
+            raise UsageError(
+                explain(
+                    f"cannot read {option} of {self.name}",
+                    got=shown(text),
+                    expected=OPTIONS[option].expected,
+                )
+            ) from None
+        check_option(option, value, self.defaults[option])
+        return value
+
+    def _check_known(self, given: set[str], known: set[str], expected: str) -> None:
+        unknown = sorted(given - known)
+        if unknown:
             raise UsageError(
                 explain(
                     f"{self.name} has no such option",
-                    got=option,
-                    expected=", ".join(self._kinds) or "none",
+                    got=", ".join(unknown),
+                    expected=expected or "none",
                 )
             )
-        try:
-            if kind == "bool":
-                return _WORDS[text.lower()]
-            number = int(text) if kind == "int" else float(text)
-            if not math.isfinite(number) or (option == "seed" and number < 0):
-                raise ValueError
-            return number
-        except (KeyError, ValueError, OverflowError):
-            wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
-            wanted += ", 0 or more" if option == "seed" else ""
-            raise UsageError(
-                explain(f"cannot read {option} of {self.name}", got=repr(text), expected=wanted)
-            ) from None
 
 
 _ROWS: Final = (

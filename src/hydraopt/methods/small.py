@@ -6,8 +6,7 @@ p <= min(m, sum r) and q <= min(n, sum r) are the widths of the small core.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +14,14 @@ import numpy as np
 from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.cutoff import rank_of, rounding
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.linalg.svd import halved
+from hydraopt.linalg.svd import halved, in_range
+from hydraopt.methods.options import check_option, real, shown
 
 __all__ = [
     "Merged",
     "SmallCore",
     "check_shapes",
-    "check_share",
+    "comparable",
     "one_for_all",
     "rank_for",
     "small_core",
@@ -44,6 +44,16 @@ class Merged:
     scales: tuple[float, ...]
     added: float = 0.0
 
+    @property
+    def finite(self) -> bool:
+        """Whether float64 holds every number of it and every sum that its products are made of."""
+        numbers = [*self.scales, self.added]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for f in {id(f): f for f in self.factors}.values():
+                largest = np.abs(f.B).max(initial=0.0) * np.abs(f.A).max(initial=0.0)
+                numbers.append(float(largest * f.A.shape[0]))
+        return bool(np.isfinite(numbers).all())
+
     def task(self, t: int) -> Factors:
         """The factors of task t with its scale inside B, as every other :class:`Factors` has it."""
         return Factors(self.factors[t].B * self.scales[t], self.factors[t].A)
@@ -58,12 +68,30 @@ def one_for_all(factors: Factors, tasks: int, added: float = 0.0) -> Merged:
 class SmallCore:
     """``dW_t = left C_t right^T``, exactly: left (m, p), right (n, q) with orthonormal columns.
 
-    cores: (T, p, q). Inner products, norms and singular values of the dW's are those of the C_t.
+    sides: ``C_t = B A`` for each task, B (p, r_t) and A (r_t, q). Inner products, norms and
+    singular values of the dW's are those of the C_t. These take p q numbers each, T times what the
+    sides do, so they are formed one by one and again each time.
     """
 
     left: Array
     right: Array
-    cores: Array
+    sides: tuple[Factors, ...]
+
+    def core(self, t: int) -> Array:
+        """C_t, (p, q)."""
+        return self.sides[t].B @ self.sides[t].A
+
+    def cores(self) -> Iterator[Array]:
+        """All C_t, (p, q), one at a time."""
+        return (side.B @ side.A for side in self.sides)
+
+    def weighted(self, weights: Array) -> Array:
+        """sum_t w_t C_t, (p, q); weights (T,)."""
+        total: Array = np.zeros((self.left.shape[1], self.right.shape[1]))
+        # A sum of products, not a product of stacks: opposite tasks leave exact zeros.
+        for weight, core in zip(weights, self.cores(), strict=True):
+            total += weight * core
+        return total
 
     def lift(self, core: Array, rank: int | None = None) -> tuple[Factors, float]:
         """Factors of ``left core right^T``, and the relative error of cutting it to ``rank``.
@@ -72,12 +100,14 @@ class SmallCore:
         of the singular values alike, k >= 1. Raises UsageError for a rank below 1.
         """
         limit = core.size if rank is None else rank_for(rank, ())
-        u, s, vt = np.linalg.svd(core, full_matrices=False)
+        u, s, vt = np.linalg.svd(in_range(core), full_matrices=False)
         size = max(self.left.shape[0], self.right.shape[0])
         sound = rank_of(s, rounding(size))
         keep = max(min(sound, limit), 1)
-        total = float(np.linalg.norm(s))
-        added = float(np.linalg.norm(s[keep:sound])) / total if total > 0 else 0.0
+        # Near 1, by a power of two: squares of the values themselves may leave the range.
+        near = np.ldexp(s, -int(np.frexp(s.max(initial=0.0))[1]))
+        total = float(np.linalg.norm(near))
+        added = float(np.linalg.norm(near[keep:sound])) / total if total > 0 else 0.0
         small = halved(u, s, vt, keep)
         return Factors(self.left @ small.B, small.A @ self.right.T), added
 
@@ -90,8 +120,8 @@ def small_core(factors: Sequence[Factors]) -> SmallCore:
     """
     check_shapes(factors)
     left, right = stacked_bases(factors)
-    cores = np.stack([(left.T @ f.B) @ (f.A @ right) for f in factors])
-    return SmallCore(left, right, cores)
+    sides = tuple(Factors(left.T @ f.B, f.A @ right) for f in factors)
+    return SmallCore(left, right, sides)
 
 
 def stacked_bases(factors: Sequence[Factors]) -> tuple[Array, Array]:
@@ -118,36 +148,49 @@ def check_shapes(factors: Sequence[Factors]) -> tuple[int, int]:
 
 
 def weights_for(
-    weights: Sequence[float] | None, tasks: int, default: float, *, positive: bool = False
+    weights: Sequence[float] | None,
+    tasks: int,
+    default: float,
+    *,
+    positive: bool = False,
+    what: str = "weights",
 ) -> Array:
-    """The tasks' weights (T,), ``default`` each if None; raises UsageError for unusable ones."""
+    """The tasks' weights (T,), ``default`` each if None; raises UsageError for unusable ones.
+
+    what: they are, in the message.
+    """
     if weights is None:
         return np.full(tasks, default)
-    values = np.asarray(weights, np.float64)
-    fits = values.shape == (tasks,) and bool(np.isfinite(values).all())
+    try:
+        numbers = [real(weight) for weight in weights]
+    except TypeError:
+        numbers = [None]
+    # None becomes NaN.
+    values = np.array(numbers, np.float64)
+    fits = len(numbers) == tasks and bool(np.isfinite(values).all())
     if not fits or (positive and not (values > 0).all()):
         raise UsageError(
             explain(
-                "the weights do not fit the tasks",
-                got=list(weights),
+                f"the {what} do not fit the tasks",
+                got=shown(weights),
                 expected=f"{tasks} finite {'positive ' if positive else ''}numbers",
             )
         )
     return values
 
 
+def comparable(weights: Array) -> Array:
+    """Positive weights (T,) that are only compared with each other, as they stand if products of
+    them with squared norms stay in range, else scaled so; one below 1e-280 of the largest counts as
+    that."""
+    if weights.min(initial=1.0) >= 1e-100 and weights.max(initial=1.0) <= 1e100:
+        return weights
+    scaled: Array = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
+    return np.maximum(scaled, 1e-280)
+
+
 def rank_for(rank: int | None, factors: Sequence[Factors]) -> int:
     """``rank``, or the largest of the tasks if None; raises UsageError for less than 1."""
     if rank is None:
         return max((f.A.shape[0] for f in factors), default=1)
-    if rank < 1:
-        raise UsageError(explain("rank is out of range", got=rank, expected="at least 1"))
-    return rank
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise UsageError unless ``0 < value <= 1``."""
-    if not (math.isfinite(value) and 0 < value <= 1):
-        raise UsageError(
-            explain(f"{name} is out of range", got=value, expected="above 0, at most 1")
-        )
+    return int(check_option("rank", rank))

@@ -1,0 +1,38 @@
+"""Weights and options of methods as Python gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydraopt import open_bundle
+from hydraopt.errors import UsageError
+from hydraopt.merging.combine import combine
+
+
+@pytest.mark.parametrize("weight", [None, "x", 0, -1.0, float("nan"), float("inf"), 10**400, True])
+def test_a_weight_that_is_none_is_told_with_its_adapter(three, tmp_path: Path, weight) -> None:
+    name = three[0].name
+    with pytest.raises(UsageError, match=rf"a weight must be a positive number \[adapter {name}\]"):
+        combine(three, tmp_path / "x", "hydraopt", rank=2, heads=1, weights={name: weight})
+    assert not (tmp_path / "x").exists()
+
+
+def test_ratios_of_weights_count_however_large(three, tmp_path: Path) -> None:
+    names = [adapter.name for adapter in three]
+    one, other = (
+        combine(
+            three,
+            tmp_path / str(size),
+            "hydraopt",
+            rank=np.int64(2),
+            heads=1,
+            weights={name: size * (i + 1) for i, name in enumerate(names)},
+        )
+        for size in (1.0, 5e307)
+    )
+    assert 0 < one.objective == pytest.approx(other.objective, rel=1e-6)
+    assert one.errors == pytest.approx(other.errors, rel=1e-6)
+    assert open_bundle(tmp_path / "1.0").recipe["options"]["rank"] == 2
