@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from hydraopt.basemodel import writing
 from hydraopt.basemodel.encoding import batches_by_tokens, encode_row
 from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.rowcache import RowCache
-from hydraopt.basemodel.writing import generate
-from hydraopt.errors import UsageError
+from hydraopt.basemodel.writing import answered, ends_of, generate
+from hydraopt.errors import NumericalError, UsageError
 from tests.small_model import INSTRUCTION, ROWS
 
 PATH = "model.layers.0.self_attn.q_proj"
@@ -31,11 +33,16 @@ def asked(trained):
     return model, tokenizer, items, [some[i % 3] for i in range(len(items))]
 
 
+def alone(model, tokenizer, item, most: int = MOST) -> list[tuple[int, ...]]:
+    ends = {tokenizer.eos_token_id} - {None}
+    return writing._by_transformers(model, tokenizer, [item.prompt], most, ends)
+
+
 def by_transformers(model, tokenizer, items, factors) -> list[tuple[int, ...]]:
     said = []
     for item, placed in zip(items, factors, strict=True):
         with attached(model, placed):
-            said += writing._by_transformers(model, tokenizer, [item.prompt], MOST)
+            said += alone(model, tokenizer, item)
     return said
 
 
@@ -106,15 +113,14 @@ def test_a_hybrid_model_writes_as_well(trained) -> None:
     model, tokenizer = Lfm2ForCausalLM(config).eval(), trained[1]
     items = [encode_row(tokenizer, INSTRUCTION, r["input"], r["output"]) for r in ROWS[:3]]
     said = generate(model, tokenizer, items, [{}] * 3, MOST, 10**6)
-    alone = [writing._by_transformers(model, tokenizer, [x.prompt], MOST)[0] for x in items]
-    assert said == alone
+    assert said == [alone(model, tokenizer, x)[0] for x in items]
 
 
 def test_what_the_model_says_of_writing_does_not_count(asked, monkeypatch) -> None:
     model, tokenizer, items, _ = asked
-    plain = writing._by_transformers(model, tokenizer, [items[0].prompt], MOST)
+    plain = alone(model, tokenizer, items[0])
     monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
-    assert writing._by_transformers(model, tokenizer, [items[0].prompt], MOST) == plain
+    assert alone(model, tokenizer, items[0]) == plain
 
 
 @pytest.mark.parametrize("error", [UsageError("of no keys"), IndexError("of no states")])
@@ -127,3 +133,34 @@ def test_a_model_with_another_cache_is_left_to_transformers(asked, monkeypatch, 
 
     monkeypatch.setattr(RowCache, "start", refuse)
     assert generate(model, tokenizer, items, factors, MOST, 10**6) == wanted
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_no_answers(trained, monkeypatch, value, by_rows) -> None:
+    model, tokenizer = trained
+    if not by_rows:
+        monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
+        monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
+    item = encode_row(tokenizer, INSTRUCTION, "1", "one")
+    bad = place(model, {PATH: (np.full((32, 1), value), np.ones((1, 32)))})
+    with pytest.raises(NumericalError, match="logits that are not finite"):
+        generate(model, tokenizer, [item], [bad], MOST, 10**6)
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_an_answer_ends_with_any_token_that_the_base_ends_with(asked, monkeypatch, by_rows) -> None:
+    """As those of chat models, that list the end of a turn beside the tokenizer's EOS."""
+    model, tokenizer, items, _ = asked
+    whole = [x.target for x in answered(model, tokenizer, items, {}, MOST)]
+    turn = max(whole, key=len)[1]
+    assert turn != tokenizer.eos_token_id
+    monkeypatch.setattr(model, "generation_config", copy.copy(model.generation_config))
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, turn]
+    assert ends_of(model, tokenizer) == {tokenizer.eos_token_id, turn}
+    if not by_rows:
+        monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
+        monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
+    said = [x.target for x in answered(model, tokenizer, items, {}, MOST)]
+    cut = [x[: x.index(turn) + 1] if turn in x else x for x in whole]
+    assert said == cut != whole

@@ -47,13 +47,24 @@ def test_a_refit_needs_four_answers_that_judge(
     monkeypatch.setattr(judge_module, "answered", answered)
     (adapter,) = read_adapters([make_adapter(tmp_path / "de", factors_of(0))])
     model = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="float32", config=None)
-    one = Encoded((1, 2), ())
-    asks = {"de": [one] * count}, Memory(None), {"de": [one] * lessons}
+    prompts = [Encoded((1, 2 + i), ()) for i in range(count + lessons)]
+    asks = {"de": prompts[:count]}, Memory(None), {"de": prompts[count:]}
     judge = Judge("nowhere", model, SimpleNamespace(eos_token_id=0), {"de": adapter}, *asks)
     assert judge.refit("de", dict) == {}
     assert calls == [(count, lessons)] * asked
     # Lessons take minutes: they are answered where they are learned from.
     assert sum(answers_to) == count + lessons * asked
+
+
+def test_too_few_different_prompts_are_not_learned_from(judge_of, trainings) -> None:
+    """Of the same few prompts, again and again, nothing is left to learn from beside the judges."""
+    judge = judge_of(8)
+    few = judge._prompts["fr"][:4]
+    judge._prompts["fr"], judge._lessons["fr"] = 4 * few, 4 * few
+    assert judge.refit("fr", dict) == {}
+    judge._lessons["fr"] = []
+    assert judge.refit("fr", dict) == {}
+    assert trainings == []
 
 
 @pytest.fixture

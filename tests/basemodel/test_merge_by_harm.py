@@ -58,7 +58,8 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
     ("options", "refits"),
     [
         (("--size", "40%"), True),
-        (("--error", "0.3"), True),
+        (("--error", "0.3"), False),
+        (("--error", "0.3", "--refit"), True),
         (("--size", "40%", "--no-refit"), False),
         (("--harm", "20%"), False),
     ],

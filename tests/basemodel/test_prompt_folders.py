@@ -103,6 +103,22 @@ def test_lines_of_windows_are_the_same(tmp_path: Path) -> None:
     assert found == {"de": ["one", "two"], "fr": ["one", "two"]}
 
 
+def test_a_mark_at_the_beginning_of_a_file_is_none_of_the_prompt(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("one\n", encoding="utf-8-sig")
+    (tmp_path / "fr.jsonl").write_text('{"input": "one"}\n', encoding="utf-8-sig")
+    meta = json.dumps({"instruction": "Do."})
+    (tmp_path / "META.json").write_text(meta, encoding="utf-8-sig")
+    found = read_prompt_folder(tmp_path, NAMES)
+    assert found == {"de": ["one"], "fr": [prompt_text("Do.", "one")]}
+
+
+def test_hidden_files_are_no_prompts(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("one\n")
+    for name in ("._de.txt", ".DS_Store", ".fr.jsonl"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    assert read_prompt_folder(tmp_path, NAMES) == {"de": ["one"]}
+
+
 @pytest.mark.parametrize("line", [r'"cut \ud83d"', "[" * 100_000])
 def test_what_no_tokenizer_reads_is_refused_by_number(tmp_path: Path, line: str) -> None:
     (tmp_path / "de.jsonl").write_text('"fine \\ud83d\\ude00"\n' + line + "\n")

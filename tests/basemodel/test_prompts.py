@@ -61,9 +61,10 @@ def test_what_was_seen_counts_by_its_root(base, folders) -> None:
     (adapter,) = read_adapters(folders[:1])
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     model, tokenizer = load_model(base)
-    texts = self_written(model, tokenizer, factors, TEXTS, 0)
+    seed = 3 + int(adapter.content_hash()[:12], 16)
+    texts = self_written(model, tokenizer, factors, TEXTS, seed)
     whole = sensitivities(looks(model, texts, factors), factors)
-    found = Onlooker(str(base), [adapter], {}).sensitivities()["en"]
+    found = Onlooker(str(base), [adapter], {}, seed=3).sensitivities()["en"]
     assert {path: value**2 for path, value in found.items()} == pytest.approx(whole)
 
 
@@ -158,10 +159,11 @@ def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
 
 
 def test_a_beginning_that_is_there_is_not_put_there_again(base, folders) -> None:
-    prompts = {"en": ["Spell.", "<s>Spell."]}
-    judge = Onlooker(str(base), read_adapters(folders), prompts).judge
-    one, two = (answer.prompt for answer in judge.answers("en"))
-    assert one == two
+    for text in ("Spell.", "<s>Spell."):
+        judge = Onlooker(str(base), read_adapters(folders), {"en": [text]}).judge
+        (answer,) = judge.answers("en")
+        assert answer.prompt[0] == 1
+        assert answer.prompt.count(1) == 1
 
 
 def test_answers_are_asked_for_once(base, folders, monkeypatch, tmp_path) -> None:

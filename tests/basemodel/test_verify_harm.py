@@ -17,7 +17,7 @@ from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.basemodel import verify as module
 from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.basemodel.verify import TaskHarm, most_likely, verify_harm
-from hydraopt.bundle import Harm
+from hydraopt.bundle import Bundle, Harm
 from hydraopt.cli.main import cli
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import remade
@@ -128,6 +128,19 @@ def test_the_command_fails_for_a_worse_task(
 def test_a_task_that_is_better_than_stated_is_none(place: Path, tmp_path: Path) -> None:
     bundle = stating(place, tmp_path / "b", Harm(1000, 1000, 1.0, 9.0, False))
     assert verify(place, bundle).exit_code == 0
+
+
+@pytest.mark.parametrize(("refitted", "answers"), [(0, 12), (1, 5)])
+def test_what_a_refit_learned_from_is_not_measured(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refitted: int, answers: int
+) -> None:
+    monkeypatch.setattr("hydraopt.basemodel.onlooker.JUDGED_IF_REFIT", 5)
+    monkeypatch.setattr(
+        Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
+    )
+    adapters = read_adapters(place / "adapters" / "*")
+    report = verify_harm(place / "b", adapters, str(place / "base"), {"fr": PROMPTS})
+    assert [task.measured.answers for task in report.tasks] == [answers]
 
 
 def test_nothing_stated_nothing_wrong(place: Path) -> None:

@@ -103,6 +103,27 @@ def test_other_originals_are_found(tmp_path: Path, adapters: list[Adapter]) -> N
     assert any("module h.1.q is missing in the original" in x for x in problems)
 
 
+def test_an_original_that_holds_nan_is_a_problem(tmp_path: Path) -> None:
+    from hydraopt import merge
+
+    key, rng = "base_model.model.head.weight", np.random.default_rng(0)
+    head = rng.standard_normal((24, 32))
+    made = [save(tmp_path / name, i, **{key: head + i}) for i, name in enumerate(("de", "fr"))]
+    merge(made, tmp_path / "b", error=0.2, workers=1)
+    assert verify_bundle(tmp_path / "b", made).problems == []
+    assert verify_bundle(tmp_path / "b", made).tasks[0].worst_tensor is not None
+    head[3, 5] = np.nan
+    broken = save(tmp_path / "x" / "de", 0, **{key: head})
+    report = verify_bundle(tmp_path / "b", [broken, made[1]])
+    assert report.problems == [
+        f"task 'de': tensor {key} of the original holds NaN or infinity; it is not measured"
+    ]
+    assert [task.name for task in report.tasks] == ["de", "fr"]
+    json.dumps(report.to_dict(), allow_nan=False)
+    bare = replace(broken, modules={})
+    assert any(key in x for x in verify_bundle(tmp_path / "b", [bare, made[1]]).problems)
+
+
 def test_damage_is_a_problem_not_an_exception(tmp_path: Path, adapters: list[Adapter]) -> None:
     path = tmp_path / "b"
     write_bundle(path, *bundle_of(adapters).args)

@@ -159,3 +159,22 @@ def test_more_than_factors_is_refused(adapter, base, tasks) -> None:
         said = run("eval", bundle, "--base", base, "--tasks", tasks)
         assert said.exit_code == 2
         assert "more than low-rank factors" in said.output
+
+
+@pytest.mark.parametrize("label", ["base", "original"])
+def test_a_bundle_called_as_what_it_is_compared_with_is_refused(adapter, tmp_path, label) -> None:
+    assert run("merge", adapter, "--error", "0.5", "-o", tmp_path / label, "-q").exit_code == 0
+    said = run("eval", adapter, tmp_path / label, "--base", "nowhere", "--tasks", tmp_path)
+    assert said.exit_code == 2
+    assert f"a bundle is called {label}" in said.output
+    assert "Rename the file" in said.output
+
+
+def test_a_tokenizer_without_eos_is_refused(adapter, base, tasks) -> None:
+    file = base / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in config.items() if k != "eos_token"}))
+    (base / "special_tokens_map.json").unlink(missing_ok=True)
+    said = run("eval", adapter, "--base", base, "--tasks", tasks)
+    assert said.exit_code == 2, said.output
+    assert "nothing can end an answer; got a tokenizer without EOS" in " ".join(said.output.split())

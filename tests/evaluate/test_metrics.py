@@ -82,6 +82,10 @@ def test_more_references_can_only_help() -> None:
         ("accuracy / macro-F1", ["accuracy", "macro-F1"]),
         ('exact match; intent accuracy = text before "("', ["exact match", "intent accuracy"]),
         ("BLEU / chrF / ROUGE-L, several references", ["BLEU", "chrF", "ROUGE-L"]),
+        ("chrF++ / BLEU", ["BLEU"]),
+        ("token-level accuracy, chrF (sentence-level)", ["chrF"]),
+        ("inexact match / macro-F1", ["macro-F1"]),
+        ("GLEU/accuracy,chrF", ["GLEU", "accuracy", "chrF"]),
     ],
 )
 def test_what_meta_means(said, names) -> None:
@@ -89,8 +93,9 @@ def test_what_meta_means(said, names) -> None:
 
 
 def test_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(UsageError, match="no metric that is known; got 'vibes'"):
-        metrics_of("vibes")
+    for said in ("vibes", "chrF++", "token-level accuracy", "inexact match", "BLEU4"):
+        with pytest.raises(UsageError, match="no metric that is known; got"):
+            metrics_of(said)
 
 
 # --- intervals ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.model import load_model
+from hydraopt.errors import UsageError
 from hydraopt.evaluate import compare, probing
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
 from tests.evaluate.test_classify import adapter as classifier
@@ -182,10 +183,39 @@ def test_swaps_ask_for_labels_and_say_why_there_are_none(
 
 def test_labels_end_where_one_begins_as_another_does(base) -> None:
     _, tokenizer = load_model(base)
-    plain = probing._prompter(tokenizer, "Mood?", ["bad", "good"])("x")
+    plain = probing.prompter(tokenizer, "Mood?", ["bad", "good"])("x")
     assert [tokenizer.decode(item.target) for item in plain] == [" bad", " good"]
-    ended = probing._prompter(tokenizer, "Mood?", ["go", "good"])("x")
+    ended = probing.prompter(tokenizer, "Mood?", ["go", "good"])("x")
     assert [tokenizer.decode(item.target) for item in ended] == [" go</s>", " good</s>"]
+
+
+def test_labels_that_need_no_end_need_no_eos(base) -> None:
+    _, tokenizer = load_model(base)
+    tokenizer.eos_token = None
+    plain = probing.prompter(tokenizer, "Mood?", ["bad", "good"])("x")
+    assert [tokenizer.decode(item.target) for item in plain] == [" bad", " good"]
+    with pytest.raises(UsageError, match="a tokenizer without EOS"):
+        probing.prompter(tokenizer, "Mood?", ["go", "good"])("x")
+
+
+def test_a_small_classification_with_a_head_is_swapped(base, tmp_path) -> None:
+    folder = tmp_path / "moods" / "mood"
+    (folder / "en").mkdir(parents=True)
+    labels = ["bad", "good", "so-so"]
+    meta = {"instruction": "Mood?", "metric": "accuracy", "labels": labels}
+    (folder / "META.json").write_text(json.dumps(meta))
+    rows = [{"input": f"{i} Paul", "output": x} for i, x in enumerate(labels)]
+    (folder / "en" / "test.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    command = ("eval", classifier(tmp_path / "mood-en"), "--base", base, "--tasks", folder.parent)
+    said = run(*command, "--swaps", "--no-scores", "-q", "--json")
+    assert said.exit_code == 0, said.output
+    (task,) = json.loads(said.output)["tasks"]
+    assert task["swaps"]["gender"]["rows"] == 3
+
+
+def test_what_is_corrected_together_is_said(adapter, bundle, base) -> None:
+    shown = " ".join(probed(adapter, bundle, base).output.split())
+    assert "over all changes of one bundle on one adapter, and over all preferences" in shown
 
 
 def test_what_is_a_classification() -> None:

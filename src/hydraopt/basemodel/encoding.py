@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydraopt.errors import UsageError, explain
+
 __all__ = [
     "Batch",
     "Encoded",
@@ -28,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one row; the target ends with EOS."""
+    """Token ids of one row; the target of a whole answer ends with EOS."""
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
@@ -43,18 +45,34 @@ def prompt_text(instruction: str, text: str) -> str:
     return f"{instruction}\n{text}\n=>"
 
 
-def encode_row(tokenizer: Any, instruction: str, text: str, output: str) -> Encoded:
-    """One row as token ids.
+def encode_row(
+    tokenizer: Any, instruction: str, text: str, output: str, end: bool = True
+) -> Encoded:
+    """One row as token ids. end: whether EOS ends the target.
 
     Prompt and target are tokenised apart: at inference the model sees the prompt's tokens alone, so
     a token that spans the border would never occur there. A tokenizer without BOS (Qwen's) starts
-    with the prompt.
+    with the prompt. Raises UsageError where EOS is needed and the tokenizer has none.
     """
     prompt = tokenizer(prompt_text(instruction, text), add_special_tokens=False)["input_ids"]
     target = tokenizer(" " + output, add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
     start = () if bos is None else (bos,)
-    return Encoded((*start, *prompt), (*target, tokenizer.eos_token_id))
+    stop = (_eos(tokenizer),) if end else ()
+    return Encoded((*start, *prompt), (*target, *stop))
+
+
+def _eos(tokenizer: Any) -> int:
+    if tokenizer.eos_token_id is None:
+        raise UsageError(
+            explain(
+                "nothing can end an answer",
+                got="a tokenizer without EOS",
+                expected="EOS after each answer",
+                do="Name it in tokenizer_config.json of the base",
+            )
+        )
+    return int(tokenizer.eos_token_id)
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,23 @@ class Reference:
         ids = sum(2 * batch.ids.nbytes for batch in self.batches)
         return ids + sum(x.tokens.nbytes + x.logs.nbytes for x in kept)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all that the original thinks are numbers; else nothing can be held against it."""
+        kept = (x for pieces in self.seen for x in pieces)
+        return all(bool(torch.isfinite(y).all()) for x in kept for y in (x.logs, x.margin))
+
 
 class Summary(NamedTuple):
     """What drift comes to. changed, of so many answers. likely: expected share of answers that
     change; likely_error: its standard error. kl: nats an answer; kl_error likewise. lost: expected
-    share of answers that change, each counted by its probability."""
+    share of answers that change, each counted by its probability.
+
+    One answer has no spread to tell an error by, and it is not zero. Of a share the error then is
+    what Wilson's interval (1927) of one answer reaches above it at one standard deviation: a half
+    where the answer stays, nothing where it changes. Of KL it is the KL itself, the deviation of an
+    exponential distribution: KL is positive, and few answers have most of it.
+    """
 
     changed: int
     answers: int
@@ -147,6 +159,11 @@ class Drift:
         return Drift(row, self.kl[kept], self.margin[kept], self.moved[kept], self.sure[list(some)])
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all of it are numbers."""
+        return all(bool(np.isfinite(x).all()) for x in (self.kl, self.margin, self.moved))
+
+    @property
     def changed(self) -> int:
         """Answers of which some token changes."""
         return len(set(self.row[self.moved > self.margin].tolist()))
@@ -154,12 +171,22 @@ class Drift:
     def summary(self) -> Summary:
         """All that is told of it."""
         likely = likely_changes(self)
-        kl = np.bincount(self.row, self.kl, self.answers)
-        spread = 1 / np.sqrt(self.answers)
-        told = float(likely.mean()), float(likely.std() * spread)
-        nats = float(kl.mean()), float(kl.std() * spread)
+        kl = np.bincount(self.row, self.kl, self.answers).astype(np.float64)
+        told, nats = float(likely.mean()), float(kl.mean())
+        alone = self.answers == 1
+        errors = (_error_of_one(told), nats) if alone else (_error(likely), _error(kl))
         lost = float((likely * self.sure).mean())
-        return Summary(self.changed, self.answers, *told, *nats, lost)
+        return Summary(self.changed, self.answers, told, errors[0], nats, errors[1], lost)
+
+
+def _error(values: Numbers) -> float:
+    """The standard error of the mean of two numbers or more."""
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _error_of_one(share: float) -> float:
+    """How far Wilson's interval of one answer, at one standard deviation, ends above its share."""
+    return (0.5 - share + math.sqrt(share * (1 - share) + 0.25)) / 2
 
 
 def likely_changes(drift: Drift) -> Numbers:

@@ -13,14 +13,22 @@ from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
 from hydraopt.basemodel.lesson import learns_in
-from hydraopt.basemodel.memory import Memory, are_answers, base_hash, cache_folder, key_of
+from hydraopt.basemodel.memory import (
+    Memory,
+    are_answers,
+    base_hash,
+    cache_folder,
+    key_of,
+    versions,
+)
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
-from hydraopt.basemodel.refit import Schedule, refit
-from hydraopt.basemodel.writing import answered
+from hydraopt.basemodel.refit import Schedule, parted, refit
+from hydraopt.basemodel.writing import answered, ends_of
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
+from hydraopt.errors import NumericalError, explain
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
 
@@ -28,7 +36,7 @@ __all__ = ["ANSWER_TOKENS", "Judge"]
 
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
-_METHOD: Final = "7"
+_METHOD: Final = "8"
 """Changes when the same factors would be given other numbers."""
 _TRAINING: Final = "6"
 """Changes when a refit would learn otherwise from the same."""
@@ -66,8 +74,8 @@ class Judge:
         known = base_hash(base, model)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
-        ends = tokenizer.eos_token_id
-        self._of_base = f"{known} {where} {_METHOD} {ANSWER_TOKENS} {ends}"
+        ends = sorted(ends_of(model, tokenizer))
+        self._of_base = f"{known} {where} {versions()} {_METHOD} {ANSWER_TOKENS} {ends}"
         self._references: dict[str, Reference] = {}
         self._contents: dict[str, str] = {}
 
@@ -76,7 +84,11 @@ class Judge:
         return frozenset(self._prompts)
 
     def answers(self, task: str) -> list[Encoded]:
-        """The prompts of a task with the original's greedy answers, ANSWER_TOKENS at most each."""
+        """The prompts of a task with the original's greedy answers, ANSWER_TOKENS at most each.
+
+        Raises NumericalError, here and wherever answers are needed, for an adapter with which the
+        model's logits are not finite, and UsageError for prompts that the model does not read.
+        """
         return self._answered(task, self._prompts[task])
 
     def _answered(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
@@ -90,9 +102,11 @@ class Judge:
         key = self._key(task, asked)
         said = self._memory.get(key)
         if not are_answers(said, len(asked)):
-            spoken = answered(
-                self._model, self._tokenizer, asked, self._originals(task), ANSWER_TOKENS
-            )
+            given = self._model, self._tokenizer, asked, self._originals(task)
+            try:
+                spoken = answered(*given, ANSWER_TOKENS)
+            except NumericalError:
+                raise _not_finite("the adapter's own answers cannot be told", task) from None
             said = [list(item.target) for item in spoken]
             self._memory.put(key, said)
         return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
@@ -113,7 +127,11 @@ class Judge:
         return self.measured(task, factors, apart)
 
     def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> Judged:
-        """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path."""
+        """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path.
+
+        Raises NumericalError where the model's logits are not finite, with the original or with
+        these; then nothing is remembered.
+        """
         asked = self._prompts[task]
         # Of too few none is held out; then none was learned from either.
         held = self._held_out(task) if apart else []
@@ -126,6 +144,8 @@ class Judge:
         known = self._memory.get(key)
         if not _is_summary(known, len(some)):
             drift = drift_of(self._model, self._reference(task), factors)
+            if not drift.is_finite:
+                raise _not_finite("what coding does to the answers cannot be measured", task)
             known = list(drift.only(some).summary())
             self._memory.put(key, known)
         told = Summary(*known)
@@ -136,7 +156,8 @@ class Judge:
         self, task: str, modules: Callable[[], Mapping[str, CodedModule]]
     ) -> Mapping[str, PartsRecord]:
         """Other records of a task's modules, trained to keep its answers, as hydraopt.merge takes
-        them; none where that does not help, for a task without prompts, or of too few answers.
+        them; none where that does not help, for a task without prompts, or of too few answers
+        to different prompts.
         See :func:`hydraopt.basemodel.refit.refit`."""
         answers = self.answers(task) if task in self._prompts else []
         lessons = self._lessons.get(task, ())
@@ -144,7 +165,8 @@ class Judge:
         if len(held_out(answers, len(lessons))[1]) < _JUDGES:
             return {}
         more = self._learned(task)
-        if len(held_out(answers, len(more))[1]) < _JUDGES:
+        seen, judging, _ = parted(answers, more)
+        if len(set(judging)) < _JUDGES or not seen:
             return {}
         coded = modules()
         asked = [self._key(task, x) for x in (self._prompts[task], lessons)]
@@ -178,12 +200,26 @@ class Judge:
     def _reference(self, task: str) -> Reference:
         if task not in self._references:
             made = reference_of(self._model, self.answers(task), self._originals(task))
+            if not made.is_finite:
+                raise _not_finite("the adapter's own answers cannot be told", task)
             while self._references and made.nbytes > _ROOM - sum(
                 x.nbytes for x in self._references.values()
             ):
                 self._references.pop(next(iter(self._references)))
             self._references[task] = made
         return self._references[task]
+
+
+def _not_finite(what: str, task: str) -> NumericalError:
+    return NumericalError(
+        explain(
+            what,
+            adapter=task,
+            got="logits that are not finite",
+            expected="finite numbers",
+            do="Look at the adapter, or at the base model, for NaN and for large numbers",
+        )
+    )
 
 
 def _is_summary(value: Any, answers: int) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, Final
 from hydraopt.files.cache import cache_root
 from hydraopt.files.reading import file_hash, read_regular
 
-__all__ = ["Memory", "are_answers", "base_hash", "cache_folder", "key_of"]
+__all__ = ["Memory", "are_answers", "base_hash", "cache_folder", "key_of", "versions"]
 
 _WEIGHTS: Final = ("*.safetensors", "*.bin")
 _MOST: Final = 256 << 20
@@ -64,6 +64,14 @@ def base_hash(base: str | Path, model: Any) -> str | None:
         return f"{base}@{commit}" if commit else None
     files = sorted({*(f for x in _WEIGHTS for f in folder.glob(x)), folder / "config.json"})
     return key_of(f"{file.name} {file_hash(file)}" for file in files)
+
+
+def versions() -> str:
+    """Those of the libraries that compute: others may round, mask or end an answer otherwise."""
+    import torch
+    import transformers
+
+    return f"torch {torch.__version__} transformers {transformers.__version__}"
 
 
 class Memory:

@@ -136,7 +136,13 @@ def place(model: nn.Module, factors: TaskFactors) -> Placed:
     return placed
 
 
-def misfit(model: Any, what: str, got: object, expected: tuple[int, ...]) -> AlignmentError:
+def misfit(
+    model: Any,
+    what: str,
+    got: object,
+    expected: object,
+    do: str = "Give the base model that the adapters were trained on",
+) -> AlignmentError:
     """The error that says which base model does not fit, and what it has instead."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     return AlignmentError(
@@ -145,7 +151,7 @@ def misfit(model: Any, what: str, got: object, expected: tuple[int, ...]) -> Ali
             file=name or None,
             got=got,
             expected=expected,
-            do="Give the base model that the adapters were trained on",
+            do=do,
         )
     )
 
@@ -164,6 +170,8 @@ def attached_in_blocks(
     """The same with other factors for each block of consecutive rows of the batch.
 
     blocks: (factors, rows); None for all rows that are left.
+    Raises AlignmentError where a module of several blocks sees other tokens than all of the batch,
+    row by row: then nobody knows which row a token is of.
     """
     by_path: dict[str, list[tuple[slice, Tensor, Tensor]]] = {}
     start = 0
@@ -172,26 +180,81 @@ def attached_in_blocks(
         for path, (b, a) in placed.items():
             by_path.setdefault(path, []).append((slice(start, stop), b, a))
         start = stop or start
+    ids: list[int] = []
     handles = []
+    if not all(map(_is_whole, by_path.values())):
+        embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+        handles.append(embeddings.register_forward_hook(_shape_to(ids)))
     try:
         for path, changes in by_path.items():
-            handles.append(model.get_submodule(path).register_forward_hook(_adder(changes)))
+            hook = _adder(changes) if _is_whole(changes) else _row_adder(model, path, changes, ids)
+            handles.append(model.get_submodule(path).register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
+def _shape_to(ids: list[int]) -> Any:
+    """A hook of the input embeddings that notes the (rows, length) of what they see."""
+
+    def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+        ids[:] = output.shape[:-1]
+
+    return hook
+
+
+def _is_whole(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> bool:
+    return len(changes) == 1 and changes[0][0] == slice(0, None)
+
+
 def _adder(changes: Sequence[tuple[slice, Tensor, Tensor]]) -> Any:
+    """A hook that adds the one change to all that its module sees."""
+    ((_, b, a),) = changes
+
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if len(changes) == 1 and changes[0][0] == slice(0, None):
-            return output + F.linear(F.linear(args[0], changes[0][2]), changes[0][1])
+        return output + F.linear(F.linear(args[0], a), b)
+
+    return hook
+
+
+def _row_adder(
+    model: nn.Module,
+    path: str,
+    changes: Sequence[tuple[slice, Tensor, Tensor]],
+    ids: Sequence[int],
+) -> Any:
+    """A hook that adds each change to its rows. ids: (rows, length) of the batch, once known."""
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        each = _entries_of_a_row(model, path, tuple(args[0].shape), ids)
         output = output.clone()
         for rows, b, a in changes:
-            output[rows] += F.linear(F.linear(args[0][rows], a), b)
+            stop = None if rows.stop is None else rows.stop * each
+            some = slice(rows.start * each, stop)
+            output[some] += F.linear(F.linear(args[0][some], a), b)
         return output
 
     return hook
+
+
+def _entries_of_a_row(
+    model: nn.Module, path: str, shape: tuple[int, ...], ids: Sequence[int]
+) -> int:
+    """How many entries of a module's input, along its first dimension, are of one row of the batch:
+    one; or all tokens, where the model gives rows and tokens as one dimension."""
+    rows, length = ids
+    if len(shape) > 2 and shape[0] == rows:
+        return 1
+    if len(shape) == 2 and shape[0] == rows * length:
+        return length
+    raise misfit(
+        model,
+        f"gives module {path} a part of a batch, so that factors cannot be put on row by row",
+        shape,
+        f"{rows} rows of {length} tokens",
+        "Ask one adapter at a time",
+    )
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:

@@ -20,6 +20,7 @@ from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
+from hydraopt.basemodel.positions import check_prompt, positions_of
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
@@ -49,6 +50,8 @@ JUDGED_IF_REFIT = 64
 """The same where the others are learned from: a share of the bytes needs no more (docs/log.md)."""
 LEARNED = 1024
 """Prompts of a task that a refit takes, those that judge among them, at most."""
+_DIGITS = 12
+"""Of an adapter's hash, from which the seed of what it writes is made: 48 bits."""
 POWER = 0.5
 """What was seen counts to this power: it is seen at the adapter itself, and errors are not small
 enough for that to hold all the way (docs/log.md)."""
@@ -71,9 +74,10 @@ class Onlooker:
         seed: int = 0,
         refits: bool = False,
     ) -> None:
-        """base: a folder or name that transformers loads. prompts: by task, at least one each.
-        refits: whether coded parts will be trained; then harm is measured on fewer prompts
-        (JUDGED_IF_REFIT), and the others are learned from (up to LEARNED).
+        """base: a folder or name that transformers loads. prompts: by task, at least one each; of
+        equal ones the first counts, for another says nothing more of the task. refits: whether
+        coded parts will be trained; then harm is measured on fewer prompts (JUDGED_IF_REFIT), and
+        the others are learned from (up to LEARNED).
 
         Raises UsageError for prompts of an unknown task, or of an adapter that is more than
         low-rank factors (its answers here would not be its own), for no prompts, and for a base
@@ -93,6 +97,7 @@ class Onlooker:
         self._base = base
         self._model, self._tokenizer = load_model(base)
         check_logits(self._model)
+        self._positions = positions_of(self._model)
         self._prompts = prompts
         self._progress = progress or silent
         self._seed, self._refits = seed, refits
@@ -100,9 +105,12 @@ class Onlooker:
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
         """Of every adapter by module path, tempered (:data:`POWER`); a task without prompts is
-        seen on what it writes on its own.
+        seen on what it writes on its own. What is drawn for that depends on the adapter alone, not
+        on those beside it.
 
-        Raises AlignmentError for modules that the base does not have as linear ones.
+        Raises AlignmentError for modules that the base does not have as linear ones, or does not
+        give every token; UsageError for prompts that it does not read, and for a task without
+        prompts where it has no token to begin with.
         """
         tempered = {}
         for number, name in enumerate(self._adapters):
@@ -110,9 +118,8 @@ class Onlooker:
             if name in self._prompts:
                 texts = self._answers(name)[:TEXTS]
             else:
-                texts = self_written(
-                    self._model, self._tokenizer, factors, TEXTS, self._seed + number
-                )
+                drawn = self._seed + int(self._adapters[name].content_hash()[:_DIGITS], 16)
+                texts = self_written(self._model, self._tokenizer, factors, TEXTS, drawn, name)
             seen = sensitivities(looks(self._model, texts, factors), factors)
             tempered[name] = {path: value**POWER for path, value in seen.items()}
             self._progress("seeing what matters", number + 1, len(self._adapters))
@@ -133,15 +140,14 @@ class Onlooker:
     @functools.cached_property
     def judge(self) -> Judge:
         """Measures harm on the first prompts, JUDGED of a task at most, as hydraopt.merge takes it;
-        knows those that a refit learns from."""
+        knows those that a refit learns from.
+
+        Raises UsageError for a prompt without a token, or of more than the base has positions for.
+        """
         judged, learned = (JUDGED_IF_REFIT, LEARNED) if self._refits else (JUDGED, 0)
-        asked, lessons = (
-            {
-                name: [_encoded(self._tokenizer, text) for text in texts[some]]
-                for name, texts in self._prompts.items()
-            }
-            for some in (slice(judged), slice(judged, max(judged, learned)))
-        )
+        every = {name: self._different(name, max(judged, learned)) for name in self._prompts}
+        asked = {name: prompts[:judged] for name, prompts in every.items()}
+        lessons = {name: prompts[judged:] for name, prompts in every.items()}
         named = (self._base, self._model, self._tokenizer, self._adapters, asked)
         return Judge(*named, lessons=lessons)
 
@@ -153,6 +159,17 @@ class Onlooker:
         self._mended += name in self._prompts
         self._progress("training on answers", self._mended, len(self._prompts))
         return records
+
+    def _different(self, name: str, most: int) -> list[Encoded]:
+        """The first prompts of a task as tokens, no two alike."""
+        kept: dict[Encoded, None] = {}
+        for number, text in enumerate(self._prompts[name], 1):
+            item = _encoded(self._tokenizer, text)
+            check_prompt(item, self._positions, number, text, name)
+            kept.setdefault(item)
+            if len(kept) == most:
+                break
+        return list(kept)
 
     def _factors(self, name: str) -> TaskFactors:
         modules = self._adapters[name].modules

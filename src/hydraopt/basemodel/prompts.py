@@ -16,6 +16,8 @@ from hydraopt.files.reading import MOST_CONFIG, read_regular
 __all__ = ["read_prompt_folder", "read_prompts"]
 
 _MOST_BYTES: Final = 1 << 28
+_ENCODING: Final = "utf-8-sig"
+"""UTF-8, with or without the mark that some editors begin a file with."""
 _HALF: Final = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which is no character."""
 _SUFFIXES: Final = (".jsonl", ".txt")
@@ -33,7 +35,7 @@ def read_prompts(path: str | Path) -> list[str]:
     file = Path(path)
     try:
         # Not splitlines: a text may hold other characters that Python ends lines at.
-        lines = read_regular(file, _MOST_BYTES).decode("utf-8").split("\n")
+        lines = read_regular(file, _MOST_BYTES).decode(_ENCODING).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(explain("cannot read the prompts", file=file, got=reason)) from None
@@ -55,8 +57,9 @@ def read_prompt_folder(
     """Prompts by task, from ``NAME.jsonl`` or ``NAME.txt`` files; see :func:`read_prompts`.
 
     names: the tasks that are asked about; one without a file is left out. others: tasks that there
-    are besides, whose files are not read. Raises UsageError for a folder that is none, for two
-    files of a task, and for files of prompts that no task is called by.
+    are besides, whose files are not read. Hidden files hold no prompts. Raises UsageError for a
+    folder that is none, for two files of a task, and for files of prompts that no task is called
+    by.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -64,7 +67,8 @@ def read_prompt_folder(
         raise UsageError(explain("no folder of prompts", file=folder, expected=_FOLDER, do=do))
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix not in _SUFFIXES:
+        # Hidden files are a system's notes of others, as macOS's ._NAME.txt.
+        if file.suffix not in _SUFFIXES or file.name.startswith("."):
             continue
         if file.stem in files:
             both = f"{files[file.stem].name} and {file.name}"
@@ -90,7 +94,7 @@ def _instruction(file: Path) -> str:
     for meta in (file.with_name(f"{file.stem}.META.json"), file.with_name("META.json")):
         if meta.is_file():
             try:
-                said = json.loads(read_regular(meta, MOST_CONFIG).decode("utf-8"))["instruction"]
+                said = json.loads(read_regular(meta, MOST_CONFIG).decode(_ENCODING))["instruction"]
             except (OSError, ValueError, KeyError, TypeError):
                 said = None
             if not isinstance(said, str):

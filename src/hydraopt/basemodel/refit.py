@@ -53,7 +53,7 @@ from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 
-__all__ = ["Course", "Refit", "Schedule", "refit"]
+__all__ = ["Course", "Refit", "Schedule", "parted", "refit"]
 
 _WARM: Final = 5
 """Steps in which the rate rises to its full value."""
@@ -139,7 +139,16 @@ def refit(
     model does not have as linear ones.
     """
     how = schedule or Schedule()
-    seen, judging, others = _parted(answers, [x for x in more if x.target])
+    seen, judging, others = parted(answers, more)
+    if not judging or not seen:
+        raise UsageError(
+            explain(
+                "too few answers to refit",
+                got=sum(bool(x.target) for x in answers),
+                expected=f"at least {HELD_OUT} to different prompts, one of which judges",
+                do="Give more prompts of the task",
+            )
+        )
     judges = reference_of(model, [*judging, *others], original)
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
     before = best = _harm(first)
@@ -165,26 +174,19 @@ def refit(
     return Refit(records, before, best, steps)
 
 
-def _parted(
-    answers: Sequence[Encoded], others: Sequence[Encoded]
+def parted(
+    answers: Sequence[Encoded], more: Sequence[Encoded]
 ) -> tuple[list[Encoded], list[Encoded], list[Encoded]]:
-    """What is learned from; which of ``answers`` judge, and which of ``others``."""
+    """What is learned from; which of ``answers`` judge, and which of ``more``. What is there twice
+    and judges is not learned from, so that nothing may be left."""
+    others = [x for x in more if x.target]
     learned_from, judged_by = held_out(answers, len(others))
     spoken = len(learned_from) + len(judged_by)
     besides = held_out_of_more(len(judged_by), spoken, len(others))
-    judging, more = [answers[i] for i in judged_by], [others[i] for i in besides]
-    asked = {*judging, *more}  # a prompt may be there twice
+    judging, too = [answers[i] for i in judged_by], [others[i] for i in besides]
+    asked = {*judging, *too}
     seen = [x for x in (*(answers[i] for i in learned_from), *others) if x not in asked]
-    if not judging or not seen:
-        raise UsageError(
-            explain(
-                "too few answers to refit",
-                got=spoken,
-                expected=f"at least {HELD_OUT} to different prompts, one of which judges",
-                do="Give more prompts of the task",
-            )
-        )
-    return seen, judging, more
+    return seen, judging, too
 
 
 def _drift(model: Any, judges: Reference, records: Mapping[str, PartsRecord]) -> Drift:

@@ -25,9 +25,11 @@ from hydraopt.basemodel.model import (
     attached,
     hidden_states,
     logits_of,
+    misfit,
     of_head,
     place,
 )
+from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.svd import thin
 
 __all__ = ["Seen", "look", "looks", "self_written", "sensitivities"]
@@ -73,7 +75,11 @@ def looks(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> I
 
 
 def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Seen:
-    """Inputs and gradients of every module of the adapted model on the texts, padding left out."""
+    """Inputs and gradients of every module of the adapted model on the texts, padding left out.
+
+    Raises AlignmentError for a module that sees nothing, or only some of the tokens, as an expert
+    that is asked about a few: a number for it would say nothing of other texts.
+    """
     placed = place(model, factors)
     batch = collate(list(texts))
     lengths = [len(text) - 1 for text in texts]
@@ -89,23 +95,64 @@ def look(model: nn.Module, texts: Sequence[Encoded], factors: TaskFactors) -> Se
             chance = logits.log_softmax(-1).gather(1, batch.labels[:, None])
             torch.autograd.backward(chance.sum())
         head = of_head(model, factors)
-        x = {path: value if path in head else value[real] for path, value in inputs.items()}
-        grads = {path: value.grad for path, value in outputs.items() if value.grad is not None}
-        g = {path: value if path in head else value[real] for path, value in grads.items()}
+        grads = {path: _gradient(value) for path, value in outputs.items()}
+        x, g = (
+            {path: y[path] if path in head else _real(model, path, y, real) for path in factors}
+            for y in (inputs, grads)
+        )
     finally:
         handle.remove()
     which = torch.arange(len(texts))[:, None].expand(batch.ids.shape)[real]
     return Seen(x, g, which)
 
 
+def _gradient(output: Tensor) -> Tensor:
+    """That of an output, zero where no answer depends on it."""
+    return torch.zeros_like(output) if output.grad is None else output.grad
+
+
+def _real(model: nn.Module, path: str, values: Mapping[str, Tensor], real: Tensor) -> Tensor:
+    """A module's values at real tokens, (N, n). real: (rows, length); the model may give a module
+    rows and tokens as one dimension."""
+    seen = values.get(path)
+    if seen is None or seen.shape[:-1] not in (real.shape, (real.numel(),)):
+        raise misfit(
+            model,
+            f"does not give module {path} every token of a text, so what matters cannot be seen",
+            "nothing" if seen is None else tuple(seen.shape),
+            f"{real.shape[0]} rows of {real.shape[1]} tokens",
+            "Merge without --base",
+        )
+    return seen.reshape(-1, seen.shape[-1])[real.flatten()]
+
+
 @torch.inference_mode()
 def self_written(
-    model: Any, tokenizer: Any, factors: TaskFactors, count: int, seed: int
+    model: Any,
+    tokenizer: Any,
+    factors: TaskFactors,
+    count: int,
+    seed: int,
+    name: str | None = None,
 ) -> list[Encoded]:
-    """Text that the adapted model writes from its first token on, sampled, 32 tokens each."""
+    """Text that the adapted model writes from its first token on, sampled, 32 tokens each.
+
+    name: of the adapter, for the error. Raises UsageError for a tokenizer without a token to begin
+    with.
+    """
     torch.manual_seed(seed)
     start = tokenizer.bos_token_id
     start = tokenizer.eos_token_id if start is None else start
+    if start is None:
+        raise UsageError(
+            explain(
+                "the base model cannot write text of its own",
+                adapter=name,
+                got="a tokenizer without BOS and EOS",
+                expected="a token to begin with",
+                do="Give prompts of the task",
+            )
+        )
     ids = torch.full((count, 1), start)
     with attached(model, place(model, factors)):
         out = model.generate(

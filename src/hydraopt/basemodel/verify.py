@@ -71,8 +71,10 @@ def verify_harm(
     """Measure the harm of a bundle's tasks on their originals' own greedy answers.
 
     adapters: the originals, matched by name.  base: a folder or name that transformers loads.
-    prompts: by task, as the model gets them; tasks without prompts are left out.  What the same
-    factors did to the same answers once is known on disk, and is not computed again.
+    prompts: by task, as the model gets them; tasks without prompts are left out.  Of each task the
+    first JUDGED are measured, or JUDGED_IF_REFIT where the bundle's recipe counts a refit: it
+    learned from the others, if they are what the merge was given.  What the same factors did to the
+    same answers once is known on disk, and is not computed again.
 
     A task that is worse than stated is a problem, and one that cannot be decoded; a task that is
     better is none.  Raises BundleFormatError for a file that is no bundle, UsageError as
@@ -81,7 +83,9 @@ def verify_harm(
     """
     progress = progress or silent
     bundle = open_bundle(path)
-    judge = Onlooker(base, adapters, prompts, progress).judge
+    # Where coded parts were trained, the prompts beyond the first were learned from.
+    trained = bool(bundle.recipe.get("refit"))
+    judge = Onlooker(base, adapters, prompts, progress, refits=trained).judge
     tasks, problems = [], []
     for task in bundle.one_by_one():
         if task.name not in judge.tasks():

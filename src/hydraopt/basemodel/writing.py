@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -20,10 +20,11 @@ from hydraopt.basemodel.model import (
     contiguous_head,
     place,
 )
+from hydraopt.basemodel.positions import limits_within, positions_of
 from hydraopt.basemodel.rowcache import RowCache
-from hydraopt.errors import UsageError
+from hydraopt.errors import NumericalError, UsageError, explain
 
-__all__ = ["WRITE_TOKENS", "answered", "generate"]
+__all__ = ["WRITE_TOKENS", "answered", "ends_of", "generate"]
 
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """Padded tokens of a batch for writing, where every step computes one token of each row."""
@@ -35,6 +36,15 @@ _NO_ROWS: Final = (
 """What a model raises that keeps something else than keys and values, or places tokens itself."""
 
 
+def ends_of(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: those of the model's generation settings, of which chat models
+    have several, and of the tokenizer."""
+    settings = getattr(model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    each = named if isinstance(named, list) else [named]
+    return frozenset(x for x in (*each, tokenizer.eos_token_id) if x is not None)
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -43,22 +53,31 @@ def generate(
     factors: Sequence[Placed],
     most: int | Sequence[int],
     batch_tokens: int,
+    ends: Collection[int] | None = None,
 ) -> list[tuple[int, ...]]:
     """The greedy answer to each item.
 
-    factors: of each item; a batch may hold several. most: tokens of an answer at most, EOS
-    included, with which an answer ends unless it was cut; of each, or of all. batch_tokens: padded
-    tokens of a batch, answers as long as they may be among them.
+    factors: of each item; a batch may hold several. most: tokens of an answer at most, of each, or
+    of all; fewer where the model has no positions for so many. batch_tokens: padded tokens of a
+    batch, answers as long as they may be among them. ends: tokens with any of which an answer ends
+    unless it was cut, that one included; default the tokenizer's EOS.
+
+    Raises UsageError for a prompt without a token, or of more tokens than the model has positions,
+    NumericalError for logits that are not finite, and AlignmentError as
+    :func:`hydraopt.basemodel.model.attached_in_blocks`.
     """
     limits = [most] * len(items) if isinstance(most, int) else list(most)
     if not items:
         return []
+    if ends is None:
+        ends = {tokenizer.eos_token_id} - {None}
+    limits = limits_within(model, items, limits)
     with contiguous_head(model):
-        writer = _Writer(model, tokenizer.eos_token_id, items, factors, limits, batch_tokens)
+        writer = _Writer(model, ends, items, factors, limits, batch_tokens)
         try:
             writer.go_on()
         except _NO_ROWS:
-            return _in_turn(model, tokenizer, items, factors, limits, batch_tokens)
+            return _in_turn(model, tokenizer, items, factors, limits, batch_tokens, ends)
         while writer.under_way:
             writer.go_on()
     return [tuple(answer) for answer in writer.said]
@@ -74,13 +93,13 @@ class _Writer:
     def __init__(
         self,
         model: Any,
-        eos: int,
+        ends: Collection[int],
         items: Sequence[Encoded],
         factors: Sequence[Placed],
         limits: Sequence[int],
         batch_tokens: int,
     ) -> None:
-        self._model, self._eos, self._batch_tokens = model, eos, batch_tokens
+        self._model, self._ends, self._batch_tokens = model, ends, batch_tokens
         self._prompts, self._factors, self._limits = [x.prompt for x in items], factors, limits
         self._sizes = [len(x.prompt) + limit for x, limit in zip(items, limits, strict=True)]
         kinds = {key: k for k, key in enumerate(dict.fromkeys(map(id, factors)))}
@@ -104,7 +123,7 @@ class _Writer:
         # A prompt costs a pass of its own, so that a few come in together.
         if len(self._rows) <= _REFILL * self._full and (new := self._invited()):
             logits.append(self._joined(new))
-        self._say(torch.cat(logits).argmax(-1).tolist())
+        self._say(_likeliest(torch.cat(logits)).tolist())
 
     def _invited(self) -> list[int]:
         """The items that there is room for, one at the least if the batch is empty."""
@@ -138,7 +157,28 @@ class _Writer:
             self._rows = [self._rows[k] for k in going]
 
     def _goes_on(self, i: int) -> bool:
-        return len(self.said[i]) < self._limits[i] and self.said[i][-1] != self._eos
+        return len(self.said[i]) < self._limits[i] and self.said[i][-1] not in self._ends
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """The greedy tokens, (N,), of logits (N, vocabulary). Raises NumericalError where they are not
+    finite: the first token would be written, as if it were meant."""
+    tokens = logits.argmax(-1)  # of NaN, where there is one
+    if not bool(torch.isfinite(logits.gather(-1, tokens[:, None])).all()):
+        raise NumericalError(
+            explain(
+                "what the model writes cannot be told",
+                got="logits that are not finite",
+                do="Look at the adapter, or at the base model, for NaN and for large numbers",
+            )
+        )
+    return tokens
+
+
+def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
+    """The logits, as a processor of transformers; raises NumericalError."""
+    _likeliest(logits)
+    return logits
 
 
 def _in_turn(
@@ -148,53 +188,92 @@ def _in_turn(
     factors: Sequence[Placed],
     limits: Sequence[int],
     batch_tokens: int,
+    ends: Collection[int],
 ) -> list[tuple[int, ...]]:
     """The same in batches, one after another, by transformers' own loop."""
     said: list[tuple[int, ...]] = [()] * len(items)
     sizes = [len(item.prompt) + limit for item, limit in zip(items, limits, strict=True)]
-    for mixed in batches_by_tokens(sizes, batch_tokens):
-        chunk = sorted(mixed, key=lambda i: id(factors[i]))
+    for chunk in _chunks(items, sizes, limits, batch_tokens, positions_of(model)):
+        chunk.sort(key=lambda i: id(factors[i]))
         most = max(limits[i] for i in chunk)
         with _each(model, [factors[i] for i in chunk]):
-            answers = _by_transformers(model, tokenizer, [items[i].prompt for i in chunk], most)
+            some = [items[i].prompt for i in chunk]
+            answers = _by_transformers(model, tokenizer, some, most, ends)
         for i, answer in zip(chunk, answers, strict=True):
             said[i] = answer[: limits[i]]
     return said
 
 
+def _chunks(
+    items: Sequence[Encoded],
+    sizes: Sequence[int],
+    limits: Sequence[int],
+    batch_tokens: int,
+    positions: int | None,
+) -> Iterator[list[int]]:
+    """Batches of the items by size. All rows of one are written until its longest answer is done,
+    so that those who have no positions for that are written alone."""
+    for chunk in batches_by_tokens(sizes, batch_tokens):
+        most = max(limits[i] for i in chunk)
+        longest = max(len(items[i].prompt) for i in chunk) + most - 1
+        if positions is None or longest <= positions:
+            yield chunk
+        else:
+            yield from ([i] for i in chunk)
+
+
 def _each(model: Any, factors: Sequence[Placed]) -> AbstractContextManager[None]:
     """Each row of a batch with its own factors on the model."""
     runs = [list(run) for _, run in itertools.groupby(factors, key=id)]
-    return attached_in_blocks(model, [(run[0], len(run)) for run in runs])
+    # Factors of all rows fit any module, whichever tokens it sees.
+    sizes = [*map(len, runs[:-1]), None]
+    return attached_in_blocks(model, [(x[0], n) for x, n in zip(runs, sizes, strict=True)])
 
 
 def _by_transformers(
-    model: Any, tokenizer: Any, prompts: Sequence[tuple[int, ...]], most: int
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[tuple[int, ...]],
+    most: int,
+    ends: Collection[int],
 ) -> list[tuple[int, ...]]:
     """The same by transformers' own loop, prompts padded on the left. Nothing that the model's own
     settings say of writing counts."""
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
-    eos = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+    # Padding is seen by no token, so any will do.
+    pad = next((x for x in (tokenizer.pad_token_id, *sorted(ends)) if x is not None), 0)
     ids, mask = left_padded(prompts, pad)
     plain: Any = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=eos
+        max_new_tokens=most,
+        do_sample=False,
+        pad_token_id=pad,
+        eos_token_id=sorted(ends) or None,
     )
     # What a call does not set, transformers takes from the model's own.
     own, model.generation_config = model.generation_config, plain
+    checks = LogitsProcessorList([_checked])
     try:
-        out = model.generate(input_ids=ids, attention_mask=mask)
+        out = model.generate(input_ids=ids, attention_mask=mask, logits_processor=checks)
     finally:
         model.generation_config = own
-    answers = out[:, ids.shape[1] :].tolist()
-    return [tuple(x[: x.index(eos) + 1] if eos in x else x) for x in answers]
+    return [_ended(x, ends) for x in out[:, ids.shape[1] :].tolist()]
+
+
+def _ended(answer: Sequence[int], ends: Collection[int]) -> tuple[int, ...]:
+    """The answer up to the first token that ends it, that one included."""
+    stop = next((i for i, token in enumerate(answer, 1) if token in ends), len(answer))
+    return tuple(answer[:stop])
 
 
 def answered(
     model: Any, tokenizer: Any, prompts: Sequence[Encoded], factors: TaskFactors, most: int = 48
 ) -> list[Encoded]:
-    """The prompts with what the adapted model answers, greedily: unlabelled inputs are enough."""
+    """The prompts with what the adapted model answers, greedily: unlabelled inputs are enough.
+
+    An answer ends with any of :func:`ends_of`. Raises as :func:`generate`.
+    """
     placed = place(model, factors)
-    said = generate(model, tokenizer, prompts, [placed] * len(prompts), most, WRITE_TOKENS)
+    sets, ends = [placed] * len(prompts), ends_of(model, tokenizer)
+    said = generate(model, tokenizer, prompts, sets, most, WRITE_TOKENS, ends)
     return [Encoded(x.prompt, answer) for x, answer in zip(prompts, said, strict=True)]

@@ -170,6 +170,8 @@ def _verify_task(task: TaskAdapter, original: Adapter | None, problems: list[str
     tensors, whole = _measure_tensors(task, original, problems)
     if not task.entry.modules:
         error = whole
+        if len(tensors) < len(coded):  # what is left of it has another error
+            return TaskReport(name, task.error, False, None, exact, _worst(tensors))
     tolerance = _ESTIMATE_TOLERANCE if _states_estimates(task.bundle) else _ERROR_TOLERANCE
     if abs(error - task.error) > max(tolerance * max(error, task.error), _NOISE):
         problems.append(
@@ -195,6 +197,10 @@ def _measure_tensors(
             problems.append(f"task {task.name!r}: tensor {key!r} is missing in the original")
             continue
         values = as_matrix(true.float64().reshape(true.shape))
+        if not np.isfinite(values).all():
+            what = f"tensor {key} of the original holds NaN or infinity"
+            problems.append(f"task {task.name!r}: {what}; it is not measured")
+            continue
         off = float(np.linalg.norm(values - decoded))
         size = float(np.linalg.norm(values - reference))
         errors[key] = ratio(off, size)

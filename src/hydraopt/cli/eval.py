@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,7 +18,7 @@ from hydraopt.cli.common import (
     show_table,
 )
 from hydraopt.cli.looking import check_page, originals_option
-from hydraopt.cli.people import show_people
+from hydraopt.cli.people import result_notes, show_people
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 
@@ -112,20 +112,22 @@ def eval_(
       hydraopt eval adapters/* phone.hydra.safetensors --base ./base --tasks ./tasks --rows 100
       hydraopt eval phone.hydra.safetensors --originals adapters/* --base ./base --probes ./probes
     """
-    _check(options)
-    _check_people(options)
+    source = click.get_current_context().get_parameter_source
+    given = [x for x in options if source(x) is not click.core.ParameterSource.DEFAULT]
+    _check(options, given)
+    named = _tasks_named(options["named"])
     if output:
         from hydraopt.files.apart import check_apart
 
         check_page(output, force, lambda text: b'"schema": "hydraopt.eval/' in text)
         check_apart(output, [*originals, *paths])
     compare = _library()
-    request = _request(compare, base, options)
+    request = _request(compare, base, named, options)
     compared = compare.read_compared([*originals, *paths], same_base, base, alpha)
 
     def save(result: dict[str, Any]) -> None:
-        if compared.notes:
-            result["notes"] = list(compared.notes)
+        if notes := [*compared.notes, *result_notes(result)]:
+            result["notes"] = notes
         if output:
             _write(result, output)
 
@@ -136,44 +138,61 @@ def eval_(
     else:
         _show(result)
         show_people(result)
-        for note in compared.notes:
+        for note in result.get("notes", ()):
             say(f"note: {note}")
 
 
-def _check(options: Mapping[str, Any]) -> None:
+_OF_TASKS: Final = ("rows", "max_tokens", "answers", "named", "split", "no_generate")
+"""Options that say which rows of tasks are scored, and how."""
+_OF_SCORES: Final = ("rows", "max_tokens", "no_generate")
+"""Those of them that swaps do not heed."""
+
+
+def _check(options: Mapping[str, Any], given: Collection[str]) -> None:
+    """Raise UsageError for options that would do nothing. given: names of those that stand there,
+    whose values may be the defaults."""
     for other, without in (("no_generate", "generation"), ("no_scores", "scores")):
-        if options["answers"] is not None and options[other]:
+        if "answers" in given and options[other]:
             raise UsageError(
                 explain(
                     f"no answers are written without {without}",
-                    got=f"--answers and --{other.replace('_', '-')}",
+                    got=f"--answers and {_spelt([other])}",
                     do="Leave one of the two out",
                 )
             )
-
-
-def _check_people(options: Mapping[str, Any]) -> None:
     asked = options["probes"] or options["swaps"]
     if options["tasks"] is None and (options["swaps"] or not asked):
         what = "--swaps needs the rows of tasks" if asked else "there is nothing to score"
         raise UsageError(explain(what, got="no --tasks", do="Give --tasks FOLDER"))
-    of_tasks = [name for name in ("rows", "max_tokens", "answers") if options[name] is not None]
+    of_tasks = [name for name in _OF_TASKS if name in given]
     if options["tasks"] is None and of_tasks:
-        got = ", ".join(f"--{name.replace('_', '-')}" for name in of_tasks)
+        got = _spelt(of_tasks)
         raise UsageError(explain("there are no rows without tasks", got=got, do="Give --tasks"))
-    if (options["probe_items"] is not None or options["no_scores"]) and not asked:
+    if ("probe_items" in given or options["no_scores"]) and not asked:
         got = "--no-scores" if options["no_scores"] else "--probe-items"
         do = "Give --probes PATH or --swaps"
         raise UsageError(explain("there are neither probes nor swaps", got=got, do=do))
+    of_scores = [name for name in _OF_SCORES if name in given]
+    if options["no_scores"] and of_scores:
+        do = "Leave it out; --probe-items limits rows of --swaps"
+        got = f"--no-scores and {_spelt(of_scores)}"
+        raise UsageError(explain("no rows are scored", got=got, do=do))
 
 
-def _request(compare: ModuleType, base: str, options: Mapping[str, Any]) -> Any:
+def _spelt(names: Sequence[str]) -> str:
+    """Options as they are typed."""
+    return ", ".join("--task" if x == "named" else f"--{x.replace('_', '-')}" for x in names)
+
+
+def _request(
+    compare: ModuleType, base: str, named: Mapping[str, str], options: Mapping[str, Any]
+) -> Any:
     """A hydraopt.evaluate.compare.Request of the command's options."""
     tasks = options["tasks"]
     return compare.Request(
         base,
         None if tasks is None else Path(tasks),
-        dict(_named(text) for text in options["named"]),
+        named,
         options["split"],
         options["rows"],
         options["max_tokens"],
@@ -210,11 +229,26 @@ def _library() -> ModuleType:
     return compare
 
 
-def _named(text: str) -> tuple[str, str]:
-    adapter, equals, task = text.partition("=")
-    if not (adapter and equals and task):
-        raise UsageError(explain("cannot read --task", got=text, expected="ADAPTER=TASK/LANGUAGE"))
-    return adapter, task
+def _tasks_named(texts: Sequence[str]) -> dict[str, str]:
+    """TASK/LANGUAGE by adapter. Raises UsageError for anything else, and for two of one adapter."""
+    made: dict[str, str] = {}
+    for text in texts:
+        adapter, equals, task = text.partition("=")
+        if not (adapter and equals and task):
+            expected = "ADAPTER=TASK/LANGUAGE"
+            raise UsageError(explain("cannot read --task", got=text, expected=expected))
+        if adapter in made:
+            raise UsageError(
+                explain(
+                    "--task names two tasks of one adapter",
+                    adapter=adapter,
+                    got=f"{made[adapter]} and {task}",
+                    expected="one",
+                    do="Leave one out",
+                )
+            )
+        made[adapter] = task
+    return made
 
 
 def _show(result: Mapping[str, Any]) -> None:
@@ -257,9 +291,6 @@ def _show(result: Mapping[str, Any]) -> None:
         ],
         rows,
     )
-    left_out = sum(task.get("left_out", 0) for task in result["tasks"])
-    if left_out:
-        say(f"{left_out} rows were longer than --max-tokens and are left out")
 
 
 def _number(value: float | None, template: str) -> str:

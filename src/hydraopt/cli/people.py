@@ -1,19 +1,42 @@
-"""Tables of what a result says of people: probes and swaps, by adapter, bundle and group."""
+"""What a result says beside its scores: tables of probes and swaps, notes on what is left out."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hydraopt.cli.common import say, show_table
+from hydraopt.cli.common import counted, say, show_table
 
-__all__ = ["show_people"]
+__all__ = ["result_notes", "show_people"]
 
 _ALL: Final = "all"
 _CLEAR: Final = 0.05
 _MOST_ROWS: Final = 200
 _MOST_NAMED: Final = 8
 """Files that were passed by."""
+
+
+def result_notes(result: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader of the scores has to know: adapters that have none, and rows that are left out
+    or are longer than the base states.
+
+    result: as of ``hydraopt eval``.
+    """
+    left_out, swaps, beyond = Counter[str](), 0, 0
+    for task in result["tasks"]:
+        if "skipped" in task:
+            yield f"{task['adapter']} is not scored: {task['skipped']}"
+        left_out.update(task.get("left_out_why", {}))
+        swaps += sum(task.get("swaps_left_out", {}).values())
+        beyond += task.get("beyond_context", 0)
+    for why, count in left_out.items():
+        yield f"{counted(count, 'row')} left out: {why}"
+    if swaps:
+        yield f"{counted(swaps, 'swapped row')} left out: longer than the base's context"
+    if beyond:
+        rows = counted(beyond, "row")
+        yield f"{rows} longer than the context that the base states; they are scored as well"
 
 
 def show_people(result: Mapping[str, Any]) -> None:

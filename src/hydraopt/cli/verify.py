@@ -22,6 +22,7 @@ from hydraopt.cli.common import (
     some_of,
 )
 from hydraopt.cli.progress import progress_bar
+from hydraopt.errors import UsageError, explain
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
@@ -76,6 +77,14 @@ def verify(
     """
     if prompts is not None and not (base and adapters):
         raise click.BadParameter("give ADAPTERS and --base as well", param_hint="--prompts")
+    if not adapters and (same_base or alpha is not None):
+        raise UsageError(
+            explain(
+                "there are no originals to read",
+                got="--same-base" if same_base else "--alpha",
+                do="Give ADAPTERS as well, or leave it out",
+            )
+        )
     from hydraopt.adapters import read_adapters
     from hydraopt.adapters.basefiles import open_base
     from hydraopt.bundle.verify import verify_bundle

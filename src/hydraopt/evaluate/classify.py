@@ -22,8 +22,10 @@ from hydraopt.basemodel.encoding import Encoded, batches_by_tokens
 from hydraopt.basemodel.model import BATCH_TOKENS, TaskFactors, attached, place
 from hydraopt.basemodel.saved import place_saved, replaced
 from hydraopt.errors import UsageError, explain
+from hydraopt.evaluate.context import Context
 from hydraopt.evaluate.metrics import METRICS, metrics_of
 from hydraopt.evaluate.run import Scores, TaskRows
+from hydraopt.evaluate.skipped import check_numbers
 from hydraopt.evaluate.taskfile import TaskFile
 from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
@@ -111,11 +113,13 @@ def encode_texts(
     labels: int,
     most_rows: int | None = None,
     most_tokens: int | None = None,
+    context: Context | None = None,
 ) -> TaskRows:
-    """The first rows of a task as tokens; those of more than ``most_tokens`` are left out.
+    """The first rows of a task as tokens; those of more than ``most_tokens`` are left out, those
+    for which the base has no places, and those without a token.
 
-    labels: rows of the head. Raises UsageError if the task has another number of labels, if a row
-    expects none of them, or if no row is left.
+    labels: rows of the head. context: of the base; None for no limit. Raises UsageError if the task
+    has another number of labels, if a row expects none of them, or if no row is left.
     """
     where = f"{task.name}/{task.language}"
     check_labels(task, labels)
@@ -124,19 +128,9 @@ def encode_texts(
     if odd:
         raise UsageError(explain(f"an output of {where} is no label of it", got=repr(odd[0])))
     items = [Encoded(tuple(tokenizer(row.input)["input_ids"]), ()) for row in chosen]
-    kept = [i for i, x in enumerate(items) if len(x) <= (most_tokens or len(x)) and len(x)]
-    if not kept:
-        raise UsageError(
-            explain(f"no row of {where} is short enough", expected=f"at most {most_tokens} tokens")
-        )
     named = [x for x in metrics_of(task.metric) if x.name in _METRICS]
-    return TaskRows(
-        task,
-        tuple(chosen[i] for i in kept),
-        tuple(items[i] for i in kept),
-        (*named, *(METRICS[x] for x in _METRICS if METRICS[x] not in named)),
-        len(chosen) - len(kept),
-    )
+    metrics = [*named, *(METRICS[x] for x in _METRICS if METRICS[x] not in named)]
+    return TaskRows.sifted(task, items, metrics, most_tokens, context)
 
 
 @torch.inference_mode()
@@ -174,10 +168,12 @@ def classify_texts(
     labels: Sequence[str],
     rows: Sequence[SwapRow],
     sets: Mapping[str, Classifier],
+    adapter: str,
 ) -> dict[str, dict[tuple[int, str], str]]:
     """By set, the label of the largest logit of each text of each row, by (row, text).
 
-    labels: in the order of the head's rows. Raises AlignmentError as :func:`run_classification`.
+    labels: in the order of the head's rows. adapter: its name. Raises AlignmentError as
+    :func:`run_classification`, NoNumbersError for logits that are no numbers.
     """
     texts = list(dict.fromkeys((row.number, text) for row in rows for text in row.texts()))
     items = [Encoded(tuple(tokenizer(text)["input_ids"]), ()) for _, text in texts]
@@ -185,7 +181,9 @@ def classify_texts(
     for name, one in sets.items():
         placed = place(model, one.factors)
         with replaced(model, place_saved(model, one.saved)), attached(model, placed):
-            best = _logits(model, items).argmax(1)
+            logits = _logits(model, items)
+        check_numbers(adapter, name, [logits])
+        best = logits.argmax(1)
         made[name] = {text: labels[k] for text, k in zip(texts, best, strict=True)}
     return made
 

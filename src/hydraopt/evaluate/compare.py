@@ -15,9 +15,11 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.answers import answer_rows
 from hydraopt.evaluate.classify import encode_texts, labels_in, run_classification
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared, bundles_of, read_compared
+from hydraopt.evaluate.context import context_of
 from hydraopt.evaluate.people import People
 from hydraopt.evaluate.provenance import versions, weights_hash
 from hydraopt.evaluate.run import Scores, TaskRows, encode_task, run_task
+from hydraopt.evaluate.skipped import NoNumbersError, no_numbers, of_scores
 from hydraopt.evaluate.taskfile import TaskFile, read_task_file, task_of
 from hydraopt.evaluate.unfinished import Kept, Unfinished, base_files
 from hydraopt.probes.reading import ProbeSet, read_probes
@@ -172,16 +174,22 @@ def _entry(
     progress: Progress | None,
     known: Kept | None,
 ) -> dict[str, Any]:
-    """The adapter's entry of ``tasks``; without scores it has no results."""
+    """The adapter's entry of ``tasks``; without scores it has no results. One whose logits are no
+    numbers has none either, and says so: "skipped"."""
     if task is None:
         return {"adapter": name, "results": {}}
+    bare = {"adapter": name, "task": task.name, "language": task.language, "results": {}}
     if not request.score:
-        return {"adapter": name, "task": task.name, "language": task.language, "results": {}}
+        return bare
     asked = models, compared, name, task, request, progress
-    if compared.classifies(name):
-        rows, scores = _classified(*asked)
-    else:
-        rows, scores = _written(*asked, known)
+    try:
+        heads = compared.classifies(name)
+        rows, scores = _classified(*asked) if heads else _written(*asked, known)
+    except NoNumbersError as error:
+        return {**bare, "skipped": no_numbers(name, error.labels)}
+    why = of_scores(name, scores)
+    if why is not None:
+        return {**bare, "skipped": why}
     entry = {"adapter": name, **task_result(rows, scores, request.seed)}
     if request.answers is not None:
         entry["answers"] = answer_rows(rows, scores, request.answers)
@@ -217,7 +225,7 @@ def _written(
     known: Kept | None,
 ) -> tuple[TaskRows, dict[str, Scores]]:
     model, tokenizer = models.get(None)
-    rows = encode_task(task, tokenizer, request.rows, request.tokens)
+    rows = encode_task(task, tokenizer, request.rows, request.tokens, context_of(model))
     sets = compared.sets(name)
     reference = ORIGINAL if ORIGINAL in sets else None
     written = [label for label in sets if label != BASE or request.write_base]
@@ -239,7 +247,8 @@ def _classified(
     sets = compared.classifiers(name)
     labels = labels_in(name, next(iter(sets.values())).saved)
     model, tokenizer = models.get(labels)
-    rows = encode_texts(task, tokenizer, labels, request.rows, request.tokens)
+    context = context_of(model)
+    rows = encode_texts(task, tokenizer, labels, request.rows, request.tokens, context)
     reference = ORIGINAL if ORIGINAL in sets else None
     return rows, run_classification(model, rows, sets, reference, progress)
 
@@ -332,9 +341,20 @@ def task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict
         "sha256": rows.task.sha256,
         "rows": len(rows.rows),
         "left_out": rows.left_out,
+        **_lengths(rows),
         "tokens": int(next(iter(scores.values())).tokens.sum()),
         "results": results,
     }
+
+
+def _lengths(rows: TaskRows) -> dict[str, Any]:
+    """Why rows were left out, and how many are longer than the base states; nothing for none."""
+    said: dict[str, Any] = {}
+    if rows.reasons:
+        said["left_out_why"] = dict(rows.reasons)
+    if rows.beyond:
+        said["beyond_context"] = rows.beyond
+    return said
 
 
 def _changes(score: Scores) -> dict[str, Any]:

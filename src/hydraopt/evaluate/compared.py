@@ -128,6 +128,16 @@ def read_compared(
         bundle.give_base(base)
     if len(labels) != len(bundles):
         raise UsageError(explain("two bundles have one file name", got=", ".join(bundles)))
+    for label in (BASE, ORIGINAL):
+        if label in labels:
+            raise UsageError(
+                explain(
+                    f"a bundle is called {label}, as what bundles are compared with",
+                    file=next(path for path in bundles if place_of(path).name == label),
+                    expected=f"another name than {BASE} and {ORIGINAL}",
+                    do="Rename the file",
+                )
+            )
     for adapter in adapters:
         adapter.check_finite()
     return Compared(

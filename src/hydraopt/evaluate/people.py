@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from hydraopt.evaluate.classify import check_labels, classify_texts, labels_in
 from hydraopt.evaluate.compared import BASE, ORIGINAL, Compared
-from hydraopt.evaluate.probing import Asker, Prober, swap_labels
+from hydraopt.evaluate.context import context_of
+from hydraopt.evaluate.probing import Asker, Prober, prompter, swap_labels
+from hydraopt.evaluate.skipped import NoNumbersError
 from hydraopt.evaluate.taskfile import TaskFile
 from hydraopt.probes.reading import ProbeSet
-from hydraopt.probes.swaps import LANGUAGES, swap_measures, swap_rows
+from hydraopt.probes.swaps import LANGUAGES, SwapRow, swap_measures, swap_rows
 from hydraopt.progress import Progress
 
 __all__ = ["People", "is_classification"]
 
 _MOST_LABELS: Final = 100
 _NO_TEXTS: Final = "a classifier with a head does not say how likely a text is"
-_CORRECTION: Final = "Holm, over all tests of one set of factors on one adapter"
+_CORRECTION: Final = (
+    "Holm, over all changes of one bundle on one adapter, and over all preferences and accuracies "
+    "of it"
+)
 
 Models = Callable[[int | None], tuple[Any, Any]]
 """The base as a language model (None), or as a classifier of so many labels, and its tokenizer."""
+Labels = Mapping[str, Mapping[tuple[int, str], str]]
+_Ways = tuple[Any, Callable[[str], int], Callable[[Sequence[SwapRow]], Labels]]
+"""The model that is asked, the tokens of a text as it is asked, and by set the labels of rows."""
 
 
 def is_classification(task: TaskFile) -> bool:
@@ -83,7 +92,7 @@ class People:
         if self._probes is not None:
             made["probes"] = self._probed(name, progress)
         if self._swaps and task is not None:
-            made["swaps"] = self._swapped(name, task, progress)
+            made |= self._swapped(name, task, progress)
         return made
 
     def _asked(self) -> tuple[Asker, Prober | None]:
@@ -105,26 +114,67 @@ class People:
             return {"skipped": _NO_TEXTS}
         sets = {x: y for x, y in self._compared.sets(name).items() if x != BASE}
         reference = ORIGINAL if ORIGINAL in sets else None
-        by_set = self._prober().of_sets(name, sets, reference, progress)
+        prober = self._prober()
+        try:
+            by_set = prober.of_sets(name, sets, reference, progress)
+        except NoNumbersError as error:
+            return {"skipped": str(error)}
         probes = dict.fromkeys(probe for held in by_set.values() for probe in held)
         return {probe: {label: held[probe] for label, held in by_set.items()} for probe in probes}
 
     def _swapped(self, name: str, task: TaskFile, progress: Progress | None) -> dict[str, Any]:
-        where = f"{task.name}/{task.language}"
-        if not is_classification(task):
-            return {"skipped": f"{where} is no classification"}
+        where, headed = f"{task.name}/{task.language}", self._compared.classifies(name)
+        if not headed and not is_classification(task):
+            return {"swaps": {"skipped": f"{where} is no classification"}}
         rows = swap_rows([row.input for row in task.rows], task.language, self._most)
         if not rows:
             lists = ", ".join(LANGUAGES)
-            return {"skipped": f"no list of identities in {task.language}; there are {lists}"}
-        if self._compared.classifies(name):
-            sets: Mapping[str, Any] = self._compared.classifiers(name)
-            labels = labels_in(name, next(iter(sets.values())).saved)
-            check_labels(task, labels)
-            model, tokenizer = self._models(labels)
-            said = classify_texts(model, tokenizer, task.labels, rows, sets)
-        else:
-            asker = self._asked()[0]
-            sets = self._compared.sets(name)
-            said = swap_labels(asker, name, task.instruction, task.labels, rows, sets, progress)
-        return swap_measures(rows, said, ORIGINAL if ORIGINAL in sets else None)
+            why = f"no list of identities in {task.language}; there are {lists}"
+            return {"swaps": {"skipped": why}}
+        model, length, said = (self._by_head if headed else self._by_likelihood)(
+            name, task, progress
+        )
+        context = context_of(model)
+        kept = _short(rows, length, context.most)
+        left_out = dict(Counter(row.kind for row in rows) - Counter(row.kind for row in kept))
+        more = {"swaps_left_out": left_out} if left_out else {}
+        if not kept:
+            return {"swaps": {"skipped": f"every row of {where} is {context.words}"}, **more}
+        try:
+            labels = said(kept)
+        except NoNumbersError as error:
+            return {"swaps": {"skipped": str(error)}, **more}
+        return {
+            "swaps": swap_measures(kept, labels, ORIGINAL if ORIGINAL in labels else None),
+            **more,
+        }
+
+    def _by_head(self, name: str, task: TaskFile, progress: Progress | None) -> _Ways:
+        sets = self._compared.classifiers(name)
+        count = labels_in(name, next(iter(sets.values())).saved)
+        check_labels(task, count)
+        model, tokenizer = self._models(count)
+        return (
+            model,
+            lambda text: len(tokenizer(text)["input_ids"]),
+            lambda rows: classify_texts(model, tokenizer, task.labels, rows, sets, name),
+        )
+
+    def _by_likelihood(self, name: str, task: TaskFile, progress: Progress | None) -> _Ways:
+        asker, sets = self._asked()[0], self._compared.sets(name)
+        prompt = prompter(asker.tokenizer, task.instruction, task.labels)
+        asked = asker, name, task.instruction, task.labels
+        return (
+            asker.model,
+            lambda text: max(map(len, prompt(text))),
+            lambda rows: swap_labels(*asked, rows, sets, progress),
+        )
+
+
+def _short(
+    rows: Sequence[SwapRow], length: Callable[[str], int], most: int | None
+) -> list[SwapRow]:
+    """The rows whose texts all have a place in the base. length: tokens of a text."""
+    if most is None:
+        return list(rows)
+    return [row for row in rows if max(map(length, row.texts())) <= most]

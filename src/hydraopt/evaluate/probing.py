@@ -8,6 +8,7 @@ what it adds: see :mod:`hydraopt.basemodel.memory`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
 from hydraopt.basemodel.model import Placed, TaskFactors, factors_key, place
+from hydraopt.evaluate.skipped import check_numbers
 from hydraopt.files.cache import cache_root
 from hydraopt.probes.items import encoded
 from hydraopt.probes.measures import probe_measures
@@ -25,7 +27,7 @@ from hydraopt.probes.reading import ProbeSet
 from hydraopt.probes.swaps import SwapRow
 from hydraopt.progress import Progress
 
-__all__ = ["Asker", "Prober", "swap_labels"]
+__all__ = ["Asker", "Prober", "prompter", "swap_labels"]
 
 _VERSION: Final = "probes-1"
 """Of what is remembered: raised where the same items get other numbers."""
@@ -66,7 +68,7 @@ class Asker:
             shared = self._shared is not False
             exact = likelihoods(self.model, groups, placed, shared=shared)
             known = [np.round(row, 6) for row in exact]
-            if kept:
+            if kept and all(np.isfinite(row).all() for row in known):
                 self._memory.put(key, [row.tolist() for row in known])
         return known
 
@@ -78,7 +80,7 @@ def _read(said: Any, groups: Groups) -> list[Numbers] | None:
     rows = []
     for row, group in zip(said, groups, strict=True):
         right = isinstance(row, list) and len(row) == len(group)
-        if not right or not all(isinstance(x, float | int) for x in row):
+        if not right or not all(isinstance(x, float | int) and math.isfinite(x) for x in row):
             return None
         rows.append(np.array(row, np.float64))
     return rows
@@ -107,11 +109,15 @@ class Prober:
         reference: str | None,
         progress: Progress | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """By set what it prefers, by probe and group, and what changed against the reference."""
+        """By set what it prefers, by probe and group, and what changed against the reference.
+
+        Raises NoNumbersError for logits that are no numbers. name: of the adapter.
+        """
         scores: dict[str, dict[str, list[Numbers]]] = {}
         for number, (label, factors) in enumerate(sets.items()):
             bar = _bar(progress, name, number, len(sets))
             scores[label] = self._scores(factors, bar)
+            check_numbers(name, label, [x for held in scores[label].values() for x in held])
         known = scores.get(reference) if reference is not None else None
         return {
             label: probe_measures(
@@ -159,9 +165,10 @@ def swap_labels(
     """By set, the label that it gives each text of each row: the likeliest.
 
     labels: all that there are; EOS counts where one of them begins as another does. The answer is
-    not written freely: another answer than a label is never given.
+    not written freely: another answer than a label is never given. Raises NoNumbersError for logits
+    that are no numbers. name: of the adapter.
     """
-    prompt = _prompter(asker.tokenizer, instruction, labels)
+    prompt = prompter(asker.tokenizer, instruction, labels)
     texts: dict[int, dict[str, None]] = {}
     for row in rows:
         texts.setdefault(row.number, {}).update(dict.fromkeys(row.texts()))
@@ -176,22 +183,24 @@ def swap_labels(
             some = numbers[start : start + _BLOCK_ROWS]
             groups = [[item for x in texts[i] for item in prompt(x)] for i in some]
             for i, scores in zip(some, asker.ask(placed, mine, groups), strict=True):
+                check_numbers(name, label, [scores])
                 best = scores.reshape(-1, len(labels)).argmax(1)
                 for text, k in zip(texts[i], best, strict=True):
                     made[label][i, text] = labels[k]
     return made
 
 
-def _prompter(
+def prompter(
     tokenizer: Any, instruction: str, labels: Sequence[str]
 ) -> Callable[[str], list[Encoded]]:
-    """From a text to its prompt with each label, with EOS where a label needs an end."""
+    """From a text to its prompt with each label, with EOS where a label needs an end.
 
-    def whole(text: str) -> list[Encoded]:
-        return [encode_row(tokenizer, instruction, text, label) for label in labels]
+    Raises UsageError where one does and the tokenizer has no EOS.
+    """
 
-    ends = [item.target[:-1] for item in whole("")]
+    def encoded_with(text: str, end: bool) -> list[Encoded]:
+        return [encode_row(tokenizer, instruction, text, label, end) for label in labels]
+
+    ends = [item.target for item in encoded_with("", False)]
     open_ended = any(a != b and b[: len(a)] == a for a in ends for b in ends)
-    if open_ended:
-        return whole
-    return lambda text: [Encoded(x.prompt, x.target[:-1]) for x in whole(text)]
+    return lambda text: encoded_with(text, open_ended)

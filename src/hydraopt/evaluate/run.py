@@ -17,18 +17,22 @@ each.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.memory import are_answers
 from hydraopt.basemodel.model import Placed, TaskFactors, place
+from hydraopt.basemodel.positions import positions_of
 from hydraopt.basemodel.writing import WRITE_TOKENS, generate
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import NumericalError
+from hydraopt.evaluate.context import Context, sifted
 from hydraopt.evaluate.forced import Forced, Numbers, forced
 from hydraopt.evaluate.metrics import Metric, metrics_of
+from hydraopt.evaluate.skipped import NoNumbersError, check_losses
 from hydraopt.evaluate.stats import Interval, paired_difference
 from hydraopt.evaluate.taskfile import TaskFile, TaskRow
 from hydraopt.evaluate.unfinished import Kept
@@ -44,7 +48,8 @@ _BLOCK: Final = 256
 class TaskRows:
     """The rows of a task that are scored, as text and as tokens.
 
-    left_out: rows that were longer than the limit.
+    left_out: rows that are not scored; reasons: how many of them for which reason. beyond: rows
+    that are longer than the context that the base states.
     """
 
     task: TaskFile
@@ -52,33 +57,51 @@ class TaskRows:
     items: tuple[Encoded, ...]
     metrics: tuple[Metric, ...]
     left_out: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    beyond: int = 0
+
+    @classmethod
+    def sifted(
+        cls,
+        task: TaskFile,
+        items: Sequence[Encoded],
+        metrics: Sequence[Metric],
+        most_tokens: int | None,
+        context: Context | None,
+    ) -> TaskRows:
+        """Those of the first rows that are short enough. Raises UsageError if none is left."""
+        where, lengths = f"{task.name}/{task.language}", [len(item) for item in items]
+        held = sifted(where, lengths, most_tokens, context or Context())
+        return cls(
+            task,
+            tuple(task.rows[i] for i in held.kept),
+            tuple(items[i] for i in held.kept),
+            tuple(metrics),
+            len(items) - len(held.kept),
+            held.reasons,
+            held.beyond,
+        )
+
+    def several(self) -> NDArray[np.bool_]:
+        """Where more than one answer is right, (rows,): forcing tells of the first alone."""
+        return np.array([len(row.references) > 1 for row in self.rows])
 
 
 def encode_task(
-    task: TaskFile, tokenizer: Any, most_rows: int | None = None, most_tokens: int | None = None
+    task: TaskFile,
+    tokenizer: Any,
+    most_rows: int | None = None,
+    most_tokens: int | None = None,
+    context: Context | None = None,
 ) -> TaskRows:
-    """The first rows of a task as tokens; those of more than ``most_tokens`` are left out.
+    """The first rows of a task as tokens; those of more than ``most_tokens`` are left out, and
+    those for which the base has no places.
 
-    Raises UsageError if none is left.
+    context: of the base; None for no limit. Raises UsageError if none is left.
     """
     chosen = task.rows[:most_rows]
     items = [encode_row(tokenizer, task.instruction, row.input, row.output) for row in chosen]
-    kept = [i for i, item in enumerate(items) if most_tokens is None or len(item) <= most_tokens]
-    if not kept:
-        raise UsageError(
-            explain(
-                f"no row of {task.name}/{task.language} is short enough",
-                got=f"{min(map(len, items))} tokens at least",
-                expected=f"at most {most_tokens}",
-            )
-        )
-    return TaskRows(
-        task,
-        tuple(chosen[i] for i in kept),
-        tuple(items[i] for i in kept),
-        tuple(metrics_of(task.metric)),
-        len(chosen) - len(kept),
-    )
+    return TaskRows.sifted(task, items, metrics_of(task.metric), most_tokens, context)
 
 
 @dataclass(frozen=True)
@@ -146,15 +169,17 @@ def run_task(
 
     reference: the set that the others are compared with. write: whether, or for which sets, answers
     are generated where a metric needs them, or wherever ``texts`` asks for them; without, only
-    metrics that teacher forcing tells are there. changes: for which of these it is told which of
-    the reference's greedy answers change, all of them if None; the reference's are generated for
-    that, whatever the metrics need. known: where what is done is kept, for a run that is stopped.
+    metrics that teacher forcing tells are there, none if a row has several right answers. changes:
+    for which of these it is told which of the reference's greedy answers change, all of them if
+    None; the reference's are generated for that, whatever the metrics need. known: where what is
+    done is kept, for a run that is stopped. Raises NoNumbersError where nothing can be written, as
+    logits are no numbers.
     """
     placed = {
         name: place(model, sets[name]) for name in sorted(sets, key=lambda name: name != reference)
     }
     chosen = set(sets if write is True else write or ())
-    needed = texts or not all(metric.exact for metric in rows.metrics)
+    needed = texts or not all(metric.exact for metric in rows.metrics) or rows.several().any()
     writers = chosen if needed else set()
     told = chosen - {reference} if changes is None else chosen & set(changes) - {reference}
     title = f"{rows.task.name}/{rows.task.language}"
@@ -166,6 +191,8 @@ def run_task(
         first, along = _both(model, tokenizer, rows.items, placed, reference, bars, known)
     else:
         first = forced(model, rows.items, placed, reference, bar, known)
+    if writers:
+        check_losses({name: x.loss for name, x in first.items()})
     begun = {name: first[name].written for name in placed if name in writers}
     if along:
         begun = {name: _longer(mine, along[name].written) for name, mine in begun.items()}
@@ -201,6 +228,7 @@ def _both(
     bars: the progress of that pass and of the others.
     """
     begun = forced(model, items, {reference: sets[reference]}, reference, bars[0], known)
+    check_losses({reference: begun[reference].loss})
     alone = {reference: begun[reference].written}
     said = _answers(model, tokenizer, items, sets, alone, known)[reference]
     other = [i for i, item in enumerate(items) if said[i] != item.target]
@@ -226,16 +254,17 @@ def _scores(
     rows: TaskRows, own: Forced, along: Forced | None, answers: tuple[str, ...] | None
 ) -> Scores:
     """own: on the targets. along: on the reference's answers. answers: as text."""
-    exact = own.exact(rows.items)
+    exact, several = own.exact(rows.items), rows.several()
     numbers: dict[str, Numbers] = {}
     for metric in rows.metrics:
-        if metric.exact:
+        if metric.exact and not several.any():
             numbers[metric.name] = exact[:, None]
         elif answers is not None:
             judged = zip(answers, rows.rows, strict=True)
-            numbers[metric.name] = np.array(
-                [metric.of_row(a, r, rows.task.language) for a, r in judged]
-            )
+            told = np.array([metric.of_row(a, r, rows.task.language) for a, r in judged])
+            if metric.exact:
+                told[:, 0] = np.where(several, np.maximum(told[:, 0], exact), exact)
+            numbers[metric.name] = told
     return Scores(
         loss=own.loss,
         tokens=own.tokens,
@@ -262,30 +291,33 @@ def _answers(
     begun: by set, what is known of each answer: its first tokens, or all of them. Rows of several
     sets go on together in one batch. known: where what is written is kept.
     """
-    most = _most(items)
+    most, positions = _most(items), positions_of(model)
+    # An answer that has filled the context goes on no further. Its last token is not read.
+    room = [most if positions is None else positions + 1 - len(item.prompt) for item in items]
     tokens = {name: list(mine) for name, mine in begun.items()}
     places = [
         (name, i)
         for name, mine in tokens.items()
         for i, answer in enumerate(mine)
-        if len(answer) < most and (not answer or answer[-1] != tokenizer.eos_token_id)
+        if len(answer) < min(most, room[i]) and (not answer or answer[-1] != tokenizer.eos_token_id)
     ]
-    asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in places]
-    factors = [sets[name] for name, _ in places]
-    left = [most - len(tokens[name][i]) for name, i in places]
-    said: list[Sequence[int]] = []
     for start in range(0, len(places), _BLOCK):
-        some = slice(start, start + _BLOCK)
-        what = f"answers of {most} {[name for name, _ in places[some]]}"
-        block: Any = known.get(what, asked[some]) if known else None
-        if not are_answers(block, len(places[some])):
-            them = asked[some], factors[some], left[some]
-            block = [list(x) for x in generate(model, tokenizer, *them, WRITE_TOKENS)]
+        block = places[start : start + _BLOCK]
+        asked = [Encoded(items[i].prompt + tokens[name][i], ()) for name, i in block]
+        what = f"answers of {most} {[name for name, _ in block]}"
+        said: Any = known.get(what, asked) if known else None
+        if not are_answers(said, len(block)):
+            factors = [sets[name] for name, _ in block]
+            left = [most - len(tokens[name][i]) for name, i in block]
+            try:
+                written = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS)
+            except NumericalError as error:
+                raise NoNumbersError(dict.fromkeys(name for name, _ in block)) from error
+            said = [list(x) for x in written]
             if known:
-                known.put(what, block, asked[some])
-        said += block
-    for (name, i), more in zip(places, said, strict=True):
-        tokens[name][i] += tuple(more)
+                known.put(what, said, asked)
+        for (name, i), more in zip(block, said, strict=True):
+            tokens[name][i] += tuple(more)
     return tokens
 
 

@@ -133,8 +133,16 @@ def _row(line: str, where: str) -> TaskRow:
     )
     if not (isinstance(given, str) and isinstance(output, str)):
         raise UsageError(explain(where, got=line[:60], expected='strings "input" and "output"'))
-    more = [x for x in value.get("references") or [] if isinstance(x, str) and x != output]
-    return TaskRow(given, output, (output, *more))
+    more = value.get("references")
+    if more is not None and not (isinstance(more, list) and all(isinstance(x, str) for x in more)):
+        raise UsageError(
+            explain(
+                f'{where}: "references"',
+                got=repr(more)[:60],
+                expected="a list of strings, null, or none at all",
+            )
+        )
+    return TaskRow(given, output, (output, *(x for x in more or [] if x != output)))
 
 
 def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str]:

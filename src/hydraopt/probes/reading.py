@@ -29,7 +29,8 @@ _NAMED: Final = 5
 @dataclass(frozen=True)
 class ProbeSet:
     """items: by probe, as they are asked. sources, passed_by: for the result, a row for each file
-    that was read, and for each file of a folder that was not."""
+    that was read, with the one that is read along ("beside"), and for each file of a folder that
+    was not."""
 
     items: dict[str, list[ProbeItem]]
     sources: list[dict[str, Any]]
@@ -69,12 +70,22 @@ def read_probes(paths: Sequence[str | os.PathLike[str]], most: int | None = None
                     "sha256": file_hash(file),
                     "items": len(mine) - before,
                     "left_out": loaded.left_out,
+                    **_read_along(file, name),
                 }
             )
     chosen = {name: sampled(list(mine.values()), most) for name, mine in items.items() if mine}
     if not chosen:
         raise UsageError(explain("no probe has an item", got=f"{len(sources)} files without any"))
     return ProbeSet(chosen, sources, passed)
+
+
+def _read_along(file: Path, probe: str) -> dict[str, Any]:
+    """The second file that the items are of, for the row of the first; nothing for most probes."""
+    beside = PROBES[probe].beside
+    if beside is None:
+        return {}
+    other = file.with_name(beside(file.name))
+    return {"beside": {"file": writable(other.name), "sha256": file_hash(other)}}
 
 
 def _looked(path: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:

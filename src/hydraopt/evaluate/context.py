@@ -1,0 +1,84 @@
+"""How long a text may be: what was asked for, and what the base model has places for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydraopt.basemodel.positions import positions_of
+from hydraopt.errors import UsageError, explain
+
+__all__ = ["Context", "Sifted", "context_of", "sifted"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Tokens that a base model reads. most: at most, where it has a table of positions; a longer
+    text has none. stated: what the config says where positions are computed as they come; longer
+    texts are read, but the model was not trained on such. None for no limit."""
+
+    most: int | None = None
+    stated: int | None = None
+
+    @property
+    def words(self) -> str:
+        """Why a text is left out."""
+        return f"longer than the base's context of {self.most} tokens"
+
+
+def context_of(model: Any) -> Context:
+    """The context of a model of transformers."""
+    most = positions_of(model)
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None or type(stated) is not int or stated < 1:
+        return Context(most)
+    return Context(stated=stated)
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """Which rows are scored. kept: their numbers. reasons: why others are left out, and how many of
+    them. beyond: rows among those kept that are longer than the context that the base states."""
+
+    kept: list[int]
+    reasons: dict[str, int] = field(default_factory=dict)
+    beyond: int = 0
+
+
+def sifted(where: str, lengths: Sequence[int], most: int | None, context: Context) -> Sifted:
+    """The rows that are short enough, and have a token.
+
+    lengths: tokens of each row. most: what was asked for, None for no limit. Raises UsageError that
+    names ``where`` if no row is left.
+    """
+    reasons = [_reason(length, most, context) for length in lengths]
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    counts = Counter(filter(None, reasons))
+    if not kept:
+        limits = [x for x in (most, context.most) if x is not None]
+        long = max(lengths, default=0) > min(limits, default=0)
+        got = [f"{count} {reason}" for reason, count in counts.items()]
+        raise UsageError(
+            explain(
+                f"no row of {where} is short enough" if long else f"no row of {where} has a token",
+                got=", ".join(
+                    [*got, f"{min(filter(None, lengths))} tokens at least"] if long else got
+                ),
+                expected=f"at most {min(limits)} tokens" if long else "a text that is not empty",
+            )
+        )
+    beyond = sum(lengths[i] > (context.stated or lengths[i]) for i in kept)
+    return Sifted(kept, dict(counts), beyond)
+
+
+def _reason(length: int, most: int | None, context: Context) -> str:
+    """Why a row of so many tokens is left out; empty if it is not."""
+    if not length:
+        return "without a token"
+    if most is not None and length > most:
+        return "longer than --max-tokens"
+    if context.most is not None and length > context.most:
+        return context.words
+    return ""

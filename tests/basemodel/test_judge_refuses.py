@@ -1,0 +1,95 @@
+"""What the judge does not measure: logits that are not finite. And what its memory depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from hydraopt import read_adapters
+from hydraopt.basemodel import judge as module
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.judge import Judge
+from hydraopt.basemodel.memory import Memory
+from hydraopt.errors import NumericalError
+from tests.basemodel.test_harm import asked_of, factors_of
+
+
+@pytest.fixture
+def judge_of(trained, make_adapter, tmp_path: Path):
+    """Makes judges over one memory, of an adapter whose factors are times ``size``."""
+    model, tokenizer = trained
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+
+    def make(size: float = 0.3) -> Judge:
+        folder = tmp_path / f"at{size}" / "fr"
+        (adapter,) = read_adapters([make_adapter(folder, factors_of(0, size))])
+        asked, memory = {"fr": asked_of(tokenizer, 4)}, Memory(tmp_path / "memory")
+        return Judge(tmp_path / "base", model, tokenizer, {"fr": adapter}, asked, memory)
+
+    return make
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "memory").glob("*.json"))
+
+
+def test_an_adapter_that_overflows_is_named_and_nothing_is_kept(judge_of, tmp_path) -> None:
+    said = r"own answers cannot be told \[adapter fr\]; got logits that are not finite"
+    for ask in ("answers", "measured"):
+        given = () if ask == "answers" else (factors_of(1),)
+        with pytest.raises(NumericalError, match=said):
+            getattr(judge_of(5e37), ask)("fr", *given)
+    assert kept(tmp_path) == []
+
+
+def test_an_original_that_is_not_finite_on_its_answers_is_named(
+    judge_of, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        module,
+        "answered",
+        lambda model, tokenizer, asked, *_: [Encoded(x.prompt, (3,)) for x in asked],
+    )
+    judge = judge_of(5e37)
+    judge.answers("fr")
+    before = kept(tmp_path)
+    with pytest.raises(NumericalError, match=r"own answers cannot be told \[adapter fr\]"):
+        judge.measured("fr", factors_of(1))
+    assert kept(tmp_path) == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_what_is_measured_is_named_and_not_kept(judge_of, tmp_path, value: float) -> None:
+    judge, bad = judge_of(), factors_of(1)
+    bad = {path: (np.full_like(b, value), a) for path, (b, a) in bad.items()}
+    judge.answers("fr")
+    before = kept(tmp_path)
+    with pytest.raises(NumericalError, match=r"cannot be measured \[adapter fr\]; got logits"):
+        judge.measured("fr", bad)
+    assert kept(tmp_path) == before
+    assert np.isfinite(judge.measured("fr", factors_of(1)).harm.kl)
+
+
+@pytest.mark.parametrize("library", [torch, transformers])
+def test_another_version_of_a_library_has_another_memory(judge_of, monkeypatch, library) -> None:
+    judge_of().measured("fr", factors_of(1))
+
+    def never(*_: object) -> None:
+        raise AssertionError("the model is asked again")
+
+    monkeypatch.setattr(module, "answered", never)
+    judge_of().answers("fr")
+    monkeypatch.setattr(library, "__version__", "0.0.1")
+    with pytest.raises(AssertionError, match="asked again"):
+        judge_of().answers("fr")
+
+
+def test_answers_that_end_at_other_tokens_of_the_base_are_others(judge_of, monkeypatch) -> None:
+    judge = judge_of()
+    monkeypatch.setattr(judge._model.generation_config, "eos_token_id", [2, 9])
+    assert judge_of()._of_base != judge._of_base

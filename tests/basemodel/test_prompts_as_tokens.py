@@ -1,0 +1,123 @@
+"""What becomes of prompts before the base model reads them; adapters that have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM
+
+from hydraopt import read_adapters
+from hydraopt.basemodel import onlooker as module
+from hydraopt.basemodel.onlooker import Onlooker
+from hydraopt.errors import UsageError
+from tests.basemodel.test_harm import PATHS, factors_of
+from tests.conftest import write_adapter
+from tests.small_model import make_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+
+
+def saved(trained, folder: Path, *missing: str) -> str:
+    """A base whose tokenizer lacks these tokens."""
+    model, tokenizer = trained[0], make_tokenizer()
+    for name in missing:
+        setattr(tokenizer, name, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def adapters_at(folder: Path, *names: str):
+    return read_adapters(
+        [write_adapter(folder / name, factors_of(ord(name[0]), 0.1)) for name in names]
+    )
+
+
+# --- prompts that are there twice -----------------------------------------------------------------
+
+
+def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None:
+    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
+    texts = [f"Spell.\n{i}\n=>" for i in (3, 1, 3, 2, 1, 3)]
+    judge = Onlooker(base, adapters, {"fr": [*texts, "<s>" + texts[1]]}).judge
+    asked = [answer.prompt for answer in judge.answers("fr")]
+    once = Onlooker(base, adapters, {"fr": [texts[0], texts[1], texts[3]]}).judge
+    assert asked == [answer.prompt for answer in once.answers("fr")]
+    assert len(set(asked)) == 3
+    told = judge.measured("fr", factors_of(1, 0.1))
+    assert told.harm.answers == 3
+    assert told == once.measured("fr", factors_of(1, 0.1))
+
+
+def test_equal_prompts_take_no_places_of_others(trained, tmp_path, monkeypatch) -> None:
+    """Neither among those that judge nor among the lessons, and none is in both."""
+    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
+    monkeypatch.setattr(module, "JUDGED_IF_REFIT", 4)
+    monkeypatch.setattr(module, "LEARNED", 10)
+    texts = [f"Spell.\n{i // 2}\n=>" for i in range(40)]
+    judge = Onlooker(base, adapters, {"fr": texts}, refits=True).judge
+    asked, lessons = judge._prompts["fr"], judge._lessons["fr"]
+    assert (len(asked), len(lessons)) == (4, 6)
+    assert len({*asked, *lessons}) == 10
+
+
+def test_few_prompts_again_and_again_do_not_stop_a_refit(trained, tmp_path) -> None:
+    base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
+    texts = [f"Spell.\n{i % 4}\n=>" for i in range(200)]
+    onlooker = Onlooker(base, adapters, {"fr": texts}, refits=True)
+    assert onlooker.refit("fr", dict) == {}
+
+
+# --- prompts that cannot be read ------------------------------------------------------------------
+
+
+def test_a_prompt_of_no_token_is_named(trained, tmp_path) -> None:
+    base, adapters = saved(trained, tmp_path / "base", "bos_token"), adapters_at(tmp_path, "fr")
+    with pytest.raises(UsageError, match=r"prompt 2 is empty \[adapter fr\]; got 0 tokens"):
+        Onlooker(base, adapters, {"fr": ["a", "", "b"]}).judge
+
+
+def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=259, hidden_size=32, num_attention_heads=4, ffn_dim=48, num_hidden_layers=1,
+        max_position_embeddings=40, word_embed_proj_dim=32,
+    )  # fmt: skip
+    base = saved((OPTForCausalLM(config),), tmp_path / "base")
+    path = "model.decoder.layers.0.fc1"
+    rng = np.random.default_rng(0)
+    modules = {path: (rng.standard_normal((48, 2)), rng.standard_normal((2, 32)))}
+    adapters = read_adapters([write_adapter(tmp_path / "fr", modules)])
+    said = r"prompt 2 is longer .* \[adapter fr\]; got 51 tokens of 'xxx.*', expected 1 to 40"
+    with pytest.raises(UsageError, match=said):
+        Onlooker(base, adapters, {"fr": ["a", "x" * 50]}).judge
+    onlooker = Onlooker(base, adapters, {"fr": ["a", "x" * 30]})
+    told = onlooker.judge.measured("fr", {path: (np.zeros((48, 1)), np.zeros((1, 32)))})
+    assert told.harm.answers == 2
+    assert max(len(answer) for answer in onlooker.judge.answers("fr")) == 41
+    assert onlooker.sensitivities()["fr"][path] > 0
+
+
+# --- adapters without prompts ---------------------------------------------------------------------
+
+
+def test_without_a_token_to_begin_with_prompts_are_asked_for(trained, tmp_path) -> None:
+    base = saved(trained, tmp_path / "base", "bos_token", "eos_token")
+    adapters = adapters_at(tmp_path, "fr")
+    with pytest.raises(UsageError, match=r"text of its own \[adapter fr\].*Give prompts of the"):
+        Onlooker(base, adapters, {}).sensitivities()
+    assert Onlooker(base, adapters, {"fr": ["a", "b"]}).sensitivities()["fr"].keys() == {*PATHS}
+
+
+def test_what_is_seen_of_an_adapter_depends_on_no_other(trained, tmp_path) -> None:
+    base = saved(trained, tmp_path / "base")
+    alone = Onlooker(base, adapters_at(tmp_path / "one", "it"), {}).sensitivities()
+    among = Onlooker(base, adapters_at(tmp_path / "two", "de", "fr", "it"), {}).sensitivities()
+    assert among["it"] == alone["it"]
+    assert among["de"] != among["it"]

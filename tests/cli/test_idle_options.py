@@ -1,0 +1,55 @@
+"""Options that would do nothing are refused, before anything is read or loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--task", "de=a/de"), "there are no rows without tasks; got --task"),
+        (("--split", "test"), "there are no rows without tasks; got --split"),
+        (("--no-generate",), "there are no rows without tasks; got --no-generate"),
+        (("--rows", "3", "--split", "x"), "there are no rows without tasks; got --rows, --split"),
+    ],
+)
+def test_options_of_tasks_need_tasks(run: Run, bundle: Path, more, said: str) -> None:
+    done = run("eval", bundle, "--base", "nowhere", "--probes", "x", *more)
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "got"),
+    [
+        (("--rows", "3"), "--rows"),
+        (("--max-tokens", "30"), "--max-tokens"),
+        (("--no-generate",), "--no-generate"),
+        (("--rows", "3", "--max-tokens", "30"), "--rows, --max-tokens"),
+    ],
+)
+def test_options_of_scores_need_scores(run: Run, bundle: Path, more, got: str) -> None:
+    asked = "eval", bundle, "--base", "nowhere", "--tasks", "x", "--swaps", "--no-scores"
+    done = run(*asked, *more)
+    assert done.exit_code == 2
+    assert f"no rows are scored; got --no-scores and {got}." in " ".join(done.stderr.split())
+
+
+def test_an_adapter_has_one_task(run: Run, bundle: Path) -> None:
+    names = "--task", "de=a/de", "--task", "en=a/en", "--task", "de=b/de"
+    done = run("eval", bundle, "--base", "nowhere", "--tasks", "x", *names)
+    assert done.exit_code == 2
+    words = "--task names two tasks of one adapter [adapter de]; got a/de and b/de"
+    assert words in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("more", [("--alpha", "16"), ("--same-base",)])
+def test_options_of_originals_need_originals(run: Run, bundle: Path, more) -> None:
+    done = run("verify", bundle, *more)
+    assert done.exit_code == 2
+    assert f"there are no originals to read; got {more[0]}" in " ".join(done.stderr.split())

@@ -1,0 +1,101 @@
+"""An adapter whose logits are NaN or infinity has no result, and costs the others none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hydraopt.evaluate import probing
+from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from tests.conftest import write_adapter
+from tests.evaluate.test_classify import BOTH, adapter, mood
+from tests.evaluate.test_eval_verb import base, run
+from tests.evaluate.test_run import PATH, factors
+from tests.probes.test_probe_files import SAMPLES
+
+__all__ = ["base", "mood"]
+
+HUGE = np.float32(1e38)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def both(tasks, tmp_path) -> list[str]:
+    """An adapter that is fine, and one of finite numbers whose products are none."""
+    (tasks / "spell" / "fr").mkdir()
+    rows = (tasks / "spell" / "en" / "test.jsonl").read_bytes()
+    (tasks / "spell" / "fr" / "test.jsonl").write_bytes(rows)
+    (b, a) = factors(0.1)[PATH]
+    made = {"spell-fr": (np.full_like(b, HUGE), np.full_like(a, HUGE)), "spell-en": (b, a)}
+    return [str(write_adapter(tmp_path / name, {PATH: pair})) for name, pair in made.items()]
+
+
+def test_the_others_are_written(both, base, tasks, tmp_path) -> None:
+    out = tmp_path / "r.json"
+    said = run("eval", *both, "--base", base, "--tasks", tasks, "-o", out, "-q", "--answers", 2)
+    assert said.exit_code == 0, said.output
+    result = json.loads(out.read_text())
+    by = {x["adapter"]: x for x in result["tasks"]}
+    why = "logits are no numbers [adapter spell-fr]; got NaN or infinity of original"
+    assert by["spell-fr"]["skipped"].startswith(why)
+    assert by["spell-fr"]["results"] == {}
+    assert by["spell-en"]["results"]["original"]["loss"] > 0
+    assert result["notes"] == [f"spell-fr is not scored: {by['spell-fr']['skipped']}"]
+    assert f"note: spell-fr is not scored: {why}" in " ".join(said.output.split())
+
+
+def test_the_source_of_no_numbers_is_named(both, base, tasks) -> None:
+    b, a = factors(0.1)[PATH]
+    others = {"x": {"spell-en": {PATH: (b * HUGE, a * HUGE)}}, "y": {"spell-en": {PATH: (b, a)}}}
+    compared = replace(read_compared([both[1]]), others=others)
+    (entry,) = evaluate(compared, Request(str(base), tasks))["tasks"]
+    assert "got NaN or infinity of x." in entry["skipped"]
+
+
+def test_heads_whose_logits_are_none(base, mood, tmp_path) -> None:
+    folder = adapter(tmp_path / "mood-en")
+    head = {"base_model.model.score.weight": np.full((3, 32), np.finfo(np.float32).max)}
+    pairs = {x: (np.ones((32, 4)), np.ones((4, 32))) for x in BOTH}
+    more = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    write_adapter(folder, pairs, extras=head, **more)
+    request = Request(str(base), mood, swaps=True, people=2)
+    (entry,) = evaluate(read_compared([str(folder)]), request)["tasks"]
+    why = "logits are no numbers [adapter mood-en]; got NaN or infinity of original"
+    assert entry["skipped"].startswith(why)
+    assert entry["swaps"]["skipped"].startswith(why)
+    json.dumps(entry, allow_nan=False)
+
+
+def test_probes_and_swaps_of_the_others_are_asked(both, base, tmp_path, cache) -> None:
+    folder = tmp_path / "moods" / "mood"
+    (folder / "en").mkdir(parents=True)
+    meta = {"instruction": "Mood?", "metric": "accuracy", "label_set": ["bad", "good"]}
+    (folder / "META.json").write_text(json.dumps(meta))
+    rows = [{"input": f"{i} Paul", "output": ("bad", "good")[i % 2]} for i in range(8)]
+    (folder / "en" / "test.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    names = dict.fromkeys(("spell-en", "spell-fr"), "mood/en")
+    probes = [str(SAMPLES / "winobias")]
+    request = Request(
+        str(base), folder.parent, names, probes=probes, swaps=True, people=2, score=False
+    )
+    result = evaluate(read_compared(both), request)
+    json.dumps(result, allow_nan=False)
+    by = {x["adapter"]: x for x in result["tasks"]}
+    for what in ("probes", "swaps"):
+        assert by["spell-fr"][what].keys() == {"skipped"}
+        assert "got NaN or infinity of original" in by["spell-fr"][what]["skipped"]
+        assert "skipped" not in by["spell-en"][what]
+    assert all("NaN" not in x.read_text() for x in (cache / "probes").iterdir())
+
+
+def test_remembered_numbers_that_are_none_are_asked_again() -> None:
+    assert probing._read([[0.5, float("nan")]], [[None, None]]) is None  # type: ignore[list-item]

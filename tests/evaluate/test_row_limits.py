@@ -1,0 +1,208 @@
+"""Rows that are longer than the base model's context, or have no token: left out and counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+from hydraopt.basemodel.model import load_classifier
+from hydraopt.errors import UsageError
+from hydraopt.evaluate.classify import encode_texts
+from hydraopt.evaluate.compare import Request, evaluate, read_compared
+from hydraopt.evaluate.context import Context, context_of, sifted
+from hydraopt.evaluate.run import encode_task, run_task
+from hydraopt.evaluate.taskfile import read_task_file
+from tests.conftest import write_adapter
+from tests.evaluate.test_eval_verb import run
+from tests.small_model import INSTRUCTION, make_tokenizer, tiny_speaker
+
+OPT_Q = "model.decoder.layers.0.self_attn.q_proj"
+BERT_Q = "bert.encoder.layer.0.attention.self.query"
+SMALL: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32}
+PLACES = 40
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+
+
+def opt(places: int = PLACES) -> hf.OPTForCausalLM:
+    torch.manual_seed(0)
+    wide = {"ffn_dim": 32, "word_embed_proj_dim": 32, "vocab_size": len(make_tokenizer())}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return hf.OPTForCausalLM(
+        hf.OPTConfig(**SMALL, **wide, **ids, max_position_embeddings=places, dropout=0.0)
+    ).eval()
+
+
+def bert() -> hf.BertForSequenceClassification:
+    torch.manual_seed(0)
+    size = {"vocab_size": len(make_tokenizer()), "intermediate_size": 32}
+    return hf.BertForSequenceClassification(
+        hf.BertConfig(**SMALL, **size, max_position_embeddings=PLACES, num_labels=2)
+    ).eval()
+
+
+def saved(folder: Path, model: Any) -> Path:
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def adapter(folder: Path, path: str, **more: Any) -> Path:
+    rng = np.random.default_rng(0)
+    pairs = {path: (0.1 * rng.standard_normal((32, 4)), rng.standard_normal((4, 32)))}
+    return write_adapter(folder, pairs, **more)
+
+
+def task(folder: Path, rows: list[tuple[str, str]], **meta: Any) -> Path:
+    (folder / "mood" / "en").mkdir(parents=True)
+    said = {"instruction": INSTRUCTION, "metric": "exact match", **meta}
+    (folder / "mood" / "META.json").write_text(json.dumps(said))
+    lines = [json.dumps({"input": x, "output": y}) + "\n" for x, y in rows]
+    (folder / "mood" / "en" / "test.jsonl").write_text("".join(lines))
+    return folder
+
+
+def tiny(name: str, config: Callable[..., Any], **more: Any) -> Any:
+    return getattr(hf, name)(config(vocab_size=50, **{**SMALL, **more}))
+
+
+@pytest.mark.parametrize(
+    ("model", "context"),
+    [
+        (lambda: opt(30), Context(most=30)),
+        (bert, Context(most=PLACES)),
+        (
+            lambda: tiny("RobertaModel", hf.RobertaConfig, max_position_embeddings=34),
+            Context(most=32),
+        ),
+        (
+            lambda: hf.GPT2LMHeadModel(
+                hf.GPT2Config(vocab_size=50, n_positions=24, n_embd=32, n_layer=1, n_head=2)
+            ),
+            Context(most=24),
+        ),
+        (lambda: tiny_speaker(64)[0], Context(stated=64)),
+    ],
+)
+def test_the_context_of_a_model(model: Callable[[], Any], context: Context) -> None:
+    made = model()
+    assert context_of(made) == context
+    if context.most is not None:
+        body = made.base_model.eval()
+        body(input_ids=torch.full((1, context.most), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            body(input_ids=torch.full((1, context.most + 1), 5))
+
+
+def test_rows_without_a_place_are_left_out_and_answers_end_with_the_context(tmp_path) -> None:
+    model, tokenizer = opt(), make_tokenizer()
+    tasks = task(tmp_path / "t", [("x" * n, "yes") for n in (1, 9, 24, 25, 60)])
+    file = read_task_file(tasks, "mood", "en")
+    assert [len(x) for x in encode_task(file, tokenizer).items][2:4] == [PLACES, PLACES + 1]
+    rows = encode_task(file, tokenizer, None, None, context_of(model))
+    why = f"longer than the base's context of {PLACES} tokens"
+    assert (len(rows.rows), rows.left_out, rows.reasons) == (3, 2, {why: 2})
+    texts = run_task(model, tokenizer, rows, {"base": {}}, write=True, texts=True)["base"].answers
+    alone = run_task(opt(200), tokenizer, rows, {"base": {}}, write=True, texts=True)
+    assert texts is not None
+    assert alone["base"].answers is not None  # a model with places for all writes on
+    assert len(texts[2]) <= len(alone["base"].answers[2])
+    both = encode_task(file, tokenizer, None, 20, context_of(model))
+    assert both.reasons == {"longer than --max-tokens": 4}
+    with pytest.raises(UsageError, match=r"no row of mood/en is short enough.*at most 5 tokens"):
+        encode_task(file, tokenizer, None, None, Context(most=5))
+
+
+def test_a_result_tells_of_rows_beyond_the_context(tmp_path) -> None:
+    tasks = task(tmp_path / "t", [("x" * n, "yes") for n in (1, 9, 22, 60)])
+    command = ("eval", adapter(tmp_path / "mood-en", OPT_Q), "--tasks", tasks, "-q")
+    said = run(*command, "--base", saved(tmp_path / "base", opt()), "--json")
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.output)
+    why = f"longer than the base's context of {PLACES} tokens"
+    (entry,) = result["tasks"]
+    assert (entry["rows"], entry["left_out"], entry["left_out_why"]) == (3, 1, {why: 1})
+    assert result["notes"] == [f"1 row left out: {why}"]
+    shown = run(*command, "--base", tmp_path / "base").output
+    assert f"note: 1 row left out: {why}" in " ".join(shown.split())
+
+
+def test_rows_beyond_a_computed_context_are_scored_and_told(tmp_path) -> None:
+    tasks = task(tmp_path / "t", [("x" * n, "yes") for n in (1, 2, 60)])
+    folder = adapter(tmp_path / "mood-en", "model.layers.0.self_attn.q_proj")
+    base = saved(tmp_path / "base", tiny_speaker(32)[0])
+    said = run("eval", folder, "--tasks", tasks, "--base", base, "--json", "-q")
+    result = json.loads(said.output)
+    (entry,) = result["tasks"]
+    assert (entry["rows"], entry["left_out"], entry["beyond_context"]) == (3, 0, 1)
+    told = "1 row longer than the context that the base states; they are scored as well"
+    assert result["notes"] == [told]
+
+
+def test_texts_of_a_classifier_have_a_place_and_a_token(tmp_path) -> None:
+    texts = ["x", "", "x" * PLACES, "x" * (PLACES + 1), "yy", "y" * 5]
+    rows = [(text, ("bad", "good")[i % 2]) for i, text in enumerate(texts)]
+    tasks = task(tmp_path / "t", rows, metric="accuracy")
+    rng = np.random.default_rng(0)
+    head = {
+        "base_model.model.classifier.weight": rng.standard_normal((2, 32)).astype(np.float32),
+        "base_model.model.classifier.bias": np.zeros(2, np.float32),
+    }
+    folder = adapter(
+        tmp_path / "mood-en", BERT_Q, extras=head, task_type="SEQ_CLS",
+        modules_to_save=["classifier"],
+    )  # fmt: skip
+    base = saved(tmp_path / "base", bert())
+    (entry,) = evaluate(read_compared([str(folder)]), Request(str(base), tasks))["tasks"]
+    why = f"longer than the base's context of {PLACES} tokens"
+    assert (entry["rows"], entry["left_out"]) == (4, 2)
+    assert entry["left_out_why"] == {why: 1, "without a token": 1}
+
+
+def test_a_task_of_empty_texts_says_so(tmp_path) -> None:
+    tasks = task(tmp_path / "t", [("", "bad"), ("", "good")], metric="accuracy")
+    base = saved(tmp_path / "base", bert())
+    file = read_task_file(tasks, "mood", "en")
+    with pytest.raises(UsageError, match=r"no row of mood/en has a token; got 2 without a token"):
+        encode_texts(file, load_classifier(base, 2)[1], 2)
+
+
+def test_swapped_rows_without_a_place_are_passed_by(tmp_path) -> None:
+    rows = [(f"{i} {'x' * 150 * (i % 2)}", ("bad", "good")[i % 2]) for i in range(8)]
+    tasks = task(tmp_path / "t", rows, metric="accuracy")
+    command = ("eval", adapter(tmp_path / "mood-en", OPT_Q), "--tasks", tasks, "--swaps")
+    base = saved(tmp_path / "base", opt(150))
+    said = run(*command, "--no-scores", "--base", base, "--json", "-q")
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.output)
+    (entry,) = result["tasks"]
+    assert all(x["rows"] == 4 for x in entry["swaps"].values())
+    assert {x % 2 for kind in entry["swaps"].values() for x in kind["numbers"]} == {0}
+    assert set(entry["swaps_left_out"].values()) == {4}
+    assert result["notes"] == [
+        f"{4 * len(entry['swaps_left_out'])} swapped rows left out: longer than the base's context"
+    ]
+    short = saved(tmp_path / "short", opt(20))
+    (entry,) = json.loads(run(*command, "--no-scores", "--base", short, "--json", "-q").output)[
+        "tasks"
+    ]
+    why = "every row of mood/en is longer than the base's context of 20 tokens"
+    assert entry["swaps"] == {"skipped": why}
+
+
+def test_rows_are_sifted_by_the_first_reason() -> None:
+    held = sifted("x", [0, 3, 5, 9], 8, Context(most=4))
+    assert held.kept == [1]
+    why = "longer than the base's context of 4 tokens"
+    assert held.reasons == {"without a token": 1, why: 1, "longer than --max-tokens": 1}
+    assert sifted("x", [3, 5], None, Context(stated=4)).beyond == 1
