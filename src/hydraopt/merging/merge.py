@@ -199,7 +199,7 @@ def _solved(
         return job, solve(job, budget, options)
     solution = solve_by_harm(job, budget, options, judge)
     curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}
-    if judge.tasks() and not curves:
+    if not solution.room:
         pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, _NO_CURVES))
         job = dataclasses.replace(job, pieces=pieces)
     return dataclasses.replace(job, measured=curves), Solution(solution.draft, solution.passes)

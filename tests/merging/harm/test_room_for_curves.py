@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt import merge, open_bundle
+from hydraopt import merge, open_bundle, shrink
 from hydraopt.errors import BudgetError
 from hydraopt.merging.harm import solve
 from tests.merging.harm.conftest import SCALES, PowerJudge
@@ -53,3 +53,11 @@ def test_a_round_that_misses_the_size_leaves_what_was_measured(
     made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, SCALES))
     assert made.size <= 0.3 * made.fp16_bytes
     assert len(calls) == 2
+
+
+def test_a_shrink_counts_the_curves_that_stay(adapters, tmp_path: Path) -> None:
+    """The bundle's own are in what it makes, whatever room there is."""
+    merge(adapters, tmp_path / "big", size="40%", judge=PowerJudge(adapters, SCALES), workers=1)
+    for size in (1120, 1180, 1300):
+        assert shrink(tmp_path / "big", tmp_path / "small", size=size, workers=1).size <= size
+        assert all(task.curve for task in open_bundle(tmp_path / "small").manifest.tasks)

@@ -84,11 +84,13 @@ class HarmPlan:
 
 @dataclass(frozen=True)
 class HarmSolution:
-    """The draft that was chosen, its passes, and, by task, the points of its curve."""
+    """The draft that was chosen, its passes, and, by task, the points of its curve. room: whether
+    the size has room for these; else there are none."""
 
     draft: Draft
     passes: int
     curves: Mapping[str, tuple[HarmPoint, ...]]
+    room: bool = True
 
 
 def plan_by_harm(
@@ -116,7 +118,7 @@ def plan_by_harm(
     alike = replace(weights, by_task=_same(weights.by_task, 1 / totals))
     counts, progress = _counted(aim), options.progress or silent
     empty = Draft.empty(alike.whole, alike.counting)
-    job, keeps = _as_told(job, aim, sorted(judge.tasks()), empty)
+    job, keeps = _as_told(job, aim, judge, empty)
     trials = Trials(job, passes, alike, judge, counts, progress, useful=useful or {}, keeps=keeps)
     draft = None
     if isinstance(aim, Size):
@@ -129,11 +131,12 @@ def plan_by_harm(
     return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
 
 
-def _as_told(
-    job: Job, aim: Size | HarmLimit, names: Sequence[str], empty: Draft
-) -> tuple[Job, bool]:
+def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
     """The job with stand-ins for what the manifest will say of each task, which is known at the
-    end, for sizes count it; and whether curves are kept: they are no reason to refuse a size."""
+    end, for sizes count it; and whether curves are kept: they are no reason to refuse a size. What
+    a task says already, as those of a bundle do, stays."""
+    told = {task.name for task in job.pieces.tasks if task.curve}
+    names = sorted(judge.tasks() - told)
     made = {x: replace(job, measured=Measured.unlike(names, x)) for x in (0, TRIALS)}
     if not isinstance(aim, Size):
         return made[TRIALS], True
@@ -309,7 +312,7 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         if best is not solution.draft:
             # It went too far, for what prompts tell of single tasks is noisy: half the way.
             prices = np.sqrt(at * prices)
-    return HarmSolution(best, trials.count, trials.kept_curves())
+    return HarmSolution(best, trials.count, trials.kept_curves(), trials.keeps)
 
 
 def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSolution:
