@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,18 @@ from tests.small_model import ROWS
 SET = "gemma3-5x8"
 PATH = "model.layers.0.self_attn.q_proj"
 Run = Callable[..., dict[str, Any]]
+
+
+def runner(study: ModuleType, splits: Path, out: Path) -> Run:
+    """Calls of a study with these options more; what it wrote."""
+
+    def run(*given: str) -> dict[str, Any]:
+        arguments = [SET, "--tasks", str(splits), "--only", "spell-en", "--out", str(out)]
+        study.main([*arguments, *given])
+        result: dict[str, Any] = json.loads(out.read_text())
+        return result
+
+    return run
 
 
 @pytest.fixture
@@ -88,13 +100,7 @@ def foretold(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch:
     monkeypatch.setattr(likely, "package_hash", lambda: "this", raising=False)
     monkeypatch.setattr(likely, "_measured", measured)
 
-    def run(*given: str) -> dict[str, Any]:
-        arguments = [SET, "--tasks", str(splits), "--only", "spell-en", "--out", str(out)]
-        likely.main([*arguments, *given])
-        result: dict[str, Any] = json.loads(out.read_text())
-        return result
-
-    return run
+    return runner(likely, splits, out)
 
 
 def test_likely_goes_on_with_the_same(foretold: Run, tmp_path: Path) -> None:
@@ -174,13 +180,7 @@ def refitted(splits: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch:
     monkeypatch.setattr(refits, "_Asked", Asked)
     monkeypatch.setattr(refits, "_tried", tried)
 
-    def run(*given: str) -> dict[str, Any]:
-        arguments = [SET, "--tasks", str(splits), "--only", "spell-en", "--out", str(out)]
-        refits.main([*arguments, *given])
-        result: dict[str, Any] = json.loads(out.read_text())
-        return result
-
-    return run
+    return runner(refits, splits, out)
 
 
 def test_refits_go_on_with_the_same(refitted: Run) -> None:
