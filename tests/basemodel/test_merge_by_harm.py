@@ -45,6 +45,10 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "answers that change" in made.stdout
     assert "few prompts of en (12), fr (12): give 64 or more" in made.stderr
+    with (place / "prompts" / "en.jsonl").open("a") as more:
+        more.write(json.dumps("Spell.\n0\n=>") + "\n")
+    made = call(place, "--size", "40%", "--no-refit", "--plan-only")
+    assert "few prompts of en (12), fr (12)" in made.stderr
     manifest = open_bundle(out).manifest
     limit = [manifest.recipe[key] for key in ("limit", "value", "unit")]
     assert limit == ["harm", 0.2, "share of answers"]

@@ -119,6 +119,16 @@ def test_another_tokenizer_is_not_answered_from_memory(base, cache) -> None:
     assert len(list(cache.iterdir())) == 2
 
 
+def test_an_item_that_the_base_has_no_positions_for_is_refused(base, cache, monkeypatch) -> None:
+    model, tokenizer = load_model(base)
+    monkeypatch.setattr(probing, "positions_of", lambda model: 8)
+    asker = probing.Asker(model, tokenizer, str(base), "float32")
+    fits, long = (Encoded((1, 5, 6), (7,) * n) for n in (5, 6))
+    assert len(asker.ask({}, "none", [[fits, fits]])) == 1
+    with pytest.raises(UsageError, match=r"longer than the base model reads; got 9 tokens"):
+        asker.ask({}, "none", [[fits, fits], [fits, long]])
+
+
 def test_a_first_group_that_shows_nothing_keeps_no_other_from_sharing(
     base, cache, monkeypatch
 ) -> None:

@@ -141,8 +141,26 @@ def test_nothing_is_told_of_changes_that_nobody_asked_for(trained, rows, exact_o
     assert (only["other"].answers, only["original"].answers) == (None, None)
 
 
-def test_an_answer_that_was_cut_counts_as_far_as_it_was_written(trained, tasks) -> None:
+def test_an_answer_ends_with_any_end_of_the_model(trained, rows, monkeypatch) -> None:
     model, tokenizer = trained
+    sets = {"original": factors(0.1), "far": factors(0.2)}
+    usual = run_task(model, tokenizer, rows, sets, reference="original")
+    end = tokenizer.convert_tokens_to_ids("e")
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [2, end])
+    found = run_task(model, tokenizer, rows, sets, reference="original")
+    # Expected answers hold no end; of these some hold the letter.
+    free = [i for i, row in enumerate(rows.rows) if "e" not in row.output]
+    for name, one in found.items():
+        cut = [text[: text.find("e") + 1] or text for text in usual[name].answers]
+        assert [one.answers[i] for i in free] == [cut[i] for i in free]
+    assert any(found["far"].answers[i] != usual["far"].answers[i] for i in free)
+
+
+def test_an_answer_that_was_cut_counts_as_far_as_it_was_written(
+    trained, tasks, monkeypatch
+) -> None:
+    model, tokenizer = trained
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
     usual, tokenizer.eos_token = tokenizer.eos_token, "<pad>"  # which the model never writes
     try:
         rows = encode_task(read_task_file(tasks, "spell", "en"), tokenizer)

@@ -10,7 +10,7 @@ from torch import nn
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["check_prompt", "limits_within", "positions_of"]
+__all__ = ["check_prompt", "check_text", "limits_within", "positions_of", "stated_by"]
 
 _NAMES: Final = ("pos", "wpe")
 """Of the names that tables of positions have."""
@@ -19,10 +19,14 @@ _NAMES: Final = ("pos", "wpe")
 def positions_of(model: Any) -> int | None:
     """Tokens that a text may have, of a model with a table of positions, learned (GPT-2, OPT) or
     computed (GPT-J); None where positions are computed as they come, or nothing is said of them."""
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if type(stated) is not int or stated < 1:
-        return None
+    stated = stated_by(model)
     return next((count for rows, count in _tables(model) if rows == stated), None)
+
+
+def stated_by(model: Any) -> int | None:
+    """Tokens of a text that the model's config speaks of; None where it says nothing of use."""
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return stated if type(stated) is int and stated >= 1 else None
 
 
 def _tables(model: Any) -> Iterator[tuple[int, int]]:
@@ -77,3 +81,16 @@ def check_prompt(
             do="Shorten it, or leave it out" if tokens else "Leave it out",
         )
     )
+
+
+def check_text(item: Encoded, most: int | None) -> None:
+    """Raise UsageError for a prompt and its target of more tokens together than ``most``."""
+    if most is not None and len(item) > most:
+        raise UsageError(
+            explain(
+                "a text is longer than the base model reads",
+                got=f"{len(item)} tokens",
+                expected=f"at most {most}",
+                do="Shorten the items of the probe, or leave them out",
+            )
+        )

@@ -254,7 +254,8 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
 
     assert asked.base is not None
     texts = _texts(asked, [adapter.name for adapter in opened])
-    few = [f"{name} ({len(mine)})" for name, mine in texts.items() if len(mine) < _FEW_PROMPTS]
+    counts = {name: len(set(mine)) for name, mine in texts.items()}
+    few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
     if few:
         warn(f"few prompts of {some_of(few)}: give 64 or more, or harm is a guess")
     return Onlooker(asked.base, opened, texts, progress, refits=asked.refits)

@@ -1,5 +1,5 @@
 """What tasks still do: scores, losses, agreement.
 
-Everything here needs the ``eval`` extra (torch, transformers, sacrebleu, scikit-learn, rouge-score,
-nltk); nothing outside this folder does.
+Everything here needs the ``eval`` extra (torch, transformers, sacrebleu, rouge-score, nltk);
+nothing outside this folder does.
 """

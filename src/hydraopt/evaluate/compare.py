@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 SCHEMA = "hydraopt.eval/1"
-_PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "scikit-learn")
+_PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "nltk", "rouge-score")
 
 
 @dataclass(frozen=True)

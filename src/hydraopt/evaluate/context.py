@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydraopt.basemodel.positions import positions_of
+from hydraopt.basemodel.positions import positions_of, stated_by
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["Context", "Sifted", "context_of", "sifted"]
@@ -31,10 +31,7 @@ class Context:
 def context_of(model: Any) -> Context:
     """The context of a model of transformers."""
     most = positions_of(model)
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None or type(stated) is not int or stated < 1:
-        return Context(most)
-    return Context(stated=stated)
+    return Context(stated=stated_by(model)) if most is None else Context(most)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
 from hydraopt.basemodel.model import Placed, TaskFactors, factors_key, place
+from hydraopt.basemodel.positions import check_text, positions_of
 from hydraopt.evaluate.skipped import check_numbers
 from hydraopt.files.cache import cache_root
 from hydraopt.probes.items import encoded
@@ -50,12 +51,16 @@ class Asker:
         self._weights = base_hash(base, model)
         self._about = [_VERSION, products, str(self._weights)]
         self._shared: bool | None = None
+        self._most = positions_of(model)
 
     def ask(self, placed: Placed, mine: str, groups: Groups) -> list[Numbers]:
         """log P of each text of each group in nats, to six places.
 
-        placed: the factors; mine: their hash.
+        placed: the factors; mine: their hash. Raises UsageError for a text that the model has no
+        positions for.
         """
+        for item in (item for group in groups for item in group):
+            check_text(item, self._most)
         asked = [[[x.prompt, x.target] for x in group] for group in groups]
         key = key_of([*self._about, mine, json.dumps(asked)])
         # Without a hash of the base nothing that is remembered can be trusted.

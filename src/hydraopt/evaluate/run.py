@@ -27,7 +27,7 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.memory import are_answers
 from hydraopt.basemodel.model import Placed, TaskFactors, place
 from hydraopt.basemodel.positions import positions_of
-from hydraopt.basemodel.writing import WRITE_TOKENS, generate
+from hydraopt.basemodel.writing import WRITE_TOKENS, ends_of, generate
 from hydraopt.errors import NumericalError
 from hydraopt.evaluate.context import Context, sifted
 from hydraopt.evaluate.forced import Forced, Numbers, forced
@@ -291,7 +291,7 @@ def _answers(
     begun: by set, what is known of each answer: its first tokens, or all of them. Rows of several
     sets go on together in one batch. known: where what is written is kept.
     """
-    most, positions = _most(items), positions_of(model)
+    most, positions, ends = _most(items), positions_of(model), ends_of(model, tokenizer)
     # An answer that has filled the context goes on no further. Its last token is not read.
     room = [most if positions is None else positions + 1 - len(item.prompt) for item in items]
     tokens = {name: list(mine) for name, mine in begun.items()}
@@ -299,7 +299,7 @@ def _answers(
         (name, i)
         for name, mine in tokens.items()
         for i, answer in enumerate(mine)
-        if len(answer) < min(most, room[i]) and (not answer or answer[-1] != tokenizer.eos_token_id)
+        if len(answer) < min(most, room[i]) and (not answer or answer[-1] not in ends)
     ]
     for start in range(0, len(places), _BLOCK):
         block = places[start : start + _BLOCK]
@@ -310,7 +310,7 @@ def _answers(
             factors = [sets[name] for name, _ in block]
             left = [most - len(tokens[name][i]) for name, i in block]
             try:
-                written = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS)
+                written = generate(model, tokenizer, asked, factors, left, WRITE_TOKENS, ends)
             except NumericalError as error:
                 raise NoNumbersError(dict.fromkeys(name for name, _ in block)) from error
             said = [list(x) for x in written]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hydraopt.basemodel.model import contiguous_head
 from hydraopt.basemodel.rowcache import RowCache
+from hydraopt.basemodel.writing import ends_of
 from hydraopt.errors import (
     BundleFormatError,
     HydraoptError,
@@ -68,7 +69,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="hydraopt-engine", daemon=True)
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = ends_of(model, tokenizer)
         self._memory = attached.memory()
         self._decodes = 0
         self.steps = 0
@@ -390,11 +391,3 @@ class Engine:
             text = UNREADABLE
         for row in rows:
             row.answer.deliver(Piece("", row.tokens, "error", text))
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: those of the generation settings and of the tokenizer."""
-    settings = getattr(model, "generation_config", None)
-    named = getattr(settings, "eos_token_id", None)
-    each = named if isinstance(named, list) else [named]
-    return frozenset(x for x in (*each, tokenizer.eos_token_id) if x is not None)
