@@ -277,9 +277,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--take",
-        choices=sorted(PLANS),
-        metavar="PLAN",
-        help="tasks of this plan's result are taken over where factors are the same",
+        nargs="+",
+        default=[],
+        metavar="[NAME.]PLAN",
+        help="tasks of these results are taken over where factors are the same",
     )
     parser.add_argument("--name", help="saved as SET-NAME.PLAN.json: sizes that are scored apart")
     parser.add_argument(
@@ -318,8 +319,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
-    take = QUALITY / f"{args.set}.{args.take}.json" if args.take else None
-    score(out, adapters, made, request, extra, take)
+    score(out, adapters, made, request, extra, [_result(args.set, x) for x in args.take])
+
+
+def _result(set_name: str, asked: str) -> Path:
+    """The result of a set that ``--take`` names; SystemExit where there is none."""
+    name, _, plan = asked.rpartition(".")
+    path = QUALITY / f"{set_name}{'-' if name else ''}{name}.{plan}.json"
+    if not path.is_file():
+        raise SystemExit(f"--take {asked}: there is no {path.name}")
+    return path
 
 
 def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

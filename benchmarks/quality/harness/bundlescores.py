@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,15 @@ def score(
     made: Sequence[tuple[Path, Any]],
     request: Request,
     extra: Mapping[str, Any],
-    take: Path | None = None,
+    take: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Score bundles, with what their merges said, task by task; saved at ``out`` after each, with
     ``extra``.
 
     Goes on with what is there already, of other bundles as well where those of today hold the same
-    factors of the tasks that are done; SystemExit where it is of something else. take: another
-    result, of bundles beside those of today: its tasks of the same factors are not scored again.
+    factors of the tasks that are done; SystemExit where it is of something else. take: other
+    results, of bundles beside those of today: what they scored of the same factors is not scored
+    again, for tasks of which they have all together.
     """
     compared = Compared(
         {adapter.name: adapter for adapter in adapters},
@@ -54,7 +55,7 @@ def score(
     }
     _refuse_others(out.name, before, now, compared)
     _refuse_other_rows(out.name, before, request)
-    if take is not None:
+    if take:
         have = {task["adapter"] for task in known}
         wanted = {a.name for a in adapters if not request.only or a.name in request.only} - have
         known += _taken(take, now, compared, request, made[0][0].parent, wanted)
@@ -91,35 +92,69 @@ def _factors(compared: Compared, name: str) -> dict[str, str]:
 
 
 def _taken(
-    file: Path,
+    files: Sequence[Path],
     now: Mapping[str, Any],
     compared: Compared,
     request: Request,
     folder: Path,
     wanted: Collection[str],
 ) -> Iterator[dict[str, Any]]:
-    """Entries of another result for today's bundles, of the wanted tasks that each of these gives
+    """Entries of other results for today's bundles, of the wanted tasks that each of these gives
     the factors of a bundle which was scored there. That bundle still lies in ``folder``."""
-    other = json.loads(file.read_text())
-    about = other["limits"]["rows"], other["products"], other["split"], other["adapters"]
-    if about != (now["rows"], now["products"], request.split, now["adapters"]):
-        raise SystemExit(f"{file.name} has other rows, products or adapters: nothing to take")
-    assert request.tasks is not None
-    found = {}
-    for label, said in other["bundles"].items():
-        if (folder / label).is_file() and file_hash(folder / label) == said["sha256"]:
-            found[label] = open_bundle(folder / label)
-    beside = replace(compared, bundles=found)
-    for task in (x for x in other["tasks"] if x["adapter"] in wanted):
-        name = task["adapter"]
-        asked = read_task_file(request.tasks, task["task"], task["language"], request.split)
-        theirs = {value: label for label, value in _factors(beside, name).items()}
+    others = [_Other.of(file, now, compared, request, folder) for file in files]
+    for name in (x for x in compared.adapters if x in wanted):
         mine = _factors(compared, name)
-        if asked.sha256 == task["sha256"] and theirs.keys() >= set(mine.values()):
-            kept = {k: x for k, x in task["results"].items() if k not in other["bundles"]}
-            results = {label: task["results"][theirs[value]] for label, value in mine.items()}
-            print(f"{name}: taken from {file.name}", flush=True)
-            yield {**task, "results": {**kept, **results}, "factors": mine}
+        told: dict[str, Any] = {}
+        first: dict[str, Any] | None = None
+        took = []
+        for other in others:
+            task = other.tasks.get(name)
+            if task is None:
+                continue
+            beside = {k: x for k, x in task["results"].items() if k not in other.bundles}
+            first = first or {**task, "results": beside}
+            if (task["sha256"], beside) != (first["sha256"], first["results"]):
+                continue
+            theirs = _factors(other.compared, name)
+            told |= {value: task["results"][label] for label, value in theirs.items()}
+            took.append(other.name)
+        if first is not None and told.keys() >= set(mine.values()):
+            print(f"{name}: taken from {', '.join(took)}", flush=True)
+            results = {label: told[value] for label, value in mine.items()}
+            yield {**first, "results": {**first["results"], **results}, "factors": mine}
+
+
+@dataclass(frozen=True)
+class _Other:
+    """Another result. tasks: of today's rows, by adapter. bundles: labels of all that it scored.
+    compared: those of them that still lie there."""
+
+    name: str
+    tasks: Mapping[str, Mapping[str, Any]]
+    bundles: Collection[str]
+    compared: Compared
+
+    @classmethod
+    def of(
+        cls, file: Path, now: Mapping[str, Any], compared: Compared, request: Request, folder: Path
+    ) -> _Other:
+        other = json.loads(file.read_text())
+        about = other["limits"]["rows"], other["products"], other["split"], other["adapters"]
+        if about != (now["rows"], now["products"], request.split, now["adapters"]):
+            raise SystemExit(f"{file.name} has other rows, products or adapters: nothing to take")
+        found = {}
+        for label, said in other["bundles"].items():
+            if (folder / label).is_file() and file_hash(folder / label) == said["sha256"]:
+                found[label] = open_bundle(folder / label)
+        tasks = {task["adapter"]: task for task in other["tasks"] if _is_of(request, task)}
+        return cls(file.name, tasks, other["bundles"], replace(compared, bundles=found))
+
+
+def _is_of(request: Request, task: Mapping[str, Any]) -> bool:
+    """Whether a task was scored on the rows that are asked for."""
+    assert request.tasks is not None
+    asked = read_task_file(request.tasks, task["task"], task["language"], request.split)
+    return bool(asked.sha256 == task["sha256"])
 
 
 def _refuse_other_rows(name: str, before: Mapping[str, Any], request: Request) -> None:

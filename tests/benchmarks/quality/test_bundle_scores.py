@@ -140,7 +140,7 @@ def taken(adapters, tasks, trained, tmp_path, monkeypatch):
 def test_a_task_of_another_result_is_taken_where_factors_are_the_same(taken, capsys) -> None:
     adapters, made, request, folder = taken
     capsys.readouterr()
-    score(folder / "b.json", adapters, made, request, {}, folder / "a.json")
+    score(folder / "b.json", adapters, made, request, {}, [folder / "a.json"])
     assert "spell-en: taken from a.json" in capsys.readouterr().out
     one, two = (json.loads((folder / f"{x}.json").read_text())["tasks"] for x in "ab")
     assert [task["adapter"] for task in two] == ["more", "spell-en"]
@@ -151,6 +151,26 @@ def test_a_task_of_another_result_is_taken_where_factors_are_the_same(taken, cap
     alone = folder / "alone.json"
     score(alone, adapters, made, request, {})
     assert json.loads(alone.read_text())["tasks"] == two  # as if it had been scored
+
+
+def test_several_results_give_a_task_together(taken, adapters, capsys) -> None:
+    _, two, request, folder = taken
+    one = [bundle(adapters, folder / "beside" / "c.hydra.safetensors", "spell-en")]
+    score(folder / "c.json", adapters, one, request, {})
+    for results in (["a.json"], ["a.json", "c.json"]):
+        (folder / "d.json").unlink(missing_ok=True)
+        capsys.readouterr()
+        score(folder / "d.json", adapters, [*two, *one], request, {}, [folder / x for x in results])
+        said = capsys.readouterr().out
+        assert ("spell-en: taken from a.json, c.json" in said) == (len(results) == 2)
+        # c.json has what it holds of the other task, and nobody what "b" does.
+        assert "more: taken" not in said
+    alone = folder / "alone.json"
+    score(alone, adapters, [*two, *one], request, {})
+    assert (
+        json.loads((folder / "d.json").read_text())["tasks"]
+        == json.loads(alone.read_text())["tasks"]
+    )
 
 
 @pytest.mark.parametrize("what", ["bundle", "another", "task"])
@@ -167,7 +187,7 @@ def test_nothing_is_taken_of_other_bundles_or_rows(taken, capsys, what: str) -> 
         with (request.tasks / "spell" / "en" / "test.jsonl").open("a") as file:
             file.write('{"input": "11", "output": "eleven"}\n')
     capsys.readouterr()
-    score(folder / "b.json", adapters, made, request, {}, folder / "a.json")
+    score(folder / "b.json", adapters, made, request, {}, [folder / "a.json"])
     assert "taken" not in capsys.readouterr().out
 
 
@@ -175,7 +195,7 @@ def test_what_was_asked_otherwise_gives_nothing(taken) -> None:
     adapters, made, request, folder = taken
     other = dataclasses.replace(request, rows=4)
     with pytest.raises(SystemExit, match=r"a.json has other rows, products or adapters"):
-        score(folder / "b.json", adapters, made, other, {}, folder / "a.json")
+        score(folder / "b.json", adapters, made, other, {}, [folder / "a.json"])
 
 
 def test_what_merges_said_is_noted_where_nothing_is_left_to_score(taken) -> None:

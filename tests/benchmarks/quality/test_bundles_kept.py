@@ -106,3 +106,13 @@ def test_a_bundle_is_made_again_where_it_is_gone_or_prompts_are_others(
     rows.write_text('{"input": "a", "target": "d"}\n')
     ask()
     assert len(made) == 4, "nobody asked for prompts"
+
+
+def test_results_to_take_from_are_named_by_plan(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(evidence, "QUALITY", tmp_path)
+    for name in ("few.harm.json", "few-half.harm.json"):
+        (tmp_path / name).write_text("{}")
+    assert evidence._result("few", "harm").name == "few.harm.json"
+    assert evidence._result("few", "half.harm").name == "few-half.harm.json"
+    with pytest.raises(SystemExit, match=r"--take curves: there is no few\.curves\.json"):
+        evidence._result("few", "curves")
