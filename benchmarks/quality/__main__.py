@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.commands import dispatch
+from hydraopt.capacity import keep_freed_memory
 
 COMMANDS = (
     "evidence",
@@ -29,4 +30,5 @@ COMMANDS = (
 )
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(dispatch("benchmarks.quality", COMMANDS))
