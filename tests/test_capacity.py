@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -66,30 +63,3 @@ def test_nonsense_is_no_limit(groups, own) -> None:
 def test_where_the_system_does_not_say(monkeypatch) -> None:
     monkeypatch.delattr(os, "sysconf_names")
     assert capacity.most_memory() == 0
-
-
-_FREED = """
-import resource
-from hydraopt.capacity import keep_freed_memory
-keep_freed_memory()
-b"x" * 2**26
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
-    b"x" * 2**26
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no other libc is told")
-@pytest.mark.parametrize("said", ["", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_what_is_freed_is_kept_unless_the_environment_says_how(said) -> None:
-    plain = {k: x for k, x in os.environ.items() if "MALLOC" not in k and k != "GLIBC_TUNABLES"}
-    value = {
-        "": {},
-        "MALLOC_ARENA_MAX": {said: "4"},
-        "GLIBC_TUNABLES": {said: "glibc.malloc.arena_max=4"},
-    }
-    command = [sys.executable, "-c", _FREED]
-    made = subprocess.run(command, env=plain | value[said], capture_output=True, check=True)
-    pages = 4 * 2**26 // os.sysconf("SC_PAGE_SIZE")
-    assert (int(made.stdout) < pages / 100) == (not said)

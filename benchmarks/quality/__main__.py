@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from benchmarks.commands import dispatch
-from hydraopt.capacity import keep_freed_memory
 
 COMMANDS = (
     "evidence",
@@ -30,5 +29,4 @@ COMMANDS = (
 )
 
 if __name__ == "__main__":
-    keep_freed_memory()
     sys.exit(dispatch("benchmarks.quality", COMMANDS))

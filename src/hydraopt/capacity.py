@@ -1,22 +1,16 @@
-"""The memory of this process: of the machine, or of the container that it runs in; and whether it
-keeps what it frees."""
+"""The memory of this process: of the machine, or of the container that it runs in."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
-__all__ = ["keep_freed_memory", "most_memory"]
+__all__ = ["most_memory"]
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
-_OPTIONS: Final = {-1: 2**31 - 1, -2: 2**28, -3: 2**30}
-"""Of glibc's mallopt, in bytes: how much may lie free at the end of the heap, what it grows by, and
-from what size on a block is the system's own."""
 
 
 def most_memory() -> int:
@@ -48,21 +42,3 @@ def _along(root: Path, path: str, name: str) -> Iterator[int]:
     for place in (group, *group.parents):
         with suppress(OSError, ValueError):  # no such group here, or no limit ("max")
             yield int((root / place / name).read_text())
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what this process frees. Else the tensors of every batch that a base model
-    reads come from the system anew, page by page.
-
-    For programs: it is the whole process's. Nothing changes with another libc, or where the
-    environment says something of glibc's memory.
-    """
-    said = (name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if sys.platform != "linux" or any(said):
-        return
-    import ctypes
-
-    tell = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tell is not None:
-        for option, value in _OPTIONS.items():
-            tell(option, value)

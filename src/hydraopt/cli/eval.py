@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import click
 
-from hydraopt.capacity import keep_freed_memory
 from hydraopt.cli.common import (
     emit_json,
     json_option,
@@ -123,7 +122,6 @@ def eval_(
         check_page(output, force, lambda text: b'"schema": "hydraopt.eval/' in text)
         check_apart(output, [*originals, *paths])
     compare = _library()
-    keep_freed_memory()
     request = _request(compare, base, named, options)
     compared = compare.read_compared([*originals, *paths], same_base, base, alpha)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hydraopt.capacity import keep_freed_memory
 from hydraopt.cli.common import (
     check_target,
     json_option,
@@ -254,7 +253,6 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
     from hydraopt.basemodel.onlooker import Onlooker
 
     assert asked.base is not None
-    keep_freed_memory()
     texts = _texts(asked, [adapter.name for adapter in opened])
     counts = {name: len(set(mine)) for name, mine in texts.items()}
     few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]

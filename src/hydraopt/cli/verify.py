@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydraopt.capacity import keep_freed_memory
 from hydraopt.cli.common import (
     HARM_COLUMNS,
     counted,
@@ -135,7 +134,6 @@ def _measured(
     from hydraopt.basemodel.prompts import read_prompt_folder
     from hydraopt.basemodel.verify import verify_harm
 
-    keep_freed_memory()
     read = {task.name for task in report.tasks}
     asked = read_prompt_folder(prompts, [x.name for x in originals], read)
     harm = verify_harm(
