@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,18 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+# Thousands of files are made, synced and removed, and waiting for a disk takes longer than most
+# tests. pytest reads this when the first folder is asked for.
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 # The first example of a test may compile; examples are derandomised, so that a failure repeats.
+# Here the first ones are tried, in .ci/run as many as hypothesis would.
 settings.register_profile(
     "hydraopt",
     deadline=None,
+    max_examples=100 if os.environ.get("CI") else 40,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

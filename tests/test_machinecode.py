@@ -79,6 +79,7 @@ def test_another_source_is_other_code(tmp_path: Path) -> None:
     assert run(tmp_path, NUMBA_CACHE_DIR=place) == ("66 3 True\n", "")
 
 
+@pytest.mark.slow  # it compiles in a process of its own
 def test_where_nothing_can_be_kept_it_is_compiled_and_said(tmp_path: Path) -> None:
     script = (
         "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"

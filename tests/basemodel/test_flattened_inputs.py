@@ -13,6 +13,7 @@ from hydraopt.basemodel.model import attached, attached_in_blocks, place
 from hydraopt.basemodel.sensitivity import look, looks, sensitivities
 from hydraopt.basemodel.writing import generate
 from hydraopt.errors import AlignmentError
+from tests.marks import slow
 from tests.small_model import make_tokenizer
 
 SIZES = {"vocab_size": 259, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -82,7 +83,7 @@ def test_rows_of_several_tasks_have_their_own_factors(flat) -> None:
     torch.testing.assert_close(half, torch.stack([*alone[:2], bare]), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("tasks", [slow(1), 2])
 def test_answers_are_those_of_each_row_alone(flat, tasks: int) -> None:
     model, paths = flat
     tokenizer, asked = make_tokenizer(), prompts(24)

@@ -23,6 +23,7 @@ from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from tests.basemodel.test_gains import factors_of
 from tests.basemodel.test_refit import coded_of
+from tests.marks import slow
 
 
 @pytest.mark.parametrize(
@@ -145,9 +146,9 @@ def test_that_nothing_helped_is_remembered_too(
     "content",
     [
         "",
-        '{"modules": ["other"], "stream": ""}',
-        '{"modules": 5, "stream": ""}',
-        '{"modules": [], "stream": "AAAA"}',
+        slow('{"modules": ["other"], "stream": ""}'),
+        slow('{"modules": 5, "stream": ""}'),
+        slow('{"modules": [], "stream": "AAAA"}'),
         '{"modules": [], "stream": "%"}',
     ],
 )

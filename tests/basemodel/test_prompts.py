@@ -18,9 +18,15 @@ from hydraopt.basemodel.prompts import read_prompts
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
+from tests.marks import slow
 
 PROMPTS = [f"Spell.\n{i}\n=>" for i in range(10)]
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -121,12 +127,14 @@ def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
             read_prompts(tmp_path / name)
 
 
-def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [slow([]), ["--no-refit"]])  # a refit takes seconds
+def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text("".join(f"Spell. {i} =>\n" for i in range(32)))
     out = tmp_path / "out.hydra.safetensors"
     call = ["merge", *map(str, folders), "--size", "45%", "-o", str(out), "--json"]
-    seen = CliRunner().invoke(cli, [*call, "--base", str(base), "--prompts", f"fr={prompts}"])
+    asked = ["--base", str(base), "--prompts", f"fr={prompts}", *more]
+    seen = CliRunner().invoke(cli, [*call, *asked])
     assert seen.exit_code == 0, seen.output
     assert json.loads(seen.stdout)["size"] == out.stat().st_size
     recipe = open_bundle(out).recipe
@@ -135,11 +143,7 @@ def test_the_command_line_sees(base, folders, tmp_path: Path) -> None:
     (told,) = [task.harm for task in open_bundle(out).manifest.tasks if task.name == "fr"]
     assert told is not None
     assert told.answers == (8 if recipe.get("refit") else 32)
-    fixed = CliRunner().invoke(
-        cli, [*call, "--base", str(base), "--prompts", f"fr={prompts}", "--no-refit"]
-    )
-    assert fixed.exit_code == 0, fixed.output
-    assert "refit" not in open_bundle(out).recipe
+    assert not more or "refit" not in recipe
     for wrong, what in (
         (["--prompts", f"fr={prompts}"], "give the base model as well"),
         (["--base", str(base), "--prompts", "fr"], "no folder of prompts"),
@@ -166,8 +170,7 @@ def test_a_beginning_that_is_there_is_not_put_there_again(base, folders) -> None
         assert answer.prompt.count(1) == 1
 
 
-def test_answers_are_asked_for_once(base, folders, monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+def test_answers_are_asked_for_once(base, folders, monkeypatch) -> None:
     asked = []
     real = judge_module.answered
 

@@ -20,6 +20,7 @@ from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import AlignmentError, UsageError
 from tests.basemodel.test_gains import PATHS, factors_of, texts_of
+from tests.marks import slow
 
 
 @pytest.fixture(autouse=True, params=[False], ids=[""])
@@ -29,6 +30,8 @@ def halves(request, monkeypatch) -> None:
 
 
 SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
+BRIEF = Schedule(steps=12, stops=(6, 12), rate=0.02)
+"""For what does not depend on how much is gained."""
 
 
 def coded_of(make_adapter, folder: Path, size: str = "40%", form: str | None = None):
@@ -85,7 +88,7 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 40)
     few, empty = texts[:8], Encoded(texts[0].prompt, ())
-    helped = refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], empty])
+    helped = refit(model, few, original, coded, schedule=BRIEF, more=[*texts[8:], empty])
     # All of the first, and two of the others.
     assert helped.before.answers == helped.after.answers == 10
     records = {path: x.record for path, x in coded.items()}
@@ -98,9 +101,9 @@ def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(
         "of",
         lambda model, seen, *rest: learned.append(list(seen)) or of(model, seen, *rest),
     )
-    refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], empty])
+    refit(model, few, original, coded, schedule=BRIEF, more=[*texts[8:], empty])
     assert learned == [[x for x in texts[8:] if x not in judging[8:]]]
-    refit(model, few, original, coded, schedule=SHORT, more=[*texts[8:], few[0]])
+    refit(model, few, original, coded, schedule=BRIEF, more=[*texts[8:], few[0]])
     assert few[0] not in learned[1]  # it judges, and is there twice
     assert learned[1]
     with pytest.raises(UsageError, match=r"too few answers to refit.* different prompts"):
@@ -111,7 +114,7 @@ def test_others_do_not_outvote_the_first(trained, make_adapter, tmp_path, monkey
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 40)
-    asked = {"schedule": SHORT, "more": texts[8:]}
+    asked = {"schedule": BRIEF, "more": texts[8:]}
     assert refit(model, texts[:8], original, coded, **asked).records
     drift, only = module._drift, Drift.only
     changes = []
@@ -138,7 +141,7 @@ def test_others_do_not_outvote_the_first(trained, make_adapter, tmp_path, monkey
     assert refit(model, texts[:8], original, coded, **asked).records
 
 
-@pytest.mark.parametrize("halves", [False, True], indirect=True)
+@pytest.mark.parametrize("halves", [False, slow(True)], indirect=True)
 @pytest.mark.parametrize("form", FORMS)
 def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     trained, make_adapter, tmp_path, form
@@ -146,9 +149,9 @@ def test_never_worse_and_in_the_same_ways_over_the_same_bases(
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path, "60%", form)
     texts = texts_of(tokenizer, 16)
-    made = refit(model, texts, original, coded, schedule=Schedule(8, (4, 8), 0.02))
+    made = refit(model, texts, original, coded, schedule=Schedule(2, (1, 2), 0.02))
     assert made.after.kl <= made.before.kl
-    how = Schedule(8, (8,), 0.02)
+    how = Schedule(2, (2,), 0.02)
     ((_, tried),) = learned(model, texts, original, coded, how)
     assert tried.keys() == coded.keys()
     for path, record in tried.items():
@@ -191,7 +194,7 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
         "course",
         lambda self, sides, rate: begun.append(rate) or course(self, sides, rate),
     )
-    how = Schedule(24, (8, 16, 24), 0.02, 0.03)
+    how = Schedule(12, (4, 8, 12), 0.02, 0.03)
     made = refit(model, texts, original, coded, schedule=how)
     assert begun == ([0.02] if helps else [0.02, 0.03])
     assert made.records
@@ -217,7 +220,7 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
     before = {path: x.record for path, x in coded.items()}
-    best = refit(model, texts, original, coded, schedule=SHORT)
+    best = refit(model, texts, original, coded, schedule=BRIEF)
     assert best.records
     for tried in ([before, best.records, before], [best.records, before]):
         monkeypatch.setattr(module._Training, "course", lambda *_, t=tried: enumerate(t, 1))
@@ -227,7 +230,7 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
         assert made.after == best.after
 
 
-@pytest.mark.parametrize("more", [True, False])
+@pytest.mark.parametrize("more", [True, slow(False)])
 def test_less_kl_counts_unless_surely_more_answers_change(
     trained, make_adapter, tmp_path, monkeypatch, more: bool
 ) -> None:
@@ -235,14 +238,14 @@ def test_less_kl_counts_unless_surely_more_answers_change(
     original, coded = coded_of(make_adapter, tmp_path)
     texts = texts_of(tokenizer, 24)
     monkeypatch.setattr(module, "surely_changes_more", lambda before, after: more)
-    made = refit(model, texts, original, coded, schedule=SHORT)
+    made = refit(model, texts, original, coded, schedule=BRIEF)
     assert bool(made.records) == (not more)
 
 
 def test_modules_that_are_done_stay(trained, make_adapter, tmp_path) -> None:
     model, tokenizer = trained
     original, coded = coded_of(make_adapter, tmp_path)
-    made = refit(model, texts_of(tokenizer, 24), original, coded, done=PATHS[:2], schedule=SHORT)
+    made = refit(model, texts_of(tokenizer, 24), original, coded, done=PATHS[:2], schedule=BRIEF)
     assert sorted(made.records) == sorted(set(PATHS[2:]) & coded.keys())
     assert made.after.likely < made.before.likely
     everything = refit(model, texts_of(tokenizer, 24), original, coded, done=PATHS)

@@ -12,16 +12,16 @@ from hydraopt.bundle import open_bundle, write_bundle
 from hydraopt.files.writing import write_atomically
 from tests.bundle.bundles import tiny
 
-# Forks twenty writers, one after another, which alternate two large files under one name until they
+# Forks eight writers, one after another, which alternate two large files under one name until they
 # are killed; after each, what stands under the name is printed. A process of its own, because
-# forking one that has threads is not safe, and one for all twenty, because starting Python is slow.
+# forking one that has threads is not safe, and one for all, because starting Python is slow.
 _KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 from hydraopt.files.writing import write_atomically
 
 path, dice = Path(sys.argv[1]), random.Random(0)
-for _ in range(20):
+for _ in range(8):
     child = os.fork()
     while child == 0:
         for byte in (b"a", b"b"):
@@ -44,7 +44,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     seen = done.stdout.splitlines()
-    assert len(seen) == 20
+    assert len(seen) == 8
     assert set(seen) == {f"{1 << 21} a", f"{1 << 21} b"}
 
 

@@ -24,6 +24,7 @@ from hydraopt.inspect.bundle import inspect_bundle
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.hostile.generate import pack, promise
 from tests.limited import run_limited
+from tests.marks import slow
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "adapters"
 MEGABYTES = 128
@@ -85,7 +86,7 @@ def understated(value: Any) -> dict[str, Any]:
 
 
 def big_text(value: Any) -> dict[str, Any]:
-    text = b'{"recipe":{"x":[' + b"[]," * (1 << 26) + b"0]}}"
+    text = b'{"recipe":{"x":[' + b"[]," * (1 << 24) + b"0]}}"
     return {"packed": deflate(text)}
 
 
@@ -160,8 +161,9 @@ CASES = {
 }
 
 
-# It takes seconds, and "many tasks" is refused for the same reason.
-LONG = {"many modules"}
+# They take seconds; "many tasks", "copies of a blob" and "configs over configs" are refused for the
+# same reasons.
+LONG = {"many modules", "a blob of zeros", "digits over configs"}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_refused_within_memory_and_time(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"init_lora_weights": "pissa", "r": 1 << 30},
+        slow({"init_lora_weights": "pissa", "r": 1 << 30}),
         {"init_lora_weights": "pissa", "r": 1 << 22},
         {"target_modules": "(a|aa)+[0-9]"},
     ],
@@ -262,7 +264,7 @@ def test_the_examples_at_one_percent_are_far_below(tmp_path: Path) -> None:
 
 def test_a_writer_does_not_write_what_no_reader_takes(tmp_path: Path) -> None:
     carried = pack_carried(
-        {"de": {f"x{i}": RawTensor.from_numpy("x", np.zeros(1 << 24)) for i in range(2)}}
+        {"de": {f"x{i}": RawTensor.from_numpy("x", np.zeros(1 << 24, np.uint8)) for i in range(3)}}
     )
     parts = tiny(("de",), blobs=carried.blobs, data=carried.data, carried=(0,))
     with pytest.raises(BundleFormatError, match="too many bytes of carried tensors"):

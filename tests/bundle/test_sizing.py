@@ -46,7 +46,7 @@ def test_what_is_said_counts_the_index(tmp_path: Path) -> None:
 
 
 def test_a_store_may_mark_objects_with_the_hash_of_git(tmp_path: Path) -> None:
-    parts = tiny([f"task-{i}" for i in range(400)])
+    parts = tiny([f"task-{i}" for i in range(100)])
     write_bundle(tmp_path / "some.hydra.safetensors", *parts.args)
     split(tmp_path / "some.hydra.safetensors", tmp_path / "some")
     index = read_index(tmp_path / "some", None)

@@ -11,6 +11,7 @@ import pytest
 from hydraopt.bundle import Harm, HarmPoint, open_bundle
 from tests.bundle.bundles import remade
 from tests.cli.conftest import Run
+from tests.marks import slow
 
 HELD = Harm(changed=3, answers=48, likely=0.0471, kl=0.0123, held_out=True)
 FITTED = Harm(changed=1, answers=1, likely=1.0, kl=2.5, held_out=False)
@@ -54,7 +55,7 @@ def test_inspect_json(run: Run, measured: Path) -> None:
     assert tasks["fr"]["harm"] == dataclasses.asdict(FITTED)
 
 
-@pytest.mark.parametrize("limit", [("--size", "15%"), ("--error", "0.3")])
+@pytest.mark.parametrize("limit", [slow(("--size", "15%")), ("--error", "0.3")])
 def test_a_shrink_drops_the_harm_and_keeps_the_curve(
     run: Run, measured: Path, tmp_path: Path, limit: tuple[str, str]
 ) -> None:

@@ -12,6 +12,7 @@ from hydraopt.adapters import read_adapter
 from hydraopt.runtime import separate
 from tests.cli.conftest import TASKS, Run
 from tests.export.targets import small_task
+from tests.marks import slow
 
 
 def test_inspect_adapters(run: Run, adapters: Path) -> None:
@@ -47,12 +48,13 @@ def test_inspect_decides_by_content(run: Run, bundle: Path, tmp_path: Path) -> N
     assert report["schema"] == "hydraopt.inspect.bundle/1"
 
 
-def test_inspect_plots(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:
-    for path, name in ((bundle, "b.png"), (f"{adapters}/*", "a.svg")):
-        result = run("inspect", path, "--plot", tmp_path / name, "--json")
-        assert result.exit_code == 0, result.output
-        json.loads(result.stdout)
-        assert (tmp_path / name).stat().st_size > 5000
+@pytest.mark.parametrize("name", ["b.png", slow("a.svg")])
+def test_inspect_plots(run: Run, bundle: Path, adapters: Path, tmp_path: Path, name: str) -> None:
+    path = bundle if name == "b.png" else f"{adapters}/*"
+    result = run("inspect", path, "--plot", tmp_path / name, "--json")
+    assert result.exit_code == 0, result.output
+    json.loads(result.stdout)
+    assert (tmp_path / name).stat().st_size > 5000
 
 
 def test_inspect_refuses(run: Run, bundle: Path, adapters: Path, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def whole_stream() -> bytes:
     return writer.finish()
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_streams_give_values_or_a_typed_error(data: st.DataObject) -> None:
     stream = bytearray(whole_stream())

@@ -12,7 +12,8 @@ import pytest
 from hydraopt.collection.lock import locked
 from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import LockedError
-from tests.collection.living import state
+from tests.collection.living import Kind, kinds, state
+from tests.marks import slow
 
 HOLDER = """
 import sys
@@ -58,11 +59,15 @@ for _ in range(count):
     child = os.fork()
     while child == 0:
         turn()
-    time.sleep(dice.uniform(0.001, 0.4))
+    time.sleep(dice.uniform(0.001, 0.3))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     print_state()
 """
+
+
+def _name(kind: Kind) -> str:
+    return kind.name
 
 
 def _killed(path: Path, adapter: Path, count: int) -> None:
@@ -84,6 +89,10 @@ def _killed(path: Path, adapter: Path, count: int) -> None:
     assert [x.name for x in folder.iterdir() if x.name.startswith(".")] == []
 
 
+# Three seconds each, most of them the start of a process.
+@pytest.mark.parametrize(
+    "kind", [x if x.name == "folder" else slow(x) for x in kinds()], indirect=True, ids=_name
+)
 def test_killed_at_any_moment(four: Path, adapters: dict[str, Path]) -> None:
     _killed(four, adapters["e"], 3)
 

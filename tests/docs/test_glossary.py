@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 
 from tests.docs.pages import DOCS, ROOT, paragraphs
+from tests.trees import tree_of
 
 GLOSSARY = (DOCS / "reference" / "glossary.md").read_text(encoding="utf-8")
 SOURCE = ROOT / "src" / "hydraopt"
@@ -45,7 +46,7 @@ def entries() -> list[str]:
 
 @cache
 def trees() -> list[ast.Module]:
-    return [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")]
+    return [tree_of(path) for path in SOURCE.rglob("*.py")]
 
 
 @cache

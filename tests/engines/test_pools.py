@@ -69,7 +69,7 @@ def test_nothing_is_revived_where_nothing_is_lost(pool: Pool) -> None:
 def test_large_arguments_and_answers_do_not_block_each_other() -> None:
     with Processes(2) as pool:
         pool.hire(Counter, 0)
-        data = bytes(8 << 20)
+        data = bytes(2 << 20)
         answers = [pool.call(1, "echo", data) for _ in range(8)]
         assert all(x.result() == data for x in answers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.few_draws import few_draws
 from tests.small_model import tasks, trained
 
-__all__ = ["tasks", "trained"]
+__all__ = ["few_draws", "tasks", "trained"]

@@ -17,6 +17,7 @@ from hydraopt.evaluate.metrics import METRICS
 from hydraopt.evaluate.run import encode_task, run_task
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.files.url import Url
+from tests.marks import slow
 
 PATH = "model.layers.0.self_attn.q_proj"
 
@@ -82,7 +83,7 @@ def written(model, tokenizer, rows, pairs) -> list[tuple[int, ...]]:
     return [generate(model, tokenizer, [item], [placed], most, 10)[0] for item in rows.items]
 
 
-@pytest.mark.parametrize("metrics", ["exact match", "exact match / chrF"])
+@pytest.mark.parametrize("metrics", ["exact match", slow("exact match / chrF")])
 def test_changed_answers_are_those_that_plain_generation_writes_otherwise(
     trained, tasks, metrics
 ) -> None:

@@ -15,10 +15,15 @@ from hydraopt.evaluate import compare, forced, run
 from hydraopt.evaluate.compare import Request, evaluate, read_compared
 from hydraopt.evaluate.forced import Forced
 from tests.evaluate.test_run import factors
+from tests.marks import slow
 
 READS = 30
 """Batches of an evaluation that was asked, a row each, about: how many answers are those expected
 depends on how the processor rounds."""
+
+
+OTHERS = ("answers", "base", "config", "meta")
+"""What else a request may differ in."""
 
 
 class Stopped(BaseException):
@@ -83,7 +88,7 @@ def begin(work, most: int) -> None:
     work["most"][0] = most
 
 
-@pytest.mark.parametrize("share", [0.3, 0.95])
+@pytest.mark.parametrize("share", [slow(0.3), 0.95])
 def test_it_goes_on_where_it_was_stopped(asked, work, cache, share: float) -> None:
     whole = plain(evaluate(*asked))
     reads, writes = len(work["read"]), len(work["written"])
@@ -115,6 +120,7 @@ def test_a_task_that_is_done_is_not_counted_again(asked, work, monkeypatch) -> N
     assert len(counted) == 2
 
 
+@pytest.mark.slow  # the one above sees that nothing is left of it
 def test_what_is_done_is_measured_again(asked, work) -> None:
     evaluate(*asked)
     reads = len(work["read"])
@@ -122,7 +128,7 @@ def test_what_is_done_is_measured_again(asked, work) -> None:
     assert len(work["read"]) == 2 * reads
 
 
-@pytest.mark.parametrize("content", ["", "[[1]]", '{"base": {}}'])
+@pytest.mark.parametrize("content", ["", slow("[[1]]"), slow('{"base": {}}')])
 def test_what_is_broken_is_measured_again(asked, work, cache, content: str) -> None:
     whole = plain(evaluate(*asked))
     begin(work, 3 * READS // 4)
@@ -134,7 +140,7 @@ def test_what_is_broken_is_measured_again(asked, work, cache, content: str) -> N
     assert plain(evaluate(*asked)) == whole
 
 
-@pytest.mark.parametrize("other", ["rows", "answers", "base", "config", "task", "meta"])
+@pytest.mark.parametrize("other", ["rows", "task", *map(slow, OTHERS)])
 def test_another_request_has_nothing_to_go_on_with(asked, work, tasks, tmp_path, other) -> None:
     compared, request = asked
     if other == "rows":

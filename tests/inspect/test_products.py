@@ -19,6 +19,7 @@ from hydraopt.inspect.choices import choices
 from hydraopt.merging.merge import merge
 from hydraopt.report.groups import alike_of
 from tests.conftest import MakeAdapter
+from tests.marks import slow
 
 PATHS = ("l.0.k_proj", "l.1.k_proj")
 PREFIX = "base_model.model."
@@ -102,7 +103,7 @@ def _error(bundle: Path, kind: str, products: list[NDArray[np.float32]]) -> floa
     return _norm(off) / _norm(products)
 
 
-@pytest.mark.parametrize("kind", ["LOHA", "LOKR, both decomposed"])
+@pytest.mark.parametrize("kind", ["LOHA", slow("LOKR, both decomposed")])
 def test_the_guess_is_of_the_products_error(kind: str, tmp_path: Path) -> None:
     products = _write(tmp_path / "x", kind)
     points = inspect_adapters(tmp_path / "x")["curve"]
@@ -114,7 +115,7 @@ def test_the_guess_is_of_the_products_error(kind: str, tmp_path: Path) -> None:
     assert guess == pytest.approx(made.size, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["LOHA", slow("LOKR"), slow("LOKR, both decomposed")])
 def test_no_cosine_of_factors_is_told_as_one_of_products(
     kind: str, tmp_path: Path, make_adapter: MakeAdapter
 ) -> None:

@@ -24,6 +24,7 @@ from hydraopt.report.figures import (
     draw,
 )
 from tests.conftest import MakeAdapter
+from tests.marks import slow
 
 PATHS = [f"h.{i // 2}.{'qv'[i % 2]}" for i in range(6)]
 Pairs = dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
@@ -226,7 +227,7 @@ def test_bundle_report_of_a_lossless_bundle(folder: Path, tmp_path: Path) -> Non
     report = inspect_bundle(path)
     assert {row["error"] for row in report["tasks"]} == {0}
     assert all(row["own_bytes"] == 0 < row["carried_bytes"] for row in report["tasks"])
-    draw(report, tmp_path / "x.png")
+    _draw_bundle(report)
 
 
 def test_is_bundle(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -254,21 +255,18 @@ def test_wrong_things_are_refused(folder: Path, tmp_path: Path) -> None:
         inspect_adapters(folder / "t1", measure="feeling")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("suffix", [".png", slow(".svg"), slow(".pdf")])
 def test_pictures(report: dict[str, Any], bundle: Path, tmp_path: Path, suffix: str) -> None:
-    for name, content in (("a", report), ("b", inspect_bundle(bundle))):
+    # Names that matplotlib would take for formulas, and one that is longer than the picture.
+    text = json.dumps(report).replace('"t1"', '"$x_{"').replace("h.0.q", "[$b]" + "y" * 300)
+    for name, content in (("a", json.loads(text)), ("b", inspect_bundle(bundle))):
         draw(content, tmp_path / f"{name}{suffix}")
         assert (tmp_path / f"{name}{suffix}").stat().st_size > 5000
 
 
-def test_pictures_of_little(folder: Path, tmp_path: Path) -> None:
-    for name in ("t1", "zero"):
-        draw(inspect_adapters(folder / name), tmp_path / "x.png")
-
-
-def test_pictures_of_odd_names(report: dict[str, Any], tmp_path: Path) -> None:
-    text = json.dumps(report).replace('"t1"', '"$x_{"').replace("h.0.q", "[$b]" + "y" * 300)
-    draw(json.loads(text), tmp_path / "x.png")
+@pytest.mark.parametrize("name", [slow("t1"), "zero"])
+def test_pictures_of_little(folder: Path, tmp_path: Path, name: str) -> None:
+    draw(inspect_adapters(folder / name), tmp_path / "x.png")
 
 
 def test_pictures_refuse(report: dict[str, Any], tmp_path: Path) -> None:

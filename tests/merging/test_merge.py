@@ -17,6 +17,7 @@ from hydraopt.merging import solving
 from hydraopt.merging.budget import parse_size
 from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
 from hydraopt.merging.search import Solution
+from tests.marks import slow
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near, originals
 
 # --- errors --------------------------------------------------------------------------------------
@@ -33,7 +34,7 @@ def test_errors_in_the_bundle_are_the_measured_ones(three, tmp_path, form) -> No
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("limit", [0.5, 0.1, 1e-3])
+@pytest.mark.parametrize("limit", [slow(0.5), 0.1, slow(1e-3)])
 def test_an_error_limit_is_kept_and_used(three, tmp_path, measure, limit) -> None:
     merge(three, tmp_path / "out", error=limit, measure=measure, workers=1)
     got, wanted = decoded(tmp_path / "out"), originals(three)
@@ -61,8 +62,8 @@ def test_what_adapters_have_in_common_counts_once(make_adapter, tmp_path) -> Non
     assert ten.fraction < 0.1 < alone.fraction
 
 
-@pytest.mark.parametrize("limit", [{"max_error": 0.1}, {"error": 0.02}, {}], ids=str)
-@pytest.mark.parametrize("importance", [{}, {"a": 25.0}], ids=str)
+@pytest.mark.parametrize("limit", [{"max_error": 0.1}, {"error": 0.02}, slow({})], ids=str)
+@pytest.mark.parametrize("importance", [slow({}), {"a": 25.0}], ids=str)
 def test_the_first_pass_of_an_error_limit_is_near(
     three, tmp_path, make_adapter, monkeypatch, limit, importance
 ) -> None:
@@ -191,7 +192,7 @@ def test_more_bytes_less_error(three, tmp_path) -> None:
 # --- size ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", ["frobenius", *(slow(x) for x in MEASURES if x != "frobenius")])
 @pytest.mark.parametrize("size", ["8%", "20%", 6000, "0.012MB", "100%"])
 def test_a_size_is_never_exceeded_and_used(three, tmp_path, size, measure) -> None:
     result = merge(three, tmp_path / "out", size=size, measure=measure, workers=1)
@@ -282,18 +283,19 @@ def test_an_unknown_form_is_refused(three, tmp_path) -> None:
 # --- symmetries ----------------------------------------------------------------------------------
 
 
-def test_neither_order_nor_workers_change_a_byte(three, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("workers", [1, slow(2)])  # the second starts a process
+def test_neither_order_nor_workers_change_a_byte(three, tmp_path, monkeypatch, workers) -> None:
     monkeypatch.setattr("hydraopt.merging.portable.WORTH", 1)
     results = []
-    for i, (order, workers) in enumerate(
-        [(three, 1), (three[::-1], 2), (three[1:] + three[:1], 1)]
+    for i, (order, count) in enumerate(
+        [(three, 1), (three[::-1], workers), (three[1:] + three[:1], 1)]
     ):
-        merge(order, tmp_path / f"out{i}", size="15%", workers=workers)
+        merge(order, tmp_path / f"out{i}", size="15%", workers=count)
         results.append((tmp_path / f"out{i}").read_bytes())
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize("form", [None, *map(slow, FORMS)])
 def test_the_gauge_changes_nothing_that_counts(make_adapter, tmp_path, form) -> None:
     rng = np.random.default_rng(8)
     plain, turned = [], []
@@ -367,7 +369,7 @@ def test_progress_is_told(three, tmp_path) -> None:
     assert {stage for stage, _, _ in told} >= {"reading", "pass 1"}
 
 
-@pytest.mark.parametrize("size", ["2%", "10%"])
+@pytest.mark.parametrize("size", ["2%", slow("10%")])
 def test_a_size_takes_two_passes(tmp_path, size) -> None:
     examples = Path(__file__).resolve().parents[2] / "examples" / "adapters"
     result = merge(

@@ -18,6 +18,7 @@ from hydraopt.files.aside import Laid
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import decoded as reading
 from hydraopt.merging import finish
+from tests.marks import slow
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
 
 Coded = Callable[[], dict[str, Factors]]
@@ -56,7 +57,7 @@ def test_a_stream_read_and_written_again_is_the_same(three, tmp_path, form) -> N
         assert writer.finish() == data
 
 
-@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize("form", [None, *map(slow, FORMS)])
 def test_parts_grow_by_what_is_asked_and_errors_are_measured(three, tmp_path, form) -> None:
     forms = form and [form]
     plain, grown = tmp_path / "plain.hydra.safetensors", tmp_path / "grown.hydra.safetensors"

@@ -88,8 +88,7 @@ def test_other_adapters_and_other_options_find_nothing_of_these(
     for adapters, more in (
         (three, {}),
         ([*three[:2], changed], {}),
-        (three, {"measure": "frobenius"}),
-        (three, {"forms": ["private"]}),
+        (three, {"measure": "frobenius", "forms": ["private"]}),
     ):
         before = len(done)
         kept = {"size": "20%", **more}

@@ -313,15 +313,15 @@ ENTRIES = ["ties", "dare-linear", "dare-ties", "della", "breadcrumbs", "magnitud
 
 @pytest.mark.parametrize("name", [x if x == "della" else slow(x) for x in ENTRIES])
 def test_no_more_than_a_few_blocks_are_held(name: str) -> None:
-    # One dW is 8 MB; blocks are 32 kB, and the counts of a radix pass take 2 MB.
-    tasks = unrelated(2, 2, 1000, 1000, 4)
+    # One dW is 5 MB; blocks are 128 kB, and the counts of a radix pass take 2 MB.
+    tasks = unrelated(2, 2, 800, 800, 4)
     tracemalloc.start()
     try:
-        merged = METHODS[name].run(tasks, block=4000)
+        merged = METHODS[name].run(tasks, block=16_000)
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
-    assert merged.factors[0].A.shape == (4, 1000)
+    assert merged.factors[0].A.shape == (4, 800)
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_cases import apart, clustered, dense, made, refactored, unrelated
 
@@ -36,6 +36,7 @@ def with_best_heads(factors: Sequence[Factors], a: Array) -> float:
     return left / sum(f.squared_norm() for f in factors)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 50), st.integers(1, 6), st.integers(1, 9), st.booleans())
 def test_the_objective_never_rises_and_is_true(seed: int, m: int, rank: int, scales: bool) -> None:
     factors = clustered(seed, own=1.0)
@@ -184,19 +185,19 @@ def test_tasks_share_one_input_and_tasks_of_a_head_one_object() -> None:
 
 def test_named_cases() -> None:
     zero = Factors(np.zeros((5, 2)), np.ones((2, 4)))
-    fit = fit_exact([zero, zero, zero], 2, 3)
+    fit = fit_exact([zero, zero, zero], 2, 3, starts=1)
     assert fit.objective == 0
     assert np.isfinite(fit.A).all()
     assert np.isfinite(fit.scales).all()
     some = unrelated(0, 1, 5, 4, 2)[0]
-    mixed = fit_exact([zero, some, zero], 2, 2)
+    mixed = fit_exact([zero, some, zero], 2, 2, starts=1)
     assert mixed.objective < 1e-25
     assert np.array_equal(made(mixed.merged(), 0), np.zeros((5, 4)))
     # A rank above the core's width, a lone task, the same task several times.
-    wide = fit_exact([some], 1, 50)
+    wide = fit_exact([some], 1, 50, starts=1)
     assert wide.A.shape == (2, 4)
     assert wide.objective < 1e-25
-    same = fit_exact([some] * 4, 3, 2)
+    same = fit_exact([some] * 4, 3, 2, starts=1)
     assert same.objective < 1e-25
     assert set(same.assignment.tolist()) == {0, 1, 2}
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from hydraopt.bundle import verify_bundle
-from tests.bundle.hostile.generate import generate, pack
+from tests.bundle.hostile.generate import pack
 from tests.bundle.test_bundle_bounds import many_digits, with_carried
-from tests.bundle.test_bundle_hostile import parts_with_blob
+from tests.bundle.test_bundle_hostile import CASES
 from tests.native.conftest import GOLDEN, Run
 from tests.native.mutants import Pieces, compare, sources
 
-CASES = list(generate(parts_with_blob()))
 LINEAR = GOLDEN / "layouts" / "linear" / "bundle.hydra.safetensors"
 
 

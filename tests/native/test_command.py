@@ -23,6 +23,7 @@ from hydraopt.bundle.restore.peft import export_peft
 from hydraopt.bundle.splitting import split
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
+from tests.marks import slow
 from tests.native.conftest import GOLDEN, LAYOUTS, Run
 from tests.native.mutants import Pieces
 
@@ -44,7 +45,7 @@ def test_every_layout_gives_the_golden_adapter(run: Run, layout: Path, tmp_path:
         assert made == golden
 
 
-@pytest.mark.parametrize("dtype", ["same", "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["same", slow("float32"), slow("bfloat16")])
 def test_the_bytes_are_those_of_python(run: Run, dtype: str, tmp_path: Path) -> None:
     for bundle in (SECOND, *(x / "bundle.hydra.safetensors" for x in LAYOUTS)):
         for i, task in enumerate(open_bundle(bundle).one_by_one()):

@@ -59,14 +59,14 @@ def both_configs(run: Run, data: bytes) -> tuple[bytes | str, bytes | str]:
         return (ours / "adapter_config.json").read_bytes(), theirs
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(TEXTS.filter(bool), VALUES)
 def test_settings_are_written_as_python_writes_them(run: Run, key: str, value: Any) -> None:
     ours, theirs = both_configs(run, with_config(**{f"x{key}": value}))
     assert theirs == ours
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=20, max_size=20))
 def test_numbers_are_the_shortest_that_are_the_same(run: Run, values: list[float]) -> None:
     odd = [5e-324, 1e16, 123456789012345680.0, 1e-5, 0.0001, -0.0, 1.7976931348623157e308]

@@ -15,13 +15,29 @@ from hydraopt import merge
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import split
 from hydraopt.files import stores
+from hydraopt.files.copies import new_folder
+from hydraopt.files.url import Url
 from tests.conftest import write_adapter
+from tests.marks import slow
 from tests.merging.merge_cases import modules_of
 from tests.remote.servers import Web, s3_server, web_server
 
 NAMES = ("a", "b", "c", "d")
 
 _numbers = itertools.count()
+
+
+STORES = pytest.mark.parametrize("bucket", ["memory", "s3"], indirect=True)
+"""For what S3 may do otherwise than memory: the default suite runs it there as well."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copies(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The folder of this process's copies, which lives as long: where the first that needs one
+    finds the cache, and that is not to be a test's, whose folder goes with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRAOPT_CACHE", str(tmp_path_factory.mktemp("copies")))
+        new_folder(Url("memory://x"))
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +88,7 @@ def s3() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", slow("s3")])
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty folder in each store that can be written, as an address without a last slash."""
     name = f"bucket-{next(_numbers)}"

@@ -24,7 +24,6 @@ def run(*words: str, code: int = 0) -> Result:
     return result
 
 
-@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_from_adapters_to_a_task_without_a_local_file(
     bucket: str,
     upload: Upload,

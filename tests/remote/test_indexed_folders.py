@@ -20,7 +20,7 @@ from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.stores import store_of
 from hydraopt.files.url import Url
 from hydraopt.merging.output import as_folder
-from tests.remote.conftest import NAMES
+from tests.remote.conftest import NAMES, STORES
 from tests.remote.servers import Web, same_tasks
 
 Upload = Callable[[Path, str], None]
@@ -46,6 +46,7 @@ def asked(bucket: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@STORES
 def test_opening_takes_a_list_and_the_index(bucket: str, merged: Path, asked: list[str]) -> None:
     address = f"{bucket}/four/"
     split(merged, address)
@@ -100,6 +101,7 @@ def test_a_store_that_does_not_take_the_index_takes_the_change(
     assert list(open_bundle(address)) == [*NAMES, "e"]
 
 
+@STORES
 def test_a_folder_that_was_uploaded_keeps_its_index_in_s3(
     bucket: str, upload: Upload, apart: Path, merged: Path, asked: list[str]
 ) -> None:

@@ -13,6 +13,7 @@ from hydraopt import attach, merge, open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.runtime.attached import default_cache_bytes
 from tests.conftest import write_adapter
+from tests.marks import slow
 from tests.runtime.conftest import FORM_NAMES, IDS, TASKS, Q, adapters, close, expected, logits
 
 pytestmark = [
@@ -77,7 +78,7 @@ def over_bases(attached, path: str) -> tuple[bool, bool]:
     return head[path].z is not None, head[path].y is not None
 
 
-@pytest.mark.parametrize("form", FORM_NAMES)
+@pytest.mark.parametrize("form", [x if x == "two-sided" else slow(x) for x in FORM_NAMES])
 def test_a_task_that_is_used_takes_what_its_adapter_does(model, bundle_of, form) -> None:
     """Its bases are multiplied out, once more tokens have come than the task has components."""
     path = bundle_of(form)

@@ -20,6 +20,7 @@ from hydraopt.errors import TaskNotFoundError, UsageError
 from hydraopt.runtime.heads import module_head, site_of
 from hydraopt.runtime.places import Place
 from tests.conftest import write_adapter
+from tests.marks import slow
 from tests.runtime.conftest import (
     FORM_NAMES,
     IDS,
@@ -39,7 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-KINDS = (*FORM_NAMES, "all", "lossless")
+KINDS = [*(slow(x) for x in FORM_NAMES if x != "two-sided"), "two-sided", "all", "lossless"]
 
 
 @pytest.mark.parametrize("form", KINDS)
@@ -66,7 +67,7 @@ def test_logits_are_those_of_the_factors_and_of_peft(model, bundle_of, form, tmp
 
 
 @pytest.mark.parametrize("form", KINDS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
 def test_narrow_types_are_as_good_as_with_the_factors(model, bundle_of, form, dtype) -> None:
     path = bundle_of(form)
     narrow = copy.deepcopy(model).to(dtype)

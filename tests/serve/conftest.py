@@ -31,6 +31,24 @@ TASKS = ("de", "en", "es", "fr")
 BASE = "tiny"
 
 
+class Hurried:
+    """asyncio, but that uvicorn looks ten times as often whether it is to end."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / 10)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hurried() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uvicorn.server.asyncio", Hurried())
+        yield
+
+
 @pytest.fixture(scope="session")
 def wild() -> tuple[Any, Any]:
     """(model, tokenizer) of random weights large enough that each task says something else."""

@@ -17,10 +17,11 @@ import pytest
 
 from hydraopt.serve.jobs import Limits
 from hydraopt.serve.limits import limited
+from tests.marks import slow
 from tests.serve.conftest import plain, until
 from tests.serve.test_server import complete
 
-QUICK = limited(connections=40, head=0.4, body=0.6)
+QUICK = limited(connections=40, head=0.25, body=0.35)
 START = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
 HEAD = START + b"content-type: application/json\r\ncontent-length: 500\r\n\r\n"
 BODY = json.dumps({"model": "de", "prompt": "x", "max_tokens": 2, "temperature": 0}).encode()
@@ -50,10 +51,10 @@ def quick(serve: Any) -> Any:
 @pytest.mark.parametrize(
     ("sent", "what"),
     [
-        (b"", b"headers"),
-        (b"POST /v1/comp", b"headers"),
+        slow(b"", b"headers"),
+        slow(b"POST /v1/comp", b"headers"),
         (START, b"headers"),
-        (HEAD, b"body"),
+        slow(HEAD, b"body"),
         (HEAD + b'{"model": ', b"body"),
         (HEAD.replace(b"POST", b"PUT"), None),
         (HEAD.replace(b"/v1/completions", b"/nowhere"), None),

@@ -15,6 +15,7 @@ from hydraopt import merge
 from hydraopt.errors import BundleFormatError, UsageError
 from hydraopt.runtime.bundles import PlacedBundle
 from tests.conftest import write_adapter
+from tests.marks import slow
 from tests.runtime.conftest import pairs
 from tests.serve.conftest import BASE, TASKS, offline, plain, until
 from tests.serve.test_server import complete, slowly
@@ -47,7 +48,7 @@ def names(running: Any) -> list[str]:
     return [x.id for x in running.client().models.list()]
 
 
-@pytest.mark.parametrize("how", ["replaced", "deleted", "written over"])
+@pytest.mark.parametrize("how", ["replaced", slow("deleted"), "written over"])
 def test_the_old_bundle_goes_on(serve, wild, bundle_of, other, place, how) -> None:
     """Heads are not kept (cache_bytes=0), so that every request reads from the file."""
     with serve(bundle=place) as running:
@@ -90,19 +91,19 @@ def test_reload_takes_the_new_one(serve, wild, other, place) -> None:
 
 
 def test_requests_under_way_end_on_the_old_one(serve, wild, bundle_of, other, place) -> None:
-    old = offline(wild, bundle_of("all"), "de", "go", 60)[0]
-    new = offline(wild, other, "de", "go", 60)[0]
+    old = offline(wild, bundle_of("all"), "de", "go", 24)[0]
+    new = offline(wild, other, "de", "go", 24)[0]
     assert old != new
     with serve(bundle=place) as running:
         slowly(running.engine, 0.02)
         client = running.client()
-        stream = complete(client, "de", "go", max_tokens=60, stream=True)
+        stream = complete(client, "de", "go", max_tokens=24, stream=True)
         first = next(iter(stream))
         exchange(other, place)
         assert plain(f"{running.address}/reload", {}).status == 200
         assert running.engine.load()["running"] == 1
         # Both in one batch, each with its own task of that name.
-        late = complete(client, "de", "go", max_tokens=60).choices[0].text
+        late = complete(client, "de", "go", max_tokens=24).choices[0].text
         text = first.choices[0].text + "".join(x.choices[0].text for x in stream if x.choices)
         assert (text, late) == (old, new)
         until(lambda: not running.engine._retired)
@@ -126,11 +127,11 @@ def test_reload_under_requests_never_mixes(serve, wild, bundle_of, other, place)
         threads = [threading.Thread(target=ask, args=(running.client(),)) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for i in range(6):
+        for i in range(4):
             exchange(other if i % 2 == 0 else bundle_of("all"), place)
             assert plain(f"{running.address}/reload", {}).status == 200
             before = len(found)
-            until(lambda before=before: len(found) > before + 8)
+            until(lambda before=before: len(found) > before + 5)
         stop.set()
         for thread in threads:
             thread.join()

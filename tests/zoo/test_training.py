@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.marks import slow
 from tests.small_model import INSTRUCTION, ROWS
 from zoo.batching import encode, mean_loss, target_logits
 from zoo.lora import attached, init_factors
@@ -85,7 +86,7 @@ def test_training_goes_on_where_it_was_interrupted(trained, items, tmp_path, mon
             torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("other", ["rows", "base"])
+@pytest.mark.parametrize("other", ["rows", slow("base")])
 def test_a_checkpoint_of_other_rows_or_another_base_is_not_gone_on_with(
     trained, items, tmp_path, capsys, other
 ) -> None:
@@ -102,7 +103,7 @@ def test_a_checkpoint_of_other_rows_or_another_base_is_not_gone_on_with(
     assert found.validation_nll == train(trained[0], again["rows"], plan).validation_nll
 
 
-@pytest.mark.parametrize("change", [{"batch": 11}, {"epochs": 0}])
+@pytest.mark.parametrize("change", [{"batch": 11}, slow({"epochs": 0})])
 def test_training_without_a_step_is_refused(trained, items, tmp_path, change) -> None:
     plan = replace(PLAN, **change)
     said = rf"x: 10 training rows, a batch of {plan.batch} and {plan.epochs} epochs make no step; "

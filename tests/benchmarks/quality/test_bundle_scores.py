@@ -16,6 +16,7 @@ from hydraopt.compress.recode import recode
 from hydraopt.evaluate import compare
 from hydraopt.evaluate.compare import Request
 from hydraopt.linalg.shapes import Factors
+from tests.marks import slow
 
 PATH = "model.layers.0.self_attn.q_proj"
 
@@ -102,9 +103,9 @@ def test_a_result_that_does_not_know_its_factors_is_of_its_bundles_alone(
     ("change", "said"),
     [
         ({"limits": {"rows": 4}}, "other rows or products"),
-        ({"limits": {"rows": 3, "tokens": 9}}, "rows of other lengths"),
-        ({"products": "bfloat16"}, "other rows or products"),
-        ({"methods": {}}, "other methods"),
+        slow({"limits": {"rows": 3, "tokens": 9}}, "rows of other lengths"),
+        slow({"products": "bfloat16"}, "other rows or products"),
+        slow({"methods": {}}, "other methods"),
         ({"adapters": {}}, "other adapters"),
     ],
 )
@@ -173,7 +174,7 @@ def test_several_results_give_a_task_together(taken, adapters, capsys) -> None:
     )
 
 
-@pytest.mark.parametrize("what", ["bundle", "another", "task"])
+@pytest.mark.parametrize("what", [slow("bundle"), slow("another"), "task"])
 def test_nothing_is_taken_of_other_bundles_or_rows(taken, capsys, what: str) -> None:
     adapters, made, request, folder = taken
     first = folder / "beside" / "a.hydra.safetensors"

@@ -41,6 +41,7 @@ def test_a_line_runs_through_what_no_smaller_one_beats() -> None:
     ]
 
 
+@pytest.mark.slow  # others below draw one each
 def test_pictures_with_and_without_scores(tmp_path) -> None:
     draw("some", ROWS, tmp_path / "scored.png")
     plain = [{k: row[k] for k in ("method", "size_pct", "relative_error")} for row in ROWS]

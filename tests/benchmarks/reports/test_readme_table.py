@@ -26,11 +26,10 @@ def cells(text: str) -> dict[str, list[str]]:
 def test_there_is_a_row_for_each_set_and_it_is_the_headlines() -> None:
     found = cells(readme.in_short())
     assert tuple(found) == SETS
+    sets = headline()["sets"]
     for name, (size, mean, worst, *_) in found.items():
         (row,) = (
-            x
-            for x in headline()["sets"][name]["rows"]
-            if (x["method"], x["setting"]) == ("hydraopt", "10%")
+            x for x in sets[name]["rows"] if (x["method"], x["setting"]) == ("hydraopt", "10%")
         )
         assert size == "10 %"
         assert mean.startswith(f"{row['mean_drop_pct']:+.1f} % [")

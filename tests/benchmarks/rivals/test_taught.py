@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hydraopt.basemodel import lesson
 from hydraopt.basemodel.harm import drift_of, held_out, reference_of
 from hydraopt.basemodel.refit import Schedule
 from tests.basemodel.test_gains import factors_of, texts_of
+from tests.marks import slow
 
 SHORT = Schedule(steps=24, stops=(8, 16, 24), rate=0.02)
 
@@ -47,11 +49,11 @@ def school(trained, monkeypatch):
     ("plain", "prompted"),
     [
         (rounding(2), lambda teach: stored("x", "", grouped(2), teach=teach)),
-        (
+        slow(
             rounded_svd(0.5),
             lambda teach: stored("x", "", grouped(4), cut_by_energy(0.5), teach),
         ),
-        (loraquant(0.5), lambda teach: loraquant(0.5, teach)),
+        slow(loraquant(0.5), lambda teach: loraquant(0.5, teach)),
     ],
     ids=["group", "svd+group", "loraquant"],
 )
@@ -80,7 +82,9 @@ def test_rows_have_labels_of_their_own(school) -> None:
     assert all("prompts" in row.method for row in found)
 
 
-def test_another_process_sees_the_same_prompts(tmp_path: Path) -> None:
+def test_another_process_sees_the_same_prompts(tmp_path: Path, monkeypatch) -> None:
+    # They are read three times, forty each.
+    monkeypatch.setattr(methods, "original_adapters", functools.cache(methods.original_adapters))
     asked = ["gemma3-5x8", "--plan", "prompted", "--tasks", str(tmp_path), "--prompts", "24"]
     asked += ["--products", "float32"]
     run = methods.Run.of(methods._arguments(asked))

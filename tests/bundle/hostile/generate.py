@@ -180,8 +180,8 @@ def _payloads(parts: Parts, sound: bytes) -> Iterator[Case]:
     last = bytearray(sound)
     last[-1] ^= 1
     yield "flipped bit", bytes(last), ChecksumError, "not those that were written"
-    zeros = bytes(1 << 20)
-    yield "bomb for a blob", pack(parts, blobs=[deflate(zeros * 64)]), bad, "cannot be unpacked"
+    bomb = deflate(bytes(1 << 24))
+    yield "bomb for a blob", pack(parts, blobs=[bomb]), bad, "cannot be unpacked"
     # Refused by what it claims: four gigabytes, of which there is nothing.
     claim = b"\xff\xff\xff\xff" + zlib.compress(b"{}")
     yield "bomb for a manifest", pack(parts, packed=claim), bad, "cannot be unpacked"

@@ -9,6 +9,7 @@ import pytest
 from hydraopt import merge, open_bundle, shrink
 from hydraopt.errors import BudgetError
 from hydraopt.merging.harm import solve
+from tests.marks import slow
 from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
@@ -55,9 +56,9 @@ def test_a_round_that_misses_the_size_leaves_what_was_measured(
     assert len(calls) == 2
 
 
-def test_a_shrink_counts_the_curves_that_stay(adapters, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1120, slow(1180), slow(1300)])
+def test_a_shrink_counts_the_curves_that_stay(adapters, tmp_path: Path, size: int) -> None:
     """The bundle's own are in what it makes, whatever room there is."""
     merge(adapters, tmp_path / "big", size="40%", judge=PowerJudge(adapters, SCALES), workers=1)
-    for size in (1120, 1180, 1300):
-        assert shrink(tmp_path / "big", tmp_path / "small", size=size, workers=1).size <= size
-        assert all(task.curve for task in open_bundle(tmp_path / "small").manifest.tasks)
+    assert shrink(tmp_path / "big", tmp_path / "small", size=size, workers=1).size <= size
+    assert all(task.curve for task in open_bundle(tmp_path / "small").manifest.tasks)

@@ -96,7 +96,7 @@ def test_the_bundle_keeps_curves_and_says_that_it_was_judged(adapters, tmp_path:
             assert point.likely == pytest.approx(wanted, rel=0.15)
 
 
-@pytest.mark.parametrize("limit", [0.02, 0.005])
+@pytest.mark.parametrize("limit", [0.02, slow(0.005)])
 def test_a_limit_is_kept_by_every_task_and_not_overdone(adapters, tmp_path, limit) -> None:
     judge = PowerJudge(adapters, SCALES)
     merge(adapters, tmp_path / "x", harm=f"{100 * limit}%", judge=judge)
@@ -114,6 +114,7 @@ def test_a_limit_on_kl(adapters, tmp_path: Path) -> None:
     assert all(task.harm.kl <= 0.002 for task in tasks)
 
 
+@pytest.mark.slow  # three merges; one keeps its limit above
 def test_a_smaller_limit_takes_more_bytes(adapters, tmp_path: Path) -> None:
     sizes = [
         merge(adapters, tmp_path / x, harm=x, judge=PowerJudge(adapters, SCALES)).size
@@ -157,6 +158,7 @@ def test_limits_that_are_none_are_refused(adapters, tmp_path, text) -> None:
         merge(adapters, tmp_path / "x", harm=text, judge=PowerJudge(adapters, SCALES))
 
 
+@pytest.mark.slow  # the order of tasks, below, shows it as well
 def test_the_same_input_gives_the_same_bytes(adapters, tmp_path: Path) -> None:
     for name in "ab":
         merge(adapters, tmp_path / name, size="20%", judge=PowerJudge(adapters, SCALES))
@@ -186,9 +188,9 @@ def test_shrink_shares_out_by_the_curves_that_the_bundle_holds(adapters, tmp_pat
 @pytest.mark.parametrize(
     ("scales", "limit", "size"),
     [
-        ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "18%"),
+        slow({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "18%"),
         ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"harm": "2%"}, "15%"),
-        ({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"size": "30%"}, "29%"),
+        slow({"easy": 1e-6, "fair": 1e-3, "hard": 0.6}, {"size": "30%"}, "29%"),
         slow({"easy": 1e-6, "hard": 0.6}, {"size": "30%"}, "29%"),
         slow({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "29%"),
         slow({"easy": 1e-6, "fair": 1e-3}, {"size": "30%"}, "25%"),
