@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.files.cache import Cache, bytes_of, remote_cache
+from hydraopt.files.copies import new_folder
+from hydraopt.files.url import Url
 from tests.remote.servers import Web
 
 KEY = "0123456789abcdef"
@@ -149,3 +152,10 @@ def test_what_cannot_be_touched_is_there_all_the_same(
     cache.put(KEY, b"abc")
     monkeypatch.setattr(os, "utime", denied)
     assert cache.get(KEY, 3) == b"abc"
+
+
+def test_copies_go_on_where_the_cache_was_cleared() -> None:
+    there = Url("memory://x")
+    first = new_folder(there)
+    shutil.rmtree(first.parent)
+    assert new_folder(there).parent == first.parent

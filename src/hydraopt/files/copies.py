@@ -37,7 +37,7 @@ def new_folder(origin: Url) -> Path:
             _folders[process] = stack.enter_context(scratch_folder(root / "copies"))
             atexit.register(_close, process, stack)
     folder = _folders[process] / str(next(_numbers))
-    folder.mkdir()
+    folder.mkdir(parents=True)  # somebody may have cleared the cache
     _origins[folder] = origin
     return folder
 
