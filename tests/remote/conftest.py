@@ -15,8 +15,6 @@ from hydraopt import merge
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import split
 from hydraopt.files import stores
-from hydraopt.files.copies import new_folder
-from hydraopt.files.url import Url
 from tests.conftest import write_adapter
 from tests.marks import slow
 from tests.merging.merge_cases import modules_of
@@ -29,15 +27,6 @@ _numbers = itertools.count()
 
 STORES = pytest.mark.parametrize("bucket", ["memory", "s3"], indirect=True)
 """For what S3 may do otherwise than memory: the default suite runs it there as well."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _copies(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The folder of this process's copies, which lives as long: where the first that needs one
-    finds the cache, and that is not to be a test's, whose folder goes with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYDRAOPT_CACHE", str(tmp_path_factory.mktemp("copies")))
-        new_folder(Url("memory://x"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from torch import nn
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.errors import UsageError, explain
 
-__all__ = ["check_prompt", "check_text", "limits_within", "positions_of", "stated_by"]
+__all__ = ["check_prompt", "limits_within", "positions_of", "stated_by"]
 
 _NAMES: Final = ("pos", "wpe")
 """Of the names that tables of positions have."""
@@ -81,16 +81,3 @@ def check_prompt(
             do="Shorten it, or leave it out" if tokens else "Leave it out",
         )
     )
-
-
-def check_text(item: Encoded, most: int | None) -> None:
-    """Raise UsageError for a prompt and its target of more tokens together than ``most``."""
-    if most is not None and len(item) > most:
-        raise UsageError(
-            explain(
-                "a text is longer than the base model reads",
-                got=f"{len(item)} tokens",
-                expected=f"at most {most}",
-                do="Shorten the items of the probe, or leave them out",
-            )
-        )

@@ -19,7 +19,8 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
 from hydraopt.basemodel.memory import Memory, base_hash, key_of
 from hydraopt.basemodel.model import Placed, TaskFactors, factors_key, place
-from hydraopt.basemodel.positions import check_text, positions_of
+from hydraopt.basemodel.positions import positions_of
+from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.skipped import check_numbers
 from hydraopt.files.cache import cache_root
 from hydraopt.probes.items import encoded
@@ -59,8 +60,7 @@ class Asker:
         placed: the factors; mine: their hash. Raises UsageError for a text that the model has no
         positions for.
         """
-        for item in (item for group in groups for item in group):
-            check_text(item, self._most)
+        _check_lengths(groups, self._most)
         asked = [[[x.prompt, x.target] for x in group] for group in groups]
         key = key_of([*self._about, mine, json.dumps(asked)])
         # Without a hash of the base nothing that is remembered can be trusted.
@@ -76,6 +76,20 @@ class Asker:
             if kept and all(np.isfinite(row).all() for row in known):
                 self._memory.put(key, [row.tolist() for row in known])
         return known
+
+
+def _check_lengths(groups: Groups, most: int | None) -> None:
+    """Raise UsageError for a text of more tokens than ``most``."""
+    longest = max((len(item) for group in groups for item in group), default=0)
+    if most is not None and longest > most:
+        raise UsageError(
+            explain(
+                "a text is longer than the base model reads",
+                got=f"{longest} tokens",
+                expected=f"at most {most}",
+                do="Shorten the items of the probe, or leave them out",
+            )
+        )
 
 
 def _read(said: Any, groups: Groups) -> list[Numbers] | None:
