@@ -143,7 +143,9 @@ def test_logits_that_are_not_finite_are_no_answers(trained, monkeypatch, value, 
         monkeypatch.setattr(RowCache, "start", lambda s, p: 1 // 0)
         monkeypatch.setattr(writing, "_NO_ROWS", (ZeroDivisionError,))
     item = encode_row(tokenizer, INSTRUCTION, "1", "one")
-    bad = place(model, {PATH: (np.full((32, 1), value), np.ones((1, 32)))})
+    # Of what attention looks for, torch loses NaN among fewer than 16 tokens on some processors.
+    path = PATH.replace("q_proj", "o_proj")
+    bad = place(model, {path: (np.full((32, 1), value), np.ones((1, 32)))})
     with pytest.raises(NumericalError, match="logits that are not finite"):
         generate(model, tokenizer, [item], [bad], MOST, 10**6)
 

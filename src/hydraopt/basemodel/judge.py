@@ -24,11 +24,11 @@ from hydraopt.basemodel.memory import (
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
 from hydraopt.basemodel.refit import Schedule, parted, refit
-from hydraopt.basemodel.writing import answered, ends_of
+from hydraopt.basemodel.writing import answered, ends_of, not_finite
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
-from hydraopt.errors import NumericalError, explain
+from hydraopt.errors import NumericalError
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
 
@@ -106,7 +106,7 @@ class Judge:
             try:
                 spoken = answered(*given, ANSWER_TOKENS)
             except NumericalError:
-                raise _not_finite("the adapter's own answers cannot be told", task) from None
+                raise not_finite("the adapter's own answers cannot be told", task) from None
             said = [list(item.target) for item in spoken]
             self._memory.put(key, said)
         return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
@@ -145,7 +145,7 @@ class Judge:
         if not _is_summary(known, len(some)):
             drift = drift_of(self._model, self._reference(task), factors)
             if not drift.is_finite:
-                raise _not_finite("what coding does to the answers cannot be measured", task)
+                raise not_finite("what coding does to the answers cannot be measured", task)
             known = list(drift.only(some).summary())
             self._memory.put(key, known)
         told = Summary(*known)
@@ -201,25 +201,13 @@ class Judge:
         if task not in self._references:
             made = reference_of(self._model, self.answers(task), self._originals(task))
             if not made.is_finite:
-                raise _not_finite("the adapter's own answers cannot be told", task)
+                raise not_finite("the adapter's own answers cannot be told", task)
             while self._references and made.nbytes > _ROOM - sum(
                 x.nbytes for x in self._references.values()
             ):
                 self._references.pop(next(iter(self._references)))
             self._references[task] = made
         return self._references[task]
-
-
-def _not_finite(what: str, task: str) -> NumericalError:
-    return NumericalError(
-        explain(
-            what,
-            adapter=task,
-            got="logits that are not finite",
-            expected="finite numbers",
-            do="Look at the adapter, or at the base model, for NaN and for large numbers",
-        )
-    )
 
 
 def _is_summary(value: Any, answers: int) -> bool:

@@ -24,7 +24,7 @@ from hydraopt.basemodel.positions import limits_within, positions_of
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.errors import NumericalError, UsageError, explain
 
-__all__ = ["WRITE_TOKENS", "answered", "ends_of", "generate"]
+__all__ = ["WRITE_TOKENS", "answered", "ends_of", "generate", "not_finite"]
 
 WRITE_TOKENS = 16 * BATCH_TOKENS
 """Padded tokens of a batch for writing, where every step computes one token of each row."""
@@ -165,14 +165,21 @@ def _likeliest(logits: Tensor) -> Tensor:
     finite: the first token would be written, as if it were meant."""
     tokens = logits.argmax(-1)  # of NaN, where there is one
     if not bool(torch.isfinite(logits.gather(-1, tokens[:, None])).all()):
-        raise NumericalError(
-            explain(
-                "what the model writes cannot be told",
-                got="logits that are not finite",
-                do="Look at the adapter, or at the base model, for NaN and for large numbers",
-            )
-        )
+        raise not_finite("what the model writes cannot be told")
     return tokens
+
+
+def not_finite(what: str, adapter: str | None = None) -> NumericalError:
+    """The error of logits that are not finite, and of whose they are. what: is not known so."""
+    return NumericalError(
+        explain(
+            what,
+            adapter=adapter,
+            got="logits that are not finite",
+            expected="finite numbers",
+            do="Look at the adapter, or at the base model, for NaN and for large numbers",
+        )
+    )
 
 
 def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
