@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hydraopt.collection.lock import locked
 from hydraopt.collection.verbs import add, remove, rename, replace
 from hydraopt.errors import LockedError
+from hydraopt.files.lock import locked
 from tests.collection.living import Kind, kinds, state
 from tests.marks import slow
 

@@ -31,10 +31,10 @@ from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
-from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, Done, TaskPiece, held_in, packed_parts
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
+from hydraopt.files.lock import locked
 from hydraopt.files.ranges import held_at
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.url import AnyPath

@@ -12,8 +12,8 @@ from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.folder import FolderCollection, folder_of
-from hydraopt.collection.lock import locked
 from hydraopt.collection.piece import Change, Done, check_version, held_in, packed_parts
+from hydraopt.files.lock import locked
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["Collection", "StrPath", "collection_at"]

@@ -30,7 +30,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     cannot be made.
     """
     if is_url(path):
-        from hydraopt.collection.remotelock import locked_in_store
+        from hydraopt.files.remotelock import locked_in_store
 
         with locked_in_store(Url(os.fspath(path))):
             yield
