@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -32,6 +33,7 @@ __all__ = ["FolderCache", "ServedBundle", "content_key"]
 _JUST_NOW: Final = 60.0
 """Seconds for which a folder stays that was handed out: its server may not have read it yet."""
 _DIGITS: Final = 16
+_KEY: Final = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _LOCK: Final = ".lock"
 
 Write = Callable[[TaskAdapter, Path], None]
@@ -90,7 +92,7 @@ def content_key(task: TaskAdapter) -> str:
 
 class FolderCache:
     """Folders of tasks under their content. most: bytes that all may take, but that those handed
-    out within a minute stay."""
+    out within a minute stay. What else lies in ``root`` is neither counted nor touched."""
 
     def __init__(self, root: Path, most: int) -> None:
         self.root = root
@@ -127,7 +129,7 @@ class FolderCache:
         with suppress(OSError):
             for home in self.root.iterdir():
                 with suppress(OSError):
-                    if home.is_dir():
+                    if _is_own(home):
                         files = [x.stat().st_size for x in home.rglob("*") if x.is_file()]
                         homes.append((home.stat().st_mtime, sum(files), home))
         return homes
@@ -148,6 +150,18 @@ class FolderCache:
         with suppress(OSError):
             return home.stat().st_mtime > border
         return False
+
+
+def _is_own(home: Path) -> bool:
+    """Whether the cache made this folder: somebody may name one that has other content.
+
+    Beside the tasks' folders there may be hidden ones, of exports that were killed.
+    """
+    if not _KEY.fullmatch(home.name) or home.is_symlink() or not home.is_dir():
+        return False
+    within = list(home.iterdir())
+    adapters = (x for x in within if not x.name.startswith("."))
+    return all(x.is_dir() for x in within) and all(_is_whole(x) for x in adapters)
 
 
 def _is_whole(folder: Path) -> bool:
