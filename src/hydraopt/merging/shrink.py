@@ -68,8 +68,8 @@ def shrink(
     relative error that shrinking may add, relative to what the bundle holds. One of the two. base:
     the base model's folder or tensors, where tasks hold differences from them. A size is shared out
     by the curves of harm that the bundle holds, if a merge has measured them.
-    Raises BudgetError if the bundle is no larger than that already, and a HydraoptError for
-    anything wrong, before ``output`` is touched.
+    Raises BudgetError if the bundle is no larger than what would be written, and a HydraoptError
+    for anything wrong, before ``output`` is touched.
     """
     started = time.monotonic()
     if (size is None) == (error is None):
@@ -84,7 +84,7 @@ def shrink(
         budget = MeanError(error)
     else:
         budget = Size(parse_size(size or 0, pieces.fp16_bytes))
-        _check_smaller(before, budget)
+        _check_smaller(before, budget.limit)
     recipe = ShrinkRecipe(before.manifest.recipe, chosen.name, budget.name, float(budget.limit))
     told = functools.partial(against_originals, before=before.manifest, names=set(before))
     job = dataclasses.replace(Job.of(pieces, recipe, core_name(output)), told=told)
@@ -92,6 +92,8 @@ def shrink(
     if pieces.contents:
         options = Options(chosen, workers=workers, progress=progress)
         solution = _solved(job, budget, options, before, curves)
+    if error is not None:
+        _check_smaller(before, job.size(solution.draft if solution else None))
     result = write(output, job, solution, chosen, budget, started)
     return dataclasses.replace(result, notes=(*result.notes, *_notes(before, budget, curves)))
 
@@ -130,15 +132,16 @@ def _bytes_of(bundle: Bundle) -> dict[str, float]:
     return {task.name: held[f"task/{task.content}"] for task in tasks}
 
 
-def _check_smaller(bundle: Bundle, budget: Size) -> None:
-    if budget.limit < bundle.size:
+def _check_smaller(bundle: Bundle, size: int) -> None:
+    """Raise BudgetError unless what is to be written is smaller than the bundle."""
+    if size < bundle.size:
         return
     raise BudgetError(
         explain(
             "the bundle is not larger than that",
             file=bundle.path,
             got=f"{bundle.size:,} bytes",
-            expected=f"more than {budget.limit:,} bytes",
-            do="Copy it as it is, or merge the original adapters for a better one",
+            expected=f"more than {size:,} bytes",
+            do="Copy it as it is, allow a larger error, or merge the original adapters anew",
         )
     )
