@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from hydraopt.errors import UsageError
-from hydraopt.merging.budget import Change, MeanError, Size, WorstError, parse_size
+from hydraopt.merging.budget import (
+    Change,
+    MeanError,
+    Size,
+    WorstError,
+    parse_harm,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +44,28 @@ def test_errors_are_fractions(value: float) -> None:
         MeanError(value)
     with pytest.raises(UsageError, match="--max-error is a fraction"):
         WorstError(value)
+
+
+@pytest.mark.parametrize("number", [0.25, np.float32(0.25), np.float64(0.25), np.float16(0.25)])
+def test_limits_on_errors_are_kept_as_floats(number: float) -> None:
+    """A recipe is JSON, which takes no other number."""
+    for limit in (MeanError(number).limit, WorstError(number).limit):
+        assert type(limit) is float
+        assert limit == 0.25
+
+
+@pytest.mark.parametrize("value", ["0.1", True, None, [0.1], 1j])
+def test_limits_on_errors_are_numbers(value: object) -> None:
+    with pytest.raises(UsageError, match="--error is a fraction"):
+        MeanError(value)  # type: ignore[arg-type]
+
+
+def test_a_limit_of_very_many_digits_is_told_so() -> None:
+    with pytest.raises(UsageError, match=r"cannot read the size; got a number of very many digits"):
+        parse_size(10**5000, 1000)
+    with pytest.raises(UsageError, match="cannot read the harm"):
+        parse_harm(10**5000)  # type: ignore[arg-type]
+    assert parse_size(10**100, 1000) == pytest.approx(1e100)
 
 
 def test_what_each_kind_limits_and_whom_it_blames() -> None:

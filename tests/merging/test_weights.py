@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from hydraopt import read_adapters
 from hydraopt.compress.measure import measure_named
+from hydraopt.errors import UsageError
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.weights import importances, module_weights, task_weights
 from tests.compress.core_factors import low_rank
@@ -101,3 +103,16 @@ def test_an_adapter_of_zeros_has_its_importance(pieces) -> None:
     assert task_weights(energies, importances(pieces, {}), PLAIN) == pytest.approx(1)
     energies[0] = 2
     assert np.isfinite(task_weights(energies, importances(pieces, {}), PLAIN)).all()
+
+
+@pytest.mark.parametrize("value", ["2", None, True, 0, math.inf, math.nan])
+def test_an_importance_is_a_positive_number(pieces, value: object) -> None:
+    with pytest.raises(UsageError, match="an importance must be positive; got a="):
+        importances(pieces, {"a": value})  # type: ignore[dict-item]
+    assert importances(pieces, {"a": np.float32(2)})[0] == 2
+
+
+def test_a_sensitivity_is_a_number(pieces, energies) -> None:
+    seen = {"a": {module.path: "1" for module in pieces.modules}}
+    with pytest.raises(UsageError, match="sensitivity of a must be a positive number"):
+        module_weights(pieces, energies, PLAIN, seen)  # type: ignore[arg-type]

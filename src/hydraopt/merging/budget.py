@@ -7,9 +7,10 @@ price of a bit that meets one is in :mod:`hydraopt.merging.search`.
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -25,7 +26,11 @@ __all__ = [
     "WorstError",
     "parse_harm",
     "parse_size",
+    "real",
+    "shown",
 ]
+
+_MOST_SHOWN: Final = 80
 
 _UNITS = {
     "": 1,
@@ -39,27 +44,58 @@ _UNITS = {
 }
 
 
+def real(value: object) -> float | None:
+    """A real number as float, infinite where float64 does not hold it; None for other things.
+
+    hydraopt.methods.options has the same for options, and loads SciPy.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def shown(value: object) -> str:
+    """``repr`` for a message, of numbers as they are written, however long it is."""
+    try:
+        text = str(value) if isinstance(value, numbers.Real) else repr(value)
+    except ValueError:  # Python writes no int of more than some thousand digits.
+        return "a number of very many digits"
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+
+
+def _written(limit: object) -> str:
+    """A limit as text that can be read."""
+    try:
+        return str(limit).lower()
+    except ValueError:
+        return shown(limit)
+
+
 def parse_size(text: str | int, fp16_bytes: int) -> int:
     """Bytes of "5%" (of the inputs' fp16 bytes), "3MB" (10^6), "3MiB" (2^20) or a plain number.
 
     Raises UsageError for anything else, and for less than a byte.
     """
-    if not fp16_bytes and "%" in str(text):
+    written = _written(text)
+    if not fp16_bytes and "%" in written:
         raise UsageError(
             explain(
                 "there is nothing of which a share could be taken",
-                got=repr(text),
+                got=shown(text),
                 expected="800KB, 3MB, 2MiB or bytes",
             )
         )
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*", str(text).lower())
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[a-z]*)\s*", written)
     if match and (match[2] == "%" or match[2] in _UNITS):
         number = float(match[1])
         size = number / 100 * fp16_bytes if match[2] == "%" else number * _UNITS[match[2]]
         if 1 <= size < math.inf:  # a bare 0.05 is no size
             return int(size)
     raise UsageError(
-        explain("cannot read the size", got=repr(text), expected="5%, 800KB, 3MB, 2MiB or bytes")
+        explain("cannot read the size", got=shown(text), expected="5%, 800KB, 3MB, 2MiB or bytes")
     )
 
 
@@ -86,16 +122,20 @@ class Size:
 
 @dataclass(frozen=True)
 class _ErrorBudget:
-    """A limit on relative Frobenius errors, in (0, 1). Raises UsageError for any other."""
+    """A limit on relative Frobenius errors, in (0, 1), kept as a float, which is what a recipe
+    holds. Raises UsageError for any other."""
 
     limit: float
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not 0 < self.limit < 1:
+        limit = real(self.limit)
+        if limit is None or not 0 < limit < 1:
+            got = shown(self.limit)
             raise UsageError(
-                explain(f"--{self.name} is a fraction", got=self.limit, expected="between 0 and 1")
+                explain(f"--{self.name} is a fraction", got=got, expected="between 0 and 1")
             )
+        object.__setattr__(self, "limit", limit)
 
 
 @dataclass(frozen=True)
@@ -164,9 +204,9 @@ _HARMS = "a number with its unit: 1% of a task's answers, or 0.01nats of KL an a
 
 def parse_harm(text: str) -> HarmLimit:
     """The limit of "1%" (answers that change) or "0.01nats" (KL an answer); raises UsageError."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(%|nats)\s*", str(text).lower())
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(%|nats)\s*", _written(text))
     if not match:
-        raise UsageError(explain("cannot read the harm", got=repr(text), expected=_HARMS))
+        raise UsageError(explain("cannot read the harm", got=shown(text), expected=_HARMS))
     shares = match[2] == "%"
     return HarmLimit(float(match[1]) / (100 if shares else 1), shares)
 

@@ -28,6 +28,7 @@ from hydraopt.compress.measure import OF_THE_WHOLE, Measure
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
+from hydraopt.merging.budget import real, shown
 from hydraopt.merging.frozen import MiddlePrice
 
 __all__ = [
@@ -182,12 +183,22 @@ def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:
         )
     importance = np.zeros(pieces.contents)
     for task in pieces.tasks:
-        value = given.get(task.name, 1.0)
-        if not (value > 0 and math.isfinite(value)):
-            raise UsageError(explain("an importance must be positive", got=f"{task.name}={value}"))
+        asked = given.get(task.name, 1.0)
+        value = _positive(asked)
+        if value is None:
+            got = f"{task.name}={shown(asked)}"
+            raise UsageError(
+                explain("an importance must be positive", got=got, expected="a number")
+            )
         if task.content is not None:
             importance[task.content] += value
     return importance
+
+
+def _positive(value: object) -> float | None:
+    """A number that something can be weighed by; None for what is none."""
+    number = real(value)
+    return number if number is not None and 0 < number < math.inf else None
 
 
 def task_weights(
@@ -254,13 +265,13 @@ def module_weights(pieces: MergeSet, energies: Array, measure: Measure, seen: Se
             continue
         for index in task.modules:
             path = pieces.modules[index].path
-            value = mine.get(path, 0.0)
-            if not (value > 0 and math.isfinite(value)):
+            value = _positive(mine.get(path, 0.0))
+            if value is None:
                 raise UsageError(
                     explain(
                         f"sensitivity of {task.name} must be a positive number for each module",
                         module=path,
-                        got=value if path in mine else "nothing",
+                        got=shown(mine[path]) if path in mine else "nothing",
                     )
                 )
             weights[task.content, index] = value
