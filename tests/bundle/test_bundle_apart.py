@@ -198,7 +198,9 @@ def test_the_target_of_a_split(apart: Path) -> None:
     with pytest.raises(UsageError, match="the folder is not empty"):
         split(whole, apart)
     write_bundle(whole, *tiny(("new",)).args)
-    split(whole, apart, overwrite=True)
+    with pytest.raises(UsageError, match="tasks that the bundle does not have"):
+        split(whole, apart, overwrite=True)
+    split(whole, apart, overwrite=True, another_core=True)
     assert list(open_bundle(apart)) == ["new"]
     assert (apart / "notes").read_text() == "mine"
 

@@ -144,3 +144,36 @@ def test_a_link_and_its_target_have_one_lock(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "x")
     with locked(tmp_path / "link"), pytest.raises(LockedError), locked(tmp_path / "x"):
         pass
+
+
+def test_a_lock_of_another_user_holds_nobody_up(tmp_path: Path, monkeypatch) -> None:
+    """It can be read and held, but not written."""
+    (tmp_path / ".x.lock").write_text("123\n")
+    really = os.open
+
+    def denied(path, flags, *mode):
+        if str(path).endswith(".lock") and flags & os.O_RDWR and os.path.exists(path):
+            raise PermissionError(13, "denied", str(path))
+        return really(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", denied)
+    refused = pytest.raises(LockedError, match="a lock of process 123")
+    with locked(tmp_path / "x"), refused, locked(tmp_path / "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Path, "unlink", lambda self: (_ for _ in ()).throw(PermissionError()))
+    (tmp_path / ".x.lock").write_text("123\n")
+    for _ in range(2):  # one that stays is taken as well
+        with locked(tmp_path / "x"):
+            pass
+
+
+def test_who_may_not_write_there_is_told_so(tmp_path: Path, monkeypatch) -> None:
+    def denied(path, flags, *mode):
+        if flags & os.O_CREAT:
+            raise PermissionError(13, "denied", str(path))
+        raise FileNotFoundError(2, "none", str(path))
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(PermissionError), locked(tmp_path / "x"):
+        pass

@@ -43,6 +43,13 @@ def dying(act: Callable[..., object], left: list[int]) -> Callable[..., object]:
     return act_or_die
 
 
+def unlock(content: Content, address: str) -> None:
+    """Delete the lock that a writer left, as people do who know that it is dead."""
+    for name in content(address):
+        if name.endswith(".lock"):
+            store_of(Url(address)).remove(Url(f"{address}/{name}"))
+
+
 @pytest.mark.parametrize("verb", ["rename", "replace and add", "remove"])
 @pytest.mark.parametrize("bucket", ["memory"], indirect=True)
 def test_a_writer_that_dies_leaves_each_task_old_or_new(
@@ -83,9 +90,7 @@ def test_a_writer_that_dies_leaves_each_task_old_or_new(
         now = content(address)
         for name in set(now) & set(state(apart)):
             assert now[name] in (state(apart)[name], done.get(name))
-        lock = [name for name in now if name.endswith(".lock")]
-        for name in lock:
-            store_of(Url(address)).remove(Url(f"{address}/{name}"))
+        unlock(content, address)
         if "a" in open_bundle(address):  # the next one goes on, or begins anew
             remove(address, ["c"])
             assert not any(name.endswith(".json") for name in content(address))
@@ -125,6 +130,7 @@ def test_a_writer_that_dies_leaves_the_old_core_with_its_tasks_or_the_new_one(
                 patched.setattr(ObjectStore, name, dying(getattr(ObjectStore, name), left))
             with suppress(Died):
                 over(other)
+        unlock(content, address)
         seen.append(sides.index(all_bytes(address)))  # type: ignore[arg-type]
         if left[0] >= 0:
             break
@@ -197,9 +203,7 @@ def test_a_rename_that_cannot_be_read_is_finished_later(
             patched.setattr(ObjectStore, name, dying(getattr(ObjectStore, name), left))
         with pytest.raises(Died):
             rename(address, "a", "z")
-    for name in content(address):
-        if name.endswith(".lock"):
-            store_of(Url(address)).remove(Url(f"{address}/{name}"))
+    unlock(content, address)
     real = ObjectStore.start
 
     def down(store: ObjectStore, url: Url, ahead: int) -> Start:

@@ -267,7 +267,7 @@ def test_two_writers_and_a_lock_that_was_left(
         remove(address, ["a"])
     assert "no longer runs, delete" in str(no.value)
     remove(address, ["a"])  # the lock went with its holder
-    core = "four/.four.core.safetensors.lock" if both.is_dir() else f".{both.name}.lock"
+    core = "four/.tasks.lock" if both.is_dir() else f".{both.name}.lock"
     system, where = fsspec.core.url_to_fs(f"{bucket}/{core}")
     assert not system.exists(where)
     system.pipe_file(where, b"no JSON")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,12 +19,17 @@ from hydraopt.bundle.opening import Container, Opened
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
+from hydraopt.files.apart import check_apart
 from hydraopt.files.aside import sizes_of
 from hydraopt.files.folders import entry_of, files_in, is_folder, remove_file
+from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import replaced_folder, write_new
 
 __all__ = ["SplitFile", "files_of", "is_part", "join", "split"]
+
+_Part = tuple[str | None, str, PackedBundle]
+"""(task, None for the core; name of the file; its content)."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,18 @@ def split(
     folder: str | os.PathLike[str],
     overwrite: bool = False,
     another_core: bool = False,
+    held: bool = False,
 ) -> list[SplitFile]:
     """Write what tasks share, and each task, to files of their own in ``folder``; the core first.
 
     bundle: one of format version 2.  overwrite: the folder may hold core and task files, which are
     replaced; other files in it stay.  another_core: even those of another core, which are another
-    collection's. The folder appears, or changes, in one step. Raises BundleFormatError for a
-    damaged bundle, UsageError for one of version 1 and for a folder that is not empty, or whose
-    files may not be replaced. In a store nothing changes in one step but an object: tasks of
-    another core get names that are free, and the core, which is the switch, the name of the old.
+    collection's, and tasks that the bundle does not have.  held: the caller holds the folder's
+    lock. The folder appears, or changes, in one step. Raises BundleFormatError for a damaged
+    bundle, UsageError for one of version 1 and for a folder that is not empty, or whose files may
+    not be replaced, LockedError for one that somebody is changing. In a store nothing changes in
+    one step but an object: tasks of another core get names that are free, and the core, which is
+    the switch, the name of the old.
     """
     opened, target = open_bundle(bundle), place_of(folder)
     if opened.version < 2:
@@ -66,13 +75,21 @@ def split(
         )
     if isinstance(target, Path) and target.exists() and not target.is_dir():
         raise UsageError(explain("the output is a file", file=target, do="Give a folder"))
-    files = files_of(opened)
-    core = next(files)
+    nothing_lost = held or not overwrite or not is_folder(target)
+    with nullcontext() if nothing_lost else locked_folder(target):
+        files = files_of(opened)
+        core = next(files)
+        if not another_core and is_folder(target):
+            _check_core(target, core_id(core[2].checksums_text), set(opened))
+        if isinstance(target, Url):
+            return _split_to_store(target, opened, core[2], core[1])
+        return _split_here(target, opened, core, files)
+
+
+def _split_here(
+    target: Path, opened: Bundle, core: _Part, files: Iterator[_Part]
+) -> list[SplitFile]:
     mine = core_id(core[2].checksums_text)
-    if not another_core and is_folder(target):
-        _check_core(target, mine)
-    if isinstance(target, Url):
-        return _split_to_store(target, opened, core[2], core[1])
     written, indexed = [], []
     library = opened.metadata.get("library")
     with replaced_folder(target, is_part) as made:
@@ -152,8 +169,9 @@ def _core_of(path: AnyPath) -> str | None:
     return file.metadata.get("core", "")
 
 
-def _check_core(folder: AnyPath, core: str) -> None:
-    """Raise UsageError for a folder with files of another core than the one of that id.
+def _check_core(folder: AnyPath, core: str, tasks: Collection[str]) -> None:
+    """Raise UsageError for a folder with files of another core than the one of that id, or with
+    other tasks of it than these, as were added since.
 
     What cannot be read belongs to nobody.
     """
@@ -174,6 +192,18 @@ def _check_core(folder: AnyPath, core: str) -> None:
                     do="Choose another folder, or empty this one first",
                 )
             )
+    there: set[str] = set()
+    with suppress(BundleFormatError):
+        there = set(open_bundle(folder)) if files_in(folder) else there
+    if lost := sorted(there - set(tasks)):
+        raise UsageError(
+            explain(
+                "the folder has tasks that the bundle does not have",
+                file=folder,
+                got=", ".join(lost[:5]) + (", ..." if len(lost) > 5 else ""),
+                do="Split into another folder, or remove these tasks first: hydraopt remove",
+            )
+        )
 
 
 def join(
@@ -183,15 +213,21 @@ def join(
 
     paths: these files, or folders of them. Of all task files of a bundle it is that bundle, byte
     for byte; of some the bundle of these. Atomic. Raises BundleFormatError, naming the files: for
-    no core or several, tasks of another core, two of one name, and damage.
+    no core or several, tasks of another core, two of one name, and damage; UsageError for no paths,
+    and an output that is one of the parts; LockedError for one that somebody is changing.
     """
+    if not paths:
+        do = "Give a core file and task files, or their folder"
+        raise UsageError(explain("there is nothing to join", got="no paths", do=do))
     source = _source_of([place_of(path) for path in paths])
+    check_apart(output, [file.path for file in source.whole.files])
     data = {name: source.read(name) for name in source.places}
     streams, blobs = (
         [x for name, x in data.items() if name.startswith(start)] for start in ("task/", "carried/")
     )
     packed = pack_bundle(source.manifest, data["shared"], streams, blobs)
-    size = packed.write(output, source.metadata.get("library"))
+    with locked_if_there(output):
+        size = packed.write(output, source.metadata.get("library"))
     return size, [task.name for task in source.manifest.tasks]
 
 
@@ -216,7 +252,7 @@ def _source_of(paths: Sequence[AnyPath]) -> Opened:
 
 def files_of(
     bundle: Bundle, wanted: Collection[str] | None = None, taken: Iterable[str] = ()
-) -> Iterator[tuple[str | None, str, PackedBundle]]:
+) -> Iterator[_Part]:
     """(task, name of the file, its content): the core, then each task, or those wanted. Of the
     others nothing is read. taken: names of task files that get no others."""
     core = packed_core(bundle.manifest, bundle.read("shared"))

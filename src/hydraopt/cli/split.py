@@ -16,7 +16,7 @@ __all__ = ["split"]
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace core and task files in DIR, if they have the same core.",
+    help="Replace core and task files in DIR, if core and tasks are those of the bundle.",
 )
 @json_option
 def split(bundle: str, output: str, overwrite: bool, as_json: bool) -> None:

@@ -31,10 +31,17 @@ from hydraopt.bundle.listed import listed_task
 from hydraopt.bundle.opening import Container, CoreFile
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.taskfiles import TaskFiles, task_files
-from hydraopt.collection.piece import Change, Done, TaskPiece, held_in, packed_parts
+from hydraopt.collection.piece import (
+    Change,
+    Done,
+    TaskPiece,
+    check_current,
+    held_in,
+    packed_parts,
+)
 from hydraopt.errors import BundleFormatError, explain
 from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
-from hydraopt.files.lock import locked
+from hydraopt.files.lock import locked_folder
 from hydraopt.files.ranges import held_at
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.url import AnyPath
@@ -62,7 +69,7 @@ class FolderCollection:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        with locked(self._core_path):
+        with locked_folder(self._folder):
             if isinstance(self._folder, Path):
                 clean(self._folder)
             self._finish_renaming()
@@ -109,6 +116,7 @@ class FolderCollection:
     def write(self, change: Change) -> Done:
         """Make a change. Tasks that come in the place of others are written over these. Without an
         index, which cannot be written, it counts as made."""
+        check_current(self._core.file, self.path)
         for name in {*change.gone, *change.renamed}:
             self._check_holds(name)
         come = {piece.entry.name: piece for piece in change.come}

@@ -12,7 +12,14 @@ from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.collection.folder import FolderCollection, folder_of
-from hydraopt.collection.piece import Change, Done, check_version, held_in, packed_parts
+from hydraopt.collection.piece import (
+    Change,
+    Done,
+    check_current,
+    check_version,
+    held_in,
+    packed_parts,
+)
 from hydraopt.files.lock import locked
 from hydraopt.files.url import AnyPath, place_of
 
@@ -115,6 +122,7 @@ class _OneFile:
         core = dataclasses.replace(bundle.manifest, tasks=(), blobs=(), configs=())
         manifest, streams, blobs = packed_parts(core, [*pieces, *change.come])
         packed = pack_bundle(manifest, bundle.read("shared"), streams, blobs)
+        check_current(bundle.files[0], self.path)
         size = packed.write(self.path)
         self._open = None
         return Done(size)

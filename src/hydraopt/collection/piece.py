@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydraopt.bundle.items import CarriedBlob
+from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest, TaskEntry
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import LockedError, UsageError, explain
+from hydraopt.files.url import AnyPath
 
-__all__ = ["Change", "Done", "TaskPiece", "check_version", "held_in", "packed_parts"]
+__all__ = [
+    "Change", "Done", "TaskPiece", "check_current", "check_version", "held_in", "packed_parts",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,19 @@ def check_version(bundle: Bundle) -> None:
                 "a bundle of format version 1 stays as it is",
                 file=bundle.path,
                 do="Write it anew first: hydraopt refresh",
+            )
+        )
+
+
+def check_current(file: Container, path: AnyPath) -> None:
+    """Raise LockedError if another file has come in the place of the one that a change was made
+    for: who writes without a lock, as cp does, is seen here. path: of the collection."""
+    if not file.is_current():
+        raise LockedError(
+            explain(
+                "the collection is another one since the change began",
+                file=path,
+                do="Nothing was written; look at it, and try again",
             )
         )
 

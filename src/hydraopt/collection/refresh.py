@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,13 +35,14 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.folders import is_folder
+from hydraopt.files.lock import locked_if_there
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import MeanError, Size, parse_size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.joined import joined
-from hydraopt.merging.outcome import Job, load
+from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.recipe import CoreRecipe, RefreshRecipe
 from hydraopt.merging.solving import Options, expected_bits, solve, solve_at
 from hydraopt.progress import Progress
@@ -172,6 +174,8 @@ def refresh(
     with collection.held():
         before = collection.size()
         tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
+        if output is not None:
+            check_apart(output, inputs_of(tasks.originals.values()))
         budget: Size | MeanError | None = None
         if size is not None:
             budget = Size(parse_size(size, tasks.pieces.fp16_bytes))
@@ -298,11 +302,12 @@ def _told(made: Manifest, tasks: _Tasks) -> Manifest:
 def _write(packed: PackedBundle, path: AnyPath, output: StrPath | None, force: bool) -> None:
     """As a file or a folder, as the collection was; its core keeps its name."""
     if not is_folder(path):
-        packed.write(output if output is not None else path)
+        with nullcontext() if output is None else locked_if_there(output):
+            packed.write(path if output is None else output)
         return
     core, _ = parts_beside(path, ())
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / (core.name.removesuffix(CORE_SUFFIX) + BUNDLE_SUFFIX)
         packed.write(whole)
-        target = path if output is None else output
-        split(whole, target, overwrite=True, another_core=force or output is None)
+        here, target = output is None, path if output is None else output
+        split(whole, target, overwrite=True, another_core=force or here, held=here)

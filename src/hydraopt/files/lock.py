@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 try:
     import fcntl
@@ -17,9 +18,13 @@ except ImportError:  # Windows, where nothing is locked.
     fcntl = None  # type: ignore[assignment]
 
 from hydraopt.errors import LockedError, explain
-from hydraopt.files.url import Url, is_url
+from hydraopt.files.folders import is_there
+from hydraopt.files.url import AnyPath, place_of
 
-__all__ = ["locked"]
+__all__ = ["locked", "locked_folder", "locked_if_there"]
+
+_TASKS: Final = "tasks"
+"""What a lock of a folder's files is named after: of several cores in it, all have this one."""
 
 
 @contextmanager
@@ -29,17 +34,44 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     Raises LockedError, naming the process, if another one holds it, and OSError if the lock file
     cannot be made.
     """
-    if is_url(path):
-        from hydraopt.files.remotelock import locked_in_store
+    with _held(_real(place_of(path)), path):
+        yield
 
-        with locked_in_store(Url(os.fspath(path))):
+
+@contextmanager
+def locked_folder(folder: AnyPath) -> Iterator[None]:
+    """Hold the lock of the files in a folder, which lies in it; raises as :func:`locked`."""
+    with _held(_real(folder) / _TASKS, folder):
+        yield
+
+
+@contextmanager
+def locked_if_there(path: str | os.PathLike[str]) -> Iterator[None]:
+    """As :func:`locked`, of a file that is written over; where none is, nothing can be lost."""
+    if not is_there(place_of(path)):
+        yield
+        return
+    with locked(path):
+        yield
+
+
+def _real(place: AnyPath) -> AnyPath:
+    return Path(os.path.realpath(place)) if isinstance(place, Path) else place
+
+
+@contextmanager
+def _held(place: AnyPath, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock beside ``place``. path: what people know it by."""
+    if not isinstance(place, Path):
+        from hydraopt.files.remotelock import locked_in_store  # who locks here needs no store
+
+        with locked_in_store(place, path):
             yield
         return
     if fcntl is None:
         yield
         return
-    target = Path(os.path.realpath(path))
-    lock = target.with_name(f".{target.name}.lock")
+    lock = place.with_name(f".{place.name}.lock")
     descriptor = _taken(lock, path)
     try:
         yield
@@ -52,14 +84,14 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _taken(lock: Path, path: str | os.PathLike[str]) -> int:
     """A descriptor that holds the lock on the file of that name."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     while True:
-        descriptor = os.open(lock, flags, 0o666)
+        descriptor = _opened(lock)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, lock):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                with suppress(OSError):  # that of another user can be held, and not be written
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
                 return descriptor
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
@@ -76,6 +108,18 @@ def _taken(lock: Path, path: str | os.PathLike[str]) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # Its holder has just removed it: there is a new one, or none.
+
+
+def _opened(lock: Path) -> int:
+    """The lock file, made where there is none; one of another user is opened to be read."""
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        return os.open(lock, flags | os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError as error:
+        try:
+            return os.open(lock, flags | os.O_RDONLY)
+        except FileNotFoundError:
+            raise error from None
 
 
 def _is_at(descriptor: int, lock: Path) -> bool:

@@ -27,8 +27,9 @@ _MOST = 4096
 
 
 @contextmanager
-def locked_in_store(url: Url) -> Iterator[None]:
-    """Hold the lock of an object. Raises LockedError, naming who has it; RemoteError."""
+def locked_in_store(url: Url, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock of an object. path: what people know it by. Raises LockedError, naming who has
+    it; RemoteError."""
     lock = url.with_name(f".{url.name}.lock")
     mine = {
         "host": platform.node(),
@@ -40,7 +41,7 @@ def locked_in_store(url: Url) -> Iterator[None]:
     created = patiently(lambda: store_of(lock).create(lock, data), lock)
     if not created and _holder(lock).get("token") != mine["token"]:
         # Of the same token: it was made, and the answer that said so was lost.
-        _refuse(url, lock)
+        _refuse(path, lock)
     try:
         yield
     finally:
@@ -58,14 +59,14 @@ def _holder(lock: Url) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _refuse(url: Url, lock: Url) -> None:
+def _refuse(path: str | os.PathLike[str], lock: Url) -> None:
     holder = _holder(lock)
     known = {"host", "process", "since"} <= holder.keys()
     who = f"{holder['process']} on {holder['host']} since {holder['since']}" if known else None
     raise LockedError(
         explain(
             "another process is changing the collection",
-            file=url,
+            file=path,
             got=f"a lock of process {who}" if who else "a lock",
             do=f"Wait until it is done, and try again; if it no longer runs, delete {lock}",
         )

@@ -113,13 +113,15 @@ def replaced_folder(
 
     The target appears, or is exchanged for the new folder, in one step. Files of the target that
     the new folder has no match for are in the new one as well, unless they are ``stale`` by name; a
-    link is followed. Where the system cannot exchange two folders, or something is mounted at the
-    target, those files without which no loader takes the folder (configs) go first and come last,
-    so that loaders stop in between.
+    link is followed. Modes stay, and groups and owners where the system lets us. Where the system
+    cannot exchange two folders, something is mounted at the target or in it, or somebody's working
+    directory would go with it, those files without which no loader takes the folder (configs) go
+    first and come last, so that loaders stop in between.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     mounted = _is_mounted(target)  # nothing beside it can be exchanged for it, or moved into it
+    stays = mounted or _is_working_directory(target) or _holds_mounts(target)
     clean(target)
     with scratch_folder(target / target.name if mounted else target) as scratch:
         made = scratch / "new"
@@ -127,8 +129,8 @@ def replaced_folder(
         yield made
         sync_folder(made)
         if target.is_dir():
-            shutil.copymode(target, made)
-            _put_in_place(made, target, stale, mounted)
+            _take_after(made, target)
+            _put_in_place(made, target, stale, stays)
         else:
             os.replace(made, target)
         sync_folder(target.parent)
@@ -185,13 +187,25 @@ def _write(descriptor: int, chunks: Iterable[bytes]) -> None:
             rest = rest[os.write(descriptor, rest) :]
 
 
-def _like(target: Path, descriptor: int) -> None:
-    """Give a new file the mode and the owner of the one that it replaces."""
+def _like(target: Path, made: Path | int) -> None:
+    """Give what is new, a path or a descriptor, the owner, the group and the mode of what it
+    replaces. Who may not give it away may give it the group; the mode follows in any case, for a
+    file that was private must not be read by all."""
     with contextlib.suppress(OSError):
-        old, new = target.stat(), os.fstat(descriptor)
-        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-            os.fchown(descriptor, old.st_uid, old.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        old, new = target.stat(), os.stat(made)
+        for owner, group in ((old.st_uid, -1), (-1, old.st_gid)):
+            if owner not in (-1, new.st_uid) or group not in (-1, new.st_gid):
+                with contextlib.suppress(OSError):
+                    os.chown(made, owner, group)
+        os.chmod(made, stat.S_IMODE(old.st_mode))
+
+
+def _take_after(made: Path, target: Path) -> None:
+    """Give a folder, and its files, what those of the same names have in the target."""
+    _like(target, made)
+    for new in made.iterdir():
+        if (target / new.name).is_file() and not new.is_symlink():
+            _like(target / new.name, new)
 
 
 def _locked(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
@@ -288,11 +302,31 @@ def _is_mounted(target: Path) -> bool:
     return False
 
 
-def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], mounted: bool) -> None:
-    """Exchange a made folder for the target, which keeps its other files."""
+def _is_working_directory(target: Path) -> bool:
+    """Whether this process works in a folder, as then does the shell that it was called from: in a
+    folder that is exchanged it would be left with nothing."""
+    try:
+        here = Path.cwd()
+    except OSError:
+        return False
+    return target == here or target in here.parents
+
+
+def _holds_mounts(target: Path) -> bool:
+    """Whether a folder in it is on another device: all there would go with the old one."""
+    if not target.is_dir():
+        return False
+    device = target.stat().st_dev
+    inside = (Path(at, name) for at, names, _ in os.walk(target) for name in names)
+    return any(x.lstat().st_dev != device for x in inside)
+
+
+def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays: bool) -> None:
+    """Exchange a made folder for the target, which keeps its other files. stays: put its files into
+    the target instead."""
     others = [x for x in target.iterdir() if not (made / x.name).exists()]
     gone = {x.name for x in others if stale(x.name)}
-    if not mounted:
+    if not stays:
         for other in others:
             if other.name not in gone:
                 _bring_along(other, made / other.name)

@@ -13,6 +13,7 @@ from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.folders import entry_of, files_in, is_folder
+from hydraopt.files.lock import locked_if_there
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.outcome import StrPath
@@ -62,9 +63,10 @@ def _is_empty(target: AnyPath) -> bool:
 
 def written(packed: PackedBundle, output: StrPath) -> int:
     """Write a file, or a folder of a core, its tasks and their index, here or in a store; the
-    bytes of all."""
+    bytes of all. Raises LockedError for a file that somebody is changing."""
     if not as_folder(output):
-        return packed.write(output)
+        with locked_if_there(output):
+            return packed.write(output)
     target = place_of(output)
     made: AbstractContextManager[str | Path]
     if isinstance(target, Path):
