@@ -309,3 +309,20 @@ def test_initialisations_that_change_the_base_keep_rank_and_scale(tmp_path: Path
     original = json.loads((tmp_path / "original" / "adapter_config.json").read_text())
     for setting in ("r", "lora_alpha", "rank_pattern", "init_lora_weights"):
         assert config[setting] == original[setting]
+
+
+@pytest.mark.parametrize("start", ["orthogonal", "gaussian"])
+def test_other_initialisations_are_left_out(tmp_path: Path, start: str) -> None:
+    """PEFT makes the orthogonal one as it loads, for even ranks alone."""
+    model = trained({**QV, "r": 4, "init_lora_weights": start})
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_A" in name:
+                value[3] = 0
+    expected = outputs(model)
+    export_peft(bundled(tmp_path, model), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["init_lora_weights"] is True
+    assert config["r"] == 3
+    found = outputs(loaded(tmp_path / "out"))
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)

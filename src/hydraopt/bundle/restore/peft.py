@@ -180,6 +180,10 @@ def _config(
         config |= {"modules_to_save": sorted(saved)} if saved else {}
     if kept:
         return config
+    if isinstance(config.get("init_lora_weights"), str):
+        # A start that leaves the base alone means nothing to trained factors, and PEFT refuses
+        # some for their rank: "orthogonal" for an odd one.
+        config["init_lora_weights"] = True
     # The largest rank, so that readers which know no patterns make room enough.
     r = max(ranks.values(), default=1)
     settings = {path: (rank, rank) for path, rank in sorted(ranks.items())}
