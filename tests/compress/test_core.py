@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import hydraopt.compress.core as core_module
+from hydraopt.compress import spectrum
 from hydraopt.compress.core import CoreStore, ModuleCore, SharedSpace
 from hydraopt.linalg.shapes import Array, Factors
 from tests.compress.core_factors import Pair, low_rank, orthonormal
@@ -53,8 +54,9 @@ def spaces_of(seed: int) -> tuple[ModuleCore, tuple[SharedSpace, SharedSpace]]:
 def partial(monkeypatch: pytest.MonkeyPatch) -> int:
     """Only the strongest directions are computed, as for many tasks; how many of them."""
     monkeypatch.setattr(core_module, "_EXACT", 8)
-    monkeypatch.setattr(core_module, "MOST_DIRECTIONS", 20)
-    monkeypatch.setattr(core_module, "SPARE", 4)
+    for module in (core_module, spectrum):
+        monkeypatch.setattr(module, "MOST_DIRECTIONS", 20)
+    monkeypatch.setattr(spectrum, "SPARE", 4)
     return 20
 
 
@@ -90,13 +92,13 @@ def test_more_vectors_than_they_are_long_are_all_used(monkeypatch: pytest.Monkey
     core, (exact, _) = spaces_of(1)
     monkeypatch.setattr(core_module, "_EXACT", M)
     called: list[tuple[int, ...]] = []
-    by_scatter = core_module._by_scatter
+    by_scatter = core_module.by_scatter
 
     def noted(stacked: Array, d: Array) -> tuple[Array, Array]:
         called.append(stacked.shape)
         return by_scatter(stacked, d)
 
-    monkeypatch.setattr(core_module, "_by_scatter", noted)
+    monkeypatch.setattr(core_module, "by_scatter", noted)
     found = spaces_of(1)[1][0]
     assert called == [(M, TASKS * RANK)]
     np.testing.assert_allclose(found.values, exact.values, rtol=1e-10)

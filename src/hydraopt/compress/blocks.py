@@ -17,18 +17,15 @@ from typing import Final, Protocol
 import numpy as np
 
 from hydraopt.compress.core import (
-    MOST_DIRECTIONS,
-    ROUNDS,
-    SPARE,
     CoreStore,
     Decomposed,
     FactorReader,
     ModuleCore,
     SharedSpace,
-    Stacked,
     Vectors,
     decomposed,
 )
+from hydraopt.compress.spectrum import MOST_DIRECTIONS, ROUNDS, SPARE, Stacked
 from hydraopt.files.aside import Aside, Place
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.cutoff import STORED_IN_FLOAT32, significant

@@ -6,35 +6,36 @@ does not depend on how a dW was factored.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
+from hydraopt.compress.spectrum import (
+    MOST_DIRECTIONS,
+    Stacked,
+    above,
+    by_chance,
+    by_scatter,
+    coarse,
+    strongest,
+)
 from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.cutoff import STORED_IN_FLOAT32, significant
-from hydraopt.linalg.rangefinder import dominant_range
 from hydraopt.linalg.shapes import Array, Factors, Thin
 from hydraopt.linalg.stack import thin_stack
 
 __all__ = [
-    "MOST_DIRECTIONS",
     "ROOM",
-    "ROUNDS",
-    "SPARE",
     "CoreStore",
     "Decomposed",
     "FactorReader",
     "ModuleCore",
     "SharedSpace",
-    "Stacked",
     "Vectors",
     "decomposed",
     "part_of",
@@ -42,28 +43,18 @@ __all__ = [
 
 _EXACT = 1024
 """Up to so many stacked vectors, or vectors of this length, all directions are computed."""
-MOST_DIRECTIONS = 512
-"""Beyond, so many, the strongest. In the sets so far no basis of more has paid."""
 _ENOUGH = 256
 """From so many vectors on, what they have in common by chance is known well enough to compare."""
-_CHANCE = 1.05
-"""Times what chance makes, up to which tasks count as having nothing in common."""
-_FEW = 384
-"""Up to so many vectors LAPACK finds all directions in double precision as fast as some in single;
-of 1,024 it takes three times as long (by hand)."""
 _COARSE = 1e-4
 """Directions above this share of all energy are as good in single precision as they are needed."""
 _FAINT = 1e-6
 """Of the largest weighted singular value: coordinates of fainter vectors are multiplied out."""
 _TOGETHER = 1 << 20
 """Numbers of the tasks that are decomposed at once, about."""
-SPARE, ROUNDS = 32, 3
-"""Directions tried beyond those asked for, and power iterations, of the randomised method."""
 
 ROOM = 256 << 20
 """Bytes of shared spaces that a store keeps, unless told otherwise."""
 
-Stacked = NDArray[np.float32]
 Vectors = tuple[Stacked, Stacked]
 """(U, V) of a module's tasks, each side by side."""
 
@@ -95,19 +86,19 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
     """
     d = np.concatenate(scales)
     unit = float(d.max(initial=0.0))
-    coarse = None
+    gram = None
     if unit and least > 0 and _ENOUGH <= d.size <= _EXACT:
-        coarse = _coarse(stacked, d / unit)
-    if unit == 0 or (coarse is not None and _by_chance(coarse, d / unit, scales, len(stacked))):
+        gram = coarse(stacked, d / unit)
+    if unit == 0 or (gram is not None and by_chance(gram, d / unit, scales, len(stacked))):
         nothing = np.zeros((d.size, 0))
         return SharedSpace(np.zeros(0), nothing, nothing)
-    if coarse is not None and least > _COARSE * unit**2 * np.linalg.norm(coarse):
-        energy, w = _above(coarse, least / unit**2)
+    if gram is not None and least > _COARSE * unit**2 * np.linalg.norm(gram):
+        energy, w = above(gram, least / unit**2)
         energy *= unit**2
     elif min(d.size, len(stacked)) > _EXACT:
-        energy, w = _strongest(stacked, d)
+        energy, w = strongest(stacked, d)
     elif len(stacked) < d.size:
-        energy, w = _by_scatter(stacked, d)
+        energy, w = by_scatter(stacked, d)
     else:
         # In float64: float32 would add directions of its own, 3e-4 of the largest.
         vectors = stacked.astype(np.float64)
@@ -122,81 +113,6 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
     else:
         coordinates = (stacked.T @ (stacked @ mix.astype(np.float32))).astype(np.float64)
     return SharedSpace(values, np.ascontiguousarray(coordinates), mix)
-
-
-def _by_task(rows: Array, scales: Sequence[Array]) -> list[Array]:
-    edges = np.cumsum([0, *(s.size for s in scales)])
-    return [rows[a:b] for a, b in itertools.pairwise(edges)]
-
-
-def _coarse(stacked: Stacked, d: Array) -> Stacked:
-    """The Gram matrix of ``stacked * d``, in single precision."""
-    weight = d.astype(np.float32)
-    gram: Stacked = (stacked.T @ stacked) * np.outer(weight, weight)
-    return gram
-
-
-def _by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) -> bool:
-    """Whether tasks have no more in common than vectors that were drawn at random: then no basis
-    saves anything, since independent sources are best coded apart.
-
-    Of random vectors of this length the squared inner products sum up to the product of the tasks'
-    energies over the length.
-    """
-    energies = np.array([float(x @ x) for x in _by_task(d, scales)])
-    others = energies.sum() ** 2 - energies @ energies
-    overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
-    return overlap * length < _CHANCE * float(others)
-
-
-def _above(gram: Stacked, least: float) -> tuple[Array, Array]:
-    """Eigenvalues of a Gram matrix, at least those above ``least``, rising, and vectors."""
-    if len(gram) <= _FEW:
-        return np.linalg.eigh(gram.astype(np.float64))
-    linalg, blas = _scipy()
-    with blas.limit(limits=1, user_api="blas"):
-        try:
-            energy, w = linalg.eigh(
-                gram, subset_by_value=(least, np.inf), driver="evr", check_finite=False
-            )
-        except linalg.LinAlgError:  # The faster driver may fail where the plain one does not.
-            energy, w = linalg.eigh(gram)
-    return energy.astype(np.float64), w.astype(np.float64)
-
-
-@functools.cache
-def _scipy() -> tuple[Any, ThreadpoolController]:
-    """scipy.linalg, which takes a sixth of a second to load, and what limits the threads of its
-    BLAS: results must not depend on them."""
-    import scipy.linalg
-
-    return scipy.linalg, ThreadpoolController()
-
-
-def _by_scatter(stacked: Stacked, d: Array) -> tuple[Array, Array]:
-    """As :func:`_strongest`, all N eigenvalues of ``X X^T`` (N, N): for more vectors than they have
-    numbers. Those near 0 have no vectors of use."""
-    x = stacked * d
-    energy, u = np.linalg.eigh(x @ x.T)
-    return energy, (x.T @ u) / np.sqrt(np.maximum(energy, 1e-300))
-
-
-def _strongest(stacked: Stacked, d: Array) -> tuple[Array, Array]:
-    """The largest eigenvalues of ``X^T X`` for X = stacked * d, rising, and their vectors (S, q).
-
-    By the randomised range finder, from one start always: O(N S q) where all directions take
-    O(N S^2 + S^3). In float32, so what is below 1e-5 of the largest value is rounding.
-    """
-    n, size = stacked.shape
-    unit = float(d.max()) or 1.0  # Any weight is allowed, and its square need not be a float32.
-    x = stacked * (d / unit).astype(np.float32)
-    tried = min(MOST_DIRECTIONS + SPARE, n, size)
-    probe = np.random.default_rng(0).standard_normal((size, tried), dtype=np.float32)
-    back = dominant_range(lambda rows: x @ rows, lambda left: x.T @ left, probe, ROUNDS)[1]
-    rows = np.linalg.qr(back)[0]
-    image = (x @ rows).astype(np.float64)
-    energy, turn = np.linalg.eigh(image.T @ image)
-    return energy[-MOST_DIRECTIONS:] * unit**2, rows @ turn[:, -MOST_DIRECTIONS:]
 
 
 @dataclass(frozen=True)
