@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hydraopt.coding.dense import DenseRecord, read_dense, write_dense
+from hydraopt.coding.spread import spread_of
 from hydraopt.coding.stream import StreamReader, StreamWriter
 from hydraopt.coding.version import VERSION
 from hydraopt.compress import dense
@@ -47,7 +48,7 @@ def guessed_bits(x: np.ndarray, step: float) -> float:
     """Of normal numbers of this size: the rate lies between those of the classes around."""
     classes = np.arange(LAST_CLASS + 1)
     at = np.log2(max(math.sqrt(np.mean(x**2)) / step, 1e-9))
-    rate = np.interp(at, np.log2(dense.spread_of(classes)), rate_of(classes))
+    rate = np.interp(at, np.log2(spread_of(classes)), rate_of(classes))
     return float(x.size * rate)
 
 

@@ -1,0 +1,133 @@
+"""Parts of a dense tensor: which of a matrix's are worth their bits beside the rest in steps.
+
+Everything here is of one matrix (N, k) at a price of a bit; :mod:`hydraopt.compress.dense` says
+what becomes of tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.coding.coefficients import exponents, power
+from hydraopt.coding.forms import Way
+from hydraopt.coding.records import PartsRecord, quantise_side
+from hydraopt.coding.spread import spread_of
+from hydraopt.coding.stream import LAMBDA
+from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, rate_of
+from hydraopt.compress.sides import PART_BITS
+from hydraopt.linalg.basis import symmetric_inverse
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["coded_parts", "plan_parts", "rows_of", "spent", "tables"]
+
+_UNSEEN: Final = 0.25
+"""Rows of numbers below this many steps round to zero, and are left out where they are many."""
+_FEW: Final = 0.7
+"""Rows are named where no more than this share of them is not zero."""
+_LEAST: Final = 4096, 16
+"""Numbers and columns of a matrix in which parts are looked for."""
+_WIDEST: Final = 4096
+"""Columns of a matrix in which parts are looked for: what is decomposed is (columns, columns)."""
+_SAVES: Final = 0.98
+"""Parts are coded where the cost is estimated below this share of that without."""
+
+
+@functools.cache
+def tables() -> tuple[Array, Array, Array]:
+    """Logarithms (to 2) of spreads in steps; bits a number and log of the error left at each."""
+    classes = np.arange(LAST_CLASS + 1)
+    noise = noise_of(classes)
+    return np.log2(spread_of(classes)), rate_of(classes), np.log2(noise / (1 + noise))
+
+
+def spent(squares: Array, rows: int, step: float) -> tuple[float, float]:
+    """About the bits of columns (k,) of ``rows`` numbers each, and the squared error left.
+
+    squares: squared norms of the columns.
+    """
+    spreads, rates, left = tables()
+    at = np.log2(np.maximum(np.sqrt(squares / max(rows, 1)) / step, 1e-9))
+    bits = rows * float(np.interp(at, spreads, rates).sum()) + 3.0 * squares.size
+    return bits, float(squares @ 2.0 ** np.interp(at, spreads, left))
+
+
+def rows_of(x: Array, step: float) -> NDArray[np.int64] | None:
+    """The rows that are worth naming, or None where most are."""
+    rows = np.flatnonzero(np.abs(x).max(axis=1, initial=0) > _UNSEEN * step)
+    return rows if rows.size <= _FEW * x.shape[0] else None
+
+
+def _part_classes(
+    s: Array, rest: float, shape: tuple[int, int], price: float, weight: float, step: float
+) -> NDArray[np.int64]:
+    """Spread classes of parts with singular values ``s``. Their rounding is coded with the rest,
+    where there is one, of squared norm ``rest``: then it costs less than as an error."""
+    rows, columns = shape
+    mended = min(1.0, LAMBDA / (2 * math.log(2)) * step**2 * rows * columns / max(rest, 1e-300))
+    classes = np.arange(FIRST_CLASS, LAST_CLASS + 1)
+    harm = weight * mended * 2 * noise_of(classes)[None, :] * (s**2)[:, None]
+    cost = harm + price * (rows + columns) * rate_of(classes)[None, :]
+    chosen: NDArray[np.int64] = classes[cost.argmin(axis=1)]
+    return chosen
+
+
+def _parts_that_pay(
+    s: Array, shape: tuple[int, int], price: float, weight: float, step: float
+) -> int:
+    """How many of the parts with singular values ``s``, falling, cost less than they save."""
+    rows, columns = shape
+    left = np.append(np.cumsum((s**2)[::-1])[::-1], 0.0)
+    most = int(math.log2(max(s.size // 4, 1)))
+    costs = {}
+    for k in sorted({0, *(round(2 ** (i / 2)) for i in range(2 * most + 1))}):
+        rest, bits = float(left[k]), 0.0
+        if k:
+            classes = _part_classes(s[:k], rest, shape, price, weight, step)
+            rest += float((s[:k] ** 2) @ (2 * noise_of(classes)))
+            bits = float((rows + columns) * rate_of(classes).sum()) + PART_BITS * k
+        more, error = spent(np.full(columns, rest / columns), rows, step)
+        costs[k] = weight * error + price * (bits + more)
+    best = min(costs, key=costs.__getitem__)
+    return best if costs[best] < _SAVES * costs[0] else 0
+
+
+def plan_parts(
+    x: Array, price: float, weight: float, step: float
+) -> tuple[Array, Array, int, NDArray[np.int64]] | None:
+    """Singular values of a matrix, falling, its right vectors, how many parts pay for themselves
+    beside the rest, and their spread classes; None where none do."""
+    rows, columns = x.shape
+    if x.size < _LEAST[0] or not _LEAST[1] <= columns <= _WIDEST:
+        return None
+    if rows_of(x, step) is not None:
+        return None  # Few rows take less than their parts, which are as long as all rows.
+    values, vectors = np.linalg.eigh(x.T @ x)
+    s = np.sqrt(np.maximum(values[::-1], 0))
+    k = _parts_that_pay(s, (rows, columns), price, weight, step)
+    if k == 0 or s[k - 1] <= 0:
+        return None
+    left = float((s[k:] ** 2).sum())
+    return s, vectors[:, ::-1], k, _part_classes(s[:k], left, x.shape, price, weight, step)
+
+
+def coded_parts(x: Array, price: float, weight: float, step: float) -> PartsRecord | None:
+    """The parts of a matrix that pay for themselves, rounded."""
+    plan = plan_parts(x, price, weight, step)
+    if plan is None:
+        return None
+    rows, columns = x.shape
+    _, vectors, k, classes = plan
+    lengths = spread_of(classes)
+    right = quantise_side(vectors[:, :k] * lengths * math.sqrt(columns), Way.EXPLICIT, None)
+    some = np.any(right.values != 0, axis=0)
+    right, lengths = right.keep(some), lengths[some]
+    gram = right.values.T @ right.values
+    ideal = (x @ right.values) @ symmetric_inverse(gram)
+    norms = np.linalg.norm(ideal, axis=0)
+    grid = exponents(norms / (lengths * math.sqrt(rows)))
+    return PartsRecord(quantise_side(ideal / power(grid), Way.EXPLICIT, None), right, grid)
