@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.errors import AdapterFormatError, UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 
-__all__ = ["Checkpoint", "read_checkpoint", "weight_files"]
+__all__ = ["HEADS", "Checkpoint", "read_checkpoint", "weight_files"]
 
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
@@ -27,7 +26,10 @@ _LOADED: Final = (
     "pytorch_model-*-of-*.bin",
     "pytorch_model.bin.index.json",
 )
-_LAYER: Final = re.compile(r"(.*?(?:layers|blocks|block|h))\.(\d{1,6})\.(.+)$")
+# A layer is a module that has others: of a sequence of plain ones, some have no weights at all.
+_LAYER: Final = re.compile(r"((?:.*?\.)?(?:layers|blocks|block|h))\.(\d{1,6})\.[^.]+\.")
+HEADS: Final = frozenset({"lm_head", "embed_out"})
+"""What models call their output embeddings; the second is GPT-NeoX's."""
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WEIGHTS: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
 
@@ -52,14 +54,17 @@ class Checkpoint:
         text = self.config.get("text_config")
         inner = text if isinstance(text, Mapping) else {}
         stated = self.config.get("tie_word_embeddings", inner.get("tie_word_embeddings"))
-        return bool(stated) or not any(x.endswith("lm_head.weight") for x in self.tensors)
+        if stated is not None:
+            return bool(stated)
+        heads = tuple(f".{head}.weight" for head in HEADS)
+        return not any(f".{name}".endswith(heads) for name in self.tensors)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Open a transformers folder; of the weights only headers are read.
 
     Raises UsageError for a folder without config.json and safetensors weights, for quantised
-    weights, for an index that does not fit its shards, and for layers that lack tensors.
+    weights, for an index that does not fit its shards, and for layers that are missing.
     """
     config = _json(folder / "config.json", folder)
     if config.get("quantization_config"):
@@ -113,41 +118,32 @@ def _check_index(folder: Path, files: Mapping[str, TensorFile]) -> None:
 def _check_layers(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, RawTensor]
 ) -> None:
-    """Raises UsageError if a layer that the config counts is not there, or lacks tensors that most
-    layers like it have.
+    """Raises UsageError if a layer that the config counts is not there.
 
-    Nothing here builds the model. So layers are held against one another: one that has a part of
-    what most have, and nothing else, is not whole. A layer of another kind has other tensors too.
+    Nothing here builds the model. So only numbers that are missing count: a layer may well have
+    less than its like. The first of ModernBERT has no norm, the last of Swin no downsampling, and
+    layers of Gemma share keys and values.
     """
-    held: dict[str, dict[int, set[str]]] = {}
+    held: dict[str, set[int]] = {}
     for name in tensors:
         if parts := _LAYER.match(name):
-            stack = held.setdefault(parts[1], {})
-            stack.setdefault(int(parts[2]), set()).add(parts[3])
+            held.setdefault(parts[1], set()).add(int(parts[2]))
     inner = config.get("text_config")
     stated = [
         part[key]
         for part in (config, inner if isinstance(inner, Mapping) else {})
         for key in _DEPTHS
-        if type(part.get(key)) is int
+        if type(part.get(key)) is int and "decoder_layers" not in part
     ]
     for prefix, layers in held.items():
-        kinds = Counter(map(frozenset, layers.values()))
-        usual = max(kinds, key=lambda kind: (kinds[kind], len(kind)))
-        lacks = [
-            f"{prefix}.{i}.{name}"
-            for i, names in sorted(layers.items())
-            if names < usual
-            for name in sorted(usual - names)
-        ]
         count = max(layers) + 1
-        lacks += [f"{prefix}.{i}" for i in range(count) if i not in layers]
+        lacks = [f"{prefix}.{i}" for i in range(count) if i not in layers]
         if len(held) == 1 and stated and count < max(stated):
             lacks.append(f"{prefix}.{count}")
         if lacks:
             raise UsageError(
                 explain(
-                    "the weight files of the base model lack tensors",
+                    "the weight files of the base model lack layers",
                     file=folder,
                     got=f"{len(lacks)}: {', '.join(lacks[:4])}" + (", ..." if lacks[4:] else ""),
                     do="Fetch the base model again, or give the folder of a complete one",

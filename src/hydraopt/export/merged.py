@@ -26,7 +26,7 @@ from hydraopt.bundle.restore.peft import CONFIG as ADAPTER_CONFIG
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import AlignmentError, ExportError, UsageError, explain
-from hydraopt.export.checkpoint import Checkpoint, read_checkpoint, weight_files
+from hydraopt.export.checkpoint import HEADS, Checkpoint, read_checkpoint, weight_files
 from hydraopt.export.plain import refuse_settings, refused
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically
@@ -41,8 +41,7 @@ _ROWS: Final = 4096
 # Models whose layers are transformers' Conv1D, which keeps its weight as (n, m).
 _CONV1D: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in"})
-_HEADS: Final = frozenset({"lm_head", "embed_out"})
-_SHARED: Final = _EMBEDDINGS | _HEADS
+_SHARED: Final = _EMBEDDINGS | HEADS
 
 _WIDER: Final = "Give the base in bfloat16 or float32"
 
@@ -165,7 +164,7 @@ def _product(
     embedding = module.kind == "embedding"
     # PEFT sees to it that the adapter says so where a layer is a Conv1D, whatever the model.
     conv1d = model.config.get("model_type") in _CONV1D or bool(task.config.get("fan_in_fan_out"))
-    flipped = conv1d and last not in _HEADS
+    flipped = conv1d and last not in HEADS
     # The rows of the stored weight are outputs, but for embeddings and Conv1D.
     turned = embedding or (flipped and module.kind == "linear")
     if magnitude is not None and (turned or module.kind != "linear"):
@@ -234,12 +233,22 @@ def _base_tensor(task: TaskAdapter, model: Checkpoint, key: str, path: str) -> R
 
 
 def _renaming(task: TaskAdapter, model: Checkpoint, paths: list[str]) -> Callable[[str], str]:
-    """Adapters name modules as in the whole model, checkpoints may as in the model without head."""
-    if paths and not all(f"{path}.weight" in model.tensors for path in paths):
-        cut = [path.partition(".")[2] for path in paths]
+    """Adapters name modules as in the whole model, checkpoints may as in the model without head.
+
+    Versions of transformers have several names for one head, and files keep the first.
+    """
+    heads = [head for head in HEADS if f"{head}.weight" in model.tensors]
+
+    def named(path: str) -> str:
+        first, dot, rest = path.partition(".")
+        return heads[0] + dot + rest if len(heads) == 1 and first in HEADS else path
+
+    whole = [named(path) for path in paths]
+    if whole and not all(f"{path}.weight" in model.tensors for path in whole):
+        cut = [path.partition(".")[2] for path in whole]
         if all(f"{path}.weight" in model.tensors for path in cut):
             return lambda path: path.partition(".")[2]
-    return lambda path: path
+    return named
 
 
 def _misfit(task: TaskAdapter, path: str, got: Any, expected: Any) -> AlignmentError:
