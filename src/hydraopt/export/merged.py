@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import numpy as np
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.card import write_card
-from hydraopt.bundle.restore.extras import exported_extras
+from hydraopt.bundle.restore.extras import changing_extras, exported_extras
 from hydraopt.bundle.restore.folders import check_target
 from hydraopt.bundle.restore.layout import Pair, pairs_of
 from hydraopt.bundle.restore.peft import CONFIG as ADAPTER_CONFIG
@@ -108,7 +108,7 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
     """What happens to each tensor of the base that the task changes, by its name there."""
     pairs = pairs_of(task, task.factors())
     extras = dict(exported_extras(task, unfolded=False))
-    kinds = {key: task.extra_kinds.get(old, "saved") for key, old in _renamed(extras, task)}
+    kinds = dict(zip(extras, changing_extras(task).values(), strict=True))
     name_in = _renaming(task, model, [pair.path for pair in pairs])
     changes: dict[str, Change] = {}
     for pair in pairs:
@@ -139,11 +139,6 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
             raise _misfit(task, plain, tensor.shape, value.shape)
         changes[plain] = _replacement(task, value, added)
     return changes
-
-
-def _renamed(extras: Iterable[str], task: TaskAdapter) -> list[tuple[str, str]]:
-    """(exported key, key in the bundle): exported_extras keeps the order."""
-    return list(zip(extras, task.extras, strict=True))
 
 
 def _product(

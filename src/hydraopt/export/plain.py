@@ -8,6 +8,7 @@ from typing import Final
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.tunerfiles import changing
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
@@ -69,14 +70,15 @@ def refuse_all_but(
     Settings that change what the pairs mean are refused as well, and an adapter without modules.
     """
     refuse_settings(task, engine, settings)
-    for key, kind in task.extra_kinds.items():
+    others = changing(task.extra_kinds, task.config)
+    for key, kind in others.items():
         if kind not in extras:
             raise refused(task, engine, _KINDS[kind], key)
     for path, module in task.modules.items():
         problem = _problem(module, kinds, layouts)
         if problem is not None:
             raise refused(task, engine, problem, path)
-    if not task.modules and not task.extra_kinds:
+    if not task.modules and not others:
         raise refused(task, engine, "an adapter without any module")
 
 

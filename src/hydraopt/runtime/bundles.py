@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.adapters.tunerfiles import changing
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.spec import ModuleEntry
@@ -118,10 +119,12 @@ class PlacedBundle:
         return head
 
     def _replacements(self, task: TaskAdapter) -> dict[str, dict[str, RawTensor]]:
-        if not task.extra_kinds:
+        kinds = changing(task.extra_kinds, task.config)
+        if not kinds:
             return {}
         changed = [self._places.renaming(path) for path in task.modules]
-        return replacements(self._model, task.extras, self._places.renaming, changed)
+        extras = {key: x for key, x in task.extras.items() if key in kinds}
+        return replacements(self._model, extras, self._places.renaming, changed)
 
     def _site(self, task: TaskAdapter, path: str) -> Site:
         """The site of a module; what a lossless task has beyond the manifest shares nothing."""
@@ -193,7 +196,8 @@ def obstacles(task: TaskAdapter, replacing: bool = False) -> Iterator[str]:
     tuner = other_tuner(task.config)
     if tuner is not None:
         yield f"the tuner {tuner}"
-    kinds = set(task.extra_kinds.values()) - ({"saved"} if replacing else set())
+    others = changing(task.extra_kinds, task.config)
+    kinds = set(others.values()) - ({"saved"} if replacing else set())
     yield from (f"extra tensors of kind {kind}" for kind in sorted(kinds))
     yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
     for setting in ("alora_invocation_tokens", "layer_replication"):

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hydraopt.adapters.keys import PREFIX, names_adapter
+from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
+from hydraopt.adapters.tunerfiles import changing
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.errors import ExportError, explain
 
 if TYPE_CHECKING:
     from hydraopt.bundle.task import TaskAdapter
 
-__all__ = ["exported_extras", "folded_extras"]
+__all__ = ["changing_extras", "exported_extras", "folded_extras"]
 
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
 # An adapter's own name ("default") inside a tensor's, as training loops leave it that save the
@@ -32,16 +34,24 @@ _NAMED: Final = (
 _MAGNITUDE: Final = re.compile(r"(.+)\.(?:m|dora_scale|lora_magnitude_vector)")
 
 
-def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor]:
-    """A task's extras by PEFT key, bytes as they were.
+def changing_extras(task: TaskAdapter) -> dict[str, ExtraKind]:
+    """What each extra is that may change the base, by key."""
+    kinds = {key: task.extra_kinds.get(key, "saved") for key in task.extras}
+    return changing(kinds, task.config)
 
-    unfolded: the scale stays in the config; else biases of lora_B are multiplied by theirs.
+
+def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor]:
+    """A task's extras by a LoRA's PEFT key, bytes as they were.
+
+    Those of :func:`changing_extras`, in their order. unfolded: the scale stays in the config; else
+    biases of lora_B are multiplied by theirs.
     Raises ExportError for a tensor that PEFT has no place for.
     """
     scales, named = _bias_scales(task), names_adapter(task.extras.keys())
     result: dict[str, RawTensor] = {}
-    for key, tensor in task.extras.items():
-        kind = task.extra_kinds.get(key, "saved")
+    extras = task.extras
+    for key, kind in changing_extras(task).items():
+        tensor = extras[key]
         if kind == "lora_bias" and not unfolded:
             tensor = _with_scale(task, key, tensor, scales)
         if task.entry.format != "peft":
@@ -61,11 +71,11 @@ def exported_extras(task: TaskAdapter, *, unfolded: bool) -> dict[str, RawTensor
 
 
 def folded_extras(task: TaskAdapter) -> dict[str, RawTensor]:
-    """A task's extras under their own keys; biases of lora_B times the scale of their module."""
-    scales = _bias_scales(task)
+    """The same extras under their own keys; biases of lora_B times the scale of their module."""
+    scales, tensors = _bias_scales(task), task.extras
     return {
-        key: _with_scale(task, key, x, scales) if task.extra_kinds.get(key) == "lora_bias" else x
-        for key, x in task.extras.items()
+        key: _with_scale(task, key, tensors[key], scales) if kind == "lora_bias" else tensors[key]
+        for key, kind in changing_extras(task).items()
     }
 
 
