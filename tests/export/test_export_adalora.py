@@ -1,4 +1,4 @@
-"""AdaLoRA elsewhere than in PEFT: products of three tensors, and modules that were cut to nothing."""
+"""AdaLoRA elsewhere than in PEFT: products of three tensors, and modules cut to nothing."""
 
 from __future__ import annotations
 

@@ -117,12 +117,11 @@ def kept_file(
 
 
 def _as_it_was(module: LowRankModule) -> Stored:
-    b, a = replace(module, scale=1.0).factors()
+    b, a = (x.astype(np.float64) for x in replace(module, scale=1.0).factors())
     dtypes = _computed(module.a.dtype), _computed(module.b.dtype)
     if module.between is not None and not holds(a, dtypes[0]):
         dtypes = ("F32", dtypes[1])  # AdaLoRA's values times A: products, which underflow 16 bits
-    entry = ModuleEntry.of(module)
-    return Stored(entry, a.astype(np.float64), b.astype(np.float64), module.scale, dtypes)
+    return Stored(ModuleEntry.of(module), a, b, module.scale, dtypes)
 
 
 def _computed(dtype: str) -> str:
