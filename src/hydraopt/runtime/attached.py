@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.runtime.adders import Adder, Alone, Mixed, MixedReplaced
+from hydraopt.runtime.batches import Batches
 from hydraopt.runtime.bundles import Bundles, PlacedBundle, named_bundles
 from hydraopt.runtime.heads import Head, HeadCache, ModuleHead, Replaced, head_bytes
 
@@ -60,6 +61,11 @@ class _Chosen:
     names: tuple[str | None, ...]
     adders: Mapping[str, Adder]
     heads: Mapping[Hashable, Head]
+
+    @property
+    def several(self) -> bool:
+        """Whether it matters which row is which."""
+        return any(name != self.names[0] for name in self.names)
 
 
 _NONE = _Chosen((None,), {}, {})
@@ -120,6 +126,8 @@ class Attached:
         self._decodes = self._hits = self._read_before = 0
         self._seconds = 0.0
         self._handles: dict[str, Any] = {}
+        self._batches = Batches()
+        self._watching: list[Any] = []
         counts = Counter(name for placed in bundles for name in placed.bundle)
         self._names: dict[str, tuple[PlacedBundle, str]] = {}
         for placed in bundles:
@@ -163,7 +171,8 @@ class Attached:
 
         A batch must have as many rows, or a multiple: then each name counts for as many rows in
         a row, as ``generate`` repeats prompts for beams and ``num_return_sequences``. A module
-        raises UsageError for a batch of another size. Errors as in :meth:`set_task`.
+        raises UsageError for a batch of another size, and where its first dimension is not that of
+        the model's inputs. Errors as in :meth:`set_task`.
         """
         given, names = names, () if isinstance(names, str) else tuple(names)
         if not names:
@@ -177,6 +186,8 @@ class Attached:
             for module in dict.fromkeys(x for head in by_name.values() for x in head):
                 own = [None if x is None else by_name[x].get(module) for x in names]
                 adders[module] = _mixed(own, module)
+            if not self._watching:
+                self._watching.extend(self._batches.watch(self._model))
             self._choose(names, adders, heads)
 
     @contextmanager
@@ -204,9 +215,10 @@ class Attached:
 
     def detach(self) -> None:
         """Take all hooks off the model and free everything; the object is of no more use."""
-        for handle in self._handles.values():
+        for handle in (*self._handles.values(), *self._watching):
             handle.remove()
         self._handles.clear()
+        self._watching.clear()
         self._cache.clear()
         self._read_before += self._read()
         self._bundles, self._names = (), {}
@@ -327,10 +339,13 @@ class Attached:
         def hook(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor | None:
-            adder = self._current().adders.get(name) if self._enabled else None
+            chosen = self._current() if self._enabled else _NONE
+            adder = chosen.adders.get(name)
             if adder is None:
                 return None
             x = args[0] if args else next(iter(kwargs.values()))
+            if chosen.several:
+                self._batches.check(x, name)
             return adder(x, output)
 
         module = self._model.get_submodule(name)
