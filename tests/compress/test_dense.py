@@ -15,6 +15,7 @@ from hydraopt.compress import dense
 from hydraopt.compress.curve import LAST_CLASS, rate_of
 from hydraopt.compress.dense import (
     EncodedTensor,
+    Given,
     blocks_of,
     encode_tensor,
     estimate_tensor,
@@ -74,6 +75,17 @@ def test_errors_are_the_measured_ones(shape: tuple[int, int], price: float) -> N
             encoded.common.add_to(reference)
         assert np.sum((again.values(reference) - x) ** 2) == pytest.approx(error, rel=1e-9)
         assert energy == pytest.approx(float(np.sum(x**2)))
+
+
+def test_errors_are_those_of_what_readers_give_back() -> None:
+    x = RNG.standard_normal((200, 7)).astype(np.float16).astype(np.float64)
+    weights = [1 / float(np.sum(x**2))]
+    known = Given(free=True, back=lambda matrix: matrix.astype(np.float16).astype(np.float64))
+    shared = share_tensor(lambda i: x, x.shape, weights, 1e-11, known)
+    encoded = encode_tensor(lambda i: x, weights, 1e-11, shared, range(1))
+    decoded = encoded.records[0].values(np.zeros(x.shape)).astype(np.float16)
+    assert encoded.errors[0] == pytest.approx(float(np.sum((x - decoded) ** 2)), rel=1e-9)
+    assert encoded.errors[0] < 0.9 * encode([x], 1e-11).errors[0]
 
 
 def test_rate_and_distortion_are_near_the_bound_of_a_gaussian() -> None:

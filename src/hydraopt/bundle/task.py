@@ -166,8 +166,9 @@ class TaskAdapter:
         return {x.key: error for x, error in zip(entries, self.entry.tensor_errors, strict=True)}
 
     def dense_matrices(self) -> Iterator[tuple[TensorEntry, Array, Array]]:
-        """(entry, matrix, reference) of each coded tensor: what a record gives, before it is
-        rounded to the tensor's dtype, and what its error is relative to the difference from."""
+        """(entry, matrix, reference) of each coded tensor: what a record gives, before
+        :func:`hydraopt.bundle.tensors.rounded_matrix`, and what its error is relative to the
+        difference from."""
         for i, record in self._decoded.tensors.items():
             entry, common = self.bundle.manifest.tensors[i], self.bundle.common(i)
             own = self.bundle.base_tensor(i)

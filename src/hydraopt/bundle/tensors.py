@@ -13,7 +13,7 @@ import numpy as np
 from hydraopt.adapters.basefiles import BaseTensors
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.model import ExtraKind
-from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.bundle.restore.tensors import nearest
 from hydraopt.bundle.strictjson import check, natural, one_of, text
 from hydraopt.coding.dense import DenseRecord, as_matrix, from_matrix, matrix_shape
@@ -28,6 +28,7 @@ __all__ = [
     "checksum",
     "matching_tensor",
     "reference_of",
+    "rounded_matrix",
     "tensor_of",
 ]
 
@@ -137,6 +138,13 @@ def reference_of(entry: TensorEntry, common: DenseRecord | None, own: RawTensor 
     else:
         reference = np.broadcast_to(np.array([entry.neutral]), shape)
     return reference if common is None else common.values(reference)
+
+
+def rounded_matrix(entry: TensorEntry, matrix: Array) -> Array:
+    """The matrix (N, k) of a whole tensor, reference and all, as its dtype holds it."""
+    data = nearest(from_matrix(matrix, entry.shape), entry.dtype)
+    held = RawTensor(entry.key, entry.dtype, entry.shape, Path("memory"), HeldBytes(data))
+    return as_matrix(held.float64())
 
 
 def tensor_of(

@@ -26,8 +26,8 @@ from hydraopt.compress.sides import PART_BITS
 from hydraopt.linalg.shapes import Array
 
 __all__ = [
-    "EncodedTensor", "Given", "MatrixReader", "SharedTensor", "blocks_of", "encode_tensor",
-    "estimate_tensor", "share_tensor",
+    "EncodedTensor", "Given", "GivenBack", "MatrixReader", "SharedTensor", "blocks_of",
+    "encode_tensor", "estimate_tensor", "share_tensor",
 ]  # fmt: skip
 
 MatrixReader = Callable[[int], Array]
@@ -35,21 +35,35 @@ MatrixReader = Callable[[int], Array]
 the reader of a bundle has a reference, the difference from it."""
 
 
+GivenBack = Callable[[Array], Array]
+"""What a reader makes of a matrix (N, k) that was decoded: it adds its reference, if it has one,
+and rounds to the tensor's dtype. Less that reference again."""
+
+
 @dataclass(frozen=True)
 class Given:
-    """What tasks of a tensor share already: a record of a stream, or nothing."""
+    """What is known of the readers of a tensor.
 
-    common: DenseRecord | None
+    common: what its tasks share already, a record of a stream or nothing; then no more is shared.
+    free: nothing is shared yet, and something may be. back: see :data:`GivenBack`; without it
+    numbers are given back as they are decoded.
+    """
+
+    common: DenseRecord | None = None
+    free: bool = False
+    back: GivenBack | None = None
 
 
 @dataclass(frozen=True)
 class SharedTensor:
     """What tasks of a tensor share. common: rounded; None for nothing, or where it is given.
-    values: (N, k), of what readers have. members: the tasks that are coded against it."""
+    values: (N, k), of what readers have. members: the tasks that are coded against it. back: as of
+    :class:`Given`."""
 
     common: Rest | None
     values: Array
     members: frozenset[int]
+    back: GivenBack | None = None
 
 
 _NUMBERS: Final = 1 << 22
@@ -66,7 +80,8 @@ class EncodedTensor:
     """A tensor of some tasks, ready to be written.
 
     common: what all tasks share, None for nothing. records: of each of these, in their order.
-    energies, errors: squared norms of the matrices, and of what rounding left.
+    energies, errors: squared norms of the matrices, and of what rounding left, that of readers to
+    the tensor's dtype as well.
     """
 
     common: Rest | None
@@ -198,17 +213,19 @@ def share_tensor(
     """What all tasks of a tensor share; deterministic. No more than a few matrices are in memory.
 
     read: see :data:`MatrixReader`. shape: (N, k). weights: what a unit of squared error counts, for
-    each task. price: harm that a bit may cost. given: what is shared already; then nothing more is.
+    each task. price: harm that a bit may cost. given: what is known of readers; default nothing.
     """
     nothing = np.broadcast_to(np.zeros(1), shape)
-    if given is None:
+    known = given or Given(free=True)
+    if known.free:
         common, members = _common(read, weights, price, shape)
         shared = DenseRecord(rest=common).values(nothing) if common is not None else nothing
-        return SharedTensor(common, shared, frozenset(members))
-    if given.common is None:
-        return SharedTensor(None, nothing, frozenset())
-    shared = given.common.values(nothing)
-    return SharedTensor(None, shared, frozenset(_closer(read, shared, weights, price)))
+        return SharedTensor(common, shared, frozenset(members), known.back)
+    if known.common is None:
+        return SharedTensor(None, nothing, frozenset(), known.back)
+    shared = known.common.values(nothing)
+    members = _closer(read, shared, weights, price)
+    return SharedTensor(None, shared, frozenset(members), known.back)
 
 
 def encode_tensor(
@@ -229,7 +246,9 @@ def encode_tensor(
         reference = shared.values if own.common else nothing
         records.append(own)
         energies.append(float(np.sum(x**2)))
-        errors.append(float(np.sum((x - own.values(reference)) ** 2)))
+        decoded = own.values(reference)
+        given_back = decoded if shared.back is None else shared.back(decoded)
+        errors.append(float(np.sum((x - given_back) ** 2)))
     return EncodedTensor(shared.common, tuple(records), tuple(energies), tuple(errors))
 
 
@@ -241,7 +260,7 @@ def estimate_tensor(
     given: Given | None = None,
 ) -> float:
     """About the bits of all tasks and of what they share; nothing is rounded."""
-    if given is not None:
+    if given is not None and not given.free:
         return _estimate_over(read, shape, weights, price, given)
     mean, members, total = _shared(read, weights, price, shape)
     bits = 0.0 if mean is None else _estimate(mean, price, total)

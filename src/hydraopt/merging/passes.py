@@ -12,6 +12,7 @@ import functools
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final, TypeVar
 
@@ -19,8 +20,9 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hydraopt import __version__
+from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.spec import ModuleEntry
-from hydraopt.bundle.tensors import TensorEntry
+from hydraopt.bundle.tensors import TensorEntry, reference_of, rounded_matrix
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.script import SHARED
 from hydraopt.coding.stream import most_numbers
@@ -69,6 +71,20 @@ def _check_readable(numbers: int, size: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _GivenBack:
+    """What readers make of a decoded matrix of an entry, in its dtype; see the type of that name.
+    own: the base model's, where the entry is a difference from it."""
+
+    entry: TensorEntry
+    own: RawTensor | None
+
+    def __call__(self, matrix: Array) -> Array:
+        reference = reference_of(self.entry, None, self.own)
+        back: Array = rounded_matrix(self.entry, reference + matrix) - reference
+        return back
+
+
 class _Tally:
     """What is known of a pass while it runs. errors, energies: (contents, items), as a Draft's.
     size: bytes of all streams so far, when nothing is being written."""
@@ -94,7 +110,7 @@ class _Tally:
         return sum(self.sizes)
 
 
-_ANSWERS: Final = 4
+_ANSWERS: Final = 5
 """Changes whenever another code gives other answers to the same questions: kept ones are not asked
 again."""
 
@@ -316,9 +332,10 @@ class Passes(Closing):
             digest = self._digest(index, module)
             return ModuleItem(module.path, pieces.readers[index], names, given, digest)
         at = index - self._modules
-        common = None if core is None else Given(core.commons[at])
-        digest = self._digest(index, pieces.tensors[at])
-        return TensorItem(pieces.matrices[at], names, common, digest)
+        entry, matrices = pieces.tensors[at], pieces.matrices[at]
+        common = None if core is None else core.commons[at]
+        known = Given(common, core is None, _GivenBack(entry, matrices.own))
+        return TensorItem(matrices, names, known, self._digest(index, entry))
 
     def _digest(self, index: int, entry: ModuleEntry | TensorEntry) -> str | None:
         """Of what answers about an item follow from; None where that is not known."""
