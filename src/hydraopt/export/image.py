@@ -145,7 +145,7 @@ def export_diffusers(
         names, tensors, metadata = _diffusers(task, dtype, uniform_rank)
     with replaced_folder(target) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
-        write_card(made, target, task, "diffusers")
+        write_card(made, target, task, "diffusers", as_it_was=kept is not None)
         _check_names(task, made, names)
 
 

@@ -20,18 +20,23 @@ _MARK: Final = "\ntags:\n- hydraopt\n---\n"
 _MOST_BYTES: Final = 1 << 20
 
 
-def write_card(made: Path, target: Path, task: TaskAdapter, library: str) -> None:
+def write_card(
+    made: Path, target: Path, task: TaskAdapter, library: str, *, as_it_was: bool = False
+) -> None:
     """Write the card of ``task`` into the folder ``made``, which is to become ``target``.
 
-    library: who loads the folder.  A README.md that is in either folder already, and that no
-    export wrote, stays.
+    library: who loads the folder.  as_it_was: it holds the original's own tensors.  A README.md
+    that is in either folder already, and that no export wrote, stays.
     """
     if not any(_is_anothers(folder / CARD) for folder in (made, target)):
-        write_atomically(made / CARD, [card_of(task, library).encode()])
+        write_atomically(made / CARD, [card_of(task, library, as_it_was).encode()])
 
 
-def card_of(task: TaskAdapter, library: str) -> str:
-    """The card: what hubs read first, then what the adapter is, its error, and its harm."""
+def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
+    """The card: what hubs read first, then what the folder is, its error, and its harm.
+
+    as_it_was: as in :func:`write_card`.
+    """
     base = task.base_model
     # A JSON string is one of YAML too.
     named = [f"base_model: {json.dumps(base, ensure_ascii=False)}\n"] if base else []
@@ -41,6 +46,8 @@ def card_of(task: TaskAdapter, library: str) -> str:
     # What a method made is kept bit by bit, and is not the original.
     if entry.lossless and "method" not in task.bundle.recipe:
         weights = "Its tensors are those of the original, bit by bit."
+        if not as_it_was:
+            weights = "Its numbers follow from those of the original, and are in another form."
     else:
         weights = f"The relative error of its weights is {entry.error:.4g} (Frobenius norms)."
     harm = "Nobody measured whether its answers change."

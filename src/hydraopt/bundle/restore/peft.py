@@ -210,12 +210,13 @@ def write_peft(
     """Write an adapter folder and the task's card, read back before it appears. Raises ExportError
     if it is not whole.
 
-    The target has to have passed :func:`hydraopt.bundle.restore.folders.check_target`.
+    metadata: of the original's file, where these are its own tensors, bit by bit. The target has to
+    have passed :func:`hydraopt.bundle.restore.folders.check_target`.
     """
     with replaced_folder(target) as folder:
         write_atomically(folder / WEIGHTS, file_chunks(tensors, metadata))
         # As PEFT writes it, down to the missing newline.
         text = json.dumps(config, indent=2, sort_keys=True)
         write_atomically(folder / CONFIG, [text.encode()])
-        write_card(folder, target, task, "peft")
+        write_card(folder, target, task, "peft", as_it_was=metadata is not None)
         read_back(folder)
