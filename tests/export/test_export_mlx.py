@@ -12,8 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from hydraopt.adapters import read_adapter
 from hydraopt.errors import ExportError, UsageError
-from hydraopt.export import export_mlx
+from hydraopt.export import export_mlx, export_peft
+from hydraopt.export.mlx import mlx_adapter
 from tests.conftest import write_adapter
 from tests.export.targets import SHAPES, bundled, pairs, small_task
 
@@ -162,3 +164,24 @@ def test_a_peft_folder_in_the_way_is_not_mixed_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="folder has files"):
         export_mlx(small_task(tmp_path), taken)
     assert (taken / "adapter_config.json").read_bytes() == before
+
+
+def test_a_peft_adapter_there_does_not_stay_beside_the_config(tmp_path: Path) -> None:
+    """The config would be read as that of PEFT's weights."""
+    task = small_task(tmp_path)
+    export_peft(task, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    export_mlx(task, tmp_path / "out", overwrite=True)
+    assert {x.name for x in (tmp_path / "out").iterdir()} == {
+        "README.md", "adapter_config.json", "adapters.safetensors", "notes.txt",
+    }  # fmt: skip
+    assert read_adapter(tmp_path / "out").format == "mlx"
+
+
+def test_layers_of_a_model_of_images_and_texts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 5}}))
+    config, _ = mlx_adapter(small_task(tmp_path), base=tmp_path)
+    assert config["num_layers"] == 5
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": [1]}))
+    with pytest.raises(UsageError, match="cannot read the base model"):
+        mlx_adapter(small_task(tmp_path), base=tmp_path)

@@ -25,6 +25,7 @@ from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.card import write_card
 from hydraopt.bundle.restore.extras import exported_extras
 from hydraopt.bundle.restore.folders import check_target, read_back
+from hydraopt.bundle.restore.peft import WEIGHTS as PEFT_WEIGHTS
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
@@ -40,6 +41,8 @@ _ENGINE: Final = "mlx-lm"
 _WEIGHTS: Final = "adapters.safetensors"
 _CONFIG: Final = "adapter_config.json"
 _ALL_LAYERS: Final = -1
+# Beside them this config would be read as PEFT's, to which they belong.
+_PEFT: Final = frozenset({PEFT_WEIGHTS, "adapter_model.bin"})
 
 # STACK . INDEX . KEY of a module inside a layer.
 _IN_LAYER: Final = re.compile(r"(?P<stack>.+?)\.(?P<index>\d+)\.(?P<key>.+)")
@@ -60,7 +63,8 @@ def export_mlx(
     base: the base model's folder, of which config.json says how many layers there are. Without it
         ``num_layers`` is that of an adapter that came from MLX, else -1, which mlx-lm takes for
         all; mlx-swift needs the number.
-    overwrite: also write into a folder that has files in it.
+    overwrite: also write into a folder that has files in it. The weights of a PEFT adapter there
+        go, as its config is written over.
 
     A new folder appears at once and whole, after it was read back. Raises ExportError, naming
     adapter and module, for what mlx-lm cannot hold; UsageError for a folder in the way or a base
@@ -80,10 +84,10 @@ def export_mlx(
         }
     else:
         (config, tensors), metadata = mlx_adapter(task, dtype, base), {}
-    with replaced_folder(target) as made:
+    with replaced_folder(target, _PEFT.__contains__) as made:
         write_atomically(made / _WEIGHTS, file_chunks(tensors, metadata))
         write_atomically(made / _CONFIG, [json.dumps(config, indent=4, sort_keys=True).encode()])
-        write_card(made, target, task, "mlx")
+        write_card(made, target, task, "mlx", as_it_was=kept is not None)
         read_back(made)
 
 
@@ -161,7 +165,10 @@ def _num_layers(task: TaskAdapter, base: str | os.PathLike[str] | None, least: i
         return _stated_layers(task)
     file = Path(base) / "config.json"
     try:
-        layers = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))["num_hidden_layers"]
+        config = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8"))
+        # Models of images and texts have one config in the other.
+        part = config if "num_hidden_layers" in config else config["text_config"]
+        layers = part["num_hidden_layers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(file, str(error) or type(error).__name__) from error
     if type(layers) is not int or layers < 1:
