@@ -11,7 +11,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from hydraopt.bundle import TaskAdapter
 from hydraopt.errors import AlignmentError, ExportError, UsageError
@@ -301,3 +307,68 @@ def test_a_merged_model_does_not_go_below_an_adapter(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="would be loaded on top"):
         export_merged(task, adapter, base=tmp_path / "base", overwrite=True)
     assert {x.name: x.read_bytes() for x in adapter.iterdir()} == before
+
+
+def zero_row(tmp_path: Path, magnitude: float) -> TaskAdapter:
+    """DoRA on the base in tmp_path / "base", where the change leaves a row of zeros as it is."""
+    base, path = save_base(tmp_path / "base"), "model.layers.0.self_attn.q_proj"
+    held = load_file(base / "model.safetensors")
+    held[f"{path}.weight"][3] = 0
+    save_file(held, base / "model.safetensors", metadata={"format": "pt"})
+    b, a = pairs()[path]
+    b[3] = 0
+    lengths = np.ones(32, np.float32)
+    lengths[3] = magnitude
+    extras = {f"base_model.model.{path}.lora_magnitude_vector": lengths}
+    adapter = write_adapter(tmp_path / "n", {path: (b, a)}, extras=extras, use_dora=True)
+    return bundled(tmp_path, adapter, lossless=True)["n"]
+
+
+def test_dora_leaves_a_row_of_zeros_or_says_that_it_cannot(tmp_path: Path) -> None:
+    export_merged(zero_row(tmp_path, 0), tmp_path / "out", base=tmp_path / "base")
+    found = weights(tmp_path / "out")["model.layers.0.self_attn.q_proj.weight"]
+    assert not found[3].any()
+    torch.testing.assert_close(found[:3].norm(dim=1), torch.ones(3))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ExportError, match=r"row that is all zeros.*n, module.*q_proj"):
+        export_merged(
+            zero_row(tmp_path / "other", 1),
+            tmp_path / "other" / "out",
+            base=tmp_path / "other" / "base",
+        )
+
+
+def test_weights_in_other_formats_stay_behind(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    stale = ("model.onnx", "rust_model.ot", "model.ckpt", "tf_model.h5")
+    for name in (*stale, "pytorch_model.bin.index.json", "tf_model.h5.index.json"):
+        (base / name).write_bytes(b"of the base")
+    export_merged(small_task(tmp_path), tmp_path / "out", base=base)
+    assert {x.name for x in (tmp_path / "out").iterdir()} == {
+        "README.md", "config.json", "generation_config.json", "model.safetensors",
+        "tokenizer_config.json",
+    }  # fmt: skip
+
+
+def test_a_bias_that_files_hold_once_is_trained_once(tmp_path: Path) -> None:
+    """BERT's decoder has the bias of the module around it."""
+    config = BertConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForMaskedLM(config)
+    model.save_pretrained(tmp_path / "base")
+    adapter = trained(model, tmp_path / "n", target_modules=["query"], r=2, bias="all")
+    task = bundled(tmp_path, adapter, lossless=True)["n"]
+    export_merged(task, tmp_path / "out", base=tmp_path / "base")
+    expected = merged_by_peft(BertForMaskedLM.from_pretrained(tmp_path / "base"), adapter)
+    for name, value in BertForMaskedLM.from_pretrained(tmp_path / "out").state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=2e-6, rtol=1e-5)
+    held = load_file(adapter / "adapter_model.safetensors")
+    held["base_model.model.cls.predictions.decoder.bias"] += 1
+    save_file(held, adapter / "adapter_model.safetensors")
+    (tmp_path / "other").mkdir()
+    task = bundled(tmp_path / "other", adapter, lossless=True)["n"]
+    with pytest.raises(ExportError, match=r"bias that the base's files lack.*decoder\.bias"):
+        export_merged(task, tmp_path / "no", base=tmp_path / "base")

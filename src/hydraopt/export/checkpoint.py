@@ -31,7 +31,10 @@ _LAYER: Final = re.compile(r"((?:.*?\.)?(?:layers|blocks|block|h))\.(\d{1,6})\.[
 HEADS: Final = frozenset({"lm_head", "embed_out"})
 """What models call their output embeddings; the second is GPT-NeoX's."""
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_WEIGHTS: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
+_WEIGHTS: Final = frozenset(
+    {".bin", ".ckpt", ".gguf", ".h5", ".mlmodel", ".msgpack", ".npz", ".onnx", ".onnx_data", ".ot"}
+    | {".pdparams", ".pkl", ".pt", ".pth", ".safetensors", ".tflite"}
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Checkpoint:
     """config: config.json.  files: the weight files by name.  tensors: all of them, by name.
 
     others: what else lies in the folder (configs, tokenizer, the index of the shards), and has to
-        go along with the weights.
+        go along with the weights. Not so weights in other formats, and their indices.
     """
 
     folder: Path
@@ -166,7 +169,9 @@ def weight_files(folder: Path) -> Iterator[Path]:
 
 def _others(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix not in _WEIGHTS and not path.name.startswith("."):
+        of_others = path.name.endswith(".index.json") and path.name != _INDEX
+        weights = path.suffix in _WEIGHTS or of_others
+        if path.is_file() and not weights and not path.name.startswith("."):
             yield path
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,6 +132,10 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
         plain = plain.replace(".lora_B." if added else ".base_layer.", ".")
         if model.tied and _SHARED.intersection(plain.split(".")):
             raise refused(task, _ENGINE, "a change of one of two tied embeddings", plain)
+        if kinds[key] == "bias" and plain not in model.tensors:
+            if _is_tied_bias(key, value, extras):
+                continue
+            raise refused(task, _ENGINE, "a trained bias that the base's files lack", plain)
         if plain in changes:
             raise refused(task, _ENGINE, "a pair and a saved tensor for one weight", plain)
         tensor = _base_tensor(task, model, plain, plain)
@@ -139,6 +143,14 @@ def _changes(task: TaskAdapter, model: Checkpoint) -> dict[str, Change]:
             raise _misfit(task, plain, tensor.shape, value.shape)
         changes[plain] = _replacement(task, value, added)
     return changes
+
+
+def _is_tied_bias(key: str, value: RawTensor, extras: Mapping[str, RawTensor]) -> bool:
+    """Whether another trained bias is the same one: BERT's decoder has that of the module around
+    it, and files hold one of the two."""
+    around = extras.get(f"{key.removesuffix('.bias').rpartition('.')[0]}.bias")
+    same = around is not None and (around.dtype, around.shape) == (value.dtype, value.shape)
+    return same and around is not None and around.raw() == value.raw()
 
 
 def _product(
@@ -180,11 +192,22 @@ def _product(
             rows = slice(start, start + _ROWS)
             new = weight[rows].astype(np.float64) + left[rows] @ right
             if norms is not None:
-                new *= (norms[rows] / np.linalg.norm(new, axis=1))[:, None]
+                new *= _stretch(task, pair.path, norms[rows], np.linalg.norm(new, axis=1))[:, None]
             done.append(rounded(old.name, new, old.dtype, task.name, _WIDER).raw())
         return b"".join(done)
 
     return change
+
+
+def _stretch(task: TaskAdapter, path: str, wanted: Array, norms: Array) -> Array:
+    """By how much DoRA lengthens each row; one of zeros has no direction, so it stays as it is.
+
+    Raises ExportError where it should get longer, of which PEFT makes NaN.
+    """
+    empty = norms == 0
+    if wanted[empty].any():
+        raise refused(task, _ENGINE, "a DoRA magnitude of a row that is all zeros", path)
+    return np.divide(wanted, norms, out=np.zeros_like(norms), where=~empty)
 
 
 def _replacement(task: TaskAdapter, value: RawTensor, added: bool) -> Change:
