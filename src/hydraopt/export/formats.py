@@ -44,7 +44,7 @@ FORMATS: Final[Mapping[str, ExportFormat]] = {
     "peft": ExportFormat(
         "hydraopt.bundle.restore.peft:export_peft", frozenset({"dtype", "uniform_rank"})
     ),
-    "vllm": ExportFormat("hydraopt.export.vllm:export_vllm", frozenset({"dtype"})),
+    "vllm": ExportFormat("hydraopt.export.vllm:export_vllm", frozenset({"dtype", "base"})),
     "gguf": ExportFormat(
         "hydraopt.export.gguf:export_gguf", frozenset({"dtype", "base"}), ".gguf", True
     ),

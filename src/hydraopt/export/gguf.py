@@ -21,7 +21,7 @@ from hydraopt.bundle.restore.layout import Pair, check_room
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import ExportError, UsageError, explain
-from hydraopt.export.ggufbase import GgufBase, load_gguf, read_gguf_base
+from hydraopt.export.ggufbase import GgufBase, gguf_head, load_gguf, read_gguf_base
 from hydraopt.export.plain import ALORA, plain_pairs, refused
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_file
@@ -65,7 +65,8 @@ def export_gguf(
     check_file(target, overwrite)
     gguf = load_gguf()
     about = read_gguf_base(Path(base))
-    pairs = plain_pairs(task, _ENGINE, [ALORA])
+    weights = gguf_head(Path(base)) if about.shapes is not None else base
+    pairs = plain_pairs(task, _ENGINE, [ALORA], weights)
     invocation = _invocation(task)
     check_room(task, ((pair, pair.rank) for pair in pairs))
     alpha = max(pair.rank for pair in pairs)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.errors import ExportError, UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 
-__all__ = ["GgufBase", "load_gguf", "read_gguf_base"]
+__all__ = ["GgufBase", "gguf_head", "load_gguf", "read_gguf_base"]
 
 # transformers' model_type to llama.cpp's architecture. Others may need what is not known here, as
 # Llama needs its rows in another order.
@@ -80,6 +81,21 @@ def read_gguf_base(base: Path) -> GgufBase:
             raise
         raise _unreadable(base, error) from error
     return _checked(network, file)
+
+
+def gguf_head(file: Path) -> dict[str, RawTensor]:
+    """The output embeddings of a GGUF file that was read before, by their name in transformers;
+    none where they are quantised or tied."""
+    gguf = load_gguf()
+    kinds = gguf.GGMLQuantizationType
+    floats = {kinds.F32: "F32", kinds.F16: "F16", kinds.BF16: "BF16"}
+    held = {x.name: x for x in gguf.GGUFReader(file).tensors}
+    head, name = held.get("output.weight"), "lm_head.weight"
+    if head is None or head.tensor_type not in floats:
+        return {}
+    shape = tuple(int(n) for n in reversed(head.shape))
+    data = HeldBytes(head.data.tobytes())
+    return {name: RawTensor(name, floats[head.tensor_type], shape, file, data)}
 
 
 def _from_file(file: Path) -> GgufBase:

@@ -107,7 +107,7 @@ def mlx_adapter(
     extras: tuple[ExtraKind, ...] = ("dora_magnitude",)
     if task.entry.format == "mlx":
         extras = get_args(ExtraKind)  # mlx-lm wrote them, or takes no notice of them
-    refuse_all_but(task, _ENGINE, kinds, extras)
+    refuse_all_but(task, _ENGINE, kinds, extras, base=base)
     magnitudes = _magnitudes(task)
     modules = stored_modules(task, dtype)
     if len({x.scale for x in modules}) > 1:
@@ -227,6 +227,7 @@ def _magnitudes(task: TaskAdapter) -> dict[str, RawTensor]:
     magnitudes = {
         f"{key.removeprefix(PREFIX).removesuffix('.lora_magnitude_vector')}.m": tensor
         for key, tensor in named.items()
+        if key.endswith(".lora_magnitude_vector")
     }
     if not magnitudes:
         return {}

@@ -86,7 +86,7 @@ def export_onnx(
     runtime = _package("onnxruntime")
     inputs = _inputs(Path(base)) if base is not None else None
     kind = _dtype(task, dtype, inputs)
-    pairs = plain_pairs(task, _ENGINE)
+    pairs = plain_pairs(task, _ENGINE, base=base)
     rank = _rank(task, pairs, inputs)
     check_room(task, ((pair, rank) for pair in pairs))
     tensors: dict[str, Array] = {}

@@ -10,6 +10,7 @@ from hydraopt.adapters.model import ExtraKind, Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.tunerfiles import changing
 from hydraopt.adapters.tuners import other_tuner
+from hydraopt.bundle.restore.below import Base, is_of_base, layer_below, weights_at_hand
 from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
@@ -37,17 +38,23 @@ ALORA: Final = "alora_invocation_tokens"
 """PEFT's setting that makes a LoRA one that acts only after these tokens."""
 
 
-def plain_pairs(task: TaskAdapter, engine: str, settings: Collection[str] = ()) -> list[Pair]:
+def plain_pairs(
+    task: TaskAdapter,
+    engine: str,
+    settings: Collection[str] = (),
+    base: Base = None,
+) -> list[Pair]:
     """The task's pairs by module path: A (r, n) and B (m, r) of linear layers, scale inside.
 
     engine: who is to load them, for messages. Names are those of the paths, whatever the original
     file called them.  settings: such as change what pairs mean and have a place in the format.
+    base: as in :func:`refuse_all_but`.
 
     Raises ExportError, naming adapter and module, for everything else a task may hold: tensors that
     are not low-rank (biases, saved modules, DoRA, token rows), embeddings, convolutions, fused or
     stacked layers, two pairs on one layer, and settings that change what the pairs mean.
     """
-    refuse_all_but(task, engine, settings=settings)
+    refuse_all_but(task, engine, settings=settings, base=base)
     factors = task.factors()
     return [
         Pair((spell(path, "A"), spell(path, "B")), path, ((0, module, factors[path]),))
@@ -62,17 +69,22 @@ def refuse_all_but(
     extras: Collection[ExtraKind] = (),
     layouts: Collection[Layout] = _PLAIN,
     settings: Collection[str] = (),
+    base: Base = None,
 ) -> None:
     """Raise ExportError, naming adapter and module, for what is none of these.
 
     kinds: of modules that are well, unless fused, stacked or wrapped twice.  extras: of tensors.
     layouts: of modules.  settings: those of :func:`refuse_settings` that are well.
+    base: the base model's folder, or tensors of it: the weight of a layer below a pair is well if
+        it is the base's.
     Settings that change what the pairs mean are refused as well, and an adapter without modules.
     """
     refuse_settings(task, engine, settings)
     others = changing(task.extra_kinds, task.config)
     for key, kind in others.items():
-        if kind not in extras:
+        if kind not in extras and layer_below(task, key) is not None:
+            _refuse_below(task, engine, key, base)
+        elif kind not in extras:
             raise refused(task, engine, _KINDS[kind], key)
     for path, module in task.modules.items():
         problem = _problem(module, kinds, layouts)
@@ -80,6 +92,24 @@ def refuse_all_but(
             raise refused(task, engine, problem, path)
     if not task.modules and not others:
         raise refused(task, engine, "an adapter without any module")
+
+
+def _refuse_below(task: TaskAdapter, engine: str, key: str, base: Base) -> None:
+    weights = weights_at_hand(base)
+    if weights and is_of_base(task, key, weights):
+        return
+    other = "; it is not that of the base given" if weights else ""
+    raise ExportError(
+        explain(
+            f"{engine} cannot hold the weight of the layer below a pair{other}",
+            adapter=task.name,
+            module=key,
+            do="Leave it out of the adapter's file and merge again, or export with --format peft"
+            if weights
+            else "It may be the base's own: give the base's folder, with weights, where the format "
+            "takes a base, or leave the tensor out of the adapter's file and merge again",
+        )
+    )
 
 
 def refuse_settings(task: TaskAdapter, engine: str, but: Collection[str] = ()) -> None:

@@ -34,24 +34,27 @@ def export_vllm(
     folder: str | os.PathLike[str],
     *,
     dtype: str = "same",
+    base: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write ``task`` as a PEFT adapter folder that vLLM and LoRAX load.
 
     dtype: as in :func:`hydraopt.export.export_peft`; vLLM converts to that of its model.
+    base: the base model's folder, for adapters that hold a copy of a layer's own weight: one that
+        is the base's is left out.
     overwrite: also write into a folder that has files in it.
 
     A new folder appears at once and whole. Raises ExportError, naming adapter and module, for what
     vLLM cannot hold; UsageError for a folder in the way.
     """
     target = Path(folder)
-    check_apart(target, [task.bundle.path])
+    check_apart(target, [task.bundle.path, *([base] if base is not None else [])])
     check_target(target, overwrite)
-    write_peft(task, target, *vllm_adapter(task, dtype))
+    write_peft(task, target, *vllm_adapter(task, dtype, base))
 
 
 def vllm_adapter(
-    task: TaskAdapter, dtype: object = "same"
+    task: TaskAdapter, dtype: object = "same", base: str | os.PathLike[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, RawTensor]]:
     """Config and tensors of the task as vLLM takes them; see :func:`export_vllm`.
 
@@ -61,7 +64,7 @@ def vllm_adapter(
     kind = dtype_named(dtype, task.entry.dtype)
     if kind == "F64":
         kind = "F32"  # computing in 64 bits is in no engine's types
-    pairs = plain_pairs(task, _ENGINE)
+    pairs = plain_pairs(task, _ENGINE, base=base)
     largest = max(pairs, key=lambda pair: pair.rank)
     rank = next((r for r in RANKS if r >= largest.rank), None)
     if rank is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hydraopt.adapters.peft import CHANGES_BASE
-from hydraopt.adapters.rawtensor import RawTensor
+from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.tunerfiles import changing
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.restore.below import is_of_base, layer_below
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
@@ -29,6 +31,9 @@ BundleLike = Bundle | str | os.PathLike[str]
 Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
 """A bundle, several, or several under names of the caller's own."""
 
+_TYPES = {
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
+}  # fmt: skip
 _SUFFIXES = (".safetensors", ".hydra")
 
 
@@ -123,8 +128,24 @@ class PlacedBundle:
         if not kinds:
             return {}
         changed = [self._places.renaming(path) for path in task.modules]
-        extras = {key: x for key, x in task.extras.items() if key in kinds}
+        extras = {
+            key: x for key, x in task.extras.items() if key in kinds and not self._is_own(task, key)
+        }
         return replacements(self._model, extras, self._places.renaming, changed)
+
+    def _is_own(self, task: TaskAdapter, key: str) -> bool:
+        """Whether an extra is the model's own weight, of a layer that the task changes."""
+        below = layer_below(task, key)
+        if below is None:
+            return False
+        path = self._places.renaming(below)
+        weight = getattr(self._model.get_submodule(path), "weight", None)
+        if not isinstance(weight, Tensor) or weight.dtype not in _TYPES or weight.is_meta:
+            return False
+        data = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        name, shape = f"{path}.weight", tuple(weight.shape)
+        own = RawTensor(name, _TYPES[weight.dtype], shape, Path("memory"), HeldBytes(data))
+        return is_of_base(task, key, {name: own}, path)
 
     def _site(self, task: TaskAdapter, path: str) -> Site:
         """The site of a module; what a lossless task has beyond the manifest shares nothing."""
