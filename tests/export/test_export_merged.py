@@ -326,9 +326,9 @@ def zero_row(tmp_path: Path, magnitude: float) -> TaskAdapter:
 
 def test_dora_leaves_a_row_of_zeros_or_says_that_it_cannot(tmp_path: Path) -> None:
     export_merged(zero_row(tmp_path, 0), tmp_path / "out", base=tmp_path / "base")
-    found = weights(tmp_path / "out")["model.layers.0.self_attn.q_proj.weight"]
-    assert not found[3].any()
-    torch.testing.assert_close(found[:3].norm(dim=1), torch.ones(3))
+    made = weights(tmp_path / "out")["model.layers.0.self_attn.q_proj.weight"]
+    assert not made[3].any()
+    torch.testing.assert_close(made[:3].norm(dim=1), torch.ones(3))
     (tmp_path / "other").mkdir()
     with pytest.raises(ExportError, match=r"row that is all zeros.*n, module.*q_proj"):
         export_merged(

@@ -324,5 +324,5 @@ def test_other_initialisations_are_left_out(tmp_path: Path, start: str) -> None:
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["init_lora_weights"] is True
     assert config["r"] == 3
-    found = outputs(loaded(tmp_path / "out"))
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+    got = outputs(loaded(tmp_path / "out"))
+    torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-3)
