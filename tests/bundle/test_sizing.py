@@ -27,7 +27,7 @@ def test_a_folder_takes_hardly_less_than_is_said(count: int, tmp_path: Path) -> 
     said = size_apart("some.core.safetensors", *parts.args)
     files = sorted((tmp_path / "some").iterdir())
     there = sum(file.stat().st_size for file in files)
-    assert there <= said <= there + 100 + 20 * count
+    assert there <= said <= there + 100 + 24 * count
     # However the times of the files differ.
     for i, file in enumerate(files):
         late = file.stat().st_mtime_ns - i * 104_729_000_003

@@ -180,11 +180,12 @@ def test_vectors_without_room_go_with_the_core(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_last_spaces_are_kept_and_counted() -> None:
     core = CoreStore([Reads(alike(9))]).core(0)
-    core.spaces(weights_of(core))
-    spaces = core.spaces([1.0] * TASKS)
-    assert list(core._spaces.values()) == [spaces]
-    held = sum(x.mix.nbytes + x.coordinates.nbytes for x in spaces)
-    assert held == core.spaces_nbytes
+    assert core.families
+    for weights in (weights_of(core), [1.0] * TASKS):
+        every = [core.spaces(weights), *(core.spaces(weights, family=x) for x in core.families)]
+    assert [id(x) for x in core._spaces.values()] == [id(x) for x in every]
+    sizes = [sum(x.mix.nbytes + x.coordinates.nbytes for x in spaces) for spaces in every]
+    assert 3 * sizes[0] == core.spaces_nbytes >= sum(sizes)
     assert core.U.nbytes + core.V.nbytes == core.vectors_nbytes
 
 
@@ -192,7 +193,7 @@ def test_what_is_computed_in_part_is_counted_so(partial: int) -> None:
     core, spaces = spaces_of(9)
     assert all(x.values.size == partial for x in spaces)
     held = sum(x.mix.nbytes + x.coordinates.nbytes for x in spaces)
-    assert held == core.spaces_nbytes
+    assert held * (3 if core.families else 1) == core.spaces_nbytes
 
 
 @pytest.mark.parametrize("factor", [1e-60, 1e60])
@@ -273,7 +274,8 @@ def test_what_is_left_out_does_not_hang_on_what_was_asked_before() -> None:
     weights = weights_of(core)
     first = core.spaces(weights, (0.1, 0.1))
     assert core.spaces(weights, (0.11, 0.11)) is first
-    core.spaces(weights)
+    for factor in range(2, 3 + len(core.families)):
+        core.spaces([factor * w for w in weights])
     again = core.spaces(weights, (0.1, 0.1))
     assert again is not first
     for a, b in zip(first, again, strict=True):

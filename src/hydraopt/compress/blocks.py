@@ -25,6 +25,7 @@ from hydraopt.compress.core import (
     Vectors,
     decomposed,
 )
+from hydraopt.compress.family import Family
 from hydraopt.compress.spectrum import MOST_DIRECTIONS, ROUNDS, SPARE, Stacked
 from hydraopt.files.aside import Aside, Place
 from hydraopt.linalg.basis import Basis
@@ -85,8 +86,13 @@ class AnyCore(Protocol):
     def count(self) -> int: ...
     def block(self, number: int) -> tuple[ModuleCore, slice]: ...
     def spaces(
-        self, weights: Sequence[float], least: Sequence[float] = ...
+        self,
+        weights: Sequence[float],
+        least: Sequence[float] = ...,
+        family: Family | None = ...,
     ) -> tuple[SharedSpace, SharedSpace]: ...
+    @property
+    def families(self) -> tuple[Family, ...]: ...
     def directions(self, space: SharedSpace, side: str, q: int) -> Array: ...
     def over(self, basis: Basis, side: str) -> SharedSpace: ...
 
@@ -136,9 +142,12 @@ class WideCore:
         return ModuleCore(*about, lambda: self.load(number)), tasks
 
     def spaces(
-        self, weights: Sequence[float], least: Sequence[float] = (0.0, 0.0)
+        self,
+        weights: Sequence[float],
+        least: Sequence[float] = (0.0, 0.0),
+        family: Family | None = None,
     ) -> tuple[SharedSpace, SharedSpace]:
-        """(left, right) for task weights; ``least`` saves nothing here."""
+        """(left, right) for task weights; ``least`` saves nothing here, and there is no family."""
         key = tuple(weights)
         if key in self._spaces:
             return self._spaces[key]
@@ -157,6 +166,11 @@ class WideCore:
             self._spaces.clear()
             self._spaces[key] = spaces
         return spaces
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """None: they would take the products of each block with every other."""
+        return ()
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
         """The first q directions of a space, (N, q), float64."""

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from hydraopt.compress.family import Family, families_of
 from hydraopt.compress.spectrum import (
     MOST_DIRECTIONS,
     Stacked,
@@ -115,6 +116,20 @@ def _shared_space(stacked: Stacked, scales: Sequence[Array], least: float = 0.0)
     return SharedSpace(values, np.ascontiguousarray(coordinates), mix)
 
 
+def _space_of(
+    stacked: Stacked, scales: Sequence[Array], least: float, family: Family
+) -> SharedSpace:
+    """The space of some tasks, in which all have coordinates."""
+    edges = np.cumsum([0, *(s.size for s in scales)])
+    own = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in family])
+    theirs = np.ascontiguousarray(stacked[:, own])
+    space = _shared_space(theirs, [scales[i] for i in family], least)
+    mix = np.zeros((stacked.shape[1], space.values.size))
+    mix[own] = space.mix
+    coordinates = stacked.T @ (theirs @ space.mix.astype(np.float32))
+    return SharedSpace(space.values, coordinates.astype(np.float64), mix)
+
+
 @dataclass(frozen=True)
 class ModuleCore:
     """One module over the tasks that have it (T' of them, each with r_t parts).
@@ -133,6 +148,7 @@ class ModuleCore:
     _spaces: dict[tuple[float, ...], tuple[SharedSpace, SharedSpace]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _families: list[tuple[Family, ...]] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def _vectors(self) -> Vectors:
@@ -176,24 +192,42 @@ class ModuleCore:
         return some.reshape(len(tasks), -1, stacked.shape[1]).astype(np.float64)
 
     def spaces(
-        self, weights: Sequence[float], least: Sequence[float] = (0.0, 0.0)
+        self,
+        weights: Sequence[float],
+        least: Sequence[float] = (0.0, 0.0),
+        family: Family | None = None,
     ) -> tuple[SharedSpace, SharedSpace]:
         """(left, right) shared spaces for task weights w_t, one for each task of this module.
 
         least: directions of less energy, left and right, may be left out, and all where tasks have
-        no more in common than chance makes; 0: none may.
+        no more in common than chance makes; 0: none may. family: tasks whose directions these are;
+        all have coordinates.
         """
         # Most passes differ in the price alone, and little, so the last spaces are kept. What they
         # are must not depend on those before: a store may have had no room for these.
         least = tuple(16.0 ** math.floor(math.log(x, 16)) if x > 0 else 0.0 for x in least)
-        key = (*weights, *least)
+        some = () if family is None else tuple(family.tolist())
+        key = (*weights, *least, *some)
         if key in self._spaces:
             return self._spaces[key]
         scales = [s * np.sqrt(w) for s, w in zip(self.s, weights, strict=True)]
-        spaces = _shared_space(self.U, scales, least[0]), _shared_space(self.V, scales, least[1])
-        self._spaces.clear()
-        self._spaces[key] = spaces
-        return spaces
+        left, right = (
+            _shared_space(stacked, scales, x)
+            if family is None
+            else _space_of(stacked, scales, x, family)
+            for stacked, x in zip((self.U, self.V), least, strict=True)
+        )
+        while len(self._spaces) > len(self.families):
+            self._spaces.pop(next(iter(self._spaces)))
+        self._spaces[key] = left, right
+        return self._spaces[key]
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Tasks that a basis of their own is tried of, see hydraopt.compress.family."""
+        if not self._families:
+            self._families.append(families_of((self.U, self.V), self.s))
+        return self._families[0]
 
     def directions(self, space: SharedSpace, side: str, q: int) -> Array:
         """The first q directions of a space, (N, q), float64."""
@@ -208,10 +242,12 @@ class ModuleCore:
 
     @property
     def spaces_nbytes(self) -> int:
-        """Bytes of the shared spaces' matrices, at most."""
+        """Bytes of the shared spaces' matrices, at most: those of families, of which the largest is
+        smaller than all tasks, and each other half of it, are together less than twice as large."""
         size = sum(s.size for s in self.s)
         most = {n: n if min(n, size) <= _EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
-        return sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
+        own = sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
+        return 3 * own if self.families else own
 
     @property
     def vectors_nbytes(self) -> int:

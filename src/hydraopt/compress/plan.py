@@ -9,6 +9,7 @@ the task's weighted squared Frobenius norm, with the measure's weights inside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from hydraopt.coding.stream import MOST_NUMBERS
 from hydraopt.compress.blocks import AnyCore
 from hydraopt.compress.core import ModuleCore, SharedSpace
 from hydraopt.compress.curve import FIRST_CLASS, LAST_CLASS, noise_of, part_curve, rate_of, tables
+from hydraopt.compress.family import Family
 from hydraopt.compress.measure import Measure
 from hydraopt.compress.pricing import price_mode
 from hydraopt.compress.sides import PART_BITS, BasisPlan, Classes, SideCost, side_costs
@@ -106,13 +108,15 @@ def _planned(
     measure: Measure,
     given: Bases | None,
     needed: bool,
+    family: Family | None = None,
 ) -> list[BasisPlan | None]:
     """Both bases, left and right. Those that are given cost nothing more, and what they are is
-    what a reader has: no rounding is to come. needed: nothing can be stored without bases."""
+    what a reader has: no rounding is to come. needed: nothing can be stored without bases. family:
+    tasks whose directions the bases are of, in place of all."""
     if given is None:
         lengths = (core.m, core.n)
         least = [0.0 if needed else _least(length, price, measure) for length in lengths]
-        spaces = core.spaces(weights, least)
+        spaces = core.spaces(weights, least, family)
         return [_basis(space, lengths[side], price, measure) for side, space in enumerate(spaces)]
     return [
         BasisPlan(core.over(basis, side), np.full(basis.q, LAST_CLASS, np.int64), 0.0)
@@ -187,9 +191,35 @@ def plan_module(
     modes: those permitted (see :func:`modes_of`); a single form gives that form everywhere.
     given: bases that are there already, in place of such as would pay for themselves.
     """
-    bases: list[BasisPlan | None] = [None, None]
-    if any(mode.code for mode in modes):
-        bases = _planned(core, weights, price, measure, given, PRIVATE not in modes)
+    shared, needed = any(mode.code for mode in modes), PRIVATE not in modes
+    about = weights, price, measure
+    bases: Sequence[BasisPlan | None] = (None, None)
+    if shared:
+        bases = _planned(core, *about, given, needed)
+    best = _over(core, *about, modes, bases, given is not None)
+    if not shared or needed or given is not None:
+        return best
+    before = math.inf
+    for family in core.families:
+        bases = _planned(core, *about, None, needed, family)
+        plan = _over(core, *about, modes, bases, False)
+        if plan.cost >= before:
+            break  # larger ones would cost more still
+        before = plan.cost
+        best = min(best, plan, key=lambda plan: plan.cost)
+    return best
+
+
+def _over(
+    core: AnyCore,
+    weights: Sequence[float],
+    price: float,
+    measure: Measure,
+    modes: Sequence[Mode],
+    bases: Sequence[BasisPlan | None],
+    given: bool,
+) -> ModulePlan:
+    """The cheapest plan over these bases, or some of them. given: they are there in any case."""
     possible = [mode for mode in modes if mode.needs_no_more_than(*bases)]
     if not possible:
         # No basis pays at this price, and no other form is permitted: nothing is stored.
@@ -199,7 +229,7 @@ def plan_module(
         for block, tasks in map(core.block, range(core.count))
     ]
     costs = np.concatenate([offer.costs(price) for offer in offers], axis=1)
-    left, right, chosen = _chosen(bases, possible, costs, price, given is not None)
+    left, right, chosen = _chosen(bases, possible, costs, price, given)
     modes_of_tasks = iter(chosen)
     tasks = [task for offer in offers for task in offer.tasks(possible, modes_of_tasks)]
     return ModulePlan(left, right, tuple(tasks), price)

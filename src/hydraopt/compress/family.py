@@ -1,0 +1,84 @@
+"""Tasks of a module that have more in common with one another than with the others.
+
+A basis over all tasks holds directions of each, and every coordinate over it has to be paid for.
+One of a few tasks is small: these have all of theirs in it, and the others what they share with
+them. Which family is worth a basis depends on the price of a bit: the finer the coding, the fewer
+tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydraopt.compress.spectrum import Stacked
+from hydraopt.linalg.shapes import Array
+
+__all__ = ["Family", "families_of"]
+
+Family = NDArray[np.int64]
+"""Which tasks of a module belong to it, rising."""
+
+_MOST: Final = 256
+"""Tasks beyond which nobody looks: joining them step by step would take longer than planning."""
+_CLOSER: Final = 1.25
+"""Times as much as any two tasks that two of a family have in common at least, in the mean."""
+
+
+def families_of(sides: Sequence[Stacked], values: Sequence[Array]) -> tuple[Family, ...]:
+    """One family of 2 or 3 tasks, one of 4 to 7, of 8 to 15 and so on, but not of all tasks: that
+    in which a task has most in common with all others of it. Where a size has none, it is left out.
+
+    The closest two are joined, tasks or families, until all are one (average linkage; Sokal and
+    Michener 1958). sides: the tasks' singular vectors side by side, (N, sum r) each. values: their
+    singular values.
+    """
+    tasks = len(values)
+    if not 2 < tasks <= _MOST or not all(s.size for s in values):
+        return ()
+    alike = np.zeros((tasks, tasks))
+    for stacked in sides:
+        alike += _overlaps(stacked, values)
+    least = _CLOSER * float(alike.sum()) / (tasks * (tasks - 1))
+    best: dict[int, tuple[float, Family]] = {}
+    for family, mean in _joined(alike):
+        size, common = family.size.bit_length(), mean * (family.size - 1)
+        if family.size < tasks and mean > least and common > best.get(size, (0.0, family))[0]:
+            best[size] = common, family
+    return tuple(best[size][1] for size in sorted(best))
+
+
+def _joined(alike: Array) -> list[tuple[Family, float]]:
+    """Every family that arises, and what two tasks of it have in common in the mean."""
+    links, made = alike.copy(), []
+    np.fill_diagonal(links, -1.0)
+    members = [np.array([i]) for i in range(len(alike))]
+    for _ in range(len(alike) - 1):
+        one, other = sorted(map(int, divmod(int(links.argmax()), len(links))))
+        sizes = members[one].size, members[other].size
+        members[one] = np.sort(np.concatenate([members[one], members[other]]))
+        mean = (sizes[0] * links[one] + sizes[1] * links[other]) / sum(sizes)
+        mean[links[one] < 0] = -1.0  # those that have gone, and itself
+        links[one] = links[:, one] = mean
+        links[other] = links[:, other] = -1.0
+        links[one, one] = -1.0
+        inside = alike[np.ix_(members[one], members[one])]
+        made.append((members[one], float(inside.sum()) / (inside.size - len(inside))))
+    return made
+
+
+def _overlaps(stacked: Stacked, values: Sequence[Array]) -> Array:
+    """Cosines between the scatters ``sum_i s_i^2 v_i v_i^T`` of the tasks' vectors of one side,
+    (tasks, tasks), 0 to 1; 0 of a task with itself, and with one that is nothing."""
+    edges = np.cumsum([0, *(s.size for s in values)])[:-1]
+    units = [s / (float(s.max()) or 1.0) for s in values]
+    weights = np.concatenate(units).astype(np.float32)
+    products = np.square((stacked.T @ stacked) * np.outer(weights, weights)).astype(np.float64)
+    sums = np.add.reduceat(np.add.reduceat(products, edges, axis=0), edges, axis=1)
+    own = np.sqrt(np.maximum(np.diag(sums), 1e-300))
+    cosines: Array = sums / np.outer(own, own)
+    np.fill_diagonal(cosines, 0.0)
+    return cosines
