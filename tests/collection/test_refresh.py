@@ -184,6 +184,10 @@ def test_what_does_not_fit_is_refused(
         refresh(four, adapters=[adapters["f"]])
     with pytest.raises(UsageError, match="not the one that was added"):
         refresh(four, adapters=[f"e={adapters['c']}"])
+    with pytest.raises(
+        UsageError, match=r"not the one that was merged \[adapter a.*got a relative"
+    ):
+        refresh(four, adapters=[f"a={adapters['b']}"])
     with pytest.raises(UsageError, match="more than one limit"):
         refresh(four, size="5%", error=0.1)
     with pytest.raises(UsageError, match="the output is"):
@@ -193,6 +197,16 @@ def test_what_does_not_fit_is_refused(
     remove(other, list("abcde"))
     with pytest.raises(UsageError, match="has no tasks"):
         refresh(other)
+
+
+def test_originals_of_a_lossless_collection_have_its_bytes(
+    adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "exact.hydra.safetensors"
+    merge([adapters[name] for name in "ab"], path, lossless=True)
+    with pytest.raises(UsageError, match=r"not the one that was merged.*got other bytes"):
+        refresh(path, adapters=[f"a={adapters['c']}"])
+    refresh(path, adapters=[adapters["a"]])
 
 
 def test_force_replaces_another_collection(four: Path, tmp_path: Path) -> None:

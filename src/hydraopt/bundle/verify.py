@@ -22,7 +22,7 @@ from hydraopt.errors import HydraoptError
 from hydraopt.linalg.norms import distance, product_norm, ratio, relative_error
 from hydraopt.linalg.shapes import Factors
 
-__all__ = ["TaskReport", "VerifyReport", "relative_error", "verify_bundle"]
+__all__ = ["TaskReport", "VerifyReport", "distance_from", "relative_error", "verify_bundle"]
 
 # The task's error is stored with four digits; measuring again may differ in the order of sums.
 _ERROR_TOLERANCE: Final = 2e-3
@@ -128,6 +128,17 @@ def verify_bundle(
             report.problems.append(f"task {task.name!r}: {error}")
     report.tasks.sort(key=lambda x: x.name)
     return report
+
+
+def distance_from(task: TaskAdapter, original: Adapter) -> float:
+    """The relative error of a task's modules together against an adapter, Frobenius, whether it is
+    the one that the task was made of or not. Of a lossless task 0 if all bytes are the same, else
+    1. Modules that one of them lacks do not count."""
+    if task.entry.lossless:
+        problems: list[str] = []
+        _compare_bytes(task.name, task.tensors, original.tensors, problems)
+        return float(bool(problems))
+    return _measure(task, task.factors(), original, [])[1]
 
 
 def _held(task: TaskAdapter) -> object:

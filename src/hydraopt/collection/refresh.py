@@ -27,6 +27,8 @@ from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
 from hydraopt.bundle.splitting import split
+from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.verify import distance_from
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.encode import check_has_core, digest_of, options_in, price_of
 from hydraopt.collection.folder import folder_of
@@ -50,6 +52,9 @@ from hydraopt.progress import Progress
 __all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
 
 _BITS: Final = 8
+_UNLIKE: Final = 2.0, 0.1
+"""A task is that of an original if it is no further from it than so many times the error that it
+states, which may be an estimate, and so much."""
 _GIVE_LIMIT: Final = "Give --size or --error, and -o or --apply"
 
 
@@ -161,8 +166,8 @@ def refresh(
     force: replace the parts of another collection in a folder at ``output``.
 
     Tasks that were added keep their history. Raises TaskNotFoundError for an adapter that is no
-    task, UsageError for one that is not the file which was added, or where no price is known, and
-    what :func:`hydraopt.merge` raises, before anything is written.
+    task, UsageError for one that is not the file which was added or merged, or where no price is
+    known, and what :func:`hydraopt.merge` raises, before anything is written.
     """
     started = time.monotonic()
     if size is not None and error is not None:
@@ -263,6 +268,26 @@ def _check_originals(bundle: Bundle, originals: Mapping[str, Adapter]) -> None:
                     do="Give that file, or put this one in its place first: hydraopt replace",
                 )
             )
+        if added is None:
+            _check_like(bundle[name], adapter)
+
+
+def _check_like(task: TaskAdapter, adapter: Adapter) -> None:
+    """Raise UsageError for an adapter that a task of the merge cannot have been made of."""
+    factor, more = _UNLIKE
+    most = 0.0 if task.entry.lossless else factor * task.error + more
+    error = distance_from(task, adapter)
+    if error > most:
+        raise UsageError(
+            explain(
+                "the adapter is not the one that was merged",
+                adapter=task.name,
+                file=adapter.source,
+                got="other bytes" if task.entry.lossless else f"a relative error of {error:.3g}",
+                expected="the same" if task.entry.lossless else f"at most {most:.3g}",
+                do="Give that file, or put this one in its place first: hydraopt replace",
+            )
+        )
 
 
 def _core_file(path: AnyPath) -> str | None:
