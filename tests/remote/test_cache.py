@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from hydraopt import open_bundle
 from hydraopt.errors import UsageError
+from hydraopt.files import copies
 from hydraopt.files.cache import Cache, bytes_of, remote_cache
 from hydraopt.files.copies import new_folder
 from hydraopt.files.url import Url
@@ -159,3 +161,14 @@ def test_copies_go_on_where_the_cache_was_cleared() -> None:
     first = new_folder(there)
     shutil.rmtree(first.parent)
     assert new_folder(there).parent == first.parent
+
+
+def test_copies_need_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home may be read-only, as in containers: they lie with what is temporary then."""
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(copies, "_folders", {})
+    folder = new_folder(Url("memory://bucket/adapter"))
+    assert folder.is_dir()
+    assert tmp_path in folder.parents

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,14 +33,25 @@ def new_folder(origin: Url) -> Path:
     with _one:
         if process not in _folders:
             stack = ExitStack()
-            root = cache_root()
-            root.mkdir(parents=True, exist_ok=True)
-            _folders[process] = stack.enter_context(scratch_folder(root / "copies"))
+            _folders[process] = stack.enter_context(scratch_folder(_root() / "copies"))
             atexit.register(_close, process, stack)
     folder = _folders[process] / str(next(_numbers))
     folder.mkdir(parents=True)  # somebody may have cleared the cache
     _origins[folder] = origin
     return folder
+
+
+def _root() -> Path:
+    """The cache's folder, or the system's own for what is temporary where there can be none, as on
+    read-only disks: copies go with the process."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if os.access(root, os.W_OK):
+            return root
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir())
 
 
 def origin_of(path: Path) -> Url | None:
