@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
@@ -35,6 +36,14 @@ _CHANGED = ("ls", "add", "remove", "replace", "rename", "diff", "refresh")
 _YOUNG = 100_000
 """Objects made before Python looks for garbage. Imports make tens of thousands that stay, and at
 its usual 700 to look at them again and again takes a tenth of a short command's time."""
+
+
+class EndedError(BaseException):
+    """The system, or whoever watches a command's time, ends it: what it made for itself goes."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
 
 
 class Verbs(MutableMapping[str, click.Command]):
@@ -104,6 +113,8 @@ class Shell(click.Group):
             sys.exit(error.exit_code)
         except click.exceptions.Abort:
             sys.exit(Interrupted.exit_code)
+        except EndedError as end:
+            sys.exit(end.exit_code)
         except SystemExit:  # click's, of help that nobody reads to the end
             sys.exit(0)
         sys.exit(code if isinstance(code, int) else 0)
@@ -119,7 +130,7 @@ def cli() -> None:
     """Many LoRA adapters of one base model in one small file, and every adapter back.
 
     Exit codes: 0 done, 1 verify or doctor found problems, 2 refused (the reason is on stderr), 70
-    an error that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted.
+    an error that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted, 143 ended.
 
     \b
     Example:
@@ -129,8 +140,20 @@ def cli() -> None:
     """
 
 
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, unless others have seen to them."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _ended)
+
+
+def _ended(number: int, _frame: object) -> None:
+    raise EndedError(number)
+
+
 def main() -> None:
     """Entry point of the ``hydraopt`` command."""
     gc.set_threshold(_YOUNG)
+    end_in_order()
     open_streams()
     cli()

@@ -1,0 +1,60 @@
+"""A command that is ended from outside takes along what it made for itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.marks import slow
+
+_WAIT = """
+import pathlib, signal, sys, time
+import click
+from hydraopt.cli import main
+from hydraopt.files.writing import scratch_folder
+
+if "ignored" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+@click.command()
+@click.argument("target")
+@click.argument("how")
+def wait(target, how):
+    with scratch_folder(pathlib.Path(target)):
+        print("made", flush=True)
+        time.sleep(60 if how == "ended" else 1)
+    print("done", flush=True)
+
+main.cli.add_command(wait)
+main.main()
+"""
+
+
+def ended(tmp_path: Path, number: int, how: str) -> tuple[int, str, str]:
+    """What is left of a command at whose work a signal came: exit code, stdout, stderr."""
+    command = [sys.executable, "-c", _WAIT, "wait", str(tmp_path / "out"), how]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "made\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert list(tmp_path.iterdir()) == []
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGHUP)])
+def test_what_is_ended_cleans_up(tmp_path: Path, number: int) -> None:
+    assert ended(tmp_path, number, "ended") == (128 + number, "", "")
+
+
+@pytest.mark.slow
+def test_what_ignores_a_signal_goes_on(tmp_path: Path) -> None:
+    """As under nohup."""
+    assert ended(tmp_path, signal.SIGHUP, "ignored") == (0, "done\n", "")
