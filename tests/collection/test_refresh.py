@@ -192,6 +192,16 @@ def test_what_does_not_fit_is_refused(
         refresh(four, size="5%", error=0.1)
     with pytest.raises(UsageError, match="the output is"):
         refresh(four, four)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    wrong = tmp_path / "file" if four.is_dir() else tmp_path / "folder"
+    with pytest.raises(UsageError, match=r"the output of a (file is a folder|folder is a file)"):
+        refresh(four, wrong)
+    if four.is_file():
+        with pytest.raises(UsageError, match="output of a file is a folder"):
+            refresh(four, f"{tmp_path}/new/")
+        with pytest.raises(UsageError, match="the output's folder is not there"):
+            refresh(four, tmp_path / "none" / "out")
     assert state(four) == before
     other = copied(four, tmp_path / "other")
     remove(other, list("abcde"))

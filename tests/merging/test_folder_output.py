@@ -84,3 +84,13 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(three, tmp_path) ->
             shrink(
                 tmp_path / "whole.hydra.safetensors", output, error=0.2, workers=1, progress=idle
             )
+
+
+def test_where_nothing_can_be_written_nothing_begins(three, tmp_path, monkeypatch) -> None:
+    stages: list[object] = []
+    with pytest.raises(UsageError, match="the output's folder is not there"):
+        merge(three, tmp_path / "no" / "such" / "b", progress=lambda *x: stages.append(x))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UsageError, match="the output's folder may not be written to"):
+        merge(three, tmp_path / "out", progress=lambda *x: stages.append(x))
+    assert not [x for x in stages if "reading" not in x]

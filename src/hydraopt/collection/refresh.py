@@ -45,6 +45,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
+from hydraopt.merging.output import as_folder, check_parent
 from hydraopt.merging.recipe import CoreRecipe, RefreshRecipe
 from hydraopt.merging.solving import Options, expected_bits, solve, solve_at
 from hydraopt.progress import Progress
@@ -176,6 +177,7 @@ def refresh(
     collection = collection_at(folder_of(place_of(path)) or path)
     if output is not None:
         check_apart(output, [collection.path])
+        _check_kind(output, is_folder(collection.path))
     with collection.held():
         before = collection.size()
         tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
@@ -288,6 +290,19 @@ def _check_like(task: TaskAdapter, adapter: Adapter) -> None:
                 do="Give that file, or put this one in its place first: hydraopt replace",
             )
         )
+
+
+def _check_kind(output: StrPath, folder: bool) -> None:
+    """Raise UsageError for an output of another kind than the collection."""
+    target = place_of(output)
+    if folder and isinstance(target, Path) and target.is_file():
+        do = "Name a folder, or join the collection first"
+        raise UsageError(explain("the output of a folder is a file", file=target, do=do))
+    if not folder and as_folder(output):
+        do = "Name a file, or split the collection first"
+        raise UsageError(explain("the output of a file is a folder", file=target, do=do))
+    if not folder:
+        check_parent(target)
 
 
 def _core_file(path: AnyPath) -> str | None:

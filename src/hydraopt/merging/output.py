@@ -18,7 +18,7 @@ from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
 from hydraopt.merging.outcome import StrPath
 
-__all__ = ["as_folder", "check_output", "core_name", "written"]
+__all__ = ["as_folder", "check_output", "check_parent", "core_name", "written"]
 
 
 def as_folder(output: StrPath) -> bool:
@@ -48,10 +48,24 @@ def check_output(output: StrPath) -> None:
         what = "nothing can be written over HTTP" if target.is_web else "the output has no name"
         do = "Give the name of an object in a store (s3://, gs://, hf://), or a local file"
         raise UsageError(explain(what, file=target, do=do))
-    if as_folder(output) and not _is_empty(target):
+    if not as_folder(output):
+        check_parent(target)
+    elif not _is_empty(target):
         raise UsageError(
             explain("the folder is not empty", file=target, do="Empty it, or name another")
         )
+
+
+def check_parent(target: AnyPath) -> None:
+    """Raise UsageError for a file here whose folder is not there, or may not be written to."""
+    if not isinstance(target, Path):
+        return
+    parent = Path(os.path.realpath(target)).parent
+    if parent.is_dir() and os.access(parent, os.W_OK):
+        return
+    what = "may not be written to" if parent.is_dir() else "is not there"
+    do = "Make it, or name an output elsewhere"
+    raise UsageError(explain(f"the output's folder {what}", file=target, got=parent, do=do))
 
 
 def _is_empty(target: AnyPath) -> bool:
