@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ import pytest
 
 from hydraopt.errors import BudgetError
 from hydraopt.merging.budget import MeanError, Size, WorstError
-from hydraopt.merging.draft import Course
+from hydraopt.merging.draft import Course, Draft, UnreadableError
 from hydraopt.merging.guide import Guide
 from hydraopt.merging.search import MOST_PASSES, Trial, search_error, search_size
+from hydraopt.merging.weights import Counting
 
 FIXED = 1000
 
@@ -92,7 +94,7 @@ def test_the_nearest_within_the_budget_is_taken_where_none_is_near() -> None:
     # Steps so coarse that no price comes within 3 %: 0.5 and 0.09 are all there is.
     runner = MadeUp(lambda p: 0.5 if p > 1e-3 else 0.09 if p > 1e-5 else 0.05)
     found = search_error(runner, MeanError(0.1), 1e-2)
-    assert found.passes == MOST_PASSES
+    assert found.passes <= MOST_PASSES
     assert runner.value(found.draft) == 0.09
 
 
@@ -108,8 +110,105 @@ def test_a_draft_that_is_not_settled_is_no_answer() -> None:
 
 
 def test_an_error_that_no_price_meets() -> None:
-    with pytest.raises(BudgetError, match=r"cannot be met: max-error of 0.2; got 0.4 after 12"):
+    with pytest.raises(BudgetError, match=r"cannot be met: max-error of 0.2; got 0.4 after 7"):
         search_error(MadeUp(lambda p: 0.4), WorstError(0.2), 1e-3)
+
+
+def test_a_limit_below_what_can_be_had_ends_early_and_says_what_to_do() -> None:
+    # A floor, as coded heads have one.
+    runner = MadeUp(lambda p: math.hypot(5e-5, 0.3 * p**0.45))
+    with pytest.raises(BudgetError, match=r"coded to 5e-05 at best.*--exact"):
+        search_error(runner, MeanError(1e-5), 1e-9)
+    assert len(runner.prices) < 8
+
+
+def test_what_has_no_error_at_a_low_price_is_tried_at_a_higher_one() -> None:
+    """Numbers of 16 bits come back exactly, and take more bytes than they need."""
+    runner = MadeUp(lambda p: 0.0 if p < 1e-6 else p**0.45, lambda p: 1e3 / p**0.2)
+    found = search_error(runner, WorstError(0.05), 1e-9)
+    assert 0.97 * 0.05 <= runner.value(found.draft) <= 0.05
+    # Adapters that change nothing have none at any price.
+    assert search_error(MadeUp(lambda p: 0.0), WorstError(0.05), 1e-9).passes == 2
+
+
+# --- sizes near the most that coding takes --------------------------------------------------------
+
+
+def saturated(price: float) -> float:
+    """Below some price nothing more is bought."""
+    return bytes_of(max(price, 1e-9))
+
+
+def saturated_guide() -> Guide:
+    return Guide(lambda price: np.array([8 * saturated(price)]), 1e-3)
+
+
+def test_a_size_beyond_the_most_that_coding_takes_ends_early() -> None:
+    runner = MadeUp(lambda p: FIXED + saturated(p), saturated)
+    found = search_size(runner, saturated_guide(), Size(2_000_000), FIXED)
+    assert found.passes == len(runner.prices) <= 3
+    assert saturated(found.draft) == saturated(0.0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.985])
+def test_a_size_just_below_the_most_that_coding_takes_is_met(share: float) -> None:
+    """Far below the price at which anything changes, a slope that is seen there tells nothing."""
+    limit = int(FIXED + share * saturated(0.0))
+    runner = MadeUp(lambda p: FIXED + saturated(p), saturated)
+    lost = Guide(lambda price: np.array([8e-3 * saturated(price)]), 1e-30)
+    found = search_size(runner, lost, Size(limit), FIXED)
+    assert 0.85 * limit <= FIXED + saturated(found.draft) <= limit
+    assert found.passes <= MOST_PASSES
+
+
+def test_a_step_that_no_price_divides_ends_the_search() -> None:
+    def stepped(price: float) -> float:
+        return 9e3 if price < 4e-5 else 5e3
+
+    runner = MadeUp(lambda p: FIXED + stepped(p), stepped)
+    found = search_size(runner, guide(), Size(8000), FIXED)
+    assert runner.value(found.draft) == FIXED + 5e3
+    assert found.passes < MOST_PASSES
+
+
+# --- drafts that readers refuse -------------------------------------------------------------------
+
+
+@dataclass
+class Refusing(MadeUp):
+    """Drafts above some price stand for more numbers than readers take."""
+
+    most: float = math.inf
+
+    def run(self, price: float, count: int, course: Course | None = None) -> Trial[float]:
+        trial = super().run(price, count, course)
+        if price > self.most:
+            draft = Draft.empty(np.ones((1, 1)), Counting(*np.ones((3, 1, 1))))
+            raise UnreadableError(dataclasses.replace(draft, price=price, numbers=1 << 60))
+        return trial
+
+
+@pytest.mark.parametrize("start", [1e-9, 1e-4, 1.0])
+def test_the_coarsest_that_readers_take_is_within_a_limit_on_errors(start: float) -> None:
+    runner = Refusing(lambda p: math.tanh(1.7 * p**0.31), most=1e-5)
+    found = search_error(runner, MeanError(0.3), start)
+    assert 1e-5 / 1.2 < found.draft <= 1e-5
+
+
+def test_a_size_is_met_though_some_of_its_drafts_are_refused() -> None:
+    """Only that which is chosen has to be one that readers take."""
+    runner = Refusing(lambda p: FIXED + bytes_of(p), bytes_of, most=1e-5)
+    far = Guide(lambda price: np.array([80 * bytes_of(price)]), 1e-3)  # too high a price first
+    found = search_size(runner, far, Size(60_000), FIXED)
+    assert runner.prices[0] > 1e-5
+    assert 0.99 * 60_000 <= runner.value(found.draft) <= 60_000
+
+
+def test_a_size_that_is_met_by_refused_drafts_alone() -> None:
+    runner = Refusing(lambda p: FIXED + bytes_of(p), bytes_of, most=1e-6)
+    with pytest.raises(UnreadableError, match="more numbers than a reader takes"):
+        search_size(runner, guide(), Size(60_000), FIXED)
+    assert len(runner.prices) < MOST_PASSES
 
 
 # --- the guide ------------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hydraopt.coding.stream import most_numbers
+from hydraopt.errors import NumericalError, explain
 from hydraopt.files.aside import sizes_of
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.weights import Counting
 
-__all__ = ["Course", "Draft", "legs_of"]
+__all__ = ["Course", "Draft", "UnreadableError", "legs_of"]
 
 _LEG = 4
 """A pass that has a course mends its price after each 1/_LEG of the modules that are left."""
@@ -30,7 +32,8 @@ class Draft:
     many records have each form. price, weights: what it was made at; the average price, if that was
     mended on the way, and what a unit of squared error counted, (contents, items). counting: what
     errors mean to a task.
-    middle: what the price comes to for a task of the middle size.
+    middle: what the price comes to for a task of the middle size. numbers: that the streams stand
+    for.
     """
 
     shared: bytes
@@ -42,6 +45,7 @@ class Draft:
     weights: Array
     counting: Counting
     middle: MiddlePrice | None = None
+    numbers: int = 0
 
     @classmethod
     def empty(cls, weights: Array, counting: Counting) -> Draft:
@@ -56,9 +60,31 @@ class Draft:
     def coded_bytes(self) -> int:
         return len(self.shared) + sum(sizes_of(self.streams))
 
+    @property
+    def readable(self) -> bool:
+        """Whether readers take it: what stands for too many numbers of each byte is refused, as
+        meant to fill the memory."""
+        return self.numbers <= most_numbers(self.coded_bytes)
+
     def relative_errors(self) -> Array:
         """Relative error of each content, (contents,), everything that is coded counted."""
         return self.counting.errors(self.errors)
+
+
+class UnreadableError(NumericalError):
+    """A draft that readers would refuse: it has too few bytes, so a lower price mends it."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        size = draft.coded_bytes
+        super().__init__(
+            explain(
+                "the streams would stand for more numbers than a reader takes",
+                got=f"{draft.numbers:,} numbers in {size:,} bytes",
+                expected=f"at most {most_numbers(size):,}",
+                do="Ask for a larger size or a smaller error, or use --lossless",
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,14 @@ from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.tensors import TensorEntry, reference_of, rounded_matrix
 from hydraopt.coding.forms import Mode
 from hydraopt.coding.script import SHARED
-from hydraopt.coding.stream import most_numbers
 from hydraopt.compress.core import ROOM
 from hydraopt.compress.dense import Given
 from hydraopt.compress.measure import Measure
 from hydraopt.engines.pool import Alone, Answer, Closing, Pool, WorkerLostError
-from hydraopt.errors import NumericalError, explain
-from hydraopt.files.aside import Aside, Laid, Place, sizes_of
+from hydraopt.files.aside import Aside, Laid, Place
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.draft import Course, Draft, legs_of
+from hydraopt.merging.draft import Course, Draft, UnreadableError, legs_of
 from hydraopt.merging.servant import Item, Made, ModuleItem, Servant, Setup, TensorItem
 from hydraopt.merging.shards import Shards
 from hydraopt.merging.weights import Counting, middle_price
@@ -56,19 +54,6 @@ _SHARED: Final = 0.3
 """Work on the shared stream, of that on all others; of forty adapters at 10 %."""
 _TRIES: Final = 3
 """Times that a pass is begun while workers are lost in it."""
-
-
-def _check_readable(numbers: int, size: int) -> None:
-    """Raises NumericalError for streams that readers would refuse as meant to fill the memory."""
-    if numbers > most_numbers(size):
-        raise NumericalError(
-            explain(
-                "the streams would stand for more numbers than a reader takes",
-                got=f"{numbers:,} numbers in {size:,} bytes",
-                expected=f"at most {most_numbers(size):,}",
-                do="Ask for a larger size or a smaller error, or use --lossless",
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -220,16 +205,19 @@ class Passes(Closing):
         """Plan, encode and write everything at ``price``.
 
         weights: what a unit of squared error counts, (contents, items). With a course the price is
-        mended after every few items, by what they took.
+        mended after every few items, by what they took. Raises UnreadableError for a draft that
+        readers would refuse.
         """
         tally, shared, own = self._steadily(lambda: self._written(price, weights, stage, course))
         shared = shared if tally.shares else b""
-        _check_readable(tally.numbers, len(shared) + sum(sizes_of(own)))
         average = course.average(price, tally.planned) if course else price
         forms = dict(sorted(tally.forms.items()))
         middle = middle_price(average, weights, tally.energies, counting, self._measure)
         parts = shared, own, tally.errors, tally.energies, forms
-        return Draft(*parts, average, weights, counting, middle)
+        draft = Draft(*parts, average, weights, counting, middle, tally.numbers)
+        if not draft.readable:
+            raise UnreadableError(draft)
+        return draft
 
     def _written(
         self, price: float, weights: Array, stage: str, course: Course | None

@@ -17,7 +17,7 @@ import numpy as np
 
 from hydraopt.errors import BudgetError, explain
 from hydraopt.merging.budget import Budget, MeanError, Size, WorstError
-from hydraopt.merging.draft import Course
+from hydraopt.merging.draft import Course, UnreadableError
 from hydraopt.merging.guide import SIZE_SLOPE, Guide
 
 __all__ = [
@@ -84,46 +84,89 @@ def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -
     """The largest draft of at most ``budget.limit`` bytes.
 
     guide: what the planner expects of a price. fixed: bytes of a file in which nothing is coded.
-    Raises BudgetError if no price meets the budget.
+    Raises BudgetError if no price meets the budget, UnreadableError if all that do give drafts that
+    readers refuse.
     """
     wanted = _SIZE_AIM * budget.limit
     nearest, secant = _Nearest[D](budget, _SIZE_MET), _Secant(wanted, SIZE_SLOPE)
     price = guide.price(coded_bits(budget, fixed))
-    guided = True
+    guided, before = True, None
     for count in range(1, MOST_PASSES + 1):
         course = None
         if guided and count <= len(_STEERED):
             course = guide.course(price, 8 * (_STEERED[count - 1] * budget.limit - fixed))
-        trial = runner.run(price, count, course)
-        if nearest.takes(trial):
+        trial = _tried(runner, nearest, secant, price, count, course)
+        if trial and nearest.takes(trial):
             return Solution(trial.draft, count)
-        secant.add(trial.price, trial.value, trial.settled)
-        guided &= trial.settled  # The guide knows the first weights alone.
-        if guided and count <= _GUIDED and trial.coded_bytes and guide.bits(trial.price):
+        if secant.closed or (before and trial and _is_saturated(before, trial, budget)):
+            return nearest.solution(count)
+        before = trial
+        guided &= trial is not None and trial.settled  # The guide knows the first weights alone.
+        bits = guide.bits(trial.price) if trial and guided and count <= _GUIDED else 0.0
+        if trial and trial.coded_bytes and bits:
             around = trial.value - trial.coded_bytes
             change = max(wanted - around, 1.0) / trial.coded_bytes
-            price = guide.price(change * guide.bits(trial.price))
+            price = guide.price(change * bits)
         else:
             price = secant.next_price()
-    return nearest.solution()
+    return nearest.solution(MOST_PASSES)
 
 
 def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float) -> Solution[D]:
     """The draft of the largest error within ``budget``, which is the smallest file.
 
-    start: the price of the first pass. Raises BudgetError if no price meets the budget.
+    start: the price of the first pass. Raises BudgetError if no price meets the budget. A draft
+    that readers refuse is too coarse: where the limit asks for one, the coarsest that they take is
+    within it.
     """
     nearest = _Nearest[D](budget, _ERROR_MET)
     secant = _Secant(_ERROR_AIM * budget.limit, _ERROR_SLOPE)
-    price = start
+    price, before = start, None
     for count in range(1, MOST_PASSES + 1):
-        trial = runner.run(price, count)
-        # No error at all is one of adapters that change nothing, whatever the price.
-        if nearest.takes(trial) or (trial.settled and trial.value == 0):
+        trial = _tried(runner, nearest, secant, price, count)
+        if trial and nearest.takes(trial):
             return Solution(trial.draft, count)
-        secant.add(trial.price, trial.value, trial.settled)
-        price = secant.next_price()
-    return nearest.solution()
+        if secant.closed or (before and trial and _is_idle(before, trial)):
+            return nearest.solution(count)
+        if not nearest.has_one and secant.stands_still:
+            raise nearest.floor(count)
+        before, price = trial, secant.next_price()
+    return nearest.solution(MOST_PASSES)
+
+
+def _tried(
+    runner: Runner[D],
+    nearest: _Nearest[D],
+    secant: _Secant,
+    price: float,
+    count: int,
+    course: Course | None = None,
+) -> Trial[D] | None:
+    """The trial, which the secant has learned from; None for one that readers would refuse."""
+    try:
+        trial = runner.run(price, count, course)
+    except UnreadableError as error:
+        nearest.unreadable = error
+        secant.refuse(error.draft.price)
+        return None
+    secant.add(trial.price, trial.value, trial.settled)
+    return trial
+
+
+def _is_saturated(before: Trial[D], trial: Trial[D], budget: Size) -> bool:
+    """Whether a far lower price bought nothing that there was room for, so that no price does."""
+    fits = trial.value <= budget.limit
+    return fits and trial.price * _FAR < before.price and _same_bytes(before, trial)
+
+
+def _is_idle(before: Trial[D], trial: Trial[D]) -> bool:
+    """Whether there is no error whatever the price, as of adapters that change nothing. Numbers of
+    few bits have none at a low price, and then take more bytes than they need."""
+    return trial.value == before.value == 0 and _same_bytes(before, trial)
+
+
+def _same_bytes(before: Trial[D], trial: Trial[D]) -> bool:
+    return before.settled and trial.settled and before.coded_bytes == trial.coded_bytes
 
 
 def coded_bits(budget: Size, fixed: int) -> float:
@@ -132,42 +175,80 @@ def coded_bits(budget: Size, fixed: int) -> float:
 
 
 class _Nearest(Generic[D]):
-    """The trial within the budget that is nearest to its limit."""
+    """The trial within the budget that is nearest to its limit. unreadable: the last that was
+    refused, whatever its value."""
 
     def __init__(self, budget: Budget, met: float) -> None:
         self._budget, self._met = budget, met
         self._best: Trial[D] | None = None
         self._last = math.nan
+        self.unreadable: UnreadableError | None = None
+
+    @property
+    def has_one(self) -> bool:
+        return self._best is not None
 
     def takes(self, trial: Trial[D]) -> bool:
         """Keep the trial if it is nearer than those before; whether it meets the budget."""
         limit, self._last = self._budget.limit, trial.value
         if not trial.settled or trial.value > limit:
             return False
-        if self._best is None or trial.value > self._best.value:
+        best = self._best
+        if best is None or (trial.value, -trial.coded_bytes) > (best.value, -best.coded_bytes):
             self._best = trial
         return trial.value >= self._met * limit
 
-    def solution(self) -> Solution[D]:
-        """The nearest of all trials; raises BudgetError if there is none."""
+    def solution(self, passes: int) -> Solution[D]:
+        """The nearest of all trials; raises BudgetError or UnreadableError if there is none."""
         if self._best is not None:
-            return Solution(self._best.draft, MOST_PASSES)
-        raise BudgetError(
+            return Solution(self._best.draft, passes)
+        # A size is exceeded by all that readers take; an error, by what is finer than refused ones.
+        if self.unreadable and (isinstance(self._budget, Size) or math.isnan(self._last)):
+            raise self.unreadable
+        raise self._unmet(passes, "Ask for more bytes, for a larger error, or for --lossless")
+
+    def floor(self, passes: int) -> BudgetError:
+        """The error of a limit below the least error that there is at any price."""
+        return self._unmet(
+            passes,
+            f"Heads and other whole tensors are coded to {self._last:.2g} at best, whatever the "
+            "bytes: keep them bit by bit with --exact, ask for a larger error, or for --lossless",
+        )
+
+    def _unmet(self, passes: int, do: str) -> BudgetError:
+        return BudgetError(
             explain(
                 f"the budget cannot be met: {self._budget.name} of {self._budget.limit:g}",
-                got=f"{self._last:g} after {MOST_PASSES} passes",
+                got=f"{self._last:g} after {passes} passes",
                 expected=f"at most {self._budget.limit:g}",
-                do="Ask for more bytes, for a larger error, or for --lossless",
+                do=do,
             )
         )
 
 
 Point = tuple[float, float]
 _TINY: Final = 1e-300
+_FAR: Final = 4.0
+"""A price that is so many times as low buys something, if anything is left to be had."""
+_STILL: Final = 0.05, 1e-3, 0.03
+"""A value stands still if its logarithm changes by less than such a share of the price's, but in
+any case by less than the second, and never by more than the third."""
+_LEAST_STEP, _STEP, _LONGEST = math.log(2), 6.0, 48.0
+"""Steps of the logarithm of a price: at least and at most where values stand still, and the second
+where they do not."""
+_EVERYWHERE: Final = 72.0
+"""Where a value stands still over so much of the logarithm of a price, it does so everywhere."""
+_CLOSED: Final = math.log(1.1)
+"""Between a logarithm of a price and a ceiling so near nothing more is looked for."""
+_NARROW: Final = 0.02
+"""A bracket of prices so narrow holds a step, which no price in it divides."""
 
 
 class _Secant:
-    """Log value against log price, as far as trials have shown it: a bracket, and a slope."""
+    """Log value against log price, as far as trials have shown it: a bracket, and a slope.
+
+    A price at which a draft was refused is a ceiling for all later ones.
+    """
 
     def __init__(self, wanted: float, slope: float) -> None:
         self._wanted, self._slope = math.log(max(wanted, _TINY)), slope
@@ -176,6 +257,31 @@ class _Secant:
         # The nearest points on either side of what is wanted; ``_low`` has the lower price.
         self._low: Point | None = None
         self._high: Point | None = None
+        self._moved = 0.0  # by the last trial, if the value stood still
+        self._still = 0.0  # over all trials since it did
+        self._same_end = False  # the last two trials were on one side
+        self._ceiling, self._stride = math.inf, math.log(_FAR)
+        self._taken = -math.inf  # the highest price below the ceiling that was not refused
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left between a price that is too high and one that is too low."""
+        low, high = self._low, self._high
+        if low and high and abs(high[0] - low[0]) < _NARROW:
+            return True
+        return self._ceiling - self._taken < _CLOSED and self._aim() > self._taken
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether no price changes anything, though something was kept at all of them."""
+        kept = self._point is not None and self._point[1] < -_STILL[1]
+        return kept and self._still > _EVERYWHERE
+
+    def refuse(self, price: float) -> None:
+        """Learn that readers refuse what this price makes: it is too coarse."""
+        self._ceiling = min(self._ceiling, math.log(max(price, _TINY)))
+        if self._taken >= self._ceiling:
+            self._taken = -math.inf
 
     def add(self, price: float, value: float, settled: bool) -> None:
         """Learn from a trial; from one that is not settled only where it lies: the next one has
@@ -183,24 +289,60 @@ class _Secant:
         point = math.log(max(price, _TINY)), math.log(max(value, 1e-12))
         before, self._point = self._point, point
         alike, self._settled = settled and self._settled, settled
+        if point[0] < self._ceiling:
+            self._taken = max(self._taken, point[0])
+        self._moved = _moved_in_vain(before, point)
         if not alike:
             self._low = self._high = None
-        elif before and before[0] != point[0]:
+        if not (alike and self._moved):
+            self._still = 0.0
+        if alike and self._moved:
+            self._still += self._moved  # nothing can be learned of the slope
+        elif alike and before and before[0] != point[0]:
             # At high rate the law is another one: go by the slope just seen.
             seen = (point[1] - before[1]) / (point[0] - before[0])
             bounds = (-3, -0.03) if self._slope < 0 else (0.03, 3)
             self._slope = float(np.clip(seen, *bounds))
-        if (point[1] > self._wanted) == (self._slope < 0):
+        cheap = (point[1] > self._wanted) == (self._slope < 0)
+        self._same_end = bool(self._low and self._high) and before == (
+            self._low if cheap else self._high
+        )
+        if cheap:
             self._low = point
         else:
             self._high = point
 
     def next_price(self) -> float:
-        """A secant inside the bracket, a step along the known slope outside."""
+        """A secant inside the bracket, a step along the known slope outside; below the ceiling."""
+        aim = self._aim()
+        if aim >= self._ceiling:
+            if self._taken > -math.inf:
+                aim = (self._taken + self._ceiling) / 2
+            else:
+                aim, self._stride = self._ceiling - self._stride, 2 * self._stride
+        return math.exp(min(max(aim, math.log(_TINY)), -math.log(_TINY)))
+
+    def _aim(self) -> float:
+        """The logarithm of the price that is looked for, whoever refuses it."""
         low, high, point = self._low, self._high, self._point
-        assert point is not None
+        if point is None:
+            return self._ceiling
         if low and high and low[0] < high[0] and low[1] != high[1]:
             share = (self._wanted - low[1]) / (high[1] - low[1])
-            return math.exp(low[0] + min(max(share, 0.05), 0.95) * (high[0] - low[0]))
-        step = float(np.clip((self._wanted - point[1]) / self._slope, -6, 6))
-        return math.exp(min(max(point[0] + step, math.log(_TINY)), -math.log(_TINY)))
+            halved = self._same_end or high[0] - low[0] > _STEP  # no line fits so far
+            share = 0.5 if halved else min(max(share, 0.05), 0.95)
+            return low[0] + share * (high[0] - low[0])
+        step = float(np.clip((self._wanted - point[1]) / self._slope, -_STEP, _STEP))
+        if self._moved and step:  # far from where anything changes
+            farther = min(max(2 * self._moved, _LEAST_STEP), _LONGEST)
+            step = math.copysign(max(abs(step), farther), step)
+        return point[0] + step
+
+
+def _moved_in_vain(before: Point | None, point: Point) -> float:
+    """By how much the logarithm of the price changed if the value stood still, else zero."""
+    if before is None:
+        return 0.0
+    moved, share = abs(point[0] - before[0]), _STILL
+    still = abs(point[1] - before[1]) < max(share[1], min(share[0] * moved, share[2]))
+    return moved if still else 0.0

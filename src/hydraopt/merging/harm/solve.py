@@ -18,7 +18,7 @@ from hydraopt.bundle.harm import HarmPoint
 from hydraopt.errors import BudgetError, UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size, WorstError
-from hydraopt.merging.draft import Draft
+from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.sharing import (
@@ -300,7 +300,7 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         price, weights = trials.weighed(prices)
         try:
             solution = search(trials.passes, trials.job, aim, weights, start=price)
-        except BudgetError:  # what was measured meets the size
+        except (BudgetError, UnreadableError):  # what was measured meets the size
             break
         trials.count += solution.passes
         own = prices * (solution.draft.price / price)
@@ -324,8 +324,10 @@ def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSoluti
         draft, points = trials.run(prices, trials.prompted())
         harms = [point.harm or 0.0 for point in points]
         beyond = [i for i, harm in enumerate(harms) if not harm <= aim.limit]  # NaN as well
+        if not draft.readable:  # All of it is too coarse, whatever it does to the tasks.
+            beyond = list(range(trials.contents))
         # Later tries only lower prices, so that they come to an end.
-        raised = count < _MOST_TRIES // 2
+        raised = draft.readable and count < _MOST_TRIES // 2
         idle = [i for i, harm in enumerate(harms) if raised and harm < _MET * aim.limit]
         if not beyond and (best is None or draft.coded_bytes < best[0]):
             best = draft.coded_bytes, draft
@@ -340,6 +342,8 @@ def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSoluti
             prices[i] = max(wanted[i], prices[i])
         if np.array_equal(before, prices):  # idle tasks have no coarser price
             break
+    if best is None and not draft.readable:
+        raise UnreadableError(draft)
     if best is None:
         raise _unmet(trials, points, aim)
     return HarmSolution(best[1], trials.count, trials.kept_curves())

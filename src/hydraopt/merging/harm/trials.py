@@ -15,7 +15,7 @@ from hydraopt.bundle.harm import Harm, HarmPoint, thinned
 from hydraopt.files.aside import sizes_of
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.decoded import DecodedDraft
-from hydraopt.merging.draft import Draft
+from hydraopt.merging.draft import Draft, UnreadableError
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge, Judged
 from hydraopt.merging.outcome import Job
@@ -175,10 +175,14 @@ class Trials:
 
     def run(self, prices: Array, measured: Collection[int]) -> tuple[Draft, list[TrialPoint]]:
         """A pass at these own prices, (contents,), and what it shows of each content, the harm to
-        the ``measured`` ones among it."""
+        the ``measured`` ones among it. A draft that readers would refuse shows as much of them, but
+        whoever chooses one has to ask."""
         self.count += 1
         price, weights = self.weighed(prices)
-        draft = self.passes.run(price, weights.whole, weights.counting, f"pass {self.count}")
+        try:
+            draft = self.passes.run(price, weights.whole, weights.counting, f"pass {self.count}")
+        except UnreadableError as error:
+            draft = error.draft
         return draft, self.look(draft, prices, measured)
 
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> list[TrialPoint]:
