@@ -107,6 +107,8 @@ def test_without_the_base_it_is_said_what_to_do(tmp_path: Path) -> None:
     for form, name in (("vllm", "out"), ("mlx", "out"), ("onnx", "out.onnx_adapter")):
         with pytest.raises(ExportError, match=r"below a pair \[adapter x.*may be the base's own"):
             export_task(task, tmp_path / name, format=form)
+    with pytest.raises(UsageError, match="cannot read the base model"):
+        export_task(task, tmp_path / "out", format="vllm", base=tmp_path / "nowhere")
     # A config alone does not say what the weights are.
     (tmp_path / "bare").mkdir()
     about = json.loads((tmp_path / "base" / "config.json").read_text())

@@ -18,6 +18,7 @@ from hydraopt.bundle.restore.layout import check_room
 from hydraopt.bundle.restore.peft import write_peft
 from hydraopt.bundle.restore.tensors import dtype_named, rounded
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.errors import UsageError, explain
 from hydraopt.export.plain import plain_pairs, refused
 from hydraopt.files.apart import check_apart
 
@@ -45,11 +46,15 @@ def export_vllm(
     overwrite: also write into a folder that has files in it.
 
     A new folder appears at once and whole. Raises ExportError, naming adapter and module, for what
-    vLLM cannot hold; UsageError for a folder in the way.
+    vLLM cannot hold; UsageError for a folder in the way or a base that is none.
     """
     target = Path(folder)
     check_apart(target, [task.bundle.path, *([base] if base is not None else [])])
     check_target(target, overwrite)
+    if base is not None and not Path(base).is_dir():
+        raise UsageError(
+            explain("cannot read the base model", file=Path(base), expected="a transformers folder")
+        )
     write_peft(task, target, *vllm_adapter(task, dtype, base))
 
 
