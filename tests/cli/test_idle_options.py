@@ -53,3 +53,10 @@ def test_options_of_originals_need_originals(run: Run, bundle: Path, more) -> No
     done = run("verify", bundle, *more)
     assert done.exit_code == 2
     assert f"there are no originals to read; got {more[0]}" in " ".join(done.stderr.split())
+
+
+def test_what_is_kept_whole_needs_no_patterns(run: Run, bundle: Path) -> None:
+    for verb in ("add", "replace"):
+        done = run(verb, bundle, "nowhere", "--lossless", "--exact", "*bias*")
+        assert done.exit_code == 2
+        assert "--exact: --lossless keeps all tensors" in " ".join(done.stderr.split())

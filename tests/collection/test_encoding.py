@@ -262,3 +262,16 @@ def test_the_config_comes_back(one_file: Path, adapters: dict[str, Path], tmp_pa
     wanted = json.loads((adapters["f"] / "adapter_config.json").read_text())
     assert open_bundle(one_file)["f"].config == wanted
     assert read_adapters([adapters["f"]])[0].numbers == open_bundle(one_file)["f"].entry.numbers
+
+
+def test_patterns_are_a_list_and_have_a_use(tmp_path: Path) -> None:
+    """The characters of a text would be patterns; what is kept whole has no use for any."""
+    own = write_adapter(tmp_path / "a", modules_of(0))
+    merge([own], tmp_path / "coded", error=0.2, workers=1)
+    merge([own], tmp_path / "whole", lossless=True, workers=1)
+    more = write_adapter(tmp_path / "b", modules_of(1))
+    with pytest.raises(UsageError, match=r"exact is a list of patterns; got '\*bias\*'"):
+        add(tmp_path / "coded", [more], exact="*bias*", workers=1)
+    for name, limit in (("coded", Limit(lossless=True)), ("whole", Limit())):
+        with pytest.raises(UsageError, match="kept bit by bit already; got exact"):
+            add(tmp_path / name, [more], exact=["*bias*"], limit=limit, workers=1)

@@ -100,6 +100,8 @@ class Adding:
             raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
         if self.prompted and self.lossless:
             raise click.BadParameter("--lossless changes no answer", param_hint="--prompts")
+        if self.exact and self.lossless:
+            raise click.BadParameter("--lossless keeps all tensors", param_hint="--exact")
         if self.base is not None and self.lossless:
             raise click.BadParameter("--lossless leaves nothing to weigh", param_hint="--base")
 

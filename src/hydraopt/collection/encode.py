@@ -139,7 +139,8 @@ class Coder:
 
     sensitivity: by task and module path, which modules matter. judge: measures harm. exact:
     patterns of keys of tensors to carry. same_base: take a base model that is named differently.
-    base: its own tensors, where the core has differences from them.
+    base: its own tensors, where the core has differences from them. Raises UsageError for a text
+    as patterns, and for patterns where all is kept.
     """
 
     bundle: Bundle
@@ -151,6 +152,13 @@ class Coder:
     base: BaseTensors | None = None
     workers: int | Engine | None = None
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exact, str):  # its characters would be the patterns, and * is one
+            raise UsageError(explain("exact is a list of patterns", got=repr(self.exact)))
+        if self.exact and self.limit.keeps_all(self.bundle):
+            got = f"exact {', '.join(self.exact)}"
+            raise UsageError(explain("all tensors are kept bit by bit already", got=got))
 
     def encode(self, adapter: Adapter, day: str) -> Encoded:
         """The adapter as a task. day: of its history.
