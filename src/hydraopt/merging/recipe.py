@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "CoreRecipe",
@@ -14,6 +14,10 @@ __all__ = [
     "RefreshRecipe",
     "ShrinkRecipe",
 ]
+
+
+_LOOKED: Final = ("sensitivity", "rescaled", "judged", "refit")
+"""What a recipe says of tasks that somebody looked at with the base model."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class RefreshRecipe:
         recipe["refreshed"] = True
         if self.limit is not None:
             recipe |= {"limit": self.limit, "value": self.value}
+        # Every task is coded again, by errors alone: nobody looks at answers, and none are trained.
+        recipe = {key: value for key, value in recipe.items() if key not in _LOOKED}
         if self.decoded:
             return {**recipe, "errors": "estimated"}
         # Coded from the originals, nothing is left of a shrink before.
