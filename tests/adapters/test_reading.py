@@ -119,6 +119,21 @@ def test_overflow_by_the_scale_is_an_error_not_infinity(save):
         adapter.modules["h.0.q"].factors()
 
 
+@pytest.mark.parametrize("powers", [(-50, 50), (-50, 30), (-42, 30), (60, -60), (-150, 140)])
+def test_factors_of_64_bits_keep_their_product(save, powers):
+    """A factor alone may lie beyond float32, where it would become nothing or infinity."""
+    rng = np.random.default_rng(0)
+    wide = {key: rng.standard_normal(value.shape) for key, value in lora().items()}
+    wide = {key: x * 10.0 ** powers[key == A] for key, x in wide.items()}
+    module = read(save, wide, peft_config()).modules["h.0.q"]
+    b, a = module.factors()
+    small, large = (wide[key] for key in sorted(wide, key=lambda key: key == A))
+    true = module.scale * small @ large
+    unit = 10.0 ** sum(powers)
+    got = b.astype(np.float64) @ a.astype(np.float64)
+    np.testing.assert_allclose(got / unit, true / unit, atol=1e-5)
+
+
 def test_nan_in_an_extra_is_found(save):
     head = {"base_model.model.head.weight": np.full((2, 2), np.nan, np.float32)}
     adapter = read(save, {**lora(), **head}, peft_config())

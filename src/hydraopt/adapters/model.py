@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,25 @@ def factor_path(path: str, group: int, size: tuple[int, int] | None) -> str:
     return name if size is None else f"{name}.{size[0]}x{size[1]}"
 
 
+_USUAL: Final = 60
+"""Exponents of two up to which factors are as they are: float32 holds numbers that are far smaller
+beside them."""
+
+
+def _stored(tensor: RawTensor) -> NDArray[Any]:
+    """The numbers in the narrowest dtype that holds them."""
+    return tensor.float64() if tensor.dtype == "F64" else tensor.numpy()
+
+
+def _shift(b: NDArray[Any], a: NDArray[Any]) -> int:
+    """The power of two that B gives to A, so that float32 holds the small numbers of both."""
+    largest = [float(np.abs(x).max(initial=0)) for x in (b, a)]
+    if not all(0 < x < math.inf for x in largest):
+        return 0
+    of_b, of_a = (math.frexp(x)[1] for x in largest)
+    return 0 if max(abs(of_b), abs(of_a)) <= _USUAL else (of_b - of_a) // 2
+
+
 @dataclass(frozen=True)
 class LowRankModule:
     """One low-rank change of one base module: ``dW = scale * B @ A``, of shape (m, n).
@@ -135,19 +154,24 @@ class LowRankModule:
         """(B, A) with ``dW = B @ A``: B (m, r) float32 with the scale inside, A (r, n) float32.
 
         Both are fresh, contiguous, writable arrays; the file is read on every call, so hold on to
-        the result rather than calling twice. Values are the stored ones converted to float32
-        (exact for bf16 and fp16), B then multiplied by the scale, and A by what is between, in
-        float64 and rounded once.
+        the result rather than calling twice. Values are the stored ones, B multiplied by the scale
+        and A by what is between, in float64 and rounded once; where one side is far larger than
+        the other, a power of two goes from it to the other first, which changes no product.
 
         Raises NumericalError, naming file and module, if a value is NaN or infinite or the scaled
         B leaves float32; AdapterFormatError if the file changed since it was opened.
         """
-        b, a = self._split(self.b.numpy(), self.a.numpy())
+        stored_b, stored_a = self._split(_stored(self.b), _stored(self.a))
         # An overflow becomes infinity, and NaN stays, which the check below reports by name.
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = (b.astype(np.float64) * self.scale).astype(np.float32)
+            wide = stored_b.astype(np.float64) * self.scale
             if self.between is not None:
-                a = (a.astype(np.float64) * self.between.numpy()).astype(np.float32)
+                stored_a = stored_a.astype(np.float64) * self.between.float64()
+            shift = _shift(wide, stored_a)
+            if shift:
+                wide = np.ldexp(wide, -shift)
+                stored_a = np.ldexp(stored_a.astype(np.float64), shift)
+            scaled, a = wide.astype(np.float32), stored_a.astype(np.float32)
         for side, tensor, values in (("A", self.a, a), ("B", self.b, scaled)):
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             if bad:
@@ -161,7 +185,7 @@ class LowRankModule:
                         do="This adapter's training diverged or its file is damaged; leave it out",
                     )
                 )
-        return np.ascontiguousarray(scaled), np.ascontiguousarray(a, dtype=np.float32)
+        return np.ascontiguousarray(scaled), np.ascontiguousarray(a)
 
     def _split(self, b: NDArray[Any], a: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """This module's own (m, r) and (r, n) out of the stored arrays."""
