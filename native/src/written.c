@@ -130,6 +130,14 @@ static void put_rank_settings(Writer *w, const hy_rank *ranks, uint32_t count) {
     replace(w, "rank_pattern"), replace(w, "alpha_pattern");
 }
 
+/* How factors began says nothing of these, and PEFT refuses "orthogonal" for odd ranks. */
+static void put_start(Writer *w) {
+    uint32_t node = hy_get(w->config, 0, "init_lora_weights");
+    if (!node || hy_kind(w->config, node) != HY_STRING) return;
+    put_name(w, "init_lora_weights"), hy_puts(w->out, "true");
+    replace(w, "init_lora_weights");
+}
+
 hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_json *config,
                                const hy_rank *ranks, uint32_t count, int kept, hy_text *out) {
     static const char *const ours[] = {"hydraopt", "enable_lora", "merge_weights", "peft_type"};
@@ -166,7 +174,7 @@ hydra_status hy_written_config(hydra_bundle *b, const hy_task *task, const hy_js
         status = put_targets(&w, ranks, count);
     }
     if (!status) status = put_kinds(&w);
-    if (!status && !kept) put_rank_settings(&w, ranks, count);
+    if (!status && !kept) put_rank_settings(&w, ranks, count), put_start(&w);
     if (!status) put_rest(&w);
     hy_puts(out, "}");
     hy_json_close(&plain);

@@ -108,6 +108,9 @@ def test_powers_of_two_are_the_shortest_that_are_the_same(run: Run) -> None:
         {"init_lora_weights": "pissa", "r": 64, "lora_alpha": 7, "use_rslora": True},
         {"init_lora_weights": "olora", "r": 64, "lora_alpha": 16, "rank_pattern": {r"h\.\d+": 32}},
         {"init_lora_weights": "pissa", "r": 1},
+        {"init_lora_weights": "orthogonal"},
+        {"init_lora_weights": "gaussian", "r": 3},
+        {"init_lora_weights": False},
     ],
     ids=str,
 )

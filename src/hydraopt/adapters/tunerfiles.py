@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hydraopt.adapters.keys import PREFIX, extra_kind, spell
-from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
+from hydraopt.adapters.model import LowRankModule, factor_path
 from hydraopt.adapters.peft import Parsed, check_types
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile, refuse
 from hydraopt.adapters.scale import ScaleRule
-from hydraopt.adapters.tuners import TUNERS, Tuner, owner_of, part_of, tuner_named, tuner_of
+from hydraopt.adapters.tuners import Tuner, owner_of, part_of, tuner_of
 from hydraopt.files.url import AnyPath
 
-__all__ = ["AdaLoraRule", "changing", "factor_rule", "factor_stems", "read_tuner"]
+__all__ = ["AdaLoraRule", "factor_rule", "factor_stems", "read_tuner"]
 
 _DO: Final = "The file is incomplete or was edited; save the adapter again"
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
@@ -215,18 +215,6 @@ def _adalora(stems: Mapping[str, _Stem], rule: AdaLoraRule, parsed: Parsed, file
         path = inner.replace(".base_layer.", ".")
         module = LowRankModule(path, "linear", m, n, r, rule.scale, a, b, between=e)
         _take(parsed, module, inner)
-
-
-def changing(kinds: Mapping[str, ExtraKind], config: Mapping[str, Any]) -> dict[str, ExtraKind]:
-    """Of extras by key, those that may change the base.
-
-    Not so the empty tensors of AdaLoRA's modules that have no rank left, which are for PEFT alone.
-    """
-    if tuner_named(config) != "ADALORA":
-        return dict(kinds)
-    pruned = (key for key, kind in kinds.items() if kind == "exact")
-    idle = {key for key in pruned if part_of(key, TUNERS["ADALORA"]) is not None}
-    return {key: kind for key, kind in kinds.items() if key not in idle}
 
 
 # --- LoHa and LoKr ----------------------------------------------------------------------------

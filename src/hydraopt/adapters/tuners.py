@@ -18,6 +18,7 @@ __all__ = [
     "TUNERS",
     "Treatment",
     "Tuner",
+    "changing",
     "other_tuner",
     "owner_of",
     "part_of",
@@ -301,3 +302,15 @@ def owner_of(name: str) -> str | None:
         if part in _OWNERS:
             return _OWNERS[part]
     return None
+
+
+def changing(kinds: Mapping[str, ExtraKind], config: Mapping[str, Any]) -> dict[str, ExtraKind]:
+    """Of extras by key, those that may change the base.
+
+    Not so the empty tensors of AdaLoRA's modules that have no rank left, which are for PEFT alone.
+    """
+    if tuner_named(config) != "ADALORA":
+        return dict(kinds)
+    pruned = (key for key, kind in kinds.items() if kind == "exact")
+    idle = {key for key in pruned if part_of(key, TUNERS["ADALORA"]) is not None}
+    return {key: kind for key, kind in kinds.items() if key not in idle}

@@ -8,8 +8,7 @@ from typing import Final
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
-from hydraopt.adapters.tunerfiles import changing
-from hydraopt.adapters.tuners import other_tuner
+from hydraopt.adapters.tuners import changing, other_tuner
 from hydraopt.bundle.restore.below import Base, is_of_base, layer_below, weights_at_hand
 from hydraopt.bundle.restore.layout import Pair
 from hydraopt.bundle.spec import ModuleEntry

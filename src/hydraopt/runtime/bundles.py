@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
-from hydraopt.adapters.tunerfiles import changing
-from hydraopt.adapters.tuners import other_tuner
+from hydraopt.adapters.tuners import changing, other_tuner
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.restore.below import is_of_base, layer_below
 from hydraopt.bundle.spec import ModuleEntry

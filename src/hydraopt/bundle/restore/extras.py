@@ -12,7 +12,7 @@ import numpy as np
 from hydraopt.adapters.keys import PREFIX, names_adapter
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
-from hydraopt.adapters.tunerfiles import changing
+from hydraopt.adapters.tuners import changing
 from hydraopt.bundle.restore.tensors import rounded
 from hydraopt.errors import ExportError, explain
 
