@@ -41,8 +41,8 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged"
     "--base",
     metavar="BASE",
     help="The base model: for merged its transformers folder, for gguf that or its .gguf file; if "
-    "you like, for mlx and vllm its folder and for onnx the model with LoRA inputs; and for all, if tensors "
-    "are kept as differences from it.",
+    "you like, for mlx and vllm its folder and for onnx the model with LoRA inputs; and for all, if "
+    "tensors are kept as differences from it.",
 )
 @click.option(
     "--dtype",
