@@ -41,7 +41,7 @@ FORMATS = ("peft", "vllm", "gguf", "mlx", "onnx", "kohya", "diffusers", "merged"
     "--base",
     metavar="BASE",
     help="The base model: for merged its transformers folder, for gguf that or its .gguf file; if "
-    "you like, for mlx and vllm its folder and for onnx the model with LoRA inputs; and for all, if "
+    "you like, for mlx and vllm its folder and for onnx the model with LoRA inputs; for all, where "
     "tensors are kept as differences from it.",
 )
 @click.option(
