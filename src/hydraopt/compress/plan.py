@@ -9,7 +9,6 @@ the task's weighted squared Frobenius norm, with the measure's weights inside.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +30,9 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 
 _RECORD_BITS = 6.0
+_WORTH = 0.01
+"""Of a module's cost, what a family's bases have to save at least. Where parts are coded coarsely
+they save less, and what they predict costs more than is foretold (docs/log.md)."""
 _END_OF_BASES = 80
 """Directions are rounded to less than this class, 2^16 steps: no part that is coded over them needs
 a finer one."""
@@ -196,18 +198,17 @@ def plan_module(
     bases: Sequence[BasisPlan | None] = (None, None)
     if shared:
         bases = _planned(core, *about, given, needed)
-    best = _over(core, *about, modes, bases, given is not None)
+    over_all = _over(core, *about, modes, bases, given is not None)
     if not shared or needed or given is not None:
-        return best
-    before = math.inf
+        return over_all
+    best: ModulePlan | None = None
     for family in core.families:
         bases = _planned(core, *about, None, needed, family)
         plan = _over(core, *about, modes, bases, False)
-        if plan.cost >= before:
+        if best and plan.cost >= best.cost:
             break  # larger ones would cost more still
-        before = plan.cost
-        best = min(best, plan, key=lambda plan: plan.cost)
-    return best
+        best = plan
+    return best if best and best.cost < (1 - _WORTH) * over_all.cost else over_all
 
 
 def _over(
