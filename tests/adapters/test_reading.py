@@ -134,6 +134,16 @@ def test_factors_of_64_bits_keep_their_product(save, powers):
     np.testing.assert_allclose(got / unit, true / unit, atol=1e-5)
 
 
+def test_a_change_below_float32_is_an_error_not_nothing(save):
+    """Zeros are what they are; what was more must not be told as coded without an error."""
+    wide = {key: value.astype(np.float64) * 1e-60 for key, value in lora().items()}
+    module = read(save, wide, peft_config()).modules["h.0.q"]
+    with pytest.raises(NumericalError, match=r"A is nothing in float32 .*h\.0\.q.*e-6"):
+        module.factors()
+    zeros = {key: np.zeros_like(x) for key, x in wide.items()}
+    assert not read(save, zeros, peft_config()).modules["h.0.q"].factors()[0].any()
+
+
 def test_nan_in_an_extra_is_found(save):
     head = {"base_model.model.head.weight": np.full((2, 2), np.nan, np.float32)}
     adapter = read(save, {**lora(), **head}, peft_config())

@@ -158,8 +158,9 @@ class LowRankModule:
         and A by what is between, in float64 and rounded once; where one side is far larger than
         the other, a power of two goes from it to the other first, which changes no product.
 
-        Raises NumericalError, naming file and module, if a value is NaN or infinite or the scaled
-        B leaves float32; AdapterFormatError if the file changed since it was opened.
+        Raises NumericalError, naming file and module, if a value is NaN or infinite, the scaled B
+        leaves float32, or a side is all zero there and was not; AdapterFormatError if the file
+        changed since it was opened.
         """
         stored_b, stored_a = self._split(_stored(self.b), _stored(self.a))
         # An overflow becomes infinity, and NaN stays, which the check below reports by name.
@@ -172,7 +173,19 @@ class LowRankModule:
                 wide = np.ldexp(wide, -shift)
                 stored_a = np.ldexp(stored_a.astype(np.float64), shift)
             scaled, a = wide.astype(np.float32), stored_a.astype(np.float32)
-        for side, tensor, values in (("A", self.a, a), ("B", self.b, scaled)):
+        sides = ("A", self.a, stored_a, a), ("B", self.b, wide, scaled)
+        for side, tensor, true, values in sides:
+            if true.any() and not values.any():
+                raise NumericalError(
+                    explain(
+                        f"{side} is nothing in float32",
+                        file=tensor.source,
+                        module=self.path,
+                        got=f"numbers of at most {float(np.abs(true).max()):.3g}",
+                        expected="at least 1e-45",
+                        do="No model sees such a change: leave the adapter out",
+                    )
+                )
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             if bad:
                 raise NumericalError(
