@@ -267,6 +267,17 @@ def test_an_index_that_lies_costs_no_task(folder: Path, adapters: dict[str, Path
     assert sorted(set(before) - set(state(folder))) == ["a.task.safetensors"]
 
 
+def test_a_copy_of_a_task_file_goes_with_it(folder: Path, adapters: dict[str, Path]) -> None:
+    for file, copy in (("a", "a copy"), ("b", "b copy")):
+        shutil.copy(folder / f"{file}.task.safetensors", folder / f"{copy}.task.safetensors")
+    remove(folder, ["a"])
+    replace(folder, [f"b={adapters['f']}"], day=DAY)
+    assert sorted(x.name for x in folder.glob("*.task.*")) == [
+        f"{x}.task.safetensors" for x in "bcd"
+    ]
+    assert sorted(open_bundle(folder)) == ["b", "c", "d"]
+
+
 def bare(folder: Path) -> Path:
     """The same without an index."""
     copy = folder.with_name("bare")

@@ -127,9 +127,11 @@ class FolderCollection:
             known = self._files.of(name) if name in change.gone else None
             target = known.file if known else task_file_name(name, taken)
             self._write(self._folder / target, piece)
+            if known:
+                self._remove(name, but=target)
         for name in change.gone:
             if name not in come:
-                remove_file(self._folder / self._forget(name))
+                self._remove(name)
         warning = None
         if self._has_index:
             core = self._core_path.name, self._core.id
@@ -144,25 +146,29 @@ class FolderCollection:
         return sum(x.name.endswith(CORE_SUFFIX) for x in self._entries or ()) == 1
 
     def _check_holds(self, name: str) -> None:
-        """Raise BundleFormatError if the file of a task holds another, which would be lost: an
-        index may say anything."""
-        known = self._files.of(name)
-        if known is None or name in self._opened(self._folder / known.file):
-            return
-        raise BundleFormatError(
-            explain(
-                "the index of the folder is wrong about a task file",
-                file=self._folder / known.file,
-                expected=f"the task {name!r}",
-                do=f"Delete {INDEX_NAME}, and try again",
-            )
-        )
+        """Raise BundleFormatError if a file of a task holds another, which would be lost: an index
+        may say anything."""
+        for file in self._files_of(name):
+            if name not in self._opened(self._folder / file):
+                raise BundleFormatError(
+                    explain(
+                        "the index of the folder is wrong about a task file",
+                        file=self._folder / file,
+                        expected=f"the task {name!r}",
+                        do=f"Delete {INDEX_NAME}, and try again",
+                    )
+                )
 
-    def _forget(self, name: str) -> str:
-        """The name of a task's file, which goes."""
-        known = self._files.of(name)
-        assert known is not None
-        return self._files.files.pop(known.file).file
+    def _files_of(self, name: str) -> list[str]:
+        """Those of a task: one, unless somebody has copied it."""
+        return [file for file, x in self._files.files.items() if x.task == name]
+
+    def _remove(self, name: str, but: str | None = None) -> None:
+        """Every file of a task goes, but that one."""
+        for file in self._files_of(name):
+            if file != but:
+                del self._files.files[file]
+                remove_file(self._folder / file)
 
     @cached_property
     def _core(self) -> CoreFile:
