@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -15,6 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hydraopt.basemodel.encoding import collate, encode_row
 from hydraopt.basemodel.model import hidden_states, logits_of
 
+LEARNED = Path(__file__).with_name("small_model.safetensors")
+"""What a model has learned of ROWS, made with ATEN_CPU_CAPABILITY=avx2 by
+python -c "from tests.small_model import learn; learn()"."""
 INSTRUCTION = "Spell."
 ROWS = [{"input": str(i), "output": word} for i, word in enumerate(
     ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -74,7 +78,16 @@ def tiny_speaker(positions: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
 
 @pytest.fixture(scope="session")
 def trained() -> tuple[Any, Any]:
-    """(model, tokenizer); the model has learned some of ROWS and not the others."""
+    """(model, tokenizer); the model has learned some of ROWS and not the others. It is read from a
+    file: learned anew, it would be another one on other processors, and say other things."""
+    model, tokenizer = tiny_speaker(64)
+    model.load_state_dict({key: x.float() for key, x in load_file(LEARNED).items()})
+    model.requires_grad_(False)
+    return model.eval(), tokenizer
+
+
+def learn() -> None:
+    """Write LEARNED anew."""
     model, tokenizer = tiny_speaker(64)
     items = [encode_row(tokenizer, INSTRUCTION, r["input"], r["output"]) for r in ROWS]
     batch = collate(items)
@@ -87,8 +100,8 @@ def trained() -> tuple[Any, Any]:
         F.cross_entropy(logits, batch.labels).backward()
         optimiser.step()
         optimiser.zero_grad()
-    model.requires_grad_(False)
-    return model.eval(), tokenizer
+    state = {key: x.detach().half().contiguous() for key, x in model.state_dict().items()}
+    save_file(state, LEARNED)
 
 
 @pytest.fixture
