@@ -7,15 +7,15 @@ price of a bit that meets one is in :mod:`hydraopt.merging.search`.
 from __future__ import annotations
 
 import math
-import numbers
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
+from hydraopt.values import real, shown
 
 __all__ = [
     "Budget",
@@ -26,11 +26,8 @@ __all__ = [
     "WorstError",
     "parse_harm",
     "parse_size",
-    "real",
-    "shown",
 ]
 
-_MOST_SHOWN: Final = 80
 
 _UNITS = {
     "": 1,
@@ -42,28 +39,6 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
 }
-
-
-def real(value: object) -> float | None:
-    """A real number as float, infinite where float64 does not hold it; None for other things.
-
-    hydraopt.methods.options has the same for options, and loads SciPy.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def shown(value: object) -> str:
-    """``repr`` for a message, of numbers as they are written, however long it is."""
-    try:
-        text = str(value) if isinstance(value, numbers.Real) else repr(value)
-    except ValueError:  # Python writes no int of more than some thousand digits.
-        return "a number of very many digits"
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
 def _written(limit: object) -> str:

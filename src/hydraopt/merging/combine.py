@@ -29,8 +29,8 @@ from hydraopt.merging.outcome import Job, StrPath, Written, inputs_of, load
 from hydraopt.merging.recipe import MethodRecipe
 from hydraopt.methods.apply import apply, relative_weights
 from hydraopt.methods.hydra import check_counts
-from hydraopt.methods.options import real, shown
 from hydraopt.methods.registry import Method, method_named, solver_of
+from hydraopt.values import real, shown
 
 __all__ = ["Combined", "combine"]
 

@@ -28,8 +28,8 @@ from hydraopt.compress.measure import OF_THE_WHOLE, Measure
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.budget import real, shown
 from hydraopt.merging.frozen import MiddlePrice
+from hydraopt.values import real, shown
 
 __all__ = [
     "Counting",

@@ -24,9 +24,9 @@ from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.errors import AdapterFormatError, NumericalError, UsageError, explain
 from hydraopt.linalg.shapes import Array, Factors
-from hydraopt.methods.options import real, shown
 from hydraopt.methods.registry import Method, method_named
 from hydraopt.methods.small import Merged
+from hydraopt.values import real, shown
 
 __all__ = ["apply", "relative_weights"]
 

@@ -10,8 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from hydraopt.errors import NumericalError, explain
-from hydraopt.methods.options import OPTIONS, check_option, shown
+from hydraopt.methods.options import OPTIONS, check_option
 from hydraopt.methods.small import Merged
+from hydraopt.values import shown
 
 __all__ = ["checked"]
 

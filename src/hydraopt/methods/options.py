@@ -16,10 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.values import real, shown
 
-__all__ = ["OPTIONS", "Limits", "check_option", "real", "shown"]
-
-_MOST_SHOWN: Final = 80
+__all__ = ["OPTIONS", "Limits", "check_option"]
 
 
 @dataclass(frozen=True)
@@ -112,22 +111,3 @@ def check_option(name: str, value: Any, default: Any = inspect.Parameter.empty) 
     raise UsageError(
         explain(f"{limits.label or name} {what}", got=shown(value), expected=limits.expected, do=do)
     )
-
-
-def real(value: object) -> float | None:
-    """A real number as float, infinite where float64 does not hold it; None for other things."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def shown(value: object) -> str:
-    """``repr`` for a message, however long it is."""
-    try:
-        text = str(value) if isinstance(value, numbers.Real) else repr(value)
-    except ValueError:  # Python prints no int of more than some thousand digits.
-        return "a number of very many digits"
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.methods import entries, factorwise, gradient, hydra, lowrank
-from hydraopt.methods.options import OPTIONS, check_option, shown
+from hydraopt.methods.options import OPTIONS, check_option
 from hydraopt.methods.small import Merged
+from hydraopt.values import shown
 
 __all__ = ["METHODS", "Method", "method_named", "solver_of"]
 

@@ -15,7 +15,8 @@ from hydraopt.errors import AlignmentError, UsageError, explain
 from hydraopt.linalg.cutoff import rank_of, rounding
 from hydraopt.linalg.shapes import Array, Factors
 from hydraopt.linalg.svd import halved, in_range
-from hydraopt.methods.options import check_option, real, shown
+from hydraopt.methods.options import check_option
+from hydraopt.values import real, shown
 
 __all__ = [
     "Merged",

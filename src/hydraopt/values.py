@@ -1,0 +1,30 @@
+"""Values that users give: numbers as floats, and how a message shows any value."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Final
+
+__all__ = ["real", "shown"]
+
+_MOST_SHOWN: Final = 80
+
+
+def real(value: object) -> float | None:
+    """A real number as float, infinite where float64 does not hold it; None for other things."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def shown(value: object) -> str:
+    """``repr`` for a message, however long it is."""
+    try:
+        text = str(value) if isinstance(value, numbers.Real) else repr(value)
+    except ValueError:  # Python prints no int of more than some thousand digits.
+        return "a number of very many digits"
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
