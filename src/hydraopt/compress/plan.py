@@ -30,7 +30,7 @@ from hydraopt.linalg.shapes import Array
 __all__ = ["BasisPlan", "ModulePlan", "TaskPlan", "modes_of", "plan_module"]
 
 _RECORD_BITS = 6.0
-_WORTH = 0.01
+_WORTH = 0.03
 """Of a module's cost, what a family's bases have to save at least. Where parts are coded coarsely
 they save less, and what they predict costs more than is foretold (docs/log.md)."""
 _END_OF_BASES = 80
