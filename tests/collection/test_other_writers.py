@@ -112,6 +112,42 @@ def test_a_split_deletes_no_task_that_came_later(
     assert set(open_bundle(folder)) == set("abcd")
 
 
+def test_a_folder_is_not_replaced_under_a_shell(
+    one_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is exchanged in one step; and one by one, a writer that dies would leave two cores."""
+    folder = tmp_path / "parts"
+    split(one_file, folder)
+    before = state(folder)
+    monkeypatch.chdir(folder)
+    acts: list[Callable[[], object]] = [
+        lambda: refresh("."),
+        lambda: refresh(folder),
+        lambda: split(one_file, ".", overwrite=True),
+    ]
+    for act in acts:
+        with pytest.raises(UsageError, match=r"the folder is the working directory.*around it"):
+            act()
+    assert state(folder) == before
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    split(one_file, ".")
+    assert state(tmp_path / "new") == before
+
+
+def test_a_refresh_ends_where_another_bundle_came_in_its_place(
+    one_file: Path, other: Path, tmp_path: Path
+) -> None:
+    def copied(*_: object) -> None:
+        if one_file.read_bytes() != other.read_bytes():
+            one_file.unlink()
+            shutil.copy(other, one_file)
+
+    with pytest.raises(LockedError, match="another one since the change began"):
+        refresh(one_file, error=0.4, progress=copied)
+    assert one_file.read_bytes() == other.read_bytes()
+
+
 def test_an_output_is_none_of_what_is_read(
     one_file: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hydraopt import merge, open_bundle, read_adapters, shrink, verify_bundle
+from hydraopt import merge, open_bundle, read_adapter, read_adapters, shrink, verify_bundle
 from hydraopt.bundle.splitting import join, split
 from hydraopt.bundle.verify import relative_error
 from hydraopt.collection.encode import Limit
@@ -207,6 +208,20 @@ def test_what_does_not_fit_is_refused(
     remove(other, list("abcde"))
     with pytest.raises(UsageError, match="has no tasks"):
         refresh(other)
+
+
+def test_an_original_has_the_modules_and_tensors_of_its_task(
+    merged: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    pairs = {path: x.factors() for path, x in read_adapter(adapters["a"]).modules.items()}
+    other = {f"h.9{path[3:]}": x for path, x in pairs.items()}
+    wider = {path: (np.vstack([b, b]), a) for path, (b, a) in pairs.items()}
+    for number, modules in enumerate((other, wider)):
+        made = write_adapter(tmp_path / str(number), modules)
+        with pytest.raises(UsageError, match=r"not the one that was merged.*error of inf"):
+            refresh(merged, tmp_path / "out", adapters=[f"a={made}"])
+    with pytest.raises(UsageError, match="not the one that was merged"):
+        refresh(merged, tmp_path / "out", adapters=[f"b={adapters['d']}"])
 
 
 def test_originals_of_a_lossless_collection_have_its_bytes(

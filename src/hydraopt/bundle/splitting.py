@@ -24,9 +24,9 @@ from hydraopt.files.aside import sizes_of
 from hydraopt.files.folders import entry_of, files_in, is_folder, remove_file
 from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.url import AnyPath, Url, place_of
-from hydraopt.files.writing import replaced_folder, write_new
+from hydraopt.files.writing import is_working_directory, replaced_folder, write_new
 
-__all__ = ["SplitFile", "files_of", "is_part", "join", "split"]
+__all__ = ["SplitFile", "check_elsewhere", "files_of", "is_part", "join", "split"]
 
 _Part = tuple[str | None, str, PackedBundle]
 """(task, None for the core; name of the file; its content)."""
@@ -75,6 +75,8 @@ def split(
         )
     if isinstance(target, Path) and target.exists() and not target.is_dir():
         raise UsageError(explain("the output is a file", file=target, do="Give a folder"))
+    if overwrite:
+        check_elsewhere(target)
     nothing_lost = held or not overwrite or not is_folder(target)
     with nullcontext() if nothing_lost else locked_folder(target):
         files = files_of(opened)
@@ -84,6 +86,16 @@ def split(
         if isinstance(target, Url):
             return _split_to_store(target, opened, core[2], core[1])
         return _split_here(target, opened, core, files)
+
+
+def check_elsewhere(folder: AnyPath) -> None:
+    """Raise UsageError for a folder of a bundle's files that this process works in: it is exchanged
+    for another in one step, which would leave a shell in a folder that is gone."""
+    if not isinstance(folder, Path) or not folder.is_dir():
+        return
+    if is_working_directory(folder.resolve()) and any(map(is_part, os.listdir(folder))):
+        do = "Change to the folder around it, and name it from there"
+        raise UsageError(explain("the folder is the working directory", file=folder, do=do))
 
 
 def _split_here(

@@ -131,14 +131,22 @@ def verify_bundle(
 
 
 def distance_from(task: TaskAdapter, original: Adapter) -> float:
-    """The relative error of a task's modules together against an adapter, Frobenius, whether it is
-    the one that the task was made of or not. Of a lossless task 0 if all bytes are the same, else
-    1. Modules that one of them lacks do not count."""
+    """The relative error of a task's modules together against an adapter, Frobenius, or that of a
+    coded tensor if it is larger, whether the task was made of it or not; infinite where it has
+    other modules or tensors, or other shapes. Of a lossless task 0 if all bytes are the same, else
+    1."""
     if task.entry.lossless:
         problems: list[str] = []
         _compare_bytes(task.name, task.tensors, original.tensors, problems)
         return float(bool(problems))
-    return _measure(task, task.factors(), original, [])[1]
+    factors = task.factors()
+    own = {path: (x.B.shape[0], x.A.shape[1]) for path, x in factors.items()}
+    tensors = _measure_tensors(task, original, [])[0]
+    if own != {path: (x.m, x.n) for path, x in original.modules.items()}:
+        return math.inf
+    if tensors.keys() != task.tensor_errors.keys():
+        return math.inf
+    return max(_measure(task, factors, original, [])[1], *tensors.values(), 0.0)
 
 
 def _held(task: TaskAdapter) -> object:

@@ -26,13 +26,14 @@ from hydraopt.bundle.container import CORE_SUFFIX
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.reader import Bundle
 from hydraopt.bundle.spec import Manifest
-from hydraopt.bundle.splitting import split
+from hydraopt.bundle.splitting import check_elsewhere, split
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import distance_from
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.collection.encode import check_has_core, digest_of, options_in, price_of
 from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
+from hydraopt.collection.piece import check_current
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
@@ -175,9 +176,7 @@ def refresh(
         raise UsageError(explain("more than one limit", got="size, error", expected="one at most"))
     # The folder and not its core file: every task in it gets another core.
     collection = collection_at(folder_of(place_of(path)) or path)
-    if output is not None:
-        check_apart(output, [collection.path])
-        _check_kind(output, is_folder(collection.path))
+    _check_output(collection.path, output)
     with collection.held():
         before = collection.size()
         tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
@@ -193,6 +192,8 @@ def refresh(
         manifest = job.manifest(draft)
         if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
             raise job.too_small(budget, least)
+        if output is None:
+            check_current(tasks.bundle.files[0], collection.path)
         _write(job.packed(draft, manifest), collection.path, output, force)
     target = place_of(output) if output is not None else collection.path
     return Refreshed(
@@ -277,7 +278,8 @@ def _check_originals(bundle: Bundle, originals: Mapping[str, Adapter]) -> None:
 def _check_like(task: TaskAdapter, adapter: Adapter) -> None:
     """Raise UsageError for an adapter that a task of the merge cannot have been made of."""
     factor, more = _UNLIKE
-    most = 0.0 if task.entry.lossless else factor * task.error + more
+    stated = max(task.error, *task.tensor_errors.values(), 0.0)
+    most = 0.0 if task.entry.lossless else factor * stated + more
     error = distance_from(task, adapter)
     if error > most:
         raise UsageError(
@@ -292,9 +294,14 @@ def _check_like(task: TaskAdapter, adapter: Adapter) -> None:
         )
 
 
-def _check_kind(output: StrPath, folder: bool) -> None:
-    """Raise UsageError for an output of another kind than the collection."""
-    target = place_of(output)
+def _check_output(path: AnyPath, output: StrPath | None) -> None:
+    """Raise UsageError for an output that cannot be written, or is of another kind than the
+    collection."""
+    check_elsewhere(path if output is None else place_of(output))
+    if output is None:
+        return
+    check_apart(output, [path])
+    folder, target = is_folder(path), place_of(output)
     if folder and isinstance(target, Path) and target.is_file():
         do = "Name a folder, or join the collection first"
         raise UsageError(explain("the output of a folder is a file", file=target, do=do))

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hydraopt.compress.family import Family, families_of
+from hydraopt.compress.family import MOST_TASKS, Family, families_of
 from hydraopt.compress.spectrum import (
     MOST_DIRECTIONS,
     Stacked,
@@ -217,7 +217,8 @@ class ModuleCore:
             else _space_of(stacked, scales, x, family)
             for stacked, x in zip((self.U, self.V), least, strict=True)
         )
-        while len(self._spaces) > len(self.families):
+        families = self._families[0] if self._families else ()
+        while len(self._spaces) > len(families):
             self._spaces.pop(next(iter(self._spaces)))
         self._spaces[key] = left, right
         return self._spaces[key]
@@ -247,7 +248,7 @@ class ModuleCore:
         size = sum(s.size for s in self.s)
         most = {n: n if min(n, size) <= _EXACT else MOST_DIRECTIONS for n in (self.m, self.n)}
         own = sum(16 * size * min(size, most[n]) for n in (self.m, self.n))
-        return 3 * own if self.families else own
+        return 3 * own if 2 < len(self.s) <= MOST_TASKS else own
 
     @property
     def vectors_nbytes(self) -> int:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from hydraopt.compress.spectrum import Stacked
 from hydraopt.linalg.shapes import Array
 
-__all__ = ["Family", "families_of"]
+__all__ = ["MOST_TASKS", "Family", "families_of"]
 
 Family = NDArray[np.int64]
 """Which tasks of a module belong to it, rising."""
 
-_MOST: Final = 256
+MOST_TASKS: Final = 256
 """Tasks beyond which nobody looks: joining them step by step would take longer than planning."""
 _CLOSER: Final = 1.25
 """Times as much as any two tasks that two of a family have in common at least, in the mean."""
@@ -37,7 +37,7 @@ def families_of(sides: Sequence[Stacked], values: Sequence[Array]) -> tuple[Fami
     singular values.
     """
     tasks = len(values)
-    if not 2 < tasks <= _MOST or not all(s.size for s in values):
+    if not 2 < tasks <= MOST_TASKS or not all(s.size for s in values):
         return ()
     alike = np.zeros((tasks, tasks))
     for stacked in sides:
@@ -76,8 +76,11 @@ def _overlaps(stacked: Stacked, values: Sequence[Array]) -> Array:
     edges = np.cumsum([0, *(s.size for s in values)])[:-1]
     units = [s / (float(s.max()) or 1.0) for s in values]
     weights = np.concatenate(units).astype(np.float32)
-    products = np.square((stacked.T @ stacked) * np.outer(weights, weights)).astype(np.float64)
-    sums = np.add.reduceat(np.add.reduceat(products, edges, axis=0), edges, axis=1)
+    scaled = stacked * weights
+    sums = np.empty((len(values), len(values)))
+    for i, s in enumerate(values):  # one task's products at a time: all of them may not fit
+        rows = scaled[:, edges[i] : edges[i] + s.size].T @ scaled
+        sums[i] = np.add.reduceat(np.einsum("ij,ij->j", rows, rows).astype(np.float64), edges)
     own = np.sqrt(np.maximum(np.diag(sums), 1e-300))
     cosines: Array = sums / np.outer(own, own)
     np.fill_diagonal(cosines, 0.0)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hydraopt.bundle.restore.below import Base, layer_below
 from hydraopt.bundle.restore.folders import check_file
 from hydraopt.bundle.restore.layout import Pair, check_room
 from hydraopt.bundle.restore.tensors import rounded
@@ -65,7 +66,10 @@ def export_gguf(
     check_file(target, overwrite)
     gguf = load_gguf()
     about = read_gguf_base(Path(base))
-    weights = gguf_head(Path(base)) if about.shapes is not None else base
+    weights: Base = base
+    if about.shapes is not None:  # a .gguf file, whose head may be gigabytes
+        asked = any(layer_below(task, key) is not None for key in task.extra_kinds)
+        weights = gguf_head(Path(base)) if asked else {}
     pairs = plain_pairs(task, _ENGINE, [ALORA], weights)
     invocation = _invocation(task)
     check_room(task, ((pair, pair.rank) for pair in pairs))

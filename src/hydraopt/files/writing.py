@@ -28,8 +28,8 @@ except ImportError:  # Windows, where nothing is locked and leftovers stay.
 from hydraopt.files.url import Url, is_url, place_of
 
 __all__ = [
-    "clean", "replaced_file", "replaced_folder", "scratch_folder", "sync_folder",
-    "write_atomically", "write_new",
+    "clean", "is_working_directory", "replaced_file", "replaced_folder", "scratch_folder",
+    "sync_folder", "write_atomically", "write_new",
 ]  # fmt: skip
 
 _EXCHANGE: Final = 2
@@ -121,7 +121,7 @@ def replaced_folder(
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     mounted = _is_mounted(target)  # nothing beside it can be exchanged for it, or moved into it
-    stays = mounted or _is_working_directory(target) or _holds_mounts(target)
+    stays = mounted or is_working_directory(target) or _holds_mounts(target)
     clean(target)
     with scratch_folder(target / target.name if mounted else target) as scratch:
         made = scratch / "new"
@@ -302,7 +302,7 @@ def _is_mounted(target: Path) -> bool:
     return False
 
 
-def _is_working_directory(target: Path) -> bool:
+def is_working_directory(target: Path) -> bool:
     """Whether this process works in a folder, as then does the shell that it was called from: in a
     folder that is exchanged it would be left with nothing."""
     try:
@@ -318,7 +318,11 @@ def _holds_mounts(target: Path) -> bool:
         return False
     device = target.stat().st_dev
     inside = (Path(at, name) for at, names, _ in os.walk(target) for name in names)
-    return any(x.lstat().st_dev != device for x in inside)
+    for path in inside:
+        with contextlib.suppress(OSError):  # it may be gone by now
+            if path.lstat().st_dev != device:
+                return True
+    return False
 
 
 def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays: bool) -> None:
