@@ -17,8 +17,8 @@ import click
 from hydraopt.cli import main
 from hydraopt.files.writing import scratch_folder
 
-if "ignored" in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# Under nohup the tests, too, are started with it ignored.
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "ignored" in sys.argv else signal.SIG_DFL)
 
 @click.command()
 @click.argument("target")
