@@ -17,7 +17,7 @@ from hydraopt import merge
 from hydraopt.engines.engine import OnRay
 from hydraopt.engines.pool import WorkerLostError
 from hydraopt.errors import UsageError, WorkerError
-from tests.engines.servants import Counter, Refuses
+from tests.engines.servants import Counter
 from tests.merging.merge_cases import modules_of
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -54,12 +54,6 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def three(make_adapter: Any, tmp_path: Path) -> list[Path]:
     return [make_adapter(tmp_path / name, modules_of(i)) for i, name in enumerate(("a", "b", "c"))]
-
-
-def test_a_worker_that_cannot_be_made_says_why(cluster: Any) -> None:
-    said = "cannot be made on its node; got FileNotFoundError: no such folder"
-    with OnRay().pool(2, lambda: None) as pool, pytest.raises(WorkerError, match=said):
-        pool.hire(Refuses)
 
 
 def test_actors_answer_in_order_and_pass_parts(cluster: Any) -> None:

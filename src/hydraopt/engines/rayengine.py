@@ -16,7 +16,7 @@ from hydraopt.errors import UsageError, WorkerError, explain
 
 try:
     import ray
-    from ray.exceptions import ActorDiedError, RayError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 except ImportError as error:
     raise UsageError(
         explain("Ray is not installed", do="pip install 'hydraopt[ray]', or leave --engine out")
@@ -28,8 +28,6 @@ _PATIENCE: Final = 60.0
 """Seconds in which a worker that lives says so, once it has done what it was asked before."""
 _START: Final = 120.0
 """Seconds in which all workers of a pool start: what a cluster takes that has cores for them."""
-_MOST_SAID: Final = 300
-"""Characters of what a node says."""
 
 
 _ours: list[bool] = []
@@ -151,8 +149,6 @@ class RayPool(Closing):
         wait for it without end and without a word."""
         asked = [actor.lives.remote() for actor in self._actors]
         ready, waiting = ray.wait(asked, num_returns=len(asked), timeout=_START)
-        for reference in ready:
-            self._check_made(reference)
         if waiting:
             free = int(ray.available_resources().get("CPU", 0))
             raise WorkerError(
@@ -164,25 +160,6 @@ class RayPool(Closing):
                     do="Wait until other jobs have ended, or give --workers a smaller number",
                 )
             )
-
-    def _check_made(self, started: Any) -> None:
-        """Raise WorkerError for a worker that could not be made on its node, where another version
-        may lie, and not all libraries; one that was lost since is revived."""
-        try:
-            ray.get(started)
-        except ActorDiedError as error:
-            if "creation task" not in str(error):
-                return
-            last = str(error).strip().splitlines()[-1].strip()
-            raise WorkerError(
-                explain(
-                    "a worker cannot be made on its node",
-                    got=last[:_MOST_SAID],
-                    do="Look whether all nodes have the same hydraopt and its libraries",
-                )
-            ) from None
-        except RayError:
-            return
 
     def call(self, worker: int, method: str, *arguments: Any, parts: int = 0) -> Answer:
         run = self._actors[worker].run.options(num_returns=1 + parts)
