@@ -173,32 +173,27 @@ class LowRankModule:
                 wide = np.ldexp(wide, -shift)
                 stored_a = np.ldexp(stored_a.astype(np.float64), shift)
             scaled, a = wide.astype(np.float32), stored_a.astype(np.float32)
-        sides = ("A", self.a, stored_a, a), ("B", self.b, wide, scaled)
-        for side, tensor, true, values in sides:
-            if true.any() and not values.any():
-                raise NumericalError(
-                    explain(
-                        f"{side} is nothing in float32",
-                        file=tensor.source,
-                        module=self.path,
-                        got=f"numbers of at most {float(np.abs(true).max()):.3g}",
-                        expected="at least 1e-45",
-                        do="No model sees such a change: leave the adapter out",
-                    )
-                )
-            bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-            if bad:
-                raise NumericalError(
-                    explain(
-                        f"{side} holds NaN or infinity, or overflows float32 once scaled",
-                        file=tensor.source,
-                        module=self.path,
-                        got=f"{bad} bad of {values.size} numbers in {tensor.name!r}",
-                        expected="finite numbers",
-                        do="This adapter's training diverged or its file is damaged; leave it out",
-                    )
-                )
+        self._check("A", self.a, stored_a, a)
+        self._check("B", self.b, wide, scaled)
         return np.ascontiguousarray(scaled), np.ascontiguousarray(a)
+
+    def _check(
+        self, side: str, tensor: RawTensor, true: NDArray[Any], values: NDArray[Any]
+    ) -> None:
+        """Raise NumericalError for a side whose numbers float32 does not hold, or that are none.
+        true: what they are; values: in float32."""
+        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+        if not bad and (values.any() or not true.any()):
+            return
+        what = f"{side} holds NaN or infinity, or overflows float32 once scaled"
+        got, expected = f"{bad} bad of {values.size} numbers in {tensor.name!r}", "finite numbers"
+        do = "This adapter's training diverged or its file is damaged; leave it out"
+        if not bad:
+            what, expected = f"{side} is nothing in float32", "at least 1e-45"
+            got = f"numbers of at most {float(np.abs(true).max()):.3g}"
+            do = "No model sees such a change: leave the adapter out"
+        where = {"file": tensor.source, "module": self.path}
+        raise NumericalError(explain(what, **where, got=got, expected=expected, do=do))
 
     def _split(self, b: NDArray[Any], a: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """This module's own (m, r) and (r, n) out of the stored arrays."""

@@ -23,6 +23,7 @@ from hydraopt.linalg.shapes import Array
 
 __all__ = [
     "DENSE_DTYPES",
+    "HEADS",
     "TensorEntry",
     "base_tensor",
     "checksum",
@@ -76,7 +77,9 @@ class TensorEntry:
 
 
 _TIED: Final = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-_OUTPUT: Final = ("lm_head.weight", "embed_out.weight")
+HEADS: Final = frozenset({"lm_head", "embed_out"})
+"""What models call their output embeddings; the second is GPT-NeoX's."""
+_OUTPUT: Final = tuple(f"{head}.weight" for head in sorted(HEADS, reverse=True))
 
 
 def checksum(data: bytes) -> str:

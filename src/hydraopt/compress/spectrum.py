@@ -22,7 +22,6 @@ __all__ = [
     "above",
     "by_chance",
     "by_scatter",
-    "by_task",
     "coarse",
     "strongest",
 ]
@@ -40,7 +39,7 @@ SPARE, ROUNDS = 32, 3
 Stacked = NDArray[np.float32]
 
 
-def by_task(rows: Array, scales: Sequence[Array]) -> list[Array]:
+def _by_task(rows: Array, scales: Sequence[Array]) -> list[Array]:
     edges = np.cumsum([0, *(s.size for s in scales)])
     return [rows[a:b] for a, b in itertools.pairwise(edges)]
 
@@ -59,7 +58,7 @@ def by_chance(gram: Stacked, d: Array, scales: Sequence[Array], length: int) -> 
     Of random vectors of this length the squared inner products sum up to the product of the tasks'
     energies over the length.
     """
-    energies = np.array([float(x @ x) for x in by_task(d, scales)])
+    energies = np.array([float(x @ x) for x in _by_task(d, scales)])
     others = energies.sum() ** 2 - energies @ energies
     overlap = float(np.linalg.norm(gram)) ** 2 - float(np.sum(d**4))
     return overlap * length < _CHANCE * float(others)

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from hydraopt.adapters.rawtensor import RawTensor, TensorFile
 from hydraopt.adapters.tensorfile import open_tensors
+from hydraopt.bundle.tensors import HEADS
 from hydraopt.errors import AdapterFormatError, UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 
-__all__ = ["HEADS", "Checkpoint", "read_checkpoint", "weight_files"]
+__all__ = ["Checkpoint", "read_checkpoint", "weight_files"]
 
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
@@ -28,8 +29,6 @@ _LOADED: Final = (
 )
 # A layer is a module that has others: of a sequence of plain ones, some have no weights at all.
 _LAYER: Final = re.compile(r"((?:.*?\.)?(?:layers|blocks|block|h))\.(\d{1,6})\.[^.]+\.")
-HEADS: Final = frozenset({"lm_head", "embed_out"})
-"""What models call their output embeddings; the second is GPT-NeoX's."""
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WEIGHTS: Final = frozenset(
     {".bin", ".ckpt", ".gguf", ".h5", ".mlmodel", ".msgpack", ".npz", ".onnx", ".onnx_data", ".ot"}

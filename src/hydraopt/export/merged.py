@@ -25,8 +25,9 @@ from hydraopt.bundle.restore.layout import Pair, pairs_of
 from hydraopt.bundle.restore.peft import CONFIG as ADAPTER_CONFIG
 from hydraopt.bundle.restore.tensors import file_chunks, rounded
 from hydraopt.bundle.task import TaskAdapter
+from hydraopt.bundle.tensors import HEADS
 from hydraopt.errors import AlignmentError, ExportError, UsageError, explain
-from hydraopt.export.checkpoint import HEADS, Checkpoint, read_checkpoint, weight_files
+from hydraopt.export.checkpoint import Checkpoint, read_checkpoint, weight_files
 from hydraopt.export.plain import refuse_settings, refused
 from hydraopt.files.apart import check_apart
 from hydraopt.files.writing import replaced_folder, write_atomically

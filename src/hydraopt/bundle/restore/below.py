@@ -18,6 +18,7 @@ from hydraopt.adapters.basefiles import open_base
 from hydraopt.adapters.keys import PREFIX
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.bundle.restore.tensors import nearest
+from hydraopt.bundle.tensors import DENSE_DTYPES, HEADS
 from hydraopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ __all__ = ["Base", "is_of_base", "layer_below", "weights_at_hand"]
 Base = str | os.PathLike[str] | Mapping[str, RawTensor] | None
 
 _END: Final = ".base_layer.weight"
-_HEADS: Final = {"lm_head.weight": "embed_out.weight", "embed_out.weight": "lm_head.weight"}
-_FLOATS: Final = frozenset({"F16", "BF16", "F32", "F64"})
 # What rounding a coded tensor to its own type adds to its error.
 _ROUNDING: Final = {"F16": 2.0**-11, "BF16": 2.0**-8}
 _GRID: Final = 1.05
@@ -43,8 +42,7 @@ def layer_below(task: TaskAdapter, key: str) -> str | None:
 
 
 def weights_at_hand(base: Base) -> Mapping[str, RawTensor]:
-    """The tensors of a base model's folder, or those given; none where none can be
-    read."""
+    """The tensors of a base model's folder, or those given; none where none can be read."""
     if isinstance(base, Mapping):
         return base
     if base is not None and Path(base).is_dir():
@@ -63,10 +61,15 @@ def is_of_base(
     Either may be rounded to the type of the other, as the model was loaded for training.
     """
     name = f"{path or layer_below(task, key)}.weight"
-    names = (name, name.partition(".")[2], _HEADS.get(name, name))
+    heads = sorted(f"{head}.weight" for head in HEADS)
+    names = (name, name.partition(".")[2], *(heads if name in heads else ()))
     theirs = next((base[x] for x in names if x in base), None)
     own = task.extras[key]
-    if theirs is None or theirs.shape != own.shape or not {theirs.dtype, own.dtype} <= _FLOATS:
+    if (
+        theirs is None
+        or theirs.shape != own.shape
+        or not {theirs.dtype, own.dtype} <= set(DENSE_DTYPES)
+    ):
         return False
     if own.dtype == theirs.dtype and own.raw() == theirs.raw():
         return True
