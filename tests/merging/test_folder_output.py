@@ -47,9 +47,18 @@ def test_a_folder_that_is_not_empty_is_refused_first(three, tmp_path) -> None:
     for output in (f"{tmp_path}/new/", tmp_path / "new"):
         with pytest.raises(UsageError, match="the folder is not empty"):
             merge(three, output, size="40%", workers=1, progress=lambda *_: pytest.fail("worked"))
-    with pytest.raises(UsageError, match="the folder is not empty"):
+    with pytest.raises(UsageError, match="a file is in the way of the folder"):
         merge(three, f"{tmp_path}/new/mine/", size="40%", workers=1)
     assert (tmp_path / "new" / "mine").read_text() == "before"
+
+
+def test_a_lock_that_an_ended_writer_left_is_no_file(three, tmp_path) -> None:
+    for name in ("merged", "parted"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".tasks.lock").write_text("4711\n")
+    merge(three, f"{tmp_path}/merged/", size="40%", workers=1)
+    split(tmp_path / "merged", tmp_path / "parted")
+    assert list(open_bundle(tmp_path / "parted")) == list(open_bundle(tmp_path / "merged"))
 
 
 @pytest.mark.parametrize("size", ["40%", "60%"])

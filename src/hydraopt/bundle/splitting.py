@@ -21,7 +21,7 @@ from hydraopt.bundle.writer import PackedBundle, pack_bundle
 from hydraopt.errors import BundleFormatError, UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.aside import sizes_of
-from hydraopt.files.folders import entry_of, files_in, is_folder, remove_file
+from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder, remove_file
 from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import is_working_directory, replaced_folder, write_new
@@ -69,10 +69,8 @@ def split(
                 do="Merge the adapters again",
             )
         )
-    if not overwrite and is_folder(target) and files_in(target) != []:
-        raise UsageError(
-            explain("the folder is not empty", file=target, do="Empty it, or pass --overwrite")
-        )
+    if not overwrite and is_folder(target):
+        check_empty(target, "Empty it, or pass --overwrite")
     if isinstance(target, Path) and target.exists() and not target.is_dir():
         raise UsageError(explain("the output is a file", file=target, do="Give a folder"))
     if overwrite:

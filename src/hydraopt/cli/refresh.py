@@ -83,16 +83,13 @@ def refresh(
 
 def _check(bundle: str, output: str, force: bool) -> None:
     from hydraopt.collection.folder import folder_of
-    from hydraopt.errors import UsageError, explain
-    from hydraopt.files.folders import files_in, is_folder
+    from hydraopt.files.folders import check_empty, is_folder
     from hydraopt.files.url import place_of
 
     if folder_of(place_of(bundle)) is None:
         check_target(output, force)
-    elif not force and is_folder(place_of(output)) and files_in(place_of(output)) != []:
-        raise UsageError(
-            explain("the folder is not empty", file=output, do="Empty it, or pass --force")
-        )
+    elif not force and is_folder(place_of(output)):
+        check_empty(place_of(output), "Empty it, or pass --force")
 
 
 def _show_expected(expected: Any, as_json: bool) -> None:

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
-from hydraopt.errors import NotThereError
+from hydraopt.errors import NotThereError, UsageError, explain
 from hydraopt.files.answers import Entry
 from hydraopt.files.stores import patiently, store_of
 from hydraopt.files.url import AnyPath, Url
 
-__all__ = ["entry_of", "files_in", "is_folder", "is_there", "remove_file"]
+__all__ = [
+    "ALL_FILES",
+    "check_empty",
+    "entry_of",
+    "files_in",
+    "is_folder",
+    "is_there",
+    "lock_name",
+    "remove_file",
+]
+
+ALL_FILES: Final = "tasks"
+"""What the lock of a folder's files is named after: of several cores in it, all have this one."""
+
+
+def lock_name(name: str) -> str:
+    """The name of the lock beside a file or folder of that name, see hydraopt.files.lock."""
+    return f".{name}.lock"
 
 
 def is_folder(place: AnyPath) -> bool:
@@ -47,6 +65,15 @@ def files_in(folder: AnyPath) -> list[Entry] | None:
     with os.scandir(folder) as inside:
         entries = [x for at in inside if (x := _listed(at)) is not None]
     return sorted(entries, key=lambda x: x.name)
+
+
+def check_empty(folder: AnyPath, do: str) -> None:
+    """Raise UsageError for a folder that holds anything but the lock that an ended writer left
+    behind. do: instead of writing there. A folder over HTTP that lists nothing is no answer, and
+    holds something. Raises OSError."""
+    inside = files_in(folder)
+    if inside is None or any(x.name != lock_name(ALL_FILES) for x in inside):
+        raise UsageError(explain("the folder is not empty", file=folder, do=do))
 
 
 def _listed(at: os.DirEntry[str]) -> Entry | None:

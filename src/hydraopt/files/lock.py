@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
 
 try:
     import fcntl
@@ -18,13 +17,10 @@ except ImportError:  # Windows, where nothing is locked.
     fcntl = None  # type: ignore[assignment]
 
 from hydraopt.errors import LockedError, explain
-from hydraopt.files.folders import is_there
+from hydraopt.files.folders import ALL_FILES, is_there, lock_name
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["locked", "locked_folder", "locked_if_there"]
-
-_TASKS: Final = "tasks"
-"""What a lock of a folder's files is named after: of several cores in it, all have this one."""
 
 
 @contextmanager
@@ -41,7 +37,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextmanager
 def locked_folder(folder: AnyPath) -> Iterator[None]:
     """Hold the lock of the files in a folder, which lies in it; raises as :func:`locked`."""
-    with _held(_real(folder) / _TASKS, folder):
+    with _held(_real(folder) / ALL_FILES, folder):
         yield
 
 
@@ -71,7 +67,7 @@ def _held(place: AnyPath, path: str | os.PathLike[str]) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    lock = place.with_name(f".{place.name}.lock")
+    lock = place.with_name(lock_name(place.name))
     descriptor = _taken(lock, path)
     try:
         yield

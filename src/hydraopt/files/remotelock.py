@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hydraopt.errors import LockedError, NotThereError, RemoteError, explain
+from hydraopt.files.folders import lock_name
 from hydraopt.files.ranges import RemoteFile
 from hydraopt.files.stores import patiently, store_of
 from hydraopt.files.url import Url
@@ -30,7 +31,7 @@ _MOST = 4096
 def locked_in_store(url: Url, path: str | os.PathLike[str]) -> Iterator[None]:
     """Hold the lock of an object. path: what people know it by. Raises LockedError, naming who has
     it; RemoteError."""
-    lock = url.with_name(f".{url.name}.lock")
+    lock = url.with_name(lock_name(url.name))
     mine = {
         "host": platform.node(),
         "process": os.getpid(),

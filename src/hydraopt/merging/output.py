@@ -12,7 +12,7 @@ from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.splitting import split
 from hydraopt.bundle.writer import PackedBundle
 from hydraopt.errors import UsageError, explain
-from hydraopt.files.folders import entry_of, files_in, is_folder
+from hydraopt.files.folders import check_empty, entry_of, files_in, is_folder
 from hydraopt.files.lock import locked_if_there
 from hydraopt.files.url import AnyPath, Url, place_of
 from hydraopt.files.writing import scratch_folder
@@ -50,10 +50,12 @@ def check_output(output: StrPath) -> None:
         raise UsageError(explain(what, file=target, do=do))
     if not as_folder(output):
         check_parent(target)
-    elif not _is_empty(target):
-        raise UsageError(
-            explain("the folder is not empty", file=target, do="Empty it, or name another")
-        )
+        return
+    if isinstance(target, Path) and not target.is_dir():
+        if target.exists():
+            raise UsageError(explain("a file is in the way of the folder", file=target))
+        return
+    check_empty(target, "Empty it, or name another")
 
 
 def check_parent(target: AnyPath) -> None:
@@ -66,13 +68,6 @@ def check_parent(target: AnyPath) -> None:
     what = "may not be written to" if parent.is_dir() else "is not there"
     do = "Make it, or name an output elsewhere"
     raise UsageError(explain(f"the output's folder {what}", file=target, got=parent, do=do))
-
-
-def _is_empty(target: AnyPath) -> bool:
-    """Whether nothing is there, or a folder with nothing in it."""
-    if isinstance(target, Path) and not target.is_dir():
-        return not target.exists()
-    return not files_in(target)
 
 
 def written(packed: PackedBundle, output: StrPath) -> int:
