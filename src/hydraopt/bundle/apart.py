@@ -321,14 +321,15 @@ def _combined(core: CoreFile, parts: Sequence[OpenTask], where: AnyPath) -> Open
     places = {"manifest": (file, "manifest"), "shared": (file, "shared")}
     places |= {f"task/{i}": at[token] for i, token in enumerate(made.streams)}
     places |= {f"carried/{i}": at[token] for i, token in enumerate(made.blobs)}
-    files = [file, *(part.file for part in parts)]
+    mine = {part.name: part.file for part in parts}
+    files = [file, *mine.values()]
     metadata = metadata_of(made.manifest, file.version)
     if "library" in file.metadata:
         metadata["library"] = file.metadata["library"]
     header = sum(x.header + x.sizes["manifest"] for x in files)
     size = sum(x.size for x in files)
     about = where, metadata, file.version, file.rules
-    return Opened(*about, made.manifest, places, size, header, core, files[1:])
+    return Opened(*about, made.manifest, places, size, header, core, mine)
 
 
 def _token(file: Container, name: str) -> bytes:

@@ -15,7 +15,7 @@ from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
     "entries_beside", "folded", "is_task_name", "of_tasks", "only_core", "parts_beside",
-    "refuse_unlisted", "task_file_name", "task_stem",
+    "refuse_unlisted", "stem_of", "task_file_name", "task_stem",
 ]  # fmt: skip
 
 _LONGEST: Final = 255
@@ -111,7 +111,7 @@ def of_tasks(files: Iterable[str], tasks: Iterable[str]) -> list[str]:
 
 def _stems_of(file: str) -> set[str]:
     """The folded stems of tasks that a file may hold."""
-    stem = folded(file.removesuffix(TASK_SUFFIX))
+    stem = stem_of(file)
     head, tilde, number = stem.rpartition("~")
     return {stem, head} if tilde and number.isdecimal() else {stem}
 
@@ -130,6 +130,11 @@ def _alike(folder: Url, task: str) -> Iterator[Url]:
         gaps += 1
         if gaps > _MOST_GAPS:
             return
+
+
+def stem_of(file: str) -> str:
+    """The stem of a task file's name, folded."""
+    return folded(file.removesuffix(TASK_SUFFIX))
 
 
 def folded(name: str) -> str:

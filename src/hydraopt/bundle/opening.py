@@ -6,8 +6,8 @@ which tensor of the bundle is where.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NoReturn
 
@@ -253,7 +253,8 @@ class Opened:
     path: the file, or the folder, or an address of either.  version: of its format.  manifest:
     canonical.  places: of each of the bundle's tensors, in order, the file that it is in and its
     name there.  size: bytes of all files.  header: those that were read to know all this.  core:
-    of a bundle in several files.  parts: its task files; what one holds may be in another as well.
+    of a bundle in several files.  parts: its task files, by the task that each is of; what one
+    holds may be in another as well.
     """
 
     path: AnyPath
@@ -265,7 +266,7 @@ class Opened:
     size: int
     header: int
     core: CoreFile | None = None
-    parts: Sequence[Container] = ()
+    parts: Mapping[str, Container] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         carried = sum(size for name, size in self.sizes.items() if name.startswith("carried/"))
@@ -305,7 +306,7 @@ class Opened:
     def files(self) -> list[Container]:
         """All of them, the core first."""
         placed = (file for file, _ in self.places.values())
-        return list(dict.fromkeys((*placed, *self.parts)))
+        return list(dict.fromkeys((*placed, *self.parts.values())))
 
     @property
     def fetched(self) -> int:

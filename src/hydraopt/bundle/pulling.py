@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraopt.bundle.apart import core_id
-from hydraopt.bundle.container import CORE, CORE_SUFFIX
+from hydraopt.bundle.apart import core_id, core_of
+from hydraopt.bundle.beside import entries_beside, stem_of, task_file_name
+from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.splitting import files_of, is_part
-from hydraopt.bundle.taskfiles import renew_index
+from hydraopt.bundle.taskfiles import renew_index, task_files
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.cache import remote_cache
 from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import write_atomically
 
 __all__ = ["Pulled", "pull"]
+
+_Part = tuple[str | None, str, Iterable[bytes]]
+"""A file: the task that it is of, None for the core; its name; its content."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,14 @@ def _files(
     bundle: Bundle, wanted: list[str] | None, folder: Path
 ) -> Iterator[tuple[str, Iterable[bytes]]]:
     """(name, content) of what is to be written; the core, which may be there already, last."""
-    named: list[tuple[str, Iterable[bytes]]]
-    core, *others = bundle.files
+    named: list[_Part]
+    core = bundle.files[0]
     if core.format == CORE:
         mark = core.metadata["checksums"]
-        named = [(x.path.name, x.content()) for x in (*others, core)]
+        named = [
+            (x, file.path.name, file.content()) for x, file in bundle.source.whole.parts.items()
+        ]
+        named.append((None, core.path.name, core.content()))
     elif wanted is None:
         if folder.is_dir() and any(folder.glob(f"*{CORE_SUFFIX}")):
             do = "Give another folder"
@@ -113,25 +120,51 @@ def _files(
         return
     else:
         _check_name(bundle.path.name, bundle.path)
-        (_, name, packed), *tasks = files_of(bundle, wanted)
-        packs = [*((x, pack) for _, x, pack in tasks), (name, packed)]
+        first, *others = files_of(bundle, wanted)
         library = bundle.metadata.get("library")
-        named = [(x, pack.pieces(library)) for x, pack in packs]
-        mark = packed.checksums_text
-    for name, _ in named:
+        named = [(x, name, packed.pieces(library)) for x, name, packed in (*others, first)]
+        mark = first[2].checksums_text
+    for _, name, _ in named:
         _check_name(name, bundle.path)
     before = _core_in(folder)
     if before is not None and core_id(before.metadata["checksums"]) != core_id(mark):
-        raise UsageError(
-            explain(
-                "the folder has tasks of another core",
-                file=before.path,
-                got=f"core {core_id(before.metadata['checksums'])}",
-                expected=core_id(mark),
-                do="Give another folder, or empty this one: its tasks fit its own core alone",
-            )
+        raise _of_another_core(before.path, core_id(before.metadata["checksums"]), core_id(mark))
+    if before is not None:
+        named = [*_called_as_there(named[:-1], folder, before)]
+    yield from ((name, pieces) for _, name, pieces in named)
+
+
+def _called_as_there(named: Sequence[_Part], folder: Path, core: Container) -> Iterator[_Part]:
+    """The task files by the names that theirs have in the folder of that core: a second file of a
+    task would make the folder one that nobody reads. Others get names that no file has, but that of
+    one that cannot be read."""
+    _, entries = entries_beside(folder)
+    there = task_files(folder, entries, core_of(core))
+    for name in there.foreign:
+        own = Container(folder / name, (TASK,)).metadata.get("core", "none")
+        raise _of_another_core(folder / name, own, core_id(core.metadata["checksums"]))
+    taken = {stem_of(name) for name in there.files}
+    for task, name, pieces in named:
+        assert task is not None  # the core, which is of none, is there
+        known = there.of(task)
+        if known is not None:
+            name = known.file
+        elif stem_of(name) in taken:
+            name = task_file_name(task, taken)
+        taken.add(stem_of(name))
+        yield task, name, pieces
+
+
+def _of_another_core(file: AnyPath, got: str, expected: str) -> UsageError:
+    return UsageError(
+        explain(
+            "the folder has tasks of another core",
+            file=file,
+            got=f"core {got}",
+            expected=expected,
+            do="Give another folder, or empty this one: its tasks fit its own core alone",
         )
-    yield from named[:-1] if before is not None else named
+    )
 
 
 def _core_in(folder: Path) -> Container | None:

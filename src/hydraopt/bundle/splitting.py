@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from hydraopt.bundle.apart import core_id, core_of, open_apart, packed_core, packed_task
-from hydraopt.bundle.beside import folded, only_core, parts_beside, task_file_name
+from hydraopt.bundle.beside import only_core, parts_beside, stem_of, task_file_name
 from hydraopt.bundle.container import CORE, CORE_SUFFIX, INDEX_NAME, TASK, TASK_SUFFIX
 from hydraopt.bundle.index import IndexedFile, md5_of, write_index
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
@@ -272,7 +272,7 @@ def files_of(
         name = name.removesuffix(suffix)
     yield None, f"{name}{CORE_SUFFIX}", core
     known = core_id(core.checksums_text)
-    stems = {folded(file.removesuffix(TASK_SUFFIX)) for file in taken}
+    stems = {stem_of(file) for file in taken}
     for index, task in enumerate(bundle.manifest.tasks):
         file = task_file_name(task.name, stems)
         if wanted is not None and task.name not in wanted:
