@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
+from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.errors import HydraoptError
 
 __all__ = ["open_torch"]
@@ -81,12 +82,6 @@ def open_torch(path: Path, size: int) -> TensorFile:
 def _tensor(name: object, value: Any, path: Path) -> RawTensor:
     import torch
 
-    names = {
-        torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16",
-        torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16",
-        torch.float32: "F32", torch.float64: "F64", torch.float8_e4m3fn: "F8_E4M3",
-        torch.float8_e5m2: "F8_E5M2",
-    }  # fmt: skip
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
         refuse(
             f"entry {str(name)[:80]!r} is not a named tensor",
@@ -95,13 +90,14 @@ def _tensor(name: object, value: Any, path: Path) -> RawTensor:
             do="Save the adapter's state dict alone",
         )
     where = f"tensor {name[:200]!r}"
-    if value.dtype not in names or value.layout != torch.strided or value.device.type != "cpu":
+    dtype = dtype_name(value.dtype)
+    if dtype is None or value.layout != torch.strided or value.device.type != "cpu":
         got = f"{value.dtype}, {value.layout}, {value.device}"
         refuse(f"dtype of {where} is not supported", path, got=got, do="Save it again in float32")
     # A view may claim far more elements than its storage holds (stride 0).
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         refuse(f"{where} is larger than its storage", path, got=tuple(value.shape), do=DAMAGED)
-    return RawTensor(name, names[value.dtype], tuple(value.shape), path, _Torch(value))
+    return RawTensor(name, dtype, tuple(value.shape), path, _Torch(value))
 
 
 def _check_archive(path: Path, size: int) -> bool:

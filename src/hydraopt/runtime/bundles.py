@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
+from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
 from hydraopt.bundle.reader import Bundle, open_bundle
 from hydraopt.bundle.restore.below import is_of_base, layer_below
@@ -30,9 +31,6 @@ BundleLike = Bundle | str | os.PathLike[str]
 Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
 """A bundle, several, or several under names of the caller's own."""
 
-_TYPES = {
-    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
-}  # fmt: skip
 _SUFFIXES = (".safetensors", ".hydra")
 
 
@@ -139,11 +137,14 @@ class PlacedBundle:
             return False
         path = self._places.renaming(below)
         weight = getattr(self._model.get_submodule(path), "weight", None)
-        if not isinstance(weight, Tensor) or weight.dtype not in _TYPES or weight.is_meta:
+        if not isinstance(weight, Tensor) or weight.is_meta:
+            return False
+        dtype = dtype_name(weight.dtype)
+        if dtype is None:
             return False
         data = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         name, shape = f"{path}.weight", tuple(weight.shape)
-        own = RawTensor(name, _TYPES[weight.dtype], shape, Path("memory"), HeldBytes(data))
+        own = RawTensor(name, dtype, shape, Path("memory"), HeldBytes(data))
         return is_of_base(task, key, {name: own}, path)
 
     def _site(self, task: TaskAdapter, path: str) -> Site:

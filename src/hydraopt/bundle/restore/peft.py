@@ -18,6 +18,7 @@ from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.scale import ScaleRule
+from hydraopt.adapters.torchdtypes import torch_dtype
 from hydraopt.adapters.tuners import tuner_named
 from hydraopt.bundle.restore.card import write_card
 from hydraopt.bundle.restore.extras import exported_extras
@@ -110,13 +111,6 @@ def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
     """The tensors of :func:`peft_adapter` as torch tensors."""
     import torch
 
-    codes = {
-        "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
-        "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
-        "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
-        "F8_E5M2": torch.float8_e5m2, "U16": torch.uint16, "U32": torch.uint32,
-        "U64": torch.uint64,
-    }  # fmt: skip
     state = {}
     for key, tensor in peft_adapter(task, dtype)[1].items():
         flat = (
@@ -124,7 +118,7 @@ def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
             if tensor.nbytes
             else (torch.empty(0, dtype=torch.uint8))
         )
-        state[key] = flat.view(codes[tensor.dtype]).reshape(tensor.shape)
+        state[key] = flat.view(torch_dtype(tensor.dtype)).reshape(tensor.shape)
     return state
 
 

@@ -1,0 +1,34 @@
+"""Torch's dtypes by their safetensors names; torch is imported only when needed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["dtype_name", "torch_dtype"]
+
+
+@cache
+def _by_name() -> dict[str, torch.dtype]:
+    import torch
+
+    return {
+        "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
+        "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
+        "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2, "U16": torch.uint16, "U32": torch.uint32,
+        "U64": torch.uint64,
+    }  # fmt: skip
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a safetensors name that :data:`hydraopt.adapters.rawtensor.DTYPE_BYTES` has."""
+    return _by_name()[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str | None:
+    """The safetensors name of a dtype; None for one that we do not read."""
+    return next((name for name, mine in _by_name().items() if mine is dtype), None)
