@@ -270,8 +270,7 @@ def rows_of(load: Load, end: Row, errors: str, args: argparse.Namespace) -> list
         texts.setdefault(prompt, set()).add(x.text)
     quantiles = (50, 90, 99, 100)
     latency = np.percentile(tally.seconds, quantiles) if tally.seconds else [None] * 4
-    # uvicorn passes the signal on once it is done, which ends the process by it.
-    clean = end["exit_code"] in (0, -signal.SIGTERM) and "Traceback" not in errors
+    clean = end["exit_code"] == 0 and "Traceback" not in errors
     rows: list[Row] = [
         {
             "what": "answers",

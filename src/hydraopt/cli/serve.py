@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from hydraopt.cli.common import emit_json, json_option, say
+from hydraopt.cli.main import EndedError
 from hydraopt.errors import UsageError, explain
 
 __all__ = ["serve"]
@@ -126,7 +128,8 @@ def serve(base: str, bundles: tuple[str, ...], as_json: bool, **options: Any) ->
             emit_json({"schema": "hydraopt.serve/1", "address": address, "models": models})
         else:
             say(f"{len(models) - 1} tasks on {models[0]} at {address}")
-        server.run(sockets=[listening])
+        with suppress(EndedError):  # SIGTERM: what was under way is done, and nothing failed
+            server.run(sockets=[listening])
 
 
 def _loaded(base: str, bundles: tuple[str, ...], asked: _Asked) -> tuple[Any, list[str]]:
