@@ -47,7 +47,13 @@ static int wrong(const char *what, const char *got) {
     return 2;
 }
 
-static int list(hydra_bundle *bundle) {
+/* Of a task's file that is left out; user: how many there are. */
+static void left_out(void *user, const hydra_error *error) {
+    ++*(int *)user;
+    fail(error);
+}
+
+static int list(hydra_bundle *bundle, int bad) {
     size_t count = hydra_task_count(bundle), i;
     const char *base = hydra_base_model(bundle);
     printf("%lu tasks of %s\n", (unsigned long)count, base ? base : "a base model without a name");
@@ -60,7 +66,7 @@ static int list(hydra_bundle *bundle) {
         printf("%10llu %9.2f %9s  %s%s\n", (unsigned long long)info.stream_bytes, 100 * info.error,
                harm, info.name, info.lossless ? " (lossless)" : "");
     }
-    return ferror(stdout) || fflush(stdout) ? 1 : 0;
+    return bad || ferror(stdout) || fflush(stdout) ? 1 : 0;
 }
 
 /* ---- raw ------------------------------------------------------------------------------------ */
@@ -354,7 +360,7 @@ int main(int count, char **words) {
     const char *more;
     hydra_bundle *bundle;
     hydra_error error;
-    int i, code;
+    int i, code, bad = 0;
     for (i = 1; i < count; i++) {
         if (!strcmp(words[i], "--help") || !strcmp(words[i], "-h")) return fputs(HELP, stdout) < 0;
         if (!strcmp(words[i], "--version")) return puts("hydra " HYDRA_VERSION) < 0;
@@ -372,9 +378,12 @@ int main(int count, char **words) {
                 line.verb, more, line.verb);
         return 2;
     }
-    if (hydra_open_path(line.bundle, NULL, &bundle, &error)) return fail(&error);
+    if (strcmp(line.verb, "verify")
+            ? hydra_open_readable(line.bundle, line.task, NULL, left_out, &bad, &bundle, &error)
+            : hydra_open_path(line.bundle, NULL, &bundle, &error))
+        return fail(&error);
     if (!strcmp(line.verb, "list")) {
-        code = list(bundle);
+        code = list(bundle, bad);
     } else if (!strcmp(line.verb, "extract")) {
         code = extract(bundle, &line);
     } else {

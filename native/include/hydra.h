@@ -284,6 +284,14 @@ hydra_status hydra_verify(hydra_bundle *bundle, hydra_error *error);
 hydra_status hydra_open_path(const char *path, const hydra_options *options,
                              hydra_bundle **bundle, hydra_error *error);
 
+/* As hydra_open_path, but of a folder a damaged task file costs that task alone. Task files that
+ * cannot be read or belong to another core, and further ones of a task that is there, are left out,
+ * and their errors told to `left_out` (NULL: to nobody). task: the one that is wanted; then only
+ * files of its name are opened, and all if none of them holds it. NULL: all tasks. */
+hydra_status hydra_open_readable(const char *path, const char *task, const hydra_options *options,
+                                 void (*left_out)(void *user, const hydra_error *error),
+                                 void *user, hydra_bundle **bundle, hydra_error *error);
+
 /* Writes a PEFT folder, which is made; HYDRA_USAGE if it is there already and not empty. It appears
  * whole: on failure nothing is left. */
 hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,

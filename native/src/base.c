@@ -44,14 +44,18 @@ static void make_plain(char *text) {
 
 static void write_error(hydra_error *error, hydra_status status, const char *where,
                         const char *format, va_list arguments) {
-    int used = 0;
+    int used = 0, more;
     if (!error) return;
     error->status = status;
     error->text[0] = 0;
     if (where) used = snprintf(error->text, sizeof error->text, "%.200s: ", where);
     if (used < 0) used = 0;
-    if (vsnprintf(error->text + used, sizeof error->text - (size_t)used, format, arguments) < 0)
-        error->text[used] = 0;
+    more = vsnprintf(error->text + used, sizeof error->text - (size_t)used, format, arguments);
+    if (more < 0) error->text[used] = 0;
+    used += more;
+    if (format[strlen(format) - 1] == AGAIN[0] && more > 0 && used < (int)sizeof error->text)
+        snprintf(error->text + used - 1, sizeof error->text - (size_t)used + 1,
+                 "Fetch the bundle again or restore a copy");
     whole_characters(error->text, sizeof error->text);
     make_plain(error->text);
 }

@@ -30,6 +30,9 @@ typedef struct hy_env {
 #define HY_INLINE inline
 #endif
 
+/* At the end of a format: a sentence that is kept once, "Fetch the bundle again ...". */
+#define AGAIN "\n"
+
 /* Returns `status` after it has put it and the text into the error of the call. */
 hydra_status hy_fail(hy_env *env, hydra_status status, const char *format, ...) HY_PRINTF(3, 4);
 /* The same for calls that have no bundle. */

@@ -70,6 +70,7 @@ typedef struct hy_key {
 
 typedef struct hy_task {
     hy_slice name, base_model; /* base_model.data is NULL if there is none */
+    uint32_t file;             /* of several */
     uint32_t content, config;  /* content: a stream, or HY_NONE */
     uint8_t format, dtype, lossless, has_harm;
     hy_ranges modules, tensors;
@@ -202,10 +203,22 @@ hydra_status hy_check_canonical(hydra_bundle *b);
 double hy_error_of(unsigned code);
 double hy_kl_of(unsigned code);
 
-/* As hydra_open_parts. lenient: tasks of other cores are left out. */
+/* What of several files is left out rather than refused. */
+typedef struct hy_tolerance {
+    int strangers; /* tasks of other cores, without a word */
+    uint32_t kept; /* files from this one on, if something is wrong with them; HY_NONE: none */
+    void (*left_out)(void *user, const hydra_error *error); /* is told what, or NULL */
+    void *user;
+} hy_tolerance;
+
+/* As hydra_open_parts. */
 hydra_status hy_open(const hydra_reader *readers, const char *const *names, size_t count,
-                     int lenient, const hydra_options *options, hydra_bundle **bundle,
-                     hydra_error *error);
+                     const hy_tolerance *tolerance, const hydra_options *options,
+                     hydra_bundle **bundle, hydra_error *error);
+
+/* files.c */
+enum { HY_MOST_PATH = 4096 };
+hydra_status hy_io(hydra_error *error, const char *what, const char *path);
 
 #define HY_CHECK(env, fine, ...)                                                        \
     do {                                                                                \

@@ -4,8 +4,6 @@
 
 #include "core.h"
 
-#define AGAIN "Fetch the bundle again or restore a copy"
-
 hydra_status hy_damaged(const hy_source *s, const char *what) {
     return hy_fail(&s->b->env, HYDRA_DAMAGED, "damaged stream '%s'; got %s. " AGAIN, s->name, what);
 }

@@ -3,8 +3,6 @@
 
 #include "bundle.h"
 
-#define AGAIN "Fetch the bundle again or restore a copy"
-
 enum { MOST_HEADER = 100000000 };
 
 static hydra_status read_at(hy_env *env, const hy_file *file, uint64_t at, void *out, size_t size) {

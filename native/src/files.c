@@ -1,4 +1,4 @@
-/* Files of the system: what of the library needs stdio, and folders where POSIX is. */
+/* Files of the system: bundles, and folders of a core and its tasks. */
 #ifndef HYDRA_NO_FILES
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
@@ -19,14 +19,13 @@
 
 #include "bundle.h"
 
-enum { MOST_PATH = 4096 };
-
-static hydra_status io(hydra_error *error, const char *what, const char *path) {
+hydra_status hy_io(hydra_error *error, const char *what, const char *path) {
     return hy_fail_in(error, errno == ENOENT ? HYDRA_NOT_THERE : HYDRA_IO, "%s: %s; got %s", path,
                       what, strerror(errno));
 }
 
-/* ---- reading -------------------------------------------------------------------------------- */
+#define CORE ".core.safetensors"
+#define TASK ".task.safetensors"
 
 static int ends_with(const char *text, const char *end) {
     size_t a = strlen(text), b = strlen(end);
@@ -59,7 +58,7 @@ static void close_file(File *file) {
 
 /* Opens it in the place of the last one of its kind; 0, or -1 with errno. */
 static int open_file(File *file, struct stat *about) {
-    File **last = file->owner->open + ends_with(file->path, ".task.safetensors");
+    File **last = file->owner->open + ends_with(file->path, TASK);
     if (*last) close_file(*last);
     *last = NULL;
     file->fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -88,15 +87,18 @@ static int read_file(void *user, uint64_t offset, void *buffer, size_t size) {
     return 0;
 }
 
+static void drop_last(Opened *opened) {
+    File *file = opened->readers[--opened->count].user;
+    File **last = opened->open + ends_with(file->path, TASK);
+    if (*last == file) *last = NULL;
+    close_file(file);
+    free(file->path);
+    free(file);
+}
+
 static void close_all(void *user) {
     Opened *opened = user;
-    size_t i;
-    for (i = 0; i < opened->count; i++) {
-        File *file = opened->readers[i].user;
-        close_file(file);
-        free(file->path);
-        free(file);
-    }
+    while (opened->count) drop_last(opened);
     free(opened->readers);
     free(opened->names);
     free(opened);
@@ -133,7 +135,7 @@ static hydra_status add_file(Opened *opened, const char *path, hydra_error *erro
     reader = opened->readers + opened->count++;
     reader->read_at = read_file;
     reader->user = file;
-    if (open_file(file, &about)) return io(error, "cannot be opened", path);
+    if (open_file(file, &about)) return hy_io(error, "cannot be opened", path);
     if (!S_ISREG(about.st_mode))
         return hy_fail_in(error, HYDRA_IO, "%s: not a regular file", path);
     file->size = (uint64_t)about.st_size;
@@ -142,54 +144,93 @@ static hydra_status add_file(Opened *opened, const char *path, hydra_error *erro
     return HYDRA_OK;
 }
 
-/* The core and the tasks of a folder; if a core is named, that one alone. */
+static int is_task(const struct dirent *entry) { return ends_with(entry->d_name, TASK); }
+
+static int is_part(const struct dirent *entry) {
+    return is_task(entry) || ends_with(entry->d_name, CORE);
+}
+
+/* Cores first. Of task files the shorter name first, which is not the one of a copy. */
+static int by_place(const struct dirent **one, const struct dirent **other) {
+    const char *a = (*one)->d_name, *b = (*other)->d_name;
+    int order = is_task(*one) - is_task(*other);
+    if (!order) order = (strlen(a) > strlen(b)) - (strlen(a) < strlen(b));
+    return order ? order : strcmp(a, b);
+}
+
+/* Whether a task's file may hold that task, by its name: TASK, or TASK~2 where that was taken. */
+static int may_hold(const char *file, const char *task) {
+    const char *rest = file + strlen(task);
+    if (strncmp(file, task, strlen(task))) return 0;
+    if (*rest == '~') rest += 1 + strspn(rest + 1, "0123456789");
+    return !strcmp(rest, TASK);
+}
+
+/* A task's file that cannot be opened, left out where that is tolerated. */
+static hydra_status add_task(Opened *opened, const char *path, const hy_tolerance *t,
+                             hydra_error *error) {
+    hydra_status status = add_file(opened, path, error);
+    if (!status || t->kept == HY_NONE || status == HYDRA_MEMORY) return status;
+    if (t->left_out) t->left_out(t->user, error);
+    drop_last(opened);
+    return HYDRA_OK;
+}
+
+/* The core and the tasks of a folder. core: the one that is meant, or NULL. task: the one that is
+ * wanted, or NULL for all. */
 static hydra_status add_folder(Opened *opened, const char *folder, const char *core,
-                               hydra_error *error) {
-    DIR *dir = opendir(folder);
-    struct dirent *entry;
+                               const char *task, hy_tolerance *t, hydra_error *error) {
+    struct dirent **entries;
+    int count = scandir(folder, &entries, is_part, by_place), cores = core != NULL, i;
     hydra_status status = HYDRA_OK;
-    char path[MOST_PATH];
-    if (!dir) return io(error, "cannot be opened", folder);
-    while (!status && (entry = readdir(dir)) != NULL) {
-        int task = ends_with(entry->d_name, ".task.safetensors");
-        if (!task && (core || !ends_with(entry->d_name, ".core.safetensors"))) continue;
-        if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name) >= sizeof path)
-            continue;
-        status = add_file(opened, path, error);
+    char path[HY_MOST_PATH];
+    if (count < 0) return hy_io(error, "cannot be opened", folder);
+    if (core) status = add_file(opened, core, error);
+    for (i = 0; i < count; i++) {
+        const char *name = entries[i]->d_name;
+        int fits = snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path;
+        if (fits && !status && is_task(entries[i])) {
+            if (!task || may_hold(name, task)) status = add_task(opened, path, t, error);
+        } else if (fits && !status && !core) {
+            status = add_file(opened, path, error);
+            cores++;
+        }
+        free(entries[i]);
     }
-    closedir(dir);
-    if (!status && core) status = add_file(opened, core, error);
-    if (!status && !opened->count)
+    free(entries);
+    if (t->kept != HY_NONE) t->kept = (uint32_t)cores;
+    if (!status && !cores)
         status = hy_fail_in(error, HYDRA_NOT_THERE,
-                            "%s: a folder without a core; expected NAME.core.safetensors and "
-                            "TASK.task.safetensors", folder);
+                            "%s: a folder without a core; expected NAME" CORE " and NAME" TASK,
+                            folder);
     return status;
 }
 
-hydra_status hydra_open_path(const char *path, const hydra_options *options, hydra_bundle **bundle,
-                             hydra_error *error) {
+static hydra_status open_at(const char *path, const char *task, hy_tolerance t,
+                            const hydra_options *options, hydra_bundle **bundle,
+                            hydra_error *error) {
     struct stat about;
     Opened *opened = calloc(1, sizeof *opened);
     hydra_status status;
-    char folder[MOST_PATH];
+    char folder[HY_MOST_PATH];
     const char *slash = strrchr(path, '/');
-    int beside = 0; /* the tasks beside a core that was named */
     *bundle = NULL;
     if (!opened) return hy_fail_in(error, HYDRA_MEMORY, "no memory is left");
     if (stat(path, &about)) {
-        status = io(error, "cannot be opened", path);
+        status = hy_io(error, "cannot be opened", path);
     } else if (S_ISDIR(about.st_mode)) {
-        status = add_folder(opened, path, NULL, error);
-    } else if (ends_with(path, ".core.safetensors") && strlen(path) < sizeof folder) {
+        status = add_folder(opened, path, NULL, task, &t, error);
+    } else if (ends_with(path, CORE) && strlen(path) < sizeof folder) {
         strcpy(folder, slash ? path : ".");
         if (slash) folder[slash == path ? 1 : slash - path] = 0;
-        beside = 1;
-        status = add_folder(opened, folder, path, error);
+        t.strangers = 1;
+        status = add_folder(opened, folder, path, task, &t, error);
     } else {
+        t.kept = HY_NONE;
         status = add_file(opened, path, error);
     }
     if (!status)
-        status = hy_open(opened->readers, opened->names, opened->count, beside, options, bundle,
+        status = hy_open(opened->readers, opened->names, opened->count, &t, options, bundle,
                          error);
     if (status) {
         close_all(opened);
@@ -200,151 +241,25 @@ hydra_status hydra_open_path(const char *path, const hydra_options *options, hyd
     return HYDRA_OK;
 }
 
-/* ---- writing -------------------------------------------------------------------------------- */
-
-typedef struct {
-    char folder[MOST_PATH], file[MOST_PATH]; /* file: if one alone is written */
-    FILE *stream;
-    int error;
-} Target;
-
-static int begin(void *user, const char *name, uint64_t size) {
-    Target *t = user;
-    char path[2 * MOST_PATH];
-    int fd;
-    (void)size;
-    if (t->file[0]) strcpy(path, t->file);
-    else snprintf(path, sizeof path, "%s/%s", t->folder, name);
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    t->stream = fd < 0 ? NULL : fdopen(fd, "wb");
-    if (!t->stream) t->error = errno;
-    return t->stream ? 0 : -1;
+hydra_status hydra_open_path(const char *path, const hydra_options *options, hydra_bundle **bundle,
+                             hydra_error *error) {
+    static const hy_tolerance none = {0, HY_NONE, NULL, NULL};
+    return open_at(path, NULL, none, options, bundle, error);
 }
 
-static int write_some(void *user, const void *data, size_t size) {
-    Target *t = user;
-    if (!size || fwrite(data, 1, size, t->stream) == size) return 0;
-    t->error = errno;
-    return -1;
-}
-
-static int end(void *user) {
-    Target *t = user;
-    int failed = fflush(t->stream) || fsync(fileno(t->stream));
-    if (failed) t->error = errno;
-    if (fclose(t->stream)) failed = 1, t->error = errno;
-    t->stream = NULL;
-    return failed ? -1 : 0;
-}
-
-static hydra_sink sink_of(Target *target) {
-    hydra_sink sink;
-    sink.begin = begin;
-    sink.write = write_some;
-    sink.end = end;
-    sink.user = target;
-    return sink;
-}
-
-/* A scratch name beside the target. */
-static hydra_status scratch_name(const char *target, char *out, hydra_error *error) {
-    size_t size = strlen(target), at;
-    const char *slash;
-    char plain[MOST_PATH];
-    while (size > 1 && target[size - 1] == '/') size--;
-    if (!size || size + 32 >= MOST_PATH)
-        return hy_fail_in(error, HYDRA_USAGE, "a path that is empty or too long");
-    memcpy(plain, target, size);
-    plain[size] = 0;
-    slash = strrchr(plain, '/');
-    at = slash ? (size_t)(slash - plain) + 1 : 0;
-    memcpy(out, plain, at);
-    out[at] = 0;
-    if (at && access(out, F_OK) && errno == ENOENT)
-        return hy_fail_in(error, HYDRA_NOT_THERE,
-                          "%.200s: its folder is not there. Make the folder %.200s first", target,
-                          out);
-    out[at] = '.';
-    memcpy(out + at + 1, plain + at, size - at);
-    snprintf(out + size + 1, 31, ".tmp-%ld", (long)getpid());
-    return HYDRA_OK;
-}
-
-static void clear(const char *folder) {
-    static const char *const names[] = {"adapter_model.safetensors", "adapter_config.json",
-                                        "README.md"};
-    char path[2 * MOST_PATH];
-    size_t i;
-    for (i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        unlink(path);
+hydra_status hydra_open_readable(const char *path, const char *task, const hydra_options *options,
+                                 void (*left_out)(void *user, const hydra_error *error),
+                                 void *user, hydra_bundle **bundle, hydra_error *error) {
+    hy_tolerance t = {0, 0, NULL, NULL};
+    hydra_task found;
+    hydra_error own;
+    if (!error) error = &own;
+    if (task && !open_at(path, task, t, options, bundle, error)) {
+        if (!hydra_find(*bundle, task, &found, error)) return HYDRA_OK;
+        hydra_close(*bundle);
     }
-    rmdir(folder);
-}
-
-static hydra_status check_free(const char *folder, hydra_error *error) {
-    DIR *dir = opendir(folder);
-    struct dirent *entry;
-    int files = 0;
-    if (!dir && errno == ENOENT) return HYDRA_OK;
-    if (!dir)
-        return hy_fail_in(error, HYDRA_USAGE, "%s: something is in the way of the folder", folder);
-    while ((entry = readdir(dir)) != NULL)
-        files += strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
-    closedir(dir);
-    if (files)
-        return hy_fail_in(error, HYDRA_USAGE, "%s: folder has files in it. Give another name",
-                          folder);
-    return HYDRA_OK;
-}
-
-static hydra_status with_reason(hydra_status status, const Target *target, const char *path,
-                                hydra_error *error) {
-    if (status == HYDRA_IO && target->error)
-        return hy_fail_in(error, HYDRA_IO, "%s: cannot be written; got %s", path,
-                          strerror(target->error));
-    return status;
-}
-
-hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
-                                     const hydra_peft_options *options, const char *folder,
-                                     hydra_error *error) {
-    Target target;
-    hydra_sink sink = sink_of(&target);
-    hydra_status status;
-    memset(&target, 0, sizeof target);
-    HY_TRY(check_free(folder, error));
-    HY_TRY(scratch_name(folder, target.folder, error));
-    clear(target.folder);
-    if (mkdir(target.folder, 0777)) return io(error, "cannot be made", folder);
-    status =
-        with_reason(hydra_write_peft(bundle, task, options, &sink, error), &target, folder, error);
-    if (target.stream) fclose(target.stream);
-    if (!status) {
-        rmdir(folder); /* an empty one; rename wants none in some systems */
-        if (rename(target.folder, folder)) status = io(error, "cannot be put in place", folder);
-    }
-    if (status) clear(target.folder);
-    return status;
-}
-
-hydra_status hydra_write_gguf_file(hydra_bundle *bundle, hydra_task task,
-                                   const hydra_gguf_options *options, const char *file,
-                                   hydra_error *error) {
-    Target target;
-    hydra_sink sink = sink_of(&target);
-    hydra_status status;
-    memset(&target, 0, sizeof target);
-    HY_TRY(scratch_name(file, target.file, error));
-    if (!access(file, F_OK))
-        return hy_fail_in(error, HYDRA_USAGE, "%s: file is there already. Give another name", file);
-    unlink(target.file);
-    status =
-        with_reason(hydra_write_gguf(bundle, task, options, &sink, error), &target, file, error);
-    if (target.stream) fclose(target.stream);
-    if (!status && rename(target.file, file)) status = io(error, "cannot be put in place", file);
-    if (status) unlink(target.file);
-    return status;
+    t.left_out = left_out, t.user = user;
+    return open_at(path, NULL, t, options, bundle, error);
 }
 #else
 typedef int hy_no_files; /* C wants a declaration */

@@ -256,6 +256,7 @@ hydra_status hy_read_blobs(hydra_bundle *b, const hy_json *json, uint32_t list, 
         blob->items = hy_arena_alloc(&b->env, &b->arena, rows, sizeof *blob->items);
         if (!blob->items) return b->env.error->status;
         blob->count = rows;
+        blob->raw_size = 0;
         blob->file = file;
         blob->tensor = first_tensor + i;
         for (j = 0; j < rows; j++, hy_table_next(json, c)) {

@@ -5,8 +5,6 @@
 
 #include "core.h"
 
-#define AGAIN "Fetch the bundle again or restore a copy"
-
 /* Steps of all expressions of a call: below a second. An ordinary match takes a few hundred. */
 enum { PATIENCE = 1 << 26 };
 
@@ -163,8 +161,7 @@ static uint64_t file_bytes(const hydra_bundle *b) {
     return bytes;
 }
 
-/* A bundle or a core. */
-static hydra_status read_main(hydra_bundle *b, uint32_t index) {
+hydra_status hy_read_main(hydra_bundle *b, uint32_t index) {
     hy_file *file = b->files + index;
     const hy_json *json = &file->manifest;
     uint32_t streams = 0, blobs, tasks;
@@ -196,8 +193,7 @@ static hydra_status read_main(hydra_bundle *b, uint32_t index) {
     return check_blob_sizes(b, 0);
 }
 
-/* Whether a task's file names the core that was opened. */
-static int is_of_core(const hydra_bundle *b, uint32_t index) {
+int hy_is_of_core(const hydra_bundle *b, uint32_t index) {
     uint32_t about = hy_about(b->files + index, "core"), node = hy_about(b->files, "checksums");
     hy_slice sums = hy_string(&b->files->header, node);
     char digits[17];
@@ -205,13 +201,12 @@ static int is_of_core(const hydra_bundle *b, uint32_t index) {
     return about && hy_is(hy_string(&b->files[index].header, about), digits);
 }
 
-/* A task's own file, behind its core. */
-static hydra_status read_part(hydra_bundle *b, uint32_t index) {
+hydra_status hy_read_part(hydra_bundle *b, uint32_t index) {
     hy_file *file = b->files + index;
     const hy_json *json = &file->manifest;
     uint32_t streams, first_blob = b->blob_count, first_stream = b->stream_count, node, i;
     hy_task *task;
-    if (!is_of_core(b, index))
+    if (!hy_is_of_core(b, index))
         return hy_fail(&b->env, HYDRA_DAMAGED,
                        "the task of another core than %s. Give the core that it was split from",
                        b->files->name ? b->files->name : "the one that was given");
@@ -244,48 +239,16 @@ static hydra_status read_part(hydra_bundle *b, uint32_t index) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-static hydra_status open_files(hydra_bundle *b, int lenient) {
-    uint32_t i, cores = 0, core = 0;
-    for (i = 0; i < b->file_count; i++) {
-        HY_TRY(hy_file_open(&b->env, &b->arena, b->files + i));
-        if (b->files[i].kind == HY_CORE) cores++, core = i;
-        HY_CHECK(&b->env, b->files[i].kind != HY_BUNDLE || b->file_count == 1,
-                 "a whole bundle; open it alone");
-    }
-    if (b->files->kind == HY_BUNDLE) return read_main(b, 0);
-    if (cores != 1) {
-        b->env.where = cores ? b->files[core].name : b->files->name;
-        return hy_fail(&b->env, HYDRA_USAGE,
-                       cores ? "a second core; give one core and its tasks"
-                             : "a task without its core; give the core file as well");
-    }
-    if (core) {
-        hy_file first = b->files[core];
-        b->files[core] = b->files[0];
-        b->files[0] = first;
-    }
-    b->env.where = b->files->name;
-    HY_TRY(read_main(b, 0));
-    for (i = 1; i < b->file_count; i++) {
-        b->env.where = b->files[i].name;
-        if (!lenient || is_of_core(b, i)) HY_TRY(read_part(b, i));
-    }
-    if (b->task_count) qsort(b->tasks, b->task_count, sizeof *b->tasks, hy_compare);
-    for (i = 1; i < b->task_count; i++)
-        HY_CHECK(&b->env, !hy_same(b->tasks[i - 1].name, b->tasks[i].name),
-                 "two tasks are named '%s'", b->tasks[i].name.data);
-    return HYDRA_OK;
-}
-
 hydra_status hydra_open_parts(const hydra_reader *readers, const char *const *names, size_t count,
                               const hydra_options *options, hydra_bundle **bundle,
                               hydra_error *error) {
-    return hy_open(readers, names, count, 0, options, bundle, error);
+    static const hy_tolerance none = {0, HY_NONE, NULL, NULL};
+    return hy_open(readers, names, count, &none, options, bundle, error);
 }
 
 hydra_status hy_open(const hydra_reader *readers, const char *const *names, size_t count,
-                     int lenient, const hydra_options *options, hydra_bundle **bundle,
-                     hydra_error *error) {
+                     const hy_tolerance *tolerance, const hydra_options *options,
+                     hydra_bundle **bundle, hydra_error *error) {
     hy_env env;
     hydra_bundle *b;
     hydra_status status;
@@ -305,7 +268,7 @@ hydra_status hy_open(const hydra_reader *readers, const char *const *names, size
             b->files[i].reader = readers[i];
             b->files[i].name = names ? names[i] : NULL;
         }
-        status = open_files(b, lenient);
+        status = hy_open_files(b, tolerance);
         b->most_numbers = ((uint64_t)1 << 20) + 128 * b->stream_bytes;
         if (b->env.limits.numbers && b->most_numbers > b->env.limits.numbers) {
             b->limits_numbers = 1;
