@@ -183,7 +183,7 @@ class Refusing(MadeUp):
     def run(self, price: float, count: int, course: Course | None = None) -> Trial[float]:
         trial = super().run(price, count, course)
         if price > self.most:
-            draft = Draft.empty(np.ones((1, 1)), Counting(*np.ones((3, 1, 1))))
+            draft = Draft.empty(np.ones((1, 1)), Counting(*np.ones((5, 1, 1))))
             raise UnreadableError(dataclasses.replace(draft, price=price, numbers=1 << 60))
         return trial
 

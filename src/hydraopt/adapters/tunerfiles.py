@@ -21,7 +21,7 @@ from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.tuners import Tuner, owner_of, part_of, tuner_of
 from hydraopt.files.url import AnyPath
 
-__all__ = ["AdaLoraRule", "factor_rule", "factor_stems", "read_tuner"]
+__all__ = ["AdaLoraRule", "factor_rule", "factor_stems", "module_path", "read_tuner"]
 
 _DO: Final = "The file is incomplete or was edited; save the adapter again"
 _WRAPPERS: Final = re.compile(r"(?:^module\.|\b_orig_mod\.|\b_fsdp_wrapped_module\.)")
@@ -125,6 +125,11 @@ def _inner(stem: str) -> str:
     return _WRAPPERS.sub("", stem).removeprefix(PREFIX)
 
 
+def module_path(stem: str) -> str:
+    """The path of the base model's module that a tensor name's first parts mean."""
+    return _inner(stem).replace(".base_layer.", ".")
+
+
 def _take(parsed: Parsed, module: LowRankModule, inner: str) -> None:
     parsed.modules.append(module)
     for tensor in (module.a, module.b, module.between):
@@ -212,7 +217,7 @@ def _adalora(stems: Mapping[str, _Stem], rule: AdaLoraRule, parsed: Parsed, file
             # Nothing was left of this module; PEFT still wants its empty tensors.
             parsed.extras.update(dict.fromkeys((a.name, b.name, e.name), "exact"))
             continue
-        path = inner.replace(".base_layer.", ".")
+        path = module_path(stem)
         module = LowRankModule(path, "linear", m, n, r, rule.scale, a, b, between=e)
         _take(parsed, module, inner)
 
@@ -239,7 +244,7 @@ def _products(
         if any(part.rpartition("_")[2] in ("t1", "t2") for part in tensors):
             continue  # Tucker's form of a convolution: three tensors make a factor, not a pair
         scale = rule.scale(inner)
-        path, shapes = inner.replace(".base_layer.", "."), []
+        path, shapes = module_path(stem), []
         for group, (_, left, right) in enumerate(_FACTORS[tuner.name]):
             if left not in tensors:
                 continue

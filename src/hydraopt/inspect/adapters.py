@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from hydraopt.adapters import Adapter, check_same_base, read_adapters
 from hydraopt.compress.core import CoreStore
 from hydraopt.inspect.likeness import Watched, likeness, mean_between
-from hydraopt.inspect.products import NOTE, of_products, squared_norms
+from hydraopt.inspect.products import NOTE, of_products
 from hydraopt.inspect.summary import by_type, extremes, module_type
 from hydraopt.inspect.walk import Walk
 from hydraopt.linalg.shapes import Array
@@ -64,7 +64,7 @@ def inspect_adapters(
         modules, matrices, energies = _compare(pieces, watched, store, report)
         walk = Walk(pieces, store, energies, measure, report)
         curves = _Curves.of(pieces, walk)
-    squares = squared_norms(pieces, loaded, walk.squares)
+    squares = walk.squares
     savings = curves.savings() or [None] * len(modules)
     for index, (row, saving) in enumerate(zip(modules, savings, strict=True)):
         row["norm"] = float(np.sqrt(squares[:, index].sum()))

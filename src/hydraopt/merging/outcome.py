@@ -7,6 +7,7 @@ payload, whose size is known before they are written; and Written is what a user
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,17 +163,22 @@ class Job:
         return manifest if self.told is None else self.told(manifest)
 
     def _errors(self, draft: Draft, task: TaskEntry) -> dict[str, Any]:
-        """The errors of a task's entry. In all it is that of its modules, or, if it has none, that
-        of its tensors."""
+        """The errors of a task's entry. In all it is that of its dW, or, if it has none, that of
+        its tensors."""
         content, modules = task.content, len(self.pieces.modules)
+        assert content is not None
         errors, energies = draft.errors[content], draft.energies[content]
         ratios = np.sqrt(errors / np.where(energies > 0, energies, 1.0))
-        part = slice(modules) if task.modules else slice(modules, None)
-        total = energies[part].sum()
+        if draft.counting.norms[content] > 0:
+            error = draft.counting.error_of_changes(content, errors)
+        else:
+            part = slice(modules) if task.modules else slice(modules, None)
+            total = energies[part].sum()
+            error = math.sqrt(errors[part].sum() / (total if total > 0 else 1.0))
         return {
             "errors": tuple(ratios[list(task.modules)].tolist()),
             "tensor_errors": tuple(ratios[[modules + i for i in task.tensors]].tolist()),
-            "error": float(np.sqrt(errors[part].sum() / (total if total > 0 else 1.0))),
+            "error": error,
         }
 
     def packed(self, draft: Draft | None, manifest: Manifest | None = None) -> PackedBundle:

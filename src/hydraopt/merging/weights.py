@@ -8,7 +8,8 @@ total weight, over its own dW, as it was.
 
 Not every item (module or coded tensor) is a dW of its own. ``counting`` says what an error of each
 counts in units of one of dW:
-- a factor of a product (LoHa, LoKr): its relative error is one of the product;
+- a factor of a product (LoHa, LoKr, Tucker's convolutions), low rank or whole: its relative error
+  is one of the product;
 - a tensor of another tuner: the same, of all tensors of its name together;
 - what scales or shifts a module's outputs (a DoRA magnitude, a bias): squared errors add up;
 - what takes the place of the base model's own (a head, an embedding): its relative error counts
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.compress.measure import OF_THE_WHOLE, Measure
@@ -29,6 +31,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.frozen import MiddlePrice
+from hydraopt.merging.products import products_of
 from hydraopt.values import real, shown
 
 __all__ = [
@@ -56,11 +59,15 @@ class Counting:
     """What errors count.  gains: (contents, items), of a unit of squared error, in units of dW's.
     totals: (contents,), the squared norm that a content's error is relative to.
     shares: (contents, modules): what of a module's squared norm is one of dW.
+    changes: (contents, items), which are of dW: modules, and the tensors of products.
+    norms: (contents,), the squared norm of dW, which these make; 0 for a content that has none.
     """
 
     gains: Array
     totals: Array
     shares: Array
+    changes: NDArray[np.bool_]
+    norms: Array
 
     def errors(self, squared: Array) -> Array:
         """Relative errors of the contents, (contents,), from squared ones, (contents, items)."""
@@ -69,53 +76,58 @@ class Counting:
         )
         return errors
 
+    def error_of_changes(self, content: int, squared: Array) -> float:
+        """The relative error of a content's dW, from squared ones of its items, (items,)."""
+        wrong = float((self.gains[content] * squared)[self.changes[content]].sum())
+        return math.sqrt(wrong / self.norms[content]) if self.norms[content] > 0 else 0.0
+
 
 def counting(pieces: MergeSet, energies: Array) -> Counting:
     """See above. energies: (contents, items), squared norms, modules first."""
     modules = len(pieces.modules)
     gains, shares = np.ones_like(energies), np.ones((len(energies), modules))
-    _count_products(pieces, energies, gains, shares)
-    totals = (energies[:, :modules] * shares).sum(axis=1)
-    lone = totals <= 0
+    changes, norms = _count_products(pieces, energies, gains, shares)
     own = np.array([entry.base is not None for entry in pieces.tensors], np.bool_)
-    totals = totals + energies[:, modules:][:, own].sum(axis=1)
+    totals = norms + energies[:, modules:][:, own].sum(axis=1)
     # An adapter that has nothing else is judged by its tensors alone.
     totals = np.where(totals > 0, totals, (energies.sum(axis=1) > 0).astype(np.float64))
     names = [_name_of(entry.key) for entry in pieces.tensors]
     scales = _bias_scales(pieces)
     for content, total in enumerate(totals):
+        others = np.where(changes[content, modules:], 0.0, energies[content, modules:])
         alike: dict[str, float] = {}
-        for i, name in enumerate(names):
-            alike[name] = alike.get(name, 0.0) + float(energies[content, modules + i])
+        for name, energy in zip(names, others, strict=True):
+            alike[name] = alike.get(name, 0.0) + float(energy)
         for i, entry in enumerate(pieces.tensors):
-            energy = energies[content, modules + i]
-            if energy <= 0 or own[i]:
+            if others[i] <= 0 or own[i]:
                 continue
             if entry.kind in ("tuner", "tuner_ones"):
                 gain = total / alike[names[i]]
-            elif entry.kind in ("saved", "token_rows") or lone[content]:
-                gain = OF_THE_WHOLE * total / energy
+            elif entry.kind in ("saved", "token_rows") or norms[content] <= 0:
+                gain = OF_THE_WHOLE * total / others[i]
             else:
                 gain = scales.get((content, entry.key), 1.0) ** 2
             gains[content, modules + i] = gain
-    return Counting(gains, totals, shares)
+    return Counting(gains, totals, shares, changes, norms)
 
 
-def _count_products(pieces: MergeSet, energies: Array, gains: Array, shares: Array) -> None:
-    """Fill in gains and shares of the factors of products, (contents, modules and more)."""
-    for content, held in enumerate(energies[:, : len(pieces.modules)]):
-        # Adapters that have other kinds of products on one module have other factors of it.
-        products: dict[str, list[int]] = {}
-        for i in np.flatnonzero(held > 0):
-            if pieces.modules[i].layout == "factor":
-                products.setdefault(pieces.modules[i].stem, []).append(int(i))
-        for factors in products.values():
-            own, first = held[factors], pieces.modules[factors[0]]
-            whole = own.prod()
-            if len(factors) > 1 and first.entrywise:
-                whole = whole / (first.m * first.n)  # of independent factors
-            gains[content, factors] = whole / own
-            shares[content, factors] = whole / own / len(factors)
+def _count_products(
+    pieces: MergeSet, energies: Array, gains: Array, shares: Array
+) -> tuple[NDArray[np.bool_], Array]:
+    """Which items are of dW, (contents, items), and its squared norms, (contents,). Fills in gains
+    and shares of the factors of products."""
+    modules = len(pieces.modules)
+    changes, norms = np.zeros(energies.shape, np.bool_), np.zeros(len(energies))
+    changes[:, :modules] = True
+    for content, products in enumerate(products_of(pieces, energies)):
+        for product in products:
+            items = np.array(product.items)
+            changes[content, items] = True
+            gains[content, items] = product.energy / energies[content, items]
+            factors = items[items < modules]
+            shares[content, factors] = gains[content, factors] / max(factors.size, 1)
+            norms[content] += 0.0 if factors.size else product.energy
+    return changes, norms + (energies[:, :modules] * shares).sum(axis=1)
 
 
 def _name_of(key: str) -> str:
