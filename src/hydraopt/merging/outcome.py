@@ -170,7 +170,7 @@ class Job:
         errors, energies = draft.errors[content], draft.energies[content]
         ratios = np.sqrt(errors / np.where(energies > 0, energies, 1.0))
         if draft.counting.norms[content] > 0:
-            error = draft.counting.error_of_changes(content, errors)
+            error = draft.counting.error_of_changes(content, ratios)
         else:
             part = slice(modules) if task.modules else slice(modules, None)
             total = energies[part].sum()

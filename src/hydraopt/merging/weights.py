@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.compress.measure import OF_THE_WHOLE, Measure
@@ -59,14 +58,15 @@ class Counting:
     """What errors count.  gains: (contents, items), of a unit of squared error, in units of dW's.
     totals: (contents,), the squared norm that a content's error is relative to.
     shares: (contents, modules): what of a module's squared norm is one of dW.
-    changes: (contents, items), which are of dW: modules, and the tensors of products.
-    norms: (contents,), the squared norm of dW, which these make; 0 for a content that has none.
+    changes: (contents, items), what a relative error of 1 counts: of a module its squared norm, of
+    a factor that of its product, of what is not of dW nothing.
+    norms: (contents,), the squared norm of dW; 0 for a content that has none.
     """
 
     gains: Array
     totals: Array
     shares: Array
-    changes: NDArray[np.bool_]
+    changes: Array
     norms: Array
 
     def errors(self, squared: Array) -> Array:
@@ -76,9 +76,9 @@ class Counting:
         )
         return errors
 
-    def error_of_changes(self, content: int, squared: Array) -> float:
-        """The relative error of a content's dW, from squared ones of its items, (items,)."""
-        wrong = float((self.gains[content] * squared)[self.changes[content]].sum())
+    def error_of_changes(self, content: int, ratios: Array) -> float:
+        """The relative error of a content's dW, from those of its items, (items,)."""
+        wrong = float((self.changes[content] * ratios**2).sum())
         return math.sqrt(wrong / self.norms[content]) if self.norms[content] > 0 else 0.0
 
 
@@ -94,7 +94,7 @@ def counting(pieces: MergeSet, energies: Array) -> Counting:
     names = [_name_of(entry.key) for entry in pieces.tensors]
     scales = _bias_scales(pieces)
     for content, total in enumerate(totals):
-        others = np.where(changes[content, modules:], 0.0, energies[content, modules:])
+        others = np.where(changes[content, modules:] > 0, 0.0, energies[content, modules:])
         alike: dict[str, float] = {}
         for name, energy in zip(names, others, strict=True):
             alike[name] = alike.get(name, 0.0) + float(energy)
@@ -113,16 +113,15 @@ def counting(pieces: MergeSet, energies: Array) -> Counting:
 
 def _count_products(
     pieces: MergeSet, energies: Array, gains: Array, shares: Array
-) -> tuple[NDArray[np.bool_], Array]:
-    """Which items are of dW, (contents, items), and its squared norms, (contents,). Fills in gains
-    and shares of the factors of products."""
+) -> tuple[Array, Array]:
+    """(changes, norms) of a Counting. Fills in gains and shares of the factors of products."""
     modules = len(pieces.modules)
-    changes, norms = np.zeros(energies.shape, np.bool_), np.zeros(len(energies))
-    changes[:, :modules] = True
+    changes, norms = np.zeros_like(energies), np.zeros(len(energies))
+    changes[:, :modules] = energies[:, :modules]
     for content, products in enumerate(products_of(pieces, energies)):
         for product in products:
             items = np.array(product.items)
-            changes[content, items] = True
+            changes[content, items] = product.energy
             gains[content, items] = product.energy / energies[content, items]
             factors = items[items < modules]
             shares[content, factors] = gains[content, factors] / max(factors.size, 1)
