@@ -104,10 +104,24 @@ def test_tokens_that_are_not_told_apart_cost_little(trained, said, monkeypatch) 
     original, other = factors_of(0), noisy(factors_of(0), 0.05)
     whole = drift_of(model, reference_of(model, said, original), other)
     monkeypatch.setattr(harm, "_LIKELIEST", 100)
+    monkeypatch.setattr(harm, "_OPEN", 1.0)
     lumped = drift_of(model, reference_of(model, said, original), other)
     assert (lumped.kl <= whole.kl + 1e-6).all()
     assert lumped.kl.sum() > 0.7 * whole.kl.sum()
     assert np.allclose(lumped.moved, whole.moved, atol=1e-4)
+
+
+def test_where_many_tokens_are_likely_all_are_told_apart(trained, said, monkeypatch) -> None:
+    model, _ = trained
+    original, other = factors_of(0), noisy(factors_of(0), 0.05)
+    whole = drift_of(model, reference_of(model, said, original), other)
+    monkeypatch.setattr(harm, "_LIKELIEST", 4)
+    monkeypatch.setattr(harm, "_OPEN_TOKENS", 3)
+    reference = reference_of(model, said, original)
+    few = drift_of(model, reference, other)
+    assert any(len(x.open) > 3 for pieces in reference.seen for x in pieces)
+    assert np.allclose(few.kl, whole.kl, rtol=0.01, atol=1e-5)
+    assert few.kl.sum() == pytest.approx(whole.kl.sum(), rel=1e-3)
 
 
 def test_pieces_are_the_same(trained, said, monkeypatch) -> None:

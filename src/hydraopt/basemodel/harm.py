@@ -33,6 +33,7 @@ from hydraopt.basemodel.model import (
     attached,
     hidden_states,
     logits_of,
+    of_head,
     place,
 )
 
@@ -63,6 +64,10 @@ _TOKENS: Final = 128
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
 _LIKELIEST: Final = 256
 """Next tokens that are told apart, of each token of an answer."""
+_OPEN: Final = 1e-3
+"""Probability beyond these from which all next tokens are told apart."""
+_OPEN_TOKENS: Final = 32
+"""Tokens at which that is done at once, with twice as many logits in memory."""
 _LEAST: Final = 1e-9
 _NEAR: Final = 3.0
 """Margins up to about so many times what margins move are those that matter."""
@@ -78,30 +83,35 @@ _TINY: Final = 1e-300
 class _Seen:
     """What the original thinks at N tokens. tokens, logs: (N, K) the likeliest next ones, falling,
     and their log probabilities. rest: (N,) the probability of all others together. margin: (N,) how
-    far the first is ahead of the second, in logits."""
+    far the first is ahead of the second, in logits. open, hidden: at which tokens the rest matters,
+    (n,), and what the output layer sees there, (n, width)."""
 
     tokens: Tensor
     logs: Tensor
     rest: Tensor
     margin: Tensor
+    open: Tensor
+    hidden: Tensor
 
 
 @dataclass(frozen=True)
 class Reference:
     """What the original says, batch by batch. order: which answers a batch has. sure: (answers,)
-    the probability that it gives each of its answers; of an empty one, which cannot change, 1."""
+    the probability that it gives each of its answers; of an empty one, which cannot change, 1.
+    head: its factors on the output layer."""
 
     batches: tuple[Batch, ...]
     order: tuple[tuple[int, ...], ...]
     seen: tuple[tuple[_Seen, ...], ...]
     sure: Numbers
+    head: Placed
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory, about."""
         kept = (x for pieces in self.seen for x in pieces)
         ids = sum(2 * batch.ids.nbytes for batch in self.batches)
-        return ids + sum(x.tokens.nbytes + x.logs.nbytes for x in kept)
+        return ids + sum(x.tokens.nbytes + x.logs.nbytes + x.hidden.nbytes for x in kept)
 
     @property
     def is_finite(self) -> bool:
@@ -279,7 +289,7 @@ def reference_of(model: Any, answers: Sequence[Encoded], original: TaskFactors) 
     placed = place(model, original)
     seen = tuple(tuple(_seen(model, x, placed) for x in _pieces(model, y, placed)) for y in batches)
     sure = _probabilities(batches, chunks, seen, len(answers))
-    return Reference(batches, chunks, seen, sure)
+    return Reference(batches, chunks, seen, sure, of_head(model, placed))
 
 
 def _probabilities(
@@ -305,7 +315,7 @@ def drift_of(model: Any, reference: Reference, factors: TaskFactors) -> Drift:
     for batch, chunk, seen in zip(reference.batches, reference.order, reference.seen, strict=True):
         rows, start = np.array(chunk)[batch.row.cpu().numpy()], 0
         for piece, before in zip(_pieces(model, batch, placed), seen, strict=True):
-            kl, moved = _compared(model, piece, placed, before)
+            kl, moved = _compared(model, piece, placed, before, reference.head)
             some = rows[start : start + len(kl)].astype(np.float64)
             columns.append((some, kl, _numbers(before.margin), moved))
             start += len(kl)
@@ -328,7 +338,9 @@ def _seen(model: Any, hidden: Tensor, placed: Placed) -> _Seen:
     logits = logits_of(model, hidden, placed)
     top, tokens = logits.topk(min(_LIKELIEST, logits.shape[-1]), dim=-1)
     logs = top - logits.logsumexp(-1, keepdim=True)
-    return _Seen(tokens, logs, _left(logs), top[:, 0] - top[:, 1])
+    rest = _left(logs)
+    far = (rest > _OPEN).nonzero()[:, 0]
+    return _Seen(tokens, logs, rest, top[:, 0] - top[:, 1], far, hidden[far])
 
 
 def _left(logs: Tensor) -> Tensor:
@@ -337,20 +349,36 @@ def _left(logs: Tensor) -> Tensor:
     return left
 
 
-def _compared(model: Any, hidden: Tensor, placed: Placed, before: _Seen) -> tuple[Numbers, Numbers]:
-    """(kl, moved) of some tokens: see :class:`Drift`.
+def _compared(
+    model: Any, hidden: Tensor, placed: Placed, before: _Seen, head: Placed
+) -> tuple[Numbers, Numbers]:
+    """(kl, moved) of some tokens: see :class:`Drift`. head: the original's factors on the output
+    layer.
 
-    KL is that over the likeliest tokens of the original and all others as one: no more than that
-    over all tokens, and hardly less. The original's output layer need not be computed again.
+    Where few others are likely, KL is that over the likeliest tokens and all others as one: the
+    original's output layer need not be computed again.
     """
     logits = logits_of(model, hidden, placed)
-    logs = logits.gather(1, before.tokens) - logits.logsumexp(-1, keepdim=True)
+    total = logits.logsumexp(-1, keepdim=True)
+    logs = logits.gather(1, before.tokens) - total
     kl = torch.linalg.vecdot(before.logs.exp(), before.logs - logs).double()
     kl += before.rest * (before.rest.log() - _left(logs).log())
+    for start in range(0, len(before.open), _OPEN_TOKENS):
+        block = slice(start, start + _OPEN_TOKENS)
+        some = before.open[block]
+        want = logits_of(model, before.hidden[block], head).log_softmax(-1)
+        kl[some] = _divergence(want, logits[some] - total[some])
     first = before.tokens[:, :1]
     own = logits.gather(1, first)[:, 0]
     ahead = own - logits.scatter_(1, first, -torch.inf).amax(-1)
     return _numbers(kl.clamp_min(0)), _numbers(before.margin - ahead)
+
+
+def _divergence(want: Tensor, got: Tensor) -> Tensor:
+    """KL over all tokens, (n,), of log probabilities (n, vocabulary)."""
+    chance = want.exp()
+    each = torch.where(chance > 0, chance * (want - got), 0.0)
+    return each.sum(-1, dtype=torch.float64)
 
 
 def _numbers(values: Tensor) -> Numbers:
