@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hydraopt import merge, open_bundle, verify_bundle
+from hydraopt.bundle import pulling
 from hydraopt.bundle.pulling import pull
 from hydraopt.bundle.splitting import split
-from hydraopt.errors import UsageError
+from hydraopt.errors import LockedError, UsageError
+from hydraopt.files.lock import locked, locked_folder
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
 
@@ -77,3 +82,53 @@ def test_a_broken_file_is_made_anew(bundle: Path, tmp_path: Path) -> None:
     pull(bundle, here, ["b"])
     assert verify_bundle(here).ok
     assert list(open_bundle(here)) == NAMES
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {x.name: x.read_bytes() for x in folder.iterdir() if not x.name.endswith(".lock")}
+
+
+def test_a_folder_that_somebody_changes_is_left_alone(bundle: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    pull(bundle, here, ["b"])
+    before = contents(here)
+    with locked_folder(here):
+        with pytest.raises(LockedError, match="another process is changing the collection"):
+            pull(bundle, here, ["a"])
+        assert contents(here) == before
+    pull(bundle, here, ["a"])
+    assert list(open_bundle(here)) == ["a", "b"]
+
+
+def test_nobody_changes_a_folder_while_files_are_pulled_into_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the look at its core, which a new folder does not have, to its index."""
+    here, seen = tmp_path / "new" / "here", []
+
+    def refused(act: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with pytest.raises(LockedError), locked_folder(here):
+                pass
+            seen.append(act.__name__)
+            return act(*arguments)
+
+        return call
+
+    for name in ("_core_in", "write_atomically", "renew_index"):
+        monkeypatch.setattr(pulling, name, refused(getattr(pulling, name)))
+    pull(bundle, here, ["A", "b"])
+    assert seen == ["_core_in", *["write_atomically"] * 3, "renew_index"]
+    assert list(open_bundle(here)) == ["A", "b"]
+    assert ".tasks.lock" not in os.listdir(here)
+
+
+def test_a_file_that_somebody_changes_is_not_pulled_over(whole: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    pull(whole, here)
+    (here / whole.name).write_bytes(b"changed")
+    with locked(here / whole.name), pytest.raises(LockedError):
+        pull(whole, here)
+    assert contents(here) == {whole.name: b"changed"}
+    pull(whole, here)
+    assert contents(here) == {whole.name: whole.read_bytes()}

@@ -13,10 +13,11 @@ from hydraopt.bundle.container import CORE, CORE_SUFFIX, TASK
 from hydraopt.bundle.kind import BUNDLE_SUFFIX
 from hydraopt.bundle.opening import Container
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.bundle.splitting import files_of, is_part
+from hydraopt.bundle.splitting import files_of
 from hydraopt.bundle.taskfiles import renew_index, task_files
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.cache import remote_cache
+from hydraopt.files.lock import locked_folder, locked_if_there
 from hydraopt.files.url import AnyPath
 from hydraopt.files.writing import write_atomically
 
@@ -50,7 +51,8 @@ def pull(
     where whoever opens the bundle takes them. In a folder go the files of a bundle in several
     files, as they are; of one in one file that file, or, for some of its tasks, a core and task
     files. A later pull adds its tasks to them. Raises TaskNotFoundError; UsageError for a folder
-    with another core, or a bundle that the cache is too small for.
+    with another core, or a bundle that the cache is too small for; LockedError for a folder, or a
+    file there, that somebody is changing.
     """
     wanted = None if tasks is None else list(dict.fromkeys(tasks))
     opened = open_bundle(bundle, tasks=wanted)
@@ -64,16 +66,19 @@ def pull(
         raise UsageError(
             explain("pull writes into a folder", got=target, do="Give the folder's name")
         )
+    if wanted is None and opened.files[0].format != CORE:
+        file, size = _write_whole(opened, target)
+        return Pulled(names, size, opened.fetched, (file,))
     written: list[Path] = []
     size = 0
-    for name, pieces in _files(opened, wanted, target):
-        target.mkdir(parents=True, exist_ok=True)
-        size += write_atomically(target / name, pieces)
-        written.append(target / name)
-    parts = any(is_part(file.name) for file in written)
-    warning = renew_index(target) if parts else None
-    files, warnings = tuple(written), (warning,) if warning else ()
-    return Pulled(names, size, opened.fetched, files, warnings)
+    mark, parts = _parts(opened, wanted)
+    target.mkdir(parents=True, exist_ok=True)
+    with locked_folder(target):
+        for _, name, pieces in _fitting(parts, mark, target):
+            size += write_atomically(target / name, pieces)
+            written.append(target / name)
+        warning = renew_index(target)
+    return Pulled(names, size, opened.fetched, tuple(written), (warning,) if warning else ())
 
 
 def _into_cache(bundle: Bundle, names: Iterable[str]) -> int:
@@ -99,10 +104,20 @@ def _into_cache(bundle: Bundle, names: Iterable[str]) -> int:
     return size
 
 
-def _files(
-    bundle: Bundle, wanted: list[str] | None, folder: Path
-) -> Iterator[tuple[str, Iterable[bytes]]]:
-    """(name, content) of what is to be written; the core, which may be there already, last."""
+def _write_whole(bundle: Bundle, folder: Path) -> tuple[Path, int]:
+    """Write a bundle in one file to a folder; the file, and its size."""
+    if folder.is_dir() and any(folder.glob(f"*{CORE_SUFFIX}")):
+        do = "Give another folder"
+        raise UsageError(explain("the folder has another bundle", file=folder, do=do))
+    _check_name(bundle.path.name, bundle.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / bundle.path.name
+    with locked_if_there(file):
+        return file, write_atomically(file, bundle.files[0].content())
+
+
+def _parts(bundle: Bundle, wanted: list[str] | None) -> tuple[str, list[_Part]]:
+    """The checksums of the core, and the files of tasks, with the core last."""
     named: list[_Part]
     core = bundle.files[0]
     if core.format == CORE:
@@ -111,13 +126,6 @@ def _files(
             (x, file.path.name, file.content()) for x, file in bundle.source.whole.parts.items()
         ]
         named.append((None, core.path.name, core.content()))
-    elif wanted is None:
-        if folder.is_dir() and any(folder.glob(f"*{CORE_SUFFIX}")):
-            do = "Give another folder"
-            raise UsageError(explain("the folder has another bundle", file=folder, do=do))
-        _check_name(bundle.path.name, bundle.path)
-        yield bundle.path.name, core.content()
-        return
     else:
         _check_name(bundle.path.name, bundle.path)
         first, *others = files_of(bundle, wanted)
@@ -126,12 +134,17 @@ def _files(
         mark = first[2].checksums_text
     for _, name, _ in named:
         _check_name(name, bundle.path)
+    return mark, named
+
+
+def _fitting(parts: list[_Part], mark: str, folder: Path) -> list[_Part]:
+    """What is to be written: the core, which may be there already, last. mark: its checksums."""
     before = _core_in(folder)
-    if before is not None and core_id(before.metadata["checksums"]) != core_id(mark):
+    if before is None:
+        return parts
+    if core_id(before.metadata["checksums"]) != core_id(mark):
         raise _of_another_core(before.path, core_id(before.metadata["checksums"]), core_id(mark))
-    if before is not None:
-        named = [*_called_as_there(named[:-1], folder, before)]
-    yield from ((name, pieces) for _, name, pieces in named)
+    return [*_called_as_there(parts[:-1], folder, before)]
 
 
 def _called_as_there(named: Sequence[_Part], folder: Path, core: Container) -> Iterator[_Part]:
