@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,7 @@ static const char HELP[] =
     "  hydra extract phone.hydra.safetensors numbers-de -o de.gguf --to gguf --base "
     "llama/config.json\n"
     "\n"
-    "Exit: 0 well, 1 the bundle or the output, 2 the command line.\n";
+    "Exit: 0 well, 1 the bundle or the output, 2 the command line, 128 + N a signal.\n";
 
 static int fail(const hydra_error *error) {
     fprintf(stderr, "hydra: %s\n", error->text);
@@ -158,7 +159,6 @@ static const char *twice(Rows *rows) {
     return found;
 }
 
-/* On failure no file is left. */
 static int write_file(const Rows *rows, const char *path) {
     FILE *head = tmpfile(), *out;
     size_t i, at = 0;
@@ -177,7 +177,8 @@ static int write_file(const Rows *rows, const char *path) {
     fputc('}', head);
     while (ftell(head) % 8) fputc(' ', head);
     size = ftell(head);
-    out = fopen(path, "wb");
+    hydra_remove_scratch(path);
+    out = fopen(path, "wbx");
     if (!out) {
         fclose(head);
         return -1;
@@ -188,40 +189,15 @@ static int write_file(const Rows *rows, const char *path) {
     for (i = 0; i < rows->count; i++) fwrite(rows->rows[i].data, 1, rows->rows[i].size, out);
     failed = ferror(out) || ferror(head) || fflush(out) || fsync(fileno(out));
     fclose(head);
-    if (fclose(out) || failed) return remove(path), -1;
-    return 0;
+    return fclose(out) || failed;
 }
 
-/* In one step, over a scratch file beside it. */
-static int write_rows(const Rows *rows, const char *path) {
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    size_t room = strlen(path) + 32;
-    char *scratch = malloc(room);
-    int failed = -1;
-    if (!scratch) return -1;
-    snprintf(scratch, room, "%.*s.%s.tmp-%ld", (int)(name - path), path, name, (long)getpid());
-    if (!write_file(rows, scratch)) {
-        failed = rename(scratch, path);
-        if (failed) remove(scratch);
-    }
-    free(scratch);
-    return failed;
-}
+/* What the output of extract is called until it is whole. */
+static char scratch[4096];
 
-/* 0 if a file can be made there; else it says why not. */
-static int check_place(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char folder[4096] = ".";
-    struct stat about;
-    if (!stat(path, &about)) {
-        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n",
-                path);
-        return 2;
-    }
-    if (slash) snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path);
-    if (!stat(folder, &about) || errno != ENOENT) return 0;
-    fprintf(stderr, "hydra: %s: its folder is not there. Make the folder %s first\n", path, folder);
-    return 1;
+static void stop(int sign) {
+    hydra_remove_scratch(scratch);
+    _exit(128 + sign);
 }
 
 static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype, const char *path) {
@@ -230,9 +206,14 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
     hydra_error error;
     hydra_status status = hydra_describe(bundle, task, &info, &error);
     const char *same = NULL;
-    int failed = check_place(path);
+    struct stat about;
+    int failed = 0;
     size_t i;
-    if (failed) return failed;
+    if (!stat(path, &about)) {
+        fprintf(stderr, "hydra: %s: there is something of that name already. Choose another\n",
+                path);
+        return 2;
+    }
     if (!status && !info.lossless)
         status = hydra_pairs(bundle, task, dtype, take_pair, &rows, &error);
     if (!status) status = hydra_tensors(bundle, task, take_tensor, &rows, &error);
@@ -246,8 +227,9 @@ static int extract_raw(hydra_bundle *bundle, hydra_task task, hydra_dtype dtype,
         fprintf(stderr, "hydra: %s: two tensors have one name; got ", path);
         put_json(stderr, same), fputc('\n', stderr);
         failed = 1;
-    } else if (write_rows(&rows, path)) {
+    } else if (write_file(&rows, scratch) || rename(scratch, path)) {
         fprintf(stderr, "hydra: %s: cannot be written; got %s\n", path, strerror(errno));
+        hydra_remove_scratch(scratch);
         failed = 1;
     }
     for (i = 0; i < rows.count; i++)
@@ -341,17 +323,23 @@ static int dtype_of(const char *name, hydra_dtype *dtype) {
 }
 
 static int extract(hydra_bundle *bundle, const Line *line) {
+    static const int signs[] = {SIGINT, SIGTERM, SIGHUP};
     hydra_peft_options options;
     hydra_task task;
     hydra_error error;
+    size_t i;
     if (!line->task || !line->output) return wrong("extract needs TASK and -o OUTPUT", NULL);
     if (!dtype_of(line->dtype, &options.dtype))
         return wrong("--dtype is same, f16, bf16, f32 or f64", line->dtype);
     if (hydra_find(bundle, line->task, &task, &error)) return fail(&error);
-    if (!strcmp(line->to, "gguf"))
+    if (strcmp(line->to, "peft") && strcmp(line->to, "gguf") && strcmp(line->to, "raw"))
+        return wrong("--to is peft, gguf or raw", line->to);
+    if (hydra_scratch(line->output, scratch, sizeof scratch, &error)) return fail(&error);
+    for (i = 0; i < 3; i++) /* what is ignored, as by nohup, stays so */
+        if (signal(signs[i], stop) == SIG_IGN) signal(signs[i], SIG_IGN);
+    if (*line->to == 'g')
         return extract_gguf(bundle, task, options.dtype, line->base, line->output);
-    if (!strcmp(line->to, "raw")) return extract_raw(bundle, task, options.dtype, line->output);
-    if (strcmp(line->to, "peft")) return wrong("--to is peft, gguf or raw", line->to);
+    if (*line->to == 'r') return extract_raw(bundle, task, options.dtype, line->output);
     return hydra_write_peft_folder(bundle, task, &options, line->output, &error) ? fail(&error) : 0;
 }
 

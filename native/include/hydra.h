@@ -293,15 +293,24 @@ hydra_status hydra_open_readable(const char *path, const char *task, const hydra
                                  void *user, hydra_bundle **bundle, hydra_error *error);
 
 /* Writes a PEFT folder, which is made; HYDRA_USAGE if it is there already and not empty. It appears
- * whole: on failure nothing is left. */
+ * whole: on failure nothing is left. A process that is killed leaves hydra_scratch. */
 hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
                                      const hydra_peft_options *options, const char *folder,
                                      hydra_error *error);
 
-/* Writes a GGUF file, in one step; HYDRA_USAGE if it is there already. */
+/* Writes a GGUF file, in the same way; HYDRA_USAGE if it is there already. */
 hydra_status hydra_write_gguf_file(hydra_bundle *bundle, hydra_task task,
                                    const hydra_gguf_options *options, const char *file,
                                    hydra_error *error);
+
+/* What an export to `output` by this process is called until it is whole, into `room` bytes (4096
+ * do): .NAME.tmp-PID beside it. Removes those of processes that have ended, as SIGKILL or a loss of
+ * power leaves them; both functions above do so, too. Processes of other machines and containers
+ * are not seen: do not export to one output from several. */
+hydra_status hydra_scratch(const char *output, char *scratch, size_t room, hydra_error *error);
+
+/* Removes it, if it is there. For handlers of signals: it calls nothing that these may not. */
+void hydra_remove_scratch(const char *scratch);
 #endif
 
 #ifdef __cplusplus

@@ -5,7 +5,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -56,40 +58,56 @@ static hydra_sink sink_of(Target *target) {
     return sink;
 }
 
-/* A scratch name beside the target. */
-static hydra_status scratch_name(const char *target, char *out, hydra_error *error) {
-    size_t size = strlen(target), at;
-    const char *slash;
-    char plain[HY_MOST_PATH];
-    while (size > 1 && target[size - 1] == '/') size--;
-    if (!size || size + 32 >= HY_MOST_PATH)
-        return hy_fail_in(error, HYDRA_USAGE, "a path that is empty or too long");
-    memcpy(plain, target, size);
-    plain[size] = 0;
-    slash = strrchr(plain, '/');
-    at = slash ? (size_t)(slash - plain) + 1 : 0;
-    memcpy(out, plain, at);
-    out[at] = 0;
-    if (at && access(out, F_OK) && errno == ENOENT)
-        return hy_fail_in(error, HYDRA_NOT_THERE,
-                          "%.200s: its folder is not there. Make the folder %.200s first", target,
-                          out);
-    out[at] = '.';
-    memcpy(out + at + 1, plain + at, size - at);
-    snprintf(out + size + 1, 31, ".tmp-%ld", (long)getpid());
-    return HYDRA_OK;
-}
-
-static void clear(const char *folder) {
+void hydra_remove_scratch(const char *scratch) {
     static const char *const names[] = {"adapter_model.safetensors", "adapter_config.json",
                                         "README.md"};
-    char path[2 * HY_MOST_PATH];
+    /* Not through a link: others may make one of this name where all may write. */
+    int folder = open(scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     size_t i;
-    for (i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        unlink(path);
+    if (folder >= 0) {
+        for (i = 0; i < 3; i++) unlinkat(folder, names[i], 0);
+        close(folder);
     }
-    rmdir(folder);
+    if (unlink(scratch)) rmdir(scratch);
+}
+
+/* Removes what processes that have ended left of exports to the same output. */
+static void remove_dead(const char *scratch) {
+    const char *slash = strrchr(scratch, '/'), *name = slash ? slash + 1 : scratch;
+    size_t size = (size_t)(strrchr(name, '-') - name) + 1;
+    int before = (int)(name - scratch);
+    char path[2 * HY_MOST_PATH];
+    struct dirent *entry;
+    DIR *dir;
+    snprintf(path, sizeof path, "%.*s", before, scratch);
+    dir = opendir(before ? path : ".");
+    while (dir && (entry = readdir(dir)) != NULL) {
+        const char *pid = entry->d_name + size;
+        if (strncmp(entry->d_name, name, size) || !*pid || strlen(pid) > 9 ||
+            pid[strspn(pid, "0123456789")] || !kill((pid_t)atol(pid), 0) || errno != ESRCH)
+            continue;
+        snprintf(path, sizeof path, "%.*s%s", before, scratch, entry->d_name);
+        hydra_remove_scratch(path);
+    }
+    if (dir) closedir(dir);
+}
+
+hydra_status hydra_scratch(const char *output, char *scratch, size_t room, hydra_error *error) {
+    size_t size = strlen(output), at;
+    while (size > 1 && output[size - 1] == '/') size--;
+    if (!size || size + 32 > room || size + 32 > HY_MOST_PATH)
+        return hy_fail_in(error, HYDRA_USAGE, "a path that is empty or too long");
+    for (at = size; at && output[at - 1] != '/';) at--;
+    memcpy(scratch, output, at);
+    scratch[at] = 0;
+    if (at && access(scratch, F_OK) && errno == ENOENT)
+        return hy_fail_in(error, HYDRA_NOT_THERE,
+                          "%.200s: its folder is not there. Make the folder %.200s first", output,
+                          scratch);
+    snprintf(scratch + at, room - at, ".%.*s.tmp-%ld", (int)(size - at), output + at,
+             (long)getpid());
+    remove_dead(scratch);
+    return HYDRA_OK;
 }
 
 static hydra_status check_free(const char *folder, hydra_error *error) {
@@ -124,8 +142,8 @@ hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
     hydra_status status;
     memset(&target, 0, sizeof target);
     HY_TRY(check_free(folder, error));
-    HY_TRY(scratch_name(folder, target.folder, error));
-    clear(target.folder);
+    HY_TRY(hydra_scratch(folder, target.folder, sizeof target.folder, error));
+    hydra_remove_scratch(target.folder);
     if (mkdir(target.folder, 0777)) return hy_io(error, "cannot be made", folder);
     status =
         with_reason(hydra_write_peft(bundle, task, options, &sink, error), &target, folder, error);
@@ -134,7 +152,7 @@ hydra_status hydra_write_peft_folder(hydra_bundle *bundle, hydra_task task,
         rmdir(folder); /* an empty one; rename wants none in some systems */
         if (rename(target.folder, folder)) status = hy_io(error, "cannot be put in place", folder);
     }
-    if (status) clear(target.folder);
+    if (status) hydra_remove_scratch(target.folder);
     return status;
 }
 
@@ -145,15 +163,15 @@ hydra_status hydra_write_gguf_file(hydra_bundle *bundle, hydra_task task,
     hydra_sink sink = sink_of(&target);
     hydra_status status;
     memset(&target, 0, sizeof target);
-    HY_TRY(scratch_name(file, target.file, error));
+    HY_TRY(hydra_scratch(file, target.file, sizeof target.file, error));
     if (!access(file, F_OK))
         return hy_fail_in(error, HYDRA_USAGE, "%s: file is there already. Give another name", file);
-    unlink(target.file);
+    hydra_remove_scratch(target.file);
     status =
         with_reason(hydra_write_gguf(bundle, task, options, &sink, error), &target, file, error);
     if (target.stream) fclose(target.stream);
     if (!status && rename(target.file, file)) status = hy_io(error, "cannot be put in place", file);
-    if (status) unlink(target.file);
+    if (status) hydra_remove_scratch(target.file);
     return status;
 }
 #else
