@@ -58,6 +58,18 @@ def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
         assert len(task.curve) >= 2
 
 
+def test_a_task_without_prompts_is_told(place: Path, monkeypatch) -> None:
+    (place / "prompts" / "fr.jsonl").unlink()
+    (place / "base").rename(place / "elsewhere")
+    made = call(place, "--harm", "20%", "-o", str(place / "x"))
+    # Before anything is loaded.
+    assert "prompts of every task; got none of fr" in " ".join(made.stderr.split())
+    (place / "elsewhere").rename(place / "base")
+    made = call(place, "--size", "40%", "--no-refit", "-o", str(place / "x"))
+    assert made.exit_code == 0, made.output
+    assert "no prompts of fr: nothing is measured there" in made.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "refits"),
     [

@@ -26,6 +26,34 @@ def test_text_and_jsonl_are_read_by_name(tmp_path: Path) -> None:
     assert found == {"de": ["eins", "zwei"], "fr": ["un\ndeux", "trois"]}
 
 
+@pytest.mark.parametrize("suffix", [".JSONL", ".ndjson"])
+def test_rows_are_told_by_a_suffix_in_any_letters(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"de{suffix}").write_text(lines({"prompt": "eins"}))
+    assert read_prompts(tmp_path / f"de{suffix}") == ["eins"]
+    assert read_prompt_folder(tmp_path, NAMES) == {"de": ["eins"]}
+
+
+def test_a_json_file_is_refused(tmp_path: Path) -> None:
+    """Its lines would be prompts, braces and all; left out in a folder, nobody would know."""
+    (tmp_path / "de.txt").write_text("eins\n")
+    (tmp_path / "fr.json").write_text(json.dumps(["un", "deux"]))
+    for read in (
+        lambda: read_prompts(tmp_path / "fr.json"),
+        lambda: read_prompt_folder(tmp_path, NAMES),
+    ):
+        with pytest.raises(UsageError, match=r"one a line \[file .*fr.json\]"):
+            read()
+    (tmp_path / "fr.json").rename(tmp_path / "settings.json")
+    assert read_prompt_folder(tmp_path, NAMES) == {"de": ["eins"]}
+
+
+def test_an_instruction_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "META.json").write_text(json.dumps({"instruction": "Count."}))
+    (tmp_path / "de.jsonl").write_text(lines({"input": "12", "instruction": 5}))
+    with pytest.raises(UsageError, match=r"de\.jsonl:1"):
+        read_prompts(tmp_path / "de.jsonl")
+
+
 def test_rows_of_tasks_become_prompts_as_the_evaluation_has_them(tmp_path: Path) -> None:
     rows = {"input": "2011", "output": "kept out"}, {"input": "12", "instruction": "Count."}
     (tmp_path / "de.jsonl").write_text(lines(*rows))

@@ -29,6 +29,12 @@ from tests.conftest import write_adapter
         (("--memory", "50%"), "nothing of which a share"),
         (("--base", "b", "--prompts", "one", "--prompts", "two"), "give one folder"),
         (("--base", "b", "--prompts", "de=x", "--prompts", "de=y"), "a task is named twice"),
+        (("--base", "b", "--prompts", "one", "--harm", "1"), "cannot read the harm"),
+        (
+            ("--base", "b", "--prompts", "one", "--harm", "1%", "--size", "5%"),
+            "more than one limit",
+        ),
+        (("--base", "b", "--prompts", "fr=x", "--harm", "1%"), "a task that is not there"),
     ],
 )
 def test_a_merge_refuses(run: Run, adapters: Path, tmp_path: Path, more, said: str) -> None:

@@ -20,19 +20,23 @@ _ENCODING: Final = "utf-8-sig"
 """UTF-8, with or without the mark that some editors begin a file with."""
 _HALF: Final = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which is no character."""
-_SUFFIXES: Final = (".jsonl", ".txt")
+_ROWS: Final = (".jsonl", ".ndjson")
+_SUFFIXES: Final = (*_ROWS, ".txt")
 _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
 
 def read_prompts(path: str | Path) -> list[str]:
     """Prompts, one a line, exactly as the model gets them.
 
-    Plain text; or, in a ``.jsonl`` file, JSON strings, objects with a "prompt", or the rows of a
-    task with an "input", which become prompts as the evaluation's do. Their instruction is the
-    row's own "instruction", or that of ``NAME.META.json`` or ``META.json`` beside the file.
+    Plain text; or, in a ``.jsonl`` or ``.ndjson`` file, JSON strings, objects with a "prompt", or
+    the rows of a task with an "input", which become prompts as the evaluation's do. Their
+    instruction is the row's own "instruction", or that of ``NAME.META.json`` or ``META.json``
+    beside the file.
     Raises UsageError, with the line.
     """
     file = Path(path)
+    if file.suffix.lower() == ".json":
+        raise _not_a_list(file)
     try:
         # Not splitlines: a text may hold other characters that Python ends lines at.
         lines = read_regular(file, _MOST_BYTES).decode(_ENCODING).split("\n")
@@ -44,7 +48,7 @@ def read_prompts(path: str | Path) -> list[str]:
     for number, line in enumerate((line.removesuffix("\r") for line in lines), 1):
         if line.strip():
             where = f"{file}:{number}"
-            rows = file.suffix == ".jsonl"
+            rows = file.suffix.lower() in _ROWS
             prompts.append(_prompt(line, where, instruction) if rows else line)
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
@@ -54,12 +58,13 @@ def read_prompts(path: str | Path) -> list[str]:
 def read_prompt_folder(
     path: str | Path, names: Collection[str], others: Collection[str] = ()
 ) -> dict[str, list[str]]:
-    """Prompts by task, from ``NAME.jsonl`` or ``NAME.txt`` files; see :func:`read_prompts`.
+    """Prompts by task, from ``NAME.jsonl``, ``.ndjson`` or ``.txt`` files; see
+    :func:`read_prompts`.
 
     names: the tasks that are asked about; one without a file is left out. others: tasks that there
     are besides, whose files are not read. Hidden files hold no prompts. Raises UsageError for a
-    folder that is none, for two files of a task, and for files of prompts that no task is called
-    by.
+    folder that is none, for two files of a task, for files of prompts that no task is called by,
+    and for a ``.json`` file of a task.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -68,7 +73,9 @@ def read_prompt_folder(
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         # Hidden files are a system's notes of others, as macOS's ._NAME.txt.
-        if file.suffix not in _SUFFIXES or file.name.startswith("."):
+        if file.suffix.lower() == ".json" and file.stem in names:
+            raise _not_a_list(file)
+        if file.suffix.lower() not in _SUFFIXES or file.name.startswith("."):
             continue
         if file.stem in files:
             both = f"{files[file.stem].name} and {file.name}"
@@ -87,6 +94,18 @@ def read_prompt_folder(
             )
         )
     return {name: read_prompts(file) for name, file in mine.items()}
+
+
+def _not_a_list(file: Path) -> UsageError:
+    return UsageError(
+        explain(
+            "prompts stand one a line",
+            file=file,
+            got="a .json file",
+            expected="a .jsonl or .txt file",
+            do="Name it .jsonl if each line is a prompt of its own",
+        )
+    )
 
 
 def _instruction(file: Path) -> str:
@@ -118,9 +137,9 @@ def _prompt(line: str, where: str, instruction: Callable[[], str]) -> str:
     if isinstance(said, dict):
         text = said.get("prompt")
         given = said.get("input")
-        if text is None and isinstance(given, str):
-            own = said.get("instruction")
-            text = prompt_text(own if isinstance(own, str) else instruction(), given)
+        own = said.get("instruction")
+        if text is None and isinstance(given, str) and isinstance(own, str | None):
+            text = prompt_text(instruction() if own is None else own, given)
     if not isinstance(text, str) or not text or _HALF.search(text):
         raise UsageError(
             explain(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hydraopt.cli.common import json_option, quiet_option, workers_option
-from hydraopt.cli.mergeoptions import Prompts, check_prompts
+from hydraopt.cli.mergeoptions import Prompts, check_prompts, read_texts
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_changed
 
@@ -143,17 +143,12 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
     if asked.base is None or asked.lossless:
         return None
     from hydraopt.basemodel.onlooker import Onlooker
-    from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
     from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
 
-    files = dict(asked.prompted)
-    folder = files.pop("", None)
     names = [adapter.name for adapter in opened]
-    texts = {}
-    if folder is not None:
-        texts = read_prompt_folder(folder, names, collection_at(bundle).names())
-    texts |= {task: read_prompts(file) for task, file in files.items()}
+    others = collection_at(bundle).names() if asked.prompted else ()
+    texts = read_texts(asked.prompted, names, others)
     seen = Onlooker(asked.base, opened, texts, progress)
     return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)
 

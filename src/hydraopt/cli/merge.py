@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,11 +14,16 @@ from hydraopt.cli.common import (
     check_target,
     json_option,
     quiet_option,
-    some_of,
-    warn,
     workers_option,
 )
-from hydraopt.cli.mergeoptions import DEFAULT_MEASURE, Asked, Importance, Prompts, Setting
+from hydraopt.cli.mergeoptions import (
+    DEFAULT_MEASURE,
+    Asked,
+    Importance,
+    Prompts,
+    Setting,
+    read_texts,
+)
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_combined, show_plan, show_result
 
@@ -28,9 +33,6 @@ if TYPE_CHECKING:
     from hydraopt.progress import Progress
 
 __all__ = ["merge"]
-
-_FEW_PROMPTS: Final = 24
-"""Of a task: with fewer, what is measured tells little of other prompts (docs/log.md)."""
 
 
 @click.command()
@@ -251,13 +253,13 @@ def _merged(
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Who looks at the adapters with the base model; warns of tasks with few prompts."""
     from hydraopt.basemodel.onlooker import Onlooker
+    from hydraopt.merging.harm.solve import check_prompted
 
     assert asked.base is not None
-    texts = _texts(asked, [adapter.name for adapter in opened])
-    counts = {name: len(set(mine)) for name, mine in texts.items()}
-    few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
-    if few:
-        warn(f"few prompts of {some_of(few)}: give 64 or more, or harm is a guess")
+    names = [adapter.name for adapter in opened]
+    texts = read_texts(asked.prompted, names)
+    if asked.harm is not None:  # before the base model is loaded
+        check_prompted(names, texts)
     return Onlooker(asked.base, opened, texts, progress, refits=asked.refits)
 
 
@@ -348,16 +350,6 @@ def _engine(asked: Asked) -> Engine:
     work = Path(asked.work) if asked.work else None
     memory = parse_size(asked.memory, 0) if asked.memory else None
     return engine_named(asked.engine, asked.address, asked.workers, work, memory)
-
-
-def _texts(asked: Asked, names: Sequence[str]) -> dict[str, list[str]]:
-    """Prompts by task; a file of one task goes before what the folder has of it."""
-    from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
-
-    files = asked.prompts
-    folder = files.pop("", None)
-    texts = read_prompt_folder(folder, names) if folder is not None else {}
-    return texts | {task: read_prompts(file) for task, file in files.items()}
 
 
 def _base_tensors(asked: Asked, opened: Sequence[Any]) -> Any:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-__all__ = ["DEFAULT_MEASURE", "Asked", "Importance", "Prompts", "Setting", "check_prompts"]
+from hydraopt.cli.common import some_of, warn
+
+__all__ = [
+    "DEFAULT_MEASURE",
+    "Asked",
+    "Importance",
+    "Prompts",
+    "Setting",
+    "check_prompts",
+    "read_texts",
+]
 
 DEFAULT_MEASURE = "bias-aware"
 
@@ -43,6 +53,10 @@ class Importance(click.ParamType[tuple[str, float]]):
             self.fail(f"{number!r} in {value!r} is not a number, as in numbers-de=2", param, ctx)
 
 
+_FEW_PROMPTS: Final = 24
+"""Of a task: with fewer, what is measured tells little of other prompts (docs/log.md)."""
+
+
 class Prompts(click.ParamType[tuple[str, str]]):
     """DIR, or TASK=FILE; the task's name may not hold "=", the file's may."""
 
@@ -65,6 +79,35 @@ def check_prompts(prompted: Sequence[tuple[str, str]]) -> None:
         folders = [where for task, where in prompted if not task]
         said = "give one folder" if len(folders) > 1 else "a task is named twice"
         raise click.BadParameter(said, param_hint="--prompts")
+
+
+def read_texts(
+    prompted: Sequence[tuple[str, str]], names: Sequence[str], others: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Prompts by task; a file of one task goes before what the folder has of it. Warns of tasks
+    that have few, or none where others have some.
+
+    names: the tasks that are asked about. others: tasks that there are besides. Raises UsageError
+    for what cannot be read, and for prompts of a task that is not there.
+    """
+    from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
+    from hydraopt.errors import UsageError, explain
+
+    files = dict(prompted)
+    folder = files.pop("", None)
+    if unknown := sorted(set(files) - set(names)):
+        what, got = "prompts of a task that is not there", ", ".join(unknown)
+        raise UsageError(explain(what, got=got, expected=", ".join(sorted(names))))
+    texts = read_prompt_folder(folder, names, others) if folder is not None else {}
+    texts |= {task: read_prompts(file) for task, file in files.items()}
+    counts = {name: len(set(mine)) for name, mine in texts.items()}
+    few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
+    if few:
+        warn(f"few prompts of {some_of(few)}: give 64 or more, or harm is a guess")
+    none = [name for name in names if name not in texts] if texts else []
+    if none:
+        warn(f"no prompts of {some_of(none)}: nothing is measured there")
+    return texts
 
 
 @dataclass(frozen=True)
@@ -102,8 +145,8 @@ class Asked:
         if len(self.importance) != len(self.weights):
             raise click.BadParameter("a task is named twice", param_hint="--weight")
         check_prompts(self.prompted)
-        if self.harm is not None and not self.prompted:
-            raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
+        if self.harm is not None:
+            self._check_harm(self.harm)
         if self.prompts and self.base is None:
             raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
         if self.refit and not self.prompted:
@@ -142,6 +185,15 @@ class Asked:
                 "--method has no size, limit, form, measure, base, workers, engine or exact: what "
                 "it makes is stored"
             )
+
+    def _check_harm(self, harm: str) -> None:
+        from hydraopt.merging.budget import parse_harm
+
+        if not self.prompted:
+            raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
+        if (self.size, self.error, self.max_error) != (None, None, None) or self.lossless:
+            raise click.UsageError("more than one limit: give --harm alone")
+        parse_harm(harm)
 
     @property
     def refits(self) -> bool:

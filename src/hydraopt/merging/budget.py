@@ -179,7 +179,7 @@ _HARMS = "a number with its unit: 1% of a task's answers, or 0.01nats of KL an a
 
 def parse_harm(text: str) -> HarmLimit:
     """The limit of "1%" (answers that change) or "0.01nats" (KL an answer); raises UsageError."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(%|nats)\s*", _written(text))
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(%|nats)\s*", _written(text))
     if not match:
         raise UsageError(explain("cannot read the harm", got=shown(text), expected=_HARMS))
     shares = match[2] == "%"

@@ -8,7 +8,7 @@ curves are corrected, in a few rounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -39,6 +39,7 @@ __all__ = [
     "HarmPlan",
     "HarmSolution",
     "check_choices",
+    "check_prompted",
     "plan_by_harm",
     "solve_by_harm",
 ]
@@ -125,7 +126,7 @@ def plan_by_harm(
         trials.look_at_base()
         draft = _try_for_size(trials, aim)
     else:
-        _check_prompted(job, judge)
+        check_prompted((task.name for task in job.pieces.tasks), judge.tasks())
         _try_for_limit(trials, aim)
     curves = trials.curves()
     return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
@@ -190,9 +191,9 @@ def _same(by_task: Array, wanted: Array) -> Array:
     return same
 
 
-def _check_prompted(job: Job, judge: HarmJudge) -> None:
-    known = judge.tasks()
-    missing = [task.name for task in job.pieces.tasks if task.name not in known]
+def check_prompted(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise UsageError for tasks without prompts. known: those that have some."""
+    missing = [name for name in names if name not in known]
     if missing:
         raise UsageError(
             explain(
