@@ -14,7 +14,7 @@ import pytest
 from hydraopt import open_bundle
 from hydraopt.errors import UsageError
 from hydraopt.files import copies
-from hydraopt.files.cache import Cache, bytes_of, remote_cache
+from hydraopt.files.cache import Cache, bytes_of, cache_root, remote_cache
 from hydraopt.files.copies import new_folder
 from hydraopt.files.url import Url
 from tests.remote.servers import Web
@@ -35,6 +35,14 @@ def test_what_was_put_comes_back_and_nothing_else(tmp_path: Path) -> None:
     assert cache.size() == 3
     cache.drop(KEY, 3)
     assert cache.get(KEY, 3) is None
+
+
+def test_where_it_lies_is_named_or_where_the_system_keeps_caches() -> None:
+    home = Path.home() / ".cache" / "hydraopt"
+    assert cache_root({"HYDRAOPT_CACHE": "/here", "XDG_CACHE_HOME": "/caches"}) == Path("/here")
+    assert cache_root({"XDG_CACHE_HOME": "/caches"}) == Path("/caches/hydraopt")
+    for nowhere in ({}, {"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "caches"}):
+        assert cache_root(nowhere) == home
 
 
 def test_it_never_takes_more_than_its_bound_and_the_oldest_goes_first(tmp_path: Path) -> None:

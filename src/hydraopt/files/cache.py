@@ -31,8 +31,11 @@ _DIGITS: Final = 20
 
 def cache_root(environment: Mapping[str, str] | None = None) -> Path:
     """Where everything lies that hydraopt keeps; not created here."""
-    root = (os.environ if environment is None else environment).get("HYDRAOPT_CACHE")
-    return Path(root) if root else Path.home() / ".cache" / "hydraopt"
+    named = os.environ if environment is None else environment
+    if root := named.get("HYDRAOPT_CACHE"):
+        return Path(root)
+    caches = named.get("XDG_CACHE_HOME", "")
+    return (Path(caches) if os.path.isabs(caches) else Path.home() / ".cache") / "hydraopt"
 
 
 def bytes_of(text: str, name: str) -> int:
