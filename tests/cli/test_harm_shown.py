@@ -79,12 +79,12 @@ def test_the_card_of_an_export(run: Run, measured: Path, tmp_path: Path) -> None
     error = open_bundle(measured)["de"].error
     assert f"relative error of its weights is {error:.4g}" in text
     assert (
-        "Of the original adapter's answers to 48 prompts that nothing was fitted to, 3 change; "
+        "Of the original adapter's answers to 48 prompts that no part was trained on, 3 change; "
         "4.71 % are likely to. KL from the original is 0.0123 nats an answer.\n"
     ) in text
     # The card of another task takes its place.
     text = card(run, measured, "fr", tmp_path / "out")
-    assert "1 prompt that parts of it were fitted to, 1 changes; 100.00 %" in text
+    assert "1 prompt that parts of it were trained on, 1 changes; 100.00 %" in text
     assert "Nobody measured" in card(run, measured, "en", tmp_path / "out")
 
 

@@ -58,7 +58,7 @@ def card_of(task: TaskAdapter, library: str, as_it_was: bool) -> str:
 
 def harm_text(harm: Harm) -> str:
     """What was measured, in two sentences."""
-    seen = "that nothing was fitted to" if harm.held_out else "that parts of it were fitted to"
+    seen = "that no part was trained on" if harm.held_out else "that parts of it were trained on"
     prompts = "prompt" if harm.answers == 1 else "prompts"
     change = "changes" if harm.changed == 1 else "change"
     return (
