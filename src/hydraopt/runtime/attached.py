@@ -190,6 +190,22 @@ class Attached:
                 self._watching.extend(self._batches.watch(self._model))
             self._choose(names, adders, heads)
 
+    def look_again(self, name: str) -> None:
+        """Take a task as its file is now, where it cannot be read any more as it was attached.
+
+        Only a bundle in several files can give one, and only over the same core. One that is gone
+        is no longer in ``tasks``. Raises TaskNotFoundError for it, BundleFormatError or RemoteError
+        for one that cannot be read, UsageError for one that cannot be attached.
+        """
+        with self._selecting:
+            found = placed, own_name = self._find(name)
+            try:
+                placed.look_again(own_name)
+            except TaskNotFoundError:
+                self._names = {key: x for key, x in self._names.items() if x != found}
+                self.tasks = tuple(x for x in self.tasks if x in self._names)
+                raise
+
     @contextmanager
     def task(self, name: str | Sequence[str | None] | None) -> Iterator[Attached]:
         """Inside the block, one task, or a list of tasks as in :meth:`set_tasks`."""
@@ -281,7 +297,7 @@ class Attached:
     def _head(self, name: str, heads: dict[Hashable, Head]) -> Head:
         """The task's head, decoded if it is nowhere; put into ``heads`` under its key."""
         placed, own_name = self._find(name)
-        task = placed.bundle[own_name]
+        task = placed.task(own_name)
         placed.check(task)
         key = placed.key(task)
         # What is selected now may have left the cache, or never have been in it.

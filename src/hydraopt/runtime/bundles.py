@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
-from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.following import Following
+from hydraopt.bundle.reader import Bundle, no_such_task, open_bundle
 from hydraopt.bundle.restore.below import is_of_base, layer_below
 from hydraopt.bundle.spec import ModuleEntry
 from hydraopt.bundle.task import TaskAdapter
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import BundleFormatError, TaskNotFoundError, UsageError, explain
 from hydraopt.files.url import place_of
 from hydraopt.runtime.heads import Head, ModuleHead, Replaced, Site, module_head, site_of
 from hydraopt.runtime.places import Places
@@ -43,6 +45,8 @@ class PlacedBundle:
     def __init__(self, model: nn.Module, bundle: Bundle, label: str) -> None:
         self._model, self.bundle, self.label = model, bundle, label
         self._sound: set[str] = set()
+        self._following = Following(bundle.path)
+        self._renewed: dict[str, Bundle] = {}
         # Some tensors may be kept as differences from the model's own.
         bundle.give_base(getattr(getattr(model, "config", None), "_name_or_path", None))
         manifest = bundle.core
@@ -71,6 +75,34 @@ class PlacedBundle:
         types = {site.place.dtype for site in self.sites.values()} or {self._places.fallback}
         numbers = sum(task.numbers for task in self.bundle.rows)
         return numbers * max(x.itemsize for x in types)
+
+    def task(self, name: str) -> TaskAdapter:
+        """The task of that name. Raises TaskNotFoundError; BundleFormatError."""
+        return self._renewed.get(name, self.bundle)[name]
+
+    def look_again(self, name: str) -> None:
+        """Take a task as its file is now; see :meth:`hydraopt.Attached.look_again`."""
+        core, fresh = self.bundle.source.core, None
+        if core is not None:
+            with suppress(TaskNotFoundError):
+                fresh = self._following.tasks([name])
+        last = self._following.last
+        now = None if last is None else last.source.core
+        if core is None or now is None or now.id != core.id:
+            raise BundleFormatError(
+                explain(
+                    "the bundle changed while it was in use",
+                    file=self.bundle.path,
+                    do="Attach it again",
+                )
+            )
+        if fresh is None:
+            raise no_such_task(name, (), self.bundle.path)
+        fresh.base = self.bundle.base
+        fresh.take_core(self.bundle)
+        self._sound.discard(name)
+        self.check(fresh[name])
+        self._renewed[name] = fresh
 
     def key(self, task: TaskAdapter) -> Hashable:
         """What a head is kept under: tasks of equal content have one, unless they have tensors

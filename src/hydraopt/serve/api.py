@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from hydraopt.errors import TaskNotFoundError
-from hydraopt.serve.engine import UNREADABLE, Engine
+from hydraopt.serve.engine import Engine
+from hydraopt.serve.failures import GONE, UNREADABLE
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError
 from hydraopt.serve.metrics import Metrics
 from hydraopt.serve.reload import ReloadError
@@ -268,6 +269,8 @@ class _Service:
                 raise ApiError(408, limit, "timeout")
             if piece.reason == "closing":
                 raise ApiError(503, "the server is shutting down", "shutting_down")
+            if piece.error == GONE:
+                raise _no_model(str(answer.job.task))
             if piece.error == UNREADABLE:
                 raise ApiError(503, UNREADABLE, "bundle_unreadable")
             if piece.reason == "error":

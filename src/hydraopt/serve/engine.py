@@ -6,7 +6,6 @@ rows, each with its own task.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -20,31 +19,22 @@ from torch import Tensor
 from hydraopt.basemodel.model import contiguous_head
 from hydraopt.basemodel.rowcache import RowCache
 from hydraopt.basemodel.writing import ends_of
-from hydraopt.errors import (
-    BundleFormatError,
-    HydraoptError,
-    NumericalError,
-    TaskNotFoundError,
-    UsageError,
-    explain,
-)
+from hydraopt.errors import HydraoptError, TaskNotFoundError, UsageError, explain
 from hydraopt.runtime.attached import Attached
+from hydraopt.serve.failures import UNREAD, fail
 from hydraopt.serve.jobs import Answer, ClosedError, Job, Limits, Piece, QueueFullError, Reason
 from hydraopt.serve.rows import BatchRow
 from hydraopt.serve.sampling import Sampler
 from hydraopt.serve.text import Decoder, StopWatch
 
-__all__ = ["UNREADABLE", "Engine"]
+__all__ = ["Engine"]
 
-UNREADABLE = "the task can no longer be read from its bundle; the server has to load it again"
 Make = Callable[[Any], Attached]
 """The model to what is attached to it."""
 
 # Prompts are read between two steps; more padded tokens than this at a time would make the answers
 # under way wait noticeably. A longer prompt goes alone.
 _PROMPT_TOKENS = 2048
-
-log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -184,8 +174,7 @@ class Engine:
                     self._admit()
                     self._step()
                 except Exception as error:  # one batch's failure must not end the server
-                    log.exception("a step failed")
-                    self._fail(self._rows, error)
+                    fail(self._rows, error, "a step failed")
                     self._rows, self._batch = [], RowCache(self._model)
         with self._changed:
             for _, done in self._changes:
@@ -205,9 +194,9 @@ class Engine:
         if chosen := self._next():
             self._read(chosen)
 
-    def _read(self, chosen: Sequence[Answer]) -> None:
+    def _read(self, chosen: Sequence[Answer], again: bool = True) -> None:
         """Read their prompts, together; where that fails, each by itself, for a task that cannot be
-        read is nobody else's failure."""
+        read is nobody else's failure. again: look again for such a task."""
         new = [
             BatchRow(x, Sampler(x.job), Decoder(self.tokenizer), StopWatch(x.job.stop))
             for x in chosen
@@ -222,12 +211,32 @@ class Engine:
                 for answer in chosen:
                     self._read([answer])
                 return
-            log.exception("reading prompts failed")
-            self._fail(new, error)
+            failure = self._renew(chosen[0], error) if again else error
+            if failure is None:
+                self._read(chosen, again=False)
+            else:
+                fail(new, failure, f"no answer of {chosen[0].job.task!r}")
             return
         self._rows += new
         self._take(new, logits)
         self._drop()
+
+    def _renew(self, answer: Answer, error: Exception) -> Exception | None:
+        """Take its task as the files are now, if ``error`` is that it could not be read; what is
+        wrong still. Rows that began with it as it was end: an answer is one task's."""
+        task, attached = answer.job.task, answer.attached
+        if task is None or not isinstance(error, UNREAD):
+            return error
+        try:
+            attached.look_again(task)
+        except HydraoptError as final:
+            return final
+        begun = [
+            x for x in self._rows if (x.answer.job.task, x.answer.attached) == (task, attached)
+        ]
+        fail(begun, error, f"no more of {task!r} as it was")
+        self._drop()
+        return None
 
     def _next(self) -> list[Answer]:
         """Those whose turn it is, after those have left whose time is over."""
@@ -339,9 +348,7 @@ class Engine:
                 try:
                     self._select([row.answer])
                 except HydraoptError as error:
-                    log.exception("a task cannot be read any more")
-                    row.reason = "error"
-                    self._fail([row], error)
+                    fail([row], error, "a task cannot be read any more")
             self._drop()
             if self._rows:
                 self._select([row.answer for row in self._rows])
@@ -350,23 +357,9 @@ class Engine:
         """Give each row its next token of the logits (N, vocabulary), and its reader the text."""
         for row, own in zip(rows, logits, strict=True):
             try:
-                row.last = row.sampler(own)
+                row.take(own, self._ends)
             except Exception as error:  # of this row alone
-                log.exception("no token could be drawn")
-                row.reason = "error"
-                self._fail([row], error)
-                continue
-            row.tokens += 1
-            ended = row.last in self._ends
-            text = row.watch.add("" if ended else row.decoder.add(row.last))
-            if not row.watch.stopped and (ended or row.tokens >= row.answer.job.max_tokens):
-                text += row.watch.add(row.decoder.end())
-                text += "" if row.watch.stopped else row.watch.end()
-                row.reason = "stop" if ended else "length"
-            if row.watch.stopped:
-                row.reason = "stop"
-            if text or row.reason is not None:
-                row.answer.deliver(Piece(text, row.tokens, row.reason))
+                fail([row], error, "no token could be drawn")
 
     def _drop(self) -> None:
         """Take out the rows that have ended."""
@@ -380,14 +373,3 @@ class Engine:
             return "cancelled"
         now = time.monotonic()
         return "time" if now > answer.deadline else "closing" if now > self._until else None
-
-    @staticmethod
-    def _fail(rows: Sequence[BatchRow], error: Exception) -> None:
-        # Others may say what is nobody's business, as where the bundle lies.
-        text = "the answer could not be computed"
-        if isinstance(error, NumericalError):
-            text = str(error)
-        elif isinstance(error, BundleFormatError):
-            text = UNREADABLE
-        for row in rows:
-            row.answer.deliver(Piece("", row.tokens, "error", text))

@@ -32,8 +32,8 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
-        # Whoever waits has an answer of many steps before him.
-        return {"Retry-After": "1"} if self.status == 429 else {}
+        # Whoever waits has an answer of many steps before him, or bundles to be loaded.
+        return {"Retry-After": "1"} if self.code in ("queue_full", "bundle_unreadable") else {}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""How an answer ends that cannot be given: what its reader is told, and what the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from hydraopt.errors import (
+    BundleFormatError,
+    HydraoptError,
+    NumericalError,
+    RemoteError,
+    TaskNotFoundError,
+)
+from hydraopt.serve.jobs import Piece
+from hydraopt.serve.rows import BatchRow
+
+__all__ = ["GONE", "UNREAD", "UNREADABLE", "fail"]
+
+UNREADABLE = (
+    "the task can no longer be read from its bundle as it was; try again, or have the server load "
+    "it again (POST /reload)"
+)
+GONE = "the task is no longer in its bundle"
+UNREAD = (BundleFormatError, RemoteError, TaskNotFoundError)
+"""What reading a task raises whose files have changed."""
+
+log = logging.getLogger(__name__)
+
+
+def fail(rows: Sequence[BatchRow], error: Exception, what: str) -> None:
+    """End the rows. The log has a line of what has failed, and why; a traceback of what is no
+    error of ours."""
+    if rows:
+        ours = isinstance(error, HydraoptError)
+        log.error("%s: %s", what, error, exc_info=None if ours else error)
+    for row in rows:
+        row.reason = "error"
+        row.answer.deliver(Piece("", row.tokens, "error", _told(error)))
+
+
+def _told(error: Exception) -> str:
+    # Others may say what is nobody's business, as where the bundle lies.
+    if isinstance(error, NumericalError):
+        return str(error)
+    if isinstance(error, TaskNotFoundError):
+        return GONE
+    return UNREADABLE if isinstance(error, UNREAD) else "the answer could not be computed"
