@@ -124,6 +124,8 @@ void hydra_close(hydra_bundle *bundle);
 /* A task's index, 0 to hydra_task_count - 1, by name in the order of code points. */
 typedef size_t hydra_task;
 
+/* Without a version of its own: a later library may add to its end, so compile with the header of
+ * the library that is linked. */
 typedef struct hydra_task_info {
     const char *name;
     const char *base_model;  /* what the task belongs to, or NULL */
@@ -136,6 +138,7 @@ typedef struct hydra_task_info {
     size_t carried;          /* tensors that are kept bit by bit */
     uint64_t stream_bytes;   /* of its own stream; tasks of equal content share one */
     double harm_likely;      /* expected share of answers that change, or -1: nobody measured */
+    uint64_t carried_bytes;  /* of what is kept bit by bit, as it lies in the file */
 } hydra_task_info;
 
 /* A module that a task changes. */

@@ -20,6 +20,7 @@ hydra_status hy_task_of(const hydra_bundle *b, hydra_task task, const hy_task **
 hydra_status hydra_describe(const hydra_bundle *b, hydra_task task, hydra_task_info *info,
                             hydra_error *error) {
     const hy_task *x = NULL;
+    uint32_t i;
     HY_TRY(hy_task_of(b, task, &x, error));
     memset(info, 0, sizeof *info);
     info->name = x->name.data;
@@ -34,6 +35,10 @@ hydra_status hydra_describe(const hydra_bundle *b, hydra_task task, hydra_task_i
     if (x->content != HY_NONE) {
         const hy_stream *stream = b->streams + x->content;
         info->stream_bytes = b->files[stream->file].places[stream->tensor].size;
+    }
+    for (i = 0; i < x->carried_count; i++) {
+        const hy_blob *blob = b->blobs + x->carried[i];
+        info->carried_bytes += b->files[blob->file].places[blob->tensor].size;
     }
     info->harm_likely = x->has_harm ? x->likely : -1;
     return HYDRA_OK;

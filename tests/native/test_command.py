@@ -90,6 +90,22 @@ def test_list_says_names_sizes_and_errors(run: Run) -> None:
     assert lines[3].split()[1:3] == ["15.00", "4.71"]
 
 
+def test_list_counts_what_is_carried(run: Run) -> None:
+    lines = run("list", SECOND).stdout.splitlines()[2:]
+    rows = open_bundle(SECOND).rows()
+    assert any(x.carried_bytes for x in rows)
+    expected = [x.own_bytes + x.carried_bytes for x in rows]
+    assert [int(line.split()[0]) for line in lines] == expected
+
+
+def test_a_cut_bundle_is_said_to_be_cut(run: Run, tmp_path: Path) -> None:
+    data = SECOND.read_bytes()
+    (tmp_path / "x").write_bytes(data[:-1])
+    done = run("list", tmp_path / "x")
+    assert done.returncode == 1
+    assert f"cut off; got {len(data) - 1} bytes, expected {len(data)}. Fetch" in done.stderr
+
+
 def test_raw_holds_what_the_task_is(run: Run, tmp_path: Path) -> None:
     task, made = open_bundle(SECOND)["fr"], tmp_path / "x"
     words = ("extract", SECOND, "fr", "--to", "raw", "--dtype", "f64", "-o", made)

@@ -48,8 +48,9 @@ export interface Task {
   readonly carried: number;
   /** Relative Frobenius error of the weights, as measured when the bundle was made. */
   readonly error: number;
-  /** Bytes of its own stream. */
+  /** Bytes of its own stream, and of what is kept bit by bit, as they lie in the file. */
   readonly streamBytes: number;
+  readonly carriedBytes: number;
   /** Expected share of answers that change, 0 to 1; null if nobody measured it. */
   readonly harm: number | null;
 }

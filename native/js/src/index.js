@@ -298,6 +298,7 @@ export class Bundle {
       carried: at.word(7),
       error: at.double(32),
       streamBytes: at.double(40),
+      carriedBytes: at.double(56),
       harm: likely < 0 ? null : likely,
     });
   }

@@ -25,7 +25,7 @@ static hydra_error error;
 static struct {
     const char *name, *base_model, *format, *dtype;
     uint32_t lossless, modules, tensors, carried;
-    double error, stream_bytes, harm_likely;
+    double error, stream_bytes, harm_likely, carried_bytes;
 } about;
 
 static struct {
@@ -47,7 +47,7 @@ AT(hydra_tensor, axes, 16);
 AT(hydra_tensor, coded, 20);
 AT(hydra_tensor, data, 24);
 AT(hydra_tensor, size, 28);
-_Static_assert(sizeof about == 56 && sizeof module == 40, "index.js reads these by place");
+_Static_assert(sizeof about == 64 && sizeof module == 40, "index.js reads these by place");
 
 EXPORT("take") void *take(uint32_t size) { return malloc(size ? size : 1); }
 EXPORT("give") void give(void *block) { free(block); }
@@ -92,7 +92,7 @@ EXPORT("describe") const void *describe(uint32_t task) {
     about.lossless = (uint32_t)info.lossless, about.modules = (uint32_t)info.modules;
     about.tensors = (uint32_t)info.tensors, about.carried = (uint32_t)info.carried;
     about.error = info.error, about.stream_bytes = (double)info.stream_bytes;
-    about.harm_likely = info.harm_likely;
+    about.harm_likely = info.harm_likely, about.carried_bytes = (double)info.carried_bytes;
     return &about;
 }
 

@@ -65,8 +65,10 @@ describe("a bundle in memory", () => {
 
   test("gives back what is carried bit by bit", async () => {
     const bundle = await openBundle(await readFile(`${folder}/carried.hydra.safetensors`));
-    for (const { name, lossless } of bundle.tasks) {
+    for (const { name, lossless, streamBytes, carriedBytes } of bundle.tasks) {
       assert.ok(lossless);
+      assert.equal(streamBytes, 0);
+      assert.ok(carriedBytes > 1000 && carriedBytes < bundle.size);
       assert.deepEqual(byName(await bundle.extract(name)), await exported(name, "lossless"));
       assert.ok((await bundle.tensors(name)).every((tensor) => !tensor.coded));
     }
