@@ -58,7 +58,7 @@ static hydra_status read_place(hy_env *env, hy_file *file, uint32_t key, uint64_
              hy_natural(json, shape + 1, 0, (uint64_t)1 << 62, &size) &&
                  hy_natural(json, offsets + 1, 0, (uint64_t)1 << 62, &begin) &&
                  hy_natural(json, offsets + 2, 0, (uint64_t)1 << 62, &end) && begin == *position &&
-                 end >= begin && end - begin == size && end <= file->reader.size - start,
+                 end >= begin && end - begin == size,
              "tensor %.80s does not lie behind the one before it, or its size does not fit. " AGAIN,
              place->name.data);
     place->start = start + begin;
@@ -218,10 +218,10 @@ hydra_status hy_file_open(hy_env *env, hy_arena *arena, hy_file *file) {
         }
         HY_TRY(read_place(env, file, i, start, &position));
     }
-    HY_CHECK(
-        env, start + position == file->reader.size,
-        "cut off, or with bytes that belong to no tensor; got %llu bytes, expected %llu. " AGAIN,
-        (unsigned long long)file->reader.size, (unsigned long long)(start + position));
+    HY_CHECK(env, start + position == file->reader.size, "%s; got %llu bytes, expected %llu. " AGAIN,
+             start + position > file->reader.size ? "cut off"
+                                                  : "with bytes that belong to no tensor",
+             (unsigned long long)file->reader.size, (unsigned long long)(start + position));
     HY_TRY(read_checksums(env, arena, file));
     HY_CHECK(env, file->count && hy_is(file->places[0].name, "manifest"),
              "tensors are not those of the manifest; the first is to be 'manifest'. " AGAIN);
