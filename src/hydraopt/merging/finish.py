@@ -27,7 +27,9 @@ from hydraopt.progress import Progress, silent
 
 __all__ = ["Finishers", "finished"]
 
-_GIVE_PROMPTS: Final = "Give a base model and prompts: merge --base BASE --prompts DIR"
+_GIVE_PROMPTS: Final = (
+    "Give a base model and prompts: --base BASE --prompts DIR, or an Onlooker's judge"
+)
 
 
 @dataclass(frozen=True)

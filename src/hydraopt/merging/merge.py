@@ -117,13 +117,14 @@ def merge(
     change, or "0.01nats" of KL an answer; needs a judge), or lossless. importance: weight of a
     task's error, default 1. fair: tasks come as near to one error as can be, or to one harm where a
     judge shares a size out. measure, sensitivity: see hydraopt.compress.measure; which modules
-    matter more, or who looks. judge: measures harm (hydraopt.basemodel.judge), and the bundle keeps
-    it. refitter, rescaler: train coded parts, see hydraopt.merging.refit and .rescale. forms: those
-    permitted, default all. same_base: take base models written differently as one. alpha: for files
-    that do not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by bit.
-    base: the base model's folder or tensors; what takes the place of one is coded as the
-    difference, and readers need the base too. workers: processes at most, default one for each
-    core, or an Engine; does not change the result. progress: called with (stage, done, total).
+    matter more, or who looks. judge: measures harm (of hydraopt.basemodel.onlooker.Onlooker), and
+    the bundle keeps it. refitter, rescaler: train coded parts, see hydraopt.merging.refit and
+    .rescale. forms: those permitted, default all. same_base: take base models written differently
+    as one. alpha: for files that do not state theirs. exact: patterns with * and ? of keys of
+    tensors to keep bit by bit. base: the base model's folder or tensors; what takes the place of
+    one is coded as the difference, and readers need the base too. workers: processes at most,
+    default one for each core, or an Engine; does not change the result. progress: called with
+    (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
