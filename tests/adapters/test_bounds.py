@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapter_files import pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +21,10 @@ from hydraopt import read_adapter
 from hydraopt.adapters.expressions import Patience, match
 from hydraopt.adapters.jsontext import strict_json
 from hydraopt.adapters.peftconfig import exact_pattern, finds, written_config
+from hydraopt.adapters.rawtensor import MOST_NUMBERS
 from hydraopt.adapters.scale import ScaleRule
 from hydraopt.adapters.tensorfile import open_tensors
+from hydraopt.bundle.items import MAX_RAW
 from hydraopt.errors import AdapterFormatError
 from tests.limited import run_limited
 
@@ -165,6 +168,22 @@ def test_a_shape_of_thousands_of_digits(tmp_path: Path) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(AdapterFormatError, match="not lists of non-negative integers"):
         open_tensors(path)
+
+
+@pytest.mark.parametrize("shape", [[1 << 41, 0], [1 << 62, 0, 1 << 61], [0, 1 << 21, 1 << 20]])
+def test_a_huge_shape_of_no_numbers_is_refused(tmp_path: Path, shape: list[int]) -> None:
+    assert MOST_NUMBERS == MAX_RAW
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(pack({"x": ("F16", shape, b"")}))
+    with pytest.raises(AdapterFormatError, match="shape of tensor 'x' is too large") as caught:
+        open_tensors(path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_largest_shapes_of_no_numbers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(pack({"x": ("F16", [1 << 40, 0], b""), "y": ("F16", [0, 1 << 40], b"")}))
+    assert [x.numpy().size for x in open_tensors(path).values()] == [0, 0]
 
 
 def test_duplicate_keys_count_in_configs_alone() -> None:

@@ -20,6 +20,7 @@ from hydraopt.files.url import AnyPath
 __all__ = [
     "DAMAGED",
     "DTYPE_BYTES",
+    "MOST_NUMBERS",
     "NUMPY_CODES",
     "FileSpan",
     "HeldBytes",
@@ -68,6 +69,8 @@ _FLOAT8: Final[Mapping[str, Callable[[], NDArray[np.float32]]]] = {
 
 _MOST_AXES: Final = 32
 """What every version of numpy holds."""
+MOST_NUMBERS: Final = 1 << 40
+"""The largest shape that a bundle's manifest takes; one with a 0 counts without it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,15 @@ class RawTensor:
                 got=len(self.shape),
                 expected=f"at most {_MOST_AXES}",
                 do="Leave it out of the adapter, or save it flat",
+            )
+        # A tensor without numbers is of any shape, and arrays are not.
+        if math.prod(size for size in self.shape if size) > MOST_NUMBERS:
+            refuse(
+                f"shape of tensor {self.name[:80]!r} is too large",
+                self.source,
+                got=self.shape,
+                expected=f"sizes whose product is at most {MOST_NUMBERS}",
+                do="Leave it out of the adapter",
             )
 
     @classmethod
