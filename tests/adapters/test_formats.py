@@ -62,6 +62,36 @@ def test_a_file_of_no_format_is_refused():
         told(["a", "b", "c"])
 
 
+@pytest.mark.parametrize(
+    ("names", "config", "words"),
+    [
+        (["x.alpha", "x.oft_R.weight"], None, "called as those of OFT are.*file f.*module x]"),
+        (["h.q.oft_R.weight"], PEFT, "called as those of OFT are.*peft_type"),
+        (["prompt_embeddings"], None, "called as those of PROMPT_TUNING are.*Put the config"),
+        (["x.boft_blocks"], None, "'x.boft_blocks' is of a method that is not known.*file f"),
+        (["emb_params"], None, "no LoRA matrices, it seems to be a textual inversion"),
+        (["clip_l", "clip_g"], None, "it seems to be a textual inversion"),
+        (["<cat>"], None, "it seems to be a textual inversion"),
+        (["model.conv.weight", "model.conv.bias", "betas"], None, "seems to be a whole model"),
+        (["x.alpha", "y.alpha", "y.dropout_p"], None, "matrices were not saved.*save_pretrained"),
+        (["classifier.weight"], PEFT, "matrices were not saved.*save_pretrained"),
+        (["a", "b"], None, "Check that it is an adapter's file"),
+    ],
+)
+def test_a_refusal_says_what_the_file_seems_to_be(names, config, words):
+    with pytest.raises(AdapterFormatError, match=words) as caught:
+        told(names, config)
+    advised = "save_pretrained" in words
+    assert ("save_pretrained" in str(caught.value)) == advised
+
+
+def test_another_method_beside_pairs_is_refused_by_its_name(save):
+    pair = {"x.lora_down.weight": np.ones((2, 3)), "x.lora_up.weight": np.ones((4, 2))}
+    folder = save("x", {**pair, "y.oft_R.weight": np.ones((2, 6))})
+    with pytest.raises(AdapterFormatError, match=r"called as those of OFT are.*module y\]"):
+        read_adapter(folder)
+
+
 def test_they_are_the_formats_that_bundles_know():
     assert sorted(x.name for x in FORMATS) == sorted(get_args(Format))
 

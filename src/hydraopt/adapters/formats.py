@@ -39,13 +39,16 @@ class Opened:
             "peft_type" in self.config or "lora_alpha" in self.config
         )
 
-    def need_config(self) -> Mapping[str, Any]:
-        """The config; raises AdapterFormatError if there is none."""
+    def need_config(self, settings: str) -> Mapping[str, Any]:
+        """The config; raises AdapterFormatError if there is none. settings: what it must hold."""
         if self.config is None:
+            given = f"alpha {self.alpha}, which counts for kohya, diffusers and loralib alone"
             refuse(
                 "there is no adapter_config.json, which holds rank and alpha",
                 self.config_file,
-                do="Put the adapter's config beside its weights",
+                got=None if self.alpha is None else given,
+                do="Put the adapter's config beside its weights; if it is lost, write one with the "
+                f"{settings} of the training",
             )
         return self.config
 
@@ -158,14 +161,18 @@ FORMATS: Final = (
     FileFormat(
         "peft",
         _peft,
-        lambda opened: _read_peft(opened.file, opened.need_config(), opened.config_file),
+        lambda opened: _read_peft(
+            opened.file, opened.need_config('"r" and "lora_alpha"'), opened.config_file
+        ),
         lambda file, config, origin: _read_peft(file, config, file.path),
         says=_other_method,
     ),
     FileFormat(
         "mlx",
         lambda name, opened: name.endswith((".lora_a", ".lora_b")),
-        lambda opened: _read_mlx(opened.file, opened.need_config(), opened.config_file),
+        lambda opened: _read_mlx(
+            opened.file, opened.need_config('"lora_parameters"'), opened.config_file
+        ),
         lambda file, config, origin: _read_mlx(file, _map(origin.get("config")), file.path),
     ),
     FileFormat(
@@ -203,17 +210,9 @@ def format_of(opened: Opened) -> FileFormat:
 
     if any(map(has_other_kind, opened.file)):
         return next(known for known in FORMATS if known.name == "kohya")
-    if opened.file.metadata.get("format", "").startswith("hydraopt"):
-        do = "Give the adapters themselves; to add to a bundle there is hydraopt add"
-        refuse("a bundle is no adapter", opened.file.path, do=do)
-    first = ", ".join(map(repr, list(opened.file)[:2]))
-    refuse(
-        "file holds no LoRA matrices",
-        opened.file.path,
-        got=f"{len(opened.file)} tensors such as {first}",
-        expected="names with lora_A and lora_B, lora_down and lora_up, or lora_a and lora_b",
-        do="The matrices were not saved; save again with model.save_pretrained",
-    )
+    from hydraopt.adapters.unread import refuse_file
+
+    refuse_file(opened.file, opened.has_peft_config)
 
 
 def read_opened(opened: Opened) -> Parsed:

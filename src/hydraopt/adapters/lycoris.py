@@ -24,6 +24,7 @@ from typing import Final
 
 from hydraopt.adapters.model import ExtraKind, LowRankModule, factor_path
 from hydraopt.adapters.rawtensor import DAMAGED, RawTensor, TensorFile, refuse
+from hydraopt.adapters.tuners import refuse_method
 
 __all__ = ["LycorisContent", "has_other_kind", "has_product", "is_lycoris", "read_lycoris"]
 
@@ -103,12 +104,7 @@ def read_lycoris(
             into = products if match["part"].startswith(("hada", "lokr")) else others
             into.setdefault(match["path"], {})[match["part"]] = tensor
         elif _UNKNOWN.search(name):
-            refuse(
-                f"tensor {name[:200]!r} is of a method that is not known",
-                file.path,
-                expected="LoRA, LoHa (hada_w1_a ...), LoKr (lokr_w1 ...) or OFT (oft_blocks)",
-                do="Extract a plain LoRA from it first, or leave it out",
-            )
+            refuse_method(name, file.path)
     for path, parts in products.items():
         if "::" in path:
             do = "Rename the module: '::' marks the groups of one stored pair"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 from hydraopt.adapters.model import ExtraKind
 from hydraopt.adapters.rawtensor import refuse
@@ -22,6 +22,7 @@ __all__ = [
     "other_tuner",
     "owner_of",
     "part_of",
+    "refuse_method",
     "tuner_named",
     "tuner_of",
 ]
@@ -302,6 +303,26 @@ def owner_of(name: str) -> str | None:
         if part in _OWNERS:
             return _OWNERS[part]
     return None
+
+
+def refuse_method(name: str, file: AnyPath) -> NoReturn:
+    """Refuse a tensor by the method that its name tells, where no config states that one."""
+    owner = owner_of(name)
+    if owner is None:
+        refuse(
+            f"tensor {name[:200]!r} is of a method that is not known",
+            file,
+            expected="LoRA, LoHa (hada_w1_a ...), LoKr (lokr_w1 ...) or OFT (oft_blocks)",
+            do="Extract a plain LoRA from it first, or leave it out",
+        )
+    stem, _ = part_of(name, TUNERS[owner]) or ("", "")
+    refuse(
+        f"tensor {name[:200]!r} is called as those of {owner} are, and no config states the method",
+        file,
+        module=stem[:200] or None,
+        expected="an adapter_config.json with its peft_type",
+        do="Put the config that PEFT saved beside it; leave out what another program saved",
+    )
 
 
 def changing(kinds: Mapping[str, ExtraKind], config: Mapping[str, Any]) -> dict[str, ExtraKind]:
