@@ -157,6 +157,28 @@ def test_alphas_that_scale_nothing_are_told(save):
     assert any("'unet.q.alpha' for one, scale nothing" in note for note in adapter.notes)
 
 
+WAN = "blocks.0.self_attn.q.lora_{}.default.weight"
+
+
+@pytest.mark.parametrize("alpha", [None, 4.0])
+def test_a_scale_that_nothing_states_is_no_guess(save, alpha):
+    tensors = {WAN.format("A"): normal(4, 6), WAN.format("B"): normal(5, 4)}
+    with pytest.raises(AdapterFormatError, match='write one with the "r" and "lora_alpha"') as it:
+        read_adapter(save("wan", tensors), alpha=alpha)
+    assert ("alpha 4.0, which counts for kohya" in str(it.value)) == (alpha is not None)
+    adapter = read_adapter(save("wan", tensors, {"r": 4, "lora_alpha": 16}), alpha=alpha)
+    assert [module.scale for module in adapter.modules.values()] == [4.0]
+
+
+@pytest.mark.parametrize("name", ["unet.q.scalar", "unet.q.lora_B.scale_weight"])
+def test_what_multiplies_a_module_is_told(save, name):
+    image = {"unet.q.lora_A.weight": normal(4, 6), "unet.q.lora_B.weight": normal(5, 4)}
+    adapter = read_adapter(save("d", {**image, name: np.array(3.0)}), alpha=4)
+    assert list(adapter.extras) == [name]
+    (note,) = adapter.notes
+    assert note.startswith(f"1 tensors multiply modules, {name!r} for one")
+
+
 def test_diffusers_is_known_by_its_metadata(save):
     """The first tensor may be called as one of a language model."""
     tensors = {

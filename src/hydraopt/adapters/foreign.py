@@ -30,6 +30,8 @@ StoredPair = tuple[RawTensor, RawTensor]
 
 _EMBEDDING_NAMES: Final = {"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in"}
 
+# One number each, by which LyCORIS and ComfyUI multiply a module or one of its halves.
+_MULTIPLIERS: Final = (".scalar", ".scale_weight")
 # PATH and side of one half of a pair, as kohya and the generations of diffusers spell it.
 _HALF: Final = re.compile(
     r"(?P<path>.+?)"
@@ -88,7 +90,7 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
         parsed.modules.append(_plain(path, a, b, scale, file.path))
         used |= {a.name, b.name}
     idle = alphas.keys() - used - lycoris.used - lycoris.kinds.keys()
-    parsed.notes += _image_notes(halves, sorted(idle))
+    parsed.notes += _image_notes(halves, sorted(idle), sorted(file))
     if not alphas and not settings and alpha is None and parsed.modules:
         parsed.notes.append("no alpha in the file: scale 1, as kohya and diffusers then take it")
     origin: dict[str, Any] = {"metadata": dict(file.metadata)}
@@ -97,13 +99,17 @@ def read_image_lora(file: TensorFile, file_format: Format, alpha: float | None) 
     return _finish(parsed, file, used | lycoris.used, origin, lycoris.kinds)
 
 
-def _image_notes(stems: Iterable[str], idle: Sequence[str]) -> Iterator[str]:
-    """What one should know of a file. idle: keys of alphas of no module."""
+def _image_notes(stems: Iterable[str], idle: Sequence[str], names: Iterable[str]) -> Iterator[str]:
+    """What one should know of a file. idle: keys of alphas of no module. names: of all tensors."""
     if any(":" in stem for stem in stems):
         yield "modules are numbered, not named; they align with files of one model only"
     if idle:
         many = f"{len(idle)} alphas belong to no module of the file"
         yield f"{many}, {idle[0]!r} for one: they scale nothing"
+    multipliers = [name for name in names if name.endswith(_MULTIPLIERS)]
+    if multipliers:
+        many = f"{len(multipliers)} tensors multiply modules, {multipliers[0]!r} for one"
+        yield f"{many}: they come back, but |dW| and a task's weight are computed without them"
 
 
 def _halves(
