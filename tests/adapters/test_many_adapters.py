@@ -146,6 +146,16 @@ def test_requests_that_make_no_sense(save, tmp_path, items, match):
         read_adapters([item.replace("{}", str(tmp_path)) for item in items])
 
 
+@pytest.mark.parametrize("folder", [" lead", "a:b", "x" * 210])
+def test_a_folder_that_cannot_name_a_task_wants_a_name(save, tmp_path, folder):
+    save(f"odd/{folder}", lora(), peft_config())
+    with pytest.raises(UsageError, match=r"not usable as a task name.*NAME=PATH") as caught:
+        read_adapters(f"{tmp_path}/odd/*")
+    assert f"[file {tmp_path}/odd/{folder}]; got {folder[:60]!r}, expected" in str(caught.value)
+    assert str(caught.value).count("got") == 1
+    assert names(read_adapters(f"lead={tmp_path}/odd/{folder}")) == ["lead"]
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [

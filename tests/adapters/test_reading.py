@@ -78,6 +78,7 @@ def without(key):
         (lora(), peft_config(alpha_pattern={"q": "x"}), "setting alpha_pattern"),
         (lora(), peft_config(alpha_pattern={"(": 1}), "broken pattern"),
         ({**lora(), "m.lora_diag": MATRIX}, peft_config(), "variant that is not understood"),
+        ({"h\nq.lora_A.weight": MATRIX}, None, "unusable name"),
         ({"h.weight": MATRIX}, peft_config(), "no LoRA matrices.*'h.weight'.*save_pretrained"),
         ({"h.0.q.hada_w1_a": MATRIX}, None, "lacks its hada_w1_b"),
         ({"u.lora_mid.weight": MATRIX, "u.lora_up.weight": MATRIX}, None, "does not fit between"),

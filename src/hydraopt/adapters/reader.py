@@ -74,8 +74,8 @@ def read_adapters(
     base_model, alpha: as in :func:`read_adapter`, for all.
 
     Raises BaseMismatchError for different or partly unknown bases, AlignmentError for modules of
-    one path and different shapes, UsageError for names given twice, AdapterFormatError as
-    :func:`read_adapter`.
+    one path and different shapes, UsageError for names that are unusable or occur twice,
+    AdapterFormatError as :func:`read_adapter`.
     """
     _check_alpha(alpha)
     selection = expand(paths_or_globs)
@@ -86,7 +86,7 @@ def read_adapters(
     names = [request.name for request in requests]
     unnamed = [i for i, name in enumerate(names) if name is None]
     for i, name in zip(unnamed, name_apart([sources[i].names for i in unnamed]), strict=True):
-        names[i] = name
+        names[i] = check_name(name, requests[i].path)
     twice = sorted(str(name) for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UsageError(
@@ -151,10 +151,12 @@ def _read(source: Source, name: str, base_model: str | None, alpha: float | None
 
 def _read_files(source: Source, name: str, base_model: str | None, alpha: float | None) -> Adapter:
     file = open_tensors(source.weights)
+    # First: no grammar of names takes a line break, so a reader would tell of something else.
+    _check_texts(source, file)
     config = load_config(source.config)
     parsed = read_opened(Opened(file, config, source.config, alpha))
     base = base_model or parsed.base_model
-    _check_texts(source, [*file, *(module.path for module in parsed.modules), base or "-"])
+    _check_texts(source, [*(module.path for module in parsed.modules), base or "-"])
     for module in parsed.modules:
         inner = module.path.rpartition("::")[0] if module.layout == "factor" else module.path
         if "::" in inner and module.layout in ("plain", "transposed", "factor"):

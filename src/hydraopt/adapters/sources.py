@@ -276,15 +276,21 @@ def _may_be(path: AnyPath) -> bool:
     return path.suffix.lower() in WEIGHT_SUFFIXES
 
 
-def check_name(name: str) -> str:
-    """The name itself if it can name a task and, later, a folder; else UsageError."""
+def check_name(name: str, path: AnyPath | None = None) -> str:
+    """The name itself if it can name a task and, later, a folder; else UsageError.
+
+    path: where the name is from, if nobody chose it.
+    """
     bad = not name or name in (".", "..") or name != name.strip() or len(name) > 200
     if bad or any(x in "/\\:" for x in name) or not shown(name):
         raise UsageError(
             explain(
                 "not usable as a task name",
+                file=path,
                 got=repr(name[:60]),
-                expected="1 to 200 printable characters without slash, backslash or colon",
+                expected="1 to 200 printable characters without slash, backslash or colon, none of "
+                "them a space at an end",
+                do=None if path is None else "Give it another name: NAME=PATH",
             )
         )
     return name
