@@ -32,6 +32,7 @@ prints JSON for machines. This page is made from the commands by `python -m tool
 | 2 | refused; the reason is on stderr |
 | 70 | an error that nobody foresaw; stderr says on which files and how to report it |
 | 130 | interrupted; no output is left half written |
+| 143, 129 | the same, ended by SIGTERM, by SIGHUP |
 
 With `HYDRAOPT_TRACEBACK=1` in the environment a command that fails shows where.
 A reader of stdout that has gone (`| head -1`) changes no exit code.
