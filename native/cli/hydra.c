@@ -67,7 +67,7 @@ static int list(hydra_bundle *bundle, int bad) {
         printf("%10llu %9.2f %9s  %s%s\n", (unsigned long long)(info.stream_bytes + info.carried_bytes),
                100 * info.error, harm, info.name, info.lossless ? " (lossless)" : "");
     }
-    return bad || ferror(stdout) || fflush(stdout) ? 1 : 0;
+    return bad > 0;
 }
 
 /* ---- raw ------------------------------------------------------------------------------------ */
@@ -343,7 +343,7 @@ static int extract(hydra_bundle *bundle, const Line *line) {
     return hydra_write_peft_folder(bundle, task, &options, line->output, &error) ? fail(&error) : 0;
 }
 
-int main(int count, char **words) {
+static int run(int count, char **words) {
     Line line = {NULL, NULL, NULL, NULL, "peft", "same", NULL, NULL};
     const char *more;
     hydra_bundle *bundle;
@@ -381,4 +381,11 @@ int main(int count, char **words) {
     }
     hydra_close(bundle);
     return code;
+}
+
+int main(int count, char **words) {
+    int code = run(count, words);
+    if (!(fflush(stdout) | ferror(stdout))) return code;
+    fprintf(stderr, "hydra: the standard output cannot be written; got %s\n", strerror(errno));
+    return code ? code : 1;
 }
