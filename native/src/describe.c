@@ -1,4 +1,5 @@
 /* What an open bundle holds, for whoever asks. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,12 +52,17 @@ hydra_status hydra_find(const hydra_bundle *b, const char *name, hydra_task *tas
     if (b->task_count)
         found = bsearch(&key, b->tasks, b->task_count, sizeof *b->tasks, hy_compare);
     if (!found) {
-        const char *some[3] = {"", "", ""};
-        size_t i;
-        for (i = 0; i < 3 && i < b->task_count; i++) some[i] = b->tasks[i].name.data;
-        return hy_fail_in(error, HYDRA_NOT_THERE,
-                          "no such task; got '%.100s', expected one of %u: %.60s %.60s %.60s", name,
-                          (unsigned)b->task_count, some[0], some[1], some[2]);
+        char some[256] = "";
+        int used = 0;
+        uint32_t i;
+        for (i = 0; i < 3 && i < b->task_count; i++)
+            used += snprintf(some + used, sizeof some - (size_t)used, "%s%.60s", i ? ", " : "",
+                             b->tasks[i].name.data);
+        if (i < b->task_count)
+            snprintf(some + used, sizeof some - (size_t)used,
+                     " and %u more. \"hydra list\" names all", (unsigned)(b->task_count - i));
+        return hy_fail_in(error, HYDRA_NOT_THERE, "no such task; got '%.100s', expected one of %u: %s",
+                          name, (unsigned)b->task_count, some);
     }
     *task = (hydra_task)(found - b->tasks);
     return HYDRA_OK;

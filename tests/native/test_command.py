@@ -24,7 +24,7 @@ from hydraopt.bundle.splitting import split
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
 from tests.marks import slow
-from tests.native.conftest import GOLDEN, LAYOUTS, Run
+from tests.native.conftest import GOLDEN, LAYOUTS, ROOT, Run
 from tests.native.mutants import Pieces
 
 SECOND = GOLDEN / "second.hydra.safetensors"
@@ -92,7 +92,7 @@ def test_list_says_names_sizes_and_errors(run: Run) -> None:
 
 def test_list_counts_what_is_carried(run: Run) -> None:
     lines = run("list", SECOND).stdout.splitlines()[2:]
-    rows = open_bundle(SECOND).rows()
+    rows = open_bundle(SECOND).rows
     assert any(x.carried_bytes for x in rows)
     expected = [x.own_bytes + x.carried_bytes for x in rows]
     assert [int(line.split()[0]) for line in lines] == expected
@@ -164,6 +164,26 @@ def test_the_command_line(run: Run, words: tuple[object, ...], code: int, says: 
     done = run(*words)
     assert done.returncode == code
     assert says in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", [("list", SECOND), ("verify", SECOND), ("--version",)], ids=str)
+def test_output_that_is_lost_is_said(hydra: str, words: tuple[object, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        line = [hydra, *map(str, words)]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "hydra: the standard output cannot be written; got " + (
+        "No space left on device\n"
+    )
+
+
+def test_a_task_that_is_not_there_gets_names_of_others(run: Run) -> None:
+    done = run("extract", SECOND, "xx", "-o", "y")
+    assert "got 'xx', expected one of 3: de, fr, same\n" in done.stderr
+    done = run("extract", ROOT / "examples" / "phone.hydra.safetensors", "xx", "-o", "y")
+    says = 'expected one of 8: dates-de, dates-en, dates-es and 5 more. "hydra list" names all\n'
+    assert says in done.stderr
 
 
 def test_drafts_are_refused(run: Run, tmp_path: Path) -> None:
