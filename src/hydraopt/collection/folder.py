@@ -44,8 +44,9 @@ from hydraopt.files.folders import entry_of, is_folder, is_there, remove_file
 from hydraopt.files.lock import locked_folder
 from hydraopt.files.ranges import held_at
 from hydraopt.files.reading import MOST_CONFIG, read_regular
+from hydraopt.files.replacing import is_unfinished, sync_folder
 from hydraopt.files.url import AnyPath
-from hydraopt.files.writing import clean, sync_folder, write_atomically
+from hydraopt.files.writing import clean, write_atomically
 
 __all__ = ["FolderCollection", "folder_of"]
 
@@ -270,7 +271,13 @@ def _content(file: AnyPath) -> bytes:
 
 def folder_of(path: AnyPath) -> AnyPath | None:
     """The folder of a collection of several files, by itself or by its core file; None if what is
-    there is one file. Raises BundleFormatError for what is no bundle."""
+    there is one file. What a writer had still to do in it when it was killed is done first. Raises
+    BundleFormatError for what is no bundle, LockedError for a folder whose files are replaced."""
+    if isinstance(path, Path):
+        folder = path if path.is_dir() else path.parent
+        if is_unfinished(folder):
+            with locked_folder(folder):
+                pass
     if is_folder(path):
         return path
     return path.parent if Container(path, (FORMAT, CORE, TASK)).format == CORE else None

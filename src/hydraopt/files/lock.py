@@ -18,6 +18,7 @@ except ImportError:  # Windows, where nothing is locked.
 
 from hydraopt.errors import LockedError, explain
 from hydraopt.files.folders import ALL_FILES, is_there, lock_name
+from hydraopt.files.replacing import finish_replacing
 from hydraopt.files.url import AnyPath, place_of
 
 __all__ = ["locked", "locked_folder", "locked_if_there"]
@@ -36,8 +37,12 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def locked_folder(folder: AnyPath) -> Iterator[None]:
-    """Hold the lock of the files in a folder, which lies in it; raises as :func:`locked`."""
-    with _held(_real(folder) / ALL_FILES, folder):
+    """Hold the lock of the files in a folder, which lies in it; raises as :func:`locked`. What a
+    killed writer had still to do there is done first, see :mod:`hydraopt.files.replacing`."""
+    real = _real(folder)
+    with _held(real / ALL_FILES, folder):
+        if isinstance(real, Path):
+            finish_replacing(real)
         yield
 
 

@@ -25,11 +25,12 @@ try:
 except ImportError:  # Windows, where nothing is locked and leftovers stay.
     fcntl = None  # type: ignore[assignment]
 
+from hydraopt.files.replacing import NEW, finish_replacing, replace_one_by_one, sync_folder
 from hydraopt.files.url import Url, is_url, place_of
 
 __all__ = [
     "clean", "is_working_directory", "replaced_file", "replaced_folder", "scratch_folder",
-    "sync_folder", "write_atomically", "write_new",
+    "write_atomically", "write_new",
 ]  # fmt: skip
 
 _EXCHANGE: Final = 2
@@ -40,8 +41,6 @@ _SCRATCH: Final = re.compile(r"\..+\.tmp-[0-9a-f]{16}", re.DOTALL)
 """Names of what is being made."""
 _MOST_SCRATCHES: Final = 8
 """That another writer may take for a dead one's, before there is something else to it."""
-_STOPS: Final = (".json",)
-"""Endings of the files without which no loader takes a folder for an adapter or a model."""
 
 
 def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> int:
@@ -115,16 +114,17 @@ def replaced_folder(
     the new folder has no match for are in the new one as well, unless they are ``stale`` by name; a
     link is followed. Modes stay, and groups and owners where the system lets us. Where the system
     cannot exchange two folders, something is mounted at the target or in it, or somebody's working
-    directory would go with it, those files without which no loader takes the folder (configs) go
-    first and come last, so that loaders stop in between.
+    directory would go with it, its files are replaced one by one; what a killed writer had still to
+    do there is done first, see :mod:`hydraopt.files.replacing`.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     mounted = _is_mounted(target)  # nothing beside it can be exchanged for it, or moved into it
     stays = mounted or is_working_directory(target) or _holds_mounts(target)
+    finish_replacing(target)
     clean(target)
     with scratch_folder(target / target.name if mounted else target) as scratch:
-        made = scratch / "new"
+        made = scratch / NEW
         made.mkdir()
         yield made
         sync_folder(made)
@@ -331,16 +331,27 @@ def _put_in_place(made: Path, target: Path, stale: Callable[[str], bool], stays:
     others = [x for x in target.iterdir() if not (made / x.name).exists()]
     gone = {x.name for x in others if stale(x.name)}
     if not stays:
-        for other in others:
-            if other.name not in gone:
-                _bring_along(other, made / other.name)
+        kept = [x for x in others if x.name not in gone]
+        for other in kept:
+            _bring_along(other, made / other.name)
         try:
             _exchange(made, target)
             return
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
                 raise
-    _replace_one_by_one(made, target, gone)
+        for other in kept:
+            _leave(made / other.name)
+    _like(target, made.parent)  # who may write there may finish it
+    replace_one_by_one(made.parent, target, gone)
+
+
+def _leave(new: Path) -> None:
+    """Undo :func:`_bring_along`."""
+    if new.is_dir() and not new.is_symlink():
+        shutil.rmtree(new)
+    else:
+        new.unlink()
 
 
 def _bring_along(old: Path, new: Path) -> None:
@@ -370,30 +381,3 @@ def _exchange(one: Path, other: Path) -> None:
     if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), os.fspath(other))
-
-
-def _replace_one_by_one(made: Path, target: Path, gone: set[str]) -> None:
-    """Configs go, and what is gone, all else is replaced, configs come: a loader in between finds
-    no adapter and no model."""
-    new = {path.name for path in made.iterdir()}
-    old = {path.name for path in target.iterdir()}
-    stops = sorted(name for name in new if name.endswith(_STOPS))
-    for name in sorted(gone | (old & set(stops))):
-        if not (target / name).is_dir():
-            (target / name).unlink()
-    sync_folder(target)
-    for name in [*sorted(new - set(stops)), *stops]:
-        if name in old and (made / name).is_dir() and not (made / name).is_symlink():
-            continue  # Of a folder that was brought along; nobody makes others.
-        os.replace(made / name, target / name)
-
-
-def sync_folder(folder: Path) -> None:
-    # Makes the new name survive a power cut; some systems cannot open folders, and the file itself
-    # is safe without it.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,0 +1,207 @@
+"""Folders whose files are replaced one by one: a writer that dies has done nothing or all of it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydraopt.errors import LockedError, UsageError
+from hydraopt.files import writing
+from hydraopt.files.lock import locked_folder
+from hydraopt.files.replacing import is_unfinished
+from hydraopt.files.writing import clean, replaced_folder, write_new
+
+# Kills a writer before each of its changes; once, when it has much to do, also the next one before
+# each of its own. After them the folder has the files of one kind, with those that are no writer's.
+_SWEEP = """
+import errno, os, shutil, sys
+from pathlib import Path
+from hydraopt.files import writing
+from hydraopt.files.lock import locked_folder
+from hydraopt.files.writing import clean, replaced_folder, write_new
+from tests.killing import killed_before
+
+top, how = Path(sys.argv[1]), sys.argv[2]
+folder = top / "mnt"
+NEW = ("a", "config.json", "y.core.safetensors", "z")
+OLD = ("a", "b", "config.json", "x.core.safetensors", "z")
+
+def fresh():
+    shutil.rmtree(top, ignore_errors=True)
+    (folder / "inside").mkdir(parents=True)
+    (folder / "inside" / "mine").write_text("mine")
+    (folder / "README.md").write_text("mine")
+    for name in OLD:
+        (folder / name).write_text("old")
+
+def replace():
+    with replaced_folder(folder, OLD.__contains__) as made:
+        for name in NEW:
+            write_new(made / name, [b"new"])
+
+def lacking(*_):
+    raise OSError(errno.EINVAL, "not here")
+
+def finish():
+    with locked_folder(folder):
+        clean(folder)
+
+def kind():
+    texts = {x.name: x.read_text() for x in folder.iterdir() if x.name != "inside"}
+    assert texts.pop("README.md") == "mine, later"
+    assert (folder / "inside" / "mine").read_text() == "mine"
+    assert sorted(top.iterdir()) == [folder], list(top.iterdir())
+    (text,) = set(texts.values())
+    assert set(texts) == set(NEW if text == "new" else OLD), texts
+    return text
+
+def edited():
+    (folder / "README.md").unlink()
+    (folder / "README.md").write_text("mine, later")
+
+def loads(name):
+    return any(x.name.endswith(name) for x in folder.iterdir())
+
+if how == "mounted":
+    writing._is_mounted = lambda target: target == folder
+else:
+    writing._exchange = lacking
+kinds, number, dead, swept = [], 0, True, False
+while dead:
+    number += 1
+    fresh()
+    dead = killed_before(number, replace)
+    texts = {x.read_text() for x in folder.iterdir() if x.is_file() and x.name in {*OLD, *NEW}}
+    if len(texts) > 1:
+        assert not loads(".core.safetensors"), "half a collection is one for its reader"
+    if loads(".core.safetensors") and "new" in texts:
+        assert texts == {"new"}
+    again, died = 0, not swept and (folder / ".replacing.tmp").exists()
+    swept = swept or died
+    while died:
+        again += 1
+        fresh()
+        assert killed_before(number, replace)
+        edited()
+        died = killed_before(again, finish)
+        finish()
+        assert kind() == "new"
+    if not again:
+        edited()
+        finish()
+    kinds.append(kind())
+assert swept
+print(*kinds)
+"""
+
+
+@pytest.mark.parametrize("how", ["mounted", "not exchanged"])
+def test_killed_before_any_change_all_files_are_of_one_kind(tmp_path: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SWEEP, str(tmp_path / "top"), how],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    kinds = done.stdout.split()
+    assert kinds == ["old"] * kinds.count("old") + ["new"] * kinds.count("new")
+    assert kinds.count("old") > 4
+    assert kinds.count("new") > 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mount of which a writer left half."""
+    made = tmp_path / "mnt"
+    made.mkdir()
+    (made / "x").write_text("old")
+    (made / "y").write_text("old")
+    monkeypatch.setattr(writing, "_is_mounted", lambda target: target == made)
+    really = os.replace
+
+    def failing(old: Path, new: Path) -> None:
+        if Path(new).name == "y":
+            raise OSError(errno.EIO, "broken")
+        really(old, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="broken"):
+            replace(made)
+    assert is_unfinished(made)
+    return made
+
+
+def replace(folder: Path) -> None:
+    with replaced_folder(folder) as made:
+        for name in "xy":
+            write_new(made / name, [b"new"])
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {x.name: x.read_text() for x in sorted(folder.iterdir()) if x.is_file()}
+
+
+def test_a_writer_that_failed_is_finished_by_the_next(folder: Path) -> None:
+    clean(folder)
+    assert texts(folder) == {"x": "new", "y": "old"}
+    with locked_folder(folder):
+        assert not is_unfinished(folder)
+    assert texts(folder) == {"x": "new", "y": "new"}
+    assert sorted(os.listdir(folder)) == ["x", "y"]
+
+
+def test_where_nothing_can_be_locked_it_is_finished_too(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hydraopt.files.replacing.fcntl", None)
+    replace(folder)
+    assert texts(folder) == {"x": "new", "y": "new"}
+
+
+def test_a_writer_that_lives_is_left_alone(folder: Path) -> None:
+    alive = os.open(folder / ".replacing.tmp", os.O_RDONLY)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    with pytest.raises(LockedError, match="replacing the files of the folder"):
+        replace(folder)
+    os.close(alive)
+    replace(folder)
+    assert texts(folder) == {"x": "new", "y": "new"}
+
+
+def test_a_list_names_no_file_elsewhere(folder: Path) -> None:
+    victim = folder.parent / "victim"
+    victim.write_text("mine")
+    for name in (b"../victim", os.fsencode(victim), b".."):
+        (folder / ".replacing.tmp" / "gone").write_bytes(name)
+        with pytest.raises(UsageError, match="a name that writers give theirs"):
+            replace(folder)
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".replacing.tmp", ".replacing.tmp/new"])
+def test_a_link_takes_no_file_from_elsewhere(folder: Path, name: str) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    (folder / name).rename(elsewhere)
+    (folder / name).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(UsageError, match="a name that writers give theirs"):
+        replace(folder)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_a_folder_in_the_way_of_a_file_is_told_before_anything_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_is_mounted", lambda target: target == tmp_path)
+    (tmp_path / "x").write_text("old")
+    (tmp_path / "y").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["x", "y"]
+    assert texts(tmp_path) == {"x": "old"}
