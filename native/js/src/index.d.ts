@@ -24,7 +24,8 @@ export interface Options {
   };
   /** Used for URLs in place of the global one. */
   fetch?: typeof fetch;
-  /** Ends the requests for URLs. */
+  /** Ends the requests for URLs: what waits for them rejects with the signal's reason, a DOMException
+   * named AbortError unless `abort` was given another, and no HydraError. */
   signal?: AbortSignal;
   /** hydra.wasm, where it does not lie beside the module: its URL, its bytes, or compiled. */
   wasm?: string | URL | ArrayBuffer | ArrayBufferView | WebAssembly.Module;
@@ -116,7 +117,8 @@ export class Bundle {
   readonly baseModel: string | null;
   /** Who wrote the file. */
   readonly library: string | null;
-  /** Bytes of the files, and how many of them were read, in how many requests. */
+  /** Bytes of the files, and how many of them were read, in how many requests: none of bytes in
+   * memory. */
   readonly size: number;
   readonly bytesRead: number;
   readonly requests: number;
@@ -136,6 +138,7 @@ export class Bundle {
   close(): void;
 }
 
-/** Opens a bundle file, or a core file and its task files (`hydraopt split`), in any order. Of a
+/** Opens a bundle file, or all files of a folder (`hydraopt split`), in any order: its core and its
+ * task files; the index is left out. Of a
  * URL only the header is fetched, later what all tasks share, once, and what a task needs. */
 export function openBundle(from: Source | Source[], options?: Options): Promise<Bundle>;

@@ -45,7 +45,12 @@ function isIndex(from) {
 
 export async function openBundle(from, options = {}) {
   const given = Array.isArray(from) ? from.filter((x) => !isIndex(x)) : [from];
-  const sources = await Promise.all(given.map((x) => Source.of(x, options)));
+  const all = await Promise.all(given.map((x) => Source.of(x, options)));
+  const several = all.length > 1;
+  if (several) all.forEach((x, i) => (x.name ??= `part ${i + 1} of ${all.length}`));
+  // One without a name is known by its header.
+  const skipped = await Promise.all(all.map((x) => several && x.isIndex()));
+  const sources = all.filter((_, i) => !skipped[i]);
   const bundle = new Bundle(sources, options);
   await bundle.start(await moduleOf(options.wasm));
   return bundle;
@@ -77,7 +82,8 @@ export class Bundle {
     const at = this.#room(8 * sizes.length);
     new Float64Array(this.#wasm.memory.buffer, at, sizes.length).set(sizes);
     const { memory = 0, numbers = 0, output = 0 } = this.#options.limits ?? {};
-    await this.#run(() => this.#wasm.open(sizes.length, at, memory, numbers, output));
+    const names = sizes.length > 1 ? this.#texts(this.#sources.map((x) => x.name)) : 0;
+    await this.#run(() => this.#wasm.open(sizes.length, at, names, memory, numbers, output));
     this.#wasm.give(at);
     this.baseModel = this.#text(this.#wasm.base_model());
     this.library = this.#text(this.#wasm.library());
@@ -102,7 +108,8 @@ export class Bundle {
     const task = this.tasks.find((x) => x.name === name);
     if (task) return task;
     const some = this.tasks.slice(0, 8).map((x) => x.name).join(", ");
-    throw new HydraError("not there", `no task ${name}; expected one of ${some}`);
+    const more = this.tasks.length > 8 ? ` and ${this.tasks.length - 8} more, which tasks has` : "";
+    throw new HydraError("not there", `no task ${name}; expected one of ${some}${more}`);
   }
 
   modules(name) {
@@ -265,6 +272,19 @@ export class Bundle {
   /** Memory for `size` bytes: its address. Those that wasm hands out are signed: above 2 GiB negative. */
   #room(size) {
     return this.#wasm.take(size) >>> 0;
+  }
+
+  /** Texts for C, which stay as long as the bundle: the address of theirs. */
+  #texts(words) {
+    const places = words.map((word) => {
+      const bytes = new TextEncoder().encode(`${word}\0`);
+      const at = this.#room(bytes.length);
+      new Uint8Array(this.#wasm.memory.buffer).set(bytes, at);
+      return at;
+    });
+    const at = this.#room(4 * places.length);
+    new Uint32Array(this.#wasm.memory.buffer, at, places.length).set(places);
+    return at;
   }
 
   #text(place) {

@@ -7,9 +7,10 @@ import { HydraError } from "./error.js";
 const FIRST = 16384;
 
 export class Source {
-  /** size: of the file. read(offset, size): a promise of exactly these bytes. */
-  constructor(size, read) {
+  /** size: of the file. read(offset, size): a promise of exactly these bytes. name: or undefined. */
+  constructor(size, read, name) {
     this.size = size;
+    this.name = name;
     this.bytesRead = 0;
     this.requests = 0;
     this.read = read;
@@ -19,12 +20,13 @@ export class Source {
   /** What `openBundle` takes for one file, as a Source. */
   static async of(from, options) {
     if (typeof from === "string" || from instanceof URL) return fromUrl(String(from), options);
-    if (from instanceof ArrayBuffer) return fromBytes(new Uint8Array(from));
+    if (from instanceof ArrayBuffer) return new Whole(new Uint8Array(from));
     if (ArrayBuffer.isView(from))
-      return fromBytes(new Uint8Array(from.buffer, from.byteOffset, from.byteLength));
+      return new Whole(new Uint8Array(from.buffer, from.byteOffset, from.byteLength));
     if (typeof Blob !== "undefined" && from instanceof Blob)
       return new Source(from.size, async (offset, size) =>
         new Uint8Array(await from.slice(offset, offset + size).arrayBuffer()),
+        from.name,
       );
     if (from && typeof from.read === "function" && Number.isSafeInteger(from.size))
       return new Source(from.size, (offset, size) => from.read(offset, size));
@@ -42,22 +44,38 @@ export class Source {
     return part?.bytes.subarray(offset - part.offset, offset - part.offset + size);
   }
 
-  /** Fetches bytes and holds them. */
-  async fetch(offset, size) {
-    const wanted = offset === 0 ? Math.min(Math.max(size, FIRST), this.size) : size;
-    const bytes = await this.read(offset, wanted);
-    if (bytes.length !== wanted)
-      throw new HydraError(
-        "io",
-        `${bytes.length} bytes at ${offset} came, ${wanted} were asked for`,
-      );
-    this.hold(offset, bytes);
+  /** Whether it is a folder's index, which says what the task files say; it is one by its header. */
+  async isIndex() {
+    if (!this.held(0, Math.min(8, this.size))) await this.fetch(0, 8);
+    const head = this.held(0, Math.min(FIRST, this.size));
+    if (head.length < 8) return false;
+    const length = new DataView(head.buffer, head.byteOffset).getUint32(0, true);
+    const text = new TextDecoder().decode(head.subarray(8, 8 + length));
+    return /"format"\s*:\s*"hydraopt-index"/.test(text); // a quote inside of a text has a backslash
   }
 
-  hold(offset, bytes) {
+  /** Fetches bytes and holds them; what is held of their start is not fetched again. */
+  async fetch(offset, size) {
+    const end = offset === 0 ? Math.min(Math.max(size, FIRST), this.size) : offset + size;
+    const covers = (x) => x.offset <= offset && offset < x.offset + x.bytes.length;
+    const part = this.parts.find(covers);
+    const start = part?.bytes.subarray(offset - part.offset, end - part.offset);
+    const from = offset + (start?.length ?? 0);
+    if (start && from === end) return;
+    const bytes = await this.read(from, end - from);
+    if (bytes.length !== end - from)
+      throw new HydraError(
+        "io",
+        `${this.name ?? "the bundle"}: ${bytes.length} bytes at ${from} came, ${end - from} were asked for`,
+      );
+    this.count(bytes);
+    this.parts.push({ offset, bytes: start ? joined(start, bytes) : bytes });
+  }
+
+  /** Counts bytes of one request. */
+  count(bytes) {
     this.bytesRead += bytes.length;
     this.requests += 1;
-    this.parts.push({ offset, bytes });
   }
 
   /** Gives back what is held. */
@@ -66,18 +84,28 @@ export class Source {
   }
 }
 
-function fromBytes(bytes) {
-  return new Source(bytes.length, async (offset, size) => bytes.subarray(offset, offset + size));
+function joined(start, end) {
+  const whole = new Uint8Array(start.length + end.length);
+  whole.set(start);
+  whole.set(end, start.length);
+  return whole;
+}
+
+/** All bytes are here, so that none are read. */
+class Whole extends Source {
+  constructor(bytes, name) {
+    super(bytes.length, undefined, name);
+    this.parts = [{ offset: 0, bytes }];
+  }
+
+  forget() {}
 }
 
 /** By ranges; a server without them gives the whole file once. */
 async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
-  const ask = async (offset, size, tag) => {
-    const headers = { Range: `bytes=${offset}-${offset + size - 1}` };
-    if (tag) headers["If-Range"] = tag;
-    let answer;
+  const tried = async (work) => {
     try {
-      answer = await fetch(url, { headers, signal });
+      return await work();
     } catch (error) {
       if (error?.name === "AbortError" || signal?.aborted) throw error;
       const do_ = /^https?:/.test(url)
@@ -85,15 +113,21 @@ async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
         : "of a file on this machine give a Blob: in Node `await openAsBlob(path)` of node:fs";
       throw new HydraError("io", `${url}: cannot be fetched (${error.message}); ${do_}`);
     }
+  };
+  const ask = async (offset, size, tag) => {
+    const headers = { Range: `bytes=${offset}-${offset + size - 1}` };
+    if (tag) headers["If-Range"] = tag;
+    const answer = await tried(() => fetch(url, { headers, signal }));
     if (answer.status !== 206 && answer.status !== 200)
       throw new HydraError("io", `${url}: the server answers ${answer.status} ${answer.statusText}`);
     return answer;
   };
+  const body = (answer) => tried(async () => new Uint8Array(await answer.arrayBuffer()));
   const first = await ask(0, FIRST);
-  const bytes = new Uint8Array(await first.arrayBuffer());
+  const bytes = await body(first);
   if (first.status === 200) {
-    const source = fromBytes(bytes);
-    source.hold(0, bytes);
+    const source = new Whole(bytes, url);
+    source.count(bytes);
     return source;
   }
   const stated = /^bytes 0-(\d+)\/(\d+)$/.exec(first.headers.get("Content-Range") ?? "");
@@ -101,12 +135,14 @@ async function fromUrl(url, { fetch = globalThis.fetch, signal } = {}) {
     throw new HydraError("io", `${url}: the server does not say how long the file is`);
   const etag = first.headers.get("ETag");
   const tag = etag && !etag.startsWith("W/") ? etag : undefined;
-  const source = new Source(Number(stated[2]), async (offset, size) => {
+  const read = async (offset, size) => {
     const answer = await ask(offset, size, tag);
     if (answer.status !== 206)
       throw new HydraError("io", `${url}: the file has changed since it was opened; open it again`);
-    return new Uint8Array(await answer.arrayBuffer());
-  });
-  source.hold(0, bytes);
+    return body(answer);
+  };
+  const source = new Source(Number(stated[2]), read, url);
+  source.count(bytes);
+  source.parts.push({ offset: 0, bytes });
   return source;
 }

@@ -57,9 +57,9 @@ static int read_at(void *user, uint64_t offset, void *buffer, size_t size) {
     return host_read_at((uint32_t)(uintptr_t)user, (double)offset, buffer, (uint32_t)size);
 }
 
-/* sizes: of `count` files: a bundle, or a core and its task files. */
-EXPORT("open") int open_files(uint32_t count, const double *sizes, double memory, double numbers,
-                              double output) {
+/* sizes: of `count` files: a bundle, or a core and its task files. names: or NULL; they stay. */
+EXPORT("open") int open_files(uint32_t count, const double *sizes, const char *const *names,
+                              double memory, double numbers, double output) {
     hydra_options options = {0};
     hydra_reader *readers;
     uint32_t i;
@@ -74,8 +74,7 @@ EXPORT("open") int open_files(uint32_t count, const double *sizes, double memory
         readers[i].user = (void *)(uintptr_t)i;
         readers[i].size = (uint64_t)sizes[i];
     }
-    status = count == 1 ? hydra_open(readers, &options, &bundle, &error)
-                        : hydra_open_parts(readers, NULL, count, &options, &bundle, &error);
+    status = hydra_open_parts(readers, names, count, &options, &bundle, &error);
     free(readers);
     return status;
 }

@@ -125,6 +125,36 @@ test("a core and its tasks are one bundle", async () => {
     assert.deepEqual(byName(await bundle.extract(name)), await exported(name, "peft"));
 });
 
+test("files without names are known by what is in them, and called by their number", async () => {
+  const names = (await readdir(`${folder}/apart`)).sort();
+  const blobs = await Promise.all(
+    names.map(async (name) => new Blob([await readFile(`${folder}/apart/${name}`)])),
+  );
+  const bundle = await openBundle(blobs);
+  assert.equal(bundle.tasks.length, 3);
+  const bad = names.findIndex((name) => name.endsWith(".task.safetensors"));
+  blobs[bad] = blobs[bad].slice(0, blobs[bad].size - 1);
+  const message = new RegExp(`^part ${bad + 1} of ${names.length}: cut off; got .* expected`);
+  await assert.rejects(openBundle(blobs), { code: "damaged", message });
+});
+
+test("what is held is not read again", async () => {
+  const asked = [];
+  const read = async (offset, size) => {
+    asked.push([offset, offset + size]);
+    return bytes.subarray(offset, offset + size);
+  };
+  const bundle = await openBundle({ size: bytes.length, read });
+  await bundle.extract(bundle.tasks[0].name);
+  asked.sort(([a], [b]) => a - b);
+  for (let i = 1; i < asked.length; i++) assert.ok(asked[i][0] >= asked[i - 1][1]);
+  assert.equal(bundle.bytesRead, asked.reduce((sum, [from, to]) => sum + to - from, 0));
+  assert.equal(bundle.requests, asked.length);
+  const inMemory = await openBundle(bytes);
+  await inMemory.verify();
+  assert.equal(inMemory.bytesRead, 0);
+});
+
 describe("a bundle at an address", () => {
   let server, url;
   before(async () => {
@@ -151,8 +181,9 @@ describe("a bundle at an address", () => {
       return new Response(await answer.arrayBuffer(), { status: 200 });
     };
     const bundle = await openBundle(url, { fetch: whole });
-    assert.equal(bundle.requests, 1);
     await bundle.verify();
+    assert.equal(bundle.requests, 1);
+    assert.equal(bundle.bytesRead, bundle.size);
   });
 
   test("what comes short, changes or is not there is an error", async () => {
@@ -167,6 +198,19 @@ describe("a bundle at an address", () => {
       fetch(address, asked++ ? {} : options);
     const bundle = await openBundle(url, { fetch: changed });
     await assert.rejects(bundle.verify(), /has changed/);
+    const broken = (from) => async (address, options) => {
+      const answer = await fetch(address, options);
+      if (asked++ < from) return answer;
+      const pull = (stream) => stream.error(new TypeError("terminated"));
+      return new Response(new ReadableStream({ pull }), { status: 206, headers: answer.headers });
+    };
+    for (const from of [0, 1]) {
+      asked = 0;
+      const reading = async () => (await openBundle(url, { fetch: broken(from) })).verify();
+      await assert.rejects(reading, { name: "HydraError", code: "io", message: /terminated/ });
+    }
+    const signal = AbortSignal.abort();
+    await assert.rejects(openBundle(url, { signal }), { name: "AbortError" });
     await assert.rejects(openBundle(url.replace("bundle", "none")), { code: "io", message: /404/ });
   });
 });
