@@ -85,7 +85,7 @@ def test_a_refresh_is_told_before_it_is_made(run: Run, two: Path, folder: Path) 
     before = two.read_bytes()
     expected = document(run("refresh", two, "--json"), "hydraopt.refresh.expected/1")
     assert expected["added"] == 1
-    assert "nothing was coded" in run("refresh", two).output
+    assert "nothing was written" in run("refresh", two).output
     assert two.read_bytes() == before
     output = two.with_name("new.hydra.safetensors")
     made = run("refresh", two, *(folder / name for name in "abc"), "-o", output)
@@ -95,6 +95,18 @@ def test_a_refresh_is_told_before_it_is_made(run: Run, two: Path, folder: Path) 
     done = document(run("refresh", two, "--apply", "--json"), "hydraopt.refresh/1")
     assert done["size"] == two.stat().st_size
     assert two.read_bytes() != before
+
+
+def test_a_refresh_names_the_tasks_that_lose(run: Run, two: Path, folder: Path) -> None:
+    run("add", two, folder / "c", "--error", "0.01")
+    expected = document(run("refresh", two, "--json"), "hydraopt.refresh.expected/1")
+    assert "c" not in {task["name"] for task in expected["grown"]}
+    output = two.with_name("new.hydra.safetensors")
+    made = run("refresh", two, "--error", "0.4", "-o", output, "--json")
+    (task,) = (x for x in document(made, "hydraopt.refresh/1")["grown"] if x["name"] == "c")
+    said = run("refresh", two, "--error", "0.4", "-o", output, "--force").output
+    assert "errors that grow by more than a tenth: " in said
+    assert f"c  {task['before']:.4f} -> {task['after']:.4f}" in said
 
 
 def test_they_refuse(run: Run, two: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ import click
 
 from hydraopt.cli.common import (
     check_target,
+    counted,
     emit_json,
     json_option,
     percent,
@@ -48,9 +49,10 @@ def refresh(
 ) -> None:
     """Say what a new core for all tasks of BUNDLE would save; with -o or --apply make it.
 
-    Without either nothing is coded: the planner estimates. ADAPTERS are originals, by the names of
-    their tasks. Other tasks are coded again as BUNDLE holds them, so that errors add up, and those
-    in the new bundle are estimates. Without --size or --error a bit may cost what it cost before.
+    Without either nothing is written. ADAPTERS are originals, by the names of their tasks. Other
+    tasks are coded again as BUNDLE holds them, so that errors add up, and those in the new bundle
+    are estimates. Without --size or --error a bit may cost what it cost before, and a task that was
+    coded more finely keeps its error. Tasks whose errors grow by more than a tenth are listed.
 
     \b
     Example:
@@ -100,10 +102,14 @@ def _show_expected(expected: Any, as_json: bool) -> None:
     say(f"tasks     {expected.tasks}, {expected.added} of them added after the merge")
     say(f"coded     {expected.coded_bytes:,} bytes now")
     say(f"expected  {expected.expected_bytes:,} bytes over a new core, {share}")
+    if expected.decoded:
+        taken = counted(expected.decoded, "task")
+        say(f"decoded   {taken} as the bundle holds them; with originals errors do not add up")
+    _show_grown(expected.grown)
     if expected.saved > 0:
-        say("nothing was coded or written; give -o OUT or --apply to make it")
+        say("nothing was written; give -o OUT or --apply to make it")
     else:
-        say("nothing was coded or written; a new core is not expected to save anything")
+        say("nothing was written; a new core does not save anything")
 
 
 def _show_done(done: Any, as_json: bool) -> None:
@@ -116,4 +122,12 @@ def _show_done(done: Any, as_json: bool) -> None:
     said = f"{sum(errors) / len(errors):.4f} mean, {max(errors):.4f} worst" if errors else "-"
     say(f"tasks   {len(errors)}, {len(done.from_originals)} of them from their originals")
     say(f"errors  {said} (relative, Frobenius)")
+    _show_grown(done.grown)
     say(f"size    {done.size_before:,} -> {done.size:,} bytes in {done.path}; {done.seconds:.1f} s")
+
+
+def _show_grown(tasks: Any) -> None:
+    if tasks:
+        say(f"errors that grow by more than a tenth: {counted(len(tasks), 'task')}")
+    for task in tasks:
+        say(f"  {task.name}  {task.before:.4f} -> {task.after:.4f}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
+import math
 import os
 import tempfile
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
@@ -34,6 +35,7 @@ from hydraopt.collection.encode import check_has_core, digest_of, options_in, pr
 from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
 from hydraopt.collection.piece import check_current
+from hydraopt.collection.refreshed import MORE, Expected, Refreshed, grown
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import TaskNotFoundError, UsageError, explain
 from hydraopt.files.apart import check_apart
@@ -47,57 +49,20 @@ from hydraopt.merging.held import against_originals, decoded_set
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.output import as_folder, check_parent
-from hydraopt.merging.recipe import CoreRecipe, RefreshRecipe
-from hydraopt.merging.solving import Options, expected_bits, solve, solve_at
+from hydraopt.merging.recipe import RefreshRecipe
+from hydraopt.merging.solving import Kept, Options, solve, solve_kept
 from hydraopt.progress import Progress
 
 __all__ = ["Expected", "Refreshed", "expected_saving", "refresh"]
 
-_BITS: Final = 8
 _UNLIKE: Final = 2.0, 0.1
 """A task is that of an original if it is no further from it than so many times the error that it
 states, which may be an estimate, and so much."""
+_COARSE: Final = 1.5
+"""A task that was added with so many times the error of the common price had a limit of its own."""
+_LEAST_ERROR: Final = 1e-5
+"""No task is coded more finely than this to keep its error."""
 _GIVE_LIMIT: Final = "Give --size or --error, and -o or --apply"
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a new core would come to. coded_bytes: of the core and all streams now. expected_bytes:
-    of those over a new core, by the planner, at the collection's own price; nothing is coded.
-    added: tasks that came after the merge."""
-
-    path: AnyPath
-    coded_bytes: int
-    expected_bytes: int
-    tasks: int
-    added: int
-
-    @property
-    def saved(self) -> float:
-        """The share of the coded bytes that a new core would save; below 0 if it costs."""
-        return 1 - self.expected_bytes / self.coded_bytes if self.coded_bytes else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**dataclasses.asdict(self), "path": str(self.path), "saved": self.saved}
-
-
-@dataclass(frozen=True)
-class Refreshed:
-    """A collection with a new core. size_before, size: bytes of the whole. errors: of each task.
-    from_originals: the tasks that were coded from their originals."""
-
-    path: AnyPath
-    size_before: int
-    size: int
-    errors: Mapping[str, float]
-    from_originals: tuple[str, ...]
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
 @dataclass(frozen=True)
@@ -128,22 +93,25 @@ def expected_saving(
 ) -> Expected:
     """What :func:`refresh` would save without a limit; arguments as there.
 
-    Raises UsageError where the recipe does not say a price.
+    All is coded as there, and nothing is written. Raises UsageError where the recipe does not say
+    a price.
     """
     collection = collection_at(path)
     tasks = _tasks(collection.bundle(), adapters, same_base, alpha, open_base(base))
-    sizes, manifest = tasks.bundle.tensor_bytes, tasks.bundle.manifest
+    sizes, before = tasks.bundle.tensor_bytes, tasks.bundle.manifest
     now = sizes["shared"] + sum(x for name, x in sizes.items() if name.startswith("task/"))
-    bits = 0.0
-    if tasks.pieces.contents:
-        price = price_of(tasks.bundle, _GIVE_LIMIT)
-        pieces = dataclasses.replace(tasks.pieces, norm=price.norm)
-        # What is carried stays as it is: it need not be packed to be told about.
-        job = Job(pieces, Carried(), CoreRecipe())
-        options = options_in(tasks.bundle.recipe, workers, progress)
-        bits = expected_bits(job, price.price, options)
-    added = sum(task.added is not None for task in manifest.tasks)
-    return Expected(collection.path, now, round(bits / _BITS), len(manifest.tasks), added)
+    # What is carried stays as it is: it need not be packed to be told about.
+    job = Job(tasks.pieces, Carried(), RefreshRecipe(tasks.bundle.recipe, None, None, False))
+    job, draft = _at_own_prices(tasks, job, options_in(tasks.bundle.recipe, workers, progress))
+    return Expected(
+        collection.path,
+        now,
+        draft.coded_bytes if draft else 0,
+        len(before.tasks),
+        sum(task.added is not None for task in before.tasks),
+        len(tasks.decoded),
+        grown(before, _told(job.manifest(draft), tasks)),
+    )
 
 
 def refresh(
@@ -164,8 +132,9 @@ def refresh(
 
     output: where to, of the same kind (a file or a folder); None is in its own place, in one step.
     adapters: originals, by the names of their tasks. size, error: as of :func:`hydraopt.merge`;
-    without them the price of a bit stays. same_base, alpha, base, workers, progress: as there.
-    force: replace the parts of another collection in a folder at ``output``.
+    without them the price of a bit stays, but for tasks that lose by it, which keep their errors.
+    same_base, alpha, base, workers, progress: as there. force: replace the parts of another
+    collection in a folder at ``output``.
 
     Tasks that were added keep their history. Raises TaskNotFoundError for an adapter that is no
     task, UsageError for one that is not the file which was added or merged, or where no price is
@@ -204,6 +173,7 @@ def refresh(
         tuple(sorted(tasks.originals)),
         time.monotonic() - started,
         tasks.notes,
+        grown(tasks.bundle.manifest, manifest),
     )
 
 
@@ -325,13 +295,36 @@ def _solved(
     recipe = RefreshRecipe(tasks.bundle.recipe, name, value, bool(tasks.decoded))
     told = functools.partial(_told, tasks=tasks)
     job = dataclasses.replace(Job.of(tasks.pieces, recipe, core_file), told=told)
+    if budget is None or not tasks.pieces.contents:
+        return _at_own_prices(tasks, job, options)
+    return job, solve(job, budget, options).draft
+
+
+def _at_own_prices(tasks: _Tasks, job: Job, options: Options) -> tuple[Job, Draft | None]:
+    """All tasks at the price that there was, but for those that it does not fit."""
     if not tasks.pieces.contents:
         return job, None
-    if budget is not None:
-        return job, solve(job, budget, options).draft
     price = price_of(tasks.bundle, _GIVE_LIMIT)
     job = dataclasses.replace(job, pieces=dataclasses.replace(tasks.pieces, norm=price.norm))
-    return job, solve_at(job, price.price, options)
+    return job, solve_kept(job, price.price, options, _kept(tasks))
+
+
+def _kept(tasks: _Tasks) -> dict[str, Kept]:
+    """What tells a task that had a limit of its own: the common price gives another error than it
+    states. Then it keeps that.
+
+    The new coding of what the collection holds adds to its error. At the price that it had it adds
+    about half of that; at one of its own, as much as makes a tenth more in all.
+    """
+    kept = {}
+    for task in tasks.bundle.manifest.tasks:
+        stated = max(task.error, _LEAST_ERROR)
+        if task.name in tasks.decoded:
+            kept[task.name] = Kept(stated * math.sqrt(MORE**2 - 1), 0.0, stated * MORE)
+        elif not task.lossless:
+            least = task.error / _COARSE if task.added else 0.0
+            kept[task.name] = Kept(stated, least, stated * MORE)
+    return kept
 
 
 def _told(made: Manifest, tasks: _Tasks) -> Manifest:

@@ -21,9 +21,10 @@ from hydraopt.merging.draft import Course, UnreadableError
 from hydraopt.merging.guide import SIZE_SLOPE, Guide
 
 __all__ = [
-    "CODED",
+    "ERROR_SLOPE",
     "MOST_PASSES",
     "Runner",
+    "Secant",
     "Solution",
     "Trial",
     "coded_bits",
@@ -38,9 +39,9 @@ _GUIDED = 3
 """Passes after which the search for a size goes by what passes made alone."""
 _STEERED = (0.997, 0.995)
 """The shares of a size that the first passes are steered to."""
-CODED = 0.96
+_CODED = 0.96
 """What coding takes of the planner's estimate, about: parts are livelier than Gaussian ones."""
-_ERROR_SLOPE = 0.45
+ERROR_SLOPE = 0.45
 """Errors rise about as price^0.45: as its root where all is coded finely, less where parts are left
 out."""
 _SIZE_AIM, _SIZE_MET = 0.995, 0.99
@@ -88,7 +89,7 @@ def search_size(runner: Runner[D], guide: Guide, budget: Size, fixed: int = 0) -
     readers refuse.
     """
     wanted = _SIZE_AIM * budget.limit
-    nearest, secant = _Nearest[D](budget, _SIZE_MET), _Secant(wanted, SIZE_SLOPE)
+    nearest, secant = _Nearest[D](budget, _SIZE_MET), Secant(wanted, SIZE_SLOPE)
     price = guide.price(coded_bits(budget, fixed))
     guided, before = True, None
     for count in range(1, MOST_PASSES + 1):
@@ -120,7 +121,7 @@ def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float
     within it.
     """
     nearest = _Nearest[D](budget, _ERROR_MET)
-    secant = _Secant(_ERROR_AIM * budget.limit, _ERROR_SLOPE)
+    secant = Secant(_ERROR_AIM * budget.limit, ERROR_SLOPE)
     price, before = start, None
     for count in range(1, MOST_PASSES + 1):
         trial = _tried(runner, nearest, secant, price, count)
@@ -137,7 +138,7 @@ def search_error(runner: Runner[D], budget: MeanError | WorstError, start: float
 def _tried(
     runner: Runner[D],
     nearest: _Nearest[D],
-    secant: _Secant,
+    secant: Secant,
     price: float,
     count: int,
     course: Course | None = None,
@@ -171,7 +172,7 @@ def _same_bytes(before: Trial[D], trial: Trial[D]) -> bool:
 
 def coded_bits(budget: Size, fixed: int) -> float:
     """Bits that the planner may expect of what is coded, in a file of the wanted size."""
-    return 8 * max(_SIZE_AIM * budget.limit - fixed, 1.0) / CODED
+    return 8 * max(_SIZE_AIM * budget.limit - fixed, 1.0) / _CODED
 
 
 class _Nearest(Generic[D]):
@@ -244,7 +245,7 @@ _NARROW: Final = 0.02
 """A bracket of prices so narrow holds a step, which no price in it divides."""
 
 
-class _Secant:
+class Secant:
     """Log value against log price, as far as trials have shown it: a bracket, and a slope.
 
     A price at which a draft was refused is a ceiling for all later ones.

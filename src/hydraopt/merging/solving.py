@@ -22,8 +22,9 @@ from hydraopt.merging.outcome import Job
 from hydraopt.merging.passes import Passes
 from hydraopt.merging.portable import engine_of, pool_for
 from hydraopt.merging.search import (
-    CODED,
+    ERROR_SLOPE,
     MOST_PASSES,
+    Secant,
     Solution,
     Trial,
     coded_bits,
@@ -35,19 +36,22 @@ from hydraopt.merging.weights import Sensitivity, Weights, importances, weights_
 from hydraopt.progress import Progress
 
 __all__ = [
+    "Kept",
     "Options",
     "check_forms",
-    "expected_bits",
     "passes_of",
     "price_of",
     "search",
     "solve",
     "solve_at",
+    "solve_kept",
 ]
 
 _NOISE: Final = 1.75
 """Noise of a number over that of a Gaussian source at the same price, about: coding is not all that
 a price is asked for, and noise on some sides counts less (seen on all sets)."""
+_KEPT_AIM, _KEPT_MET = 0.97, 0.92
+"""Shares of an error that a task keeps: where to aim, and from where on it counts as kept."""
 _ALIKE: Final = 1.05
 """The worst error over the mean one, below which errors count as alike."""
 
@@ -63,6 +67,16 @@ class Options:
     progress: Progress | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The error, above 0, that a task is to have where the common price gives less than ``least``
+    or more than ``most``."""
+
+    error: float
+    least: float
+    most: float
 
 
 def solve(job: Job, budget: Budget, options: Options) -> Solution[Draft]:
@@ -82,11 +96,34 @@ def solve_at(job: Job, price: float, options: Options) -> Draft:
         return passes.run(price, weights.whole, weights.counting)
 
 
-def expected_bits(job: Job, price: float, options: Options) -> float:
-    """What coding would take at a price, by the planner; nothing is rounded or coded."""
+def solve_kept(job: Job, price: float, options: Options, kept: Mapping[str, Kept]) -> Draft:
+    """One pass at a price of a bit; more, if tasks need a price of their own to keep their errors.
+
+    kept: by task. The strictest one counts of tasks that share a content.
+    """
     with passes_of(job, options) as passes:
         weights = _weights(passes, job, options)
-        return CODED * float(passes.estimate(price, weights.whole).sum())
+        draft = passes.run(price, weights.whole, weights.counting)
+        errors, wanted = _errors(job, draft), _by_content(job, kept)
+        own = {
+            content: Secant(_KEPT_AIM * keep.error, ERROR_SLOPE)
+            for content, keep in wanted.items()
+            if not keep.least <= errors[content] <= keep.most
+        }
+        prices = np.ones(job.pieces.contents)  # in units of the common one
+        for count in range(2, MOST_PASSES + 1):
+            off = [x for x in own if not _KEPT_MET <= errors[x] / wanted[x].error <= 1]
+            for content in off:
+                own[content].add(prices[content], errors[content], True)
+            off = [x for x in off if not (own[x].closed or own[x].stands_still)]
+            if not off:
+                break
+            for content in off:
+                prices[content] = own[content].next_price()
+            changed = dataclasses.replace(weights, by_task=weights.by_task / prices)
+            draft = passes.run(price, changed.whole, changed.counting, f"pass {count}")
+            errors = _errors(job, draft)
+        return draft
 
 
 def check_forms(forms: Iterable[str]) -> None:
@@ -161,6 +198,22 @@ def price_of(budget: MeanError | WorstError, job: Job, weights: Weights) -> floa
         return 1.0
     noise = _NOISE * numbers[some] / (2 * math.log(2) * counted[some])
     return float((budget.limit / budget.of(np.sqrt(noise))) ** 2)
+
+
+def _by_content(job: Job, kept: Mapping[str, Kept]) -> dict[int, Kept]:
+    """The strictest of each content."""
+    wanted: dict[int, Kept] = {}
+    for task in job.pieces.tasks:
+        if task.content is not None and task.name in kept:
+            keep = kept[task.name]
+            wanted[task.content] = min(wanted.get(task.content, keep), keep, key=lambda x: x.error)
+    return wanted
+
+
+def _errors(job: Job, draft: Draft) -> dict[int, float]:
+    """By content, the error that its tasks would state."""
+    tasks = dataclasses.replace(job, told=None).manifest(draft).tasks
+    return {task.content: task.error for task in tasks if task.content is not None}
 
 
 class _Runner:

@@ -1,0 +1,78 @@
+"""What a refresh tells: what a new core comes to, and which tasks lose by it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hydraopt.bundle.spec import Manifest
+from hydraopt.files.url import AnyPath
+
+__all__ = ["MORE", "Expected", "Grown", "Refreshed", "grown"]
+
+MORE: Final = 1.1
+"""An error is told to grow if it becomes more than so many times what it was."""
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A task whose error grows by more than a tenth, as its entry states it before and after."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a new core would come to. coded_bytes: of the core and all streams now. expected_bytes:
+    of those over a new core. added: tasks that came after the merge. decoded: tasks that are taken
+    as the collection holds them, since no original is given."""
+
+    path: AnyPath
+    coded_bytes: int
+    expected_bytes: int
+    tasks: int
+    added: int
+    decoded: int
+    grown: tuple[Grown, ...]
+
+    @property
+    def saved(self) -> float:
+        """The share of the coded bytes that a new core would save; below 0 if it costs."""
+        return 1 - self.expected_bytes / self.coded_bytes if self.coded_bytes else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path), "saved": self.saved}
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """A collection with a new core. size_before, size: bytes of the whole. errors: of each task.
+    from_originals: the tasks that were coded from their originals."""
+
+    path: AnyPath
+    size_before: int
+    size: int
+    errors: Mapping[str, float]
+    from_originals: tuple[str, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    grown: tuple[Grown, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+def grown(before: Manifest, after: Manifest) -> tuple[Grown, ...]:
+    """The tasks of both whose errors grow by more than a tenth."""
+    old = {task.name: task.error for task in before.tasks}
+    return tuple(
+        Grown(task.name, old[task.name], task.error)
+        for task in after.tasks
+        if task.name in old and task.error > MORE * old[task.name]
+    )
