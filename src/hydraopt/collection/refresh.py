@@ -132,9 +132,8 @@ def refresh(
 
     output: where to, of the same kind (a file or a folder); None is in its own place, in one step.
     adapters: originals, by the names of their tasks. size, error: as of :func:`hydraopt.merge`;
-    without them the price of a bit stays, but for tasks that lose by it, which keep their errors.
-    same_base, alpha, base, workers, progress: as there. force: replace the parts of another
-    collection in a folder at ``output``.
+    without them the price of a bit stays, but for tasks that lose by it. same_base, alpha, base,
+    workers, progress: as there. force: replace another collection's parts in a folder ``output``.
 
     Tasks that were added keep their history. Raises TaskNotFoundError for an adapter that is no
     task, UsageError for one that is not the file which was added or merged, or where no price is
