@@ -33,7 +33,7 @@ static void put_harm(hy_text *out, const hy_task *x) {
     put_thousands(out, x->answers);
     hy_puts(out, x->answers == 1 ? " prompt " : " prompts ");
     hy_puts(out,
-            x->held_out ? "that nothing was fitted to, " : "that parts of it were fitted to, ");
+            x->held_out ? "that no part was trained on, " : "that parts of it were trained on, ");
     put_thousands(out, x->changed);
     hy_puts(out, x->changed == 1 ? " changes; " : " change; ");
     put_number(out, "%.*f", 2, 100 * x->likely);
