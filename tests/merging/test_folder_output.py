@@ -103,3 +103,15 @@ def test_where_nothing_can_be_written_nothing_begins(three, tmp_path, monkeypatc
     with pytest.raises(UsageError, match="the output's folder may not be written to"):
         merge(three, tmp_path / "out", progress=lambda *x: stages.append(x))
     assert not [x for x in stages if "reading" not in x]
+
+
+def test_a_size_that_holds_every_bit_gives_it(three, tmp_path) -> None:
+    """More bytes for a loss would be for nothing."""
+    whole = merge(three, tmp_path / "whole", lossless=True)
+    made = merge(three, tmp_path / "made", size=whole.size, workers=1)
+    assert (tmp_path / "made").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert "every bit fits into the size that was asked for: nothing is lost" in made.notes
+    assert not any(merge(three, f"{tmp_path}/more/", size="400%", workers=1).errors.values())
+    less = merge(three, tmp_path / "less", size=whole.size - 1, workers=1)
+    assert less.size < whole.size
+    assert max(less.errors.values()) > 0

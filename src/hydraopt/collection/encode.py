@@ -274,10 +274,7 @@ class Coder:
         if isinstance(budget, HarmLimit):
             if self.judge is None:
                 raise UsageError(
-                    explain(
-                        "a limit on harm needs a judge",
-                        do="Give --base and --prompts, or an Onlooker's judge",
-                    )
+                    explain("a limit on harm needs a judge", do="Give --base and --prompts")
                 )
             solution = solve_by_harm(job, budget, options, self.judge)
             draft = solution.draft

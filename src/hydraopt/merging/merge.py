@@ -63,6 +63,9 @@ DEFAULT_MAX_ERROR: Final = 0.03
 DEFAULT_MEASURE: Final = "bias-aware"
 _NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_PERHAPS_ALL: Final = 0.6
+"""Of the fp16 bytes: where a size may hold every bit. Trained 16-bit numbers take more."""
+_ALL_FITS: Final = "every bit fits into the size that was asked for: nothing is lost"
 _NO_CURVES: Final = (
     "the curves of harm are not kept: so small a bundle has no room for them, and a later shrink "
     "shares out by errors alone"
@@ -112,19 +115,18 @@ def merge(
     is a folder, into a core file and task files.
 
     adapters: paths, globs, NAME=PATH strings or Adapters. One limit at most: size ("5%" of the
-    inputs' fp16 bytes, "3MB", or bytes; never exceeded), error (mean relative Frobenius error over
-    tasks), max_error (of the worst task; default 0.03), harm ("1%" of each task's answers may
-    change, or "0.01nats" of KL an answer; needs a judge), or lossless. importance: weight of a
-    task's error, default 1. fair: tasks come as near to one error as can be, or to one harm where a
-    judge shares a size out. measure, sensitivity: see hydraopt.compress.measure; which modules
-    matter more, or who looks. judge: measures harm (of hydraopt.basemodel.onlooker.Onlooker), and
-    the bundle keeps it. refitter, rescaler: train coded parts, see hydraopt.merging.refit and
-    .rescale. forms: those permitted, default all. same_base: take base models written differently
-    as one. alpha: for files that do not state theirs. exact: patterns with * and ? of keys of
-    tensors to keep bit by bit. base: the base model's folder or tensors; what takes the place of
-    one is coded as the difference, and readers need the base too. workers: processes at most,
-    default one for each core, or an Engine; does not change the result. progress: called with
-    (stage, done, total).
+    inputs' fp16 bytes, "3MB", or bytes; never exceeded, and lossless where that fits), error (mean
+    relative Frobenius error over tasks), max_error (of the worst task; default 0.03), harm ("1%" of
+    each task's answers may change, or "0.01nats" of KL an answer; needs a judge), or lossless.
+    importance: weight of a task's error, default 1. fair: tasks come as near to one error, or under
+    a judge to one harm, as can be. measure, sensitivity: see hydraopt.compress.measure. judge:
+    measures harm (of hydraopt.basemodel.onlooker.Onlooker), and the bundle keeps it. refitter,
+    rescaler: train coded parts, see hydraopt.merging.refit and .rescale. forms: those permitted,
+    default all. same_base: take base models written differently as one. alpha: for files that do
+    not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by bit. base: the
+    base model's folder or tensors; what takes the place of one is coded as the difference, and
+    readers need the base too. workers: processes at most, or an Engine; does not change the result.
+    progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -140,11 +142,29 @@ def merge(
         budget = limits.budget(pieces.fp16_bytes)
         weighed = _checked(importance or {}, pieces, budget, fair), sensed(sensitivity)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
-        job = Job.of(pieces, recipe_of(options, budget, lossless, helpers), core_name(output))
-        job, solution = _solved(job, budget, options, judge)
+        begun = loaded, pieces, budget, recipe_of(options, budget, lossless, helpers)
+        job, solution = _solved(_begun(*begun, core_name(output)), budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
+
+
+def _begun(
+    loaded: Loaded,
+    pieces: MergeSet,
+    budget: Budget | HarmLimit,
+    recipe: MergeRecipe,
+    core_file: str | None,
+) -> Job:
+    """The job of these pieces; that of every bit, where a size has room for it."""
+    if isinstance(budget, Size) and budget.limit > _PERHAPS_ALL * pieces.fp16_bytes:
+        every = align(loaded.adapters, loaded.base_model, lossless=True)
+        every = dataclasses.replace(every, notes=(*loaded.notes, *every.notes, _ALL_FITS))
+        lossless = MergeRecipe(recipe.measure, "lossless", DEFAULT_MAX_ERROR, recipe.forms)
+        whole = Job.of(every, lossless, core_file)
+        if whole.size(None) <= budget.limit:
+            return whole
+    return Job.of(pieces, recipe, core_file)
 
 
 def _checked(
