@@ -198,11 +198,11 @@ class Attached:
         for one that cannot be read, UsageError for one that cannot be attached.
         """
         with self._selecting:
-            found = placed, own_name = self._find(name)
+            at = placed, own_name = self._find(name)
             try:
                 placed.look_again(own_name)
             except TaskNotFoundError:
-                self._names = {key: x for key, x in self._names.items() if x != found}
+                self._names = {key: x for key, x in self._names.items() if x != at}
                 self.tasks = tuple(x for x in self.tasks if x in self._names)
                 raise
 
