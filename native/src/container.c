@@ -218,7 +218,8 @@ hydra_status hy_file_open(hy_env *env, hy_arena *arena, hy_file *file) {
         }
         HY_TRY(read_place(env, file, i, start, &position));
     }
-    HY_CHECK(env, start + position == file->reader.size, "%s; got %llu bytes, expected %llu. " AGAIN,
+    HY_CHECK(env, start + position == file->reader.size,
+             "%s; got %llu bytes, expected %llu. " AGAIN,
              start + position > file->reader.size ? "cut off"
                                                   : "with bytes that belong to no tensor",
              (unsigned long long)file->reader.size, (unsigned long long)(start + position));

@@ -8,8 +8,8 @@
 /* open.c: the allocator and limits of a bundle to be; the error of the call that begins. */
 void hy_env_open(hy_env *env, const hydra_options *options, hydra_error *error);
 void hy_env_call(hy_env *env, hydra_error *error);
-/* open.c: what a file holds, into the bundle: a bundle or a core; a task's own file, behind its core;
- * whether the latter names the core that was opened. */
+/* open.c: what a file holds, into the bundle: a bundle or a core; a task's own file, behind its
+ * core; whether the latter names the core that was opened. */
 hydra_status hy_read_main(hydra_bundle *b, uint32_t index);
 hydra_status hy_read_part(hydra_bundle *b, uint32_t index);
 int hy_is_of_core(const hydra_bundle *b, uint32_t index);

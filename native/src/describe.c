@@ -61,8 +61,9 @@ hydra_status hydra_find(const hydra_bundle *b, const char *name, hydra_task *tas
         if (i < b->task_count)
             snprintf(some + used, sizeof some - (size_t)used,
                      " and %u more. \"hydra list\" names all", (unsigned)(b->task_count - i));
-        return hy_fail_in(error, HYDRA_NOT_THERE, "no such task; got '%.100s', expected one of %u: %s",
-                          name, (unsigned)b->task_count, some);
+        return hy_fail_in(error, HYDRA_NOT_THERE,
+                          "no such task; got '%.100s', expected one of %u: %s", name,
+                          (unsigned)b->task_count, some);
     }
     *task = (hydra_task)(found - b->tasks);
     return HYDRA_OK;

@@ -44,7 +44,8 @@ def bundle(adapters, path: Path, changed: str = "") -> tuple[Path, dict[str, str
         return {path: recode(scaled[path], x).record for path, x in modules().items()}
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    merge(adapters, path, size=20_000, refitter=other)
+    most = merge(adapters, path, lossless=True).size - 1
+    merge(adapters, path, size=most, refitter=other)
     return path, {"method": changed}
 
 
