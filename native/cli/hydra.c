@@ -65,7 +65,8 @@ static int list(hydra_bundle *bundle, int bad) {
         hydra_describe(bundle, i, &info, NULL);
         if (info.harm_likely >= 0) sprintf(harm, "%.2f", 100 * info.harm_likely);
         printf("%10llu %9.2f %9s  %s%s\n",
-               (unsigned long long)(info.stream_bytes + info.carried_bytes), 100 * info.error, harm, info.name, info.lossless ? " (lossless)" : "");
+               (unsigned long long)(info.stream_bytes + info.carried_bytes), 100 * info.error,
+               harm, info.name, info.lossless ? " (lossless)" : "");
     }
     return bad > 0;
 }
