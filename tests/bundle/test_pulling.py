@@ -13,7 +13,7 @@ from hydraopt import merge, open_bundle, verify_bundle
 from hydraopt.bundle import pulling
 from hydraopt.bundle.pulling import pull
 from hydraopt.bundle.splitting import split
-from hydraopt.errors import LockedError, UsageError
+from hydraopt.errors import LockedError, TaskNotFoundError, UsageError
 from hydraopt.files.lock import locked, locked_folder
 from tests.conftest import write_adapter
 from tests.merging.merge_cases import modules_of
@@ -50,6 +50,19 @@ def test_a_task_goes_into_the_file_that_it_has_there(bundle: Path, tmp_path: Pat
     assert files_of(here) == {"A.task.safetensors", "a~2.task.safetensors", "mine.task.safetensors"}
     assert list(open_bundle(here)) == NAMES
     assert verify_bundle(here).ok
+
+
+def test_a_task_is_there_whatever_its_file_is_called(whole: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    split(whole, here)
+    (here / "b.task.safetensors").rename(here / "mine.task.safetensors")
+    assert list(open_bundle(here, tasks=["b"])) == ["b"]
+    core = here / "x.core.safetensors"
+    assert list(open_bundle(core, tasks=["A", "b"])) == ["A", "b"]
+    (here / "a~2.task.safetensors").write_bytes(b"broken")
+    for missing in ("c", "b"):
+        with pytest.raises(TaskNotFoundError):
+            open_bundle(here, tasks=[missing])
 
 
 def test_no_task_takes_the_file_of_another(bundle: Path, tmp_path: Path) -> None:

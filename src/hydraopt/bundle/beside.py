@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 from hydraopt.bundle.container import CORE_SUFFIX, TASK_SUFFIX
@@ -11,6 +12,7 @@ from hydraopt.bundle.opening import refuse_file
 from hydraopt.errors import BundleFormatError, RemoteError, UsageError, explain
 from hydraopt.files.answers import Entry, gone
 from hydraopt.files.folders import files_in, is_folder, is_there
+from hydraopt.files.replacing import is_unfinished
 from hydraopt.files.url import AnyPath, Url
 
 __all__ = [
@@ -83,6 +85,14 @@ def refuse_unlisted(path: AnyPath) -> NoReturn:
 
 def only_core(cores: Sequence[AnyPath], where: AnyPath) -> AnyPath:
     """The one core file; raises BundleFormatError, which says where, for none and several."""
+    if not cores and isinstance(where, Path) and is_unfinished(where):
+        raise BundleFormatError(
+            explain(
+                "a change of the collection is under way, or was cut short",
+                file=where,
+                do="Wait for it; if nobody is at work, hydraopt refresh FOLDER finishes it",
+            )
+        )
     if len(cores) != 1:
         raise BundleFormatError(
             explain(

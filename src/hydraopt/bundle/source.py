@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from hydraopt.bundle.apart import core_of, open_apart
 from hydraopt.bundle.beside import parts_beside
 from hydraopt.bundle.container import CORE, FORMAT, TASK
 from hydraopt.bundle.indexed import IndexedFolder, open_folder, parts_named
-from hydraopt.bundle.opening import Container, Opened, open_source, refuse_file
+from hydraopt.bundle.opening import Container, CoreFile, Opened, open_source, refuse_file
+from hydraopt.errors import BundleFormatError
 from hydraopt.files.folders import is_folder
 from hydraopt.files.url import AnyPath
 
@@ -26,7 +29,7 @@ def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | In
         if wanted is None:
             return open_folder(path)
         core, tasks = parts_named(path, wanted)
-        return open_apart(core_of(Container(core, (CORE,))), tasks, path, False, wanted)
+        return _some(path, core_of(Container(core, (CORE,))), tasks, wanted)
     file = Container(path, (FORMAT, CORE, TASK))
     if file.format == TASK:
         do = "Put its core file beside it, and give that or the folder"
@@ -35,4 +38,15 @@ def source_at(path: AnyPath, wanted: Sequence[str] | None = None) -> Opened | In
         return open_source(file)
     if wanted is None:
         return open_folder(path, file)
-    return open_apart(core_of(file), parts_beside(path, wanted)[1], path, False, wanted)
+    return _some(path, core_of(file), parts_beside(path, wanted)[1], wanted)
+
+
+def _some(path: AnyPath, core: CoreFile, named: Sequence[AnyPath], wanted: Sequence[str]) -> Opened:
+    """Some tasks out of the files that are called by them; here also out of the others, if one is
+    missing: somebody may have renamed its file."""
+    opened = open_apart(core, named, path, False, wanted)
+    missing = set(wanted) - {task.name for task in opened.manifest.tasks}
+    if missing and isinstance(path, Path):
+        with suppress(BundleFormatError):  # the others may be damaged, and this one not there
+            return open_apart(core, parts_beside(path)[1], path, False, wanted)
+    return opened
