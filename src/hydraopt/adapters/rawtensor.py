@@ -237,7 +237,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-DAMAGED: Final = "The file is damaged; download or save the adapter again"
+DAMAGED: Final = "The file is damaged; download or save it again"
 
 
 def refuse(

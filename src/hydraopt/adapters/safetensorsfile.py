@@ -89,8 +89,8 @@ def _read_header(path: AnyPath, size: int, held: Ranges | None) -> tuple[dict[st
         refuse(
             "not a safetensors file, or cut off inside its header",
             path,
-            got=f"a header of {length} bytes in a file of {size}",
-            expected=f"at most {min(max(size - 8, 0), _MAX_HEADER)} bytes",
+            got=f"a header of {length} bytes in a file of {size}" if size >= 8 else f"{size} bytes",
+            expected=f"at most {min(size - 8, _MAX_HEADER)} bytes" if size >= 8 else "at least 8",
             do=DAMAGED,
         )
     text = file.read(8, length)
