@@ -130,7 +130,8 @@ def cli() -> None:
     """Many LoRA adapters of one base model in one small file, and every adapter back.
 
     Exit codes: 0 done, 1 verify or doctor found problems, 2 refused (the reason is on stderr), 70
-    an error that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted, 143 ended.
+    an error that nobody foresaw (HYDRAOPT_TRACEBACK=1 shows where), 130 interrupted, 143 or 129
+    ended.
 
     \b
     Example:
