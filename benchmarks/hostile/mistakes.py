@@ -56,7 +56,7 @@ MISTAKES = (
     ),
     Mistake("a file that is no adapter", "merge notes.txt -o x", "expected .safetensors"),
     Mistake("an adapter without its config", "merge noconfig -o x", "Put the adapter's config"),
-    Mistake("half a download", "merge cut -o x", "download or save the adapter again"),
+    Mistake("half a download", "merge cut -o x", "download or save it again"),
     Mistake("an adapter of another base", "merge adapters/* other -o x", "--same-base"),
     Mistake("a bundle for an adapter", f"merge {BUNDLE} -o x", "hydraopt add"),
     Mistake("two limits", "merge adapters/* --size 5% --error 0.1 -o x", "expected one"),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hydraopt import merge
+
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "bundle" / "golden"
 LAYOUTS = sorted(path.parent for path in GOLDEN.glob("layouts/*/bundle.hydra.safetensors"))
@@ -63,6 +65,14 @@ def hydra(tmp_path_factory: pytest.TempPathFactory) -> str:
     with (folder / "hydra.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return str(build(folder))
+
+
+@pytest.fixture(scope="session")
+def phone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle that the README makes, of eight tasks."""
+    path = tmp_path_factory.mktemp("phone") / "phone.hydra.safetensors"
+    merge(sorted((ROOT / "examples" / "adapters").iterdir()), path, size="5%")
+    return path
 
 
 @pytest.fixture(scope="session")

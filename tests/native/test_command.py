@@ -24,7 +24,7 @@ from hydraopt.bundle.splitting import split
 from hydraopt.coding.chunks import ChunkWriter
 from hydraopt.coding.records import write_record
 from tests.marks import slow
-from tests.native.conftest import GOLDEN, LAYOUTS, ROOT, Run
+from tests.native.conftest import GOLDEN, LAYOUTS, Run
 from tests.native.mutants import Pieces
 
 SECOND = GOLDEN / "second.hydra.safetensors"
@@ -178,10 +178,10 @@ def test_output_that_is_lost_is_said(hydra: str, words: tuple[object, ...]) -> N
     )
 
 
-def test_a_task_that_is_not_there_gets_names_of_others(run: Run) -> None:
+def test_a_task_that_is_not_there_gets_names_of_others(run: Run, phone: Path) -> None:
     done = run("extract", SECOND, "xx", "-o", "y")
     assert "got 'xx', expected one of 3: de, fr, same\n" in done.stderr
-    done = run("extract", ROOT / "examples" / "phone.hydra.safetensors", "xx", "-o", "y")
+    done = run("extract", phone, "xx", "-o", "y")
     says = 'expected one of 8: dates-de, dates-en, dates-es and 5 more. "hydra list" names all\n'
     assert says in done.stderr
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.conftest import ROOT, Run, compiler
+from tests.native.conftest import Run, compiler
 
-PHONE = ROOT / "examples" / "phone.hydra.safetensors"
 WAIT = "#include <unistd.h>\nint fsync(int fd) { (void)fd; return pause(); }\n"
 """In place of the system's fsync: a file is written, and the export waits to be ended."""
 KINDS = ["peft", "raw", "gguf"]
@@ -36,11 +35,11 @@ def waiting(hydra: str, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def extracting(kind: str, out: Path) -> list[str]:
+def extracting(phone: Path, kind: str, out: Path) -> list[str]:
     config = out.parent.parent / "config.json"
     base = {"model_type": "llama", "num_attention_heads": 9, "num_key_value_heads": 3}
     config.write_text(json.dumps({**base, "num_hidden_layers": 30}))
-    words = ("extract", PHONE, "numbers-de", "-o", out, "--to", kind, "--base", config)
+    words = ("extract", phone, "numbers-de", "-o", out, "--to", kind, "--base", config)
     return [*map(str, words)]
 
 
@@ -58,11 +57,17 @@ def started(words: list[str], environment: dict[str, str], number: int) -> subpr
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_a_signal_leaves_nothing(
-    run: Run, hydra: str, waiting: dict[str, str], kind: str, sign: str, tmp_path: Path
+    run: Run,
+    hydra: str,
+    phone: Path,
+    waiting: dict[str, str],
+    kind: str,
+    sign: str,
+    tmp_path: Path,
 ) -> None:
     place, number = tmp_path / "place", signal.Signals[sign]
     place.mkdir()
-    words = extracting(kind, place / "out")
+    words = extracting(phone, kind, place / "out")
     child = started([hydra, *words], waiting, number)
     limit = time.monotonic() + 60
     while not any(x.is_file() for x in place.rglob("*")):
@@ -81,7 +86,9 @@ def test_a_signal_leaves_nothing(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_what_ended_processes_left_is_removed(run: Run, kind: str, tmp_path: Path) -> None:
+def test_only_what_ended_processes_left_is_removed(
+    run: Run, phone: Path, kind: str, tmp_path: Path
+) -> None:
     place, mine = tmp_path / "place", tmp_path / "mine"
     place.mkdir(), mine.mkdir()
     ended = subprocess.Popen(["true"])
@@ -92,7 +99,7 @@ def test_only_what_ended_processes_left_is_removed(run: Run, kind: str, tmp_path
     for name in kept:
         (place / name).write_text("kept")
     (place / f".out.tmp-{ended.pid}").symlink_to(mine)
-    done = run(*extracting(kind, place / "out"))
+    done = run(*extracting(phone, kind, place / "out"))
     assert done.returncode == 0, done.stderr
     assert {x.name for x in place.iterdir()} == {*kept, "out"}
     assert (mine / "README.md").read_text() == "mine"
