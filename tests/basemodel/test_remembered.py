@@ -1,0 +1,57 @@
+"""The memory of what was measured: kept on disk where that can be, and tidied."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from hydraopt.basemodel.memory import Memory, key_of
+
+
+def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    memory = Memory(tmp_path / "file")
+    memory.put(key_of(["a"]), [1])
+    assert memory.get(key_of(["a"])) == [1]
+    assert Memory(tmp_path / "file").get(key_of(["a"])) is None
+
+
+def test_borders_of_parts_count() -> None:
+    assert key_of(["ab", "c"]) != key_of(["a", "bc"])
+
+
+def test_what_nobody_asked_for_in_a_quarter_of_a_year_goes(tmp_path: Path) -> None:
+    memory = Memory(tmp_path, in_process=False)
+    old, asked, new, later = (key_of([x]) for x in ("old", "asked for", "new", "later"))
+    for key in (old, asked, new):
+        memory.put(key, [key])
+    for name in (f"{old}.json", f"{asked}.json", "tmp1a_b.new", "package.json"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    memory = Memory(tmp_path, in_process=False)
+    assert memory.get(asked) == [asked]
+    assert (tmp_path / f"{old}.json").exists()
+    memory.put(later, [])
+    kept = {f"{asked}.json", f"{new}.json", f"{later}.json", "package.json"}
+    assert {x.name for x in tmp_path.iterdir()} == kept
+
+
+def test_what_cannot_be_tidied_or_written_costs_nothing_else(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        Memory(tmp_path).put("k", [1])
+    assert Memory(tmp_path).get("k") == [1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        Memory(tmp_path).put("n", [1])
+    assert [x.name for x in tmp_path.iterdir()] == ["k.json"]
+
+
+def test_values_come_back_from_disk(tmp_path: Path) -> None:
+    Memory(tmp_path).put("k", [1, 0.5])
+    assert Memory(tmp_path).get("k") == [1, 0.5]
+    assert json.loads((tmp_path / "k.json").read_text()) == [1, 0.5]
