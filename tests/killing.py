@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 
-__all__ = ["killed_before"]
+__all__ = ["killed_before", "swept"]
 
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
 _KILLED = 137
@@ -51,3 +52,14 @@ def killed_before(number: int, act: Callable[[], object]) -> bool:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, _KILLED), f"a writer ended with {status}"
     return status == _KILLED
+
+
+def swept(script: str, *arguments: object) -> list[str]:
+    """What a script prints of the states that its killed writers left, "old" or "new": all that
+    were killed early left the old one. The script runs in a process without threads."""
+    line = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    kinds = done.stdout.split()
+    assert kinds == ["old"] * kinds.count("old") + ["new"] * kinds.count("new")
+    return kinds

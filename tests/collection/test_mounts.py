@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hydraopt.collection.refresh import refresh
+from tests.killing import swept
 from tests.marks import slow
 
 # Kills a writer before each of its changes. The next writer, who renames a task, leaves the tasks
@@ -81,14 +80,6 @@ def test_killed_before_any_change_all_tasks_are_there(
 ) -> None:
     other = tmp_path / "other.hydra.safetensors"
     refresh(merged, other, error=0.3)
-    done = subprocess.run(
-        [sys.executable, "-c", _SWEEP, str(merged), str(other), str(tmp_path / "top"), how],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    kinds = done.stdout.split()
-    assert kinds == ["old"] * kinds.count("old") + ["new"] * kinds.count("new")
+    kinds = swept(_SWEEP, merged, other, tmp_path / "top", how)
     assert kinds.count("old") > 8
     assert kinds.count("new") > 12

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from hydraopt.files import writing
 from hydraopt.files.lock import locked_folder
 from hydraopt.files.replacing import is_unfinished
 from hydraopt.files.writing import clean, replaced_folder, write_new
+from tests.killing import swept
 
 # Kills a writer before each of its changes; once, when it has much to do, also the next one before
 # each of its own. After them the folder has the files of one kind, with those that are no writer's.
@@ -25,6 +24,7 @@ from pathlib import Path
 from hydraopt.files import writing
 from hydraopt.files.lock import locked_folder
 from hydraopt.files.writing import clean, replaced_folder, write_new
+from tests.killing import swept
 from tests.killing import killed_before
 
 top, how = Path(sys.argv[1]), sys.argv[2]
@@ -103,15 +103,7 @@ print(*kinds)
 
 @pytest.mark.parametrize("how", ["mounted", "not exchanged"])
 def test_killed_before_any_change_all_files_are_of_one_kind(tmp_path: Path, how: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _SWEEP, str(tmp_path / "top"), how],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    kinds = done.stdout.split()
-    assert kinds == ["old"] * kinds.count("old") + ["new"] * kinds.count("new")
+    kinds = swept(_SWEEP, tmp_path / "top", how)
     assert kinds.count("old") > 4
     assert kinds.count("new") > 8
 

@@ -20,7 +20,7 @@ from hydraopt.adapters.tensorfile import RawTensor
 from hydraopt.errors import NumericalError, UsageError, explain
 from hydraopt.files.url import AnyPath
 
-__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule", "factor_path"]
+__all__ = ["Adapter", "ExtraKind", "Layout", "LowRankModule", "factor_path", "is_entrywise"]
 
 Kind = Literal["linear", "embedding", "conv"]
 Format = Literal["peft", "kohya", "diffusers", "loralib", "mlx"]
@@ -83,6 +83,11 @@ def factor_path(path: str, group: int, size: tuple[int, int] | None) -> str:
     """
     name = f"{path}::w{group + 1}"
     return name if size is None else f"{name}.{size[0]}x{size[1]}"
+
+
+def is_entrywise(path: str) -> bool:
+    """Whether a factor of that path is of a product entry by entry (LoHa), not Kronecker's."""
+    return "." not in path.rpartition("::")[2]
 
 
 _USUAL: Final = 60

@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
-from hydraopt.adapters.model import Adapter
+from hydraopt.adapters.model import Adapter, is_entrywise
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.tunerfiles import factor_rule, module_path
 from hydraopt.linalg.shapes import Array
@@ -76,8 +76,7 @@ class Product(Generic[K]):
 
 def factor_part(path: str, group: int) -> str:
     """The part that a module of layout "factor" is, by its path and group."""
-    entrywise = "." not in path.rpartition("::")[2]
-    return f"{'hada' if entrywise else 'lokr'}_w{group + 1}"
+    return f"{'hada' if is_entrywise(path) else 'lokr'}_w{group + 1}"
 
 
 def part_of_product(key: str) -> tuple[str, str] | None:

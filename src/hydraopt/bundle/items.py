@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from hydraopt.adapters.rawtensor import DTYPE_BYTES
+from hydraopt.adapters.rawtensor import DTYPE_BYTES, MOST_NUMBERS
 from hydraopt.bundle.strictjson import check, natural, one_of, text
 
 __all__ = ["MAX_ITEMS", "MAX_RAW", "CarriedBlob", "CarriedItem"]
 
 MAX_ITEMS: Final = 10**6
-MAX_RAW: Final = 1 << 40
+MAX_RAW: Final = MOST_NUMBERS
 
 
 @dataclass(frozen=True)

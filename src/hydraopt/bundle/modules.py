@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from hydraopt.adapters.keys import spell
-from hydraopt.adapters.model import Kind, Layout, LowRankModule, factor_path
+from hydraopt.adapters.model import Kind, Layout, LowRankModule, factor_path, is_entrywise
 from hydraopt.bundle.strictjson import check, natural, one_of, text
 
 __all__ = ["ModuleEntry", "default_key"]
@@ -78,7 +78,7 @@ class ModuleEntry:
     @property
     def entrywise(self) -> bool:
         """Whether it is a factor of a product entry by entry (LoHa), not of Kronecker's (LoKr)."""
-        return self.layout == "factor" and "." not in self.path.rpartition("::")[2]
+        return self.layout == "factor" and is_entrywise(self.path)
 
 
 def default_key(module: ModuleEntry, half: Half) -> str:

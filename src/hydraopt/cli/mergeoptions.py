@@ -112,7 +112,7 @@ def read_texts(
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of a merge, held against each other. Raises click's errors."""
+    """The options of a merge, held against each other. Raises click's errors, and UsageError."""
 
     size: str | None
     error: float | None
@@ -187,13 +187,12 @@ class Asked:
             )
 
     def _check_harm(self, harm: str) -> None:
-        from hydraopt.merging.budget import parse_harm
+        """Before a base model is loaded for it."""
+        from hydraopt.merging.merge import Limits
 
         if not self.prompted:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
-        if (self.size, self.error, self.max_error) != (None, None, None) or self.lossless:
-            raise click.UsageError("more than one limit: give --harm alone")
-        parse_harm(harm)
+        Limits(self.size, self.error, self.max_error, self.lossless, harm).budget(0)
 
     @property
     def refits(self) -> bool:

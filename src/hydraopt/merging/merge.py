@@ -52,6 +52,7 @@ from hydraopt.progress import Progress
 __all__ = [
     "DEFAULT_MAX_ERROR",
     "DEFAULT_MEASURE",
+    "Limits",
     "MergeResult",
     "merge",
     "recipe_of",
@@ -131,7 +132,7 @@ def merge(
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
     started, other = time.monotonic(), measure != DEFAULT_MEASURE
-    limits = _Limits(size, error, max_error, lossless, harm)
+    limits = Limits(size, error, max_error, lossless, harm)
     helpers = Finishers(judge, refitter, rescaler)
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
     limits.check(helpers, {**choices, "sensitivity": sensitivity, "measure": other})
@@ -237,7 +238,7 @@ def _aligned(
 
 
 @dataclass(frozen=True)
-class _Limits:
+class Limits:
     """What the user limits, as :func:`merge` takes it. Raises UsageError for more than one."""
 
     size: str | int | None
