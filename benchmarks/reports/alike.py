@@ -10,7 +10,15 @@ import numpy as np
 
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import ALIKE, BOTH, REFITTED, SHARED_OUT, WAYS
-from benchmarks.reports.scores import dropped, grouped, row_of, scored_tasks
+from benchmarks.reports.scores import (
+    SURE,
+    dropped,
+    drops,
+    grouped,
+    mean_drop,
+    row_of,
+    scored_tasks,
+)
 from benchmarks.reports.tables import table
 
 __all__ = ["SECTIONS"]
@@ -66,11 +74,52 @@ def _text(files: Sequence[str], result: Result) -> str:
         f"{result['set']}: {len(tasks)} scored, {sum(x['rows'] for x in tasks):,} test rows,"
         f" {result['prompts']} prompts a task ({', '.join(f'`{x}`' for x in files)}).\n\n"
     )
-    return about + _tables(files[0], result, _KEYS)
+    return about + "\n".join([_methods(files[0], result), *(_spread(result, key) for key in _KEYS)])
 
 
-def _tables(file: str, result: Result, keys: Sequence[str]) -> str:
-    return "\n".join([_methods(file, result), *(_spread(result, key) for key in keys)])
+def _applications(result: Result) -> str:
+    """A row for the tasks of each application, one for all, and one for all but the worst task."""
+    groups: dict[str, set[str]] = {}
+    for task in result["tasks"]:
+        groups.setdefault(task["task"], set()).add(task["adapter"])
+    groups = dict(sorted(groups.items()))
+    groups["all"] = everything = set().union(*groups.values())
+    labels = list(result["methods"])
+    lost = {label: drops(result, label) for label in labels}
+    worst = max((drop, name) for label in labels for name, (drop, _) in lost[label].items())[1]
+    groups[f"all but {worst}"] = everything - {worst}
+    rows = []
+    for group, names in groups.items():
+        cells = [_lost(lost[label], names) for label in labels]
+        for values in (_changed, _kl):
+            found = [values(result, label) for label in labels]
+            cells += [_mean([x[name] for name in names], values is _kl) for x in found]
+        rows.append([group, str(len(names)), *cells])
+    named = [f"{m['method']} {m['setting']}" for m in result["methods"].values()]
+    whats = ("drop, %, and sure drops,", "changed, %,", "KL an answer, geometric mean,")
+    return table(["application", "tasks", *(f"{w} {n}" for w in whats for n in named)], rows)
+
+
+def _lost(lost: Mapping[str, tuple[float, float]], names: set[str]) -> str:
+    """Mean drop, its 95 % interval, and the tasks whose own interval lies above 0."""
+    mine = {name: lost[name] for name in names if name in lost}
+    if not mine:
+        return ""
+    mean, spread = mean_drop(mine)
+    sure = sum(drop > SURE * deviation for drop, deviation in mine.values())
+    return f"{mean:.1f} [{mean - SURE * spread:.1f}, {mean + SURE * spread:.1f}]; {sure} sure"
+
+
+def _mean(values: Sequence[float], geometric: bool) -> str:
+    """Of shares in percent the mean, of KL the geometric mean, in nats."""
+    if not geometric:
+        return f"{np.mean(values):.1f}"
+    return f"{np.exp(np.mean(np.log(np.maximum(values, 1e-9)))):.4f}"
+
+
+def _kl(result: Result, label: str) -> dict[str, float]:
+    """By adapter, KL an answer, in nats."""
+    return {x["adapter"]: x["results"][label]["kl_answer"] for x in scored_tasks(result, label)}
 
 
 def _joined(results: Mapping[str, Result]) -> Iterator[tuple[list[str], Result]]:
@@ -104,7 +153,8 @@ def _shared_out() -> str:
             f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"
             f" task at most, of {asked['split']} rows{learned} (`{file.name}`{others}).\n\n"
         )
-        texts.append(about + _tables(file.name, result, ("task", "adapter")))
+        parts = (_methods(file.name, result), _applications(result), _spread(result, "adapter"))
+        texts.append(about + "\n".join(parts))
     return "\n".join(texts)
 
 
