@@ -172,8 +172,14 @@ def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
     told = CliRunner().invoke(cli, ["verify", str(out), names[1], *asked, "--json"])
     assert [task["name"] for task in json.loads(told.stdout)["harm"]] == ["fr"]
     (place / "prompts" / "it.txt").write_text("x\n")
-    refused = CliRunner().invoke(cli, ["replace", str(out), names[1], "--size", "40%", *asked])
+    again = ["replace", str(out), names[1], "--size", "40%", *asked]
+    warned = CliRunner().invoke(cli, again)
+    assert warned.exit_code == 0, warned.output
+    assert "prompts of no task here are not read: it" in warned.output
+    next((place / "prompts").glob("fr.*")).unlink()
+    refused = CliRunner().invoke(cli, again)
     assert "prompts of a task that is not there" in refused.output
+    assert "got it, expected fr" in refused.output
 
 
 def test_a_lossless_collection_has_no_use_for_prompts(place: Path) -> None:

@@ -178,6 +178,18 @@ def test_wrong_prompts_are_refused(place: Path, tmp_path: Path) -> None:
     assert "got de, expected en, fr" in result.output
 
 
+def test_prompts_of_one_task_may_be_a_file(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.txt"
+    file.write_text("one\ntwo\nthree\n")
+    adapters = [str(x) for x in sorted((place / "adapters").iterdir())]
+    given = ["verify", str(place / "b"), *adapters, "--base", str(place / "base"), "--json"]
+    result = CliRunner().invoke(cli, [*given, "--prompts", f"fr={file}"])
+    (task,) = json.loads(result.stdout)["harm"]
+    assert (task["name"], task["measured"]["answers"]) == ("fr", 3)
+    twice = CliRunner().invoke(cli, [*given, *2 * ["--prompts", str(tmp_path)]])
+    assert (twice.exit_code, "give one folder" in twice.output) == (2, True)
+
+
 def test_a_damaged_task_is_a_problem(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

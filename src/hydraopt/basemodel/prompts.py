@@ -13,7 +13,7 @@ from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 
-__all__ = ["read_prompt_folder", "read_prompts"]
+__all__ = ["prompt_files", "read_prompt_folder", "read_prompts"]
 
 _MOST_BYTES: Final = 1 << 28
 _ENCODING: Final = "utf-8-sig"
@@ -55,17 +55,10 @@ def read_prompts(path: str | Path) -> list[str]:
     return prompts
 
 
-def read_prompt_folder(
-    path: str | Path, names: Collection[str], others: Collection[str] = ()
-) -> dict[str, list[str]]:
-    """Prompts by task, from ``NAME.jsonl``, ``.ndjson`` or ``.txt`` files; see
-    :func:`read_prompts`.
-
-    names: the tasks that are asked about; one without a file is left out. others: tasks that there
-    are besides, whose files are not read. Hidden files hold no prompts. Raises UsageError for a
-    folder that is none, for two files of a task, for files of prompts that no task is called by,
-    and for a ``.json`` file of a task.
-    """
+def prompt_files(path: str | Path) -> dict[str, Path]:
+    """A folder's files of prompts, by the task that each is called by: ``NAME.jsonl``, ``.ndjson``
+    or ``.txt``. Hidden files hold no prompts. Raises UsageError for a folder that is none, and for
+    two files of a task."""
     folder = Path(path)
     if not folder.is_dir():
         do = "Name the task of a file: NAME=FILE" if folder.is_file() else None
@@ -73,23 +66,40 @@ def read_prompt_folder(
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         # Hidden files are a system's notes of others, as macOS's ._NAME.txt.
-        if file.suffix.lower() == ".json" and file.stem in names:
-            raise _not_a_list(file)
         if file.suffix.lower() not in _SUFFIXES or file.name.startswith("."):
             continue
         if file.stem in files:
             both = f"{files[file.stem].name} and {file.name}"
             raise UsageError(explain("two files of prompts for one task", file=folder, got=both))
         files[file.stem] = file
+    return files
+
+
+def read_prompt_folder(
+    path: str | Path, names: Collection[str], others: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Prompts by task, from a folder of :func:`prompt_files`; see :func:`read_prompts`.
+
+    names: the tasks that are asked about; one without a file is left out. others: tasks that there
+    are besides, whose files are not read. Nor are files of no task, where every task that is asked
+    about has one. Raises UsageError for a folder that is none, for two files of a task, for files
+    of no task beside tasks without a file, which may be meant by them, and for a ``.json`` file of
+    a task.
+    """
+    files = prompt_files(path)
+    for odd in sorted(Path(path).iterdir()):
+        if odd.suffix.lower() == ".json" and odd.stem in names:
+            raise _not_a_list(odd)
     unknown = sorted(set(files) - {*names, *others})
     mine = {name: file for name, file in sorted(files.items()) if name in names}
-    if unknown or not mine:
+    without = sorted(set(names) - set(mine))
+    if (unknown and without) or not mine:
         raise UsageError(
             explain(
                 "prompts of a task that is not there" if unknown else "no prompts in the folder",
-                file=folder,
+                file=Path(path),
                 got=", ".join(unknown or sorted(files)) or "no .jsonl or .txt file",
-                expected=", ".join(sorted(names)),
+                expected=", ".join(without),
                 do="Name each file as its adapter",
             )
         )

@@ -18,6 +18,7 @@ __all__ = [
     "Prompts",
     "Setting",
     "check_prompts",
+    "given_texts",
     "read_texts",
 ]
 
@@ -84,22 +85,9 @@ def check_prompts(prompted: Sequence[tuple[str, str]]) -> None:
 def read_texts(
     prompted: Sequence[tuple[str, str]], names: Sequence[str], others: Collection[str] = ()
 ) -> dict[str, list[str]]:
-    """Prompts by task; a file of one task goes before what the folder has of it. Warns of tasks
-    that have few, or none where others have some.
-
-    names: the tasks that are asked about. others: tasks that there are besides. Raises UsageError
-    for what cannot be read, and for prompts of a task that is not there.
-    """
-    from hydraopt.basemodel.prompts import read_prompt_folder, read_prompts
-    from hydraopt.errors import UsageError, explain
-
-    files = dict(prompted)
-    folder = files.pop("", None)
-    if unknown := sorted(set(files) - set(names)):
-        what, got = "prompts of a task that is not there", ", ".join(unknown)
-        raise UsageError(explain(what, got=got, expected=", ".join(sorted(names))))
-    texts = read_prompt_folder(folder, names, others) if folder is not None else {}
-    texts |= {task: read_prompts(file) for task, file in files.items()}
+    """Prompts by task, as of :func:`given_texts`. Warns of tasks that have few, or none where
+    others have some."""
+    texts = given_texts(prompted, names, others)
     counts = {name: len(set(mine)) for name, mine in texts.items()}
     few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
     if few:
@@ -108,6 +96,32 @@ def read_texts(
     if none:
         warn(f"no prompts of {some_of(none)}: nothing is measured there")
     return texts
+
+
+def given_texts(
+    prompted: Sequence[tuple[str, str]], names: Sequence[str], others: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Prompts by task; a file of one task goes before what the folder has of it. Warns of files in
+    the folder that are of no task.
+
+    names: the tasks that are asked about. others: tasks that there are besides. Raises UsageError
+    for what cannot be read, and for prompts of a task that is not there.
+    """
+    from hydraopt.basemodel.prompts import prompt_files, read_prompt_folder, read_prompts
+    from hydraopt.errors import UsageError, explain
+
+    files = dict(prompted)
+    folder = files.pop("", None)
+    if unknown := sorted(set(files) - set(names)):
+        what, got = "prompts of a task that is not there", ", ".join(unknown)
+        raise UsageError(explain(what, got=got, expected=", ".join(sorted(names))))
+    texts = {}
+    if folder is not None:
+        rest = [name for name in names if name not in files] or names
+        texts = read_prompt_folder(folder, rest, {*others, *files})
+        if unread := sorted(set(prompt_files(folder)) - {*names, *others}):
+            warn(f"prompts of no task here are not read: {some_of(unread)}")
+    return texts | {task: read_prompts(file) for task, file in files.items()}
 
 
 @dataclass(frozen=True)

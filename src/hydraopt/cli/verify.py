@@ -21,6 +21,7 @@ from hydraopt.cli.common import (
     show_table,
     some_of,
 )
+from hydraopt.cli.mergeoptions import Prompts, check_prompts, given_texts
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 
@@ -44,9 +45,11 @@ __all__ = ["verify"]
 )
 @click.option(
     "--prompts",
-    metavar="DIR",
+    "prompted",
+    type=Prompts(),
+    multiple=True,
     help="Measure again, with --base and ADAPTERS, how many answers change. A folder of NAME.jsonl "
-    "or NAME.txt files, as for merge; tasks without one are left out.",
+    "or NAME.txt files, or one file of one task, as for merge; tasks without one are left out.",
 )
 @json_option
 @quiet_option
@@ -58,7 +61,7 @@ def verify(
     same_base: bool,
     alpha: float | None,
     base: str | None,
-    prompts: str | None,
+    prompted: tuple[tuple[str, str], ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -75,7 +78,8 @@ def verify(
       hydraopt verify phone.hydra.safetensors adapters/*
       hydraopt verify phone.hydra.safetensors adapters/* --base BASE --prompts prompts
     """
-    if prompts is not None and not (base and adapters):
+    check_prompts(prompted)
+    if prompted and not (base and adapters):
         raise click.BadParameter("give ADAPTERS and --base as well", param_hint="--prompts")
     if not adapters and (same_base or alpha is not None):
         raise UsageError(
@@ -93,13 +97,13 @@ def verify(
     if adapters:
         originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
     # A name on a hub has no tensors at hand; the base model itself is loaded by it all the same.
-    tensors = None if prompts and base and not Path(base).is_dir() else base
+    tensors = None if prompted and base and not Path(base).is_dir() else base
     # A wrong --base is no problem of the bundle.
     report = verify_bundle(bundle, originals, open_base(tensors))
     harm = None
-    if prompts is not None and base is not None and originals is not None and report.tasks:
+    if prompted and base is not None and originals is not None and report.tasks:
         with progress_bar(quiet or as_json) as progress:
-            harm = _measured(report, originals, base, prompts, progress)
+            harm = _measured(report, originals, base, prompted, progress)
     notes = [*(originals.notes if originals is not None else ()), *_notes(report, harm)]
     if as_json:
         told = {} if harm is None else {"harm": [task.to_dict() for task in harm.tasks]}
@@ -127,15 +131,14 @@ def _measured(
     report: VerifyReport,
     originals: Sequence[Adapter],
     base: str,
-    prompts: str,
+    prompted: Sequence[tuple[str, str]],
     progress: Progress | None,
 ) -> HarmReport:
     """The harm of the tasks that could be read; its problems go to the report."""
-    from hydraopt.basemodel.prompts import read_prompt_folder
     from hydraopt.basemodel.verify import verify_harm
 
     read = {task.name for task in report.tasks}
-    asked = read_prompt_folder(prompts, [x.name for x in originals], read)
+    asked = given_texts(prompted, [x.name for x in originals], read)
     harm = verify_harm(
         report.path, originals, base, {k: v for k, v in asked.items() if k in read}, progress
     )
