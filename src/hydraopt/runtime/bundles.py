@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.beyond import not_linear, other_settings
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
@@ -27,7 +27,7 @@ from hydraopt.runtime.heads import Head, ModuleHead, Replaced, Site, module_head
 from hydraopt.runtime.places import Places
 from hydraopt.runtime.saved import UnfitError, replacements
 
-__all__ = ["Bundles", "PlacedBundle", "named_bundles", "not_linear", "obstacles"]
+__all__ = ["Bundles", "PlacedBundle", "named_bundles", "obstacles"]
 
 BundleLike = Bundle | str | os.PathLike[str]
 Bundles = BundleLike | Sequence[BundleLike] | Mapping[str, BundleLike]
@@ -229,17 +229,6 @@ def _label(bundle: BundleLike) -> str:
     return name
 
 
-def not_linear(entry: ModuleEntry) -> str | None:
-    """What a module is, where it is no whole linear one."""
-    if entry.kind != "linear":
-        return f"{entry.kind} factors"
-    if entry.layout == "factor":
-        return "factors of products"
-    if entry.layout in ("rows", "experts") or entry.groups > 1:
-        return f"factors of {entry.layout} in groups"
-    return None
-
-
 def obstacles(task: TaskAdapter, replacing: bool = False) -> Iterator[str]:
     """Kinds of what a task has besides low-rank changes of linear modules.
 
@@ -253,9 +242,4 @@ def obstacles(task: TaskAdapter, replacing: bool = False) -> Iterator[str]:
     kinds = set(others.values()) - ({"saved"} if replacing else set())
     yield from (f"extra tensors of kind {kind}" for kind in sorted(kinds))
     yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
-    for setting in ("alora_invocation_tokens", "layer_replication"):
-        if task.config.get(setting):
-            yield f"the setting {setting}"
-    how = str(task.config.get("init_lora_weights"))
-    if CHANGES_BASE.search(how):
-        yield f"an initialisation that changes the base, {how}"
+    yield from other_settings(task.config)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hydraopt.adapters.beyond import not_linear
 from hydraopt.bundle.reader import Bundle
-from hydraopt.runtime.bundles import not_linear
 
 __all__ = ["frame_of"]
 

@@ -1,0 +1,44 @@
+"""What tasks have besides low-rank changes of linear modules, W + B A: whoever puts such changes
+alone on a model has to leave the others out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from hydraopt.adapters.model import Kind, Layout
+from hydraopt.adapters.peft import CHANGES_BASE
+
+__all__ = ["Sited", "not_linear", "other_settings"]
+
+
+class Sited(Protocol):
+    """A module, of an adapter or as a bundle's manifest lists it."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def groups(self) -> int: ...
+
+
+def not_linear(module: Sited) -> str | None:
+    """What a module is, where it is no whole linear one."""
+    if module.kind != "linear":
+        return f"{module.kind} factors"
+    if module.layout == "factor":
+        return "factors of products"
+    if module.layout in ("rows", "experts") or module.groups > 1:
+        return f"factors of {module.layout} in groups"
+    return None
+
+
+def other_settings(config: Mapping[str, Any]) -> Iterator[str]:
+    """Settings by which PEFT computes something else than W + B A."""
+    for setting in ("alora_invocation_tokens", "layer_replication"):
+        if config.get(setting):
+            yield f"the setting {setting}"
+    how = str(config.get("init_lora_weights"))
+    if CHANGES_BASE.search(how):
+        yield f"an initialisation that changes the base, {how}"
