@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from hydraopt.adapters.model import Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
 
-__all__ = ["Sited", "not_linear", "other_settings"]
+__all__ = ["Changing", "Sited", "beyond_linear", "not_linear"]
 
 
 class Sited(Protocol):
@@ -23,6 +23,15 @@ class Sited(Protocol):
     def groups(self) -> int: ...
 
 
+class Changing(Protocol):
+    """An adapter, or a task of a bundle."""
+
+    @property
+    def modules(self) -> Mapping[str, Sited]: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+
 def not_linear(module: Sited) -> str | None:
     """What a module is, where it is no whole linear one."""
     if module.kind != "linear":
@@ -34,7 +43,7 @@ def not_linear(module: Sited) -> str | None:
     return None
 
 
-def other_settings(config: Mapping[str, Any]) -> Iterator[str]:
+def _other_settings(config: Mapping[str, Any]) -> Iterator[str]:
     """Settings by which PEFT computes something else than W + B A."""
     for setting in ("alora_invocation_tokens", "layer_replication"):
         if config.get(setting):
@@ -42,3 +51,10 @@ def other_settings(config: Mapping[str, Any]) -> Iterator[str]:
     how = str(config.get("init_lora_weights"))
     if CHANGES_BASE.search(how):
         yield f"an initialisation that changes the base, {how}"
+
+
+def beyond_linear(task: Changing) -> Iterator[str]:
+    """Why B A of its modules on the base's linear ones is not at all what a task does: other
+    modules, or another base. Tensors that are kept beside, as a head, are another question."""
+    yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
+    yield from _other_settings(task.config)

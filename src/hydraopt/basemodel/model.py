@@ -125,15 +125,26 @@ def place(model: nn.Module, factors: TaskFactors) -> Placed:
     for path, (b, a) in factors.items():
         module = modules.get(path)
         shape = (b.shape[0], a.shape[1])
-        if not isinstance(module, nn.Linear):
+        own = None if module is None else _linear_shape(module)
+        if module is None or own is None:
             kind = "no such module" if module is None else type(module).__name__
             raise misfit(model, f"has no linear module {path}", kind, shape)
-        own = (module.out_features, module.in_features)
         if own != shape:
             raise misfit(model, f"has module {path} in another shape", own, shape)
         first, second = (torch.from_numpy(np.array(x, np.float32)) for x in (b, a))
-        placed[path] = (first.to(module.weight), second.to(module.weight))
+        weight: Any = module.weight
+        placed[path] = (first.to(weight), second.to(weight))
     return placed
+
+
+def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """(outputs, inputs) of a linear module; None of another one."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    # GPT-2's linear layers, which keep their weight as (inputs, outputs).
+    return (module.nf, module.nx) if isinstance(module, Conv1D) else None
 
 
 def misfit(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
+from hydraopt.adapters.beyond import beyond_linear
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
@@ -60,9 +61,10 @@ enough for that to hold all the way (docs/log.md)."""
 class Onlooker:
     """The base model at hand, and texts of every adapter to look at it with.
 
-    ``sensitivities`` is what hydraopt.merge takes as ``sensitivity``; ``gains`` is its
-    ``rescaler``, for the tasks that have prompts: on text that an adapter writes unasked, gains do
-    not carry over to what it is asked (docs/log.md).
+    ``unseen`` says of which adapters the base model does not tell which modules matter, and why:
+    those that are more than changes of its linear modules. ``sensitivities`` is what hydraopt.merge
+    takes as ``sensitivity``; ``gains`` is its ``rescaler``, for the tasks that have prompts: on
+    text that an adapter writes unasked, gains do not carry over to what it is asked (docs/log.md).
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Onlooker:
                 )
             )
         self._adapters = {adapter.name: adapter for adapter in adapters}
+        reasons = ((adapter.name, ", ".join(beyond_linear(adapter))) for adapter in adapters)
+        self.unseen = {name: reason for name, reason in reasons if reason}
         for name, asked in prompts.items():
             _check(self._adapters[name], asked)
         self._base = base
@@ -104,16 +108,17 @@ class Onlooker:
         self._mended = 0
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
-        """Of every adapter by module path, tempered (:data:`POWER`); a task without prompts is
-        seen on what it writes on its own. What is drawn for that depends on the adapter alone, not
-        on those beside it.
+        """Of every adapter by module path, tempered (:data:`POWER`), but for those that are
+        ``unseen``; a task without prompts is seen on what it writes on its own. What is drawn for
+        that depends on the adapter alone, not on those beside it.
 
         Raises AlignmentError for modules that the base does not have as linear ones, or does not
         give every token; UsageError for prompts that it does not read, and for a task without
         prompts where it has no token to begin with.
         """
         tempered = {}
-        for number, name in enumerate(self._adapters):
+        seen_by = [name for name in self._adapters if name not in self.unseen]
+        for number, name in enumerate(seen_by):
             factors = self._factors(name)
             if name in self._prompts:
                 texts = self._answers(name)[:TEXTS]
@@ -122,7 +127,7 @@ class Onlooker:
                 texts = self_written(self._model, self._tokenizer, factors, TEXTS, drawn, name)
             seen = sensitivities(looks(self._model, texts, factors), factors)
             tempered[name] = {path: value**POWER for path, value in seen.items()}
-            self._progress("seeing what matters", number + 1, len(self._adapters))
+            self._progress("seeing what matters", number + 1, len(seen_by))
         return tempered
 
     def gains(
@@ -184,23 +189,16 @@ class Onlooker:
 def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
     if not prompts:
         raise UsageError(explain("no prompts", adapter=adapter.name, expected="at least one"))
-    tuner = other_tuner(adapter.config)
-    if tuner is not None:
-        raise UsageError(
-            explain(
-                f"prompts of an adapter of the tuner {tuner}",
-                adapter=adapter.name,
-                expected="LoRA pairs alone, without which its answers here are not its own",
-                do="Leave its prompts out",
-            )
-        )
-    extras = sorted(adapter.extras)
-    if extras:
+    tuner, extras = other_tuner(adapter.config), sorted(adapter.extras)
+    reasons = [f"the tuner {tuner}"] if tuner is not None else []
+    reasons += beyond_linear(adapter)
+    reasons += [f"{len(extras)} further tensors, {extras[0]} among them"] if extras else []
+    if reasons:
         raise UsageError(
             explain(
                 "prompts of an adapter that is more than low-rank factors",
                 adapter=adapter.name,
-                got=f"{len(extras)} further tensors, {extras[0]} among them",
+                got=", ".join(reasons),
                 expected="LoRA pairs alone, without which its answers here are not its own",
                 do="Leave its prompts out",
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hydraopt.cli.common import json_option, quiet_option, workers_option
-from hydraopt.cli.mergeoptions import Prompts, check_prompts, read_texts
+from hydraopt.cli.mergeoptions import Prompts, check_prompts, onlooker_of, read_texts
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_changed
 
@@ -142,14 +142,13 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
     """Who looks at the adapters with the base model, if it is given."""
     if asked.base is None or asked.lossless:
         return None
-    from hydraopt.basemodel.onlooker import Onlooker
     from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
 
     names = [adapter.name for adapter in opened]
     others = collection_at(bundle).names() if asked.prompted else ()
     texts = read_texts(asked.prompted, names, others)
-    seen = Onlooker(asked.base, opened, texts, progress)
+    seen = onlooker_of(asked.base, opened, texts, progress)
     return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)
 
 

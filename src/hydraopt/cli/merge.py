@@ -22,6 +22,7 @@ from hydraopt.cli.mergeoptions import (
     Importance,
     Prompts,
     Setting,
+    onlooker_of,
     read_texts,
 )
 from hydraopt.cli.progress import progress_bar
@@ -252,7 +253,6 @@ def _merged(
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Who looks at the adapters with the base model; warns of tasks with few prompts."""
-    from hydraopt.basemodel.onlooker import Onlooker
     from hydraopt.merging.harm.solve import check_prompted
 
     assert asked.base is not None
@@ -260,7 +260,7 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
     texts = read_texts(asked.prompted, names)
     if asked.harm is not None:  # before the base model is loaded
         check_prompted(names, texts)
-    return Onlooker(asked.base, opened, texts, progress, refits=asked.refits)
+    return onlooker_of(asked.base, opened, texts, progress, asked.refits)
 
 
 def _plan(

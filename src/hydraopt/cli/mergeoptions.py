@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from hydraopt.cli.common import some_of, warn
+
+if TYPE_CHECKING:
+    from hydraopt.adapters import Adapter
+    from hydraopt.basemodel.onlooker import Onlooker
+    from hydraopt.progress import Progress
 
 __all__ = [
     "DEFAULT_MEASURE",
@@ -19,6 +24,7 @@ __all__ = [
     "Setting",
     "check_prompts",
     "given_texts",
+    "onlooker_of",
     "read_texts",
 ]
 
@@ -122,6 +128,24 @@ def given_texts(
         if unread := sorted(set(prompt_files(folder)) - {*names, *others}):
             warn(f"prompts of no task here are not read: {some_of(unread)}")
     return texts | {task: read_prompts(file) for task, file in files.items()}
+
+
+def onlooker_of(
+    base: str,
+    adapters: Sequence[Adapter],
+    texts: Mapping[str, Sequence[str]],
+    progress: Progress | None,
+    refits: bool = False,
+) -> Onlooker:
+    """Who looks at the adapters with the base model; warns of those of which it tells nothing.
+
+    Raises UsageError, as Onlooker does."""
+    from hydraopt.basemodel.onlooker import Onlooker
+
+    onlooker = Onlooker(base, adapters, texts, progress, refits=refits)
+    for name, reason in onlooker.unseen.items():
+        warn(f"--base does not tell which modules of {name} matter: it has {reason}")
+    return onlooker
 
 
 @dataclass(frozen=True)

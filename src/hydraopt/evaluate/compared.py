@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
+from hydraopt.adapters.beyond import beyond_linear
 from hydraopt.adapters.tuners import other_tuner
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.bundle.task import TaskAdapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.evaluate.classify import Classifier, is_classifier, saved_tensors
 from hydraopt.files.url import AnyPath, place_of
@@ -44,13 +46,13 @@ class Compared:
 
     def check(self) -> None:
         """Raise UsageError for a task that is none of W + B A, or more and no classifier."""
-        configs = [(name, adapter.config) for name, adapter in self.adapters.items()]
-        for bundle in self.bundles.values():
-            configs += [(name, bundle[name].config) for name in bundle]
-        for name, config in configs:
-            tuner = other_tuner(config)
-            if tuner is not None:
-                raise _other_tuner(name, tuner)
+        tasks: list[tuple[str, Adapter | TaskAdapter]] = [*self.adapters.items()]
+        tasks += [(name, bundle[name]) for bundle in self.bundles.values() for name in bundle]
+        for name, task in tasks:
+            tuner = other_tuner(task.config)
+            reasons = [f"the tuner {tuner}"] if tuner is not None else [*beyond_linear(task)]
+            if reasons:
+                raise _unlike(name, ", ".join(reasons))
         extras: list[tuple[str, list[str]]] = [
             (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()
         ]
@@ -91,10 +93,11 @@ class Compared:
         return by_label
 
 
-def _other_tuner(name: str, tuner: str) -> UsageError:
+def _unlike(name: str, has: str) -> UsageError:
     return UsageError(
         explain(
-            f"adapter {name} is of the tuner {tuner}",
+            f"adapter {name} is more than changes of linear modules",
+            got=has,
             expected="LoRA pairs of linear modules alone",
             do="Export it and score it with PEFT",
         )

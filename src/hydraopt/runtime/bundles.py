@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hydraopt.adapters.beyond import not_linear, other_settings
+from hydraopt.adapters.beyond import beyond_linear, not_linear
 from hydraopt.adapters.rawtensor import HeldBytes, RawTensor
 from hydraopt.adapters.torchdtypes import dtype_name
 from hydraopt.adapters.tuners import changing, other_tuner
@@ -241,5 +241,4 @@ def obstacles(task: TaskAdapter, replacing: bool = False) -> Iterator[str]:
     others = changing(task.extra_kinds, task.config)
     kinds = set(others.values()) - ({"saved"} if replacing else set())
     yield from (f"extra tensors of kind {kind}" for kind in sorted(kinds))
-    yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
-    yield from other_settings(task.config)
+    yield from beyond_linear(task)

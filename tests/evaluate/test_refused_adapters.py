@@ -1,0 +1,43 @@
+"""Adapters that hydraopt eval does not put on a model as PEFT does are refused, not scored wrongly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydraopt import merge
+from hydraopt.adapters import read_adapters
+from hydraopt.bundle.reader import open_bundle
+from hydraopt.errors import UsageError
+from hydraopt.evaluate.compared import Compared
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base, pissa_niter_4"),
+        ({"alora_invocation_tokens": [5, 6]}, "the setting alora_invocation_tokens"),
+        ({"layer_replication": [[0, 1], [0, 1]]}, "the setting layer_replication"),
+    ],
+)
+def test_settings_by_which_peft_computes_something_else(
+    setting: dict[str, Any], said: str, bundled: bool, make_adapter, tmp_path: Path
+) -> None:
+    modules = {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))}
+    adapters = read_adapters([make_adapter(tmp_path / "x", modules, **setting)])
+    compared = Compared({"x": adapters[0]}, {})
+    if bundled:
+        merge(adapters, tmp_path / "b.hydra.safetensors", lossless=True)
+        compared = Compared({}, {"b": open_bundle(tmp_path / "b.hydra.safetensors")})
+    with pytest.raises(UsageError, match=f"adapter x is more than changes.*{said}.*with PEFT"):
+        compared.check()
+
+
+def test_plain_ones_are_not(make_adapter, tmp_path: Path) -> None:
+    modules = {"h.0.q": (np.ones((8, 2)), np.ones((2, 8)))}
+    (adapter,) = read_adapters([make_adapter(tmp_path / "x", modules, init_lora_weights="eva")])
+    Compared({"x": adapter}, {}).check()
