@@ -1,4 +1,4 @@
-"""Adapters that hydraopt eval does not put on a model as PEFT does are refused, not scored wrongly."""
+"""What hydraopt eval does not put on a model as PEFT does is refused, not scored wrongly."""
 
 from __future__ import annotations
 

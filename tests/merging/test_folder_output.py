@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from re import fullmatch
+from typing import cast
 
 import pytest
 
@@ -10,6 +11,8 @@ from hydraopt import merge, open_bundle, shrink
 from hydraopt.bundle.container import INDEX_NAME
 from hydraopt.bundle.splitting import join, split
 from hydraopt.errors import BudgetError, UsageError
+from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.plan import plan
 
 
 def test_a_folder_holds_what_a_split_of_the_file_holds(three, tmp_path) -> None:
@@ -112,6 +115,18 @@ def test_a_size_that_holds_every_bit_gives_it(three, tmp_path) -> None:
     assert (tmp_path / "made").read_bytes() == (tmp_path / "whole").read_bytes()
     assert "every bit fits into the size that was asked for: nothing is lost" in made.notes
     assert not any(merge(three, f"{tmp_path}/more/", size="400%", workers=1).errors.values())
+    # Nobody has to look with the base model for that, nor plan it.
+    looks: list[str] = []
+    merge(
+        three,
+        tmp_path / "unseen",
+        size="400%",
+        workers=1,
+        sensitivity=lambda: looks.append("") or {},
+    )
+    with pytest.raises(UsageError, match="a size with room for every bit"):
+        plan(three, cast(HarmJudge, None), size="400%", workers=1)
+    assert not looks
     less = merge(three, tmp_path / "less", size=whole.size - 1, workers=1)
     assert less.size < whole.size
     assert max(less.errors.values()) > 0

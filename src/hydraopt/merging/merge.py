@@ -141,31 +141,31 @@ def merge(
     with _started(loaded, 1 if lossless else workers) as engine:
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         budget = limits.budget(pieces.fp16_bytes)
-        weighed = _checked(importance or {}, pieces, budget, fair), sensed(sensitivity)
+        weights = _checked(importance or {}, pieces, budget, fair)
+        every = lossless_job(loaded, pieces, budget, core_name(output))
+        if every is not None:
+            return write(output, every, None, chosen, budget, started)
+        weighed = weights, sensed(sensitivity)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
-        begun = loaded, pieces, budget, recipe_of(options, budget, lossless, helpers)
-        job, solution = _solved(_begun(*begun, core_name(output)), budget, options, judge)
+        recipe = recipe_of(options, budget, lossless, helpers)
+        job = Job.of(pieces, recipe, core_name(output))
+        job, solution = _solved(job, budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
 
 
-def _begun(
-    loaded: Loaded,
-    pieces: MergeSet,
-    budget: Budget | HarmLimit,
-    recipe: MergeRecipe,
-    core_file: str | None,
-) -> Job:
-    """The job of these pieces; that of every bit, where a size has room for it."""
-    if isinstance(budget, Size) and budget.limit > _PERHAPS_ALL * pieces.fp16_bytes:
-        every = align(loaded.adapters, loaded.base_model, lossless=True)
-        every = dataclasses.replace(every, notes=(*loaded.notes, *every.notes, _ALL_FITS))
-        lossless = MergeRecipe(recipe.measure, "lossless", DEFAULT_MAX_ERROR, recipe.forms)
-        whole = Job.of(every, lossless, core_file)
-        if whole.size(None) <= budget.limit:
-            return whole
-    return Job.of(pieces, recipe, core_file)
+def lossless_job(
+    loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None
+) -> Job | None:
+    """The job of every bit, where a size has room for it. pieces: as they would be coded."""
+    if not isinstance(budget, Size) or budget.limit <= _PERHAPS_ALL * pieces.fp16_bytes:
+        return None
+    every = align(loaded.adapters, loaded.base_model, lossless=True)
+    every = dataclasses.replace(every, notes=(*loaded.notes, *every.notes, _ALL_FITS))
+    recipe = MergeRecipe(DEFAULT_MEASURE, "lossless", DEFAULT_MAX_ERROR, tuple(FORMS))
+    whole = Job.of(every, recipe, core_file)
+    return whole if whole.size(None) <= budget.limit else None
 
 
 def _checked(

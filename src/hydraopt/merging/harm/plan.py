@@ -21,7 +21,7 @@ from hydraopt.merging.finish import Finishers
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import HarmPlan, check_choices, plan_by_harm
 from hydraopt.merging.harm.trials import Seen
-from hydraopt.merging.merge import DEFAULT_MEASURE, recipe_of
+from hydraopt.merging.merge import DEFAULT_MEASURE, lossless_job, recipe_of
 from hydraopt.merging.outcome import Job, StrPath, load
 from hydraopt.merging.solving import Options, passes_of
 from hydraopt.merging.weights import Sensed, importances, sensed
@@ -108,6 +108,10 @@ def plan(
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
     check_choices(aim, fair, importance or {})
     importances(pieces, importance or {})
+    if lossless_job(loaded, pieces, aim) is not None:
+        do = "Merge with it: the bundle has every bit"
+        got = "a size with room for every bit"
+        raise UsageError(explain("there is nothing to share out", got=got, do=do))
     weighed = importance or {}, sensed(sensitivity)
     options = Options(measure_named(measure), tuple(FORMS), fair, workers, progress, *weighed)
     recipe = recipe_of(options, aim, False, Finishers(judge))
