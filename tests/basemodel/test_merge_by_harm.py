@@ -171,6 +171,8 @@ def test_prompts_of_the_merge_serve_what_is_added_to_it(place: Path) -> None:
     assert open_bundle(out)["fr"].entry.harm is not None
     told = CliRunner().invoke(cli, ["verify", str(out), names[1], *asked, "--json"])
     assert [task["name"] for task in json.loads(told.stdout)["harm"]] == ["fr"]
+    refreshed = CliRunner().invoke(cli, ["refresh", str(out), "--apply"])
+    assert "the harm that was stated is not this bundle's" in refreshed.output
     (place / "prompts" / "it.txt").write_text("x\n")
     again = ["replace", str(out), names[1], "--size", "40%", *asked]
     warned = CliRunner().invoke(cli, again)

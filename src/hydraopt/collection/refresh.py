@@ -45,7 +45,7 @@ from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.align import MergeSet, align
 from hydraopt.merging.budget import MeanError, Size, parse_size
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.held import against_originals, decoded_set
+from hydraopt.merging.held import against_originals, decoded_set, lost_harm
 from hydraopt.merging.joined import joined
 from hydraopt.merging.outcome import Job, inputs_of, load
 from hydraopt.merging.output import as_folder, check_parent
@@ -207,7 +207,8 @@ def _tasks(
         do = "Make a new one of adapters: hydraopt merge"
         raise UsageError(explain("the collection has no tasks", file=bundle.path, do=do))
     pieces = joined(sets, bundle.base_model)
-    return _Tasks(bundle, pieces, originals, (*(loaded.notes if loaded else ()), *pieces.notes))
+    notes = *(loaded.notes if loaded else ()), *pieces.notes, *lost_harm(bundle.manifest)
+    return _Tasks(bundle, pieces, originals, notes)
 
 
 def _exact(bundle: Bundle, names: Sequence[str]) -> list[str]:

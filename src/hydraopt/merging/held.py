@@ -16,7 +16,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
 
-__all__ = ["against_originals", "decoded_set"]
+__all__ = ["against_originals", "decoded_set", "lost_harm"]
 
 
 @dataclass(frozen=True)
@@ -132,3 +132,12 @@ def _errors(
 ) -> dict[Any, float]:
     """By what they are of: its number may be another one in another manifest."""
     return {table[i]: error for i, error in zip(indices, errors, strict=True)}
+
+
+def lost_harm(before: Manifest) -> Iterator[str]:
+    """A note where a bundle whose tasks are coded again stated what harm was measured."""
+    if any(task.harm for task in before.tasks):
+        yield (
+            "the harm that was stated is not this bundle's: hydraopt verify --base --prompts "
+            "measures it"
+        )

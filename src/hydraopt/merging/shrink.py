@@ -26,7 +26,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.harm.trials import with_core
-from hydraopt.merging.held import against_originals, decoded_set
+from hydraopt.merging.held import against_originals, decoded_set, lost_harm
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.output import check_output, core_name
@@ -104,11 +104,7 @@ def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> It
     if isinstance(budget, Size) and count:
         tasks = f"{count} task{'s' * (count > 1)}"
         yield f"the size was shared out by the stored curves of harm of {tasks}"
-    if any(task.harm for task in before.manifest.tasks):
-        yield (
-            "the harm that was stated is not this bundle's: hydraopt verify --base --prompts "
-            "measures it"
-        )
+    yield from lost_harm(before.manifest)
 
 
 def _solved(
