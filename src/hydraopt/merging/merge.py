@@ -46,7 +46,7 @@ from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, check_forms, solve
-from hydraopt.merging.weights import Sensed, importances, sensed
+from hydraopt.merging.weights import Sensed, Sensitivity, importances, sensed
 from hydraopt.progress import Progress
 
 __all__ = [
@@ -123,15 +123,14 @@ def merge(
     a judge to one harm, as can be. measure, sensitivity: see hydraopt.compress.measure. judge:
     measures harm (of hydraopt.basemodel.onlooker.Onlooker), and the bundle keeps it. refitter,
     rescaler: train coded parts, see hydraopt.merging.refit and .rescale. forms: those permitted,
-    default all. same_base: take base models written differently as one. alpha: for files that do
-    not state theirs. exact: patterns with * and ? of keys of tensors to keep bit by bit. base: the
-    base model's folder or tensors; what takes the place of one is coded as the difference, and
-    readers need the base too. workers: processes at most, or an Engine; does not change the result.
-    progress: called with (stage, done, total).
+    default all. same_base: take base models written differently as one. alpha: of files that state
+    none. exact: patterns with * and ? of keys of tensors to keep bit by bit. base: the base model's
+    folder or tensors; what takes the place of one is coded as the difference, and readers need the
+    base too. workers: processes at most, or an Engine. progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
-    started, other = time.monotonic(), measure != DEFAULT_MEASURE
+    started, core, other = time.monotonic(), core_name(output), measure != DEFAULT_MEASURE
     limits = Limits(size, error, max_error, lossless, harm)
     helpers = Finishers(judge, refitter, rescaler)
     choices = {"importance": importance, "fair": fair, "forms": forms, "exact": exact}
@@ -141,15 +140,11 @@ def merge(
     with _started(loaded, 1 if lossless else workers) as engine:
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         budget = limits.budget(pieces.fp16_bytes)
-        weights = _checked(importance or {}, pieces, budget, fair)
-        every = lossless_job(loaded, pieces, budget, core_name(output))
-        if every is not None:
-            return write(output, every, None, chosen, budget, started)
-        weighed = weights, sensed(sensitivity)
+        every = lossless_job(loaded, pieces, budget, core)
+        weighed = _weighed(importance or {}, None if every else sensitivity, pieces, budget, fair)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
         recipe = recipe_of(options, budget, lossless, helpers)
-        job = Job.of(pieces, recipe, core_name(output))
-        job, solution = _solved(job, budget, options, judge)
+        job, solution = _solved(every or Job.of(pieces, recipe, core), budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
@@ -168,13 +163,17 @@ def lossless_job(
     return whole if whole.size(None) <= budget.limit else None
 
 
-def _checked(
-    importance: Mapping[str, float], pieces: MergeSet, budget: Budget | HarmLimit, fair: bool
-) -> Mapping[str, float]:
-    """The importance, which fits the tasks and the budget; else UsageError."""
+def _weighed(
+    importance: Mapping[str, float],
+    sensitivity: Sensed,
+    pieces: MergeSet,
+    budget: Budget | HarmLimit,
+    fair: bool,
+) -> tuple[Mapping[str, float], Sensitivity]:
+    """The importance, which fits the tasks and the budget, else UsageError; and what is seen."""
     check_choices(budget, fair, importance)
     importances(pieces, importance)
-    return importance
+    return importance, sensed(sensitivity)
 
 
 @contextmanager
