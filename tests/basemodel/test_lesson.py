@@ -43,6 +43,21 @@ def test_the_gradient_is_that_of_the_definition(trained, temperature) -> None:
         torch.testing.assert_close(b.grad, wanted[path][0].grad, rtol=1e-3, atol=1e-4)
 
 
+def test_long_texts_share_no_batch(trained, monkeypatch) -> None:
+    """A gradient keeps what all modules see of a batch, so its tokens are bounded."""
+    model, tokenizer = trained
+    texts = texts_of(tokenizer, 6)
+    longest = max(map(len, texts))
+    original = place(model, factors_of(0, 0.05))
+    assert len(Lesson.of(model, texts, original, len(texts)).batches) == 1
+    monkeypatch.setattr(lesson_module, "_BATCH", 2 * longest)
+    batches = Lesson.of(model, texts, original, len(texts)).batches
+    assert all(batch.ids.numel() <= 2 * longest for batch in batches)
+    assert sum(len(batch.ids) for batch in batches) == len(texts)
+    monkeypatch.setattr(lesson_module, "_BATCH", 1)
+    assert len(Lesson.of(model, texts, original, len(texts)).batches) == len(texts)
+
+
 @pytest.mark.parametrize("halves", [True, False])
 def test_who_learns(trained, monkeypatch, halves) -> None:
     model, tokenizer = trained

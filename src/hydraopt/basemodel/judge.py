@@ -38,7 +38,7 @@ ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
 _METHOD: Final = "9"
 """Changes when the same factors would be given other numbers."""
-_TRAINING: Final = "6"
+_TRAINING: Final = "7"
 """Changes when a refit would learn otherwise from the same."""
 _JUDGES: Final = 4
 """Answers held out of a refit, at least: one alone may get better by chance."""

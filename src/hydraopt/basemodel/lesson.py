@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hydraopt.basemodel.batches import batch_of_each
-from hydraopt.basemodel.encoding import Batch, Encoded
+from hydraopt.basemodel.encoding import Batch, Encoded, batches_by_tokens
 from hydraopt.basemodel.model import (
     Placed,
     as_the_model_does,
@@ -28,6 +28,8 @@ __all__ = ["Lesson", "learner_of", "learns_in"]
 
 _TOKENS: Final = 64
 """Tokens whose logits are in memory at once: with a large vocabulary they are most of it."""
+_BATCH: Final = 4096
+"""Padded tokens of a batch, at most, but for one longer text."""
 _LIKELY: Final = 16
 """Tokens that the original holds likeliest at a place: those of all places are learned from."""
 _ROOM: Final = 4
@@ -72,10 +74,10 @@ class Lesson:
     @classmethod
     def of(cls, model: Any, answers: Sequence[Encoded], original: Placed, texts: int) -> Lesson:
         """original: its factors on the model. answers: prompts with what it answers. texts: of a
-        batch."""
+        batch; fewer where they are long, for a gradient keeps what all modules see of them."""
         by_length = sorted(answers, key=len)
         groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
-        batches = batch_of_each(model, groups)
+        batches = batch_of_each(model, [part for group in groups for part in _split(group)])
         with torch.no_grad(), attached(model, original):
             aims = [hidden_states(model, batch) for batch in batches]
         tokens = _likely_tokens(model, batches, aims, original)
@@ -114,6 +116,12 @@ class Lesson:
             rows = b.detach()[self.tokens].float()
             logits = logits + F.linear(F.linear(hidden.float(), a.detach().float()), rows)
         return (as_the_model_does(model, logits) / temperature).log_softmax(-1)
+
+
+def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:
+    """Texts of similar length in parts of _BATCH padded tokens, or one longer text."""
+    for chunk in batches_by_tokens([len(text) for text in texts], _BATCH):
+        yield [texts[i] for i in chunk]
 
 
 @torch.no_grad()
