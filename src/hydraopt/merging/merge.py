@@ -337,8 +337,10 @@ def write(
             "kept, at its full strength; see what they still do before you ship them",
         )
     if draft and packed.size > _NEARLY_ALL * fp16:
+        more = "; chance alone costs as much with few prompts: give more"
         notes += (
-            f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still",
+            f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still"
+            + (more if isinstance(budget, HarmLimit) else ""),
         )
     return MergeResult(
         path=place_of(output),
