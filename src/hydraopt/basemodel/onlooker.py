@@ -117,8 +117,8 @@ class Onlooker:
         prompts where it has no token to begin with.
         """
         tempered = {}
-        seen_by = [name for name in self._adapters if name not in self.unseen]
-        for number, name in enumerate(seen_by):
+        looked_at = [name for name in self._adapters if name not in self.unseen]
+        for number, name in enumerate(looked_at):
             factors = self._factors(name)
             if name in self._prompts:
                 texts = self._answers(name)[:TEXTS]
@@ -127,7 +127,7 @@ class Onlooker:
                 texts = self_written(self._model, self._tokenizer, factors, TEXTS, drawn, name)
             seen = sensitivities(looks(self._model, texts, factors), factors)
             tempered[name] = {path: value**POWER for path, value in seen.items()}
-            self._progress("seeing what matters", number + 1, len(seen_by))
+            self._progress("seeing what matters", number + 1, len(looked_at))
         return tempered
 
     def gains(

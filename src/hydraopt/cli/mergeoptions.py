@@ -1,4 +1,4 @@
-"""The options of ``hydraopt merge``: how they are written, and held against each other."""
+"""The options of ``hydraopt merge``: how they are written, held against each other, and read."""
 
 from __future__ import annotations
 
