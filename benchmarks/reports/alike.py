@@ -77,6 +77,10 @@ def _text(files: Sequence[str], result: Result) -> str:
     return about + "\n".join([_methods(files[0], result), *(_spread(result, key) for key in _KEYS)])
 
 
+def _tables(file: str, result: Result) -> str:
+    return "\n".join([_methods(file, result), _applications(result), _spread(result, "adapter")])
+
+
 def _applications(result: Result) -> str:
     """A row for the tasks of each application, one for all, and one for all but the worst task."""
     groups: dict[str, set[str]] = {}
@@ -153,8 +157,7 @@ def _shared_out() -> str:
             f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"
             f" task at most, of {asked['split']} rows{learned} (`{file.name}`{others}).\n\n"
         )
-        parts = (_methods(file.name, result), _applications(result), _spread(result, "adapter"))
-        texts.append(about + "\n".join(parts))
+        texts.append(about + _tables(file.name, result))
     return "\n".join(texts)
 
 

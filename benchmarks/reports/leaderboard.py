@@ -126,12 +126,9 @@ def leaderboard(folder: Path = QUALITY) -> str:
     if not any(sets.values()):
         return "\n".join([*lines, "No result files yet: run `benchmarks.quality methods`.", ""])
     for name, rows in sets.items():
-        lines += [
-            f"## {name}",
-            "",
-            f"![{name}]({picture_of(name).relative_to(pages.BOARD.parent)})",
-            "",
-        ]
+        lines += [f"## {name}", ""]
+        if _drawn(rows):
+            lines += [f"![{name}]({picture_of(name).relative_to(pages.BOARD.parent)})", ""]
         have = [row for row in rows if "mean_drop_pct" in row]
         tasks = max((row["tasks"] for row in have), default=0)
         whole = [row for row in have if row["tasks"] == tasks]
@@ -274,7 +271,14 @@ def write(check: bool = False, folder: Path = QUALITY) -> None:
         return
     pages.BOARD.write_text(text, encoding="utf-8")
     for name, rows in rows_by_set(folder).items():
-        draw(name, rows, picture_of(name))
+        if _drawn(rows):
+            draw(name, rows, picture_of(name))
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is a line to see: some method has two sizes."""
+    methods = [row["method"] for row in rows]
+    return len(set(methods)) < len(methods)
 
 
 def picture_of(name: str) -> Path:

@@ -27,7 +27,7 @@ def test_results_of_the_same_bundles_are_one() -> None:
 @pytest.mark.parametrize("kind", ["curves", "ways"])
 def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path, kind) -> None:
     monkeypatch.setattr(alike, "QUALITY", tmp_path)
-    monkeypatch.setattr(alike, "_tables", lambda file, result, keys: f"{file} {keys}")
+    monkeypatch.setattr(alike, "_tables", lambda file, result: f"{file} {list(result)}")
     judge = {"split": "validation", "count": 24}
     result = {
         "set": "set",
@@ -39,7 +39,7 @@ def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path, k
     text = alike.SECTIONS["shared out"]()
     assert text.startswith("set: 3 merged, 2 scored, 1,250 test rows, 24 prompts a task at most")
     assert f"of validation rows (`set.{kind}.json`)" in text
-    assert text.endswith(f"set.{kind}.json ('task', 'adapter')")
+    assert text.endswith(f"set.{kind}.json ['set', 'adapters', 'methods', 'tasks']")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_refits_stand_beside_what_others_made_of_the_same_rows(
 ) -> None:
     monkeypatch.setattr(alike, "QUALITY", tmp_path)
     seen = []
-    monkeypatch.setattr(alike, "_tables", lambda file, result, keys: seen.append(result) or "")
+    monkeypatch.setattr(alike, "_tables", lambda file, result: seen.append(result) or "")
     judge = {"split": "validation", "count": 24, "learned": 300}
 
     def stored(plan: str, method: str, names: str, **more: object) -> None:
@@ -85,3 +85,34 @@ def test_refits_stand_beside_what_others_made_of_the_same_rows(
     assert list(result["methods"]) == joined
     assert [list(task["results"]) for task in result["tasks"]] == ([["original", *joined]])
     assert ("; others `set.ways.json`)" in text) == (other == {})
+
+
+def test_applications_have_means_intervals_and_sure_drops() -> None:
+    """One that drops for sure, one that may, and one that gains nothing."""
+    drops = {"a-de": (10.0, 2.0), "a-en": (2.0, 2.0), "b-en": (0.0, 1.0)}
+    tasks = [
+        {
+            "adapter": name,
+            "task": name[0],
+            "metric": "f1",
+            "results": {
+                "original": {"scores": {"f1": 50.0}},
+                "x": {
+                    "difference": {"f1": {"difference": -drop / 2, "deviation": deviation / 2}},
+                    "changed_pct": drop,
+                    "kl_answer": kl,
+                },
+            },
+        }
+        for (name, (drop, deviation)), kl in zip(drops.items(), (0.01, 0.04, 0.16), strict=True)
+    ]
+    method = {"method": "hydraopt", "setting": "5%"}
+    lines = alike._applications({"tasks": tasks, "methods": {"x": method}}).splitlines()
+    rows = {
+        cells[1]: cells[2:-1] for cells in ([y.strip() for y in x.split("|")] for x in lines[2:])
+    }
+    # The standard error of a mean of two: sqrt(4 + 4) / 2.
+    assert rows["a"] == ["2", "6.0 [3.2, 8.8]; 1 sure", "6.0", "0.0200"]
+    assert rows["b"] == ["1", "0.0 [-2.0, 2.0]; 0 sure", "0.0", "0.1600"]
+    assert rows["all"] == ["3", "4.0 [2.0, 6.0]; 1 sure", "4.0", "0.0400"]
+    assert rows["all but a-de"][:2] == ["2", "1.0 [-1.2, 3.2]; 0 sure"]

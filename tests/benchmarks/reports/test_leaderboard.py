@@ -114,6 +114,14 @@ def test_the_leaderboard_shows_scores_errors_and_failures(tmp_path: Path, out: P
     assert "is at most 0.5 %, whatever its interval: alpha s, 500 bytes." in page
     assert "| gemma3-5x8 | vlora | k=1 | it said no |" in page
     assert "gamma" not in page
+    # One size of each method is no line to see; two are.
+    assert not (tmp_path / "gemma3-5x8.png").exists()
+    assert "gemma3-5x8.png" not in page
+    other = result("four", "alpha", 0.2)
+    other["methods"]["four"] |= {"setting": "t", "bytes": 900}
+    (tmp_path / "gemma3-5x8.ways.json").write_text(json.dumps(other))
+    leaderboard.write(folder=tmp_path)
+    assert "(gemma3-5x8.png)" in out.read_text()
     assert (tmp_path / "gemma3-5x8.png").stat().st_size > 5000
 
 
