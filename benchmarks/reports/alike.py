@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import ALIKE, BOTH, REFITTED, SHARED_OUT, WAYS
+from benchmarks.quality.sets import ALIKE, BOTH, REFITTED, SHARED_OUT, WAYS, set_of
 from benchmarks.reports.scores import (
     SURE,
     dropped,
@@ -152,9 +152,10 @@ def _shared_out() -> str:
         asked, more = judges[0], max(judge.get("learned", 0) for judge in judges)
         learned = f", and {more} training rows for refits" if more else ""
         result, others = _beside(result) if plans[plan] == REFITTED else (result, "")
+        of, tasks = set_of(result["set"], result["adapters"]), result["tasks"]
         about = (
-            f"{result['set']}: {len(result['adapters'])} merged, {len(result['tasks'])} scored,"
-            f" {sum(x['rows'] for x in result['tasks']):,} test rows, {asked['count']} prompts a"
+            f"{of}: {len(result['adapters'])} merged, {len(tasks)} scored,"
+            f" {sum(x['rows'] for x in tasks):,} test rows, {asked['count']} prompts a"
             f" task at most, of {asked['split']} rows{learned} (`{file.name}`{others}).\n\n"
         )
         texts.append(about + _tables(file.name, result))

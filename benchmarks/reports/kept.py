@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import pinned
+from benchmarks.quality.sets import pinned, set_of
 from benchmarks.reports.tables import table, wrapped
 
 __all__ = ["SECTIONS"]
@@ -21,8 +21,9 @@ def _text(name: str, result: Mapping[str, Any]) -> str:
     answers = sum(task["answers"] for task in first.values())
     count = len(result["adapters"])
     some = "" if count == len(pinned()[result["set"]][1]) else " by themselves"
+    of = set_of(result["set"], result["adapters"])
     about = (
-        f"`{result['set']}`: {count} adapters merged{some}, {len(first)} scored "
+        f"`{of}`: {count} adapters merged{some}, {len(first)} scored "
         f"on {answers:,} test rows; {result['prompts']} prompts a task at most, of "
         f"{result['prompts_from']} rows (`{name}`). Kept: no more of a task's test rows change "
         "than the limit says. Broken for sure: the 95 % interval of the share lies above it."

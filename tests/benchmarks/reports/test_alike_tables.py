@@ -37,7 +37,9 @@ def test_sizes_that_were_shared_out_stand_beside_others(monkeypatch, tmp_path, k
     }
     (tmp_path / f"set.{kind}.json").write_text(json.dumps(result))
     text = alike.SECTIONS["shared out"]()
-    assert text.startswith("set: 3 merged, 2 scored, 1,250 test rows, 24 prompts a task at most")
+    assert text.startswith(
+        "set (other adapters): 3 merged, 2 scored, 1,250 test rows, 24 prompts a task at most"
+    )
     assert f"of validation rows (`set.{kind}.json`)" in text
     assert text.endswith(f"set.{kind}.json ['set', 'adapters', 'methods', 'tasks']")
 
