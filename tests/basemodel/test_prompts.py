@@ -24,16 +24,7 @@ PROMPTS = [f"Spell.\n{i}\n=>" for i in range(10)]
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def base(trained, tmp_path: Path) -> Path:
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

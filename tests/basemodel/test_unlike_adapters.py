@@ -32,16 +32,7 @@ KINDS = {
 """Kinds of adapter: what the base model is not asked for, and why their prompts are refused."""
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def base(trained, tmp_path: Path) -> Path:
-    for part in trained:
-        part.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from hydraopt.adapters.model import Kind, Layout
 from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.tuners import other_tuner
 
-__all__ = ["Changing", "Sited", "beyond_linear", "not_linear"]
+__all__ = ["Changing", "Sited", "beyond_linear", "beyond_lora", "changed_base", "not_linear"]
 
 
 class Sited(Protocol):
@@ -48,9 +49,15 @@ def _other_settings(config: Mapping[str, Any]) -> Iterator[str]:
     for setting in ("alora_invocation_tokens", "layer_replication"):
         if config.get(setting):
             yield f"the setting {setting}"
-    how = str(config.get("init_lora_weights"))
-    if CHANGES_BASE.search(how):
+    how = changed_base(config)
+    if how is not None:
         yield f"an initialisation that changes the base, {how}"
+
+
+def changed_base(config: Mapping[str, Any]) -> str | None:
+    """The initialisation, where it also changes the base when PEFT attaches the adapter."""
+    how = str(config.get("init_lora_weights"))
+    return how if CHANGES_BASE.search(how) else None
 
 
 def beyond_linear(task: Changing) -> Iterator[str]:
@@ -58,3 +65,11 @@ def beyond_linear(task: Changing) -> Iterator[str]:
     modules, or another base. Tensors that are kept beside, as a head, are another question."""
     yield from sorted({odd for x in task.modules.values() if (odd := not_linear(x)) is not None})
     yield from _other_settings(task.config)
+
+
+def beyond_lora(task: Changing) -> Iterator[str]:
+    """The same of a task that may be of another tuner."""
+    tuner = other_tuner(task.config)
+    if tuner is not None:
+        yield f"the tuner {tuner}"
+    yield from beyond_linear(task)

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
-from hydraopt.adapters.beyond import beyond_linear
-from hydraopt.adapters.tuners import other_tuner
+from hydraopt.adapters.beyond import beyond_linear, beyond_lora
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
@@ -189,9 +188,7 @@ class Onlooker:
 def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
     if not prompts:
         raise UsageError(explain("no prompts", adapter=adapter.name, expected="at least one"))
-    tuner, extras = other_tuner(adapter.config), sorted(adapter.extras)
-    reasons = [f"the tuner {tuner}"] if tuner is not None else []
-    reasons += beyond_linear(adapter)
+    reasons, extras = [*beyond_lora(adapter)], sorted(adapter.extras)
     reasons += [f"{len(extras)} further tensors, {extras[0]} among them"] if extras else []
     if reasons:
         raise UsageError(

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hydraopt.adapters import Adapter, Adapters, read_adapters
-from hydraopt.adapters.beyond import beyond_linear
-from hydraopt.adapters.tuners import other_tuner
+from hydraopt.adapters.beyond import beyond_lora
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.bundle.kind import is_bundle
 from hydraopt.bundle.reader import Bundle, open_bundle
@@ -49,9 +48,7 @@ class Compared:
         tasks: list[tuple[str, Adapter | TaskAdapter]] = [*self.adapters.items()]
         tasks += [(name, bundle[name]) for bundle in self.bundles.values() for name in bundle]
         for name, task in tasks:
-            tuner = other_tuner(task.config)
-            reasons = [f"the tuner {tuner}"] if tuner is not None else [*beyond_linear(task)]
-            if reasons:
+            if reasons := [*beyond_lora(task)]:
                 raise _unlike(name, ", ".join(reasons))
         extras: list[tuple[str, list[str]]] = [
             (name, sorted(adapter.extras)) for name, adapter in self.adapters.items()

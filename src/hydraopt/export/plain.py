@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.keys import spell
 from hydraopt.adapters.model import ExtraKind, Kind, Layout
-from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.tuners import changing, other_tuner
 from hydraopt.bundle.restore.below import Base, is_of_base, layer_below, weights_at_hand
 from hydraopt.bundle.restore.layout import Pair
@@ -119,8 +119,8 @@ def refuse_settings(task: TaskAdapter, engine: str, but: Collection[str] = ()) -
     tuner = other_tuner(task.config)
     if tuner is not None:
         raise refused(task, engine, f"a task of PEFT's {tuner}")
-    start = str(task.config.get("init_lora_weights"))
-    if CHANGES_BASE.search(start):
+    start = changed_base(task.config)
+    if start is not None:
         raise refused(task, engine, f"init_lora_weights {start!r}, which also changes the base")
     for setting, what in (
         (ALORA, "aLoRA, which acts only after its invocation tokens"),

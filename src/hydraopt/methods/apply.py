@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from hydraopt.adapters import Adapter, RawTensor, check_same_base
+from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.keys import parse
 from hydraopt.adapters.model import LowRankModule
-from hydraopt.adapters.peft import CHANGES_BASE
 from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import TensorFile
 from hydraopt.adapters.tuners import other_tuner
@@ -115,7 +115,7 @@ def _check(
             raise _refused(
                 adapter, "it holds tensors that are no low-rank products", sorted(adapter.extras)[0]
             )
-        if CHANGES_BASE.search(str(adapter.config.get("init_lora_weights"))):
+        if changed_base(adapter.config) is not None:
             raise _refused(adapter, "its initialisation changes the base model", None)
         if adapter.config.get("target_parameters"):
             raise _refused(adapter, "it wraps parameters, not modules", None)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hydraopt.adapters.peft import CHANGES_BASE
+from hydraopt.adapters.beyond import changed_base
 from hydraopt.adapters.peftconfig import ranks_and_alphas, written_config
 from hydraopt.adapters.rawtensor import RawTensor
 from hydraopt.adapters.scale import ScaleRule
@@ -127,7 +127,7 @@ def torch_state_dict(task: TaskAdapter, dtype: object = None) -> dict[str, Any]:
 
 def _kept_rule(task: TaskAdapter) -> ScaleRule | None:
     """The config's own ranks and scales, where the base model depends on them."""
-    if not CHANGES_BASE.search(str(task.config.get("init_lora_weights"))):
+    if changed_base(task.config) is None:
         return None
     return ScaleRule.from_config(task.config, task.bundle.path)
 
