@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -27,6 +27,13 @@ def objective(fit: HydraFit, factors: Sequence[Factors], w: Sequence[float] | No
         left += w[t] * float(np.sum((dense(f) - own) ** 2))
         total += w[t] * float(np.sum(dense(f) ** 2))
     return left / total
+
+
+def timed(fit: Callable[[], HydraFit]) -> tuple[HydraFit, float]:
+    """A fit, and the seconds that it took."""
+    started = time.perf_counter()
+    made = fit()
+    return made, time.perf_counter() - started
 
 
 def with_best_heads(factors: Sequence[Factors], a: Array) -> float:
@@ -222,16 +229,15 @@ def test_counts_out_of_range_are_refused(fit: object) -> None:
 def test_gradient_steps_come_near_and_exact_ones_are_quicker(heads: int) -> None:
     factors = clustered(13, own=0.5)
     fit_gradient(factors, heads, 4, steps=2)  # loads torch
-    started = time.perf_counter()
-    slow = fit_gradient(factors, heads, 4, steps=400)
-    middle = time.perf_counter()
-    quick = fit_exact(factors, heads, 4, scales=False)
-    done = time.perf_counter()
+    slow, slow_seconds = timed(lambda: fit_gradient(factors, heads, 4, steps=400))
+    # Milliseconds: beside other work on the machine a single time says little.
+    timings = [timed(lambda: fit_exact(factors, heads, 4, scales=False)) for _ in range(5)]
+    quick, quick_seconds = min(timings, key=lambda x: x[1])
     assert slow.objective == pytest.approx(objective(slow, factors), abs=1e-12)
     assert np.allclose(slow.A @ slow.A.T, np.eye(4), atol=1e-10)
     assert quick.objective <= slow.objective + 1e-9
     assert slow.objective < 0.4 * slow.history[0] + 0.6 * quick.objective
-    assert done - middle < (middle - started) / 5
+    assert quick_seconds < slow_seconds / 5
     once, again = (fit_gradient(factors, heads, 4, steps=20) for _ in range(2))
     assert once.history == again.history
 
