@@ -18,6 +18,10 @@ FALLING = 0.8 ** np.arange(4)[:, None]
 SCALES = {"easy": 0.01, "fair": 0.1, "hard": 0.6}
 
 
+ANSWERS = 6_400
+"""So many that a share of a few percent is told to a tenth of it."""
+
+
 class PowerJudge:
     """Harm is scale * (relative error)^1.2; counts how often it is asked."""
 
@@ -41,9 +45,8 @@ class PowerJudge:
             got = decoded[path].B @ decoded[path].A if path in decoded else 0.0
             lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
-        return Judged(
-            Harm(round(64 * likely), 64, likely, likely**2, True), 0.1 * likely, 0.0, likely
-        )
+        harm = Harm(round(ANSWERS * likely), ANSWERS, likely, likely**2, True)
+        return Judged(harm, 0.1 * likely, 0.0, likely)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -59,14 +60,36 @@ def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None
     assert limit.errors["easy"] < 1.2 * limit.errors["fair"]
 
 
+FEW = Judged(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0, 0.0)
+"""No answer of 24 is near to changing."""
+
+
 def test_kl_tells_of_a_limit_what_few_answers_do_not() -> None:
-    """By the factor of the task's own trials; of a size by the least of any task."""
-    judged = Judged(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0, 0.0)
+    """By the rate of the task's own trials; of a size by the least of any task."""
     coarse = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2)
-    told = Counted("answers").of(judged, [coarse])
-    assert told == pytest.approx(0.2 / (0.2 + 0.01) * 0.01)
-    assert Counted("lost").of(judged, [coarse]) == Counted("answers").of(judged)
-    assert Counted("nats").of(judged, [coarse]) == 1e-4
+    rate = -math.log(0.8) / (0.2 + 0.01)
+    assert Counted("answers").of(FEW, [coarse]) == pytest.approx(1 - math.exp(-0.01 * rate))
+    assert Counted("lost").of(FEW, [coarse]) == Counted("answers").of(FEW)
+    assert Counted("nats").of(FEW, [coarse]) == 1e-4
+
+
+def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> None:
+    """KL goes on to rise where no more answers can change, and far beyond a cliff."""
+    near, far = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2), Seen(1.0, 0.9, 0.95, 9.0, 0.9, 0.9)
+    counted = Counted("answers", 1.0)
+    assert counted.of(FEW, [near, far]) == counted.of(FEW, [near])
+    # But where there is no other, it tells more than the least.
+    assert counted.of(Judged(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0, 0.9), [far]) > 0.95
+
+
+@pytest.mark.parametrize("answers", [4, 24, 96])
+def test_a_limit_adds_standard_errors_of_the_rate_and_of_kl(answers: int) -> None:
+    """The coarsest trial changes a fifth of the answers: the fewer, the less is known."""
+    coarse = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2)
+    judged = Judged(Harm(0, answers, 0.0, 1e-4, True), 0.0, 3e-4, 0.0)
+    rate = -math.log(0.8) / (0.2 + 0.01) * (1 + 1 / math.sqrt(max(0.2 * answers, 1)))
+    told = Counted("answers", 1.0).of(judged, [coarse])
+    assert told == pytest.approx(1 - math.exp(-rate * 0.02))
 
 
 def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_path: Path) -> None:
@@ -147,7 +170,7 @@ def test_a_limit_that_nothing_keeps_names_the_task(adapters, tmp_path: Path) -> 
                 return judged
             return Judged(Harm(3, 64, 0.05, 0.1, True), 0.0, 0.0, 0.05)
 
-    with pytest.raises(BudgetError, match=r"cannot be kept: 1% \[adapter fair\]; got 5 % of the"):
+    with pytest.raises(BudgetError, match=r"cannot be kept: 1% \[adapter fair\]; got 7.7 % of the"):
         merge(adapters, tmp_path / "x", harm="1%", judge=Stubborn(adapters, SCALES))
     assert not (tmp_path / "x").exists()
 

@@ -27,6 +27,8 @@ __all__ = ["Counted", "Seen", "Trials", "measure_tasks", "with_core"]
 
 _LEAST_SHARE: Final = 0.05
 """Of answers that change, over the root of KL: that of dates in words (docs/log.md)."""
+_HALF: Final = 0.5
+_NEARLY: Final = 0.98
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,11 @@ class Counted:
     A limit is on answers or nats; a size is shared out by what is lost, for an answer that the
     original may as well have given otherwise is no loss (docs/log.md).
 
-    Answers change about as the root of KL, with a factor of each task's own. What KL foretells so
-    counts where it is more: of a few answers none may be near to changing, and before a cliff KL
-    rises first (docs/log.md). For a limit the factor is that of the task's trials, whose coarse
-    ones change many answers; otherwise the least that was seen of any task.
+    Answers change about as the root of KL, and all of them at most: a share 1 - exp(-c sqrt(KL)),
+    with a c of each task's own. What KL foretells so counts where it is more: of a few answers none
+    may be near to changing, and before a cliff KL rises first (docs/log.md). For a limit c is that
+    of the task's trials, whose coarse ones change many answers, with its own standard error, as KL
+    has; otherwise the least that was seen of any task.
     """
 
     what: Literal["answers", "lost", "nats"]
@@ -59,15 +62,23 @@ class Counted:
             return harm.kl + self.errors * judged.kl_error
         told = judged.lost if self.what == "lost" else harm.likely
         told += self.errors * judged.likely_error
-        return min(max(told, self._factor(harm, before) * math.sqrt(harm.kl)), 1.0)
+        root = math.sqrt(harm.kl + self.errors * judged.kl_error)
+        return min(max(told, -math.expm1(-self._rate(harm, before) * root)), 1.0)
 
-    def _factor(self, harm: Harm, before: Sequence[Seen]) -> float:
-        """Answers that change over the root of KL."""
+    def _rate(self, harm: Harm, before: Sequence[Seen]) -> float:
+        """The c of a task. Where nearly all answers change KL goes on to rise: of its trials those
+        tell it in which half of them stay."""
         if self.what == "lost":
             return _LEAST_SHARE
-        likely = harm.likely + sum(x.likely for x in before)
-        roots = math.sqrt(harm.kl) + sum(math.sqrt(x.kl) for x in before)
-        return max(likely / roots, _LEAST_SHARE) if roots > 0 else _LEAST_SHARE
+        seen = [(harm.likely, harm.kl), *((x.likely, x.kl) for x in before)]
+        some = [x for x in seen if x[0] <= _HALF] or [min(seen)]
+        roots = sum(math.sqrt(kl) for _, kl in some)
+        if roots == 0:
+            return _LEAST_SHARE
+        rate = sum(-math.log1p(-min(likely, _NEARLY)) for likely, _ in some) / roots
+        # All trials are of the same answers: the coarsest says how many the rate is told by.
+        changes = harm.answers * max(likely for likely, _ in some)
+        return max(rate * (1 + self.errors / math.sqrt(max(changes, 1.0))), _LEAST_SHARE)
 
 
 def measure_tasks(
