@@ -28,7 +28,9 @@ __all__ = ["Counted", "Seen", "Trials", "measure_tasks", "with_core"]
 _LEAST_SHARE: Final = 0.05
 """Of answers that change, over the root of KL: that of dates in words (docs/log.md)."""
 _HALF: Final = 0.5
+"""Share of answers that change up to which a trial tells a task's rate."""
 _NEARLY: Final = 0.98
+"""What a larger share counts: its logarithm has to be taken."""
 
 
 @dataclass(frozen=True)
