@@ -16,8 +16,6 @@ from hydraopt.merging.harm.judging import Judged
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(3) for name in "qv"]
 FALLING = 0.8 ** np.arange(4)[:, None]
 SCALES = {"easy": 0.01, "fair": 0.1, "hard": 0.6}
-
-
 ANSWERS = 6_400
 """So many that a share of a few percent is told to a tenth of it."""
 

@@ -62,33 +62,33 @@ def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None
 
 FEW = Judged(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0, 0.0)
 """No answer of 24 is near to changing."""
+COARSE = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2)
+"""A trial in which a fifth of the answers changes, with a root of KL of 0.2."""
+RATE = -math.log(0.8) / (0.2 + 0.01)
+"""Of both together."""
 
 
 def test_kl_tells_of_a_limit_what_few_answers_do_not() -> None:
     """By the rate of the task's own trials; of a size by the least of any task."""
-    coarse = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2)
-    rate = -math.log(0.8) / (0.2 + 0.01)
-    assert Counted("answers").of(FEW, [coarse]) == pytest.approx(1 - math.exp(-0.01 * rate))
-    assert Counted("lost").of(FEW, [coarse]) == Counted("answers").of(FEW)
-    assert Counted("nats").of(FEW, [coarse]) == 1e-4
+    assert Counted("answers").of(FEW, [COARSE]) == pytest.approx(1 - math.exp(-0.01 * RATE))
+    assert Counted("lost").of(FEW, [COARSE]) == Counted("answers").of(FEW)
+    assert Counted("nats").of(FEW, [COARSE]) == 1e-4
 
 
 def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> None:
     """KL goes on to rise where no more answers can change, and far beyond a cliff."""
-    near, far = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2), Seen(1.0, 0.9, 0.95, 9.0, 0.9, 0.9)
-    counted = Counted("answers", 1.0)
-    assert counted.of(FEW, [near, far]) == counted.of(FEW, [near])
+    counted, far = Counted("answers", 1.0), Seen(1.0, 0.9, 0.95, 9.0, 0.9, 0.9)
+    assert counted.of(FEW, [COARSE, far]) == counted.of(FEW, [COARSE])
     # But where there is no other, it tells more than the least.
     assert counted.of(Judged(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0, 0.9), [far]) > 0.95
 
 
 @pytest.mark.parametrize("answers", [4, 24, 96])
 def test_a_limit_adds_standard_errors_of_the_rate_and_of_kl(answers: int) -> None:
-    """The coarsest trial changes a fifth of the answers: the fewer, the less is known."""
-    coarse = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2)
+    """The fewer answers change in the coarsest trial, the less is known."""
     judged = Judged(Harm(0, answers, 0.0, 1e-4, True), 0.0, 3e-4, 0.0)
-    rate = -math.log(0.8) / (0.2 + 0.01) * (1 + 1 / math.sqrt(max(0.2 * answers, 1)))
-    told = Counted("answers", 1.0).of(judged, [coarse])
+    rate = RATE * (1 + 1 / math.sqrt(max(0.2 * answers, 1)))
+    told = Counted("answers", 1.0).of(judged, [COARSE])
     assert told == pytest.approx(1 - math.exp(-rate * 0.02))
 
 
