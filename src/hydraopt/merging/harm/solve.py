@@ -357,8 +357,8 @@ def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> Budg
         explain(
             f"the limit on harm cannot be kept: {aim.text}",
             adapter=trials.job.pieces.owners[worst],
-            got=f"{aim.said(points[worst].harm or 0.0)} at a relative error of "
-            f"{points[worst].error:.3g}",
+            got=f"{aim.said(points[worst].harm or 0.0)}, standard errors added, at a relative "
+            f"error of {points[worst].error:.3g}",
             do="Give more prompts of this task, a larger limit, or --lossless",
         )
     )
