@@ -13,7 +13,8 @@ on the very same rows. ``--score`` then has every task answered with what was re
 The result is benchmarks/results/quality/SET.PLAN.json.
 
 The plan "prompted" has rivals that get prompts as hydraopt's refit does (rivals/taught.py): the
-originals' own answers to rows of the training split, or ``--prompts-from validation``.
+originals' own answers to rows of the training split, or ``--prompts-from validation``, and to
+``--learn N`` training rows besides.
 
 ``--tune`` comes first, or never: it merges by each method at a small grid of options (harness/
 tuning.py) and writes the loss of each on validation rows of a few adapters, those of ``--only`` or
@@ -23,6 +24,7 @@ best options instead of the defaults, and the rows say so.
 All go on where they stopped, and rows that changed are made and scored again. ``--adapters N``
 takes the first N adapters, ``--only TEXT`` the rows whose label holds the text; both are for trying
 things out, with ``--out`` (and ``--tuned FILE``, which a set cut short does not look up by itself).
+``--of ADAPTER ...`` takes these adapters alone.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
+from benchmarks.quality import evidence
 from benchmarks.quality.evidence import original_adapters, request_for
 from benchmarks.quality.harness.building import (
     Note,
@@ -93,7 +96,7 @@ class Run:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Run:
-        adapters = original_adapters(args.set)[: args.adapters]
+        adapters = _adapters(args)
         inputs = inputs_of(adapters)
         plan = "tuned" if args.tune else args.plan
         if args.tune:
@@ -107,7 +110,7 @@ class Run:
             )
             rows = [row for row in made if any(text in row.label for text in args.only or [""])]
             rows += [ours(adapters, size) for size in args.ours]
-        asked = (args.prompts_from, args.prompts, args.products)
+        asked = (args.prompts_from, args.prompts, args.learn, args.products)
         of = "".join(f"-{x}" for x in asked) if plan == "prompted" else ""
         place = ROOT / "build" / "methods" / args.set / f"{plan}-{inputs}{of}"
         out = args.out or QUALITY / f"{args.set}.{plan}.json"
@@ -117,6 +120,7 @@ class Run:
     def arguments(self) -> list[str]:
         """Those by which another process sees the same rows."""
         first = ["--adapters", str(self.args.adapters)] if self.args.adapters else []
+        first += ["--of", *self.args.of] if self.args.of else []
         if self.args.tune:
             return [self.args.set, "--tune", *first]
         tuned = ["--tuned", str(self.args.tuned)] if self.args.tuned else []
@@ -129,6 +133,7 @@ class Run:
         if self.args.plan != "prompted":
             return []
         of = ["--prompts-from", self.args.prompts_from, "--prompts", str(self.args.prompts)]
+        of += ["--learn", str(self.args.learn)]
         return ["--tasks", str(self.args.tasks), *of, "--products", self.args.products]
 
     def before(self) -> Mapping[str, Any]:
@@ -140,6 +145,14 @@ class Run:
         """The rows' notes by label, each row built in a process of its own."""
         builder = in_a_process(["benchmarks.quality", "methods", *self.arguments])
         return dict(made(self.rows, self.place, builder, self.inputs))
+
+
+def _adapters(args: argparse.Namespace) -> list[Adapter]:
+    """Those of the set that are asked for."""
+    everything = original_adapters(args.set)
+    names = evidence.chosen([x.name for x in everything], args.of)
+    found = [x for x in everything if x.name in names] if names else list(everything)
+    return found[: args.adapters]
 
 
 def rows_of(
@@ -160,9 +173,10 @@ def _teacher(args: argparse.Namespace, adapters: Sequence[Adapter]) -> Teach:
         base = request_for(args.set, args.tasks, None, args.products).base
         original = {path: x.factors() for path, x in by_name[task].modules.items()}
         with products_of(args.products):  # by which a judge remembers its answers, too
-            judge = judge_of(base, tuple(adapters), args.tasks, args.prompts_from, args.prompts)
-            answers = judge.answers(task)
-            return taught(model_of(base), answers, original, start, rounded)
+            asked = args.tasks, args.prompts_from, args.prompts, args.learn
+            judge = judge_of(base, tuple(adapters), *asked)
+            answers, more = judge.answers(task), judge.lessons(task)
+            return taught(model_of(base), answers, original, start, rounded, more=more)
 
     return teach
 
@@ -171,7 +185,8 @@ def _prompts(args: argparse.Namespace) -> dict[str, Any]:
     """What the result says of prompts."""
     if args.plan != "prompted":
         return {}
-    return {"prompts": {"of": args.prompts_from, "a_task_at_most": args.prompts}}
+    asked = {"of": args.prompts_from, "a_task_at_most": args.prompts, "learned": args.learn}
+    return {"prompts": asked}
 
 
 def _rank(adapters: Sequence[Adapter]) -> int:
@@ -338,12 +353,16 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="TEXT",
         help="rows whose label holds one of these; with --tune, adapters",
     )
+    parser.add_argument(
+        "--of", nargs="+", default=[], metavar="ADAPTER", help="these alone; * stands for any text"
+    )
     parser.add_argument("--ours", nargs="+", default=[], metavar="SIZE", help="hydraopt's own rows")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=[*GRIDS], metavar="METHOD")
     parser.add_argument("--tuned", type=Path, help="default SET.tuned.json beside the results")
     parser.add_argument("--out", type=Path, help="default benchmarks/results/quality/SET.PLAN.json")
     add_prompts(parser)
+    parser.add_argument("--learn", type=int, default=0, help="training rows that are learned from")
     parser.add_argument("--one", nargs=2, metavar=("LABEL", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.one:
@@ -352,9 +371,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--score, --tune and --plan prompted need --tasks")
     if args.tuned and not args.tuned.is_file():
         parser.error(f"--tuned {args.tuned}: no such file")
-    if (args.adapters or (args.only and not args.tune)) and not args.out:
-        parser.error("--adapters and --only need --out: they are no result of the set")
-    if not args.tuned and not args.adapters:
+    if (args.adapters or args.of or (args.only and not args.tune)) and not args.out:
+        parser.error("--adapters, --of and --only need --out: they are no result of the set")
+    if not args.tuned and not (args.adapters or args.of):
         args.tuned = QUALITY / f"{args.set}.tuned.json"
     args.rows = args.rows or _ROWS[args.tune]
     return args

@@ -2,8 +2,9 @@
 
 What hydraopt's refit does for its own parts, for any code of numbers: both factors of all modules
 are trained by the KL divergence from the original at the tokens of its own answers, while each step
-sees what the rival's rounding does to them. A quarter of the answers is held out; what does best
-there is kept, the factors as they were if nothing does better.
+sees what the rival's rounding does to them. A quarter of the answers is held out, the same that
+hydraopt's refit holds out; what does best there is kept, the factors as they were if nothing does
+better.
 
 Sources: straight-through gradients (Bengio et al., arXiv 1308.3432); distillation from the model's
 own words (LLM-QAT, arXiv 2305.17888). LoRAQuant's own gradient steps (arXiv 2510.26690) see weights
@@ -22,10 +23,10 @@ from torch import Tensor
 
 from benchmarks.rivals.base import Modules
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import drift_of, held_out, reference_of, surely_changes_more
+from hydraopt.basemodel.harm import drift_of, reference_of, surely_changes_more
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import TaskFactors, place
-from hydraopt.basemodel.refit import Course, Schedule
+from hydraopt.basemodel.refit import Course, Schedule, parted
 
 __all__ = ["Round", "Teach", "taught"]
 
@@ -42,21 +43,23 @@ def taught(
     start: Modules,
     rounded: Round,
     how: Schedule | None = None,
+    more: Sequence[Encoded] = (),
 ) -> Modules:
     """Factors whose rounding keeps more of the original's answers than that of ``start``.
 
     answers: prompts with the original's answers as targets. how: of a refit; stages and kinds of
-    rounding do not count here. Raises ValueError for fewer than four answers.
+    rounding do not count here. more: further answers, of which most are learned from. Raises
+    ValueError for fewer than four answers.
     """
     how = how or Schedule()
-    learned_from, judged_by = held_out(answers)
-    if not judged_by:
-        raise ValueError(f"{len(learned_from)} answers leave none to judge by")
-    judges = reference_of(model, [answers[i] for i in judged_by], original)
+    seen, judging, too = parted(answers, more)
+    if not judging:
+        raise ValueError(f"{len(seen)} answers leave none to judge by")
+    judges = reference_of(model, [*judging, *too], original)
     best, before = start, drift_of(model, judges, rounded(start))
     least = before.summary().kl
     pupil = _Pupil.of(start)
-    learner, seen = learner_of(model), [answers[i] for i in learned_from]
+    learner = learner_of(model)
     lesson = Lesson.of(learner, seen, place(learner, original), how.texts)
     course = Course(how, pupil.learned, len(lesson.batches))
     for step in range(1, how.steps + 1):

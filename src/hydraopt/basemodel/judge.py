@@ -91,6 +91,11 @@ class Judge:
         """
         return self._answered(task, self._prompts[task])
 
+    def lessons(self, task: str) -> list[Encoded]:
+        """The further prompts of a task with the original's answers, those that have any."""
+        said = self._answered(task, self._lessons.get(task, ()))
+        return [answer for answer in said if answer.target]
+
     def _answered(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
         said = []
         for start in range(0, len(asked), _BLOCK):
@@ -164,7 +169,7 @@ class Judge:
         # Lessons take minutes to answer: not where even all of them would leave too few judges.
         if len(held_out(answers, len(lessons))[1]) < _JUDGES:
             return {}
-        more = self._learned(task)
+        more = self.lessons(task)
         seen, judging, _ = parted(answers, more)
         if len(set(judging)) < _JUDGES or not seen:
             return {}
@@ -179,14 +184,9 @@ class Judge:
         self._memory.put(key, kept_records(records, coded))
         return records
 
-    def _learned(self, task: str) -> list[Encoded]:
-        """The lessons with the original's answers, those that have any."""
-        said = self._answered(task, self._lessons.get(task, ()))
-        return [answer for answer in said if answer.target]
-
     def _held_out(self, task: str) -> list[int]:
         """The prompts of a task that a refit does not learn from."""
-        return held_out(self.answers(task), len(self._learned(task)))[1]
+        return held_out(self.answers(task), len(self.lessons(task)))[1]
 
     def _key(self, task: str, prompts: Sequence[Encoded]) -> str:
         if task not in self._contents:  # an adapter's hash reads all of its file

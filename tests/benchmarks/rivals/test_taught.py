@@ -75,6 +75,21 @@ def test_what_no_step_makes_better_stays(school) -> None:
     assert teach("t", original, lambda modules: modules) is original  # nothing is lost
 
 
+def test_further_answers_teach_as_well(school, trained, tmp_path: Path) -> None:
+    model, tokenizer = trained
+    original, _, harm = school
+    few, others = texts_of(tokenizer, 24)[:8], texts_of(tokenizer, 24)[8:]
+    kl = []
+    for more in ([], others):
+
+        def teach(_task, start, rounded, more=more):
+            return taught(model, few, original, start, rounded, SHORT, more)
+
+        row = stored("x", "", grouped(2), teach=teach)
+        kl.append(harm(pack(row, {"t": original}, tmp_path / f"{len(more)}").factors["t"]).kl)
+    assert kl[1] < kl[0]
+
+
 def test_rows_have_labels_of_their_own(school) -> None:
     found = rows(school[1])
     labels = [row.label for row in found]
@@ -86,11 +101,19 @@ def test_another_process_sees_the_same_prompts(tmp_path: Path, monkeypatch) -> N
     # They are read three times, forty each.
     monkeypatch.setattr(methods, "original_adapters", functools.cache(methods.original_adapters))
     asked = ["gemma3-5x8", "--plan", "prompted", "--tasks", str(tmp_path), "--prompts", "24"]
-    asked += ["--products", "float32"]
+    asked += ["--products", "float32", "--learn", "7", "--of", "*-en", "date_format-de"]
+    asked += ["--out", str(tmp_path / "x.json")]
     run = methods.Run.of(methods._arguments(asked))
     again = methods.Run.of(methods._arguments([*run.arguments, "--one", "x", "y"]))
     assert (again.place, again.args.prompts, again.args.products) == (run.place, 24, "float32")
+    assert again.args.learn == 7
+    names = [x.name for x in run.adapters]
+    assert [x.name for x in again.adapters] == names
+    assert len(names) == 6
+    assert sum(name.endswith("-en") for name in names) == 5
     other = methods.Run.of(methods._arguments([*asked, "--prompts-from", "validation"]))
     assert other.place != run.place
     with pytest.raises(SystemExit):
         methods._arguments(asked[:3])
+    with pytest.raises(SystemExit):
+        methods._arguments(asked[:-2])  # a few adapters are no result of the set
