@@ -53,6 +53,7 @@ BLOCKS: Mapping[str, Path] = {
     "results": _EVIDENCE / "tables.md",
     "map": _EVIDENCE / "rivals.md",
     "verdict": _EVIDENCE / "rivals.md",
+    "prompted": _EVIDENCE / "rivals.md",
     "bd-rate": _EVIDENCE / "rivals.md",
     "rivals": _EVIDENCE / "rivals.md",
     "speed": _EVIDENCE / "speed.md",

@@ -30,6 +30,7 @@ REPORTS = (
     "kept",
     "kinds",
     "people",
+    "prompted",
     "readme",
     "recovery",
     "rivals",

@@ -16,7 +16,7 @@ from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
-from benchmarks.reports.scores import NO_DROP, every_row, result_files
+from benchmarks.reports.scores import NO_DROP, PROMPTED, every_row, result_files
 from benchmarks.reports.tables import CHANGED, changed, table
 from benchmarks.rivals.one_for_all import ONE_FOR_ALL
 
@@ -52,7 +52,7 @@ def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
         for name, entry in every_row(folder).items()
     }
     for _, result in result_files(folder):
-        if result["plan"] == "map":
+        if result["plan"] in ("map", PROMPTED):
             continue
         rows = found.setdefault(result["set"], [])
         for method in result["methods"].values():

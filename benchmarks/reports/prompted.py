@@ -1,0 +1,90 @@
+"""Rivals that got prompts, beside hydraopt's own bundles on the same test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import QUALITY
+from benchmarks.quality.sets import CURVES, METHOD, REFIT
+from benchmarks.reports.scores import PROMPTED, drops, result_files, row_of, scored_tasks
+from benchmarks.reports.tables import MISSING, changed, table, wrapped
+
+__all__ = ["SECTIONS", "beside", "prompted"]
+
+_OURS = (METHOD, CURVES, REFIT)
+_HEAD = [
+    "method",
+    "of fp16",
+    "mean drop, %",
+    "worst",
+    "answers that change",
+    "KL an answer",
+    "result",
+]
+
+Result = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def _asked(task: Result) -> tuple[Any, ...]:
+    return task["rows"], task["sha256"], task["metric"]
+
+
+def beside(result: Result, others: Iterator[tuple[str, Result]]) -> Iterator[Row]:
+    """The rows of hydraopt's bundles in other results, over the tasks of this one, where all these
+    were scored on the same rows; a bundle that two results have, once."""
+    wanted = {task["adapter"]: _asked(task) for task in result["tasks"]}
+    seen = set()
+    for name, other in others:
+        if other["set"] != result["set"] or other["products"] != result["products"]:
+            continue
+        for label, method in other["methods"].items():
+            mine = [x for x in scored_tasks(other, label) if x["adapter"] in wanted]
+            same = {x["adapter"]: _asked(x) for x in mine} == wanted
+            bundle = method["method"], method.get("setting", ""), method["bytes"]
+            if method["method"] in _OURS and same and bundle not in seen:
+                seen.add(bundle)
+                yield row_of(name, {**other, "closer": {}, "tasks": mine}, label)
+
+
+def _line(row: Row) -> list[str]:
+    low, high = row["mean_drop_interval"]
+    title = f"{row['method']} {row['setting']}".strip()
+    return [
+        f"**{title}**" if row["method"] in _OURS else title,
+        f"{row['size_pct']:.1f} %",
+        f"{row['mean_drop_pct']:.2f} [{low:.2f}, {high:.2f}]",
+        f"{row['worst_drop_pct']:.1f} ({row['worst_task']})",
+        changed(row),
+        "-" if row["kl_answer"] is None else f"{row['kl_answer']:.3f}",
+        f"`{Path(row['results'][0]).name}`",
+    ]
+
+
+def _about(name: str, result: Result) -> str:
+    asked = result["prompts"]
+    more = f", and {asked['learned']} training rows" if asked.get("learned") else ""
+    tasks = ", ".join(task["adapter"] for task in result["tasks"])
+    rows = sum(task["rows"] for task in result["tasks"])
+    return wrapped(
+        f"`{result['set']}`: {tasks}; {rows:,} test rows. Rivals learned from at most "
+        f"{asked['a_task_at_most']} {asked['of']} rows of a task{more} (`{name}`)."
+    )
+
+
+def prompted(folder: Path = QUALITY) -> str:
+    """For every result of the plan, its rows and hydraopt's, the largest first."""
+    parts = []
+    for name, result in result_files(folder):
+        if result["plan"] != PROMPTED or not result["tasks"]:
+            continue
+        theirs = (row_of(name, result, x) for x in result["methods"] if drops(result, x))
+        others = (x for x in result_files(folder) if x[1]["plan"] != PROMPTED)
+        rows = sorted([*theirs, *beside(result, others)], key=lambda row: -row["size_pct"])
+        parts.append(f"{_about(name, result)}\n{table(_HEAD, [_line(row) for row in rows])}")
+    return "\n".join(parts) or MISSING
+
+
+SECTIONS = {PROMPTED: prompted}
