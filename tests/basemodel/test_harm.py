@@ -53,13 +53,20 @@ def said(trained):
     return answered(model, tokenizer, asked_of(tokenizer), factors_of(0), 16)
 
 
-def test_the_original_itself_does_no_harm(trained, said) -> None:
+@pytest.mark.parametrize("likeliest", [10**6, 4], ids=["likeliest", "open"])
+@pytest.mark.parametrize("moved", [0.0, 1e-6])
+def test_the_original_itself_does_no_harm(trained, said, monkeypatch, likeliest, moved) -> None:
+    """Nor do factors that differ in their last bits: sums of float32 are off by more than KL is."""
     model, _ = trained
+    monkeypatch.setattr(harm, "_LIKELIEST", likeliest)
     original = factors_of(0)
-    drift = drift_of(model, reference_of(model, said, original), original)
+    reference = reference_of(model, said, original)
+    assert any(len(x.open) for pieces in reference.seen for x in pieces) == (likeliest == 4)
+    drift = drift_of(model, reference, noisy(original, moved))
     assert drift.changed == 0
-    assert drift.kl.max() < 1e-6
-    assert likely_changes(drift).max() == 0
+    assert drift.kl.max() < 1e-8
+    assert (drift.kl >= 0).all()
+    assert likely_changes(drift).max() < 1e-9
     rows = np.bincount(drift.row, minlength=len(said))
     assert rows.tolist() == [len(x.target) for x in said]
 

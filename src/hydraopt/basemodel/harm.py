@@ -26,6 +26,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
+from hydraopt.basemodel.divergence import divergence, told_apart
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.model import (
     Placed,
@@ -337,16 +338,9 @@ def _pieces(model: Any, batch: Batch, placed: Placed) -> Iterator[Tensor]:
 def _seen(model: Any, hidden: Tensor, placed: Placed) -> _Seen:
     logits = logits_of(model, hidden, placed)
     top, tokens = logits.topk(min(_LIKELIEST, logits.shape[-1]), dim=-1)
-    logs = top - logits.logsumexp(-1, keepdim=True)
-    rest = _left(logs)
+    logs, rest, _ = told_apart(logits, tokens)
     far = (rest > _OPEN).nonzero()[:, 0]
-    return _Seen(tokens, logs, rest, top[:, 0] - top[:, 1], far, hidden[far])
-
-
-def _left(logs: Tensor) -> Tensor:
-    """The probability that is left beside these, (N,), in float64; never quite nothing."""
-    left: Tensor = (1 - logs.double().exp().sum(-1)).clamp_min(_LEAST)
-    return left
+    return _Seen(tokens, logs.float(), rest, top[:, 0] - top[:, 1], far, hidden[far])
 
 
 def _compared(
@@ -359,26 +353,18 @@ def _compared(
     original's output layer need not be computed again.
     """
     logits = logits_of(model, hidden, placed)
-    total = logits.logsumexp(-1, keepdim=True)
-    logs = logits.gather(1, before.tokens) - total
-    kl = torch.linalg.vecdot(before.logs.exp(), before.logs - logs).double()
-    kl += before.rest * (before.rest.log() - _left(logs).log())
+    logs, rest, total = told_apart(logits, before.tokens)
+    kl = divergence(before.logs.double(), logs)
+    kl += divergence(before.rest.log()[:, None], rest.log()[:, None])
     for start in range(0, len(before.open), _OPEN_TOKENS):
         block = slice(start, start + _OPEN_TOKENS)
         some = before.open[block]
         want = logits_of(model, before.hidden[block], head).log_softmax(-1)
-        kl[some] = _divergence(want, logits[some] - total[some])
+        kl[some] = divergence(want, logits[some] - total[some].float())
     first = before.tokens[:, :1]
     own = logits.gather(1, first)[:, 0]
     ahead = own - logits.scatter_(1, first, -torch.inf).amax(-1)
     return _numbers(kl.clamp_min(0)), _numbers(before.margin - ahead)
-
-
-def _divergence(want: Tensor, got: Tensor) -> Tensor:
-    """KL over all tokens, (n,), of log probabilities (n, vocabulary)."""
-    chance = want.exp()
-    each = torch.where(chance > 0, chance * (want - got), 0.0)
-    return each.sum(-1, dtype=torch.float64)
 
 
 def _numbers(values: Tensor) -> Numbers:

@@ -36,7 +36,7 @@ __all__ = ["ANSWER_TOKENS", "Judge"]
 
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
-_METHOD: Final = "9"
+_METHOD: Final = "10"
 """Changes when the same factors would be given other numbers."""
 _TRAINING: Final = "7"
 """Changes when a refit would learn otherwise from the same."""
