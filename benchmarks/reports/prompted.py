@@ -80,7 +80,9 @@ def prompted(folder: Path = QUALITY) -> str:
     for name, result in result_files(folder):
         if result["plan"] != PROMPTED or not result["tasks"]:
             continue
-        theirs = (row_of(name, result, x) for x in result["methods"] if drops(result, x))
+        tasks = len(result["tasks"])  # of a run under way some rows have fewer
+        whole = [x for x in result["methods"] if len(scored_tasks(result, x)) == tasks]
+        theirs = (row_of(name, result, x) for x in whole if drops(result, x))
         others = (x for x in result_files(folder) if x[1]["plan"] != PROMPTED)
         rows = sorted([*theirs, *beside(result, others)], key=lambda row: -row["size_pct"])
         parts.append(f"{_about(name, result)}\n{table(_HEAD, [_line(row) for row in rows])}")
