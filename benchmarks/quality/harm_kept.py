@@ -7,7 +7,8 @@ Merges a set, or a few of its adapters, with each limit, harm measured on prompt
 fresh test rows how many of each original's own answers change. A task has kept the limit if their
 share is no larger; it has broken it for sure if even the lower end of the share's 95 % interval
 (Clopper and Pearson 1934) is larger. A run that was cut off goes on. The result is
-benchmarks/results/quality/SET.harm-kept.json; that of other adapters is not overwritten.
+benchmarks/results/quality/SET.harm-kept.json, or SET-NAME.harm-kept.json with ``--name NAME``, for
+limits that are scored apart; that of other adapters is not overwritten.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
     parser.add_argument("--out", type=Path, help="another folder for the result")
+    parser.add_argument("--name", default="", help="saved as SET-NAME.harm-kept.json")
     args = parser.parse_args(arguments)
     odd = [limit for limit in args.limits if not limit.endswith("%")]
     if odd:
@@ -132,7 +134,7 @@ def _refuse_others(out: Path, adapters: Sequence[Adapter]) -> None:
     if known != {adapter.name: adapter.content_hash() for adapter in adapters}:
         raise SystemExit(
             f"{out.name} is of {len(known)} adapters, and not of these {len(adapters)}; remove it "
-            "first, or give --out"
+            "first, or give --name or --out"
         )
 
 
@@ -141,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     everything = {adapter.name: adapter for adapter in original_adapters(args.set)}
     names = chosen(list(everything), args.merge) or list(everything)
     adapters = [everything[name] for name in names]
-    out = (args.out or QUALITY) / f"{args.set}.harm-kept.json"
+    name = f"{args.set}-{args.name}" if args.name else args.set
+    out = (args.out or QUALITY) / f"{name}.harm-kept.json"
     _refuse_others(out, adapters)
     asked = {"split": args.prompts_from, "count": args.prompts}
     options: dict[str, Any] = {**JUDGED[CURVES], "judge": asked}

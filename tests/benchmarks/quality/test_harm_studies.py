@@ -282,4 +282,9 @@ def test_harm_kept_does_not_overwrite_a_result_of_others(small, splits, tmp_path
     with pytest.raises(SystemExit, match=r"is of 2 adapters, and not of these 1;.*--out"):
         run(harm_kept, tmp_path, splits, "--limits", "1%")
     assert len(small) == made
+    before = out.read_text()
+    run(harm_kept, tmp_path, splits, "--limits", "1%", "--name", "apart")
+    assert out.read_text() == before
+    apart = out.with_name(out.name.replace(".harm-kept", "-apart.harm-kept"))
+    assert json.loads(apart.read_text())["rows"] == result["rows"]
     capsys.readouterr()
