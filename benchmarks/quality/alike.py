@@ -27,6 +27,8 @@ from benchmarks.quality.evidence import (
     methods_of,
     original_adapters,
     request_for,
+    result_name,
+    those_of,
 )
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import add_prompts
@@ -54,12 +56,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     every = original_adapters(args.set)
-    names = chosen([adapter.name for adapter in every], args.of)
-    adapters = [adapter for adapter in every if adapter.name in names]
+    adapters = those_of(every, args.of)
     methods = methods_of(ALIKE, args.sizes or (), args.prompts_from, args.prompts)
     place = f"{args.set}.{ALIKE}"
     made = [merged(args.set, adapters, method, args.tasks, place=place) for method in methods]
-    scored = chosen(names, args.only)
+    scored = chosen([adapter.name for adapter in adapters], args.only)
     request = replace(request_for(args.set, args.tasks, args.rows, args.products), only=scored)
     origin = provenance(f"{args.set}: plain, curves and fair", seed=request.seed)
     extra = {
@@ -69,5 +70,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": origin["command"],
         "hardware": origin["hardware"],
     }
-    named = f"{args.set}-{args.name}" if args.name else args.set
+    named = result_name(args.set, args.name)
     score(QUALITY / f"{named}.{ALIKE}.json", adapters, made, request, extra)

@@ -52,6 +52,8 @@ __all__ = [
     "methods_of",
     "original_adapters",
     "request_for",
+    "result_name",
+    "those_of",
 ]
 
 
@@ -297,8 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     only = chosen(names, args.only)
     asked = args.prompts_from, args.prompts, chosen(names, args.refit or args.only), args.learn
     methods = methods_of(args.plan, args.sizes or (), *asked, args.methods)
-    if args.name and not re.fullmatch(r"[\w-]+", args.name):
-        raise SystemExit(f"--name {args.name} is no part of a file's name: letters and digits")
+    named = result_name(args.set, args.name)
     if args.refit and not any("refit" in method.options for method in methods):
         raise SystemExit(f"--refit: the plan {args.plan} refits nothing")
     made = [merged(args.set, adapters, method, args.tasks, args.keep_bundles) for method in methods]
@@ -309,7 +310,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write=not tuning,
         only=only,
     )
-    named = f"{args.set}-{args.name}" if args.name else args.set
     out = QUALITY / f"{named}.{args.plan}{'.validation' if tuning else ''}.json"
     origin = provenance(f"{args.set}: scores of {args.plan}", seed=request.seed)
     extra = {
@@ -329,6 +329,22 @@ def _result(set_name: str, asked: str) -> Path:
     if not path.is_file():
         raise SystemExit(f"--take {asked}: there is no {path.name}")
     return path
+
+
+def result_name(set_name: str, name: str) -> str:
+    """What the file of a result begins with: the set, and what ``--name`` adds.
+
+    SystemExit for a name that is no part of a file's.
+    """
+    if name and not re.fullmatch(r"[\w-]+", name):
+        raise SystemExit(f"--name {name} is no part of a file's name: letters and digits")
+    return f"{set_name}-{name}" if name else set_name
+
+
+def those_of(adapters: Sequence[Adapter], patterns: Sequence[str]) -> list[Adapter]:
+    """The adapters that any of the patterns names, as of :func:`chosen`; all for no patterns."""
+    names = chosen([adapter.name for adapter in adapters], patterns)
+    return [adapter for adapter in adapters if not patterns or adapter.name in names]
 
 
 def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

@@ -22,7 +22,14 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
-from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
+from benchmarks.quality.evidence import (
+    chosen,
+    merged,
+    original_adapters,
+    request_for,
+    result_name,
+    those_of,
+)
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import add_prompts
 from benchmarks.quality.sets import CURVES, JUDGED, SETS, Method
@@ -140,11 +147,8 @@ def _refuse_others(out: Path, adapters: Sequence[Adapter]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
-    everything = {adapter.name: adapter for adapter in original_adapters(args.set)}
-    names = chosen(list(everything), args.merge) or list(everything)
-    adapters = [everything[name] for name in names]
-    name = f"{args.set}-{args.name}" if args.name else args.set
-    out = (args.out or QUALITY) / f"{name}.harm-kept.json"
+    adapters = those_of(original_adapters(args.set), args.merge)
+    out = (args.out or QUALITY) / f"{result_name(args.set, args.name)}.harm-kept.json"
     _refuse_others(out, adapters)
     asked = {"split": args.prompts_from, "count": args.prompts}
     options: dict[str, Any] = {**JUDGED[CURVES], "judge": asked}
@@ -154,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = [merged(args.set, adapters, x, args.tasks, args.keep_bundles, place) for x in methods]
     head = provenance(f"{args.set}: is a limit of harm kept on fresh rows", seed=0)
     request = request_for(args.set, args.tasks, args.rows, args.products)
-    only = chosen(names, args.only)
+    only = chosen([adapter.name for adapter in adapters], args.only)
     state = ROOT / "build" / "evidence" / place / "harm-kept.scores.json"
     request = replace(request, only=only)
     result = score(state, adapters, made, request, {"set": args.set})

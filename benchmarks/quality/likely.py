@@ -21,7 +21,7 @@ from scipy.special import ndtr
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, package_hash, provenance, save_json
-from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
+from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.judging import prompts_of_rows
 from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import METHOD, SETS, Method
@@ -104,8 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="instead of the set's result")
     args = parser.parse_args(arguments)
     adapters = original_adapters(args.set)
-    names = chosen([x.name for x in adapters], args.only)
-    wanted = [adapter for adapter in adapters if adapter.name in names]
+    wanted = those_of(adapters, args.only)
     splits = {"train": _PROMPTS, "validation": _PROMPTS, "test": args.rows}
     out = args.out or QUALITY / f"{args.set}.likely.json"
     made_of = {

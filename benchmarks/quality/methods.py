@@ -40,8 +40,7 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
-from benchmarks.quality import evidence
-from benchmarks.quality.evidence import original_adapters, request_for
+from benchmarks.quality.evidence import original_adapters, request_for, those_of
 from benchmarks.quality.harness.building import (
     Note,
     ReadBack,
@@ -96,7 +95,7 @@ class Run:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Run:
-        adapters = _adapters(args)
+        adapters = those_of(original_adapters(args.set), args.of)[: args.adapters]
         inputs = inputs_of(adapters)
         plan = "tuned" if args.tune else args.plan
         if args.tune:
@@ -145,14 +144,6 @@ class Run:
         """The rows' notes by label, each row built in a process of its own."""
         builder = in_a_process(["benchmarks.quality", "methods", *self.arguments])
         return dict(made(self.rows, self.place, builder, self.inputs))
-
-
-def _adapters(args: argparse.Namespace) -> list[Adapter]:
-    """Those of the set that are asked for."""
-    everything = original_adapters(args.set)
-    names = evidence.chosen([x.name for x in everything], args.of)
-    found = [x for x in everything if x.name in names] if names else list(everything)
-    return found[: args.adapters]
 
 
 def rows_of(

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
-from benchmarks.quality.evidence import chosen, merged, original_adapters, request_for
+from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import SPLITS
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
@@ -114,9 +114,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
-    everything = original_adapters(args.set)
-    names = chosen([x.name for x in everything], args.only) or [x.name for x in everything]
-    adapters = [adapter for adapter in everything if adapter.name in names]
+    adapters = those_of(original_adapters(args.set), args.only)
     methods = methods_of(args.size, args.counts, args.refit)
     # Beside the bundles of whole sets, which have the same names.
     place = f"{args.set}/prompts-needed"

@@ -18,7 +18,7 @@ from benchmarks.quality.sets import METHOD, WITH_PROMPTS
 from benchmarks.reports.scores import best_seen, drops, result_files, row_of, scored_tasks
 from benchmarks.reports.tables import MISSING, table, wrapped
 
-__all__ = ["SECTIONS", "Pairing", "Rate", "bd_rate", "frontier", "pairings"]
+__all__ = ["SECTIONS", "Pairing", "Rate", "bd_rate", "frontier", "pairings", "prompts_told"]
 
 Point = tuple[float, float]
 """(bytes or a percentage of them, KL)."""
@@ -137,7 +137,7 @@ class _Alike:
     products: str
 
 
-def _prompts(note: Mapping[str, Any]) -> str:
+def prompts_told(note: Mapping[str, Any]) -> str:
     """The prompts that a merge was told of, as the table says them; nothing for none."""
     asked = note.get("options", {}).get("judge")
     if asked is None:
@@ -162,7 +162,7 @@ def _scored_alike(folder: Path) -> dict[_Alike, list[dict[str, Any]]]:
         for label in named:
             tasks = tuple(sorted(task["adapter"] for task in scored_tasks(plain, label)))
             key = _Alike(result["set"], limits.get("rows"), tasks, products)
-            told = _prompts(result["methods"][label])
+            told = prompts_told(result["methods"][label])
             row = {**row_of(name, plain, label), "prompts": told}
             groups.setdefault(key, {}).setdefault(told, []).append(row)
     return {

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import CURVES, METHOD, REFIT
+from benchmarks.quality.sets import METHOD, WITH_PROMPTS
+from benchmarks.reports.bdrate import prompts_told
 from benchmarks.reports.scores import PROMPTED, drops, result_files, row_of, scored_tasks
-from benchmarks.reports.tables import MISSING, changed, table, wrapped
+from benchmarks.reports.tables import MISSING, changed, table, titled, wrapped
 
 __all__ = ["SECTIONS", "beside", "prompted"]
 
-_OURS = (METHOD, CURVES, REFIT)
+_OURS = (METHOD, *WITH_PROMPTS)
 _HEAD = [
     "method",
     "of fp16",
@@ -32,7 +33,7 @@ def _asked(task: Result) -> tuple[Any, ...]:
     return task["rows"], task["sha256"], task["metric"]
 
 
-def beside(result: Result, others: Iterator[tuple[str, Result]]) -> Iterator[Row]:
+def beside(result: Result, others: Iterable[tuple[str, Result]]) -> Iterator[Row]:
     """The rows of hydraopt's bundles in other results, over the tasks of this one, where all these
     were scored on the same rows; a bundle that two results have, once."""
     wanted = {task["adapter"]: _asked(task) for task in result["tasks"]}
@@ -46,14 +47,16 @@ def beside(result: Result, others: Iterator[tuple[str, Result]]) -> Iterator[Row
             bundle = method["method"], method.get("setting", ""), method["bytes"]
             if method["method"] in _OURS and same and bundle not in seen:
                 seen.add(bundle)
-                yield row_of(name, {**other, "closer": {}, "tasks": mine}, label)
+                row = row_of(name, {**other, "closer": {}, "tasks": mine}, label)
+                yield {**row, "prompts": prompts_told(method)}
 
 
 def _line(row: Row) -> list[str]:
     low, high = row["mean_drop_interval"]
-    title = f"{row['method']} {row['setting']}".strip()
+    title, prompts = titled(row), row.get("prompts")
+    title = f"**{title}**" if row["method"] in _OURS else title
     return [
-        f"**{title}**" if row["method"] in _OURS else title,
+        f"{title}, {prompts}" if prompts else title,
         f"{row['size_pct']:.1f} %",
         f"{row['mean_drop_pct']:.2f} [{low:.2f}, {high:.2f}]",
         f"{row['worst_drop_pct']:.1f} ({row['worst_task']})",
@@ -76,15 +79,15 @@ def _about(name: str, result: Result) -> str:
 
 def prompted(folder: Path = QUALITY) -> str:
     """For every result of the plan, its rows and hydraopt's, the largest first."""
-    parts = []
-    for name, result in result_files(folder):
+    parts, found = [], list(result_files(folder))
+    for name, result in found:
         if result["plan"] != PROMPTED or not result["tasks"]:
             continue
         tasks = len(result["tasks"])  # of a run under way some rows have fewer
         whole = [x for x in result["methods"] if len(scored_tasks(result, x)) == tasks]
         theirs = (row_of(name, result, x) for x in whole if drops(result, x))
-        others = (x for x in result_files(folder) if x[1]["plan"] != PROMPTED)
-        rows = sorted([*theirs, *beside(result, others)], key=lambda row: -row["size_pct"])
+        ours = beside(result, (x for x in found if x[1]["plan"] != PROMPTED))
+        rows = sorted([*theirs, *ours], key=lambda row: -row["size_pct"])
         parts.append(f"{_about(name, result)}\n{table(_HEAD, [_line(row) for row in rows])}")
     return "\n".join(parts) or MISSING
 

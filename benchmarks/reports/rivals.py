@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports.scores import drops, result_files, row_of
-from benchmarks.reports.tables import CHANGED, MISSING, changed, table
+from benchmarks.reports.tables import CHANGED, MISSING, changed, table, titled
 
 __all__ = [
     "SECTIONS",
@@ -77,7 +77,7 @@ def factors(name: str, result: Mapping[str, Any]) -> list[Factor]:
     for row in rows:
         need = needed(ours, row["kl"]) if row["method"] != METHOD and ours else None
         if need and not need[0]:
-            found.append(Factor(row["size_pct"] / need[1], _titled(row), row["size_pct"]))
+            found.append(Factor(row["size_pct"] / need[1], titled(row), row["size_pct"]))
     return sorted(found)
 
 
@@ -113,13 +113,9 @@ def rivals_in_short(folder: Path = QUALITY) -> str:
     return rivals(folder, _NEAR, SETS[:1])
 
 
-def _titled(row: Row) -> str:
-    return f"{row['method']} {row['setting']}".strip()
-
-
 def _line(row: Row, ours: Sequence[Row]) -> list[str]:
     low, high = row["mean_drop_interval"]
-    title = _titled(row)
+    title = titled(row)
     mine = row["method"] == METHOD
     found = None if mine or not ours else needed(ours, row["kl"])
     return [

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["CHANGED", "MISSING", "changed", "table", "wrapped"]
+__all__ = ["CHANGED", "MISSING", "changed", "table", "titled", "wrapped"]
 
 MISSING = "Not measured yet.\n"
 
@@ -19,6 +19,11 @@ def changed(row: Mapping[str, Any]) -> str:
     """What stands in that column for a row of the headline."""
     share = row.get("changed_pct")
     return "-" if share is None else f"{share:.1f} %"
+
+
+def titled(row: Mapping[str, Any]) -> str:
+    """A method and its setting, as tables name them."""
+    return f"{row['method']} {row['setting']}".strip()
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

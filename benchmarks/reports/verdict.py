@@ -12,7 +12,7 @@ from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.rivals import scored_rivals
 from benchmarks.reports.scores import NO_DROP, SURE, drops, mean_drop, scored_tasks
-from benchmarks.reports.tables import MISSING, table
+from benchmarks.reports.tables import MISSING, table, titled
 
 __all__ = ["SECTIONS", "Duel", "Kept", "duels", "smallest", "verdicts"]
 
@@ -65,7 +65,7 @@ def duels(result: Result) -> Iterator[Duel]:
         worst, worst_spread = max(lost.values())
         our_worst, our_worst_spread = max(scored[ours].values())
         yield Duel(
-            _titled(note),
+            titled(note),
             note["size_pct"],
             methods[ours]["setting"],
             mean - our_mean,
@@ -74,10 +74,6 @@ def duels(result: Result) -> Iterator[Duel]:
             math.hypot(worst_spread, our_worst_spread),
             _kl(result, label) - _kl(result, ours),
         )
-
-
-def _titled(note: Mapping[str, Any]) -> str:
-    return f"{note['method']} {note['setting']}".strip()
 
 
 @dataclass(frozen=True, order=True)
@@ -101,7 +97,7 @@ def smallest(result: Result) -> tuple[Kept | None, Kept | None]:
         drop = mean_drop(lost)[0] if (lost := drops(result, label)) else math.inf
         if drop <= NO_DROP:
             mine = note["method"] == METHOD
-            kept[mine].append(Kept(note["size_pct"], "" if mine else _titled(note), drop))
+            kept[mine].append(Kept(note["size_pct"], "" if mine else titled(note), drop))
     return min(kept[True], default=None), min(kept[False], default=None)
 
 
