@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydraopt.basemodel.batches import batches_of
+from hydraopt.basemodel.divergence import divergence
 from hydraopt.basemodel.encoding import Batch, Encoded
 from hydraopt.basemodel.memory import are_answers
 from hydraopt.basemodel.model import Placed, attached, hidden_states, logits_of
@@ -25,6 +26,8 @@ from hydraopt.evaluate.unfinished import Kept
 
 __all__ = ["Forced", "Numbers", "forced"]
 
+_TOKENS: Final = 32
+"""Tokens whose distributions are compared at a time: 256,000 numbers each on a large vocabulary."""
 _SUMS = ("loss", "tokens", "divergence", "agreement")
 
 Numbers = NDArray[np.float64]
@@ -167,7 +170,7 @@ def _of_batch(
             columns["agreement"] = (seen.best == best).float()
             columns["divergence"] = seen.divergence(logits, total)
         elif name == reference:
-            seen = _Seen.of(logits, total, best)
+            seen = _Seen(logits - total[:, None], best)
         rows = batch.row.numpy()
         sums: dict[str, Numbers] = {
             key: np.bincount(rows, column.double().numpy(), len(items)).astype(np.float64)
@@ -209,24 +212,14 @@ def _logits(model: Any, placed: Placed, batch: Batch) -> Tensor:
 class _Seen:
     """The reference's next-token distributions at the target positions of a batch.
 
-    chance: (N, vocabulary) probabilities. entropy, best: (N,).
+    logs: (N, vocabulary) logarithms of probabilities. best: (N,).
     """
 
-    chance: Tensor
-    entropy: Tensor
+    logs: Tensor
     best: Tensor
 
-    @classmethod
-    def of(cls, logits: Tensor, total: Tensor, best: Tensor) -> _Seen:
-        chance = torch.exp(logits - total[:, None])
-        return cls(chance, total - _dot(chance, logits), best)
-
     def divergence(self, logits: Tensor, total: Tensor) -> Tensor:
-        """KL(reference || this) in nats, (N,): cross-entropy less entropy."""
-        return (total - _dot(self.chance, logits) - self.entropy).clamp_min(0)
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Row by row, (N,); no matrix product, whose numbers may be rounded to bfloat16."""
-    products: Tensor = torch.linalg.vecdot(left, right)
-    return products
+        """KL(reference || this) in nats, (N,), in float64; few tokens at a time."""
+        pieces = (slice(start, start + _TOKENS) for start in range(0, len(logits), _TOKENS))
+        each = [divergence(self.logs[x], logits[x] - total[x, None]) for x in pieces]
+        return torch.cat(each)

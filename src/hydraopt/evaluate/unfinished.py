@@ -22,7 +22,7 @@ from hydraopt.files.reading import file_hash
 
 __all__ = ["Kept", "Unfinished", "base_files"]
 
-_METHOD: Final = "2"
+_METHOD: Final = "3"
 """Changes when the same request would give other numbers."""
 _DAYS: Final = 14
 """After which what was not asked for again goes."""
