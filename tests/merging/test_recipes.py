@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe
+from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe
+
+LOOKED, TRAINED = {"sensitivity": 3, "judged": 8}, {"rescaled": 2, "refit": 8}
+MERGE = MergeRecipe(
+    "bias-aware", "harm", 0.01, ("private",), True, unit="nats", **LOOKED, **TRAINED
+)
+BEFORE = MERGE.to_json()
 
 
 @pytest.mark.parametrize("limit", [None, "size"])
 @pytest.mark.parametrize("decoded", [False, True])
 def test_a_refresh_looks_at_no_answers(limit: str | None, decoded: bool) -> None:
-    """All tasks are coded again: what was looked at or trained before is no longer in them."""
-    looked = {"sensitivity": 3, "rescaled": 2, "judged": 8, "refit": 8}
-    before = MergeRecipe("bias-aware", "harm", 0.01, ("private",), **looked).to_json()
-    assert looked.keys() <= before.keys()
-    after = RefreshRecipe(before, limit, 1e3 if limit else None, decoded).to_json()
-    assert not looked.keys() & after.keys()
+    """All tasks are coded again, by errors; what was trained is in those that are decoded."""
+    after = RefreshRecipe(BEFORE, limit, 1e3 if limit else None, decoded).to_json()
+    assert after.keys() & (LOOKED.keys() | TRAINED.keys()) == (TRAINED.keys() if decoded else set())
     assert after["measure"] == "bias-aware"
     assert after["limit"] == (limit or "harm")
+
+
+def test_a_shrink_looks_at_no_answers_and_keeps_what_was_trained() -> None:
+    assert (LOOKED | TRAINED).items() <= BEFORE.items()
+    after = ShrinkRecipe(BEFORE, "plain", "size", 1000.0).to_json()
+    assert after == {
+        "measure": "plain",
+        "fair": False,
+        "forms": ["private"],
+        "limit": "size",
+        "value": 1000.0,
+        "shrunk": True,
+        "errors": "estimated",
+        **TRAINED,
+    }

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from hydraopt.adapters import Adapters, check_same_base, read_adapters
+from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import Bundle
 from hydraopt.compress.core import CoreStore
 from hydraopt.errors import UsageError, explain
@@ -175,18 +176,21 @@ def _told(
 ) -> tuple[Choice, ...]:
     """The points with errors against the originals, and what the stored curves say of them."""
     before = {task.name: task.error for task in bundle.manifest.tasks}
-    # The curves are over errors against the originals, and are asked for those themselves.
-    exact = tuple(replace(task, error=0.0) for task in bundle.manifest.tasks)
-    curves = StoredCurves(replace(bundle.manifest, tasks=exact))
+    curves = StoredCurves(bundle.manifest)
     made = []
     for size, added in points:
         pairs = list(zip(tasks, added.tolist(), strict=True))
         errors = [error if originals else math.hypot(error, before[name]) for name, error in pairs]
-        harms = [
-            curves.measure(name, dict, error).harm if name in curves.tasks() else None
-            for name, error in zip(tasks, errors, strict=True)
-        ]
+        harms = [_harm(curves, name, error, originals) for name, error in pairs]
         likely = tuple(None if harm is None else harm.likely for harm in harms)
         kl = tuple(None if harm is None else harm.kl for harm in harms)
         made.append(Choice(size, tuple(errors), likely, kl))
     return tuple(sorted(made, key=lambda x: -x.size))
+
+
+def _harm(curves: StoredCurves, task: str, error: float, originals: bool) -> Harm | None:
+    if task not in curves.tasks():
+        return None
+    if originals:
+        return curves.of_original(task, error)
+    return curves.measure(task, dict, error).harm

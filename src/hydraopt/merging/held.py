@@ -15,6 +15,7 @@ from hydraopt.bundle.task import TaskAdapter
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
+from hydraopt.merging.harm.stored import tells_later
 
 __all__ = ["against_originals", "decoded_set", "lost_harm"]
 
@@ -104,7 +105,8 @@ def against_originals(added: Manifest, before: Manifest, names: Collection[str])
     before, with estimates of the errors against what that was made of.
 
     Nobody has seen the answers of what was coded again, so these tasks state no harm any more. The
-    curve of a task is about its original, and stays.
+    curve of a task is about its original, and stays; but where it was refitted, what it had of its
+    curve can no longer be told.
     """
     old = {task.name: task for task in before.tasks}
 
@@ -122,6 +124,7 @@ def against_originals(added: Manifest, before: Manifest, names: Collection[str])
             errors=tuple(map(math.hypot, task.errors, more)),
             tensor_errors=tuple(map(math.hypot, task.tensor_errors, dense)),
             harm=None,
+            curve=task.curve if tells_later(first) else (),
         )
 
     return dataclasses.replace(added, tasks=tuple(map(whole, added.tasks)))

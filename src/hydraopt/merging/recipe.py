@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,8 +16,10 @@ __all__ = [
 ]
 
 
-_LOOKED: Final = ("sensitivity", "rescaled", "judged", "refit")
+_LOOKED: Final = ("sensitivity", "judged")
 """What a recipe says of tasks that somebody looked at with the base model."""
+_TRAINED: Final = ("rescaled", "refit")
+"""What it says of tasks whose parts were trained there, as they are when they are coded again."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class ShrinkRecipe:
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
         changes = {"measure": self.measure, "limit": self.limit, "value": self.value}
-        return {**_without_unit(self.before), **changes, "shrunk": True, "errors": "estimated"}
+        before = _without(self.before, ("unit", *_LOOKED))
+        if "fair" in before:
+            before["fair"] = False
+        return {**before, **changes, "shrunk": True, "errors": "estimated"}
 
 
 @dataclass(frozen=True)
@@ -104,16 +109,14 @@ class RefreshRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
-        recipe = dict(self.before) if self.limit is None else _without_unit(self.before)
-        recipe["refreshed"] = True
+        # Every task is coded again, by errors alone: nobody looks at answers.
+        recipe = {**_without(self.before, _LOOKED), "refreshed": True}
         if self.limit is not None:
-            recipe |= {"limit": self.limit, "value": self.value}
-        # Every task is coded again, by errors alone: nobody looks at answers, and none are trained.
-        recipe = {key: value for key, value in recipe.items() if key not in _LOOKED}
+            recipe = {**_without(recipe, ("unit",)), "limit": self.limit, "value": self.value}
         if self.decoded:
             return {**recipe, "errors": "estimated"}
-        # Coded from the originals, nothing is left of a shrink before.
-        return {key: value for key, value in recipe.items() if key not in ("errors", "shrunk")}
+        # Coded from the originals, nothing is left of what was done to parts before.
+        return _without(recipe, ("errors", "shrunk", *_TRAINED))
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,8 @@ class MethodRecipe:
         }
 
 
-def _without_unit(before: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe that gets another limit."""
-    return {key: value for key, value in before.items() if key != "unit"}
+def _without(recipe: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.items() if key not in keys}
 
 
 Recipe = MergeRecipe | ShrinkRecipe | RefreshRecipe | MethodRecipe | CoreRecipe

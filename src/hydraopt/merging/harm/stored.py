@@ -4,46 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.spec import Manifest
+from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.curves import LEAST_HARM, Line
 from hydraopt.merging.harm.judging import Judged
 
-__all__ = ["StoredCurves"]
+__all__ = ["StoredCurves", "tells_later"]
 
 _ANSWERS: Final = 1000  # of which shares are told; nobody is shown this count
+_ROUNDED: Final = 0.05
+"""Of the logarithm of an error, which a manifest keeps in steps of 4.4 %."""
+_LOOKS: Final = 400
+"""Errors at which it is looked what harm a curve says."""
 
 
 class StoredCurves:
     """Harm by the relative error against the original, from the curves in a manifest.
 
     A task's errors against what the bundle holds add to those that the bundle has: they are
-    independent noise, so squares add. A task of fewer than two points has no curve. How sure the
-    original is of its answers is not kept, so each that changes counts as lost.
+    independent noise, so squares add. A refit has a larger error than the encoder would make for
+    the same harm, and counts with that: what it moved is no noise. A task of fewer than two points
+    has no curve. How sure the original is of its answers is not kept, so each that changes counts
+    as lost.
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._before = {task.name: task.error for task in manifest.tasks}
-        self._lines: dict[str, tuple[Line, Line, float]] = {}
-        for task in manifest.tasks:
-            if len(task.curve) < 2:
-                continue
-            errors = np.log([max(x.error, LEAST_HARM) for x in task.curve])
-            harms = (
-                np.maximum.accumulate([math.log(max(value, LEAST_HARM)) for value in values])
-                for values in ([x.likely for x in task.curve], [x.kl for x in task.curve])
-            )
-            likely, kl = (Line(errors, values) for values in harms)
-            self._lines[task.name] = likely, kl, float(errors[-1])
+        self._curves = {x.name: _Curve.of(x) for x in manifest.tasks if len(x.curve) > 1}
 
     def tasks(self) -> frozenset[str]:
         """The tasks that have a curve."""
-        return frozenset(self._lines)
+        return frozenset(self._curves)
 
     def measure(
         self,
@@ -53,13 +49,51 @@ class StoredCurves:
         apart: bool = False,
     ) -> Judged:
         """What the curve says; beyond its largest error, where nobody has looked, everything is
-        likely to change."""
-        likely, kl, last = self._lines[task]
-        log = math.log(max(math.hypot(error, self._before[task]), LEAST_HARM))
-        share, nats = (math.exp(float(line(np.array([log]))[0])) for line in (likely, kl))
-        share = min(share, 1.0) if log <= last + _ROUNDED else 1.0
+        likely to change. error: against what the bundle holds."""
+        return self._curves[task].told(math.hypot(error, self._curves[task].start))
+
+    def of_original(self, task: str, error: float) -> Harm:
+        """What it says of the original coded anew. error: against it."""
+        return self._curves[task].told(error).harm
+
+
+def tells_later(task: TaskEntry) -> bool:
+    """Whether a task's curve goes on to hold where its harm is no longer known: not where it was
+    refitted, for then the harm alone says where on the curve it is."""
+    return len(task.curve) < 2 or _Curve.of(task).start == task.error
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Logarithms of the likely share and of KL over that of the error, to its last point. start:
+    the error at which the encoder does the harm that the task has."""
+
+    likely: Line
+    kl: Line
+    last: float
+    start: float
+
+    @classmethod
+    def of(cls, task: TaskEntry) -> _Curve:
+        errors = np.log([max(x.error, LEAST_HARM) for x in task.curve])
+        likely, kl = (
+            Line(errors, np.maximum.accumulate([_log(value) for value in values]))
+            for values in ([x.likely for x in task.curve], [x.kl for x in task.curve])
+        )
+        start = task.error
+        if task.harm is not None:
+            grid = np.linspace(errors[0], errors[-1], _LOOKS)
+            within = grid[kl(grid) <= _log(task.harm.kl)]
+            nearest = within[-1] if within.size else errors[0]
+            start = min(start, math.exp(nearest + _ROUNDED))
+        return cls(likely, kl, float(errors[-1]), start)
+
+    def told(self, error: float) -> Judged:
+        log = _log(error)
+        share, nats = (math.exp(float(x(np.array([log]))[0])) for x in (self.likely, self.kl))
+        share = min(share, 1.0) if log <= self.last + _ROUNDED else 1.0
         return Judged(Harm(round(share * _ANSWERS), _ANSWERS, share, nats, True), 0.0, 0.0, share)
 
 
-_ROUNDED: Final = 0.05
-"""Of the logarithm of an error, which a manifest keeps in steps of 4.4 %."""
+def _log(value: float) -> float:
+    return math.log(max(value, LEAST_HARM))
