@@ -21,6 +21,7 @@ from hydraopt.basemodel.recall import kept_records, recalled_records
 from hydraopt.basemodel.refit import Schedule
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
+from hydraopt.errors import UsageError
 from tests.basemodel.test_gains import factors_of
 from tests.basemodel.test_refit import coded_of
 from tests.marks import slow
@@ -130,6 +131,45 @@ def test_harm_apart_is_of_those_that_are_held_out_now(judge_of, tmp_path) -> Non
     for file in (tmp_path / "memory").iterdir():
         file.unlink()
     assert judge_of(5).measured("fr", other, apart=True) == second != first
+
+
+@pytest.mark.parametrize(
+    ("mine", "unlearned"),
+    [
+        (range(60, 76), (63, 67, 71, 75)),  # nothing in common: every fourth
+        (range(15, -1, -1), ()),  # every fourth is one that the other learns from
+        (range(4), (3,)),  # too few to learn from, so all but those that the other learns from
+        (range(3), ()),
+    ],
+)
+def test_harm_apart_is_of_what_no_twin_learns_from(
+    trained, make_adapter, tmp_path, mine: range, unlearned: tuple[int, ...]
+) -> None:
+    """Tasks of equal content share a stream, which one of them learns for both."""
+    names = ("de", "fr")
+    adapters = read_adapters([make_adapter(tmp_path / x, factors_of(0, 0.02)) for x in names])
+    asked = {
+        name: [Encoded((1, *trained[1](f"Spell.\n{i}\n=>")["input_ids"]), ()) for i in some]
+        for name, some in zip(names, (mine, range(16)), strict=True)
+    }
+    given = {adapter.name: adapter for adapter in adapters}, asked, Memory(None)
+    judge = Judge("nowhere", *trained, *given)
+    told = judge.measured("de", factors_of(1, 0.02), apart=True).harm
+    assert (told.answers, told.held_out) == (len(unlearned) or len(mine), bool(unlearned))
+    assert [mine[i] for i in judge._unlearned("de")] == list(unlearned)
+    assert judge.measured("de", factors_of(1, 0.02)).harm.held_out
+
+
+def test_lengths_are_not_fitted_to_what_judges_a_refit(
+    trained, make_adapter, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    adapters = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])
+    onlooker = Onlooker(str(tmp_path / "base"), adapters, {"fr": ["Spell."]}, refits=True)
+    with pytest.raises(UsageError, match="a refit is judged by"):
+        onlooker.gains("fr", dict)
 
 
 def test_that_nothing_helped_is_remembered_too(

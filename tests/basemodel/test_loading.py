@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from hydraopt import open_bundle
+from hydraopt.basemodel.loading import files_of
 from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
@@ -24,6 +27,7 @@ __all__ = ["bundle_of"]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+QUERY = "model.layers.0.self_attn.q_proj"
 UP = "model.layers.0.mlp.up_proj.weight"
 Change = Callable[[Path], Any]
 
@@ -220,3 +224,38 @@ def test_commands_refuse_it(command, whole, tmp_path, bundle_of) -> None:
     assert said.exit_code == 2
     assert f"got 1: {UP}" in " ".join(said.stderr.split())
     assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture
+def by_name(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A hub's name of the base, as transformers has put it aside."""
+    kept = tmp_path / "hub/models--some--one"
+    shutil.copytree(whole, kept / "snapshots/abc")
+    (kept / "refs").mkdir()
+    (kept / "refs/main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return "some/one"
+
+
+def test_files_of_a_name_are_those_put_aside(by_name: str, whole: Path, tmp_path: Path) -> None:
+    assert files_of(by_name) == tmp_path / "hub/models--some--one/snapshots/abc"
+    assert files_of(whole) == whole
+    assert files_of("some/other") is None
+
+
+def test_whole_tensors_are_coded_with_a_base_that_has_a_name(
+    by_name: str, tmp_path: Path, make_adapter
+) -> None:
+    """By merge and by add: each asks the base for tensors that these could take the place of."""
+    rng = np.random.default_rng(0)
+    factors = {QUERY: (rng.standard_normal((32, 2)), rng.standard_normal((2, 32)))}
+    magnitude = {f"base_model.model.{QUERY}.lora_magnitude_vector": np.ones(32, np.float32)}
+    for task in ("a", "b"):
+        make_adapter(tmp_path / task, factors, extras=magnitude, use_dora=True, base=by_name)
+    out = str(tmp_path / "x.hydra.safetensors")
+    based = ["--base", by_name, "--error", "0.1"]
+    for args in (["merge", str(tmp_path / "a"), "-o", out], ["add", out, str(tmp_path / "b")]):
+        result = CliRunner().invoke(cli, [*args, *based])
+        assert result.exit_code == 0, result.output
+    assert list(open_bundle(out)) == ["a", "b"]

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from hydraopt import open_bundle
+from hydraopt.basemodel import judge
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
 
@@ -37,6 +38,27 @@ def call(place: Path, *more: str):
     inputs = [str(place / "adapters" / name) for name in ("en", "fr")]
     options = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
     return CliRunner().invoke(cli, ["merge", *inputs, *options, *more])
+
+
+@pytest.mark.parametrize("tokens", [1, 100])
+@pytest.mark.parametrize("how", ["merge", "plan", "add"])
+def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, how: str) -> None:
+    """A limit that holds for their beginnings says so; what this model writes ends in time."""
+    monkeypatch.setattr(judge, "ANSWER_TOKENS", tokens)
+    out = str(place / "x.hydra.safetensors")
+    if how == "add":
+        first, more = (str(place / "adapters" / name) for name in ("en", "fr"))
+        assert CliRunner().invoke(cli, ["merge", first, "-o", out]).exit_code == 0
+        given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
+        made = CliRunner().invoke(cli, ["add", out, more, *given])
+        told = "fr (12)"
+    else:
+        made = call(place, *(["--plan-only"] if how == "plan" else ["-o", out]), "--size", "40%")
+        told = "en (11), fr (12)"
+    assert made.exit_code == 0, made.output
+    said = f"the first {tokens} tokens of answers that go on: {told}"
+    assert (said in made.stderr) == (tokens == 1), made.stderr
+    assert ("that go on" in made.stderr) == (tokens == 1)
 
 
 def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tokenizers.processors import TemplateProcessing
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.basemodel import judge as judge_module
+from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.onlooker import TEXTS, Onlooker
 from hydraopt.basemodel.prompts import read_prompts
@@ -19,6 +21,7 @@ from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.cli.main import cli
 from hydraopt.errors import AlignmentError, UsageError
 from tests.marks import slow
+from tests.small_model import make_tokenizer
 
 PROMPTS = [f"Spell.\n{i}\n=>" for i in range(10)]
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
@@ -154,11 +157,26 @@ def test_the_command_line_sees(base, folders, tmp_path: Path, more: list[str]) -
 
 
 def test_a_beginning_that_is_there_is_not_put_there_again(base, folders) -> None:
-    for text in ("Spell.", "<s>Spell."):
+    for text in (RowPrompt("Spell."), "<s>Spell.", RowPrompt("<s>Spell.")):
         judge = Onlooker(str(base), read_adapters(folders), {"en": [text]}).judge
         (answer,) = judge.answers("en")
         assert answer.prompt[0] == 1
         assert answer.prompt.count(1) == 1
+
+
+@pytest.mark.parametrize("around", ["$A", "<s> $A", "<s> $A </s>", "<s> <pad> $A"])
+@pytest.mark.parametrize("text", ["Spell.", "<s>Spell.", "<pad> a"])
+def test_a_text_begins_as_the_tokenizer_begins_it(around: str, text: str) -> None:
+    """Nothing ends it, for the answer goes on; the prompt of a row begins with BOS anyway."""
+    tokenizer = make_tokenizer()
+    ids = tokenizer(text)["input_ids"]
+    special = [("<pad>", 0), ("<s>", 1), ("</s>", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(around, None, special)
+    start = [dict(special)[x] for x in around.split("$")[0].split() if ids[0] != 1]
+    assert list(encode_prompt(tokenizer, text).prompt) == [*start, *ids]
+    row = encode_row(tokenizer, "Spell.", text, "").prompt
+    assert encode_prompt(tokenizer, prompt_text("Spell.", text)).prompt == row
+    assert row[0] == 1
 
 
 def test_answers_are_asked_for_once(base, folders, monkeypatch) -> None:

@@ -11,6 +11,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from hydraopt import read_adapters
 from hydraopt.basemodel import onlooker as module
+from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.errors import UsageError
 from tests.basemodel.test_harm import PATHS, factors_of
@@ -44,7 +45,7 @@ def adapters_at(folder: Path, *names: str):
 
 def test_equal_prompts_count_once_and_the_first_stays(trained, tmp_path) -> None:
     base, adapters = saved(trained, tmp_path / "base"), adapters_at(tmp_path, "fr")
-    texts = [f"Spell.\n{i}\n=>" for i in (3, 1, 3, 2, 1, 3)]
+    texts = [prompt_text("Spell.", str(i)) for i in (3, 1, 3, 2, 1, 3)]
     judge = Onlooker(base, adapters, {"fr": [*texts, "<s>" + texts[1]]}).judge
     asked = [answer.prompt for answer in judge.answers("fr")]
     once = Onlooker(base, adapters, {"fr": [texts[0], texts[1], texts[3]]}).judge
@@ -94,7 +95,7 @@ def test_a_prompt_beyond_the_positions_is_named(tmp_path) -> None:
     rng = np.random.default_rng(0)
     modules = {path: (rng.standard_normal((48, 2)), rng.standard_normal((2, 32)))}
     adapters = read_adapters([write_adapter(tmp_path / "fr", modules)])
-    said = r"prompt 2 is longer .* \[adapter fr\]; got 51 tokens of 'xxx.*', expected 1 to 40"
+    said = r"prompt 2 is longer .* \[adapter fr\]; got 50 tokens of 'xxx.*', expected 1 to 40"
     with pytest.raises(UsageError, match=said):
         Onlooker(base, adapters, {"fr": ["a", "x" * 50]}).judge
     onlooker = Onlooker(base, adapters, {"fr": ["a", "x" * 30]})

@@ -20,8 +20,10 @@ from hydraopt.errors import UsageError, explain
 __all__ = [
     "Batch",
     "Encoded",
+    "RowPrompt",
     "batches_by_tokens",
     "collate",
+    "encode_prompt",
     "encode_row",
     "left_padded",
     "prompt_text",
@@ -40,9 +42,34 @@ class Encoded:
         return len(self.prompt) + len(self.target)
 
 
-def prompt_text(instruction: str, text: str) -> str:
-    """The prompt of one input, without BOS."""
-    return f"{instruction}\n{text}\n=>"
+class RowPrompt(str):
+    """The prompt of a task's row, without BOS, which belongs before it whatever the tokenizer does
+    by itself."""
+
+    __slots__ = ()
+
+
+def prompt_text(instruction: str, text: str) -> RowPrompt:
+    """The prompt of one input."""
+    return RowPrompt(f"{instruction}\n{text}\n=>")
+
+
+def encode_prompt(tokenizer: Any, text: str) -> Encoded:
+    """A prompt as token ids: of a row as :func:`encode_row` makes it; any other text after what the
+    tokenizer begins one with by itself, which is how adapters are trained and served elsewhere.
+
+    A text of a chat template may begin with BOS already; there is none before it then.
+    """
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:1] == [bos]:
+        return Encoded(tuple(ids), ())
+    if isinstance(text, RowPrompt):
+        return Encoded((*(() if bos is None else (bos,)), *ids), ())
+    whole = tokenizer(text)["input_ids"]
+    places = range(len(whole) - len(ids) + 1)
+    start: list[int] = next((whole[:k] for k in places if whole[k : k + len(ids)] == ids), [])
+    return Encoded((*start, *ids), ())
 
 
 def encode_row(

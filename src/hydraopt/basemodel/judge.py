@@ -74,8 +74,10 @@ class Judge:
         known = base_hash(base, model)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
-        ends = sorted(ends_of(model, tokenizer))
-        self._of_base = f"{known} {where} {versions()} {_METHOD} {ANSWER_TOKENS} {ends}"
+        self._ends = ends_of(model, tokenizer)
+        self._of_base = (
+            f"{known} {where} {versions()} {_METHOD} {ANSWER_TOKENS} {sorted(self._ends)}"
+        )
         self._references: dict[str, Reference] = {}
         self._contents: dict[str, str] = {}
 
@@ -90,6 +92,15 @@ class Judge:
         model's logits are not finite, and UsageError for prompts that the model does not read.
         """
         return self._answered(task, self._prompts[task])
+
+    def cut(self) -> dict[str, int]:
+        """By task, how many answers do not end within ANSWER_TOKENS, or where the model has no more
+        positions; tasks that have such alone. Harm is told of what was written."""
+        counts = {}
+        for name in self._prompts:
+            if on := sum(not self._ends & {*x.target[-1:]} for x in self.answers(name)):
+                counts[name] = on
+        return counts
 
     def lessons(self, task: str) -> list[Encoded]:
         """The further prompts of a task with the original's answers, those that have any."""
@@ -138,11 +149,11 @@ class Judge:
         these; then nothing is remembered.
         """
         asked = self._prompts[task]
-        # Of too few none is held out; then none was learned from either.
-        held = self._held_out(task) if apart else []
-        some = held or range(len(asked))
+        every = list(range(len(asked)))
+        held = self._unlearned(task) if apart else every
+        some = held or every
         parts: list[bytes | str] = [self._key(task, asked)]
-        parts += [f"apart {held}"] if held else []
+        parts += [f"apart {some}"] if some != every else []
         for path, (b, a) in factors.items():
             parts += [path, b.tobytes(), a.tobytes()]
         key = key_of(parts)
@@ -154,7 +165,7 @@ class Judge:
             known = list(drift.only(some).summary())
             self._memory.put(key, known)
         told = Summary(*known)
-        harm = Harm(told.changed, told.answers, told.likely, told.kl, True)
+        harm = Harm(told.changed, told.answers, told.likely, told.kl, bool(held))
         return Judged(harm, told.likely_error, told.kl_error, told.lost)
 
     def refit(
@@ -164,17 +175,11 @@ class Judge:
         them; none where that does not help, for a task without prompts, or of too few answers
         to different prompts.
         See :func:`hydraopt.basemodel.refit.refit`."""
-        answers = self.answers(task) if task in self._prompts else []
-        lessons = self._lessons.get(task, ())
-        # Lessons take minutes to answer: not where even all of them would leave too few judges.
-        if len(held_out(answers, len(lessons))[1]) < _JUDGES:
+        if not self._learned(task):
             return {}
-        more = self.lessons(task)
-        seen, judging, _ = parted(answers, more)
-        if len(set(judging)) < _JUDGES or not seen:
-            return {}
+        answers, more = self.answers(task), self.lessons(task)
         coded = modules()
-        asked = [self._key(task, x) for x in (self._prompts[task], lessons)]
+        asked = [self._key(task, x) for x in (self._prompts[task], self._lessons.get(task, ()))]
         learns = f"refit {_TRAINING} {learns_in(self._model)} {Schedule()}"
         key = key_of([learns, *asked, *depends_on(coded)])
         known = recalled_records(self._memory.get(key), coded)
@@ -184,15 +189,33 @@ class Judge:
         self._memory.put(key, kept_records(records, coded))
         return records
 
-    def _held_out(self, task: str) -> list[int]:
-        """The prompts of a task that a refit does not learn from."""
-        return held_out(self.answers(task), len(self.lessons(task)))[1]
+    def _learned(self, task: str) -> list[Encoded]:
+        """What a refit of a task learns from; nothing where too few answers would judge it."""
+        answers = self.answers(task) if task in self._prompts else []
+        # Lessons take minutes to answer: not where even all of them would leave too few judges.
+        if len(held_out(answers, len(self._lessons.get(task, ())))[1]) < _JUDGES:
+            return []
+        seen, judging, _ = parted(answers, self.lessons(task))
+        return seen if len(set(judging)) >= _JUDGES else []
+
+    def _unlearned(self, task: str) -> list[int]:
+        """The prompts of a task that no refit learns from: neither its own, nor that of a task of
+        equal content, with which it shares what is coded."""
+        asked = self._prompts[task]
+        # Of too few none is held out; then none was learned from either.
+        mine = held_out(self.answers(task), len(self.lessons(task)))[1] or range(len(asked))
+        twins = [x for x in self._prompts if x != task and self._content(x) == self._content(task)]
+        learned = {answer.prompt for twin in twins for answer in self._learned(twin)}
+        return [i for i in mine if asked[i].prompt not in learned]
 
     def _key(self, task: str, prompts: Sequence[Encoded]) -> str:
+        asked = [" ".join(map(str, item.prompt)) for item in prompts]
+        return key_of([self._of_base, self._content(task), *asked])
+
+    def _content(self, task: str) -> str:
         if task not in self._contents:  # an adapter's hash reads all of its file
             self._contents[task] = self._adapters[task].content_hash()
-        asked = [" ".join(map(str, item.prompt)) for item in prompts]
-        return key_of([self._of_base, self._contents[task], *asked])
+        return self._contents[task]
 
     def _originals(self, task: str) -> TaskFactors:
         return {path: x.factors() for path, x in self._adapters[task].modules.items()}

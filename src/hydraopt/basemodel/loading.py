@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import torch
 from hydraopt.errors import HydraoptError, UsageError, explain
 from hydraopt.files.reading import read_regular
 
-__all__ = ["load_whole"]
+__all__ = ["files_of", "load_whole"]
 
 _JSON: Final = (
     "config.json",
@@ -81,6 +81,19 @@ def load_whole(base: str | Path, dtype: str, labels: int | None = None) -> tuple
         raise _unloadable(base, folder, error) from error
     except Exception as error:  # of a broken file: of any kind
         raise _unloadable(base, folder, error) from error
+
+
+def files_of(base: str | Path) -> Path | None:
+    """Where the files of a base model lie: its folder, or for a hub's name the snapshot that
+    transformers has put aside; None where there is none."""
+    if Path(base).exists():
+        return Path(base)
+    from transformers.utils.hub import cached_file
+
+    with suppress(OSError):
+        config = cached_file(str(base), "config.json", local_files_only=True)
+        return Path(config).parent if config else None
+    return None
 
 
 def _check_folder(folder: Path) -> None:

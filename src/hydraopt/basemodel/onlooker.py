@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.beyond import beyond_linear, beyond_lora
-from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.encoding import Encoded, encode_prompt
 from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
@@ -132,7 +131,16 @@ class Onlooker:
     def gains(
         self, name: str, coded: Callable[[], Mapping[str, Factors]]
     ) -> dict[str, NDArray[np.int64]]:
-        """See :func:`hydraopt.basemodel.gains.gains`; empty for a task without prompts."""
+        """See :func:`hydraopt.basemodel.gains.gains`; empty for a task without prompts. Raises
+        UsageError beside refits: it learns from prompts that judge a refit."""
+        if self._refits:
+            raise UsageError(
+                explain(
+                    "lengths are fitted to prompts that a refit is judged by",
+                    expected="refits=False",
+                    do="Leave the rescaler out, for a refit fits lengths too",
+                )
+            )
         if name not in self._prompts:
             return {}
         decoded = {path: (factors.B, factors.A) for path, factors in coded().items()}
@@ -168,7 +176,7 @@ class Onlooker:
         """The first prompts of a task as tokens, no two alike."""
         kept: dict[Encoded, None] = {}
         for number, text in enumerate(self._prompts[name], 1):
-            item = _encoded(self._tokenizer, text)
+            item = encode_prompt(self._tokenizer, text)
             check_prompt(item, self._positions, number, text, name)
             kept.setdefault(item)
             if len(kept) == most:
@@ -200,11 +208,3 @@ def _check(adapter: Adapter, prompts: Sequence[str]) -> None:
                 do="Leave its prompts out",
             )
         )
-
-
-def _encoded(tokenizer: Any, text: str) -> Encoded:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    # A text of a chat template may begin with it already.
-    start = () if bos is None or ids[:1] == [bos] else (bos,)
-    return Encoded((*start, *ids), ())

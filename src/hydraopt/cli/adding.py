@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hydraopt.cli.common import json_option, quiet_option, workers_option
-from hydraopt.cli.mergeoptions import Prompts, check_prompts, onlooker_of, read_texts
+from hydraopt.cli.mergeoptions import (
+    Prompts,
+    base_tensors,
+    check_prompts,
+    onlooker_of,
+    read_texts,
+    warn_of_cut,
+)
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_changed
 
@@ -124,17 +131,20 @@ def run_adding(
     limit = Limit(asked.size, asked.error, asked.harm, asked.lossless)
     with progress_bar(quiet or as_json) as progress:
         opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+        onlooker = _onlooker(asked, bundle, opened, progress)
         done = verb(
             bundle,
             opened,
             limit=limit,
-            onlooker=_onlooker(asked, bundle, opened, progress),
+            onlooker=onlooker,
             exact=asked.exact,
             same_base=asked.same_base,
-            base=_tensors(asked, opened),
+            base=base_tensors(asked.base, opened),
             workers=asked.workers,
             progress=progress,
         )
+        if onlooker is not None and onlooker.judge is not None:
+            warn_of_cut(onlooker.judge)
     show_changed(done, as_json, "replaced in" if verb.__name__ == "replace" else "added to")
 
 
@@ -150,12 +160,3 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
     texts = read_texts(asked.prompted, names, others)
     seen = onlooker_of(asked.base, opened, texts, progress)
     return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)
-
-
-def _tensors(asked: Adding, opened: Sequence[Any]) -> Any:
-    """The base's own tensors, if there is something that could take their place."""
-    if asked.base is None or not any(adapter.extras for adapter in opened):
-        return None
-    from hydraopt.adapters.basefiles import open_base
-
-    return open_base(asked.base)

@@ -22,8 +22,10 @@ from hydraopt.cli.mergeoptions import (
     Importance,
     Prompts,
     Setting,
+    base_tensors,
     onlooker_of,
     read_texts,
+    warn_of_cut,
 )
 from hydraopt.cli.progress import progress_bar
 from hydraopt.cli.results import show_combined, show_plan, show_result
@@ -297,10 +299,11 @@ def _plan(
             measure=asked.measure,
             sensitivity=onlooker.sensitivities,
             same_base=asked.same_base,
-            base=_base_tensors(asked, opened),
+            base=base_tensors(asked.base, opened),
             workers=_engine(asked),
             progress=progress,
         )
+        warn_of_cut(onlooker.judge)
     report = {"schema": "hydraopt.merge.plan/1", **made.to_dict()}
     show_plan(report, as_json)
     if plot is not None:
@@ -318,7 +321,7 @@ def _merge(
 ) -> MergeResult:
     from hydraopt.merging.merge import merge as merge_adapters
 
-    return merge_adapters(
+    result = merge_adapters(
         opened,
         output,
         size=asked.size,
@@ -336,10 +339,13 @@ def _merge(
         same_base=asked.same_base,
         alpha=asked.alpha,
         exact=asked.exact,
-        base=_base_tensors(asked, opened),
+        base=base_tensors(asked.base, opened),
         workers=_engine(asked),
         progress=progress,
     )
+    if onlooker and asked.prompts:
+        warn_of_cut(onlooker.judge)
+    return result
 
 
 def _engine(asked: Asked) -> Engine:
@@ -350,12 +356,3 @@ def _engine(asked: Asked) -> Engine:
     work = Path(asked.work) if asked.work else None
     memory = parse_size(asked.memory, 0) if asked.memory else None
     return engine_named(asked.engine, asked.address, asked.workers, work, memory)
-
-
-def _base_tensors(asked: Asked, opened: Sequence[Any]) -> Any:
-    """The base's own tensors, if there is something that could take their place."""
-    if asked.base is None or not any(adapter.extras for adapter in opened):
-        return None
-    from hydraopt.adapters.basefiles import open_base
-
-    return open_base(asked.base)

@@ -13,6 +13,8 @@ from hydraopt.cli.common import some_of, warn
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
+    from hydraopt.adapters.basefiles import BaseTensors
+    from hydraopt.basemodel.judge import Judge
     from hydraopt.basemodel.onlooker import Onlooker
     from hydraopt.progress import Progress
 
@@ -22,10 +24,12 @@ __all__ = [
     "Importance",
     "Prompts",
     "Setting",
+    "base_tensors",
     "check_prompts",
     "given_texts",
     "onlooker_of",
     "read_texts",
+    "warn_of_cut",
 ]
 
 DEFAULT_MEASURE = "bias-aware"
@@ -146,6 +150,25 @@ def onlooker_of(
     for name, reason in onlooker.unseen.items():
         warn(f"--base does not tell which modules of {name} matter: it has {reason}")
     return onlooker
+
+
+def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors | None:
+    """The base's own tensors, if there is something that could take their place."""
+    if base is None or not any(adapter.extras for adapter in adapters):
+        return None
+    from hydraopt.adapters.basefiles import open_base
+    from hydraopt.basemodel.loading import files_of
+
+    return open_base(files_of(base) or base)
+
+
+def warn_of_cut(judge: Judge) -> None:
+    """Warns of tasks whose answers go on beyond what is judged."""
+    from hydraopt.basemodel.judge import ANSWER_TOKENS
+
+    if cut := judge.cut():
+        names = some_of([f"{name} ({count})" for name, count in cut.items()])
+        warn(f"harm is told of the first {ANSWER_TOKENS} tokens of answers that go on: {names}")
 
 
 @dataclass(frozen=True)

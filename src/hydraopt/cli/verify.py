@@ -96,10 +96,8 @@ def verify(
     originals = None
     if adapters:
         originals = read_adapters(adapters, same_base=same_base, alpha=alpha)
-    # A name on a hub has no tensors at hand; the base model itself is loaded by it all the same.
-    tensors = None if prompted and base and not Path(base).is_dir() else base
     # A wrong --base is no problem of the bundle.
-    report = verify_bundle(bundle, originals, open_base(tensors))
+    report = verify_bundle(bundle, originals, open_base(_tensors(base, bool(prompted))))
     harm = None
     if prompted and base is not None and originals is not None and report.tasks:
         with progress_bar(quiet or as_json) as progress:
@@ -192,3 +190,13 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
     for problem in report.problems:
         say(f"problem: {problem}")
     say(counted(len(report.problems), "problem") if report.problems else "all is well")
+
+
+def _tensors(base: str | None, prompted: bool) -> str | Path | None:
+    """Where the base's tensors lie; None for a hub's name that is yet to be fetched, which is no
+    matter where the base is loaded for prompts anyway."""
+    if base is None or not prompted:
+        return base
+    from hydraopt.basemodel.loading import files_of
+
+    return files_of(base)
