@@ -23,12 +23,12 @@ ANSWERS = 6_400
 class PowerJudge:
     """Harm is scale * (relative error)^1.2; counts how often it is asked."""
 
-    def __init__(self, adapters, scales: Mapping[str, float]) -> None:
+    def __init__(self, adapters, scales: Mapping[str, float], answers: int = ANSWERS) -> None:
         self.originals = {
             x.name: {path: np.matmul(*m.factors()) for path, m in x.modules.items()}
             for x in adapters
         }
-        self.scales, self.asked = scales, 0
+        self.scales, self.answers, self.asked = scales, answers, 0
 
     def tasks(self) -> frozenset[str]:
         return frozenset(self.scales)
@@ -43,7 +43,7 @@ class PowerJudge:
             got = decoded[path].B @ decoded[path].A if path in decoded else 0.0
             lost, whole = lost + float(np.square(dw - got).sum()), whole + float((dw**2).sum())
         likely = min(self.scales[task] * (lost / whole) ** 0.6, 1.0)
-        harm = Harm(round(ANSWERS * likely), ANSWERS, likely, likely**2, True)
+        harm = Harm(round(self.answers * likely), self.answers, likely, likely**2, True)
         return Judged(harm, 0.1 * likely, 0.0, likely)
 
 

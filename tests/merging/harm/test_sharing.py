@@ -8,6 +8,7 @@ import pytest
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.sharing import (
     HarmCost,
+    part_of_the_way,
     prices_for_limit,
     prices_for_size,
     prices_if_fair,
@@ -50,6 +51,34 @@ def test_a_size_is_kept_and_used_up() -> None:
     for size in (3000.0, 9000.0, 20000.0):
         prices = prices_for_size(curves, alike(3), size)
         assert 0.95 * size < sizes_at(curves, prices) <= size
+
+
+def test_prices_go_as_far_as_answers_are_trusted() -> None:
+    """From those without prompts: of none not at all, of 24 half the way, of many all of it."""
+    curves, size = [curve(0.001), curve(0.01), curve(0.05)], 9000.0
+    found, plain = prices_for_size(curves, alike(3), size), np.array([1.0, 1.0, 4.0])
+
+    def at(*answers: int):
+        prices = part_of_the_way(curves, found, 1e6 * plain, np.array(answers), size)
+        assert 0.98 * size < sizes_at(curves, prices) <= size
+        return np.log(prices) - np.log(prices).mean()  # but for what moves all of them
+
+    start, end = at(0, 0, 0), np.log(found) - np.log(found).mean()
+    assert np.ptp(end - start) > 1
+    assert start - start[0] == pytest.approx(np.log(plain), abs=1e-6)
+    assert at(24, 24, 24) == pytest.approx((start + end) / 2, abs=1e-6)
+    assert at(72, 72, 72) == pytest.approx((start + 3 * end) / 4, abs=1e-6)
+    assert at(*3 * [10**9]) == pytest.approx(end, abs=1e-6)
+
+
+def test_no_price_is_one_that_its_curve_does_not_reach() -> None:
+    curves = [curve(0.001), HarmCurve(curve(0.05).points, useful=2000.0)]
+    plain = np.array([1e9, 1e-9])
+    prices = part_of_the_way(curves, np.array([1e-4, 1e-4]), plain, np.array([1, 1]), 6000.0)
+    for one, price in zip(curves, prices, strict=True):
+        finest, coarsest = one.range
+        assert finest <= np.log(price) <= coarsest
+    assert sizes_at(curves, prices) <= 6000.0
 
 
 def test_fair_makes_the_most_that_counts_the_least() -> None:

@@ -21,7 +21,7 @@ from hydraopt.merging.harm.trials import Counted, Seen, Trials
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
 from tests.marks import slow
-from tests.merging.harm.conftest import SCALES, PowerJudge
+from tests.merging.harm.conftest import ANSWERS, SCALES, PowerJudge
 
 
 def harms_of(path: Path) -> dict[str, float]:
@@ -105,6 +105,20 @@ def test_a_task_whose_prompts_have_no_near_tie_keeps_its_limit(adapters, tmp_pat
 
     made = merge(adapters, tmp_path / "x", harm="2%", judge=Sure(adapters, SCALES))
     assert SCALES["hard"] * made.errors["hard"] ** 1.2 < 0.03
+
+
+def test_few_answers_move_a_size_part_of_the_way(adapters, tmp_path: Path) -> None:
+    """What they tell of single tasks is noisy, so tasks stay nearer to where they are without."""
+    merge(adapters, tmp_path / "none", size="40%")
+    for count in (24, ANSWERS):
+        judge = PowerJudge(adapters, SCALES, count)
+        merge(adapters, tmp_path / str(count), size="40%", judge=judge)
+    none, some, many = (
+        {task.name: np.log(task.error) for task in open_bundle(tmp_path / x).manifest.tasks}
+        for x in ("none", "24", str(ANSWERS))
+    )
+    assert many["hard"] + 0.05 < some["hard"] < none["hard"] - 0.05
+    assert none["easy"] + 0.05 < some["easy"] < many["easy"] - 0.05
 
 
 def test_the_bundle_keeps_curves_and_says_that_it_was_judged(adapters, tmp_path: Path) -> None:
@@ -333,7 +347,7 @@ def test_what_can_be_lost_counts_as_what_is_lost(adapters) -> None:
     judge, counted = Drifting(adapters, SCALES), Counted("lost")
     job = SimpleNamespace(pieces=align(adapters, None, lossless=False))
     unused: Any = None
-    trials = Trials(cast(Job, job), unused, unused, judge, counted, silent)
+    trials = Trials(cast(Job, job), unused, unused, unused, judge, counted, silent)
     trials.look_at_base()
     assert trials.most == pytest.approx(3 * [counted.of(judge.measure("easy", dict, 1.0))])
 

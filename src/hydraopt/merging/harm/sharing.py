@@ -6,6 +6,9 @@ that loses a share M of its answers with the base model alone, and p of them as 
 M x / (1 - x), x = p / M: about p where little is lost, and up to 49 M as nothing of the adapter is
 left, so that no task is given up for others.
 
+What two dozen prompts tell of one task is noisy, and the least sum is where noise moved most. So
+prices go from those that are found without prompts part of the way to these (James and Stein 1961).
+
 Fair is the other way to share a size out: x / (1 - x), or the KL, of the worst stream is lowered,
 which makes all alike as far as their curves reach.
 """
@@ -21,11 +24,16 @@ import numpy as np
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.harm.curves import HarmCurve
 
-__all__ = ["HarmCost", "prices_for_limit", "prices_for_size", "prices_if_fair"]
+__all__ = ["HarmCost", "part_of_the_way", "prices_for_limit", "prices_for_size", "prices_if_fair"]
 
 _STEPS: Final = 400
 """Prices that are tried of each stream."""
 _HALVINGS: Final = 60
+_FARTHEST: Final = 80.0
+"""How far prices are moved together, in logarithms."""
+_HALF: Final = 24
+"""Answers that are trusted half: by 24 of a task, half the way harms fresh ones least
+(docs/log.md)."""
 _CERTAIN: Final = 0.98
 """Of what can be lost; beyond it more is not told apart."""
 _LEAST: Final = 0.01
@@ -69,6 +77,40 @@ def prices_for_size(curves: Sequence[HarmCurve], cost: HarmCost, size: float) ->
         return best
 
     return _least(chosen, 80.0, grids, sizes, size)
+
+
+def part_of_the_way(
+    curves: Sequence[HarmCurve], found: Array, plain: Array, answers: Array, size: float
+) -> Array:
+    """Own prices, (streams,), between ``plain`` and ``found``, in logarithms, at which the curves
+    say that all streams take ``size`` bytes together.
+
+    plain: those without prompts, up to a common factor. answers: by which the curves of each were
+    made; of _HALF it goes half the way, of many nearly all of it.
+    """
+    trust = answers / (answers + _HALF)
+    start = _at_size(curves, np.log(plain), size)
+    prices: Array = np.exp(_at_size(curves, start + trust * (np.log(found) - start), size))
+    return prices
+
+
+def _at_size(curves: Sequence[HarmCurve], logs: Array, size: float) -> Array:
+    """Logarithms of prices, moved together as far as the curves reach, to take ``size`` bytes."""
+    finest, coarsest = np.array([curve.range for curve in curves]).T
+
+    def moved(by: float) -> Array:
+        there: Array = np.clip(logs + by, finest, coarsest)
+        return there
+
+    def fits(by: float) -> bool:
+        each = zip(curves, moved(by), strict=True)
+        return sum(float(curve.sizes(np.array([log]))[0]) for curve, log in each) <= size
+
+    low, high = -_FARTHEST, _FARTHEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return moved(high)
 
 
 def prices_if_fair(curves: Sequence[HarmCurve], cost: HarmCost, size: float) -> Array:

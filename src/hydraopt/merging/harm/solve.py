@@ -23,6 +23,7 @@ from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.sharing import (
     HarmCost,
+    part_of_the_way,
     prices_for_limit,
     prices_for_size,
     prices_if_fair,
@@ -112,7 +113,7 @@ def plan_by_harm(
         job.pieces,
         passes.energies(),
         options.measure,
-        np.ones(job.pieces.contents),
+        importances(job.pieces, options.importance),
         options.sensitivity,
     )
     totals = np.where(weights.counting.totals > 0, weights.counting.totals, 1.0)
@@ -120,7 +121,8 @@ def plan_by_harm(
     counts, progress = _counted(aim), options.progress or silent
     empty = Draft.empty(alike.whole, alike.counting)
     job, keeps = _as_told(job, aim, judge, empty)
-    trials = Trials(job, passes, alike, judge, counts, progress, useful=useful or {}, keeps=keeps)
+    plain = alike.by_task / weights.by_task
+    trials = Trials(job, passes, alike, plain, judge, counts, progress, useful or {}, keeps)
     draft = None
     if isinstance(aim, Size):
         trials.look_at_base()
@@ -257,8 +259,12 @@ def _prices(
         others = [i for i in range(trials.contents) if i not in curves]
         spent = sum(trials.size_near(i, middle) for i in others)
         coded = _coded_bytes(trials, aim) - spent
-        share_out = prices_if_fair if options.fair else prices_for_size
-        chosen = share_out(mine, _cost_of(trials, options).only(known), coded)
+        counted = mine, _cost_of(trials, options).only(known), coded
+        if options.fair:
+            chosen = prices_if_fair(*counted)
+        else:
+            plain, answers = trials.plain[known], trials.answers[known]
+            chosen = part_of_the_way(mine, prices_for_size(*counted), plain, answers, coded)
     else:
         chosen = prices_for_limit(mine, _AIM * aim.limit)
     prices = np.full(trials.contents, float(np.exp(np.log(chosen).mean())))

@@ -20,6 +20,9 @@ __all__ = ["StoredCurves", "tells_later"]
 _ANSWERS: Final = 1000  # of which shares are told; nobody is shown this count
 _ROUNDED: Final = 0.05
 """Of the logarithm of an error, which a manifest keeps in steps of 4.4 %."""
+_NEAR: Final = 2 * _ROUNDED
+"""Of the same: a task is where its error is if its harm is that of an error so near. A curve keeps
+one of several points within a step."""
 _LOOKS: Final = 400
 """Errors at which it is looked what harm a curve says."""
 
@@ -85,7 +88,7 @@ class _Curve:
             grid = np.linspace(errors[0], errors[-1], _LOOKS)
             within = grid[kl(grid) <= _log(task.harm.kl)]
             nearest = within[-1] if within.size else errors[0]
-            start = min(start, math.exp(nearest + _ROUNDED))
+            start = min(start, math.exp(nearest + _NEAR))
         return cls(likely, kl, float(errors[-1]), start)
 
     def told(self, error: float) -> Judged:

@@ -131,24 +131,30 @@ class Trials:
     """Passes of a job and what they showed, by content.
 
     weights: at which an error counts the same, relative to its task, in all tasks: a content's own
-    price is the price at these. seen: what was measured, by task. bare: what is lost of each
-    content with the base model alone, counted as that of the points. useful: by task, bytes beyond
-    which more are of no use, its share of the shared core among them; any are where it is left out.
-    keeps: whether there is room for the curves.
+    price is the price at these. plain: own prices, (contents,), that stand for one price without
+    prompts, up to a factor. useful: by task, bytes beyond which more are of no use, its share of
+    the shared core among them; any are where it is left out. keeps: whether there is room for the
+    curves. seen: what was measured, by task. answers: on how many, (contents,). bare: what is lost
+    of each content with the base model alone, counted as that of the points.
     """
 
     job: Job
     passes: Passes
     weights: Weights
+    plain: Array
     judge: HarmJudge
     counted: Counted
     progress: Progress
-    points: dict[int, list[TrialPoint]] = field(default_factory=dict)
-    seen: dict[str, list[Seen]] = field(default_factory=dict)
-    bare: dict[int, float] = field(default_factory=dict)
     useful: Mapping[str, float] = field(default_factory=dict)
     keeps: bool = True
+    points: dict[int, list[TrialPoint]] = field(default_factory=dict)
+    seen: dict[str, list[Seen]] = field(default_factory=dict)
+    answers: Array = field(init=False)
+    bare: dict[int, float] = field(default_factory=dict)
     count: int = 0
+
+    def __post_init__(self) -> None:
+        self.answers = np.zeros(self.contents)
 
     @property
     def contents(self) -> int:
@@ -209,6 +215,7 @@ class Trials:
             if task.name in judged and task.content is not None:
                 told, point = judged[task.name], points[task.content]
                 harm, count = told.harm, counts[task.name]
+                self.answers[task.content] = harm.answers
                 seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost, count)
                 self.seen.setdefault(task.name, []).append(seen)
         return points
