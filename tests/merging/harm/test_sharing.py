@@ -56,14 +56,14 @@ def test_a_size_is_kept_and_used_up() -> None:
 def test_prices_go_as_far_as_answers_are_trusted() -> None:
     """From those without prompts: of none not at all, of 24 half the way, of many all of it."""
     curves, size = [curve(0.001), curve(0.01), curve(0.05)], 9000.0
-    found, plain = prices_for_size(curves, alike(3), size), np.array([1.0, 1.0, 4.0])
+    told, plain = prices_for_size(curves, alike(3), size), np.array([1.0, 1.0, 4.0])
 
     def at(*answers: int):
-        prices = part_of_the_way(curves, found, 1e6 * plain, np.array(answers), size)
+        prices = part_of_the_way(curves, told, 1e6 * plain, np.array(answers), size)
         assert 0.98 * size < sizes_at(curves, prices) <= size
         return np.log(prices) - np.log(prices).mean()  # but for what moves all of them
 
-    start, end = at(0, 0, 0), np.log(found) - np.log(found).mean()
+    start, end = at(0, 0, 0), np.log(told) - np.log(told).mean()
     assert np.ptp(end - start) > 1
     assert start - start[0] == pytest.approx(np.log(plain), abs=1e-6)
     assert at(24, 24, 24) == pytest.approx((start + end) / 2, abs=1e-6)

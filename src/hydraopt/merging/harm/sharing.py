@@ -7,7 +7,7 @@ M x / (1 - x), x = p / M: about p where little is lost, and up to 49 M as nothin
 left, so that no task is given up for others.
 
 What two dozen prompts tell of one task is noisy, and the least sum is where noise moved most. So
-prices go from those that are found without prompts part of the way to these (James and Stein 1961).
+prices go from those without prompts part of the way to these (James and Stein 1961).
 
 Fair is the other way to share a size out: x / (1 - x), or the KL, of the worst stream is lowered,
 which makes all alike as far as their curves reach.
@@ -80,9 +80,9 @@ def prices_for_size(curves: Sequence[HarmCurve], cost: HarmCost, size: float) ->
 
 
 def part_of_the_way(
-    curves: Sequence[HarmCurve], found: Array, plain: Array, answers: Array, size: float
+    curves: Sequence[HarmCurve], told: Array, plain: Array, answers: Array, size: float
 ) -> Array:
-    """Own prices, (streams,), between ``plain`` and ``found``, in logarithms, at which the curves
+    """Own prices, (streams,), between ``plain`` and ``told``, in logarithms, at which the curves
     say that all streams take ``size`` bytes together.
 
     plain: those without prompts, up to a common factor. answers: by which the curves of each were
@@ -90,7 +90,7 @@ def part_of_the_way(
     """
     trust = answers / (answers + _HALF)
     start = _at_size(curves, np.log(plain), size)
-    prices: Array = np.exp(_at_size(curves, start + trust * (np.log(found) - start), size))
+    prices: Array = np.exp(_at_size(curves, start + trust * (np.log(told) - start), size))
     return prices
 
 
