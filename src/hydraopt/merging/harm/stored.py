@@ -17,7 +17,8 @@ from hydraopt.merging.harm.judging import Judged
 
 __all__ = ["StoredCurves", "tells_later"]
 
-_ANSWERS: Final = 1000  # of which shares are told; nobody is shown this count
+_ANSWERS: Final = 24
+"""Behind a curve whose task no longer says on how many it was measured."""
 _ROUNDED: Final = 0.05
 """Of the logarithm of an error, which a manifest keeps in steps of 4.4 %."""
 _NEAR: Final = 2 * _ROUNDED
@@ -69,12 +70,13 @@ def tells_later(task: TaskEntry) -> bool:
 @dataclass(frozen=True)
 class _Curve:
     """Logarithms of the likely share and of KL over that of the error, to its last point. start:
-    the error at which the encoder does the harm that the task has."""
+    the error at which the encoder does the harm that the task has. answers: it was measured on."""
 
     likely: Line
     kl: Line
     last: float
     start: float
+    answers: int
 
     @classmethod
     def of(cls, task: TaskEntry) -> _Curve:
@@ -83,19 +85,20 @@ class _Curve:
             Line(errors, np.maximum.accumulate([_log(value) for value in values]))
             for values in ([x.likely for x in task.curve], [x.kl for x in task.curve])
         )
-        start = task.error
+        start, answers = task.error, task.harm.answers if task.harm else _ANSWERS
         if task.harm is not None:
             grid = np.linspace(errors[0], errors[-1], _LOOKS)
             within = grid[kl(grid) <= _log(task.harm.kl)]
             nearest = within[-1] if within.size else errors[0]
             start = min(start, math.exp(nearest + _NEAR))
-        return cls(likely, kl, float(errors[-1]), start)
+        return cls(likely, kl, float(errors[-1]), start, answers)
 
     def told(self, error: float) -> Judged:
         log = _log(error)
         share, nats = (math.exp(float(x(np.array([log]))[0])) for x in (self.likely, self.kl))
         share = min(share, 1.0) if log <= self.last + _ROUNDED else 1.0
-        return Judged(Harm(round(share * _ANSWERS), _ANSWERS, share, nats, True), 0.0, 0.0, share)
+        harm = Harm(round(share * self.answers), self.answers, share, nats, True)
+        return Judged(harm, 0.0, 0.0, share)
 
 
 def _log(value: float) -> float:
