@@ -160,11 +160,21 @@ def test_a_smaller_limit_takes_more_bytes(adapters, tmp_path: Path) -> None:
     assert sizes == sorted(sizes)
 
 
-def test_a_task_without_prompts_gets_the_middle_price(adapters, tmp_path: Path) -> None:
+def test_a_task_without_prompts_is_between_others(adapters, tmp_path: Path) -> None:
     some = {name: SCALES[name] for name in ("easy", "hard")}
     made = merge(adapters, tmp_path / "x", size="30%", judge=PowerJudge(adapters, some))
     assert set(made.harms) == {"easy", "hard"}
     assert made.errors["hard"] < made.errors["fair"] < made.errors["easy"]
+
+
+def test_a_task_without_prompts_is_weighed_as_without_any(adapters, tmp_path: Path) -> None:
+    judge = PowerJudge(adapters, {name: SCALES[name] for name in ("easy", "hard")})
+    errors = {}
+    for weight in (1.0, 8.0):
+        out, given = tmp_path / str(weight), {"fair": weight}
+        made = merge(adapters, out, size="30%", judge=judge, importance=given)
+        errors[weight] = made.errors["fair"]
+    assert errors[8.0] < 0.8 * errors[1.0]
 
 
 def test_a_limit_needs_prompts_of_all(adapters, tmp_path: Path) -> None:

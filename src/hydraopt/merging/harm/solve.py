@@ -248,16 +248,16 @@ def _try_coarser(trials: Trials, aim: HarmLimit, price: float) -> None:
 def _prices(
     trials: Trials, curves: Mapping[int, HarmCurve], aim: Size | HarmLimit, options: Options
 ) -> Array:
-    """Own prices of all contents, (contents,); those without a curve get the middle one."""
+    """Own prices of all contents, (contents,)."""
     known = sorted(curves)
     if not known:
         return np.full(trials.contents, trials.points[0][0].price)
     mine = [curves[i] for i in known]
     if isinstance(aim, Size):
         logs = np.log([curve.points[len(curve.points) // 2].price for curve in mine])
-        middle = float(np.exp(logs.mean()))
+        middle = _with_others(trials, known, np.full(len(known), np.exp(logs.mean())))
         others = [i for i in range(trials.contents) if i not in curves]
-        spent = sum(trials.size_near(i, middle) for i in others)
+        spent = sum(trials.size_near(i, float(middle[i])) for i in others)
         coded = _coded_bytes(trials, aim) - spent
         counted = mine, _cost_of(trials, options).only(known), coded
         if options.fair:
@@ -267,7 +267,14 @@ def _prices(
             chosen = part_of_the_way(mine, prices_for_size(*counted), plain, answers, coded)
     else:
         chosen = prices_for_limit(mine, _AIM * aim.limit)
-    prices = np.full(trials.contents, float(np.exp(np.log(chosen).mean())))
+    return _with_others(trials, known, chosen)
+
+
+def _with_others(trials: Trials, known: Sequence[int], chosen: Array) -> Array:
+    """Own prices of all contents, (contents,). Those without a curve are as far from where they are
+    without prompts as the ``known`` ones in the mean."""
+    moved = np.exp(np.log(chosen / trials.plain[known]).mean())
+    prices: Array = moved * trials.plain
     prices[known] = chosen
     return prices
 
