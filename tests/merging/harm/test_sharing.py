@@ -60,7 +60,7 @@ def test_prices_go_as_far_as_answers_are_trusted() -> None:
 
     def at(*answers: int):
         prices = part_of_the_way(curves, told, 1e6 * plain, np.array(answers), size)
-        assert 0.98 * size < sizes_at(curves, prices) <= size
+        assert sizes_at(curves, prices) == pytest.approx(size, rel=1e-3)
         return np.log(prices) - np.log(prices).mean()  # but for what moves all of them
 
     start, end = at(0, 0, 0), np.log(told) - np.log(told).mean()
@@ -78,7 +78,7 @@ def test_no_price_is_one_that_its_curve_does_not_reach() -> None:
     for one, price in zip(curves, prices, strict=True):
         finest, coarsest = one.range
         assert finest <= np.log(price) <= coarsest
-    assert sizes_at(curves, prices) <= 6000.0
+    assert sizes_at(curves, prices) <= 6006.0
 
 
 def test_fair_makes_the_most_that_counts_the_least() -> None:

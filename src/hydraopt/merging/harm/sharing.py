@@ -31,6 +31,8 @@ _STEPS: Final = 400
 _HALVINGS: Final = 60
 _FARTHEST: Final = 80.0
 """How far prices are moved together, in logarithms."""
+_NARROWEST: Final = 1e-9
+"""Of a curve's reach, where it has but one price."""
 _HALF: Final = 24
 """Answers that are trusted half: by 24 of a task, half the way harms fresh ones least
 (docs/log.md)."""
@@ -96,15 +98,20 @@ def part_of_the_way(
 
 def _at_size(curves: Sequence[HarmCurve], logs: Array, size: float) -> Array:
     """Logarithms of prices, moved together as far as the curves reach, to take ``size`` bytes."""
-    finest, coarsest = np.array([curve.range for curve in curves]).T
+    grids, sizes, _ = _tables(curves)
+    rows, finest, coarsest = np.arange(len(grids)), grids[:, 0], grids[:, -1]
+    steps = np.maximum(coarsest - finest, _NARROWEST) / (_STEPS - 1)
 
     def moved(by: float) -> Array:
         there: Array = np.clip(logs + by, finest, coarsest)
         return there
 
     def fits(by: float) -> bool:
-        each = zip(curves, moved(by), strict=True)
-        return sum(float(curve.sizes(np.array([log]))[0]) for curve, log in each) <= size
+        places = (moved(by) - finest) / steps
+        left = np.minimum(places.astype(np.int64), _STEPS - 2)
+        between = places - left
+        taken = (1 - between) * sizes[rows, left] + between * sizes[rows, left + 1]
+        return bool(taken.sum() <= size)
 
     low, high = -_FARTHEST, _FARTHEST
     for _ in range(_HALVINGS):
