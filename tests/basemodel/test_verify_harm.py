@@ -162,10 +162,12 @@ def test_without_prompts_nothing_changes(place: Path) -> None:
 
 def test_prompts_need_the_base_and_the_originals(place: Path) -> None:
     folder, base = str(place / "prompts"), str(place / "base")
-    for more in (["--base", base], [str(place / "adapters" / "fr")]):
+    adapter = str(place / "adapters" / "fr")
+    given = {"ADAPTERS": ["--base", base], "--base": [adapter], "ADAPTERS and --base": []}
+    for missing, more in given.items():
         result = CliRunner().invoke(cli, ["verify", str(place / "b"), "--prompts", folder, *more])
         assert result.exit_code == 2
-        assert "give ADAPTERS and --base as well" in result.output
+        assert f"give {missing} as well" in result.output
 
 
 def test_wrong_prompts_are_refused(place: Path, tmp_path: Path) -> None:

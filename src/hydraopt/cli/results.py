@@ -167,4 +167,4 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     alone = sum(task["harm"] is None and task["size"] > 0 for task in report["tasks"])
     if alone:
         tasks = counted(alone, "task")
-        say(f"note: {tasks} without prompts: a bit costs there what it costs in the middle task")
+        say(f"note: {tasks} without prompts: priced as without any, and moved as others are")

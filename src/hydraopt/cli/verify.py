@@ -80,7 +80,8 @@ def verify(
     """
     check_prompts(prompted)
     if prompted and not (base and adapters):
-        raise click.BadParameter("give ADAPTERS and --base as well", param_hint="--prompts")
+        missing = [x for x, given in (("ADAPTERS", adapters), ("--base", base)) if not given]
+        raise click.BadParameter(f"give {' and '.join(missing)} as well", param_hint="--prompts")
     if not adapters and (same_base or alpha is not None):
         raise UsageError(
             explain(

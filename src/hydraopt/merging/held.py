@@ -141,6 +141,6 @@ def lost_harm(before: Manifest) -> Iterator[str]:
     """A note where a bundle whose tasks are coded again stated what harm was measured."""
     if any(task.harm for task in before.tasks):
         yield (
-            "the harm that was stated is not this bundle's: hydraopt verify --base --prompts "
-            "measures it"
+            "the harm that was stated is not this bundle's: hydraopt verify BUNDLE ADAPTERS "
+            "--base BASE --prompts DIR measures it"
         )

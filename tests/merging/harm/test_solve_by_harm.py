@@ -257,7 +257,7 @@ def test_shrink_gives_no_measured_task_more_bytes_than_it_had(
     )
     assert all(after[name] <= 1.1 * before[name] + 100 for name in scales), (before, after)
     assert any(f"stored curves of harm of {len(scales)} tasks" in note for note in made.notes)
-    assert any("verify --base --prompts" in note for note in made.notes)
+    assert any("verify BUNDLE ADAPTERS --base BASE --prompts DIR" in note for note in made.notes)
 
 
 def test_fair_harms_the_worst_task_least(adapters, tmp_path: Path) -> None:
