@@ -55,7 +55,7 @@ def prompt_text(instruction: str, text: str) -> RowPrompt:
 
 
 def encode_prompt(tokenizer: Any, text: str) -> Encoded:
-    """A prompt as token ids: of a row as :func:`encode_row` makes it; any other text after what the
+    """A prompt as token ids: of a row after BOS, if there is one; any other text after what the
     tokenizer begins one with by itself, which is how adapters are trained and served elsewhere.
 
     A text of a chat template may begin with BOS already; there is none before it then.
@@ -81,12 +81,10 @@ def encode_row(
     a token that spans the border would never occur there. A tokenizer without BOS (Qwen's) starts
     with the prompt. Raises UsageError where EOS is needed and the tokenizer has none.
     """
-    prompt = tokenizer(prompt_text(instruction, text), add_special_tokens=False)["input_ids"]
+    prompt = encode_prompt(tokenizer, prompt_text(instruction, text)).prompt
     target = tokenizer(" " + output, add_special_tokens=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    start = () if bos is None else (bos,)
     stop = (_eos(tokenizer),) if end else ()
-    return Encoded((*start, *prompt), (*target, *stop))
+    return Encoded(prompt, (*target, *stop))
 
 
 def _eos(tokenizer: Any) -> int:

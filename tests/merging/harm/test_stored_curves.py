@@ -42,7 +42,8 @@ def test_a_task_is_on_its_curve_where_its_harm_is(manifest: Manifest) -> None:
     told = [curves.measure(task.name, dict, x * task.curve[1].error).harm for x in (0, 1, 2)]
     assert told[0].likely == pytest.approx(task.curve[1].likely, rel=0.15)
     assert told[0].kl == pytest.approx(task.curve[1].kl, rel=0.3)
-    # Squares of errors add: 1.2 and 5^(1/2) times 1.1 more than nothing, harm to a power of 1.2.
+    # Squares of errors add: with as much and twice as much on top the error is 2^(1/2) and 5^(1/2)
+    # of what it was, and harm goes with its power of 1.2.
     for got, more in zip(told, (1, 2**0.6, 5**0.6), strict=True):
         assert got.likely == pytest.approx(more * told[0].likely, rel=0.15)
     assert told[-1].likely < 1

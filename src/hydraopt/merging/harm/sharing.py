@@ -91,14 +91,16 @@ def part_of_the_way(
     made; of _HALF it goes half the way, of many nearly all of it.
     """
     trust = answers / (answers + _HALF)
-    start = _at_size(curves, np.log(plain), size)
-    prices: Array = np.exp(_at_size(curves, start + trust * (np.log(told) - start), size))
+    grids, sizes, _ = _tables(curves)
+    start = _at_size(grids, sizes, np.log(plain), size)
+    between = start + trust * (np.log(told) - start)
+    prices: Array = np.exp(_at_size(grids, sizes, between, size))
     return prices
 
 
-def _at_size(curves: Sequence[HarmCurve], logs: Array, size: float) -> Array:
-    """Logarithms of prices, moved together as far as the curves reach, to take ``size`` bytes."""
-    grids, sizes, _ = _tables(curves)
+def _at_size(grids: Array, sizes: Array, logs: Array, size: float) -> Array:
+    """Logarithms of prices, moved together as far as the curves reach, to take ``size`` bytes.
+    grids, sizes: as of :func:`_tables`."""
     rows, finest, coarsest = np.arange(len(grids)), grids[:, 0], grids[:, -1]
     steps = np.maximum(coarsest - finest, _NARROWEST) / (_STEPS - 1)
 
