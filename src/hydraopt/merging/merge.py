@@ -17,7 +17,6 @@ from typing import Final, cast
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.spec import Manifest
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import Measure, measure_named
 from hydraopt.engines.engine import Engine
@@ -38,6 +37,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import check_choices, solve_by_harm
+from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.portable import engine_of, workers_for
@@ -62,8 +62,6 @@ __all__ = [
 DEFAULT_MAX_ERROR: Final = 0.03
 """Of the worst task, where nothing is limited; docs/evidence/index.md says why."""
 DEFAULT_MEASURE: Final = "bias-aware"
-_NEARLY_ALL: Final = 0.9
-"""Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
 _PERHAPS_ALL: Final = 0.6
 """Of the fp16 bytes: where a size may hold every bit. Trained 16-bit numbers take more."""
 _ALL_FITS: Final = "every bit fits into the size that was asked for: nothing is lost"
@@ -286,19 +284,6 @@ def _refuse_idle(choices: Mapping[str, object]) -> None:
         )
 
 
-def _left_out(manifest: Manifest) -> Iterator[str]:
-    """A word about tensors of which nothing is left: too small to be worth their bytes."""
-    for task in manifest.tasks:
-        errors = zip(task.tensors, task.tensor_errors, strict=True)
-        gone = [manifest.tensors[i].key for i, error in errors if error >= 1]
-        if gone:
-            more = f" and {len(gone) - 1} more tensors" if len(gone) > 1 else ""
-            yield (
-                f"{task.name}: of {gone[0]}{more} nothing is kept, because it changes too little; "
-                "--exact keeps them bit by bit"
-            )
-
-
 def _loaded(
     adapters: StrPath | Iterable[StrPath | Adapter],
     output: StrPath,
@@ -329,19 +314,8 @@ def write(
     packed = job.packed(draft, manifest)
     if isinstance(budget, Size) and (least := job.size(draft, manifest)) > budget.limit:
         raise job.too_small(budget, least)
-    fp16, notes = job.pieces.fp16_bytes, (*job.pieces.notes, *_left_out(manifest))
-    beyond = sum(task.error > 1 for task in manifest.tasks)
-    if beyond:
-        notes += (
-            f"{beyond} of {len(manifest.tasks)} tasks have an error above 1: little of each is "
-            "kept, at its full strength; see what they still do before you ship them",
-        )
-    if draft and packed.size > _NEARLY_ALL * fp16:
-        more = "; chance alone costs as much with few prompts: give more"
-        notes += (
-            f"{packed.size:,} bytes are hardly less than fp16; lossless mostly takes less still"
-            + (more if isinstance(budget, HarmLimit) else ""),
-        )
+    fp16 = job.pieces.fp16_bytes
+    notes = *job.pieces.notes, *notes_of(manifest, budget, packed.size if draft else 0, fp16)
     return MergeResult(
         path=place_of(output),
         size=written(packed, output),
