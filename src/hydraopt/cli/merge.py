@@ -115,8 +115,8 @@ __all__ = ["merge"]
 @click.option(
     "--plan-only",
     is_flag=True,
-    help="Measure, and show each task by size by harm, but write nothing. What was measured is "
-    "remembered.",
+    help="Show each task by size by harm, and the size of the file, but write none: all of the "
+    "merge is done but a refit. What was measured is remembered.",
 )
 @click.option("--plot", metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")
 @click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -24,10 +24,15 @@ __all__ = ["show_changed", "show_combined", "show_plan", "show_result"]
 
 _LEAST_TOLD: Final = {"%": 1e-3, "nats": 1e-6}
 """A smaller harm of a plan is told as less than that."""
+_MOST_TRIALS: Final = 4
+"""Of a task, in the table of a plan."""
 
 
-def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool) -> None:
-    """What merge or shrink made.  tasks: rows of hydraopt.inspect.bundle.task_rows."""
+def show_result(
+    schema: str, result: Any, tasks: list[dict[str, Any]], as_json: bool, estimated: bool = False
+) -> None:
+    """What merge or shrink made.  tasks: rows of hydraopt.inspect.bundle.task_rows. estimated: the
+    errors are estimates."""
     if as_json:
         emit_json({"schema": schema, **result.to_dict(), "tasks": tasks})
         return
@@ -37,7 +42,7 @@ def show_result(schema: str, result: Any, tasks: list[dict[str, Any]], as_json: 
         f"{len(tasks)} tasks in {result.path}",
         [
             "task",
-            "error",
+            "error, estimated" if estimated else "error",
             *["worst tensor"] * heads,
             *list(HARM_COLUMNS)[: 4 * judged],
             "own bytes",
@@ -139,6 +144,14 @@ def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: 
     )
 
 
+def _some(trials: Sequence[Any]) -> list[Any]:
+    """The first, the last and some between."""
+    if len(trials) <= _MOST_TRIALS:
+        return list(trials)
+    last = len(trials) - 1
+    return [trials[round(i * last / (_MOST_TRIALS - 1))] for i in range(_MOST_TRIALS)]
+
+
 def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     """A plan by harm.  report: schema hydraopt.merge.plan/1."""
     if as_json:
@@ -152,18 +165,25 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     def told(harm: float) -> str:
         return f"{harm:.3g}" if harm >= least else f"< {least:g}"
 
-    most = max((len(task["trials"]) for task in report["tasks"]), default=0)
+    shown = [_some(task["trials"]) for task in report["tasks"]]
+    most = max(map(len, shown), default=0)
     rows = []
-    for task in report["tasks"]:
-        cells = [f"{x['size'] / 1e3:.1f} kB {told(scale * x['harm'])}" for x in task["trials"]]
+    for task, trials in zip(report["tasks"], shown, strict=True):
+        cells = [f"{x['size'] / 1e3:.1f} kB {told(scale * x['harm'])}" for x in trials]
         cells += ["-"] * (most - len(cells))
         harm = "-" if task["harm"] is None else told(scale * task["harm"])
-        rows.append([task["name"], *cells, f"{task['size'] / 1e3:.1f} kB", harm])
-    title = f"Trials: bytes, and {what} in {unit}"
-    trials = [f"trial {i + 1}" for i in range(most)]
-    show_table(title, ["task", *trials, "planned", f"expected {unit}"], rows)
+        stated = harm_cells(task["stated"])[:3]
+        rows.append([task["name"], *cells, f"{task['size'] / 1e3:.1f} kB", harm, *stated])
+    title = f"Bytes, and {what} in {unit}"
+    names = [f"trial {i + 1}" for i in range(most)]
+    show_table(title, ["task", *names, "planned", f"counted {unit}", *HARM_COLUMNS[:3]], rows)
+    tried = max((len(task["trials"]) for task in report["tasks"]), default=0)
+    if tried > most:
+        say(f"trials  {most} of {tried} are shown; --json has all")
     share = report["size"] / report["fp16_bytes"]
-    say(f"streams {size_text(round(report['size']))} expected, {percent(share)} of the fp16 bytes")
+    before = ", before a refit" if report["limit"] == "size" else ""
+    size = f"{report['size']:,} bytes ({size_text(report['size'])})"
+    say(f"size    {size}, {percent(share)} of the fp16 bytes{before}")
     alone = sum(task["harm"] is None and task["size"] > 0 for task in report["tasks"])
     if alone:
         tasks = counted(alone, "task")

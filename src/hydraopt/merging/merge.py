@@ -36,7 +36,7 @@ from hydraopt.merging.budget import (
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import check_choices, solve_by_harm
+from hydraopt.merging.harm.solve import HarmSolution, check_choices, solve_by_harm
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
@@ -56,6 +56,7 @@ __all__ = [
     "MergeResult",
     "merge",
     "recipe_of",
+    "with_curves",
     "write",
 ]
 
@@ -216,12 +217,16 @@ def _solved(
         return job, solve(job, budget, options)
     if isinstance(budget, MeanError | WorstError):
         return job, solve(job, budget, options)
-    solution = solve_by_harm(job, budget, options, judge)
-    curves = {name: Measured(None, curve) for name, curve in solution.curves.items()}
-    if not solution.room:
+    return with_curves(job, solve_by_harm(job, budget, options, judge))
+
+
+def with_curves(job: Job, made: HarmSolution) -> tuple[Job, Solution[Draft]]:
+    """The job with the curves that a search by harm found, and what it chose."""
+    curves = {name: Measured(None, curve) for name, curve in made.curves.items()}
+    if not made.room:
         pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, _NO_CURVES))
         job = dataclasses.replace(job, pieces=pieces)
-    return dataclasses.replace(job, measured=curves), Solution(solution.draft, solution.passes)
+    return dataclasses.replace(job, measured=curves), Solution(made.draft, made.passes)
 
 
 def _aligned(

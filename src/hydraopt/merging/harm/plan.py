@@ -1,29 +1,28 @@
-"""The plan of a merge by harm, without the merge: every task by size by harm."""
+"""The plan of a merge by harm: all of the merge but its file; every task by size by harm."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
+from hydraopt.bundle.harm import Harm
+from hydraopt.bundle.spec import TaskEntry
 from hydraopt.coding.forms import FORMS
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size, parse_harm, parse_size
-from hydraopt.merging.finish import Finishers
+from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import HarmPlan, check_choices, plan_by_harm
+from hydraopt.merging.harm.solve import HarmSolution, check_choices, solve_by_harm
 from hydraopt.merging.harm.trials import Seen
-from hydraopt.merging.merge import DEFAULT_MEASURE, lossless_job, recipe_of
+from hydraopt.merging.merge import DEFAULT_MEASURE, lossless_job, recipe_of, with_curves
 from hydraopt.merging.outcome import Job, StrPath, load
-from hydraopt.merging.solving import Options, passes_of
+from hydraopt.merging.solving import Options
 from hydraopt.merging.weights import Sensed, importances, sensed
 from hydraopt.progress import Progress
 
@@ -48,28 +47,30 @@ WORDS: Mapping[str, Words] = {
 
 @dataclass(frozen=True)
 class TaskPlanned:
-    """One task. trials: what was measured, by falling size; none without prompts. size, harm: what
-    its curve expects where the plan puts it: bytes, and the harm that is counted; harm is None for
-    a task without prompts."""
+    """One task. trials: what was measured, by falling size, later tries among them; none without
+    prompts. size: bytes, its share of the shared core among them. error: relative Frobenius.
+    harm: what is counted, and stated: what the bundle will say; None without prompts."""
 
     name: str
     trials: tuple[Seen, ...]
     size: float
+    error: float
     harm: float | None
+    stated: Harm | None
 
 
 @dataclass(frozen=True)
 class Plan:
     """limit: what was asked for, as "size" or "harm". counted: what harm is: "lost" answers of a
     size; "answers" that change or "nats" an answer of a limit, with a standard error more; of
-    answers what KL foretells if that is more. size: bytes that are expected of all streams; header,
-    manifest and carried tensors come to it. fp16_bytes: of the inputs."""
+    answers what KL foretells if that is more. size: bytes of the file. fp16_bytes: of the inputs.
+    """
 
     limit: str
     value: float
     counted: str
     tasks: tuple[TaskPlanned, ...]
-    size: float
+    size: int
     fp16_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,10 +94,11 @@ def plan(
     workers: int | Engine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Trials of all tasks, and where a merge with these options would put each of them.
+    """What a merge with these options would make of each task, and the trials that led to it.
 
-    Arguments as :func:`hydraopt.merge` has them; size or harm, exactly one. Nothing is written but
-    the judge's own memory, so the merge that follows measures its trials no more. Raises what
+    Arguments as :func:`hydraopt.merge` has them; size or harm, exactly one. All is done that merge
+    does, but a refit, and nothing is written but the judge's own memory: the merge that follows
+    measures nothing again, and without a refit its file is the one that was planned. Raises what
     merge raises.
     """
     if (size is None) == (harm is None):
@@ -114,29 +116,24 @@ def plan(
         raise UsageError(explain("there is nothing to share out", got=got, do=do))
     weighed = importance or {}, sensed(sensitivity)
     options = Options(measure_named(measure), tuple(FORMS), fair, workers, progress, *weighed)
-    recipe = recipe_of(options, aim, False, Finishers(judge))
+    helpers = Finishers(judge)
+    recipe = recipe_of(options, aim, False, helpers)
     job = Job.of(pieces, recipe)
-    with passes_of(job, options) as passes:
-        made = plan_by_harm(job, aim, options, judge, passes)
-    tasks = tuple(_planned(made))
-    # Tasks of equal content share a stream.
-    contents = {task.name: task.content for task in pieces.tasks}
-    whole = sum({contents[task.name]: task.size for task in tasks}.values())
+    made = solve_by_harm(job, aim, options, judge)
+    job, solution = with_curves(job, made)
+    job, solution = finished(job, solution, aim, loaded.adapters, helpers, progress)
+    manifest = job.manifest(solution.draft)
+    tasks = tuple(_planned(task, made) for task in manifest.tasks)
+    whole = job.size(solution.draft, manifest)
     counted = made.trials.counted.what
     return Plan(aim.name, float(aim.limit), counted, tasks, whole, pieces.fp16_bytes)
 
 
-def _planned(made: HarmPlan) -> Iterable[TaskPlanned]:
-    for task in made.trials.job.pieces.tasks:
-        if task.content is None:
-            yield TaskPlanned(task.name, (), 0.0, None)
-            continue
-        price = float(made.prices[task.content])
-        seen = sorted(made.trials.seen.get(task.name, ()), key=lambda x: -x.size)
-        curve = made.curves.get(task.content)
-        if curve is None:
-            yield TaskPlanned(task.name, (), made.trials.size_near(task.content, price), None)
-            continue
-        log = np.array([math.log(price)])
-        size, harm = float(curve.sizes(log)[0]), float(curve.harms(log)[0])
-        yield TaskPlanned(task.name, tuple(seen), size, harm)
+def _planned(task: TaskEntry, made: HarmSolution) -> TaskPlanned:
+    """What is planned of one task. task: as the manifest will have it."""
+    seen = sorted(made.trials.seen.get(task.name, ()), key=lambda x: -x.size)
+    if task.content is None:
+        return TaskPlanned(task.name, (), 0.0, task.error, None, None)
+    point = made.points[task.content]
+    harm = point.harm if task.harm else None
+    return TaskPlanned(task.name, tuple(seen), point.size, task.error, harm, task.harm)

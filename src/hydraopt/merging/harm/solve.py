@@ -37,11 +37,9 @@ from hydraopt.progress import silent
 
 __all__ = [
     "TRIALS",
-    "HarmPlan",
     "HarmSolution",
     "check_choices",
     "check_prompted",
-    "plan_by_harm",
     "solve_by_harm",
 ]
 
@@ -73,7 +71,31 @@ _BACK: Final = 1 / 2
 
 
 @dataclass(frozen=True)
-class HarmPlan:
+class HarmSolution:
+    """The draft that was chosen. points: what it shows, by content. trials: all that was tried."""
+
+    draft: Draft
+    points: Sequence[TrialPoint]
+    trials: Trials
+
+    @property
+    def passes(self) -> int:
+        """How many it took."""
+        return self.trials.count
+
+    @property
+    def curves(self) -> Mapping[str, tuple[HarmPoint, ...]]:
+        """By task, the points of its curve; none where the size has no room for them."""
+        return self.trials.kept_curves()
+
+    @property
+    def room(self) -> bool:
+        """Whether the size has room for curves."""
+        return self.trials.keeps
+
+
+@dataclass(frozen=True)
+class _Begun:
     """Trials of all tasks, and the own prices that follow. trials: what they showed; curves: by
     content. prices: (contents,). alike: for a size, the draft that meets it with all tasks at the
     same weight."""
@@ -84,30 +106,16 @@ class HarmPlan:
     alike: Draft | None
 
 
-@dataclass(frozen=True)
-class HarmSolution:
-    """The draft that was chosen, its passes, and, by task, the points of its curve. room: whether
-    the size has room for these; else there are none."""
-
-    draft: Draft
-    passes: int
-    curves: Mapping[str, tuple[HarmPoint, ...]]
-    room: bool = True
-
-
-def plan_by_harm(
+def _begun(
     job: Job,
     aim: Size | HarmLimit,
     options: Options,
     judge: HarmJudge,
     passes: Passes,
-    useful: Mapping[str, float] | None = None,
-) -> HarmPlan:
-    """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet.
-
-    useful: by task, bytes beyond which more are of no use, as of :class:`Trials`.
-    Raises UsageError for a limit on harm where a task has no prompts, or tasks are weighed.
-    """
+    useful: Mapping[str, float],
+) -> _Begun:
+    """Trials, curves, and the prices that they say meet the aim; nothing is chosen yet. Arguments
+    and errors as of :func:`solve_by_harm`."""
     check_choices(aim, options.fair, options.importance)
     weights = weights_of(
         job.pieces,
@@ -122,7 +130,7 @@ def plan_by_harm(
     empty = Draft.empty(alike.whole, alike.counting)
     job, keeps = _as_told(job, aim, judge, empty)
     plain = alike.by_task / weights.by_task
-    trials = Trials(job, passes, alike, plain, judge, counts, progress, useful or {}, keeps)
+    trials = Trials(job, passes, alike, plain, judge, counts, progress, useful, keeps)
     draft = None
     if isinstance(aim, Size):
         trials.look_at_base()
@@ -131,7 +139,7 @@ def plan_by_harm(
         check_prompted((task.name for task in job.pieces.tasks), judge.tasks())
         _try_for_limit(trials, aim)
     curves = trials.curves()
-    return HarmPlan(trials, curves, _prices(trials, curves, aim, options), draft)
+    return _Begun(trials, curves, _prices(trials, curves, aim, options), draft)
 
 
 def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
@@ -177,14 +185,15 @@ def solve_by_harm(
 ) -> HarmSolution:
     """The draft of a size that does the least harm, or the smallest found that keeps the limit.
 
-    useful: as of :func:`plan_by_harm`. Raises as that, and BudgetError for an aim that cannot be
-    met.
+    useful: by task, bytes beyond which more are of no use, as of :class:`Trials`. Raises UsageError
+    for a limit on harm where a task has no prompts, or tasks are weighed; and BudgetError for an
+    aim that cannot be met.
     """
     with passes_of(job, options) as passes:
-        plan = plan_by_harm(job, aim, options, judge, passes, useful)
+        begun = _begun(job, aim, options, judge, passes, useful or {})
         if isinstance(aim, Size):
-            return _solve_size(plan, aim, options)
-        return _solve_limit(plan, aim, options)
+            return _solve_size(begun, aim, options)
+        return _solve_limit(begun, aim, options)
 
 
 def _same(by_task: Array, wanted: Array) -> Array:
@@ -289,10 +298,10 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
     return max(aim.limit - around, 1.0)
 
 
-def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
+def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
     """Share out, measure, correct; the best of what was measured, all tasks alike included: that
     which gives tasks the fewest bytes that they have no use for, and then what costs least."""
-    trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
+    trials, curves, prices = begun.trials, dict(begun.curves), begun.prices
     harm_cost = _cost_of(trials, options)
 
     def cost(points: Sequence[TrialPoint]) -> float:
@@ -307,9 +316,9 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         wasted = sum(max(points[i].size - _SLACK * size, 0.0) for i, size in useful.items())
         return wasted, cost(points)
 
-    assert plan.alike is not None
-    first = [trials.points[i][0] for i in range(trials.contents)]
-    least, best, at = rank(first), plan.alike, np.array([point.price for point in first])
+    assert begun.alike is not None
+    shown = [trials.points[i][0] for i in range(trials.contents)]
+    least, best = rank(shown), begun.alike
     for _ in range(_ROUNDS):
         price, weights = trials.weighed(prices)
         try:
@@ -320,19 +329,20 @@ def _solve_size(plan: HarmPlan, aim: Size, options: Options) -> HarmSolution:
         own = prices * (solution.draft.price / price)
         points = trials.look(solution.draft, own, trials.prompted())
         if (now := rank(points)) < least:
-            least, best, at = now, solution.draft, own
+            least, best, shown = now, solution.draft, points
         curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
         prices = _prices(trials, curves, aim, options)
         if best is not solution.draft:
             # It went too far, for what prompts tell of single tasks is noisy: half the way.
+            at = np.array([point.price for point in shown])
             prices = np.sqrt(at * prices)
-    return HarmSolution(best, trials.count, trials.kept_curves(), trials.keeps)
+    return HarmSolution(best, shown, trials)
 
 
-def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSolution:
+def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolution:
     """Lower the price of a task that is beyond the limit, raise that of one that is far within."""
-    trials, curves, prices = plan.trials, dict(plan.curves), plan.prices
-    best: tuple[int, Draft] | None = None
+    trials, curves, prices = begun.trials, dict(begun.curves), begun.prices
+    best: HarmSolution | None = None
     points: list[TrialPoint] = []
     for count in range(_MOST_TRIES):
         draft, points = trials.run(prices, trials.prompted())
@@ -343,8 +353,8 @@ def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSoluti
         # Later tries only lower prices, so that they come to an end.
         raised = draft.readable and count < _MOST_TRIES // 2
         idle = [i for i, harm in enumerate(harms) if raised and harm < _MET * aim.limit]
-        if not beyond and (best is None or draft.coded_bytes < best[0]):
-            best = draft.coded_bytes, draft
+        if not beyond and (best is None or draft.coded_bytes < best.draft.coded_bytes):
+            best = HarmSolution(draft, points, trials)
         if not beyond and not idle:
             break
         curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
@@ -360,7 +370,7 @@ def _solve_limit(plan: HarmPlan, aim: HarmLimit, options: Options) -> HarmSoluti
         raise UnreadableError(draft)
     if best is None:
         raise _unmet(trials, points, aim)
-    return HarmSolution(best[1], trials.count, trials.kept_curves())
+    return best
 
 
 def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> BudgetError:
