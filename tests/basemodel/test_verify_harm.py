@@ -98,6 +98,7 @@ def test_both_are_shown_side_by_side(place: Path, tmp_path: Path) -> None:
     now = f"{harm.changed} of 12 {100 * harm.likely:.2f} % {harm.kl:.3g} nats"
     most = f"{100 * most_likely(stated, 12):.2f} %"
     assert f"fr 3 of 48 4.71 % 0.0123 nats yes {now} {most}" in lines, result.stdout
+    assert "note: likely at most" in result.stdout
 
 
 def test_a_task_that_is_worse_than_stated_is_a_problem(place: Path, tmp_path: Path) -> None:
@@ -143,11 +144,25 @@ def test_what_a_refit_learned_from_is_not_measured(
     assert [task.measured.answers for task in report.tasks] == [answers]
 
 
+@pytest.mark.parametrize(("refitted", "enough"), [(0, 13), (1, 12), (1, 13)])
+def test_few_prompts_may_have_been_learned_from(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refitted: int, enough: int
+) -> None:
+    monkeypatch.setattr(module, "_ENOUGH", enough)
+    monkeypatch.setattr(
+        Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
+    )
+    result = verify(place, place / "b")
+    caution = "note: fr: the bundle's refit learned from these prompts"
+    assert (caution in result.stdout) == (refitted == 1 and len(set(PROMPTS)) < enough)
+
+
 def test_nothing_stated_nothing_wrong(place: Path) -> None:
     result = verify(place, place / "b", "--json")
     assert result.exit_code == 0, result.output
     (task,) = json.loads(result.stdout)["harm"]
     assert (task["stated"], task["most"], task["ok"]) == (None, None, True)
+    assert "likely at most" not in result.output
     assert task["measured"]["answers"] == len(PROMPTS)
     said = json.loads(result.stdout)["notes"]
     assert said == ["no prompts of en: harm was not measured there"]

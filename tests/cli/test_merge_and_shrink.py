@@ -178,7 +178,9 @@ def test_shrink(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert report["schema"] == "hydraopt.shrink/1"
     assert report["size"] == output.stat().st_size <= 0.25 * report["fp16_bytes"]
     table = run("shrink", bundle, *arguments)
-    assert "errors" in table.stdout
+    for shown in (table, run("inspect", output)):
+        assert "error, estimated" in " ".join(shown.stdout.split())
+    assert "estimated" not in run("inspect", bundle).stdout
 
 
 def test_what_shrink_estimates_is_no_problem(run: Run, bundle, adapters, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging import solving
 from hydraopt.merging.budget import parse_size
 from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
+from hydraopt.merging.outcome import Job
 from hydraopt.merging.search import Solution
 from tests.marks import slow
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near, originals
@@ -187,6 +188,14 @@ def test_more_bytes_less_error(three, tmp_path) -> None:
     errors = [merge(three, tmp_path / "out", size=size, workers=1).errors for size in sizes]
     for name in errors[0]:
         assert sorted((e[name] for e in errors), reverse=True) == [e[name] for e in errors]
+
+
+def test_a_note_names_tasks_of_which_little_is_kept(three, tmp_path, monkeypatch) -> None:
+    names = sorted(originals(three))
+    errors = dict(zip(names, (1.2, 0.9, 1.01), strict=True))
+    monkeypatch.setattr(Job, "_errors", lambda job, draft, task: {"error": errors[task.name]})
+    (note,) = merge(three, tmp_path / "out", size="25%", workers=1).notes
+    assert note.startswith(f"an error above 1: {names[0]}, {names[2]}, of 3 tasks")
 
 
 # --- size ----------------------------------------------------------------------------------------

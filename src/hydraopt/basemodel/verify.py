@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.onlooker import Onlooker
+from hydraopt.basemodel.onlooker import JUDGED_IF_REFIT, Onlooker
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.errors import BundleFormatError
@@ -25,6 +25,9 @@ __all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
 _DEVIATIONS: Final = 3.0
 """Standard deviations that chance is granted: of forty tasks that are as stated, one in twenty such
 sets has a task beyond them."""
+_ENOUGH: Final = 4 * JUDGED_IF_REFIT
+"""Prompts of a task, a quarter of which judge a refit: of fewer it learns from some that are
+measured here."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,13 @@ class TaskHarm:
 
 @dataclass(frozen=True)
 class HarmReport:
-    """tasks: those that were measured, by name.  problems: one sentence each."""
+    """tasks: those that were measured, by name.  problems: one sentence each.  learned: tasks that
+    were measured on prompts which the bundle's refit learned from, if they are those of the merge.
+    """
 
     tasks: tuple[TaskHarm, ...]
     problems: tuple[str, ...]
+    learned: tuple[str, ...] = ()
 
 
 def verify_harm(
@@ -103,7 +109,8 @@ def verify_harm(
         progress("measuring harm", len(tasks) + len(problems), len(prompts))
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
-    return HarmReport(tuple(tasks), tuple(problems))
+    few = (x.name for x in tasks if trained and len(set(prompts[x.name])) < _ENOUGH)
+    return HarmReport(tuple(tasks), tuple(problems), tuple(few))
 
 
 def most_likely(stated: Harm, answers: int) -> float:

@@ -199,9 +199,10 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
         return ", ".join(f"{name} {count}" for name, count in row["forms"].items()) or "-"
 
     recipe = ", ".join(f"{key} {value}" for key, value in report["recipe"].items())
+    error = "error, estimated" if report["recipe"].get("errors") == "estimated" else "error"
     show_table(
         f"{report['path']}: {report['size']:,} bytes, {percent(report['fraction'])} of fp16",
-        ["task", "error", "own bytes", "carried bytes", "of fp16", "worst module", "forms"],
+        ["task", error, "own bytes", "carried bytes", "of fp16", "worst module", "forms"],
         [
             [
                 x["name"],
@@ -241,7 +242,7 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
                 f"{x['bytes']:,}",
                 f"{sum(x['basis_bytes'].values()):,}",
                 f"{x['mean_error']:.4f}",
-                f"{x['worst_error']:.4f}",
+                _worst(x["worst_error"]),
                 forms(x),
             ]
             for x in report["modules" if every else "types"]
@@ -251,6 +252,11 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
     say(f"bytes   {places}")
     say(f"base    {report['base_model'] or '(not named)'}")
     say(f"recipe  {recipe or '-'}")
+
+
+def _worst(error: float) -> str:
+    """The error of a module, as far as a manifest tells it."""
+    return f"{error:.4f}" if error < 1 else "1 or more"
 
 
 def _show_harm(tasks: Sequence[dict[str, Any]]) -> None:

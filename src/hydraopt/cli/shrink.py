@@ -61,4 +61,6 @@ def shrink(
             workers=workers,
             progress=progress,
         )
-    show_result("hydraopt.shrink/1", result, task_rows(open_bundle(output)), as_json)
+    show_result(
+        "hydraopt.shrink/1", result, task_rows(open_bundle(output)), as_json, estimated=True
+    )

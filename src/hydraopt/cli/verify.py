@@ -122,6 +122,13 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
     left = [name for name in compared if name not in measured]
     if harm is not None and left:
         yield f"no prompts of {some_of(left)}: harm was not measured there"
+    if harm is not None and any(task.most is not None for task in harm.tasks):
+        yield "likely at most: up to there chance explains more than is stated, of so few answers"
+    if harm is not None and harm.learned:
+        yield (
+            f"{some_of(harm.learned)}: the bundle's refit learned from these prompts, if they are "
+            "the merge's; prompts that it has not seen tell more"
+        )
     if report.estimated and compared:
         yield "the errors that the manifest states are estimates, as after shrink"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from hydraopt.bundle.spec import Manifest
@@ -12,6 +13,8 @@ __all__ = ["notes_of"]
 
 _NEARLY_ALL: Final = 0.9
 """Of the fp16 bytes: where a bundle gets a note that lossless is there too."""
+_NAMED: Final = 5
+"""Tasks that a note names."""
 
 
 def notes_of(
@@ -20,12 +23,8 @@ def notes_of(
     """Sentences. budget: what it was made for, None if for every bit. coded: bytes of the bundle, 0
     where nothing is coded with a loss. fp16_bytes: of the inputs."""
     yield from _left_out(manifest)
-    beyond = sum(task.error > 1 for task in manifest.tasks)
-    if beyond:
-        yield (
-            f"{beyond} of {len(manifest.tasks)} tasks have an error above 1: little of each is "
-            "kept, at its full strength; see what they still do before you ship them"
-        )
+    yield from _little_kept(manifest)
+    yield from _few_answers(manifest, budget)
     if coded > _NEARLY_ALL * fp16_bytes:
         more = "; chance alone costs as much with few prompts: give more"
         yield (
@@ -45,3 +44,29 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
                 f"{task.name}: of {gone[0]}{more} nothing is kept, because it changes too little; "
                 "--exact keeps them bit by bit"
             )
+
+
+def _little_kept(manifest: Manifest) -> Iterator[str]:
+    """Of tasks that lost more than they have."""
+    if beyond := [task.name for task in manifest.tasks if task.error > 1]:
+        yield (
+            f"an error above 1: {_some(beyond)}, of {len(manifest.tasks)} tasks; little of each is "
+            "kept, at its full strength: see what they still do before you ship them"
+        )
+
+
+def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Iterator[str]:
+    """Of tasks with fewer answers than a limit on their share can tell."""
+    if not isinstance(budget, HarmLimit) or not budget.shares:
+        return
+    counts = {task.name: task.harm.answers for task in manifest.tasks if task.harm}
+    if few := [name for name, count in counts.items() if count * budget.limit < 1]:
+        yield (
+            f"{budget.text} is less than one answer of {_some(few)}: the standard error of so few "
+            f"is paid for in bytes; give {math.ceil(1 / budget.limit)} prompts or more of each"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

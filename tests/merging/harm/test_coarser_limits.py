@@ -8,7 +8,7 @@ import pytest
 
 from hydraopt import merge
 from hydraopt.merging.harm.trials import Trials
-from tests.merging.harm.conftest import PowerJudge
+from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
 @pytest.fixture
@@ -41,3 +41,14 @@ def test_tasks_without_harm_are_left_with_little_and_no_pass_is_made_twice(
     made = merge(adapters, tmp_path / "x", harm="5%", judge=judge, workers=1)
     assert made.fraction < 0.1
     assert len(set(prices)) == len(prices)
+
+
+def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
+    for answers, told in ((49, True), (50, False)):
+        judge = PowerJudge(adapters, SCALES, answers)
+        notes = merge(adapters, tmp_path / "x", harm="2%", judge=judge, workers=1).notes
+        said = "2% is less than one answer of easy, fair, hard: "
+        assert any(note.startswith(said) and "give 50 prompts" in note for note in notes) == told
+    judge = PowerJudge(adapters, SCALES, 10)
+    notes = merge(adapters, tmp_path / "x", harm="0.02nats", judge=judge, workers=1).notes
+    assert not any("less than one answer" in note for note in notes)
