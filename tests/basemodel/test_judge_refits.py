@@ -36,7 +36,7 @@ def test_a_refit_needs_four_answers_that_judge(
 ) -> None:
     calls, answers_to = [], []
 
-    def refit(model, answers, originals, modules, more):
+    def refit(model, answers, originals, modules, more, told):
         calls.append((len(answers), len(more)))
         return SimpleNamespace(records={})
 
@@ -94,7 +94,7 @@ def trainings(monkeypatch) -> list[int]:
     """How many lessons each training had."""
     made, refit = [], judge_module.refit
 
-    def counted(*given, more):
+    def counted(*given, more, told):
         made.append(len(more))
         return refit(*given, more=more, schedule=Schedule(8, (4, 8), 0.02))
 
@@ -177,7 +177,7 @@ def test_that_nothing_helped_is_remembered_too(
 ) -> None:
     _, coded = coded_of(make_adapter, tmp_path)
     worse = SimpleNamespace(records={})
-    monkeypatch.setattr(judge_module, "refit", lambda *_, more: trainings.append(0) or worse)
+    monkeypatch.setattr(judge_module, "refit", lambda *_, more, told: trainings.append(0) or worse)
     assert judge_of().refit("fr", lambda: coded) == judge_of().refit("fr", lambda: coded) == {}
     assert trainings == [0]
 
@@ -244,7 +244,7 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
     monkeypatch.setattr(judge_module, "_JUDGES", 1)
     seen = []
 
-    def refit(model, answers, originals, modules, more):
+    def refit(model, answers, originals, modules, more, told):
         seen.append((len(answers), len(more)))
         return SimpleNamespace(records={})
 
@@ -255,3 +255,28 @@ def test_what_follows_the_prompts_that_judge_is_learned_from(
     onlooker = Onlooker(base, adapters, texts, refits=refits)
     assert onlooker.refit("fr", dict) == {}
     assert seen == [asked]
+
+
+def test_progress_counts_steps_of_all_tasks(
+    trained, make_adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in trained:
+        part.save_pretrained(tmp_path / "base")
+    # Half of one start; a second start as well; remembered.
+    steps = {"de": [(80, 160), (160, 160)], "en": [(160, 160), (320, 320)], "fr": []}
+    folders = [make_adapter(tmp_path / name, factors_of(len(name))) for name in steps]
+
+    def refit(name, modules, told):
+        for said in steps[name]:
+            told(*said)
+
+    monkeypatch.setattr(Onlooker, "judge", SimpleNamespace(refit=refit))
+    texts = {name: ["Spell."] for name in steps}
+    progress: list[tuple[str, int, int]] = []
+    told = lambda *said: progress.append(said)  # noqa: E731
+    onlooker = Onlooker(str(tmp_path / "base"), read_adapters(folders), texts, told, refits=True)
+    for name in steps:
+        onlooker.refit(name, dict)
+    assert {stage for stage, *_ in progress} == {"training on answers, steps"}
+    wanted = [(80, 480), (160, 480), (320, 480), (480, 640), (640, 640)]
+    assert [(done, most) for _, done, most in progress] == wanted

@@ -57,7 +57,7 @@ def learned(model, texts, original, coded, how: Schedule, start: int = 0):
     """(steps, records) at the stops of the course that begins with one of the starts."""
     sides, rate = list(module._starts(coded, original, how))[start]
     training = module._Training.of(model, texts, original, {}, how)
-    return list(training.course(sides, rate))
+    return list(training.course(sides, rate, lambda step: None))
 
 
 def likely(model, texts, original, records) -> float:
@@ -192,11 +192,14 @@ def test_what_keeps_nothing_starts_again_from_what_is_coded(
     monkeypatch.setattr(
         module._Training,
         "course",
-        lambda self, sides, rate: begun.append(rate) or course(self, sides, rate),
+        lambda self, sides, rate, told: begun.append(rate) or course(self, sides, rate, told),
     )
-    how = Schedule(12, (4, 8, 12), 0.02, 0.03)
-    made = refit(model, texts, original, coded, schedule=how)
+    how, said = Schedule(12, (4, 8, 12), 0.02, 0.03), []
+    made = refit(
+        model, texts, original, coded, schedule=how, told=lambda *steps: said.append(steps)
+    )
     assert begun == ([0.02] if helps else [0.02, 0.03])
+    assert said == [(i + 1, 12 * (i // 12 + 1)) for i in range(12 * len(begun))]
     assert made.records
     assert made.after.kl < made.before.kl
     once = dataclasses.replace(how, coded_rate=None)

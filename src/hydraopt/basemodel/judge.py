@@ -169,12 +169,15 @@ class Judge:
         return Judged(harm, told.likely_error, told.kl_error, told.lost)
 
     def refit(
-        self, task: str, modules: Callable[[], Mapping[str, CodedModule]]
+        self,
+        task: str,
+        modules: Callable[[], Mapping[str, CodedModule]],
+        told: Callable[[int, int], None] | None = None,
     ) -> Mapping[str, PartsRecord]:
         """Other records of a task's modules, trained to keep its answers, as hydraopt.merge takes
         them; none where that does not help, for a task without prompts, or of too few answers
         to different prompts.
-        See :func:`hydraopt.basemodel.refit.refit`."""
+        See :func:`hydraopt.basemodel.refit.refit`, ``told`` as well."""
         if not self._learned(task):
             return {}
         answers, more = self.answers(task), self.lessons(task)
@@ -185,7 +188,8 @@ class Judge:
         known = recalled_records(self._memory.get(key), coded)
         if known is not None:
             return known
-        records = refit(self._model, answers, self._originals(task), coded, more=more).records
+        given = self._model, answers, self._originals(task), coded
+        records = refit(*given, more=more, told=told).records
         self._memory.put(key, kept_records(records, coded))
         return records
 

@@ -20,6 +20,7 @@ from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
 from hydraopt.basemodel.positions import check_prompt, positions_of
+from hydraopt.basemodel.refit import Schedule
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
@@ -103,7 +104,7 @@ class Onlooker:
         self._prompts = prompts
         self._progress = progress or silent
         self._seed, self._refits = seed, refits
-        self._mended = 0
+        self._mended = self._steps = 0
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
         """Of every adapter by module path, tempered (:data:`POWER`), but for those that are
@@ -166,10 +167,19 @@ class Onlooker:
     def refit(
         self, name: str, modules: Callable[[], Mapping[str, CodedModule]]
     ) -> Mapping[str, PartsRecord]:
-        """See :meth:`hydraopt.basemodel.judge.Judge.refit`."""
-        records = self.judge.refit(name, modules)
+        """See :meth:`hydraopt.basemodel.judge.Judge.refit`. Progress counts steps: those of one
+        start for each task that is to come, and of a task that takes a second start those too."""
         self._mended += name in self._prompts
-        self._progress("training on answers", self._mended, len(self._prompts))
+        each, before = Schedule().steps, self._steps
+        later = each * (len(self._prompts) - self._mended)
+
+        def told(done: int, most: int) -> None:
+            self._steps = before + done
+            self._progress("training on answers, steps", self._steps, before + most + later)
+
+        records = self.judge.refit(name, modules, told)
+        if name in self._prompts and self._steps == before:  # remembered, or nothing to learn from
+            told(each, each)
         return records
 
     def _different(self, name: str, most: int) -> list[Encoded]:

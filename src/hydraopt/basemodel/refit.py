@@ -22,7 +22,7 @@ held.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -127,14 +127,16 @@ def refit(
     done: Sequence[str] = (),
     schedule: Schedule | None = None,
     more: Sequence[Encoded] = (),
+    told: Callable[[int, int], None] | None = None,
 ) -> Refit:
     """Other records of the modules in ``coded``, that keep more of the original's answers.
 
     answers: prompts with the original's answers as targets. original: B (m, r) with the scale
     inside, A (r, n), by module path. done: modules that stay as they are coded; the output layer
     does so anyway. more: others to learn from; the more there are, the more of ``answers`` judge,
-    and then of these as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``). The
-    same arguments give the same records. The model stays as it is.
+    and then of these as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``).
+    told: called after every step with those that are done and how many there may be. The same
+    arguments give the same records. The model stays as it is.
     Raises UsageError for fewer than four answers in all, and AlignmentError for modules that the
     model does not have as linear ones.
     """
@@ -162,8 +164,8 @@ def refit(
     training = _Training.of(learner_of(model), seen, original, held, how)
     records: dict[str, PartsRecord] = {}
     steps = 0
-    for sides, rate in _starts(trained, original, how):
-        for step, tried in training.course(sides, rate):
+    for start, (sides, rate) in enumerate(_starts(trained, original, how)):
+        for step, tried in training.course(sides, rate, _later(told, start * how.steps, how.steps)):
             drift = _drift(model, judges, {**held, **tried})
             harm = _harm(drift)
             outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
@@ -172,6 +174,13 @@ def refit(
         if records:
             break
     return Refit(records, before, best, steps)
+
+
+def _later(
+    told: Callable[[int, int], None] | None, before: int, steps: int
+) -> Callable[[int], None]:
+    """What takes the steps of one start. before: steps of those before it. steps: its own."""
+    return lambda step: told(before + step, before + steps) if told else None
 
 
 def parted(
@@ -227,9 +236,10 @@ class _Training:
         return cls(model, lesson, fixed, how)
 
     def course(
-        self, sides: Mapping[str, _Sides], rate: float
+        self, sides: Mapping[str, _Sides], rate: float, told: Callable[[int], None]
     ) -> Iterator[tuple[int, dict[str, PartsRecord]]]:
-        """(steps so far, what was learned, coded) at every stop. sides: by module path."""
+        """(steps so far, what was learned, coded) at every stop. sides: by module path. told:
+        called with the steps so far, after each."""
         how = replace(self.how, rate=rate)
         learned = [x for side in sides.values() for x in (side.left, side.right)]
         course = Course(how, learned, len(self.lesson.batches))
@@ -245,6 +255,7 @@ class _Training:
             course.end()
             for path in holds.get(step, ()):
                 sides[path].hold()
+            told(step)
             if step in how.stops:
                 yield step, {path: side.look().record for path, side in sides.items()}
 

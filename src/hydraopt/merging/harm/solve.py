@@ -130,7 +130,8 @@ def _begun(
     empty = Draft.empty(alike.whole, alike.counting)
     job, keeps = _as_told(job, aim, judge, empty)
     plain = alike.by_task / weights.by_task
-    trials = Trials(job, passes, alike, plain, judge, counts, progress, useful, keeps)
+    rounds = TRIALS if isinstance(aim, Size) else None
+    trials = Trials(job, passes, alike, plain, judge, counts, progress, useful, keeps, rounds)
     draft = None
     if isinstance(aim, Size):
         trials.look_at_base()

@@ -134,8 +134,9 @@ class Trials:
     price is the price at these. plain: own prices, (contents,), that stand for one price without
     prompts, up to a factor. useful: by task, bytes beyond which more are of no use, its share of
     the shared core among them; any are where it is left out. keeps: whether there is room for the
-    curves. seen: what was measured, by task. answers: on how many, (contents,). bare: what is lost
-    of each content with the base model alone, counted as that of the points.
+    curves. rounds: times that all is measured, at most; None where that is not known. seen: what
+    was measured, by task. answers: on how many, (contents,). bare: what is lost of each content
+    with the base model alone, counted as that of the points. looks: rounds so far.
     """
 
     job: Job
@@ -147,11 +148,13 @@ class Trials:
     progress: Progress
     useful: Mapping[str, float] = field(default_factory=dict)
     keeps: bool = True
+    rounds: int | None = None
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     answers: Array = field(init=False)
     bare: dict[int, float] = field(default_factory=dict)
     count: int = 0
+    looks: int = 0
 
     def __post_init__(self) -> None:
         self.answers = np.zeros(self.contents)
@@ -206,7 +209,7 @@ class Trials:
 
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> list[TrialPoint]:
         """Measure a draft that was made at these own prices, and note the points, (contents,)."""
-        judged = measure_tasks(draft, self.job, self.judge, measured, self.progress)
+        judged = measure_tasks(draft, self.job, self.judge, measured, self._progress_of_round())
         counts = {x: self.counted.of(told, self.seen.get(x, ())) for x, told in judged.items()}
         points = self._points_of(draft, prices, counts)
         for content, point in enumerate(points):
@@ -219,6 +222,19 @@ class Trials:
                 seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost, count)
                 self.seen.setdefault(task.name, []).append(seen)
         return points
+
+    def _progress_of_round(self) -> Progress:
+        """Says how far all rounds are, or which one it is."""
+        before, rounds = self.looks, self.rounds
+        self.looks += 1
+
+        def told(stage: str, done: int, total: int) -> None:
+            if rounds is None:
+                self.progress(f"{stage}, round {before + 1}", done, total)
+            else:
+                self.progress(stage, before * total + done, rounds * total)
+
+        return told
 
     def size_near(self, content: int, price: float) -> float:
         """Bytes of a content in the trial whose own price is nearest."""

@@ -1,4 +1,4 @@
-"""A limit that tasks keep easily: it is looked for coarser than the first trial."""
+"""A limit on harm: how it is looked for, and what is said of it on the way and at the end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge
+from hydraopt.merging.harm.solve import TRIALS
 from hydraopt.merging.harm.trials import Trials
 from tests.merging.harm.conftest import SCALES, PowerJudge
 
@@ -52,3 +53,31 @@ def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
     judge = PowerJudge(adapters, SCALES, 10)
     notes = merge(adapters, tmp_path / "x", harm="0.02nats", judge=judge, workers=1).notes
     assert not any("less than one answer" in note for note in notes)
+
+
+def test_progress_tells_the_round_or_how_far_all_are(adapters, tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+    merge(
+        adapters,
+        tmp_path / "x",
+        size="15%",
+        judge=PowerJudge(adapters, SCALES),
+        workers=1,
+        progress=lambda *told: said.append(told),
+    )
+    measured = [(done, total) for stage, done, total in said if stage == "measuring harm"]
+    searched = measured[: -len(SCALES)]  # what was chosen is measured at the end
+    assert searched == [(i + 1, TRIALS * len(SCALES)) for i in range(len(searched))]
+    assert len(searched) > 5 * len(SCALES)
+    said.clear()
+    merge(
+        adapters,
+        tmp_path / "x",
+        harm="5%",
+        judge=PowerJudge(adapters, SCALES),
+        workers=1,
+        progress=lambda *told: said.append(told),
+    )
+    rounds = [stage for stage, done, _ in said if "round" in stage and done == 1]
+    assert rounds == [f"measuring harm, round {i + 1}" for i in range(len(rounds))]
+    assert len(rounds) > 2
