@@ -314,6 +314,8 @@ def _type_bytes(axis: Any, report: Report) -> None:
 
 def _draw_plan(report: Report) -> Any:
     """A line for each task, and where the plan puts it."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     from hydraopt.merging.harm.plan import WORDS
 
     factor, unit, what = WORDS[report["counted"]]
@@ -331,6 +333,10 @@ def _draw_plan(report: Report) -> Any:
         at = task["size"] / 1e3, max(factor * task["harm"], least)
         axis.plot(*at, "o", color=colour, label=label, zorder=3 + (task in worst))
     axis.set(xscale="log", yscale="log", xlabel="kB a task, its share of the core among them")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        side.set_major_formatter("{x:g}")
+        side.set_minor_formatter(NullFormatter())
     axis.set_ylabel(f"{what}, {unit}")
     axis.set_title("dots: where the plan puts each task; named: the most harmed", fontsize=10)
     axis.grid(alpha=0.25)
