@@ -159,6 +159,8 @@ WAYS = "ways"
 """The plan of the same at the sizes of a set that breaks earlier, and of the default."""
 REFITTED = "refit"
 """The plan of sizes that are shared out and then fitted again."""
+NOT_SHARED = "refit-alone"
+"""The plan of sizes that are fitted again, and shared out as without prompts."""
 BOTH = "harm"
 """The plan of sizes as they are, shared out, and fitted again as well, beside each other."""
 ALIKE = "alike"
@@ -174,7 +176,7 @@ PLANS: dict[str, list[Method]] = {
     SHARED_OUT: [*_sizes(METHOD, _HARMED), *_sizes(CURVES, _HARMED, **JUDGED[CURVES])],
     WAYS: [*_sizes(METHOD, f"{DEFAULT} {_EARLIER}"), *_sizes(CURVES, _EARLIER, **JUDGED[CURVES])],
     REFITTED: _sizes(REFIT, _HARMED, **JUDGED[REFIT]),
-    "refit-alone": _sizes(ALONE, _HARMED, **JUDGED[ALONE]),
+    NOT_SHARED: _sizes(ALONE, _HARMED, **JUDGED[ALONE]),
     "harm-limits": _harm(CURVES, "1%", "2%"),
     "fair": _sizes("hydraopt-fair", "5% 2%", fair=True),
     ALIKE: [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import QUALITY
-from benchmarks.quality.sets import ALIKE, BOTH, REFITTED, SHARED_OUT, WAYS, set_of
+from benchmarks.quality.sets import (
+    ALIKE,
+    BOTH,
+    NOT_SHARED,
+    REFITTED,
+    SHARED_OUT,
+    WAYS,
+    set_of,
+)
 from benchmarks.reports.scores import (
     SURE,
     dropped,
@@ -144,14 +153,16 @@ def _alike() -> str:
 
 def _shared_out() -> str:
     """Sizes that were shared out by measured harm, beside those that were not; and refits."""
-    plans, texts = (SHARED_OUT, WAYS, BOTH, REFITTED), []
+    plans, texts = (SHARED_OUT, WAYS, BOTH, REFITTED, NOT_SHARED), []
     files = ((plans.index(plan), x) for plan in plans for x in QUALITY.glob(f"*.{plan}.json"))
     for plan, file in sorted(files):
         result = json.loads(file.read_text(encoding="utf-8"))
         judges = [m["options"]["judge"] for m in result["methods"].values() if m["options"]]
         asked, more = judges[0], max(judge.get("learned", 0) for judge in judges)
         learned = f", and {more} training rows for refits" if more else ""
-        result, others = _beside(result) if plans[plan] == REFITTED else (result, "")
+        others = ""
+        if plans[plan] in (REFITTED, NOT_SHARED):
+            result, others = _beside(result, file.name.removesuffix(f".{plans[plan]}.json"))
         of, tasks = set_of(result["set"], result["adapters"]), result["tasks"]
         about = (
             f"{of}: {len(result['adapters'])} merged, {len(tasks)} scored,"
@@ -168,11 +179,13 @@ def _prompts(result: Result) -> set[tuple[str, int]]:
     return {(judge["split"], judge["count"]) for judge in asked if judge}
 
 
-def _beside(result: Result) -> tuple[Result, str]:
+def _beside(result: Result, name: str) -> tuple[Result, str]:
     """The result with what other plans made of the same tasks, and where that is from; as it is
-    where none scored the same rows of all of them."""
-    for plan in (SHARED_OUT, WAYS):
-        file = QUALITY / f"{result['set']}.{plan}.json"
+    where none scored the same rows of all of them. name: what its file begins with, for which
+    others are looked for first."""
+    plans = BOTH, SHARED_OUT, WAYS
+    for start, plan in itertools.product((name, result["set"]), plans):
+        file = QUALITY / f"{start}.{plan}.json"
         other = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"tasks": []}
         known = {task["adapter"]: task for task in other["tasks"]}
         same = [

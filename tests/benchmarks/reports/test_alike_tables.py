@@ -89,6 +89,23 @@ def test_refits_stand_beside_what_others_made_of_the_same_rows(
     assert ("; others `set.ways.json`)" in text) == (other == {})
 
 
+def test_what_has_the_same_name_stands_beside_a_refit_first(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(alike, "QUALITY", tmp_path)
+    monkeypatch.setattr(alike, "_tables", lambda file, result: f"{file}: {[*result['methods']]}")
+    judge = {"split": "validation", "count": 24}
+    same = {"set": "set", "adapters": {"a": "1"}, "products": "bfloat16", "split": "test"}
+    for file in ("set-x.refit-alone", "set-x.harm", "set.harm", "set.curves"):
+        task = {"adapter": "a", "rows": 300, "sha256": "a", "results": {file: {}}}
+        methods = {file: {"options": {"judge": judge}}}
+        result = {**same, "methods": methods, "tasks": [task]}
+        (tmp_path / f"{file}.json").write_text(json.dumps(result))
+    text = alike.SECTIONS["shared out"]()
+    assert "set-x.refit-alone.json: ['set-x.harm', 'set-x.refit-alone']" in text
+    (tmp_path / "set-x.harm.json").unlink()
+    text = alike.SECTIONS["shared out"]()
+    assert "set-x.refit-alone.json: ['set.harm', 'set-x.refit-alone']" in text
+
+
 def test_applications_have_means_intervals_and_sure_drops() -> None:
     """One that drops for sure, one that may, and one that gains nothing."""
     drops = {"a-de": (10.0, 2.0), "a-en": (2.0, 2.0), "b-en": (0.0, 1.0)}
