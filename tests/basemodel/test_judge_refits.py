@@ -22,7 +22,7 @@ from hydraopt.basemodel.refit import Schedule
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import PartsRecord
 from hydraopt.errors import UsageError
-from tests.basemodel.test_gains import factors_of
+from tests.basemodel.test_gains import PATHS, factors_of
 from tests.basemodel.test_refit import coded_of
 from tests.marks import slow
 
@@ -121,6 +121,15 @@ def test_a_refit_is_remembered(judge_of, make_adapter, tmp_path, trainings) -> N
     }
     judge_of().refit("fr", lambda: longer)
     assert trainings == [12, 13, 12]
+
+
+def test_modules_without_parts_are_measured_as_if_left_out(judge_of, monkeypatch) -> None:
+    other = factors_of(1, 0.02)
+    told = judge_of().measured("fr", {PATHS[0]: other[PATHS[0]]})
+    monkeypatch.setattr(judge_module, "drift_of", lambda *_: pytest.fail("measured again"))
+    b, a = other[PATHS[1]]
+    none = {PATHS[0]: other[PATHS[0]], PATHS[1]: (b[:, :0], a[:0])}
+    assert judge_of().measured("fr", none) == told
 
 
 def test_harm_apart_is_of_those_that_are_held_out_now(judge_of, tmp_path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hydraopt import open_bundle
-from hydraopt.basemodel import judge
+from hydraopt.basemodel import judge, onlooker
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
 
@@ -150,6 +150,46 @@ def test_the_merge_after_a_plan_makes_what_was_planned(place: Path, limit: Seque
     for planned, task in zip(plan["tasks"], made["tasks"], strict=True):
         assert planned["stated"] == task["harm"]
         assert planned["error"] == task["error"]
+
+
+def test_what_keeps_every_bit_is_not_asked_for_answers(place: Path, monkeypatch) -> None:
+    monkeypatch.setattr(judge.Judge, "answers", lambda *_: pytest.fail("answers were asked for"))
+    made = call(place, "--size", "1MB", "-o", str(place / "x"))
+    assert made.exit_code == 0, made.output
+    assert "nothing is lost" in made.stdout
+
+
+def test_a_plan_has_the_notes_of_the_merge(place: Path) -> None:
+    limit = "--harm", "7%"
+    notes = json.loads(call(place, *limit, "--plan-only", "--json").stdout)["notes"]
+    assert any(note.startswith("7% is less than one answer of en, fr") for note in notes)
+    told = " ".join(call(place, *limit, "--plan-only").stdout.split())
+    assert all(f"note: {note}" in told for note in notes)
+    made = json.loads(call(place, *limit, "-o", str(place / "x"), "--json").stdout)
+    assert made["notes"] == notes
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--harm", "5"], "cannot read the harm"),
+        (["--size", "much"], "cannot read the size"),
+        (["--harm", "5%", "--prompts", "en=PROMPTS/en.jsonl"], "none of fr"),
+    ],
+)
+def test_an_addition_is_refused_before_the_base_is_loaded(
+    place: Path, monkeypatch, more: list[str], said: str
+) -> None:
+    monkeypatch.setattr(onlooker, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    out = str(place / "x.hydra.safetensors")
+    names = [str(place / "adapters" / name) for name in ("en", "fr")]
+    assert CliRunner().invoke(cli, ["merge", f"old={names[0]}", "-o", out]).exit_code == 0
+    more = [text.replace("PROMPTS", str(place / "prompts")) for text in more]
+    prompts = [] if "--prompts" in more else ["--prompts", str(place / "prompts")]
+    given = ["--base", str(place / "base"), *prompts, *more]
+    result = CliRunner().invoke(cli, ["add", out, *names, *given])
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,6 +232,20 @@ def test_the_best_stop_is_kept(trained, make_adapter, tmp_path, monkeypatch) -> 
         assert made.steps == 1 + [x is best.records for x in tried].index(True)
         assert made.records is best.records
         assert made.after == best.after
+
+
+def test_a_stop_without_finite_numbers_is_left_out(
+    trained, make_adapter, tmp_path, monkeypatch
+) -> None:
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    texts = texts_of(tokenizer, 24)
+    best = refit(model, texts, original, coded, schedule=BRIEF).records
+    drifts, drift = iter((None, SimpleNamespace(is_finite=False))), module._drift
+    monkeypatch.setattr(module, "_drift", lambda *given: next(drifts, None) or drift(*given))
+    monkeypatch.setattr(module._Training, "course", lambda *_: enumerate(({}, best), 1))
+    made = refit(model, texts, original, coded)
+    assert (made.steps, made.records) == (2, best)
 
 
 @pytest.mark.parametrize("more", [True, slow(False)])

@@ -19,6 +19,7 @@ from hydraopt.basemodel.onlooker import Onlooker
 from hydraopt.basemodel.verify import TaskHarm, most_likely, verify_harm
 from hydraopt.bundle import Bundle, Harm
 from hydraopt.cli.main import cli
+from hydraopt.cli.verify import _tensors
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import remade
 from tests.conftest import write_adapter
@@ -144,17 +145,44 @@ def test_what_a_refit_learned_from_is_not_measured(
     assert [task.measured.answers for task in report.tasks] == [answers]
 
 
-@pytest.mark.parametrize(("refitted", "enough"), [(0, 13), (1, 12), (1, 13)])
+@pytest.mark.parametrize(
+    ("refitted", "least", "enough", "told"),
+    [(0, 12, 13, False), (1, 12, 12, False), (1, 12, 13, True), (1, 13, 14, False)],
+)
 def test_few_prompts_may_have_been_learned_from(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refitted: int, enough: int
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refitted: int,
+    least: int,
+    enough: int,
+    told: bool,
 ) -> None:
     monkeypatch.setattr(module, "_ENOUGH", enough)
+    monkeypatch.setattr(module, "LEAST_TRAINED", least)
     monkeypatch.setattr(
         Bundle, "recipe", property(lambda self: {**self.core.recipe, "refit": refitted})
     )
     result = verify(place, place / "b")
-    caution = "note: fr: the bundle's refit learned from these prompts"
-    assert (caution in result.stdout) == (refitted == 1 and len(set(PROMPTS)) < enough)
+    caution = "note: fr: a refit may have learned from some of these prompts"
+    assert (caution in result.stdout) == told
+
+
+def test_a_base_of_a_name_is_fetched_before_its_tensors_are_asked_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def files_of(base: str) -> Path | None:
+        return place / "base" if fetched else None
+
+    monkeypatch.setattr("hydraopt.basemodel.loading.files_of", files_of)
+    monkeypatch.setattr("hydraopt.basemodel.model.load_model", fetched.append)
+    assert _tensors("OWNER/NAME", False) == "OWNER/NAME"
+    assert fetched == []
+    assert _tensors("OWNER/NAME", True) == place / "base"
+    assert _tensors("OWNER/NAME", True) == place / "base"
+    assert fetched == ["OWNER/NAME"]
 
 
 def test_nothing_stated_nothing_wrong(place: Path) -> None:

@@ -192,6 +192,14 @@ def test_a_limit_on_harm_is_kept_and_told(one_file: Path, adapters: dict[str, Pa
         add(one_file, [f"x={adapters['e']}"], limit=Limit(harm="5%"))
 
 
+def test_a_limit_on_harm_has_prompts_of_all_before_anything_is_looked_at(
+    one_file: Path, adapters: dict[str, Path]
+) -> None:
+    look = Onlooker(lambda: pytest.fail("modules were looked at"), Judge())
+    with pytest.raises(UsageError, match="none of x"):
+        add(one_file, [adapters["e"], f"x={adapters['e']}"], limit=Limit(harm="5%"), onlooker=look)
+
+
 def test_harm_is_measured_without_a_limit_too(one_file: Path, adapters: dict[str, Path]) -> None:
     add(one_file, [adapters["e"]], onlooker=Onlooker(judge=Judge()), day=DAY)
     entry = open_bundle(one_file)["e"].entry

@@ -11,7 +11,14 @@ import torch
 
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.encoding import Encoded
-from hydraopt.basemodel.harm import Reference, Summary, drift_of, held_out, reference_of
+from hydraopt.basemodel.harm import (
+    HELD_OUT,
+    Reference,
+    Summary,
+    drift_of,
+    held_out,
+    reference_of,
+)
 from hydraopt.basemodel.lesson import learns_in
 from hydraopt.basemodel.memory import (
     Memory,
@@ -32,7 +39,7 @@ from hydraopt.errors import NumericalError
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
 
-__all__ = ["ANSWER_TOKENS", "Judge"]
+__all__ = ["ANSWER_TOKENS", "LEAST_TRAINED", "Judge"]
 
 ANSWER_TOKENS: Final = 128
 """Tokens of an answer that are judged, at most."""
@@ -42,6 +49,8 @@ _TRAINING: Final = "7"
 """Changes when a refit would learn otherwise from the same."""
 _JUDGES: Final = 4
 """Answers held out of a refit, at least: one alone may get better by chance."""
+LEAST_TRAINED: Final = HELD_OUT * _JUDGES
+"""Prompts of a task that is refitted, at least."""
 _BLOCK: Final = 64
 """Prompts that are answered at once: who is stopped loses no more, and whoever asks the same first
 prompts and others after them is told what is known of these."""
@@ -143,11 +152,13 @@ class Judge:
         return self.measured(task, factors, apart)
 
     def measured(self, task: str, factors: TaskFactors, apart: bool = False) -> Judged:
-        """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path.
+        """The same of factors at hand: B (m, k) with the scale inside, A (k, n), by path. Those
+        without parts, k = 0, count as if they were left out.
 
         Raises NumericalError where the model's logits are not finite, with the original or with
         these; then nothing is remembered.
         """
+        factors = {path: (b, a) for path, (b, a) in factors.items() if len(a)}
         asked = self._prompts[task]
         every = list(range(len(asked)))
         held = self._unlearned(task) if apart else every

@@ -26,6 +26,7 @@ from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
+from hydraopt.merging.harm.judging import JUDGED
 from hydraopt.progress import Progress, silent
 
 __all__ = [
@@ -44,8 +45,6 @@ PROMPTS = 32
 """Prompts of a task that gains are fitted to, at most; eight do most of it."""
 _TOKENS = 48
 """Of an answer, at most, that modules are seen on and gains are fitted to."""
-JUDGED = 256
-"""Prompts of a task that harm is measured on, at most."""
 JUDGED_IF_REFIT = 64
 """The same where the others are learned from: a share of the bytes needs no more (docs/log.md)."""
 LEARNED = 1024

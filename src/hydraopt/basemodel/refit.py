@@ -167,6 +167,8 @@ def refit(
     for start, (sides, rate) in enumerate(_starts(trained, original, how)):
         for step, tried in training.course(sides, rate, _later(told, start * how.steps, how.steps)):
             drift = _drift(model, judges, {**held, **tried})
+            if not drift.is_finite:
+                continue
             harm = _harm(drift)
             outvoted = surely_drifts_more(first.only(of_first), drift.only(of_first))
             if harm.kl < best.kl and not outvoted and not surely_changes_more(first, drift):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from hydraopt.adapters import Adapter
+from hydraopt.basemodel.judge import LEAST_TRAINED
 from hydraopt.basemodel.onlooker import JUDGED_IF_REFIT, Onlooker
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import open_bundle
@@ -59,7 +60,7 @@ class TaskHarm:
 @dataclass(frozen=True)
 class HarmReport:
     """tasks: those that were measured, by name.  problems: one sentence each.  learned: tasks that
-    were measured on prompts which the bundle's refit learned from, if they are those of the merge.
+    were measured on prompts some of which a refit may have learned from, if they are the merge's.
     """
 
     tasks: tuple[TaskHarm, ...]
@@ -109,7 +110,8 @@ def verify_harm(
         progress("measuring harm", len(tasks) + len(problems), len(prompts))
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
-    few = (x.name for x in tasks if trained and len(set(prompts[x.name])) < _ENOUGH)
+    counts = {x.name: len(set(prompts[x.name])) for x in tasks if trained}
+    few = (name for name, count in counts.items() if LEAST_TRAINED <= count < _ENOUGH)
     return HarmReport(tuple(tasks), tuple(problems), tuple(few))
 
 

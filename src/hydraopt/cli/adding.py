@@ -131,6 +131,8 @@ def run_adding(
     limit = Limit(asked.size, asked.error, asked.harm, asked.lossless)
     with progress_bar(quiet or as_json) as progress:
         opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+        for adapter in opened:  # before the base model is loaded
+            limit.budget(2 * adapter.numbers)
         onlooker = _onlooker(asked, bundle, opened, progress)
         done = verb(
             bundle,
@@ -154,9 +156,12 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
         return None
     from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
+    from hydraopt.merging.harm.solve import check_prompted
 
     names = [adapter.name for adapter in opened]
     others = collection_at(bundle).names() if asked.prompted else ()
     texts = read_texts(asked.prompted, names, others)
+    if asked.harm is not None:
+        check_prompted(names, texts)
     seen = onlooker_of(asked.base, opened, texts, progress)
     return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)

@@ -343,7 +343,7 @@ def _merge(
         workers=_engine(asked),
         progress=progress,
     )
-    if onlooker and asked.prompts:
+    if onlooker and result.harms:
         warn_of_cut(onlooker.judge)
     return result
 

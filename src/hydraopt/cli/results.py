@@ -180,6 +180,8 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     tried = max((len(task["trials"]) for task in report["tasks"]), default=0)
     if tried > most:
         say(f"trials  {most} of {tried} are shown; --json has all")
+    for note in report["notes"]:
+        say(f"note: {note}")
     share = report["size"] / report["fp16_bytes"]
     before = ", before a refit" if report["limit"] == "size" else ""
     size = f"{report['size']:,} bytes ({size_text(report['size'])})"

@@ -126,8 +126,8 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
         yield "likely at most: up to there chance explains more than is stated, of so few answers"
     if harm is not None and harm.learned:
         yield (
-            f"{some_of(harm.learned)}: the bundle's refit learned from these prompts, if they are "
-            "the merge's; prompts that it has not seen tell more"
+            f"{some_of(harm.learned)}: a refit may have learned from some of these prompts, if "
+            "they are the merge's; prompts that it has not seen tell more"
         )
     if report.estimated and compared:
         yield "the errors that the manifest states are estimates, as after shrink"
@@ -201,10 +201,12 @@ def _show(report: VerifyReport, harm: Sequence[TaskHarm] = ()) -> None:
 
 
 def _tensors(base: str | None, prompted: bool) -> str | Path | None:
-    """Where the base's tensors lie; None for a hub's name that is yet to be fetched, which is no
-    matter where the base is loaded for prompts anyway."""
+    """Where the base's tensors lie; for prompts a hub's name will do, and is fetched if need be."""
     if base is None or not prompted:
         return base
     from hydraopt.basemodel.loading import files_of
+    from hydraopt.basemodel.model import load_model
 
+    if files_of(base) is None:
+        load_model(base)
     return files_of(base)

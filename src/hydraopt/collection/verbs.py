@@ -24,6 +24,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
 from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.solve import check_prompted
 from hydraopt.merging.outcome import inputs_of, load
 from hydraopt.merging.weights import Sensed, sensed
 from hydraopt.progress import Progress
@@ -209,6 +210,8 @@ def _put(
             )
         for adapter in given:
             limit.budget(2 * adapter.numbers)  # what cannot be read is told before all that is long
+        if limit.harm is not None and seen.judge is not None:
+            check_prompted([x.name for x in given], seen.judge.tasks())
         coder = Coder(
             core,
             limit,

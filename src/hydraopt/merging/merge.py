@@ -36,7 +36,12 @@ from hydraopt.merging.budget import (
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import HarmSolution, check_choices, solve_by_harm
+from hydraopt.merging.harm.solve import (
+    HarmSolution,
+    check_choices,
+    check_prompted,
+    solve_by_harm,
+)
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
@@ -56,6 +61,7 @@ __all__ = [
     "MergeResult",
     "merge",
     "recipe_of",
+    "weigh",
     "with_curves",
     "write",
 ]
@@ -119,13 +125,13 @@ def merge(
     relative Frobenius error over tasks), max_error (of the worst task; default 0.03), harm ("1%" of
     each task's answers may change, or "0.01nats" of KL an answer; needs a judge), or lossless.
     importance: weight of a task's error, default 1. fair: tasks come as near to one error, or under
-    a judge to one harm, as can be. measure, sensitivity: see hydraopt.compress.measure. judge:
-    measures harm (of hydraopt.basemodel.onlooker.Onlooker), and the bundle keeps it. refitter,
-    rescaler: train coded parts, see hydraopt.merging.refit and .rescale. forms: those permitted,
-    default all. same_base: take base models written differently as one. alpha: of files that state
-    none. exact: patterns with * and ? of keys of tensors to keep bit by bit. base: the base model's
-    folder or tensors; what takes the place of one is coded as the difference, and readers need the
-    base too. workers: processes at most, or an Engine. progress: called with (stage, done, total).
+    a judge to one harm, as can be. measure, sensitivity: see compress.measure. judge: measures
+    harm, which the bundle keeps (that of hydraopt.basemodel.onlooker.Onlooker). refitter, rescaler:
+    train coded parts, see merging.refit and .rescale. forms: those permitted, default all.
+    same_base: take base models written differently as one. alpha: of files that state none. exact:
+    patterns with * and ? of keys of tensors to keep bit by bit. base: its folder or tensors; what
+    takes the place of one is coded as the difference, and readers need it too. workers: processes
+    at most, or an Engine. progress: called with (stage, done, total).
 
     The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
@@ -140,7 +146,7 @@ def merge(
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         budget = limits.budget(pieces.fp16_bytes)
         every = lossless_job(loaded, pieces, budget, core)
-        weighed = _weighed(importance or {}, None if every else sensitivity, pieces, budget, fair)
+        weighed = weigh(importance, None if every else sensitivity, pieces, budget, fair, judge)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
         recipe = recipe_of(options, budget, lossless, helpers)
         job, solution = _solved(every or Job.of(pieces, recipe, core), budget, options, judge)
@@ -162,17 +168,22 @@ def lossless_job(
     return whole if whole.size(None) <= budget.limit else None
 
 
-def _weighed(
-    importance: Mapping[str, float],
+def weigh(
+    importance: Mapping[str, float] | None,
     sensitivity: Sensed,
     pieces: MergeSet,
     budget: Budget | HarmLimit,
     fair: bool,
+    judge: HarmJudge | None,
 ) -> tuple[Mapping[str, float], Sensitivity]:
-    """The importance, which fits the tasks and the budget, else UsageError; and what is seen."""
-    check_choices(budget, fair, importance)
-    importances(pieces, importance)
-    return importance, sensed(sensitivity)
+    """The importance, and what is seen; UsageError before it is, where the importance does not fit
+    the tasks and the budget, or a limit on harm has no prompts of a task."""
+    counts = importance or {}
+    check_choices(budget, fair, counts)
+    importances(pieces, counts)
+    if isinstance(budget, HarmLimit):
+        check_prompted((task.name for task in pieces.tasks), judge.tasks() if judge else ())
+    return counts, sensed(sensitivity)
 
 
 @contextmanager

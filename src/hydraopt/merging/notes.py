@@ -8,6 +8,7 @@ from typing import Final
 
 from hydraopt.bundle.spec import Manifest
 from hydraopt.merging.budget import Budget, HarmLimit
+from hydraopt.merging.harm.judging import JUDGED
 
 __all__ = ["notes_of"]
 
@@ -61,9 +62,13 @@ def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Itera
         return
     counts = {task.name: task.harm.answers for task in manifest.tasks if task.harm}
     if few := [name for name, count in counts.items() if count * budget.limit < 1]:
+        wanted = math.ceil(1 / budget.limit)
+        do = f"give {wanted} prompts or more of each"
+        if wanted > JUDGED:
+            do = f"harm is measured on {JUDGED} at most, so give a larger limit"
         yield (
             f"{budget.text} is less than one answer of {_some(few)}: the standard error of so few "
-            f"is paid for in bytes; give {math.ceil(1 / budget.limit)} prompts or more of each"
+            f"is paid for in bytes; {do}"
         )
 
 

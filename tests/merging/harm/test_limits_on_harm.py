@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from hydraopt import merge
+from hydraopt.errors import UsageError
+from hydraopt.merging.harm.plan import plan
 from hydraopt.merging.harm.solve import TRIALS
 from hydraopt.merging.harm.trials import Trials
 from tests.merging.harm.conftest import SCALES, PowerJudge
@@ -50,6 +52,9 @@ def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
         notes = merge(adapters, tmp_path / "x", harm="2%", judge=judge, workers=1).notes
         said = "2% is less than one answer of easy, fair, hard: "
         assert any(note.startswith(said) and "give 50 prompts" in note for note in notes) == told
+    judge = PowerJudge(adapters, SCALES, 256)
+    notes = merge(adapters, tmp_path / "x", harm="0.3%", judge=judge, workers=1).notes
+    assert any("measured on 256 at most, so give a larger limit" in note for note in notes)
     judge = PowerJudge(adapters, SCALES, 10)
     notes = merge(adapters, tmp_path / "x", harm="0.02nats", judge=judge, workers=1).notes
     assert not any("less than one answer" in note for note in notes)
@@ -81,3 +86,16 @@ def test_progress_tells_the_round_or_how_far_all_are(adapters, tmp_path: Path) -
     rounds = [stage for stage, done, _ in said if "round" in stage and done == 1]
     assert rounds == [f"measuring harm, round {i + 1}" for i in range(len(rounds))]
     assert len(rounds) > 2
+
+
+@pytest.mark.parametrize("make", [merge, plan])
+def test_what_cannot_be_is_told_before_modules_are_looked_at(adapters, tmp_path, make) -> None:
+    def look() -> None:
+        pytest.fail("modules were looked at")
+
+    judge, out = PowerJudge(adapters, {"easy": 0.1}), [tmp_path / "x"] if make is merge else []
+    judged = [] if make is merge else [judge]
+    more = {"judge": judge, "workers": 1} if make is merge else {}
+    for told, asked in (("none of fair, hard", {}), ("measure", {"measure": "none"})):
+        with pytest.raises(UsageError, match=told):
+            make(adapters, *out, *judged, harm="5%", sensitivity=look, **asked, **more)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from hydraopt.bundle.harm import Harm
 from hydraopt.linalg.shapes import Factors
 
-__all__ = ["HarmJudge", "Judged"]
+__all__ = ["JUDGED", "HarmJudge", "Judged"]
+
+JUDGED: Final = 256
+"""Prompts of a task that harm is measured on, at most."""
 
 
 @dataclass(frozen=True)

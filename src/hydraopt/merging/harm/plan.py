@@ -18,12 +18,13 @@ from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size, parse_harm, parse_size
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import HarmSolution, check_choices, solve_by_harm
+from hydraopt.merging.harm.solve import HarmSolution, solve_by_harm
 from hydraopt.merging.harm.trials import Seen
-from hydraopt.merging.merge import DEFAULT_MEASURE, lossless_job, recipe_of, with_curves
+from hydraopt.merging.merge import DEFAULT_MEASURE, lossless_job, recipe_of, weigh, with_curves
+from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, StrPath, load
 from hydraopt.merging.solving import Options
-from hydraopt.merging.weights import Sensed, importances, sensed
+from hydraopt.merging.weights import Sensed
 from hydraopt.progress import Progress
 
 __all__ = ["WORDS", "Plan", "TaskPlanned", "plan"]
@@ -39,7 +40,7 @@ class Words(NamedTuple):
 
 WORDS: Mapping[str, Words] = {
     "answers": Words(100.0, "%", "answers that change and a standard error, or by KL"),
-    "lost": Words(100.0, "%", "answers lost (those that change, by how sure they were)"),
+    "lost": Words(100.0, "%", "answers lost (those that change, by how sure they were), or by KL"),
     "nats": Words(1.0, "nats", "KL an answer and a standard error"),
 }
 """By what a plan counts."""
@@ -62,8 +63,9 @@ class TaskPlanned:
 @dataclass(frozen=True)
 class Plan:
     """limit: what was asked for, as "size" or "harm". counted: what harm is: "lost" answers of a
-    size; "answers" that change or "nats" an answer of a limit, with a standard error more; of
-    answers what KL foretells if that is more. size: bytes of the file. fp16_bytes: of the inputs.
+    size, and a little for KL; "answers" that change or "nats" an answer of a limit, with a standard
+    error more; of answers what KL foretells if that is more. size: bytes of one file; a folder may
+    have others. fp16_bytes: of the inputs. notes: those of the merge.
     """
 
     limit: str
@@ -72,6 +74,7 @@ class Plan:
     tasks: tuple[TaskPlanned, ...]
     size: int
     fp16_bytes: int
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -97,25 +100,24 @@ def plan(
     """What a merge with these options would make of each task, and the trials that led to it.
 
     Arguments as :func:`hydraopt.merge` has them; size or harm, exactly one. All is done that merge
-    does, but a refit, and nothing is written but the judge's own memory: the merge that follows
-    measures nothing again, and without a refit its file is the one that was planned. Raises what
-    merge raises.
+    does, but a refit, and nothing is written but the judge's own memory: a merge of the same to one
+    file, without a refit, measures nothing again, and its file is the one that was planned. Raises
+    what merge raises.
     """
     if (size is None) == (harm is None):
         raise UsageError(explain("a plan needs one limit", expected="a size or a harm"))
+    weighing = measure_named(measure)
     loaded = load(adapters, same_base, alpha)
     pieces = align(loaded.adapters, loaded.base_model, lossless=False, base=open_base(base))
     if not pieces.contents:
         raise UsageError(explain("there is nothing to share out", got="no coded tensors"))
     aim = parse_harm(harm) if harm is not None else Size(parse_size(size or 0, pieces.fp16_bytes))
-    check_choices(aim, fair, importance or {})
-    importances(pieces, importance or {})
     if lossless_job(loaded, pieces, aim) is not None:
         do = "Merge with it: the bundle has every bit"
         got = "a size with room for every bit"
         raise UsageError(explain("there is nothing to share out", got=got, do=do))
-    weighed = importance or {}, sensed(sensitivity)
-    options = Options(measure_named(measure), tuple(FORMS), fair, workers, progress, *weighed)
+    weighed = weigh(importance, sensitivity, pieces, aim, fair, judge)
+    options = Options(weighing, tuple(FORMS), fair, workers, progress, *weighed)
     helpers = Finishers(judge)
     recipe = recipe_of(options, aim, False, helpers)
     job = Job.of(pieces, recipe)
@@ -124,9 +126,12 @@ def plan(
     job, solution = finished(job, solution, aim, loaded.adapters, helpers, progress)
     manifest = job.manifest(solution.draft)
     tasks = tuple(_planned(task, made) for task in manifest.tasks)
-    whole = job.size(solution.draft, manifest)
+    whole, fp16 = job.size(solution.draft, manifest), pieces.fp16_bytes
+    if isinstance(aim, Size) and whole > aim.limit:
+        raise job.too_small(aim, whole)
+    notes = *loaded.notes, *job.pieces.notes, *notes_of(manifest, aim, whole, fp16)
     counted = made.trials.counted.what
-    return Plan(aim.name, float(aim.limit), counted, tasks, whole, pieces.fp16_bytes)
+    return Plan(aim.name, float(aim.limit), counted, tasks, whole, fp16, notes)
 
 
 def _planned(task: TaskEntry, made: HarmSolution) -> TaskPlanned:

@@ -4,7 +4,8 @@ For a size the sum over streams of what is counted is lowered at a given number 
 multiplier for all, each stream takes the price at which harm + multiplier * bytes is least. A task
 that loses a share M of its answers with the base model alone, and p of them as it is coded, counts
 M x / (1 - x), x = p / M: about p where little is lost, and up to 49 M as nothing of the adapter is
-left, so that no task is given up for others.
+left, so that no task is given up for little. Beyond that nothing more is counted: a size that is
+too small for all gives some up.
 
 What two dozen prompts tell of one task is noisy, and the least sum is where noise moved most. So
 prices go from those without prompts part of the way to these (James and Stein 1961).
