@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,11 +102,12 @@ class Judge:
         """
         return self._answered(task, self._prompts[task])
 
-    def cut(self) -> dict[str, int]:
+    def cut(self, tasks: Iterable[str] | None = None) -> dict[str, int]:
         """By task, how many answers do not end within ANSWER_TOKENS, or where the model has no more
-        positions; tasks that have such alone. Harm is told of what was written."""
+        positions; tasks that have such alone. Harm is told of what was written. tasks: that are
+        asked about, all if None."""
         counts = {}
-        for name in self._prompts:
+        for name in self._prompts if tasks is None else tasks:
             if on := sum(not self._ends & {*x.target[-1:]} for x in self.answers(name)):
                 counts[name] = on
         return counts

@@ -61,11 +61,13 @@ class TaskHarm:
 class HarmReport:
     """tasks: those that were measured, by name.  problems: one sentence each.  learned: tasks that
     were measured on prompts some of which a refit may have learned from, if they are the merge's.
+    cut: by task, how many answers go on beyond what is judged.
     """
 
     tasks: tuple[TaskHarm, ...]
     problems: tuple[str, ...]
-    learned: tuple[str, ...] = ()
+    learned: tuple[str, ...]
+    cut: Mapping[str, int]
 
 
 def verify_harm(
@@ -110,9 +112,10 @@ def verify_harm(
         progress("measuring harm", len(tasks) + len(problems), len(prompts))
     tasks.sort(key=lambda x: x.name)
     problems += [text for task in tasks if (text := _worse(task))]
-    counts = {x.name: len(set(prompts[x.name])) for x in tasks if trained}
-    few = (name for name, count in counts.items() if LEAST_TRAINED <= count < _ENOUGH)
-    return HarmReport(tuple(tasks), tuple(problems), tuple(few))
+    counts = {x.name: len(set(prompts[x.name])) for x in tasks}
+    some = (name for name, count in counts.items() if LEAST_TRAINED <= count < _ENOUGH)
+    few = some if trained else ()
+    return HarmReport(tuple(tasks), tuple(problems), tuple(few), judge.cut(counts))
 
 
 def most_likely(stated: Harm, answers: int) -> float:

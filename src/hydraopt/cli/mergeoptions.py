@@ -29,6 +29,7 @@ __all__ = [
     "given_texts",
     "onlooker_of",
     "read_texts",
+    "said_of_cut",
     "warn_of_cut",
 ]
 
@@ -164,11 +165,16 @@ def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors |
 
 def warn_of_cut(judge: Judge) -> None:
     """Warns of tasks whose answers go on beyond what is judged."""
+    if cut := judge.cut():
+        warn(said_of_cut(cut))
+
+
+def said_of_cut(cut: Mapping[str, int]) -> str:
+    """How it is told. cut: by task, how many answers go on beyond what is judged."""
     from hydraopt.basemodel.judge import ANSWER_TOKENS
 
-    if cut := judge.cut():
-        names = some_of([f"{name} ({count})" for name, count in cut.items()])
-        warn(f"harm is told of the first {ANSWER_TOKENS} tokens of answers that go on: {names}")
+    names = some_of([f"{name} ({count})" for name, count in cut.items()])
+    return f"harm is told of the first {ANSWER_TOKENS} tokens of answers that go on: {names}"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from hydraopt.cli.common import (
     show_table,
     some_of,
 )
-from hydraopt.cli.mergeoptions import Prompts, check_prompts, given_texts
+from hydraopt.cli.mergeoptions import Prompts, check_prompts, given_texts, said_of_cut
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 
@@ -124,6 +124,8 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
         yield f"no prompts of {some_of(left)}: harm was not measured there"
     if harm is not None and any(task.most is not None for task in harm.tasks):
         yield "likely at most: up to there chance explains more than is stated, of so few answers"
+    if harm is not None and harm.cut:
+        yield said_of_cut(harm.cut)
     if harm is not None and harm.learned:
         yield (
             f"{some_of(harm.learned)}: a refit may have learned from some of these prompts, if "
