@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from hydraopt.bundle import Harm, HarmPoint, open_bundle
+from hydraopt.cli.inspect import _RECIPE, _recipe
+from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe
 from tests.bundle.bundles import remade
 from tests.cli.conftest import Run
 from tests.marks import slow
@@ -95,3 +97,34 @@ def test_a_card_of_another_author_stays(run: Run, measured: Path, tmp_path: Path
     (tmp_path / "README.md").mkdir()
     assert run("export", measured, "de", "-o", tmp_path, "--overwrite").exit_code == 0
     assert (tmp_path / "README.md").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({}, ""),
+        ({"limit": "size", "value": 79500.0}, "size 79,500 bytes"),
+        (
+            {"limit": "harm", "value": 0.05, "unit": "share of answers", "judged": 3},
+            "harm 0.05 share of answers; tasks whose answers were judged: 3",
+        ),
+        (
+            {"measure": "m", "forms": ["a", "b"], "fair": False, "shrunk": True, "refit": 0},
+            "measure m; forms a, b; shrunk",
+        ),
+        (
+            {"method": "ties", "options": {"density": 0.3}},
+            'method "ties"; options {"density": 0.3}',
+        ),
+        ({"forms": 3, "value": [1], "limit": None}, "[1]; forms 3"),
+    ],
+)
+def test_a_recipe_is_told_in_words(recipe, words: str) -> None:
+    assert _recipe(recipe) == words
+
+
+def test_every_key_of_a_recipe_has_words() -> None:
+    full = MergeRecipe("m", "size", 1.0, ("a",), True, 1, 2, 3, 4, "x").to_json()
+    shrunk = ShrinkRecipe(full, "m", "size", 1.0).to_json()
+    told = {*full, *shrunk, *RefreshRecipe(full, None, None, True).to_json()}
+    assert told - {"limit", "value", "unit"} == {*_RECIPE}

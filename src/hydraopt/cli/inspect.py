@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import click
 
@@ -43,6 +44,19 @@ row and column spaces of dW, 0 to 1 (in brackets: of random ones). k: parts of r
 """
 _COSTS = ("m x n", "bytes", "of them bases", "mean error", "worst error", "forms")
 
+_RECIPE: Final = {
+    "measure": "measure {}",
+    "forms": "forms {}",
+    "fair": "fair",
+    "sensitivity": "tasks seen with the base model: {}",
+    "judged": "tasks whose answers were judged: {}",
+    "rescaled": "tasks whose lengths were fitted: {}",
+    "refit": "tasks refitted: {}",
+    "shrunk": "shrunk",
+    "refreshed": "refreshed",
+    "errors": "errors {}",
+}
+"""What a recipe holds, in words; see hydraopt.merging.recipe."""
 _MOST_TENSORS = 8
 
 
@@ -198,7 +212,6 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
     def forms(row: dict[str, Any]) -> str:
         return ", ".join(f"{name} {count}" for name, count in row["forms"].items()) or "-"
 
-    recipe = ", ".join(f"{key} {value}" for key, value in report["recipe"].items())
     error = "error, estimated" if report["recipe"].get("errors") == "estimated" else "error"
     show_table(
         f"{report['path']}: {report['size']:,} bytes, {percent(report['fraction'])} of fp16",
@@ -251,7 +264,24 @@ def _show_bundle(report: dict[str, Any], every: bool) -> None:
     places = ", ".join(f"{name} {count:,}" for name, count in report["parts"].items())
     say(f"bytes   {places}")
     say(f"base    {report['base_model'] or '(not named)'}")
-    say(f"recipe  {recipe or '-'}")
+    say(f"recipe  {_recipe(report['recipe']) or '-'}")
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """In words; what has none as it stands."""
+    told = dict(recipe)
+    limit, value, unit = told.pop("limit", ""), told.pop("value", None), told.pop("unit", "")
+    if limit == "size" and isinstance(value, int | float):
+        value, unit = f"{value:,.0f}", "bytes"
+    parts = [" ".join(str(x) for x in (limit, value, unit) if x not in ("", None))]
+    for key, what in _RECIPE.items():
+        value = told.pop(key, None)
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
+        if value:
+            parts.append(what.format(value))
+    parts += [f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in told.items()]
+    return "; ".join(filter(None, parts))
 
 
 def _worst(error: float) -> str:
