@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from hydraopt import merge
+from hydraopt.bundle.harm import Harm
 from hydraopt.errors import UsageError
+from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.plan import plan
 from hydraopt.merging.harm.solve import TRIALS
 from hydraopt.merging.harm.trials import Trials
@@ -99,3 +102,23 @@ def test_what_cannot_be_is_told_before_modules_are_looked_at(adapters, tmp_path,
     for told, asked in (("none of fair, hard", {}), ("measure", {"measure": "none"})):
         with pytest.raises(UsageError, match=told):
             make(adapters, *out, *judged, harm="5%", sensitivity=look, **asked, **more)
+
+
+def test_all_trials_of_a_task_are_counted_by_what_all_of_them_show(adapters) -> None:
+    """Of few answers none changes in the first trial; a coarser one shows how fast they do."""
+
+    class Cliff(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            told = super().measure(task, coded, error)
+            likely = told.harm.likely if told.harm.likely > 0.03 else 0.0
+            harm = Harm(round(24 * likely), 24, likely, told.harm.kl, True)
+            return Judged(harm, 0.0, 0.0, likely)
+
+    made = plan(adapters, Cliff(adapters, {"easy": 0.05, "fair": 0.1, "hard": 0.2}), harm="8%")
+    several = []
+    for task in made.tasks:
+        quiet = [trial for trial in task.trials if trial.likely == 0]
+        rates = [-math.log1p(-trial.harm) / math.sqrt(trial.kl) for trial in quiet]
+        assert rates == pytest.approx(rates[:1] * len(rates))
+        several.append(len(rates) > 1 and rates[0] > 0.1)
+    assert any(several)

@@ -17,7 +17,7 @@ from hydraopt.errors import BudgetError, UsageError
 from hydraopt.merging.align import align
 from hydraopt.merging.harm import solve
 from hydraopt.merging.harm.judging import Judged
-from hydraopt.merging.harm.trials import Counted, Seen, Trials
+from hydraopt.merging.harm.trials import Counted, Trials
 from hydraopt.merging.outcome import Job
 from hydraopt.progress import silent
 from tests.marks import slow
@@ -62,7 +62,7 @@ def test_bytes_go_where_the_originals_are_sure(adapters, tmp_path: Path) -> None
 
 FEW = Judged(Harm(0, 24, 0.0, 1e-4, True), 0.0, 0.0, 0.0)
 """No answer of 24 is near to changing."""
-COARSE = Seen(1.0, 0.4, 0.2, 0.04, 0.2, 0.2)
+COARSE = Harm(5, 25, 0.2, 0.04, True)
 """A trial in which a fifth of the answers changes, with a root of KL of 0.2."""
 RATE = -math.log(0.8) / (0.2 + 0.01)
 """Of both together."""
@@ -77,7 +77,7 @@ def test_kl_tells_of_a_limit_what_few_answers_do_not() -> None:
 
 def test_trials_in_which_most_answers_change_say_nothing_of_small_shares() -> None:
     """KL goes on to rise where no more answers can change, and far beyond a cliff."""
-    counted, far = Counted("answers", 1.0), Seen(1.0, 0.9, 0.95, 9.0, 0.9, 0.9)
+    counted, far = Counted("answers", 1.0), Harm(24, 25, 0.95, 9.0, True)
     assert counted.of(FEW, [COARSE, far]) == counted.of(FEW, [COARSE])
     # But where there is no other, it tells more than the least.
     assert counted.of(Judged(Harm(24, 24, 0.95, 4.0, True), 0.0, 0.0, 0.9), [far]) > 0.95

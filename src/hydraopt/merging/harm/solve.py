@@ -96,12 +96,10 @@ class HarmSolution:
 
 @dataclass(frozen=True)
 class _Begun:
-    """Trials of all tasks, and the own prices that follow. trials: what they showed; curves: by
-    content. prices: (contents,). alike: for a size, the draft that meets it with all tasks at the
-    same weight."""
+    """Trials of all tasks, and the own prices that follow, (contents,). alike: for a size, the
+    draft that meets it with all tasks at the same weight."""
 
     trials: Trials
-    curves: Mapping[int, HarmCurve]
     prices: Array
     alike: Draft | None
 
@@ -139,8 +137,8 @@ def _begun(
     else:
         check_prompted((task.name for task in job.pieces.tasks), judge.tasks())
         _try_for_limit(trials, aim)
-    curves = trials.curves()
-    return _Begun(trials, curves, _prices(trials, curves, aim, options), draft)
+    trials.tries_from = trials.looks
+    return _Begun(trials, _prices(trials, trials.curves(), aim, options), draft)
 
 
 def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
@@ -302,7 +300,7 @@ def _coded_bytes(trials: Trials, aim: Size) -> float:
 def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
     """Share out, measure, correct; the best of what was measured, all tasks alike included: that
     which gives tasks the fewest bytes that they have no use for, and then what costs least."""
-    trials, curves, prices = begun.trials, dict(begun.curves), begun.prices
+    trials, prices = begun.trials, begun.prices
     harm_cost = _cost_of(trials, options)
 
     def cost(points: Sequence[TrialPoint]) -> float:
@@ -331,8 +329,7 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
         points = trials.look(solution.draft, own, trials.prompted())
         if (now := rank(points)) < least:
             least, best, shown = now, solution.draft, points
-        curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
-        prices = _prices(trials, curves, aim, options)
+        prices = _prices(trials, trials.curves(), aim, options)
         if best is not solution.draft:
             # It went too far, for what prompts tell of single tasks is noisy: half the way.
             at = np.array([point.price for point in shown])
@@ -342,7 +339,7 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
 
 def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolution:
     """Lower the price of a task that is beyond the limit, raise that of one that is far within."""
-    trials, curves, prices = begun.trials, dict(begun.curves), begun.prices
+    trials, prices = begun.trials, begun.prices
     best: HarmSolution | None = None
     points: list[TrialPoint] = []
     for count in range(_MOST_TRIES):
@@ -358,8 +355,7 @@ def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolutio
             best = HarmSolution(draft, points, trials)
         if not beyond and not idle:
             break
-        curves = {i: curve.corrected(points[i]) for i, curve in curves.items()}
-        wanted = _prices(trials, curves, aim, options)
+        wanted = _prices(trials, trials.curves(), aim, options)
         before = prices.copy()
         for i in beyond:
             prices[i] = min(wanted[i], _BACK * prices[i])

@@ -57,22 +57,22 @@ class Counted:
         """Whether it is a share of the answers."""
         return self.what != "nats"
 
-    def of(self, judged: Judged, before: Sequence[Seen] = ()) -> float:
-        """The one number. before: what was seen of the same task in other trials."""
+    def of(self, judged: Judged, others: Sequence[Harm] = ()) -> float:
+        """The one number. others: what other trials of the same task showed."""
         harm = judged.harm
         if self.what == "nats":
             return harm.kl + self.errors * judged.kl_error
         told = judged.lost if self.what == "lost" else harm.likely
         told += self.errors * judged.likely_error
         root = math.sqrt(harm.kl + self.errors * judged.kl_error)
-        return min(max(told, -math.expm1(-self._rate(harm, before) * root)), 1.0)
+        return min(max(told, -math.expm1(-self._rate(harm, others) * root)), 1.0)
 
-    def _rate(self, harm: Harm, before: Sequence[Seen]) -> float:
+    def _rate(self, harm: Harm, others: Sequence[Harm]) -> float:
         """The c of a task. Where nearly all answers change KL goes on to rise: of its trials those
         tell it in which half of them stay."""
         if self.what == "lost":
             return _LEAST_SHARE
-        seen = [(harm.likely, harm.kl), *((x.likely, x.kl) for x in before)]
+        seen = [(harm.likely, harm.kl), *((x.likely, x.kl) for x in others)]
         some = [x for x in seen if x[0] <= _HALF] or [min(seen)]
         roots = sum(math.sqrt(kl) for _, kl in some)
         if roots == 0:
@@ -134,9 +134,11 @@ class Trials:
     price is the price at these. plain: own prices, (contents,), that stand for one price without
     prompts, up to a factor. useful: by task, bytes beyond which more are of no use, its share of
     the shared core among them; any are where it is left out. keeps: whether there is room for the
-    curves. rounds: times that all is measured, at most; None where that is not known. seen: what
-    was measured, by task. answers: on how many, (contents,). bare: what is lost of each content
-    with the base model alone, counted as that of the points. looks: rounds so far.
+    curves. rounds: times that all is measured, at most; None where that is not known. points: of
+    each round. seen: what was measured, by task. answers: on how many, (contents,). bare: what is
+    lost of each content with the base model alone, counted as that of the points. looks: rounds so
+    far. tries_from: the round from which on prices were chosen by those before; None while all are
+    trials.
     """
 
     job: Job
@@ -155,6 +157,8 @@ class Trials:
     bare: dict[int, float] = field(default_factory=dict)
     count: int = 0
     looks: int = 0
+    tries_from: int | None = None
+    _judged: dict[str, dict[int, Judged]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.answers = np.zeros(self.contents)
@@ -209,19 +213,38 @@ class Trials:
 
     def look(self, draft: Draft, prices: Array, measured: Collection[int]) -> list[TrialPoint]:
         """Measure a draft that was made at these own prices, and note the points, (contents,)."""
-        judged = measure_tasks(draft, self.job, self.judge, measured, self._progress_of_round())
-        counts = {x: self.counted.of(told, self.seen.get(x, ())) for x, told in judged.items()}
-        points = self._points_of(draft, prices, counts)
-        for content, point in enumerate(points):
+        progress = self._progress_of_round()
+        judged = measure_tasks(draft, self.job, self.judge, measured, progress)
+        sizes = with_core(sizes_of(draft.streams), len(draft.shared))
+        for content, error in enumerate(draft.relative_errors()):
+            point = TrialPoint(float(prices[content]), float(sizes[content]), float(error), None)
             self.points.setdefault(content, []).append(point)
-        for task in self.job.pieces.tasks:
-            if task.name in judged and task.content is not None:
-                told, point = judged[task.name], points[task.content]
-                harm, count = told.harm, counts[task.name]
-                self.answers[task.content] = harm.answers
-                seen = Seen(point.size, point.error, harm.likely, harm.kl, told.lost, count)
-                self.seen.setdefault(task.name, []).append(seen)
-        return points
+        names: dict[int, list[str]] = {}
+        for name, content in self._asked():
+            if name in judged:
+                names.setdefault(content, []).append(name)
+                self._judged.setdefault(name, {})[self.looks - 1] = judged[name]
+                self.answers[content] = judged[name].harm.answers
+        for content, mine in names.items():
+            self._recount(content, mine)
+        return [self.points[content][-1] for content in range(self.contents)]
+
+    def _recount(self, content: int, names: Sequence[str]) -> None:
+        """Count all that was seen of a content, whose tasks these are: each look tells more of
+        their rates. The worst of its tasks counts."""
+        points, harms = self.points[content], dict[int, float]()
+        for name in names:
+            known, seen = self._judged[name], []
+            for look, judged in known.items():
+                others = [x.harm for other, x in known.items() if other != look]
+                count = self.counted.of(judged, others)
+                harms[look] = max(count, harms.get(look, 0.0))
+                size, error, harm = points[look].size, points[look].error, judged.harm
+                seen.append(Seen(size, error, harm.likely, harm.kl, judged.lost, count))
+            self.seen[name] = seen
+        self.points[content] = [
+            dataclasses.replace(point, harm=harms.get(look)) for look, point in enumerate(points)
+        ]
 
     def _progress_of_round(self) -> Progress:
         """Says how far all rounds are, or which one it is."""
@@ -241,28 +264,17 @@ class Trials:
         near = min(self.points[content], key=lambda x: abs(math.log(x.price / price)))
         return near.size
 
-    def _points_of(
-        self, draft: Draft, prices: Array, counts: Mapping[str, float]
-    ) -> list[TrialPoint]:
-        """What a draft shows, by content: the worst of its tasks counts. counts: by task."""
-        sizes = with_core(sizes_of(draft.streams), len(draft.shared))
-        harms: dict[int, float] = {}
-        for task in self.job.pieces.tasks:
-            if task.name in counts and task.content is not None:
-                harms[task.content] = max(counts[task.name], harms.get(task.content, 0.0))
-        return [
-            TrialPoint(float(prices[i]), float(sizes[i]), float(error), harms.get(i))
-            for i, error in enumerate(draft.relative_errors())
-        ]
-
     def curves(self) -> dict[int, HarmCurve]:
-        """Curves of the contents that were measured."""
-        useful = self.useful_bytes()
-        return {
-            content: HarmCurve(tuple(points), useful.get(content, math.inf))
-            for content, points in sorted(self.points.items())
-            if any(point.harm is not None for point in points)
-        }
+        """Curves of the contents that were measured in trials, corrected by each later try."""
+        useful, curves = self.useful_bytes(), dict[int, HarmCurve]()
+        first = self.looks if self.tries_from is None else self.tries_from
+        for content, points in sorted(self.points.items()):
+            if any(point.harm is not None for point in points[:first]):
+                curve = HarmCurve(tuple(points[:first]), useful.get(content, math.inf))
+                for point in points[first:]:
+                    curve = curve.corrected(point)
+                curves[content] = curve
+        return curves
 
     def useful_bytes(self) -> dict[int, float]:
         """``useful`` by content; contents of which any bytes are of use are left out."""
