@@ -89,6 +89,23 @@ def judge_of(trained, make_adapter, tmp_path: Path):
     return make
 
 
+def test_progress_tells_of_answers_that_are_not_remembered(judge_of, monkeypatch) -> None:
+    monkeypatch.setattr(judge_module, "_BLOCK", 5)
+    said: list[tuple[str, int, int]] = []
+    judge = judge_of()
+    judge._progress = lambda *told: said.append(told)
+    judge.answers("fr")
+    assert said == [("answers of fr", 5, 8), ("answers of fr", 8, 8)]
+    judge.answers("fr")
+    assert len(said) == 2
+    judge.lessons("fr")
+    assert said[2:] == [
+        ("answers of fr", 5, 12),
+        ("answers of fr", 10, 12),
+        ("answers of fr", 12, 12),
+    ]
+
+
 @pytest.fixture
 def trainings(monkeypatch) -> list[int]:
     """How many lessons each training had."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import NumericalError
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.harm.judging import Judged
+from hydraopt.progress import Progress, silent
 
 __all__ = ["ANSWER_TOKENS", "LEAST_TRAINED", "Judge"]
 
@@ -74,10 +76,11 @@ class Judge:
         prompts: Mapping[str, Sequence[Encoded]],
         memory: Memory | None = None,
         lessons: Mapping[str, Sequence[Encoded]] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """base: where the model comes from. prompts: by task, encoded, without answers. memory:
         default that of this machine. lessons: further prompts, which a refit learns from, and
-        may be judged by; no harm is told of them."""
+        may be judged by; no harm is told of them. progress: told of answers that are new."""
         self._model, self._tokenizer = model, tokenizer
         self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
         known = base_hash(base, model)
@@ -87,6 +90,7 @@ class Judge:
         self._of_base = (
             f"{known} {where} {versions()} {_METHOD} {ANSWER_TOKENS} {sorted(self._ends)}"
         )
+        self._progress = progress or silent
         self._references: dict[str, Reference] = {}
         self._contents: dict[str, str] = {}
 
@@ -118,13 +122,20 @@ class Judge:
         return [answer for answer in said if answer.target]
 
     def _answered(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
-        said = []
+        said: list[Encoded] = []
         for start in range(0, len(asked), _BLOCK):
-            said += self._block(task, asked[start : start + _BLOCK])
+            block = asked[start : start + _BLOCK]
+            done = functools.partial(
+                self._progress, f"answers of {task}", start + len(block), len(asked)
+            )
+            said += self._block(task, block, done)
         return said
 
-    def _block(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
-        """Answers to a few prompts, which are remembered together."""
+    def _block(
+        self, task: str, asked: Sequence[Encoded], done: Callable[[], None]
+    ) -> list[Encoded]:
+        """Answers to a few prompts, which are remembered together. done: called where they were
+        not."""
         key = self._key(task, asked)
         said = self._memory.get(key)
         if not are_answers(said, len(asked)):
@@ -135,6 +146,7 @@ class Judge:
                 raise not_finite("the adapter's own answers cannot be told", task) from None
             said = [list(item.target) for item in spoken]
             self._memory.put(key, said)
+            done()
         return [Encoded(x.prompt, tuple(y)) for x, y in zip(asked, said, strict=True)]
 
     def measure(

@@ -161,7 +161,7 @@ class Onlooker:
         asked = {name: prompts[:judged] for name, prompts in every.items()}
         lessons = {name: prompts[judged:] for name, prompts in every.items()}
         named = (self._base, self._model, self._tokenizer, self._adapters, asked)
-        return Judge(*named, lessons=lessons)
+        return Judge(*named, lessons=lessons, progress=self._progress)
 
     def refit(
         self, name: str, modules: Callable[[], Mapping[str, CodedModule]]
