@@ -159,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = provenance(f"{args.set}: is a limit of harm kept on fresh rows", seed=0)
     request = request_for(args.set, args.tasks, args.rows, args.products)
     only = chosen([adapter.name for adapter in adapters], args.only)
-    state = ROOT / "build" / "evidence" / place / "harm-kept.scores.json"
+    named = f"harm-kept-{args.name}" if args.name else "harm-kept"
+    state = ROOT / "build" / "evidence" / place / f"{named}.scores.json"
     request = replace(request, only=only)
     result = score(state, adapters, made, request, {"set": args.set})
     rows = []

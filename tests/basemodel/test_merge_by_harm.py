@@ -125,6 +125,7 @@ def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
     report = json.loads(told.stdout)
     assert report["schema"] == "hydraopt.merge.plan/1"
     assert (report["limit"], report["counted"]) == ("size", "lost")
+    assert report["refit"]
     for task in report["tasks"]:
         sizes = [trial["size"] for trial in task["trials"]]
         assert 5 < len(sizes) <= 8
@@ -134,6 +135,13 @@ def test_the_plan_is_shown_drawn_and_writes_no_bundle(place: Path) -> None:
         assert 0 <= task["stated"]["changed"] <= task["stated"]["answers"]
     assert picture.stat().st_size > 10_000
     assert not list(place.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_plan_says_whether_a_refit_follows(place: Path) -> None:
+    for more, told in (([], True), (["--no-refit"], False)):
+        made = call(place, "--size", "40%", "--plan-only", *more)
+        assert ("before a refit" in made.stdout) == told, made.stdout
 
 
 @pytest.mark.slow

@@ -343,3 +343,6 @@ def test_missing_tasks_are_named(tasks) -> None:
     assert task_of("spell-en", Url("s3://bucket/any"), tasks) == ("spell", "en")
     with pytest.raises(UsageError, match="cannot tell the task of adapter x"):
         task_of("x", None, tasks)
+    for broken in ("[" * 200_000, "{", "[]", '{"task": 3}'):
+        (tasks / "score.json").write_text(broken)
+        assert task_of("spell-en", tasks, tasks) == ("spell", "en")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hydraopt.bundle.reader import open_bundle
+from hydraopt.collection.verbs import remove
 from hydraopt.errors import AdapterFormatError, BundleFormatError, UsageError
 from hydraopt.inspect import inspect_adapters, inspect_bundle, is_bundle
 from hydraopt.merging.merge import merge
@@ -267,6 +268,18 @@ def test_pictures(report: dict[str, Any], bundle: Path, tmp_path: Path, suffix: 
 @pytest.mark.parametrize("name", [slow("t1"), "zero"])
 def test_pictures_of_little(folder: Path, tmp_path: Path, name: str) -> None:
     draw(inspect_adapters(folder / name), tmp_path / "x.png")
+
+
+def test_modules_that_no_task_has_do_not_lower_a_mean_error(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    merge([folder / "t1", folder / "less"], path, size="20%")
+    remove(path, ["t1"])
+    (kind,) = {row["type"] for row in inspect_bundle(path)["types"]} & {"h.*.q"}
+    report = inspect_bundle(path)
+    errors = [x["mean_error"] for x in report["modules"] if x["type"] == kind and x["tasks"]]
+    assert 0 < len(errors) < sum(x["type"] == kind for x in report["modules"])
+    (row,) = (x for x in report["types"] if x["type"] == kind)
+    assert row["mean_error"] == pytest.approx(np.mean(errors))
 
 
 def test_pictures_refuse(report: dict[str, Any], tmp_path: Path) -> None:

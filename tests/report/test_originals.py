@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 import hydraopt.report.build as build_module
 from hydraopt.cli.main import cli
+from hydraopt.collection.encode import Limit
+from hydraopt.collection.verbs import add
 from hydraopt.errors import UsageError
 from hydraopt.merging.merge import merge
 from hydraopt.report.build import _compared, build, collect, live_page
@@ -65,6 +67,18 @@ def test_the_page_says_how_many_tasks_had_no_originals(made: Made) -> None:
     assert _guessed(page)
     assert any("of the 2 tasks whose originals were given" in note for note in page.notes)
     assert any("4 have none" in note for note in page.notes)
+
+
+def test_guesses_say_that_tasks_kept_bit_by_bit_are_not_counted(made: Made, tmp_path: Path) -> None:
+    path, names = tmp_path / "b.hydra.safetensors", NAMES[:3]
+    merge([made.adapters / name for name in names[:2]], path, size="30%")
+    page = build(path)
+    assert _guessed(page)
+    assert not any("bit by bit" in note for note in page.notes)
+    add(path, [made.adapters / names[2]], limit=Limit(lossless=True))
+    page = build(path)
+    assert _guessed(page)
+    assert any(f"1 kept bit by bit, {names[2]} among them" in note for note in page.notes)
 
 
 def test_originals_of_no_task_at_all_are_refused(

@@ -304,7 +304,7 @@ def _plan(
             progress=progress,
         )
         warn_of_cut(onlooker.judge)
-    report = {"schema": "hydraopt.merge.plan/1", **made.to_dict()}
+    report = {"schema": "hydraopt.merge.plan/1", **made.to_dict(), "refit": asked.refits}
     show_plan(report, as_json)
     if plot is not None:
         from hydraopt.report.figures import draw

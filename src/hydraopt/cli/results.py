@@ -183,7 +183,7 @@ def show_plan(report: Mapping[str, Any], as_json: bool) -> None:
     for note in report["notes"]:
         say(f"note: {note}")
     share = report["size"] / report["fp16_bytes"]
-    before = ", before a refit" if report["limit"] == "size" else ""
+    before = ", before a refit" if report["refit"] else ""
     size = f"{report['size']:,} bytes ({size_text(report['size'])})"
     say(f"size    {size}, {percent(share)} of the fp16 bytes{before}")
     alone = sum(task["harm"] is None and task["size"] > 0 for task in report["tasks"])

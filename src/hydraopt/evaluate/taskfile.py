@@ -155,7 +155,7 @@ def task_of(adapter: str, folder: AnyPath | None, tasks: Path) -> tuple[str, str
     if file and file.is_file():
         try:
             said = json.loads(read_regular(file, MOST_CONFIG).decode("utf-8")).get("task")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             said = None
         if isinstance(said, str) and said.count("/") == 1:
             name, language = said.split("/")

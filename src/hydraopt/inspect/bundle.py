@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -193,13 +194,17 @@ def _modules(bundle: Bundle, tasks: list[dict[str, Any]]) -> list[dict[str, Any]
                 "basis_bytes": basis_bytes,
                 "task_bytes": task_bytes,
                 "bytes": task_bytes + sum(basis_bytes.values()),
-                "mean_error": sum(x["error"] for _, x in here) / len(here) if here else 0.0,
+                "mean_error": _mean([x["error"] for _, x in here]),
                 "worst_error": worst_task[1]["error"] if worst_task else 0.0,
                 "worst_task": worst_task[0] if worst_task else None,
                 "forms": dict(sorted(Counter(x["form"] for _, x in here).items())),
             }
         )
     return modules
+
+
+def _mean(errors: Sequence[float]) -> float:
+    return sum(errors) / len(errors) if errors else 0.0
 
 
 def _bytes_by_place(bundle: Bundle) -> dict[str, int]:
@@ -215,7 +220,8 @@ def _bytes_by_place(bundle: Bundle) -> dict[str, int]:
 
 
 def _by_type(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Modules of one type and shape together: bytes added up, errors averaged."""
+    """Modules of one type and shape together: bytes added up, errors averaged over those that tasks
+    have."""
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in modules:
         groups.setdefault((row["type"], row["m"], row["n"]), []).append(row)
@@ -229,7 +235,7 @@ def _by_type(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "basis_bytes": {
                 side: sum(x["basis_bytes"][side] for x in rows) for side in ("left", "right")
             },
-            "mean_error": sum(x["mean_error"] for x in rows) / len(rows),
+            "mean_error": _mean([x["mean_error"] for x in rows if x["tasks"]]),
             "worst_error": max(x["worst_error"] for x in rows),
             "forms": dict(sorted(sum((Counter(x["forms"]) for x in rows), Counter()).items())),
         }

@@ -111,6 +111,7 @@ def build(
         notes=(
             *page.notes,
             *_unguessed(made, missing),
+            *_lossless_left_out(made, known),
             *_no_room(known.tasks, tasks, len(rows), layers),
         ),
     )
@@ -134,6 +135,16 @@ def _unguessed(made: Choices, missing: Sequence[str]) -> Iterator[str]:
         yield (
             f"Guessed sizes are of the {len(made.tasks)} tasks whose originals were given, not of "
             f"the whole bundle: {len(missing)} have none, {missing[0]} among them."
+        )
+
+
+def _lossless_left_out(made: Choices, known: Collected) -> Iterator[str]:
+    """A note on tasks that are kept bit by bit, whose bytes no guess counts."""
+    names = [task.name for task in known.bundle.manifest.tasks if task.lossless]
+    if names and len(made.points) > 1:
+        yield (
+            f"Guessed sizes are of the coded tasks alone: {len(names)} kept bit by bit, {names[0]} "
+            "among them, are not counted, and hydraopt shrink does not code them."
         )
 
 

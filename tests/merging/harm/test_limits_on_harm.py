@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hydraopt import merge
+from hydraopt import merge, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import UsageError
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.plan import plan
 from hydraopt.merging.harm.solve import TRIALS
 from hydraopt.merging.harm.trials import Trials
-from tests.merging.harm.conftest import SCALES, PowerJudge
+from tests.merging.harm.conftest import PATHS, SCALES, PowerJudge
 
 
 @pytest.fixture
@@ -122,3 +123,35 @@ def test_all_trials_of_a_task_are_counted_by_what_all_of_them_show(adapters) -> 
         assert rates == pytest.approx(rates[:1] * len(rates))
         several.append(len(rates) > 1 and rates[0] > 0.1)
     assert any(several)
+
+
+def test_what_is_chosen_keeps_the_limit_by_all_that_was_seen(adapters) -> None:
+    """Harm that goes up and down with the error tells other rates in each trial."""
+
+    class Noisy(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            told = super().measure(task, coded, error)
+            random = np.random.default_rng(round(1e6 * error) + self.answers)
+            likely = min(told.harm.likely * float(np.exp(random.standard_normal())), 1.0)
+            kl = told.harm.kl * float(np.exp(random.standard_normal()))
+            harm = Harm(round(48 * likely), 48, likely, kl, True)
+            return Judged(harm, 0.1 * likely, 0.1 * kl, likely)
+
+    for seed in range(7, 13):
+        made = plan(
+            adapters, Noisy(adapters, {"easy": 0.05, "fair": 0.2, "hard": 0.5}, seed), harm="10%"
+        )
+        for task in made.tasks:
+            assert task.harm is not None
+            assert task.harm <= 0.1
+            assert task.harm in [trial.harm for trial in task.trials]
+
+
+def test_tasks_of_equal_content_are_told_their_own_harm(make_adapter, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    modules = {p: (rng.standard_normal((48, 4)), rng.standard_normal((4, 40))) for p in PATHS}
+    one = read_adapters([make_adapter(tmp_path / name, modules) for name in ("de", "en")])
+    made = plan(one, PowerJudge(one, {"de": 0.01, "en": 0.3}), harm="5%")
+    for task in made.tasks:
+        assert task.harm in [trial.harm for trial in task.trials]
+    assert made.tasks[0].harm < 0.5 * made.tasks[1].harm

@@ -136,9 +136,10 @@ def plan(
 
 def _planned(task: TaskEntry, made: HarmSolution) -> TaskPlanned:
     """What is planned of one task. task: as the manifest will have it."""
-    seen = sorted(made.trials.seen.get(task.name, ()), key=lambda x: -x.size)
     if task.content is None:
         return TaskPlanned(task.name, (), 0.0, task.error, None, None)
-    point = made.points[task.content]
-    harm = point.harm if task.harm else None
-    return TaskPlanned(task.name, tuple(seen), point.size, task.error, harm, task.harm)
+    seen = made.trials.seen.get(task.name, {})
+    trials = tuple(sorted(seen.values(), key=lambda x: -x.size))
+    size = made.trials.points[task.content][made.look].size
+    harm = seen[made.look].harm if made.look in seen else None
+    return TaskPlanned(task.name, trials, size, task.error, harm, task.harm)

@@ -72,10 +72,11 @@ _BACK: Final = 1 / 2
 
 @dataclass(frozen=True)
 class HarmSolution:
-    """The draft that was chosen. points: what it shows, by content. trials: all that was tried."""
+    """The draft that was chosen. look: which of the trials' looks it was. trials: all that was
+    tried."""
 
     draft: Draft
-    points: Sequence[TrialPoint]
+    look: int
     trials: Trials
 
     @property
@@ -316,8 +317,7 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
         return wasted, cost(points)
 
     assert begun.alike is not None
-    shown = [trials.points[i][0] for i in range(trials.contents)]
-    least, best = rank(shown), begun.alike
+    least, best, look = rank(trials.points_of(0)), begun.alike, 0
     for _ in range(_ROUNDS):
         price, weights = trials.weighed(prices)
         try:
@@ -328,19 +328,19 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
         own = prices * (solution.draft.price / price)
         points = trials.look(solution.draft, own, trials.prompted())
         if (now := rank(points)) < least:
-            least, best, shown = now, solution.draft, points
+            least, best, look = now, solution.draft, trials.looks - 1
         prices = _prices(trials, trials.curves(), aim, options)
         if best is not solution.draft:
             # It went too far, for what prompts tell of single tasks is noisy: half the way.
-            at = np.array([point.price for point in shown])
+            at = np.array([point.price for point in trials.points_of(look)])
             prices = np.sqrt(at * prices)
-    return HarmSolution(best, shown, trials)
+    return HarmSolution(best, look, trials)
 
 
 def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolution:
     """Lower the price of a task that is beyond the limit, raise that of one that is far within."""
     trials, prices = begun.trials, begun.prices
-    best: HarmSolution | None = None
+    tried: dict[int, Draft] = {}
     points: list[TrialPoint] = []
     for count in range(_MOST_TRIES):
         draft, points = trials.run(prices, trials.prompted())
@@ -351,8 +351,8 @@ def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolutio
         # Later tries only lower prices, so that they come to an end.
         raised = draft.readable and count < _MOST_TRIES // 2
         idle = [i for i, harm in enumerate(harms) if raised and harm < _MET * aim.limit]
-        if not beyond and (best is None or draft.coded_bytes < best.draft.coded_bytes):
-            best = HarmSolution(draft, points, trials)
+        if draft.readable:
+            tried[trials.looks - 1] = draft
         if not beyond and not idle:
             break
         wanted = _prices(trials, trials.curves(), aim, options)
@@ -363,11 +363,25 @@ def _solve_limit(begun: _Begun, aim: HarmLimit, options: Options) -> HarmSolutio
             prices[i] = max(wanted[i], prices[i])
         if np.array_equal(before, prices):  # idle tasks have no coarser price
             break
+    best = _smallest_within(trials, tried, aim)
     if best is None and not draft.readable:
         raise UnreadableError(draft)
     if best is None:
         raise _unmet(trials, points, aim)
     return best
+
+
+def _smallest_within(
+    trials: Trials, tried: Mapping[int, Draft], aim: HarmLimit
+) -> HarmSolution | None:
+    """Of the drafts that were tried, by look, the smallest that keeps the limit by all that was
+    seen; None if none does."""
+    within = [
+        HarmSolution(draft, look, trials)
+        for look, draft in tried.items()
+        if all((point.harm or 0.0) <= aim.limit for point in trials.points_of(look))
+    ]
+    return min(within, key=lambda x: x.draft.coded_bytes, default=None)
 
 
 def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> BudgetError:

@@ -135,10 +135,10 @@ class Trials:
     prompts, up to a factor. useful: by task, bytes beyond which more are of no use, its share of
     the shared core among them; any are where it is left out. keeps: whether there is room for the
     curves. rounds: times that all is measured, at most; None where that is not known. points: of
-    each round. seen: what was measured, by task. answers: on how many, (contents,). bare: what is
-    lost of each content with the base model alone, counted as that of the points. looks: rounds so
-    far. tries_from: the round from which on prices were chosen by those before; None while all are
-    trials.
+    each round. seen: what was measured, by task and look. answers: on how many, (contents,). bare:
+    what is lost of each content with the base model alone, counted as that of the points. looks:
+    rounds so far. tries_from: the round from which on prices were chosen by those before; None
+    while all are trials.
     """
 
     job: Job
@@ -152,7 +152,7 @@ class Trials:
     keeps: bool = True
     rounds: int | None = None
     points: dict[int, list[TrialPoint]] = field(default_factory=dict)
-    seen: dict[str, list[Seen]] = field(default_factory=dict)
+    seen: dict[str, dict[int, Seen]] = field(default_factory=dict)
     answers: Array = field(init=False)
     bare: dict[int, float] = field(default_factory=dict)
     count: int = 0
@@ -227,20 +227,24 @@ class Trials:
                 self.answers[content] = judged[name].harm.answers
         for content, mine in names.items():
             self._recount(content, mine)
-        return [self.points[content][-1] for content in range(self.contents)]
+        return self.points_of(self.looks - 1)
+
+    def points_of(self, look: int) -> list[TrialPoint]:
+        """What a look showed, (contents,), counted by all that was seen since."""
+        return [self.points[content][look] for content in range(self.contents)]
 
     def _recount(self, content: int, names: Sequence[str]) -> None:
         """Count all that was seen of a content, whose tasks these are: each look tells more of
         their rates. The worst of its tasks counts."""
         points, harms = self.points[content], dict[int, float]()
         for name in names:
-            known, seen = self._judged[name], []
+            known, seen = self._judged[name], dict[int, Seen]()
             for look, judged in known.items():
                 others = [x.harm for other, x in known.items() if other != look]
                 count = self.counted.of(judged, others)
                 harms[look] = max(count, harms.get(look, 0.0))
                 size, error, harm = points[look].size, points[look].error, judged.harm
-                seen.append(Seen(size, error, harm.likely, harm.kl, judged.lost, count))
+                seen[look] = Seen(size, error, harm.likely, harm.kl, judged.lost, count)
             self.seen[name] = seen
         self.points[content] = [
             dataclasses.replace(point, harm=harms.get(look)) for look, point in enumerate(points)
@@ -286,6 +290,6 @@ class Trials:
         if not self.keeps:
             return {}
         return {
-            name: thinned(HarmPoint(x.error, x.likely, x.kl) for x in seen)
+            name: thinned(HarmPoint(x.error, x.likely, x.kl) for x in seen.values())
             for name, seen in self.seen.items()
         }
