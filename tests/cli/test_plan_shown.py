@@ -13,29 +13,45 @@ from hydraopt.cli.results import show_plan
 def plan(counts: str, harms: list[float], alone: int = 0) -> dict[str, Any]:
     """One task with trials of these harms, planned at the last, and tasks without prompts."""
     trials = [{"size": 1000.0 * (3 - i), "harm": x} for i, x in enumerate(harms)]
-    tasks = [{"name": "de", "trials": trials, "size": 1000.0, "harm": harms[-1]}]
+    stated = {"changed": 3, "answers": 48, "likely": 0.0471, "kl": 0.0789, "held_out": True}
+    tasks = [{"name": "de", "trials": trials, "size": 1000.0, "harm": harms[-1], "stated": stated}]
+    none = {"trials": (), "harm": None, "stated": None}
     # One of them has nothing that is coded, so that it has no price.
-    tasks += [
-        {"name": f"x{i}", "trials": (), "size": 500.0 * i, "harm": None} for i in range(alone)
-    ]
-    return {"counted": counts, "tasks": tasks, "size": 2000.0, "fp16_bytes": 10_000}
+    tasks += [{"name": f"x{i}", "size": 500.0 * i, **none} for i in range(alone)]
+    about = {"notes": [], "refit": False, "size": 2000, "fp16_bytes": 10_000}
+    return {"counted": counts, "tasks": tasks, **about}
 
 
 @pytest.mark.parametrize(
     ("counts", "harms", "shown", "unit"),
     [
-        ("answers", [5e-95, 0.0123], ["< 0.001", "1.23"], "expected %"),
-        ("lost", [0.0, 0.5], ["< 0.001", "50"], "expected %"),
-        ("nats", [2e-7, 0.0004], ["< 1e-06", "0.0004"], "expected nats"),
+        ("answers", [5e-95, 0.0123], ["< 0.001", "1.23"], "counted %"),
+        ("lost", [0.0, 0.5], ["< 0.001", "50"], "counted %"),
+        ("nats", [2e-7, 0.0004], ["< 1e-06", "0.0004"], "counted nats"),
     ],
 )
 def test_a_harm_is_told_in_few_digits(capsys, counts, harms, shown, unit) -> None:
     show_plan(plan(counts, harms), as_json=False)
     told = " ".join(capsys.readouterr().out.split())
     assert all(f"kB {x}" in told for x in shown)
-    assert told.count(shown[1]) == 2  # the trial, and what is expected
+    assert told.count(f" {shown[1]} ") == 2  # the trial, and what is planned
     assert unit in told
-    assert "note" not in told
+    assert "3 of 48 4.71 % 0.0789 nats" in told
+    assert "size 2,000 bytes (2.00 kB), 20.00 % of the fp16 bytes" in told
+    assert not any(x in told for x in ("note", "before a refit", "are shown"))
+
+
+def test_of_many_trials_the_first_the_last_and_some_between_are_shown(capsys) -> None:
+    show_plan(plan("lost", [0.01 * i for i in range(1, 9)]), as_json=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert [x for x in range(1, 9) if f" kB {x} " in told] == [1, 3, 6, 8]
+    assert "trials 4 of 8 are shown; --json has all" in told
+
+
+def test_notes_and_a_refit_are_told(capsys) -> None:
+    show_plan({**plan("lost", [0.1]), "notes": ["one", "two"], "refit": True}, as_json=False)
+    told = capsys.readouterr().out
+    assert all(text in told for text in ("note: one", "note: two", ", before a refit"))
 
 
 def test_tasks_without_prompts_are_counted(capsys) -> None:
