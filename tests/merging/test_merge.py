@@ -16,7 +16,6 @@ from hydraopt.errors import BudgetError, NumericalError, UsageError
 from hydraopt.merging import solving
 from hydraopt.merging.budget import parse_size
 from hydraopt.merging.merge import DEFAULT_MAX_ERROR, merge
-from hydraopt.merging.outcome import Job
 from hydraopt.merging.search import Solution
 from tests.marks import slow
 from tests.merging.merge_cases import PATHS, decoded, measured, modules_of, near, originals
@@ -120,13 +119,6 @@ def test_fair_leaves_out_an_adapter_that_changes_nothing(three, tmp_path, make_a
     assert max(made[True].errors.values()) < 1.1 * max(made[False].errors.values())
 
 
-def test_a_size_near_fp16_gets_a_note(three, tmp_path) -> None:
-    assert merge(three, tmp_path / "out", size="25%", workers=1).notes == ()
-    (note,) = merge(three, tmp_path / "out", size="120%", workers=1).notes
-    assert "lossless" in note
-    assert merge(three, tmp_path / "out", lossless=True).notes == ()
-
-
 def test_importance_lowers_an_error(three, tmp_path) -> None:
     even = merge(three, tmp_path / "out", size="25%", workers=1).errors
     more = merge(three, tmp_path / "out", size="25%", importance={"b": 20.0}, workers=1).errors
@@ -188,14 +180,6 @@ def test_more_bytes_less_error(three, tmp_path) -> None:
     errors = [merge(three, tmp_path / "out", size=size, workers=1).errors for size in sizes]
     for name in errors[0]:
         assert sorted((e[name] for e in errors), reverse=True) == [e[name] for e in errors]
-
-
-def test_a_note_names_tasks_of_which_little_is_kept(three, tmp_path, monkeypatch) -> None:
-    names = sorted(originals(three))
-    errors = dict(zip(names, (1.2, 0.9, 1.01), strict=True))
-    monkeypatch.setattr(Job, "_errors", lambda job, draft, task: {"error": errors[task.name]})
-    (note,) = merge(three, tmp_path / "out", size="25%", workers=1).notes
-    assert note.startswith(f"an error above 1: {names[0]}, {names[2]}, of 3 tasks")
 
 
 # --- size ----------------------------------------------------------------------------------------

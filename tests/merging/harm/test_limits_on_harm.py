@@ -65,28 +65,18 @@ def test_a_limit_below_one_answer_gets_a_note(adapters, tmp_path: Path) -> None:
 
 
 def test_progress_tells_the_round_or_how_far_all_are(adapters, tmp_path: Path) -> None:
-    said: list[tuple[str, int, int]] = []
-    merge(
-        adapters,
-        tmp_path / "x",
-        size="15%",
-        judge=PowerJudge(adapters, SCALES),
-        workers=1,
-        progress=lambda *told: said.append(told),
-    )
+    def said_of(**limit: str) -> list[tuple[str, int, int]]:
+        said: list[tuple[str, int, int]] = []
+        judge, told = PowerJudge(adapters, SCALES), lambda *told: said.append(told)
+        merge(adapters, tmp_path / "x", judge=judge, workers=1, progress=told, **limit)
+        return said
+
+    said = said_of(size="15%")
     measured = [(done, total) for stage, done, total in said if stage == "measuring harm"]
     searched = measured[: -len(SCALES)]  # what was chosen is measured at the end
     assert searched == [(i + 1, TRIALS * len(SCALES)) for i in range(len(searched))]
     assert len(searched) > 5 * len(SCALES)
-    said.clear()
-    merge(
-        adapters,
-        tmp_path / "x",
-        harm="5%",
-        judge=PowerJudge(adapters, SCALES),
-        workers=1,
-        progress=lambda *told: said.append(told),
-    )
+    said = said_of(harm="5%")
     rounds = [stage for stage, done, _ in said if "round" in stage and done == 1]
     assert rounds == [f"measuring harm, round {i + 1}" for i in range(len(rounds))]
     assert len(rounds) > 2
