@@ -27,11 +27,11 @@ from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import METHOD, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.harm import Drift, drift_of, reference_of
-from hydraopt.basemodel.judge import ANSWER_TOKENS
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
+from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = ["SIZES", "main"]
 

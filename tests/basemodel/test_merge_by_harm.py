@@ -43,23 +43,50 @@ def call(place: Path, *more: str):
 
 @pytest.mark.parametrize("tokens", [1, 100])
 @pytest.mark.parametrize("how", ["merge", "plan", "add"])
-def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int, how: str) -> None:
+def test_answers_that_go_on_are_told_of(place: Path, tokens: int, how: str) -> None:
     """A limit that holds for their beginnings says so; what this model writes ends in time."""
-    monkeypatch.setattr(judge, "ANSWER_TOKENS", tokens)
     out = str(place / "x.hydra.safetensors")
-    if how == "add":
+    asked = ["--size", "60%", "--answer-tokens", str(tokens)]
+    told = "en (11), fr (12)"
+    if how == "add":  # measures as the merge did
         first, more = (str(place / "adapters" / name) for name in ("en", "fr"))
-        assert CliRunner().invoke(cli, ["merge", first, "-o", out]).exit_code == 0
-        given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
-        made = CliRunner().invoke(cli, ["add", out, more, *given])
+        given = ["--base", str(place / "base"), "--prompts"]
+        alone = [*given, f"en={place / 'prompts' / 'en.jsonl'}", *asked, "-o", out]
+        made = CliRunner().invoke(cli, ["merge", first, *alone])
+        assert made.exit_code == 0, made.output
+        assert open_bundle(out).recipe["answer_tokens"] == tokens
+        made = CliRunner().invoke(cli, ["add", out, more, *given, str(place / "prompts")])
         told = "fr (12)"
     else:
-        made = call(place, *(["--plan-only"] if how == "plan" else ["-o", out]), "--size", "40%")
-        told = "en (11), fr (12)"
+        made = call(place, *(["--plan-only"] if how == "plan" else ["-o", out]), *asked)
     assert made.exit_code == 0, made.output
     said = f"the first {tokens} tokens of answers that go on: {told}"
     assert (said in made.stderr) == (tokens == 1), made.stderr
     assert ("that go on" in made.stderr) == (tokens == 1)
+
+
+@pytest.mark.parametrize("tokens", ["0", "1025"])
+def test_no_other_number_of_tokens_is_judged(place: Path, tokens: str) -> None:
+    made = call(place, "--size", "40%", "--answer-tokens", tokens, "-o", str(place / "x"))
+    assert made.exit_code == 2
+    said = f"so many tokens of an answer; got {int(tokens):,}, expected 1 to 1,024"
+    assert said in " ".join(made.stderr.split())
+    assert not (place / "x").exists()
+
+
+def test_how_much_is_judged_is_asked_with_prompts(place: Path) -> None:
+    asked = ["merge", str(place / "adapters" / "en"), "--answer-tokens", "9", "-o", "x"]
+    made = CliRunner().invoke(cli, asked)
+    assert made.exit_code == 2
+    assert "--answer-tokens: give --base and --prompts as well" in made.stderr
+
+
+def test_what_is_usual_is_not_in_the_recipe(place: Path) -> None:
+    for tokens, said in (("128", None), ("20", 20)):
+        out = place / tokens
+        made = call(place, "--error", "0.3", "--answer-tokens", tokens, "-o", str(out))
+        assert made.exit_code == 0, made.output
+        assert open_bundle(out).recipe.get("answer_tokens") == said
 
 
 def test_a_limit_on_harm_is_kept_and_told(place: Path) -> None:
@@ -108,7 +135,7 @@ def test_only_before_a_refit_some_prompts_are_for_learning(
 ) -> None:
     told = []
 
-    def onlooker(*_, refits: bool):
+    def onlooker(*_, refits: bool, answer_tokens: int):
         told.append(refits)
         raise UsageError("seen")
 

@@ -170,10 +170,11 @@ def test_few_prompts_may_have_been_learned_from(
 
 @pytest.mark.parametrize("tokens", [1, 100])
 def test_answers_that_go_on_are_told_of(place: Path, monkeypatch, tokens: int) -> None:
-    monkeypatch.setattr("hydraopt.basemodel.judge.ANSWER_TOKENS", tokens)
+    said = {"answer_tokens": tokens}
+    monkeypatch.setattr(Bundle, "recipe", property(lambda self: {**self.core.recipe, **said}))
     result = verify(place, place / "b")
-    said = "note: harm is told of the first 1 tokens of answers that go on: fr (12)"
-    assert (said in result.stdout) == (tokens == 1), result.stdout
+    note = "note: harm is told of the first 1 tokens of answers that go on: fr (12)"
+    assert (note in result.stdout) == (tokens == 1), result.stdout
 
 
 def test_a_base_of_a_name_is_fetched_before_its_tensors_are_asked_for(

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe
+from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe, answer_tokens_in
 
 LOOKED, TRAINED = {"sensitivity": 3, "judged": 8}, {"rescaled": 2, "refit": 8}
 MERGE = MergeRecipe(
-    "bias-aware", "harm", 0.01, ("private",), True, unit="nats", **LOOKED, **TRAINED
+    "bias-aware",
+    "harm",
+    0.01,
+    ("private",),
+    True,
+    unit="nats",
+    **LOOKED,
+    **TRAINED,
+    answer_tokens=9,
 )
 BEFORE = MERGE.to_json()
 
@@ -34,5 +42,14 @@ def test_a_shrink_looks_at_no_answers_and_keeps_what_was_trained() -> None:
         "value": 1000.0,
         "shrunk": True,
         "errors": "estimated",
+        "answer_tokens": 9,
         **TRAINED,
     }
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [(None, 128), (1, 1), (1024, 1024), (1025, 128), (0, 128), (True, 128), ("9", 128)],
+)
+def test_how_much_of_an_answer_was_judged(said: object, read: int) -> None:
+    assert answer_tokens_in({} if said is None else {"answer_tokens": said}) == read

@@ -38,13 +38,11 @@ from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import NumericalError
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import Judged
+from hydraopt.merging.harm.judging import ANSWER_TOKENS, Judged
 from hydraopt.progress import Progress, silent
 
-__all__ = ["ANSWER_TOKENS", "LEAST_TRAINED", "Judge"]
+__all__ = ["LEAST_TRAINED", "Judge"]
 
-ANSWER_TOKENS: Final = 128
-"""Tokens of an answer that are judged, at most."""
 _METHOD: Final = "10"
 """Changes when the same factors would be given other numbers."""
 _TRAINING: Final = "7"
@@ -77,18 +75,21 @@ class Judge:
         memory: Memory | None = None,
         lessons: Mapping[str, Sequence[Encoded]] | None = None,
         progress: Progress | None = None,
+        answer_tokens: int = ANSWER_TOKENS,
     ) -> None:
         """base: where the model comes from. prompts: by task, encoded, without answers. memory:
         default that of this machine. lessons: further prompts, which a refit learns from, and
-        may be judged by; no harm is told of them. progress: told of answers that are new."""
+        may be judged by; no harm is told of them. progress: told of answers that are new.
+        answer_tokens: of an answer that are judged, at most, from 1."""
         self._model, self._tokenizer = model, tokenizer
         self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
+        self.answer_tokens = answer_tokens
         known = base_hash(base, model)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
         self._ends = ends_of(model, tokenizer)
         self._of_base = (
-            f"{known} {where} {versions()} {_METHOD} {ANSWER_TOKENS} {sorted(self._ends)}"
+            f"{known} {where} {versions()} {_METHOD} {answer_tokens} {sorted(self._ends)}"
         )
         self._progress = progress or silent
         self._references: dict[str, Reference] = {}
@@ -99,7 +100,7 @@ class Judge:
         return frozenset(self._prompts)
 
     def answers(self, task: str) -> list[Encoded]:
-        """The prompts of a task with the original's greedy answers, ANSWER_TOKENS at most each.
+        """The prompts of a task with the original's greedy answers, ``answer_tokens`` at most each.
 
         Raises NumericalError, here and wherever answers are needed, for an adapter with which the
         model's logits are not finite, and UsageError for prompts that the model does not read.
@@ -107,9 +108,9 @@ class Judge:
         return self._answered(task, self._prompts[task])
 
     def cut(self, tasks: Iterable[str] | None = None) -> dict[str, int]:
-        """By task, how many answers do not end within ANSWER_TOKENS, or where the model has no more
-        positions; tasks that have such alone. Harm is told of what was written. tasks: that are
-        asked about, all if None."""
+        """By task, how many answers do not end within ``answer_tokens``, or where the model has no
+        more positions; tasks that have such alone. Harm is told of what was written. tasks: that
+        are asked about, all if None."""
         counts = {}
         for name in self._prompts if tasks is None else tasks:
             if on := sum(not self._ends & {*x.target[-1:]} for x in self.answers(name)):
@@ -141,7 +142,7 @@ class Judge:
         if not are_answers(said, len(asked)):
             given = self._model, self._tokenizer, asked, self._originals(task)
             try:
-                spoken = answered(*given, ANSWER_TOKENS)
+                spoken = answered(*given, self.answer_tokens)
             except NumericalError:
                 raise not_finite("the adapter's own answers cannot be told", task) from None
             said = [list(item.target) for item in spoken]

@@ -26,7 +26,7 @@ from hydraopt.coding.records import PartsRecord
 from hydraopt.compress.recode import CodedModule
 from hydraopt.errors import UsageError, explain
 from hydraopt.linalg.shapes import Factors
-from hydraopt.merging.harm.judging import JUDGED
+from hydraopt.merging.harm.judging import ANSWER_TOKENS, JUDGED, MOST_ANSWER_TOKENS
 from hydraopt.progress import Progress, silent
 
 __all__ = [
@@ -73,16 +73,19 @@ class Onlooker:
         progress: Progress | None = None,
         seed: int = 0,
         refits: bool = False,
+        answer_tokens: int = ANSWER_TOKENS,
     ) -> None:
         """base: a folder or name that transformers loads. prompts: by task, at least one each; of
         equal ones the first counts, for another says nothing more of the task. refits: whether
         coded parts will be trained; then harm is measured on fewer prompts (JUDGED_IF_REFIT), and
-        the others are learned from (up to LEARNED).
+        the others are learned from (up to LEARNED). answer_tokens: of an answer that are judged,
+        and learned from, at most; from 1 to MOST_ANSWER_TOKENS.
 
-        Raises UsageError for prompts of an unknown task, or of an adapter that is more than
-        low-rank factors (its answers here would not be its own), for no prompts, and for a base
-        that cannot be loaded.
+        Raises UsageError for other numbers of tokens, for prompts of an unknown task, or of an
+        adapter that is more than low-rank factors (its answers here would not be its own), for no
+        prompts, and for a base that cannot be loaded.
         """
+        _check_tokens(answer_tokens)
         unknown = sorted(set(prompts) - {adapter.name for adapter in adapters})
         if unknown:
             names = ", ".join(adapter.name for adapter in adapters)
@@ -103,6 +106,7 @@ class Onlooker:
         self._prompts = prompts
         self._progress = progress or silent
         self._seed, self._refits = seed, refits
+        self._answer_tokens = answer_tokens
         self._mended = self._steps = 0
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
@@ -161,7 +165,12 @@ class Onlooker:
         asked = {name: prompts[:judged] for name, prompts in every.items()}
         lessons = {name: prompts[judged:] for name, prompts in every.items()}
         named = (self._base, self._model, self._tokenizer, self._adapters, asked)
-        return Judge(*named, lessons=lessons, progress=self._progress)
+        return Judge(
+            *named,
+            lessons=lessons,
+            progress=self._progress,
+            answer_tokens=self._answer_tokens,
+        )
 
     def refit(
         self, name: str, modules: Callable[[], Mapping[str, CodedModule]]
@@ -200,6 +209,12 @@ class Onlooker:
         """The first prompts with how the original's answers begin, which the judge remembers."""
         said = self.judge.answers(name)[:PROMPTS]
         return [Encoded(answer.prompt, answer.target[:_TOKENS]) for answer in said]
+
+
+def _check_tokens(count: int) -> None:
+    if not 1 <= count <= MOST_ANSWER_TOKENS:
+        what, wanted = "cannot judge so many tokens of an answer", f"1 to {MOST_ANSWER_TOKENS:,}"
+        raise UsageError(explain(what, got=f"{count:,}", expected=wanted))
 
 
 def _check(adapter: Adapter, prompts: Sequence[str]) -> None:

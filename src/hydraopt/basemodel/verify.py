@@ -19,6 +19,7 @@ from hydraopt.basemodel.onlooker import JUDGED_IF_REFIT, Onlooker
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.errors import BundleFormatError
+from hydraopt.merging.recipe import answer_tokens_in
 from hydraopt.progress import Progress, silent
 
 __all__ = ["HarmReport", "TaskHarm", "most_likely", "verify_harm"]
@@ -61,13 +62,15 @@ class TaskHarm:
 class HarmReport:
     """tasks: those that were measured, by name.  problems: one sentence each.  learned: tasks that
     were measured on prompts some of which a refit may have learned from, if they are the merge's.
-    cut: by task, how many answers go on beyond what is judged.
+    cut: by task, how many answers go on beyond what is judged.  answer_tokens: of an answer that
+    were judged, at most, as the bundle's recipe says.
     """
 
     tasks: tuple[TaskHarm, ...]
     problems: tuple[str, ...]
     learned: tuple[str, ...]
     cut: Mapping[str, int]
+    answer_tokens: int
 
 
 def verify_harm(
@@ -94,7 +97,9 @@ def verify_harm(
     bundle = open_bundle(path)
     # Where coded parts were trained, the prompts beyond the first were learned from.
     trained = bool(bundle.recipe.get("refit"))
-    judge = Onlooker(base, adapters, prompts, progress, refits=trained).judge
+    tokens = answer_tokens_in(bundle.recipe)
+    onlooker = Onlooker(base, adapters, prompts, progress, refits=trained, answer_tokens=tokens)
+    judge = onlooker.judge
     tasks, problems = [], []
     for task in bundle.one_by_one():
         if task.name not in judge.tasks():
@@ -115,7 +120,7 @@ def verify_harm(
     counts = {x.name: len(set(prompts[x.name])) for x in tasks}
     some = (name for name, count in counts.items() if LEAST_TRAINED <= count < _ENOUGH)
     few = some if trained else ()
-    return HarmReport(tuple(tasks), tuple(problems), tuple(few), judge.cut(counts))
+    return HarmReport(tuple(tasks), tuple(problems), tuple(few), judge.cut(counts), tokens)
 
 
 def most_likely(stated: Harm, answers: int) -> float:

@@ -157,11 +157,14 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
     from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
     from hydraopt.merging.harm.solve import check_prompted
+    from hydraopt.merging.recipe import answer_tokens_in
 
     names = [adapter.name for adapter in opened]
-    others = collection_at(bundle).names() if asked.prompted else ()
+    there = collection_at(bundle)
+    others = there.names() if asked.prompted else ()
     texts = read_texts(asked.prompted, names, others)
     if asked.harm is not None:
         check_prompted(names, texts)
-    seen = onlooker_of(asked.base, opened, texts, progress)
+    most = answer_tokens_in(there.core().recipe)  # as the others were measured
+    seen = onlooker_of(asked.base, opened, texts, progress, answer_tokens=most)
     return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)

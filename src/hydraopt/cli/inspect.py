@@ -50,6 +50,7 @@ _RECIPE: Final = {
     "fair": "fair",
     "sensitivity": "tasks seen with the base model: {}",
     "judged": "tasks whose answers were judged: {}",
+    "answer_tokens": "tokens of an answer that were judged, at most: {}",
     "rescaled": "tasks whose lengths were fitted: {}",
     "refit": "tasks refitted: {}",
     "shrunk": "shrunk",

@@ -99,6 +99,13 @@ __all__ = ["merge"]
     "1,024 in all at most. Without a refit it is measured on the first 256.",
 )
 @click.option(
+    "--answer-tokens",
+    type=int,
+    metavar="N",
+    help="Judge the first N tokens of each answer, 1,024 at most; default 128. Give more where a "
+    "warning says that answers go on.",
+)
+@click.option(
     "--products",
     type=click.Choice(("float32", "bfloat16")),
     default="float32",
@@ -262,7 +269,7 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
     texts = read_texts(asked.prompted, names)
     if asked.harm is not None:  # before the base model is loaded
         check_prompted(names, texts)
-    return onlooker_of(asked.base, opened, texts, progress, asked.refits)
+    return onlooker_of(asked.base, opened, texts, progress, asked.refits, asked.answer_tokens)
 
 
 def _plan(

@@ -141,13 +141,16 @@ def onlooker_of(
     texts: Mapping[str, Sequence[str]],
     progress: Progress | None,
     refits: bool = False,
+    answer_tokens: int | None = None,
 ) -> Onlooker:
     """Who looks at the adapters with the base model; warns of those of which it tells nothing.
 
-    Raises UsageError, as Onlooker does."""
+    answer_tokens: None for the default. Raises UsageError, as Onlooker does."""
     from hydraopt.basemodel.onlooker import Onlooker
+    from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
-    onlooker = Onlooker(base, adapters, texts, progress, refits=refits)
+    most = ANSWER_TOKENS if answer_tokens is None else answer_tokens
+    onlooker = Onlooker(base, adapters, texts, progress, refits=refits, answer_tokens=most)
     for name, reason in onlooker.unseen.items():
         warn(f"--base does not tell which modules of {name} matter: it has {reason}")
     return onlooker
@@ -166,15 +169,13 @@ def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors |
 def warn_of_cut(judge: Judge) -> None:
     """Warns of tasks whose answers go on beyond what is judged."""
     if cut := judge.cut():
-        warn(said_of_cut(cut))
+        warn(said_of_cut(cut, judge.answer_tokens))
 
 
-def said_of_cut(cut: Mapping[str, int]) -> str:
-    """How it is told. cut: by task, how many answers go on beyond what is judged."""
-    from hydraopt.basemodel.judge import ANSWER_TOKENS
-
+def said_of_cut(cut: Mapping[str, int], tokens: int) -> str:
+    """How it is told. cut: by task, how many answers go on beyond the tokens that are judged."""
     names = some_of([f"{name} ({count})" for name, count in cut.items()])
-    return f"harm is told of the first {ANSWER_TOKENS} tokens of answers that go on: {names}"
+    return f"harm is told of the first {tokens} tokens of answers that go on: {names}"
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ class Asked:
     forms: tuple[str, ...]
     base: str | None
     prompted: tuple[tuple[str, str], ...]
+    answer_tokens: int | None
     products: str
     refit: bool | None
     method: str | None
@@ -216,6 +218,9 @@ class Asked:
             self._check_harm(self.harm)
         if self.prompts and self.base is None:
             raise click.BadParameter("give the base model as well: --base", param_hint="--prompts")
+        if self.answer_tokens is not None and not self.prompted:
+            said = "give --base and --prompts as well"
+            raise click.BadParameter(said, param_hint="--answer-tokens")
         if self.refit and not self.prompted:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--refit")
         if self.refit and self.harm is not None:

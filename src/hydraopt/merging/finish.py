@@ -15,7 +15,7 @@ from hydraopt.adapters import Adapter
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.draft import Draft
-from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.judging import ANSWER_TOKENS, AnswerJudge
 from hydraopt.merging.harm.trials import measure_tasks
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import MergeRecipe
@@ -36,7 +36,7 @@ _GIVE_PROMPTS: Final = (
 class Finishers:
     """Who is asked, each None if nobody: to measure harm, to train parts, to fit their lengths."""
 
-    judge: HarmJudge | None = None
+    judge: AnswerJudge | None = None
     refitter: Refitter | None = None
     rescaler: Rescaler | None = None
 
@@ -44,6 +44,11 @@ class Finishers:
     def judged(self) -> int:
         """Tasks whose harm is measured."""
         return len(self.judge.tasks()) if self.judge else 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an answer that are judged, at most."""
+        return self.judge.answer_tokens if self.judge else ANSWER_TOKENS
 
     def check(self, limited: bool) -> None:
         """Raise UsageError for a limit on harm that nobody measures, or that training would follow,

@@ -35,7 +35,7 @@ from hydraopt.merging.budget import (
 )
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
-from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.judging import AnswerJudge, HarmJudge
 from hydraopt.merging.harm.solve import (
     HarmSolution,
     check_choices,
@@ -107,7 +107,7 @@ def merge(
     sensitivity: Sensed = None,
     rescaler: Rescaler | None = None,
     harm: str | None = None,
-    judge: HarmJudge | None = None,
+    judge: AnswerJudge | None = None,
     refitter: Refitter | None = None,
     forms: Sequence[str] | None = None,
     same_base: bool = False,
@@ -213,6 +213,7 @@ def recipe_of(
         seen,
         judged=helpers.judged,
         unit=budget.unit if isinstance(budget, HarmLimit) else "",
+        answer_tokens=helpers.answer_tokens,
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hydraopt.merging.harm.judging import ANSWER_TOKENS, MOST_ANSWER_TOKENS
+
 __all__ = [
     "CoreRecipe",
     "MergeRecipe",
@@ -13,6 +15,7 @@ __all__ = [
     "Recipe",
     "RefreshRecipe",
     "ShrinkRecipe",
+    "answer_tokens_in",
 ]
 
 
@@ -31,7 +34,8 @@ class MergeRecipe:
     sensitivity: tasks of which it was seen which modules matter. rescaled: tasks whose coded
     parts have other lengths than the encoder gave them. judged: tasks whose harm was measured on
     their own greedy answers, teacher-forced, and by which a size was shared out. refit: tasks whose
-    coded parts were trained to keep these. unit: of the value, where it has one.
+    coded parts were trained to keep these. unit: of the value, where it has one. answer_tokens: of
+    an answer that were judged, at most; left out where it is what a judge takes by itself.
     """
 
     measure: str
@@ -44,6 +48,7 @@ class MergeRecipe:
     judged: int = 0
     refit: int = 0
     unit: str = ""
+    answer_tokens: int = ANSWER_TOKENS
 
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it; what was not done is left out."""
@@ -64,6 +69,8 @@ class MergeRecipe:
             recipe["judged"] = self.judged
         if self.refit:
             recipe["refit"] = self.refit
+        if self.answer_tokens != ANSWER_TOKENS:
+            recipe["answer_tokens"] = self.answer_tokens
         return recipe
 
 
@@ -135,6 +142,12 @@ class MethodRecipe:
             "dtype": self.dtype,
             "limit": "lossless",
         }
+
+
+def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
+    """Tokens of an answer that were judged, at most, as a recipe says, or the usual number."""
+    said = recipe.get("answer_tokens")
+    return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
 
 
 def _without(recipe: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:

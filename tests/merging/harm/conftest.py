@@ -23,6 +23,8 @@ ANSWERS = 6_400
 class PowerJudge:
     """Harm is scale * (relative error)^1.2; counts how often it is asked."""
 
+    answer_tokens = 128
+
     def __init__(self, adapters, scales: Mapping[str, float], answers: int = ANSWERS) -> None:
         self.originals = {
             x.name: {path: np.matmul(*m.factors()) for path, m in x.modules.items()}

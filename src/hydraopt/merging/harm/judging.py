@@ -9,10 +9,14 @@ from typing import Final, Protocol
 from hydraopt.bundle.harm import Harm
 from hydraopt.linalg.shapes import Factors
 
-__all__ = ["JUDGED", "HarmJudge", "Judged"]
+__all__ = ["ANSWER_TOKENS", "JUDGED", "MOST_ANSWER_TOKENS", "AnswerJudge", "HarmJudge", "Judged"]
 
 JUDGED: Final = 256
 """Prompts of a task that harm is measured on, at most."""
+ANSWER_TOKENS: Final = 128
+"""Tokens of an answer that are judged, at most, unless a judge is told otherwise."""
+MOST_ANSWER_TOKENS: Final = 1024
+"""That can be judged."""
 
 
 @dataclass(frozen=True)
@@ -46,4 +50,13 @@ class HarmJudge(Protocol):
         """The harm of a task's decoded factors, by module path, B (m, k) with the scale inside and
         A (k, n); modules that are left out are those of the base model alone. error: their relative
         error, Frobenius. apart: on those prompts alone that a refit does not learn from."""
+        ...
+
+
+class AnswerJudge(HarmJudge, Protocol):
+    """One that reads answers, and says how much of them."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an answer that are judged, at most."""
         ...

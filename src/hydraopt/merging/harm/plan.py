@@ -17,7 +17,7 @@ from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import align
 from hydraopt.merging.budget import Size, parse_harm, parse_size
 from hydraopt.merging.finish import Finishers, finished
-from hydraopt.merging.harm.judging import HarmJudge
+from hydraopt.merging.harm.judging import AnswerJudge
 from hydraopt.merging.harm.solve import HarmSolution, solve_by_harm
 from hydraopt.merging.harm.trials import Seen
 from hydraopt.merging.merge import DEFAULT_MEASURE, lossless_job, recipe_of, weigh, with_curves
@@ -83,7 +83,7 @@ class Plan:
 
 def plan(
     adapters: StrPath | Iterable[StrPath | Adapter],
-    judge: HarmJudge,
+    judge: AnswerJudge,
     *,
     size: str | int | None = None,
     harm: str | None = None,
