@@ -1,12 +1,13 @@
-"""Values that users give: numbers as floats, and how a message shows any value."""
+"""Values that users give: numbers as floats, and how a message shows any value, or many."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["real", "shown"]
+__all__ = ["listed", "real", "shown"]
 
 _MOST_SHOWN: Final = 80
 
@@ -28,3 +29,10 @@ def shown(value: object) -> str:
     except ValueError:  # Python prints no int of more than some thousand digits.
         return "a number of very many digits"
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+
+
+def listed(names: Sequence[object], most: int = 3) -> str:
+    """The first few of them, and how many more there are: "a, b, c and 4 more"."""
+    more = len(names) - most
+    first = ", ".join(str(name) for name in names[:most])
+    return first + (f" and {more:,} more" if more > 0 else "")

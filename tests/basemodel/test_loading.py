@@ -126,7 +126,7 @@ NOT_WHOLE: dict[str, tuple[Change, str]] = {
     "the head lacks": (tensors(lambda x: x.pop("lm_head.weight")), "got 1: lm_head.weight"),
     "a layer lacks": (
         tensors(lambda x: [x.pop(k) for k in list(x) if "layers.1." in k]),
-        r"got 9: model\.layers\.1\..*, \.\.\.\.",
+        r"got 9: model\.layers\.1\..* and 5 more\.",
     ),
     "another name": (tensors(lambda x: [x.update({f"a.{k}": x.pop(k)}) for k in list(x)]), "lack"),
     "one too many": (tensors(lambda x: x.update(a=torch.zeros(3))), "does not have.*got 1: a"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hydraopt.cli.common import counted, some_of
+from hydraopt.cli.common import counted
 from hydraopt.cli.results import show_plan
 
 
@@ -60,8 +60,5 @@ def test_tasks_without_prompts_are_counted(capsys) -> None:
         assert said in capsys.readouterr().out
 
 
-def test_some_names_and_how_many_more() -> None:
-    assert some_of(["a"]) == "a"
-    assert some_of(["a", "b", "c"]) == "a, b, c"
-    assert some_of(list("abcde")) == "a, b, c and 2 more"
+def test_one_task_and_several() -> None:
     assert [counted(n, "task") for n in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from hydraopt.adapters.model import Adapter
 from hydraopt.errors import AlignmentError, BaseMismatchError, explain
+from hydraopt.values import listed
 
 __all__ = ["base_key", "check_same_base"]
+
+_MOST_NAMED: Final = 8
 
 
 def base_key(name: str) -> str:
@@ -67,17 +71,16 @@ def _check_names(adapters: Sequence[Adapter]) -> None:
     revisions = {revision for _, revision in groups if revision is not None}
     if len(bases) < 2 and len(revisions) < 2:
         return
-    listed = "; ".join(
+    stated = "; ".join(
         f"{members[0].base_model or '(not stated)'}"
         + (f" at revision {revision}" if revision else "")
-        + f": {', '.join(adapter.name for adapter in members[:8])}"
-        + (f" and {len(members) - 8} more" if len(members) > 8 else "")
+        + f": {listed([adapter.name for adapter in members], _MOST_NAMED)}"
         for (_, revision), members in groups.items()
     )
     raise BaseMismatchError(
         explain(
             "adapters name different base models",
-            got=listed,
+            got=stated,
             expected="one base model",
             do="Merge each group on its own; if they are one model under several names, pass "
             "--same-base (same_base=True)",

@@ -16,6 +16,7 @@ from hydraopt.adapters.sources import Source, check_name, expand, load_config, l
 from hydraopt.adapters.tensorfile import open_tensors
 from hydraopt.errors import AdapterFormatError, UsageError, explain
 from hydraopt.files.url import AnyPath, Url
+from hydraopt.values import listed
 
 __all__ = ["Adapters", "read_adapter", "read_adapters"]
 
@@ -111,12 +112,10 @@ def _renamed(tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
     for name, made in alike.items():
         if len(made) == 1:
             continue
-        listed = ", ".join(made[:_MOST_LISTED])
-        more = len(made) - _MOST_LISTED
+        tasks_made = listed(made, _MOST_LISTED)
         yield (
-            f"{len(made)} adapters are called {name!r}: their tasks are {listed}"
-            + (f" and {more} more" if more > 0 else "")
-            + "; NAME=PATH gives one another name"
+            f"{len(made)} adapters are called {name!r}: their tasks are {tasks_made}; NAME=PATH "
+            "gives one another name"
         )
 
 

@@ -20,6 +20,7 @@ from hydraopt.files.folders import files_in, is_there
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 from hydraopt.files.stores import patiently, store_of
 from hydraopt.files.url import AnyPath, Url, is_url, place_of
+from hydraopt.values import listed
 
 __all__ = [
     "Request", "Selection", "Source", "check_name", "expand", "load_config", "locate", "name_apart",
@@ -71,9 +72,7 @@ class Selection:
         """What a user should know of it."""
         if not self.left_out:
             return ()
-        listed = ", ".join(str(path) for path in self.left_out[:_MOST_LISTED])
-        more = len(self.left_out) - _MOST_LISTED
-        return (f"left out, no adapter: {listed}" + (f" and {more} more" if more > 0 else ""),)
+        return (f"left out, no adapter: {listed(self.left_out, _MOST_LISTED)}",)
 
 
 def locate(path: str | os.PathLike[str]) -> Source:

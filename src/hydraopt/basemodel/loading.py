@@ -17,6 +17,7 @@ import torch
 
 from hydraopt.errors import HydraoptError, UsageError, explain
 from hydraopt.files.reading import read_regular
+from hydraopt.values import listed
 
 __all__ = ["files_of", "load_whole"]
 
@@ -183,7 +184,7 @@ def _check_whole(base: str | Path, model: Any, info: Mapping[str, Any]) -> None:
                 explain(
                     f"the weight files of the base model {what} ({kind})",
                     file=base,
-                    got=_some(names),
+                    got=f"{len(names)}: {listed(sorted(names), _NAMED)}",
                     do=_AGAIN,
                 )
             )
@@ -195,12 +196,6 @@ def _of_body(model: Any, info: Mapping[str, Any]) -> dict[str, Any]:
     keys = {key: [x for x in info.get(key, ()) if x.startswith(body)] for key in _KEYS}
     placed = [x for x in info.get("mismatched_keys", ()) if str(x[0]).startswith(body)]
     return {**info, **keys, "mismatched_keys": placed}
-
-
-def _some(names: list[str]) -> str:
-    """The first few names and how many there are."""
-    shown = ", ".join(sorted(names)[:_NAMED])
-    return f"{len(names)}: {shown}" + (", ..." if len(names) > _NAMED else "")
 
 
 @contextmanager

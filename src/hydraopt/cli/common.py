@@ -38,7 +38,6 @@ __all__ = [
     "say_raw",
     "show_table",
     "size_text",
-    "some_of",
     "warn",
     "workers_option",
 ]
@@ -261,8 +260,6 @@ def size_text(count: float) -> str:
     return f"{count:.0f} B"
 
 
-_NAMED: Final = 3
-"""Names that a sentence has room for."""
 HARM_COLUMNS: Final = ("answers that change", "likely", "KL an answer", "held out")
 
 
@@ -290,12 +287,6 @@ def percent(share: float) -> str:
 def counted(count: int, name: str) -> str:
     """A number of things: "1 task", "2 tasks"."""
     return f"{count} {name}{'s' * (count != 1)}"
-
-
-def some_of(names: Sequence[str]) -> str:
-    """A few names, and how many more there are: "a, b, c and 4 more"."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def factor(share: float) -> str:

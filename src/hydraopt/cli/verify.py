@@ -19,11 +19,11 @@ from hydraopt.cli.common import (
     quiet_option,
     say,
     show_table,
-    some_of,
 )
 from hydraopt.cli.mergeoptions import Prompts, check_prompts, given_texts, said_of_cut
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
+from hydraopt.values import listed
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
@@ -121,14 +121,14 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
     compared = [task.name for task in report.tasks if task.measured]
     left = [name for name in compared if name not in measured]
     if harm is not None and left:
-        yield f"no prompts of {some_of(left)}: harm was not measured there"
+        yield f"no prompts of {listed(left)}: harm was not measured there"
     if harm is not None and any(task.most is not None for task in harm.tasks):
         yield "likely at most: up to there chance explains more than is stated, of so few answers"
     if harm is not None and harm.cut:
         yield said_of_cut(harm.cut, harm.answer_tokens)
     if harm is not None and harm.learned:
         yield (
-            f"{some_of(harm.learned)}: a refit may have learned from some of these prompts, if "
+            f"{listed(harm.learned)}: a refit may have learned from some of these prompts, if "
             "they are the merge's; prompts that it has not seen tell more"
         )
     if report.estimated and compared:

@@ -29,6 +29,7 @@ from hydraopt.merging.harm.stored import StoredCurves
 from hydraopt.merging.held import decoded_set
 from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.progress import Progress, silent
+from hydraopt.values import listed
 
 __all__ = ["Choice", "Choices", "choices"]
 
@@ -129,16 +130,11 @@ def _originals(
         raise UsageError(
             explain(
                 "none of the originals is a task of the bundle",
-                got=_named([x.name for x in loaded]),
-                expected=_named(list(bundle)),
+                got=listed([x.name for x in loaded], _MOST_NAMED),
+                expected=listed(list(bundle), _MOST_NAMED),
             )
         )
     return Adapters([x for x in loaded if x.name in names])
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-    return f"{', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def _walk(pieces: MergeSet, store: CoreStore, report: Progress) -> tuple[Array, Array]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from hydraopt.bundle.spec import Manifest
 from hydraopt.merging.budget import Budget, HarmLimit
 from hydraopt.merging.harm.judging import JUDGED
+from hydraopt.values import listed
 
 __all__ = ["notes_of"]
 
@@ -51,8 +52,8 @@ def _little_kept(manifest: Manifest) -> Iterator[str]:
     """Of tasks that lost more than they have."""
     if beyond := [task.name for task in manifest.tasks if task.error > 1]:
         yield (
-            f"an error above 1: {_some(beyond)}, of {len(manifest.tasks)} tasks; little of each is "
-            "kept, at its full strength: see what they still do before you ship them"
+            f"an error above 1: {listed(beyond, _NAMED)}, of {len(manifest.tasks)} tasks; little "
+            "of each is kept, at its full strength: see what they still do before you ship them"
         )
 
 
@@ -67,11 +68,6 @@ def _few_answers(manifest: Manifest, budget: Budget | HarmLimit | None) -> Itera
         if wanted > JUDGED:
             do = f"harm is measured on {JUDGED} at most, so give a larger limit"
         yield (
-            f"{budget.text} is less than one answer of {_some(few)}: the standard error of so few "
-            f"is paid for in bytes; {do}"
+            f"{budget.text} is less than one answer of {listed(few, _NAMED)}: so few tell little "
+            f"of others; {do}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
