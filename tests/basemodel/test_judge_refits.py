@@ -288,16 +288,17 @@ def test_progress_counts_steps_of_all_tasks(
 ) -> None:
     for part in trained:
         part.save_pretrained(tmp_path / "base")
-    # Half of one start; a second start as well; remembered.
+    # Half of one start; a second start as well; remembered. "it" has the content of "fr".
     steps = {"de": [(80, 160), (160, 160)], "en": [(160, 160), (320, 320)], "fr": []}
-    folders = [make_adapter(tmp_path / name, factors_of(len(name))) for name in steps]
+    seeds = {"de": 0, "en": 1, "fr": 2, "it": 2}
+    folders = [make_adapter(tmp_path / name, factors_of(seed)) for name, seed in seeds.items()]
 
     def refit(name, modules, told):
         for said in steps[name]:
             told(*said)
 
     monkeypatch.setattr(Onlooker, "judge", SimpleNamespace(refit=refit))
-    texts = {name: ["Spell."] for name in steps}
+    texts = {name: ["Spell."] for name in seeds}
     progress: list[tuple[str, int, int]] = []
     told = lambda *said: progress.append(said)  # noqa: E731
     onlooker = Onlooker(str(tmp_path / "base"), read_adapters(folders), texts, told, refits=True)

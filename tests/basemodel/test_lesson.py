@@ -96,3 +96,23 @@ def test_tied_weights_stay_tied(trained, monkeypatch) -> None:
     model.lm_head.weight = model.model.embed_tokens.weight
     learner = learner_of(model)
     assert learner.lm_head.weight is learner.model.embed_tokens.weight
+
+
+def test_what_is_not_kept_is_made_again(trained, monkeypatch) -> None:
+    """Aims take memory by the token; learning from them is the same without."""
+    model, tokenizer = trained
+    texts = texts_of(tokenizer, 6)
+    original = place(model, factors_of(0, 0.05))
+    slopes = []
+    for kept in (1 << 30, 0):
+        monkeypatch.setattr(lesson_module, "_KEPT", kept)
+        lesson = Lesson.of(model, texts, original, 2)
+        assert [aim is None for aim in lesson.aims] == [kept == 0] * 3
+        leaves = {
+            p: (b.clone().requires_grad_(), a)
+            for p, (b, a) in place(model, factors_of(1, 0.05)).items()
+        }
+        for number in range(3):
+            lesson.learn(model, leaves, number)
+        slopes.append(torch.cat([b.grad.flatten() for b, _ in leaves.values()]))
+    assert torch.equal(*slopes)

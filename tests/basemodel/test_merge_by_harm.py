@@ -74,6 +74,24 @@ def test_no_other_number_of_tokens_is_judged(place: Path, tokens: str) -> None:
     assert not (place / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--size", "5pc", "-o", "x"), "5pc"),
+        (("--size", "5pc", "--plan-only"), "5pc"),
+        (("--error", "-2", "-o", "x"), "-2"),
+        (("--size", "40%", "--measure", "none", "-o", "x"), "none"),
+        (("--size", "40%", "--measure", "none", "--plan-only"), "none"),
+    ],
+)
+def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, said) -> None:
+    (place / "base").rename(place / "elsewhere")
+    made = call(place, *asked)
+    assert made.exit_code == 2
+    assert "base" not in made.stderr
+    assert said in made.stderr
+
+
 def test_how_much_is_judged_is_asked_with_prompts(place: Path) -> None:
     asked = ["merge", str(place / "adapters" / "en"), "--answer-tokens", "9", "-o", "x"]
     made = CliRunner().invoke(cli, asked)

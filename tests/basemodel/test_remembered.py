@@ -6,7 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
+from hydraopt import read_adapters
+from hydraopt.basemodel import judge as judge_module
+from hydraopt.basemodel.encoding import Encoded
+from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory, key_of
+from tests.basemodel.test_gains import factors_of
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
@@ -55,3 +62,33 @@ def test_values_come_back_from_disk(tmp_path: Path) -> None:
     Memory(tmp_path).put("k", [1, 0.5])
     assert Memory(tmp_path).get("k") == [1, 0.5]
     assert json.loads((tmp_path / "k.json").read_text()) == [1, 0.5]
+
+
+def test_references_that_have_no_room_do_not_push_out_all_others(
+    trained, make_adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks are asked in turn: with room for two of three, one is there each time."""
+    names = ("de", "en", "fr")
+    adapters = read_adapters(
+        [make_adapter(tmp_path / name, factors_of(i, 0.02)) for i, name in enumerate(names)]
+    )
+    prompts = {name: [Encoded((1, *trained[1]("Spell.")["input_ids"]), ())] for name in names}
+    judge = Judge("nowhere", *trained, {x.name: x for x in adapters}, prompts, Memory(None))
+    made: list[int] = []
+    reference_of = judge_module.reference_of
+
+    def counted(*given):
+        reference = reference_of(*given)
+        made.append(reference.nbytes)
+        return reference
+
+    monkeypatch.setattr(judge_module, "reference_of", counted)
+    for name in names:
+        judge._reference(name)
+    monkeypatch.setattr(judge_module, "_ROOM", sum(made[:2]) + 1)
+    judge._references.clear()
+    made.clear()
+    for _ in range(4):
+        for name in names:
+            judge._reference(name)
+    assert len(made) == 3 + 3 * 2

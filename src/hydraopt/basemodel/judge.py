@@ -257,7 +257,8 @@ class Judge:
             while self._references and made.nbytes > _ROOM - sum(
                 x.nbytes for x in self._references.values()
             ):
-                self._references.pop(next(iter(self._references)))
+                # Tasks are asked in turn: were the oldest to go, none would be there in time.
+                self._references.popitem()
             self._references[task] = made
         return self._references[task]
 

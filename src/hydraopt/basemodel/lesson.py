@@ -34,6 +34,8 @@ _LIKELY: Final = 16
 """Tokens that the original holds likeliest at a place: those of all places are learned from."""
 _ROOM: Final = 4
 """A copy of the model takes one part in so many of the memory that we may use, at most."""
+_KEPT: Final = 1 << 30
+"""Bytes of aims that are kept; the others are made again whenever they are learned from."""
 
 
 def learner_of(model: Any) -> Any:
@@ -60,13 +62,14 @@ def learns_in(model: Any) -> torch.dtype:
 @dataclass(frozen=True)
 class Lesson:
     """What is learned from. batches: of answers of similar length. aims: (N, width) of each, what
-    the original's output layer sees. original: the factors that it has on that layer. tokens: those
-    that matter; weight, bias: the output layer, of them alone: of a large vocabulary it is most of
-    the work."""
+    the original's output layer sees; None where it is made again when it is asked for. original:
+    its factors on the model. head: those of them on the output layer. tokens: those that matter;
+    weight, bias: the output layer, of them alone: of a large vocabulary it is most of the work."""
 
     batches: list[Batch]
-    aims: list[Tensor]
+    aims: list[Tensor | None]
     original: Placed
+    head: Placed
     tokens: Tensor
     weight: Tensor
     bias: Tensor | None
@@ -78,13 +81,18 @@ class Lesson:
         by_length = sorted(answers, key=len)
         groups = [by_length[i : i + texts] for i in range(0, len(by_length), texts)]
         batches = batch_of_each(model, [part for group in groups for part in _split(group)])
-        with torch.no_grad(), attached(model, original):
-            aims = [hidden_states(model, batch) for batch in batches]
-        tokens = _likely_tokens(model, batches, aims, original)
-        head = model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias.detach()[tokens].float()
-        weight = head.weight.detach()[tokens].float()
-        return cls(batches, aims, of_head(model, original), tokens, weight, bias)
+        aims: list[Tensor | None] = []
+        seen, room = [batch.labels for batch in batches], _KEPT
+        for batch in batches:
+            aim = _aim(model, batch, original)
+            seen.append(_likely_tokens(model, aim, original))
+            room -= aim.nbytes
+            aims.append(aim if room >= 0 else None)
+        tokens: Tensor = torch.cat(seen).unique()  # type: ignore[no-untyped-call]
+        layer = model.get_output_embeddings()
+        bias = None if layer.bias is None else layer.bias.detach()[tokens].float()
+        weight = layer.weight.detach()[tokens].float()
+        return cls(batches, aims, original, of_head(model, original), tokens, weight, bias)
 
     def learn(self, model: Any, placed: Placed, number: int, temperature: float = 1.0) -> None:
         """Add the gradients of the KL an answer, mean over the answers of a batch.
@@ -94,6 +102,8 @@ class Lesson:
         of one size (Hinton et al. 2015, 1503.02531).
         """
         batch, aim, head = self.batches[number], self.aims[number], of_head(model, placed)
+        if aim is None:
+            aim = _aim(model, batch, self.original)
         dtype = aim.dtype
         with attached(model, {path: (b.to(dtype), a.to(dtype)) for path, (b, a) in placed.items()}):
             hidden = hidden_states(model, batch).float()
@@ -102,9 +112,7 @@ class Lesson:
         answers = int(batch.row.max()) + 1
         for start in range(0, len(leaf), _TOKENS):
             with torch.no_grad():
-                want = self._chances(
-                    model, aim[start : start + _TOKENS], self.original, temperature
-                )
+                want = self._chances(model, aim[start : start + _TOKENS], self.head, temperature)
             got = self._chances(model, leaf[start : start + _TOKENS], head, temperature)
             kl = F.kl_div(got, want, log_target=True, reduction="sum")
             torch.autograd.backward(kl * temperature**2 / answers)
@@ -125,14 +133,18 @@ def _split(texts: Sequence[Encoded]) -> Iterator[list[Encoded]]:
 
 
 @torch.no_grad()
-def _likely_tokens(
-    model: Any, batches: Sequence[Batch], aims: Sequence[Tensor], original: Placed
-) -> Tensor:
-    """The tokens of all answers, and those that the original holds likely at any place of one."""
-    tokens = [batch.labels for batch in batches]
-    for aim in aims:
-        for start in range(0, len(aim), _TOKENS):
-            logits = logits_of(model, aim[start : start + _TOKENS], original)
-            tokens.append(logits.topk(min(_LIKELY, logits.shape[-1])).indices.flatten().cpu())
-    every: Tensor = torch.cat(tokens).unique()  # type: ignore[no-untyped-call]
+def _aim(model: Any, batch: Batch, original: Placed) -> Tensor:
+    """What the original's output layer sees of a batch, (N, width)."""
+    with attached(model, original):
+        return hidden_states(model, batch)
+
+
+@torch.no_grad()
+def _likely_tokens(model: Any, aim: Tensor, original: Placed) -> Tensor:
+    """The tokens that the original holds likely at any place of a batch, no two alike."""
+    likely = []
+    for start in range(0, len(aim), _TOKENS):
+        logits = logits_of(model, aim[start : start + _TOKENS], original)
+        likely.append(logits.topk(min(_LIKELY, logits.shape[-1])).indices.flatten().cpu())
+    every: Tensor = torch.cat(likely).unique()  # type: ignore[no-untyped-call]
     return every

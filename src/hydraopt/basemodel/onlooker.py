@@ -150,7 +150,7 @@ class Onlooker:
         decoded = {path: (factors.B, factors.A) for path, factors in coded().items()}
         shifts = gains(self._model, self._answers(name), self._factors(name), decoded)
         self._mended += 1
-        self._progress("fitting to answers", self._mended, len(self._prompts))
+        self._progress("fitting to answers", self._mended, self._contents)
         return shifts
 
     @functools.cached_property
@@ -179,7 +179,7 @@ class Onlooker:
         start for each task that is to come, and of a task that takes a second start those too."""
         self._mended += name in self._prompts
         each, before = Schedule().steps, self._steps
-        later = each * (len(self._prompts) - self._mended)
+        later = each * (self._contents - self._mended)
 
         def told(done: int, most: int) -> None:
             self._steps = before + done
@@ -189,6 +189,12 @@ class Onlooker:
         if name in self._prompts and self._steps == before:  # remembered, or nothing to learn from
             told(each, each)
         return records
+
+    @functools.cached_property
+    def _contents(self) -> int:
+        """Different contents of the tasks that have prompts: tasks of equal content are asked
+        about once."""
+        return len({self._adapters[name].content_hash() for name in self._prompts})
 
     def _different(self, name: str, most: int) -> list[Encoded]:
         """The first prompts of a task as tokens, no two alike."""

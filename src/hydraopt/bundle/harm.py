@@ -42,8 +42,8 @@ class Harm:
 
     changed: answers of which some token is no longer the likeliest one.  answers: how many were
     measured, at least 1.  likely: expected share of answers that change, 0 to 1; it is finer than
-    the count.  kl: KL(original || coded), nats an answer.  held_out: no answer was used to fit
-    anything.  Raises BundleFormatError for other values.
+    the count.  kl: KL(original || coded), nats an answer.  held_out: nothing was trained on any of
+    them; a refit may have chosen by them where to stop.  Raises BundleFormatError for other values.
     """
 
     changed: int

@@ -156,7 +156,7 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
         return None
     from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
-    from hydraopt.merging.harm.solve import check_prompted
+    from hydraopt.merging.harm.checks import check_prompted
     from hydraopt.merging.recipe import answer_tokens_in
 
     names = [adapter.name for adapter in opened]

@@ -262,9 +262,10 @@ def _merged(
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Who looks at the adapters with the base model; warns of tasks with few prompts."""
-    from hydraopt.merging.harm.solve import check_prompted
+    from hydraopt.merging.harm.checks import check_prompted
 
     assert asked.base is not None
+    asked.check_limits(opened)
     names = [adapter.name for adapter in opened]
     texts = read_texts(asked.prompted, names)
     if asked.harm is not None:  # before the base model is loaded

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hydraopt.cli.common import some_of, warn
+from hydraopt.cli.common import warn
+from hydraopt.values import listed
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter
@@ -102,10 +103,10 @@ def read_texts(
     counts = {name: len(set(mine)) for name, mine in texts.items()}
     few = [f"{name} ({count})" for name, count in counts.items() if count < _FEW_PROMPTS]
     if few:
-        warn(f"few prompts of {some_of(few)}: give 64 or more, or harm is a guess")
+        warn(f"few prompts of {listed(few)}: give 64 or more, or harm is a guess")
     none = [name for name in names if name not in texts] if texts else []
     if none:
-        warn(f"no prompts of {some_of(none)}: nothing is measured there")
+        warn(f"no prompts of {listed(none)}: nothing is measured there")
     return texts
 
 
@@ -131,7 +132,7 @@ def given_texts(
         rest = [name for name in names if name not in files] or names
         texts = read_prompt_folder(folder, rest, {*others, *files})
         if unread := sorted(set(prompt_files(folder)) - {*names, *others}):
-            warn(f"prompts of no task here are not read: {some_of(unread)}")
+            warn(f"prompts of no task here are not read: {listed(unread)}")
     return texts | {task: read_prompts(file) for task, file in files.items()}
 
 
@@ -174,7 +175,7 @@ def warn_of_cut(judge: Judge) -> None:
 
 def said_of_cut(cut: Mapping[str, int], tokens: int) -> str:
     """How it is told. cut: by task, how many answers go on beyond the tokens that are judged."""
-    names = some_of([f"{name} ({count})" for name, count in cut.items()])
+    names = listed([f"{name} ({count})" for name, count in cut.items()])
     return f"harm is told of the first {tokens} tokens of answers that go on: {names}"
 
 
@@ -265,6 +266,15 @@ class Asked:
         if not self.prompted:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
         Limits(self.size, self.error, self.max_error, self.lossless, harm).budget(0)
+
+    def check_limits(self, adapters: Sequence[Adapter]) -> None:
+        """Read the limit and the measure before a base model is loaded. Raises UsageError."""
+        from hydraopt.compress.measure import measure_named
+        from hydraopt.merging.merge import Limits
+
+        limits = Limits(self.size, self.error, self.max_error, self.lossless, self.harm)
+        limits.budget(2 * sum(adapter.numbers for adapter in adapters))
+        measure_named(self.measure)
 
     @property
     def refits(self) -> bool:

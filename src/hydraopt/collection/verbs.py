@@ -23,8 +23,8 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
+from hydraopt.merging.harm.checks import check_prompted
 from hydraopt.merging.harm.judging import HarmJudge
-from hydraopt.merging.harm.solve import check_prompted
 from hydraopt.merging.outcome import inputs_of, load
 from hydraopt.merging.weights import Sensed, sensed
 from hydraopt.progress import Progress

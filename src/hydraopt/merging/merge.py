@@ -35,11 +35,10 @@ from hydraopt.merging.budget import (
 )
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
+from hydraopt.merging.harm.checks import check_choices, check_prompted, coded_names
 from hydraopt.merging.harm.judging import AnswerJudge, HarmJudge
 from hydraopt.merging.harm.solve import (
     HarmSolution,
-    check_choices,
-    check_prompted,
     solve_by_harm,
 )
 from hydraopt.merging.notes import notes_of
@@ -182,7 +181,7 @@ def weigh(
     check_choices(budget, fair, counts)
     importances(pieces, counts)
     if isinstance(budget, HarmLimit):
-        check_prompted((task.name for task in pieces.tasks), judge.tasks() if judge else ())
+        check_prompted(coded_names(pieces), judge.tasks() if judge else ())
     return counts, sensed(sensitivity)
 
 

@@ -66,3 +66,19 @@ def test_a_curve_goes_where_nobody_can_tell_any_more_where_on_it_a_task_is(
     again = against_originals(manifest, before, [x.name for x in manifest.tasks])
     assert [bool(x.curve) for x in again.tasks] == [x.name != task.name for x in manifest.tasks]
     assert all(x.harm is None for x in again.tasks)
+
+
+def test_a_finer_trial_that_did_more_harm_moves_no_task(manifest: Manifest) -> None:
+    """Measured harm is noisy, so a curve need not rise; a task that is one of its trials stays
+    there, and keeps its curve."""
+    plain = manifest.tasks[-1]
+    middle, finer = plain.curve[2], plain.curve[1]
+    curve = (plain.curve[0], replace(finer, kl=1.5 * middle.kl), *plain.curve[2:])
+    harm = Harm(1, 100, middle.likely, middle.kl, True)
+    task = replace(plain, error=middle.error, harm=harm, curve=curve)
+    before = _with(manifest, task)
+    assert StoredCurves(before).measure(task.name, dict, 0.0).harm.likely == pytest.approx(
+        StoredCurves(before).of_original(task.name, middle.error).likely, rel=1e-3
+    )
+    again = against_originals(manifest, before, [task.name])
+    assert next(x for x in again.tasks if x.name == task.name).curve

@@ -8,17 +8,18 @@ curves are corrected, in a few rounds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from hydraopt.bundle.harm import HarmPoint
-from hydraopt.errors import BudgetError, UsageError, explain
+from hydraopt.errors import BudgetError, explain
 from hydraopt.linalg.shapes import Array
-from hydraopt.merging.budget import HarmLimit, MeanError, Size, WorstError
+from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft, UnreadableError
+from hydraopt.merging.harm.checks import check_choices, check_prompted, coded_names
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.sharing import (
@@ -38,8 +39,6 @@ from hydraopt.progress import silent
 __all__ = [
     "TRIALS",
     "HarmSolution",
-    "check_choices",
-    "check_prompted",
     "solve_by_harm",
 ]
 
@@ -129,17 +128,22 @@ def _begun(
     empty = Draft.empty(alike.whole, alike.counting)
     job, keeps = _as_told(job, aim, judge, empty)
     plain = alike.by_task / weights.by_task
-    rounds = TRIALS if isinstance(aim, Size) else None
+    rounds = 1 + len(_STEPS) + _rounds(job) if isinstance(aim, Size) else None
     trials = Trials(job, passes, alike, plain, judge, counts, progress, useful, keeps, rounds)
     draft = None
     if isinstance(aim, Size):
         trials.look_at_base()
         draft = _try_for_size(trials, aim)
     else:
-        check_prompted((task.name for task in job.pieces.tasks), judge.tasks())
+        check_prompted(coded_names(job.pieces), judge.tasks())
         _try_for_limit(trials, aim)
     trials.tries_from = trials.looks
     return _Begun(trials, _prices(trials, trials.curves(), aim, options), draft)
+
+
+def _rounds(job: Job) -> int:
+    """Times that a size is shared out: one content has all of it."""
+    return _ROUNDS if job.pieces.contents > 1 else 0
 
 
 def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) -> tuple[Job, bool]:
@@ -154,19 +158,6 @@ def _as_told(job: Job, aim: Size | HarmLimit, judge: HarmJudge, empty: Draft) ->
     least, more = (made[x].value(aim, empty) for x in (0, TRIALS))
     keeps = more - least <= _CURVES * max(aim.limit - least, 0.0)
     return made[TRIALS if keeps else 0], keeps
-
-
-def check_choices(
-    aim: Size | MeanError | WorstError | HarmLimit, fair: bool, importance: Mapping[str, float]
-) -> None:
-    """Raise UsageError for choices that a limit on harm has no use for."""
-    if isinstance(aim, HarmLimit) and (fair or importance):
-        raise UsageError(
-            explain(
-                "a limit on harm holds for each task already",
-                do="Leave fair out" if fair else "Leave the weights out",
-            )
-        )
 
 
 def _counted(aim: Size | HarmLimit) -> Counted:
@@ -200,19 +191,6 @@ def _same(by_task: Array, wanted: Array) -> Array:
     """``wanted`` at the scale of ``by_task``, so that a price means the same."""
     same: Array = wanted * (by_task.sum() / wanted.sum() if wanted.sum() > 0 else 1.0)
     return same
-
-
-def check_prompted(names: Iterable[str], known: Collection[str]) -> None:
-    """Raise UsageError for tasks without prompts. known: those that have some."""
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise UsageError(
-            explain(
-                "a limit on harm needs prompts of every task",
-                got=f"none of {', '.join(missing[:5])}" + (", ..." if len(missing) > 5 else ""),
-                do="Add a file of prompts for each, or give --size or --error instead",
-            )
-        )
 
 
 def _try_for_size(trials: Trials, aim: Size) -> Draft:
@@ -318,7 +296,7 @@ def _solve_size(begun: _Begun, aim: Size, options: Options) -> HarmSolution:
 
     assert begun.alike is not None
     least, best, look = rank(trials.points_of(0)), begun.alike, 0
-    for _ in range(_ROUNDS):
+    for _ in range(_rounds(trials.job)):
         price, weights = trials.weighed(prices)
         try:
             solution = search(trials.passes, trials.job, aim, weights, start=price)

@@ -20,7 +20,8 @@ __all__ = ["StoredCurves", "tells_later"]
 _ANSWERS: Final = 24
 """Behind a curve whose task no longer says on how many it was measured."""
 _ROUNDED: Final = 0.05
-"""Of the logarithm of an error, which a manifest keeps in steps of 4.4 %."""
+"""Of the logarithm of an error, which a manifest keeps in steps of 4.4 %, and of a KL, in steps
+of 9 %: half of one."""
 _NEAR: Final = 2 * _ROUNDED
 """Of the same: a task is where its error is if its harm is that of an error so near. A curve keeps
 one of several points within a step."""
@@ -86,7 +87,7 @@ class _Curve:
             for values in ([x.likely for x in task.curve], [x.kl for x in task.curve])
         )
         start, answers = task.error, task.harm.answers if task.harm else _ANSWERS
-        if task.harm is not None:
+        if task.harm is not None and not _is_of_curve(task, task.harm):
             grid = np.linspace(errors[0], errors[-1], _LOOKS)
             within = grid[kl(grid) <= _log(task.harm.kl)]
             nearest = within[-1] if within.size else errors[0]
@@ -99,6 +100,15 @@ class _Curve:
         share = min(share, 1.0) if log <= self.last + _ROUNDED else 1.0
         harm = Harm(round(share * self.answers), self.answers, share, nats, True)
         return Judged(harm, 0.0, 0.0, share)
+
+
+def _is_of_curve(task: TaskEntry, harm: Harm) -> bool:
+    """Whether a task is one of its trials, as manifests round them: no refit moved it."""
+    error, kl = _log(task.error), _log(harm.kl)
+    return any(
+        abs(_log(x.error) - error) <= _ROUNDED and abs(_log(x.kl) - kl) <= _ROUNDED
+        for x in task.curve
+    )
 
 
 def _log(value: float) -> float:

@@ -224,8 +224,8 @@ class Trials:
             if name in judged:
                 names.setdefault(content, []).append(name)
                 self._judged.setdefault(name, {})[self.looks - 1] = judged[name]
-                self.answers[content] = judged[name].harm.answers
         for content, mine in names.items():
+            self.answers[content] = min(judged[name].harm.answers for name in mine)
             self._recount(content, mine)
         return self.points_of(self.looks - 1)
 

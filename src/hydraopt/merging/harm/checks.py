@@ -1,0 +1,44 @@
+"""What a merge by harm refuses before anything is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from hydraopt.errors import UsageError, explain
+from hydraopt.merging.align import MergeSet
+from hydraopt.merging.budget import HarmLimit, MeanError, Size, WorstError
+from hydraopt.values import listed
+
+__all__ = ["check_choices", "check_prompted", "coded_names"]
+
+
+def check_choices(
+    aim: Size | MeanError | WorstError | HarmLimit, fair: bool, importance: Mapping[str, float]
+) -> None:
+    """Raise UsageError for choices that a limit on harm has no use for."""
+    if isinstance(aim, HarmLimit) and (fair or importance):
+        raise UsageError(
+            explain(
+                "a limit on harm holds for each task already",
+                do="Leave fair out" if fair else "Leave the weights out",
+            )
+        )
+
+
+def coded_names(pieces: MergeSet) -> Iterator[str]:
+    """The tasks of which anything is coded: others keep any limit."""
+    return (task.name for task in pieces.tasks if task.content is not None)
+
+
+def check_prompted(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise UsageError for tasks without prompts. known: those that have some."""
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UsageError(
+            explain(
+                "a limit on harm needs prompts of every task",
+                got=f"none of {listed(missing)}",
+                do="Add a file of prompts for each, give --size or --error instead, or merge those "
+                "that can have none apart",
+            )
+        )

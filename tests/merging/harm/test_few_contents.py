@@ -1,0 +1,70 @@
+"""One content has all of a size; of equal contents the fewest answers are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hydraopt import merge, open_bundle, read_adapters
+from hydraopt.bundle.harm import Harm
+from hydraopt.merging.align import align
+from hydraopt.merging.harm.checks import coded_names
+from hydraopt.merging.harm.judging import Judged
+from tests.merging.harm.conftest import SCALES, PowerJudge
+
+
+def test_one_content_is_not_shared_out(adapters, tmp_path: Path) -> None:
+    """Its curve and its size, once: five trials, the base alone, and what was chosen."""
+    alone = [adapter for adapter in adapters if adapter.name == "hard"]
+    judge, told = PowerJudge(alone, {"hard": 0.6}), []
+    said = lambda stage, done, total: told.append((done, total))  # noqa: E731
+    merge(alone, tmp_path / "x", size="30%", judge=judge, workers=1)
+    assert judge.asked == 7
+    bundle = open_bundle(tmp_path / "x")
+    assert bundle.size <= 0.3 * sum(2 * x.numbers for x in alone)
+    assert 3 < len(bundle["hard"].entry.curve) <= 5
+    merge(alone, tmp_path / "x", size="30%", judge=judge, workers=1, progress=said)
+    measured = [x for x in told if x[1] == 5]
+    assert measured[-1] == (5, 5)
+
+
+class Twins(PowerJudge):
+    """Harm of fewer answers for some."""
+
+    def __init__(self, adapters, counts: Mapping[str, int]) -> None:
+        super().__init__(adapters, dict.fromkeys(counts, 0.3) | {"hard": 0.6})
+        self.counts = counts
+
+    def measure(self, task, coded, error, apart=False) -> Judged:
+        told = super().measure(task, coded, error)
+        count = self.counts.get(task, self.answers)
+        likely = told.harm.likely
+        harm = Harm(round(count * likely), count, likely, told.harm.kl, True)
+        return Judged(harm, told.likely_error, 0.0, likely)
+
+
+@pytest.mark.parametrize("counts", [(8, 256), (256, 8)])
+def test_the_fewest_answers_of_equal_contents_count(
+    adapters, make_adapter, tmp_path: Path, monkeypatch, counts: tuple[int, int]
+) -> None:
+    first = next(x for x in adapters if x.name == "fair")
+    modules = {path: module.factors() for path, module in first.modules.items()}
+    folders = [make_adapter(tmp_path / "in" / name, modules) for name in ("a", "b")]
+    others = [x.source.parent for x in adapters if x.name == "hard"]
+    every = read_adapters([*folders, *others])
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "hydraopt.merging.harm.solve.part_of_the_way",
+        lambda curves, chosen, plain, answers, coded: seen.extend(answers) or chosen,
+    )
+    judge = Twins(every, dict(zip("ab", counts, strict=True)))
+    merge(every, tmp_path / "x", size="30%", judge=judge, workers=1)
+    assert set(seen) == {8, PowerJudge(every, SCALES).answers}
+
+
+def test_a_task_of_which_nothing_is_coded_needs_no_prompts(adapters) -> None:
+    pieces = align(adapters, None, lossless=True)
+    assert list(coded_names(pieces)) == []
+    assert sorted(coded_names(align(adapters, None, lossless=False))) == sorted(SCALES)
