@@ -127,7 +127,7 @@ def save_json(path: Path, result: Mapping[str, Any], rows: str = "") -> None:
     rows: what has so many numbers that each of its items is one line; it comes last.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.new")
     head = {key: value for key, value in result.items() if key != rows}
     text = json.dumps(head | ({rows: []} if rows else {}), indent=1, ensure_ascii=False)
     if rows:

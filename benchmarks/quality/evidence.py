@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import parser_of
-from benchmarks.common import QUALITY, ROOT, package_hash, provenance
+from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import ASKS_PROMPTS, add_prompts, judge_of, prompts_hash
@@ -43,7 +43,9 @@ from hydraopt.basemodel.onlooker import POWER
 from hydraopt.basemodel.products import products_of
 from hydraopt.compress.measure import measure_named
 from hydraopt.evaluate.compare import Request
+from hydraopt.files.reading import file_hash
 from hydraopt.inspect.adapters import inspect_adapters
+from hydraopt.merging.harm.judging import ANSWER_TOKENS
 from hydraopt.merging.merge import DEFAULT_MEASURE, merge
 
 __all__ = [
@@ -102,9 +104,8 @@ def merged(
     if not _still_holds(path, before, made_of, keep):
         path.parent.mkdir(parents=True, exist_ok=True)
         with products_of("bfloat16"):
-            made = merge(
-                adapters, path, **method.limit, **_options(set_name, adapters, method, tasks)
-            )
+            options = _options(set_name, adapters, method, tasks)
+            made = merge(adapters, path, **method.limit, **options)
         said = {
             "method": method.name,
             "setting": method.size,
@@ -114,8 +115,11 @@ def merged(
             "errors": {name: round(error, 6) for name, error in made.errors.items()},
             "forms": dict(made.forms),
             "merge_seconds": round(made.seconds, 2),
+            "sha256": file_hash(path),
         }
-        note.write_text(json.dumps(said))
+        if options.get("judge"):
+            said["cut"] = options["judge"].cut()
+        save_json(note, said)
         print(f"{method.label}: {made.size:,} bytes in {made.seconds:.1f} s", flush=True)
     return path, json.loads(note.read_text())
 
@@ -126,6 +130,8 @@ def _still_holds(
     """Whether a bundle need not be made again. before: what was noted when it was."""
     now = json.loads(json.dumps(made_of))
     if not before or not path.is_file() or path.stat().st_size != before["bytes"]:
+        return False
+    if before.get("sha256", file_hash(path)) != file_hash(path):
         return False
     if {key: before.get(key) for key in now} == now:
         return True
@@ -144,10 +150,10 @@ def _options(
 
     tuned: fields of the default measure in other values. sensitivity: what it is seen on. temper:
     the power of what was seen, that of merge --base if it is not given. gains: whether parts are
-    fitted to answers as well, as merge --prompts does, but with products of rounded numbers. judge:
-    the split and the count of the prompts that harm is measured on. refit: whether coded parts are
-    trained on these as well, of all tasks or of those named; then judge says of how many training
-    rows besides. shared_out: whether a size is shared out by what was measured.
+    fitted to answers as well, with products of rounded numbers. judge: the split and the count of
+    the prompts that harm is measured on, and how much of an answer is. refit: whether coded parts
+    are trained on these as well, of all tasks or of those named; then judge says of how many
+    training rows besides. shared_out: whether a size is shared out by what was measured.
     """
     options = dict(method.options)
     asks = ASKS_PROMPTS & options.keys()
@@ -156,7 +162,8 @@ def _options(
     if "judge" in options:
         asked = options["judge"]
         rows = asked["split"], asked["count"], asked.get("learned", 0)
-        judge = judge_of(base, tuple(adapters), tasks, *rows)
+        tokens = asked.get("answer_tokens", ANSWER_TOKENS)
+        judge = judge_of(base, tuple(adapters), tasks, *rows, answer_tokens=tokens)
         options["judge"] = judge
         fitted = options.pop("refit", False)
         if fitted:
@@ -172,7 +179,10 @@ def _options(
         measure = measure_named(options.get("measure", DEFAULT_MEASURE))
         options["measure"] = replace(measure, **options.pop("tuned"))
     if "sensitivity" in options:
-        seen = seen_by(base, adapters, options["sensitivity"], tasks, folder)
+        # Who measures harm on prompts sees on the first of them what matters, as the command does.
+        judged = method.options.get("judge") or {}
+        given = {key: judged[key] for key in ("split", "count") if key in judged}
+        seen = seen_by(base, adapters, options["sensitivity"], tasks, folder, **given)
         power = options.pop("temper", POWER)
         options["sensitivity"] = {
             name: {path: value**power for path, value in mine.items()}

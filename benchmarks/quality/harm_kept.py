@@ -35,6 +35,7 @@ from benchmarks.quality.harness.judging import add_prompts
 from benchmarks.quality.sets import CURVES, JUDGED, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.reader import open_bundle
+from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = ["interval", "kept", "main", "row_of"]
 
@@ -55,7 +56,7 @@ def kept(changed: int, answers: int, limit: float) -> dict[str, Any]:
         "answers": answers,
         "changed_pct": round(100 * changed / answers, 3),
         "interval_pct": [round(100 * low, 3), round(100 * high, 3)],
-        "kept": changed <= limit * answers,
+        "kept": changed <= limit * answers + 1e-9,  # 0.7 % of 1,000 is seven
         "broken_for_sure": low > limit,
     }
 
@@ -71,7 +72,10 @@ def row_of(
     hydraopt eval. promised: by task, what the bundle says of its harm."""
     share = float(limit.rstrip("%")) / 100
     by_task = {}
+    skipped = {task["adapter"]: task["skipped"] for task in tasks if "skipped" in task}
     for task in tasks:
+        if task["adapter"] in skipped:
+            continue
         one = task["results"][label]
         by_task[task["adapter"]] = {
             **kept(one["changed"], task["rows"], share),
@@ -88,6 +92,8 @@ def row_of(
         "tasks": len(by_task),
         "changed_pct": round(sum(x["changed_pct"] for x in by_task.values()) / len(by_task), 4),
         "by_task": by_task,
+        **({"skipped": skipped} if skipped else {}),
+        **({"cut": said["cut"]} if said.get("cut") else {}),
     }
 
 
@@ -122,6 +128,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="ADAPTER", help="score these")
     add_prompts(parser)
+    parser.add_argument(
+        "--answer-tokens", type=int, default=ANSWER_TOKENS, help="of an answer that are judged"
+    )
     parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
     parser.add_argument("--out", type=Path, help="another folder for the result")
@@ -133,15 +142,22 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _refuse_others(out: Path, adapters: Sequence[Adapter]) -> None:
-    """SystemExit where a result is there of other adapters than these."""
+def _refuse_others(out: Path, adapters: Sequence[Adapter], args: argparse.Namespace) -> None:
+    """SystemExit where a result is there of other adapters than these, of other limits or
+    prompts: before anything is merged."""
     if not out.is_file():
         return
-    known = json.loads(out.read_text(encoding="utf-8"))["adapters"]
-    if known != {adapter.name: adapter.content_hash() for adapter in adapters}:
+    known = json.loads(out.read_text(encoding="utf-8"))
+    if known["adapters"] != {adapter.name: adapter.content_hash() for adapter in adapters}:
         raise SystemExit(
-            f"{out.name} is of {len(known)} adapters, and not of these {len(adapters)}; remove it "
-            "first, or give --name or --out"
+            f"{out.name} is of {len(known['adapters'])} adapters, and not of these "
+            f"{len(adapters)}; remove it first, or give --name or --out"
+        )
+    there = [[row["limit"] for row in known["rows"]], known["prompts_from"], known["prompts"]]
+    if there != [args.limits, args.prompts_from, args.prompts]:
+        raise SystemExit(
+            f"{out.name} is of other limits or prompts: {there[0]}, {there[2]} {there[1]} rows; "
+            "remove it first, or give --name or --out"
         )
 
 
@@ -149,8 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     adapters = those_of(original_adapters(args.set), args.merge)
     out = (args.out or QUALITY) / f"{result_name(args.set, args.name)}.harm-kept.json"
-    _refuse_others(out, adapters)
-    asked = {"split": args.prompts_from, "count": args.prompts}
+    _refuse_others(out, adapters, args)
+    asked: dict[str, Any] = {"split": args.prompts_from, "count": args.prompts}
+    if args.answer_tokens != ANSWER_TOKENS:
+        asked["answer_tokens"] = args.answer_tokens
     options: dict[str, Any] = {**JUDGED[CURVES], "judge": asked}
     methods = [Method(CURVES, f"harm {limit}", options) for limit in args.limits]
     # Beside the bundles of whole sets, which have the same names.
@@ -173,4 +191,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     about = {key: result[key] for key in ("limits", "products", "adapters", "seconds")}
     about |= {"prompts_from": args.prompts_from, "prompts": args.prompts}
+    about |= {"answer_tokens": args.answer_tokens}
     save_json(out, {**head, "set": args.set, **about, "rows": rows})

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
+from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import SPLITS
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
@@ -59,7 +60,9 @@ def row_of(
     """One row of the result. said: of the merge. tasks: scored, as of hydraopt eval. given: rows of
     the split by adapter; where it has fewer than were asked for, all are taken."""
     asked = method.options.get("judge")
-    results = {task["adapter"]: task["results"][method.label] for task in tasks}
+    results = {
+        task["adapter"]: task["results"][method.label] for task in tasks if "skipped" not in task
+    }
     by_task = {
         name: {
             "prompts": min(asked["count"], given[name]) if asked else 0,
@@ -125,7 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kind = "prompts-needed.refit" if args.refit else "prompts-needed"
     head = provenance(f"{args.set}: harm by number and kind of prompts", seed=0)
     request = request_for(args.set, args.tasks, args.rows, args.products)
-    state = ROOT / "build" / "evidence" / place / f"{kind}.scores.json"
+    # Of other adapters or another size it is another one.
+    of = f"{kind}-{args.size.rstrip('%')}-{inputs_of(adapters)}"
+    state = ROOT / "build" / "evidence" / place / f"{of}.scores.json"
     result = score(state, adapters, made, request, {"set": args.set})
     given = {split: _given(adapters, args.tasks, split) for split in SPLITS}
     rows = []
@@ -135,6 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = f"{rows[-1]['prompts']:4} {rows[-1]['prompts_from'] or 'none':10}"
         print(f"{shown} {rows[-1]['changed_pct']:7.3f} %  {rows[-1]['kl_answer']:.5f} nats")
     about = {key: result[key] for key in ("limits", "products", "adapters", "seconds")}
-    count = {task["adapter"]: task["rows"] for task in result["tasks"]}
+    count = {task["adapter"]: task["rows"] for task in result["tasks"] if "skipped" not in task}
     out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
     save_json(out, {**head, "set": args.set, **about, "test_rows": count, "rows": rows})

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports import pictures
 from benchmarks.reports.scores import dropped, grouped, headline, result_files, scored_tasks
-from benchmarks.reports.tables import CHANGED, MISSING, changed, table, wrapped
+from benchmarks.reports.tables import CHANGED, MISSING, changed, recovered, table, wrapped
 
 _SUMMARY = ("52%", "10%", "5%", "2%")
 """Sizes in README; docs/evidence/index.md has all."""
@@ -37,7 +37,7 @@ def _scores(row: Row) -> list[str]:
         f"{row['relative_error']:.3f}",
         f"{row['kl']:.4f}",
         f"{row['top1_agreement_pct']:.2f} %",
-        f"{row['mean_recovery_pct']:.2f} %",
+        recovered(row),
         f"{row['mean_drop_pct']:.2f} [{low:.2f}, {high:.2f}]",
         f"{row['worst_drop_pct']:.2f} ({row['worst_task']})",
         changed(row),
@@ -201,7 +201,7 @@ def summary() -> str:
                         f"{row['worst_drop_pct']:+.1f} % ({row['worst_task']})",
                         changed(row),
                         f"{row['top1_agreement_pct']:.2f} %",
-                        f"{row['mean_recovery_pct']:.2f} %",
+                        recovered(row),
                     ]
                 )
     head = ["set, tasks", "bytes", "of fp16", "mean drop of the score", "worst task", CHANGED]

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD, SETS
 from benchmarks.reports.scores import drops, result_files, row_of
-from benchmarks.reports.tables import CHANGED, MISSING, changed, table, titled
+from benchmarks.reports.tables import CHANGED, MISSING, changed, recovered, table, titled
 
 __all__ = [
     "SECTIONS",
@@ -122,7 +122,7 @@ def _line(row: Row, ours: Sequence[Row]) -> list[str]:
         f"**{title}**" if mine else title,
         f"{row['size_pct']:.1f} %",
         f"{row['kl']:.2g}",
-        f"{row['mean_recovery_pct']:.2f} %",
+        recovered(row),
         f"{row['mean_drop_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]",
         changed(row),
         "-" if found is None else f"{found[0]}{found[1]:.1f} %",

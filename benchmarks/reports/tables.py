@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["CHANGED", "MISSING", "changed", "table", "titled", "wrapped"]
+__all__ = ["CHANGED", "MISSING", "changed", "recovered", "table", "titled", "wrapped"]
 
 MISSING = "Not measured yet.\n"
 
@@ -19,6 +19,12 @@ def changed(row: Mapping[str, Any]) -> str:
     """What stands in that column for a row of the headline."""
     share = row.get("changed_pct")
     return "-" if share is None else f"{share:.1f} %"
+
+
+def recovered(row: Mapping[str, Any]) -> str:
+    """The mean recovery of a row of the headline; none where no original lowers the loss."""
+    share = row["mean_recovery_pct"]
+    return "-" if share is None else f"{share:.2f} %"
 
 
 def titled(row: Mapping[str, Any]) -> str:

@@ -38,13 +38,14 @@ def score(
     results, of bundles beside those of today: what they scored of the same factors is not scored
     again, for tasks of which they have all together.
     """
+    _refuse_changed(made)
     compared = Compared(
         {adapter.name: adapter for adapter in adapters},
         {path.name: open_bundle(path) for path, _ in made},
         {adapter.name: adapter.source.parent for adapter in adapters},
     )
     before = json.loads(out.read_text()) if out.is_file() else {}
-    known = list(before.get("tasks", ()))
+    known = [task for task in before.get("tasks", ()) if "skipped" not in task]
     methods = {path.name: said for path, said in made}
     now = {
         "rows": request.rows,
@@ -83,6 +84,13 @@ def score(
         save_json(out, whole(result))
 
     return whole(evaluate(compared, request, None, known, keep, save))
+
+
+def _refuse_changed(made: Sequence[tuple[Path, Any]]) -> None:
+    """SystemExit where another run has written over a bundle: its merge said something else."""
+    for path, said in made:
+        if "sha256" in said and said["sha256"] != file_hash(path):
+            raise SystemExit(f"{path.name} is not what was merged here: another run wrote it")
 
 
 def _factors(compared: Compared, name: str) -> dict[str, str]:
@@ -162,6 +170,8 @@ def _refuse_other_rows(name: str, before: Mapping[str, Any], request: Request) -
     if before and before["limits"].get("tokens") != request.tokens:
         raise SystemExit(f"{name} was made with rows of other lengths; remove it first")
     for task in before.get("tasks", ()):
+        if "skipped" in task:  # it will be scored again
+            continue
         assert request.tasks is not None
         file = read_task_file(request.tasks, task["task"], task["language"], request.split)
         if file.sha256 != task["sha256"]:
@@ -190,6 +200,8 @@ def _refuse_others(
     if before["bundles"] == now["bundles"]:
         return
     for task in before["tasks"]:
+        if "skipped" in task:
+            continue
         # A refit of another task, say, leaves the factors of this one as they were.
         if task.get("factors") != _factors(compared, task["adapter"]):
             raise SystemExit(

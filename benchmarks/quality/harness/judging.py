@@ -18,6 +18,7 @@ from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import load_model
 from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = [
     "ASKS_PROMPTS",
@@ -54,11 +55,12 @@ def prompts_of(
 
 
 def prompts_hash(adapters: Sequence[Adapter], tasks: Path) -> str:
-    """Of all rows that prompts of these adapters may be of."""
+    """Of all rows that prompts of these adapters may be of, and of how they are asked."""
     digest = hashlib.sha256()
     for adapter in adapters:
         folder = tasks.joinpath(*task_of(adapter.name, adapter.source.parent, tasks))
-        for file in (folder / f"{split}.jsonl" for split in SPLITS):
+        rows = (folder / f"{split}.jsonl" for split in SPLITS)
+        for file in (folder.parent / "META.json", *rows):
             digest.update(file.read_bytes() if file.is_file() else b"-")
     return digest.hexdigest()[:16]
 
@@ -97,9 +99,11 @@ def judge_of(
     split: str,
     count: int,
     learned: int = 0,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> Judge:
     """What hydraopt.merge takes as its judge; kept, with all it has measured, for the bundles of a
-    run. learned: training rows of a task that a refit takes besides; no harm is told of them."""
+    run. learned: training rows of a task that a refit takes besides; no harm is told of them.
+    answer_tokens: of an answer that are judged, at most."""
     model, tokenizer = _loaded(base)
     prompts = prompts_of(tokenizer, adapters, tasks, split, count)
     lessons = {}
@@ -108,4 +112,5 @@ def judge_of(
         rows = prompts_of(tokenizer, adapters, tasks, "train", seen + learned)
         lessons = {name: asked[seen:] for name, asked in rows.items()}
     by_name = {adapter.name: adapter for adapter in adapters}
-    return Judge(base, model, tokenizer, by_name, prompts, lessons=lessons)
+    given = base, model, tokenizer, by_name, prompts
+    return Judge(*given, lessons=lessons, answer_tokens=answer_tokens)

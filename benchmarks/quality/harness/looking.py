@@ -38,31 +38,46 @@ def onlooker_of(base: str, adapters: tuple[Adapter, ...], tasks: Path) -> Onlook
 
 
 def texts_of(
-    kind: str, model: Any, tokenizer: Any, adapter: Adapter, tasks: Path, seed: int
+    kind: str,
+    model: Any,
+    tokenizer: Any,
+    adapter: Adapter,
+    tasks: Path,
+    seed: int,
+    split: str = "train",
+    count: int = TEXTS,
 ) -> list[Encoded]:
-    """What an adapter's sensitivities are seen on, eight texts: "self", which it writes on its own,
-    or "prompts", its answers to the inputs of training rows."""
+    """What an adapter's sensitivities are seen on: "self", eight texts that it writes on its own,
+    or "prompts", its answers to the inputs of so many rows of a split, eight at most."""
     factors = {path: module.factors() for path, module in adapter.modules.items()}
     if kind == "self":
         return self_written(model, tokenizer, factors, TEXTS, seed)
-    prompts = prompts_of_rows(tokenizer, adapter, tasks, "train", TEXTS)
+    prompts = prompts_of_rows(tokenizer, adapter, tasks, split, min(count, TEXTS))
     return answered(model, tokenizer, prompts, factors)
 
 
 def seen_by(
-    base: str, adapters: Sequence[Adapter], kind: str, tasks: Path, folder: Path
+    base: str,
+    adapters: Sequence[Adapter],
+    kind: str,
+    tasks: Path,
+    folder: Path,
+    split: str = "train",
+    count: int = TEXTS,
 ) -> dict[str, dict[str, float]]:
     """Sensitivities of every adapter, from texts of that kind; noted in the folder, of today's code
-    and of these tasks' prompts."""
+    and of these tasks' prompts. split, count: of the prompts, as of :func:`texts_of`."""
     of = f"{package_hash()}-{prompts_hash(adapters, tasks)}-{inputs_of(adapters)}"
-    note = folder / f"sensitivity-{kind}-{of}.json"
+    seen = f"{kind}-{min(count, TEXTS)}-{split}" if kind == "prompts" else kind
+    note = folder / f"sensitivity-{seen}-{of}.json"
     if not note.is_file():
         model, tokenizer = load_model(base)
         found = {}
         with products_of("bfloat16"):
             for number, adapter in enumerate(adapters):
                 factors = {path: module.factors() for path, module in adapter.modules.items()}
-                texts = texts_of(kind, model, tokenizer, adapter, tasks, seed=number)
+                given = kind, model, tokenizer, adapter, tasks, number, split, count
+                texts = texts_of(*given)
                 found[adapter.name] = sensitivities(looks(model, texts, factors), factors)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(found))

@@ -13,7 +13,8 @@ from scipy.stats import binom
 
 from benchmarks.quality import evidence, harm_kept, prompts_needed
 from benchmarks.quality.evidence import methods_of
-from benchmarks.quality.harness import judging
+from benchmarks.quality.harness import judging, looking
+from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import judge_of, prompts_of
 from benchmarks.quality.sets import ALONE, CURVES, DEFAULT, PLANS, REFIT, WITH_PROMPTS, Method
 from hydraopt import merge
@@ -22,6 +23,7 @@ from hydraopt.basemodel.encoding import encode_row
 from hydraopt.bundle.harm import Harm
 from hydraopt.evaluate.compare import Request
 from hydraopt.evaluate.taskfile import read_task_file
+from hydraopt.files.reading import file_hash
 from tests.small_model import ROWS
 
 PATH = "model.layers.0.self_attn.q_proj"
@@ -145,8 +147,10 @@ def small(trained, splits, adapters, tmp_path: Path, monkeypatch):
     def request(_set, tasks, rows, products):
         return Request(str(tmp_path / "base"), tasks, rows=rows, products=products)
 
-    def judge(base, adapters, tasks, split, count, learned):
-        return SimpleNamespace(split=split, count=count, refit=lambda name, modules: {name: split})
+    def judge(base, adapters, tasks, split, count, learned, answer_tokens):
+        refit = lambda name, modules: {name: split}  # noqa: E731
+        said = {"tokens": answer_tokens, "cut": lambda: {"en": 2} if answer_tokens < 9 else {}}
+        return SimpleNamespace(split=split, count=count, refit=refit, **said)
 
     monkeypatch.setattr(evidence, "merge", noted)
     monkeypatch.setattr(evidence, "judge_of", judge)
@@ -226,7 +230,7 @@ def test_training_rows_that_judge_are_not_learned_from(
 ) -> None:
     given = {}
     monkeypatch.setattr(judging, "_loaded", lambda _: trained)
-    monkeypatch.setattr(judging, "Judge", lambda *_, lessons: given.update(lessons))
+    monkeypatch.setattr(judging, "Judge", lambda *_, lessons, **__: given.update(lessons))
     judge_of.__wrapped__("no folder", tuple(adapters), splits, split, count, 4)
     asked = prompts_of(trained[1], adapters, splits, "train", 8)["spell-en"]
     assert given == {"spell-en": asked[first : first + 4]}
@@ -288,3 +292,74 @@ def test_harm_kept_does_not_overwrite_a_result_of_others(small, splits, tmp_path
     apart = out.with_name(out.name.replace(".harm-kept", "-apart.harm-kept"))
     assert json.loads(apart.read_text())["rows"] == result["rows"]
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "other", [("--limits", "2%"), ("--prompts", "5"), ("--prompts-from", "validation")]
+)
+def test_harm_kept_does_not_overwrite_other_limits(
+    small, splits, tmp_path, capsys, other: tuple[str, ...]
+) -> None:
+    run(harm_kept, tmp_path, splits, "--limits", "1%")
+    made = len(small)
+    with pytest.raises(SystemExit, match=r"of other limits or prompts: .*remove it first"):
+        run(harm_kept, tmp_path, splits, "--limits", "1%", *other)
+    assert len(small) == made
+    capsys.readouterr()
+
+
+def test_harm_kept_says_how_much_of_answers_was_judged(small, splits, tmp_path, capsys) -> None:
+    asked = ("--limits", "1%", "--answer-tokens")
+    result = run(harm_kept, tmp_path, splits, *asked, "8")
+    assert {x["judge"].tokens for x in small} == {8}
+    assert result["answer_tokens"] == 8
+    assert result["rows"][0]["cut"] == {"en": 2}
+    capsys.readouterr()
+
+
+def test_seven_of_a_thousand_keep_a_limit_of_seven_in_a_thousand() -> None:
+    assert [harm_kept.kept(n, 1000, 0.007)["kept"] for n in (7, 8)] == [True, False]
+
+
+def test_a_task_that_could_not_be_scored_is_named(small, splits, tmp_path, capsys) -> None:
+    result = run(harm_kept, tmp_path, splits, "--limits", "1%")
+    (row,) = result["rows"]
+    scored = {"adapter": "spell-en", "rows": 10, "results": {"x": {"changed": 1, "kl_answer": 0.5}}}
+    skipped = {"adapter": "odd", "results": {}, "skipped": "logits are no numbers"}
+    made = harm_kept.row_of("1%", row, [scored, skipped], "x", {})
+    assert (made["skipped"], made["tasks"]) == ({"odd": "logits are no numbers"}, 1)
+    capsys.readouterr()
+
+
+def test_a_bundle_of_another_run_is_not_scored(small, splits, adapters, tmp_path) -> None:
+    method = evidence.methods_of("curves", ["3%"], "train", 4)[1]
+    path, said = evidence.merged("gemma3-5x8", adapters, method, splits)
+    assert said["sha256"] == file_hash(path)
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(SystemExit, match="another run wrote it"):
+        score(tmp_path / "out.json", adapters, [(path, said)], None, {})
+
+
+def test_what_is_seen_is_seen_on_the_prompts_that_judge(
+    small, splits, adapters, trained, monkeypatch
+) -> None:
+    asked = []
+
+    def seen_by(base, adapters, kind, tasks, folder, **rows):
+        asked.append((kind, rows))
+        return {"spell-en": {}}
+
+    monkeypatch.setattr(evidence, "seen_by", seen_by)
+    for method in evidence.methods_of("curves", ["3%"], "validation", 5):
+        evidence.merged("gemma3-5x8", adapters, method, splits)
+    assert asked == [("prompts", {"split": "validation", "count": 5})]
+    texts = looking.texts_of("prompts", *trained, adapters[0], splits, 0, "validation", 5)
+    wanted = prompts_of(trained[1], adapters, splits, "validation", 5)["spell-en"]
+    assert [x.prompt for x in texts] == [x.prompt for x in wanted]
+
+
+def test_prompts_are_others_if_they_are_asked_otherwise(splits, adapters) -> None:
+    before = judging.prompts_hash(adapters, splits)
+    (meta,) = splits.glob("*/META.json")
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "instruction": "Spell it."}))
+    assert judging.prompts_hash(adapters, splits) != before
