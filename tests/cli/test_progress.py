@@ -40,6 +40,26 @@ def test_the_time_left_is_that_of_the_stage() -> None:
     assert said.pop() == r"a [stage]\n: 1 of 2"
 
 
+def test_a_stage_that_goes_on_has_what_was_between_in_its_speed() -> None:
+    """Eight rounds of four tasks, a second each, behind passes of 46 seconds: 50 a round."""
+    said: list[str] = []
+    now = 0.0
+    move = progress_lines(said.append, lambda: now)
+    for number in range(3):
+        now += 46.0
+        move(f"pass {number}", 1, 1)
+        for task in range(4):
+            now += 1.0
+            move("measuring harm", 4 * number + task + 1, 32)
+    assert said[-1] == "pass 2: 1 of 1"
+    now += 30.0
+    move("measuring harm", 13, 32)
+    assert (
+        said[-1]
+        == f"measuring harm: 13 of 32, about {(3 + 50 + 50 + 30) / 12 * 19 / 60:.0f} min left"
+    )
+
+
 def test_a_log_that_is_gone_ends_no_work(monkeypatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
@@ -89,3 +109,4 @@ def test_a_bar_starts_anew_with_each_stage(monkeypatch) -> None:
             move(stage, done, 2)
             assert task.finished == (done == 2)
             assert (task.description, task.completed) == (stage, done)
+            assert task.fields["left"] == ("about 0 s left" if done == 2 else "")

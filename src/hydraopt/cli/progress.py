@@ -36,21 +36,20 @@ def progress_bar(hidden: bool) -> Iterator[Progress | None]:
         Progress,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
 
     said = TextColumn("{task.description}", markup=False)
-    columns = (said, BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (said, BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        line = bar.add_task("starting", total=None)
+        line, stages = bar.add_task("starting", total=None, left=""), _Stages(time.monotonic)
         last = "", 0
 
         def move(stage: str, done: int, total: int) -> None:
             nonlocal last
             if stage != last[0] or done < last[1]:  # a stage may start over
                 bar.reset(line)
-            last = stage, done
-            bar.update(line, description=printable(stage), completed=done, total=total)
+            last, left = (stage, done), stages.left(stage, done, total)
+            bar.update(line, description=printable(stage), completed=done, total=total, left=left)
 
         yield move
 
@@ -60,23 +59,37 @@ def progress_lines(
 ) -> Progress:
     """A callback that says where the work is every half minute: the stage, how much of it is done,
     and how long the rest will take at the speed so far. clock: seconds."""
-    said = begun = clock()
-    first, last, before = 0, 0, ""
+    said, stages = clock(), _Stages(clock)
 
     def move(stage: str, done: int, total: int) -> None:
-        nonlocal said, begun, first, last, before
-        now = clock()
-        if stage != before or done < last:  # a stage may start over
-            before, begun, first = stage, now, done
-        last = done
+        nonlocal said
+        left, now = stages.left(stage, done, total), clock()
         if now - said < _EVERY:
             return
         said = now
-        left = (now - begun) / (done - first) * (total - done) if done > first else None
-        told = "" if left is None else f", about {_duration(left)} left"
-        say(f"{printable(stage)}: {done} of {total}{told}")
+        say(f"{printable(stage)}: {done} of {total}" + (left and f", {left}"))
 
     return move
+
+
+class _Stages:
+    """How fast stages are. One that goes on after others has their time in it, as the rest of it
+    will: a size is measured in rounds, with passes between them."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[float, int, int]] = {}
+
+    def left(self, stage: str, done: int, total: int) -> str:
+        """The time that the rest of a stage takes, in words; nothing before one can tell."""
+        now = self._clock()
+        begun, first, last = self._known.get(stage, (now, done, done))
+        if done < last:  # it starts over
+            begun, first = now, done
+        self._known[stage] = begun, first, done
+        if done == first:
+            return ""
+        return f"about {_duration((now - begun) / (done - first) * (total - done))} left"
 
 
 def _duration(seconds: float) -> str:
