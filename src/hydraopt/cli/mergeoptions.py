@@ -175,8 +175,11 @@ def warn_of_cut(judge: Judge) -> None:
 
 def said_of_cut(cut: Mapping[str, int], tokens: int) -> str:
     """How it is told. cut: by task, how many answers go on beyond the tokens that are judged."""
+    from hydraopt.merging.harm.judging import MOST_ANSWER_TOKENS
+
     names = listed([f"{name} ({count})" for name, count in cut.items()])
-    return f"harm is told of the first {tokens} tokens of answers that go on: {names}"
+    told = f"harm is told of the first {tokens} tokens of answers that go on: {names}"
+    return told + ("; merge --answer-tokens judges more" if tokens < MOST_ANSWER_TOKENS else "")
 
 
 @dataclass(frozen=True)
