@@ -128,12 +128,13 @@ def pairings(rows: Sequence[Row]) -> list[Pairing]:
 
 @dataclass(frozen=True)
 class _Alike:
-    """What rows share that are compared: test rows of a task, the adapters that were scored, and
-    how products are made."""
+    """What rows share that are compared: test rows of a task, the adapters that were scored, the
+    hashes of their rows, and how products are made."""
 
     set: str
     rows: int | None
     tasks: tuple[str, ...]
+    files: tuple[str, ...]
     products: str
 
 
@@ -160,8 +161,10 @@ def _scored_alike(folder: Path) -> dict[_Alike, list[dict[str, Any]]]:
         ]
         limits, products = result.get("limits", {}), result.get("products", "float32")
         for label in named:
-            tasks = tuple(sorted(task["adapter"] for task in scored_tasks(plain, label)))
-            key = _Alike(result["set"], limits.get("rows"), tasks, products)
+            scored = sorted(scored_tasks(plain, label), key=lambda task: str(task["adapter"]))
+            tasks = tuple(task["adapter"] for task in scored)
+            files = tuple(task.get("sha256", "") for task in scored)
+            key = _Alike(result["set"], limits.get("rows"), tasks, files, products)
             told = prompts_told(result["methods"][label])
             row = {**row_of(name, plain, label), "prompts": told}
             groups.setdefault(key, {}).setdefault(told, []).append(row)

@@ -37,10 +37,7 @@ from hydraopt.merging.draft import Draft
 from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.checks import check_choices, check_prompted, coded_names
 from hydraopt.merging.harm.judging import AnswerJudge, HarmJudge
-from hydraopt.merging.harm.solve import (
-    HarmSolution,
-    solve_by_harm,
-)
+from hydraopt.merging.harm.solve import HarmSolution, solve_by_harm
 from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
