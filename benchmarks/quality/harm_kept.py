@@ -179,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     only = chosen([adapter.name for adapter in adapters], args.only)
     named = f"harm-kept-{args.name}" if args.name else "harm-kept"
     state = ROOT / "build" / "evidence" / place / f"{named}.scores.json"
-    request = replace(request, only=only)
+    # What the base says has no part in what is counted, and takes a quarter of the time.
+    request = replace(request, only=only, with_base=False)
     result = score(state, adapters, made, request, {"set": args.set})
     rows = []
     for limit, (path, said) in zip(args.limits, made, strict=True):

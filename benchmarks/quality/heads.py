@@ -108,7 +108,7 @@ class Scored:
         """What `hydraopt eval` says of the adapter and these sets."""
         model, rows = self.rows(name)
         everything = {ORIGINAL: self.original(name), **sets}
-        return task_result(rows, run_classification(model, rows, everything, ORIGINAL), 0)
+        return task_result(rows, run_classification(model, rows, everything, ORIGINAL), 0, True)
 
 
 def factors_of(path: Path, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
+from hydraopt.evaluate.compare import Request, evaluate, read_compared
 from tests.evaluate.test_run import PATH, factors
 
 
@@ -178,3 +179,18 @@ def test_a_tokenizer_without_eos_is_refused(adapter, base, tasks) -> None:
     said = run("eval", adapter, "--base", base, "--tasks", tasks)
     assert said.exit_code == 2, said.output
     assert "nothing can end an answer; got a tokenizer without EOS" in " ".join(said.output.split())
+
+
+def test_the_base_may_be_left_out(adapter, base, tasks, tmp_path) -> None:
+    """What is told of a bundle stays, but for what the base is needed for."""
+    bundle = tmp_path / "x.hydra.safetensors"
+    assert run("merge", adapter, "--error", "0.02", "-o", bundle, "-q").exit_code == 0
+    compared = read_compared([str(adapter), str(bundle)])
+    results = {}
+    for with_base in (True, False):
+        request = Request(str(base), tasks, with_base=with_base)
+        (task,) = evaluate(compared, request)["tasks"]
+        results[with_base] = task["results"]
+    assert set(results[True]) - set(results[False]) == {"base"}
+    whole, alone = (results[x][bundle.name] for x in (True, False))
+    assert alone == {key: value for key, value in whole.items() if key != "recovery"}

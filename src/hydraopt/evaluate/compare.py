@@ -46,7 +46,8 @@ _PACKAGES = ("hydraopt", "numpy", "torch", "transformers", "sacrebleu", "nltk", 
 class Request:
     """How to evaluate. tasks: the folder of task folders. task_of: adapter name to "TASK/LANGUAGE",
     where its name or score.json does not tell. rows, tokens: limits, None for all. write: generate
-    answers for metrics that need them; write_base: those of the base too. products: "float32", or
+    answers for metrics that need them; write_base: those of the base too. with_base: whether the
+    base is scored at all, beside adapters that are no classifiers. products: "float32", or
     "bfloat16": matrix products of numbers rounded to bfloat16, all else in float32, which is faster
     where the processor has such products. seed: of the bootstrap. only: adapters to score, all if
     empty. answers: of how many rows of a task the result keeps what was written, if of any.
@@ -62,6 +63,7 @@ class Request:
     tokens: int | None = None
     write: bool = True
     write_base: bool = True
+    with_base: bool = True
     products: str = "float32"
     seed: int = 0
     only: Sequence[str] = ()
@@ -190,7 +192,7 @@ def _entry(
     why = of_scores(name, scores)
     if why is not None:
         return {**bare, "skipped": why}
-    entry = {"adapter": name, **task_result(rows, scores, request.seed)}
+    entry = {"adapter": name, **task_result(rows, scores, request.seed, heads)}
     if request.answers is not None:
         entry["answers"] = answer_rows(rows, scores, request.answers)
     return entry
@@ -227,6 +229,8 @@ def _written(
     model, tokenizer = models.get(None)
     rows = encode_task(task, tokenizer, request.rows, request.tokens, context_of(model))
     sets = compared.sets(name)
+    if not request.with_base:
+        del sets[BASE]
     reference = ORIGINAL if ORIGINAL in sets else None
     written = [label for label in sets if label != BASE or request.write_base]
     write = written if request.write else False
@@ -302,9 +306,11 @@ def _head(compared: Compared, request: Request) -> dict[str, Any]:
     }
 
 
-def task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict[str, Any]:
-    """The entry of ``tasks`` for these scores. A classification has none of the base, which has no
-    head, and says how many labels flip."""
+def task_result(
+    rows: TaskRows, scores: Mapping[str, Scores], seed: int, labels: bool = False
+) -> dict[str, Any]:
+    """The entry of ``tasks`` for these scores. labels: of a classification, which has none of the
+    base, which has no head, and says how many labels flip."""
     base, original = scores.get(BASE), scores.get(ORIGINAL)
     gain = base.loss_per_token - original.loss_per_token if base and original else 0.0
     results: dict[str, Any] = {}
@@ -319,7 +325,7 @@ def task_result(rows: TaskRows, scores: Mapping[str, Scores], seed: int) -> dict
         if original and score is not original:
             mine["kl"] = round(score.divergence_per_token, 8)
             mine["agreement"] = round(score.agreement_percent, 4)
-            if base is None:
+            if labels:
                 mine["flips"] = int((1 - score.agreement).sum())
             mine |= _changes(score)
             if base and gain > 0:
