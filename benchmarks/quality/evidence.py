@@ -34,7 +34,7 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, package_hash, provenance, save_json
 from benchmarks.quality.harness.building import inputs_of
-from benchmarks.quality.harness.bundlescores import score
+from benchmarks.quality.harness.bundlescores import is_as_merged, score
 from benchmarks.quality.harness.judging import ASKS_PROMPTS, add_prompts, judge_of, prompts_hash
 from benchmarks.quality.harness.looking import onlooker_of, seen_by
 from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
@@ -131,7 +131,7 @@ def _still_holds(
     now = json.loads(json.dumps(made_of))
     if not before or not path.is_file() or path.stat().st_size != before["bytes"]:
         return False
-    if before.get("sha256", file_hash(path)) != file_hash(path):
+    if not is_as_merged(path, before):
         return False
     if {key: before.get(key) for key in now} == now:
         return True

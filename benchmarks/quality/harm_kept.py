@@ -30,7 +30,7 @@ from benchmarks.quality.evidence import (
     result_name,
     those_of,
 )
-from benchmarks.quality.harness.bundlescores import score
+from benchmarks.quality.harness.bundlescores import score, scored
 from benchmarks.quality.harness.judging import add_prompts
 from benchmarks.quality.sets import CURVES, JUDGED, SETS, Method
 from hydraopt.adapters import Adapter
@@ -73,9 +73,7 @@ def row_of(
     share = float(limit.rstrip("%")) / 100
     by_task = {}
     skipped = {task["adapter"]: task["skipped"] for task in tasks if "skipped" in task}
-    for task in tasks:
-        if task["adapter"] in skipped:
-            continue
+    for task in scored(tasks):
         one = task["results"][label]
         by_task[task["adapter"]] = {
             **kept(one["changed"], task["rows"], share),

@@ -21,7 +21,7 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.building import inputs_of
-from benchmarks.quality.harness.bundlescores import score
+from benchmarks.quality.harness.bundlescores import score, scored
 from benchmarks.quality.harness.judging import SPLITS
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter
@@ -60,9 +60,7 @@ def row_of(
     """One row of the result. said: of the merge. tasks: scored, as of hydraopt eval. given: rows of
     the split by adapter; where it has fewer than were asked for, all are taken."""
     asked = method.options.get("judge")
-    results = {
-        task["adapter"]: task["results"][method.label] for task in tasks if "skipped" not in task
-    }
+    results = {task["adapter"]: task["results"][method.label] for task in scored(tasks)}
     by_task = {
         name: {
             "prompts": min(asked["count"], given[name]) if asked else 0,
@@ -140,6 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = f"{rows[-1]['prompts']:4} {rows[-1]['prompts_from'] or 'none':10}"
         print(f"{shown} {rows[-1]['changed_pct']:7.3f} %  {rows[-1]['kl_answer']:.5f} nats")
     about = {key: result[key] for key in ("limits", "products", "adapters", "seconds")}
-    count = {task["adapter"]: task["rows"] for task in result["tasks"] if "skipped" not in task}
+    count = {task["adapter"]: task["rows"] for task in scored(result["tasks"])}
     out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
     save_json(out, {**head, "set": args.set, **about, "test_rows": count, "rows": rows})

@@ -16,7 +16,7 @@ from hydraopt.evaluate.compare import Compared, Request, bundles_of, evaluate
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.files.reading import file_hash
 
-__all__ = ["score"]
+__all__ = ["is_as_merged", "score", "scored"]
 
 _DIGITS = 16
 """Of a hash of factors; files stay small."""
@@ -44,8 +44,8 @@ def score(
         {path.name: open_bundle(path) for path, _ in made},
         {adapter.name: adapter.source.parent for adapter in adapters},
     )
-    before = json.loads(out.read_text()) if out.is_file() else {}
-    known = [task for task in before.get("tasks", ()) if "skipped" not in task]
+    before = _before(out)
+    known = list(before.get("tasks", ()))
     methods = {path.name: said for path, said in made}
     now = {
         "rows": request.rows,
@@ -74,22 +74,36 @@ def score(
     def keep(result: dict[str, Any]) -> None:
         saved = whole(result)
         save_json(out, saved)
-        done, last = len(result["tasks"]), result["tasks"][-1]["adapter"]
-        print(
-            f"{done}/{len(request.only or adapters)} {last}, {saved['seconds']:.0f} s", flush=True
-        )
+        done = f"{len(result['tasks'])}/{len(request.only or adapters)}"
+        last = result["tasks"][-1]["adapter"]
+        print(f"{done} {last}, {saved['seconds']:.0f} s", flush=True)
 
-    def save(result: dict[str, Any]) -> None:
-        # Also where nothing was left to score, and bundles are others.
+    def save(result: dict[str, Any]) -> None:  # also where bundles alone are others
         save_json(out, whole(result))
 
     return whole(evaluate(compared, request, None, known, keep, save))
 
 
+def scored(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Entries of a result that have scores: those that were skipped have none."""
+    return [task for task in tasks if "skipped" not in task]
+
+
+def is_as_merged(path: Path, said: Mapping[str, Any]) -> bool:
+    """Whether a bundle is the one that its merge said this of; older notes have no hash."""
+    return "sha256" not in said or bool(said["sha256"] == file_hash(path))
+
+
+def _before(out: Path) -> dict[str, Any]:
+    """The result that is to go on, but for tasks that were skipped, which are scored again."""
+    before: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    return before and {**before, "tasks": scored(before.get("tasks", ()))}
+
+
 def _refuse_changed(made: Sequence[tuple[Path, Any]]) -> None:
     """SystemExit where another run has written over a bundle: its merge said something else."""
     for path, said in made:
-        if "sha256" in said and said["sha256"] != file_hash(path):
+        if not is_as_merged(path, said):
             raise SystemExit(f"{path.name} is not what was merged here: another run wrote it")
 
 
@@ -170,8 +184,6 @@ def _refuse_other_rows(name: str, before: Mapping[str, Any], request: Request) -
     if before and before["limits"].get("tokens") != request.tokens:
         raise SystemExit(f"{name} was made with rows of other lengths; remove it first")
     for task in before.get("tasks", ()):
-        if "skipped" in task:  # it will be scored again
-            continue
         assert request.tasks is not None
         file = read_task_file(request.tasks, task["task"], task["language"], request.split)
         if file.sha256 != task["sha256"]:
@@ -200,8 +212,6 @@ def _refuse_others(
     if before["bundles"] == now["bundles"]:
         return
     for task in before["tasks"]:
-        if "skipped" in task:
-            continue
         # A refit of another task, say, leaves the factors of this one as they were.
         if task.get("factors") != _factors(compared, task["adapter"]):
             raise SystemExit(
