@@ -22,16 +22,14 @@ from scipy.special import ndtr
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, package_hash, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
-from benchmarks.quality.harness.judging import prompts_of_rows
+from benchmarks.quality.harness.drifting import drifts
 from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import METHOD, SETS, Method
 from hydraopt.adapters import Adapter
-from hydraopt.basemodel.harm import Drift, drift_of, reference_of
+from hydraopt.basemodel.harm import Drift
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.products import products_of
-from hydraopt.basemodel.writing import answered
 from hydraopt.bundle.reader import Bundle, open_bundle
-from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = ["SIZES", "main"]
 
@@ -63,24 +61,17 @@ def _measured(
     rows: dict[str, int],
 ) -> list[dict[str, Any]]:
     """One row a split and size."""
-    model, tokenizer = loaded
-    original = {path: x.factors() for path, x in adapter.modules.items()}
     found = []
     for split, count in rows.items():
-        prompts = prompts_of_rows(tokenizer, adapter, tasks, split, count)
-        answers = answered(model, tokenizer, prompts, original, ANSWER_TOKENS)
-        reference = reference_of(model, answers, original)
-        for size, bundle in bundles.items():
-            task = bundle[adapter.name]
-            factors = {path: (x.B, x.A) for path, x in task.factors().items()}
-            drift = drift_of(model, reference, factors)
+        drifted = drifts(loaded, adapter, bundles, tasks, split, count)
+        for size, drift in drifted.items():
             told = drift.summary()
             found.append(
                 {
                     "task": adapter.name,
                     "split": split,
                     "size": size,
-                    "error": task.error,
+                    "error": bundles[size][adapter.name].error,
                     "answers": told.answers,
                     "changed": told.changed,
                     "changed_pct": round(100 * told.changed / told.answers, 3),

@@ -4,8 +4,9 @@
 
 Merges a few adapters of a set to one size: by norms, without prompts, and with harm measured on 8,
 24, 64 and 200 prompts of each task, of rows that the adapter was trained on and of fresh ones (its
-validation rows, as many as there are). Every bundle answers the same test rows. ``--refit`` fits
-what is kept to the prompts as well. A run that was cut off goes on. The result is
+validation rows, as many as there are). Of every bundle it is measured which of the originals' own
+answers to the same test rows change; nothing else is scored. ``--refit`` fits what is kept to the
+prompts as well. A run that was cut off goes on. The result is
 benchmarks/results/quality/SET.prompts-needed.json, with ``--refit`` SET.prompts-needed.refit.json:
 answers that change and KL an answer of every bundle, in all and task by task.
 """
@@ -21,11 +22,17 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.building import inputs_of
-from benchmarks.quality.harness.bundlescores import score, scored
+from benchmarks.quality.harness.drifting import drifts
 from benchmarks.quality.harness.judging import SPLITS
+from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter
+from hydraopt.basemodel.harm import Summary
+from hydraopt.basemodel.model import load_model
+from hydraopt.basemodel.products import products_of
+from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
 __all__ = ["COUNTS", "main", "methods_of", "row_of"]
 
@@ -54,19 +61,15 @@ def methods_of(size: str, counts: Sequence[int], refit: bool) -> list[Method]:
 def row_of(
     method: Method,
     said: Mapping[str, Any],
-    tasks: Sequence[Mapping[str, Any]],
+    harms: Mapping[str, Mapping[str, Any]],
     given: Mapping[str, int],
 ) -> dict[str, Any]:
-    """One row of the result. said: of the merge. tasks: scored, as of hydraopt eval. given: rows of
-    the split by adapter; where it has fewer than were asked for, all are taken."""
+    """One row of the result. said: of the merge. harms: by task, as of :func:`_harms`. given: rows
+    of the split by adapter; where it has fewer than were asked for, all are taken."""
     asked = method.options.get("judge")
-    results = {task["adapter"]: task["results"][method.label] for task in scored(tasks)}
     by_task = {
-        name: {
-            "prompts": min(asked["count"], given[name]) if asked else 0,
-            **{key: result[key] for key in ("changed", "changed_pct", "kl_answer")},
-        }
-        for name, result in results.items()
+        name: {"prompts": min(asked["count"], given[name]) if asked else 0, **harm}
+        for name, harm in harms.items()
     }
     count = len(by_task)
     return {
@@ -77,6 +80,43 @@ def row_of(
         "changed_pct": round(sum(x["changed_pct"] for x in by_task.values()) / count, 4),
         "kl_answer": round(sum(x["kl_answer"] for x in by_task.values()) / count, 6),
         "tasks": by_task,
+    }
+
+
+def _harms(
+    out: Path,
+    adapters: Sequence[Adapter],
+    made: Sequence[tuple[Path, Any]],
+    args: argparse.Namespace,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By adapter and bundle, how many answers to test rows change, and KL an answer; saved at
+    ``out`` after each adapter."""
+    made_of = {
+        "rows": args.rows,
+        "products": args.products,
+        "adapters": {x.name: x.content_hash() for x in adapters},
+        "bundles": {path.name: said["sha256"] for path, said in made},
+    }
+    before, head = gone_on(out, made_of, files_of(adapters, args.tasks, ["test"]))
+    tasks: dict[str, dict[str, dict[str, Any]]] = before.get("tasks", {})
+    bundles = {path.name: open_bundle(path) for path, _ in made}
+    loaded = load_model(request_for(args.set, args.tasks, None, args.products).base)
+    for adapter in (x for x in adapters if x.name not in tasks):
+        with products_of(args.products):
+            found = drifts(loaded, adapter, bundles, args.tasks, "test", args.rows)
+        tasks[adapter.name] = {name: _told(drift.summary()) for name, drift in found.items()}
+        save_json(out, {**head, "tasks": tasks})
+        print(f"{adapter.name}: measured", flush=True)
+    return tasks
+
+
+def _told(harm: Summary) -> dict[str, Any]:
+    share = round(100 * harm.changed / harm.answers, 4)
+    return {
+        "answers": harm.answers,
+        "changed": harm.changed,
+        "changed_pct": share,
+        "kl_answer": float(f"{harm.kl:.6g}"),
     }
 
 
@@ -125,19 +165,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     kind = "prompts-needed.refit" if args.refit else "prompts-needed"
     head = provenance(f"{args.set}: harm by number and kind of prompts", seed=0)
-    request = request_for(args.set, args.tasks, args.rows, args.products)
     # Of other adapters or another size it is another one.
     of = f"{kind}-{args.size.rstrip('%')}-{inputs_of(adapters)}"
-    state = ROOT / "build" / "evidence" / place / f"{of}.scores.json"
-    result = score(state, adapters, made, request, {"set": args.set})
+    state = ROOT / "build" / "evidence" / place / f"{of}.harm.json"
+    harms = _harms(state, adapters, made, args)
     given = {split: _given(adapters, args.tasks, split) for split in SPLITS}
     rows = []
-    for method, (_, said) in zip(methods, made, strict=True):
+    for method, (path, said) in zip(methods, made, strict=True):
         split = method.options.get("judge", {}).get("split", SPLITS[0])
-        rows.append(row_of(method, said, result["tasks"], given[split]))
+        mine = {name: found[path.name] for name, found in harms.items()}
+        rows.append(row_of(method, said, mine, given[split]))
         shown = f"{rows[-1]['prompts']:4} {rows[-1]['prompts_from'] or 'none':10}"
         print(f"{shown} {rows[-1]['changed_pct']:7.3f} %  {rows[-1]['kl_answer']:.5f} nats")
-    about = {key: result[key] for key in ("limits", "products", "adapters", "seconds")}
-    count = {task["adapter"]: task["rows"] for task in scored(result["tasks"])}
+    about = {"products": args.products, "answer_tokens": ANSWER_TOKENS}
+    about |= {"adapters": {x.name: x.content_hash() for x in adapters}}
+    count = {name: found[made[0][0].name]["answers"] for name, found in harms.items()}
     out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
     save_json(out, {**head, "set": args.set, **about, "test_rows": count, "rows": rows})

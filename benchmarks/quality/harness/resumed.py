@@ -9,6 +9,7 @@ from typing import Any
 
 from hydraopt.adapters import Adapter
 from hydraopt.evaluate.taskfile import read_task_file, task_of
+from hydraopt.files.reading import file_hash
 
 __all__ = ["files_of", "gone_on", "refuse"]
 
@@ -16,10 +17,12 @@ _FILES = "task files"
 
 
 def files_of(adapters: Iterable[Adapter], tasks: Path, splits: Iterable[str]) -> dict[str, str]:
-    """The hashes of the adapters' task files, by adapter and split."""
+    """The hashes of the adapters' task files, by adapter and split, and of what says how their rows
+    are asked."""
     found = {}
     for adapter in adapters:
         task, language = task_of(adapter.name, adapter.source.parent, tasks)
+        found[f"{adapter.name}/META.json"] = file_hash(tasks / task / "META.json")
         for split in splits:
             sha256 = read_task_file(tasks, task, language, split).sha256
             found[f"{adapter.name}/{split}"] = sha256

@@ -185,9 +185,12 @@ def test_prompts_needed_has_every_count_of_both_kinds(small, splits, tmp_path, c
     assert result["test_rows"] == {"spell-en": 10}
     assert "methods" not in result  # of a few adapters, it is no row of the set's
     made = len(small)
+    assert "spell-en: measured" in capsys.readouterr().out
     assert run(prompts_needed, tmp_path, splits, *arguments)["rows"] == result["rows"]
     assert len(small) == made
-    capsys.readouterr()
+    assert "measured" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="other rows; remove it first"):
+        run(prompts_needed, tmp_path, splits, *arguments, "--rows", "4")
 
 
 def test_tasks_that_are_not_scored_are_not_refitted() -> None:

@@ -109,7 +109,7 @@ def test_likely_goes_on_with_the_same(foretold: Run, tmp_path: Path) -> None:
     assert [row["task"] for row in foretold()["rows"]] == ["spell-en"]
     both = foretold("--only", "spell-de")
     assert [row["task"] for row in both["rows"]] == ["spell-en", "spell-de"]
-    assert len(both["task files"]) == 6
+    assert len(both["task files"]) == 8  # of three splits and META.json each
     assert {**first, "rows": [], "task files": {}} == {
         **both,
         "rows": [],
@@ -132,7 +132,13 @@ def test_likely_refuses_rows_of_something_else(
         other.setattr(likely, "package_hash", lambda: "another")
         refused(foretold, "other code", out)
     file = splits / "spell" / "en" / "validation.jsonl"
-    file.write_text(file.read_text().replace("seven", "7"))
+    rows = file.read_text()
+    file.write_text(rows.replace("seven", "7"))
+    refused(foretold, "other task files", out)
+    file.write_text(rows)
+    foretold()
+    meta = splits / "spell" / "META.json"
+    meta.write_text(meta.read_text().replace('"instruction": "', '"instruction": "Please: '))
     refused(foretold, "other task files", out)
 
 
