@@ -9,6 +9,7 @@ from benchmarks.commands import dispatch
 COMMANDS = (
     "evidence",
     "prompts_needed",
+    "part_way",
     "harm_kept",
     "likely",
     "methods",

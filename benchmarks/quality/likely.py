@@ -22,7 +22,7 @@ from scipy.special import ndtr
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, package_hash, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
-from benchmarks.quality.harness.drifting import drifts
+from benchmarks.quality.harness.drifting import FreshRows, drifts
 from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import METHOD, SETS, Method
 from hydraopt.adapters import Adapter
@@ -63,7 +63,7 @@ def _measured(
     """One row a split and size."""
     found = []
     for split, count in rows.items():
-        drifted = drifts(loaded, adapter, bundles, tasks, split, count)
+        drifted = drifts(loaded, adapter, bundles, FreshRows(tasks, split, count))
         for size, drift in drifted.items():
             told = drift.summary()
             found.append(

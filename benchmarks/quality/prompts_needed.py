@@ -22,15 +22,11 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.building import inputs_of
-from benchmarks.quality.harness.drifting import drifts
+from benchmarks.quality.harness.drifting import FreshRows, harms
 from benchmarks.quality.harness.judging import SPLITS
-from benchmarks.quality.harness.resumed import files_of, gone_on
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.harm import Summary
-from hydraopt.basemodel.model import load_model
-from hydraopt.basemodel.products import products_of
-from hydraopt.bundle.reader import open_bundle
 from hydraopt.evaluate.taskfile import read_task_file, task_of
 from hydraopt.merging.harm.judging import ANSWER_TOKENS
 
@@ -64,8 +60,8 @@ def row_of(
     harms: Mapping[str, Mapping[str, Any]],
     given: Mapping[str, int],
 ) -> dict[str, Any]:
-    """One row of the result. said: of the merge. harms: by task, as of :func:`_harms`. given: rows
-    of the split by adapter; where it has fewer than were asked for, all are taken."""
+    """One row of the result. said: of the merge. harms: by task. given: rows of the split by
+    adapter; where it has fewer than were asked for, all are taken."""
     asked = method.options.get("judge")
     by_task = {
         name: {"prompts": min(asked["count"], given[name]) if asked else 0, **harm}
@@ -81,33 +77,6 @@ def row_of(
         "kl_answer": round(sum(x["kl_answer"] for x in by_task.values()) / count, 6),
         "tasks": by_task,
     }
-
-
-def _harms(
-    out: Path,
-    adapters: Sequence[Adapter],
-    made: Sequence[tuple[Path, Any]],
-    args: argparse.Namespace,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """By adapter and bundle, how many answers to test rows change, and KL an answer; saved at
-    ``out`` after each adapter."""
-    made_of = {
-        "rows": args.rows,
-        "products": args.products,
-        "adapters": {x.name: x.content_hash() for x in adapters},
-        "bundles": {path.name: said["sha256"] for path, said in made},
-    }
-    before, head = gone_on(out, made_of, files_of(adapters, args.tasks, ["test"]))
-    tasks: dict[str, dict[str, dict[str, Any]]] = before.get("tasks", {})
-    bundles = {path.name: open_bundle(path) for path, _ in made}
-    loaded = load_model(request_for(args.set, args.tasks, None, args.products).base)
-    for adapter in (x for x in adapters if x.name not in tasks):
-        with products_of(args.products):
-            found = drifts(loaded, adapter, bundles, args.tasks, "test", args.rows)
-        tasks[adapter.name] = {name: _told(drift.summary()) for name, drift in found.items()}
-        save_json(out, {**head, "tasks": tasks})
-        print(f"{adapter.name}: measured", flush=True)
-    return tasks
 
 
 def _told(harm: Summary) -> dict[str, Any]:
@@ -168,17 +137,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Of other adapters or another size it is another one.
     of = f"{kind}-{args.size.rstrip('%')}-{inputs_of(adapters)}"
     state = ROOT / "build" / "evidence" / place / f"{of}.harm.json"
-    harms = _harms(state, adapters, made, args)
+    rows_asked = FreshRows(args.tasks, "test", args.rows)
+    base = request_for(args.set, args.tasks, None, args.products).base
+    bundles = {path.name: path for path, _ in made}
+    found = harms(state, adapters, bundles, rows_asked, base, args.products)
     given = {split: _given(adapters, args.tasks, split) for split in SPLITS}
     rows = []
     for method, (path, said) in zip(methods, made, strict=True):
         split = method.options.get("judge", {}).get("split", SPLITS[0])
-        mine = {name: found[path.name] for name, found in harms.items()}
+        mine = {name: _told(told[path.name]) for name, told in found.items()}
         rows.append(row_of(method, said, mine, given[split]))
         shown = f"{rows[-1]['prompts']:4} {rows[-1]['prompts_from'] or 'none':10}"
         print(f"{shown} {rows[-1]['changed_pct']:7.3f} %  {rows[-1]['kl_answer']:.5f} nats")
     about = {"products": args.products, "answer_tokens": ANSWER_TOKENS}
     about |= {"adapters": {x.name: x.content_hash() for x in adapters}}
-    count = {name: found[made[0][0].name]["answers"] for name, found in harms.items()}
+    count = {name: x["answers"] for name, x in rows[0]["tasks"].items()}
     out = (args.out or QUALITY) / f"{args.set}.{kind}.json"
     save_json(out, {**head, "set": args.set, **about, "test_rows": count, "rows": rows})

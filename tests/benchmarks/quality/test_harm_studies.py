@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from scipy.stats import binom
 
@@ -18,13 +17,11 @@ from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import judge_of, prompts_of
 from benchmarks.quality.sets import ALONE, CURVES, DEFAULT, PLANS, REFIT, WITH_PROMPTS, Method
 from hydraopt import merge
-from hydraopt.adapters import read_adapters
 from hydraopt.basemodel.encoding import encode_row
 from hydraopt.bundle.harm import Harm
 from hydraopt.evaluate.compare import Request
 from hydraopt.evaluate.taskfile import read_task_file
 from hydraopt.files.reading import file_hash
-from tests.small_model import ROWS
 
 PATH = "model.layers.0.self_attn.q_proj"
 
@@ -62,22 +59,6 @@ def test_a_plan_of_harm_is_told_its_prompts_and_sizes() -> None:
 
 
 # --- prompts --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def splits(tasks: Path) -> Path:
-    """The rows of the small task in two other splits as well, one of them shorter."""
-    lines = [json.dumps(row) + "\n" for row in ROWS]
-    (tasks / "spell" / "en" / "train.jsonl").write_text("".join(lines[:8]))
-    (tasks / "spell" / "en" / "validation.jsonl").write_text("".join(lines[5:]))
-    return tasks
-
-
-@pytest.fixture
-def adapters(make_adapter, tmp_path: Path):
-    rng = np.random.default_rng(0)
-    pair = 0.1 * rng.standard_normal((32, 4)), rng.standard_normal((4, 32))
-    return read_adapters([make_adapter(tmp_path / "spell-en", {PATH: pair})])
 
 
 def test_prompts_are_laid_out_as_rows_are_scored_and_have_no_labels(
