@@ -69,7 +69,8 @@ def row_of(
     promised: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One row of the result: a limit such as "1%". said: of the merge. tasks: scored, as of
-    hydraopt eval. promised: by task, what the bundle says of its harm."""
+    hydraopt eval. promised: by task, what the bundle says of its harm. SystemExit where all tasks
+    were skipped."""
     share = float(limit.rstrip("%")) / 100
     by_task = {}
     skipped = {task["adapter"]: task["skipped"] for task in tasks if "skipped" in task}
@@ -80,6 +81,8 @@ def row_of(
             "kl_answer": one["kl_answer"],
             "promised": promised.get(task["adapter"]),
         }
+    if not by_task:
+        raise SystemExit(f"no task could be scored: {skipped}")
     return {
         "limit": limit,
         "code": said["code"],
