@@ -82,6 +82,10 @@ def test_no_other_number_of_tokens_is_judged(place: Path, tokens: str) -> None:
         (("--error", "-2", "-o", "x"), "-2"),
         (("--size", "40%", "--measure", "none", "-o", "x"), "none"),
         (("--size", "40%", "--measure", "none", "--plan-only"), "none"),
+        (("--harm", "5%", "--fair", "-o", "x"), "holds for each task already"),
+        (("--harm", "5%", "--weight", "en=2", "-o", "x"), "holds for each task already"),
+        (("--size", "40%", "--weight", "er=2", "-o", "x"), "a task that is not there"),
+        (("--size", "40%", "--form", "privat", "-o", "x"), "unknown form; got privat"),
     ],
 )
 def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, said) -> None:
@@ -90,6 +94,22 @@ def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, 
     assert made.exit_code == 2
     assert "base" not in made.stderr
     assert said in made.stderr
+
+
+def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path) -> None:
+    (place / "base").rename(place / "elsewhere")
+    made = call(place, "--size", "40%", "-o", f"{place / 'prompts'}/")
+    assert made.exit_code == 2
+    assert "base" not in made.stderr
+    assert "prompts" in made.stderr
+
+
+def test_a_size_in_bytes_is_refused_before_anything_is_asked(place: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hydraopt.basemodel.judge.answered", lambda *_: pytest.fail("asked"))
+    for asked in (["-o", str(place / "x")], ["--plan-only"]):
+        made = call(place, "--size", "5", *asked)
+        assert made.exit_code == 2
+        assert "A size without a unit is in bytes" in made.stderr
 
 
 def test_how_much_is_judged_is_asked_with_prompts(place: Path) -> None:

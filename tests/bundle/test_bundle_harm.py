@@ -85,6 +85,7 @@ def test_thinned_points_are_a_curve(points: list[HarmPoint]) -> None:
     assert len(curve) == min(len(errors), MAX_POINTS)
     if curve:
         assert (curve[0].error, curve[-1].error) == (min(errors), max(errors))
+        assert points[0].snapped() in curve
 
 
 def test_a_task_without_them_costs_no_byte() -> None:

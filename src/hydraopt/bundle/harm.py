@@ -91,7 +91,7 @@ def thinned(points: Iterable[HarmPoint]) -> tuple[HarmPoint, ...]:
     """Points as ``TaskEntry.curve`` takes them: snapped, by rising error, at most MAX_POINTS.
 
     Of points whose errors snap to one value the first is kept.  Of too many those are kept that
-    divide the list evenly, both ends among them.
+    divide the list evenly, both ends and the first of the ``points`` among them.
     """
     by_error: dict[float, HarmPoint] = {}
     for point in points:
@@ -100,7 +100,11 @@ def thinned(points: Iterable[HarmPoint]) -> tuple[HarmPoint, ...]:
     if len(rising) <= MAX_POINTS:
         return tuple(rising)
     step = (len(rising) - 1) / (MAX_POINTS - 1)
-    return tuple(rising[round(i * step)] for i in range(MAX_POINTS))
+    evenly = [round(i * step) for i in range(MAX_POINTS)]
+    first = rising.index(next(iter(by_error.values())))
+    if first not in evenly:
+        evenly[min(max(round(first / step), 1), MAX_POINTS - 2)] = first
+    return tuple(rising[i] for i in evenly)
 
 
 def check_harm(harm: Any, where: str) -> Harm | None:

@@ -252,7 +252,9 @@ def _merged(
 
     if asked.base is not None:
         from hydraopt.basemodel.products import products_of
+        from hydraopt.merging.output import check_output
 
+        check_output(output)
         with products_of(asked.products):
             opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
             onlooker = _onlooker(asked, opened, progress)

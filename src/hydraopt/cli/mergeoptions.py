@@ -264,20 +264,27 @@ class Asked:
 
     def _check_harm(self, harm: str) -> None:
         """Before a base model is loaded for it."""
+        from hydraopt.merging.harm.checks import check_choices
         from hydraopt.merging.merge import Limits
 
         if not self.prompted:
             raise click.BadParameter("give --base and --prompts as well", param_hint="--harm")
-        Limits(self.size, self.error, self.max_error, self.lossless, harm).budget(0)
+        limit = Limits(self.size, self.error, self.max_error, self.lossless, harm).budget(0)
+        check_choices(limit, self.fair, self.importance)
 
     def check_limits(self, adapters: Sequence[Adapter]) -> None:
-        """Read the limit and the measure before a base model is loaded. Raises UsageError."""
+        """Read limit, measure, forms and weights before a base model is loaded. Raises
+        UsageError."""
         from hydraopt.compress.measure import measure_named
         from hydraopt.merging.merge import Limits
+        from hydraopt.merging.solving import check_forms
+        from hydraopt.merging.weights import check_importance
 
         limits = Limits(self.size, self.error, self.max_error, self.lossless, self.harm)
         limits.budget(2 * sum(adapter.numbers for adapter in adapters))
         measure_named(self.measure)
+        check_forms(self.forms)
+        check_importance([adapter.name for adapter in adapters], self.importance)
 
     @property
     def refits(self) -> bool:

@@ -207,7 +207,8 @@ def _tasks(
         do = "Make a new one of adapters: hydraopt merge"
         raise UsageError(explain("the collection has no tasks", file=bundle.path, do=do))
     pieces = joined(sets, bundle.base_model)
-    notes = *(loaded.notes if loaded else ()), *pieces.notes, *lost_harm(bundle.manifest)
+    lost = lost_harm(bundle.manifest, decoded)
+    notes = *(loaded.notes if loaded else ()), *pieces.notes, *lost
     return _Tasks(bundle, pieces, originals, notes)
 
 

@@ -171,7 +171,10 @@ class HarmLimit:
 
     def said(self, harm: float) -> str:
         """A measured harm, in words."""
-        return f"{100 * harm:.2g} % of the answers" if self.shares else f"{harm:.2g} nats an answer"
+        if not self.shares:
+            return f"{harm:.2g} nats an answer"
+        share = 100 * harm
+        return f"{share:.2g} % of the answers" if share < 99.5 else "all of the answers"
 
 
 _HARMS = "a number with its unit: 1% of a task's answers, or 0.01nats of KL an answer"

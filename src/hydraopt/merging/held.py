@@ -16,6 +16,7 @@ from hydraopt.linalg.shapes import Factors
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.dense import TensorMatrices
 from hydraopt.merging.harm.stored import tells_later
+from hydraopt.values import listed
 
 __all__ = ["against_originals", "decoded_set", "lost_harm"]
 
@@ -137,10 +138,17 @@ def _errors(
     return {table[i]: error for i, error in zip(indices, errors, strict=True)}
 
 
-def lost_harm(before: Manifest) -> Iterator[str]:
-    """A note where a bundle whose tasks are coded again stated what harm was measured."""
+def lost_harm(before: Manifest, decoded: Collection[str]) -> Iterator[str]:
+    """Notes where a bundle whose tasks are coded again stated what harm was measured. decoded:
+    those that are coded from what it holds, and not from their originals."""
     if any(task.harm for task in before.tasks):
         yield (
             "the harm that was stated is not this bundle's: hydraopt verify BUNDLE ADAPTERS "
             "--base BASE --prompts DIR measures it"
+        )
+    refitted = [x.name for x in before.tasks if x.name in decoded and not tells_later(x)]
+    if refitted:
+        yield (
+            f"no curve of harm is kept of {listed(refitted)}: after a refit nothing tells where on "
+            "it a task is that is coded again"
         )

@@ -42,7 +42,7 @@ from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.portable import engine_of, workers_for
-from hydraopt.merging.recipe import MergeRecipe
+from hydraopt.merging.recipe import CoreRecipe, MergeRecipe
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
 from hydraopt.merging.search import Solution
@@ -55,6 +55,7 @@ __all__ = [
     "DEFAULT_MEASURE",
     "Limits",
     "MergeResult",
+    "begun_job",
     "merge",
     "recipe_of",
     "weigh",
@@ -142,10 +143,13 @@ def merge(
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         budget = limits.budget(pieces.fp16_bytes)
         every = lossless_job(loaded, pieces, budget, core)
+        job = every or begun_job(pieces, budget, core)
         weighed = weigh(importance, None if every else sensitivity, pieces, budget, fair, judge)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
-        recipe = recipe_of(options, budget, lossless, helpers)
-        job, solution = _solved(every or Job.of(pieces, recipe, core), budget, options, judge)
+        if every is None:
+            recipe = recipe_of(options, budget, lossless, helpers)
+            job = dataclasses.replace(job, recipe=recipe)
+        job, solution = _solved(job, budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
@@ -162,6 +166,13 @@ def lossless_job(
     recipe = MergeRecipe(DEFAULT_MEASURE, "lossless", DEFAULT_MAX_ERROR, tuple(FORMS))
     whole = Job.of(every, recipe, core_file)
     return whole if whole.size(None) <= budget.limit else None
+
+
+def begun_job(pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None) -> Job:
+    """The job without a recipe. Raises BudgetError for a size that has no room for anything."""
+    job = Job.of(pieces, CoreRecipe(), core_file)
+    job.check_room(budget)
+    return job
 
 
 def weigh(

@@ -28,9 +28,10 @@ from hydraopt.files.copies import origin_of
 from hydraopt.files.url import AnyPath
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.align import MergeSet
-from hydraopt.merging.budget import Budget, Size
+from hydraopt.merging.budget import Budget, HarmLimit, Size
 from hydraopt.merging.draft import Draft
 from hydraopt.merging.recipe import Recipe
+from hydraopt.merging.weights import Counting
 
 __all__ = ["Job", "Loaded", "Measured", "StrPath", "Written", "inputs_of", "load"]
 
@@ -204,6 +205,18 @@ class Job:
         coded = [task.content for task in self.pieces.tasks if task.content is not None]
         errors: Array = draft.relative_errors()[coded]
         return errors
+
+    def check_room(self, budget: Budget | HarmLimit) -> None:
+        """Raise BudgetError for a size with no room for what is around coded parts, before anything
+        that is long is done; one that is a little larger may be too small as well."""
+        if not isinstance(budget, Size) or not self.pieces.contents:
+            return
+        items = len(self.pieces.modules) + len(self.pieces.tensors)
+        ones, each = np.ones((self.pieces.contents, items)), np.ones(self.pieces.contents)
+        shares = ones[:, : len(self.pieces.modules)]
+        empty = Draft.empty(ones, Counting(ones, each, shares, ones, each))
+        if budget.limit <= (least := int(self.value(budget, empty))):
+            raise self.too_small(budget, least)
 
     def too_small(self, budget: Size, least: int) -> BudgetError:
         """The error of a size below the ``least`` bytes that the file can have."""

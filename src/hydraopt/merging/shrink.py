@@ -104,7 +104,7 @@ def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> It
     if isinstance(budget, Size) and count:
         tasks = f"{count} task{'s' * (count > 1)}"
         yield f"the size was shared out by the stored curves of harm of {tasks}"
-    yield from lost_harm(before.manifest)
+    yield from lost_harm(before.manifest, set(before))
 
 
 def _solved(

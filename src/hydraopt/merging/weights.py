@@ -19,7 +19,7 @@ counts in units of one of dW:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ __all__ = [
     "Sensed",
     "Sensitivity",
     "Weights",
+    "check_importance",
     "counting",
     "importances",
     "middle_price",
@@ -178,32 +179,39 @@ def sensed(sensitivity: Sensed) -> Sensitivity:
     return (sensitivity() if callable(sensitivity) else sensitivity) or {}
 
 
-def importances(pieces: MergeSet, given: Mapping[str, float]) -> Array:
+def importances(pieces: MergeSet, given: Mapping[str, float], worst: bool = False) -> Array:
     """(contents,), the sum over the tasks that share a content; 1 for a task that is not given.
 
-    Raises UsageError for unknown tasks and for numbers that are not positive.
+    worst: the largest of them instead, for where the worst task counts and no sum. Raises
+    UsageError as :func:`check_importance` does.
     """
-    unknown = sorted(set(given) - {task.name for task in pieces.tasks})
+    check_importance([task.name for task in pieces.tasks], given)
+    importance = np.zeros(pieces.contents)
+    for task in pieces.tasks:
+        if task.content is not None:
+            value, before = float(given.get(task.name, 1.0)), importance[task.content]
+            importance[task.content] = max(before, value) if worst else before + value
+    return importance
+
+
+def check_importance(names: Sequence[str], given: Mapping[str, float]) -> None:
+    """Raise UsageError for tasks that are not among the names, and for numbers that are not
+    positive."""
+    unknown = sorted(set(given) - set(names))
     if unknown:
         raise UsageError(
             explain(
                 "importance is given for a task that is not there",
                 got=", ".join(unknown),
-                expected=", ".join(task.name for task in pieces.tasks),
+                expected=", ".join(names),
             )
         )
-    importance = np.zeros(pieces.contents)
-    for task in pieces.tasks:
-        asked = given.get(task.name, 1.0)
-        value = _positive(asked)
-        if value is None:
-            got = f"{task.name}={shown(asked)}"
+    for name, value in given.items():
+        if _positive(value) is None:
+            got = f"{name}={shown(value)}"
             raise UsageError(
                 explain("an importance must be positive", got=got, expected="a number")
             )
-        if task.content is not None:
-            importance[task.content] += value
-    return importance
 
 
 def _positive(value: object) -> float | None:

@@ -312,7 +312,7 @@ def test_a_task_that_could_not_be_scored_is_named(small, splits, tmp_path, capsy
     skipped = {"adapter": "odd", "results": {}, "skipped": "logits are no numbers"}
     made = harm_kept.row_of("1%", row, [scored, skipped], "x", {})
     assert (made["skipped"], made["tasks"]) == ({"odd": "logits are no numbers"}, 1)
-    with pytest.raises(SystemExit, match="no task could be scored.*logits are no numbers"):
+    with pytest.raises(SystemExit, match=r"no task could be scored.*logits are no numbers"):
         harm_kept.row_of("1%", row, [skipped], "x", {})
     capsys.readouterr()
 

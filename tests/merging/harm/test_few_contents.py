@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
+from hydraopt.errors import BudgetError
 from hydraopt.merging.align import align
 from hydraopt.merging.harm.checks import coded_names
 from hydraopt.merging.harm.judging import Judged
-from tests.merging.harm.conftest import SCALES, PowerJudge
+from hydraopt.merging.weights import importances
+from tests.merging.harm.conftest import PATHS, SCALES, PowerJudge
 
 
 def test_one_content_is_not_shared_out(adapters, tmp_path: Path) -> None:
@@ -62,6 +65,47 @@ def test_the_fewest_answers_of_equal_contents_count(
     judge = Twins(every, dict(zip("ab", counts, strict=True)))
     merge(every, tmp_path / "x", size="30%", judge=judge, workers=1)
     assert set(seen) == {8, PowerJudge(every, SCALES).answers}
+
+
+def test_the_task_that_breaks_a_limit_is_named_among_equal_contents(
+    adapters, make_adapter, tmp_path: Path
+) -> None:
+    first = next(x for x in adapters if x.name == "fair")
+    modules = {path: module.factors() for path, module in first.modules.items()}
+    every = read_adapters([make_adapter(tmp_path / "in" / name, modules) for name in "abc"])
+
+    class Stubborn(Twins):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            likely = {"a": 0.001, "b": 0.05, "c": 0.02}[task]
+            return Judged(Harm(0, 64, likely, likely**2, True), 0.0, 0.0, likely)
+
+    judge = Stubborn(every, dict.fromkeys("abc", 64))
+    judge.scales.pop("hard")
+    with pytest.raises(BudgetError, match=r"\[adapter b\]"):
+        merge(every, tmp_path / "x", harm="1%", judge=judge, workers=1)
+
+
+def test_equal_contents_lose_no_other_share_if_fair(adapters, make_adapter, tmp_path: Path) -> None:
+    first = next(x for x in adapters if x.name == "fair")
+    modules = {path: module.factors() for path, module in first.modules.items()}
+    folders = [make_adapter(tmp_path / "in" / name, modules) for name in "abc"]
+    others = [x.source.parent for x in adapters if x.name == "hard"]
+    every = read_adapters([*folders, *others])
+    judge = PowerJudge(every, dict.fromkeys(("a", "b", "c", "hard"), 0.4))
+    made = merge(every, tmp_path / "x", size="15%", judge=judge, fair=True, workers=1)
+    assert made.harms["a"].likely == pytest.approx(made.harms["hard"].likely, rel=0.2)
+
+
+def test_where_the_worst_counts_equal_contents_are_no_sum(make_adapter, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    same, other = ({PATHS[0]: (rng.random((8, 2)), rng.random((2, 8)))} for _ in range(2))
+    rows = (("a", same), ("b", same), ("c", other))
+    pieces = align(
+        read_adapters([make_adapter(tmp_path / x, y) for x, y in rows]), None, lossless=False
+    )
+    for given, summed, worst in (({}, [1, 2], [1, 1]), ({"b": 3.0}, [1, 4], [1, 3])):
+        assert sorted(importances(pieces, given)) == summed
+        assert sorted(importances(pieces, given, worst=True)) == worst
 
 
 def test_a_task_of_which_nothing_is_coded_needs_no_prompts(adapters) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hydraopt import merge, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import UsageError
+from hydraopt.merging.budget import HarmLimit
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.harm.plan import plan
 from hydraopt.merging.harm.solve import TRIALS
@@ -145,3 +146,23 @@ def test_tasks_of_equal_content_are_told_their_own_harm(make_adapter, tmp_path: 
     for task in made.tasks:
         assert task.harm in [trial.harm for trial in task.trials]
     assert made.tasks[0].harm < 0.5 * made.tasks[1].harm
+
+
+def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> None:
+    """Refused after one trial, for no coding helps: half of the answers may change by what is
+    known of one."""
+    judge = PowerJudge(adapters, SCALES, 1)
+    with pytest.raises(UsageError, match="one of easy, fair, hard: whatever it does, half"):
+        merge(adapters, tmp_path / "x", harm="1%", judge=judge, workers=1)
+    assert len(prices) == 1
+    assert not (tmp_path / "x").exists()
+    assert merge(adapters, tmp_path / "x", harm="60%", judge=judge, workers=1).size > 0
+
+
+def test_all_of_the_answers_are_told_in_words() -> None:
+    limit = HarmLimit(0.01)
+    assert [limit.said(x) for x in (1.0, 0.99, 0.077)] == [
+        "all of the answers",
+        "99 % of the answers",
+        "7.7 % of the answers",
+    ]

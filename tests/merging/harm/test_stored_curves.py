@@ -11,7 +11,7 @@ from hydraopt import merge, open_bundle
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.spec import Manifest, TaskEntry
 from hydraopt.merging.harm.stored import StoredCurves
-from hydraopt.merging.held import against_originals
+from hydraopt.merging.held import against_originals, lost_harm
 from tests.merging.harm.conftest import SCALES, PowerJudge
 
 
@@ -66,6 +66,14 @@ def test_a_curve_goes_where_nobody_can_tell_any_more_where_on_it_a_task_is(
     again = against_originals(manifest, before, [x.name for x in manifest.tasks])
     assert [bool(x.curve) for x in again.tasks] == [x.name != task.name for x in manifest.tasks]
     assert all(x.harm is None for x in again.tasks)
+    names = {x.name for x in manifest.tasks}
+    told = list(lost_harm(before, names))
+    assert f"no curve of harm is kept of {task.name}: after a refit" in told[1]
+    assert (
+        len(list(lost_harm(before, names - {task.name})))
+        == len(list(lost_harm(manifest, names)))
+        == 1
+    )
 
 
 def test_a_finer_trial_that_did_more_harm_moves_no_task(manifest: Manifest) -> None:
@@ -82,3 +90,45 @@ def test_a_finer_trial_that_did_more_harm_moves_no_task(manifest: Manifest) -> N
     )
     again = against_originals(manifest, before, [task.name])
     assert next(x for x in again.tasks if x.name == task.name).curve
+
+
+def test_an_error_above_one_is_on_a_curve_that_keeps_it_as_one(manifest: Manifest) -> None:
+    """A small size may make such: what the manifest states of it is known, and it is no refit."""
+    plain = manifest.tasks[-1]
+    last = replace(plain.curve[-1], error=1.0)
+    harm = Harm(1, 100, last.likely, last.kl, True)
+    for kl in (last.kl, 1.05 * last.kl):
+        task = replace(
+            plain, error=1.24, harm=replace(harm, kl=kl), curve=(*plain.curve[:-1], last)
+        )
+        before = _with(manifest, task)
+        curves = StoredCurves(before)
+        assert curves.measure(task.name, dict, 0.0).harm.likely == pytest.approx(last.likely)
+        assert curves.of_original(task.name, 1.24).likely == pytest.approx(last.likely)
+        again = against_originals(manifest, before, [task.name])
+        assert next(x for x in again.tasks if x.name == task.name).curve
+
+
+def test_what_was_measured_is_not_taken_for_what_lies_beyond_the_last_trial(
+    manifest: Manifest,
+) -> None:
+    """Its harm is that of an error a little larger, as rounded numbers may say."""
+    plain = manifest.tasks[-1]
+    last = plain.curve[-1]
+    harm = Harm(1, 100, last.likely, 1.2 * last.kl, True)
+    task = replace(plain, error=1.08 * last.error, harm=harm)
+    said = StoredCurves(_with(manifest, task)).measure(task.name, dict, 0.0).harm
+    assert said.likely == pytest.approx(last.likely)
+
+
+def test_every_task_that_a_merge_coded_is_one_of_its_trials(adapters, tmp_path: Path) -> None:
+    """Whatever other trial has nearly its error: without a refit all curves stay."""
+    judge = PowerJudge(adapters, SCALES)
+    for size in ("20%", "25%", "30%", "35%", "40%", "45%"):
+        merge(adapters, tmp_path / "x", size=size, judge=judge)
+        made = open_bundle(tmp_path / "x").manifest
+        names = [x.name for x in made.tasks]
+        for task in made.tasks:
+            point = next(x for x in task.curve if x.kl == pytest.approx(task.harm.kl, rel=0.05))
+            assert point.error == pytest.approx(min(task.error, 1.0), rel=0.025)
+        assert all(x.curve for x in against_originals(made, made, names).tasks)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from hydraopt.errors import UsageError, explain
 from hydraopt.merging.align import MergeSet
 from hydraopt.merging.budget import HarmLimit, MeanError, Size, WorstError
 from hydraopt.values import listed
 
-__all__ = ["check_choices", "check_prompted", "coded_names"]
+__all__ = ["check_choices", "check_prompted", "check_several", "coded_names"]
 
 
 def check_choices(
@@ -40,5 +40,17 @@ def check_prompted(names: Iterable[str], known: Collection[str]) -> None:
                 got=f"none of {listed(missing)}",
                 do="Add a file of prompts for each, give --size or --error instead, or merge those "
                 "that can have none apart",
+            )
+        )
+
+
+def check_several(names: Sequence[str]) -> None:
+    """Raise UsageError for tasks, if any, that a limit on a share is told of by one answer."""
+    if names:
+        raise UsageError(
+            explain(
+                "a limit on harm needs several prompts of every task",
+                got=f"one of {listed(names)}: whatever it does, half of the answers may change",
+                do="Add different ones, 64 or more, or give --size or --error instead",
             )
         )

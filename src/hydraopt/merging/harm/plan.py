@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from hydraopt.adapters import Adapter
@@ -20,9 +20,16 @@ from hydraopt.merging.finish import Finishers, finished
 from hydraopt.merging.harm.judging import AnswerJudge
 from hydraopt.merging.harm.solve import HarmSolution, solve_by_harm
 from hydraopt.merging.harm.trials import Seen
-from hydraopt.merging.merge import DEFAULT_MEASURE, lossless_job, recipe_of, weigh, with_curves
+from hydraopt.merging.merge import (
+    DEFAULT_MEASURE,
+    begun_job,
+    lossless_job,
+    recipe_of,
+    weigh,
+    with_curves,
+)
 from hydraopt.merging.notes import notes_of
-from hydraopt.merging.outcome import Job, StrPath, load
+from hydraopt.merging.outcome import StrPath, load
 from hydraopt.merging.solving import Options
 from hydraopt.merging.weights import Sensed
 from hydraopt.progress import Progress
@@ -116,11 +123,12 @@ def plan(
         do = "Merge with it: the bundle has every bit"
         got = "a size with room for every bit"
         raise UsageError(explain("there is nothing to share out", got=got, do=do))
+    job = begun_job(pieces, aim)
     weighed = weigh(importance, sensitivity, pieces, aim, fair, judge)
     options = Options(weighing, tuple(FORMS), fair, workers, progress, *weighed)
     helpers = Finishers(judge)
     recipe = recipe_of(options, aim, False, helpers)
-    job = Job.of(pieces, recipe)
+    job = replace(job, recipe=recipe)
     made = solve_by_harm(job, aim, options, judge)
     job, solution = with_curves(job, made)
     job, solution = finished(job, solution, aim, loaded.adapters, helpers, progress)

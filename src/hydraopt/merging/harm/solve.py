@@ -19,7 +19,7 @@ from hydraopt.errors import BudgetError, explain
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.budget import HarmLimit, MeanError, Size
 from hydraopt.merging.draft import Draft, UnreadableError
-from hydraopt.merging.harm.checks import check_choices, check_prompted, coded_names
+from hydraopt.merging.harm.checks import check_choices, check_prompted, check_several, coded_names
 from hydraopt.merging.harm.curves import HarmCurve, TrialPoint
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.sharing import (
@@ -63,6 +63,8 @@ _AIM, _MET = 0.85, 0.5
 """Shares of a limit: where to aim, and from where on a task is left as it is."""
 _SURE: Final = 1.0
 """Standard errors that are added to what is limited: four of five other samples say less."""
+_OF_ONE: Final = 0.5
+"""Share of the answers that one which stays leaves open, as its standard error."""
 _SLACK: Final = 1.05
 """Of the bytes that a task has a use for: a size is met with the prices of all tasks together."""
 _BACK: Final = 1 / 2
@@ -86,7 +88,7 @@ class HarmSolution:
     @property
     def curves(self) -> Mapping[str, tuple[HarmPoint, ...]]:
         """By task, the points of its curve; none where the size has no room for them."""
-        return self.trials.kept_curves()
+        return self.trials.kept_curves(self.look)
 
     @property
     def room(self) -> bool:
@@ -212,6 +214,8 @@ def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
     left = trials.prompted()
     for count in range(_MOST_TRIALS):
         trials.run(np.full(trials.contents, price), left)
+        if aim.shares and aim.limit < _OF_ONE and not count:
+            check_several(trials.of_one_answer())
         within = {i for i in left if (trials.points[i][-1].harm or 0.0) <= aim.limit}
         left -= within if count else set()  # a curve needs two points
         if not left:
@@ -267,7 +271,8 @@ def _with_others(trials: Trials, known: Sequence[int], chosen: Array) -> Array:
 
 
 def _cost_of(trials: Trials, options: Options) -> HarmCost:
-    return HarmCost(importances(trials.job.pieces, options.importance), trials.most)
+    weights = importances(trials.job.pieces, options.importance, worst=options.fair)
+    return HarmCost(weights, trials.most)
 
 
 def _coded_bytes(trials: Trials, aim: Size) -> float:
@@ -368,7 +373,7 @@ def _unmet(trials: Trials, points: Sequence[TrialPoint], aim: HarmLimit) -> Budg
     return BudgetError(
         explain(
             f"the limit on harm cannot be kept: {aim.text}",
-            adapter=trials.job.pieces.owners[worst],
+            adapter=trials.worst_task(worst),
             got=f"{aim.said(points[worst].harm or 0.0)}, standard errors added, at a relative "
             f"error of {points[worst].error:.3g}",
             do="Give more prompts of this task, a larger limit, or --lossless",

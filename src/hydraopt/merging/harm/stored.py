@@ -25,6 +25,8 @@ of 9 %: half of one."""
 _NEAR: Final = 2 * _ROUNDED
 """Of the same: a task is where its error is if its harm is that of an error so near. A curve keeps
 one of several points within a step."""
+_LARGEST: Final = 1.0
+"""Error of a point; a manifest keeps larger ones as this."""
 _LOOKS: Final = 400
 """Errors at which it is looked what harm a curve says."""
 
@@ -58,25 +60,28 @@ class StoredCurves:
         return self._curves[task].told(math.hypot(error, self._curves[task].start))
 
     def of_original(self, task: str, error: float) -> Harm:
-        """What it says of the original coded anew. error: against it."""
-        return self._curves[task].told(error).harm
+        """What it says of the original coded anew. error: against it; of 1 and more as of 1, for a
+        manifest does not tell them apart."""
+        return self._curves[task].told(min(error, _LARGEST)).harm
 
 
 def tells_later(task: TaskEntry) -> bool:
     """Whether a task's curve goes on to hold where its harm is no longer known: not where it was
     refitted, for then the harm alone says where on the curve it is."""
-    return len(task.curve) < 2 or _Curve.of(task).start == task.error
+    return len(task.curve) < 2 or not _Curve.of(task).moved
 
 
 @dataclass(frozen=True)
 class _Curve:
     """Logarithms of the likely share and of KL over that of the error, to its last point. start:
-    the error at which the encoder does the harm that the task has. answers: it was measured on."""
+    the error at which the encoder does the harm that the task has. moved: whether that is another
+    one than its own, as a refit leaves it. answers: it was measured on."""
 
     likely: Line
     kl: Line
     last: float
     start: float
+    moved: bool
     answers: int
 
     @classmethod
@@ -86,13 +91,16 @@ class _Curve:
             Line(errors, np.maximum.accumulate([_log(value) for value in values]))
             for values in ([x.likely for x in task.curve], [x.kl for x in task.curve])
         )
-        start, answers = task.error, task.harm.answers if task.harm else _ANSWERS
+        start, moved = min(task.error, _LARGEST), False
         if task.harm is not None and not _is_of_curve(task, task.harm):
             grid = np.linspace(errors[0], errors[-1], _LOOKS)
             within = grid[kl(grid) <= _log(task.harm.kl)]
-            nearest = within[-1] if within.size else errors[0]
-            start = min(start, math.exp(nearest + _NEAR))
-        return cls(likely, kl, float(errors[-1]), start, answers)
+            nearest = float(within[-1] if within.size else errors[0])
+            moved = _log(start) > nearest + _NEAR
+            # Its answers were looked at: it is not beyond the last point.
+            start = math.exp(min(nearest + _NEAR, _log(start), float(errors[-1])))
+        answers = task.harm.answers if task.harm else _ANSWERS
+        return cls(likely, kl, float(errors[-1]), start, moved, answers)
 
     def told(self, error: float) -> Judged:
         log = _log(error)
@@ -104,7 +112,7 @@ class _Curve:
 
 def _is_of_curve(task: TaskEntry, harm: Harm) -> bool:
     """Whether a task is one of its trials, as manifests round them: no refit moved it."""
-    error, kl = _log(task.error), _log(harm.kl)
+    error, kl = _log(min(task.error, _LARGEST)), _log(harm.kl)
     return any(
         abs(_log(x.error) - error) <= _ROUNDED and abs(_log(x.kl) - kl) <= _ROUNDED
         for x in task.curve

@@ -186,6 +186,16 @@ class Trials:
             self.bare[content] = max(lost, self.bare.get(content, 0.0))
             self.progress("measuring the base", done, len(asked))
 
+    def of_one_answer(self) -> list[str]:
+        """Tasks that were measured on one answer alone."""
+        rows = ((name, next(iter(known.values()))) for name, known in self._judged.items())
+        return sorted(name for name, judged in rows if judged.harm.answers == 1)
+
+    def worst_task(self, content: int) -> str:
+        """Of the tasks of a content, the one that the last look showed the most harm to."""
+        names = [name for name, mine in self._asked() if mine == content]
+        return max(names, key=lambda name: self.seen[name][self.looks - 1].harm)
+
     @property
     def most(self) -> Array | None:
         """What each content can lose, (contents,); None where harm is no share of answers."""
@@ -285,11 +295,14 @@ class Trials:
         named = (x for x in self.job.pieces.tasks if x.name in self.useful)
         return {x.content: self.useful[x.name] for x in named if x.content is not None}
 
-    def kept_curves(self) -> dict[str, tuple[HarmPoint, ...]]:
-        """By task, as a manifest keeps them; none where there is no room."""
+    def kept_curves(self, chosen: int) -> dict[str, tuple[HarmPoint, ...]]:
+        """By task, as a manifest keeps them; none where there is no room. chosen: the look at what
+        the bundle will hold, whose points stay whatever others are near."""
         if not self.keeps:
             return {}
-        return {
-            name: thinned(HarmPoint(x.error, x.likely, x.kl) for x in seen.values())
-            for name, seen in self.seen.items()
-        }
+        curves = {}
+        for name, seen in self.seen.items():
+            looks = sorted(seen, key=lambda look: look != chosen)
+            rows = (seen[look] for look in looks)
+            curves[name] = thinned(HarmPoint(x.error, x.likely, x.kl) for x in rows)
+        return curves
