@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
@@ -25,10 +25,9 @@ from hydraopt.bundle.spec import Manifest, ModuleEntry, TaskEntry
 from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import read_table
 from hydraopt.coding.dense import DenseRecord
-from hydraopt.coding.forms import FORMS
 from hydraopt.coding.stream import most_numbers
+from hydraopt.collection.core import check_has_core, options_in, price_of
 from hydraopt.collection.piece import TaskPiece, check_version
-from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import (
     AlignmentError,
@@ -46,7 +45,6 @@ from hydraopt.merging.frozen import FrozenCore, MiddlePrice
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.trials import measure_tasks
-from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import CoreRecipe
 from hydraopt.merging.solving import Options, solve, solve_at
@@ -57,10 +55,7 @@ __all__ = [
     "Coder",
     "Encoded",
     "Limit",
-    "check_has_core",
     "digest_of",
-    "options_in",
-    "price_of",
     "today",
 ]
 
@@ -348,43 +343,6 @@ def _check_readable(stream: bytes, records: int, adapter: Adapter) -> None:
 
 def _never(what: str) -> NoReturn:
     raise NumericalError(explain("a stream of our own cannot be read", got=what))
-
-
-def check_has_core(bundle: Bundle) -> None:
-    """Raise UsageError for what a method of the literature made."""
-    if "method" in bundle.recipe:
-        raise UsageError(
-            explain(
-                "what a method of the literature made has no core",
-                file=bundle.path,
-                got=f"method {bundle.recipe['method']}",
-                do="Run the method on all adapters anew",
-            )
-        )
-
-
-def price_of(bundle: Bundle, do: str) -> MiddlePrice:
-    """The price that the bundle's merge came to. Raises UsageError, with what to do, where its
-    recipe says none."""
-    price = MiddlePrice.in_recipe(bundle.recipe)
-    if price is None:
-        raise UsageError(
-            explain(
-                "the collection does not say at which price it was made", file=bundle.path, do=do
-            )
-        )
-    return price
-
-
-def options_in(
-    recipe: Mapping[str, Any], workers: int | Engine | None, progress: Progress | None
-) -> Options:
-    """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
-    that is not known."""
-    measure, named = recipe.get("measure"), recipe.get("forms")
-    forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
-    chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
-    return Options(chosen, forms or tuple(FORMS), workers=workers, progress=progress)
 
 
 def digest_of(adapter: Adapter) -> str:

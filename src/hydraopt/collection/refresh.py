@@ -31,7 +31,8 @@ from hydraopt.bundle.splitting import check_elsewhere, split
 from hydraopt.bundle.task import TaskAdapter
 from hydraopt.bundle.verify import distance_from
 from hydraopt.bundle.writer import PackedBundle
-from hydraopt.collection.encode import check_has_core, digest_of, options_in, price_of
+from hydraopt.collection.core import check_has_core, options_in, price_of
+from hydraopt.collection.encode import digest_of
 from hydraopt.collection.folder import folder_of
 from hydraopt.collection.kinds import StrPath, collection_at
 from hydraopt.collection.piece import check_current

@@ -1,0 +1,55 @@
+"""What a collection's core says of how tasks are coded over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydraopt.bundle.reader import Bundle
+from hydraopt.coding.forms import FORMS
+from hydraopt.compress.measure import measure_named
+from hydraopt.engines.engine import Engine
+from hydraopt.errors import UsageError, explain
+from hydraopt.merging.frozen import MiddlePrice
+from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.solving import Options
+from hydraopt.progress import Progress
+
+__all__ = ["check_has_core", "options_in", "price_of"]
+
+
+def check_has_core(bundle: Bundle) -> None:
+    """Raise UsageError for what a method of the literature made."""
+    if "method" in bundle.recipe:
+        raise UsageError(
+            explain(
+                "what a method of the literature made has no core",
+                file=bundle.path,
+                got=f"method {bundle.recipe['method']}",
+                do="Run the method on all adapters anew",
+            )
+        )
+
+
+def price_of(bundle: Bundle, do: str) -> MiddlePrice:
+    """The price that the bundle's merge came to. Raises UsageError, with what to do, where its
+    recipe says none."""
+    price = MiddlePrice.in_recipe(bundle.recipe)
+    if price is None:
+        raise UsageError(
+            explain(
+                "the collection does not say at which price it was made", file=bundle.path, do=do
+            )
+        )
+    return price
+
+
+def options_in(
+    recipe: Mapping[str, Any], workers: int | Engine | None, progress: Progress | None
+) -> Options:
+    """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
+    that is not known."""
+    measure, named = recipe.get("measure"), recipe.get("forms")
+    forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
+    chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
+    return Options(chosen, forms or tuple(FORMS), workers=workers, progress=progress)
