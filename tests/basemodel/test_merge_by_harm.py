@@ -248,6 +248,7 @@ def test_a_plan_has_the_notes_of_the_merge(place: Path) -> None:
         (["--harm", "5"], "cannot read the harm"),
         (["--size", "much"], "cannot read the size"),
         (["--harm", "5%", "--prompts", "en=PROMPTS/en.jsonl"], "none of fr"),
+        (["ADAPTERS/old"], "the collection has a task of that name"),
     ],
 )
 def test_an_addition_is_refused_before_the_base_is_loaded(
@@ -257,12 +258,42 @@ def test_an_addition_is_refused_before_the_base_is_loaded(
     out = str(place / "x.hydra.safetensors")
     names = [str(place / "adapters" / name) for name in ("en", "fr")]
     assert CliRunner().invoke(cli, ["merge", f"old={names[0]}", "-o", out]).exit_code == 0
+    if "ADAPTERS/old" in more:
+        more, names = [], [f"old={names[0]}", *names]
     more = [text.replace("PROMPTS", str(place / "prompts")) for text in more]
     prompts = [] if "--prompts" in more else ["--prompts", str(place / "prompts")]
     given = ["--base", str(place / "base"), *prompts, *more]
     result = CliRunner().invoke(cli, ["add", out, *names, *given])
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "how", "said"),
+    [
+        ("replace", ["--size", "40%"], "no such task"),
+        ("add", [], "what is kept bit by bit changes no answer"),
+    ],
+)
+def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
+    place: Path, monkeypatch, verb: str, how: list[str], said: str
+) -> None:
+    monkeypatch.setattr(onlooker, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    out, names = str(place / "x"), [str(place / "adapters" / name) for name in ("en", "fr")]
+    assert CliRunner().invoke(cli, ["merge", names[0], "--lossless", "-o", out]).exit_code == 0
+    given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
+    result = CliRunner().invoke(cli, [verb, out, names[1], *given, *how])
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_an_addition_gets_the_notes_of_a_merge(place: Path) -> None:
+    out, names = str(place / "x"), [str(place / "adapters" / name) for name in ("en", "fr")]
+    assert CliRunner().invoke(cli, ["merge", names[0], "-o", out]).exit_code == 0
+    given = ["--base", str(place / "base"), "--prompts", str(place / "prompts"), "--harm", "5%"]
+    result = CliRunner().invoke(cli, ["add", out, names[1], *given])
+    assert result.exit_code == 0, result.output
+    assert "5% is less than one answer of fr: " in result.output
 
 
 @pytest.mark.parametrize(

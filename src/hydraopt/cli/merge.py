@@ -264,6 +264,7 @@ def _merged(
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Who looks at the adapters with the base model; warns of tasks with few prompts."""
+    from hydraopt.merging.align import is_coded
     from hydraopt.merging.harm.checks import check_prompted
 
     assert asked.base is not None
@@ -271,7 +272,7 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
     names = [adapter.name for adapter in opened]
     texts = read_texts(asked.prompted, names)
     if asked.harm is not None:  # before the base model is loaded
-        check_prompted(names, texts)
+        check_prompted([x.name for x in opened if is_coded(x, asked.exact)], texts)
     return onlooker_of(asked.base, opened, texts, progress, asked.refits, asked.answer_tokens)
 
 

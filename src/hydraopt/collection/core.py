@@ -5,17 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hydraopt.adapters import Adapter
+from hydraopt.adapters.bases import base_key
 from hydraopt.bundle.reader import Bundle
 from hydraopt.coding.forms import FORMS
+from hydraopt.collection.piece import check_version
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
-from hydraopt.errors import UsageError, explain
+from hydraopt.errors import BaseMismatchError, UsageError, explain
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress
 
-__all__ = ["check_has_core", "options_in", "price_of"]
+__all__ = ["check_fits", "check_has_core", "options_in", "price_of"]
+
+
+def check_fits(core: Bundle, adapter: Adapter, same_base: bool) -> None:
+    """Raise BaseMismatchError for an adapter of another base model than the core's, and UsageError
+    for what has no core."""
+    check_version(core)
+    check_has_core(core)
+    ours = core.base_model
+    names = [base_key(name) if name else None for name in (adapter.base_model, ours)]
+    if names[0] != names[1] and not same_base:
+        raise BaseMismatchError(
+            explain(
+                "the adapter belongs to another base model",
+                adapter=adapter.name,
+                got=adapter.base_model or "(not stated)",
+                expected=ours or "(not stated)",
+                do="If it is the same one under another name, say so: --same-base",
+            )
+        )
 
 
 def check_has_core(bundle: Bundle) -> None:

@@ -17,7 +17,6 @@ from typing import Final, NoReturn
 
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors
-from hydraopt.adapters.bases import base_key
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.history import Added
 from hydraopt.bundle.reader import Bundle
@@ -26,12 +25,11 @@ from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import read_table
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import most_numbers
-from hydraopt.collection.core import check_has_core, options_in, price_of
-from hydraopt.collection.piece import TaskPiece, check_version
+from hydraopt.collection.core import check_fits, options_in, price_of
+from hydraopt.collection.piece import TaskPiece
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import (
     AlignmentError,
-    BaseMismatchError,
     NumericalError,
     UsageError,
     explain,
@@ -45,6 +43,7 @@ from hydraopt.merging.frozen import FrozenCore, MiddlePrice
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.harm.solve import solve_by_harm
 from hydraopt.merging.harm.trials import measure_tasks
+from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Measured
 from hydraopt.merging.recipe import CoreRecipe
 from hydraopt.merging.solving import Options, solve, solve_at
@@ -162,7 +161,7 @@ class Coder:
         base model, AlignmentError for a module that the core lacks, BudgetError for a limit that
         cannot be met, and what align raises.
         """
-        self._check(adapter)
+        check_fits(self.bundle, adapter, self.same_base)
         if self.limit.keeps_all(self.bundle):
             return self._encoded(adapter, self._whole(adapter), None, day)
         planned = self._planned(adapter)
@@ -173,22 +172,6 @@ class Coder:
         if planned.pieces.contents:
             job, draft = self._solved(job, adapter)
         return self._encoded(adapter, planned, (job, draft), day)
-
-    def _check(self, adapter: Adapter) -> None:
-        check_version(self.bundle)
-        check_has_core(self.bundle)
-        ours = self.bundle.base_model
-        names = [base_key(name) if name else None for name in (adapter.base_model, ours)]
-        if names[0] != names[1] and not self.same_base:
-            raise BaseMismatchError(
-                explain(
-                    "the adapter belongs to another base model",
-                    adapter=adapter.name,
-                    got=adapter.base_model or "(not stated)",
-                    expected=ours or "(not stated)",
-                    do="If it is the same one under another name, say so: --same-base",
-                )
-            )
 
     def _planned(self, adapter: Adapter) -> _Planned:
         """What is coded of an adapter over this core."""
@@ -318,7 +301,8 @@ class Coder:
             manifest.blobs,
             tuple(job.carried.data),
         )
-        notes = (*planned.pieces.notes, *planned.notes)
+        limit = self.limit.budget(2 * adapter.numbers) if coded else None
+        notes = (*planned.pieces.notes, *planned.notes, *notes_of(manifest, limit))
         return Encoded(piece, dict(draft.forms) if draft else {}, notes)
 
 

@@ -16,6 +16,7 @@ from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle.harm import Harm
 from hydraopt.bundle.reader import no_such_task
+from hydraopt.collection.core import check_fits
 from hydraopt.collection.encode import Coder, Encoded, Limit, today
 from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
@@ -23,13 +24,24 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
+from hydraopt.merging.align import is_coded
 from hydraopt.merging.harm.checks import check_prompted
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.outcome import inputs_of, load
 from hydraopt.merging.weights import Sensed, sensed
 from hydraopt.progress import Progress
 
-__all__ = ["AddedTask", "Changed", "How", "Onlooker", "add", "remove", "rename", "replace"]
+__all__ = [
+    "AddedTask",
+    "Changed",
+    "How",
+    "Onlooker",
+    "add",
+    "check_before",
+    "remove",
+    "rename",
+    "replace",
+]
 
 
 @dataclass(frozen=True)
@@ -101,22 +113,7 @@ def add(
     is there already, BundleFormatError for a task file that cannot be read, since it may have that
     name, and a HydraoptError for anything else that is wrong, before anything is written.
     """
-
-    def vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
-        taken = collection.taken(names)
-        there = [name for name in names if name in taken]
-        if there:
-            raise UsageError(
-                explain(
-                    "the collection has a task of that name",
-                    file=place_of(path),
-                    got=", ".join(there[:8]),
-                    do="Use replace, or another name: NAME=PATH",
-                )
-            )
-        return ()
-
-    return _put(path, adapters, vacant, how)
+    return _put(path, adapters, _vacant, how)
 
 
 def replace(
@@ -126,12 +123,63 @@ def replace(
 
     Raises TaskNotFoundError for a name that is not there.
     """
+    return _put(path, adapters, _present, how)
 
-    def present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
-        _check_there(collection, names)
-        return names
 
-    return _put(path, adapters, present, how)
+def check_before(
+    verb: str,
+    path: StrPath,
+    adapters: Sequence[Adapter],
+    limit: Limit,
+    *,
+    same_base: bool = False,
+    prompted: bool = False,
+) -> None:
+    """Raise what ``verb``, "add" or "replace", raises of these adapters before it codes anything:
+    for who has to load a base model first. prompted: whether they have prompts."""
+    collection = collection_at(path)
+    {"add": _vacant, "replace": _present}[verb](collection, [x.name for x in adapters])
+    core = collection.core()
+    for adapter in adapters:
+        check_fits(core, adapter, same_base)
+        limit.budget(2 * adapter.numbers)
+    if prompted and limit.keeps_all(core):
+        raise _changes_nothing(path, limit)
+
+
+def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
+    """No task goes. Raises UsageError for names that are there."""
+    taken = collection.taken(names)
+    there = [name for name in names if name in taken]
+    if there:
+        raise UsageError(
+            explain(
+                "the collection has a task of that name",
+                file=place_of(collection.path),
+                got=", ".join(there[:8]),
+                do="Use replace, or another name: NAME=PATH",
+            )
+        )
+    return ()
+
+
+def _present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
+    """All of them go. Raises TaskNotFoundError."""
+    _check_there(collection, names)
+    return names
+
+
+def _changes_nothing(path: StrPath, limit: Limit) -> UsageError:
+    """The error of prompts over a lossless core."""
+    more = "" if limit.lossless else ", or give a limit: --size, --error or --harm"
+    return UsageError(
+        explain(
+            "what is kept bit by bit changes no answer",
+            file=place_of(path),
+            got="prompts",
+            do=f"Leave them out{more}",
+        )
+    )
 
 
 def remove(path: StrPath, tasks: Iterable[str]) -> Changed:
@@ -199,19 +247,12 @@ def _put(
         core, limit = collection.core(base), how.get("limit") or Limit()
         lossless = limit.keeps_all(core)
         if lossless and seen.judge is not None:
-            raise UsageError(
-                explain(
-                    "what is kept bit by bit changes no answer",
-                    file=place_of(path),
-                    got="prompts",
-                    do="Leave them out"
-                    + ("" if limit.lossless else ", or give a limit: --size, --error or --harm"),
-                )
-            )
+            raise _changes_nothing(path, limit)
         for adapter in given:
             limit.budget(2 * adapter.numbers)  # what cannot be read is told before all that is long
         if limit.harm is not None and seen.judge is not None:
-            check_prompted([x.name for x in given], seen.judge.tasks())
+            coded = (x.name for x in given if is_coded(x, how.get("exact", ())))
+            check_prompted(coded, seen.judge.tasks())
         coder = Coder(
             core,
             limit,
@@ -224,10 +265,10 @@ def _put(
             how.get("progress"),
         )
         before = collection.size()
-        coded = [(adapter, coder.encode(adapter, day)) for adapter in given]
-        done = collection.write(Change(gone, [x.piece for _, x in coded]))
-    notes = (*loaded.notes, *(note for _, x in coded for note in x.notes))
-    rows = tuple(_row(adapter, x) for adapter, x in coded)
+        made = [(adapter, coder.encode(adapter, day)) for adapter in given]
+        done = collection.write(Change(gone, [x.piece for _, x in made]))
+    notes = (*loaded.notes, *(note for _, x in made for note in x.notes))
+    rows = tuple(_row(adapter, x) for adapter, x in made)
     return Changed(collection.path, before, done.size, rows, notes=notes, warnings=done.warnings)
 
 

@@ -25,7 +25,7 @@ from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensor
 from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
 
-__all__ = ["AdapterFactors", "MergeSet", "align"]
+__all__ = ["AdapterFactors", "MergeSet", "align", "is_coded"]
 
 HALVES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
@@ -187,6 +187,11 @@ def _contents(
             distinct.append(adapter)
         numbers_of.append(content_of[key])
     return numbers_of, distinct, list(content_of)
+
+
+def is_coded(adapter: Adapter, exact: Sequence[str] = ()) -> bool:
+    """Whether anything of an adapter is coded, unless all is kept; exact: as of :func:`align`."""
+    return bool(adapter.modules or tensors_of(adapter, exact, False).coded)
 
 
 def align(

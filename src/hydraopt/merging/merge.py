@@ -128,9 +128,8 @@ def merge(
     same_base: take base models written differently as one. alpha: of files that state none. exact:
     patterns with * and ? of keys of tensors to keep bit by bit. base: its folder or tensors; what
     takes the place of one is coded as the difference, and readers need it too. workers: processes
-    at most, or an Engine. progress: called with (stage, done, total).
-
-    The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
+    at most, or an Engine. progress: called with (stage, done, total). The same content gives the
+    same bytes. Raises a HydraoptError before ``output`` is touched.
     """
     started, core, other = time.monotonic(), core_name(output), measure != DEFAULT_MEASURE
     limits = Limits(size, error, max_error, lossless, harm)
@@ -143,12 +142,11 @@ def merge(
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         budget = limits.budget(pieces.fp16_bytes)
         every = lossless_job(loaded, pieces, budget, core)
-        job = every or begun_job(pieces, budget, core)
+        begun = every or begun_job(pieces, budget, core)
         weighed = weigh(importance, None if every else sensitivity, pieces, budget, fair, judge)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
-        if every is None:
-            recipe = recipe_of(options, budget, lossless, helpers)
-            job = dataclasses.replace(job, recipe=recipe)
+        recipe = recipe_of(options, budget, lossless, helpers)
+        job = every or dataclasses.replace(begun, recipe=recipe)
         job, solution = _solved(job, budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)

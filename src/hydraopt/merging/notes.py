@@ -20,10 +20,10 @@ _NAMED: Final = 5
 
 
 def notes_of(
-    manifest: Manifest, budget: Budget | HarmLimit | None, coded: int, fp16_bytes: int
+    manifest: Manifest, budget: Budget | HarmLimit | None, coded: int = 0, fp16_bytes: int = 0
 ) -> Iterator[str]:
     """Sentences. budget: what it was made for, None if for every bit. coded: bytes of the bundle, 0
-    where nothing is coded with a loss. fp16_bytes: of the inputs."""
+    where nothing is coded with a loss, or for a task alone. fp16_bytes: of the inputs."""
     yield from _left_out(manifest)
     yield from _little_kept(manifest)
     yield from _few_answers(manifest, budget)
@@ -51,9 +51,11 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
 def _little_kept(manifest: Manifest) -> Iterator[str]:
     """Of tasks that lost more than they have."""
     if beyond := [task.name for task in manifest.tasks if task.error > 1]:
+        count = len(manifest.tasks)
+        of_all = f", of {count} tasks" if count > 1 else ""
         yield (
-            f"an error above 1: {listed(beyond, _NAMED)}, of {len(manifest.tasks)} tasks; little "
-            "of each is kept, at its full strength: see what they still do before you ship them"
+            f"an error above 1: {listed(beyond, _NAMED)}{of_all}; little of each is kept, at its "
+            "full strength: see what they still do before you ship them"
         )
 
 

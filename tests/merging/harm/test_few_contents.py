@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError
-from hydraopt.merging.align import align
+from hydraopt.merging.align import align, is_coded
 from hydraopt.merging.harm.checks import coded_names
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.weights import importances
@@ -112,3 +113,5 @@ def test_a_task_of_which_nothing_is_coded_needs_no_prompts(adapters) -> None:
     pieces = align(adapters, None, lossless=True)
     assert list(coded_names(pieces)) == []
     assert sorted(coded_names(align(adapters, None, lossless=False))) == sorted(SCALES)
+    assert is_coded(adapters[0])
+    assert not is_coded(replace(adapters[0], modules={}))
