@@ -128,8 +128,9 @@ def merge(
     same_base: take base models written differently as one. alpha: of files that state none. exact:
     patterns with * and ? of keys of tensors to keep bit by bit. base: its folder or tensors; what
     takes the place of one is coded as the difference, and readers need it too. workers: processes
-    at most, or an Engine. progress: called with (stage, done, total). The same content gives the
-    same bytes. Raises a HydraoptError before ``output`` is touched.
+    at most, or an Engine. progress: called with (stage, done, total).
+
+    The same content gives the same bytes. Raises a HydraoptError before ``output`` is touched.
     """
     started, core, other = time.monotonic(), core_name(output), measure != DEFAULT_MEASURE
     limits = Limits(size, error, max_error, lossless, harm)
@@ -141,13 +142,11 @@ def merge(
     with _started(loaded, 1 if lossless else workers) as engine:
         pieces = _aligned(loaded, lossless, exact, open_base(base))
         budget = limits.budget(pieces.fp16_bytes)
-        every = lossless_job(loaded, pieces, budget, core)
-        begun = every or begun_job(pieces, budget, core)
+        every, job = _begun(loaded, pieces, budget, core)
         weighed = weigh(importance, None if every else sensitivity, pieces, budget, fair, judge)
         options = Options(chosen, tuple(forms or FORMS), fair, engine, progress, *weighed)
-        recipe = recipe_of(options, budget, lossless, helpers)
-        job = every or dataclasses.replace(begun, recipe=recipe)
-        job, solution = _solved(job, budget, options, judge)
+        recipe = job.recipe if every else recipe_of(options, budget, lossless, helpers)
+        job, solution = _solved(dataclasses.replace(job, recipe=recipe), budget, options, judge)
     if solution:
         job, solution = finished(job, solution, budget, loaded.adapters, helpers, progress)
     return write(output, job, solution, chosen, None if lossless else budget, started)
@@ -164,6 +163,14 @@ def lossless_job(
     recipe = MergeRecipe(DEFAULT_MEASURE, "lossless", DEFAULT_MAX_ERROR, tuple(FORMS))
     whole = Job.of(every, recipe, core_file)
     return whole if whole.size(None) <= budget.limit else None
+
+
+def _begun(
+    loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None
+) -> tuple[bool, Job]:
+    """Whether a size has room for every bit, and the job of these, or one without a recipe yet."""
+    every = lossless_job(loaded, pieces, budget, core_file)
+    return every is not None, every or begun_job(pieces, budget, core_file)
 
 
 def begun_job(pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None) -> Job:
