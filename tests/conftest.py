@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,29 @@ def write_adapter(
 def make_adapter() -> MakeAdapter:
     """Write a PEFT folder: make_adapter(folder, {"h.0.q": (B, A)}, alpha=..., dtype=...)."""
     return write_adapter
+
+
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
+    """A folder of caches, one for each test: what one has left there changes no other, and nothing
+    is left in the user's. Base models are there already, for they take minutes to make."""
+    root = Path(os.environ.get("HYDRAOPT_CACHE") or Path.home() / ".cache" / "hydraopt")
+    (root / "bases").mkdir(parents=True, exist_ok=True)
+    made = itertools.count()
+
+    def new() -> Path:
+        folder = folders / str(next(made))
+        folder.mkdir()
+        (folder / "bases").symlink_to(root / "bases")
+        return folder
+
+    folders = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRAOPT_CACHE", str(new()))
+        yield new
+
+
+@pytest.fixture(autouse=True)
+def own_cache(_caches: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the test's own."""
+    monkeypatch.setenv("HYDRAOPT_CACHE", str(_caches()))

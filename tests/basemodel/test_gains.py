@@ -172,7 +172,7 @@ def test_prompts_fit_the_tasks_that_have_them(trained, make_adapter, tmp_path: P
     plain, fitted = tmp_path / "plain", tmp_path / "fitted"
     merge(adapters, plain, size="40%", rescaler=lambda name, coded: {})
     merge(adapters, fitted, size="40%", rescaler=onlooker.gains)
-    assert told == [("fitting to answers", 1, 1)]
+    assert told == [("answers of fr", 32, 32), ("fitting to answers", 1, 1)]
     before, after = open_bundle(plain), open_bundle(fitted)
     streams = {name: before.manifest.tasks[i].content for i, name in enumerate(names)}
     for name, content in streams.items():

@@ -14,6 +14,9 @@ from hydraopt.basemodel import judge as module
 from hydraopt.basemodel.encoding import Encoded
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.memory import Memory
+from hydraopt.basemodel.refit import NOT_TRAINED
+from hydraopt.basemodel.writing import not_finite
+from hydraopt.cli.mergeoptions import said_of_cut
 from hydraopt.errors import NumericalError
 from tests.basemodel.test_harm import asked_of, factors_of
 
@@ -73,6 +76,34 @@ def test_what_is_measured_is_named_and_not_kept(judge_of, tmp_path, value: float
         judge.measured("fr", bad)
     assert kept(tmp_path) == before
     assert np.isfinite(judge.measured("fr", factors_of(1)).harm.kl)
+
+
+def test_answers_that_fill_the_positions_are_not_cut_by_tokens(judge_of, monkeypatch) -> None:
+    """More tokens would judge no more of them, so nobody is told to ask for more."""
+    judge = judge_of()
+    end = next(iter(judge._ends))
+    said = [Encoded((1,), (3, 4, 5)), Encoded((1,), (3, 4, 5, end)), Encoded((1,), ())]
+    monkeypatch.setattr(judge, "answers", lambda _: said)
+    for tokens, by_tokens in ((3, True), (4, False), (128, False)):
+        judge.answer_tokens = tokens
+        assert judge.cut_by_tokens() == by_tokens
+    assert judge.cut_by_tokens([]) is False
+    told = said_of_cut({"fr": 1}, False, 128)
+    assert told == "harm is told of answers that go on where the base has no more positions: fr (1)"
+    assert said_of_cut({"fr": 1}, True, 128).endswith("merge --answer-tokens judges more")
+
+
+def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:
+    """Nothing of it was measured before where errors are limited."""
+    judge = judge_of()
+
+    def refit(*_: object, **__: object) -> None:
+        raise not_finite(NOT_TRAINED)
+
+    monkeypatch.setattr(module, "refit", refit)
+    monkeypatch.setattr(judge, "_learned", lambda _: [1])
+    with pytest.raises(NumericalError, match=r"cannot be trained .* \[adapter fr\]; got logits"):
+        judge.refit("fr", dict)
 
 
 @pytest.mark.parametrize("library", [torch, transformers])

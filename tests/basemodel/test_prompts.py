@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from hydraopt import open_bundle, read_adapters
 from hydraopt.basemodel import judge as judge_module
+from hydraopt.basemodel import prompts as prompts_module
 from hydraopt.basemodel.encoding import RowPrompt, encode_prompt, encode_row, prompt_text
 from hydraopt.basemodel.model import load_model
 from hydraopt.basemodel.onlooker import TEXTS, Onlooker
@@ -95,6 +96,18 @@ def test_a_base_without_these_modules_is_refused(base, make_adapter, tmp_path) -
         match=rf"no linear module h\.0\.q \[file {re.escape(str(base))}\]; got no such",
     ):
         Onlooker(str(base), read_adapters([folder]), {}).sensitivities()
+
+
+def test_more_prompts_than_are_of_use_are_not_kept(tmp_path: Path, monkeypatch) -> None:
+    """But they are looked at: what is wrong far down is told as well."""
+    monkeypatch.setattr(prompts_module, "MOST_PROMPTS", 3)
+    file = tmp_path / "many.jsonl"
+    lines = [json.dumps(x) for x in ("a", "b", "a", "c", "a", "d", "e")]
+    file.write_text("\n".join(lines))
+    assert read_prompts(file) == ["a", "b", "a", "c"]
+    file.write_text("\n".join([*lines, "{"]))
+    with pytest.raises(UsageError, match=r"many\.jsonl:8"):
+        read_prompts(file)
 
 
 def test_prompt_files(tmp_path: Path) -> None:

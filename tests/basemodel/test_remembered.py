@@ -24,6 +24,29 @@ def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None
     assert Memory(tmp_path / "file").get(key_of(["a"])) is None
 
 
+def test_long_values_are_on_disk_alone_where_they_can_be(tmp_path: Path) -> None:
+    """Answers of many tasks would fill the memory; where none can be written they must."""
+    (tmp_path / "file").write_text("x")
+    long, short = list(range(5000)), [1]
+    for folder, known in ((tmp_path / "kept", {"b"}), (tmp_path / "file", {"a", "b"})):
+        memory = Memory(folder)
+        for _ in range(2):
+            memory.put("a", long)
+            memory.put("b", short)
+            assert [memory.get(key) for key in ("a", "b")] == [long, short]
+            assert memory._known.keys() == known
+
+
+def test_who_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        Memory(tmp_path).put("a", [1])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_borders_of_parts_count() -> None:
     assert key_of(["ab", "c"]) != key_of(["a", "bc"])
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 
 from hydraopt.cli import progress as progress_module
 from hydraopt.cli.progress import progress_bar, progress_lines
@@ -110,3 +115,25 @@ def test_a_bar_starts_anew_with_each_stage(monkeypatch) -> None:
             assert task.finished == (done == 2)
             assert (task.description, task.completed) == (stage, done)
             assert task.fields["left"] == ("about 0 s left" if done == 2 else "")
+
+
+def test_a_warning_has_a_line_of_its_own_on_a_terminal() -> None:
+    """The bar gives way to it, whatever other stream goes there."""
+    code = """
+from hydraopt.cli.common import warn
+from hydraopt.cli.progress import progress_bar
+with progress_bar(False) as move:
+    move("first", 1, 4)
+    warn("few prompts of [a] b")
+    move("first", 2, 4)
+"""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs) as process:
+        assert process.wait(60) == 0
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # how Linux tells that nobody writes there any more
+        while more := os.read(ours, 1 << 16):
+            said += more
+    os.close(ours)
+    assert "\x1b[2Kwarning: few prompts of [a] b\r\n" in said.decode()

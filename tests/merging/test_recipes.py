@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hydraopt.merging.recipe import MergeRecipe, RefreshRecipe, ShrinkRecipe, answer_tokens_in
+from hydraopt.coding.forms import FORMS
+from hydraopt.merging.recipe import (
+    MergeRecipe,
+    RefreshRecipe,
+    ShrinkRecipe,
+    answer_tokens_in,
+    forms_in,
+)
 
 LOOKED, TRAINED = {"sensitivity": 3, "judged": 8}, {"rescaled": 2, "refit": 8}
 MERGE = MergeRecipe(
@@ -29,6 +36,26 @@ def test_a_refresh_looks_at_no_answers(limit: str | None, decoded: bool) -> None
     assert after.keys() & (LOOKED.keys() | TRAINED.keys()) == (TRAINED.keys() if decoded else set())
     assert after["measure"] == "bias-aware"
     assert after["limit"] == (limit or "harm")
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+def test_what_was_fair_is_not_so_refreshed(decoded: bool) -> None:
+    assert BEFORE["fair"] is True
+    assert RefreshRecipe(BEFORE, None, None, decoded).to_json()["fair"] is False
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (["private"], ("private",)),
+        (["two-sided", "private", "other"], ("private", "two-sided")),
+        (["other"], tuple(FORMS)),
+        ("private", tuple(FORMS)),
+        (None, tuple(FORMS)),
+    ],
+)
+def test_the_forms_of_a_recipe(said: object, read: tuple[str, ...]) -> None:
+    assert forms_in({} if said is None else {"forms": said}) == read
 
 
 def test_a_shrink_looks_at_no_answers_and_keeps_what_was_trained() -> None:

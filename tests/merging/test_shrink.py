@@ -43,3 +43,10 @@ def test_an_error_so_small_that_nothing_shrinks_is_refused(three, tmp_path: Path
         shrink(tmp_path / "x", tmp_path / "y", error=0.01, workers=1)
     assert not (tmp_path / "y").exists()
     assert shrink(tmp_path / "x", tmp_path / "y", error=0.5, workers=1).size > 0
+
+
+def test_forms_that_a_merge_did_not_permit_stay_out(three, tmp_path: Path) -> None:
+    merge(three, tmp_path / "x", size="40%", forms=["private"], workers=1)
+    made = shrink(tmp_path / "x", tmp_path / "y", size="20%", workers=1)
+    assert made.forms.keys() == {"private"}
+    assert open_bundle(tmp_path / "y").recipe["forms"] == ["private"]

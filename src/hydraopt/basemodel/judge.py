@@ -31,7 +31,7 @@ from hydraopt.basemodel.memory import (
 )
 from hydraopt.basemodel.model import TaskFactors
 from hydraopt.basemodel.recall import depends_on, kept_records, recalled_records
-from hydraopt.basemodel.refit import Schedule, parted, refit
+from hydraopt.basemodel.refit import NOT_TRAINED, Schedule, parted, refit
 from hydraopt.basemodel.writing import answered, ends_of, not_finite
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.records import PartsRecord
@@ -117,17 +117,28 @@ class Judge:
                 counts[name] = on
         return counts
 
+    def cut_by_tokens(self, tasks: Iterable[str] | None = None) -> bool:
+        """Whether any answer that does not end was left off for ``answer_tokens``; others have
+        filled the positions of the model. tasks: as of :meth:`cut`."""
+        names = self._prompts if tasks is None else tasks
+        said = (answer.target for name in names for answer in self.answers(name))
+        return any(len(x) >= self.answer_tokens and x[-1] not in self._ends for x in said)
+
     def lessons(self, task: str) -> list[Encoded]:
         """The further prompts of a task with the original's answers, those that have any."""
-        said = self._answered(task, self._lessons.get(task, ()))
+        said = self._answered(task, self._lessons.get(task, ()), "more answers")
         return [answer for answer in said if answer.target]
 
-    def _answered(self, task: str, asked: Sequence[Encoded]) -> list[Encoded]:
+    def _answered(
+        self, task: str, asked: Sequence[Encoded], stage: str = "answers"
+    ) -> list[Encoded]:
+        """Answers to prompts of a task. stage: what progress calls them; those that are asked hours
+        later have another one, or the time left would count these hours."""
         said: list[Encoded] = []
         for start in range(0, len(asked), _BLOCK):
             block = asked[start : start + _BLOCK]
             done = functools.partial(
-                self._progress, f"answers of {task}", start + len(block), len(asked)
+                self._progress, f"{stage} of {task}", start + len(block), len(asked)
             )
             said += self._block(task, block, done)
         return said
@@ -214,7 +225,10 @@ class Judge:
         if known is not None:
             return known
         given = self._model, answers, self._originals(task), coded
-        records = refit(*given, more=more, told=told).records
+        try:
+            records = refit(*given, more=more, told=told).records
+        except NumericalError:
+            raise not_finite(NOT_TRAINED, task) from None
         self._memory.put(key, kept_records(records, coded))
         return records
 
@@ -231,8 +245,9 @@ class Judge:
         """The prompts of a task that no refit learns from: neither its own, nor that of a task of
         equal content, with which it shares what is coded."""
         asked = self._prompts[task]
-        # Of too few none is held out; then none was learned from either.
-        mine = held_out(self.answers(task), len(self.lessons(task)))[1] or range(len(asked))
+        mine = list(range(len(asked)))
+        if self._learned(task):  # of too few nothing is
+            mine = held_out(self.answers(task), len(self.lessons(task)))[1]
         twins = [x for x in self._prompts if x != task and self._content(x) == self._content(task)]
         learned = {answer.prompt for twin in twins for answer in self._learned(twin)}
         return [i for i in mine if asked[i].prompt not in learned]

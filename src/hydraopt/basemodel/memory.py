@@ -28,6 +28,8 @@ __all__ = ["Memory", "are_answers", "base_hash", "cache_folder", "key_of", "vers
 _WEIGHTS: Final = ("*.safetensors", "*.bin")
 _MOST: Final = 256 << 20
 """Bytes of an entry."""
+_SHORT: Final = 1 << 12
+"""Bytes of an entry that is in memory as well; answers of many tasks would fill it."""
 _OURS: Final = re.compile(r"[0-9a-f]{64}\.json|tmp\w+\.new")
 _DAYS: Final = 90
 """After which an entry that was not asked for goes."""
@@ -89,33 +91,40 @@ class Memory:
             return self._known[key]
         if self._folder is None:
             return None
-        value, file = None, self._folder / f"{key}.json"
+        value, file, data = None, self._folder / f"{key}.json", b""
         with suppress(OSError, ValueError, RecursionError):
-            value = json.loads(read_regular(file, _MOST))
+            data = read_regular(file, _MOST)
+            value = json.loads(data)
         if value is not None:
             with suppress(OSError):  # a folder may be read-only
                 os.utime(file)
-        if self._in_process and value is not None:
-            self._known[key] = value
+            if self._in_process and len(data) <= _SHORT:
+                self._known[key] = value
         return value
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value; on disk as well, in one step, if there is room and it is not too large."""
-        if self._in_process:
+        """Keep a value: on disk, in one step, if there is room and it is not too large; in memory
+        if it is short, or is not on disk."""
+        text = "" if self._folder is None else json.dumps(value)
+        on_disk = False
+        if self._folder is not None and len(text) <= _MOST:
+            with suppress(OSError):
+                self._write(self._folder, key, text)
+                on_disk = True
+        if self._in_process and (not on_disk or len(text) <= _SHORT):
             self._known[key] = value
-        if self._folder is None or len(text := json.dumps(value)) > _MOST:
-            return
-        with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._remove_old(self._folder)
-            handle, name = tempfile.mkstemp(dir=self._folder, suffix=".new")
-            try:
-                with os.fdopen(handle, "w") as file:
-                    file.write(text)
-                Path(name).replace(self._folder / f"{key}.json")
-            except OSError:
-                Path(name).unlink(missing_ok=True)
-                raise
+
+    def _write(self, folder: Path, key: str, text: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._remove_old(folder)
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".new")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            Path(name).replace(folder / f"{key}.json")
+        except BaseException:  # who is interrupted leaves nothing either
+            Path(name).unlink(missing_ok=True)
+            raise
 
     def _remove_old(self, folder: Path) -> None:
         """Once: entries that were not asked for in _DAYS, and what a killed writer left."""

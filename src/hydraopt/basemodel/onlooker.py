@@ -20,6 +20,7 @@ from hydraopt.basemodel.gains import gains
 from hydraopt.basemodel.judge import Judge
 from hydraopt.basemodel.model import TaskFactors, check_logits, load_model
 from hydraopt.basemodel.positions import check_prompt, positions_of
+from hydraopt.basemodel.prompts import MOST_PROMPTS
 from hydraopt.basemodel.refit import Schedule
 from hydraopt.basemodel.sensitivity import looks, self_written, sensitivities
 from hydraopt.coding.records import PartsRecord
@@ -47,7 +48,7 @@ _TOKENS = 48
 """Of an answer, at most, that modules are seen on and gains are fitted to."""
 JUDGED_IF_REFIT = 64
 """The same where the others are learned from: a share of the bytes needs no more (docs/log.md)."""
-LEARNED = 1024
+LEARNED = MOST_PROMPTS
 """Prompts of a task that a refit takes, those that judge among them, at most."""
 _DIGITS = 12
 """Of an adapter's hash, from which the seed of what it writes is made: 48 bits."""
@@ -107,7 +108,8 @@ class Onlooker:
         self._progress = progress or silent
         self._seed, self._refits = seed, refits
         self._answer_tokens = answer_tokens
-        self._mended = self._steps = 0
+        self._mended: set[str] = set()
+        self._steps = 0
 
     def sensitivities(self) -> dict[str, dict[str, float]]:
         """Of every adapter by module path, tempered (:data:`POWER`), but for those that are
@@ -149,8 +151,8 @@ class Onlooker:
             return {}
         decoded = {path: (factors.B, factors.A) for path, factors in coded().items()}
         shifts = gains(self._model, self._answers(name), self._factors(name), decoded)
-        self._mended += 1
-        self._progress("fitting to answers", self._mended, self._contents)
+        self._mended.add(self._adapters[name].content_hash())
+        self._progress("fitting to answers", len(self._mended), len(self._contents))
         return shifts
 
     @functools.cached_property
@@ -177,9 +179,11 @@ class Onlooker:
     ) -> Mapping[str, PartsRecord]:
         """See :meth:`hydraopt.basemodel.judge.Judge.refit`. Progress counts steps: those of one
         start for each task that is to come, and of a task that takes a second start those too."""
-        self._mended += name in self._prompts
+        if name in self._prompts:
+            # Of a content another task is asked where one has learned nothing.
+            self._mended.add(self._adapters[name].content_hash())
         each, before = Schedule().steps, self._steps
-        later = each * (self._contents - self._mended)
+        later = each * len(self._contents - self._mended)
 
         def told(done: int, most: int) -> None:
             self._steps = before + done
@@ -191,10 +195,10 @@ class Onlooker:
         return records
 
     @functools.cached_property
-    def _contents(self) -> int:
+    def _contents(self) -> frozenset[str]:
         """Different contents of the tasks that have prompts: tasks of equal content are asked
-        about once."""
-        return len({self._adapters[name].content_hash() for name in self._prompts})
+        about once, or until one has learned something."""
+        return frozenset(self._adapters[name].content_hash() for name in self._prompts)
 
     def _different(self, name: str, most: int) -> list[Encoded]:
         """The first prompts of a task as tokens, no two alike."""

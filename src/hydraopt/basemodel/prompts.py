@@ -13,7 +13,10 @@ from hydraopt.basemodel.encoding import prompt_text
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.reading import MOST_CONFIG, read_regular
 
-__all__ = ["prompt_files", "read_prompt_folder", "read_prompts"]
+__all__ = ["MOST_PROMPTS", "prompt_files", "read_prompt_folder", "read_prompts"]
+
+MOST_PROMPTS: Final = 1024
+"""Different prompts of a task that are of use, at most: those of a refit."""
 
 _MOST_BYTES: Final = 1 << 28
 _ENCODING: Final = "utf-8-sig"
@@ -26,7 +29,8 @@ _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Prompts, one a line, exactly as the model gets them.
+    """Prompts, one a line, exactly as the model gets them: the first, up to MOST_PROMPTS different
+    ones. All lines are looked at.
 
     Plain text; or, in a ``.jsonl`` or ``.ndjson`` file, JSON strings, objects with a "prompt", or
     the rows of a task with an "input", which become prompts as the evaluation's do. Their
@@ -44,12 +48,16 @@ def read_prompts(path: str | Path) -> list[str]:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(explain("cannot read the prompts", file=file, got=reason)) from None
     prompts = []
+    different: set[str] = set()
     instruction = functools.cache(lambda: _instruction(file))
     for number, line in enumerate((line.removesuffix("\r") for line in lines), 1):
         if line.strip():
             where = f"{file}:{number}"
             rows = file.suffix.lower() in _ROWS
-            prompts.append(_prompt(line, where, instruction) if rows else line)
+            prompt = _prompt(line, where, instruction) if rows else line
+            if len(different) < MOST_PROMPTS:
+                different.add(prompt)
+                prompts.append(prompt)
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
     return prompts

@@ -44,6 +44,7 @@ from hydraopt.basemodel.harm import (
 )
 from hydraopt.basemodel.lesson import Lesson, learner_of
 from hydraopt.basemodel.model import Placed, TaskFactors, of_head, place
+from hydraopt.basemodel.writing import not_finite
 from hydraopt.bundle.harm import Harm
 from hydraopt.coding.forms import Way
 from hydraopt.coding.records import PartsRecord
@@ -53,7 +54,10 @@ from hydraopt.linalg.basis import Basis
 from hydraopt.linalg.shapes import Factors
 from hydraopt.linalg.svd import halved, thin
 
-__all__ = ["Course", "Refit", "Schedule", "parted", "refit"]
+__all__ = ["NOT_TRAINED", "Course", "Refit", "Schedule", "parted", "refit"]
+
+NOT_TRAINED: Final = "what is coded cannot be trained on the adapter's answers"
+"""What an error says of logits that are not finite."""
 
 _WARM: Final = 5
 """Steps in which the rate rises to its full value."""
@@ -137,8 +141,8 @@ def refit(
     and then of these as well (:func:`hydraopt.basemodel.harm.held_out`, ``held_out_of_more``).
     told: called after every step with those that are done and how many there may be. The same
     arguments give the same records. The model stays as it is.
-    Raises UsageError for fewer than four answers in all, and AlignmentError for modules that the
-    model does not have as linear ones.
+    Raises UsageError for fewer than four answers in all, AlignmentError for modules that the model
+    does not have as linear ones, and NumericalError where its logits with ``coded`` are not finite.
     """
     how = schedule or Schedule()
     seen, judging, others = parted(answers, more)
@@ -153,6 +157,8 @@ def refit(
         )
     judges = reference_of(model, [*judging, *others], original)
     first = _drift(model, judges, {p: x.record for p, x in coded.items()})
+    if not first.is_finite:
+        raise not_finite(NOT_TRAINED)
     before = best = _harm(first)
     # Others may be what the adapter was trained on: they do not outvote the first.
     of_first = range(len(judging))

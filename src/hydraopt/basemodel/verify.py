@@ -62,14 +62,16 @@ class TaskHarm:
 class HarmReport:
     """tasks: those that were measured, by name.  problems: one sentence each.  learned: tasks that
     were measured on prompts some of which a refit may have learned from, if they are the merge's.
-    cut: by task, how many answers go on beyond what is judged.  answer_tokens: of an answer that
-    were judged, at most, as the bundle's recipe says.
+    cut: by task, how many answers go on beyond what is judged.  cut_by_tokens: whether any goes on
+    beyond ``answer_tokens``, and not where the model has no more positions.  answer_tokens: of an
+    answer that were judged, at most, as the bundle's recipe says.
     """
 
     tasks: tuple[TaskHarm, ...]
     problems: tuple[str, ...]
     learned: tuple[str, ...]
     cut: Mapping[str, int]
+    cut_by_tokens: bool
     answer_tokens: int
 
 
@@ -120,7 +122,8 @@ def verify_harm(
     counts = {x.name: len(set(prompts[x.name])) for x in tasks}
     some = (name for name, count in counts.items() if LEAST_TRAINED <= count < _ENOUGH)
     few = some if trained else ()
-    return HarmReport(tuple(tasks), tuple(problems), tuple(few), judge.cut(counts), tokens)
+    cut = judge.cut(counts), judge.cut_by_tokens(counts)
+    return HarmReport(tuple(tasks), tuple(problems), tuple(few), *cut, tokens)
 
 
 def most_likely(stated: Harm, answers: int) -> float:

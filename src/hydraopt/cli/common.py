@@ -103,7 +103,8 @@ def warn(text: str) -> None:
 def say_aside(text: str) -> None:
     """A line for people on stderr. A log that is full or gone ends no work: the rest is dropped."""
     try:
-        click.echo(printable(text), err=True)
+        # Named, or it would go by whatever moves a bar there, into the bar's line.
+        click.echo(printable(text), file=sys.stderr)
     except OSError:
         _drop(sys.stderr)
 

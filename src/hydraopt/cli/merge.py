@@ -201,7 +201,12 @@ def merge(
         if output is not None:
             raise click.UsageError("--plan-only writes no bundle: leave -o out")
         with progress_bar(quiet or as_json) as progress:
-            _plan(adapters, asked, plot, as_json, progress)
+            report = _planned(adapters, asked, plot, progress)
+        show_plan(report, as_json)
+        if plot is not None:
+            from hydraopt.report.figures import draw
+
+            draw(report, plot)
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
@@ -276,14 +281,11 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
     return onlooker_of(asked.base, opened, texts, progress, asked.refits, asked.answer_tokens)
 
 
-def _plan(
-    adapters: tuple[str, ...],
-    asked: Asked,
-    plot: str | None,
-    as_json: bool,
-    progress: Progress | None,
-) -> None:
-    """``merge --plan-only``: measure, and show the plan."""
+def _planned(
+    adapters: tuple[str, ...], asked: Asked, plot: str | None, progress: Progress | None
+) -> dict[str, Any]:
+    """The plan of ``merge --plan-only``, as JSON has it; a ``plot`` that cannot be drawn is refused
+    first."""
     if plot is not None:
         from hydraopt.report.figures import check_plot
 
@@ -315,12 +317,7 @@ def _plan(
             progress=progress,
         )
         warn_of_cut(onlooker.judge)
-    report = {"schema": "hydraopt.merge.plan/1", **made.to_dict(), "refit": asked.refits}
-    show_plan(report, as_json)
-    if plot is not None:
-        from hydraopt.report.figures import draw
-
-        draw(report, plot)
+    return {"schema": "hydraopt.merge.plan/1", **made.to_dict(), "refit": asked.refits}
 
 
 def _merge(

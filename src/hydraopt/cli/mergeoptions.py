@@ -170,14 +170,17 @@ def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors |
 def warn_of_cut(judge: Judge) -> None:
     """Warns of tasks whose answers go on beyond what is judged."""
     if cut := judge.cut():
-        warn(said_of_cut(cut, judge.answer_tokens))
+        warn(said_of_cut(cut, judge.cut_by_tokens(), judge.answer_tokens))
 
 
-def said_of_cut(cut: Mapping[str, int], tokens: int) -> str:
-    """How it is told. cut: by task, how many answers go on beyond the tokens that are judged."""
+def said_of_cut(cut: Mapping[str, int], by_tokens: bool, tokens: int) -> str:
+    """How it is told. cut: by task, how many answers go on beyond what is judged. by_tokens:
+    whether any goes on beyond so many ``tokens``; else the model has no more positions."""
     from hydraopt.merging.harm.judging import MOST_ANSWER_TOKENS
 
     names = listed([f"{name} ({count})" for name, count in cut.items()])
+    if not by_tokens:
+        return f"harm is told of answers that go on where the base has no more positions: {names}"
     told = f"harm is told of the first {tokens} tokens of answers that go on: {names}"
     return told + ("; merge --answer-tokens judges more" if tokens < MOST_ANSWER_TOKENS else "")
 

@@ -8,13 +8,13 @@ from typing import Any
 from hydraopt.adapters import Adapter
 from hydraopt.adapters.bases import base_key
 from hydraopt.bundle.reader import Bundle
-from hydraopt.coding.forms import FORMS
 from hydraopt.collection.piece import check_version
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import BaseMismatchError, UsageError, explain
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.merge import DEFAULT_MEASURE
+from hydraopt.merging.recipe import forms_in
 from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress
 
@@ -71,7 +71,6 @@ def options_in(
 ) -> Options:
     """Measure and forms as a recipe names them, or the usual ones. Raises UsageError for a measure
     that is not known."""
-    measure, named = recipe.get("measure"), recipe.get("forms")
-    forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
+    measure = recipe.get("measure")
     chosen = measure_named(measure if isinstance(measure, str) else DEFAULT_MEASURE)
-    return Options(chosen, forms or tuple(FORMS), workers=workers, progress=progress)
+    return Options(chosen, forms_in(recipe), workers=workers, progress=progress)

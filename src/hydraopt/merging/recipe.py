@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hydraopt.coding.forms import FORMS
 from hydraopt.merging.harm.judging import ANSWER_TOKENS, MOST_ANSWER_TOKENS
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "RefreshRecipe",
     "ShrinkRecipe",
     "answer_tokens_in",
+    "forms_in",
 ]
 
 
@@ -86,9 +88,7 @@ class ShrinkRecipe:
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
         changes = {"measure": self.measure, "limit": self.limit, "value": self.value}
-        before = _without(self.before, ("unit", *_LOOKED))
-        if "fair" in before:
-            before["fair"] = False
+        before = _unfair(_without(self.before, ("unit", *_LOOKED)))
         return {**before, **changes, "shrunk": True, "errors": "estimated"}
 
 
@@ -117,7 +117,7 @@ class RefreshRecipe:
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds it."""
         # Every task is coded again, by errors alone: nobody looks at answers.
-        recipe = {**_without(self.before, _LOOKED), "refreshed": True}
+        recipe = {**_unfair(_without(self.before, _LOOKED)), "refreshed": True}
         if self.limit is not None:
             recipe = {**_without(recipe, ("unit",)), "limit": self.limit, "value": self.value}
         if self.decoded:
@@ -148,6 +148,18 @@ def answer_tokens_in(recipe: Mapping[str, Any]) -> int:
     """Tokens of an answer that were judged, at most, as a recipe says, or the usual number."""
     said = recipe.get("answer_tokens")
     return said if type(said) is int and 0 < said <= MOST_ANSWER_TOKENS else ANSWER_TOKENS
+
+
+def forms_in(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """The forms that a recipe permits, or all."""
+    named = recipe.get("forms")
+    forms = tuple(form for form in FORMS if form in named) if isinstance(named, list) else ()
+    return forms or tuple(FORMS)
+
+
+def _unfair(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of what was not made so that the worst task counts, if it says anything of it."""
+    return {key: value if key != "fair" else False for key, value in recipe.items()}
 
 
 def _without(recipe: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from hydraopt.merging.held import against_originals, decoded_set, lost_harm
 from hydraopt.merging.merge import DEFAULT_MEASURE, MergeResult, write
 from hydraopt.merging.outcome import Job
 from hydraopt.merging.output import check_output, core_name
-from hydraopt.merging.recipe import ShrinkRecipe
+from hydraopt.merging.recipe import ShrinkRecipe, forms_in
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress
@@ -90,7 +90,8 @@ def shrink(
     job = dataclasses.replace(Job.of(pieces, recipe, core_name(output)), told=told)
     solution, curves = None, StoredCurves(before.manifest)
     if pieces.contents:
-        options = Options(chosen, workers=workers, progress=progress)
+        forms = forms_in(before.manifest.recipe)
+        options = Options(chosen, forms, workers=workers, progress=progress)
         solution = _solved(job, budget, options, before, curves)
     if error is not None:
         _check_smaller(before, job.size(solution.draft if solution else None))
