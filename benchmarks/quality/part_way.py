@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
-from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.drifting import FreshRows, harms
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, SETS, Method
 from hydraopt.basemodel.harm import Summary
@@ -130,12 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = _merged(args, adapters)
     head = provenance(f"{args.set}: how far prompts should move a size", seed=0)
     place = ROOT / "build" / "evidence" / args.set / "part-way"
-    state = place / f"{args.size.rstrip('%')}-{args.prompts}-{inputs_of(adapters)}.harm.json"
     bundles = {way: path for way, (path, _) in made.items()}
     rows = FreshRows(args.tasks, "validation", args.fresh, first=args.prompts)
     base = request_for(args.set, args.tasks, None, args.products).base
-    found = harms(state, adapters, bundles, rows, base, args.products)
+    found = harms(place, args.size.rstrip("%"), adapters, bundles, rows, base, args.products)
     seen = {name: told for name, told in found.items() if told}
+    if not seen:
+        raise SystemExit(f"there are no validation rows after the first {args.prompts}")
     results = {}
     for way, (_, said) in made.items():
         mine, like = ({name: told[x] for name, told in seen.items()} for x in (way, _LIKE))

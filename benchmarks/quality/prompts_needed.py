@@ -21,7 +21,6 @@ from typing import Any
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
-from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.drifting import FreshRows, harms
 from benchmarks.quality.harness.judging import SPLITS
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
@@ -134,13 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     kind = "prompts-needed.refit" if args.refit else "prompts-needed"
     head = provenance(f"{args.set}: harm by number and kind of prompts", seed=0)
-    # Of other adapters or another size it is another one.
-    of = f"{kind}-{args.size.rstrip('%')}-{inputs_of(adapters)}"
-    state = ROOT / "build" / "evidence" / place / f"{of}.harm.json"
+    asked = ROOT / "build" / "evidence" / place, f"{kind}-{args.size.rstrip('%')}"
     rows_asked = FreshRows(args.tasks, "test", args.rows)
     base = request_for(args.set, args.tasks, None, args.products).base
     bundles = {path.name: path for path, _ in made}
-    found = harms(state, adapters, bundles, rows_asked, base, args.products)
+    found = harms(*asked, adapters, bundles, rows_asked, base, args.products)
     given = {split: _given(adapters, args.tasks, split) for split in SPLITS}
     rows = []
     for method, (path, said) in zip(methods, made, strict=True):

@@ -84,13 +84,13 @@ def test_answers_that_fill_the_positions_are_not_cut_by_tokens(judge_of, monkeyp
     end = next(iter(judge._ends))
     said = [Encoded((1,), (3, 4, 5)), Encoded((1,), (3, 4, 5, end)), Encoded((1,), ())]
     monkeypatch.setattr(judge, "answers", lambda _: said)
-    for tokens, by_tokens in ((3, True), (4, False), (128, False)):
+    for tokens, by_tokens in ((3, {"fr"}), (4, set()), (128, set())):
         judge.answer_tokens = tokens
         assert judge.cut_by_tokens() == by_tokens
-    assert judge.cut_by_tokens([]) is False
-    told = said_of_cut({"fr": 1}, False, 128)
-    assert told == "harm is told of answers that go on where the base has no more positions: fr (1)"
-    assert said_of_cut({"fr": 1}, True, 128).endswith("merge --answer-tokens judges more")
+    assert judge.cut_by_tokens([]) == set()
+    first, second = said_of_cut({"fr": 1, "de": 2}, {"de"}, 128)
+    assert first.endswith("that go on: de (2); merge --answer-tokens judges more")
+    assert second.endswith("where the base has no more positions: fr (1)")
 
 
 def test_what_cannot_be_trained_is_named(judge_of, monkeypatch) -> None:

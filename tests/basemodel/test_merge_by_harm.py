@@ -96,12 +96,11 @@ def test_what_is_no_limit_is_told_before_the_base_is_loaded(place: Path, asked, 
     assert said in made.stderr
 
 
-def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path) -> None:
-    (place / "base").rename(place / "elsewhere")
+def test_a_full_folder_is_told_before_the_base_is_loaded(place: Path, monkeypatch) -> None:
+    monkeypatch.setattr(onlooker, "load_model", lambda *_: pytest.fail("the base was loaded"))
     made = call(place, "--size", "40%", "-o", f"{place / 'prompts'}/")
     assert made.exit_code == 2
-    assert "base" not in made.stderr
-    assert "prompts" in made.stderr
+    assert "the folder is not empty" in made.stderr
 
 
 def test_a_size_in_bytes_is_refused_before_anything_is_asked(place: Path, monkeypatch) -> None:
@@ -285,6 +284,31 @@ def test_what_a_collection_refuses_is_told_before_the_base_is_loaded(
     result = CliRunner().invoke(cli, [verb, out, names[1], *given, *how])
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_what_does_not_fit_the_core_is_told_before_the_base_is_loaded(
+    place: Path, make_adapter, monkeypatch
+) -> None:
+    monkeypatch.setattr(onlooker, "load_model", lambda *_: pytest.fail("the base was loaded"))
+    out, first = str(place / "x"), str(place / "adapters" / "en")
+    assert CliRunner().invoke(cli, ["merge", first, "-o", out]).exit_code == 0
+    pair = np.ones((32, 2)), np.ones((2, 32))
+    made = {
+        "the adapter belongs to another base model": ({PATHS[0]: pair}, "org/other"),
+        "the core has no such module": ({"model.layers.0.mlp.up_proj": pair}, "org/tiny"),
+    }
+    given = ["--base", str(place / "base"), "--prompts", str(place / "prompts")]
+    for number, (said, (modules, base)) in enumerate(made.items()):
+        other = make_adapter(place / "others" / str(number), modules, base=base)
+        result = CliRunner().invoke(cli, ["add", out, f"fr={other}", *given, "--size", "40%"])
+        assert result.exit_code == 2
+        assert said in result.stderr
+    result = CliRunner().invoke(
+        cli,
+        ["merge", first, *given, "--size", "40%", "-o", f"{first}/adapter_config.json", "--force"],
+    )
+    assert result.exit_code == 2
+    assert "is read as well" in result.stderr
 
 
 def test_an_addition_gets_the_notes_of_a_merge(place: Path) -> None:

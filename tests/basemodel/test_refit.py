@@ -19,7 +19,7 @@ from hydraopt.basemodel.refit import HELD_OUT, Schedule, refit
 from hydraopt.coding.forms import FORMS
 from hydraopt.coding.records import read_record
 from hydraopt.compress.recode import CodedModule
-from hydraopt.errors import AlignmentError, UsageError
+from hydraopt.errors import AlignmentError, NumericalError, UsageError
 from tests.basemodel.test_gains import PATHS, factors_of, texts_of
 from tests.marks import slow
 
@@ -80,6 +80,17 @@ def test_less_harm_on_what_was_held_out(trained, make_adapter, tmp_path) -> None
     assert made.after.likely == pytest.approx(likely(model, judges, original, made.records))
     assert made.steps in SHORT.stops
     assert made.records.keys() == coded.keys()
+
+
+def test_logits_that_are_not_finite_are_refused(trained, make_adapter, tmp_path, monkeypatch):
+    """Where errors are limited nothing was measured before."""
+    model, tokenizer = trained
+    original, coded = coded_of(make_adapter, tmp_path)
+    monkeypatch.setattr(Drift, "is_finite", False)
+    with pytest.raises(
+        NumericalError, match="cannot be trained on the adapter's answers; got logi"
+    ):
+        refit(model, texts_of(tokenizer, 24), original, coded, schedule=BRIEF)
 
 
 def test_more_answers_are_learned_from_and_a_quarter_of_all_judges(

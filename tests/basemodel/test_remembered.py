@@ -37,6 +37,13 @@ def test_long_values_are_on_disk_alone_where_they_can_be(tmp_path: Path) -> None
             assert memory._known.keys() == known
 
 
+def test_a_long_value_takes_the_place_of_a_short_one(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    for value in ([1], list(range(5000))):
+        memory.put("a", value)
+        assert memory.get("a") == value
+
+
 def test_who_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hydraopt.bundle import Harm, HarmPoint, Manifest, TaskEntry, open_bundle, write_bundle
 from hydraopt.bundle.harm import MAX_POINTS, pack_curve, thinned, unpack_curve
 from hydraopt.bundle.opening import rules_of
+from hydraopt.bundle.strictjson import error_of
 from hydraopt.errors import BundleFormatError
 from tests.bundle.bundles import Parts, tiny
 from tests.bundle.golden.make import CURVE, FIRST, HARM, SECOND
@@ -86,6 +87,17 @@ def test_thinned_points_are_a_curve(points: list[HarmPoint]) -> None:
     if curve:
         assert (curve[0].error, curve[-1].error) == (min(errors), max(errors))
         assert points[0].snapped() in curve
+
+
+@given(st.lists(st.integers(0, 200), min_size=MAX_POINTS + 1, max_size=40, unique=True))
+def test_of_too_many_points_the_first_is_kept(codes: list[int]) -> None:
+    """It is what the bundle holds."""
+    points = [HarmPoint(error_of(code), 0.1, 0.1) for code in codes]
+    curve = thinned(points)
+    errors = [point.error for point in points]
+    assert len({point.error for point in curve}) == len(curve) == MAX_POINTS
+    assert points[0].snapped() in curve
+    assert (curve[0].error, curve[-1].error) == (min(errors), max(errors))
 
 
 def test_a_task_without_them_costs_no_byte() -> None:

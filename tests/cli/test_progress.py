@@ -128,7 +128,10 @@ with progress_bar(False) as move:
     move("first", 2, 4)
 """
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs) as process:
+    terminal = {"TERM": "xterm", "COLUMNS": "80"}
+    known = {key: x for key, x in os.environ.items() if not key.startswith("TTY_")} | terminal
+    asked = [sys.executable, "-c", code]
+    with subprocess.Popen(asked, stdout=theirs, stderr=theirs, env=known) as process:
         assert process.wait(60) == 0
     os.close(theirs)
     said = b""

@@ -117,12 +117,16 @@ class Judge:
                 counts[name] = on
         return counts
 
-    def cut_by_tokens(self, tasks: Iterable[str] | None = None) -> bool:
-        """Whether any answer that does not end was left off for ``answer_tokens``; others have
-        filled the positions of the model. tasks: as of :meth:`cut`."""
+    def cut_by_tokens(self, tasks: Iterable[str] | None = None) -> frozenset[str]:
+        """The tasks of which an answer that does not end was left off for ``answer_tokens``; others
+        have filled the positions of the model. tasks: as of :meth:`cut`."""
         names = self._prompts if tasks is None else tasks
-        said = (answer.target for name in names for answer in self.answers(name))
-        return any(len(x) >= self.answer_tokens and x[-1] not in self._ends for x in said)
+        most, ends = self.answer_tokens, self._ends
+        return frozenset(
+            name
+            for name in names
+            if any(len(x.target) >= most and x.target[-1] not in ends for x in self.answers(name))
+        )
 
     def lessons(self, task: str) -> list[Encoded]:
         """The further prompts of a task with the original's answers, those that have any."""

@@ -113,6 +113,8 @@ class Memory:
                 on_disk = True
         if self._in_process and (not on_disk or len(text) <= _SHORT):
             self._known[key] = value
+        else:
+            self._known.pop(key, None)
 
     def _write(self, folder: Path, key: str, text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

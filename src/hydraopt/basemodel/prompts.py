@@ -29,8 +29,8 @@ _FOLDER: Final = "a folder with a NAME.jsonl or NAME.txt for each adapter"
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Prompts, one a line, exactly as the model gets them: the first, up to MOST_PROMPTS different
-    ones. All lines are looked at.
+    """Prompts, one a line, exactly as the model gets them: the first MOST_PROMPTS, each once. All
+    lines are looked at.
 
     Plain text; or, in a ``.jsonl`` or ``.ndjson`` file, JSON strings, objects with a "prompt", or
     the rows of a task with an "input", which become prompts as the evaluation's do. Their
@@ -47,20 +47,18 @@ def read_prompts(path: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(explain("cannot read the prompts", file=file, got=reason)) from None
-    prompts = []
-    different: set[str] = set()
+    prompts: dict[str, None] = {}
     instruction = functools.cache(lambda: _instruction(file))
     for number, line in enumerate((line.removesuffix("\r") for line in lines), 1):
         if line.strip():
             where = f"{file}:{number}"
             rows = file.suffix.lower() in _ROWS
             prompt = _prompt(line, where, instruction) if rows else line
-            if len(different) < MOST_PROMPTS:
-                different.add(prompt)
-                prompts.append(prompt)
+            if len(prompts) < MOST_PROMPTS:
+                prompts.setdefault(prompt)
     if not prompts:
         raise UsageError(explain("no prompt in the file", file=file, expected="one a line"))
-    return prompts
+    return list(prompts)
 
 
 def prompt_files(path: str | Path) -> dict[str, Path]:

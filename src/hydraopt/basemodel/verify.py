@@ -62,16 +62,16 @@ class TaskHarm:
 class HarmReport:
     """tasks: those that were measured, by name.  problems: one sentence each.  learned: tasks that
     were measured on prompts some of which a refit may have learned from, if they are the merge's.
-    cut: by task, how many answers go on beyond what is judged.  cut_by_tokens: whether any goes on
-    beyond ``answer_tokens``, and not where the model has no more positions.  answer_tokens: of an
-    answer that were judged, at most, as the bundle's recipe says.
+    cut: by task, how many answers go on beyond what is judged.  cut_by_tokens: the tasks of which
+    any goes on beyond ``answer_tokens``, and not where the model has no more positions.
+    answer_tokens: of an answer that were judged, at most, as the bundle's recipe says.
     """
 
     tasks: tuple[TaskHarm, ...]
     problems: tuple[str, ...]
     learned: tuple[str, ...]
     cut: Mapping[str, int]
-    cut_by_tokens: bool
+    cut_by_tokens: frozenset[str]
     answer_tokens: int
 
 

@@ -134,7 +134,7 @@ def run_adding(
         opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
         if asked.base is not None:
             named = {"same_base": asked.same_base, "prompted": bool(asked.prompted)}
-            check_before(verb.__name__, bundle, opened, limit, **named)
+            check_before(verb, bundle, opened, limit, **named)
         onlooker = _onlooker(asked, bundle, opened, progress)
         done = verb(
             bundle,
@@ -158,7 +158,7 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
         return None
     from hydraopt.collection import verbs
     from hydraopt.collection.kinds import collection_at
-    from hydraopt.merging.align import is_coded
+    from hydraopt.merging.align import coded_of
     from hydraopt.merging.harm.checks import check_prompted
     from hydraopt.merging.recipe import answer_tokens_in
 
@@ -167,7 +167,7 @@ def _onlooker(asked: Adding, bundle: str, opened: Sequence[Any], progress: Progr
     others = there.names() if asked.prompted else ()
     texts = read_texts(asked.prompted, names, others)
     if asked.harm is not None:
-        check_prompted([x.name for x in opened if is_coded(x, asked.exact)], texts)
+        check_prompted(coded_of(opened, asked.exact), texts)
     most = answer_tokens_in(there.core().recipe)  # as the others were measured
     seen = onlooker_of(asked.base, opened, texts, progress, answer_tokens=most)
     return verbs.Onlooker(seen.sensitivities, seen.judge if texts else None)

@@ -257,11 +257,14 @@ def _merged(
 
     if asked.base is not None:
         from hydraopt.basemodel.products import products_of
+        from hydraopt.files.apart import check_apart
+        from hydraopt.merging.outcome import inputs_of
         from hydraopt.merging.output import check_output
 
         check_output(output)
         with products_of(asked.products):
             opened = read_adapters(adapters, same_base=asked.same_base, alpha=asked.alpha)
+            check_apart(output, inputs_of(opened))
             onlooker = _onlooker(asked, opened, progress)
             return _merge(opened, output, asked, onlooker, progress)
     return _merge(adapters, output, asked, None, progress)
@@ -269,7 +272,7 @@ def _merged(
 
 def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) -> Any:
     """Who looks at the adapters with the base model; warns of tasks with few prompts."""
-    from hydraopt.merging.align import is_coded
+    from hydraopt.merging.align import coded_of
     from hydraopt.merging.harm.checks import check_prompted
 
     assert asked.base is not None
@@ -277,7 +280,7 @@ def _onlooker(asked: Asked, opened: Sequence[Any], progress: Progress | None) ->
     names = [adapter.name for adapter in opened]
     texts = read_texts(asked.prompted, names)
     if asked.harm is not None:  # before the base model is loaded
-        check_prompted([x.name for x in opened if is_coded(x, asked.exact)], texts)
+        check_prompted(coded_of(opened, asked.exact), texts)
     return onlooker_of(asked.base, opened, texts, progress, asked.refits, asked.answer_tokens)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -170,19 +170,23 @@ def base_tensors(base: str | None, adapters: Sequence[Adapter]) -> BaseTensors |
 def warn_of_cut(judge: Judge) -> None:
     """Warns of tasks whose answers go on beyond what is judged."""
     if cut := judge.cut():
-        warn(said_of_cut(cut, judge.cut_by_tokens(), judge.answer_tokens))
+        for told in said_of_cut(cut, judge.cut_by_tokens(), judge.answer_tokens):
+            warn(told)
 
 
-def said_of_cut(cut: Mapping[str, int], by_tokens: bool, tokens: int) -> str:
-    """How it is told. cut: by task, how many answers go on beyond what is judged. by_tokens:
-    whether any goes on beyond so many ``tokens``; else the model has no more positions."""
+def said_of_cut(cut: Mapping[str, int], by_tokens: Collection[str], tokens: int) -> Iterator[str]:
+    """How it is told. cut: by task, how many answers go on beyond what is judged. by_tokens: those
+    of which any goes on beyond so many ``tokens``; of others the model has no more positions."""
     from hydraopt.merging.harm.judging import MOST_ANSWER_TOKENS
 
-    names = listed([f"{name} ({count})" for name, count in cut.items()])
-    if not by_tokens:
-        return f"harm is told of answers that go on where the base has no more positions: {names}"
-    told = f"harm is told of the first {tokens} tokens of answers that go on: {names}"
-    return told + ("; merge --answer-tokens judges more" if tokens < MOST_ANSWER_TOKENS else "")
+    full, more = ([x for x in cut if (x in by_tokens) == which] for which in (False, True))
+    if more:
+        do = "; merge --answer-tokens judges more" if tokens < MOST_ANSWER_TOKENS else ""
+        counts = listed([f"{name} ({cut[name]})" for name in more])
+        yield f"harm is told of the first {tokens} tokens of answers that go on: {counts}{do}"
+    if full:
+        counts = listed([f"{name} ({cut[name]})" for name in full])
+        yield f"harm is told of answers that go on where the base has no more positions: {counts}"
 
 
 @dataclass(frozen=True)

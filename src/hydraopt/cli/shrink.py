@@ -40,7 +40,8 @@ def shrink(
     """Make a smaller bundle from BUNDLE, without the original adapters.
 
     Give one limit, --size or --error. The errors in the new bundle are estimates against the
-    originals: what BUNDLE had left and what shrinking adds.
+    originals: what BUNDLE had left and what shrinking adds. What the merge permitted of forms, by
+    --form, holds on.
 
     \b
     Example:

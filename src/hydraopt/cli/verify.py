@@ -125,7 +125,7 @@ def _notes(report: VerifyReport, harm: HarmReport | None) -> Iterator[str]:
     if harm is not None and any(task.most is not None for task in harm.tasks):
         yield "likely at most: up to there chance explains more than is stated, of so few answers"
     if harm is not None and harm.cut:
-        yield said_of_cut(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
+        yield from said_of_cut(harm.cut, harm.cut_by_tokens, harm.answer_tokens)
     if harm is not None and harm.learned:
         yield (
             f"{listed(harm.learned)}: a refit may have learned from some of these prompts, if "

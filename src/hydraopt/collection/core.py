@@ -11,14 +11,21 @@ from hydraopt.bundle.reader import Bundle
 from hydraopt.collection.piece import check_version
 from hydraopt.compress.measure import measure_named
 from hydraopt.engines.engine import Engine
-from hydraopt.errors import BaseMismatchError, UsageError, explain
+from hydraopt.errors import AlignmentError, BaseMismatchError, UsageError, explain
 from hydraopt.merging.frozen import MiddlePrice
 from hydraopt.merging.merge import DEFAULT_MEASURE
 from hydraopt.merging.recipe import forms_in
 from hydraopt.merging.solving import Options
 from hydraopt.progress import Progress
 
-__all__ = ["check_fits", "check_has_core", "options_in", "price_of"]
+__all__ = [
+    "check_fits",
+    "check_has_core",
+    "check_modules",
+    "no_such_module",
+    "options_in",
+    "price_of",
+]
 
 
 def check_fits(core: Bundle, adapter: Adapter, same_base: bool) -> None:
@@ -38,6 +45,32 @@ def check_fits(core: Bundle, adapter: Adapter, same_base: bool) -> None:
                 do="If it is the same one under another name, say so: --same-base",
             )
         )
+
+
+def check_modules(core: Bundle, adapter: Adapter) -> None:
+    """Raise AlignmentError for a module whose path the core lacks."""
+    known = {module.path for module in core.manifest.modules}
+    for path in sorted(adapter.modules):
+        if path not in known:
+            raise no_such_module(core, adapter, path)
+
+
+def no_such_module(
+    core: Bundle, adapter: Adapter, path: str, got: str | None = None, expected: str | None = None
+) -> AlignmentError:
+    """The error of a module that the core does not have, or not so. got, expected: its kind and
+    shape."""
+    return AlignmentError(
+        explain(
+            "the core has no such module",
+            adapter=adapter.name,
+            file=core.path,
+            module=path,
+            got=got,
+            expected=expected,
+            do="Merge all adapters anew, this one with them",
+        )
+    )
 
 
 def check_has_core(bundle: Bundle) -> None:

@@ -25,11 +25,10 @@ from hydraopt.bundle.writer import pack_bundle
 from hydraopt.coding.chunks import read_table
 from hydraopt.coding.dense import DenseRecord
 from hydraopt.coding.stream import most_numbers
-from hydraopt.collection.core import check_fits, options_in, price_of
+from hydraopt.collection.core import check_fits, no_such_module, options_in, price_of
 from hydraopt.collection.piece import TaskPiece
 from hydraopt.engines.engine import Engine
 from hydraopt.errors import (
-    AlignmentError,
     NumericalError,
     UsageError,
     explain,
@@ -59,7 +58,6 @@ __all__ = [
 ]
 
 _DIGITS: Final = 16
-_MERGE_ANEW: Final = "Merge all adapters anew, this one with them"
 
 
 @dataclass(frozen=True)
@@ -218,16 +216,12 @@ class Coder:
         if at is not None and self.bundle.manifest.modules[at] == entry:
             return at
         ours = self.bundle.manifest.modules[at] if at is not None else None
-        raise AlignmentError(
-            explain(
-                "the core has no such module",
-                adapter=adapter.name,
-                file=self.bundle.path,
-                module=entry.path,
-                got=f"{entry.kind} of {entry.m} x {entry.n} ({entry.layout})",
-                expected=f"{ours.kind} of {ours.m} x {ours.n} ({ours.layout})" if ours else None,
-                do=_MERGE_ANEW,
-            )
+        raise no_such_module(
+            self.bundle,
+            adapter,
+            entry.path,
+            f"{entry.kind} of {entry.m} x {entry.n} ({entry.layout})",
+            f"{ours.kind} of {ours.m} x {ours.n} ({ours.layout})" if ours else None,
         )
 
     def _whole(self, adapter: Adapter) -> _Planned:

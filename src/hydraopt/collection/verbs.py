@@ -15,8 +15,8 @@ from hydraopt.adapters import Adapter
 from hydraopt.adapters.basefiles import BaseTensors, open_base
 from hydraopt.adapters.sources import check_name
 from hydraopt.bundle.harm import Harm
-from hydraopt.bundle.reader import no_such_task
-from hydraopt.collection.core import check_fits
+from hydraopt.bundle.reader import Bundle, no_such_task
+from hydraopt.collection.core import check_fits, check_modules
 from hydraopt.collection.encode import Coder, Encoded, Limit, today
 from hydraopt.collection.kinds import Collection, StrPath, collection_at
 from hydraopt.collection.piece import Change
@@ -24,7 +24,7 @@ from hydraopt.engines.engine import Engine
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.apart import check_apart
 from hydraopt.files.url import AnyPath, place_of
-from hydraopt.merging.align import is_coded
+from hydraopt.merging.align import coded_of
 from hydraopt.merging.harm.checks import check_prompted
 from hydraopt.merging.harm.judging import HarmJudge
 from hydraopt.merging.outcome import inputs_of, load
@@ -42,6 +42,11 @@ __all__ = [
     "rename",
     "replace",
 ]
+
+
+_Check = Callable[[Collection, Sequence[str]], Sequence[str]]
+"""Of a collection and the names of adapters, the names of the tasks that go; raises where they do
+not fit."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def replace(
 
 
 def check_before(
-    verb: str,
+    verb: Callable[..., Changed],
     path: StrPath,
     adapters: Sequence[Adapter],
     limit: Limit,
@@ -135,16 +140,34 @@ def check_before(
     same_base: bool = False,
     prompted: bool = False,
 ) -> None:
-    """Raise what ``verb``, "add" or "replace", raises of these adapters before it codes anything:
-    for who has to load a base model first. prompted: whether they have prompts."""
+    """Raise what ``verb``, :func:`add` or :func:`replace`, raises of names, base models, modules,
+    limits and prompts: for who has to load a base model first. prompted: whether there are any."""
+    check_apart(path, inputs_of(adapters))
     collection = collection_at(path)
-    {"add": _vacant, "replace": _present}[verb](collection, [x.name for x in adapters])
-    core = collection.core()
+    check = {add: _vacant, replace: _present}[verb]
+    _checked(collection, collection.core(), adapters, check, limit, same_base, prompted)
+
+
+def _checked(
+    collection: Collection,
+    core: Bundle,
+    adapters: Sequence[Adapter],
+    check: _Check,
+    limit: Limit,
+    same_base: bool,
+    prompted: bool,
+) -> Sequence[str]:
+    """The tasks that go; raises what can be told before anything that is long."""
+    gone = check(collection, [x.name for x in adapters])
+    lossless = limit.keeps_all(core)
     for adapter in adapters:
         check_fits(core, adapter, same_base)
+        if not lossless:
+            check_modules(core, adapter)
         limit.budget(2 * adapter.numbers)
-    if prompted and limit.keeps_all(core):
-        raise _changes_nothing(path, limit)
+    if prompted and lossless:
+        raise _changes_nothing(collection.path, limit)
+    return gone
 
 
 def _vacant(collection: Collection, names: Sequence[str]) -> Sequence[str]:
@@ -169,7 +192,7 @@ def _present(collection: Collection, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def _changes_nothing(path: StrPath, limit: Limit) -> UsageError:
+def _changes_nothing(path: AnyPath, limit: Limit) -> UsageError:
     """The error of prompts over a lossless core."""
     more = "" if limit.lossless else ", or give a limit: --size, --error or --harm"
     return UsageError(
@@ -227,13 +250,10 @@ def _check_there(collection: Collection, names: Iterable[str]) -> None:
 def _put(
     path: StrPath,
     adapters: StrPath | Iterable[StrPath | Adapter],
-    check: Callable[[Collection, Sequence[str]], Sequence[str]],
+    check: _Check,
     how: How,
 ) -> Changed:
-    """Code the adapters and write them, in the place of tasks of the same names, if there are.
-
-    check: the names of tasks that go; raises for a collection that the names do not fit.
-    """
+    """Code the adapters and write them, in the place of tasks of the same names, if there are."""
     same_base, day = how.get("same_base", False), how.get("day") or today()
     loaded = load(adapters, same_base, how.get("alpha"))
     if not loaded.adapters:
@@ -243,20 +263,15 @@ def _put(
     collection = collection_at(path)
     check_apart(path, inputs_of(given))
     with collection.held():
-        gone = check(collection, [x.name for x in given])
         core, limit = collection.core(base), how.get("limit") or Limit()
-        lossless = limit.keeps_all(core)
-        if lossless and seen.judge is not None:
-            raise _changes_nothing(path, limit)
-        for adapter in given:
-            limit.budget(2 * adapter.numbers)  # what cannot be read is told before all that is long
+        given_to = collection, core, given
+        gone = _checked(*given_to, check, limit, same_base, seen.judge is not None)
         if limit.harm is not None and seen.judge is not None:
-            coded = (x.name for x in given if is_coded(x, how.get("exact", ())))
-            check_prompted(coded, seen.judge.tasks())
+            check_prompted(coded_of(given, how.get("exact", ())), seen.judge.tasks())
         coder = Coder(
             core,
             limit,
-            {} if lossless else sensed(seen.sensitivity),
+            {} if limit.keeps_all(core) else sensed(seen.sensitivity),
             seen.judge,
             how.get("exact", ()),
             same_base,

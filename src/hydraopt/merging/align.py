@@ -25,7 +25,7 @@ from hydraopt.merging.dense import TensorMatrices, TensorsApart, collect, tensor
 from hydraopt.merging.frozen import FrozenCore
 from hydraopt.merging.returnable import bias_scales, check_returnable
 
-__all__ = ["AdapterFactors", "MergeSet", "align", "is_coded"]
+__all__ = ["AdapterFactors", "MergeSet", "align", "coded_of"]
 
 HALVES: tuple[Literal["A", "B"], ...] = ("A", "B")
 
@@ -176,7 +176,7 @@ def _contents(
     distinct: list[Adapter] = []
     numbers_of: list[int | None] = []
     for adapter, own in zip(adapters, apart, strict=True):
-        if lossless or not (adapter.modules or own.coded):
+        if lossless or not _is_coded(adapter, own):
             numbers_of.append(None)
             continue
         # Configs may say of the same tensors that they are something else.
@@ -189,9 +189,14 @@ def _contents(
     return numbers_of, distinct, list(content_of)
 
 
-def is_coded(adapter: Adapter, exact: Sequence[str] = ()) -> bool:
-    """Whether anything of an adapter is coded, unless all is kept; exact: as of :func:`align`."""
-    return bool(adapter.modules or tensors_of(adapter, exact, False).coded)
+def coded_of(adapters: Sequence[Adapter], exact: Sequence[str] = ()) -> list[str]:
+    """The names of those of which anything is coded, unless all is kept; exact: as of
+    :func:`align`."""
+    return [x.name for x in adapters if _is_coded(x, tensors_of(x, exact, False))]
+
+
+def _is_coded(adapter: Adapter, own: TensorsApart) -> bool:
+    return bool(adapter.modules or own.coded)
 
 
 def align(

@@ -52,10 +52,12 @@ def _little_kept(manifest: Manifest) -> Iterator[str]:
     """Of tasks that lost more than they have."""
     if beyond := [task.name for task in manifest.tasks if task.error > 1]:
         count = len(manifest.tasks)
-        of_all = f", of {count} tasks" if count > 1 else ""
+        if count == 1:
+            yield f"{beyond[0]}: an error above 1, so little is kept; see what it still does"
+            return
         yield (
-            f"an error above 1: {listed(beyond, _NAMED)}{of_all}; little of each is kept, at its "
-            "full strength: see what they still do before you ship them"
+            f"an error above 1: {listed(beyond, _NAMED)}, of {count} tasks; little of each is "
+            "kept, at its full strength: see what they still do before you ship them"
         )
 
 

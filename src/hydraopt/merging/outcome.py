@@ -209,14 +209,18 @@ class Job:
     def check_room(self, budget: Budget | HarmLimit) -> None:
         """Raise BudgetError for a size with no room for what is around coded parts, before anything
         that is long is done; one that is a little larger may be too small as well."""
-        if not isinstance(budget, Size) or not self.pieces.contents:
-            return
-        items = len(self.pieces.modules) + len(self.pieces.tensors)
-        ones, each = np.ones((self.pieces.contents, items)), np.ones(self.pieces.contents)
-        shares = ones[:, : len(self.pieces.modules)]
-        empty = Draft.empty(ones, Counting(ones, each, shares, ones, each))
-        if budget.limit <= (least := int(self.value(budget, empty))):
+        if isinstance(budget, Size) and self.pieces.contents:
+            items = len(self.pieces.modules) + len(self.pieces.tensors)
+            counting = Counting.even(self.pieces.contents, len(self.pieces.modules), items)
+            self.around_coded(budget, Draft.empty(counting.gains, counting))
+
+    def around_coded(self, budget: Size, empty: Draft) -> int:
+        """Bytes of all but coded parts. empty: a draft of none. Raises BudgetError for a size with
+        no room for more."""
+        least = int(self.value(budget, empty))
+        if budget.limit <= least:
             raise self.too_small(budget, least)
+        return least
 
     def too_small(self, budget: Size, least: int) -> BudgetError:
         """The error of a size below the ``least`` bytes that the file can have."""

@@ -62,7 +62,7 @@ def shrink(
     progress: Progress | None = None,
 ) -> MergeResult:
     """Write a smaller bundle with the tasks of ``bundle`` to ``output``; the originals are not
-    needed.
+    needed. What the merge permitted of forms holds on.
 
     size: as in :func:`hydraopt.merge` (percent of the original adapters' fp16 bytes). error: mean
     relative error that shrinking may add, relative to what the bundle holds. One of the two. base:

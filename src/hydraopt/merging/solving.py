@@ -171,9 +171,7 @@ def search(
     runner = _Runner(passes, job, budget, weights, fair)
     if not isinstance(budget, Size):
         return search_error(runner, budget, price_of(budget, job, weights))
-    fixed = int(job.value(budget, Draft.empty(weights.whole, weights.counting)))
-    if budget.limit <= fixed:
-        raise job.too_small(budget, fixed)
+    fixed = job.around_coded(budget, Draft.empty(weights.whole, weights.counting))
     # Of a Gaussian source's 2^(-2 bits/number) the slope would be this but for the 3.
     rate = coded_bits(budget, fixed) / max(pieces.numbers, 1)
     guess = pieces.contents * 2 * math.log(2) / max(pieces.numbers, 1) * 2 ** (-3 * rate)

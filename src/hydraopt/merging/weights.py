@@ -70,6 +70,12 @@ class Counting:
     changes: Array
     norms: Array
 
+    @classmethod
+    def even(cls, contents: int, modules: int, items: int) -> Counting:
+        """That of contents of which nothing is known yet."""
+        ones, each = np.ones((contents, items)), np.ones(contents)
+        return cls(ones, each, ones[:, :modules], ones, each)
+
     def errors(self, squared: Array) -> Array:
         """Relative errors of the contents, (contents,), from squared ones, (contents, items)."""
         errors: Array = np.sqrt(

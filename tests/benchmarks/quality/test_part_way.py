@@ -15,6 +15,7 @@ from benchmarks.quality import evidence, part_way
 from benchmarks.quality.harness import drifting
 from hydraopt import merge
 from hydraopt.adapters import Adapter
+from hydraopt.basemodel.harm import Reference, Summary
 from hydraopt.evaluate.compare import Request
 from hydraopt.merging.harm import sharing
 
@@ -78,9 +79,9 @@ def test_it_goes_none_half_and_all_of_the_way(run: Run, halves, capsys) -> None:
 
 def test_another_number_of_rows_is_measured_anew(run: Run, capsys) -> None:
     run("--prompts", "3", "--fresh", "9")
-    with pytest.raises(SystemExit, match="other rows; remove it first"):
-        run("--prompts", "3", "--fresh", "1")
-    capsys.readouterr()
+    rows = run("--prompts", "3", "--fresh", "1")["results"]
+    assert {x["tasks"]["spell-en"]["answers"] for x in rows.values()} == {1}
+    assert capsys.readouterr().out.count("measured") == 2
 
 
 def test_tasks_without_fresh_rows_are_named(run: Run, monkeypatch, capsys) -> None:
@@ -92,8 +93,43 @@ def test_tasks_without_fresh_rows_are_named(run: Run, monkeypatch, capsys) -> No
     capsys.readouterr()
 
 
+def test_what_is_said_of_three_tasks() -> None:
+    def told(changed: int, lost: float, kl: float) -> Summary:
+        return Summary(changed, 10, lost, 0.0, kl, 0.0, lost)
+
+    mine = {"a": told(1, 0.1, 1e-9), "b": told(3, 0.3, 0.01), "c": told(2, 0.2, 1e-6)}
+    like = {"a": told(0, 0.1, 1e-9), "b": told(0, 0.2, 0.01), "c": told(0, 0.05, 1e-6)}
+    row = part_way.row_of({"bytes": 9, "size_pct": 5.0, "code": "x"}, mine, like)
+    assert (row["changed_pct"], row["likely_pct"], row["lost_pct"]) == (20.0, 20.0, 20.0)
+    assert row["lost_more_pct"] == pytest.approx(25 / 3, abs=1e-4)
+    apart = math.sqrt(sum((x - 25 / 3) ** 2 for x in (0, 10, 15)) / 2 / 3)
+    assert row["lost_more_error_pct"] == pytest.approx(apart, abs=1e-4)
+    assert row["kl_answer"] == pytest.approx(0.010001 / 3, abs=1e-6)
+    assert row["kl_answer_geometric"] == pytest.approx(1e-17 ** (1 / 3), abs=1e-6)
+
+
 def test_an_adapter_without_such_rows_has_no_drift(
     trained, splits, adapters: list[Adapter]
 ) -> None:
     rows = drifting.FreshRows(splits, "validation", 9, first=5)
-    assert drifting.drifts(trained, adapters[0], {}, rows) == {}
+    bundle = {"spell-en": None}
+    assert drifting.drifts(trained, adapters[0], {"x": bundle}, rows) == {}
+
+
+@pytest.mark.parametrize("what", ["original", "bundle"])
+def test_what_is_no_number_is_not_kept(
+    trained, splits, adapters: list[Adapter], monkeypatch, what: str
+) -> None:
+    rows, (adapter,) = drifting.FreshRows(splits, "validation", 2), adapters
+    if what == "original":
+        monkeypatch.setattr(Reference, "is_finite", False)
+    original = {path: x.factors() for path, x in adapter.modules.items()}
+    broken = {path: SimpleNamespace(B=b * math.inf, A=a) for path, (b, a) in original.items()}
+    bundle = {"spell-en": SimpleNamespace(factors=lambda: broken)}
+    with pytest.raises(SystemExit, match=f"no numbers of spell-en: {what}"):
+        drifting.drifts(trained, adapter, {"x": bundle}, rows)
+
+
+def test_rows_that_are_all_seen_are_refused(run: Run) -> None:
+    with pytest.raises(SystemExit, match="no validation rows after the first 24"):
+        run("--prompts", "24")

@@ -12,7 +12,7 @@ import pytest
 from hydraopt import merge, open_bundle, read_adapters
 from hydraopt.bundle.harm import Harm
 from hydraopt.errors import BudgetError
-from hydraopt.merging.align import align, is_coded
+from hydraopt.merging.align import align, coded_of
 from hydraopt.merging.harm.checks import coded_names
 from hydraopt.merging.harm.judging import Judged
 from hydraopt.merging.weights import importances
@@ -113,5 +113,6 @@ def test_a_task_of_which_nothing_is_coded_needs_no_prompts(adapters) -> None:
     pieces = align(adapters, None, lossless=True)
     assert list(coded_names(pieces)) == []
     assert sorted(coded_names(align(adapters, None, lossless=False))) == sorted(SCALES)
-    assert is_coded(adapters[0])
-    assert not is_coded(replace(adapters[0], modules={}))
+    assert sorted(coded_of([replace(adapters[0], modules={}), *adapters[1:]])) == sorted(
+        x.name for x in adapters[1:]
+    )

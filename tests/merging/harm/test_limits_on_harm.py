@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +152,19 @@ def test_tasks_of_equal_content_are_told_their_own_harm(make_adapter, tmp_path: 
 def test_one_answer_is_too_few_for_a_share(adapters, tmp_path: Path, prices) -> None:
     """Refused after one trial, for no coding helps: half of the answers may change by what is
     known of one."""
-    judge = PowerJudge(adapters, SCALES, 1)
-    with pytest.raises(UsageError, match="one of easy, fair, hard: whatever it does, half"):
+
+    class OfOne(PowerJudge):
+        def measure(self, task, coded, error, apart=False) -> Judged:
+            return replace(super().measure(task, coded, error), likely_error=0.5)
+
+    judge = OfOne(adapters, SCALES, 1)
+    with pytest.raises(UsageError, match="got one prompt of easy, fair, hard, which tells nothing"):
         merge(adapters, tmp_path / "x", harm="1%", judge=judge, workers=1)
     assert len(prices) == 1
     assert not (tmp_path / "x").exists()
     assert merge(adapters, tmp_path / "x", harm="60%", judge=judge, workers=1).size > 0
+    surer = PowerJudge(adapters, SCALES, 1)
+    assert merge(adapters, tmp_path / "x", harm="1%", judge=surer, workers=1).size > 0
 
 
 def test_all_of_the_answers_are_told_in_words() -> None:

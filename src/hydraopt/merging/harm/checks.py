@@ -50,7 +50,7 @@ def check_several(names: Sequence[str]) -> None:
         raise UsageError(
             explain(
                 "a limit on harm needs several prompts of every task",
-                got=f"one of {listed(names)}: whatever it does, half of the answers may change",
+                got=f"one prompt of {listed(names)}, which tells nothing of others",
                 do="Add different ones, 64 or more, or give --size or --error instead",
             )
         )

@@ -63,8 +63,6 @@ _AIM, _MET = 0.85, 0.5
 """Shares of a limit: where to aim, and from where on a task is left as it is."""
 _SURE: Final = 1.0
 """Standard errors that are added to what is limited: four of five other samples say less."""
-_OF_ONE: Final = 0.5
-"""Share of the answers that one which stays leaves open, as its standard error."""
 _SLACK: Final = 1.05
 """Of the bytes that a task has a use for: a size is met with the prices of all tasks together."""
 _BACK: Final = 1 / 2
@@ -214,8 +212,8 @@ def _try_for_limit(trials: Trials, aim: HarmLimit) -> None:
     left = trials.prompted()
     for count in range(_MOST_TRIALS):
         trials.run(np.full(trials.contents, price), left)
-        if aim.shares and aim.limit < _OF_ONE and not count:
-            check_several(trials.of_one_answer())
+        if aim.shares:
+            check_several(trials.of_one_answer(aim.limit))
         within = {i for i in left if (trials.points[i][-1].harm or 0.0) <= aim.limit}
         left -= within if count else set()  # a curve needs two points
         if not left:

@@ -186,10 +186,16 @@ class Trials:
             self.bare[content] = max(lost, self.bare.get(content, 0.0))
             self.progress("measuring the base", done, len(asked))
 
-    def of_one_answer(self) -> list[str]:
-        """Tasks that were measured on one answer alone."""
-        rows = ((name, next(iter(known.values()))) for name, known in self._judged.items())
-        return sorted(name for name, judged in rows if judged.harm.answers == 1)
+    def of_one_answer(self, limit: float) -> list[str]:
+        """Tasks that were measured on one answer alone, which is likely to stay and tells so little
+        of others that half of them may change: they keep no ``limit`` below that."""
+        rows = ((name, x) for name, known in self._judged.items() for x in known.values())
+        open_to_half = {
+            name
+            for name, x in rows
+            if x.harm.answers == 1 and x.harm.likely < _HALF <= x.harm.likely + x.likely_error
+        }
+        return sorted(open_to_half) if limit < _HALF else []
 
     def worst_task(self, content: int) -> str:
         """Of the tasks of a content, the one that the last look showed the most harm to."""
