@@ -115,8 +115,10 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], P
 
 
 @pytest.fixture(autouse=True)
-def own_cache(_caches: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(_caches: Callable[[], Path]) -> Iterator[Path]:
     """A cache of the test's own."""
     folder = _caches()
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(folder))
-    return folder
+    # Not the test's own patches: these have to go before what removes its files.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRAOPT_CACHE", str(folder))
+        yield folder
