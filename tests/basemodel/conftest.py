@@ -13,12 +13,6 @@ __all__ = ["sharp", "tasks", "trained"]
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of the test's own."""
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
 def base(trained: Any, tmp_path: Path) -> Path:
     """The small model's folder."""
     for part in trained:

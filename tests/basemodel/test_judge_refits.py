@@ -191,7 +191,6 @@ def test_harm_apart_is_of_what_no_twin_learns_from(
 def test_lengths_are_not_fitted_to_what_judges_a_refit(
     trained, make_adapter, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
     for part in trained:
         part.save_pretrained(tmp_path / "base")
     adapters = read_adapters([make_adapter(tmp_path / "fr", factors_of(0, 0.02))])

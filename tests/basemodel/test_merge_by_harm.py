@@ -20,7 +20,6 @@ PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in
 
 @pytest.fixture
 def place(trained, make_adapter, tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
     for part in trained:
         part.save_pretrained(tmp_path / "base")
     (tmp_path / "prompts").mkdir()

@@ -28,9 +28,6 @@ PROMPTS = [f"Spell.\n{i}\n=>" for i in range(10)]
 PATHS = [f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qo"]
 
 
-pytestmark = pytest.mark.usefixtures("cache")
-
-
 @pytest.fixture
 def folders(make_adapter, tmp_path: Path) -> list[Path]:
     found = []

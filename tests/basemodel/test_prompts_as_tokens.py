@@ -19,11 +19,6 @@ from tests.conftest import write_adapter
 from tests.small_model import make_tokenizer
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-
-
 def saved(trained, folder: Path, *missing: str) -> str:
     """A base whose tokenizer lacks these tokens."""
     model, tokenizer = trained[0], make_tokenizer()

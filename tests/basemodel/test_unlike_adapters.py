@@ -32,9 +32,6 @@ KINDS = {
 """Kinds of adapter: what the base model is not asked for, and why their prompts are refused."""
 
 
-pytestmark = pytest.mark.usefixtures("cache")
-
-
 @pytest.fixture
 def folder_of(make_adapter, tmp_path: Path) -> Callable[[str], Path]:
     """An adapter of a kind, "plain" or one of KINDS."""

@@ -48,11 +48,6 @@ def place(trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-
-
 def true_harm(place: Path) -> Harm:
     """Of fr, by the judge itself."""
     adapters = read_adapters(place / "adapters" / "*")

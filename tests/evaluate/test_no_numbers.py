@@ -22,10 +22,9 @@ __all__ = ["base", "mood"]
 HUGE = np.float32(1e38)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+@pytest.fixture
+def cache(own_cache: Path) -> Path:
+    return own_cache
 
 
 @pytest.fixture

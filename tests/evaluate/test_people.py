@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +20,9 @@ from tests.probes.test_probe_files import SAMPLES
 __all__ = ["adapter", "base"]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "probes"
+@pytest.fixture
+def cache(own_cache: Path) -> Path:
+    return own_cache / "probes"
 
 
 @pytest.fixture

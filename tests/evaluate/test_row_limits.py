@@ -29,11 +29,6 @@ SMALL: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidd
 PLACES = 40
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-
-
 def opt(places: int = PLACES) -> hf.OPTForCausalLM:
     torch.manual_seed(0)
     wide = {"ffn_dim": 32, "word_embed_proj_dim": 32, "vocab_size": len(make_tokenizer())}

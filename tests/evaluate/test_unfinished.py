@@ -31,9 +31,8 @@ class Stopped(BaseException):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("HYDRAOPT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "eval"
+def cache(own_cache: Path) -> Path:
+    return own_cache / "eval"
 
 
 @pytest.fixture
