@@ -35,8 +35,8 @@ _FARTHEST: Final = 80.0
 _NARROWEST: Final = 1e-9
 """Of a curve's reach, where it has but one price."""
 _HALF: Final = 24
-"""Answers that are trusted half: by 24 of a task, half the way harms fresh ones least
-(docs/log.md)."""
+"""Answers that are trusted half: of 24 of a task half the way harms fresh ones as little as all of
+it, and takes less from tasks whose harm they do not see (docs/log.md)."""
 _CERTAIN: Final = 0.98
 """Of what can be lost; beyond it more is not told apart."""
 _LEAST: Final = 0.01
