@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["listed", "real", "shown"]
+__all__ = ["counted", "listed", "real", "shown"]
 
 _MOST_SHOWN: Final = 80
 
@@ -29,6 +29,11 @@ def shown(value: object) -> str:
     except ValueError:  # Python prints no int of more than some thousand digits.
         return "a number of very many digits"
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+
+
+def counted(count: int, name: str) -> str:
+    """A number of things: "1 task", "2,000 tasks"."""
+    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 def listed(names: Sequence[object], most: int = 3) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hydraopt.cli.common import counted
 from hydraopt.cli.results import show_plan
+from hydraopt.values import counted
 
 
 def plan(counts: str, harms: list[float], alone: int = 0) -> dict[str, Any]:

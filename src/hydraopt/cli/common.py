@@ -24,7 +24,6 @@ __all__ = [
     "HARM_COLUMNS",
     "check_local",
     "check_target",
-    "counted",
     "emit_json",
     "factor",
     "harm_cells",
@@ -283,11 +282,6 @@ def harm_cells(harm: Mapping[str, Any] | None) -> list[str]:
 def percent(share: float) -> str:
     """A share of one as "4.98 %"."""
     return f"{100 * share:.2f} %"
-
-
-def counted(count: int, name: str) -> str:
-    """A number of things: "1 task", "2 tasks"."""
-    return f"{count} {name}{'s' * (count != 1)}"
 
 
 def factor(share: float) -> str:

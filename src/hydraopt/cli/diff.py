@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hydraopt.cli.common import emit_json, json_option, say, show_table
+from hydraopt.values import counted
 
 __all__ = ["diff"]
 
@@ -43,5 +44,5 @@ def diff(one: str, other: str, as_json: bool) -> None:
         show_table(f"{said['paths'][0]} -> {said['paths'][1]}", columns, rows)
     before, after = said["size"]
     say(f"core    {'the same' if said['core'] == 'same' else 'another one'}")
-    say(f"same    {len(said['same'])} tasks")
+    say(f"same    {counted(len(said['same']), 'task')}")
     say(f"size    {before:,} -> {after:,} bytes")

@@ -10,7 +10,6 @@ import click
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
-    counted,
     emit_json,
     harm_cells,
     json_option,
@@ -22,6 +21,7 @@ from hydraopt.cli.common import (
 )
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
+from hydraopt.values import counted
 
 __all__ = ["inspect"]
 

@@ -6,6 +6,7 @@ import click
 
 from hydraopt.cli.common import check_target, emit_json, json_option, say
 from hydraopt.files.url import place_of
+from hydraopt.values import counted
 
 __all__ = ["join"]
 
@@ -34,6 +35,6 @@ def join(parts: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
         told = {"bundle": str(place_of(output)), "bytes": size, "tasks": tasks}
         emit_json({"schema": "hydraopt.join/1", **told})
         return
-    say(f"{len(tasks)} tasks -> {place_of(output)}, {size:,} bytes")
+    say(f"{counted(len(tasks), 'task')} -> {place_of(output)}, {size:,} bytes")
     if not tasks:
         click.echo("note: there was no task file, so the bundle has no tasks", err=True)

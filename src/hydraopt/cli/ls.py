@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hydraopt.cli.common import emit_json, json_option, say, show_table, size_text
+from hydraopt.values import counted
 
 __all__ = ["ls"]
 
@@ -28,7 +29,7 @@ def ls(bundle: str, as_json: bool) -> None:
         emit_json(said)
         return
     show_table(
-        f"{len(said['tasks'])} tasks in {said['path']}: {said['size']:,} bytes",
+        f"{counted(len(said['tasks']), 'task')} in {said['path']}: {said['size']:,} bytes",
         ["task", "error", "own bytes", "carried bytes", "fp16 bytes", "added", "file"],
         [
             [

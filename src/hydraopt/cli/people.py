@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hydraopt.cli.common import counted, say, show_table
+from hydraopt.cli.common import say, show_table
+from hydraopt.values import counted
 
 __all__ = ["result_notes", "show_people"]
 

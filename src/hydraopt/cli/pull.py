@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hydraopt.cli.common import check_local, emit_json, json_option, say, warn
+from hydraopt.values import counted
 
 __all__ = ["pull"]
 
@@ -49,4 +50,4 @@ def pull(bundle: str, tasks: tuple[str, ...], output: str | None, as_json: bool)
         say(str(file))
     where = output if output is not None else "the cache"
     fetched = f"{done.fetched:,} were fetched"
-    say(f"{len(done.tasks)} tasks -> {where}, {done.size:,} bytes; {fetched}")
+    say(f"{counted(len(done.tasks), 'task')} -> {where}, {done.size:,} bytes; {fetched}")

@@ -8,7 +8,6 @@ import click
 
 from hydraopt.cli.common import (
     check_target,
-    counted,
     emit_json,
     json_option,
     percent,
@@ -17,6 +16,7 @@ from hydraopt.cli.common import (
     workers_option,
 )
 from hydraopt.cli.progress import progress_bar
+from hydraopt.values import counted
 
 __all__ = ["refresh"]
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
-    counted,
     emit_json,
     factor,
     harm_cells,
@@ -19,6 +18,7 @@ from hydraopt.cli.common import (
     size_text,
     warn,
 )
+from hydraopt.values import counted
 
 __all__ = ["show_changed", "show_combined", "show_plan", "show_result"]
 
@@ -39,7 +39,7 @@ def show_result(
     heads = any(row["tensors"] for row in tasks)
     judged = any(row.get("harm") for row in tasks)
     show_table(
-        f"{len(tasks)} tasks in {result.path}",
+        f"{counted(len(tasks), 'task')} in {result.path}",
         [
             "task",
             "error, estimated" if estimated else "error",
@@ -127,7 +127,7 @@ def show_combined(result: Any, options: Mapping[str, Any], paper: str, as_json: 
         emit_json({"schema": "hydraopt.merge.method/1", **result.to_dict(), "tasks": tasks})
         return
     show_table(
-        f"{len(tasks)} tasks in {result.path}",
+        f"{counted(len(tasks), 'task')} in {result.path}",
         ["task", "error", "fp16 bytes"],
         [[task["name"], f"{task['error']:.4f}", f"{task['fp16_bytes']:,}"] for task in tasks],
     )

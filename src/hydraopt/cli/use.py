@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from hydraopt.cli.common import (
-    counted,
     emit_json,
     json_option,
     quiet_option,
@@ -19,6 +18,7 @@ from hydraopt.cli.common import (
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
 from hydraopt.files.url import Url, is_url
+from hydraopt.values import counted
 
 __all__ = ["use"]
 

@@ -11,7 +11,6 @@ import click
 
 from hydraopt.cli.common import (
     HARM_COLUMNS,
-    counted,
     emit_json,
     harm_cells,
     json_option,
@@ -23,7 +22,7 @@ from hydraopt.cli.common import (
 from hydraopt.cli.mergeoptions import Prompts, check_prompts, given_texts, said_of_cut
 from hydraopt.cli.progress import progress_bar
 from hydraopt.errors import UsageError, explain
-from hydraopt.values import listed
+from hydraopt.values import counted, listed
 
 if TYPE_CHECKING:
     from hydraopt.adapters import Adapter

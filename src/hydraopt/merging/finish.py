@@ -24,6 +24,7 @@ from hydraopt.merging.rescale import Rescaler, rescaled
 from hydraopt.merging.rewrite import Rewritten
 from hydraopt.merging.search import Solution
 from hydraopt.progress import Progress, silent
+from hydraopt.values import counted
 
 __all__ = ["Finishers", "finished"]
 
@@ -147,11 +148,12 @@ def _with(job: Job, what: Literal["refit", "rescaled"], tasks: int) -> Job:
 def _noted(job: Job, made: Rewritten, what: Literal["refit", "rescaled"], budget: Budget) -> Job:
     """With notes: in how many tasks, and if the budget stood in the way."""
     words = {"refit": "refitted", "rescaled": "rescaled"}
-    notes = [f"coded parts were {words[what]} in {made.tasks} of {len(job.pieces.tasks)} tasks"]
+    tasks = counted(len(job.pieces.tasks), "task")
+    notes = [f"coded parts were {words[what]} in {made.tasks} of {tasks}"]
     if made.back:
         notes.append(
-            f"the parts of {made.back} tasks stayed as the encoder made them: with others the "
-            f"{budget.name} would not be kept"
+            f"the parts of {counted(made.back, 'task')} stayed as the encoder made them: with "
+            f"others the {budget.name} would not be kept"
         )
     pieces = dataclasses.replace(job.pieces, notes=(*job.pieces.notes, *notes))
     return dataclasses.replace(job, pieces=pieces)

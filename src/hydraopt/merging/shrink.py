@@ -34,6 +34,7 @@ from hydraopt.merging.recipe import ShrinkRecipe, forms_in
 from hydraopt.merging.search import Solution
 from hydraopt.merging.solving import Options, solve
 from hydraopt.progress import Progress
+from hydraopt.values import counted
 
 __all__ = ["shrink"]
 
@@ -103,7 +104,7 @@ def _notes(before: Bundle, budget: Size | MeanError, curves: StoredCurves) -> It
     """What became of the harm that was measured before."""
     count = len(curves.tasks())
     if isinstance(budget, Size) and count:
-        tasks = f"{count} task{'s' * (count > 1)}"
+        tasks = counted(count, "task")
         yield f"the size was shared out by the stored curves of harm of {tasks}"
     yield from lost_harm(before.manifest, set(before))
 

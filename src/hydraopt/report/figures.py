@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraopt.errors import UsageError, explain
+from hydraopt.values import counted
 
 __all__ = ["check_plot", "draw"]
 
@@ -101,7 +102,7 @@ def _nothing(axis: Any, text: str) -> None:
 def _draw_adapters(report: Report) -> Any:
     count = len(report["tasks"])
     base = report["base_model"] or "an unnamed base"
-    figure, axes = _figure(2, 3, 9.0, f"{count} adapter{'s' * (count != 1)} of {_plain(base, 60)}")
+    figure, axes = _figure(2, 3, 9.0, f"{counted(count, 'adapter')} of {_plain(base, 60)}")
     names = report["likeness"]["tasks"]
     _heat(axes[0, 0], report["likeness"]["a"], names, "Cosine of the A's as given")
     _heat(axes[0, 1], report["likeness"]["products"], names, "Cosine of the products dW")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hydraopt.bundle.reader import Bundle
 from hydraopt.report.model import TaskView
+from hydraopt.values import counted
 
 __all__ = ["bytes_text", "summary_of"]
 
@@ -20,7 +21,7 @@ def bytes_text(count: float) -> str:
 
 def summary_of(bundle: Bundle, tasks: Sequence[TaskView], fp16_bytes: int) -> tuple[str, ...]:
     """Size, harm and scores, one sentence each."""
-    count = f"{len(tasks):,} task" + "s" * (len(tasks) != 1)
+    count = counted(len(tasks), "task")
     base = bundle.base_model or "a base model that is not named"
     said = [f"{count} of {base} take {bytes_text(bundle.size)}."]
     if fp16_bytes:
