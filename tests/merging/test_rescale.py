@@ -18,6 +18,7 @@ from hydraopt.files.aside import Laid
 from hydraopt.linalg.shapes import Factors
 from hydraopt.merging import decoded as reading
 from hydraopt.merging import finish
+from hydraopt.values import counted
 from tests.marks import slow
 from tests.merging.merge_cases import decoded, measured, modules_of, originals
 
@@ -148,7 +149,7 @@ def test_an_error_limit_is_kept_and_only_offenders_go_back(three, tmp_path, limi
     assert "b" not in changed(plain, out)
     assert changed(plain, out)
     back = 3 - len(changed(plain, out))
-    assert f"the parts of {back} tasks stayed as the encoder made them" in made.notes[-1]
+    assert f"the parts of {counted(back, 'task')} stayed as the encoder made them" in made.notes[-1]
     assert f"the {limit.replace('_', '-')} would not be kept" in made.notes[-1]
     assert open_bundle(out).recipe["rescaled"] == 3 - back
 
