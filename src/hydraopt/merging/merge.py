@@ -42,7 +42,7 @@ from hydraopt.merging.notes import notes_of
 from hydraopt.merging.outcome import Job, Loaded, Measured, StrPath, Written, inputs_of, load
 from hydraopt.merging.output import check_output, core_name, written
 from hydraopt.merging.portable import engine_of, workers_for
-from hydraopt.merging.recipe import CoreRecipe, MergeRecipe
+from hydraopt.merging.recipe import MergeRecipe
 from hydraopt.merging.refit import Refitter
 from hydraopt.merging.rescale import Rescaler
 from hydraopt.merging.search import Solution
@@ -168,14 +168,16 @@ def lossless_job(
 def _begun(
     loaded: Loaded, pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None
 ) -> tuple[bool, Job]:
-    """Whether a size has room for every bit, and the job of these, or one without a recipe yet."""
+    """Whether a size has room for every bit, and the job of these, or that of :func:`begun_job`."""
     every = lossless_job(loaded, pieces, budget, core_file)
     return every is not None, every or begun_job(pieces, budget, core_file)
 
 
 def begun_job(pieces: MergeSet, budget: Budget | HarmLimit, core_file: str | None = None) -> Job:
-    """The job without a recipe. Raises BudgetError for a size that has no room for anything."""
-    job = Job.of(pieces, CoreRecipe(), core_file)
+    """The job, with the shortest recipe that its budget can have. Raises BudgetError for a size
+    that has no room for anything."""
+    shortest = MergeRecipe("", budget.name, float(budget.limit), ())
+    job = Job.of(pieces, shortest, core_file)
     job.check_room(budget)
     return job
 
