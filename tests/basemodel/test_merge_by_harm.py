@@ -209,12 +209,14 @@ def test_a_plan_says_whether_a_refit_follows(place: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [("--size", "40%", "--no-refit"), ("--harm", "20%")])
-def test_the_merge_after_a_plan_makes_what_was_planned(place: Path, limit: Sequence[str]) -> None:
+def test_the_merge_after_a_plan_makes_what_was_planned(
+    place: Path, own_cache: Path, limit: Sequence[str]
+) -> None:
     plan = json.loads(call(place, *limit, "--plan-only", "--json").stdout)
-    before = set((place / "cache" / "harm").iterdir())
+    before = set((own_cache / "harm").iterdir())
     out = place / "x.hydra.safetensors"
     made = json.loads(call(place, *limit, "-o", str(out), "--json").stdout)
-    assert set((place / "cache" / "harm").iterdir()) == before
+    assert set((own_cache / "harm").iterdir()) == before
     assert plan["size"] == made["size"] == out.stat().st_size
     streams = [x for name, x in open_bundle(out).tensor_bytes.items() if name != "manifest"]
     assert sum(task["size"] for task in plan["tasks"]) == pytest.approx(sum(streams))
