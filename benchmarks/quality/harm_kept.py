@@ -32,7 +32,8 @@ from benchmarks.quality.evidence import (
 )
 from benchmarks.quality.harness.bundlescores import score, scored
 from benchmarks.quality.harness.judging import add_prompts
-from benchmarks.quality.sets import CURVES, JUDGED, SETS, Method
+from benchmarks.quality.harness.options import add_study
+from benchmarks.quality.sets import CURVES, JUDGED, Method
 from hydraopt.adapters import Adapter
 from hydraopt.bundle.reader import open_bundle
 from hydraopt.merging.harm.judging import ANSWER_TOKENS
@@ -116,8 +117,7 @@ def promises(path: Path) -> dict[str, Any]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("set", choices=SETS)
-    parser.add_argument("--tasks", type=Path, required=True)
+    add_study(parser)
     parser.add_argument("--limits", nargs="+", default=["1%", "2%"], metavar="SHARE")
     parser.add_argument("--rows", type=int, help="at most so many test rows of a task")
     parser.add_argument(
@@ -132,9 +132,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--answer-tokens", type=int, default=ANSWER_TOKENS, help="of an answer that are judged"
     )
-    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
-    parser.add_argument("--out", type=Path, help="another folder for the result")
     parser.add_argument("--name", default="", help="saved as SET-NAME.harm-kept.json")
     args = parser.parse_args(arguments)
     odd = [limit for limit in args.limits if not limit.endswith("%")]

@@ -25,7 +25,8 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.drifting import FreshRows, harms
-from benchmarks.quality.sets import CURVES, JUDGED, METHOD, SETS, Method
+from benchmarks.quality.harness.options import add_study
+from benchmarks.quality.sets import CURVES, JUDGED, METHOD, Method
 from hydraopt.basemodel.harm import Summary
 from hydraopt.bundle.harm import Harm
 from hydraopt.merging.harm import sharing
@@ -105,8 +106,7 @@ def _lost(harm: Summary) -> float:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("set", choices=SETS)
-    parser.add_argument("--tasks", type=Path, required=True)
+    add_study(parser)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -117,9 +117,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", default="5%")
     parser.add_argument("--prompts", type=int, default=24, help="rows of a task for the merges")
     parser.add_argument("--fresh", type=int, default=32, help="rows of a task after these")
-    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
-    parser.add_argument("--out", type=Path, help="another folder for the result")
     return parser.parse_args(arguments)
 
 

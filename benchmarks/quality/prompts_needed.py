@@ -23,6 +23,7 @@ from benchmarks.common import QUALITY, ROOT, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.drifting import FreshRows, harms
 from benchmarks.quality.harness.judging import SPLITS
+from benchmarks.quality.harness.options import add_study
 from benchmarks.quality.sets import CURVES, JUDGED, METHOD, REFIT, SETS, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.harm import Summary
@@ -99,8 +100,7 @@ def _given(adapters: Sequence[Adapter], tasks: Path, split: str) -> dict[str, in
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("set", choices=SETS)
-    parser.add_argument("--tasks", type=Path, required=True)
+    add_study(parser)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -112,9 +112,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, metavar="N")
     parser.add_argument("--rows", type=int, default=300, help="test rows of a task")
     parser.add_argument("--refit", action="store_true")
-    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
-    parser.add_argument("--out", type=Path, help="another folder for the result")
     args = parser.parse_args(arguments)
     if not args.only and args.set == SETS[0]:
         args.only = list(_FEW)

@@ -264,8 +264,8 @@ def _put(
     check_apart(path, inputs_of(given))
     with collection.held():
         core, limit = collection.core(base), how.get("limit") or Limit()
-        given_to = collection, core, given
-        gone = _checked(*given_to, check, limit, same_base, seen.judge is not None)
+        prompted = seen.judge is not None
+        gone = _checked(collection, core, given, check, limit, same_base, prompted)
         if limit.harm is not None and seen.judge is not None:
             check_prompted(coded_of(given, how.get("exact", ())), seen.judge.tasks())
         coder = Coder(

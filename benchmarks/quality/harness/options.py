@@ -1,0 +1,19 @@
+"""Options that studies of a set's bundles have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.quality.sets import SETS
+
+__all__ = ["add_study"]
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """The set, its task files, how the base model computes, and what goes where."""
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--keep-bundles", action="store_true", help="as for evidence")
+    parser.add_argument("--out", type=Path, help="another folder for the result")
