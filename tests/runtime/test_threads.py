@@ -16,7 +16,7 @@ from hydraopt import attach
 from hydraopt.errors import UsageError
 from tests.runtime.conftest import IDS, TASKS
 
-ROUNDS = 60
+ROUNDS, MEETINGS = 60, 6
 
 
 @pytest.fixture
@@ -41,29 +41,38 @@ def by_turns() -> Iterator[None]:
 
 @pytest.mark.usefixtures("by_turns")
 def test_threads_that_select_get_their_own_rows_or_an_error(model, bundle_of, alone) -> None:
-    kinds: Counter[str] = Counter()
+    outcomes: list[str] = []
     barrier = threading.Barrier(2)
 
     def work(names: tuple[str | None, ...]) -> None:
         for i in range(ROUNDS):
+            # Left alone, a fast thread may be done before the other begins; in every sixth round
+            # both have selected before either computes, so exactly one is refused.
+            meet = barrier.wait if i % MEETINGS == 0 else lambda _seconds: None
             name = names[i % len(names)]
             barrier.wait(60)
-            try:
-                with attached.task(name), torch.inference_mode():
-                    logits = model(IDS).logits
-            except UsageError as error:
-                kinds["another thread has selected" if "another thread" in str(error) else "?"] += 1
-                continue
-            kinds["right" if torch.allclose(logits, alone[name], atol=1e-4) else "wrong"] += 1
+            with attached.task(name), torch.inference_mode():
+                meet(60)
+                outcomes.append(outcome(name))
+                meet(60)
+
+    def outcome(name: str | None) -> str:
+        try:
+            logits = model(IDS).logits
+        except UsageError as error:
+            return "another thread has selected" if "another thread" in str(error) else "?"
+        return "right" if torch.allclose(logits, alone[name], atol=1e-4) else "wrong"
 
     with attach(model, bundle_of("all"), cache_bytes=20_000) as attached:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(work, [("de", "en", None), ("fr", "es")]))
         memory = attached.memory()
         assert memory.cached <= memory.limit
+    kinds = Counter(outcomes)
     assert set(kinds) <= {"right", "another thread has selected"}
-    assert kinds["another thread has selected"] > 0
-    assert sum(kinds.values()) == 2 * ROUNDS
+    assert kinds["another thread has selected"] >= ROUNDS // MEETINGS
+    assert kinds["right"] >= ROUNDS // MEETINGS
+    assert len(outcomes) == 2 * ROUNDS
 
 
 def test_a_selection_that_was_replaced_is_an_error(model, bundle_of, alone) -> None:
