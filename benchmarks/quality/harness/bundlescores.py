@@ -122,7 +122,8 @@ def _taken(
     wanted: Collection[str],
 ) -> Iterator[dict[str, Any]]:
     """Entries of other results for today's bundles, of the wanted tasks that each of these gives
-    the factors of a bundle which was scored there. That bundle still lies in ``folder``."""
+    the factors of a bundle which was scored there. The result says which these are, or that bundle
+    still lies in ``folder``."""
     others = [_Other.of(file, now, compared, request, folder) for file in files]
     for name in (x for x in compared.adapters if x in wanted):
         mine = _factors(compared, name)
@@ -137,7 +138,7 @@ def _taken(
             first = first or {**task, "results": beside}
             if (task["sha256"], beside) != (first["sha256"], first["results"]):
                 continue
-            theirs = _factors(other.compared, name)
+            theirs = task.get("factors") or _factors(other.compared, name)
             told |= {value: task["results"][label] for label, value in theirs.items()}
             took.append(other.name)
         if first is not None and told.keys() >= set(mine.values()):

@@ -175,13 +175,31 @@ def test_several_results_give_a_task_together(taken, adapters, capsys) -> None:
     )
 
 
-@pytest.mark.parametrize("what", [slow("bundle"), slow("another"), "task"])
+def without_factors(result: Path) -> None:
+    """As results were that did not say which factors they are of."""
+    told = json.loads(result.read_text())
+    for task in told["tasks"]:
+        del task["factors"]
+    result.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("told", [True, slow(False)])
+def test_a_result_that_says_its_factors_needs_no_bundle(taken, capsys, told: bool) -> None:
+    adapters, made, request, folder = taken
+    (folder / "beside" / "a.hydra.safetensors").unlink()
+    if not told:
+        without_factors(folder / "a.json")
+    capsys.readouterr()
+    score(folder / "b.json", adapters, made, request, {}, [folder / "a.json"])
+    assert ("spell-en: taken from a.json" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize("what", [slow("another"), "task"])
 def test_nothing_is_taken_of_other_bundles_or_rows(taken, capsys, what: str) -> None:
     adapters, made, request, folder = taken
     first = folder / "beside" / "a.hydra.safetensors"
-    if what == "bundle":
-        first.unlink()
-    elif what == "another":  # than was scored
+    if what == "another":  # than was scored
+        without_factors(folder / "a.json")
         result = json.loads((folder / "a.json").read_text())
         result["bundles"][first.name]["sha256"] = "0" * 64
         (folder / "a.json").write_text(json.dumps(result))
