@@ -44,6 +44,7 @@ BLOCKS: Mapping[str, Path] = {
     "tasks": _EVIDENCE / "tables.md",
     "fairness": _EVIDENCE / "tables.md",
     "alike": _EVIDENCE / "tables.md",
+    "ways beside": _EVIDENCE / "tables.md",
     "shared out": _EVIDENCE / "tables.md",
     "foretold": _EVIDENCE / "tables.md",
     "limits kept": _EVIDENCE / "tables.md",

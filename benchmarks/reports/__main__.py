@@ -40,6 +40,7 @@ REPORTS = (
     "studies",
     "tuners",
     "verdict",
+    "ways",
 )
 _BOARD = "leaderboard"
 """A page of its own."""

@@ -16,7 +16,14 @@ from benchmarks import pages
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD
 from benchmarks.reports.axes import size_axis
-from benchmarks.reports.scores import NO_DROP, PROMPTED, every_row, result_files
+from benchmarks.reports.scores import (
+    NO_DROP,
+    PROMPTED,
+    bundle_error,
+    bundle_key,
+    every_row,
+    result_files,
+)
 from benchmarks.reports.tables import CHANGED, changed, table
 from benchmarks.rivals.one_for_all import ONE_FOR_ALL
 
@@ -48,7 +55,7 @@ def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
     as well, and bytes and errors of those that have none; smallest first."""
     found: dict[str, list[Row]] = {}
     scored = {
-        name: {(r["method"], r["setting"], r["bytes"]): r for r in entry["rows"]}
+        name: {bundle_key(row): row for row in entry["rows"]}
         for name, entry in every_row(folder).items()
     }
     for _, result in result_files(folder):
@@ -56,22 +63,22 @@ def rows_by_set(folder: Path = QUALITY) -> dict[str, list[Row]]:
             continue
         rows = found.setdefault(result["set"], [])
         for method in result["methods"].values():
-            key = method["method"], method["setting"], method["bytes"]
-            errors = list(method["errors"].values())
+            error = bundle_error(method)
             plain = {
-                "method": key[0],
-                "setting": key[1],
-                "bytes": key[2],
+                "method": method["method"],
+                "setting": method["setting"],
+                "bytes": method["bytes"],
                 "size_pct": method["size_pct"],
-                "relative_error": sum(errors) / max(len(errors), 1),
+                "relative_error": error,
+                "bundle_error": error,
                 "merge_seconds": method.get("merge_seconds"),
                 "peak_mib": method.get("peak_mib"),
                 "tuned": method.get("tuned"),
             }
-            rows.append(plain | scored.get(result["set"], {}).get(key, {}))
+            rows.append(plain | scored.get(result["set"], {}).get(bundle_key(plain), {}))
     for name, rows in found.items():
         # A bundle of hydraopt's that two plans hold stands here once.
-        once = {(row["method"], row["setting"], row["bytes"]): row for row in rows}
+        once = {bundle_key(row): row for row in rows}
         rows = found[name] = list(once.values())
         rows.sort(key=lambda row: (row["bytes"], row["method"]))
     return found

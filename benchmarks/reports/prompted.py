@@ -9,13 +9,20 @@ from typing import Any
 from benchmarks.common import QUALITY
 from benchmarks.quality.sets import METHOD, WITH_PROMPTS
 from benchmarks.reports.bdrate import prompts_told
-from benchmarks.reports.scores import PROMPTED, drops, result_files, row_of, scored_tasks
+from benchmarks.reports.scores import (
+    PROMPTED,
+    bundle_key,
+    drops,
+    result_files,
+    row_of,
+    scored_tasks,
+)
 from benchmarks.reports.tables import MISSING, changed, table, titled, wrapped
 
-__all__ = ["SECTIONS", "beside", "prompted"]
+__all__ = ["HEAD", "SECTIONS", "beside", "line", "prompted"]
 
 _OURS = (METHOD, *WITH_PROMPTS)
-_HEAD = [
+HEAD = [
     "method",
     "of fp16",
     "mean drop, %",
@@ -44,14 +51,16 @@ def beside(result: Result, others: Iterable[tuple[str, Result]]) -> Iterator[Row
         for label, method in other["methods"].items():
             mine = [x for x in scored_tasks(other, label) if x["adapter"] in wanted]
             same = {x["adapter"]: _asked(x) for x in mine} == wanted
-            bundle = method["method"], method.get("setting", ""), method["bytes"]
-            if method["method"] in _OURS and same and bundle not in seen:
-                seen.add(bundle)
-                row = row_of(name, {**other, "closer": {}, "tasks": mine}, label)
+            if method["method"] not in _OURS or not same:
+                continue
+            row = row_of(name, {**other, "closer": {}, "tasks": mine}, label)
+            if bundle_key(row) not in seen:
+                seen.add(bundle_key(row))
                 yield {**row, "prompts": prompts_told(method)}
 
 
-def _line(row: Row) -> list[str]:
+def line(row: Row) -> list[str]:
+    """What stands under HEAD for a row of the headline, hydraopt's own in bold."""
     low, high = row["mean_drop_interval"]
     title, prompts = titled(row), row.get("prompts")
     title = f"**{title}**" if row["method"] in _OURS else title
@@ -88,7 +97,7 @@ def prompted(folder: Path = QUALITY) -> str:
         theirs = (row_of(name, result, x) for x in whole if drops(result, x))
         ours = beside(result, (x for x in found if x[1]["plan"] != PROMPTED))
         rows = sorted([*theirs, *ours], key=lambda row: -row["size_pct"])
-        parts.append(f"{_about(name, result)}\n{table(_HEAD, [_line(row) for row in rows])}")
+        parts.append(f"{_about(name, result)}\n{table(HEAD, [line(row) for row in rows])}")
     return "\n".join(parts) or MISSING
 
 

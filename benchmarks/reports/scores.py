@@ -23,6 +23,8 @@ __all__ = [
     "PROMPTED",
     "SURE",
     "best_seen",
+    "bundle_error",
+    "bundle_key",
     "dropped",
     "drops",
     "every_row",
@@ -158,6 +160,7 @@ def row_of(name: str, result: Result, label: str) -> dict[str, Any]:
         "mean_recovery_pct": round(sum(recovered) / len(recovered), 4) if recovered else None,
         "worst_recovery_pct": round(min(recovered), 4) if recovered else None,
         "relative_error": round(sum(errors) / len(errors), 5),
+        "bundle_error": bundle_error(method),
         "guessed_error": _guessed(result.get("guess", ()), method["size_pct"]),
         "tasks": len(lost),
         "test_rows": sum(task.get("rows", 0) for task in tasks),
@@ -184,11 +187,23 @@ def _guessed(points: Sequence[Mapping[str, float]], size_pct: float) -> float | 
     return None
 
 
+def bundle_error(method: Mapping[str, Any]) -> float:
+    """The mean error of a bundle over all its tasks; 0 if its method has none."""
+    errors = [float(x) for x in method["errors"].values()]
+    return round(sum(errors) / max(len(errors), 1), 5)
+
+
+def bundle_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Equal for rows of one bundle. Two that fill one size may have equal bytes by chance, so
+    their errors count too; to two digits, as some results have them rounded task by task."""
+    return row["method"], row["setting"], row["bytes"], round(row["bundle_error"], 2)
+
+
 def best_seen(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A bundle that two runs scored, once: by the run with more test rows."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = row["method"], row["setting"], row["bytes"]
+        key = bundle_key(row)
         if key not in found or found[key]["test_rows"] < row["test_rows"]:
             found[key] = row
     return list(found.values())

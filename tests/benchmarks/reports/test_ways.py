@@ -1,0 +1,66 @@
+"""What a merge with prompts and a size does by default, beside other ways on the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reports.scores import best_seen
+from benchmarks.reports.ways import ways
+from tests.benchmarks.reports.test_prompted_table import ADAPTERS, SET, result
+
+
+def errors(made: dict, error: float) -> dict:
+    for method in made["methods"].values():
+        method["errors"] = dict.fromkeys(method["errors"], error)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (a, _), (b, _), (c, _) = ADAPTERS
+    two, three = {a: 300, b: 300}, {a: 300, b: 300, c: 300}
+    mine = errors(result("harm", {"hydraopt-refit": "5%"}, two, ADAPTERS[:3]), 0.4)
+    whole = errors(result("harm", {"hydraopt": "5%", "hydraopt-refit": "5%"}, three, ADAPTERS), 0.6)
+    for made in (mine, whole):
+        asked = {"split": "validation", "count": 24, "learned": 300}
+        made["methods"]["hydraopt-refit"]["options"] = {"judge": asked}
+    other = result("harm", {"hydraopt-refit": "2%"}, three, ADAPTERS)
+    fewer = result("harm", {"hydraopt-curves": "5%"}, {a: 80, b: 80}, ADAPTERS)
+    for name, made in (
+        ("-part-way.harm", mine),
+        (".harm", whole),
+        ("-fiftieth.harm", other),
+        ("-few.harm", fewer),
+    ):
+        (tmp_path / f"{SET}{name}.json").write_text(json.dumps(made))
+    return tmp_path
+
+
+def test_the_ways_stand_over_the_same_rows_and_at_its_size(folder: Path) -> None:
+    text = ways(folder)
+    cells = [
+        [x.strip() for x in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| **")
+    ]
+    both = "**hydraopt-refit 5%**, 24 validation prompts a task, 300 training rows learned"
+    assert [(x[0], x[-1]) for x in cells] == [
+        ("**hydraopt 5%**", f"`{SET}.harm.json`"),
+        (both, f"`{SET}-part-way.harm.json`"),
+        (both, f"`{SET}.harm.json`"),
+    ]
+    assert "600 test rows" in text
+
+
+def test_bundles_of_equal_bytes_are_told_apart_by_their_errors(folder: Path) -> None:
+    row = {"method": "x", "setting": "5%", "bytes": 9, "bundle_error": 0.40004, "test_rows": 1}
+    again = row | {"bundle_error": 0.4, "test_rows": 2}
+    another = row | {"bundle_error": 0.42}
+    assert best_seen([row, another, again]) == [again, another]
+
+
+def test_nothing_is_said_of_what_was_not_measured(tmp_path: Path) -> None:
+    assert ways(tmp_path) == "Not measured yet.\n"
