@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, provenance
@@ -32,16 +31,16 @@ from benchmarks.quality.evidence import (
 )
 from benchmarks.quality.harness.bundlescores import score
 from benchmarks.quality.harness.judging import add_prompts
-from benchmarks.quality.sets import ALIKE, SETS
+from benchmarks.quality.harness.options import add_set
+from benchmarks.quality.sets import ALIKE
 
 __all__ = ["main"]
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("set", choices=SETS)
+    add_set(parser)
     parser.add_argument("--of", nargs="+", required=True, metavar="ADAPTER", help="* is any text")
-    parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=80, help="test rows of a task")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="ADAPTER", help="score these alone"
@@ -49,7 +48,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="saved as SET-NAME.alike.json")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of 5 and 2 %%")
     add_prompts(parser)
-    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     return parser.parse_args(arguments)
 
 

@@ -37,7 +37,8 @@ from benchmarks.quality.harness.building import inputs_of
 from benchmarks.quality.harness.bundlescores import is_as_merged, score
 from benchmarks.quality.harness.judging import ASKS_PROMPTS, add_prompts, judge_of, prompts_hash
 from benchmarks.quality.harness.looking import onlooker_of, seen_by
-from benchmarks.quality.sets import PLANS, SETS, Method, recipe_of, set_of
+from benchmarks.quality.harness.options import add_set
+from benchmarks.quality.sets import PLANS, Method, recipe_of, set_of
 from hydraopt.adapters import Adapter, read_adapters
 from hydraopt.basemodel.onlooker import POWER
 from hydraopt.basemodel.products import products_of
@@ -255,8 +256,7 @@ def methods_of(
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("set", choices=SETS)
-    parser.add_argument("--tasks", type=Path, required=True)
+    add_set(parser)
     parser.add_argument("--plan", choices=sorted(PLANS), default="sizes")
     parser.add_argument("--rows", type=int, default=128, help="test rows of a task")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="instead of the plan's own")
@@ -298,7 +298,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trained", action="store_true", help="those that are trained, where some are not yet"
     )
-    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     return parser.parse_args(arguments)
 
 

@@ -23,8 +23,9 @@ from benchmarks.commands import parser_of
 from benchmarks.common import QUALITY, package_hash, provenance, save_json
 from benchmarks.quality.evidence import merged, original_adapters, request_for, those_of
 from benchmarks.quality.harness.drifting import FreshRows, drifts
+from benchmarks.quality.harness.options import add_set
 from benchmarks.quality.harness.resumed import files_of, gone_on
-from benchmarks.quality.sets import METHOD, SETS, Method
+from benchmarks.quality.sets import METHOD, Method
 from hydraopt.adapters import Adapter
 from hydraopt.basemodel.harm import Drift
 from hydraopt.basemodel.model import load_model
@@ -87,11 +88,9 @@ def _measured(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__name__, __doc__)
-    parser.add_argument("set", choices=SETS)
-    parser.add_argument("--tasks", type=Path, required=True)
+    add_set(parser)
     parser.add_argument("--only", nargs="+", default=list(_FEW), metavar="ADAPTER")
     parser.add_argument("--rows", type=int, default=150, help="test rows of a task")
-    parser.add_argument("--products", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--out", type=Path, help="instead of the set's result")
     args = parser.parse_args(arguments)
     adapters = original_adapters(args.set)
