@@ -53,7 +53,7 @@ def _merged(args: argparse.Namespace, adapters: Sequence[Any]) -> dict[str, tupl
     made = {}
     for way, share in WAYS.items():
         method = Method(f"{CURVES}-{way}", args.size, {**JUDGED[CURVES], "judge": judge})
-        with mock.patch.object(sharing, "_HALF", _half_at(share, args.prompts)):
+        with mock.patch.object(sharing, "TRUSTED_HALF", _half_at(share, args.prompts)):
             made[way] = merged(args.set, adapters, method, args.tasks, args.keep_bundles, place)
     plain = Method(METHOD, args.size)
     made[_PLAIN] = merged(args.set, adapters, plain, args.tasks, args.keep_bundles, place)

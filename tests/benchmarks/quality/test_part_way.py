@@ -38,8 +38,8 @@ def run(trained, splits, adapters, halves, tmp_path: Path, monkeypatch) -> Run:
     tokenizer.save_pretrained(tmp_path / "base")
 
     def noted(adapters, path, **options):
-        halves.append(sharing._HALF)
-        return merge(adapters, path, error=ERRORS[sharing._HALF], workers=1)
+        halves.append(sharing.TRUSTED_HALF)
+        return merge(adapters, path, error=ERRORS[sharing.TRUSTED_HALF], workers=1)
 
     def request(_set, tasks, rows, products):
         return Request(str(tmp_path / "base"), tasks, rows=rows, products=products)
@@ -62,7 +62,7 @@ def run(trained, splits, adapters, halves, tmp_path: Path, monkeypatch) -> Run:
 def test_it_goes_none_half_and_all_of_the_way(run: Run, halves, capsys) -> None:
     given = ("--prompts", "3", "--fresh", "9")
     result = run(*given)
-    assert halves == [math.inf, 3, 0, sharing._HALF]
+    assert halves == [math.inf, 3, 0, sharing.TRUSTED_HALF]
     rows = result["results"]
     assert list(rows) == ["none", "half", "all", "without"]
     assert {x["tasks"]["spell-en"]["answers"] for x in rows.values()} == {2}, "two of five follow"

@@ -25,7 +25,14 @@ import numpy as np
 from hydraopt.linalg.shapes import Array
 from hydraopt.merging.harm.curves import HarmCurve
 
-__all__ = ["HarmCost", "part_of_the_way", "prices_for_limit", "prices_for_size", "prices_if_fair"]
+__all__ = [
+    "TRUSTED_HALF",
+    "HarmCost",
+    "part_of_the_way",
+    "prices_for_limit",
+    "prices_for_size",
+    "prices_if_fair",
+]
 
 _STEPS: Final = 400
 """Prices that are tried of each stream."""
@@ -34,7 +41,7 @@ _FARTHEST: Final = 80.0
 """How far prices are moved together, in logarithms."""
 _NARROWEST: Final = 1e-9
 """Of a curve's reach, where it has but one price."""
-_HALF: Final = 24
+TRUSTED_HALF: Final = 24
 """Answers that are trusted half: of 24 of a task half the way harms fresh ones as little as all of
 it, and takes less from tasks whose harm they do not see (docs/log.md)."""
 _CERTAIN: Final = 0.98
@@ -89,9 +96,9 @@ def part_of_the_way(
     say that all streams take ``size`` bytes together.
 
     plain: those without prompts, up to a common factor. answers: by which the curves of each were
-    made; of _HALF it goes half the way, of many nearly all of it.
+    made; of TRUSTED_HALF it goes half the way, of many nearly all of it.
     """
-    trust = answers / (answers + _HALF)
+    trust = answers / (answers + TRUSTED_HALF)
     grids, sizes, _ = _tables(curves)
     start = _at_size(grids, sizes, np.log(plain), size)
     between = start + trust * (np.log(told) - start)
