@@ -26,7 +26,8 @@ from hydraopt.basemodel.harm import (
     surely_drifts_more,
 )
 from hydraopt.basemodel.judge import Judge
-from hydraopt.basemodel.memory import Memory, base_hash
+from hydraopt.basemodel.loading import base_hash
+from hydraopt.basemodel.memory import Memory
 from hydraopt.basemodel.model import attached, place
 from hydraopt.basemodel.writing import answered, generate
 

@@ -21,10 +21,10 @@ from hydraopt.basemodel.harm import (
     reference_of,
 )
 from hydraopt.basemodel.lesson import learns_in
+from hydraopt.basemodel.loading import base_hash
 from hydraopt.basemodel.memory import (
     Memory,
     are_answers,
-    base_hash,
     cache_folder,
     key_of,
     versions,

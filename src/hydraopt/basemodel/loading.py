@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import torch
 
+from hydraopt.basemodel.memory import key_of
 from hydraopt.errors import HydraoptError, UsageError, explain
-from hydraopt.files.reading import read_regular
+from hydraopt.files.reading import file_hash, read_regular
 from hydraopt.values import listed
 
-__all__ = ["files_of", "load_whole"]
+__all__ = ["base_hash", "files_of", "load_whole"]
 
 _JSON: Final = (
     "config.json",
@@ -31,6 +32,7 @@ _JSON: Final = (
     "pytorch_model.bin.index.json",
 )
 _MOST_JSON: Final = 1 << 28  # bytes; a vocabulary of 262,144 tokens takes 33 MB of tokenizer.json
+_EVERY_WEIGHT: Final = ("*.safetensors", "*.bin")
 _WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin")
 # Buffers that older versions stored and newer ones compute: rotary tables, masks, positions.
 _COMPUTED: Final = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$")
@@ -95,6 +97,16 @@ def files_of(base: str | Path) -> Path | None:
         config = cached_file(str(base), "config.json", local_files_only=True)
         return Path(config).parent if config else None
     return None
+
+
+def base_hash(base: str | Path, model: Any) -> str | None:
+    """Of a folder's weight files and config, or a hub's commit; None if neither is there."""
+    folder = Path(base)
+    if not folder.is_dir():
+        commit = getattr(model.config, "_commit_hash", None)
+        return f"{base}@{commit}" if commit else None
+    files = sorted({*(f for x in _EVERY_WEIGHT for f in folder.glob(x)), folder / "config.json"})
+    return key_of(f"{file.name} {file_hash(file)}" for file in files)
 
 
 def _check_folder(folder: Path) -> None:

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydraopt.files.cache import cache_root
-from hydraopt.files.reading import file_hash, read_regular
+from hydraopt.files.reading import read_regular
 
-__all__ = ["Memory", "are_answers", "base_hash", "cache_folder", "key_of", "versions"]
+__all__ = ["Memory", "are_answers", "cache_folder", "key_of", "versions"]
 
-_WEIGHTS: Final = ("*.safetensors", "*.bin")
 _MOST: Final = 256 << 20
 """Bytes of an entry."""
 _SHORT: Final = 1 << 12
@@ -56,16 +55,6 @@ def are_answers(value: Any, count: int) -> bool:
         return False
     tokens = (x for answer in value for x in (answer if isinstance(answer, list) else ["none"]))
     return all(type(x) is int and x >= 0 for x in tokens)
-
-
-def base_hash(base: str | Path, model: Any) -> str | None:
-    """Of a folder's weight files and config, or a hub's commit; None if neither is there."""
-    folder = Path(base)
-    if not folder.is_dir():
-        commit = getattr(model.config, "_commit_hash", None)
-        return f"{base}@{commit}" if commit else None
-    files = sorted({*(f for x in _WEIGHTS for f in folder.glob(x)), folder / "config.json"})
-    return key_of(f"{file.name} {file_hash(file)}" for file in files)
 
 
 def versions() -> str:

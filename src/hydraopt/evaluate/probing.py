@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from hydraopt.basemodel.encoding import Encoded, encode_row
 from hydraopt.basemodel.likelihood import likelihoods, shares_beginnings
-from hydraopt.basemodel.memory import Memory, base_hash, key_of
+from hydraopt.basemodel.loading import base_hash
+from hydraopt.basemodel.memory import Memory, key_of
 from hydraopt.basemodel.model import Placed, TaskFactors, factors_key, place
 from hydraopt.basemodel.positions import positions_of
 from hydraopt.errors import UsageError, explain
