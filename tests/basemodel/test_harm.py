@@ -315,10 +315,10 @@ def test_what_was_measured_is_remembered(judge_of, monkeypatch, tmp_path: Path) 
 
 
 def test_another_base_has_another_memory(judge_of, tmp_path: Path) -> None:
-    before = base_hash(tmp_path / "base", None)
+    before = base_hash(tmp_path / "base")
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text() + "\n")
-    assert base_hash(tmp_path / "base", None) != before
+    assert base_hash(tmp_path / "base") != before
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from hydraopt import open_bundle
-from hydraopt.basemodel.loading import files_of
+from hydraopt.basemodel.loading import base_hash, files_of
 from hydraopt.basemodel.model import load_model
 from hydraopt.cli.main import cli
 from hydraopt.errors import UsageError
@@ -242,6 +242,15 @@ def test_files_of_a_name_are_those_put_aside(by_name: str, whole: Path, tmp_path
     assert files_of(by_name) == tmp_path / "hub/models--some--one/snapshots/abc"
     assert files_of(whole) == whole
     assert files_of("some/other") is None
+
+
+def test_a_name_is_remembered_by_its_files(by_name: str, whole: Path, tmp_path: Path) -> None:
+    """So that what was measured with it is known again, as it is for a folder."""
+    assert base_hash(by_name) == base_hash(whole) is not None
+    config = tmp_path / "hub/models--some--one/snapshots/abc/config.json"
+    config.write_text(config.read_text() + "\n")
+    assert base_hash(by_name) not in (None, base_hash(whole))
+    assert base_hash("some/other") is None
 
 
 def test_whole_tensors_are_coded_with_a_base_that_has_a_name(

@@ -84,7 +84,7 @@ class Judge:
         self._model, self._tokenizer = model, tokenizer
         self._adapters, self._prompts, self._lessons = adapters, prompts, lessons or {}
         self.answer_tokens = answer_tokens
-        known = base_hash(base, model)
+        known = base_hash(base)
         self._memory = memory or Memory(cache_folder() if known else None)
         where = f"{model.device.type} {torch.get_float32_matmul_precision()} {model.dtype}"
         self._ends = ends_of(model, tokenizer)

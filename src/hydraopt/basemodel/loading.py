@@ -99,12 +99,11 @@ def files_of(base: str | Path) -> Path | None:
     return None
 
 
-def base_hash(base: str | Path, model: Any) -> str | None:
-    """Of a folder's weight files and config, or a hub's commit; None if neither is there."""
-    folder = Path(base)
-    if not folder.is_dir():
-        commit = getattr(model.config, "_commit_hash", None)
-        return f"{base}@{commit}" if commit else None
+def base_hash(base: str | Path) -> str | None:
+    """Of the weight files and the config of a base model; None where :func:`files_of` has none."""
+    folder = files_of(base)
+    if folder is None or not folder.is_dir():
+        return None
     files = sorted({*(f for x in _EVERY_WEIGHT for f in folder.glob(x)), folder / "config.json"})
     return key_of(f"{file.name} {file_hash(file)}" for file in files)
 

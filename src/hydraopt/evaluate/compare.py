@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hydraopt.basemodel.loading import files_of
 from hydraopt.basemodel.model import check_logits, factors_key, load_classifier, load_model
 from hydraopt.basemodel.products import products_of
 from hydraopt.errors import UsageError, explain
@@ -136,7 +137,8 @@ def _unfinished(
         return None
     asked = {key: str(value) for key, value in asdict(request).items()}
     sources = probes and probes.sources
-    base = base_files(Path(request.base))
+    folder = files_of(request.base)
+    base = base_files(folder) if folder else []
     return Unfinished({**head, "asked": asked, "probes": sources, "base_files": base})
 
 
@@ -287,9 +289,11 @@ def _task_files(compared: Compared, request: Request) -> dict[str, TaskFile | No
 
 def _head(compared: Compared, request: Request) -> dict[str, Any]:
     """What the result says besides the tasks."""
+    folder = files_of(request.base)
+    weights = weights_hash(folder) if folder else None
     return {
         "schema": SCHEMA,
-        "base": {"name": Path(request.base).name, "sha256": weights_hash(Path(request.base))},
+        "base": {"name": Path(request.base).name, "sha256": weights},
         "bundles": bundles_of(compared),
         "adapters": {name: adapter.content_hash() for name, adapter in compared.adapters.items()},
         "fp16_bytes": 2 * sum(adapter.numbers for adapter in compared.adapters.values()),

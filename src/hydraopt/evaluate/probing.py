@@ -50,7 +50,7 @@ class Asker:
         self.model = model
         self.tokenizer = tokenizer
         self._memory = Memory(cache_root() / "probes")
-        self._weights = base_hash(base, model)
+        self._weights = base_hash(base)
         self._about = [_VERSION, products, str(self._weights)]
         self._shared: bool | None = None
         self._most = positions_of(model)
